@@ -1,0 +1,52 @@
+"""Errors that a user can act on.
+
+Every message says what was wrong, what was got, and what to do. `UserError` means that the input must change (exit code 2);
+`RunError` means that a run that started could not go on (exit code 1). Anything else that escapes is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ReasonerError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class UserError(ReasonerError, ValueError):
+    """The input must change: nothing was started, nothing was lost."""
+
+
+class ConfigError(UserError):
+    """A configuration key is unknown, of the wrong type, out of range, or contradicts another."""
+
+
+class DataError(UserError):
+    """A data source is missing, empty or malformed; the message names the line and the field."""
+
+
+class MissingDependencyError(ReasonerError, ImportError):
+    """An optional package is needed and not installed; the message says what to install."""
+
+
+class RunError(ReasonerError, RuntimeError):
+    """A run that started cannot go on; what was committed is on disk."""
+
+
+class SamplerError(RunError):
+    """The sampler did not start, died, or returned something that cannot be trained on."""
+
+
+class HandoverError(RunError):
+    """The sampler does not hold the weights that the learner published."""
+
+
+class ScoringError(RunError):
+    """A reward source failed too often for the rewards to mean anything."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest allowed name, or an empty string when nothing is close."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,189 @@
+"""The frozen types that pass between the stages, one per arrow of the pipeline.
+
+    Problem --render--> Prompt --sample--> Group --score--> ScoredGroup --annotate--> Batch --credit, update--> weights
+
+They are plain data: no torch, no numpy, nothing that knows a stage. Each is written to JSON lines or Parquet and read back without
+loss (`reasoner.codec`), so that any stage can be run alone on saved data.
+
+Axes used throughout: N groups (one per problem), G responses of a group, R = all responses of a batch in group order,
+T response tokens. Log-probabilities are natural logarithms of the *sampled* distribution, `log_softmax(logits / temperature)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length"]
+FailureKind = Literal["timeout", "crash", "error", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat, before the chat template."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One task instance: what the model is asked and what the verifiers compare with."""
+
+    id: str
+    """Unique within its data source and stable across runs (`gsm8k-test:17`)."""
+    messages: tuple[Message, ...]
+    """The conversation that the policy continues."""
+    answer: str
+    """The reference answer, as the data source spells it (for GSM8K: the whole solution that ends in `#### n`)."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The row as it was read, JSON values only: reward sources may need more than the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A problem as the policy sees it."""
+
+    problem: Problem
+    token_ids: tuple[int, ...]
+    """The chat-templated conversation with the generation prompt, tokenised once for every engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one batch of responses is drawn. There is no top-p, top-k or penalty: they change the sampled distribution."""
+
+    temperature: float
+    """0 decodes greedily (evaluation only); otherwise the T of `log_softmax(logits / T)`."""
+    max_tokens: int
+    """tokens per response, the end token included"""
+    stop: tuple[str, ...] = ()
+    """strings that end a response; the text is cut before them, their tokens stay"""
+    seed: int = 0
+    """same seed, same engine, same weights: same responses"""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What the policy wrote, exactly as it was generated."""
+
+    text: str
+    """decoded without special tokens, cut before a stop string; for reading and scoring, never tokenised again"""
+    token_ids: tuple[int, ...]
+    """(T,) as generated, the end token included when it was sampled"""
+    policy_mask: tuple[bool, ...]
+    """(T,) True where the policy wrote the token (all of them without tools or several turns)"""
+    sampler_logprobs: tuple[float, ...]
+    """(T,) the sampler's own log-probability of each token under the sampled distribution; 0 where the mask is False"""
+    finish_reason: FinishReason
+    """`stop`: an end token or stop string; `length`: cut at max_tokens"""
+    policy_version: int
+    """version of the weights that sampled it: the number of optimiser steps behind them"""
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.token_ids), len(self.policy_mask), len(self.sampler_logprobs)}
+        if len(lengths) != 1 or not self.token_ids:
+            raise ValueError(
+                "a response needs one mask entry and one log-probability per token, and at least one token; got "
+                f"{len(self.token_ids)} tokens, {len(self.policy_mask)} mask entries, "
+                f"{len(self.sampler_logprobs)} log-probabilities"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All responses to one problem."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    responses: tuple[Response, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a reward source returns: a finite value, its parts for the logs, and why."""
+
+    value: float
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values worth keeping: the extracted answer, sub-scores"""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A reward call that did not deliver. A failure is data: it is stored and counted, never silently 0."""
+
+    source: str
+    kind: FailureKind
+    """`timeout`: killed at its deadline; `crash`: the worker died; `error`: it raised; `invalid`: not a finite score"""
+    message: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One reward source's verdict on one response, before weighting."""
+
+    source: str
+    weight: float
+    value: float | None
+    """None: not applicable (contributes 0), or failed (then `failure` says how)"""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+    failure: Failure | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group with every response's components and total."""
+
+    group: Group
+    components: tuple[tuple[Component, ...], ...]
+    """(G,) per response, in the order of the configured rewards"""
+    rewards: tuple[float | None, ...]
+    """(G,) sum of weight * value; None: abstained, left out of every statistic"""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The scored groups of one step with what the objective needs beside the current policy (annotated once)."""
+
+    groups: tuple[ScoredGroup, ...]
+    old_logprobs: tuple[tuple[float, ...], ...] | None = None
+    """(R)(T) under the learner's weights when the batch arrived; None: equal to the current ones at the first step"""
+    reference_logprobs: tuple[tuple[float, ...], ...] | None = None
+    """(R)(T) under the reference policy; None: no term asks for it"""
+
+    @property
+    def responses(self) -> tuple[Response, ...]:
+        """(R,) all responses in group order."""
+        return tuple(response for scored in self.groups for response in scored.group.responses)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One response as it is kept in the run folder: a row of `rollouts/step-000010.parquet`."""
+
+    step: int
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    sample: int
+    """index of the response in its group, from 0"""
+    response: Response
+    components: tuple[Component, ...]
+    reward: float | None
+    credit: float | None
+    """None in evaluation rollouts"""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a sampler says that it loaded; the pipeline compares it with what the learner published."""
+
+    version: int
+    checksum: str
+    """SHA-256 over the published tensors, computed by whoever holds the receipt from what it read"""
+    tensors: int
+    seconds: float

@@ -1,0 +1,53 @@
+"""What the pipeline asks of a sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from reasoner.records import Group, Prompt, Receipt, SamplingParams
+
+
+class Sampler(Protocol):
+    """Draws groups of responses and holds one version of the policy's weights.
+
+    A sampler is a context manager: leaving it ends every process that it started.
+    """
+
+    name: str
+    """`vllm` or `hf`, as printed at the start"""
+    description: str
+    """what was chosen, for the log: versions, device, number format"""
+
+    @property
+    def version(self) -> int:
+        """The version of the weights that it holds."""
+        ...
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        """Yield the group of each prompt as soon as its n responses are complete, in the order of completion.
+
+        The log-probabilities are those of the sampled distribution, temperature included.
+        """
+        ...
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        """Take the weights (safetensors, Hugging Face format) in `folder` and forget everything computed with the old ones."""
+        ...
+
+    def sleep(self) -> None:
+        """Give back what memory it can until the next `wake` (a no-op on a CPU)."""
+        ...
+
+    def wake(self) -> None:
+        """Be ready to load weights and sample."""
+        ...
+
+    def close(self) -> None:
+        """End every process and free all memory; safe to call twice."""
+        ...
+
+    def __enter__(self) -> Sampler: ...
+
+    def __exit__(self, *exc: object) -> None: ...

@@ -1,0 +1,21 @@
+"""The built-in tasks: TOML files beside this one, and the generators that they name."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from reasoner import hookimpl
+from reasoner.hookspecs import Generator
+
+
+@hookimpl
+def register_tasks() -> Iterable[Path]:
+    """Every TOML file of this package."""
+    return sorted(Path(__file__).parent.glob("*.toml"))
+
+
+@hookimpl
+def register_generators() -> Mapping[str, Generator]:
+    """`gsm_symbolic`."""
+    from reasoner_tasks.generators import gsm_symbolic
+
+    return {"gsm_symbolic": gsm_symbolic}
