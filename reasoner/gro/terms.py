@@ -18,8 +18,8 @@ class Advantage:
 
     kind: Literal["advantage"] = "advantage"
     baseline: Literal["none", "mean", "leave-one-out"] = "mean"
-    scale: Literal["none", "group", "batch"] = "none"
-    """standard deviation of the group's or the whole batch's rewards, unbiased, + 1e-4"""
+    scale: Literal["none", "group"] = "none"
+    """`group`: the unbiased standard deviation of the group's rewards + 1e-4"""
 
 
 @dataclass(frozen=True, slots=True)
