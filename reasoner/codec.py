@@ -1,0 +1,281 @@
+"""The records as JSON lines and as Parquet, without loss and derived from their type hints.
+
+    dataclass -> object / struct    tuple[T, ...] -> array / list    T | None -> null / nullable    Literal -> string
+    int -> int64    float -> float64, bit for bit    Mapping[str, Any] -> object / JSON text (it has no fixed columns)
+
+JSON has no NaN and no infinity: JSON lines refuse them, Parquet keeps them in float fields. Free-form mappings hold
+JSON values only; a tuple in them is read back as a list, as JSON has it. Text is UTF-8, so a lone surrogate is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import GenericAlias, NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from reasoner.atomic import replacing
+from reasoner.errors import DataError, nearest
+
+R = TypeVar("R")
+
+
+def to_json(record: Any) -> str:
+    """One line of JSON for a dataclass or any JSON value.
+
+    Raises:
+        DataError: a value that JSON does not have (NaN, infinity, a set, a lone surrogate).
+    """
+    try:
+        text = json.dumps(record, default=_members, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a {type(record).__name__} cannot be written as JSON: {error}") from error
+    return text
+
+
+def from_json(text: str | bytes, type_: type[R]) -> R:
+    """The record that `to_json` wrote.
+
+    Raises:
+        DataError: malformed JSON, or a field that is missing, unknown or of the wrong type; the message names it.
+    """
+    raw = text.encode() if isinstance(text, str) else text
+    try:
+        # The tuple lets `extra` and `strict` reach the plain dataclasses inside, which know nothing of pydantic.
+        record: R = _adapter(cast(Hashable, type_)).validate_json(b"[" + raw + b"]")[0]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        raise DataError(f"{f'field {where}: ' if where else ''}{first['msg']}, got {_short(first['input'])}") from error
+    return record
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Write one JSON object per line in the place of `path` (atomically).
+
+    Raises:
+        DataError: a record that JSON cannot hold; the message names its line.
+    """
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for number, record in enumerate(records, 1):
+            try:
+                file.write(to_json(record) + "\n")
+            except DataError as error:
+                raise DataError(f"{path}, line {number}: {error}") from error
+
+
+def read_jsonl(path: Path, type_: type[R]) -> list[R]:
+    """All records of a JSON lines file.
+
+    Raises:
+        DataError: no such file, or a line that is not such a record; the message names the line and the field.
+    """
+    records = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    records.append(from_json(line, type_))
+                except DataError as error:
+                    raise DataError(f"{path}, line {number}, {type_.__name__}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return records
+
+
+def write_parquet(path: Path, records: Sequence[R]) -> None:
+    """Write one row per record in the place of `path` (atomically). No records: no type, so that is refused.
+
+    Raises:
+        DataError: a value that its column cannot hold; the message names the row and the field.
+    """
+    if not records:
+        raise DataError(f"{path}: there is nothing to write, and no columns without a record")
+    struct = _struct(type(records[0]))
+    with replacing(path) as temporary:
+        pq.write_table(_table(path, records, struct), temporary, compression="zstd")
+
+
+def read_parquet(path: Path, type_: type[R]) -> list[R]:
+    """All records of a Parquet file that `write_parquet` wrote.
+
+    Raises:
+        DataError: no such file, cut short, other columns, or a value that the record refuses; names the row and field.
+    """
+    struct = _struct(type_)
+    try:
+        # No `read_table`: it would take parts of the path ("step=3") for columns.
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    _check_columns(path, table.schema, type_, _schema(struct))
+    records = []
+    for number, row in enumerate(table.to_pylist(), 1):
+        try:
+            records.append(struct.unpack(row))
+        except ValueError as error:
+            raise DataError(f"{path}, row {number}, {type_.__name__}: {error}") from error
+    return records
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """How values of one type hint are stored in Arrow."""
+
+    type: pa.DataType
+    nullable: bool
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_SCALARS = {
+    str: _Column(pa.string(), False, _same, _same),
+    int: _Column(pa.int64(), False, _same, _same),
+    float: _Column(pa.float64(), False, _same, _same),
+    bool: _Column(pa.bool_(), False, _same, _same),
+}
+
+
+def _struct(type_: type[Any], where: str = "") -> _Column:
+    """A dataclass as a struct with one child per field; `where` is the path of the field for messages."""
+    hints = get_type_hints(type_)
+    columns = {f.name: _column(hints[f.name], f"{where}.{f.name}".lstrip(".")) for f in dataclasses.fields(type_)}
+    arrow = pa.struct([pa.field(name, column.type, column.nullable) for name, column in columns.items()])
+
+    def pack(record: Any) -> dict[str, Any]:
+        return {name: column.pack(getattr(record, name)) for name, column in columns.items()}
+
+    def unpack(row: dict[str, Any]) -> Any:
+        return type_(**{name: column.unpack(row[name]) for name, column in columns.items()})
+
+    return _Column(arrow, False, pack, unpack)
+
+
+def _column(hint: Any, where: str) -> _Column:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if origin is Literal:
+        return _literal(arguments, where)
+    if origin in (Union, UnionType) and NoneType in arguments and len(arguments) == 2:
+        return _optional(_column(next(a for a in arguments if a is not NoneType), where))
+    if origin is tuple and arguments[1:] == (...,):
+        return _list(_column(arguments[0], f"{where}[]"))
+    if origin is Mapping:
+        return _mapping(where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _struct(hint, where)
+    raise TypeError(f"{where}: the codec has no column type for {hint}; add one in reasoner/codec.py")
+
+
+def _optional(inner: _Column) -> _Column:
+    return _Column(
+        inner.type,
+        True,
+        lambda value: None if value is None else inner.pack(value),
+        lambda value: None if value is None else inner.unpack(value),
+    )
+
+
+def _list(inner: _Column) -> _Column:
+    arrow = pa.list_(pa.field("item", inner.type, inner.nullable))
+    if inner.unpack is _same:  # token ids and log-probabilities: no Python call per token
+        return _Column(arrow, False, _same, tuple)
+    return _Column(
+        arrow, False, lambda items: [inner.pack(item) for item in items], lambda items: tuple(map(inner.unpack, items))
+    )
+
+
+def _literal(allowed: tuple[Any, ...], where: str) -> _Column:
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(f"field {where}: must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        return value
+
+    return _Column(pa.string(), False, check, check)
+
+
+def _mapping(where: str) -> _Column:
+    def pack(value: Mapping[str, Any]) -> str:
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"field {where}: {error}; it may hold JSON values only") from error
+
+    def unpack(text: str) -> dict[str, Any]:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError(f"field {where}: must be a JSON object, got {_short(value)}")
+        return value
+
+    return _Column(pa.string(), False, pack, unpack)
+
+
+def _schema(struct: _Column) -> pa.Schema:
+    return pa.schema(list(struct.type))
+
+
+def _table(path: Path, records: Sequence[Any], struct: _Column) -> pa.Table:
+    try:
+        return pa.Table.from_pylist([struct.pack(record) for record in records], schema=_schema(struct))
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}: {_first_bad(records, struct) or error}") from error
+
+
+def _first_bad(records: Sequence[Any], struct: _Column) -> str:
+    """`row 3, field x: why` for the first value that cannot be stored: Arrow itself says only why."""
+    for number, record in enumerate(records, 1):
+        try:
+            row = struct.pack(record)
+        except (ValueError, TypeError, AttributeError) as error:
+            return f"row {number}: {error}"
+        for field in struct.type:
+            try:
+                pa.array([row[field.name]], field.type)
+            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+                return f"row {number}, field {field.name}: {error}"
+    return ""
+
+
+def _check_columns(path: Path, found: pa.Schema, type_: type[Any], expected: pa.Schema) -> None:
+    for name in found.names:
+        if name not in expected.names:
+            raise DataError(
+                f"{path}: column {name!r} does not belong to {type_.__name__}.{nearest(name, expected.names)}"
+            )
+    for field in expected:
+        if field.name not in found.names:
+            raise DataError(f"{path}: the column {field.name!r} of {type_.__name__} is missing; it has {found.names}")
+        got = found.field(field.name).type
+        if got != field.type:
+            raise DataError(f"{path}: column {field.name!r} of {type_.__name__} must be {field.type}, got {got}")
+
+
+@cache
+def _adapter(type_: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(GenericAlias(tuple, (type_,)), config=ConfigDict(strict=True, extra="forbid"))
+
+
+def _members(record: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(record) or isinstance(record, type):
+        raise TypeError(f"{type(record).__name__} is not a JSON value")
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,0 +1,241 @@
+import math
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reasoner import records
+from reasoner.codec import from_json, read_jsonl, read_parquet, to_json, write_jsonl, write_parquet
+from reasoner.errors import DataError
+from reasoner.records import (
+    Batch,
+    Component,
+    Failure,
+    Group,
+    Message,
+    Problem,
+    Prompt,
+    Receipt,
+    Response,
+    Rollout,
+    SamplingParams,
+    Score,
+    ScoredGroup,
+)
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+INT64 = st.integers(-(2**63), 2**63 - 1)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | FINITE | TEXT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
+    max_leaves=4,
+)
+OBJECT = st.dictionaries(TEXT, JSON, max_size=2)
+
+
+def tuples(inner: st.SearchStrategy[Any], most: int = 2) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(inner, max_size=most).map(tuple)
+
+
+@st.composite
+def responses(draw: st.DrawFn) -> Response:
+    length = draw(st.integers(1, 3))
+    return Response(
+        text=draw(TEXT),
+        token_ids=tuple(draw(INT64) for _ in range(length)),
+        policy_mask=tuple(draw(st.booleans()) for _ in range(length)),
+        sampler_logprobs=tuple(draw(FINITE) for _ in range(length)),
+        finish_reason=draw(st.sampled_from(["stop", "length"])),
+        policy_version=draw(INT64),
+    )
+
+
+MESSAGE = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXT)
+PROBLEM = st.builds(Problem, TEXT, tuples(MESSAGE), TEXT, OBJECT)
+GROUP = st.builds(Group, PROBLEM, tuples(INT64), tuples(responses()))
+FAILURE = st.builds(Failure, TEXT, st.sampled_from(["timeout", "crash", "error", "invalid"]), TEXT, FINITE)
+COMPONENT = st.builds(Component, TEXT, FINITE, st.none() | FINITE, OBJECT, TEXT, st.none() | FAILURE, FINITE)
+SCORED = st.builds(ScoredGroup, GROUP, tuples(tuples(COMPONENT)), tuples(st.none() | FINITE))
+LOGPROBS = st.none() | tuples(tuples(FINITE))
+RECORD = st.one_of(
+    MESSAGE,
+    PROBLEM,
+    st.builds(Prompt, PROBLEM, tuples(INT64)),
+    st.builds(SamplingParams, FINITE, INT64, tuples(TEXT), INT64),
+    responses(),
+    GROUP,
+    st.builds(Score, FINITE, OBJECT, TEXT),
+    FAILURE,
+    COMPONENT,
+    SCORED,
+    st.builds(Batch, tuples(SCORED), LOGPROBS, LOGPROBS),
+    st.builds(
+        Rollout,
+        INT64,
+        PROBLEM,
+        tuples(INT64),
+        INT64,
+        responses(),
+        tuples(COMPONENT),
+        st.none() | FINITE,
+        st.none() | FINITE,
+    ),
+    st.builds(Receipt, INT64, TEXT, INT64, FINITE),
+)
+on_disk = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def response(**changes: Any) -> Response:
+    plain = Response("so \\boxed{4}", (5, 6), (True, True), (-0.1, -0.2), "stop", 3)
+    return replace(plain, **changes)
+
+
+def rollout(**changes: Any) -> Rollout:
+    problem = Problem("p:1", (Message("user", "2+2?"),), "4")
+    plain = Rollout(1, problem, (1, 2), 0, response(), (Component("math", 1.0, 1.0),), 1.0, 0.5)
+    return replace(plain, **changes)
+
+
+def test_the_strategies_cover_every_record() -> None:
+    declared = {t for t in vars(records).values() if isinstance(t, type) and t.__module__ == records.__name__}
+    covered = {Message, Problem, Prompt, SamplingParams, Response, Group, Score, Failure, Component, ScoredGroup}
+    assert declared == covered | {Batch, Rollout, Receipt}
+
+
+@on_disk
+@given(record=RECORD)
+def test_json_lines_lose_nothing(tmp_path: Path, record: Any) -> None:
+    write_jsonl(tmp_path / "x.jsonl", [record, record])
+    back = read_jsonl(tmp_path / "x.jsonl", type(record))
+    assert back == [record, record]
+    assert repr(back[0]) == repr(record)  # also -0.0 and int against float
+
+
+@on_disk
+@given(record=RECORD)
+def test_parquet_loses_nothing(tmp_path: Path, record: Any) -> None:
+    write_parquet(tmp_path / "x.parquet", [record, record])
+    back = read_parquet(tmp_path / "x.parquet", type(record))
+    assert back == [record, record]
+    assert repr(back[0]) == repr(record)
+
+
+@on_disk
+@given(values=st.lists(st.floats(), min_size=1, max_size=4))
+def test_parquet_keeps_every_bit_of_a_float_nan_and_infinity_included(tmp_path: Path, values: list[float]) -> None:
+    given_response = Response("", (0,) * len(values), (True,) * len(values), tuple(values), "stop", 0)
+    write_parquet(tmp_path / "x.parquet", [given_response])
+    (back,) = read_parquet(tmp_path / "x.parquet", Response)
+    assert struct.pack(f"{len(values)}d", *back.sampler_logprobs) == struct.pack(f"{len(values)}d", *values)
+
+
+def test_json_lines_refuse_what_json_has_not(tmp_path: Path) -> None:
+    good, bad = Score(0.5), Score(math.nan)
+    with pytest.raises(DataError, match=r"line 2: a Score cannot be written as JSON"):
+        write_jsonl(tmp_path / "x.jsonl", [good, bad])
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match="set is not a JSON value"):
+        to_json(Score(0.5, {"seen": {1}}))
+    with pytest.raises(DataError, match="surrogates not allowed"):
+        to_json(Message("user", "\ud800"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"role": "user", "content": "x"', "Invalid JSON"),
+        ('{"role": "user"}', "field content: Field required"),
+        ('{"role": "user", "content": 3}', "field content: Input should be a valid string, got 3"),
+        ('{"role": "bot", "content": "x"}', "field role: Input should be 'system'"),
+        ('{"role": "user", "content": "x", "weight": 1}', "field weight: Unexpected"),
+        ("", "Field required|valid|length|should"),
+        ('{"role": "user", "content": "x"}, {"role": "user", "content": "y"}', "at most 1"),
+    ],
+)
+def test_a_malformed_line_is_named_with_its_field(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(to_json(Message("user", "fine")) + "\n" + line + "\n")
+    with pytest.raises(DataError, match=rf"x\.jsonl, line 2, Message: .*({message})"):
+        read_jsonl(path, Message)
+
+
+def test_a_nested_field_is_named_and_a_refused_value_too(tmp_path: Path) -> None:
+    text = to_json(rollout())
+    with pytest.raises(DataError, match=r"field problem\.messages\.0\.content"):
+        from_json(text.replace('"content": "2+2?"', '"content": null'), Rollout)
+    with pytest.raises(DataError, match="one mask entry"):
+        from_json(text.replace('"token_ids": [5, 6]', '"token_ids": [5]'), Rollout)
+
+
+def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.jsonl cannot be read: No such file"):
+        read_jsonl(tmp_path / "none.jsonl", Score)
+    with pytest.raises(DataError, match=r"none\.parquet cannot be read as Parquet"):
+        read_parquet(tmp_path / "none.parquet", Score)
+
+
+def test_a_parquet_file_cut_short_is_a_data_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_parquet(path, [rollout()])
+    whole = path.read_bytes()
+    for length in (0, 3, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match="cannot be read as Parquet"):
+            read_parquet(path, Rollout)
+
+
+def test_other_columns_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_parquet(path, [Message("user", "x")])
+    with pytest.raises(DataError, match="column 'role' does not belong to Score"):
+        read_parquet(path, Score)
+    pq.write_table(pa.table({"role": ["user"]}), path)
+    with pytest.raises(DataError, match="column 'content' of Message is missing"):
+        read_parquet(path, Message)
+    pq.write_table(pa.table({"role": ["user"], "content": [1]}), path)
+    with pytest.raises(DataError, match="column 'content' of Message must be string, got int64"):
+        read_parquet(path, Message)
+    pq.write_table(pa.table({"role": ["bot"], "content": ["x"]}), path)
+    with pytest.raises(DataError, match=r"row 1, Message: field role: must be one of .*got 'bot'"):
+        read_parquet(path, Message)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (rollout(step=2**63), "row 2, field step"),
+        (rollout(response=response(text="\ud800")), "row 2, field response"),
+        (
+            rollout(components=(Component("m", 1.0, 1.0, {"x": math.inf}),)),
+            r"row 2: field components\[\].parts: .*JSON",
+        ),
+        (rollout(reward="high"), "row 2, field reward"),
+    ],
+)
+def test_parquet_names_the_row_and_field_that_it_cannot_store(tmp_path: Path, bad: Rollout, message: str) -> None:
+    path = tmp_path / "x.parquet"
+    with pytest.raises(DataError, match=message):
+        write_parquet(path, [rollout(), bad])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_write_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to write"):
+        write_parquet(tmp_path / "x.parquet", [])
+    write_jsonl(tmp_path / "x.jsonl", [])
+    assert read_jsonl(tmp_path / "x.jsonl", Score) == []
+
+
+def test_the_old_file_stays_when_a_new_one_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    write_jsonl(path, [Score(1.0)])
+    with pytest.raises(DataError):
+        write_jsonl(path, [Score(2.0), Score(math.inf)])
+    assert read_jsonl(path, Score) == [Score(1.0)]
