@@ -1,0 +1,46 @@
+"""The reward source `boxed_format`: a finished response with one boxed answer at its end."""
+
+from __future__ import annotations
+
+from reasoner import Problem, Response, Score, reward
+from reasoner_rewards.extraction import boxes
+
+MAX_BOX_CHARS = 64
+"""characters in the box: it holds an answer, not a solution"""
+MAX_TAIL_CHARS = 64
+"""characters after the box: a closing word, not another problem"""
+
+
+@reward("boxed_format", timeout_s=2.0)
+def boxed_format(problem: Problem, response: Response) -> Score:
+    r"""1.0 if the response finished and gives exactly one short `\boxed{}` at its end, after any think block, else 0.0.
+
+    Finished and boxed count only together. Measured with a 135M model: rewarded for finishing alone, GRPO collapses
+    within three steps onto answers of nine tokens, all finished, none boxed, and no differences left to learn from. A
+    box alone is no better: a text that runs to the token limit would be paid for a box somewhere in it.
+
+    The box must be non-empty and at most `MAX_BOX_CHARS` long, with at most `MAX_TAIL_CHARS` characters after it.
+    Whether the answer is right is not looked at: that is `math`.
+    """
+    note = _what_is_missing(response)
+    return Score(float(not note), {"finished": response.finish_reason == "stop"}, note)
+
+
+def _what_is_missing(response: Response) -> str:
+    if response.finish_reason != "stop":
+        return f"not finished (finish reason {response.finish_reason!r})"
+    text = response.text.rpartition("</think>")[2]
+    if "<think>" in text:
+        return "the think block is not closed"
+    found = boxes(text)
+    if len(found) != 1:
+        return f"{len(found)} boxes instead of one"
+    content = found[0]
+    if content is None:
+        return "the box has no closed braces"
+    if not content.strip():
+        return "the box is empty"
+    if len(content) > MAX_BOX_CHARS:
+        return f"the box is longer than {MAX_BOX_CHARS} characters"
+    tail = text.rpartition("\\boxed")[2].partition(content)[2].removeprefix("}").strip()
+    return "" if len(tail) <= MAX_TAIL_CHARS else f"more than {MAX_TAIL_CHARS} characters follow the box"

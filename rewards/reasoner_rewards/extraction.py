@@ -1,0 +1,158 @@
+r"""Finds the one final answer of a text, by declared strategies in a fixed order.
+
+    boxed      the last `\boxed{...}`; boxes with only connectives between them ("or", commas, space) are one joint answer
+    hashes     the line after the last `####`, as GSM8K writes it
+    statement  what follows the last "answer is" or "answer:" up to the end of the sentence      (lenient only)
+    number     the last number of the text                                                       (lenient only)
+
+A strategy whose marker is present decides, even when what it finds is empty or broken: falling through to a weaker
+one would reward a text for a number that it did not give as its answer. Everything here is linear in the length of
+the text and never raises.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["strict", "lenient"]
+Method = Literal["boxed", "hashes", "statement", "number", "text", "none"]
+
+MAX_ANSWER_CHARS = 400
+"""characters; a longer "answer" is no answer"""
+MAX_JOINT_BOXES = 16
+"""boxes that may together form one joint answer"""
+
+_BOX = "\\boxed"
+_GAP = re.compile(
+    r"(?:\s|[$,;.&*()\[\]\\]|\\(?:quad|qquad)\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*", re.IGNORECASE
+)
+_MAX_GAP_CHARS = 40
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*)")
+_STATEMENT = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])[ \t]*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|,?\s(?:because|since|as|so|which)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:(?<![\w)\]}.])[-−])?[$€£]?(?:[0-9][0-9,]*[0-9]|[0-9])(?:\.[0-9]+)?(?:/[0-9]+)?(?:\s?\\?%)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """The final answer of a text, or why there is none."""
+
+    answer: str | None
+    """None: no final answer"""
+    method: Method
+    problem: str = ""
+    """what is missing or broken, when there is no answer"""
+
+
+def final_answer(text: str, mode: Mode) -> Extraction:
+    """The final answer of a response: only what follows a closing `</think>` counts, and an unclosed block has none."""
+    _, closing, after = text.rpartition("</think>")
+    if not closing:
+        after = text
+    if "<think>" in after:
+        return Extraction(None, "none", "the think block is not closed")
+    found = _marked(after)
+    if found is None and mode == "lenient":
+        found = _statement(after) or _last_number(after)
+    if found is None:
+        wanted = "\\boxed{} or ####" if mode == "strict" else "\\boxed{}, ####, 'answer is' or number"
+        return Extraction(None, "none", f"there is no {wanted} in the response")
+    return _bounded(found)
+
+
+def reference_answer(text: str) -> Extraction:
+    r"""The answer in a reference: after `####`, in `\boxed{}`, or the text as it is."""
+    return _bounded(_marked(text) or Extraction(text.strip(), "text"))
+
+
+def boxes(text: str) -> list[str | None]:
+    r"""The contents of every `\boxed{...}` in order; None for one whose braces are missing or not closed."""
+    return [content for _, _, content in (_box_at(text, start) for start in _starts(text))]
+
+
+def _bounded(found: Extraction) -> Extraction:
+    if found.answer is None:
+        return found
+    if len(found.answer) > MAX_ANSWER_CHARS:
+        return Extraction(None, found.method, f"the answer is longer than {MAX_ANSWER_CHARS} characters")
+    if not found.answer.strip():
+        return Extraction(None, found.method, "the answer is empty")
+    return Extraction(found.answer.strip(), found.method)
+
+
+def _marked(text: str) -> Extraction | None:
+    return _last_boxed(text) or _last_hashes(text)
+
+
+def _starts(text: str) -> list[int]:
+    return [match.start() for match in re.finditer(r"\\boxed(?![A-Za-z])", text)]
+
+
+def _last_boxed(text: str) -> Extraction | None:
+    starts = _starts(text)[-MAX_JOINT_BOXES:]
+    if not starts:
+        return None
+    begin, _, content = _box_at(text, starts[-1])
+    if content is None:
+        return Extraction(None, "boxed", "the last \\boxed has no closed braces")
+    joint = [content]
+    for start in reversed(starts[:-1]):
+        earlier_begin, end, earlier = _box_at(text, start)
+        if earlier is None or not _only_connectives(text, end, begin):
+            break
+        begin = earlier_begin
+        joint.append(earlier)
+    distinct = dict.fromkeys(part.strip() for part in reversed(joint))
+    return Extraction(", ".join(distinct), "boxed")
+
+
+def _box_at(text: str, start: int) -> tuple[int, int, str | None]:
+    """`(start, end, content)` of the box that starts there; braces balanced, `\\{` and `\\}` not counted."""
+    position = start + len(_BOX)
+    while position < len(text) and position < start + 16 and text[position].isspace():
+        position += 1
+    if not text.startswith("{", position):
+        return start, position, None
+    depth, index = 0, position
+    limit = min(len(text), position + 4 * MAX_ANSWER_CHARS)
+    while index < limit:
+        char = text[index]
+        if char == "\\":
+            index += 1
+        elif char == "{":
+            depth += 1
+        elif char == "}":
+            depth -= 1
+            if depth == 0:
+                return start, index + 1, text[position + 1 : index]
+        index += 1
+    return start, limit, None
+
+
+def _only_connectives(text: str, end: int, begin: int) -> bool:
+    return end <= begin <= end + _MAX_GAP_CHARS and _GAP.fullmatch(text, end, begin) is not None
+
+
+def _last_hashes(text: str) -> Extraction | None:
+    matches = _HASHES.findall(text)
+    return Extraction(matches[-1], "hashes") if matches else None
+
+
+def _statement(text: str) -> Extraction | None:
+    end = None
+    for match in _STATEMENT.finditer(text):
+        end = match.end()
+    if end is None:
+        return None
+    rest = text[end : end + 4 * MAX_ANSWER_CHARS]
+    stop = _SENTENCE_END.search(rest)
+    return Extraction(rest[: stop.start()] if stop else rest, "statement")
+
+
+def _last_number(text: str) -> Extraction | None:
+    last = None
+    for match in _NUMBER.finditer(text):
+        last = match.group()
+    return None if last is None else Extraction(last, "number")

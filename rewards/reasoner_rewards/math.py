@@ -1,0 +1,37 @@
+"""The reward source `math`: 1.0 if the final answer of a response equals the reference answer."""
+
+from __future__ import annotations
+
+from reasoner import Problem, Response, Score, reward
+from reasoner_rewards.equality import compare
+from reasoner_rewards.extraction import Mode, final_answer, reference_answer
+
+
+# The deadline leaves room for the first import of sympy on a busy machine; a verification takes micro- to milliseconds.
+@reward("math", timeout_s=10.0)
+def math(problem: Problem, response: Response, *, extract: Mode = "strict") -> Score:
+    r"""1.0 if the final answer equals the reference answer, else 0.0.
+
+    Only the final answer counts, extracted by the same means from the response and from the reference
+    (`extraction.py`). `extract="strict"`, the default, takes an answer only from the last `\boxed{}` or a `#### n`
+    line: what a policy is trained on must say which of its numbers is the answer, otherwise a rambling text is
+    rewarded for the number that it happens to end with. `extract="lenient"` also takes "the answer is ..." and the
+    last number, to evaluate models that were never told a format.
+
+    Assumption: `response.text` is what the policy wrote, without the prompt.
+
+    Raises:
+        ValueError: the reference has no answer to compare with (the problem is broken, not the response).
+    """
+    reference = reference_answer(problem.answer)
+    if reference.answer is None:
+        raise ValueError(
+            f"problem {problem.id!r} has no reference answer: {reference.problem}; got {problem.answer[:80]!r}. "
+            "Give the answer as it is, after '####', or in \\boxed{}."
+        )
+    found = final_answer(response.text, extract)
+    parts = {"extracted": found.answer, "method": found.method, "reference": reference.answer}
+    if found.answer is None:
+        return Score(0.0, {**parts, "means": "none"}, found.problem)
+    verdict = compare(found.answer, reference.answer)
+    return Score(float(verdict.equal), {**parts, "means": verdict.means}, verdict.reason)

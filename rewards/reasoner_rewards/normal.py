@@ -1,0 +1,91 @@
+r"""One spelling for answers that differ only in typography, before they are compared.
+
+Unicode compatibility normalisation (NFKC) is not used on purpose: it turns `10²` into `102`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_CHARACTERS = str.maketrans(
+    {
+        "−": "-", "﹣": "-", "－": "-", "＋": "+", "％": "%", "／": "/", "．": ".", "，": ",",
+        "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "⋅": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "±": r"\pm ",
+        "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "°": r"^{\circ}", "⁄": "/",
+        "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "⅕": " 1/5", "⅛": " 1/8",
+        "\u00a0": r"\,", "\u2009": r"\,", "\u202f": r"\,", "\u200b": "", "\u2060": "", "\ufeff": "",
+    }
+)  # fmt: skip
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:[.,][0-9]+)*")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9]+|[a-zA-Z]))")
+_OTHER_DIGIT = re.compile(r"(?![0-9])\d")
+_WRAPPER = re.compile(r"\\(?:textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf)\s*\{")
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_DIGIT_SPACE = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|,\\,|\\,|\\!)\s*(?=[0-9]{3}(?![0-9]))")
+_SPACE = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~|\s")
+_DROPPED = re.compile(r"\\(?:left|right|big|Big|displaystyle|limits)(?![A-Za-z])\.?")
+_FRAC = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_SHORT_FRAC = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
+_RELATION = re.compile(r"\\(?:leq|geq|neq)(?![A-Za-z])")
+_DELIMITERS = (
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("**", "**"),
+    ("`", "`"),
+    ('"', '"'),
+    ("“", "”"),
+    ("{", "}"),
+)
+_LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
+
+
+def normalise(text: str) -> str:
+    r"""The answer without delimiters, spacing commands and typographic variants; words stay inside `\text{}`."""
+    if _PLAIN_NUMBER.fullmatch(text):
+        return text
+    text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
+    text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), text.translate(_CHARACTERS))
+    text = _ROOT.sub(lambda root: rf"\sqrt{{{root.group(1) or root.group(2)}}}", text)
+    text = _strip_delimiters(text.strip())
+    text = _DIGIT_SPACE.sub(",", _WRAPPER.sub(r"\\text{", text))
+    text = _TEXT.sub(_unwrap_if_not_words, text)
+    text = _DROPPED.sub("", text)
+    text = _SHORT_FRAC.sub(r"\\frac{\1}{\2}", _FRAC.sub(r"\\frac", text))
+    text = _RELATION.sub(lambda relation: relation.group()[:3], text)
+    text = " ".join(_SPACE.sub(" ", text).split())
+    if text[:1] in "–—" and text[1:].strip()[:1].isdigit():
+        text = "-" + text[1:]
+    return _strip_delimiters(text)
+
+
+def words(text: str) -> str:
+    r"""A normalised answer as text: `\text{}` unwrapped, spaces kept only between letters and digits."""
+    return _LOOSE_SPACE.sub("", " ".join(_TEXT.sub(r" \1 ", text).split())).strip(" .")
+
+
+def _unwrap_if_not_words(match: re.Match[str]) -> str:
+    content = match.group(1)
+    return f" {content} " if any(char.isdigit() for char in content) else match.group()
+
+
+def _strip_delimiters(text: str) -> str:
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().rstrip(".,;:").rstrip() if text[-2:] not in (r"\,", r"\;", r"\:") else text[:-2].strip()
+        for left, right in _DELIMITERS:
+            inside = text[len(left) : len(text) - len(right)]
+            if (
+                len(text) > len(left) + len(right)
+                and text.startswith(left)
+                and text.endswith(right)
+                and left not in inside
+                and right not in inside
+            ):
+                text = inside
+    return text

@@ -1,0 +1,193 @@
+r"""Reads an answer that is one number: exact, with thousands separators, currency, percent, a unit, a scale word.
+
+Grammar, on normalised text (`normal.normalise`):
+
+    [sign] [currency] [sign] magnitude [scale word] [percent] [unit]
+    magnitude = 1,234.50 | .5 | 1.5e-3 | 1.5 \times 10^{-3} | 3/4 | \frac{3}{4} | 2 3/4 | 2\frac{3}{4}
+
+Values are `Fraction`s; nothing is rounded. What is not fully understood is not a number.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_DIGITS = 100
+"""digits of one literal"""
+MAX_EXPONENT = 300
+"""magnitude of the exponent in scientific notation"""
+
+_INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DECIMAL = rf"(?:{_INTEGER}(?:\.[0-9]*)?|\.[0-9]+)"
+_POWER = r"(?:\{\s*(?P<braced>[+-]?[0-9]{1,4})\s*\}|(?P<bare>[+-]?[0-9]{1,4}))"
+_SCIENTIFIC = (
+    rf"(?P<mantissa>{_DECIMAL})(?:[eE](?P<e>[+-]?[0-9]{{1,4}})|\s*(?:\\times|\\cdot|x|\*)\s*10\s*\^\s*{_POWER})"
+)
+_FRACTION = (
+    rf"(?:\\frac\s*\{{\s*(?P<minus>-?)\s*(?P<top>{_DECIMAL})\s*\}}\s*\{{\s*(?P<bottom>{_DECIMAL})\s*\}}"
+    rf"|(?P<over>{_DECIMAL})\s*/\s*(?P<under>{_DECIMAL}))"
+)
+_MIXED = (
+    r"(?P<whole>[0-9]+)(?:\s*\\frac\s*\{\s*(?P<mixed_top>[0-9]+)\s*\}\s*\{\s*(?P<mixed_bottom>[0-9]+)\s*\}"
+    r"|\s+(?:and\s+)?(?P<mixed_over>[0-9]+)\s*/\s*(?P<mixed_under>[0-9]+))"
+)
+_NUMBER = re.compile(
+    r"(?P<sign>[+-]?)\s*(?P<currency>\\?\$|[€£¥₹])?\s*(?P<inner_sign>-?)\s*"
+    rf"(?:{_SCIENTIFIC}|{_MIXED}|{_FRACTION}|(?P<plain>{_DECIMAL}))"
+    r"(?P<rest>.*)",
+    re.DOTALL,
+)
+_REST = re.compile(
+    r"(?:\s*(?P<percent>\\?%))?(?:\s*\^\s*\{?\s*(?P<degrees>\\circ)\s*\}?)?"
+    r"(?:\s*\\text\s*\{(?P<text_unit>[^{}0-9]*)\}|(?P<unit>\s*[A-Za-z][A-Za-z './-]*?)|\s*\\?(?P<symbol>[$€£¥₹]))?"
+    r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?\.?"
+)
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SHORT_UNIT = re.compile("[kcm]m|[km]g|ml|hrs?|ft|in|oz|lbs?|mi|yd|[ap]m|kw|hz|mph|usd|eur|gbp")
+_NOT_UNIT = re.compile(
+    "or|and|to|not|than|plus|minus|times|over|by|half|quarter|third|through|until|versus|vs|either|neither|mod|"
+    "pi|sqrt|sin|cos|tan|sec|csc|cot|log|exp|inf|infinity|theta|alpha|beta|gamma|phi|sum|frac|"
+    "squared|cubed|factorial"
+)
+_ALIASES = {
+    "$": "dollar", "usd": "dollar", "€": "euro", "eur": "euro", "£": "pound sterling", "gbp": "pound sterling",
+    "¥": "yen", "₹": "rupee", "hr": "hour", "h": "hour", "min": "minute", "sec": "second", "s": "second",
+    "kilometer": "km", "kilometre": "km", "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m",
+    "kilogram": "kg", "gram": "g", "feet": "ft", "foot": "ft", "inche": "in", "inch": "in", "mile": "mi",
+    "liter": "l", "litre": "l", "degrees": "degree", "people": "person", "lb": "pound",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One number as an answer gives it."""
+
+    value: Fraction
+    """without the percent sign: 20% has the value 20"""
+    percent: bool = False
+    unit: str = ""
+    """in the singular and lower case; empty without a unit"""
+    digits: int | None = None
+    """digits after the point when it is written as a decimal, else None"""
+
+
+def parse_number(text: str) -> Number | None:
+    """The number that a normalised answer is; None for anything else and beyond `MAX_DIGITS` and `MAX_EXPONENT`."""
+    match = _NUMBER.fullmatch(text)
+    if match is None or (match["sign"] and match["inner_sign"]):
+        return None
+    magnitude = _magnitude(match)
+    rest = _Rest.parse(match["rest"])
+    if magnitude is None or rest is None or (match["currency"] and rest.unit and rest.unit != _unit(match["currency"])):
+        return None
+    negative = "-" in (match["sign"], match["inner_sign"])
+    value = (-magnitude if negative else magnitude) * rest.scale
+    unit = rest.unit or (_unit(match["currency"].lstrip("\\")) if match["currency"] else "")
+    plain = match["plain"]
+    digits = len(plain.partition(".")[2]) if plain and rest.scale == 1 else None
+    return Number(value, rest.percent, unit, digits)
+
+
+def same_number(answer: Number, reference: Number) -> bool:
+    """Equal values with compatible units.
+
+    20% equals 20 (the unit left out) and 0.2 (the value). Units must agree when both name one. A decimal with six
+    significant digits or more equals a fraction that it is the correct rounding of.
+    """
+    if answer.unit and reference.unit and answer.unit != reference.unit:
+        return False
+    if answer.percent != reference.percent:
+        share, other = (answer, reference) if answer.percent else (reference, answer)
+        return not other.unit and other.value in (share.value, share.value / 100)
+    return answer.value == reference.value or _rounds(answer, reference) or _rounds(reference, answer)
+
+
+def significant_digits(number: Number) -> int:
+    """Significant digits of a decimal, 0 for anything else."""
+    if number.digits is None:
+        return 0
+    return len(str(abs(number.value.numerator * 10**number.digits // number.value.denominator)).lstrip("0"))
+
+
+def _rounds(decimal: Number, exact: Number) -> bool:
+    if not decimal.digits or exact.digits is not None or significant_digits(decimal) < 6:
+        return False
+    return round(exact.value, decimal.digits) == decimal.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    percent: bool
+    scale: int
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> _Rest | None:
+        """What follows the magnitude; None when it is more than a scale word, a percent sign and a unit."""
+        match = _REST.fullmatch(text)
+        if match is None:
+            return None
+        bare = match["unit"]
+        named = (match["text_unit"] or bare or match["symbol"] or "").lower().split()
+        scale = _SCALES.get(named[0].rstrip("s"), 1) if named else 1
+        if scale != 1:
+            named = named[1:]
+        if any(_NOT_UNIT.fullmatch(word.strip(".'")) for word in named) or (bare and not _names_unit(bare)):
+            return None
+        if match["power"] and not named:
+            return None
+        percent = match["percent"] is not None
+        if named and named[0] in ("percent", "percentage", "pct"):
+            percent, named = True, []
+        unit = "" if percent else _unit(" ".join(named)) + (match["power"] or "")
+        return cls(percent, scale, "degree" if match["degrees"] and not unit else unit)
+
+
+def _names_unit(bare: str) -> bool:
+    """Letters outside `\\text{}` are a unit, not variables: a known short one, or a word of three letters after a
+    space."""
+    parts = bare.lower().split()
+    first = parts[0].strip(".'").split("/")[0]
+    return bool(_SHORT_UNIT.fullmatch(first)) or (bare[0].isspace() and len(first) >= 3)
+
+
+def _unit(name: str) -> str:
+    name = name.strip(" .'").replace(".", "")
+    for candidate in (name, name.removesuffix("s")):
+        if candidate in _ALIASES:
+            return _ALIASES[candidate]
+    return name.removesuffix("s")
+
+
+def _magnitude(match: re.Match[str]) -> Fraction | None:
+    if match["mantissa"]:
+        return _scientific(match["mantissa"], match["e"] or match["braced"] or match["bare"])
+    if match["whole"]:
+        top, bottom = match["mixed_top"] or match["mixed_over"], match["mixed_bottom"] or match["mixed_under"]
+        part, whole = _quotient(top, bottom), _decimal(match["whole"])
+        return whole + part if whole is not None and part is not None and part < 1 else None
+    if match["top"] or match["over"]:
+        quotient = _quotient(match["top"] or match["over"], match["bottom"] or match["under"])
+        return -quotient if quotient is not None and match["minus"] else quotient
+    return _decimal(match["plain"])
+
+
+def _scientific(mantissa: str, exponent: str) -> Fraction | None:
+    value = _decimal(mantissa)
+    if value is None or abs(int(exponent)) > MAX_EXPONENT:
+        return None
+    return value * Fraction(10) ** int(exponent)
+
+
+def _quotient(top: str, bottom: str) -> Fraction | None:
+    numerator, denominator = _decimal(top), _decimal(bottom)
+    return numerator / denominator if numerator is not None and denominator else None
+
+
+def _decimal(literal: str) -> Fraction | None:
+    digits = literal.replace(",", "")
+    if len(digits) > MAX_DIGITS:
+        return None
+    return Fraction(int(digits)) if digits.isdecimal() else Fraction(digits)

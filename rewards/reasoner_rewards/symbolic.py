@@ -1,0 +1,246 @@
+r"""Equality of LaTeX expressions through math-verify and sympy, inside bounds.
+
+A text reaches the parser only when it is short, shallow, has small exponents and uses known commands; an expression
+reaches sympy's evaluation only when an upper bound on its magnitude is small. So `9^{9^{9^9}}`, deep nesting or a sum
+over 10^9 terms cost microseconds. What passes can still be slow to simplify; the deadline of the reward call is the
+last resort.
+
+math-verify and sympy are imported at the first use: most answers are numbers and never need them. math-verify's own
+deadlines use SIGALRM, which works on the main thread only; they are switched off.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, cast
+
+from reasoner_rewards.numbers import Number, significant_digits
+
+MAX_CHARS = 200
+MAX_DEPTH = 8
+"""brackets and braces inside each other"""
+MAX_DIGIT_RUN = 40
+MAX_EXPONENT_DEPTH = 2
+MAX_LOG10 = 3000.0
+"""decimal digits of any number that sympy may have to write out"""
+MAX_NODES = 150
+MAX_POLYNOMIAL_POWER = 16
+"""exponent of a sum that contains variables"""
+
+_UNKNOWN_COMMAND = re.compile(
+    r"\\(?!(?:"
+    r"frac|sqrt|cdot|times|div|pm|mp|pi|infty|text|circ|degree|cup|cap|setminus|emptyset|"
+    r"varnothing|in|mathbb|le|ge|ne|lt|gt|log|ln|exp|sin|cos|tan|cot|sec|csc|arcsin|"
+    r"arccos|arctan|sinh|cosh|tanh|alpha|beta|gamma|delta|epsilon|varepsilon|theta|lambda|mu|"
+    r"nu|rho|sigma|tau|phi|varphi|chi|psi|omega|Delta|Omega|lfloor|rfloor|lceil|rceil|vert|"
+    r"lvert|rvert|lbrace|rbrace|langle|rangle|begin|end"
+    r")(?![A-Za-z]))([A-Za-z]+)"
+)
+_DIGITS = re.compile(r"[0-9]+")
+_LARGE_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?\s*[0-9]{5}")
+_ROOT_INDEX = re.compile(r"\\sqrt\s*\[(?!\s*[0-9]{1,2}\s*\])")
+_FORBIDDEN_NODES = frozenset({"Integral", "Derivative", "Sum", "Product", "Limit", "binomial", "Subs"})
+_FLIPPED = {">": "<", ">=": "<="}
+
+
+class TooComplexError(ValueError):
+    """An expression is outside the bounds of this module; the message says which one."""
+
+
+class NotMathError(ValueError):
+    """A text is not LaTeX that the parser understands."""
+
+
+def same_expression(answer: str, reference: str) -> bool:
+    """Whether two normalised LaTeX texts denote the same value, relation or set.
+
+    Raises:
+        TooComplexError: one of them is outside the bounds.
+        NotMathError: one of them cannot be parsed.
+    """
+    return _guarded(lambda: _same(_parse(answer), _parse(reference)))
+
+
+def same_as_number(expression: str, number: Number) -> bool:
+    """Whether a LaTeX text has the value of a number: exactly, or as its correct rounding when it has six significant
+    digits or more.
+
+    Raises:
+        TooComplexError, NotMathError: as `same_expression`.
+    """
+    return _guarded(lambda: _has_value(_parse(expression), number))
+
+
+def _guarded(compare: Callable[[], bool]) -> bool:
+    """sympy raises many types on expressions that it cannot handle: each of them means "not compared"."""
+    try:
+        return compare()
+    except (TooComplexError, NotMathError):
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        NotImplementedError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise NotMathError(f"sympy cannot compare them ({type(error).__name__}: {str(error)[:80]})") from error
+
+
+def _has_value(parsed: Any, number: Number) -> bool:
+    import sympy
+
+    value = sympy.Rational(number.value.numerator, number.value.denominator)
+    if significant_digits(number) >= 6 and isinstance(parsed, sympy.Expr) and not parsed.free_symbols:
+        distance = abs(sympy.N(parsed - value, 30))
+        return bool(distance.is_comparable and distance * 2 <= sympy.Rational(1, 10 ** (number.digits or 0)))
+    return isinstance(parsed, sympy.Expr) and _same(parsed, value)
+
+
+def check_text(text: str) -> None:
+    """Refuse what the parser should not see.
+
+    Raises:
+        TooComplexError: with the bound that is exceeded.
+    """
+    if len(text) > MAX_CHARS:
+        raise TooComplexError(f"longer than {MAX_CHARS} characters")
+    if any(len(run) > MAX_DIGIT_RUN for run in _DIGITS.findall(text)):
+        raise TooComplexError(f"a number has more than {MAX_DIGIT_RUN} digits")
+    if _LARGE_EXPONENT.search(text) or _ROOT_INDEX.search(text):
+        raise TooComplexError("an exponent or root index is too large")
+    unknown = _UNKNOWN_COMMAND.search(text)
+    if unknown is not None:
+        raise TooComplexError(f"the command {unknown.group()} is not supported in answers")
+    _check_nesting(text)
+
+
+def _check_nesting(text: str) -> None:
+    opened: list[bool] = []  # True where the bracket opens an exponent
+    previous = ""
+    for char in text:
+        if char in "{([":
+            opened.append(previous == "^")
+            if len(opened) > MAX_DEPTH or sum(opened) > MAX_EXPONENT_DEPTH:
+                raise TooComplexError("brackets or exponents are nested too deeply")
+        elif char in "})]" and opened:
+            opened.pop()
+        if not char.isspace():
+            previous = char
+
+
+def _parse(text: str) -> Any:
+    check_text(text)
+    parsed = _parse_checked(text)
+    if parsed is None:
+        raise NotMathError("not understood as LaTeX")
+    _check_size(parsed)
+    return parsed
+
+
+@lru_cache(maxsize=512)  # the responses of a group share their reference, and often their answers
+def _parse_checked(text: str) -> Any:
+    import latex2sympy2_extended as parser
+    from math_verify.grader import should_treat_as_complex
+
+    config = parser.NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+    try:
+        return parser.latex2sympy(
+            text, is_real=not should_treat_as_complex(text), convert_degrees=False, normalization_config=config
+        )
+    except Exception:  # the parser raises whatever its grammar met: any failure means that this is not an expression
+        return None
+
+
+def _check_size(parsed: Any) -> None:
+    import sympy
+
+    roots = [parsed] if isinstance(parsed, sympy.Basic) else list(parsed.flat())
+    for count, node in enumerate(node for root in roots for node in sympy.preorder_traversal(root)):
+        if count > MAX_NODES or type(node).__name__ in _FORBIDDEN_NODES:
+            raise TooComplexError(f"more than {MAX_NODES} operations, or one that is not supported in answers")
+    for root in roots:
+        _log10(root)
+
+
+def _log10(node: Any) -> float:
+    """An upper bound on the decimal digits of the number that a node evaluates to, variables taken as 1."""
+    import sympy
+
+    sizes = [_log10(argument) for argument in node.args]
+    if isinstance(node, sympy.Rational):
+        size = math.log10(abs(node.p) + 1) + math.log10(node.q)
+    elif isinstance(node, sympy.Pow):
+        size = _power_log10(node, sizes)
+    elif isinstance(node, sympy.Mul):
+        size = sum(sizes)
+    elif isinstance(node, (sympy.factorial, sympy.exp)):
+        size = 10 ** min(sizes[0], 5) * max(sizes[0], 1)
+    else:
+        size = max(sizes, default=1.0) + math.log10(len(sizes) + 1)
+    if size > MAX_LOG10:
+        raise TooComplexError(f"a value may have more than {MAX_LOG10:.0f} digits")
+    return size
+
+
+def _power_log10(node: Any, sizes: list[float]) -> float:
+    exponent = abs(float(node.exp)) if node.exp.is_Rational else 10 ** min(sizes[1], 5)
+    compound = node.base.free_symbols and not node.base.is_Symbol
+    if compound and exponent > MAX_POLYNOMIAL_POWER:
+        raise TooComplexError(f"a sum with variables has an exponent above {MAX_POLYNOMIAL_POWER}")
+    return max(sizes[0], 1.0) * max(exponent, 1.0)
+
+
+def _same(answer: Any, reference: Any) -> bool:
+    """math-verify's comparison, except for relations: it equates any two that have no solutions."""
+    chain_a, chain_r = _relations(answer), _relations(reference)
+    if chain_a or chain_r:
+        return len(chain_a) == len(chain_r) and all(map(_same_relation, chain_a, chain_r))
+    return bool(_verifier()(reference, answer, timeout_seconds=None))
+
+
+@lru_cache(maxsize=1)
+def _verifier() -> Callable[..., bool]:
+    from math_verify import verify
+
+    logging.getLogger("math_verify").setLevel(
+        logging.ERROR
+    )  # it warns that its deadlines are off: ours is the service's
+    return cast("Callable[..., bool]", verify)
+
+
+def _relations(parsed: Any) -> list[Any]:
+    from sympy.core.relational import Relational
+
+    if isinstance(parsed, Relational):
+        return [parsed]
+    if type(parsed).__name__ == "And":
+        return list(getattr(parsed, "_unsorted_args", parsed.args))
+    return []
+
+
+def _same_relation(answer: Any, reference: Any) -> bool:
+    """`lhs - rhs` equal up to a constant factor: positive for inequalities, after `>` was turned into `<`."""
+    import sympy
+
+    (kind_a, difference_a), (kind_r, difference_r) = map(_canonical, (answer, reference))
+    if kind_a != kind_r or difference_a.free_symbols != difference_r.free_symbols:
+        return False
+    if not difference_r.free_symbols:
+        return bool(answer == reference)
+    factor = sympy.simplify(difference_a / difference_r)
+    return bool(factor.is_number and factor.is_nonzero and (kind_r in ("==", "!=") or factor.is_positive))
+
+
+def _canonical(relation: Any) -> tuple[str, Any]:
+    sign = -1 if relation.rel_op in _FLIPPED else 1
+    difference = (relation.lhs - relation.rhs).doit() * sign
+    return _FLIPPED.get(relation.rel_op, relation.rel_op), difference
