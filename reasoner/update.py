@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -123,7 +124,8 @@ class Objective:
     def __call__(self, rows: Sequence[int], logprobs_RT: Tensor) -> Tensor:
         """(r, T) weights of the active responses `rows` under their current log-probabilities."""
         which = [self.active_rows[row] for row in rows]
-        responses = [self.batch.responses[row] for row in which]
+        everything = self.batch.responses
+        responses = [everything[row] for row in which]
         mask_RT = _padded([r.policy_mask for r in responses], logprobs_RT).bool()
         old_RT = self._annotated(self.batch.old_logprobs, which, logprobs_RT)
         reference_RT = self._annotated(self.batch.reference_logprobs, which, logprobs_RT)
@@ -146,11 +148,8 @@ class Objective:
 
 
 def _keep(scored: ScoredGroup, kept: Sequence[bool]) -> ScoredGroup:
-    def filtered(values: Sequence[object]) -> tuple[object, ...]:
-        return tuple(value for value, keep in zip(values, kept, strict=True) if keep)
-
-    group = replace(scored.group, responses=filtered(scored.group.responses))
-    return ScoredGroup(group, filtered(scored.components), filtered(scored.rewards))  # type: ignore[arg-type]
+    group = replace(scored.group, responses=tuple(compress(scored.group.responses, kept)))
+    return ScoredGroup(group, tuple(compress(scored.components, kept)), tuple(compress(scored.rewards, kept)))
 
 
 def _padded(values: Sequence[Sequence[float]], like_RT: Tensor) -> Tensor:
