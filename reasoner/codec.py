@@ -267,7 +267,8 @@ def _check_columns(path: Path, found: pa.Schema, type_: type[Any], expected: pa.
 
 @cache
 def _adapter(type_: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(GenericAlias(tuple, (type_,)), config=ConfigDict(strict=True, extra="forbid"))
+    one: Any = GenericAlias(tuple, (type_,))
+    return TypeAdapter(one, config=ConfigDict(strict=True, extra="forbid"))
 
 
 def _members(record: Any) -> dict[str, Any]:

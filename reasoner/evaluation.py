@@ -1,0 +1,246 @@
+"""Evaluation: responses to held-out problems as figures with 95% intervals, and the paired difference of two of them.
+
+Every figure is a mean over problems of a per-problem value, so a problem counts once however many responses it has:
+
+    avg@k    share of correct responses
+    pass@j   1 - C(n - c, j) / C(n, j) for c correct of n responses (unbiased, 2107.03374), for j = 2, 4, 8, ... and k
+    maj@k    1 if the most frequent extracted answer is correct. Responses without an answer do not vote; no vote: 0;
+             a tie: the mean over the tied answers (the expected value of picking one at random)
+    finished share of responses that ended by themselves
+    parsable share of responses from which the verifier extracted an answer
+    length   tokens per response
+    reward   total reward, and `reward/<source>` for each component before weighting, where it applied
+
+A response is correct when the deciding source gives it at least 1. A response whose verifier failed is counted as
+abstained and left out of the figures that need that verdict; so is a problem without any verdict. `parsable` and `maj@k`
+need a source that puts `extracted` (the answer, or None) into its parts. Intervals: `reasoner.intervals`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal, Protocol
+
+from reasoner.errors import DataError, SamplerError
+from reasoner.intervals import Interval, change_interval, mean_interval
+from reasoner.records import Component, Group, Prompt, SamplingParams, ScoredGroup
+from reasoner.sampling.base import Sampler
+
+CORRECT = 1.0
+"""value of the deciding source from which on a response is correct"""
+
+Unit = Literal["share", "tokens", "reward"]
+Progress = Callable[[int, int], None]
+"""`(responses done, responses in all)`"""
+
+
+class Scorer(Protocol):
+    """What evaluation asks of the scoring service."""
+
+    def score(self, groups: Iterable[Group]) -> Iterator[ScoredGroup]:
+        """Score groups as they come."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One figure over all problems, with its 95% interval."""
+
+    name: str
+    unit: Unit
+    value: float
+    low: float | None
+    high: float | None
+    interval: Interval
+    """how low and high were found"""
+    by_problem: Mapping[str, float]
+    """problem id -> its value: what `compare` pairs"""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All figures of one evaluation."""
+
+    problems: int
+    samples: int
+    """responses per problem"""
+    abstained: int
+    """responses with a failed verdict"""
+    estimates: tuple[Estimate, ...]
+
+    def find(self, name: str) -> Estimate | None:
+        """The figure of that name; None when no response had what it needs."""
+        return next((estimate for estimate in self.estimates if estimate.name == name), None)
+
+    @property
+    def accuracy(self) -> Estimate | None:
+        """avg@k."""
+        return self.find(f"avg@{self.samples}")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """After minus before, paired by problem, with its 95% interval."""
+
+    name: str
+    unit: Unit
+    before: float
+    after: float
+    change: float
+    low: float | None
+    high: float | None
+    interval: Interval
+    problems: int
+    """problems with a value in both"""
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the interval holds 0, or there is none."""
+        return self.low is None or self.high is None or self.low <= 0.0 <= self.high
+
+
+def evaluate(
+    sampler: Sampler,
+    scorer: Scorer,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    samples: int,
+    correct: str,
+    progress: Progress,
+) -> tuple[Evaluation, tuple[ScoredGroup, ...]]:
+    """Sample and score every prompt, scoring while others are sampled; groups come back in the order of the prompts.
+
+    Raises:
+        DataError: no prompts, or two problems with the same id.
+        SamplerError: not exactly one group per prompt, or not `samples` responses in each.
+    """
+    order = {prompt.problem.id: index for index, prompt in enumerate(prompts)}
+    if not prompts or len(order) != len(prompts):
+        raise DataError(
+            f"evaluation needs problems with different ids, got {len(prompts)} problems and {len(order)} ids"
+        )
+    drawn = _counted(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
+    groups = list(scorer.score(drawn))
+    ids = [scored.group.problem.id for scored in groups]
+    if sorted(ids) != sorted(order) or any(len(scored.group.responses) != samples for scored in groups):
+        raise SamplerError(
+            f"evaluation asked for {samples} responses to each of {len(order)} problems and got "
+            f"{sum(len(scored.group.responses) for scored in groups)} responses to {len(set(ids))} problems"
+        )
+    groups.sort(key=lambda scored: order[scored.group.problem.id])
+    return summarise(groups, samples, correct), tuple(groups)
+
+
+def summarise(groups: Sequence[ScoredGroup], samples: int, correct: str) -> Evaluation:
+    """The figures of scored groups, also of saved ones."""
+    abstained = sum(
+        reward is None or any(component.failure for component in components)
+        for scored in groups
+        for reward, components in zip(scored.rewards, scored.components, strict=True)
+    )
+    estimates = (
+        _estimate(name, unit, values, samples)
+        for (name, unit), values in _by_problem(groups, samples, correct).items()
+        if values
+    )
+    return Evaluation(len(groups), samples, abstained, tuple(estimates))
+
+
+def compare(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
+    """The change of every figure that both have, over the problems that both have."""
+    pairs = ((old, after.find(old.name)) for old in before.estimates)
+    differences = (_difference(old, new) for old, new in pairs if new is not None)
+    return tuple(difference for difference in differences if difference is not None)
+
+
+def pass_at(k: int, n: int, c: int) -> float:
+    """Probability that k of n responses, c of them correct, drawn without putting back, hold a correct one."""
+    if not 1 <= k <= n or not 0 <= c <= n:
+        raise ValueError(f"pass@k needs 1 <= k <= n and 0 <= c <= n, got k={k}, n={n}, c={c}")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def majority(answers: Sequence[Any], correct: Sequence[bool]) -> float:
+    """maj@k of one problem: answers as extracted (None or "": no vote), and whether each response is correct."""
+    votes: dict[str, list[bool]] = defaultdict(list)
+    for answer, right in zip(answers, correct, strict=True):
+        if _present(answer):
+            votes[json.dumps(answer, sort_keys=True)].append(right)
+    if not votes:
+        return 0.0
+    most = max(len(group) for group in votes.values())
+    return fmean(fmean(group) for group in votes.values() if len(group) == most)
+
+
+def _counted(groups: Iterable[Group], total: int, progress: Progress) -> Iterator[Group]:
+    done = 0
+    progress(0, total)
+    for group in groups:
+        done += len(group.responses)
+        progress(done, total)
+        yield group
+
+
+Table = dict[tuple[str, Unit], dict[str, float]]
+
+
+def _by_problem(groups: Sequence[ScoredGroup], samples: int, correct: str) -> Table:
+    """(figure, unit) -> problem id -> value, in the order of the report."""
+    table: Table = defaultdict(dict)
+    extracts = any("extracted" in c.parts for scored in groups for c in _judged(scored, correct))
+    ks = sorted({2**i for i in range(1, samples.bit_length()) if 2**i <= samples} | ({samples} - {1}))
+    for scored in groups:
+        verdicts = _judged(scored, correct)
+        right = [component.value is not None and component.value >= CORRECT for component in verdicts]
+        answers = [component.parts.get("extracted") for component in verdicts]
+        values: dict[tuple[str, Unit], list[float]] = {(f"avg@{samples}", "share"): [float(r) for r in right]}
+        for k in ks:
+            values[f"pass@{k}", "share"] = [pass_at(k, len(right), sum(right))] if len(right) >= k else []
+        if extracts and samples > 1:
+            values[f"maj@{samples}", "share"] = [majority(answers, right)] if right else []
+        responses = scored.group.responses
+        values["finished", "share"] = [float(r.finish_reason == "stop") for r in responses]
+        if extracts:
+            values["parsable", "share"] = [float(_present(answer)) for answer in answers]
+        values["length", "tokens"] = [float(len(r.token_ids)) for r in responses]
+        values["reward", "reward"] = [reward for reward in scored.rewards if reward is not None]
+        for component in (c for components in scored.components for c in components):
+            known = values.setdefault((f"reward/{component.source}", "reward"), [])
+            if component.value is not None and component.failure is None:
+                known.append(component.value)
+        for key, known in values.items():
+            table[key].update({scored.group.problem.id: fmean(known)} if known else {})
+    return table
+
+
+def _judged(scored: ScoredGroup, correct: str) -> list[Component]:
+    """The deciding source's verdicts on the responses, without the failed ones."""
+    components = (c for components in scored.components for c in components)
+    return [component for component in components if component.source == correct and component.failure is None]
+
+
+def _present(answer: Any) -> bool:
+    return answer is not None and answer != ""
+
+
+def _estimate(name: str, unit: Unit, by_problem: Mapping[str, float], samples: int) -> Estimate:
+    values = list(by_problem.values())
+    mean = fmean(values)
+    low, high, interval = mean_interval(values, unit == "share", samples)
+    return Estimate(name, unit, mean, low, high, interval, by_problem)
+
+
+def _difference(old: Estimate, new: Estimate) -> Difference | None:
+    shared = [problem for problem in old.by_problem if problem in new.by_problem]
+    if not shared:
+        return None
+    before = [old.by_problem[problem] for problem in shared]
+    after = [new.by_problem[problem] for problem in shared]
+    changes = [b - a for a, b in zip(before, after, strict=True)]
+    low, high, interval = change_interval(changes, old.unit == "share")
+    return Difference(old.name, old.unit, fmean(before), fmean(after), fmean(changes), low, high, interval, len(shared))

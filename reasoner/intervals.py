@@ -1,0 +1,60 @@
+"""95% intervals of means over problems.
+
+Wilson for shares with one response per problem. Otherwise the percentile bootstrap over problems, which has nothing to
+resample when a share is 0 for all problems, or 1 for all: then Wilson with the number of problems, which is wider.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+
+Z = NormalDist().inv_cdf(0.975)
+RESAMPLES = 5000
+SEED = 20250319
+
+Interval = Literal["wilson", "bootstrap", "none"]
+"""how an interval was found; `none`: a single problem has no spread"""
+
+
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """Wilson's interval of a share: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
+    p = successes / n
+    middle = p + Z * Z / (2 * n)
+    half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+    scale = 1 + Z * Z / n
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
+def bootstrap(values: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, seeded: the same values give the same interval."""
+    rng = np.random.default_rng(SEED)
+    array = np.asarray(values, dtype=np.float64)
+    rows = max(1, 4_000_000 // len(array))  # indices in memory at once
+    sizes = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
+    means = np.concatenate([array[rng.integers(len(array), size=(size, len(array)))].mean(axis=1) for size in sizes])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def mean_interval(values: Sequence[float], share: bool, samples: int) -> tuple[float | None, float | None, Interval]:
+    """Interval of the mean over problems. `share`: the values are shares of `samples` responses each."""
+    if share and (samples == 1 or set(values) in ({0.0}, {1.0})):
+        return *wilson(sum(values), len(values)), "wilson"
+    if len(values) == 1:
+        return None, None, "none"
+    return *bootstrap(values), "bootstrap"
+
+
+def change_interval(changes: Sequence[float], share: bool) -> tuple[float | None, float | None, Interval]:
+    """Interval of the mean paired change. Where no problem's share changed: Wilson's bound on the share that could."""
+    if share and not any(changes):
+        bound = wilson(0, len(changes))[1]
+        return -bound, bound, "wilson"
+    if len(changes) == 1:
+        return None, None, "none"
+    return *bootstrap(changes), "bootstrap"

@@ -1,0 +1,58 @@
+"""What a run ran on: versions, hardware, what was chosen. No environment variables, command line or user: no secrets."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import reasoner
+
+
+def describe(chosen: Mapping[str, str]) -> dict[str, Any]:
+    """The content of `environment.json`.
+
+    Args:
+        chosen: what the pipeline decided and why, as it was printed: engine, device, profile, model, data.
+    """
+    return {
+        "chosen": dict(chosen),
+        "reasoner": {"version": reasoner.__version__, "git": git_commit(Path(reasoner.__file__).resolve().parents[1])},
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": {"machine": os.cpu_count(), "usable": len(os.sched_getaffinity(0))},
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "packages": dict(sorted(_packages())),
+    }
+
+
+def git_commit(checkout: Path) -> dict[str, Any] | None:
+    """Commit of `checkout` and whether it has changes; None when it is no checkout of its own, or there is no git."""
+    top = _git(checkout, "rev-parse", "--show-toplevel")
+    # An environment inside somebody's own repository: its commit says nothing about this package.
+    if top is None or Path(top).resolve() != checkout.resolve():
+        return None
+    commit, changes = (
+        _git(checkout, "rev-parse", "HEAD"),
+        _git(checkout, "status", "--porcelain", "--untracked-files=no"),
+    )
+    return None if commit is None else {"commit": commit, "changed": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _packages() -> set[tuple[str, str]]:
+    return {(distribution.name, distribution.version) for distribution in importlib.metadata.distributions()}
