@@ -1,0 +1,162 @@
+"""Learner to sampler: the weights go over with a receipt, and their effect is measured.
+
+Two checks, because with a sampler that silently keeps stale weights nothing crashes and the wrong policy is trained:
+
+1. The sampler computes version, checksum and number of tensors from what it read; they must be the learner's.
+2. The learner re-scores responses that the sampler drew. u = l_learner - l_sampler must be rounding only:
+   mean |u|, max |u|, and k3 = mean(e^u - 1 - u), an estimate of KL(sampler || learner).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from reasoner.errors import HandoverError
+from reasoner.processes import scratch_prefix
+from reasoner.weights import count_weights, write_weights
+
+if TYPE_CHECKING:
+    from reasoner.learning.learner import Learner
+    from reasoner.records import Group, Receipt
+    from reasoner.sampling.base import Sampler
+
+__all__ = ["Gap", "check_gap", "gap_limit", "hand_over", "verify_gap", "write_weights"]
+
+_log = logging.getLogger(__name__)
+_MEMORY = Path("/dev/shm")
+_LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How far the learner's log-probabilities are from the sampler's, over the tokens that the policy wrote."""
+
+    mean: float
+    """mean of |l_learner - l_sampler| per token, nats"""
+    max: float
+    """largest of them"""
+    k3: float
+    """mean of e^u - 1 - u"""
+    tokens: int
+
+    @classmethod
+    def between(cls, learner: Sequence[float], sampler: Sequence[float]) -> Gap:
+        """The gap over at least one token, from the two log-probabilities of each."""
+        differences = [mine - theirs for mine, theirs in zip(learner, sampler, strict=True)]
+        count = len(differences)
+        return cls(
+            mean=sum(map(abs, differences)) / count,
+            max=max(map(abs, differences)),
+            k3=sum(map(_k3, differences)) / count,
+            tokens=count,
+        )
+
+    def __add__(self, other: Gap) -> Gap:
+        """The gap over both sets of tokens."""
+        tokens = self.tokens + other.tokens
+        return Gap(
+            mean=(self.mean * self.tokens + other.mean * other.tokens) / tokens,
+            max=max(self.max, other.max),
+            k3=(self.k3 * self.tokens + other.k3 * other.tokens) / tokens,
+            tokens=tokens,
+        )
+
+
+def hand_over(learner: Learner, sampler: Sampler) -> Receipt:
+    """Publish the learner's weights, load them into the sampler, and compare its receipt.
+
+    The file is written to memory (/dev/shm) where it fits, else to the folder for temporary files, and removed after
+    loading.
+
+    Raises:
+        HandoverError: the sampler read something else than was published, or reports another version.
+    """
+    if _MEMORY.is_dir():
+        try:
+            return _hand_over_through(_MEMORY, learner, sampler)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _log.info("weights go through %s: %s", tempfile.gettempdir(), error)
+    return _hand_over_through(Path(tempfile.gettempdir()), learner, sampler)
+
+
+def _hand_over_through(parent: Path, learner: Learner, sampler: Sampler) -> Receipt:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix(), dir=parent) as name:
+        folder = Path(name)
+        version = learner.version
+        checksum = learner.publish(folder)
+        tensors = count_weights(folder)
+        receipt = sampler.load(folder, version)
+    _compare("version", version, receipt.version)
+    _compare("checksum", checksum, receipt.checksum)
+    _compare("number of tensors", tensors, receipt.tensors)
+    _compare("version of the sampler", version, sampler.version)
+    return receipt
+
+
+def _compare(what: str, published: object, loaded: object) -> None:
+    if published != loaded:
+        raise HandoverError(
+            f"the sampler did not take the published weights: {what} is {loaded!r}, published was {published!r}. "
+            "Its responses would come from other weights than those that are trained, so the run stops; look at the "
+            "sampler's log for what its load said."
+        )
+
+
+def check_gap(learner: Learner, groups: Sequence[Group], temperature: float) -> Gap:
+    """Score the groups again with the learner and compare with what the sampler reported.
+
+    Args:
+        temperature: the T that the groups were sampled with.
+
+    Raises:
+        HandoverError: the groups hold no token of the policy.
+    """
+    scored = learner.logprobs(groups, temperature)
+    responses = [response for group in groups for response in group.responses]
+    pairs = [
+        (mine, theirs)
+        for response, logprobs in zip(responses, scored, strict=True)
+        for mine, theirs, written in zip(logprobs, response.sampler_logprobs, response.policy_mask, strict=True)
+        if written
+    ]
+    if not pairs:
+        raise HandoverError(
+            "the hand-over cannot be checked: the groups hold no token that the policy wrote; pass sampled groups"
+        )
+    return Gap.between(*zip(*pairs, strict=True))
+
+
+def _k3(u: float) -> float:
+    return math.expm1(u) - u if u < 700.0 else math.inf
+
+
+def gap_limit(dtype: Literal["float32", "bfloat16"], configured: float | None) -> float:
+    """The mean gap above which a run stops: as configured, or 1e-3 in float32 and 0.1 in bfloat16."""
+    return _LIMITS[dtype] if configured is None else configured
+
+
+def verify_gap(gap: Gap, limit: float) -> None:
+    """Stop when the gap is more than rounding.
+
+    Raises:
+        HandoverError: the mean is above `limit` or not a number.
+    """
+    if gap.mean <= limit:
+        return
+    raise HandoverError(
+        f"the sampler's log-probabilities differ from the learner's by {gap.mean:.2g} nats per token on average "
+        f"(max {gap.max:.2g}, k3 {gap.k3:.2g}, {gap.tokens} tokens); the limit is {limit:.2g} (handover.max_gap). "
+        "Stale or wrong weights in the sampler look exactly like this: a parameter family that its load does not refresh "
+        "(tied output layer, quantised or packed copies), a prefix cache from older weights, another temperature or number "
+        "format on one side. Compare the gap before any hand-over with the gap after one: if only the second is large, the "
+        "load is at fault; sampling.engine = 'hf' shows whether vLLM is."
+    )
