@@ -12,7 +12,7 @@ Every figure is a mean over problems of a per-problem value, so a problem counts
     reward   total reward, and `reward/<source>` for each component before weighting, where it applied
 
 A response is correct when the deciding source gives it at least 1. A response whose verifier failed is counted as
-abstained and left out of the figures that need that verdict; so is a problem without any verdict. `parsable` and `maj@k`
+abstained and left out of the figures that need that verdict; so is a problem without any verdict. `parsable`, `maj@k`
 need a source that puts `extracted` (the answer, or None) into its parts. Intervals: `reasoner.intervals`.
 """
 

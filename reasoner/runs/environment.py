@@ -1,4 +1,4 @@
-"""What a run ran on: versions, hardware, what was chosen. No environment variables, command line or user: no secrets."""
+"""What a run ran on: versions, hardware, what was chosen. No environment variables, command line, user: no secrets."""
 
 from __future__ import annotations
 
