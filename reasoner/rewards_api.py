@@ -27,6 +27,8 @@ class RewardSource:
     """seconds per call"""
     summary: str
     """first line of the docstring"""
+    prepare: Callable[[], None] | None = None
+    """runs once in the scoring host before it forks workers: slow imports belong here, not into a call's deadline"""
 
     def __call__(self, problem: Problem, response: Response, **options: Any) -> float | None | Score:
         return self.function(problem, response, **options)
@@ -52,11 +54,14 @@ class RewardSource:
             raise ConfigError(f"reward source {self.name!r}, option {key!r}: {first['msg']}, got {first['input']!r}.") from error
 
 
-def reward(name: str, *, timeout_s: float = 5.0) -> Callable[[RewardFunction], RewardSource]:
+def reward(
+    name: str, *, timeout_s: float = 5.0, prepare: Callable[[], None] | None = None
+) -> Callable[[RewardFunction], RewardSource]:
     """Make a reward source of a function `(problem, response, *, options...) -> float | None | Score`.
 
     Keyword-only parameters are its options, with their annotations and defaults. The function runs in a worker process that is killed
-    with everything it started when `timeout_s` seconds have passed.
+    with everything it started when `timeout_s` seconds have passed. `prepare` imports what is slow to import, once for
+    all workers.
 
         @reward("contains_unit", timeout_s=1.0)
         def contains_unit(problem, response, *, unit: str = "km") -> float:
@@ -66,7 +71,7 @@ def reward(name: str, *, timeout_s: float = 5.0) -> Callable[[RewardFunction], R
 
     def decorate(function: RewardFunction) -> RewardSource:
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        return RewardSource(name, function, _options_model(name, function), timeout_s, summary)
+        return RewardSource(name, function, _options_model(name, function), timeout_s, summary, prepare)
 
     return decorate
 

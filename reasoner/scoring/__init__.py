@@ -1,0 +1,9 @@
+"""Scoring: reward sources run in processes that can be killed, their verdicts are composed into rewards.
+
+    main process            scoring host (one per run)         workers (forked from the host)
+    ScoringService  ------> Host: queue, deadlines, kills ---> Worker: one call at a time
+       service.py   <------    host.py, reaping.py        <---    worker.py
+                    JSON lines (wire.py) over pipes        JSON lines over one socket each
+
+Pure and free of processes: `compose.py` (components to reward) and `tally.py` (counts, failure rate).
+"""

@@ -1,0 +1,136 @@
+"""The scoring host as the main process sees it: a child with two pipes, a log and two threads that move lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+
+import psutil
+
+from reasoner.scoring.host import START_S
+from reasoner.scoring.reaping import end_tree
+from reasoner.scoring.wire import CLOSE, Plan, dump_plan
+
+CLOSE_S = 5.0
+"""seconds for the host to end by itself"""
+LOG_TAIL = 4000
+"""bytes of the host's log that an error shows"""
+
+_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from reasoner.scoring.host import main; main()"
+_MARK = "REASONER_SCORING_HOST"
+
+Inbox = queue.SimpleQueue[bytes | None]
+"""lines of the host; None: there will be no more"""
+
+
+class HostProcess:
+    """Starts the host and ends it. Threads do the reading and writing, so that an interrupt cannot cut a line in two.
+
+    The host is started afresh, not forked: a process that holds CUDA or an inference engine cannot be forked safely.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the host)
+        self._mark = uuid.uuid4().hex
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, _MARK: self._mark},
+            start_new_session=True,  # Ctrl-C is for the main process; the host ends when its pipe closes
+        )
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=move, daemon=True) for move in (self._write, self._read)]
+        for thread in self._threads:
+            thread.start()
+        self.send(dump_plan(plan))
+
+    @property
+    def pid(self) -> int:
+        """Process id of the host."""
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """True once the host has closed its side."""
+        return self._ended.is_set()
+
+    def listen(self) -> Inbox:
+        """A fresh inbox for everything that arrives from now on; the one before gets no more."""
+        former, self._inbox = self._inbox, queue.SimpleQueue()
+        former.put(None)
+        if self.ended:
+            self._inbox.put(None)
+        return self._inbox
+
+    def first_line(self) -> bytes | None:
+        """What the host says about its start; None: it ended or is stuck."""
+        with contextlib.suppress(queue.Empty):
+            return self._inbox.get(timeout=START_S + CLOSE_S)
+        return None
+
+    def send(self, lines: bytes) -> None:
+        """Hand lines to the host."""
+        self._outgoing.put(lines)
+
+    def obituary(self) -> str:
+        """How the host ended, with the tail of its log."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(CLOSE_S)
+        code = self._process.poll()
+        how = "is stuck" if code is None else f"ended with exit status {code}"
+        if code is not None and code < 0:
+            how = f"was ended by {signal.Signals(-code).name}"
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - LOG_TAIL))
+        log = self._log.read().decode(errors="replace").strip()
+        return f"{how}; {f'its log ends with:{os.linesep}{log}' if log else 'its log is empty'}"
+
+    def close(self) -> None:
+        """End the host and everything below it; safe to call twice."""
+        self.send(CLOSE + b"\n")
+        self._outgoing.put(None)
+        try:
+            orderly = self._process.wait(CLOSE_S) == 0
+        except subprocess.TimeoutExpired:
+            orderly = False
+            end_tree(self._process.pid)
+            self._process.wait()
+        if not orderly:
+            self._end_orphans()
+        for thread in self._threads:
+            thread.join()
+        self._log.close()
+
+    def _write(self) -> None:
+        assert self._process.stdin is not None
+        # The host may be gone while lines wait: the reader says so, and what is left has nobody to go to.
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            while (lines := self._outgoing.get()) is not None:
+                pipe.write(lines)
+                pipe.flush()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as pipe:
+            for line in pipe:
+                self._inbox.put(line)
+        self._ended.set()
+        self._inbox.put(None)
+
+    def _end_orphans(self) -> None:
+        """End what the workers of a host that was killed had started; it is found by the inherited mark."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == self._mark:
+                    end_tree(process.pid)
