@@ -14,6 +14,7 @@ from reasoner.gro.terms import KL, Advantage, Aggregation, Best, Clip, Linear, T
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Model(BaseModel):
@@ -48,6 +49,13 @@ class PromptConfig(Model):
     """Jinja template of the user message; the row's columns are its variables"""
     examples: list[dict[str, str]] = Field(default_factory=list)
     """worked examples put before the question as earlier turns: `{user = "...", assistant = "..."}`"""
+
+    @model_validator(mode="after")
+    def _two_turns(self) -> Self:
+        for example in self.examples:
+            if set(example) != {"user", "assistant"}:
+                raise ValueError(f"examples: each needs exactly `user` and `assistant`, got {sorted(example)}")
+        return self
 
 
 class SourceConfig(Model):
@@ -216,7 +224,7 @@ class LearningConfig(Model):
     """optimiser steps of linear warm-up"""
     decay: Literal["constant", "linear", "cosine"] = "constant"
     """learning rate after the warm-up, to 0 at the last step"""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's moment decays"""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay"""

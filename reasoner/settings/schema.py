@@ -1,0 +1,103 @@
+"""What the configuration may contain, read off `reasoner.config`: the keys of a table, what a key allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel
+
+from reasoner.config import Config
+
+Path = tuple[str, ...]
+"""the parts of a dotted key: `("gro", "kl", "coefficient")`; an entry of `[[rewards]]` is named by its source"""
+
+
+def keys_of(path: Path, kind: str | None = None) -> Mapping[str, Any] | None:
+    """Key -> annotation of the table at `path`; None when its keys are free or it is no table.
+
+    Where the table's `kind` decides (`gro.link`), `kind` picks the variant; without one, the keys of all variants.
+    """
+    found = annotation_at(path)
+    return None if found is None else _fields(found, kind)
+
+
+def annotation_at(path: Path) -> Any | None:
+    """The annotation of the value at `path`; None when there is no such key or it lies in a free table."""
+    annotation: Any = Config
+    for part in path:
+        if get_origin(annotation) is list:
+            annotation = get_args(annotation)[0]  # `part` names the entry
+            continue
+        fields = _fields(annotation, None) or {}
+        if part not in fields:
+            return None
+        annotation = fields[part]
+    return annotation
+
+
+def allows_none(path: Path) -> bool:
+    """Whether the key at `path` may be none (off, not set)."""
+    return type(None) in get_args(annotation_at(path))
+
+
+def is_section(path: Path) -> bool:
+    """Whether a table with fixed keys is at `path`."""
+    return keys_of(path) is not None
+
+
+def is_text(path: Path) -> bool:
+    """Whether the key at `path` takes any text."""
+    return any(option is str for option in _options(annotation_at(path)))
+
+
+def choices_of(path: Path) -> list[str]:
+    """The values that the key at `path` allows, when they are a fixed set of names."""
+    annotation = _bare(annotation_at(path))
+    return [str(value) for value in get_args(annotation)] if get_origin(annotation) is Literal else []
+
+
+def kinds_of(path: Path) -> list[str]:
+    """The values of `kind` that the table at `path` allows."""
+    return [
+        str(value)
+        for option in _options(annotation_at(path))
+        if dataclasses.is_dataclass(option)
+        for value in get_args(_bare(get_type_hints(option)["kind"]))
+    ]
+
+
+def document_of(path: Path) -> str:
+    """The docstring under the field, or nothing."""
+    owner = _bare(annotation_at(path[:-1])) if path else None
+    if isinstance(owner, type) and issubclass(owner, BaseModel) and path[-1] in owner.model_fields:
+        return owner.model_fields[path[-1]].description or ""
+    return ""
+
+
+def _fields(annotation: Any, kind: str | None) -> Mapping[str, Any] | None:
+    fields: dict[str, Any] = {}
+    fixed = False
+    for option in _options(annotation):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            fixed = True
+            fields |= {name: field.annotation for name, field in option.model_fields.items()}
+        elif isinstance(option, type) and dataclasses.is_dataclass(option):
+            fixed = True
+            hints = get_type_hints(option, include_extras=True)
+            if kind is None or kind in get_args(hints["kind"]):
+                fields |= hints
+    return fields if fixed else None
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    bare = _bare(annotation)
+    return get_args(bare) if get_origin(bare) in (Union, types.UnionType) else (bare,)
+
+
+def _bare(annotation: Any) -> Any:
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return annotation
