@@ -1,8 +1,8 @@
 """No process outlives the run.
 
 `interruptible` turns SIGTERM and SIGHUP into an exception, so that every context manager unwinds as after Ctrl-C.
-`guard_processes` marks everything that the run starts and has a watchdog (`reasoner.watchdog`) end it when the run itself is
-killed.
+`guard_processes` marks everything that the run starts and has a watchdog (`reasoner.watchdog`) end it when the run
+itself is killed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The process that outlives a killed run by a moment: it ends whatever the run left behind.
 
-Run as a script by `reasoner.processes`, with nothing but the standard library: `watchdog.py PID MARKER PREFIX`. It waits for
-the end of process PID, then sends SIGKILL to every process that carries MARKER in its environment or was seen below PID, and
-removes the run's scratch folders. It leaves at once when it reads the word `done`.
+Run as a script by `reasoner.processes`, with nothing but the standard library: `watchdog.py PID MARKER PREFIX`. It
+waits for the end of process PID, then sends SIGKILL to every process that carries MARKER in its environment or was seen
+below PID, and removes the run's scratch folders. It leaves at once when it reads the word `done`.
 """
 
 from __future__ import annotations

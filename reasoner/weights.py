@@ -44,8 +44,8 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write the tensors into `folder` and return their checksum.
 
     Tensors that share memory (a tied output layer) are written as if they did not: who reads them may hold copies. The
-    caller names `lm_head.weight` even where it is the embedding, because vLLM packs its own copy of it and would keep the
-    old one.
+    caller names `lm_head.weight` even where it is the embedding, because vLLM packs its own copy of it and would keep
+    the old one.
 
     Raises:
         OSError: ENOSPC, before anything is written, when the tensors do not fit.

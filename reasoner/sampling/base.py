@@ -33,7 +33,7 @@ class Sampler(Protocol):
         ...
 
     def load(self, folder: Path, version: int) -> Receipt:
-        """Take the weights (safetensors, Hugging Face format) in `folder` and forget everything computed with the old ones."""
+        """Take the weights in `folder` (`reasoner.weights`) and forget everything computed with the old ones."""
         ...
 
     def sleep(self) -> None:

@@ -1,0 +1,94 @@
+"""What the vLLM engine and its host process say to each other, over a local socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reasoner.records import Response, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """First message to the host: the engine to start."""
+
+    model: str
+    """folder in Hugging Face format"""
+    dtype: str
+    device: str
+    """`cpu` or `cuda`; the host refuses when vLLM was built for the other"""
+    max_model_len: int
+    """tokens of prompt and response"""
+    max_sequences: int
+    """responses that are drawn at the same time"""
+    memory_share: float
+    """share of the GPU's memory (cuda)"""
+    kv_cache_gib: float
+    """GiB (cpu)"""
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Draw `n` responses to every prompt."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    n: int
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Take the weights in `folder`."""
+
+    folder: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Give back memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Take it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """While drawing: drop what is not finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """End the host process."""
+
+
+Request = Start | Draw | Load | Sleep | Wake | Stop | Close
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """All responses to one prompt of a `Draw`."""
+
+    index: int
+    """position of the prompt"""
+    responses: tuple[Response, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A request is complete; what it returns, if anything."""
+
+    value: tuple[str, int] | str | None = None
+    """of `Load`: checksum and number of tensors; of `Start`: the description"""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request failed."""
+
+    message: str
+
+
+Reply = Drawn | Done | Failed

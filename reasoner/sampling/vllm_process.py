@@ -1,0 +1,185 @@
+"""Starts, watches and ends the process that holds a vLLM engine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import Pipe
+from pathlib import Path
+
+import psutil
+
+from reasoner.errors import SamplerError
+from reasoner.sampling.vllm_messages import Close, Done, Failed, Reply, Request, Start
+
+_log = logging.getLogger(__name__)
+
+_STALLED_AFTER = 60.0
+"""seconds without processor time or reading after which a start counts as hung"""
+_START_LIMIT = 1800.0
+"""seconds that a start may take, whatever it does"""
+_ATTEMPTS = 2
+_CLOSE_WITHIN = 10.0
+"""seconds for a polite end before the host is killed"""
+_LOG_TAIL = 3000
+"""characters of the host's log in an error"""
+
+
+class StartHungError(SamplerError):
+    """The engine did nothing for too long while it started."""
+
+
+class HostProcess:
+    """The host, started and ready. `request` and `reply` speak to it; `close` ends it whatever state it is in.
+
+    Raises:
+        SamplerError: vLLM did not start, twice if it hung; the message ends with what it printed.
+    """
+
+    def __init__(self, start: Start, log: Path) -> None:
+        self._log_file = log
+        self.description = self._launch(start)
+
+    def _launch(self, start: Start) -> str:
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._spawn(start)
+            try:
+                return self._wait_until_ready()
+            except StartHungError as error:
+                self.close()
+                if attempt == _ATTEMPTS:
+                    raise
+                _log.warning("%s; starting it again", error)
+            except BaseException:
+                self.close()
+                raise
+        raise AssertionError("unreachable")
+
+    def _spawn(self, start: Start) -> None:
+        self._connection, theirs = Pipe()
+        with theirs, self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "reasoner.sampling.vllm_host", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=host_environment(start),
+                # Ctrl-C in the terminal is for the run, which then ends this process
+                start_new_session=True,
+            )
+        self._idle = False
+        self._connection.send(start)
+
+    def _wait_until_ready(self) -> str:
+        """One of five starts in a busy process was seen to hang for ever: a start that does nothing is ended."""
+        started = advanced = time.monotonic()
+        done_before = 0.0
+        while not self._connection.poll(1.0):
+            now, done = time.monotonic(), _work_done(self._process.pid)
+            if done > done_before:
+                advanced, done_before = now, done
+            if now - advanced > _STALLED_AFTER or now - started > _START_LIMIT:
+                self._dump_stacks()
+                raise StartHungError(f"vLLM did not start within {now - started:.0f} s.{self._tail()}")
+        reply = self.reply()
+        if not isinstance(reply, Done) or not isinstance(reply.value, str):
+            raise SamplerError(f"vLLM started with {reply!r}")
+        return reply.value
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` is still to be called."""
+        return not self._connection.closed
+
+    def request(self, request: Request) -> None:
+        """Send; until the last reply is read the host counts as busy.
+
+        Raises:
+            SamplerError: the host is closed or gone.
+        """
+        if not self.is_open:
+            raise SamplerError(f"this sampler is closed, and was asked for {type(request).__name__}")
+        self._idle = False
+        try:
+            self._connection.send(request)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._gone() from error
+
+    def reply(self) -> Reply:
+        """The next reply.
+
+        Raises:
+            SamplerError: the request failed, or the host is gone.
+        """
+        try:
+            reply: Reply = self._connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._gone() from error
+        if isinstance(reply, Failed):
+            self._idle = True
+            raise SamplerError(f"vLLM failed (its log is {self._log_file}):\n{reply.message}")
+        self._idle = isinstance(reply, Done)
+        return reply
+
+    def close(self) -> None:
+        """End the host and everything that it started; a host that is busy is killed. Safe to call twice."""
+        if not self.is_open:
+            return
+        if self._idle:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._connection.send(Close())
+                self._process.wait(_CLOSE_WITHIN)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._connection.close()
+
+    def _gone(self) -> SamplerError:
+        code = self._process.wait(_CLOSE_WITHIN)
+        cause = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        hint = " (the system ends processes like this when memory runs out)" if code == -signal.SIGKILL else ""
+        return SamplerError(f"the vLLM process ended {cause}{hint}.{self._tail()}")
+
+    def _dump_stacks(self) -> None:
+        """Have the host write the stacks of its threads into the log."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)
+            time.sleep(1.0)
+
+    def _tail(self) -> str:
+        text = self._log_file.read_text(errors="replace")[-_LOG_TAIL:]
+        return f" The last lines of {self._log_file}:\n{text}"
+
+
+def host_environment(start: Start) -> dict[str, str]:
+    """The environment of the host; this process keeps its own."""
+    ours = {
+        # the engine core in the host itself: with its own process the same seed gives other responses
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_COLOR": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        # not installed with every build, and not needed without top-k and top-p
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if start.device == "cpu":
+        ours["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    return os.environ | ours
+
+
+def _work_done(pid: int) -> float:
+    """Processor seconds of a process and its children plus MiB that it read: grows as long as something happens."""
+    total = 0.0
+    with contextlib.suppress(psutil.Error):
+        host = psutil.Process(pid)
+        for process in (host, *host.children(recursive=True)):
+            times = process.cpu_times()
+            total += round(times.user + times.system, 1) + process.io_counters().read_bytes // 2**20
+    return total
