@@ -94,7 +94,7 @@ def test_runs_that_start_in_the_same_second_get_their_own_folders(tmp_path: Path
 )
 def test_how_the_run_ended_is_recorded_and_the_error_goes_on(tmp_path: Path, error: BaseException, state: str) -> None:
     run = start(tmp_path)
-    with pytest.raises(type(error)), run:
+    with pytest.raises(type(error)), run:  # noqa: PT012
         run.commit(1, {"reward/mean": 0.0}, rollouts())
         raise error
     assert status(run)["state"] == state
@@ -142,7 +142,7 @@ def test_a_step_whose_rollouts_cannot_be_written_is_not_committed(
 
 def test_an_end_that_cannot_be_written_does_not_hide_the_error(tmp_path: Path) -> None:
     run = start(tmp_path)
-    with pytest.raises(RunError, match="sampler died") as caught, run:
+    with pytest.raises(RunError, match="sampler died") as caught, run:  # noqa: PT012
         shutil.rmtree(run.folder)
         raise RunError("sampler died")
     assert "could not be written" in caught.value.__notes__[0]
@@ -168,7 +168,7 @@ def test_a_model_that_is_not_completely_saved_leaves_the_old_one(tmp_path: Path)
     run = start(tmp_path)
     with run.saving_model() as model:
         (model / "weights").write_text("old")
-    with pytest.raises(RunError, match="the model cannot be written"), run.saving_model() as model:
+    with pytest.raises(RunError, match="the model cannot be written"), run.saving_model() as model:  # noqa: PT012
         (model / "weights").write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert (run.model_folder / "weights").read_text() == "old"
@@ -188,7 +188,7 @@ def test_atomic_files(tmp_path: Path) -> None:
     assert path.read_text() == "older\n"
     with pytest.raises(ValueError, match="got 2"):
         append_line(path, "a\nb")
-    with pytest.raises(ZeroDivisionError), replacing_folder(tmp_path / "folder") as folder:
+    with pytest.raises(ZeroDivisionError), replacing_folder(tmp_path / "folder") as folder:  # noqa: PT012
         (folder / "y").touch()
         raise ZeroDivisionError
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]

@@ -1,0 +1,33 @@
+"""Which view a run gets: live on a terminal, plain lines anywhere else, and always `log.txt`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console
+
+from reasoner.reporting.live import LiveView
+from reasoner.reporting.plain import PlainView
+from reasoner.reporting.view import Views
+
+
+def open_view(stream: TextIO, log: Callable[[str], None]) -> Views:
+    """The view of a run on `stream`, which also writes everything to `log` as plain text.
+
+    A terminal that cannot move its cursor (TERM=dumb) gets plain lines too.
+    """
+    console = Console(file=stream)
+    encoding = stream.encoding or "ascii"
+    ascii_only = not encoding.lower().startswith("utf")
+    if stream.isatty() and not console.is_dumb_terminal:
+        return Views(LiveView(console, ascii_only), PlainView(log, ascii_only=False))
+    return Views(PlainView(_writer(stream, encoding), ascii_only), PlainView(log, ascii_only=False))
+
+
+def _writer(stream: TextIO, encoding: str) -> Callable[[str], None]:
+    def write(text: str) -> None:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+
+    return write

@@ -1,0 +1,86 @@
+"""The events of a run as plain text: what a pipe and `log.txt` get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from reasoner.evaluation import Evaluation
+from reasoner.reporting.format import duration, interval, number
+from reasoner.reporting.metrics import find, sources
+
+RECENT = 5
+"""steps whose mean time predicts the rest"""
+
+
+def facts(chosen: Mapping[str, str]) -> str:
+    """What was chosen, one aligned line each."""
+    width = max(map(len, chosen), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in chosen.items())
+
+
+def step(number_: int, total: int, history: Sequence[Mapping[str, float]]) -> str:
+    """One line per step: the rewards, the lengths, what may go wrong, speed and time left."""
+    metrics = history[-1]
+    names = ["reward/mean", *(f"reward/{source}/mean" for source in sources(metrics))]
+    names += ["response/finished", "response/length_mean", "groups/no_credit", "gap/mean", "tokens_per_s/sample"]
+    parts = [f"{label(name)} {_shown(name, metrics)}" for name in names if name in metrics]
+    if "time/total" in metrics:
+        parts.append(f"took {duration(metrics['time/total'])}")
+    left = time_left(history, total - number_)
+    parts += [] if left is None else [f"left about {duration(left)}"]
+    return f"step {number_:>{len(str(total))}}/{total}  " + ", ".join(parts + alerts(metrics))
+
+
+def alerts(metrics: Mapping[str, float]) -> list[str]:
+    """What should not happen, and did."""
+    found = []
+    for source in sources(metrics):
+        failed = metrics.get(f"reward/{source}/failed", 0.0)
+        if failed:
+            found.append(f"{source} FAILED in {number(failed, 'share')} of its calls")
+    if metrics.get("reward/abstained", 0.0):
+        found.append(f"{number(metrics['reward/abstained'], 'share')} of the responses ABSTAINED")
+    if metrics.get("update/applied", 1.0) < 1.0:
+        found.append("update NOT APPLIED")
+    return found
+
+
+def evaluation(when: str, result: Evaluation) -> str:
+    """The figures of an evaluation with their intervals on a few lines."""
+    lines = [f"evaluation {when}: {size(result)}"]
+    lines += [f"  {e.name:<24} {interval(e.value, e.low, e.high, e.unit)}" for e in result.estimates]
+    return "\n".join(lines)
+
+
+def size(result: Evaluation) -> str:
+    """How much an evaluation measured."""
+    each = "1 response each" if result.samples == 1 else f"{result.samples} responses each"
+    abstained = f", {result.abstained} abstained" if result.abstained else ""
+    return f"{result.problems} problems, {each}{abstained}"
+
+
+def label(name: str) -> str:
+    """A metric's name as one reads it."""
+    short = {
+        "reward/mean": "reward",
+        "response/finished": "finished",
+        "response/length_mean": "length",
+        "groups/no_credit": "groups without credit",
+        "gap/mean": "gap to sampler",
+        "tokens_per_s/sample": "sampling",
+        "memory/rss_gib": "memory",
+        "memory/device_gib": "GPU memory",
+    }
+    return short.get(name) or name.removeprefix("reward/").removesuffix("/mean")
+
+
+def time_left(history: Sequence[Mapping[str, float]], steps: int) -> float | None:
+    """Seconds that the remaining steps will take if they are like the last ones; None: not known, or none remains."""
+    times = [m["time/total"] for m in history[-RECENT:] if math.isfinite(m.get("time/total", math.nan))]
+    return steps * fmean(times) if times and steps > 0 else None
+
+
+def _shown(name: str, metrics: Mapping[str, float]) -> str:
+    return number(metrics[name], find(name).unit)

@@ -1,0 +1,175 @@
+"""The summary at the end of a run: what changed, by how much beyond noise, where the time went, what to do next."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from math import nan
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reasoner.evaluation import Difference, compare
+from reasoner.reporting.format import duration, interval, sparkline, thirds
+from reasoner.reporting.lines import label, size
+from reasoner.reporting.metrics import sources
+from reasoner.reporting.view import Summary
+
+WIDTH = 80
+TREND = 20
+"""characters"""
+
+PHASES = {
+    "time/sample": "sampling",
+    "time/score_wait": "scoring (beyond sampling)",
+    "time/update": "update",
+    "time/handover": "hand-over",
+    "time/check": "log-probability check",
+}
+
+
+def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
+    """Print the summary; readable at 80 columns."""
+    differences = compare(summary.before, summary.after)
+    console.print()
+    for line in verdicts(summary, differences):
+        console.print(Text(f"- {line}"))
+    console.print(_evaluation_table(summary, differences, ascii_only))
+    console.print(_reward_table(summary.history, ascii_only))
+    console.print(_time_table(summary, ascii_only))
+    for name, value in _places(summary):
+        # Paths and commands stay on one line: they are there to be copied.
+        console.print(Text(f"{name}:", style="bold"))
+        console.print(Text(f"  {value}"), soft_wrap=True)
+
+
+def as_text(summary: Summary, ascii_only: bool) -> str:
+    """The summary without colours, 80 columns wide."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    print_summary(console, summary, ascii_only)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def verdicts(summary: Summary, differences: Sequence[Difference]) -> list[str]:
+    """What the run achieved, in plain sentences."""
+    return [
+        _accuracy(summary, differences),
+        *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
+        *_grouped("Over the training steps", _training(summary.history)),
+    ]
+
+
+def _accuracy(summary: Summary, differences: Sequence[Difference]) -> str:
+    name = f"avg@{summary.after.samples}"
+    found = next((difference for difference in differences if difference.name == name), None)
+    if found is None:
+        return f"Accuracy ({summary.correct}) could not be compared: no problem has a verdict before and after."
+    change = f"{100 * found.change:+.1f} points"
+    bounds = "" if found.low is None or found.high is None else _bounds(found.low, found.high)
+    noise = "within noise: not a difference" if found.within_noise else "more than noise"
+    return (
+        f"Accuracy ({summary.correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%: "
+        f"{change}{bounds}, {noise}."
+    )
+
+
+def _bounds(low: float, high: float) -> str:
+    return f" (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _grouped(where: str, named: Iterable[tuple[str, str]]) -> list[str]:
+    """`Where: a and b rose; c stayed within noise.`"""
+    by_direction: dict[str, list[str]] = {}
+    for name, direction in named:
+        by_direction.setdefault(direction, []).append(name)
+    parts = [f"{', '.join(names)}: {direction}" for direction, names in by_direction.items()]
+    return [f"{where}, {'; '.join(parts)}."] if parts else []
+
+
+def _training(history: Sequence[Mapping[str, float]]) -> Iterable[tuple[str, str]]:
+    return ((label(name), thirds(_column(history, name))[2]) for name in _reward_names(history))
+
+
+def _direction(difference: Difference) -> str:
+    if difference.within_noise:
+        return "stayed within noise"
+    return "rose" if difference.change > 0 else "fell"
+
+
+def _is_reward(difference: Difference) -> bool:
+    return difference.name.startswith("reward")
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("reward/")
+
+
+def _reward_names(history: Sequence[Mapping[str, float]]) -> list[str]:
+    names = dict.fromkeys(name for metrics in history for name in metrics)
+    return ["reward/mean", *(f"reward/{source}/mean" for source in sources(names))] if names else []
+
+
+def _column(history: Sequence[Mapping[str, float]], name: str) -> list[float]:
+    return [metrics.get(name, nan) for metrics in history]
+
+
+def _table(title: str, ascii_only: bool) -> Table:
+    style = box.ASCII2 if ascii_only else box.SIMPLE_HEAD
+    return Table(title=title, title_justify="left", title_style="bold", box=style, pad_edge=False, padding=(0, 1))
+
+
+def _evaluation_table(summary: Summary, differences: Sequence[Difference], ascii_only: bool) -> Table:
+    table = _table(f"Evaluation on {size(summary.after)} [95% interval]", ascii_only)
+    table.add_column("")
+    for column in ("before", "after", "change"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for difference in differences:
+        old, new = summary.before.find(difference.name), summary.after.find(difference.name)
+        if old is not None and new is not None:
+            table.add_row(
+                difference.name,
+                interval(old.value, old.low, old.high, old.unit),
+                interval(new.value, new.low, new.high, new.unit),
+                interval(difference.change, difference.low, difference.high, difference.unit, signed=True),
+                style=None if difference.within_noise else "bold",
+            )
+    return table
+
+
+def _reward_table(history: Sequence[Mapping[str, float]], ascii_only: bool) -> Table:
+    table = _table(f"Training reward over {len(history)} steps", ascii_only)
+    table.add_column("")
+    for column in ("first third", "last third"):
+        table.add_column(column, justify="right")
+    table.add_column("every step")
+    table.add_column("")
+    for name in _reward_names(history):
+        values = _column(history, name)
+        first, last, direction = thirds(values)
+        table.add_row(label(name), f"{first:.3f}", f"{last:.3f}", sparkline(values, TREND, ascii_only), direction)
+    return table
+
+
+def _time_table(summary: Summary, ascii_only: bool) -> Table:
+    parts = {"set-up": summary.set_up_s}
+    for name, phase in PHASES.items():
+        parts[phase] = sum(metrics.get(name, 0.0) for metrics in summary.history)
+    parts["evaluation"] = summary.evaluation_s
+    parts["everything else"] = max(0.0, summary.total_s - sum(parts.values()))
+    table = _table("Where the time went", ascii_only)
+    table.add_column("")
+    table.add_column("time", justify="right")
+    table.add_column("share", justify="right")
+    for phase, seconds in parts.items():
+        table.add_row(phase, duration(seconds), f"{100 * seconds / summary.total_s:.0f}%")
+    table.add_row("total", duration(summary.total_s), "", style="bold")
+    return table
+
+
+def _places(summary: Summary) -> Iterable[tuple[str, str]]:
+    yield "Run folder", str(summary.run_folder)
+    yield "Trained model", str(summary.model_folder)
+    yield from summary.next_commands.items()

@@ -1,0 +1,105 @@
+"""The view of a run: fed with plain events, it decides how they look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from reasoner.evaluation import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the end of a run tells."""
+
+    task: str
+    correct: str
+    """the reward source that decides whether a response is correct"""
+    history: Sequence[Mapping[str, float]]
+    """the metrics of every step"""
+    before: Evaluation
+    after: Evaluation
+    set_up_s: float
+    """seconds from the command to the first evaluation: imports, model, data, engines"""
+    evaluation_s: float
+    """seconds in all evaluations"""
+    total_s: float
+    """seconds from the command to this summary"""
+    run_folder: Path
+    model_folder: Path
+    next_commands: Mapping[str, str]
+    """what one may want to do next -> its command line"""
+
+
+class View(Protocol):
+    """Shows a run while it happens. A context manager: leaving it gives the terminal back."""
+
+    def started(self, facts: Mapping[str, str]) -> None:
+        """What was chosen, and why: device, engine, profile, data, model, rewards, method, output folder."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Something worth knowing, once."""
+        ...
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Progress within a stage (`sampling`: responses; `scoring`; `update`). `total` 0: not known."""
+        ...
+
+    def evaluated(self, when: str, evaluation: Evaluation) -> None:
+        """An evaluation is done; `when`: `before training`, `after step 20`, `after training`."""
+        ...
+
+    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """A step is committed."""
+        ...
+
+    def finished(self, summary: Summary) -> None:
+        """The run is done."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Views:
+    """Several views as one."""
+
+    def __init__(self, *views: View) -> None:
+        self.views = views
+
+    def started(self, facts: Mapping[str, str]) -> None:
+        for view in self.views:
+            view.started(facts)
+
+    def message(self, text: str) -> None:
+        for view in self.views:
+            view.message(text)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        for view in self.views:
+            view.stage(name, done, total)
+
+    def evaluated(self, when: str, evaluation: Evaluation) -> None:
+        for view in self.views:
+            view.evaluated(when, evaluation)
+
+    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        for view in self.views:
+            view.step(step, total, metrics)
+
+    def finished(self, summary: Summary) -> None:
+        for view in self.views:
+            view.finished(summary)
+
+    def __enter__(self) -> Self:
+        for view in self.views:
+            view.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for view in reversed(self.views):
+            view.__exit__(*exc)
