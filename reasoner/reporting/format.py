@@ -13,12 +13,12 @@ ASCII_BLOCKS = "_.-=+*#@"
 
 
 def number(value: float, unit: str) -> str:
-    """A value in its unit, with as many digits as one reads: `12.5%`, `71 tokens`, `0.412`, `1.2e-05`."""
+    """A value in its unit, with as many digits as one reads: `25%`, `2.5%`, `71 tokens`, `0.412`, `1.2e-05`."""
     if not math.isfinite(value):
         return str(value)
     match unit:
         case "share":
-            return f"{100 * value:.1f}%"
+            return f"{100 * value:.{0 if abs(value) >= 0.1 or value == 0 else 1}f}%"
         case "tokens" | "tokens/s":
             return f"{value:,.0f} {unit}"
         case "s":
@@ -35,7 +35,7 @@ def number(value: float, unit: str) -> str:
 
 def interval(value: float, low: float | None, high: float | None, unit: str, signed: bool = False) -> str:
     """`12.5% [5.9, 24.7]`; with a sign for changes, shares then in points: `+10.4 [-2.1, +22.9]`."""
-    factor, digits = (100.0, 1) if unit == "share" else (1.0, 1) if unit == "tokens" else (1.0, 3)
+    factor, digits = (100.0, 1) if unit == "share" else (1.0, 1) if unit == "tokens" else (1.0, 2)
     sign = "+" if signed else ""
 
     def text(part: float) -> str:
@@ -80,7 +80,7 @@ def _squeeze(values: Sequence[float], width: int) -> list[float]:
     return [fmean(values[start:end]) for start, end in pairwise(edges)]
 
 
-Direction = Literal["rose", "fell", "stayed within noise", "too few steps to tell"]
+Direction = Literal["rose", "fell", "within noise", "too few steps"]
 
 
 def thirds(values: Sequence[float]) -> tuple[float, float, Direction]:
@@ -88,14 +88,14 @@ def thirds(values: Sequence[float]) -> tuple[float, float, Direction]:
     finite = [value for value in values if math.isfinite(value)]
     size = max(1, len(finite) // 3)
     if not finite:
-        return math.nan, math.nan, "too few steps to tell"
+        return math.nan, math.nan, "too few steps"
     first, last = finite[:size], finite[-size:]
     change = fmean(last) - fmean(first)
     if size < 2:
-        return fmean(first), fmean(last), "too few steps to tell"
+        return fmean(first), fmean(last), "too few steps"
     error = math.sqrt((_variance(first) + _variance(last)) / size)
     if abs(change) <= 2 * error:
-        return fmean(first), fmean(last), "stayed within noise"
+        return fmean(first), fmean(last), "within noise"
     return fmean(first), fmean(last), "rose" if change > 0 else "fell"
 
 

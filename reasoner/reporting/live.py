@@ -98,7 +98,7 @@ class LiveView:
 
     def _table(self) -> Table:
         now = self._history[-1]
-        table = Table(box=box.ASCII2 if self._ascii_only else box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.ASCII2 if self._ascii_only else box.SIMPLE_HEAD, show_edge=False)
         table.add_column("", no_wrap=True)
         for column in ("now", "first"):
             table.add_column(column, justify="right", no_wrap=True)

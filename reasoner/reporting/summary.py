@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from math import nan
+from textwrap import fill
 
 from rich import box
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reasoner.evaluation import Difference, compare
-from reasoner.reporting.format import duration, interval, sparkline, thirds
+from reasoner.reporting.format import Direction, duration, interval, sparkline, thirds
 from reasoner.reporting.lines import label, size
 from reasoner.reporting.metrics import sources
 from reasoner.reporting.view import Summary
@@ -29,16 +30,24 @@ PHASES = {
     "time/check": "log-probability check",
 }
 
+SAID: Mapping[Direction, str] = {
+    "rose": "rose",
+    "fell": "fell",
+    "within noise": "stayed within noise",
+    "too few steps": "had too few steps to tell",
+}
+
 
 def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
     """Print the summary; readable at 80 columns."""
     differences = compare(summary.before, summary.after)
     console.print()
     for line in verdicts(summary, differences):
-        console.print(Text(f"- {line}"))
+        console.print(Text(fill(line, console.width, initial_indent="- ", subsequent_indent="  ")))
     console.print(_evaluation_table(summary, differences, ascii_only))
     console.print(_reward_table(summary.history, ascii_only))
     console.print(_time_table(summary, ascii_only))
+    console.print()
     for name, value in _places(summary):
         # Paths and commands stay on one line: they are there to be copied.
         console.print(Text(f"{name}:", style="bold"))
@@ -69,7 +78,7 @@ def _accuracy(summary: Summary, differences: Sequence[Difference]) -> str:
         return f"Accuracy ({summary.correct}) could not be compared: no problem has a verdict before and after."
     change = f"{100 * found.change:+.1f} points"
     bounds = "" if found.low is None or found.high is None else _bounds(found.low, found.high)
-    noise = "within noise: not a difference" if found.within_noise else "more than noise"
+    noise = "within noise" if found.within_noise else "more than noise"
     return (
         f"Accuracy ({summary.correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%: "
         f"{change}{bounds}, {noise}."
@@ -80,22 +89,26 @@ def _bounds(low: float, high: float) -> str:
     return f" (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _grouped(where: str, named: Iterable[tuple[str, str]]) -> list[str]:
-    """`Where: a and b rose; c stayed within noise.`"""
-    by_direction: dict[str, list[str]] = {}
+def _grouped(where: str, named: Iterable[tuple[str, Direction]]) -> list[str]:
+    """`Where, a and b rose; c stayed within noise.`"""
+    by_direction: dict[Direction, list[str]] = {}
     for name, direction in named:
         by_direction.setdefault(direction, []).append(name)
-    parts = [f"{', '.join(names)}: {direction}" for direction, names in by_direction.items()]
+    parts = [f"{_listed(names)} {SAID[direction]}" for direction, names in by_direction.items()]
     return [f"{where}, {'; '.join(parts)}."] if parts else []
 
 
-def _training(history: Sequence[Mapping[str, float]]) -> Iterable[tuple[str, str]]:
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def _training(history: Sequence[Mapping[str, float]]) -> Iterable[tuple[str, Direction]]:
     return ((label(name), thirds(_column(history, name))[2]) for name in _reward_names(history))
 
 
-def _direction(difference: Difference) -> str:
+def _direction(difference: Difference) -> Direction:
     if difference.within_noise:
-        return "stayed within noise"
+        return "within noise"
     return "rose" if difference.change > 0 else "fell"
 
 
@@ -118,19 +131,19 @@ def _column(history: Sequence[Mapping[str, float]], name: str) -> list[float]:
 
 def _table(title: str, ascii_only: bool) -> Table:
     style = box.ASCII2 if ascii_only else box.SIMPLE_HEAD
-    return Table(title=title, title_justify="left", title_style="bold", box=style, pad_edge=False, padding=(0, 1))
+    return Table(title=f"\n{title}", title_justify="left", title_style="bold", box=style, show_edge=False)
 
 
 def _evaluation_table(summary: Summary, differences: Sequence[Difference], ascii_only: bool) -> Table:
     table = _table(f"Evaluation on {size(summary.after)} [95% interval]", ascii_only)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right", no_wrap=True)
     for difference in differences:
         old, new = summary.before.find(difference.name), summary.after.find(difference.name)
         if old is not None and new is not None:
             table.add_row(
-                difference.name,
+                _short(difference.name),
                 interval(old.value, old.low, old.high, old.unit),
                 interval(new.value, new.low, new.high, new.unit),
                 interval(difference.change, difference.low, difference.high, difference.unit, signed=True),
@@ -141,7 +154,7 @@ def _evaluation_table(summary: Summary, differences: Sequence[Difference], ascii
 
 def _reward_table(history: Sequence[Mapping[str, float]], ascii_only: bool) -> Table:
     table = _table(f"Training reward over {len(history)} steps", ascii_only)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for column in ("first third", "last third"):
         table.add_column(column, justify="right")
     table.add_column("every step")

@@ -1,0 +1,314 @@
+import io
+import math
+import random
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from reasoner.evaluation import Evaluation, summarise
+from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
+from reasoner.reporting import lines
+from reasoner.reporting.choose import open_view
+from reasoner.reporting.format import duration, interval, number, sparkline, thirds
+from reasoner.reporting.live import LiveView
+from reasoner.reporting.metrics import METRICS, find, sources
+from reasoner.reporting.plain import PlainView
+from reasoner.reporting.summary import as_text
+from reasoner.reporting.view import Summary, View
+
+STEPS = 12
+FACTS = {
+    "task": "math-gsm8k, profile laptop",
+    "model": "SmolLM2-135M-Instruct, 134.5M parameters, float32 (embedded)",
+    "engine": "vllm 0.32.0 on cpu (auto: it can be imported)",
+    "rewards": "math x 1.0, boxed_format x 0.5",
+    "method": "grpo",
+}
+CONTROL = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
+
+
+def metrics(step: int) -> dict[str, float]:
+    rng = random.Random(step)
+    boxed = min(0.9, 0.05 + 0.08 * step) + rng.uniform(-0.03, 0.03)
+    math_ = rng.uniform(0.0, 0.04)
+    return {
+        "reward/mean": math_ + 0.5 * boxed,
+        "reward/std": 0.3,
+        "reward/math/mean": math_,
+        "reward/math/failed": 0.0,
+        "reward/boxed_format/mean": boxed,
+        "reward/boxed_format/failed": 0.0,
+        "reward/abstained": 0.0,
+        "groups/no_credit": 0.25,
+        "response/length_mean": 80.0 - step,
+        "response/finished": 0.4 + 0.03 * step,
+        "gap/mean": 1.2e-5,
+        "time/sample": 28.0,
+        "time/score_wait": 0.2,
+        "time/update": 11.0,
+        "time/handover": 1.6,
+        "time/check": 0.0,
+        "time/total": 41.0,
+        "update/applied": 1.0,
+        "tokens_per_s/sample": 74.0,
+        "memory/rss_gib": 5.3,
+    }
+
+
+def evaluation(right: int, boxed: int, problems: int = 48) -> Evaluation:
+    return summarise([_scored(i, i < right, i < boxed) for i in range(problems)], 1, "math")
+
+
+def _scored(index: int, right: bool, boxed: bool) -> ScoredGroup:
+    problem = Problem(f"p:{index}", (Message("user", "?"),), "4")
+    length = 40 if boxed else 96
+    response = Response("4", (1,) * length, (True,) * length, (-1.0,) * length, "stop" if boxed else "length", 0)
+    components = (
+        Component("math", 1.0, float(right), {"extracted": "4" if boxed else None}),
+        Component("boxed_format", 0.5, float(boxed)),
+    )
+    return ScoredGroup(Group(problem, (1,), (response,)), (components,), (right + 0.5 * boxed,))
+
+
+def summary(steps: int = STEPS, after: Evaluation | None = None) -> Summary:
+    return Summary(
+        task="math-gsm8k",
+        correct="math",
+        history=[metrics(step) for step in range(1, steps + 1)],
+        before=evaluation(1, 4),
+        after=after or evaluation(2, 40),
+        set_up_s=52.0,
+        evaluation_s=80.0,
+        total_s=52.0 + 80.0 + 41.0 * steps + 3.0,
+        run_folder=Path("runs/20250131-120000-math-gsm8k"),
+        model_folder=Path("runs/20250131-120000-math-gsm8k/model"),
+        next_commands={"Evaluate it again": "reasoner eval math-gsm8k --set model.path=" + "x" * 70},
+    )
+
+
+def play(view: View, pause: Callable[[], None] = lambda: None) -> None:
+    """A whole run's events."""
+    with view:
+        view.started(FACTS)
+        for done in range(0, 49, 16):
+            view.stage("evaluation", done, 48)
+            pause()
+        view.evaluated("before training", evaluation(1, 4))
+        for step in range(1, STEPS + 1):
+            for done in range(0, 33, 8):
+                view.stage("sampling", done, 32)
+                pause()
+            view.stage("update", 0, 0)
+            pause()
+            view.step(step, STEPS, metrics(step))
+        view.message("the model is saved")
+        view.finished(summary())
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_every_metric_of_the_demo_is_in_the_table() -> None:
+    for name in metrics(1):
+        assert find(name).unit
+    assert find("reward/my/own/mean").name == "reward/<source>/mean"
+    assert sources(metrics(1)) == ["math", "boxed_format"]
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+@pytest.mark.parametrize("name", ["reward/math/max", "response/lenght_mean", "reward/<source>/other", ""])
+def test_an_unknown_metric_is_refused(name: str) -> None:
+    with pytest.raises(KeyError, match="there is no metric"):
+        find(name)
+
+
+def test_numbers_are_short_and_in_their_unit() -> None:
+    assert [number(v, "share") for v in (0.254, 0.0251, 0.0, 1.0)] == ["25%", "2.5%", "0%", "100%"]
+    assert number(1234.4, "tokens") == "1,234 tokens"
+    assert number(1.234e-5, "nats") == "1.23e-05"
+    assert number(math.nan, "share") == "nan"
+    assert interval(0.125, 0.05912, 0.2471, "share") == "12.5% [5.9, 24.7]"
+    assert interval(0.104, -0.021, 0.229, "share", signed=True) == "+10.4 [-2.1, +22.9]"
+    assert interval(-0.00001, None, None, "reward", signed=True) == "+0.00"
+    assert [duration(s) for s in (0.44, 9.96, 59.6, 365, 3723)] == ["0.4 s", "10.0 s", "1:00", "6:05", "1:02:03"]
+
+
+def test_sparklines() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([0, 7], 8, ascii_only=True) == "_@"
+    assert sparkline([3, 3], 8) == "▄▄"
+    assert sparkline([0, math.nan, 1], 8) == "▁ █"
+    assert sparkline([math.nan], 8) == " "
+    assert sparkline([], 8) == ""
+    assert len(sparkline(list(range(100)), 24)) == 24
+
+
+def test_thirds_tell_a_rise_from_noise() -> None:
+    assert thirds([0.0, 0.1, 0.0, 0.5, 0.6, 0.9, 1.0, 0.9, 1.0])[2] == "rose"
+    assert thirds([1.0, 0.9, 1.0, 0.5, 0.6, 0.1, 0.0, 0.1, 0.0])[2] == "fell"
+    assert thirds([0.0, 0.5, 0.2, 0.1, 0.4, 0.2, 0.3, 0.1, 0.5])[2] == "within noise"
+    assert thirds([0.0, 0.0, 1.0, 1.0]) == (0.0, 1.0, "too few steps")
+    assert thirds([0.0, math.nan, 0.0, 0.0, 1.0, 1.0, 1.0])[:2] == (0.0, 1.0)
+    assert thirds([])[2] == "too few steps"
+
+
+def test_plain_lines_say_everything_without_control_codes() -> None:
+    stream, log = io.StringIO(), io.StringIO()
+    view = open_view(stream, lambda text: log.writelines(f"{text}\n"))
+    play(view)
+    text = stream.getvalue()
+    assert "\x1b" not in text + log.getvalue()
+    assert "engine   vllm 0.32.0" in text
+    assert "evaluation before training: 48 problems, 1 response each" in text
+    assert re.search(r"^step  7/12  reward 0\.\d+, math 0\.\d+, boxed_format .*left about 3:25$", text, re.MULTILINE)
+    assert text.count("\nstep ") == STEPS
+    assert "the model is saved" in text
+    assert "Where the time went" in text
+
+
+def test_a_quiet_stage_speaks_up_at_most_every_ten_seconds() -> None:
+    clock, written = Clock(), list[str]()
+    view = PlainView(written.append, ascii_only=True, clock=clock)
+    for second in range(26):
+        clock.now = float(second)
+        view.stage("sampling", second, 32)
+    clock.now = 40.0
+    view.stage("update", 0, 0)
+    assert written == ["  sampling 10/32", "  sampling 20/32", "  update ..."]
+
+
+def test_what_must_not_happen_is_said() -> None:
+    bad = metrics(3) | {"reward/math/failed": 0.5, "reward/abstained": 0.25, "update/applied": 0.0}
+    line = lines.step(3, 12, [bad])
+    assert line.endswith("math FAILED in 50% of its calls, 25% of the responses ABSTAINED, update NOT APPLIED")
+    assert lines.alerts(metrics(3)) == []
+
+
+def test_a_metric_that_is_missing_is_left_out() -> None:
+    bare = {name: value for name, value in metrics(1).items() if not name.startswith(("gap/", "time/"))}
+    line = lines.step(1, 12, [bare])
+    assert "gap" not in line
+    assert "left" not in line
+
+
+def test_a_terminal_gets_the_live_view_and_the_log_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal, log = Terminal(), io.StringIO()
+    play(open_view(terminal, lambda text: log.writelines(f"{text}\n")))
+    assert "\x1b[" in terminal.getvalue()
+    assert "\x1b" not in log.getvalue()
+    assert log.getvalue().count("\nstep ") == STEPS
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    terminal = Terminal()
+    play(open_view(terminal, lambda text: None))
+    assert "\x1b" not in terminal.getvalue()
+
+
+def test_an_output_without_unicode_gets_none() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    view = open_view(stream, lambda text: None)
+    view.message("Aufgabe für später")
+    play(view)
+    stream.flush()
+    assert b"Aufgabe f\\xfcr" in raw.getvalue()
+
+
+def frame(columns: int, history: int) -> list[str]:
+    console = Console(width=columns, height=40, force_terminal=True, color_system=None, file=io.StringIO())
+    view = LiveView(console, ascii_only=False)
+    view.stage("sampling", 24, 32)
+    for step in range(1, history + 1):
+        view.step(step, STEPS, metrics(step))
+    with console.capture() as captured:
+        console.print(view.render())
+    return [line.rstrip() for line in CONTROL.sub("", captured.get()).splitlines()]
+
+
+def test_the_live_block_fits_80_columns() -> None:
+    block = frame(80, 7)
+    assert max(map(len, block)) <= 80
+    assert len(block) <= 20
+    text = "\n".join(block)
+    assert "7/12" in text
+    assert "left about 3:25" in text
+    assert "24/32" in text
+    assert re.search(r"boxed_format\s+0\.\d{3}\s+0\.\d{3}\s+▁", text)
+    assert re.search(r"finished\s+61%\s+43%", text)
+
+
+def test_the_live_block_before_the_first_step_has_no_table() -> None:
+    assert len(frame(80, 0)) == 2
+
+
+def test_the_summary_fits_80_columns_and_copies_paths_whole() -> None:
+    text = as_text(summary(), ascii_only=False)
+    command = "reasoner eval math-gsm8k --set model.path=" + "x" * 70
+    assert f"\n  {command}" in text
+    assert max(len(line) for line in text.splitlines() if command not in line) <= 80
+    flat = " ".join(text.split())
+    assert "Accuracy (math, avg@1) went from 2.1% to 4.2%: +2.1 points" in flat
+    assert "+6.2), within noise." in flat
+    assert "In the evaluation, reward and boxed_format rose; math stayed within noise." in flat
+    assert "Over the training steps, reward and boxed_format rose; math stayed within noise." in flat
+    assert re.search(r"sampling\W+5:36\W+54%", flat)
+    assert re.search(r"everything else\W+5\.4 s", flat)
+    assert "runs/20250131-120000-math-gsm8k/model" in flat
+
+
+def test_a_real_gain_is_called_more_than_noise() -> None:
+    flat = " ".join(as_text(summary(after=evaluation(20, 40)), ascii_only=True).split())
+    assert "more than noise" in flat
+    assert flat.isascii()
+
+
+def test_a_summary_of_a_single_step_works() -> None:
+    text = as_text(summary(steps=1), ascii_only=False)
+    assert "reward, math and boxed_format had too few steps to tell" in " ".join(text.split())
+
+
+def test_an_evaluation_without_verdicts_is_said() -> None:
+    nothing = replace(evaluation(0, 0), estimates=())
+    text = " ".join(as_text(summary(after=nothing), ascii_only=False).split())
+    assert "Accuracy (math) could not be compared" in text
+
+
+def test_the_summary_with_colours_is_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    console = Console(width=80, height=40, force_terminal=True, file=io.StringIO())
+    view = LiveView(console, ascii_only=False)
+    view.finished(summary())
+    assert isinstance(console.file, io.StringIO)
+    plain = "\n".join(line.rstrip() for line in Text.from_ansi(console.file.getvalue()).plain.splitlines())
+    assert as_text(summary(), ascii_only=False).strip() in plain
+
+
+def demo() -> None:
+    """`python tests/unit/test_reporting.py`: a run's events with pauses, to look at."""
+    play(open_view(sys.stdout, lambda text: None), pause=lambda: time.sleep(0.03))
+
+
+if __name__ == "__main__":
+    demo()
