@@ -1,0 +1,165 @@
+"""Log-probabilities of given tokens from hidden states, without ever holding all logits.
+
+    l[s] = log_softmax(z[s] / temperature)[target[s]],    z = cap * tanh(raw / cap),    raw = scale * (hidden @ weight^T + bias)
+
+Logits exist for at most `chunk` positions at a time, in the forward as in the backward pass (which computes them again, except for the
+last chunk, whose probabilities are kept): peak memory does not grow with response length x vocabulary. Softmax is taken in float32
+(float64 for float64 models). Legend: S response tokens, H hidden size, V vocabulary, C positions of a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from reasoner.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The output layer of a language model and what it does to its logits."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None
+    scale: float = 1.0
+    cap: float | None = None
+    """soft cap of the logits; None: off"""
+
+
+def head_of(model: Any) -> Head:
+    """The output layer of a transformers causal language model.
+
+    Soft caps and constant scales are honoured (Gemma, Cohere, Granite, Falcon-H1). A model that does something else to its logits is
+    found out by the comparison with the plain forward pass on the first batch.
+    """
+    layer = model.get_output_embeddings()
+    if not isinstance(layer, nn.Linear):
+        raise UserError(
+            f"{type(model).__name__} has no linear output layer (got {type(layer).__name__}): only causal language models can be trained"
+        )
+    config = model.config.get_text_config()
+    scale = float(_number(config, "logit_scale", 1.0)) * float(_number(config, "lm_head_multiplier", 1.0))
+    return Head(
+        layer.weight,
+        layer.bias,
+        scale / _number(config, "logits_scaling", 1.0),
+        _number(config, "final_logit_softcapping", 0.0) or None,
+    )
+
+
+def token_logprobs(hidden_SH: Tensor, targets_S: Tensor, head: Head, temperature: float, chunk: int) -> Tensor:
+    """(S,) log-probability of each target, differentiable in the hidden states, the weight and the bias."""
+    if temperature <= 0.0:
+        raise ValueError(f"log-probabilities need a temperature above 0, got {temperature}")
+    device = hidden_SH.device.type
+    if torch.is_autocast_enabled(device):
+        hidden_SH = hidden_SH.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        logprobs: Tensor = _TokenLogprobs.apply(
+            hidden_SH,
+            head.weight_VH,
+            head.bias_V,
+            targets_S,
+            head.scale / temperature,
+            _over(head.cap, temperature),
+            chunk,
+        )
+    return logprobs
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """The chunk loop. Temperature is folded in: z / T = (cap / T) * tanh((raw / T) / (cap / T))."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        targets_S: Tensor,
+        scale: float,
+        cap: float | None,
+        chunk: int,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden_SH, weight_VH, bias_V, targets_S)
+        ctx.scale, ctx.cap, ctx.chunk, ctx.kept = scale, cap, chunk, None
+        logprobs = []
+        for hidden_CH, targets_C in zip(hidden_SH.split(chunk), targets_S.split(chunk), strict=True):
+            logits_CV = _logits(hidden_CH, weight_VH, bias_V, scale, cap)
+            chosen = logits_CV.gather(1, targets_C.unsqueeze(1))
+            top, total = _softmax_(logits_CV)
+            logprobs.append((chosen - top - total.log()).squeeze(1))
+        if cap is None and any(ctx.needs_input_grad):
+            ctx.kept = logits_CV
+        return torch.cat(logprobs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_S: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_SH, weight_VH, bias_V, targets_S = ctx.saved_tensors
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        weight = weight_VH.to(hidden_SH.dtype)
+        grad_hidden = torch.empty_like(hidden_SH) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight_VH) if wants_weight else None
+        grad_bias = torch.zeros_like(bias_V) if wants_bias else None
+        for start in reversed(range(0, len(hidden_SH), ctx.chunk)):
+            part = slice(start, start + ctx.chunk)
+            probs_CV, ctx.kept = ctx.kept, None
+            slope = None
+            if probs_CV is None:
+                probs_CV = _logits(hidden_SH[part], weight_VH, bias_V, ctx.scale, ctx.cap)
+                slope = None if ctx.cap is None else 1 - (probs_CV / ctx.cap).square()
+                _softmax_(probs_CV)
+            raw_CV = _grad_raw_(probs_CV, targets_S[part], grad_S[part], ctx.scale, slope).to(hidden_SH.dtype)
+            if grad_hidden is not None:
+                torch.mm(raw_CV, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                _add_product_(grad_weight, raw_CV, hidden_SH[part])
+            if grad_bias is not None:
+                grad_bias += raw_CV.sum(0)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, scale: float, cap: float | None) -> Tensor:
+    """(C, V) in float32 (float64 for float64), scale, cap and temperature applied."""
+    bias = None if bias_V is None else bias_V.to(hidden_CH.dtype)
+    raw = linear(hidden_CH, weight_VH.to(hidden_CH.dtype), bias)
+    if raw.dtype != torch.float64:
+        raw = raw.float()
+    if scale != 1.0:
+        raw.mul_(scale)
+    return raw if cap is None else raw.div_(cap).tanh_().mul_(cap)
+
+
+def _softmax_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn logits into probabilities in place; returns the maximum and the sum of exp(logit - maximum), both (C, 1)."""
+    top = logits_CV.amax(1, keepdim=True)
+    total = logits_CV.sub_(top).exp_().sum(1, keepdim=True)
+    logits_CV.div_(total)
+    return top, total
+
+
+def _grad_raw_(probs_CV: Tensor, targets_C: Tensor, grad_C: Tensor, scale: float, slope_CV: Tensor | None) -> Tensor:
+    """Gradient with respect to `hidden @ weight^T + bias`, in place: scale * slope * grad * (onehot - probs)."""
+    grad = (grad_C.to(probs_CV.dtype) * scale).unsqueeze(1)
+    probs_CV.mul_(-grad).scatter_add_(1, targets_C.unsqueeze(1), grad)
+    return probs_CV if slope_CV is None else probs_CV.mul_(slope_CV)
+
+
+def _add_product_(total_VH: Tensor, raw_CV: Tensor, hidden_CH: Tensor) -> None:
+    if raw_CV.dtype == total_VH.dtype:
+        total_VH.addmm_(raw_CV.t(), hidden_CH)
+    else:
+        total_VH.add_(raw_CV.t() @ hidden_CH)
+
+
+def _number(config: Any, name: str, default: float) -> float:
+    value = getattr(config, name, None)
+    return float(value) if isinstance(value, int | float) else default
+
+
+def _over(cap: float | None, temperature: float) -> float | None:
+    return None if cap is None else cap / temperature
