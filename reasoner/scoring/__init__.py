@@ -2,8 +2,9 @@
 
     main process            scoring host (one per run)         workers (forked from the host)
     ScoringService  ------> Host: queue, deadlines, kills ---> Worker: one call at a time
-       service.py   <------    host.py, reaping.py        <---    worker.py
+       service.py   <------    host.py, pool.py           <---    worker.py
                     JSON lines (wire.py) over pipes        JSON lines over one socket each
 
-Pure and free of processes: `compose.py` (components to reward) and `tally.py` (counts, failure rate).
+`process.py` starts and ends the host, `reaping.py` ends process trees. Free of processes: `compose.py` (components to
+reward) and `tally.py` (counts, failure rate).
 """

@@ -14,9 +14,8 @@ import uuid
 
 import psutil
 
-from reasoner.scoring.host import START_S
 from reasoner.scoring.reaping import end_tree
-from reasoner.scoring.wire import CLOSE, Plan, dump_plan
+from reasoner.scoring.wire import CLOSE, START_S, Plan, dump_plan
 
 CLOSE_S = 5.0
 """seconds for the host to end by itself"""
@@ -50,6 +49,8 @@ class HostProcess:
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._inbox: Inbox = queue.SimpleQueue()
         self._ended = threading.Event()
+        self.closed = False
+        """True once `close` was called"""
         self._threads = [threading.Thread(target=move, daemon=True) for move in (self._write, self._read)]
         for thread in self._threads:
             thread.start()
@@ -98,6 +99,9 @@ class HostProcess:
 
     def close(self) -> None:
         """End the host and everything below it; safe to call twice."""
+        if self.closed:
+            return
+        self.closed = True
         self.send(CLOSE + b"\n")
         self._outgoing.put(None)
         try:

@@ -35,7 +35,6 @@ class ScoringService:
         self._ids = count()
         self._tally = Tally([reward.source for reward in self._rewards])
         self._running: _Call | None = None
-        self._closed = False
         self._host = HostProcess(Plan(self._rewards, scoring, tuple(plugins), os.getpid()))
         try:
             _check_start(self._host)
@@ -70,9 +69,7 @@ class ScoringService:
 
     def close(self) -> None:
         """End the host, its workers and everything that they started; safe to call twice."""
-        if not self._closed:
-            self._closed = True
-            self._host.close()
+        self._host.close()
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +78,7 @@ class ScoringService:
         self.close()
 
     def _begin(self) -> _Call:
-        if self._closed:
+        if self._host.closed:
             raise ScoringError("the scoring service is closed; make a new one")
         if self._running is not None:
             self._host.send(CANCEL + b"\n")
@@ -153,6 +150,8 @@ class _Call:
             ScoringError: the host died, another call took over, or a source fails too often.
         """
         line = self._inbox.get()
+        if line is None and self._host.closed:
+            raise ScoringError("this score call was cut off: its service was closed")
         if line is None and not self._host.ended:
             raise ScoringError("this score call was cancelled: another one was started on the same service")
         if line is None:

@@ -20,6 +20,8 @@ from typing import Any
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
 
+START_S = 120
+"""seconds in which the host must have imported and prepared all plugins"""
 CANCEL = b"cancel"
 """forget every task and end what is running"""
 CLOSE = b"close"

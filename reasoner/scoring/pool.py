@@ -1,0 +1,251 @@
+"""The workers of the scoring host: forked, given one task at a time, killed at the deadline, replaced.
+
+Why no ready-made process pool: there the workers share one pipe and its locks, so a call that dies or writes at the
+wrong moment breaks the calls of others; a worker that leaves with status 0 looks like a hang; grandchildren live on.
+Here each worker has its own socket, and a call can only fail itself.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from reasoner.config import ScoringConfig
+from reasoner.records import FailureKind
+from reasoner.scoring.compose import MAX_RESULT_BYTES
+from reasoner.scoring.reaping import children, dead_children, end_tree
+from reasoner.scoring.wire import LineBuffer, Result, dump_result, load_result
+from reasoner.scoring.worker import Job, confine, serve
+
+SEND_S = 5
+"""seconds for an idle worker to take a call"""
+
+
+@dataclass(slots=True)
+class Task:
+    """One response; `rewards` are the calls that have no outcome yet, the first one is running or next."""
+
+    id: bytes
+    payload: bytes
+    rewards: deque[int]
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    pid: int
+    channel: socket.socket
+    lines: LineBuffer = field(default_factory=LineBuffer)
+    task: Task | None = None
+    since: float = 0.0
+    """monotonic seconds at which the current call began"""
+
+
+class Pool:
+    """Keeps the workers busy. It registers their channels with the host's selector and never waits for one of them.
+
+    `emit` takes the result lines; `detach` closes the host's own descriptors in a forked worker.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        scoring: ScoringConfig,
+        selector: selectors.BaseSelector,
+        emit: Callable[[bytes], None],
+        detach: Callable[[], None],
+    ) -> None:
+        self._jobs, self._scoring, self._selector = jobs, scoring, selector
+        self._emit, self._detach = emit, detach
+        self._queue: deque[Task] = deque()
+        self._workers: dict[int, _Worker] = {}
+
+    def submit(self, id_: bytes, payload: bytes) -> None:
+        """Queue one response for all rewards."""
+        self._queue.append(Task(id_, payload, deque(range(len(self._jobs)))))
+
+    def cancel(self) -> None:
+        """Forget every task and end the workers that are at one."""
+        self._queue.clear()
+        for worker in [worker for worker in self._workers.values() if worker.task is not None]:
+            worker.task = None
+            self._end(worker)
+
+    def patience(self) -> float:
+        """Seconds until the next deadline; infinite when nothing runs."""
+        now = time.monotonic()
+        return min(
+            (self._deadline(worker) - now for worker in self._workers.values() if worker.task), default=float("inf")
+        )
+
+    def turn(self) -> None:
+        """Fail the calls whose deadline has passed, hand tasks to idle workers."""
+        for worker in [worker for worker in self._workers.values() if worker.task is not None]:
+            self._expire(worker)
+        while self._queue and (worker_ := self._idle()) is not None:
+            self._dispatch(worker_, self._queue.popleft())
+
+    def reap(self) -> None:
+        """Settle the calls of workers that died; end whatever they left behind."""
+        for pid, status in dead_children():
+            if (worker := self._workers.get(pid)) is None:
+                continue
+            self._read(worker)
+            if worker.task is not None:
+                self._fail(worker, "crash", f"the worker died during the call: {_how(status)}")
+            elif pid in self._workers:
+                self._end(worker)
+        for stray in children(os.getpid()) - self._workers.keys():
+            end_tree(stray)
+
+    def _dispatch(self, worker: _Worker, task: Task) -> None:
+        worker.task, worker.since = task, time.monotonic()
+        rewards = ",".join(map(str, task.rewards)).encode()
+        try:
+            worker.channel.sendall(b"%b %b %b\n" % (task.id, rewards, task.payload))
+        except OSError as error:
+            self._fail(worker, "crash", f"the worker did not take the call: {error}")
+
+    def _idle(self) -> _Worker | None:
+        for worker in self._workers.values():
+            if worker.task is None:
+                return worker
+        return self._fork() if len(self._workers) < self._scoring.workers else None
+
+    def _fork(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(ours, theirs)
+        theirs.close()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
+        worker = self._workers[pid] = _Worker(pid, ours)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(worker))
+        return worker
+
+    def _become_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
+        try:
+            confine(self._scoring.memory_mb)
+            self._detach()
+            for channel in (ours, *(worker.channel for worker in self._workers.values())):
+                channel.close()
+            serve(theirs, self._jobs)
+        finally:
+            os._exit(1)  # never back into the host's loop, nor through its exit handlers
+
+    def _read(self, worker: _Worker) -> None:
+        """Take what the worker has sent. Data that is not its result, and a closed channel, end it."""
+        while worker.channel.fileno() >= 0:
+            try:
+                data = worker.channel.recv(2**16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                data = b""
+            if not data:
+                self._hung_up(worker)
+                return
+            for line in worker.lines.feed(data):
+                self._take(worker, line)
+            if worker.lines.pending > 2 * MAX_RESULT_BYTES:
+                self._garbled(worker)
+
+    def _hung_up(self, worker: _Worker) -> None:
+        """It died, or closed its channel. When it was at work, `reap` learns how it died and settles its call."""
+        if worker.task is None:
+            self._end(worker)
+        else:
+            self._close(worker)
+            end_tree(worker.pid)
+
+    def _take(self, worker: _Worker, line: bytes) -> None:
+        result = _expected(line, worker.task)
+        if result is None:
+            self._garbled(worker)
+            return
+        self._emit(line + b"\n")
+        self._settle(worker)
+        if result.last:
+            self._requeue(worker)
+            self._end(worker)
+
+    def _garbled(self, worker: _Worker) -> None:
+        """Something other than a result came from a worker: it cannot be trusted any more."""
+        if worker.task is not None:
+            self._fail(worker, "crash", "the call wrote to the channel between worker and host")
+        elif worker.pid in self._workers:
+            self._end(worker)
+
+    def _settle(self, worker: _Worker) -> None:
+        """The current call has its outcome; the next one of the task begins now."""
+        assert worker.task is not None
+        worker.task.rewards.popleft()
+        worker.since = time.monotonic()
+        if not worker.task.rewards:
+            worker.task = None
+
+    def _requeue(self, worker: _Worker) -> None:
+        """What is left of the worker's task goes to the next one."""
+        if worker.task is not None:
+            self._queue.appendleft(worker.task)
+            worker.task = None
+
+    def _fail(self, worker: _Worker, kind: FailureKind, message: str) -> None:
+        """Record the current call as failed, end the worker, keep the rest of its task."""
+        task = worker.task
+        assert task is not None
+        seconds = time.monotonic() - worker.since
+        self._emit(dump_result(Result(int(task.id), task.rewards[0], seconds, kind=kind, message=message)))
+        self._settle(worker)
+        self._requeue(worker)
+        self._end(worker)
+
+    def _expire(self, worker: _Worker) -> None:
+        if worker.task is not None and time.monotonic() >= self._deadline(worker):
+            self._read(worker)  # a result that arrived while the host was busy is in time
+        if worker.task is not None and time.monotonic() >= self._deadline(worker):
+            timeout_s = self._jobs[worker.task.rewards[0]].timeout_s
+            self._fail(worker, "timeout", f"no result after {timeout_s:g} s; the call and all it started were killed")
+
+    def _deadline(self, worker: _Worker) -> float:
+        assert worker.task is not None
+        return worker.since + self._jobs[worker.task.rewards[0]].timeout_s
+
+    def _end(self, worker: _Worker) -> None:
+        del self._workers[worker.pid]
+        self._close(worker)
+        end_tree(worker.pid)
+
+    def _close(self, worker: _Worker) -> None:
+        if worker.channel.fileno() >= 0:
+            self._selector.unregister(worker.channel)
+            worker.channel.close()
+
+
+def _expected(line: bytes, task: Task | None) -> Result | None:
+    """The result of the task's current call, or None when the line is anything else."""
+    if task is None:
+        return None
+    try:
+        result = load_result(line)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return result if (result.task, result.reward) == (int(task.id), task.rewards[0]) else None
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}."
+    name = signal.Signals(-code).name
+    if code == -signal.SIGKILL:
+        return f"{name} (no memory left on the machine, or the call killed its own worker or closed its channel)."
+    return f"{name}."
