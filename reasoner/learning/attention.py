@@ -1,12 +1,13 @@
 """Exact attention over a flat sequence of rows, without a mask of the whole sequence.
 
-In a row a prompt token sees the prompt before it; a response token sees the whole prompt and its own response before it. Computed in
-two calls per row: the prompt by itself (causal), and all responses as a batch that reads the prompt's keys and values. The work is that of the
-allowed pairs, where a masked (tokens x tokens) call pays for every pair of responses: on a CPU, a 75-token prompt with eight responses of
-64 tokens takes 11 ms a layer forward and backward instead of 87 to 170.
+In a row a prompt token sees the prompt before it; a response token sees the whole prompt and its own response before
+it. Computed in two calls per row: the prompt by itself (causal), and all responses as a batch that reads the prompt's
+keys and values. The work is that of the allowed pairs, where a masked (tokens x tokens) call pays for every pair of
+responses: on a CPU, a 75-token prompt with eight responses of 64 tokens takes 11 ms a layer, forward and backward,
+instead of 87 to 170.
 
-It is registered with transformers as an attention implementation; the row shapes travel as a keyword argument through the model.
-A kernel for sequences of varying length would replace `_row` and nothing else.
+It is registered with transformers as an attention implementation; the row shapes travel as a keyword argument through
+the model. A kernel for sequences of varying length would replace `_row` and nothing else.
 """
 
 from __future__ import annotations
@@ -44,15 +45,16 @@ def rows_attention(
     asked = [name for name in _UNSUPPORTED if others.get(name) is not None]
     if row_shapes is None or attention_mask is not None or asked or others.get("dropout"):
         raise RunError(
-            f"{type(module).__name__} cannot be packed: it called attention with {asked or 'a mask, dropout or no rows'}. "
-            "Please report the model; it needs one response per sequence"
+            f"{type(module).__name__} cannot be packed: it called attention with "
+            f"{', '.join(asked) or 'a mask, dropout or no rows'}. Please report the model: it needs one response per "
+            "sequence"
         )
     if key.shape[1] != query.shape[1] and query.device.type != "cpu":
         # Off the CPU, grouped heads with a mask fall back to a kernel that holds all scores.
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     heads_last = tuple(part[0].transpose(0, 1) for part in (query, key, value))
-    outputs = [_row(shape, *(part[_span(shape)] for part in heads_last), scaling) for shape in row_shapes]
+    outputs = [_row(shape, [part[_span(shape)] for part in heads_last], scaling) for shape in row_shapes]
     return torch.cat(outputs).unsqueeze(0), None
 
 
@@ -60,19 +62,19 @@ def _span(shape: RowShape) -> slice:
     return slice(shape.start, shape.start + shape.prompt + sum(shape.responses))
 
 
-def _row(shape: RowShape, query_LHD: Tensor, key_LHD: Tensor, value_LHD: Tensor, scaling: float | None) -> Tensor:
-    """(L, heads, D) of one row."""
-    parts = (query_LHD, key_LHD, value_LHD)
+def _row(shape: RowShape, parts: Sequence[Tensor], scaling: float | None) -> Tensor:
+    """(L, heads, D) of one row from its query, key and value (L, heads, D)."""
+    query, key, value = (part.unsqueeze(0) for part in parts)
     if len(shape.responses) == 1:
-        return _attend(*(part.unsqueeze(0) for part in parts), scaling, None)[0]
-    prompts = [part[: shape.prompt] for part in parts]
-    output_PHD = _attend(*(part.unsqueeze(0) for part in prompts), scaling, None)[0]
+        return _attend(query, key, value, scaling, None)[0]
+    prompts = [part[:, : shape.prompt] for part in (query, key, value)]
+    output_PHD = _attend(prompts[0], prompts[1], prompts[2], scaling, None)[0]
     longest = max(shape.responses)
     if longest == 0:
         return output_PHD
     query, key, value = (_batched(part[shape.prompt :], shape.responses) for part in parts)
     key, value = (
-        torch.cat([prompt.unsqueeze(0).expand(len(shape.responses), -1, -1, -1), part], dim=1)
+        torch.cat([prompt.expand(len(shape.responses), -1, -1, -1), part], dim=1)
         for prompt, part in zip(prompts[1:], (key, value), strict=True)
     )
     # Padding is on the right, where causality hides it from every real token: one mask serves all responses.
@@ -84,8 +86,8 @@ def _row(shape: RowShape, query_LHD: Tensor, key_LHD: Tensor, value_LHD: Tensor,
 def _batched(part_SHD: Tensor, lengths: Sequence[int]) -> Tensor:
     """(S, heads, D) -> (responses, longest, heads, D), zeros on the right."""
     if len(set(lengths)) == 1:
-        return part_SHD.unflatten(0, (len(lengths), lengths[0]))
-    return pad_sequence(list(part_SHD.split(list(lengths))), batch_first=True)
+        return part_SHD.reshape(len(lengths), lengths[0], *part_SHD.shape[1:])
+    return pad_sequence(list(torch.split(part_SHD, list(lengths))), batch_first=True)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, mask: Tensor | None) -> Tensor:

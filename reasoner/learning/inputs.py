@@ -1,6 +1,6 @@
 """A micro-batch as tensors.
 
-Legend: B sequences, L their length, S response tokens of the micro-batch, R its responses, T tokens of the longest response.
+Legend: B sequences, L their length, S response tokens of the micro-batch, R its responses, T tokens of the longest one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from reasoner.learning.packing import MicroBatch, Row
 
@@ -41,10 +42,13 @@ class Inputs:
     lengths_R: tuple[int, ...]
     """tokens of each response: S = sum"""
 
+    def parts(self, values_S: Tensor) -> list[Tensor]:
+        """(S,) -> (T,) of each response."""
+        return list(torch.split(values_S, list(self.lengths_R)))
+
     def padded(self, values_S: Tensor) -> Tensor:
         """(S,) -> (R, T), zeros on the right."""
-        parts = values_S.split(self.lengths_R)
-        return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
+        return pad_sequence(self.parts(values_S), batch_first=True)
 
     def flat(self, values_RT: Tensor) -> Tensor:
         """(R, T) -> (S,), the inverse of `padded`."""

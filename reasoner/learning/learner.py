@@ -2,8 +2,8 @@
 
     grad L = - sum_{i,t} w[i,t] * grad l[i,t]
 
-It knows nothing of rewards, presets or ratios. It is given groups and a function from log-probabilities to weights; the objective
-(`reasoner.gro`) decides. Axes: R responses in group order, T tokens padded to the longest response at hand.
+It knows nothing of rewards, presets or ratios. It is given groups and a function from log-probabilities to weights; the
+objective (`reasoner.gro`) decides. Axes: R responses in group order, T tokens padded to the longest response at hand.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import Tensor
 from reasoner.records import Group
 
 WeightFunction = Callable[[Sequence[int], Tensor], Tensor]
-"""`(rows, logprobs_RT) -> weights_RT` for the responses `rows` (indices into all responses of the groups, in group order). Both are
-float32 on the learner's device, right-padded to the longest response of the call; `logprobs_RT` carries no gradient and is 0 at padding.
-Where the policy mask is False the learner ignores the weight."""
+"""`(rows, logprobs_RT) -> weights_RT` for the responses `rows`: indices into all responses of the groups in group order, as
+they were packed, so not sorted. Both tensors are float32 (float64 for float64 models) on the learner's device, right-padded
+to the longest response of the call; `logprobs_RT` carries no gradient and is 0 at padding. Where the policy mask is False
+the learner ignores the weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Learner(Protocol):
         ...
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
-        """(R)(T) log-probability of every response token under `log_softmax(logits / temperature)`, without gradient."""
+        """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         ...
 
     def accumulate(self, groups: Sequence[Group], weights: WeightFunction, temperature: float) -> Accumulated:
@@ -76,7 +77,7 @@ class Learner(Protocol):
         ...
 
     def publish(self, folder: Path) -> str:
-        """Write the weights (safetensors, Hugging Face names) into `folder`; returns their SHA-256 (`reasoner.handover`)."""
+        """Write the weights (safetensors, Hugging Face names) into `folder`; returns their SHA-256."""
         ...
 
     def save(self, folder: Path) -> None:

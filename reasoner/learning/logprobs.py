@@ -1,10 +1,15 @@
 """Log-probabilities of given tokens from hidden states, without ever holding all logits.
 
-    l[s] = log_softmax(z[s] / temperature)[target[s]],    z = cap * tanh(raw / cap),    raw = scale * (hidden @ weight^T + bias)
+    l[s] = log_softmax(z[s] / temperature)[target[s]]
+    z = cap * tanh(raw / cap),    raw = scale * (hidden @ weight^T + bias)
 
-Logits exist for at most `chunk` positions at a time, in the forward as in the backward pass (which computes them again, except for the
-last chunk, whose probabilities are kept): peak memory does not grow with response length x vocabulary. Softmax is taken in float32
-(float64 for float64 models). Legend: S response tokens, H hidden size, V vocabulary, C positions of a chunk.
+Logits exist for at most `chunk` positions at a time, in the forward as in the backward pass (which computes them
+again, except for the last chunk, whose probabilities are kept): peak memory does not grow with response length x
+vocabulary. Softmax is taken in float32 (float64 for float64 models). The gradient is written out, because it then
+needs one buffer of a chunk's logits where autograd with checkpoints needs several, and adds to the weight's gradient
+in place.
+
+Legend: S response tokens, H hidden size, V vocabulary, C positions of a chunk.
 """
 
 from __future__ import annotations
@@ -33,13 +38,14 @@ class Head:
 def head_of(model: Any) -> Head:
     """The output layer of a transformers causal language model.
 
-    Soft caps and constant scales are honoured (Gemma, Cohere, Granite, Falcon-H1). A model that does something else to its logits is
-    found out by the comparison with the plain forward pass on the first batch.
+    Soft caps and constant scales are honoured (Gemma, Cohere, Granite, Falcon-H1). A model that does something else to
+    its logits is found out by the comparison with the plain forward pass on the first batch.
     """
     layer = model.get_output_embeddings()
     if not isinstance(layer, nn.Linear):
         raise UserError(
-            f"{type(model).__name__} has no linear output layer (got {type(layer).__name__}): only causal language models can be trained"
+            f"{type(model).__name__} has no linear output layer (got {type(layer).__name__}): only causal language "
+            "models can be trained"
         )
     config = model.config.get_text_config()
     scale = float(_number(config, "logit_scale", 1.0)) * float(_number(config, "lm_head_multiplier", 1.0))
@@ -59,7 +65,7 @@ def token_logprobs(hidden_SH: Tensor, targets_S: Tensor, head: Head, temperature
     if torch.is_autocast_enabled(device):
         hidden_SH = hidden_SH.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        logprobs: Tensor = _TokenLogprobs.apply(
+        logprobs: Tensor = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
             hidden_SH,
             head.weight_VH,
             head.bias_V,
@@ -88,7 +94,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.save_for_backward(hidden_SH, weight_VH, bias_V, targets_S)
         ctx.scale, ctx.cap, ctx.chunk, ctx.kept = scale, cap, chunk, None
         logprobs = []
-        for hidden_CH, targets_C in zip(hidden_SH.split(chunk), targets_S.split(chunk), strict=True):
+        for hidden_CH, targets_C in zip(torch.split(hidden_SH, chunk), torch.split(targets_S, chunk), strict=True):
             logits_CV = _logits(hidden_CH, weight_VH, bias_V, scale, cap)
             chosen = logits_CV.gather(1, targets_C.unsqueeze(1))
             top, total = _softmax_(logits_CV)

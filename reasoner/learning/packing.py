@@ -1,8 +1,8 @@
 """From groups to micro-batches: which tokens go through the model together. Pure, no torch.
 
-A *row* is a prompt and one or more responses that continue it; inside a row the prompt is there once. Rows are laid one after the
-other, without padding, until a micro-batch holds `token_budget` tokens. The last token of a response only ever is a target, so it is
-not among the tokens that go through the model.
+A *row* is a prompt and one or more responses that continue it; inside a row the prompt is there once. Rows are laid
+one after the other, without padding, until a micro-batch holds `token_budget` tokens. The last token of a response
+only ever is a target, so it is not among the tokens that go through the model.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class MicroBatch:
 
 
 def pack(groups: Sequence[Group], token_budget: int, sharing: Sharing) -> tuple[MicroBatch, ...]:
-    """Micro-batches of at most `token_budget` tokens; a longer row gets one of its own. First fit, longest row first."""
+    """Micro-batches of at most `token_budget` tokens (first fit, longest row first); a longer row gets its own."""
     rows = [row for first, group in _numbered(groups) for row in _rows(group, first, token_budget, sharing)]
     bins: list[list[Row]] = []
     free: list[int] = []

@@ -1,8 +1,9 @@
 """A causal language model that scores responses: the packed forward pass, without an optimiser.
 
-The learner is one with an optimiser around it; the reference policy is one that stays as it was. Both hold float32 parameters. With
-dtype bfloat16 the forward pass runs under autocast: the parameters are their own float32 master copy, gradients add up in float32
-(bfloat16 sums would depend on how a batch was cut), and a fresh learner and its reference agree bit by bit.
+The learner is one with an optimiser around it; the reference policy is one that stays as it was. Both hold float32
+parameters. With dtype bfloat16 the forward pass runs under autocast: the parameters are their own float32 master
+copy, gradients add up in float32 (bfloat16 sums would depend on how a batch was cut), and a fresh learner and its
+reference agree.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as bars
 
 from reasoner.errors import RunError, UserError
 from reasoner.learning.attention import IMPLEMENTATION
@@ -83,7 +85,8 @@ class TorchPolicy:
             trust_remote_code: run Python code that comes with the model.
 
         Raises:
-            UserError: the model's prompts cannot be shared although `share_prompts` is `always`, or it has no linear output layer.
+            UserError: prompts cannot be shared in this model although `share_prompts` is `always`, or it has no linear
+                output layer.
         """
         self.device = torch.device(device)
         self.dtype = dtype
@@ -91,18 +94,19 @@ class TorchPolicy:
         self._checked = False
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         _without_dropout(config)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float64 if dtype == "float64" else torch.float32,
-            attn_implementation="sdpa",
-            trust_remote_code=trust_remote_code,
-        ).to(self.device)
+        with no_progress_bars():
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float64 if dtype == "float64" else torch.float32,
+                attn_implementation="sdpa",
+                trust_remote_code=trust_remote_code,
+            ).to(self.device)
         self._head = head_of(self.model)
         self.packing = _choose_packing(self.model, share_prompts, token_budget)
         if self.packing.flat:
             self.model.set_attn_implementation(IMPLEMENTATION)
-        # transformers recomputes activations in training mode only; there is no dropout left that this mode would switch on.
+        # transformers recomputes activations in training mode only; no dropout is left that this mode would switch on.
         self.model.train(gradient_checkpointing)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -114,18 +118,18 @@ class TorchPolicy:
         return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}"
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
-        """(R)(T) log-probability of every response token under `log_softmax(logits / temperature)`, without gradient."""
+        """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         self.check(groups, temperature)
         found: list[list[float]] = [[] for group in groups for _ in group.responses]
         for batch in self.packing.micro_batches(groups):
             with torch.no_grad():
                 logprobs_S, inputs = self.forward(batch, temperature)
-            for index, part in zip(batch.indices, logprobs_S.split(inputs.lengths_R), strict=True):
+            for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
                 found[index] = part.tolist()
         return found
 
     def forward(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Inputs]:
-        """(S,) log-probability of the response tokens of a micro-batch, in the order of its `indices`, with gradient."""
+        """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `indices`, with gradient."""
         inputs = (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
         extra = {"row_shapes": inputs.shapes} if self.packing.flat else {}
         with self._autocast():
@@ -149,9 +153,10 @@ class TorchPolicy:
         gap = self._gap(rows, temperature)
         if not gap <= ALLOWED_GAP[self.dtype]:
             raise RunError(
-                f"{type(self.model).__name__}: log-probabilities of packed responses differ from those of single sequences by "
-                f"{gap:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}), so training would be wrong. Its attention or output "
-                "layer does something that the packed forward pass does not know: please report the model"
+                f"{type(self.model).__name__}: log-probabilities of packed responses differ from those of single "
+                f"sequences by {gap:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}), so training would be "
+                "wrong. Its attention or output layer does something that the packed forward pass does not know: please "
+                "report the model"
             )
         self._checked = True
 
@@ -194,8 +199,21 @@ class TorchPolicy:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers' bars out of the run's own view."""
+    if not bars.is_progress_bar_enabled():
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()
+
+
 def _without_dropout(config: Any) -> None:
-    """Set every dropout and routing noise of the configuration to 0: log-probabilities must be a function of the weights."""
+    """Set every dropout and routing noise to 0: log-probabilities must be a function of the weights."""
     for part in (config, config.get_text_config()):
         for name, value in part.to_dict().items():
             if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "drop_path", "jitter")):

@@ -9,10 +9,11 @@ Decay = Literal["constant", "linear", "cosine"]
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int, decay: Decay) -> float:
-    """The rate of optimiser step `step` (from 0), in units of `peak`'s.
+    """The rate of optimiser step `step`, counted from 0.
 
-    Warm-up: peak * (step + 1) / warmup_steps. After it, with p = (step - warmup_steps) / (total_steps - warmup_steps): peak (constant),
-    peak * (1 - p) (linear) or peak * (1 + cos(pi p)) / 2 (cosine). The decay reaches 0 just after the last step, so that no step is idle.
+    Warm-up: peak * (step + 1) / warmup_steps. After it, with p = (step - warmup_steps) / (total_steps - warmup_steps):
+    peak (constant), peak * (1 - p) (linear) or peak * (1 + cos(pi p)) / 2 (cosine). The decay reaches 0 just after the
+    last step, so that no step is idle.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

@@ -1,7 +1,7 @@
 """The learner in plain torch: one process, one device.
 
-AdamW over float32 parameters (see `policy.py` for bfloat16); dropout is 0; the loss of a micro-batch is `- sum w * l`, nothing is
-normalised here, so the gradient does not depend on how the batch was cut.
+AdamW over float32 parameters (see `policy.py` for bfloat16); dropout is 0; the loss of a micro-batch is `- sum w * l`.
+Nothing is normalised here, so the gradient does not depend on how the batch was cut.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reasoner.config import LearningConfig
 from reasoner.learning.inputs import Inputs
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.packing import MicroBatch
-from reasoner.learning.policy import Dtype, TorchPolicy
+from reasoner.learning.policy import Dtype, TorchPolicy, no_progress_bars
 from reasoner.learning.schedule import learning_rate
 from reasoner.records import Group, Response
 from reasoner.weights import write_weights
@@ -136,7 +136,8 @@ class TorchLearner:
         return write_weights(folder, self._weights())
 
     def save(self, folder: Path) -> None:
-        self.policy.model.save_pretrained(folder, state_dict=self._weights(tied=False))
+        with no_progress_bars():
+            self.policy.model.save_pretrained(folder, state_dict=self._weights())
         # The source's own configuration, not the loaded one, in which dropout was set to 0.
         config = AutoConfig.from_pretrained(self._folder, trust_remote_code=self._trust)
         config.dtype = self._published_dtype
@@ -148,17 +149,14 @@ class TorchLearner:
         dtype: torch.dtype = getattr(torch, self.policy.dtype)
         return dtype
 
-    def _weights(self, *, tied: bool = True) -> dict[str, Tensor]:
-        """The weights as they are published, by their Hugging Face names.
+    def _weights(self) -> dict[str, Tensor]:
+        """The weights as they are published, by name; a tied output layer is there under its own name too."""
+        cast: dict[int, Tensor] = {}  # what shares memory still does afterwards: transformers writes it once
+        state = self.policy.model.state_dict()
+        return {name: cast.setdefault(value.data_ptr(), self._cast(value)) for name, value in state.items()}
 
-        Args:
-            tied: write the output layer too where it is the embedding: a sampler may hold a copy of it.
-        """
-        model = self.policy.model
-        state = {name: value.detach().to(self._published_dtype) for name, value in model.named_parameters()}
-        if tied:
-            state.setdefault("lm_head.weight", state[model.all_tied_weights_keys["lm_head.weight"]])
-        return state
+    def _cast(self, value: Tensor) -> Tensor:
+        return value.to(self._published_dtype) if value.is_floating_point() else value
 
 
 def _weigh(weights: WeightFunction, rows: Sequence[int], logprobs_S: Tensor, inputs: Inputs) -> Tensor:
