@@ -131,7 +131,9 @@ def compile_template(prompt: PromptConfig) -> jinja2.Template:
     try:
         return environment.from_string(prompt.template)
     except jinja2.TemplateSyntaxError as error:
-        raise ConfigError(f"prompt.template, line {error.lineno}: not a Jinja template: {error.message}.") from None
+        raise ConfigError(
+            f"prompt.template, line {error.lineno}: not a Jinja template: {(error.message or '').rstrip('.')}."
+        ) from None
 
 
 def _renamed(row: Row, columns: Mapping[str, str], section: str) -> Row:

@@ -69,12 +69,23 @@ def resolve_model(path: str) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return _checked(folder.resolve())
-    if path.startswith(("/", "./", "../", "~")) or not _HUB_ID.fullmatch(path):
-        raise UserError(
-            f"model.path = {path!r}: there is no such folder. Give a folder in Hugging Face format, a hub id such as "
-            f"'Qwen/Qwen2.5-0.5B-Instruct', or {_embedded_names()}."
-        )
+    _check_hub_id(path)
     return _hub_folder(path)
+
+
+def describe_model(path: str) -> str:
+    """One line that says where the model is, without converting, downloading or loading anything.
+
+    Raises:
+        UserError, MissingDependencyError: as `resolve_model`, as far as that is known without a network.
+    """
+    if path.startswith(EMBEDDED_PREFIX):
+        target = _embedded_target(path.removeprefix(EMBEDDED_PREFIX))
+        return f"{path} ({'converted: ' + str(target) if target.is_dir() else 'to be converted once, half a minute'})"
+    if Path(path).expanduser().is_dir():
+        return f"{path} (local folder)"
+    _check_hub_id(path)
+    return f"{path} (from the Hugging Face hub or its local cache)"
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
@@ -82,8 +93,14 @@ def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", 
 
     Raises:
         UserError: cuda was asked for and torch sees none.
+        MissingDependencyError: torch is not installed.
     """
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(
+            "torch is not installed: `pip install 'reasoner[laptop]'` on a CPU, `pip install 'reasoner[gpu]'` on a GPU"
+        ) from error
 
     available = torch.cuda.is_available()
     if requested == "cuda" and not available:
@@ -130,14 +147,27 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasoner"
 
 
+def _check_hub_id(path: str) -> None:
+    if path.startswith(("/", "./", "../", "~")) or not _HUB_ID.fullmatch(path):
+        raise UserError(
+            f"model.path = {path!r}: there is no such folder. Give a folder in Hugging Face format, a hub id such as "
+            f"'Qwen/Qwen2.5-0.5B-Instruct', or {_embedded_names()}."
+        )
+
+
 def _embedded_folder(name: str) -> Path:
-    gguf = embedded_gguf(name)
-    version = importlib.metadata.version(EMBEDDED[name].distribution)
-    target = cache_root() / "models" / f"{name}-{version}-r{_RECIPE}"
+    target = _embedded_target(name)
     if not target.is_dir():
         with _new_folder(target) as folder:
-            _convert(gguf, EMBEDDED[name], folder)
+            _convert(embedded_gguf(name), EMBEDDED[name], folder)
     return _checked(target)
+
+
+def _embedded_target(name: str) -> Path:
+    """Where the converted copy is, or will be; its package must be installed."""
+    embedded_gguf(name)
+    version = importlib.metadata.version(EMBEDDED[name].distribution)
+    return cache_root() / "models" / f"{name}-{version}-r{_RECIPE}"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,44 @@
+"""The command line: one file per command group, registered here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from reasoner import __version__
+from reasoner.cli import config, doctor, rewards, run, tasks
+
+WORK = "Train and evaluate"
+LOOK = "Look before you run"
+
+app = typer.Typer(
+    name="reasoner",
+    help="Post-train large reasoning models with verifiable rewards.",
+    epilog="Start here:  reasoner doctor  |  reasoner run math-gsm8k --profile laptop --dry-run",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+app.command("run", rich_help_panel=WORK)(run.run)
+app.command("eval", rich_help_panel=WORK)(run.evaluate)
+app.add_typer(tasks.app, name="tasks", rich_help_panel=LOOK)
+app.add_typer(rewards.app, name="rewards", rich_help_panel=LOOK)
+app.add_typer(config.app, name="config", rich_help_panel=LOOK)
+app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"reasoner {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Post-train large reasoning models with verifiable rewards."""

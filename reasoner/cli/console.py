@@ -1,0 +1,19 @@
+"""Where commands print, and how errors look."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+
+def out() -> Console:
+    """Standard output. Not a terminal: no colours; rich honours NO_COLOR and COLUMNS."""
+    return Console(highlight=False)
+
+
+def complain(message: object) -> None:
+    """An error on standard error, unwrapped: paths and commands in it are there to be copied."""
+    console = Console(file=sys.stderr, highlight=False)
+    console.print(Text("error:", style="bold red"), Text(str(message)), soft_wrap=True)

@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Task = Annotated[
+    str, typer.Argument(metavar="TASK", help="Name of a task (`reasoner tasks list`), or a TOML file of your own.")
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(help="Profile of the task, for example laptop or gpu. Without it: by whether there is an NVIDIA GPU."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file laid over task and profile; a run folder's config.toml repeats that run."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="One value, laid over everything else. Can be given several times."
+    ),
+]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="FILE", help="Python file with hooks. Can be given several times."),
+]

@@ -1,0 +1,92 @@
+"""`reasoner run` and `reasoner eval`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from reasoner import plugins as hooks
+from reasoner.cli import options
+from reasoner.cli.console import out
+from reasoner.data import load_splits
+from reasoner.models import resolve_device
+from reasoner.plan import describe_plan
+from reasoner.sampling.factory import choose_engine
+from reasoner.settings import Resolved, load_config
+
+
+def run(
+    task: options.Task,
+    profile: options.Profile = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for run folders (run.output).")] = None,
+    config: options.ConfigFile = None,
+    sets: options.Sets = None,
+    plugin: options.Plugins = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+) -> None:
+    """Train a model on a task.
+
+    Examples:
+
+    reasoner run math-gsm8k --profile laptop
+
+    reasoner run math-gsm8k --set data.train.path=train.jsonl --set data.eval.path=test.jsonl
+
+    reasoner run math-gsm8k --set gro.preset=rloo --set rewards.boxed_format.weight=0.2 --steps 50
+    """
+    arguments = list(sets or ())
+    if steps is not None:
+        arguments.append(f"run.steps={steps}")
+    if output is not None:
+        arguments.append(f"run.output={json.dumps(str(output), ensure_ascii=False)}")
+    resolved = load_config(task, profile, config, arguments, plugin or ())
+    if dry_run:
+        _print_plan(_plan(resolved))
+        return
+    from reasoner.pipeline import train
+
+    train(resolved)
+
+
+def evaluate(
+    task: options.Task,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, hub id or embedded model (model.path); without it: the task's own.")
+    ] = None,
+    profile: options.Profile = None,
+    config: options.ConfigFile = None,
+    sets: options.Sets = None,
+    plugin: options.Plugins = None,
+) -> None:
+    """Evaluate a model on a task's evaluation data.
+
+    Example: reasoner eval math-gsm8k --model runs/20260101-120000-math-gsm8k/model
+    """
+    arguments = list(sets or ())
+    if model is not None:
+        arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
+    resolved = load_config(task, profile, config, arguments, plugin or ())
+    from reasoner.pipeline import evaluate_model
+
+    evaluate_model(resolved)
+
+
+def _plan(resolved: Resolved) -> Mapping[str, str]:
+    config = resolved.config
+    generators = hooks.generators(hooks.build_manager(config.plugins))
+    splits = load_splits(config.data, config.prompt, generators, config.run.seed)
+    return describe_plan(resolved, splits, resolve_device(config.model.device), choose_engine(config.sampling.engine))
+
+
+def _print_plan(facts: Mapping[str, str]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        table.add_row(Text(name, style="bold"), Text(fact, overflow="fold"))
+    out().print(table)

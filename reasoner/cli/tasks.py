@@ -1,0 +1,51 @@
+"""`reasoner tasks`: what can be trained."""
+
+from __future__ import annotations
+
+import typer
+from rich.table import Table
+
+from reasoner import plugins as hooks
+from reasoner.cli import options
+from reasoner.cli.console import out
+from reasoner.plan import describe_method, describe_rewards, describe_source
+from reasoner.settings import load_config
+from reasoner.tasks import find_task
+
+app = typer.Typer(help="List and show tasks.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_tasks(plugin: options.Plugins = None) -> None:
+    """All registered tasks with their profiles."""
+    registered = hooks.task_files(hooks.build_manager(plugin or ()))
+    table = Table("task", "what it trains", "profiles", box=None, pad_edge=False)
+    for name in registered:
+        task = find_task(name, registered)
+        table.add_row(name, task.title, ", ".join(task.profiles))
+    out().print(table)
+
+
+@app.command("show")
+def show(task: options.Task, plugin: options.Plugins = None) -> None:
+    """A task's file, and what each of its profiles stands for.
+
+    Example: reasoner tasks show math-gsm8k
+    """
+    found = find_task(task, hooks.task_files(hooks.build_manager(plugin or ())))
+    console = out()
+    console.print(found.title or found.name, markup=False)
+    console.print(f"file: {found.path}", markup=False, soft_wrap=True)
+    profiles: list[str | None] = [*found.profiles]
+    for profile in profiles or [None]:
+        config = load_config(task, profile, plugins=plugin or ()).config
+        table = Table.grid(padding=(0, 2))
+        table.add_row("model", config.model.path)
+        table.add_row("train", describe_source(config.data.train))
+        table.add_row("eval", describe_source(config.data.eval))
+        table.add_row("rewards", describe_rewards(config))
+        table.add_row("method", describe_method(config))
+        table.add_row("steps", str(config.run.steps))
+        console.print()
+        console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
+        console.print(table)
