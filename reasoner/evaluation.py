@@ -124,7 +124,7 @@ def evaluate(
         raise DataError(
             f"evaluation needs problems with different ids, got {len(prompts)} problems and {len(order)} ids"
         )
-    drawn = _counted(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
+    drawn = counted(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
     groups = list(scorer.score(drawn))
     ids = [scored.group.problem.id for scored in groups]
     if sorted(ids) != sorted(order) or any(len(scored.group.responses) != samples for scored in groups):
@@ -134,6 +134,16 @@ def evaluate(
         )
     groups.sort(key=lambda scored: order[scored.group.problem.id])
     return summarise(groups, samples, correct), tuple(groups)
+
+
+def counted(groups: Iterable[Group], total: int, progress: Progress) -> Iterator[Group]:
+    """The groups as they pass, with `progress` told how many of `total` responses there are so far."""
+    done = 0
+    progress(0, total)
+    for group in groups:
+        done += len(group.responses)
+        progress(done, total)
+        yield group
 
 
 def summarise(groups: Sequence[ScoredGroup], samples: int, correct: str) -> Evaluation:
@@ -175,15 +185,6 @@ def majority(answers: Sequence[Any], correct: Sequence[bool]) -> float:
         return 0.0
     most = max(len(group) for group in votes.values())
     return fmean(fmean(group) for group in votes.values() if len(group) == most)
-
-
-def _counted(groups: Iterable[Group], total: int, progress: Progress) -> Iterator[Group]:
-    done = 0
-    progress(0, total)
-    for group in groups:
-        done += len(group.responses)
-        progress(done, total)
-        yield group
 
 
 Table = dict[tuple[str, Unit], dict[str, float]]

@@ -50,7 +50,9 @@ def alerts(metrics: Mapping[str, float]) -> list[str]:
 def evaluation(when: str, result: Evaluation) -> str:
     """The figures of an evaluation with their intervals on a few lines."""
     lines = [f"evaluation {when}: {size(result)}"]
-    lines += [f"  {e.name:<24} {interval(e.value, e.low, e.high, e.unit)}" for e in result.estimates]
+    lines += [
+        f"  {e.name.removeprefix('reward/'):<20} {interval(e.value, e.low, e.high, e.unit)}" for e in result.estimates
+    ]
     return "\n".join(lines)
 
 
@@ -67,9 +69,9 @@ def label(name: str) -> str:
         "reward/mean": "reward",
         "response/finished": "finished",
         "response/length_mean": "length",
-        "groups/no_credit": "no credit",
+        "groups/no_credit": "no-credit groups",
         "gap/mean": "gap",
-        "tokens_per_s/sample": "sampling",
+        "tokens_per_s/sample": "speed",
         "memory/rss_gib": "memory",
         "memory/device_gib": "GPU memory",
     }

@@ -48,13 +48,14 @@ class LiveView:
             console=console,
         )
         self._stage_name = ""
-        self._step_bar = self._steps.add_task("step    ", total=None, start=True, left="")
+        self._step_bar = self._steps.add_task("step    ", total=None, visible=False, left="")
         self._stage_bar = self._stages.add_task("        ", total=None, visible=False, count="")
         self._live = Live(
             console=console, get_renderable=self.render, refresh_per_second=PER_SECOND, vertical_overflow="crop"
         )
 
-    def started(self, facts: Mapping[str, str]) -> None:
+    def started(self, facts: Mapping[str, str], steps: int) -> None:
+        self._steps.update(self._step_bar, total=steps, visible=True)
         self._above(lines.facts(facts))
 
     def message(self, text: str) -> None:

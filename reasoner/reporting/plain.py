@@ -27,7 +27,7 @@ class PlainView:
         self._written = clock()
         self._history: list[Mapping[str, float]] = []
 
-    def started(self, facts: Mapping[str, str]) -> None:
+    def started(self, facts: Mapping[str, str], steps: int) -> None:
         self._write(lines.facts(facts))
 
     def message(self, text: str) -> None:

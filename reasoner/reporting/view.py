@@ -36,8 +36,11 @@ class Summary:
 class View(Protocol):
     """Shows a run while it happens. A context manager: leaving it gives the terminal back."""
 
-    def started(self, facts: Mapping[str, str]) -> None:
-        """What was chosen, and why: device, engine, profile, data, model, rewards, method, output folder."""
+    def started(self, facts: Mapping[str, str], steps: int) -> None:
+        """What was chosen, and why: device, engine, profile, data, model, rewards, method, output folder.
+
+        `steps`: training steps of the run.
+        """
         ...
 
     def message(self, text: str) -> None:
@@ -71,9 +74,9 @@ class Views:
     def __init__(self, *views: View) -> None:
         self.views = views
 
-    def started(self, facts: Mapping[str, str]) -> None:
+    def started(self, facts: Mapping[str, str], steps: int) -> None:
         for view in self.views:
-            view.started(facts)
+            view.started(facts, steps)
 
     def message(self, text: str) -> None:
         for view in self.views:

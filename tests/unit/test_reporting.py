@@ -96,7 +96,7 @@ def summary(steps: int = STEPS, after: Evaluation | None = None) -> Summary:
 def play(view: View, pause: Callable[[], None] = lambda: None) -> None:
     """A whole run's events."""
     with view:
-        view.started(FACTS)
+        view.started(FACTS, STEPS)
         for done in range(0, 49, 16):
             view.stage("evaluation", done, 48)
             pause()
@@ -241,6 +241,8 @@ def frame(columns: int, history: int) -> list[str]:
     view = LiveView(console, ascii_only=False)
     view.stage("sampling", 24, 32)
     for step in range(1, history + 1):
+        if step == 1:
+            view.started({}, STEPS)
         view.step(step, STEPS, metrics(step))
     with console.capture() as captured:
         console.print(view.render())
@@ -260,7 +262,8 @@ def test_the_live_block_fits_80_columns() -> None:
 
 
 def test_the_live_block_before_the_first_step_has_no_table() -> None:
-    assert len(frame(80, 0)) == 2
+    (line,) = frame(80, 0)
+    assert re.fullmatch(r"sampling ━{18}\s+24/32", line)
 
 
 def test_the_summary_fits_80_columns_and_copies_paths_whole() -> None:
@@ -307,7 +310,7 @@ def test_the_summary_with_colours_is_the_same_text(monkeypatch: pytest.MonkeyPat
 
 def demo() -> None:
     """`python tests/unit/test_reporting.py`: a run's events with pauses, to look at."""
-    play(open_view(sys.stdout, lambda text: None), pause=lambda: time.sleep(0.03))
+    play(open_view(sys.stdout, lambda text: None), pause=lambda: time.sleep(0.1))
 
 
 if __name__ == "__main__":
