@@ -34,7 +34,7 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean, seeded: the same values give the same interval."""
     rng = np.random.default_rng(SEED)
     array = np.asarray(values, dtype=np.float64)
-    rows = max(1, 4_000_000 // len(array))  # indices in memory at once
+    rows = max(1, 200_000 // len(array))  # few enough indices at once for the cache
     sizes = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
     means = np.concatenate([array[rng.integers(len(array), size=(size, len(array)))].mean(axis=1) for size in sizes])
     low, high = np.quantile(means, [0.025, 0.975])
