@@ -181,18 +181,20 @@ class HfSampler:
     def load(self, folder: Path, version: int) -> Receipt:
         started = time.monotonic()
         digest = Digest()
-        ours = self._model.state_dict(keep_vars=True)
+        ours = dict(self._model.named_parameters(remove_duplicate=False))
         missing = set(ours)
         for name, tensor in read_weights(folder, digest):
             if name not in ours or ours[name].shape != tensor.shape:
                 raise HandoverError(
-                    f"published tensor {name!r} of shape {list(tensor.shape)} is not one of the sampler's model"
+                    f"the published tensor {name!r} of shape {list(tensor.shape)} is not one of the sampler's model: "
+                    "learner and sampler were opened with different models"
                 )
             ours[name].copy_(tensor)
             missing -= {other for other in missing if ours[other] is ours[name]}
         if missing:
             raise HandoverError(
-                f"the published weights lack {sorted(missing)[:5]} ({len(missing)} tensors) of the model"
+                f"the published weights lack {len(missing)} tensors of the sampler's model, among them "
+                f"{sorted(missing)[:3]}: it would keep the old ones"
             )
         self._version = version
         return Receipt(version, digest.checksum, digest.tensors, time.monotonic() - started)

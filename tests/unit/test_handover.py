@@ -1,0 +1,177 @@
+"""Publishing, receipts and the gap check, with small fakes."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from reasoner.errors import HandoverError
+from reasoner.handover import Gap, check_gap, gap_limit, hand_over, verify_gap, write_weights
+from reasoner.learning.learner import Learner
+from reasoner.records import Group, Message, Problem, Receipt, Response
+from reasoner.sampling.base import Sampler
+from reasoner.weights import WEIGHTS_FILE, Digest, count_weights, read_weights
+
+EMBEDDING = torch.arange(6.0).reshape(3, 2)
+WEIGHTS = {
+    "b": torch.ones(2, dtype=torch.bfloat16),
+    "model.embed_tokens.weight": EMBEDDING,
+    "lm_head.weight": EMBEDDING,
+}
+
+
+class FakeLearner:
+    """Publishes WEIGHTS as version 3 and scores every token with `shift` more than the sampler."""
+
+    version = 3
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self.shift = shift
+        self.folders: list[Path] = []
+
+    def publish(self, folder: Path) -> str:
+        self.folders.append(folder)
+        return write_weights(folder, WEIGHTS)
+
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        return [[value + self.shift for value in r.sampler_logprobs] for group in groups for r in group.responses]
+
+
+class FakeSampler:
+    """Reads what is published; `spoil` changes the receipt."""
+
+    version = 0
+
+    def __init__(self, spoil: Callable[[Receipt], Receipt] = lambda receipt: receipt) -> None:
+        self.spoil = spoil
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        digest = Digest()
+        self.loaded = dict(read_weights(folder, digest))
+        receipt = self.spoil(Receipt(version, digest.checksum, digest.tensors, 0.0))
+        self.version = receipt.version
+        return receipt
+
+
+def through(learner: FakeLearner, sampler: FakeSampler) -> Receipt:
+    return hand_over(cast(Learner, learner), cast(Sampler, sampler))
+
+
+def group(*logprobs: Sequence[float], mask: Sequence[bool] | None = None) -> Group:
+    responses = tuple(
+        Response("", (1,) * len(row), tuple(mask or [True] * len(row)), tuple(row), "stop", 0) for row in logprobs
+    )
+    return Group(Problem("p", (Message("user", "?"),), ""), (1, 2), responses)
+
+
+def test_the_checksum_is_the_same_on_both_sides_and_tied_weights_are_written_twice(tmp_path: Path) -> None:
+    checksum = write_weights(tmp_path, WEIGHTS)
+    digest = Digest()
+    read = dict(read_weights(tmp_path, digest))
+    assert (digest.checksum, digest.tensors, count_weights(tmp_path)) == (checksum, 3, 3)
+    assert list(read) == sorted(WEIGHTS)
+    assert all(torch.equal(read[name], WEIGHTS[name]) and read[name].dtype == WEIGHTS[name].dtype for name in WEIGHTS)
+    assert load_file(tmp_path / WEIGHTS_FILE).keys() == WEIGHTS.keys()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**WEIGHTS, "b": torch.tensor([1.0, 1.0078125], dtype=torch.bfloat16)},
+        {**WEIGHTS, "b": torch.ones(2, dtype=torch.float16)},
+        {**WEIGHTS, "b": torch.ones(2, 1, dtype=torch.bfloat16)},
+        {"c" if name == "b" else name: tensor for name, tensor in WEIGHTS.items()},
+        {name: tensor for name, tensor in WEIGHTS.items() if name != "lm_head.weight"},
+    ],
+    ids=["value", "dtype", "shape", "name", "missing"],
+)
+def test_the_checksum_sees_every_difference(tmp_path: Path, other: dict[str, Tensor]) -> None:
+    assert write_weights(tmp_path, WEIGHTS) != write_weights(tmp_path, other)
+
+
+def test_the_checksum_does_not_depend_on_the_order_of_the_tensors(tmp_path: Path) -> None:
+    assert write_weights(tmp_path, WEIGHTS) == write_weights(tmp_path, dict(reversed(WEIGHTS.items())))
+
+
+def test_a_hand_over_returns_the_receipt_and_leaves_no_file() -> None:
+    learner, sampler = FakeLearner(), FakeSampler()
+    receipt = through(learner, sampler)
+    assert (receipt.version, receipt.tensors) == (3, 3)
+    assert torch.equal(sampler.loaded["lm_head.weight"], EMBEDDING)
+    [folder] = learner.folders
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version is 2, published was 3"),
+        ({"checksum": "0" * 64}, "checksum is '000"),
+        ({"tensors": 2}, "number of tensors is 2, published was 3"),
+    ],
+)
+def test_a_receipt_that_differs_stops_the_run(change: dict[str, Any], message: str) -> None:
+    sampler = FakeSampler(lambda receipt: replace(receipt, **change))
+    with pytest.raises(HandoverError, match=message):
+        through(FakeLearner(), sampler)
+
+
+def test_weights_that_do_not_fit_into_memory_go_through_the_folder_for_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Usage(NamedTuple):
+        free: int
+
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9 if tmp_path in Path(path).parents else 8))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    learner = FakeLearner()
+    through(learner, FakeSampler())
+    assert learner.folders[-1].parent == tmp_path
+    with pytest.raises(OSError, match="do not fit") as caught:
+        write_weights(Path(os.sep), WEIGHTS)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_the_gap_is_taken_over_the_tokens_that_the_policy_wrote() -> None:
+    groups = [group([-1.0, -2.0, 0.0], mask=[True, True, False]), group([-0.5])]
+    learner = FakeLearner(shift=0.1)
+    gap = check_gap(cast(Learner, learner), groups, 1.0)
+    assert gap.tokens == 3
+    assert gap.mean == pytest.approx(0.1)
+    assert gap.max == pytest.approx(0.1)
+    assert gap.k3 == pytest.approx(math.exp(0.1) - 1.1)
+
+
+def test_gaps_add_up_to_the_gap_over_all_tokens() -> None:
+    learner, sampler = [-1.0, -2.0, -3.0], [-1.5, -2.0, -2.0]
+    whole = Gap.between(learner, sampler)
+    parts = Gap.between(learner[:1], sampler[:1]) + Gap.between(learner[1:], sampler[1:])
+    assert (whole.mean, whole.max, whole.tokens) == (0.5, 1.0, 3)
+    assert (parts.mean, parts.max, parts.tokens) == pytest.approx((whole.mean, whole.max, whole.tokens))
+    assert parts.k3 == pytest.approx(whole.k3)
+
+
+def test_groups_without_a_token_of_the_policy_cannot_be_checked() -> None:
+    with pytest.raises(HandoverError, match="no token that the policy wrote"):
+        check_gap(cast(Learner, FakeLearner()), [group([0.0], mask=[False])], 1.0)
+
+
+@pytest.mark.parametrize("mean", [0.11, math.inf, math.nan])
+def test_a_gap_above_the_limit_stops_the_run_and_says_why(mean: float) -> None:
+    verify_gap(Gap(0.09, 5.0, 0.0, 10), gap_limit("bfloat16", None))
+    with pytest.raises(HandoverError, match=r"Stale or wrong weights .* prefix cache"):
+        verify_gap(Gap(mean, 5.0, 0.0, 10), gap_limit("bfloat16", None))
+
+
+def test_the_limit_depends_on_the_number_format_unless_it_is_configured() -> None:
+    assert (gap_limit("float32", None), gap_limit("bfloat16", None), gap_limit("float32", 0.5)) == (1e-3, 0.1, 0.5)

@@ -1,0 +1,175 @@
+"""The transformers sampler on a tiny random model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reasoner.errors import HandoverError, SamplerError
+from reasoner.handover import write_weights
+from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
+from reasoner.sampling.hf_engine import HfSampler
+from tests.tiny import build_tiny_model
+
+QUESTIONS = ("What is 1+1?", "Name a prime.", "How many legs do three horses and two birds have together?")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def sampler(folder: Path) -> Iterator[HfSampler]:
+    with HfSampler(folder, "float32", "cpu", 256, 8, False) as sampler:
+        yield sampler
+
+
+def prompts(folder: Path, questions: Sequence[str] = QUESTIONS) -> list[Prompt]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = []
+    for index, question in enumerate(questions):
+        problem = Problem(f"p{index}", (Message("user", question),), "")
+        chat = [{"role": "user", "content": question}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        found.append(Prompt(problem, tuple(ids)))
+    return found
+
+
+def reference(folder: Path, group: Group, temperature: float) -> list[list[float]]:
+    """Log-probabilities of every response token by one plain forward pass per response."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    found = []
+    for response in group.responses:
+        ids = torch.tensor([group.prompt_ids + response.token_ids])
+        with torch.no_grad():
+            logprobs = (model(ids).logits[0, :-1] / temperature).log_softmax(-1)
+        picked = logprobs.gather(-1, ids[0, 1:, None])[:, 0]
+        found.append(picked[len(group.prompt_ids) - 1 :].tolist())
+    return found
+
+
+def by_problem(groups: Sequence[Group]) -> dict[str, Group]:
+    return {group.problem.id: group for group in groups}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_log_probabilities_are_those_of_the_sampled_distribution(
+    sampler: HfSampler, folder: Path, temperature: float
+) -> None:
+    groups = list(sampler.sample(prompts(folder), 4, SamplingParams(temperature, 24, seed=3)))
+    assert {group.problem.id for group in groups} == {"p0", "p1", "p2"}
+    for group in groups:
+        assert len(group.responses) == 4
+        for response, expected in zip(group.responses, reference(folder, group, temperature), strict=True):
+            assert response.sampler_logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_tokens_follow_the_distribution(sampler: HfSampler, folder: Path) -> None:
+    [prompt] = prompts(folder, QUESTIONS[:1])
+    drawn = 4000
+    [group] = sampler.sample([prompt], drawn, SamplingParams(0.5, 1, seed=1))
+    counts = torch.bincount(torch.tensor([r.token_ids[0] for r in group.responses]), minlength=260) / drawn
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        expected = (model(torch.tensor([prompt.token_ids])).logits[0, -1] / 0.5).softmax(-1)
+    # total variation of an empirical distribution of 4000 draws is about 0.06 here; of another temperature 0.3
+    assert 0.5 * (counts - expected).abs().sum() < 0.12
+
+
+def test_a_response_ends_with_any_end_token_or_at_its_limit(sampler: HfSampler, folder: Path) -> None:
+    groups = list(sampler.sample(prompts(folder), 64, SamplingParams(1.0, 40, seed=5)))
+    responses = [response for group in groups for response in group.responses]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = set(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
+    assert {r.token_ids[-1] for r in responses if r.finish_reason == "stop"} == ends
+    assert all(len(r.token_ids) == 40 for r in responses if r.finish_reason == "length")
+    assert all(not ends & set(r.token_ids[:-1]) for r in responses)
+    assert all(r.text == tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses)
+
+
+def test_a_stop_string_ends_a_response_and_is_cut_from_its_text(sampler: HfSampler, folder: Path) -> None:
+    [prompt] = prompts(folder, QUESTIONS[:1])
+    [group] = sampler.sample([prompt], 64, SamplingParams(1.0, 40, stop=("k", "zz"), seed=5))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    stopped = [r for r in group.responses if "k" in tokenizer.decode(r.token_ids)]
+    assert stopped
+    for response in stopped:
+        assert response.finish_reason == "stop"
+        assert "k" not in response.text
+        assert tokenizer.decode(response.token_ids) == response.text + "k"
+        assert "k" not in tokenizer.decode(response.token_ids[:-1])
+
+
+def test_the_same_seed_gives_the_same_responses(sampler: HfSampler, folder: Path) -> None:
+    first, again, other = (
+        by_problem(list(sampler.sample(prompts(folder), 3, SamplingParams(1.0, 16, seed=seed)))) for seed in (7, 7, 8)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_temperature_zero_is_greedy_with_the_log_probabilities_of_temperature_one(
+    sampler: HfSampler, folder: Path
+) -> None:
+    [group] = sampler.sample(prompts(folder, QUESTIONS[:1]), 2, SamplingParams(0.0, 12))
+    assert group.responses[0].token_ids == group.responses[1].token_ids
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.tensor([group.prompt_ids + group.responses[0].token_ids])
+    with torch.no_grad():
+        best = model(ids).logits[0, len(group.prompt_ids) - 1 : -1].argmax(-1)
+    assert tuple(best.tolist()) == group.responses[0].token_ids
+    assert group.responses[0].sampler_logprobs == pytest.approx(reference(folder, group, 1.0)[0], abs=1e-4)
+
+
+def test_a_group_comes_out_while_others_are_still_drawn(sampler: HfSampler, folder: Path) -> None:
+    asked = prompts(folder)
+    stream = sampler.sample(asked, 1, SamplingParams(1.0, 170, seed=2))
+    first = next(stream)
+    longest = max(len(response.token_ids) for response in first.responses)
+    others = [response for group in stream for response in group.responses]
+    assert max(len(response.token_ids) for response in others) > longest
+    assert torch.is_grad_enabled()
+
+
+def test_what_it_cannot_do_is_refused_before_anything_is_drawn(sampler: HfSampler, folder: Path) -> None:
+    asked = prompts(folder)
+    with pytest.raises(SamplerError, match=r"problem 'p2' has \d+ tokens; with max_tokens = 180 .* 1 to 76"):
+        sampler.sample(asked, 2, SamplingParams(1.0, 180))
+    with pytest.raises(SamplerError, match="temperature must be 0"):
+        sampler.sample(asked, 2, SamplingParams(0.001, 8))
+    with pytest.raises(SamplerError, match="takes 512 tokens"):
+        HfSampler(folder, "float32", "cpu", 513, 8, False)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_loaded_weights_are_used_and_receipted(tmp_path: Path, tied: bool) -> None:
+    old = build_tiny_model(tmp_path / "old", tied=tied)
+    new = build_tiny_model(tmp_path / "new", tied=tied, seed=1)
+    weights = load_file(new / "model.safetensors")
+    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+    (tmp_path / "published").mkdir()
+    checksum = write_weights(tmp_path / "published", weights)
+    with HfSampler(old, "float32", "cpu", 256, 8, False) as sampler:
+        receipt = sampler.load(tmp_path / "published", 5)
+        assert (receipt.version, receipt.checksum, receipt.tensors) == (5, checksum, 21)
+        [group] = sampler.sample(prompts(new, QUESTIONS[:1]), 2, SamplingParams(1.0, 8))
+    assert [response.policy_version for response in group.responses] == [5, 5]
+    for response, expected in zip(group.responses, reference(new, group, 1.0), strict=True):
+        assert response.sampler_logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_weights_of_another_model_are_refused(sampler: HfSampler, folder: Path, tmp_path: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if name != "model.norm.weight"}
+    save_file(kept, tmp_path / "model.safetensors")
+    with pytest.raises(HandoverError, match=r"lack 1 tensors .*model\.norm\.weight"):
+        sampler.load(tmp_path, 1)
+    save_file(weights | {"model.norm.weight": torch.ones(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(HandoverError, match=r"'model\.norm\.weight' of shape \[3\]"):
+        sampler.load(tmp_path, 1)
