@@ -10,7 +10,7 @@ from reasoner.errors import MissingDependencyError, RunError, UserError
 
 
 def main() -> None:
-    """Run the command line. Errors that a user can act on are one message; anything else is a bug with its traceback."""
+    """Run the command line. Errors that a user can act on are one message; anything else is a bug, with traceback."""
     try:
         app()
     except (UserError, MissingDependencyError) as error:

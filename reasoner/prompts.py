@@ -12,7 +12,8 @@ from reasoner.records import Problem, Prompt
 class ChatTokenizer(Protocol):
     """What is needed of a Hugging Face tokenizer."""
 
-    chat_template: str | dict[str, str] | None
+    @property
+    def chat_template(self) -> str | dict[str, str] | None: ...
 
     def apply_chat_template(self, conversation: Sequence[Mapping[str, str]], **kwargs: Any) -> Any: ...
 

@@ -1,0 +1,269 @@
+"""Sources to problems, and the stream of training problems."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasoner.config import DataConfig, PromptConfig, SourceConfig
+from reasoner.data import ProblemStream, compile_template, load_problems, load_splits
+from reasoner.errors import ConfigError, DataError, ReasonerError
+from reasoner.hub import hub_reachable
+from reasoner.records import Message, Problem
+from reasoner_tasks.generators import gsm_symbolic
+
+PLAIN = PromptConfig()
+ROWS = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(20)]
+
+
+def sums(count: int, seed: int, *, largest: int = 10) -> Iterator[Mapping[str, Any]]:
+    """Sums that repeat from seed to seed: seed s starts at s."""
+    for n in range(seed, seed + count):
+        yield {"question": f"{n} + {largest}", "answer": n + largest}
+
+
+def jsonl(path: Path, rows: list[Any] = ROWS) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def load(source: SourceConfig, prompt: PromptConfig = PLAIN, seed: int = 0) -> list[Problem]:
+    return load_problems(source, prompt, {"sums": sums}, seed)
+
+
+def test_a_row_becomes_a_problem(tmp_path: Path) -> None:
+    prompt = PromptConfig(
+        system="Be brief.", template="Q: {{ question | trim }}", examples=[{"user": "1+1", "assistant": "2"}]
+    )
+    path = jsonl(tmp_path / "add.jsonl", [{"question": " 2+3 ", "answer": 5, "level": [1, None]}])
+    assert load(SourceConfig(path=path), prompt) == [
+        Problem(
+            "add:0",
+            (
+                Message("system", "Be brief."),
+                Message("user", "1+1"),
+                Message("assistant", "2"),
+                Message("user", "Q: 2+3"),
+            ),
+            "5",
+            {"question": " 2+3 ", "answer": 5, "level": [1, None]},
+        )
+    ]
+
+
+def test_compressed_files_blank_lines_and_ids(tmp_path: Path) -> None:
+    path = tmp_path / "more.jsonl.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write("\n".join(json.dumps(row) for row in ROWS[:2]) + "\n\n" + json.dumps(ROWS[2]))
+    problems = load(SourceConfig(path=str(path), shuffle=False))
+    assert [(p.id, p.answer) for p in problems] == [("more:0", "0"), ("more:1", "2"), ("more:2", "4")]
+
+
+def test_columns_are_mapped(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", [{"problem": "2+3", "solution": "5"}])
+    source = SourceConfig(path=path, columns={"question": "problem", "answer": "solution"})
+    assert (load(source)[0].messages[-1].content, load(source)[0].answer) == ("2+3", "5")
+
+
+def test_the_shuffle_is_seeded_and_the_limit_takes_from_it(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl")
+    every = [p.id for p in load(SourceConfig(path=path), seed=3)]
+    assert sorted(every, key=lambda name: int(name.split(":")[1])) == [f"x:{n}" for n in range(20)]
+    assert [p.id for p in load(SourceConfig(path=path, limit=5), seed=3)] == every[:5]
+    assert [p.id for p in load(SourceConfig(path=path), seed=4)] != every
+    assert [p.id for p in load(SourceConfig(path=path, shuffle=False, limit=2), seed=3)] == ["x:0", "x:1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"data\.train: .*x\.jsonl holds no rows"),
+        ('{"question": "a", "answer": "b"}\n{"question": ', r"x\.jsonl, line 2: not JSON: .*one JSON object per line"),
+        ("\n\n[1, 2]\n", r"x\.jsonl, line 3: a JSON object is needed, got list '\[1, 2\]'"),
+        ('{"question": "a", "answer": NaN}', r"line 1: not JSON: NaN is no JSON value"),
+        (
+            '{"question": "a"}',
+            r"line 1: the field 'answer' is missing\. The row has: question\..*columns\.answer=FIELD",
+        ),
+        ('{"answer": "a"}', r"does not fit .*line 1: 'question' is undefined\. The row has: answer"),
+        ('{"question": "a", "answer": "  "}', r"line 1, field 'answer': it is empty"),
+        ('{"question": "", "answer": "1"}', r"line 1, field 'question': it is empty"),
+        ('{"question": "a", "answer": null}', r"field 'answer': text or a number is needed, got None"),
+        ('{"question": "a", "answer": true}', r"field 'answer': text or a number is needed, got True"),
+    ],
+)
+def test_malformed_files_are_refused_with_line_and_field(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises((DataError, ConfigError), match=message):
+        load(SourceConfig(path=str(path)))
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no data file /.*none\.jsonl"):
+        load(SourceConfig(path=str(tmp_path / "none.jsonl")))
+    with pytest.raises(DataError, match=r"x\.parquet: a JSON lines file is needed"):
+        load(SourceConfig(path=str(tmp_path / "x.parquet")))
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(json.dumps(ROWS).encode())[:-12])
+    with pytest.raises(DataError, match=r"cut\.jsonl\.gz: cannot be read after line 0"):
+        load(SourceConfig(path=str(cut)))
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes(b'{"question": "\xe9"}')
+    with pytest.raises(DataError, match="not UTF-8"):
+        load(SourceConfig(path=str(latin)))
+
+
+def test_a_column_that_the_rows_do_not_have_is_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl")
+    with pytest.raises(DataError, match=r"line 1: data\.train\.columns\.question names the field 'problem'.*answer"):
+        load(SourceConfig(path=path, columns={"question": "problem"}))
+
+
+def test_templates_are_sandboxed_and_complain_with_the_row(tmp_path: Path) -> None:
+    source = SourceConfig(path=jsonl(tmp_path / "x.jsonl"))
+    with pytest.raises(ConfigError, match="'hint' is undefined"):
+        load(source, PromptConfig(template="{{ question }} {{ hint }}"))
+    with pytest.raises(ConfigError, match="SecurityError"):
+        load(source, PromptConfig(template="{{ question.__class__.__mro__ }}"))
+    with pytest.raises(DataError, match="gives an empty message"):
+        load(source, PromptConfig(template="{% if false %}{{ question }}{% endif %}"))
+    with pytest.raises(ConfigError, match=r"prompt.template, line 2"):
+        compile_template(PromptConfig(template="{{ question }}\n{% if %}"))
+
+
+def test_generators_get_count_seed_and_options() -> None:
+    source = SourceConfig(generator="sums", limit=3, seed=5, options={"largest": 7}, shuffle=False)
+    assert [(p.id, p.answer) for p in load(source)] == [("sums-5:0", "12"), ("sums-5:1", "13"), ("sums-5:2", "14")]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (SourceConfig(generator="sum", limit=1), "no such generator. Did you mean 'sums'"),
+        (SourceConfig(generator="sums", limit=1, options={"large": 1}), "no such option. Did you mean 'largest'"),
+        (SourceConfig(generator="sums", limit=1, options={"largest": "7"}), "options.largest = '7': .*valid integer"),
+    ],
+)
+def test_generators_are_checked(source: SourceConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(source)
+
+
+def test_a_generator_that_stops_early_or_gives_no_json_is_refused() -> None:
+    def few(count: int, seed: int) -> Iterator[Mapping[str, Any]]:
+        yield {"question": "a", "answer": "b"}
+
+    def odd(count: int, seed: int) -> Iterator[Mapping[str, Any]]:
+        yield {"question": "a", "answer": "b", "extra": {1, 2}}
+
+    with pytest.raises(DataError, match="asked for 2 problems, got 1"):
+        load_problems(SourceConfig(generator="few", limit=2), PLAIN, {"few": few}, 0)
+    with pytest.raises(DataError, match="row 0, field 'extra': not a JSON value"):
+        load_problems(SourceConfig(generator="odd", limit=1), PLAIN, {"odd": odd}, 0)
+
+
+def test_generated_training_problems_that_are_evaluation_problems_are_left_out(tmp_path: Path) -> None:
+    held_out = SourceConfig(generator="sums", limit=3, seed=4)
+    splits = load_splits(
+        DataConfig(train=SourceConfig(generator="sums", limit=5), eval=held_out), PLAIN, {"sums": sums}, 0
+    )
+    assert {p.answer for p in splits.train} == {"10", "11", "12", "13"}
+    assert splits.notes == ("1 generated training problems were left out: they are evaluation problems.",)
+
+
+def test_problems_of_a_file_stay_and_the_overlap_is_told(tmp_path: Path) -> None:
+    train = SourceConfig(path=jsonl(tmp_path / "train.jsonl"))
+    test = SourceConfig(path=jsonl(tmp_path / "test.jsonl", ROWS[:3]))
+    splits = load_splits(DataConfig(train=train, eval=test), PLAIN, {}, 0)
+    assert (len(splits.train), len(splits.eval)) == (20, 3)
+    assert splits.notes == ("3 of the 20 training problems are also evaluation problems.",)
+
+
+def test_gsm_symbolic_gives_different_numeric_problems_without_instructions() -> None:
+    rows = list(gsm_symbolic(300, 1))
+    assert rows == list(gsm_symbolic(300, 1))
+    assert len({row["question"] for row in rows}) == 300
+    assert all(float(row["answer"]) == float(row["answer"]) for row in rows)
+    assert not any("final answer" in row["question"] for row in rows)
+    shared = {row["question"] for row in rows} & {row["question"] for row in gsm_symbolic(300, 2)}
+    assert len(shared) < 10  # by chance alone: the templates have few values in places
+
+
+def test_rows_of_a_hub_data_set(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    jsonl(tmp_path / "set" / "test.jsonl", ROWS[:3])
+    source = SourceConfig(
+        hub=str(tmp_path / "set"), split="test", options={"cache_dir": str(tmp_path / "cache")}, shuffle=False
+    )
+    assert [(p.id, p.answer) for p in load(source)] == [("set-test:0", "0"), ("set-test:1", "2"), ("set-test:2", "4")]
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub that refuses connections, for a process that never asked before."""
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    hub_reachable.cache_clear()
+    yield
+    hub_reachable.cache_clear()
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_hub_that_cannot_be_reached_is_said_at_once() -> None:
+    with pytest.raises(
+        DataError, match=r"'nobody/nothing', split 'train': .*cannot be reached.*--set data\.train\.path=FILE\.jsonl"
+    ):
+        load(SourceConfig(hub="nobody/nothing"))
+
+
+def problems(count: int) -> list[Problem]:
+    return [Problem(f"p:{n}", (Message("user", str(n)),), str(n)) for n in range(count)]
+
+
+def test_an_epoch_sees_no_problem_twice_and_each_has_its_own_order() -> None:
+    stream = ProblemStream(problems(11), 3, seed=7)
+    epochs = [[p.id for step in range(1, 4) for p in stream.at(3 * epoch + step)] for epoch in range(20)]
+    assert stream.steps_per_epoch == 3
+    assert all(len(set(epoch)) == 9 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 20
+    assert {name for epoch in epochs for name in epoch} == {f"p:{n}" for n in range(11)}
+
+
+def test_the_stream_without_a_seed_keeps_the_order() -> None:
+    stream = ProblemStream(problems(4), 2, seed=None)
+    assert [[p.id for p in stream.at(step)] for step in (1, 2, 3)] == [["p:0", "p:1"], ["p:2", "p:3"], ["p:0", "p:1"]]
+
+
+def test_the_stream_does_not_depend_on_the_hash_seed() -> None:
+    program = (
+        "from reasoner.data import ProblemStream; from reasoner.records import Problem\n"
+        "print([p.id for p in ProblemStream([Problem(str(n), (), '') for n in range(50)], 5, 1).at(13)])"
+    )
+    orders = {
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(orders) == 1
+
+
+def test_too_few_problems_and_step_zero_are_refused() -> None:
+    with pytest.raises(ReasonerError, match=r"has 2 problems and learning.problems_per_step is 3"):
+        ProblemStream(problems(2), 3, seed=0)
+    with pytest.raises(ValueError, match="counted from 1"):
+        ProblemStream(problems(3), 3, seed=0).at(0)

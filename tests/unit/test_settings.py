@@ -1,0 +1,274 @@
+"""Layers of the configuration: what wins, where it came from, what is refused and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from reasoner import plugins as hooks
+from reasoner.errors import ConfigError, UserError
+from reasoner.gro.presets import PRESETS
+from reasoner.gro.terms import Clip, Linear
+from reasoner.settings import Resolved, load_config, settings_of, to_toml
+from reasoner.settings import load as settings_load
+from reasoner.tasks import find_task
+
+TASK: Mapping[str, object] = {
+    "title": "a test",
+    "prompt": {"system": "Be brief."},
+    "model": {"path": "some/model"},
+    "data": {
+        "train": {"generator": "gsm_symbolic", "limit": 20, "seed": 1, "shuffle": False},
+        "eval": {"generator": "gsm_symbolic", "limit": 10, "seed": 2},
+    },
+    "rewards": [{"source": "math", "weight": 1.0}, {"source": "boxed_format", "weight": 0.5}],
+    "gro": {"preset": "grpo", "kl": {"estimator": "k2"}},
+    "evaluation": {"correct": "math"},
+    "profiles": {
+        "laptop": {"sampling": {"max_tokens": 96}, "run": {"steps": 3}},
+        "gpu": {"data": {"train": {"hub": "a/b", "options": {"name": "main"}}}},
+    },
+}
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    return write(tmp_path / "trial.toml", TASK)
+
+
+def write(path: Path, table: Mapping[str, object]) -> Path:
+    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    return path
+
+
+def laptop(task: Path, *sets: str) -> Resolved:
+    return load_config(task, "laptop", sets=sets)
+
+
+def shipped() -> list[tuple[str, str]]:
+    registered = hooks.task_files(hooks.build_manager())
+    return [(name, profile) for name, path in registered.items() for profile in find_task(name, registered).profiles]
+
+
+@pytest.mark.parametrize(("name", "profile"), shipped())
+def test_every_shipped_task_loads_with_every_profile(name: str, profile: str) -> None:
+    resolved = load_config(name, profile)
+    assert (resolved.config.task, resolved.config.profile) == (name, profile)
+
+
+def test_each_layer_wins_over_the_ones_below_and_says_so(task: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.toml", {"run": {"steps": 7}, "learning": {"decay": "cosine"}})
+    resolved = load_config(task, "laptop", file, ["learning.decay=linear", "run.seed=4"])
+    config, origins = resolved.config, resolved.origins
+    assert (config.run.steps, origins["run.steps"]) == (7, str(file))
+    assert (config.learning.decay, origins["learning.decay"]) == ("linear", "--set")
+    assert (config.sampling.max_tokens, origins["sampling.max_tokens"]) == (96, "profile laptop")
+    assert (config.prompt.system, origins["prompt.system"]) == ("Be brief.", str(task))
+    assert (config.gro.kl.estimator, origins["gro.kl.estimator"]) == ("k2", str(task))
+    assert (config.gro.link, origins["gro.link.low"]) == (Clip(), "preset grpo")
+    assert (config.scoring.workers, origins["scoring.workers"]) == (2, "default")
+    assert set(origins) == {".".join(path) for path in settings_of(config)}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_the_term(task: Path, preset: str) -> None:
+    assert laptop(task, f"gro.preset={preset}").config.gro.term == PRESETS[preset].term
+
+
+def test_a_layer_that_names_a_preset_drops_what_lower_layers_set_in_gro(task: Path) -> None:
+    assert laptop(task, "gro.preset=rloo").config.gro.kl == PRESETS["rloo"].term.kl
+
+
+def test_a_layer_that_sets_kind_replaces_the_table(task: Path) -> None:
+    assert laptop(task, "gro.link.kind=linear").config.gro.link == Linear()
+    assert laptop(task, "gro.link.low=0.1").config.gro.link == Clip(low=0.1)
+
+
+def test_a_new_data_origin_drops_the_old_one_and_what_belonged_to_it(task: Path) -> None:
+    train = load_config(task, "gpu", sets=["data.train.path=x.jsonl"]).config.data.train
+    assert (train.path, train.hub, train.generator, train.options, train.seed) == ("x.jsonl", None, None, {}, 0)
+    assert (train.limit, train.shuffle) == (20, False)
+    assert load_config(task, "gpu").config.data.train.hub == "a/b"
+
+
+def test_entries_of_rewards_are_addressed_by_source_and_by_index(task: Path) -> None:
+    resolved = laptop(task, "rewards.1.weight=0.1", "rewards.math.timeout_s=3")
+    assert [(r.source, r.weight, r.timeout_s) for r in resolved.config.rewards] == [
+        ("math", 1.0, 3.0),
+        ("boxed_format", 0.1, None),
+    ]
+    assert resolved.origins["rewards.boxed_format.weight"] == "--set"
+    assert resolved.origins["rewards.boxed_format.source"] == str(task)
+
+
+def test_a_list_of_rewards_replaces_the_lower_list_and_a_table_changes_an_entry(task: Path, tmp_path: Path) -> None:
+    lists = write(tmp_path / "list.toml", {"rewards": [{"source": "math", "weight": 2.0}]})
+    assert [(r.source, r.weight) for r in load_config(task, "laptop", lists).config.rewards] == [("math", 2.0)]
+    table = write(tmp_path / "table.toml", {"rewards": {"math": {"weight": 3.0}}})
+    assert [r.weight for r in load_config(task, "laptop", table).config.rewards] == [3.0, 0.5]
+    typo = write(tmp_path / "typo.toml", {"rewards": {"mth": {"weight": 3.0}}})
+    with pytest.raises(ConfigError, match=r"rewards\.mth\.weight .*no entry 'mth'\. Did you mean 'math'"):
+        load_config(task, "laptop", typo)
+
+
+@pytest.mark.parametrize(
+    ("argument", "key", "value"),
+    [
+        ("learning.max_grad_norm=none", "learning.max_grad_norm", None),
+        ("run.output=2026-01-31", "run.output", "2026-01-31"),
+        ("model.path=1", "model.path", "1"),
+        ('model.path="a=b"', "model.path", "a=b"),
+        ("prompt.template={{ question }}", "prompt.template", "{{ question }}"),
+        ('sampling.stop=["a", "b"]', "sampling.stop", ["a", "b"]),
+        ("learning.betas=[0.9, 0.95]", "learning.betas", [0.9, 0.95]),
+        ("model.chat_template_kwargs={enable_thinking = false}", "model.chat_template_kwargs.enable_thinking", False),
+    ],
+)
+def test_values_of_set(task: Path, argument: str, key: str, value: object) -> None:
+    assert settings_of(laptop(task, argument).config)[tuple(key.split("."))].value == value
+
+
+@pytest.mark.parametrize(
+    ("sets", "parts"),
+    [
+        (
+            ["learning.weight_deca=1"],
+            ["learning.weight_deca = 1 (--set)", "unknown key", "Did you mean 'weight_decay'"],
+        ),
+        (["modle.path=x"], ["modle", "Did you mean 'model'"]),
+        (
+            ["gro.link.hihg=1"],
+            ["gro.link.hihg", "Did you mean 'high'", 'with kind = "clip" has: kind, low, high, dual'],
+        ),
+        (["gro.preset=rloo", "gro.link.low=1"], ["gro.link.low", 'with kind = "linear" has: kind']),
+        (["learning.decay=cosin"], ['"cosin" (--set)', "one of constant, linear, cosine", "Did you mean 'cosine'"]),
+        (["gro.link.kind=clp"], ["gro.link.kind", "one of linear, clip", "Did you mean 'clip'"]),
+        (["gro.preset=rlo"], ["gro.preset = 'rlo' (--set)", "Did you mean 'rloo'", "dr-grpo"]),
+        (["run.steps=ten"], ['run.steps = "ten" (--set): must be a whole number']),
+        (["run.steps=2.0"], ["run.steps = 2.0 (--set): must be a whole number"]),
+        (["run.steps=true"], ["must be a whole number"]),
+        (["run.steps=0"], ["run.steps = 0 (--set): must be at least 1"]),
+        (["learning.learning_rate=nan"], ["learning.learning_rate", "must be a finite number"]),
+        (["learning.max_grad_norm=-1"], ["must be above 0", "or none"]),
+        (["learning.betas=[0.9, 1.0]"], ["learning.betas.1 = 1.0 (--set): must be below 1"]),
+        (["sampling.stop=x"], ["sampling.stop", "must be a list"]),
+        (["model=3"], ["model = 3 (--set): must be a table with the keys path, dtype"]),
+        (["sampling.group_size=1"], ["sampling.group_size = 1", "gro.preset = 'grpo'", "sampling.group_size: --set"]),
+        (["learning.updates_per_step=3"], ["not divisible", "learning.updates_per_step: --set"]),
+        (["gro.kl.coefficient=0.1"], ["needs a reference", "learning.reference = 'initial'"]),
+        (["sampling.top_p=0.9"], ["[sampling] top_p must be 1.0", "sampling.top_p: --set"]),
+        (["data.eval.seed=1"], ["data.train.seed and data.eval.seed are both 1"]),
+        (["evaluation.correct=maths"], ["evaluation.correct = 'maths'", "['math', 'boxed_format']"]),
+        (["rewards.mth.weight=2"], ["no entry 'mth'", "Did you mean 'math'", "math, boxed_format"]),
+        (["rewards.math.weight=x"], ['rewards.math.weight = "x" (--set): must be a number']),
+        (["rewards=[]"], ["at least one reward source"]),
+        (["rewards=[{source = 'math'}, {source = 'math'}]"], ["names the source 'math' twice"]),
+        (["rewards=[{source = 'math'}, {source = 'boxed_fromat'}]"], ["Did you mean 'boxed_format'"]),
+        (["rewards.math.options.strictly=true"], ["'math' has no option 'strictly'"]),
+        (["data.train.generator=gsm_symbolc"], ["data.train.generator", "Did you mean 'gsm_symbolic'"]),
+        (["data.train.options.level=2"], ["data.train.options.level", "no such option"]),
+        (["data.train.path=a.jsonl", "data.train.hub=a/b"], ["data.train.path and data.train.hub", "one origin"]),
+        (["data.train.limit=none"], ["a generator needs `limit`"]),
+        (["run.steps=1", "run.steps=2"], ["run.steps=1", "run.steps=2", "same key"]),
+        (["run={steps=1}", "run.steps=2"], ["same key"]),
+        (["steps"], ["key=value"]),
+        (["sampling.stop=[a"], ["not TOML", "Quote it"]),
+        (["prompt.template={{ question"], ["prompt.template, line 1: not a Jinja template"]),
+        (["prompt.examples=[{user = 'a'}]"], ["needs exactly `user` and `assistant`", "['user']"]),
+        (["profile=gpu"], ["'profile'", "command line"]),
+    ],
+)
+def test_what_is_refused_and_how(task: Path, sets: list[str], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        laptop(task, *sets)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_several_errors_are_one_message_with_a_line_each(task: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        laptop(task, "run.steps=0", "learning.decay=x", "sampling.grop_size=4")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_missing_key_is_named_with_what_it_means(tmp_path: Path) -> None:
+    lacking = write(tmp_path / "x.toml", {key: value for key, value in TASK.items() if key != "model"})
+    with pytest.raises(ConfigError, match=r"^model is needed and not set \(the model that is trained\)\.$"):
+        load_config(lacking, "laptop")
+    no_method = write(tmp_path / "y.toml", {key: value for key, value in TASK.items() if key != "gro"})
+    with pytest.raises(ConfigError, match=r"gro\.preset is needed .* one of reinforce, rloo, grpo"):
+        load_config(no_method, "laptop")
+
+
+def test_unknown_tasks_profiles_and_files(task: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no task 'math-gsm8'. Did you mean 'math-gsm8k'"):
+        load_config("math-gsm8")
+    with pytest.raises(ConfigError, match=r"no such profile. Did you mean 'laptop'\? It has: laptop, gpu"):
+        load_config(task, "labtop")
+    with pytest.raises(UserError, match=r"nowhere.toml: No such file"):
+        load_config(task, "laptop", tmp_path / "nowhere.toml")
+    (tmp_path / "broken.toml").write_text("[run]\nsteps = = 3\n")
+    with pytest.raises(ConfigError, match=r"broken.toml: not TOML: .*line 2, column 9"):
+        load_config(task, "laptop", tmp_path / "broken.toml")
+
+
+@pytest.mark.parametrize(("gpu", "profile"), [(True, "gpu"), (False, "laptop")])
+def test_the_default_profile_goes_by_the_gpu(
+    task: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, profile: str
+) -> None:
+    monkeypatch.setattr(settings_load, "has_nvidia_gpu", lambda: gpu)
+    resolved = load_config(task)
+    assert resolved.config.profile == profile
+    assert "NVIDIA GPU" in resolved.origins["profile"]
+
+
+def test_a_task_without_the_default_profile_asks_for_one(tmp_path: Path) -> None:
+    task = write(tmp_path / "x.toml", {**TASK, "profiles": {"small": {}, "large": {}}})
+    with pytest.raises(ConfigError, match="choose a profile with --profile: small, large"):
+        load_config(task)
+    plain = write(tmp_path / "y.toml", {key: value for key, value in TASK.items() if key != "profiles"})
+    assert load_config(plain).config.profile == ""
+
+
+def test_a_saved_configuration_repeats_the_run_whatever_the_task_says_now(task: Path, tmp_path: Path) -> None:
+    config = laptop(
+        task, "gro.preset=dapo", "learning.max_grad_norm=none", "rewards.math.timeout_s=2", "data.train.path=x.jsonl"
+    ).config
+    saved = tmp_path / "config.toml"
+    saved.write_text(to_toml(config), encoding="utf-8")
+    write(task, {**TASK, "scoring": {"workers": 9}, "evaluation": {"correct": "math", "max_tokens": 5}})
+    assert load_config(task, config_file=saved).config == config
+    assert load_config(saved).config == config
+    assert load_config(saved, sets=["gro.preset=rloo"]).config.gro.term == PRESETS["rloo"].term
+    with pytest.raises(ConfigError, match="complete configuration with profile 'laptop': --profile gpu"):
+        load_config(task, "gpu", saved)
+    with pytest.raises(ConfigError, match="of task 'trial', not of 'math-gsm8k'"):
+        load_config("math-gsm8k", config_file=saved)
+
+
+PLUGIN = """
+from reasoner import hookimpl, reward
+
+@reward("unit")
+def unit(problem, response, *, name: str = "km") -> float:
+    return float(name in response.text)
+
+@hookimpl
+def register_rewards():
+    return [unit]
+"""
+
+
+def test_plugins_of_the_command_line_and_of_the_file_are_both_known(task: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "units.py"
+    plugin.write_text(PLUGIN)
+    rewards = "rewards=[{source = 'math'}, {source = 'unit', options = {name = 'm'}}]"
+    given = load_config(task, "laptop", sets=[rewards], plugins=[str(plugin)])
+    assert (given.config.plugins, given.origins["plugins"]) == ([str(plugin)], "--plugin")
+    saved = write(tmp_path / "own.toml", {"plugins": [str(plugin)]})
+    assert load_config(task, "laptop", saved, [rewards]).config.rewards == given.config.rewards
+    with pytest.raises(ConfigError, match="no reward source 'unit'"):
+        laptop(task, rewards)
