@@ -33,6 +33,7 @@ class Inputs:
 
     input_ids_BL: Tensor
     position_ids_BL: Tensor
+    """restarting after each prompt; in padded sequences simply counting up"""
     shapes: tuple[RowShape, ...] | None
     """rows of a flat sequence (B = 1); None: one response per sequence, padded on the right"""
     predictors_S: Tensor

@@ -18,10 +18,10 @@ from torch import Tensor
 from reasoner.records import Group
 
 WeightFunction = Callable[[Sequence[int], Tensor], Tensor]
-"""`(rows, logprobs_RT) -> weights_RT` for the responses `rows`: indices into all responses of the groups in group order, as
-they were packed, so not sorted. Both tensors are float32 (float64 for float64 models) on the learner's device, right-padded
-to the longest response of the call; `logprobs_RT` carries no gradient and is 0 at padding. Where the policy mask is False
-the learner ignores the weight."""
+"""`(rows, logprobs_RT) -> weights_RT` for the responses `rows`: indices into all responses of the groups in group
+order, as they were packed, so not sorted. Both tensors are float32 (float64 for float64 models) on the learner's
+device, right-padded to the longest response of the call; `logprobs_RT` carries no gradient and is 0 at padding.
+Where the policy mask is False the learner ignores the weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,10 @@ class StepResult:
 class Learner(Protocol):
     """Holds the trained policy and its optimiser."""
 
-    description: str
-    """what was chosen, for the log: device, number format, attention, packing"""
+    @property
+    def description(self) -> str:
+        """What was chosen, for the log: device, number format, attention, packing."""
+        ...
 
     @property
     def version(self) -> int:

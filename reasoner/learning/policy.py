@@ -99,7 +99,7 @@ class TorchPolicy:
                 folder,
                 config=config,
                 dtype=torch.float64 if dtype == "float64" else torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation=_plain_attention(config),
                 trust_remote_code=trust_remote_code,
             ).to(self.device)
         self._head = head_of(self.model)
@@ -131,11 +131,9 @@ class TorchPolicy:
     def forward(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Inputs]:
         """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `indices`, with gradient."""
         inputs = (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
-        extra = {"row_shapes": inputs.shapes} if self.packing.flat else {}
+        flat = {"position_ids": inputs.position_ids_BL, "row_shapes": inputs.shapes} if self.packing.flat else {}
         with self._autocast():
-            output = self.model.base_model(
-                input_ids=inputs.input_ids_BL, position_ids=inputs.position_ids_BL, use_cache=False, **extra
-            )
+            output = self.model.base_model(input_ids=inputs.input_ids_BL, use_cache=False, **flat)
             hidden_SH = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
             logprobs_S = token_logprobs(hidden_SH, inputs.targets_S, self._head, temperature, self._chunk)
         return logprobs_S, inputs
@@ -154,9 +152,9 @@ class TorchPolicy:
         if not gap <= ALLOWED_GAP[self.dtype]:
             raise RunError(
                 f"{type(self.model).__name__}: log-probabilities of packed responses differ from those of single "
-                f"sequences by {gap:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}), so training would be "
-                "wrong. Its attention or output layer does something that the packed forward pass does not know: please "
-                "report the model"
+                f"sequences by {gap:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}): training would be "
+                "wrong. Its attention or output layer does something that the packed forward pass does not know: "
+                "please report the model"
             )
         self._checked = True
 
@@ -168,7 +166,7 @@ class TorchPolicy:
     def _gap(self, rows: Sequence[Row], temperature: float) -> float:
         """Mean absolute difference per token."""
         packed_S, _ = self.forward(MicroBatch(tuple(rows)), temperature)
-        with self._plain_attention():
+        with self._own_attention():
             plain_S = torch.cat([self._plain(row, response, temperature) for row in rows for response in row.responses])
         return float((packed_S - plain_S).abs().mean())
 
@@ -184,12 +182,12 @@ class TorchPolicy:
         return logprobs.gather(1, torch.tensor(response, device=self.device).unsqueeze(1)).squeeze(1)
 
     @contextmanager
-    def _plain_attention(self) -> Iterator[None]:
+    def _own_attention(self) -> Iterator[None]:
         """The model's own attention instead of the packed one."""
         if not self.packing.flat:
             yield
             return
-        self.model.set_attn_implementation("sdpa")
+        self.model.set_attn_implementation(_plain_attention(self.model.config))
         try:
             yield
         finally:
@@ -218,6 +216,11 @@ def _without_dropout(config: Any) -> None:
         for name, value in part.to_dict().items():
             if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "drop_path", "jitter")):
                 setattr(part, name, 0.0)
+
+
+def _plain_attention(config: Any) -> str:
+    """transformers' own attention; its sdpa leaves out a soft cap of the scores without a word."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
 
 
 def _choose_packing(model: Any, sharing: Sharing, token_budget: int) -> Packing:
