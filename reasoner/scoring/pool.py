@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from reasoner.config import ScoringConfig
 from reasoner.records import FailureKind
 from reasoner.scoring.compose import MAX_RESULT_BYTES
-from reasoner.scoring.reaping import children, dead_children, end_tree
+from reasoner.scoring.reaping import children, dead_children, kill
 from reasoner.scoring.wire import LineBuffer, Result, dump_result, load_result
 from reasoner.scoring.worker import Job, confine, serve
 
+SWEEP_S = 0.01
+"""seconds between looks at processes that were killed and are not gone"""
 SEND_S = 5
 """seconds for an idle worker to take a call"""
 
@@ -66,6 +68,8 @@ class Pool:
         self._emit, self._detach = emit, detach
         self._queue: deque[Task] = deque()
         self._workers: dict[int, _Worker] = {}
+        self._strays = False
+        """something may be alive below the host that is not a worker"""
 
     def submit(self, id_: bytes, payload: bytes) -> None:
         """Queue one response for all rewards."""
@@ -79,16 +83,20 @@ class Pool:
             self._end(worker)
 
     def patience(self) -> float:
-        """Seconds until the next deadline; infinite when nothing runs."""
+        """Seconds until the next deadline; infinite when there is none."""
+        if self._strays:
+            return SWEEP_S
         now = time.monotonic()
         return min(
             (self._deadline(worker) - now for worker in self._workers.values() if worker.task), default=float("inf")
         )
 
     def turn(self) -> None:
-        """Fail the calls whose deadline has passed, hand tasks to idle workers."""
+        """Fail the calls whose deadline has passed, kill what they started, hand tasks to idle workers."""
         for worker in [worker for worker in self._workers.values() if worker.task is not None]:
             self._expire(worker)
+        if self._strays:
+            self.reap()
         while self._queue and (worker_ := self._idle()) is not None:
             self._dispatch(worker_, self._queue.popleft())
 
@@ -102,8 +110,10 @@ class Pool:
                 self._fail(worker, "crash", f"the worker died during the call: {_how(status)}")
             elif pid in self._workers:
                 self._end(worker)
-        for stray in children(os.getpid()) - self._workers.keys():
-            end_tree(stray)
+        strays = children(os.getpid()) - self._workers.keys()
+        for stray in strays:
+            kill(stray)
+        self._strays = bool(strays)
 
     def _dispatch(self, worker: _Worker, task: Task) -> None:
         worker.task, worker.since = task, time.monotonic()
@@ -165,7 +175,7 @@ class Pool:
             self._end(worker)
         else:
             self._close(worker)
-            end_tree(worker.pid)
+            kill(worker.pid)
 
     def _take(self, worker: _Worker, line: bytes) -> None:
         result = _expected(line, worker.task)
@@ -223,7 +233,8 @@ class Pool:
     def _end(self, worker: _Worker) -> None:
         del self._workers[worker.pid]
         self._close(worker)
-        end_tree(worker.pid)
+        kill(worker.pid)
+        self._strays = True
 
     def _close(self, worker: _Worker) -> None:
         if worker.channel.fileno() >= 0:

@@ -10,15 +10,18 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 
 import psutil
 
-from reasoner.scoring.reaping import end_tree
+from reasoner.scoring.reaping import kill
 from reasoner.scoring.wire import CLOSE, START_S, Plan, dump_plan
 
 CLOSE_S = 5.0
 """seconds for the host to end by itself"""
+SWEEP_S = 0.05
+"""seconds between looks at processes that were killed and are not gone"""
 LOG_TAIL = 4000
 """bytes of the host's log that an error shows"""
 
@@ -108,7 +111,7 @@ class HostProcess:
             orderly = self._process.wait(CLOSE_S) == 0
         except subprocess.TimeoutExpired:
             orderly = False
-            end_tree(self._process.pid)
+            kill(self._process.pid)
             self._process.wait()
         if not orderly:
             self._end_orphans()
@@ -134,7 +137,15 @@ class HostProcess:
 
     def _end_orphans(self) -> None:
         """End what the workers of a host that was killed had started; it is found by the inherited mark."""
+        while orphans := self._marked():
+            for orphan in orphans:
+                kill(orphan)
+            time.sleep(SWEEP_S)
+
+    def _marked(self) -> list[int]:
+        found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(_MARK) == self._mark:
-                    end_tree(process.pid)
+                if process.environ().get(_MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.pid)
+        return found

@@ -1,8 +1,7 @@
 """What a worker does: one call after the other, in a process that the host may kill at any moment.
 
-A call must not change what the next call sees: after each one the worker ends everything that the call started, and if
-something is left that cannot be undone (a thread, an exhausted address space, a closed standard stream) it asks to be
-replaced.
+A call must not change what the next call sees: when it has left something behind (a process, a thread, an exhausted
+address space, a closed standard stream), the worker asks the host to end all that and to replace it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 from reasoner.records import FailureKind, Problem, Response
 from reasoner.rewards_api import RewardSource
 from reasoner.scoring.compose import InvalidScoreError, verdict
-from reasoner.scoring.reaping import become_subreaper, die_with_parent, end_children
+from reasoner.scoring.reaping import become_subreaper, die_with_parent, has_children
 from reasoner.scoring.wire import Result, dump_result, load_task
 
 MAX_MESSAGE = 2000
@@ -88,17 +87,15 @@ def _call(task: int, reward: int, job: Job, problem: Problem, response: Response
     except BaseException as error:  # sys.exit and KeyboardInterrupt too: whatever a source raises is its failure
         kind, message = "error", _described(error)
     seconds = time.perf_counter() - start
-    last = os.getpid() == own and _tidy(full)
+    last = os.getpid() == own and (full or _left_behind())
     if score is None:
         return Result(task, reward, seconds, kind=kind, message=message, last=last)
     return Result(task, reward, seconds, score.value, dict(score.parts), score.note, last=last)
 
 
-def _tidy(full: bool) -> bool:
-    """End what the call started; True if the worker cannot be used again."""
+def _left_behind() -> bool:
     signal.setitimer(signal.ITIMER_REAL, 0.0)
-    end_children()
-    return full or threading.active_count() > 1 or not _streams_intact()
+    return has_children() or threading.active_count() > 1 or not _streams_intact()
 
 
 def _streams_intact() -> bool:

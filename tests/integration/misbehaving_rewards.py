@@ -45,14 +45,17 @@ def daemon_and_answer() -> float:
     return 1.0
 
 
-def bomb() -> None:
-    """Processes that fork faster than anyone can kill them one by one."""
-    for _ in range(8):
-        os.fork()
-    while True:
-        if os.fork():
-            time.sleep(0.002)
-            os._exit(0)
+def bomb(leave_group: bool = False) -> None:
+    """Processes that are never the same for long, so that nobody can kill them one by one."""
+    if os.fork() == 0:
+        for _ in range(3):
+            os.fork()
+        while True:
+            if os.fork():
+                os._exit(0)
+            if leave_group:
+                os.setsid()
+    spin()
 
 
 def answer_twice() -> float:
@@ -142,6 +145,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "daemon and hang": daemon_and_hang,
     "daemon and answer": daemon_and_answer,
     "bomb": bomb,
+    "scattering bomb": lambda: bomb(leave_group=True),
     "answer twice": answer_twice,
     "sleeping child": sleeping_child,
     "allocate": allocate,

@@ -119,10 +119,10 @@ def test_a_total_that_is_not_finite_stops_the_run() -> None:
         total([part(1e308, 1e9)])
 
 
-@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))))
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3))))
 def test_total_equals_the_formula(pairs: list[tuple[float, float]]) -> None:
     expected = math.fsum(weight * value for weight, value in pairs)
-    assert total([part(value, weight) for weight, value in pairs]) == pytest.approx(expected, rel=1e-9, abs=1e-3)
+    assert total([part(value, weight) for weight, value in pairs]) == pytest.approx(expected, rel=1e-9, abs=1e-6)
 
 
 def test_a_component_carries_weight_and_outcome() -> None:
