@@ -1,0 +1,213 @@
+"""What may import what, what stays light, and which keys and options there are."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from reasoner.cli.app import app
+from reasoner.config import Config
+from reasoner.settings.schema import keys_of
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "vllm", "transformers", "datasets", "deepspeed")
+ENGINES = {
+    "vllm": "reasoner/sampling/",
+    "deepspeed": "reasoner/learning/",
+    "datasets": "reasoner/rows.py",
+    "reasoning_gym": "tasks/",
+    "math_verify": "rewards/",
+    "sympy": "rewards/",
+}
+"""heavy package -> the place that wraps it"""
+STAGES = ("sampling", "scoring", "learning", "gro", "runs", "reporting")
+
+
+@dataclass(frozen=True)
+class Import:
+    file: str
+    """relative to the checkout"""
+    module: str
+    """absolute dotted name; of `from a import b` both `a` and `a.b`"""
+
+    def is_of(self, *packages: str) -> bool:
+        return any(self.module == package or self.module.startswith(f"{package}.") for package in packages)
+
+
+def imports() -> list[Import]:
+    """All imports of the shipped code, lazy ones and those for types included."""
+    files = (path for folder in ("reasoner", "rewards", "tasks") for path in (ROOT / folder).rglob("*.py"))
+    return [found for path in files for found in _imports(path)]
+
+
+def _imports(path: Path) -> Iterator[Import]:
+    file = path.relative_to(ROOT).as_posix()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (Import(file, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{file}: relative import"
+            yield Import(file, node.module)
+            yield from (Import(file, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+IMPORTS = imports()
+
+
+def of(folder: str) -> list[Import]:
+    found = [each for each in IMPORTS if each.file.startswith(folder)]
+    assert found, f"nothing imports anything in {folder}: was it renamed?"
+    return found
+
+
+def test_only_the_command_line_imports_the_command_line() -> None:
+    users = {each.file for each in IMPORTS if each.is_of("reasoner.cli")}
+    assert {file for file in users if not file.startswith("reasoner/cli/")} == {"reasoner/__main__.py"}
+
+
+def test_nothing_below_the_pipeline_imports_it() -> None:
+    users = {each.file for each in IMPORTS if each.is_of("reasoner.pipeline", "reasoner.stages")}
+    assert {file for file in users if not file.startswith("reasoner/cli/")} <= {"reasoner/pipeline.py"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_imports_no_other_stage(stage: str) -> None:
+    others = [f"reasoner.{other}" for other in STAGES if other != stage]
+    assert [each for each in of(f"reasoner/{stage}/") if each.is_of(*others)] == []
+
+
+def test_the_objective_imports_torch_and_records_only() -> None:
+    allowed = ("torch", "reasoner.gro", "reasoner.records", "__future__")
+    foreign = [
+        each
+        for each in of("reasoner/gro/")
+        if not each.is_of(*allowed) and each.module.split(".")[0] not in sys.stdlib_module_names
+    ]
+    assert foreign == []
+
+
+def test_built_in_rewards_and_tasks_use_the_public_api() -> None:
+    own = ("reasoner_rewards", "reasoner_tasks")
+    public = {"reasoner", "reasoner.errors", "reasoner.hookspecs"}
+    used = {each.module for each in [*of("rewards/"), *of("tasks/")] if each.is_of("reasoner") and not each.is_of(*own)}
+    names = {name for name in used if not any(name.startswith(f"{module}.") for module in public - {"reasoner"})}
+    from reasoner import __all__ as exported
+
+    assert names - public <= {f"reasoner.{name}" for name in exported}
+
+
+@pytest.mark.parametrize("package", ENGINES)
+def test_heavy_packages_stay_in_their_place(package: str) -> None:
+    assert {
+        each.file for each in IMPORTS if each.is_of(package) and not each.file.startswith(ENGINES[package])
+    } == set()
+
+
+def test_only_plugins_calls_hooks() -> None:
+    callers = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "reasoner").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "hook"
+    }
+    assert callers == {"reasoner/plugins.py"}
+
+
+LIGHT = [
+    ["--help"],
+    ["run", "--help"],
+    ["tasks", "list"],
+    ["tasks", "show", "math-gsm8k"],
+    ["rewards", "list"],
+    ["config", "show", "math-gsm8k", "--profile", "laptop"],
+]
+
+
+def test_looking_around_imports_nothing_heavy() -> None:
+    program = f"""
+import contextlib, io, json, sys
+from reasoner.cli.app import app
+heavy = {{}}
+for arguments in {LIGHT!r}:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            app(arguments)
+    except SystemExit as ended:
+        assert not ended.code, (arguments, ended.code)
+    heavy[" ".join(arguments)] = [name for name in {HEAVY!r} if name in sys.modules]
+print(json.dumps(heavy))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {" ".join(arguments): [] for arguments in LIGHT}
+
+
+def keys(path: tuple[str, ...] = ()) -> Iterator[str]:
+    for name in keys_of(path) or ():
+        inner = (*path, name, "entry") if (*path, name) == ("rewards",) else (*path, name)
+        if keys_of(inner):
+            yield from keys(inner)
+        else:
+            yield ".".join(inner)
+
+
+def test_the_configuration_has_these_keys() -> None:
+    """Adding a key is a decision: it is documented, tested, and read by something."""
+    assert sorted(keys()) == sorted(KEYS.split())
+    assert set(Config.model_fields) == {key.split(".")[0] for key in KEYS.split()}
+
+
+def test_the_command_line_has_these_options() -> None:
+    """Adding an option is a decision."""
+    assert dict(commands(get_command(app), "")) == {
+        "": "--help --version",
+        "run": "--config --dry-run --help --output --plugin --profile --set --steps task",
+        "eval": "--config --help --model --plugin --profile --set task",
+        "tasks": "--help",
+        "tasks list": "--help --plugin",
+        "tasks show": "--help --plugin task",
+        "rewards": "--help",
+        "rewards list": "--help --plugin",
+        "config": "--help",
+        "config show": "--config --help --plugin --profile --set --toml task",
+        "doctor": "--help",
+    }
+
+
+def commands(command: object, name: str) -> Iterator[tuple[str, str]]:
+    """Every command with its arguments and long options."""
+    from typer import Context
+
+    context = Context(command, info_name=name)  # type: ignore[arg-type]
+    parameters = command.get_params(context)  # type: ignore[attr-defined]
+    yield (
+        name,
+        " ".join(sorted({max(p.opts, key=len) for p in parameters})),
+    )
+    for child, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, f"{name} {child}".strip())
+
+
+KEYS = """
+task title profile plugins run.steps run.output run.seed model.path model.dtype model.device model.trust_remote_code
+model.chat_template_kwargs prompt.system prompt.template prompt.examples data.train.path data.train.hub
+data.train.generator data.train.options data.train.split data.train.columns data.train.limit data.train.shuffle
+data.train.seed data.eval.path data.eval.hub data.eval.generator data.eval.options data.eval.split data.eval.columns
+data.eval.limit data.eval.shuffle data.eval.seed sampling.engine sampling.group_size sampling.temperature
+sampling.max_tokens sampling.max_prompt_tokens sampling.stop sampling.top_p sampling.top_k sampling.repetition_penalty
+sampling.memory_share sampling.kv_cache_gib rewards.entry.source rewards.entry.weight rewards.entry.options
+rewards.entry.timeout_s scoring.workers scoring.memory_mb scoring.max_failure_rate gro.preset gro.source
+gro.credit.kind gro.credit.baseline gro.credit.scale gro.credit.at gro.evidence gro.anchor gro.link.kind gro.link.low
+gro.link.high gro.link.dual gro.aggregation.kind gro.aggregation.length gro.kl.coefficient gro.kl.estimator
+learning.problems_per_step learning.updates_per_step learning.learning_rate learning.warmup_steps learning.decay
+learning.betas learning.weight_decay learning.max_grad_norm learning.token_budget learning.logit_chunk
+learning.gradient_checkpointing learning.share_prompts learning.reference handover.check_every handover.max_gap
+evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct
+"""

@@ -1,0 +1,205 @@
+"""The command line: what is printed, and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from reasoner import __version__
+from reasoner.__main__ import main
+from reasoner.cli import doctor as doctor_command
+from reasoner.doctor import Check
+from reasoner.errors import RunError
+from reasoner.settings import Resolved, load_config
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs `reasoner ARGUMENTS` in this process, on a pipe 80 columns wide."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["reasoner", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": n + 1}) + "\n" for n in range(9)))
+    return str(path)
+
+
+def test_version_and_help(cli: Cli) -> None:
+    assert cli("--version") == Outcome(0, f"reasoner {__version__}\n", "")
+    text = cli("--help").out
+    for name in ("run", "eval", "tasks", "rewards", "config", "doctor"):
+        assert f"│ {name} " in text
+    assert "reasoner run math-gsm8k" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("run", "--help"),
+        ("tasks", "list"),
+        ("tasks", "show", "math-gsm8k"),
+        ("rewards", "list"),
+        ("config", "show", "math-gsm8k", "--profile", "laptop"),
+    ],
+)
+def test_what_is_piped_has_no_colours_and_fits_80_columns(cli: Cli, arguments: tuple[str, ...]) -> None:
+    outcome = cli(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "\x1b" not in outcome.out
+    assert [line for line in outcome.out.splitlines() if len(line) > 80 and not line.startswith("file: ")] == []
+
+
+def test_tasks_and_rewards_are_listed(cli: Cli) -> None:
+    assert "math-gsm8k" in cli("tasks", "list").out
+    shown = cli("tasks", "show", "math-gsm8k").out
+    assert "--profile laptop" in shown
+    assert "--profile gpu" in shown
+    assert "2402.03300" in shown
+    listed = cli("rewards", "list").out
+    assert "math" in listed
+    assert "boxed_format" in listed
+
+
+def test_config_show_has_each_value_and_its_origin(cli: Cli) -> None:
+    lines = cli("config", "show", "math-gsm8k", "--profile", "laptop", "--set", "run.seed=3").out.splitlines()
+    found = [line.split() for line in lines]
+    assert ["run.seed", "3", "--set"] in found
+    assert ["gro.link.kind", '"clip"', "preset", "grpo"] in found
+    assert ["scoring.max_failure_rate", "0.5", "default"] in found
+
+
+def test_config_show_toml_can_be_given_back(cli: Cli, tmp_path: Path) -> None:
+    text = cli("config", "show", "math-gsm8k", "--profile", "laptop", "--set", "run.seed=3", "--toml").out
+    saved = tmp_path / "config.toml"
+    saved.write_text(text)
+    assert tomllib.loads(text)["run"]["seed"] == 3
+    assert cli("config", "show", "math-gsm8k", "--config", str(saved), "--toml").out == text
+
+
+def test_user_errors_are_one_message_and_exit_2(cli: Cli) -> None:
+    outcome = cli("config", "show", "math-gsm8k", "--profile", "laptop", "--set", "learning.decay=cosin")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "error: learning.decay = \"cosin\" (--set): must be one of constant, linear, cosine. Did you mean 'cosine'?\n"
+    )
+    assert cli("run", "math-gsm8", "--dry-run").err == (
+        "error: there is no task 'math-gsm8'. Did you mean 'math-gsm8k'? See `reasoner tasks list`.\n"
+    )
+    assert cli("run").code == 2
+    assert cli("fly").code == 2
+
+
+def test_a_dry_run_says_what_would_be_done_and_loads_nothing(
+    cli: Cli, rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("reasoner.models._convert", None)
+    sets = ["--set", f"data.train.path={rows}", "--set", f"data.eval.path={rows}", "--set", "sampling.engine=hf"]
+    outcome = cli("run", "math-gsm8k", "--profile", "laptop", "--dry-run", "--steps", "5", "--output", "my runs", *sets)
+    assert (outcome.code, outcome.err) == (0, "")
+    facts = " ".join(outcome.out.split())
+    for fact in (
+        "profile laptop (--profile)",
+        "device cpu (torch sees no CUDA device)",
+        "engine hf (sampling.engine)",
+        "training data 9 from",
+        "math x ",
+        "method grpo (2402.03300)",
+        "steps 5 of",
+        "output my runs",
+        "note 9 of the 9 training problems are also evaluation problems.",
+    ):
+        assert fact in facts
+    assert not Path("my runs").exists()
+
+
+def test_a_dry_run_finds_what_is_wrong_with_the_data(cli: Cli) -> None:
+    outcome = cli("run", "math-gsm8k", "--profile", "laptop", "--dry-run", "--set", "data.train.path=none/x.jsonl")
+    assert outcome.code == 2
+    assert "there is no data file /" in outcome.err
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A stand-in for `reasoner.stages` that hands the configuration through."""
+
+    @contextlib.contextmanager
+    def open_stages(resolved: Resolved) -> Iterator[Resolved]:
+        yield resolved
+
+    fake = ModuleType("reasoner.stages")
+    fake.open_stages = open_stages  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "reasoner.stages", fake)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (RunError("the sampler died"), 1, "error: the sampler died\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (None, 0, ""),
+    ],
+)
+@pytest.mark.usefixtures("stages")
+def test_run_passes_its_options_on_and_its_exit_codes_tell_how_it_ended(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, raised: BaseException | None, code: int, message: str
+) -> None:
+    seen: list[Resolved] = []
+
+    def train(resolved: Resolved) -> None:
+        seen.append(resolved)
+        if raised is not None:
+            raise raised
+
+    fake = ModuleType("reasoner.pipeline")
+    fake.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "reasoner.pipeline", fake)
+    outcome = cli(
+        "run", "math-gsm8k", "--profile", "laptop", "--steps", "5", "--output", "a 'b' c", "--set", "run.seed=2"
+    )
+    assert (outcome.code, outcome.err) == (code, message)
+    expected = load_config("math-gsm8k", "laptop", sets=["run.steps=5", "run.output=a 'b' c", "run.seed=2"])
+    assert [resolved.config for resolved in seen] == [expected.config]
+
+
+def test_doctor_prints_state_detail_and_advice(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [Check("torch", "ok", "2.13.0"), Check("hub", "missing", "cannot be reached", "pass local files")]
+    monkeypatch.setattr(doctor_command, "examine", lambda: iter(checks))
+    lines = [line.split() for line in cli("doctor").out.splitlines()]
+    assert lines == [
+        ["ok", "torch", "2.13.0"],
+        ["missing", "hub", "cannot", "be", "reached"],
+        ["->", "pass", "local", "files"],
+    ]
