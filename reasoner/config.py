@@ -1,7 +1,7 @@
 """The configuration of a run as pydantic models: every key, its type, its range and its unit.
 
-Values come in layers (`reasoner.settings`): built-in defaults, preset, task file, profile, `--config`, `--set`. What is impossible is
-refused here, before anything is loaded. The docstring under a field is its documentation in `reasoner config show` and the docs.
+Values come in layers (`reasoner.settings`): built-in defaults, preset, task file, profile, `--config`, `--set`. What is
+impossible is refused here, before anything is loaded. The docstring under a field is its documentation.
 """
 
 from __future__ import annotations
@@ -199,7 +199,9 @@ class GroConfig(Model):
     def _ranges(self) -> Self:
         if isinstance(self.link, Clip):
             if not 0.0 <= self.link.low <= 1.0 or self.link.high < 0.0:
-                raise ValueError(f"link.low must be in [0, 1] and link.high >= 0, got {self.link.low}, {self.link.high}")
+                raise ValueError(
+                    f"link.low must be in [0, 1] and link.high >= 0, got {self.link.low}, {self.link.high}"
+                )
             if self.link.dual is not None and self.link.dual <= 1.0:
                 raise ValueError(f"link.dual must be above 1, got {self.link.dual}")
             if self.anchor != "old":
@@ -246,7 +248,7 @@ class HandoverConfig(Model):
     """`[handover]`: how it is verified that the sampler holds the trained weights."""
 
     check_every: Positive = 5
-    """steps between comparisons of the sampler's log-probabilities with the learner's (the first step is always checked)"""
+    """steps between comparisons of the sampler's log-probabilities with the learner's; the first step is always checked"""
     max_gap: Annotated[float, Field(gt=0.0)] | None = None
     """mean absolute difference per token that stops the run; None: 1e-3 in float32, 0.1 in bfloat16"""
 
@@ -268,7 +270,9 @@ class EvaluationConfig(Model):
     @model_validator(mode="after")
     def _greedy_once(self) -> Self:
         if self.temperature == 0.0 and self.samples > 1:
-            raise ValueError(f"samples = {self.samples} at temperature 0 gives the same response every time; raise temperature")
+            raise ValueError(
+                f"samples = {self.samples} at temperature 0 gives the same response every time; raise temperature"
+            )
         return self
 
 
@@ -332,13 +336,13 @@ class Config(Model):
             )
         if isinstance(self.gro.link, Linear) and self.gro.anchor == "old" and self.learning.updates_per_step > 1:
             raise ValueError(
-                f"learning.updates_per_step = {self.learning.updates_per_step} with gro.link.kind = 'linear': without a ratio "
-                "the second update would be off-policy and wrong; use 1, or gro.link.kind = 'clip'"
+                f"learning.updates_per_step = {self.learning.updates_per_step} with gro.link.kind = 'linear': without a "
+                "ratio the second update would be off-policy and wrong; use 1, or gro.link.kind = 'clip'"
             )
         if self.gro.kl.coefficient > 0.0 and self.learning.reference == "none":
             raise ValueError(
-                f"gro.kl.coefficient = {self.gro.kl.coefficient} needs a reference policy and learning.reference is 'none'; "
-                "set learning.reference = 'initial', or the coefficient to 0"
+                f"gro.kl.coefficient = {self.gro.kl.coefficient} needs a reference policy and learning.reference is "
+                "'none'; set learning.reference = 'initial', or the coefficient to 0"
             )
         if self.learning.warmup_steps > self.run.steps * self.learning.updates_per_step:
             raise ValueError(
@@ -348,8 +352,8 @@ class Config(Model):
         train, held_out = self.data.train, self.data.eval
         if train.generator is not None and train.generator == held_out.generator and train.seed == held_out.seed:
             raise ValueError(
-                f"data.train.seed and data.eval.seed are both {train.seed}: the generator would give the same problems for "
-                "training and evaluation"
+                f"data.train.seed and data.eval.seed are both {train.seed}: the generator would give the same "
+                "problems for training and evaluation"
             )
         return self
 
@@ -361,6 +365,6 @@ def _check_credit(config: Config) -> None:
     )
     if compares and size < 2:
         raise ValueError(
-            f"sampling.group_size = {size} with gro.preset = {config.gro.preset!r}: its credit compares the responses of a group, "
-            "which needs at least 2; raise sampling.group_size, or take gro.preset = 'reinforce'"
+            f"sampling.group_size = {size} with gro.preset = {config.gro.preset!r}: its credit compares the responses of "
+            "a group, which needs at least 2; raise sampling.group_size, or take gro.preset = 'reinforce'"
         )
