@@ -7,7 +7,7 @@ into a gradient. Responses that cannot get weight are left out before the learne
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 
@@ -19,6 +19,9 @@ from reasoner.gro.terms import Term
 from reasoner.handover import Gap
 from reasoner.learning.learner import Learner, StepResult
 from reasoner.records import Batch, Response, ScoredGroup
+
+Progress = Callable[[int, int], None]
+"""`(responses done, responses in all)`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,15 @@ class UpdateReport:
         return values
 
 
-def update(batch: Batch, learner: Learner, term: Term, temperature: float, max_tokens: int, steps: int) -> UpdateReport:
+def update(
+    batch: Batch,
+    learner: Learner,
+    term: Term,
+    temperature: float,
+    max_tokens: int,
+    steps: int,
+    progress: Progress = lambda done, total: None,
+) -> UpdateReport:
     """One optimiser step per mini-batch of whole groups.
 
     Args:
@@ -75,10 +86,11 @@ def update(batch: Batch, learner: Learner, term: Term, temperature: float, max_t
         temperature: the T of the sampled distribution.
         max_tokens: the longest response allowed, in tokens.
         steps: mini-batches; divides the number of groups.
+        progress: told how many of a mini-batch's responses have been weighed, of how many.
     """
     parts = []
     for mini in _mini_batches(batch, steps):
-        objective = Objective.of(mini, term, max_tokens)
+        objective = Objective.of(mini, term, max_tokens, progress)
         done = learner.accumulate([scored.group for scored in objective.active], objective, temperature)
         parts.append(
             UpdateReport(
@@ -104,11 +116,13 @@ class Objective:
     """the groups with only those responses that can get weight"""
     active_rows: list[int]
     """index into the mini-batch's R responses of every response of `active`"""
+    progress: Progress
+    weighed: int = 0
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
     gap: Gap | None = None
 
     @classmethod
-    def of(cls, batch: Batch, term: Term, max_tokens: int) -> Objective:
+    def of(cls, batch: Batch, term: Term, max_tokens: int, progress: Progress) -> Objective:
         """Fix credit and normalisers of a mini-batch, and leave out what cannot get weight."""
         rewards_NG = torch.tensor(
             [[math.nan if r is None else r for r in scored.rewards] for scored in batch.groups], dtype=torch.float64
@@ -119,7 +133,8 @@ class Objective:
         size = rewards_NG.shape[1]
         groups = [_keep(scored, kept[n * size : (n + 1) * size]) for n, scored in enumerate(batch.groups)]
         rows = [row for row, keep in enumerate(kept) if keep]
-        return cls(the_plan, batch, [scored for scored in groups if scored.group.responses], rows)
+        progress(0, len(rows))
+        return cls(the_plan, batch, [scored for scored in groups if scored.group.responses], rows, progress)
 
     def __call__(self, rows: Sequence[int], logprobs_RT: Tensor) -> Tensor:
         """(r, T) weights of the active responses `rows` under their current log-probabilities."""
@@ -133,6 +148,8 @@ class Objective:
             self.plan, torch.tensor(which), logprobs_RT, mask_RT, old_RT=old_RT, reference_RT=reference_RT
         )
         self.diagnostics += found
+        self.weighed += len(which)
+        self.progress(self.weighed, len(self.active_rows))
         self._measure_gap(responses, logprobs_RT if old_RT is None else old_RT, mask_RT)
         return weights_RT
 

@@ -1,0 +1,94 @@
+"""What a step's groups say, as figures (`reasoner.reporting.metrics` documents the names). Pure, but for the memory readings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import fmean, pstdev
+from typing import TypeVar
+
+import psutil
+
+from reasoner.records import Component, ScoredGroup
+
+T = TypeVar("T")
+
+
+class Timer:
+    """Seconds by stage of one step."""
+
+    def __init__(self) -> None:
+        self._started = self._ended = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time inside to `stage`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+    def iterate(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """The items; until the last one has come, time is `stage`'s (what the consumer does in between happens meanwhile)."""
+        with self(stage):
+            yield from items
+        self._ended = time.perf_counter()
+
+    def rest(self, stage: str) -> None:
+        """Add the time since `iterate` ran out of items to `stage`."""
+        self.seconds[stage] = time.perf_counter() - self._ended
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`time/<stage>` and `time/total`, seconds."""
+        stages = {f"time/{stage}": seconds for stage, seconds in self.seconds.items()}
+        return {**stages, "time/total": time.perf_counter() - self._started}
+
+
+def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Rewards, components, lengths and what gives no credit, over all responses of a step."""
+    rewards = [reward for scored in groups for reward in scored.rewards]
+    valid = [reward for reward in rewards if reward is not None]
+    responses = [response for scored in groups for response in scored.group.responses]
+    values = {
+        "reward/abstained": 1 - len(valid) / len(rewards),
+        "response/length_mean": fmean(len(response.token_ids) for response in responses),
+        "response/finished": fmean(response.finish_reason == "stop" for response in responses),
+        "tokens/sampled": float(sum(len(response.token_ids) for response in responses)),
+    }
+    if valid:
+        values |= {"reward/mean": fmean(valid), "reward/std": pstdev(valid)}
+    return values | _component_metrics(component for s in groups for row in s.components for component in row)
+
+
+def _component_metrics(components: Iterable[Component]) -> dict[str, float]:
+    by_source: dict[str, list[Component]] = {}
+    for component in components:
+        by_source.setdefault(component.source, []).append(component)
+    values = {}
+    for source, found in by_source.items():
+        known = [component.value for component in found if component.value is not None]
+        if known:
+            values[f"reward/{source}/mean"] = fmean(known)
+        values[f"reward/{source}/failed"] = fmean(component.failure is not None for component in found)
+    return values
+
+
+def memory_metrics(device: str) -> dict[str, float]:
+    """Memory of this process and everything it started, and the peak on the GPU, in GiB."""
+    resident = 0
+    process = psutil.Process()
+    for each in (process, *process.children(recursive=True)):
+        try:
+            resident += each.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue  # a worker that ended just now
+    values = {"memory/rss_gib": resident / 2**30}
+    if device == "cuda":
+        import torch
+
+        values["memory/device_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return values
