@@ -248,7 +248,7 @@ class HandoverConfig(Model):
     """`[handover]`: how it is verified that the sampler holds the trained weights."""
 
     check_every: Positive = 5
-    """steps between comparisons of the sampler's log-probabilities with the learner's; the first step is always checked"""
+    """steps between comparisons of the sampler's log-probabilities with the learner's; the first is always checked"""
     max_gap: Annotated[float, Field(gt=0.0)] | None = None
     """mean absolute difference per token that stops the run; None: 1e-3 in float32, 0.1 in bfloat16"""
 
@@ -336,8 +336,8 @@ class Config(Model):
             )
         if isinstance(self.gro.link, Linear) and self.gro.anchor == "old" and self.learning.updates_per_step > 1:
             raise ValueError(
-                f"learning.updates_per_step = {self.learning.updates_per_step} with gro.link.kind = 'linear': without a "
-                "ratio the second update would be off-policy and wrong; use 1, or gro.link.kind = 'clip'"
+                f"learning.updates_per_step = {self.learning.updates_per_step} with gro.link.kind = 'linear': without "
+                "a ratio the second update would be off-policy and wrong; use 1, or gro.link.kind = 'clip'"
             )
         if self.gro.kl.coefficient > 0.0 and self.learning.reference == "none":
             raise ValueError(
@@ -365,6 +365,6 @@ def _check_credit(config: Config) -> None:
     )
     if compares and size < 2:
         raise ValueError(
-            f"sampling.group_size = {size} with gro.preset = {config.gro.preset!r}: its credit compares the responses of "
-            "a group, which needs at least 2; raise sampling.group_size, or take gro.preset = 'reinforce'"
+            f"sampling.group_size = {size} with gro.preset = {config.gro.preset!r}: its credit compares the responses "
+            "of a group, which needs at least 2; raise sampling.group_size, or take gro.preset = 'reinforce'"
         )
