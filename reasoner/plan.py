@@ -12,12 +12,15 @@ from reasoner.models import describe_model
 from reasoner.settings import Resolved
 
 
-def describe_plan(resolved: Resolved, splits: Splits, device: str, engine: str) -> Mapping[str, str]:
+def describe_plan(
+    resolved: Resolved, splits: Splits, device: str, engine: str, *, training: bool = True
+) -> Mapping[str, str]:
     """The facts of a run by name, in the order in which they matter.
 
     Args:
         device: `cpu` or `cuda`, as `resolve_device` found it.
         engine: `vllm` or `hf`, as the sampler's factory chose it.
+        training: False leaves out what an evaluation alone does not use.
 
     Raises:
         UserError, MissingDependencyError: the model is known not to be there.
@@ -37,6 +40,8 @@ def describe_plan(resolved: Resolved, splits: Splits, device: str, engine: str) 
         "steps": _steps(config),
         "output": config.run.output,
     }
+    if not training:
+        facts = {name: fact for name, fact in facts.items() if name not in ("training data", "method", "steps")}
     return facts | ({"note": " ".join(splits.notes)} if splits.notes else {})
 
 

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from reasoner import plugins
 from reasoner.config import Config
-from reasoner.data import ProblemStream, load_splits
+from reasoner.data import ProblemStream, Splits, load_problems, load_splits
 from reasoner.evaluation import Evaluation, counted, evaluate
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.torch_engine import TorchLearner
@@ -221,16 +221,22 @@ def _open_evaluator(
     """The evaluator, the model's folder, and the training prompts (none unless training)."""
     config = resolved.config
     generators = plugins.generators(plugins.build_manager(config.plugins))
-    splits = load_splits(config.data, config.prompt, generators, config.run.seed)
+    if training:
+        splits = load_splits(config.data, config.prompt, generators, config.run.seed)
+    else:
+        held_out = load_problems(config.data.eval, config.prompt, generators, config.run.seed, "data.eval")
+        splits = Splits((), tuple(held_out), ())
     device, engine = resolve_device(config.model.device), choose_engine(config.sampling.engine)
-    facts = dict(describe_plan(resolved, splits, device, engine))
+    facts = dict(describe_plan(resolved, splits, device, engine, training=training))
+    # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the first time.
+    print(f"preparing model {facts['model']}", flush=True)  # noqa: T201
     folder = resolve_model(config.model.path)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.model.trust_remote_code)
 
     def prompts(problems: Sequence[Problem]) -> list[Prompt]:
         return render(problems, tokenizer, config.model.chat_template_kwargs, config.sampling.max_prompt_tokens)
 
-    held_out, train = prompts(splits.eval), prompts(splits.train) if training else []
+    held_out_prompts, train_prompts = prompts(splits.eval), prompts(splits.train)
     reserve = MINIMUM_FREE + (2 * _size(folder) if training else 0)
     with ExitStack() as stack:
         run = stack.enter_context(open_run(Path(config.run.output), name, to_toml(config), facts, reserve))
@@ -240,7 +246,7 @@ def _open_evaluator(
         view.message(f"starting the sampler ({engine})")
         sampler = stack.enter_context(open_sampler(config, folder, run.folder / "sampler.log"))
         view.message(f"sampler: {sampler.description}")
-        yield Evaluator(config, run, view, held_out, scorer, sampler), folder, train
+        yield Evaluator(config, run, view, held_out_prompts, scorer, sampler), folder, train_prompts
 
 
 def _reference(config: Config, folder: Path, device: str) -> TorchPolicy | None:
