@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reasoner import Problem, Response, Score, reward
-from reasoner_rewards.extraction import boxes
+from reasoner_rewards.extraction import last_box
 
 MAX_BOX_CHARS = 64
 """characters in the box: it holds an answer, not a solution"""
@@ -32,15 +32,13 @@ def _what_is_missing(response: Response) -> str:
     text = response.text.rpartition("</think>")[2]
     if "<think>" in text:
         return "the think block is not closed"
-    found = boxes(text)
-    if len(found) != 1:
-        return f"{len(found)} boxes instead of one"
-    content = found[0]
-    if content is None:
+    count, box = last_box(text)
+    if count != 1 or box is None:
+        return f"{count} boxes instead of one"
+    if box.content is None:
         return "the box has no closed braces"
-    if not content.strip():
+    if not box.content.strip():
         return "the box is empty"
-    if len(content) > MAX_BOX_CHARS:
+    if len(box.content) > MAX_BOX_CHARS:
         return f"the box is longer than {MAX_BOX_CHARS} characters"
-    tail = text.rpartition("\\boxed")[2].partition(content)[2].removeprefix("}").strip()
-    return "" if len(tail) <= MAX_TAIL_CHARS else f"more than {MAX_TAIL_CHARS} characters follow the box"
+    return "" if len(box.tail.strip()) <= MAX_TAIL_CHARS else f"more than {MAX_TAIL_CHARS} characters follow the box"

@@ -28,6 +28,7 @@ _SEVERAL = re.compile(
     r"[,;<>]|\\(?:pm|mp|le|ge|ne|lt|gt|in|cup|approx|text)(?![A-Za-z])|(?<![A-Za-z])(?:or|and)(?![A-Za-z])"
 )
 _ARITHMETIC = re.compile(r"[+*]|(?<=[\w)}\]!])\s*-|\\(?:times|cdot|div)(?![A-Za-z])")
+_IN_BRACKETS = re.compile(r"\(([^(),;]*)\)")
 _NAME = re.compile(r"\s*[A-Za-z](?:\([a-z]\))?\s*")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _LETTER = re.compile(r"[A-Za-z]")
@@ -65,6 +66,8 @@ def _compare(answer: str, reference: str) -> Verdict:
     if _same_text(answer, reference):
         return Verdict(True, "text")
     number = _reference_number(reference)
+    if number is not None and (inside := _IN_BRACKETS.fullmatch(answer)):
+        answer = inside[1].strip()
     answer_number = parse_number(answer)
     if number is not None and answer_number is not None:
         equal = same_number(answer_number, number)
@@ -95,10 +98,12 @@ def _same_text(answer: str, reference: str) -> bool:
 
 
 def _is_words(reference: str) -> bool:
-    """Words and single letters. Two or three letters without `\\text` can be a product of variables: an expression."""
+    """Words and single letters. Two letters without `\\text` are a product of variables, unless they are "no"."""
     text = words(reference)
-    plain = _WORDS.fullmatch(text) is not None or _CHOICE.fullmatch(text) is not None
-    return plain and (len(text) == 1 or len(text) > 3 or "\\text" in reference or _CHOICE.fullmatch(text) is not None)
+    if _CHOICE.fullmatch(text):
+        return True
+    product = len(text) == 2 and text.casefold() != "no" and "\\text" not in reference
+    return _WORDS.fullmatch(text) is not None and not product
 
 
 def _last_side(answer: str, reference: str) -> str:

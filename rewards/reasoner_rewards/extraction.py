@@ -1,6 +1,6 @@
 r"""Finds the one final answer of a text, by declared strategies in a fixed order.
 
-    boxed      the last `\boxed{...}`; boxes with only connectives between them ("or", commas, space) are one joint answer
+    boxed      the last `\boxed{...}`; boxes that only "or", "and", commas or space separate are one joint answer
     hashes     the line after the last `####`, as GSM8K writes it
     statement  what follows the last "answer is" or "answer:" up to the end of the sentence      (lenient only)
     number     the last number of the text                                                       (lenient only)
@@ -26,7 +26,7 @@ MAX_JOINT_BOXES = 16
 
 _BOX = "\\boxed"
 _GAP = re.compile(
-    r"(?:\s|[$,;.&*()\[\]\\]|\\(?:quad|qquad)\b|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)*", re.IGNORECASE
+    r"(?:\s|[$,;.&*()\[\]\\]|\\(?:quad|qquad)\b|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|\b(?:and|or)\b)*", re.IGNORECASE
 )
 _MAX_GAP_CHARS = 40
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*)")
@@ -67,9 +67,23 @@ def reference_answer(text: str) -> Extraction:
     return _bounded(_marked(text) or Extraction(text.strip(), "text"))
 
 
-def boxes(text: str) -> list[str | None]:
-    r"""The contents of every `\boxed{...}` in order; None for one whose braces are missing or not closed."""
-    return [content for _, _, content in (_box_at(text, start) for start in _starts(text))]
+@dataclass(frozen=True, slots=True)
+class Box:
+    r"""The last `\boxed` of a text."""
+
+    content: str | None
+    """None: its braces are missing or not closed"""
+    tail: str
+    """what follows it"""
+
+
+def last_box(text: str) -> tuple[int, Box | None]:
+    r"""The number of `\boxed` in a text, and the last one."""
+    starts = _starts(text)
+    if not starts:
+        return 0, None
+    _, end, content = _box_at(text, starts[-1])
+    return len(starts), Box(content, text[end:])
 
 
 def _bounded(found: Extraction) -> Extraction:
@@ -97,10 +111,12 @@ def _last_boxed(text: str) -> Extraction | None:
     begin, _, content = _box_at(text, starts[-1])
     if content is None:
         return Extraction(None, "boxed", "the last \\boxed has no closed braces")
+    if not content.strip():
+        return Extraction("", "boxed")
     joint = [content]
     for start in reversed(starts[:-1]):
         earlier_begin, end, earlier = _box_at(text, start)
-        if earlier is None or not _only_connectives(text, end, begin):
+        if not earlier or not _only_connectives(text, end, begin):
             break
         begin = earlier_begin
         joint.append(earlier)

@@ -22,6 +22,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9]+|[a-zA-Z]))")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
+_DOLLAR = re.compile(r"(?<!\\)\$")
 _WRAPPER = re.compile(r"\\(?:textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf)\s*\{")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _DIGIT_SPACE = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|,\\,|\\,|\\!)\s*(?=[0-9]{3}(?![0-9]))")
@@ -31,8 +32,6 @@ _FRAC = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _SHORT_FRAC = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
 _RELATION = re.compile(r"\\(?:leq|geq|neq)(?![A-Za-z])")
 _DELIMITERS = (
-    ("$$", "$$"),
-    ("$", "$"),
     (r"\(", r"\)"),
     (r"\[", r"\]"),
     ("**", "**"),
@@ -51,6 +50,8 @@ def normalise(text: str) -> str:
     text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
     text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), text.translate(_CHARACTERS))
     text = _ROOT.sub(lambda root: rf"\sqrt{{{root.group(1) or root.group(2)}}}", text)
+    if len(_DOLLAR.findall(text)) % 2 == 0:  # pairs delimit mathematics; a single one is money
+        text = _DOLLAR.sub(" ", text)
     text = _strip_delimiters(text.strip())
     text = _DIGIT_SPACE.sub(",", _WRAPPER.sub(r"\\text{", text))
     text = _TEXT.sub(_unwrap_if_not_words, text)
@@ -70,7 +71,8 @@ def words(text: str) -> str:
 
 def _unwrap_if_not_words(match: re.Match[str]) -> str:
     content = match.group(1)
-    return f" {content} " if any(char.isdigit() for char in content) else match.group()
+    is_words = any(map(str.isalpha, content)) and not any(map(str.isdigit, content))
+    return match.group() if is_words else f" {content} "
 
 
 def _strip_delimiters(text: str) -> str:

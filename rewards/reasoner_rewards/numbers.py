@@ -40,7 +40,7 @@ _NUMBER = re.compile(
     re.DOTALL,
 )
 _REST = re.compile(
-    r"(?:\s*(?P<percent>\\?%))?(?:\s*\^\s*\{?\s*(?P<degrees>\\circ)\s*\}?)?"
+    r"(?:\s*(?P<percent>\\?%))?(?:\s*\^\s*\{?\s*(?P<degrees>\\circ)\s*\}?\s*(?P<letter>[CF])?)?"
     r"(?:\s*\\text\s*\{(?P<text_unit>[^{}0-9]*)\}|(?P<unit>\s*[A-Za-z][A-Za-z './-]*?)|\s*\\?(?P<symbol>[$€£¥₹]))?"
     r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?\.?"
 )
@@ -142,7 +142,7 @@ class _Rest:
         if named and named[0] in ("percent", "percentage", "pct"):
             percent, named = True, []
         unit = "" if percent else _unit(" ".join(named)) + (match["power"] or "")
-        return cls(percent, scale, "degree" if match["degrees"] and not unit else unit)
+        return cls(percent, scale, f"degree{match['letter'] or ''}" if match["degrees"] and not unit else unit)
 
 
 def _names_unit(bare: str) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
@@ -30,6 +31,10 @@ MAX_LOG10 = 3000.0
 MAX_NODES = 150
 MAX_POLYNOMIAL_POWER = 16
 """exponent of a sum that contains variables"""
+EXACT = 1e-80
+"""a difference below it is zero: sympy works with 100 digits before it calls one so small"""
+TOLERANCE = 1e-9
+"""relative difference above which two values are different, decimals with 15 digits among their terms included"""
 
 _UNKNOWN_COMMAND = re.compile(
     r"\\(?!(?:"
@@ -156,6 +161,8 @@ def _parse_checked(text: str) -> Any:
         return parser.latex2sympy(
             text, is_real=not should_treat_as_complex(text), convert_degrees=False, normalization_config=config
         )
+    except MemoryError:  # the worker's limit, not the text's fault
+        raise
     except Exception:  # the parser raises whatever its grammar met: any failure means that this is not an expression
         return None
 
@@ -200,11 +207,48 @@ def _power_log10(node: Any, sizes: list[float]) -> float:
 
 
 def _same(answer: Any, reference: Any) -> bool:
-    """math-verify's comparison, except for relations: it equates any two that have no solutions."""
+    """math-verify's comparison, behind two checks of our own.
+
+    Relations are compared here: math-verify equates any two that have no solutions. Two expressions with different
+    values at a point are different: a proof in microseconds where simplification may not end. Expressions without a
+    finite value are equal only when they are the same: it equates `\\infty` times a large number with anything.
+    """
     chain_a, chain_r = _relations(answer), _relations(reference)
     if chain_a or chain_r:
         return len(chain_a) == len(chain_r) and all(map(_same_relation, chain_a, chain_r))
+    if _is_scalar(answer) and _is_scalar(reference):
+        distance = _value_at(answer - reference, 0)
+        if distance is None:
+            return _same_without_value(answer.doit(), reference.doit())
+        if abs(distance) < EXACT and not answer.free_symbols and not reference.free_symbols:
+            return True
+        if abs(distance) > TOLERANCE * abs(_value_at(reference, 0) or 0):
+            return False
+        if (answer - reference).expand() == 0:
+            return True
     return bool(_verifier()(reference, answer, timeout_seconds=None))
+
+
+def _same_without_value(answer: Any, reference: Any) -> bool:
+    return bool(answer == reference and (answer.free_symbols or (answer.is_infinite and answer.is_extended_real)))
+
+
+def _is_scalar(parsed: Any) -> bool:
+    import sympy
+
+    return isinstance(parsed, sympy.Expr) and not parsed.is_Matrix
+
+
+def _value_at(scalar: Any, point: int) -> Any:
+    """The value with fixed positive numbers for the variables, by name; None when it has no finite value there."""
+    import sympy
+
+    symbols = scalar.free_symbols
+    values = {
+        symbol: sympy.Rational(zlib.crc32(f"{symbol}/{point}".encode()) % 7919 + 1009, 4099) for symbol in symbols
+    }
+    value = sympy.N(scalar.subs(values), 20)
+    return value if value.is_number and value.is_finite else None
 
 
 @lru_cache(maxsize=1)
@@ -236,7 +280,13 @@ def _same_relation(answer: Any, reference: Any) -> bool:
         return False
     if not difference_r.free_symbols:
         return bool(answer == reference)
-    factor = sympy.simplify(difference_a / difference_r)
+    if (difference_a - difference_r).expand() == 0:
+        return True
+    ratio = difference_a / difference_r
+    samples = _value_at(ratio, 0), _value_at(ratio, 1)
+    if None not in samples and abs(samples[0] - samples[1]) > TOLERANCE * abs(samples[0]):
+        return False
+    factor = sympy.simplify(ratio)
     return bool(factor.is_number and factor.is_nonzero and (kind_r in ("==", "!=") or factor.is_positive))
 
 
