@@ -67,28 +67,26 @@ def guard_processes() -> Iterator[None]:
     outer = os.environ.get(MARKER)
     environment = {name: value for name, value in os.environ.items() if name != MARKER}
     os.environ[MARKER] = uuid.uuid4().hex
-    marker, prefix = f"{MARKER}={os.environ[MARKER]}", scratch_prefix()
     script = Path(watchdog.__file__)
-    with subprocess.Popen(
-        [sys.executable, "-I", "-S", str(script), str(os.getpid()), marker, prefix],
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(script), str(os.getpid()), f"{MARKER}={os.environ[MARKER]}", scratch_prefix()],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,
         start_new_session=True,
-        text=True,
-    ) as guard:
-        try:
-            yield
-        finally:
-            left = watchdog.end_processes(marker)
-            guard.communicate("done\n")
-            if outer is None:
-                del os.environ[MARKER]
-            else:
-                os.environ[MARKER] = outer
-    if left:
-        raise RunError(f"processes {left} of this run could not be ended; look at them with ps")
+    )
+    try:
+        yield
+    finally:
+        # a word, not the end of the input: a forked child may hold the other end open
+        guard.communicate(b"done\n")
+        if outer is None:
+            del os.environ[MARKER]
+        else:
+            os.environ[MARKER] = outer
+    if guard.returncode:
+        raise RunError(f"the watchdog ended with {guard.returncode}: processes of this run may be left; look with ps")
 
 
 def scratch_prefix() -> str:

@@ -1,8 +1,8 @@
 """The process that outlives a killed run by a moment: it ends whatever the run left behind.
 
 Run as a script by `reasoner.processes`, with nothing but the standard library: `watchdog.py PID MARKER PREFIX`. It
-waits for the end of process PID, then sends SIGKILL to every process that carries MARKER in its environment or was seen
-below PID, and removes the run's scratch folders. It leaves at once when it reads the word `done`.
+waits for the end of process PID or for a word on its input, then sends SIGKILL to every process that carries MARKER in
+its environment or was seen below PID, and removes the run's scratch folders. Exit code 1: something could not be ended.
 """
 
 from __future__ import annotations
@@ -27,22 +27,15 @@ Identity = tuple[int, str]
 """process id and start time in clock ticks: ids are used again"""
 
 
-def watch(pid: int, marker: str, prefix: str) -> None:
-    """Wait for the end of `pid` or for the word `done`; in the first case clean up."""
+def watch(pid: int, marker: str, prefix: str) -> int:
+    """Wait for the end of `pid` or for a word from it; then clean up. Returns the exit code."""
     pidfd = os.pidfd_open(pid)
-    seen: set[Identity] = set()
-    while True:
-        ready, _, _ = select.select([pidfd, sys.stdin], [], [], _LOOK_EVERY)
-        if pidfd in ready:
-            break
-        if sys.stdin in ready:
-            if sys.stdin.readline().strip() == "done":
-                return
-            select.select([pidfd], [], [])
-            break
+    seen = descendants(pid)
+    while not select.select([pidfd, sys.stdin], [], [], _LOOK_EVERY)[0]:
         seen |= descendants(pid)
-    end_processes(marker, seen)
+    left = end_processes(marker, seen | descendants(pid))
     remove_scratch(prefix)
+    return int(bool(left))
 
 
 def end_processes(marker: str, seen: Iterable[Identity] = ()) -> list[int]:
@@ -116,4 +109,4 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
-    watch(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    sys.exit(watch(int(sys.argv[1]), sys.argv[2], sys.argv[3]))

@@ -60,7 +60,12 @@ class VllmSampler:
 
     def load(self, folder: Path, version: int) -> Receipt:
         started = time.monotonic()
-        value = self._ask(Load(str(folder), version))
+        try:
+            value = self._ask(Load(str(folder), version))
+        except SamplerError:
+            # vLLM takes the old weights apart first: what it holds now are the weights of no version
+            self.close()
+            raise
         if not isinstance(value, tuple):
             raise SamplerError(f"vLLM answered the load of version {version} with {value!r} in place of a receipt")
         self._version = version
@@ -86,7 +91,5 @@ class VllmSampler:
         self._host.request(request)
         reply = self._host.reply()
         if not isinstance(reply, Done):
-            raise SamplerError(
-                f"vLLM answered {request!r} with {reply!r}: finish or close the iterator of groups first"
-            )
+            raise SamplerError(f"vLLM answered {request!r} with {reply!r}; this is a bug")
         return reply.value

@@ -15,10 +15,11 @@ from pathlib import Path
 import psutil
 
 from reasoner.errors import SamplerError
-from reasoner.sampling.vllm_messages import Close, Done, Failed, Reply, Request, Start
+from reasoner.sampling.vllm_messages import Close, Done, Failed, Reply, Request, Start, Stop
 
 _log = logging.getLogger(__name__)
 
+_HOST_MODULE = "reasoner.sampling.vllm_host"
 _STALLED_AFTER = 60.0
 """seconds without processor time or reading after which a start counts as hung"""
 _START_LIMIT = 1800.0
@@ -64,7 +65,7 @@ class HostProcess:
         self._connection, theirs = Pipe()
         with theirs, self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "reasoner.sampling.vllm_host", str(theirs.fileno())],
+                [sys.executable, "-m", _HOST_MODULE, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -98,13 +99,18 @@ class HostProcess:
         return not self._connection.closed
 
     def request(self, request: Request) -> None:
-        """Send; until the last reply is read the host counts as busy.
+        """Send; until the last reply is read the host is busy and takes nothing but `Stop`.
 
         Raises:
-            SamplerError: the host is closed or gone.
+            SamplerError: the host is busy, closed or gone.
         """
         if not self.is_open:
-            raise SamplerError(f"this sampler is closed, and was asked for {type(request).__name__}")
+            raise SamplerError(f"this sampler is closed, and was asked for {type(request).__name__}; open another")
+        if not self._idle and not isinstance(request, Stop):
+            raise SamplerError(
+                f"this sampler is still drawing, and was asked for {type(request).__name__}: finish or close the "
+                "iterator of groups first"
+            )
         self._idle = False
         try:
             self._connection.send(request)

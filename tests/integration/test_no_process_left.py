@@ -1,0 +1,106 @@
+"""A run that is interrupted or killed leaves no process behind: real processes, real signals, real vLLM."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from reasoner.processes import Interrupted, guard_processes, interruptible
+from reasoner.watchdog import marked
+from tests.tiny import build_tiny_model
+
+ROOT = Path(__file__).parents[2]
+VLLM = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
+]
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def start_run(folder: Path, with_vllm: bool) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    model = [str(build_tiny_model(folder / "model"))] if with_vllm else []
+    command = [sys.executable, "-m", "tests.integration.guarded", str(folder), *model]
+    run = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
+    assert wait_for(lambda: (folder / "ready").exists() or run.poll() is not None, 200), "the run did not start"
+    assert run.poll() is None, f"the run ended with {run.returncode}"
+    return run, json.loads((folder / "ready").read_text())
+
+
+@pytest.mark.parametrize(
+    ("with_vllm", "number", "code"),
+    [
+        (False, signal.SIGINT, 130),
+        (False, signal.SIGHUP, 130),
+        (False, signal.SIGKILL, -9),
+        pytest.param(True, signal.SIGTERM, 130, marks=VLLM, id="vllm-SIGTERM"),
+        pytest.param(True, signal.SIGKILL, -9, marks=VLLM, id="vllm-SIGKILL"),
+    ],
+)
+def test_a_run_that_is_ended_leaves_nothing(tmp_path: Path, with_vllm: bool, number: int, code: int) -> None:
+    run, facts = start_run(tmp_path, with_vllm)
+    # everything below the run, and what has left its tree
+    below = {process.pid for process in psutil.Process(run.pid).children(recursive=True)}
+    ids = below | {pid for pid, _ in marked(facts["marker"])}
+    assert len(ids) >= (5 if with_vllm else 4)
+    assert facts["forked"] in ids
+    run.send_signal(number)
+    try:
+        assert run.wait(60) == code
+    finally:
+        run.kill()
+    gone = wait_for(lambda: not any(map(running, ids)) and not marked(facts["marker"]), 20)
+    assert gone, [psutil.Process(pid).cmdline() for pid in ids if running(pid)]
+    if number == signal.SIGKILL:
+        assert wait_for(lambda: not Path(facts["scratch"]).exists(), 20)
+
+
+def test_the_guard_ends_what_is_left_when_the_run_ends_by_itself() -> None:
+    with guard_processes():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        assert running(child.pid)
+    assert child.wait(10) == -signal.SIGKILL
+
+
+def test_a_signal_unwinds_context_managers_once_and_the_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    cleaned = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append(True)
+
+    with pytest.raises(Interrupted, match="ended by SIGTERM"), interruptible():
+        work()
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) is before

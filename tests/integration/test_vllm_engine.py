@@ -1,0 +1,216 @@
+"""The real vLLM engine (CPU build here) with a tiny tied model: one start for all tests of this file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reasoner.errors import HandoverError, SamplerError
+from reasoner.handover import check_gap, gap_limit, hand_over, verify_gap, write_weights
+from reasoner.learning.learner import Learner
+from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
+from reasoner.sampling.hf_engine import HfSampler
+from reasoner.sampling.vllm_engine import VllmSampler
+from reasoner.sampling.vllm_messages import Start
+from tests.tiny import build_tiny_model
+
+pytest.importorskip("vllm")
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+MAX_MODEL_LEN = 256
+LIMIT = gap_limit("float32", None)
+
+
+class Reference:
+    """A learner that only scores and publishes: plain transformers, one response per forward pass."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(folder)
+        self.version = 0
+        self.lost: set[str] = set()
+
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        return [self._score(g.prompt_ids, r, temperature) for g in groups for r in g.responses]
+
+    @torch.no_grad()
+    def _score(self, prompt_ids: tuple[int, ...], response: Response, temperature: float) -> list[float]:
+        ids = torch.tensor([prompt_ids + response.token_ids])
+        logprobs = (self.model(ids).logits[0, :-1] / temperature).log_softmax(-1)
+        found: list[float] = logprobs.gather(-1, ids[0, 1:, None])[len(prompt_ids) - 1 :, 0].tolist()
+        return found
+
+    def publish(self, folder: Path) -> str:
+        named = dict(self.model.named_parameters(remove_duplicate=False))
+        return write_weights(folder, {name: tensor for name, tensor in named.items() if name not in self.lost})
+
+    @torch.no_grad()
+    def change(self, part: str) -> None:
+        """Change all parameters whose name contains `part`, and call it a new version."""
+        generator = torch.Generator().manual_seed(self.version)
+        changed = [tensor for name, tensor in self.model.named_parameters() if part in name]
+        assert changed
+        for tensor in changed:
+            tensor.mul_(1.0 + 0.3 * torch.randn(tensor.shape, generator=generator))
+        self.version += 1
+
+    @property
+    def learner(self) -> Learner:
+        return cast(Learner, self)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The model is tiny: more threads only wait for each other."""
+    before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    yield
+    torch.set_num_threads(before[0])
+    if before[1] is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = before[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"), tied=True)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log") / "vllm.log"
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path, log: Path) -> Iterator[VllmSampler]:
+    start = Start(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False)
+    with VllmSampler(start, log) as sampler:
+        yield sampler
+
+
+@pytest.fixture
+def sampler(engine: VllmSampler, folder: Path) -> VllmSampler:
+    """The engine with the weights that it was started with."""
+    hand_over(Reference(folder).learner, engine)
+    return engine
+
+
+def prompts(folder: Path, count: int = 3) -> list[Prompt]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = []
+    for index in range(count):
+        question = "Count! " * (3 * index) + f"What is {index} + 1?"
+        chat = [{"role": "user", "content": question}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        found.append(Prompt(Problem(f"p{index}", (Message("user", question),), ""), tuple(ids)))
+    return found
+
+
+def gap_of(sampler: VllmSampler, reference: Reference, folder: Path, temperature: float = 1.0) -> float:
+    groups = list(sampler.sample(prompts(folder), 4, SamplingParams(temperature, 24, seed=1)))
+    gap = check_gap(reference.learner, groups, temperature)
+    assert gap.tokens > 100
+    return gap.mean
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_agree_with_transformers(sampler: VllmSampler, folder: Path, temperature: float) -> None:
+    groups = list(sampler.sample(prompts(folder), 4, SamplingParams(temperature, 24, seed=1)))
+    gap = check_gap(Reference(folder).learner, groups, temperature)
+    assert gap.tokens > 100
+    assert gap.max < 1e-4
+
+
+def test_greedy_responses_are_those_of_the_transformers_sampler(sampler: VllmSampler, folder: Path) -> None:
+    params = SamplingParams(0.0, 24)
+    with HfSampler(folder, "float32", "cpu", MAX_MODEL_LEN, 8, False) as other:
+        expected = {group.problem.id: group for group in other.sample(prompts(folder), 1, params)}
+    for group in sampler.sample(prompts(folder), 1, params):
+        [ours], [theirs] = group.responses, expected[group.problem.id].responses
+        assert (ours.text, ours.token_ids, ours.finish_reason) == (theirs.text, theirs.token_ids, theirs.finish_reason)
+        assert ours.sampler_logprobs == pytest.approx(theirs.sampler_logprobs, abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_responses(sampler: VllmSampler, folder: Path) -> None:
+    first, again, other = (
+        {g.problem.id: g for g in sampler.sample(prompts(folder), 6, SamplingParams(1.0, 32, seed=seed))}
+        for seed in (7, 7, 8)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_responses_end_with_any_end_token_a_stop_string_or_at_their_limit(sampler: VllmSampler, folder: Path) -> None:
+    params = SamplingParams(1.0, 40, stop=("k", "zz"), seed=5)
+    responses = [r for group in sampler.sample(prompts(folder), 64, params) for r in group.responses]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = set(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
+    stopped = [r for r in responses if "k" in tokenizer.decode(r.token_ids)]
+    assert {r.token_ids[-1] for r in responses if r.finish_reason == "stop" and r not in stopped} >= ends
+    assert all(len(r.token_ids) == 40 for r in responses if r.finish_reason == "length")
+    assert stopped
+    for response in stopped:
+        assert response.finish_reason == "stop"
+        assert tokenizer.decode(response.token_ids, skip_special_tokens=True) == response.text + "k"
+
+
+def test_a_caller_that_has_enough_leaves_the_engine_ready(sampler: VllmSampler, folder: Path) -> None:
+    stream = sampler.sample(prompts(folder), 16, SamplingParams(1.0, 150, seed=2))
+    first = next(stream)
+    assert len(first.responses) == 16
+    with pytest.raises(SamplerError, match="close the iterator"):
+        sampler.wake()
+    stream.close()  # type: ignore[attr-defined]
+    assert len(list(sampler.sample(prompts(folder), 2, SamplingParams(1.0, 4)))) == 3
+
+
+def test_what_it_cannot_do_is_refused(sampler: VllmSampler, folder: Path) -> None:
+    with pytest.raises(SamplerError, match=r"problem 'p2' has \d+ tokens; with max_tokens = 200"):
+        sampler.sample(prompts(folder), 2, SamplingParams(1.0, 200))
+
+
+@pytest.mark.parametrize(
+    "part", ["embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "norm"]
+)
+def test_changed_weights_are_in_use_after_a_hand_over(sampler: VllmSampler, folder: Path, part: str) -> None:
+    reference = Reference(folder)
+    reference.change(part)
+    assert gap_of(sampler, reference, folder) > LIMIT
+    receipt = hand_over(reference.learner, sampler)
+    assert (receipt.version, receipt.tensors, sampler.version) == (1, 21, 1)
+    assert gap_of(sampler, reference, folder) < 1e-4
+
+
+def test_a_sampler_that_lost_a_family_of_parameters_is_caught(sampler: VllmSampler, folder: Path) -> None:
+    reference = Reference(folder)
+    reference.lost = {"lm_head.weight"}
+    reference.change("embed_tokens")
+    hand_over(reference.learner, sampler)
+    groups = list(sampler.sample(prompts(folder), 4, SamplingParams(1.0, 24, seed=1)))
+    with pytest.raises(HandoverError, match="tied output layer"):
+        verify_gap(check_gap(reference.learner, groups, 1.0), LIMIT)
+
+
+def test_nothing_of_vllm_reaches_this_process(sampler: VllmSampler, log: Path) -> None:
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
+    assert "vllm" in log.read_text()
+
+
+def test_after_a_failed_load_it_does_not_sample(engine: VllmSampler, folder: Path, tmp_path: Path) -> None:
+    """The last test of the file: it uses the engine up."""
+    with pytest.raises(SamplerError, match="No such file"):
+        engine.load(tmp_path / "nowhere", 9)
+    with pytest.raises(SamplerError, match="closed"):
+        list(engine.sample(prompts(folder), 2, SamplingParams(1.0, 4)))
+
+
+def test_the_wrong_build_of_vllm_says_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SamplerError, match="built for cpu, and the model is to be on cuda"):
+        VllmSampler(Start(str(folder), "float32", "cuda", MAX_MODEL_LEN, 16, 0.4, 0.25, False), tmp_path / "log")

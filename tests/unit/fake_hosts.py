@@ -1,0 +1,36 @@
+"""Stand-ins for the process that holds vLLM: `python -m tests.unit.fake_hosts FD`; the model's name says how."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+
+from reasoner.sampling.vllm_messages import Close, Done, Draw, Start
+
+
+def hang_at_start() -> None:
+    time.sleep(600)
+
+
+def main(connection: Connection) -> None:
+    faulthandler.register(signal.SIGUSR1)
+    start = connection.recv()
+    assert isinstance(start, Start)
+    print(f"host {os.getpid()} does: {start.model}", flush=True)
+    if start.model == "hang":
+        hang_at_start()
+    if start.model == "crash":
+        os._exit(3)
+    connection.send(Done("a fake"))
+    while not isinstance(request := connection.recv(), Close):
+        if isinstance(request, Draw):
+            os.kill(os.getpid(), signal.SIGKILL)
+        connection.send(Done())
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])))

@@ -1,0 +1,76 @@
+"""Start, failure and end of the process that holds vLLM, with a stand-in for vLLM."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+
+from reasoner.errors import SamplerError
+from reasoner.records import SamplingParams
+from reasoner.sampling import vllm_process
+from reasoner.sampling.vllm_messages import Done, Draw, Sleep, Start
+from reasoner.sampling.vllm_process import HostProcess, StartHungError, host_environment
+
+
+@pytest.fixture(autouse=True)
+def fake_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_process, "_HOST_MODULE", "tests.unit.fake_hosts")
+
+
+def start(behaviour: str) -> Start:
+    return Start(behaviour, "float32", "cpu", 64, 4, 0.4, 0.1, False)
+
+
+def started(log: Path) -> list[int]:
+    return [int(pid) for pid in re.findall(r"host (\d+) does", log.read_text())]
+
+
+def test_a_start_that_hangs_is_tried_again_and_then_shows_where_it_hung(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(vllm_process, "_STALLED_AFTER", 3.0)
+    log = tmp_path / "log"
+    with pytest.raises(StartHungError, match=r"did not start within (?s:.*) in hang_at_start"):
+        HostProcess(start("hang"), log)
+    assert len(started(log)) == 2
+    assert not any(psutil.pid_exists(pid) for pid in started(log))
+
+
+def test_a_host_that_ends_while_it_starts_is_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(SamplerError, match=r"ended with exit code 3\.(?s:.*)does: crash"):
+        HostProcess(start("crash"), tmp_path / "log")
+    assert len(started(tmp_path / "log")) == 1
+
+
+def test_requests_are_answered_and_closing_twice_is_safe(tmp_path: Path) -> None:
+    host = HostProcess(start("serve"), tmp_path / "log")
+    assert host.description == "a fake"
+    host.request(Sleep())
+    with pytest.raises(SamplerError, match="still drawing"):
+        host.request(Sleep())
+    assert host.reply() == Done()
+    host.close()
+    host.close()
+    assert not any(psutil.pid_exists(pid) for pid in started(tmp_path / "log"))
+    with pytest.raises(SamplerError, match="is closed"):
+        host.request(Sleep())
+
+
+def test_a_host_that_is_killed_at_work_says_how_it_ended(tmp_path: Path) -> None:
+    host = HostProcess(start("serve"), tmp_path / "log")
+    host.request(Draw(((1,),), 1, SamplingParams(1.0, 1)))
+    with pytest.raises(SamplerError, match=r"ended by SIGKILL \(the system .* memory runs out\)"):
+        host.reply()
+    host.close()
+
+
+def test_the_environment_of_the_host_stays_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    environment = host_environment(start("serve"))
+    assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
