@@ -59,7 +59,11 @@ def bomb(leave_group: bool = False) -> None:
 
 
 def answer_twice() -> float:
-    return float(os.fork() >= 0)
+    """Returns 0 in a child, and a little later 1 in the worker."""
+    if os.fork() == 0:
+        return 0.0
+    time.sleep(0.1)
+    return 1.0
 
 
 def sleeping_child() -> float:
