@@ -240,24 +240,27 @@ def _is_scalar(parsed: Any) -> bool:
 
 
 def _value_at(scalar: Any, point: int) -> Any:
-    """The value with fixed positive numbers for the variables, by name; None when it has no finite value there."""
+    """The value with fixed positive numbers for the variables; None when it has no finite value there."""
     import sympy
 
-    symbols = scalar.free_symbols
-    values = {
-        symbol: sympy.Rational(zlib.crc32(f"{symbol}/{point}".encode()) % 7919 + 1009, 4099) for symbol in symbols
-    }
-    value = sympy.N(scalar.subs(values), 20)
+    value = sympy.N(_substitute(scalar, point), 20)
     return value if value.is_number and value.is_finite else None
+
+
+def _substitute(scalar: Any, point: int) -> Any:
+    import sympy
+
+    # by name: the same letter may carry other assumptions on the other side
+    numbers = {symbol: zlib.crc32(f"{symbol}/{point}".encode()) % 7919 + 1009 for symbol in scalar.free_symbols}
+    return scalar.subs({symbol: sympy.Rational(number, 4099) for symbol, number in numbers.items()})
 
 
 @lru_cache(maxsize=1)
 def _verifier() -> Callable[..., bool]:
     from math_verify import verify
 
-    logging.getLogger("math_verify").setLevel(
-        logging.ERROR
-    )  # it warns that its deadlines are off: ours is the service's
+    # it warns that its deadlines are off: the deadline is the scoring service's
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
     return cast("Callable[..., bool]", verify)
 
 
@@ -280,13 +283,13 @@ def _same_relation(answer: Any, reference: Any) -> bool:
         return False
     if not difference_r.free_symbols:
         return bool(answer == reference)
-    if (difference_a - difference_r).expand() == 0:
-        return True
     ratio = difference_a / difference_r
     samples = _value_at(ratio, 0), _value_at(ratio, 1)
     if None not in samples and abs(samples[0] - samples[1]) > TOLERANCE * abs(samples[0]):
         return False
-    factor = sympy.simplify(ratio)
+    factor = _substitute(ratio, 0)
+    if not factor.is_Rational or (difference_a - factor * difference_r).expand() != 0:
+        factor = sympy.simplify(ratio)
     return bool(factor.is_number and factor.is_nonzero and (kind_r in ("==", "!=") or factor.is_positive))
 
 

@@ -82,8 +82,8 @@ def test_a_reference_without_an_answer_is_a_failure(reference: str) -> None:
 @pytest.mark.parametrize(
     "expression",
     [
-        "9^{9^{9^9}}", "9^{9^9}", "((9^{999})^{999})^{999}", "100000!", "9!!!!", "\\exp(\\exp(\\exp(9)))", "(x+y)^{999}",
-        "9^{99999}", "(" * 9 + ")" * 9,
+        "9^{9^{9^9}}", "9^{9^9}", "((9^{999})^{999})^{999}", "100000!", "9!!!!", "\\exp(\\exp(\\exp(9)))",
+        "(x+y)^{999}", "9^{99999}", "(" * 9 + ")" * 9,
     ],
 )  # fmt: skip
 def test_explosive_expressions_are_refused_before_evaluation(expression: str) -> None:
