@@ -28,8 +28,9 @@ from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padde
 from reasoner.records import Group
 
 Dtype = Literal["float32", "bfloat16", "float64"]
-ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.1}
-"""mean absolute difference per token between the packed and the plain forward pass on the first batch"""
+ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
+"""mean absolute difference per token between the packed and the plain forward pass on the first batch
+(float64 models of transformers still normalise in float32)"""
 _CHECKED_TOKENS = 64
 """tokens of a response that the comparison on the first batch reads: it holds their whole logits"""
 
@@ -99,11 +100,12 @@ class TorchPolicy:
                 folder,
                 config=config,
                 dtype=torch.float64 if dtype == "float64" else torch.float32,
-                attn_implementation=_plain_attention(config),
+                attn_implementation=_attention_of(config),
                 trust_remote_code=trust_remote_code,
             ).to(self.device)
         self._head = head_of(self.model)
         self.packing = _choose_packing(self.model, share_prompts, token_budget)
+        self._plain_attention = self.model.config._attn_implementation
         if self.packing.flat:
             self.model.set_attn_implementation(IMPLEMENTATION)
         # transformers recomputes activations in training mode only; no dropout is left that this mode would switch on.
@@ -187,7 +189,7 @@ class TorchPolicy:
         if not self.packing.flat:
             yield
             return
-        self.model.set_attn_implementation(_plain_attention(self.model.config))
+        self.model.set_attn_implementation(self._plain_attention)
         try:
             yield
         finally:
@@ -218,9 +220,9 @@ def _without_dropout(config: Any) -> None:
                 setattr(part, name, 0.0)
 
 
-def _plain_attention(config: Any) -> str:
-    """transformers' own attention; its sdpa leaves out a soft cap of the scores without a word."""
-    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
+def _attention_of(config: Any) -> str | None:
+    """None: transformers' choice. A soft cap of the scores needs `eager`: sdpa leaves it out without a word."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 
 def _choose_packing(model: Any, sharing: Sharing, token_budget: int) -> Packing:

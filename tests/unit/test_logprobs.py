@@ -87,13 +87,13 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> No
         token_logprobs(hidden, targets, Head(weight, None), temperature, 2)
 
 
-class _LogitsAlive(TorchDispatchMode):
+class _LogitsAlive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the elements of vocabulary-wide results that are alive at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: dict[int, weakref.ref[Tensor]] = {}
-        self.peak = 0
+        self.peak: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -106,7 +106,8 @@ class _LogitsAlive(TorchDispatchMode):
 
 def _peak_logits(size: int, chunk: int) -> int:
     hidden, weight, _, targets = _random(size)
-    with _LogitsAlive() as counted:
+    counted = _LogitsAlive()
+    with counted:
         token_logprobs(hidden, targets, Head(weight, None), 1.0, chunk).sum().backward()  # type: ignore[no-untyped-call]
     return counted.peak
 

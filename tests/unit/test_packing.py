@@ -72,7 +72,7 @@ def test_a_row_larger_than_the_budget_gets_a_micro_batch_of_its_own() -> None:
 
 @pytest.mark.parametrize(("prompt", "worth"), [(4, False), (5, True)])
 def test_auto_shares_what_saves_more_than_a_fifth(prompt: int, worth: bool) -> None:
-    # Two responses of 8 tokens that go through the model: one prompt of p saves p of 2 p + 16 tokens, a fifth at p = 16/3.
+    # Two responses put 8 tokens each through the model: sharing a prompt of p saves p of 2 p + 16 tokens, 1/5 at 16/3.
     group = make_group("a", range(prompt + 1), [range(9), range(9)])
     assert worth_sharing(group) is worth
     assert len(pack([group], 100, "auto")[0].rows) == (1 if worth else 2)

@@ -1,0 +1,471 @@
+"""The torch learner against plain transformers and plain autograd, for every way of cutting a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from reasoner.config import LearningConfig
+from reasoner.errors import RunError, UserError
+from reasoner.learning import attention
+from reasoner.learning.learner import WeightFunction
+from reasoner.learning.packing import Sharing
+from reasoner.learning.policy import Dtype, Packing, TorchPolicy
+from reasoner.learning.schedule import learning_rate
+from reasoner.learning.torch_engine import TorchLearner
+from reasoner.records import Group
+from reasoner.weights import Digest, read_weights
+from tests.ragged import make_group, make_response, ragged_groups
+from tests.tiny import build_tiny_model
+
+TEMPERATURE = 0.7
+GROUPS = ragged_groups()
+RESPONSES = [response for group in GROUPS for response in group.responses]
+SHARING: list[Sharing] = ["auto", "always", "never"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact_norms() -> Iterator[None]:
+    """transformers normalises in float32 whatever the dtype; in float64 that would hide what is compared here."""
+
+    def forward(self: Any, hidden: Tensor) -> Tensor:
+        scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * scaled  # type: ignore[no-any-return]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlamaRMSNorm, "forward", forward)
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared_learner(tiny: Path) -> TorchLearner:
+    """A float64 learner that never steps; each test sets its packing."""
+    return make_learner(tiny)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def make_learner(folder: Path, dtype: Dtype = "float64", total_steps: int = 10, **config: Any) -> TorchLearner:
+    values = {"learning_rate": 1e-2, "token_budget": 60, "logit_chunk": 5, "max_grad_norm": None} | config
+    return TorchLearner(folder, device="cpu", dtype=dtype, config=LearningConfig(**values), total_steps=total_steps)
+
+
+def make_policy(folder: Path, dtype: Dtype = "float64", **options: Any) -> TorchPolicy:
+    values: dict[str, Any] = {"token_budget": 60, "logit_chunk": 5} | options
+    return TorchPolicy(folder, device="cpu", dtype=dtype, **values)
+
+
+def load_plain(folder: Path, attention: str | None = None) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation=attention).eval()
+
+
+@cache
+def plain_values(folder: Path, temperature: float) -> list[list[float]]:
+    return [row.tolist() for row in plain_logprobs(load_plain(folder), GROUPS, temperature)]
+
+
+def plain_logprobs(model: Any, groups: Sequence[Group], temperature: float) -> list[Tensor]:
+    """(R)(T) with gradient: one plain forward pass per response."""
+    found = []
+    for group in groups:
+        for response in group.responses:
+            logits = model(torch.tensor([[*group.prompt_ids, *response.token_ids]])).logits[0]
+            predicted = logits[len(group.prompt_ids) - 1 : -1] / temperature
+            found.append(torch.log_softmax(predicted, -1).gather(1, torch.tensor(response.token_ids)[:, None])[:, 0])
+    return found
+
+
+def weight(response: int, token: int) -> float:
+    """Some weight for every token; a few are 0."""
+    return ((7 * response + 3 * token) % 5 - 2) / 10
+
+
+def fixed_weights(offset: int = 0) -> WeightFunction:
+    """`weight` of the responses; `offset` is the index of the first response that this call sees."""
+
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Tensor:
+        values = [[weight(row + offset, token) for token in range(logprobs_RT.shape[1])] for row in rows]
+        return torch.tensor(values, dtype=logprobs_RT.dtype)
+
+    return weigh
+
+
+def gradients(model: Any) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@cache
+def plain_gradients(folder: Path) -> dict[str, Tensor]:
+    model = load_plain(folder)
+    logprobs = plain_logprobs(model, GROUPS, TEMPERATURE)
+    plain_loss(logprobs).backward()  # type: ignore[no-untyped-call]
+    return gradients(model)
+
+
+def plain_loss(logprobs: Sequence[Tensor]) -> Tensor:
+    return -torch.stack([weight(r, t) * value for r, row in enumerate(logprobs) for t, value in enumerate(row)]).sum()
+
+
+def assert_same_gradient(got: dict[str, Tensor], expected: dict[str, Tensor], relative: float) -> None:
+    assert got.keys() == expected.keys()
+    difference = sum(float((got[name].double() - value).square().sum()) for name, value in expected.items())
+    size = sum(float(value.square().sum()) for value in expected.values())
+    assert math.sqrt(difference / size) < relative
+
+
+def parameters(learner: TorchLearner) -> list[Tensor]:
+    return [p.detach().clone() for p in learner.policy.model.parameters()]
+
+
+# Log-probabilities
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprobs_equal_plain_forward_passes(
+    tiny: Path, shared_learner: TorchLearner, sharing: Any, budget: int, temperature: float
+) -> None:
+    shared_learner.policy.packing = Packing(True, sharing, budget)
+    got = shared_learner.logprobs(GROUPS, temperature)
+    expected = plain_values(tiny, temperature)
+    assert [len(row) for row in got] == [len(response.token_ids) for response in RESPONSES]
+    assert got == [pytest.approx(row, rel=1e-10) for row in expected]
+
+
+def test_float32_logprobs_equal_plain_forward_passes(tiny: Path) -> None:
+    got = make_policy(tiny, "float32", share_prompts="always").logprobs(GROUPS, 1.0)
+    assert got == [pytest.approx(row, abs=1e-4) for row in plain_values(tiny, 1.0)]
+
+
+def test_responses_of_one_token_share_a_prompt(tiny: Path) -> None:
+    groups = [make_group("one", range(9), [[5], [6], [7]])]
+    got = make_policy(tiny, share_prompts="always").logprobs(groups, 1.0)
+    expected = [row.tolist() for row in plain_logprobs(load_plain(tiny), groups, 1.0)]
+    assert got == [pytest.approx(row, abs=1e-10) for row in expected]
+
+
+def test_untied_models_have_their_own_head(tmp_path: Path) -> None:
+    folder = build_tiny_model(tmp_path, tied=False)
+    got = make_policy(folder).logprobs(GROUPS, 1.0)
+    assert got == [pytest.approx(row, abs=1e-10) for row in plain_values(folder, 1.0)]
+
+
+# Gradients
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
+    tiny: Path, shared_learner: TorchLearner, data: st.DataObject
+) -> None:
+    policy = shared_learner.policy
+    policy.packing = Packing(True, data.draw(st.sampled_from(SHARING)), data.draw(st.integers(1, 300), label="budget"))
+    policy._chunk = data.draw(st.integers(1, 100), label="logit chunk")
+    policy.model.zero_grad()
+    cut = data.draw(st.integers(0, len(GROUPS)), label="accumulation split")
+    calls = [(0, GROUPS[:cut]), (sum(len(group.responses) for group in GROUPS[:cut]), GROUPS[cut:])]
+    for offset, groups in data.draw(st.permutations(calls), label="order"):
+        shared_learner.accumulate(groups, fixed_weights(offset), TEMPERATURE)
+    assert_same_gradient(gradients(policy.model), plain_gradients(tiny), 1e-9)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("sharing", "budget"), [("always", 30), ("never", 500)])
+def test_the_float32_gradient_is_within_rounding(tiny: Path, sharing: str, budget: int, checkpointing: bool) -> None:
+    learner = make_learner(
+        tiny, "float32", share_prompts=sharing, token_budget=budget, gradient_checkpointing=checkpointing
+    )
+    done = learner.accumulate(GROUPS, fixed_weights(), TEMPERATURE)
+    assert_same_gradient(gradients(learner.policy.model), plain_gradients(tiny), 1e-5)
+    assert done.responses == len(RESPONSES)
+    assert done.response_tokens == sum(len(response.token_ids) for response in RESPONSES)
+
+
+def test_sharing_puts_fewer_tokens_through_the_model(tiny: Path) -> None:
+    shared, single = (
+        make_learner(tiny, share_prompts=sharing, token_budget=1000).accumulate(GROUPS, fixed_weights(), 1.0)
+        for sharing in ("always", "never")
+    )
+    assert single.tokens - shared.tokens == sum(3 * len(group.prompt_ids) for group in GROUPS)
+    assert (shared.rows, single.rows) == (3, 12)
+    assert shared.loss == pytest.approx(single.loss, rel=1e-9)
+
+
+def test_the_same_inputs_give_the_same_bits(tiny: Path) -> None:
+    def train() -> list[Tensor]:
+        learner = make_learner(tiny, "float32")
+        for _ in range(2):
+            learner.accumulate(GROUPS, fixed_weights(), 1.0)
+            learner.step()
+        return parameters(learner)
+
+    assert all(a.equal(b) for a, b in zip(train(), train(), strict=True))
+
+
+# Weights
+
+
+def test_the_weight_function_gets_the_rows_it_is_asked_about(tiny: Path) -> None:
+    learner = make_learner(tiny)
+    expected = learner.logprobs(GROUPS, TEMPERATURE)
+    seen: list[int] = []
+
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Tensor:
+        assert not logprobs_RT.requires_grad
+        for row, values in zip(rows, logprobs_RT.tolist(), strict=True):
+            size = len(expected[row])
+            assert values[:size] == pytest.approx(expected[row], abs=1e-12)
+            assert values[size:] == [0.0] * (len(values) - size)
+        seen.extend(rows)
+        return torch.ones_like(logprobs_RT)
+
+    done = learner.accumulate(GROUPS, weigh, TEMPERATURE)
+    assert sorted(seen) == list(range(len(RESPONSES)))
+    assert done.loss == pytest.approx(-sum(map(sum, expected)))
+
+
+def test_tokens_that_the_policy_did_not_write_are_ignored(tiny: Path) -> None:
+    (group, *_) = GROUPS
+    mask = [index % 2 == 0 for index in range(6)]
+    masked = replace(group, responses=(make_response([1, 2, 3, 4, 5, 6], mask),))
+    learner, other = make_learner(tiny), make_learner(tiny)
+    written_RT = torch.tensor([mask])
+    learner.accumulate([masked], lambda _, values: torch.where(written_RT, 1.0, torch.nan).to(values), 1.0)
+    other.accumulate([masked], lambda _, values: written_RT.to(values), 1.0)
+    assert_same_gradient(gradients(learner.policy.model), gradients(other.policy.model), 1e-12)
+
+
+def test_weights_of_the_wrong_shape_are_refused(tiny: Path) -> None:
+    with pytest.raises(ValueError, match="weights of shape"):
+        make_learner(tiny).accumulate(GROUPS, lambda _, logprobs: logprobs[:, :-1], 1.0)
+
+
+def test_only_zero_weights_move_nothing(tiny: Path) -> None:
+    learner = make_learner(tiny)
+    learner.accumulate(GROUPS, fixed_weights(), 1.0)
+    assert learner.step().applied  # AdamW has momentum from here on
+    before = parameters(learner)
+    learner.accumulate(GROUPS, lambda _, logprobs: torch.zeros_like(logprobs), 1.0)
+    result = learner.step()
+    assert (result.applied, result.version, learner.version) == (False, 1, 1)
+    assert "every weight was zero" in result.reason
+    assert all(a.equal(b) for a, b in zip(before, parameters(learner), strict=True))
+
+
+def test_no_groups_are_no_gradient(tiny: Path) -> None:
+    learner = make_learner(tiny)
+    done = learner.accumulate([], fixed_weights(), 1.0)
+    assert (done.rows, done.tokens, done.responses, done.loss) == (0, 0, 0, 0.0)
+    assert not learner.step().applied
+
+
+# Steps
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_gradient_that_is_not_finite_is_dropped(tiny: Path, bad: float) -> None:
+    learner = make_learner(tiny)
+    before = parameters(learner)
+    learner.accumulate(GROUPS, lambda _, logprobs: torch.full_like(logprobs, bad), 1.0)
+    result = learner.step()
+    assert (result.applied, result.version) == (False, 0)
+    assert "not finite" in result.reason
+    assert all(a.equal(b) for a, b in zip(before, parameters(learner), strict=True))
+    learner.accumulate(GROUPS, fixed_weights(), 1.0)
+    assert learner.step().applied
+    assert learner.version == 1
+
+
+def test_two_steps_equal_plain_adamw(tiny: Path) -> None:
+    learner = make_learner(tiny, learning_rate=3e-3, betas=(0.8, 0.95), weight_decay=0.1, warmup_steps=2)
+    model = load_plain(tiny)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.8, 0.95), weight_decay=0.1, fused=False)
+    for rate in (1.5e-3, 3e-3):
+        learner.accumulate(GROUPS, fixed_weights(), 1.0)
+        assert learner.step().learning_rate == rate
+        plain_loss(plain_logprobs(model, GROUPS, 1.0)).backward()  # type: ignore[no-untyped-call]
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    for mine, theirs in zip(parameters(learner), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs.detach(), rtol=1e-7, atol=1e-7)
+
+
+def test_clipping_scales_the_gradient_and_reports_its_norm(tiny: Path) -> None:
+    free, clipped = make_learner(tiny), make_learner(tiny, max_grad_norm=0.5, betas=(0.0, 0.0))
+    for learner in (free, clipped):
+        learner.accumulate(GROUPS, fixed_weights(), 1.0)
+    expected = math.sqrt(sum(float(value.square().sum()) for value in gradients(free.policy.model).values()))
+    assert expected > 0.5
+    assert clipped.step().grad_norm == pytest.approx(expected)
+    # With beta1 = 0 the first moment is the gradient that the optimiser saw.
+    moments = [state["exp_avg"] for state in clipped._optimizer.state.values()]
+    assert math.sqrt(sum(float(value.square().sum()) for value in moments)) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
+    ],
+)
+def test_warm_up_and_decay(decay: Any, expected: list[float]) -> None:
+    rates = [learning_rate(step, 6, 2.0, 2, decay) for step in range(6)]
+    assert rates == pytest.approx([2.0 * rate for rate in expected])
+
+
+def test_the_decay_stays_at_zero_after_the_last_step() -> None:
+    assert learning_rate(9, 6, 1.0, 0, "linear") == learning_rate(6, 6, 1.0, 6, "cosine") - 1.0 == 0.0
+
+
+# Publishing and saving
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_published_weights_are_named_in_full_and_change_with_a_step(tmp_path: Path, tied: bool) -> None:
+    learner = make_learner(build_tiny_model(tmp_path / "model", tied=tied), "float32")
+    (tmp_path / "weights").mkdir()
+    before = learner.publish(tmp_path / "weights")
+    learner.accumulate(GROUPS, fixed_weights(), 1.0)
+    learner.step()
+    after = learner.publish(tmp_path / "weights")
+    digest = Digest()
+    tensors = dict(read_weights(tmp_path / "weights", digest))
+    assert before != after == digest.checksum
+    trained = learner.policy.model.state_dict()
+    assert tensors.keys() == trained.keys() >= {"lm_head.weight", "model.embed_tokens.weight"}
+    assert all(value.equal(trained[name]) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_saved_model_loads_with_plain_transformers(tiny: Path, tmp_path: Path, dtype: Dtype) -> None:
+    learner = make_learner(tiny, dtype)
+    learner.accumulate(GROUPS, fixed_weights(), 1.0)
+    assert learner.step().applied
+    learner.save(tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert saved.dtype == getattr(torch, dtype)
+    trained = dict(learner.policy.model.named_parameters())
+    for name, value in saved.named_parameters():
+        assert value.equal(trained[name].to(saved.dtype))
+    assert AutoTokenizer.from_pretrained(tmp_path).encode("one two") == AutoTokenizer.from_pretrained(tiny).encode(
+        "one two"
+    )
+    assert saved.generation_config.eos_token_id == load_plain(tiny).generation_config.eos_token_id
+    if dtype == "float32":
+        expected = [row.tolist() for row in plain_logprobs(saved, GROUPS[:1], 1.0)]
+        assert learner.logprobs(GROUPS[:1], 1.0) == [pytest.approx(row, abs=1e-4) for row in expected]
+
+
+def test_bfloat16_trains_float32_parameters(tiny: Path) -> None:
+    learner = make_learner(tiny, "bfloat16", learning_rate=1e-6)
+    before = parameters(learner)
+    learner.accumulate(GROUPS, fixed_weights(), 1.0)
+    learner.step()
+    # A step of 1e-6 would be lost in bfloat16 weights of this size.
+    assert all(
+        p.dtype == torch.float32 and not p.equal(old) for p, old in zip(parameters(learner), before, strict=True)
+    )
+    assert "bfloat16 over float32" in learner.description
+
+
+# Models
+
+
+def test_dropout_is_off(tiny: Path, tmp_path: Path) -> None:
+    folder = _copy_with(tiny, tmp_path, attention_dropout=0.5)
+    learner = make_learner(folder, gradient_checkpointing=True)
+    assert learner.policy.model.training
+    assert learner.logprobs(GROUPS, 1.0) == [pytest.approx(row, abs=1e-10) for row in plain_values(tiny, 1.0)]
+    learner.save(tmp_path / "saved")
+    assert AutoConfig.from_pretrained(tmp_path / "saved").attention_dropout == 0.5
+
+
+def _copy_with(folder: Path, target: Path, **settings: Any) -> Path:
+    model = load_plain(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(target)
+    for name, value in settings.items():
+        setattr(model.config, name, value)
+    model.save_pretrained(target)
+    return target
+
+
+def _random_model(kind: str, **sizes: Any) -> Any:
+    common = {"vocab_size": 260, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0, "bos_token_id": None}
+    attention = {"intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    torch.manual_seed(0)
+    options = common | sizes if kind == "mamba" else common | attention | {"initializer_range": 0.3} | sizes
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "packing"),
+    [
+        ("qwen2", {}, "packed rows"),
+        ("qwen3", {}, "packed rows"),
+        ("cohere", {"logit_scale": 0.25}, "packed rows"),
+        ("granite", {"logits_scaling": 4.0}, "packed rows"),
+        ("gemma2", {"sliding_window": 4, "final_logit_softcapping": 2.0}, "full_attention, sliding_attention"),
+        ("mistral", {"sliding_window": 4}, "sliding-window attention"),
+        ("mamba", {"state_size": 4}, "recurrent layers"),
+    ],
+)
+def test_other_models_equal_their_own_forward_pass(
+    tmp_path: Path, kind: str, sizes: dict[str, Any], packing: str
+) -> None:
+    _random_model(kind, **sizes).save_pretrained(tmp_path)
+    policy = make_policy(tmp_path)
+    assert packing in policy.description
+    expected = plain_logprobs(load_plain(tmp_path, "eager" if kind == "gemma2" else None), GROUPS, TEMPERATURE)
+    got = policy.logprobs(GROUPS, TEMPERATURE)
+    assert got == [pytest.approx(row.tolist(), abs=1e-5) for row in expected]
+
+
+def test_sharing_is_refused_where_it_would_be_wrong(tmp_path: Path) -> None:
+    _random_model("mistral", sliding_window=4).save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match="share_prompts = 'always' is impossible for MistralForCausalLM: sliding-window"
+    ):
+        make_policy(tmp_path, share_prompts="always")
+
+
+def _ignore_rows(shape: Any, parts: Sequence[Tensor], scaling: float | None) -> Tensor:
+    """What a model does that takes no notice of the rows: one causal sequence."""
+    query, key, value = (part.unsqueeze(0) for part in parts)
+    return attention._attend(query, key, value, scaling, None)[0]
+
+
+def _scaled_head(policy: TorchPolicy, _: pytest.MonkeyPatch) -> None:
+    policy._head = replace(policy._head, scale=2.0)
+
+
+def _blind_attention(_: TorchPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_row", _ignore_rows)
+
+
+@pytest.mark.parametrize("damage", [_scaled_head, _blind_attention])
+def test_the_first_batch_finds_a_forward_pass_that_is_wrong(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[TorchPolicy, pytest.MonkeyPatch], None]
+) -> None:
+    learner = make_learner(tiny, "float32")
+    damage(learner.policy, monkeypatch)
+    with pytest.raises(RunError, match="differ from those of single sequences"):
+        learner.accumulate(GROUPS, fixed_weights(), 1.0)
