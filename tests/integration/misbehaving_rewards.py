@@ -13,9 +13,13 @@ from typing import Any
 
 from reasoner import Problem, Response, RewardSource, Score, hookimpl, reward
 
+LIFE_S = 60.0
+"""seconds after which the worst of these end by themselves: a broken service must not ruin the machine of its tester"""
+
 
 def spin() -> None:
-    while True:
+    end = time.monotonic() + LIFE_S
+    while time.monotonic() < end:
         pass
 
 
@@ -47,14 +51,16 @@ def daemon_and_answer() -> float:
 
 def bomb(leave_group: bool = False) -> None:
     """Processes that are never the same for long, so that nobody can kill them one by one."""
+    end = time.monotonic() + LIFE_S
     if os.fork() == 0:
         for _ in range(3):
             os.fork()
-        while True:
+        while time.monotonic() < end:
             if os.fork():
                 os._exit(0)
             if leave_group:
                 os.setsid()
+        os._exit(0)
     spin()
 
 
