@@ -30,7 +30,7 @@ class RewardSource:
     prepare: Callable[[], None] | None = None
     """runs once in the scoring host before it forks workers: slow imports belong here, not into a call's deadline"""
 
-    def __call__(self, problem: Problem, response: Response, **options: Any) -> float | None | Score:
+    def __call__(self, problem: Problem, response: Response, **options: Any) -> float | Score | None:
         return self.function(problem, response, **options)
 
     def check_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,7 +51,9 @@ class RewardSource:
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"reward source {self.name!r}, option {key!r}: {first['msg']}, got {first['input']!r}.") from error
+            raise ConfigError(
+                f"reward source {self.name!r}, option {key!r}: {first['msg']}, got {first['input']!r}."
+            ) from error
 
 
 def reward(
@@ -84,6 +86,8 @@ def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[parameter.name] = (hints.get(parameter.name, Any), default)
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            raise TypeError(f"reward source {name!r}: declare each option as a keyword parameter instead of **{parameter.name}")
+            raise TypeError(
+                f"reward source {name!r}: declare each option as a keyword parameter instead of **{parameter.name}"
+            )
     config = ConfigDict(extra="forbid", frozen=True)
     return create_model(f"{name}_options", __config__=config, **fields)

@@ -115,7 +115,9 @@ class Stages:
             seed=self.config.run.seed + step,
         )
         total = len(prompts) * config.group_size
-        drawn = counted(self.sampler.sample(prompts, config.group_size, params), total, partial(self.view.stage, "sample"))
+        drawn = counted(
+            self.sampler.sample(prompts, config.group_size, params), total, partial(self.view.stage, "sample")
+        )
         groups = {scored.group.problem.id: scored for scored in self.scorer.score(timer.iterate("sample", drawn))}
         timer.rest("score_wait")
         return tuple(groups[prompt.problem.id] for prompt in prompts)
@@ -215,9 +217,7 @@ def open_evaluator(resolved: Resolved) -> Iterator[Evaluator]:
 
 
 @contextmanager
-def _open_evaluator(
-    resolved: Resolved, name: str, *, training: bool
-) -> Iterator[tuple[Evaluator, Path, list[Prompt]]]:
+def _open_evaluator(resolved: Resolved, name: str, *, training: bool) -> Iterator[tuple[Evaluator, Path, list[Prompt]]]:
     """The evaluator, the model's folder, and the training prompts (none unless training)."""
     config = resolved.config
     generators = plugins.generators(plugins.build_manager(config.plugins))

@@ -35,7 +35,9 @@ class Plan:
     @property
     def active_R(self) -> Tensor:
         """bool (R,): responses that can get weight. The others need no forward: the gradient is the same without them."""
-        anchored = self.scale_R != 0 if self.term.kl.coefficient > 0 else torch.zeros_like(self.scale_R, dtype=torch.bool)
+        anchored = (
+            self.scale_R != 0 if self.term.kl.coefficient > 0 else torch.zeros_like(self.scale_R, dtype=torch.bool)
+        )
         return anchored | ((self.credit_R != 0) & (self.scale_R != 0))
 
 

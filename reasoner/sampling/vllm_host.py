@@ -141,7 +141,13 @@ def engine_arguments(start: Start) -> dict[str, Any]:
     }
     if start.device == "cuda":
         return common | {"gpu_memory_utilization": start.memory_share, "enable_sleep_mode": True}
-    return common | {"kv_cache_memory_bytes": int(start.kv_cache_gib * 2**30), "enforce_eager": True}
+    return common | {
+        "kv_cache_memory_bytes": int(start.kv_cache_gib * 2**30),
+        # compiling takes longer than it saves
+        "enforce_eager": True,
+        # the CPU build's default, 128, is a third slower for short sequences and never shares a short prompt
+        "block_size": 32,
+    }
 
 
 def main(descriptor: int) -> None:

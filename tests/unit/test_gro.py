@@ -81,9 +81,7 @@ def reference_loss(name: str, batch: dict[str, Tensor], l_RT: Tensor) -> Tensor:
     for i, c in enumerate(credits):
         total = torch.zeros((), dtype=torch.float64)
         for t in range(lengths[i]):
-            if name == "raft":
-                total = total + c * l_RT[i, t]
-            elif clip is None:
+            if name == "raft" or clip is None:
                 total = total + c * l_RT[i, t]
             else:
                 ratio = torch.exp(l_RT[i, t] - batch["old"][i, t])
@@ -127,9 +125,7 @@ def test_preset_equals_the_papers_formula(name: str, seed: int) -> None:
     (gradient,) = torch.autograd.grad(expected, leaf)
     torch.testing.assert_close(all_weights(the_plan, batch), -gradient, rtol=1e-10, atol=1e-12)
     if name not in ("reinforce", "rloo"):  # the linear link's value is relative to its anchor; its gradient is not
-        ours = loss(
-            term, batch["logprobs"], batch["old"], None, batch["mask"], the_plan.credit_R, the_plan.scale_R
-        )
+        ours = loss(term, batch["logprobs"], batch["old"], None, batch["mask"], the_plan.credit_R, the_plan.scale_R)
         torch.testing.assert_close(ours, expected.detach().to(torch.float64), rtol=1e-10, atol=1e-12)
 
 
@@ -155,8 +151,8 @@ def test_weights_are_the_finite_differences_of_the_loss(name: str, estimator: st
 def test_kl_weight_is_the_estimators_derivative() -> None:
     batch = ragged(0)
     u = batch["logprobs"] - batch["reference"]
-    for estimator, derivative in (("k2", u), ("k3", 1 - torch.exp(-u))):
-        term = Term(Advantage("advantage", "mean", "none"), kl=KL(0.5, estimator), aggregation=Aggregation("token-mean"))  # type: ignore[arg-type]
+    for penalty, derivative in ((KL(0.5, "k2"), u), (KL(0.5, "k3"), 1 - torch.exp(-u))):
+        term = Term(Advantage("advantage", "mean", "none"), kl=penalty, aggregation=Aggregation("token-mean"))
         batch["rewards"] = torch.ones_like(batch["rewards"])  # no credit: what is left is the penalty
         expected = torch.where(batch["mask"], -0.5 * derivative / batch["lengths"].sum(), 0.0)
         torch.testing.assert_close(all_weights(make_plan(term, batch), batch), expected, rtol=1e-12, atol=1e-15)
