@@ -1,7 +1,8 @@
 """Errors that a user can act on.
 
-Every message says what was wrong, what was got, and what to do. `UserError` means that the input must change (exit code 2);
-`RunError` means that a run that started could not go on (exit code 1). Anything else that escapes is a bug and shows its traceback.
+Every message says what was wrong, what was got, and what to do. `UserError` means that the input must change (exit
+code 2); `RunError` means that a run that started could not go on (exit code 1). Anything else that escapes is a bug
+and shows its traceback.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The hooks of `reasoner`: the whole contract between the pipeline and its plugins.
 
-A plugin is a module with functions of these names, marked with `hookimpl`. It is found as an installed distribution with an entry
-point in the group `reasoner`, or as a single file (`--plugin my_verifier.py`, `plugins = [...]`). The built-in reward sources and tasks
-use the same hooks. Every process that needs plugins discovers them itself.
+A plugin is a module with functions of these names, marked with `hookimpl`. It is found as an installed distribution
+with an entry point in the group `reasoner`, or as a single file (`--plugin my_verifier.py`, `plugins = [...]`). The
+built-in reward sources and tasks use the same hooks. Every process that needs plugins discovers them itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 Generator = Callable[..., Iterator[Mapping[str, Any]]]
-"""`(count, seed, **options) -> rows`: rows are JSON-like mappings with at least the columns that the task's template names."""
+"""`(count, seed, **options) -> rows`: rows are JSON-like mappings with at least the columns that the task's template
+names."""
 
 
 @hookspec
@@ -31,7 +32,8 @@ def register_rewards() -> Iterable[RewardSource]:
 
 @hookspec
 def register_tasks() -> Iterable[Path]:
-    """Task files (TOML), once per command. Results are joined; the file's stem is the task's name and must be unique."""
+    """Task files (TOML), once per command. Results are joined; the file's stem is the task's name and must be
+    unique."""
     return ()
 
 

@@ -1,4 +1,5 @@
-"""What a step's groups say, as figures (`reasoner.reporting.metrics` documents the names). Pure, but for the memory readings."""
+"""What a step's groups say, as figures (`reasoner.reporting.metrics` documents the names). Pure, but for the memory
+readings."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Timer:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
     def iterate(self, stage: str, items: Iterable[T]) -> Iterator[T]:
-        """The items; until the last one has come, time is `stage`'s (what the consumer does in between happens meanwhile)."""
+        """The items; until the last one has come, time is `stage`'s (what the consumer does in between happens
+        meanwhile)."""
         with self(stage):
             yield from items
         self._ended = time.perf_counter()

@@ -45,7 +45,8 @@ def train(stages: Stages) -> Path:
 
 
 def check_sampler(stages: Stages, groups: tuple[ScoredGroup, ...], step: int) -> None:
-    """Compare the sampler's log-probabilities with the learner's: at the first step, after the first hand-over, then every k-th.
+    """Compare the sampler's log-probabilities with the learner's: at the first step, after the first hand-over, then
+    every k-th.
 
     Raises:
         HandoverError: they differ by more than rounding: the sampler holds other weights than the learner.

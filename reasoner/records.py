@@ -2,11 +2,12 @@
 
     Problem --render--> Prompt --sample--> Group --score--> ScoredGroup --annotate--> Batch --credit, update--> weights
 
-They are plain data: no torch, no numpy, nothing that knows a stage. Each is written to JSON lines or Parquet and read back without
-loss (`reasoner.codec`), so that any stage can be run alone on saved data.
+They are plain data: no torch, no numpy, nothing that knows a stage. Each is written to JSON lines or Parquet and read
+back without loss (`reasoner.codec`), so that any stage can be run alone on saved data.
 
 Axes used throughout: N groups (one per problem), G responses of a group, R = all responses of a batch in group order,
-T response tokens. Log-probabilities are natural logarithms of the *sampled* distribution, `log_softmax(logits / temperature)`.
+T response tokens. Log-probabilities are natural logarithms of the *sampled* distribution, `log_softmax(logits /
+temperature)`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one batch of responses is drawn. There is no top-p, top-k or penalty: they change the sampled distribution."""
+    """How one batch of responses is drawn. There is no top-p, top-k or penalty: they change the sampled
+    distribution."""
 
     temperature: float
     """0 decodes greedily (evaluation only); otherwise the T of `log_softmax(logits / T)`."""

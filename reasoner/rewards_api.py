@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from reasoner.errors import ConfigError, nearest
 from reasoner.records import Problem, Response, Score
 
-RewardFunction = Callable[..., "float | None | Score"]
+RewardFunction = Callable[..., "float | Score | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ def reward(
 ) -> Callable[[RewardFunction], RewardSource]:
     """Make a reward source of a function `(problem, response, *, options...) -> float | None | Score`.
 
-    Keyword-only parameters are its options, with their annotations and defaults. The function runs in a worker process that is killed
-    with everything it started when `timeout_s` seconds have passed. `prepare` imports what is slow to import, once for
-    all workers.
+    Keyword-only parameters are its options, with their annotations and defaults. The function runs in a worker
+    process that is killed with everything it started when `timeout_s` seconds have passed. `prepare` imports what is
+    slow to import, once for all workers.
 
         @reward("contains_unit", timeout_s=1.0)
         def contains_unit(problem, response, *, unit: str = "km") -> float:

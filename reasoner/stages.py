@@ -150,7 +150,7 @@ class Stages:
 
     def finish(self, before: Evaluation, after: Evaluation, model: Path) -> None:
         """Show the summary."""
-        task = self.config.task
+        task, profile = self.config.task, self.config.profile
         summary = Summary(
             task=task,
             correct=self.config.evaluation.correct,
@@ -163,7 +163,7 @@ class Stages:
             run_folder=self.run.folder,
             model_folder=model,
             next_commands={
-                "Evaluate the trained model again": f"reasoner eval {task} --profile {self.config.profile} --model {model}",
+                "Evaluate the trained model again": f"reasoner eval {task} --profile {profile} --model {model}",
                 "Repeat this run exactly": f"reasoner run {task} --config {self.run.folder / 'config.toml'}",
             },
         )
@@ -228,7 +228,8 @@ def _open_evaluator(resolved: Resolved, name: str, *, training: bool) -> Iterato
         splits = Splits((), tuple(held_out), ())
     device, engine = resolve_device(config.model.device), choose_engine(config.sampling.engine)
     facts = dict(describe_plan(resolved, splits, device, engine, training=training))
-    # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the first time.
+    # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
+    # first time.
     print(f"preparing model {facts['model']}", flush=True)  # noqa: T201
     folder = resolve_model(config.model.path)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.model.trust_remote_code)

@@ -1,7 +1,8 @@
 """The update stage: a batch becomes one or more optimiser steps.
 
-Here the two halves meet that never mix: the objective (`reasoner.gro`) turns log-probabilities into weights, the learner turns weights
-into a gradient. Responses that cannot get weight are left out before the learner sees them; the gradient is the same without them.
+Here the two halves meet that never mix: the objective (`reasoner.gro`) turns log-probabilities into weights, the
+learner turns weights into a gradient. Responses that cannot get weight are left out before the learner sees them; the
+gradient is the same without them.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def update(
 
 @dataclass(slots=True)
 class Objective:
-    """The weight function of one mini-batch: what the learner calls with log-probabilities, micro-batch by micro-batch."""
+    """The weight function of one mini-batch: what the learner calls with log-probabilities, micro-batch by
+    micro-batch."""
 
     plan: Plan
     batch: Batch

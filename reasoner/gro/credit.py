@@ -1,8 +1,9 @@
 """Credit: how good each response was, as a pure function of the rewards. No gradient flows through it.
 
-Axes: N groups, G responses of a group. Abstained responses (`valid` False) get credit 0 and leave every mean, deviation and best.
-A group that says nothing (fewer than two valid responses, or all rewards equal) gets credit *exactly* 0 wherever credit compares
-responses: rounding must not turn "no difference" into a weight, or the update could not skip the group.
+Axes: N groups, G responses of a group. Abstained responses (`valid` False) get credit 0 and leave every mean,
+deviation and best. A group that says nothing (fewer than two valid responses, or all rewards equal) gets credit
+*exactly* 0 wherever credit compares responses: rounding must not turn "no difference" into a weight, or the update
+could not skip the group.
 """
 
 from __future__ import annotations

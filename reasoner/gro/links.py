@@ -1,4 +1,5 @@
-"""Links: how distance from the anchor becomes weight. Differentiable in `u = evidence - anchor`; credit `c` carries no gradient.
+"""Links: how distance from the anchor becomes weight. Differentiable in `u = evidence - anchor`; credit `c` carries
+no gradient.
 
 A link is written as the value whose gradient is wanted; nobody derives that gradient by hand.
 """

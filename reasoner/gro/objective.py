@@ -1,9 +1,11 @@
 """The objective: from credit and log-probabilities to one weight per token.
 
-    L = - sum_i z_i sum_t m[i,t] ( link(c_i, l[i,t] - a[i,t]) - beta kl(l[i,t] - ref[i,t]) )        w[i,t] = - dL / d l[i,t]
+    L = - sum_i z_i sum_t m[i,t] ( link(c_i, l[i,t] - a[i,t]) - beta kl(l[i,t] - ref[i,t]) )
+    w[i,t] = - dL / d l[i,t]
 
-`c_i` (credit) and `z_i` (aggregation and normaliser) are fixed over the whole mini-batch before any forward; what remains is a sum over
-responses. That is why the gradient does not depend on how the batch is cut. Source: arXiv 2503.19523; our reading is `docs/gro.md`.
+`c_i` (credit) and `z_i` (aggregation and normaliser) are fixed over the whole mini-batch before any forward; what
+remains is a sum over responses. That is why the gradient does not depend on how the batch is cut. Source: arXiv
+2503.19523; our reading is `docs/gro.md`.
 
 Axes: N groups, G responses of a group, R = N G responses in group order, T tokens right-padded.
 """
@@ -33,8 +35,9 @@ class Plan:
     """bool, groups with at least two valid, different rewards"""
 
     @property
-    def active_R(self) -> Tensor:
-        """bool (R,): responses that can get weight. The others need no forward: the gradient is the same without them."""
+    def active_R(self) -> Tensor:  # noqa: N802  axes in names
+        """bool (R,): responses that can get weight. The others need no forward: the gradient is the same without
+        them."""
         anchored = (
             self.scale_R != 0 if self.term.kl.coefficient > 0 else torch.zeros_like(self.scale_R, dtype=torch.bool)
         )
@@ -116,9 +119,11 @@ def loss(
     credit_R: Tensor,
     scale_R: Tensor,
 ) -> Tensor:
-    """L of the responses at hand (a scalar, differentiable in `logprobs_RT`). The terms of other responses only add to it."""
+    """L of the responses at hand (a scalar, differentiable in `logprobs_RT`). The terms of other responses only add
+    to it."""
     zero = torch.zeros_like(logprobs_RT)
-    # where, not a product, on both sides of the link: padding may hold anything, and 0 * inf is NaN in the gradient too.
+    # where, not a product, on both sides of the link: padding may hold anything, and 0 * inf is NaN in the gradient
+    # too.
     u_RT = torch.where(mask_RT, logprobs_RT - old_RT if term.anchor == "old" else logprobs_RT, zero)
     value_RT = link(term.link, u_RT, credit_R[:, None].expand_as(u_RT))
     if term.kl.coefficient > 0:

@@ -18,13 +18,17 @@ class Preset:
     """arXiv id or citation"""
 
 
+_OVER_STD = Advantage(baseline="mean", scale="group")
+_OTHERS = Advantage(baseline="leave-one-out")
+
 # fmt: off
 PRESETS: Mapping[str, Preset] = MappingProxyType({
-    "reinforce": Preset(Term(Advantage("advantage", "none", "none"), "old", Linear(), Aggregation("response-sum")), "Williams 1992"),
-    "rloo":      Preset(Term(Advantage("advantage", "leave-one-out", "none"), "old", Linear(), Aggregation("response-sum")), "2402.14740"),
-    "grpo":      Preset(Term(Advantage("advantage", "mean", "group"), "old", Clip("clip", .2, .2), Aggregation("response-mean"), KL(0.0, "k3")), "2402.03300"),
-    "dr-grpo":   Preset(Term(Advantage("advantage", "mean", "none"), "old", Clip("clip", .2, .2), Aggregation("constant")), "2503.20783"),
-    "dapo":      Preset(Term(Advantage("advantage", "mean", "group"), "old", Clip("clip", .2, .28), Aggregation("token-mean")), "2503.14476"),
+    # credit, anchor, link, aggregation, KL; source
+    "reinforce": Preset(Term(Advantage(baseline="none"), "old", Linear(), Aggregation("response-sum")), "Williams 1992"),
+    "rloo":      Preset(Term(_OTHERS, "old", Linear(), Aggregation("response-sum")), "2402.14740"),
+    "grpo":      Preset(Term(_OVER_STD, "old", Clip(), Aggregation("response-mean"), KL(0.0, "k3")), "2402.03300"),
+    "dr-grpo":   Preset(Term(Advantage(baseline="mean"), "old", Clip(), Aggregation("constant")), "2503.20783"),
+    "dapo":      Preset(Term(_OVER_STD, "old", Clip(high=.28), Aggregation("token-mean")), "2503.14476"),
     "raft":      Preset(Term(Best(), "none", Linear(), Aggregation("credited-token-mean")), "2304.06767"),
 })
 # fmt: on

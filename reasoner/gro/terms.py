@@ -2,8 +2,9 @@
 
     L = sum_k lambda_k L_k        L_k = - (1/Z) sum_u link(credit_u, evidence_u - anchor_u)
 
-These are choices and numbers only. What they mean is computed in `credit.py`, `links.py` and `objective.py`; this module imports no
-torch, so that configurations are checked without it. Source: Generalized REINFORCE Optimization, arXiv 2503.19523; `docs/gro.md`.
+These are choices and numbers only. What they mean is computed in `credit.py`, `links.py` and `objective.py`; this
+module imports no torch, so that configurations are checked without it. Source: Generalized REINFORCE Optimization,
+arXiv 2503.19523; `docs/gro.md`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """min(e^u c, clamp(e^u, 1 - low, 1 + high) c): PPO's clipped surrogate (1707.06347), u the log-ratio to the old policy."""
+    """min(e^u c, clamp(e^u, 1 - low, 1 + high) c): PPO's clipped surrogate (1707.06347), u the log-ratio to the old
+    policy."""
 
     kind: Literal["clip"] = "clip"
     low: float = 0.2
