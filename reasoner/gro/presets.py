@@ -18,13 +18,14 @@ class Preset:
     """arXiv id or citation"""
 
 
+_RAW = Advantage(baseline="none")
 _OVER_STD = Advantage(baseline="mean", scale="group")
 _OTHERS = Advantage(baseline="leave-one-out")
 
 # fmt: off
 PRESETS: Mapping[str, Preset] = MappingProxyType({
     # credit, anchor, link, aggregation, KL; source
-    "reinforce": Preset(Term(Advantage(baseline="none"), "old", Linear(), Aggregation("response-sum")), "Williams 1992"),
+    "reinforce": Preset(Term(_RAW, "old", Linear(), Aggregation("response-sum")), "Williams 1992"),
     "rloo":      Preset(Term(_OTHERS, "old", Linear(), Aggregation("response-sum")), "2402.14740"),
     "grpo":      Preset(Term(_OVER_STD, "old", Clip(), Aggregation("response-mean"), KL(0.0, "k3")), "2402.03300"),
     "dr-grpo":   Preset(Term(Advantage(baseline="mean"), "old", Clip(), Aggregation("constant")), "2503.20783"),
