@@ -1,0 +1,125 @@
+"""`reasoner run` as a user runs it: a real process, a tiny model, a data file and a verifier of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reasoner.codec import read_parquet
+from reasoner.records import Rollout
+from reasoner.runs.folder import read_evaluations, read_metrics
+from tests.tiny import build_tiny_model
+
+pytestmark = pytest.mark.slow
+
+TASK = """
+[model]
+path = "{model}"
+[data.train]
+path = "{data}"
+[data.eval]
+path = "{data}"
+limit = 2
+[sampling]
+engine = "hf"
+group_size = 4
+max_tokens = 12
+max_prompt_tokens = 256
+[[rewards]]
+source = "letters"
+[gro]
+preset = "grpo"
+kl = {{ coefficient = 0.01, estimator = "k3" }}
+[learning]
+problems_per_step = 4
+updates_per_step = 2
+reference = "initial"
+learning_rate = 1e-3
+[evaluation]
+correct = "letters"
+every = 1
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """`reasoner run TASK ...` for a task file of one's own."""
+    data = tmp_path / "problems.jsonl"
+    rows = [json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) for n in range(8)]
+    data.write_text("\n".join(rows) + "\n")
+    model = build_tiny_model(tmp_path / "tiny")
+    task = tmp_path / "letters-task.toml"
+    task.write_text(TASK.format(model=model, data=data))
+    plugin = Path(__file__).with_name("rewarding_letters.py")
+    return [
+        *(sys.executable, "-m", "reasoner", "run", str(task)),
+        *("--plugin", str(plugin), "--output", str(tmp_path / "runs")),
+    ]
+
+
+def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: Path) -> None:
+    done = subprocess.run([*command, "--steps", "2"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert [row["step"] for row in read_metrics(folder)] == [1, 2]
+    assert [evaluated.step for evaluated in read_evaluations(folder)] == [0, 1, 2]
+    rollouts = read_parquet(folder / "rollouts" / "step-000002.parquet", Rollout)
+    assert len(rollouts) == 16
+    # Two optimiser steps in the first training step: the second step's responses are by version 2.
+    assert {rollout.response.policy_version for rollout in rollouts} == {2}
+    assert any(rollout.credit for rollout in rollouts)
+    assert "\x1b" not in done.stdout + (folder / "log.txt").read_text()
+    assert str(folder / "model") in done.stdout
+    AutoModelForCausalLM.from_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(folder / "model")
+
+    again = subprocess.run(
+        [*command[:4], str(folder / "config.toml"), "--output", str(tmp_path / "again")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert again.returncode == 0, again.stderr
+    (repeated,) = (tmp_path / "again").iterdir()
+    weights = "model.safetensors"
+    assert (repeated / "model" / weights).read_bytes() == (folder / "model" / weights).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_leaves_no_process(
+    command: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    with subprocess.Popen([*command, "--steps", "10000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+        _wait_for_steps(tmp_path / "runs", 1)
+        family = psutil.Process(run.pid).children(recursive=True)
+        assert family
+        os.kill(run.pid, number)
+        _, errors = run.communicate(timeout=60)
+        assert run.returncode == 130
+        assert b"Traceback" not in errors
+    psutil.wait_procs(family, timeout=20)
+    assert not [process for process in family if process.is_running()]
+    (folder,) = (tmp_path / "runs").iterdir()
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    assert len(read_metrics(folder)) == status["committed_steps"] >= 1
+
+
+def _wait_for_steps(output: Path, steps: int) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        for file in output.glob("*/metrics.jsonl"):
+            if file.read_text().count("\n") >= steps:
+                return
+        time.sleep(0.2)
+    raise AssertionError("the run committed no step in time")
