@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from multiprocessing import Pipe
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from reasoner.errors import SamplerError
+from reasoner.processes import scratch_prefix
 from reasoner.sampling.vllm_messages import Close, Done, Failed, Reply, Request, Start, Stop
 
 _log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class HostProcess:
         raise AssertionError("unreachable")
 
     def _spawn(self, start: Start) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix=scratch_prefix(), ignore_cleanup_errors=True)
         self._connection, theirs = Pipe()
         with theirs, self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -70,7 +73,7 @@ class HostProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=host_environment(start),
+                env=host_environment(start, Path(self._scratch.name)),
                 # Ctrl-C in the terminal is for the run, which then ends this process
                 start_new_session=True,
             )
@@ -145,6 +148,7 @@ class HostProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._connection.close()
+        self._scratch.cleanup()
 
     def _gone(self) -> SamplerError:
         code = self._process.wait(_CLOSE_WITHIN)
@@ -163,8 +167,12 @@ class HostProcess:
         return f" The last lines of {self._log_file}:\n{text}"
 
 
-def host_environment(start: Start) -> dict[str, str]:
-    """The environment of the host; this process keeps its own."""
+def host_environment(start: Start, scratch: Path) -> dict[str, str]:
+    """The environment of the host; this process keeps its own.
+
+    Args:
+        scratch: folder for temporary files: vLLM leaves some of its own behind.
+    """
     ours = {
         # the engine core in the host itself: with its own process the same seed gives other responses
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -174,8 +182,12 @@ def host_environment(start: Start) -> dict[str, str]:
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(scratch),
     }
     if start.device == "cpu":
+        # vLLM compiles two small functions of its sampler at the first draw, which takes longer than they ever save and
+        # needs a C++ compiler on the machine
+        ours["TORCHDYNAMO_DISABLE"] = "1"
         ours["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     return os.environ | ours
 

@@ -68,9 +68,9 @@ def test_a_host_that_is_killed_at_work_says_how_it_ended(tmp_path: Path) -> None
     host.close()
 
 
-def test_the_environment_of_the_host_stays_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_host_stays_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    environment = host_environment(start("serve"))
+    environment = host_environment(start("serve"), tmp_path)
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert environment["OMP_NUM_THREADS"] == "1"
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
