@@ -131,7 +131,9 @@ def _column(history: Sequence[Mapping[str, float]], name: str) -> list[float]:
 
 def _table(title: str, ascii_only: bool) -> Table:
     style = box.ASCII2 if ascii_only else box.SIMPLE_HEAD
-    return Table(title=f"\n{title}", title_justify="left", title_style="bold", box=style, show_edge=False, pad_edge=False)
+    return Table(
+        title=f"\n{title}", title_justify="left", title_style="bold", box=style, show_edge=False, pad_edge=False
+    )
 
 
 def _evaluation_table(summary: Summary, differences: Sequence[Difference], ascii_only: bool) -> Table:
