@@ -6,11 +6,40 @@ impossible is refused here, before anything is loaded. The docstring under a fie
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reasoner.gro.terms import KL, Advantage, Aggregation, Best, Clip, Linear, Term, Threshold
+from reasoner.errors import ConfigError
+from reasoner.gro.checks import mistake_of_term
+from reasoner.gro.schedules import Constant, MetricSwitch, Ramp, Switch, mistake
+from reasoner.gro.terms import (
+    KL,
+    SOURCES,
+    Advantage,
+    Aggregation,
+    Anchor,
+    Best,
+    Chosen,
+    Clip,
+    Correction,
+    CustomCredit,
+    CustomLink,
+    Evidence,
+    Hinge,
+    Label,
+    Linear,
+    LogSigmoid,
+    One,
+    Pairing,
+    Sigmoid,
+    Source,
+    Square,
+    Term,
+    Threshold,
+    Truncate,
+)
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -90,13 +119,30 @@ class SourceConfig(Model):
         return self
 
 
-class DataConfig(Model):
-    """`[data]`: training and evaluation problems."""
+class OfflineConfig(SourceConfig):
+    """`[data.pairs]`, `[data.labelled]`, `[data.demos]`: responses that somebody else wrote."""
 
-    train: SourceConfig
-    """problems to train on"""
-    eval: SourceConfig
+    per_step: Positive | None = None
+    """rows per training step; None: learning.problems_per_step"""
+    max_tokens: Positive = 1024
+    """tokens of a prompt and its longest response together"""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """what happens to longer rows; how many were dropped is said"""
+
+
+class DataConfig(Model):
+    """`[data]`: problems to train and evaluate on, and offline responses."""
+
+    train: SourceConfig | None = None
+    """problems to train on; needed by terms that read fresh groups"""
+    eval: SourceConfig | None = None
     """problems to evaluate on"""
+    pairs: OfflineConfig | None = None
+    """preference pairs: `prompt`, `chosen`, `rejected`"""
+    labelled: OfflineConfig | None = None
+    """single responses with a verdict: `prompt`, `completion`, `label`"""
+    demos: OfflineConfig | None = None
+    """demonstrations: `prompt`, `completion`, or `messages`"""
 
 
 class SamplingConfig(Model):
@@ -122,6 +168,9 @@ class SamplingConfig(Model):
     """must stay 1, for the same reason"""
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
     """share of the GPU's memory that vLLM may hold (CUDA only)"""
+    refills: Annotated[int, Field(ge=0)] = 0
+    """dynamic sampling: times per step that groups whose rewards are all equal are dropped and replaced by fresh
+    problems; 0: they stay (and cost no update)"""
     kv_cache_gib: Annotated[float, Field(gt=0.0)] = 2.0
     """GiB of KV cache (CPU only)"""
 
@@ -162,55 +211,75 @@ class ScoringConfig(Model):
     """share of failed calls of a source in a step above which the run stops"""
 
 
-class GroConfig(Model):
-    """`[gro]`: the objective. The preset fills every other key; each can be overridden."""
+class TermConfig(Model):
+    """`[gro.terms.NAME]`: one term of the objective. `preset` fills every other key; each can be overridden."""
 
-    preset: str
-    """name of the method (`reasoner config show` prints what it stands for)"""
-    source: Literal["online"]
-    """which responses the term reads"""
-    credit: Annotated[Advantage | Best | Threshold, Field(discriminator="kind")]
+    preset: str = ""
+    """name of the method that fills the other keys (`reasoner algorithms list`); empty: none"""
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """lambda of the term, times the schedule"""
+    schedule: Annotated[Constant | Ramp | Switch | MetricSwitch, Field(discriminator="kind")] = Constant()
+    """factor of the weight over the run"""
+    source: Source = "online"
+    """which responses: fresh groups, or one of the data sets `[data.pairs]`, `[data.labelled]`, `[data.demos]`"""
+    credit: Annotated[
+        Advantage | Best | Threshold | Label | One | Chosen | CustomCredit, Field(discriminator="kind")
+    ] = Advantage()
     """how good a response was"""
-    evidence: Literal["token"]
+    evidence: Evidence = Evidence()
     """what the policy says of it"""
-    anchor: Literal["old", "none"]
+    anchor: Anchor = Anchor()
     """the constant that separates pushing up from pushing down"""
-    link: Annotated[Linear | Clip, Field(discriminator="kind")]
+    link: Annotated[
+        Linear | Clip | Truncate | LogSigmoid | Sigmoid | Square | Hinge | CustomLink, Field(discriminator="kind")
+    ] = Linear()
     """how distance from the anchor becomes weight"""
-    aggregation: Aggregation
-    """how tokens are summed and normalised"""
-    kl: KL
-    """penalty for leaving the reference policy, in the loss"""
+    aggregation: Aggregation = Aggregation()
+    """how units are summed and normalised"""
+    kl: KL = KL()
+    """penalty for leaving the reference policy"""
+    correction: Correction = Correction()
+    """for the gap between sampler and learner"""
+    pairing: Pairing = Pairing()
+    """how pairs are found in a group"""
+    entropy: Annotated[float, Field(ge=0.0)] = 0.0
+    """coefficient of the entropy bonus, aggregated as the term"""
+    mask_truncated: bool = False
+    """responses cut at the length limit get no weight"""
 
     @property
     def term(self) -> Term:
         """The choices as the objective takes them."""
-        return Term(
-            credit=self.credit,
-            anchor=self.anchor,
-            link=self.link,
-            aggregation=self.aggregation,
-            kl=self.kl,
-            source=self.source,
-            evidence=self.evidence,
-        )
+        return Term(**{each.name: getattr(self, each.name) for each in dataclasses.fields(Term)})
 
     @model_validator(mode="after")
-    def _ranges(self) -> Self:
-        if isinstance(self.link, Clip):
-            if not 0.0 <= self.link.low <= 1.0 or self.link.high < 0.0:
-                raise ValueError(
-                    f"link.low must be in [0, 1] and link.high >= 0, got {self.link.low}, {self.link.high}"
-                )
-            if self.link.dual is not None and self.link.dual <= 1.0:
-                raise ValueError(f"link.dual must be above 1, got {self.link.dual}")
-            if self.anchor != "old":
-                raise ValueError("link.kind = 'clip' needs anchor = 'old': it clips the ratio to the old policy")
-        if self.kl.coefficient < 0.0:
-            raise ValueError(f"kl.coefficient must be >= 0, got {self.kl.coefficient}")
-        if self.aggregation.length is not None and self.aggregation.length < 1:
-            raise ValueError(f"aggregation.length must be at least 1 token, got {self.aggregation.length}")
+    def _consistent(self) -> Self:
+        if found := mistake_of_term(self.term):
+            raise ValueError(found)
         return self
+
+
+class GroConfig(Model):
+    """`[gro]`: the objective, a sum of terms."""
+
+    preset: str = ""
+    """name of the method or mixture (`reasoner algorithms list`): it fills `terms`; empty: the terms alone"""
+    terms: Annotated[dict[str, TermConfig], Field(min_length=1)]
+    """the terms by name; each can be overridden: `--set gro.terms.grpo.link.high=0.28`"""
+
+    def reads(self, source: Source) -> bool:
+        """Whether some term reads that source."""
+        return any(term.source == source for term in self.terms.values())
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether some term's baseline is a critic."""
+        return any(config.term.needs_critic for config in self.terms.values())
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether some term compares with the reference policy."""
+        return any(config.term.needs_reference for config in self.terms.values())
 
 
 class LearningConfig(Model):
@@ -219,7 +288,9 @@ class LearningConfig(Model):
     problems_per_step: Positive = 8
     """problems (groups) per training step"""
     updates_per_step: Positive = 1
-    """optimiser steps per batch: the batch is cut into that many mini-batches of whole groups"""
+    """optimiser steps per pass over a batch: it is cut into that many mini-batches of whole groups"""
+    epochs: Positive = 1
+    """passes over a batch; the old policy's log-probabilities are computed once"""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-6
     """peak learning rate of AdamW"""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -240,8 +311,19 @@ class LearningConfig(Model):
     """recompute activations in the backward pass: less memory, about a third more time"""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """one row holds a group's prompt once; `auto`: where it saves more than a fifth of the tokens"""
-    reference: Literal["none", "initial"] = "none"
-    """reference policy for the KL penalty: a frozen copy of the initial model, or none"""
+    reference: Literal["auto", "initial", "none"] = "auto"
+    """reference policy: a frozen copy of the initial model, or none; `auto`: where a term needs one"""
+
+
+class CriticConfig(Model):
+    """`[critic]`: the value model of terms whose baseline is a critic (PPO)."""
+
+    path: str | None = None
+    """folder in Hugging Face format or hub id; None: the model that is trained"""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
+    """peak learning rate of its AdamW; the rest is as in learning"""
+    value_clip: Annotated[float, Field(gt=0.0)] | None = 0.2
+    """how far a value may move from its old one before its loss is clipped (1707.06347); None: off"""
 
 
 class HandoverConfig(Model):
@@ -308,7 +390,7 @@ class Config(Model):
     """training and evaluation problems"""
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     """how training responses are drawn"""
-    rewards: Annotated[list[RewardConfig], Field(min_length=1)]
+    rewards: list[RewardConfig] = Field(default_factory=list)
     """reward sources and their weights"""
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     """the workers that run reward sources"""
@@ -316,55 +398,138 @@ class Config(Model):
     """the objective"""
     learning: LearningConfig = Field(default_factory=LearningConfig)
     """the optimiser and the memory budget of the update"""
+    critic: CriticConfig = Field(default_factory=CriticConfig)
+    """the value model of terms whose baseline is a critic"""
     handover: HandoverConfig = Field(default_factory=HandoverConfig)
     """how it is verified that the sampler holds the trained weights"""
-    evaluation: EvaluationConfig
-    """before, during and after training"""
+    evaluation: EvaluationConfig | None = None
+    """before, during and after training; needed by terms that read fresh groups"""
+
+    @property
+    def online(self) -> bool:
+        """Whether some term reads fresh groups; otherwise there is no sampler and no scoring."""
+        return self.gro.reads("online")
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.run.steps * self.learning.updates_per_step * self.learning.epochs
+
+    @property
+    def required_evaluation(self) -> EvaluationConfig:
+        """`evaluation`, where the command needs it.
+
+        Raises:
+            ConfigError: it is not set.
+        """
+        if self.evaluation is None:
+            raise ConfigError("evaluation.correct is needed and not set: the reward source that decides.")
+        return self.evaluation
+
+    def per_step(self, source: Source) -> int:
+        """Groups of a source per training step."""
+        offline: OfflineConfig | None = None if source == "online" else getattr(self.data, source)
+        return (offline.per_step if offline else None) or self.learning.problems_per_step
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [reward.source for reward in self.rewards]
-        if len(set(names)) != len(names):
-            raise ValueError(f"rewards: each source may appear once, got {names}")
-        if self.evaluation.correct not in names:
-            raise ValueError(f"evaluation.correct = {self.evaluation.correct!r} is not among the rewards: {names}")
-        _check_credit(self)
-        if self.learning.problems_per_step % self.learning.updates_per_step:
-            raise ValueError(
-                f"learning.problems_per_step = {self.learning.problems_per_step} is not divisible by "
-                f"learning.updates_per_step = {self.learning.updates_per_step}: every mini-batch holds whole groups"
-            )
-        if isinstance(self.gro.link, Linear) and self.gro.anchor == "old" and self.learning.updates_per_step > 1:
-            raise ValueError(
-                f"learning.updates_per_step = {self.learning.updates_per_step} with gro.link.kind = 'linear': without "
-                "a ratio the second update would be off-policy and wrong; use 1, or gro.link.kind = 'clip'"
-            )
-        if self.gro.kl.coefficient > 0.0 and self.learning.reference == "none":
-            raise ValueError(
-                f"gro.kl.coefficient = {self.gro.kl.coefficient} needs a reference policy and learning.reference is "
-                "'none'; set learning.reference = 'initial', or the coefficient to 0"
-            )
-        if self.learning.warmup_steps > self.run.steps * self.learning.updates_per_step:
-            raise ValueError(
-                f"learning.warmup_steps = {self.learning.warmup_steps} is more than the run's "
-                f"{self.run.steps * self.learning.updates_per_step} optimiser steps"
-            )
-        train, held_out = self.data.train, self.data.eval
-        if train.generator is not None and train.generator == held_out.generator and train.seed == held_out.seed:
-            raise ValueError(
-                f"data.train.seed and data.eval.seed are both {train.seed}: the generator would give the same "
-                "problems for training and evaluation"
-            )
+        for check in (_check_rewards, _check_sources, _check_groups, _check_updates, _check_reference, _check_data):
+            check(self)
+        for name, term in self.gro.terms.items():
+            if found := mistake(term.schedule, self.run.steps):
+                raise ValueError(f"gro.terms.{name}.schedule: {found}")
         return self
 
 
-def _check_credit(config: Config) -> None:
-    credit, size = config.gro.credit, config.sampling.group_size
-    compares = isinstance(credit, Best) or (
-        isinstance(credit, Advantage) and (credit.baseline in ("mean", "leave-one-out") or credit.scale == "group")
-    )
-    if compares and size < 2:
+def _check_rewards(config: Config) -> None:
+    names = [reward.source for reward in config.rewards]
+    if len(set(names)) != len(names):
+        raise ValueError(f"rewards: each source may appear once, got {names}")
+    if config.evaluation is not None and config.evaluation.correct not in names:
+        raise ValueError(f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: {names}")
+
+
+def _check_sources(config: Config) -> None:
+    """Every term has what it reads."""
+    for name, term in config.gro.terms.items():
+        if term.source == "online":
+            missing = [
+                key
+                for key, value in (
+                    ("data.train", config.data.train),
+                    ("data.eval", config.data.eval),
+                    ("rewards", config.rewards),
+                    ("evaluation", config.evaluation),
+                )
+                if not value
+            ]
+            if missing:
+                raise ValueError(
+                    f"gro.terms.{name} reads fresh groups (source = 'online') and needs {', '.join(missing)}, not set"
+                )
+        elif getattr(config.data, term.source) is None:
+            instead = (
+                "" if term.source == "demos" else f"; to use fresh groups instead: --set gro.terms.{name}.source=online"
+            )
+            raise ValueError(
+                f"gro.terms.{name}.source = {term.source!r} needs the data set [data.{term.source}], which is not set: "
+                f"--set data.{term.source}.path=FILE{instead}"
+            )
+
+
+def _check_groups(config: Config) -> None:
+    size = config.sampling.group_size
+    for name, term in config.gro.terms.items():
+        if term.source == "online" and term.term.compares and size < 2:
+            raise ValueError(
+                f"sampling.group_size = {size} with gro.terms.{name}: it compares the responses of a group, which "
+                "needs at least 2; raise sampling.group_size, or take gro.preset = 'reinforce'"
+            )
+        if term.source == "labelled" and term.anchor.kind == "kl" and config.per_step("labelled") < 2:
+            raise ValueError(
+                f"gro.terms.{name}.anchor.kind = 'kl' estimates the KL from responses put to each other's prompts and "
+                "needs at least 2 rows per step; raise data.labelled.per_step"
+            )
+
+
+def _check_updates(config: Config) -> None:
+    learning = config.learning
+    updates = learning.updates_per_step * learning.epochs
+    for source in SOURCES:
+        if config.gro.reads(source) and config.per_step(source) % learning.updates_per_step:
+            key = "learning.problems_per_step" if source == "online" else f"data.{source}.per_step"
+            raise ValueError(
+                f"{key} = {config.per_step(source)} is not divisible by learning.updates_per_step = "
+                f"{learning.updates_per_step}: every mini-batch holds whole groups"
+            )
+    for name, term in config.gro.terms.items():
+        if isinstance(term.link, Linear) and term.anchor.kind == "old" and updates > 1:
+            raise ValueError(
+                f"learning.updates_per_step x learning.epochs = {updates} with gro.terms.{name}.link.kind = 'linear': "
+                "without a ratio the second update would be off-policy and wrong; use 1, or link.kind = 'clip'"
+            )
+    if learning.warmup_steps > config.optimizer_steps:
         raise ValueError(
-            f"sampling.group_size = {size} with gro.preset = {config.gro.preset!r}: its credit compares the responses "
-            "of a group, which needs at least 2; raise sampling.group_size, or take gro.preset = 'reinforce'"
+            f"learning.warmup_steps = {learning.warmup_steps} is more than the run's {config.optimizer_steps} "
+            "optimiser steps"
+        )
+
+
+def _check_reference(config: Config) -> None:
+    for name, term in config.gro.terms.items():
+        if term.term.needs_reference and config.learning.reference == "none":
+            raise ValueError(
+                f"gro.terms.{name} compares with a reference policy and learning.reference is 'none'; set "
+                "learning.reference = 'auto'"
+            )
+
+
+def _check_data(config: Config) -> None:
+    train, held_out = config.data.train, config.data.eval
+    if train is None or held_out is None:
+        return
+    if train.generator is not None and train.generator == held_out.generator and train.seed == held_out.seed:
+        raise ValueError(
+            f"data.train.seed and data.eval.seed are both {train.seed}: the generator would give the same "
+            "problems for training and evaluation"
         )

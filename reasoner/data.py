@@ -1,6 +1,6 @@
-"""Problems to train and evaluate on.
+"""Problems to train and evaluate on, and the stream of what each training step takes.
 
-    rows --columns--> renamed --shuffle, limit--> chosen --template--> Problem
+    rows --template--> Problem
 
 Every complaint names the source, the row (a file's line) and the field.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -19,7 +19,9 @@ from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.hookspecs import Generator
 from reasoner.records import Message, Problem
-from reasoner.rows import Row, read_rows, stem_of
+from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +34,29 @@ class Splits:
     """what is worth knowing about them, in sentences: problems that are in both"""
 
 
-def load_splits(data: DataConfig, prompt: PromptConfig, generators: Mapping[str, Generator], seed: int) -> Splits:
-    """Training and evaluation problems.
+def load_splits(
+    data: DataConfig, prompt: PromptConfig, generators: Mapping[str, Generator], seed: int, *, online: bool = True
+) -> Splits:
+    """Training and evaluation problems; none where the configuration has no source.
 
     Generated training problems that are also evaluation problems are left out; those of a file or the hub stay (the
     user chose them), and the notes say how many they are.
 
+    Args:
+        online: the run samples fresh groups, so that it needs `data.train`.
+
     Raises:
         DataError: a source is missing, empty or malformed.
-        ConfigError: the template or a generator does not fit.
+        ConfigError: `data.train` is needed and missing, or the template or a generator does not fit.
     """
-    held_out = load_problems(data.eval, prompt, generators, seed, "data.eval")
+    if data.train is None and online:
+        raise ConfigError(
+            "data.train is missing: fresh groups are sampled for its problems. Give them, for example "
+            "--set data.train.path=FILE.jsonl, or train on offline data alone (data.pairs, data.labelled, data.demos)."
+        )
+    held_out = load_problems(data.eval, prompt, generators, seed, "data.eval") if data.eval is not None else []
+    if data.train is None:
+        return Splits((), tuple(held_out), ())
     train = load_problems(data.train, prompt, generators, seed, "data.train")
     questions = {problem.messages for problem in held_out}
     fresh = [problem for problem in train if problem.messages not in questions]
@@ -73,52 +87,57 @@ def load_problems(
         DataError: the source is missing, empty or malformed.
         ConfigError: the template or a generator does not fit.
     """
-    rows = [_renamed(row, source.columns, section) for row in read_rows(source, generators, section)]
-    if not rows:
-        raise DataError(f"{section}: {source.path or source.hub or source.generator} holds no rows.")
-    if source.shuffle:
-        random.Random(seed).shuffle(rows)
-    template = compile_template(prompt)
-    stem = stem_of(source)
-    return [_problem(row, f"{stem}:{row.number}", prompt, template, section) for row in rows[: source.limit]]
+    rows = load_rows(source, generators, seed, section)
+    template, stem = compile_template(prompt), stem_of(source)
+    return [
+        Problem(
+            f"{stem}:{row.number}",
+            conversation(row, prompt, template, section),
+            text_field(row, "answer", section),
+            row.fields,
+        )
+        for row in rows
+    ]
 
 
-class ProblemStream:
-    """The problems of each training step. It has no state: to go on from a step, its number is enough."""
+class Stream(Generic[T]):
+    """What each training step takes of problems or offline groups. It has no state: to go on from a step, its number
+    is enough."""
 
-    def __init__(self, problems: Sequence[Problem], per_step: int, seed: int | None) -> None:
+    def __init__(self, items: Sequence[T], per_step: int, seed: int | None, *, section: str, key: str) -> None:
         """
         Args:
-            per_step: problems per step.
+            per_step: items per step.
             seed: each epoch is shuffled with (seed, epoch); None: every epoch in the given order.
+            section: the configuration section that describes the source (`data.train`), for messages.
+            key: the configuration key that `per_step` comes from (`learning.problems_per_step`), for messages.
 
         Raises:
-            DataError: there are fewer problems than one step takes.
+            DataError: there are fewer items than one step takes.
         """
-        if len(problems) < per_step:
+        if len(items) < per_step:
             raise DataError(
-                f"data.train has {len(problems)} problems and learning.problems_per_step is {per_step}: "
-                "lower it, or give more problems."
+                f"{section} has {len(items)} rows to train on and {key} is {per_step}: lower it, or give more rows."
             )
-        self._problems = tuple(problems)
+        self._items = tuple(items)
         self._per_step = per_step
         self._seed = seed
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that see no problem twice; what does not fill a step waits for the next epoch's order."""
-        return len(self._problems) // self._per_step
+        """Steps that see no item twice; what does not fill a step waits for the next epoch's order."""
+        return len(self._items) // self._per_step
 
-    def at(self, step: int) -> tuple[Problem, ...]:
-        """The problems of a step, counted from 1; all of them different."""
+    def at(self, step: int) -> tuple[T, ...]:
+        """The items of a step, counted from 1; all of them different."""
         if step < 1:
             raise ValueError(f"steps are counted from 1, got {step}")
         epoch, position = divmod(step - 1, self.steps_per_epoch)
-        order = list(range(len(self._problems)))
+        order = list(range(len(self._items)))
         if self._seed is not None:
             random.Random(f"{self._seed}:{epoch}").shuffle(order)  # a text seed: hashed by SHA-512, the same everywhere
         chosen = order[position * self._per_step : (position + 1) * self._per_step]
-        return tuple(self._problems[index] for index in chosen)
+        return tuple(self._items[index] for index in chosen)
 
 
 def compile_template(prompt: PromptConfig) -> jinja2.Template:
@@ -136,28 +155,21 @@ def compile_template(prompt: PromptConfig) -> jinja2.Template:
         ) from None
 
 
-def _renamed(row: Row, columns: Mapping[str, str], section: str) -> Row:
-    fields = dict(row.fields)
-    for name, column in columns.items():
-        if column not in row.fields:
-            raise DataError(
-                f"{row.place}: {section}.columns.{name} names the field {column!r}, which the row does not have. "
-                f"It has: {_names(row.fields)}."
-            )
-        fields[name] = row.fields[column]
-    return Row(row.number, row.place, fields)
+def conversation(row: Row, prompt: PromptConfig, template: jinja2.Template, section: str) -> tuple[Message, ...]:
+    """The row's question as the policy is asked it: system message, worked examples, the template's user message.
 
-
-def _problem(row: Row, problem_id: str, prompt: PromptConfig, template: jinja2.Template, section: str) -> Problem:
-    answer = _field(row, "answer", section)
+    Raises:
+        DataError: the question is empty, or the template makes an empty message of it.
+        ConfigError: the template does not fit the row.
+    """
     if "question" in row.fields:
-        _field(row, "question", section)
+        text_field(row, "question", section)
     try:
         text = template.render(dict(row.fields))
     except jinja2.UndefinedError as error:
         raise ConfigError(
-            f"prompt.template does not fit {row.place}: {error.message}. The row has: {_names(row.fields)}. Change the "
-            f"template, or map the field: --set {section}.columns.NAME=FIELD."
+            f"prompt.template does not fit {row.place}: {error.message}. The row has: {field_names(row.fields)}. "
+            f"Change the template, or map the field: --set {section}.columns.NAME=FIELD."
         ) from None
     except Exception as error:  # a template can raise anything: a filter on the wrong type, a forbidden attribute
         raise ConfigError(f"prompt.template fails on {row.place}: {type(error).__name__}: {error}.") from error
@@ -166,23 +178,4 @@ def _problem(row: Row, problem_id: str, prompt: PromptConfig, template: jinja2.T
     turns = [Message("system", prompt.system)] if prompt.system else []
     for example in prompt.examples:
         turns += [Message("user", example["user"]), Message("assistant", example["assistant"])]
-    return Problem(problem_id, (*turns, Message("user", text)), answer, row.fields)
-
-
-def _field(row: Row, name: str, section: str) -> str:
-    """The text of a field that every row must have."""
-    if name not in row.fields:
-        raise DataError(
-            f"{row.place}: the field {name!r} is missing. The row has: {_names(row.fields)}. "
-            f"If it has another name, map it: --set {section}.columns.{name}=FIELD."
-        )
-    value = row.fields[name]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{row.place}, field {name!r}: text or a number is needed, got {value!r}.")
-    if not str(value).strip():
-        raise DataError(f"{row.place}, field {name!r}: it is empty.")
-    return str(value)
-
-
-def _names(fields: Mapping[str, Any]) -> str:
-    return ", ".join(fields) or "no fields"
+    return (*turns, Message("user", text))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pluggy
 
+from reasoner.gro.algorithms import Algorithms
 from reasoner.rewards_api import RewardSource
 
 PROJECT = "reasoner"
@@ -41,3 +42,9 @@ def register_tasks() -> Iterable[Path]:
 def register_generators() -> Mapping[str, Generator]:
     """Generators of problems by name, once per command. Results are joined; a name registered twice is an error."""
     return {}
+
+
+@hookspec
+def register_algorithms() -> Algorithms:
+    """Methods, credits and links, once per command. Results are joined; a name registered twice is an error."""
+    return Algorithms()

@@ -41,7 +41,7 @@ class Timer:
 
     def rest(self, stage: str) -> None:
         """Add the time since `iterate` ran out of items to `stage`."""
-        self.seconds[stage] = time.perf_counter() - self._ended
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - self._ended
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -5,14 +5,17 @@ What it works with is built in `reasoner.stages`; every arrow is a type of `reas
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from reasoner.gro.terms import Source
 from reasoner.handover import check_gap, gap_limit, hand_over, verify_gap
 from reasoner.measure import Timer
-from reasoner.records import Batch, ScoredGroup
+from reasoner.records import Batch, Group, Mismatched
 from reasoner.stages import Stages
-from reasoner.update import UpdateReport, update
+from reasoner.update import ActiveTerm, UpdateReport, update
 
 
 def train(stages: Stages) -> Path:
@@ -21,67 +24,94 @@ def train(stages: Stages) -> Path:
     Raises:
         RunError: the sampler, a verifier, the hand-over or the disk failed; the steps before are in the run folder.
     """
-    config, learner, sampler = stages.config, stages.learner, stages.sampler
-    before = stages.evaluator.evaluate(0, "before training")
+    config = stages.config
+    before = stages.evaluate(0, "before training")
     for step in range(1, config.run.steps + 1):
         timer = Timer()
-        groups = stages.sample_and_score(step, timer)
+        terms = stages.active_terms(step)
+        batches = stages.collect(step, terms, timer)
         with timer("check"):
-            check_sampler(stages, groups, step)
-        with timer("update"):
-            sampler.sleep()
-            report = learn(stages, annotate(stages, groups))
-            sampler.wake()
+            check_sampler(stages, batches, step)
+        with timer("update"), stages.sampler_asleep():
+            report = learn(stages, terms, annotate(stages, terms, batches))
         with timer("handover"):
-            if learner.version != sampler.version:
-                hand_over(learner, sampler)
-        stages.commit(step, groups, report, timer)
-        if config.evaluation.every and step % config.evaluation.every == 0 and step < config.run.steps:
-            stages.evaluator.evaluate(step, f"after step {step}")
+            publish(stages)
+        stages.commit(step, batches, report, timer)
+        stages.evaluate_between(step)
     model = stages.save_model()
-    after = stages.evaluator.evaluate(config.run.steps, "after training")
+    after = stages.evaluate(config.run.steps, "after training")
     stages.finish(before, after, model)
     return model
 
 
-def check_sampler(stages: Stages, groups: tuple[ScoredGroup, ...], step: int) -> None:
+def check_sampler(stages: Stages, batches: Mapping[Source, Batch], step: int) -> None:
     """Compare the sampler's log-probabilities with the learner's: at the first step, after the first hand-over, then
     every k-th.
 
     Raises:
         HandoverError: they differ by more than rounding: the sampler holds other weights than the learner.
     """
-    if step in (1, 2) or step % stages.config.handover.check_every == 0:
-        few = [scored.group for scored in groups[:2]]
+    if "online" in batches and (step in (1, 2) or step % stages.config.handover.check_every == 0):
+        few = [scored.group for scored in batches["online"].groups[:2]]
         gap = check_gap(stages.learner, few, stages.config.sampling.temperature)
         verify_gap(gap, gap_limit(stages.config.model.dtype, stages.config.handover.max_gap))
 
 
-def annotate(stages: Stages, groups: tuple[ScoredGroup, ...]) -> Batch:
-    """Add what the objective needs beside the current policy, once per batch and only what it asks for."""
-    config = stages.config
-    bare = [scored.group for scored in groups]
-    old = reference = None
-    if config.learning.updates_per_step > 1:
-        old = stages.learner.logprobs(bare, config.sampling.temperature)
-    if stages.reference is not None:
-        reference = stages.reference.logprobs(bare, config.sampling.temperature)
-    return Batch(groups, _frozen(old), _frozen(reference))
+def annotate(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> dict[Source, Batch]:
+    """Add what the objective needs beside the current policy, once per batch and only what a term asks for."""
+    several = stages.config.learning.updates_per_step * stages.config.learning.epochs > 1
+    annotated: dict[Source, Batch] = {}
+    for source, batch in batches.items():
+        groups = [scored.group for scored in batch.groups]
+        asked = [each.term for each in terms if each.term.source == source]
+        if source == "online" and (several or any(term.needs_old for term in asked)):
+            batch = replace(batch, old_logprobs=_frozen(stages.learner.logprobs(groups, batch.temperature)))
+        if stages.reference and any(term.needs_reference for term in asked):
+            reference = _frozen(stages.reference.logprobs(groups, batch.temperature))
+            batch = replace(batch, reference_logprobs=reference)
+            if source == "labelled" and any(term.anchor.kind == "kl" for term in asked):
+                moved = mismatch(groups)
+                found = _frozen(stages.reference.logprobs(moved, batch.temperature))
+                batch = replace(batch, mismatched=Mismatched(tuple(moved), found))
+        if stages.critic and any(term.needs_critic for term in asked):
+            batch = replace(batch, values=_frozen(stages.critic.values(groups)))
+        annotated[source] = batch
+    return annotated
 
 
-def learn(stages: Stages, batch: Batch) -> UpdateReport:
+def mismatch(groups: Sequence[Group]) -> list[Group]:
+    """Every group's prompt with the responses of the group after it, the last one's with the first's."""
+    return [
+        replace(group, responses=following.responses)
+        for group, following in zip(groups, [*groups[1:], *groups[:1]], strict=True)
+    ]
+
+
+def learn(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> UpdateReport:
     """Credit and update."""
     config = stages.config
     return update(
-        batch,
+        batches,
+        [each for each in terms if each.term.source in batches],
         stages.learner,
-        config.gro.term,
-        temperature=config.sampling.temperature,
         max_tokens=config.sampling.max_tokens,
         steps=config.learning.updates_per_step,
+        epochs=config.learning.epochs,
+        critic=stages.critic,
+        value_clip=config.critic.value_clip,
         progress=partial(stages.view.stage, "update"),
     )
 
 
-def _frozen(logprobs_RT: list[list[float]] | None) -> tuple[tuple[float, ...], ...] | None:
-    return None if logprobs_RT is None else tuple(map(tuple, logprobs_RT))
+def publish(stages: Stages) -> None:
+    """Give the sampler the learner's weights, if they have changed.
+
+    Raises:
+        HandoverError: the sampler did not take them.
+    """
+    if stages.evaluator and stages.learner.version != stages.evaluator.sampler.version:
+        hand_over(stages.learner, stages.evaluator.sampler)
+
+
+def _frozen(logprobs_RT: list[list[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, logprobs_RT))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from reasoner.config import Config, SourceConfig
+from reasoner.config import Config, OfflineConfig, SourceConfig, TermConfig
 from reasoner.data import Splits
-from reasoner.gro.presets import PRESETS
+from reasoner.gro.describe import choices_of, schedule
+from reasoner.gro.terms import SOURCES, Source
 from reasoner.models import describe_model
+from reasoner.offline import OfflineData
 from reasoner.settings import Resolved
 
 
@@ -19,7 +20,7 @@ def describe_plan(
 
     Args:
         device: `cpu` or `cuda`, as `resolve_device` found it.
-        engine: `vllm` or `hf`, as the sampler's factory chose it.
+        engine: `vllm` or `hf`, as the sampler's factory chose it; empty where nothing is sampled.
         training: False leaves out what an evaluation alone does not use.
 
     Raises:
@@ -32,29 +33,41 @@ def describe_plan(
         "profile": f"{config.profile or 'none'} ({resolved.origins['profile']})",
         "model": f"{describe_model(config.model.path)}, {config.model.dtype}",
         "device": f"{device} ({_device_reason(wanted, device)})",
-        "engine": f"{engine} ({_engine_reason(asked, engine)})",
-        "training data": describe_source(config.data.train, len(splits.train)),
-        "evaluation data": describe_source(config.data.eval, len(splits.eval)),
-        "rewards": describe_rewards(config),
-        "method": describe_method(config),
-        "steps": _steps(config),
-        "output": config.run.output,
     }
-    if not training:
-        facts = {name: fact for name, fact in facts.items() if name not in ("training data", "method", "steps")}
+    if config.online or not training:
+        facts["engine"] = f"{engine} ({_engine_reason(asked, engine)})"
+    if config.online and training and config.data.train:
+        facts["training data"] = describe_source(config.data.train, len(splits.train))
+    if (config.online or not training) and config.data.eval:
+        facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
+        facts["rewards"] = describe_rewards(config)
+    if training:
+        facts |= describe_method(config) | {"steps": _steps(config)}
+    facts["output"] = config.run.output
     return facts | ({"note": " ".join(splits.notes)} if splits.notes else {})
 
 
-def describe_method(config: Config) -> str:
-    """The preset, its source, and the choices that it stands for, with what was overridden."""
-    gro = config.gro
-    choices = [
-        f"credit {_choice(gro.credit)}",
-        f"link {_choice(gro.link)}",
-        f"aggregation {_choice(gro.aggregation)}",
-        f"KL {gro.kl.coefficient:g}",
-    ]
-    return f"{gro.preset} ({PRESETS[gro.preset].paper}): {', '.join(choices)}"
+def describe_method(config: Config) -> dict[str, str]:
+    """The method, its terms with the choices that they stand for, and the models that they need beside the policy."""
+    facts = {"method": config.gro.preset or "the terms below"}
+    facts |= {f"term {name}": _describe_term(term) for name, term in config.gro.terms.items()}
+    if config.gro.needs_reference:
+        facts["reference"] = "frozen copy of the initial model"
+    if config.gro.needs_critic:
+        facts["critic"] = f"value head on {config.critic.path or 'the initial model'}"
+    return facts
+
+
+def _describe_term(config: TermConfig) -> str:
+    factor = schedule(config.schedule)
+    choices = [f"{name} {text}" for name, text in choices_of(config.term).items()]
+    return "; ".join([f"weight {config.weight:g}{f' x ({factor})' if factor else ''}", *choices])
+
+
+def describe_offline(config: Config, source: Source, data: OfflineData) -> str:
+    """Where offline responses come from, how many they are, and what was left out."""
+    offline: OfflineConfig = getattr(config.data, source)
+    return " ".join([describe_source(offline, len(data.groups)) + ".", *data.notes])
 
 
 def describe_rewards(config: Config) -> str:
@@ -71,17 +84,16 @@ def describe_source(source: SourceConfig, problems: int | None = None) -> str:
     return f"{origin}{limit}" if problems is None else f"{problems} from {origin}{limit}"
 
 
-def _choice(choice: Any) -> str:
-    values = {key: getattr(choice, key) for key in choice.__dataclass_fields__ if key != "kind"}
-    named = ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
-    return f"{choice.kind} ({named})" if named else str(choice.kind)
-
-
 def _steps(config: Config) -> str:
     problems, size = config.learning.problems_per_step, config.sampling.group_size
-    return (
-        f"{config.run.steps} of {problems} problems x {size} responses, up to {config.sampling.max_tokens} tokens each"
-    )
+    parts = [
+        f"{problems} problems x {size} responses, up to {config.sampling.max_tokens} tokens each"
+        if source == "online"
+        else f"{config.per_step(source)} {source}"
+        for source in SOURCES
+        if config.gro.reads(source)
+    ]
+    return f"{config.run.steps} of {', '.join(parts)}"
 
 
 def _device_reason(wanted: str, device: str) -> str:

@@ -16,6 +16,8 @@ import pluggy
 
 from reasoner import hookspecs
 from reasoner.errors import UserError, nearest
+from reasoner.gro.algorithms import BUILT_IN as BUILT_IN_ALGORITHMS
+from reasoner.gro.algorithms import Algorithms
 from reasoner.hookspecs import PROJECT, Generator
 from reasoner.rewards_api import RewardSource
 
@@ -61,6 +63,16 @@ def task_files(manager: pluggy.PluginManager) -> dict[str, Path]:
 def generators(manager: pluggy.PluginManager) -> dict[str, Generator]:
     """All generators of problems by name."""
     return _unique("generator", (item for table in manager.hook.register_generators() for item in table.items()))
+
+
+def algorithms(manager: pluggy.PluginManager) -> Algorithms:
+    """All methods, credits and links by name, the built-in ones first."""
+    tables: list[Algorithms] = [BUILT_IN_ALGORITHMS, *manager.hook.register_algorithms()]
+    return Algorithms(
+        presets=_unique("method", (item for table in tables for item in table.presets.items())),
+        credits=_unique("credit", (item for table in tables for item in table.credits.items())),
+        links=_unique("link", (item for table in tables for item in table.links.items())),
+    )
 
 
 def find(kind: str, name: str, table: Mapping[str, T], listing: str) -> T:

@@ -147,16 +147,40 @@ class ScoredGroup:
     rewards: tuple[float | None, ...]
     """(G,) sum of weight * value; None: abstained, left out of every statistic"""
 
+    @property
+    def informative(self) -> bool:
+        """Whether at least two valid responses have different rewards."""
+        return len({reward for reward in self.rewards if reward is not None}) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatched:
+    """Every response of a batch put to the prompt of the response before it, in the order of the batch."""
+
+    groups: tuple[Group, ...]
+    """one response each"""
+    reference_logprobs: tuple[tuple[float, ...], ...]
+    """(R)(T) under the reference policy"""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The scored groups of one step with what the objective needs beside the current policy (annotated once)."""
+    """The scored groups of one source and step with what the objective needs beside the current policy (annotated
+    once)."""
 
     groups: tuple[ScoredGroup, ...]
     old_logprobs: tuple[tuple[float, ...], ...] | None = None
     """(R)(T) under the learner's weights when the batch arrived; None: equal to the current ones at the first step"""
     reference_logprobs: tuple[tuple[float, ...], ...] | None = None
     """(R)(T) under the reference policy; None: no term asks for it"""
+    values: tuple[tuple[float, ...], ...] | None = None
+    """(R)(T) the critic's value of the state before each token; None: no term asks for it"""
+    greedy_rewards: tuple[float | None, ...] | None = None
+    """(N) reward of a greedy response to each problem, None where it abstained; None: no term asks for it"""
+    mismatched: Mismatched | None = None
+    """for the KL estimate of labelled responses (2402.01306); None: no term asks for it"""
+    temperature: float = 1.0
+    """T of the distribution that the responses are weighed under: the sampling temperature, 1 for offline data"""
 
     @property
     def responses(self) -> tuple[Response, ...]:

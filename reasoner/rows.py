@@ -1,4 +1,6 @@
-"""Rows of a data source as they are stored: a JSON lines file, a hub data set, or a generator.
+"""Rows of a data source: a JSON lines file, a hub data set, or a generator.
+
+    rows --columns--> renamed --shuffle, limit--> chosen
 
 Each row comes with its place (a file's line, a row number), so that whoever finds it wrong can say where it is.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 import gzip
 import inspect
 import json
+import random
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +34,25 @@ class Row:
     place: str
     """`train.jsonl, line 18`, for messages"""
     fields: Mapping[str, Any]
+
+
+def load_rows(source: SourceConfig, generators: Mapping[str, Generator], seed: int, section: str) -> list[Row]:
+    """The rows that a run uses: with the names of `columns`, shuffled, the first `limit` of them.
+
+    Args:
+        seed: the run's seed, for the shuffle.
+        section: the configuration section that describes the source (`data.train`), for messages.
+
+    Raises:
+        DataError: the source is missing, unreachable, empty or malformed.
+        ConfigError: there is no such generator, or it has no such option.
+    """
+    rows = [_renamed(row, source.columns, section) for row in read_rows(source, generators, section)]
+    if not rows:
+        raise DataError(f"{section}: {source.path or source.hub or source.generator} holds no rows.")
+    if source.shuffle:
+        random.Random(seed).shuffle(rows)
+    return rows[: source.limit]
 
 
 def read_rows(source: SourceConfig, generators: Mapping[str, Generator], section: str) -> Iterator[Row]:
@@ -59,6 +81,30 @@ def stem_of(source: SourceConfig) -> str:
     return f"{source.generator}-{source.seed}"
 
 
+def text_field(row: Row, name: str, section: str) -> str:
+    """The text of a field that the row must have.
+
+    Raises:
+        DataError: it is missing, empty, or neither text nor a number.
+    """
+    if name not in row.fields:
+        raise DataError(
+            f"{row.place}: the field {name!r} is missing. The row has: {field_names(row.fields)}. "
+            f"If it has another name, map it: --set {section}.columns.{name}=FIELD."
+        )
+    value = row.fields[name]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{row.place}, field {name!r}: text or a number is needed, got {value!r}.")
+    if not str(value).strip():
+        raise DataError(f"{row.place}, field {name!r}: it is empty.")
+    return str(value)
+
+
+def field_names(fields: Mapping[str, Any]) -> str:
+    """The names of a row's fields, for messages."""
+    return ", ".join(fields) or "no fields"
+
+
 def check_generator(source: SourceConfig, generators: Mapping[str, Generator], section: str) -> None:
     """Refuse a generator that is not registered and options that it does not have.
 
@@ -85,6 +131,18 @@ def check_generator(source: SourceConfig, generators: Mapping[str, Generator], s
             TypeAdapter(hints.get(key, Any)).validate_python(value, strict=True)
         except ValidationError as error:
             raise ConfigError(f"{section}.options.{key} = {value!r}: {error.errors()[0]['msg']}.") from error
+
+
+def _renamed(row: Row, columns: Mapping[str, str], section: str) -> Row:
+    fields = dict(row.fields)
+    for name, column in columns.items():
+        if column not in row.fields:
+            raise DataError(
+                f"{row.place}: {section}.columns.{name} names the field {column!r}, which the row does not have. "
+                f"It has: {field_names(row.fields)}."
+            )
+        fields[name] = row.fields[column]
+    return Row(row.number, row.place, fields)
 
 
 def _file_rows(path: Path) -> Iterator[Row]:
@@ -125,8 +183,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _hub_rows(source: SourceConfig, section: str) -> Iterator[Row]:
     instead = (
-        f"Pass a local file instead: --set {section}.path=FILE.jsonl (fields other than question and answer: "
-        f"--set {section}.columns.question=NAME)."
+        f"Pass a local file instead: --set {section}.path=FILE.jsonl (fields with other names: "
+        f"--set {section}.columns.NAME=FIELD)."
     )
     try:
         import datasets

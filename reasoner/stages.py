@@ -17,16 +17,23 @@ import psutil
 from transformers import AutoTokenizer
 
 from reasoner import plugins
-from reasoner.config import Config
-from reasoner.data import ProblemStream, Splits, load_problems, load_splits
+from reasoner.config import Config, OfflineConfig
+from reasoner.data import Splits, Stream, load_problems, load_splits
+from reasoner.errors import ConfigError
 from reasoner.evaluation import Evaluation, counted, evaluate
+from reasoner.gro.algorithms import Algorithms
+from reasoner.gro.schedules import factor
+from reasoner.gro.terms import SOURCES, Source, Term
+from reasoner.hookspecs import Generator
+from reasoner.learning.critic import TorchCritic
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.measure import Timer, memory_metrics, rollout_metrics
 from reasoner.models import resolve_device, resolve_model
-from reasoner.plan import describe_plan
+from reasoner.offline import OfflineData, load_offline
+from reasoner.plan import describe_offline, describe_plan
 from reasoner.prompts import render
-from reasoner.records import Problem, Prompt, SamplingParams, ScoredGroup
+from reasoner.records import Batch, Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.reporting.choose import open_view
 from reasoner.reporting.view import Summary, View
 from reasoner.runs.folder import MINIMUM_FREE, Run, open_run
@@ -35,8 +42,10 @@ from reasoner.sampling.base import Sampler
 from reasoner.sampling.factory import choose_engine, open_sampler
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import Resolved, to_toml
-from reasoner.update import UpdateReport
+from reasoner.update import ActiveTerm, UpdateReport
 
+REFILL_SEED = 1_000_003
+"""between the seeds of a step's refills: they draw with others than any step"""
 EVALUATION_SEED = 715_827_883
 """added to the run's seed: every evaluation of a run draws with the same one, and training steps with others"""
 
@@ -61,7 +70,7 @@ class Evaluator:
             RunError: the sampler, the scoring service or the disk failed.
         """
         started = time.perf_counter()
-        config = self.config.evaluation
+        config = self.config.required_evaluation
         params = SamplingParams(
             temperature=config.temperature,
             max_tokens=config.max_tokens or self.config.sampling.max_tokens,
@@ -86,51 +95,141 @@ class Stages:
     device: str
     run: Run
     view: View
-    problems: ProblemStream
-    prompts: Mapping[str, Prompt]
-    """training prompts by problem id"""
-    evaluator: Evaluator
-    scorer: ScoringService
-    sampler: Sampler
+    terms: Mapping[str, Term]
+    """the objective's terms, bound to the functions of plugins"""
     learner: TorchLearner
     reference: TorchPolicy | None
     """frozen copy of the initial model; None: no term asks for it"""
+    critic: TorchCritic | None
+    """value model; None: no term asks for it"""
+    evaluator: Evaluator | None
+    """sampler and scorer; None: no term reads fresh groups"""
+    problems: Stream[Problem] | None
+    """training problems; None: no term reads fresh groups"""
+    prompts: Mapping[str, Prompt]
+    """training prompts by problem id"""
+    offline: Mapping[Source, Stream[ScoredGroup]]
+    """responses that somebody else wrote, by source"""
     set_up_s: float
     """seconds from the start of the process until everything was ready"""
+    draws: int = 0
+    """how many times problems were taken from the stream"""
     history: list[dict[str, float]] = field(default_factory=list)
     """the metrics of every committed step"""
 
-    def sample_and_score(self, step: int, timer: Timer) -> tuple[ScoredGroup, ...]:
-        """Sample the step's groups and score each as soon as it is complete; returned in the order of the problems.
+    def active_terms(self, step: int) -> list[ActiveTerm]:
+        """The terms with weight at a step."""
+        run, configured = self.config.run, self.config.gro.terms
+        weights = {
+            name: term.weight * factor(term.schedule, step, run.steps, self.history)
+            for name, term in configured.items()
+        }
+        return [ActiveTerm(name, self.terms[name], weight) for name, weight in weights.items() if weight > 0.0]
+
+    def collect(self, step: int, terms: Sequence[ActiveTerm], timer: Timer) -> dict[Source, Batch]:
+        """The step's groups of every source that a term reads: sampled and scored, or from a data set.
 
         Raises:
             RunError: the sampler or the scoring service failed.
         """
+        batches: dict[Source, Batch] = {}
+        for source in dict.fromkeys(term.term.source for term in terms):
+            if source == "online":
+                groups = self.sample_and_score(step, timer)
+                greedy = self._greedy_rewards(groups, timer) if any(t.term.needs_greedy for t in terms) else None
+                temperature = self.config.sampling.temperature
+                batches[source] = Batch(groups, greedy_rewards=greedy, temperature=temperature)
+            else:
+                batches[source] = Batch(self.offline[source].at(step))
+        return {source: batch for source, batch in batches.items() if batch.groups}
+
+    def sample_and_score(self, step: int, timer: Timer) -> tuple[ScoredGroup, ...]:
+        """Sample the step's groups and score each as soon as it is complete; in the order of the problems.
+
+        With `sampling.refills`, groups whose rewards are all equal are dropped and as many fresh problems sampled, up
+        to that many times; what is missing then makes the step smaller.
+
+        Raises:
+            RunError: the sampler or the scoring service failed.
+        """
+        assert self.problems is not None
+        wanted, refills = self.config.learning.problems_per_step, self.config.sampling.refills
+        kept: list[ScoredGroup] = []
+        for round_ in range(refills + 1):
+            self.draws += 1
+            prompts = [self.prompts[problem.id] for problem in self.problems.at(self.draws)][: wanted - len(kept)]
+            size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
+            groups = self._score(prompts, size, temperature, step + round_ * REFILL_SEED, timer)
+            kept += [scored for scored in groups if not refills or scored.informative]
+            if len(kept) == wanted:
+                break
+        else:
+            self.view.message(
+                f"step {step}: {len(kept)} of {wanted} groups have differences after {refills} refills; the step is "
+                "smaller"
+            )
+        return tuple(kept)
+
+    def _greedy_rewards(self, groups: Sequence[ScoredGroup], timer: Timer) -> tuple[float | None, ...]:
+        """Reward of a greedy response to each group's problem."""
+        prompts = [self.prompts[scored.group.problem.id] for scored in groups]
+        return tuple(scored.rewards[0] for scored in self._score(prompts, 1, 0.0, 0, timer))
+
+    def _score(
+        self, prompts: Sequence[Prompt], size: int, temperature: float, seed: int, timer: Timer
+    ) -> list[ScoredGroup]:
+        assert self.evaluator is not None
         config = self.config.sampling
-        prompts = [self.prompts[problem.id] for problem in self.problems.at(step)]
         params = SamplingParams(
-            temperature=config.temperature,
+            temperature=temperature,
             max_tokens=config.max_tokens,
             stop=tuple(config.stop),
-            seed=self.config.run.seed + step,
+            seed=self.config.run.seed + seed,
         )
-        total = len(prompts) * config.group_size
-        drawn = counted(
-            self.sampler.sample(prompts, config.group_size, params), total, partial(self.view.stage, "sample")
-        )
-        groups = {scored.group.problem.id: scored for scored in self.scorer.score(timer.iterate("sample", drawn))}
+        drawn = self.evaluator.sampler.sample(prompts, size, params)
+        counting = counted(drawn, len(prompts) * size, partial(self.view.stage, "sample"))
+        scores = self.evaluator.scorer.score(timer.iterate("sample", counting))
+        groups = {scored.group.problem.id: scored for scored in scores}
         timer.rest("score_wait")
-        return tuple(groups[prompt.problem.id] for prompt in prompts)
+        return [groups[prompt.problem.id] for prompt in prompts]
 
-    def commit(self, step: int, groups: Sequence[ScoredGroup], report: UpdateReport, timer: Timer) -> None:
+    def evaluate(self, step: int, when: str) -> Evaluation | None:
+        """Evaluate the sampler's weights; None: there is no sampler.
+
+        Raises:
+            RunError: the sampler, the scoring service or the disk failed.
+        """
+        return self.evaluator.evaluate(step, when) if self.evaluator else None
+
+    def evaluate_between(self, step: int) -> None:
+        """Evaluate after a step where `evaluation.every` asks for it; the last step has its own evaluation."""
+        every = self.config.evaluation.every if self.config.evaluation else 0
+        if every and step % every == 0 and step < self.config.run.steps:
+            self.evaluate(step, f"after step {step}")
+
+    @contextmanager
+    def sampler_asleep(self) -> Iterator[None]:
+        """The sampler gives its memory back meanwhile."""
+        if self.evaluator:
+            self.evaluator.sampler.sleep()
+        yield
+        if self.evaluator:
+            self.evaluator.sampler.wake()
+
+    def commit(self, step: int, batches: Mapping[Source, Batch], report: UpdateReport, timer: Timer) -> None:
         """Measure the step, write it to the run folder and show it.
 
         Raises:
             RunError: the disk is full.
         """
-        metrics = rollout_metrics(groups) | report.metrics | timer.metrics | memory_metrics(self.device)
-        metrics["groups/no_credit"] = 1 - report.informative / len(groups)
-        metrics["tokens_per_s/sample"] = metrics["tokens/sampled"] / metrics["time/sample"]
+        metrics = report.metrics | timer.metrics | memory_metrics(self.device)
+        groups = batches["online"].groups if "online" in batches else ()
+        if groups:
+            metrics |= rollout_metrics(groups)
+            metrics["groups/no_credit"] = 1 - report.informative / len(groups)
+            metrics["tokens_per_s/sample"] = metrics["tokens/sampled"] / metrics["time/sample"]
+        if self.config.sampling.refills:
+            metrics |= {"groups/kept": float(len(groups)), "groups/draws": float(self.draws)}
         self.run.commit(step, metrics, to_rollouts(step, groups, report.credits))
         self.history.append(metrics)
         self.view.step(step, self.config.run.steps, metrics)
@@ -139,35 +238,56 @@ class Stages:
                 self.view.message(f"step {step}: no update: {result.reason}")
 
     def save_model(self) -> Path:
-        """Save the trained model into the run folder.
+        """Save the trained model, and the critic beside it, into the run folder.
 
         Raises:
             RunError: the disk is full.
         """
         with self.run.saving_model() as folder:
             self.learner.save(folder)
+            if self.critic:
+                self.critic.save(folder / "critic")
         return self.run.model_folder
 
-    def finish(self, before: Evaluation, after: Evaluation, model: Path) -> None:
+    def finish(self, before: Evaluation | None, after: Evaluation | None, model: Path) -> None:
         """Show the summary."""
         task, profile = self.config.task, self.config.profile
-        summary = Summary(
-            task=task,
-            correct=self.config.evaluation.correct,
-            history=self.history,
-            before=before,
-            after=after,
-            set_up_s=self.set_up_s,
-            evaluation_s=self.evaluator.seconds,
-            total_s=seconds_since_start(),
-            run_folder=self.run.folder,
-            model_folder=model,
-            next_commands={
-                "Evaluate the trained model again": f"reasoner eval {task} --profile {profile} --model {model}",
-                "Repeat this run exactly": f"reasoner run {task} --config {self.run.folder / 'config.toml'}",
-            },
+        with_profile = f" --profile {profile}" if profile else ""
+        commands = {"Repeat this run exactly": f"reasoner run {task} --config {self.run.folder / 'config.toml'}"}
+        if self.config.evaluation is not None:
+            evaluate_it = f"reasoner eval {task}{with_profile} --model {model}"
+            commands = {"Evaluate the trained model": evaluate_it} | commands
+        self.view.finished(
+            Summary(
+                task=task,
+                correct=self.config.evaluation.correct if self.config.evaluation else "",
+                history=self.history,
+                evaluations=(before, after) if before and after else None,
+                set_up_s=self.set_up_s,
+                evaluation_s=self.evaluator.seconds if self.evaluator else 0.0,
+                total_s=seconds_since_start(),
+                run_folder=self.run.folder,
+                model_folder=model,
+                next_commands=commands,
+            )
         )
-        self.view.finished(summary)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What every command has: the data, the model's folder, the run folder and the view."""
+
+    config: Config
+    folder: Path
+    """of the model"""
+    device: str
+    engine: str
+    run: Run
+    view: View
+    algorithms: Algorithms
+    train_prompts: Sequence[Prompt]
+    held_out: Sequence[Prompt]
+    offline: Mapping[Source, OfflineData]
 
 
 @contextmanager
@@ -179,32 +299,39 @@ def open_stages(resolved: Resolved) -> Iterator[Stages]:
         RunError: an engine did not start.
     """
     config = resolved.config
-    with _open_evaluator(resolved, config.task, training=True) as (evaluator, folder, prompts):
-        device = resolve_device(config.model.device)
-        view = evaluator.view
-        view.message("loading the learner")
+    with ExitStack() as stack:
+        base = stack.enter_context(_open_base(resolved, config.task, training=True))
+        evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
+        base.view.message("loading the learner")
         learner = TorchLearner(
-            folder,
-            device=device,
+            base.folder,
+            device=base.device,
             dtype=config.model.dtype,
             config=config.learning,
-            total_steps=config.run.steps * config.learning.updates_per_step,
+            total_steps=config.optimizer_steps,
             trust_remote_code=config.model.trust_remote_code,
         )
-        view.message(f"learner: {learner.description}")
-        seed = config.run.seed if config.data.train.shuffle else None
+        base.view.message(f"learner: {learner.description}")
+        seed = config.run.seed if config.data.train and config.data.train.shuffle else None
+        problems = [prompt.problem for prompt in base.train_prompts]
+        per_step = config.learning.problems_per_step
         yield Stages(
             config=config,
-            device=device,
-            run=evaluator.run,
-            view=view,
-            problems=ProblemStream([p.problem for p in prompts], config.learning.problems_per_step, seed),
-            prompts={prompt.problem.id: prompt for prompt in prompts},
-            evaluator=evaluator,
-            scorer=evaluator.scorer,
-            sampler=evaluator.sampler,
+            device=base.device,
+            run=base.run,
+            view=base.view,
+            terms={name: base.algorithms.bind(term.term) for name, term in config.gro.terms.items()},
             learner=learner,
-            reference=_reference(config, folder, device),
+            reference=_reference(base),
+            critic=_critic(base),
+            evaluator=evaluator,
+            problems=(
+                Stream(problems, per_step, seed, section="data.train", key="learning.problems_per_step")
+                if evaluator
+                else None
+            ),
+            prompts={prompt.problem.id: prompt for prompt in base.train_prompts},
+            offline={source: _stream(config, source, data) for source, data in base.offline.items()},
             set_up_s=seconds_since_start(),
         )
 
@@ -212,21 +339,21 @@ def open_stages(resolved: Resolved) -> Iterator[Stages]:
 @contextmanager
 def open_evaluator(resolved: Resolved) -> Iterator[Evaluator]:
     """Build what evaluates a model, without a learner. Raises as `open_stages`."""
-    with _open_evaluator(resolved, f"eval-{resolved.config.task}", training=False) as (evaluator, _, _):
+    with (
+        _open_base(resolved, f"eval-{resolved.config.task}", training=False) as base,
+        _open_evaluator(base) as evaluator,
+    ):
         yield evaluator
 
 
 @contextmanager
-def _open_evaluator(resolved: Resolved, name: str, *, training: bool) -> Iterator[tuple[Evaluator, Path, list[Prompt]]]:
-    """The evaluator, the model's folder, and the training prompts (none unless training)."""
+def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Base]:
     config = resolved.config
-    generators = plugins.generators(plugins.build_manager(config.plugins))
-    if training:
-        splits = load_splits(config.data, config.prompt, generators, config.run.seed)
-    else:
-        held_out = load_problems(config.data.eval, config.prompt, generators, config.run.seed, "data.eval")
-        splits = Splits((), tuple(held_out), ())
-    device, engine = resolve_device(config.model.device), choose_engine(config.sampling.engine)
+    manager = plugins.build_manager(config.plugins)
+    generators = plugins.generators(manager)
+    splits = _splits(config, generators, training=training)
+    device = resolve_device(config.model.device)
+    engine = choose_engine(config.sampling.engine) if config.online or not training else ""
     facts = dict(describe_plan(resolved, splits, device, engine, training=training))
     # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
     # first time.
@@ -237,29 +364,86 @@ def _open_evaluator(resolved: Resolved, name: str, *, training: bool) -> Iterato
     def prompts(problems: Sequence[Problem]) -> list[Prompt]:
         return render(problems, tokenizer, config.model.chat_template_kwargs, config.sampling.max_prompt_tokens)
 
-    held_out_prompts, train_prompts = prompts(splits.eval), prompts(splits.train)
+    offline: dict[Source, OfflineData] = {
+        source: load_offline(
+            source,
+            getattr(config.data, source),
+            config.prompt,
+            generators,
+            tokenizer,
+            config.model.chat_template_kwargs,
+            config.run.seed,
+        )
+        for source in SOURCES
+        if training and source != "online" and config.gro.reads(source)
+    }
+    facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
+    held_out, train = prompts(splits.eval), prompts(splits.train)
     reserve = MINIMUM_FREE + (2 * _size(folder) if training else 0)
     with ExitStack() as stack:
         run = stack.enter_context(open_run(Path(config.run.output), name, to_toml(config), facts, reserve))
         view = stack.enter_context(open_view(sys.stdout, run.log))
         view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
+        algorithms = plugins.algorithms(manager)
+        yield _Base(config, folder, device, engine, run, view, algorithms, train, held_out, offline)
+
+
+@contextmanager
+def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
+    config, view = base.config, base.view
+    with ExitStack() as stack:
         scorer = stack.enter_context(ScoringService(config.rewards, config.scoring, config.plugins))
-        view.message(f"starting the sampler ({engine})")
-        sampler = stack.enter_context(open_sampler(config, folder, run.folder / "sampler.log"))
+        view.message(f"starting the sampler ({base.engine})")
+        sampler = stack.enter_context(open_sampler(config, base.folder, base.run.folder / "sampler.log"))
         view.message(f"sampler: {sampler.description}")
-        yield Evaluator(config, run, view, held_out_prompts, scorer, sampler), folder, train_prompts
+        yield Evaluator(config, base.run, view, base.held_out, scorer, sampler)
 
 
-def _reference(config: Config, folder: Path, device: str) -> TorchPolicy | None:
-    if config.gro.kl.coefficient == 0.0:
+def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:
+    """The problems that the command uses."""
+    if training and config.online:
+        return load_splits(config.data, config.prompt, generators, config.run.seed)
+    if training:
+        return Splits((), (), ())
+    if config.data.eval is None:
+        raise ConfigError("data.eval is needed to evaluate and not set, for example --set data.eval.path=FILE.")
+    return Splits(
+        (), tuple(load_problems(config.data.eval, config.prompt, generators, config.run.seed, "data.eval")), ()
+    )
+
+
+def _stream(config: Config, source: Source, data: OfflineData) -> Stream[ScoredGroup]:
+    offline: OfflineConfig = getattr(config.data, source)
+    seed = config.run.seed if offline.shuffle else None
+    return Stream(data.groups, config.per_step(source), seed, section=f"data.{source}", key=f"data.{source}.per_step")
+
+
+def _reference(base: _Base) -> TorchPolicy | None:
+    config = base.config
+    if not config.gro.needs_reference:
         return None
     return TorchPolicy(
-        folder,
-        device=device,
+        base.folder,
+        device=base.device,
         dtype=config.model.dtype,
         token_budget=config.learning.token_budget,
         logit_chunk=config.learning.logit_chunk,
         share_prompts=config.learning.share_prompts,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def _critic(base: _Base) -> TorchCritic | None:
+    config = base.config
+    if not config.gro.needs_critic:
+        return None
+    return TorchCritic(
+        base.folder if config.critic.path is None else resolve_model(config.critic.path),
+        device=base.device,
+        dtype=config.model.dtype,
+        config=config.learning,
+        learning_rate=config.critic.learning_rate,
+        total_steps=config.optimizer_steps,
         trust_remote_code=config.model.trust_remote_code,
     )
 

@@ -1,209 +1,316 @@
-"""The update stage: a batch becomes one or more optimiser steps.
+"""The update stage: the batches of a step become one or more optimiser steps.
 
 Here the two halves meet that never mix: the objective (`reasoner.gro`) turns log-probabilities into weights, the
 learner turns weights into a gradient. Responses that cannot get weight are left out before the learner sees them; the
-gradient is the same without them.
+gradient is the same without them. The terms that read one source share its forward passes; the gradients of several
+sources add up before the optimiser steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 
 import torch
 from torch import Tensor
 
-from reasoner.gro.objective import Diagnostics, Plan, plan, weigh
-from reasoner.gro.terms import Term
+from reasoner.gro.credit import informative
+from reasoner.gro.diagnostics import Diagnostics
+from reasoner.gro.inputs import Inputs
+from reasoner.gro.objective import TermPlan, plan, weigh
+from reasoner.gro.pairs import units
+from reasoner.gro.terms import Source, Term
 from reasoner.handover import Gap
-from reasoner.learning.learner import Learner, StepResult
+from reasoner.learning.learner import Accumulated, Learner, StepResult, Weights
 from reasoner.records import Batch, Response, ScoredGroup
+from reasoner.value import Critic, CriticReport, update_critic
 
 Progress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
 
 
 @dataclass(frozen=True, slots=True)
+class ActiveTerm:
+    """A term at one training step, bound to the functions of plugins."""
+
+    name: str
+    term: Term
+    weight: float
+    """lambda, above 0"""
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """What the update stage did with one batch."""
+    """What the update stage did with the batches of a step."""
 
     credits: tuple[float, ...]
-    """(R,) credit of every response of the batch, 0 where abstained"""
+    """(R,) credit of every fresh response for the first term that reads them (mean over its tokens where credit is per
+    token), 0 where abstained"""
     informative: int
-    """groups with at least two valid, different rewards"""
-    diagnostics: Diagnostics
-    skipped: int
-    """responses without weight, which cost no forward"""
-    tokens: int
-    """tokens that went through the model, shared prompts counted once"""
+    """fresh groups with at least two valid, different rewards"""
+    terms: Mapping[str, tuple[float, Diagnostics, int]]
+    """by name: lambda, what its weights look like, and tokens that count, over all optimiser steps"""
+    responses: int
+    """of all sources and passes"""
+    done: tuple[Accumulated, ...]
+    """what the learner did, by mini-batch and source"""
     steps: tuple[StepResult, ...]
-    """one per mini-batch"""
+    """one per mini-batch and pass"""
     gap: Gap | None
-    """sampler against learner over the trained responses; None: nothing was trained on"""
+    """sampler against learner over the trained fresh responses; None: none was trained on"""
+    critic: CriticReport | None
 
     @property
     def metrics(self) -> dict[str, float]:
         """The update's rows of the metrics table (`reasoner.reporting.metrics`)."""
-        found = self.diagnostics
-        tokens = max(found.tokens, 1)
         last = self.steps[-1]
         values = {
-            "credit/abs_mean": sum(map(abs, self.credits)) / len(self.credits),
-            "weight/positive": found.positive,
-            "weight/negative": found.negative,
-            "weight/zero_share": found.zero / tokens,
-            "weight/clipped_share": found.clipped / tokens,
-            "weight/ess": found.response_mass**2 / found.response_mass_squared if found.response_mass else 0.0,
-            "kl/reference": found.kl / tokens,
-            "update/loss": found.loss,
+            "update/loss": sum(each.loss for each in self.done),
             "update/grad_norm": last.grad_norm,
             "update/learning_rate": last.learning_rate,
             "update/applied": sum(step.applied for step in self.steps) / len(self.steps),
-            "update/responses_skipped": float(self.skipped),
-            "update/tokens": float(self.tokens),
+            "update/responses_skipped": float(self.responses - sum(each.responses for each in self.done)),
+            "update/tokens": float(sum(each.tokens for each in self.done)),
         }
+        for name, (weight, found, tokens) in self.terms.items():
+            values |= {f"term/{name}/{key}": value for key, value in found.metrics(weight, tokens).items()}
+        if self.credits:
+            values["credit/abs_mean"] = sum(map(abs, self.credits)) / len(self.credits)
         if self.gap is not None:
             values |= {"gap/mean": self.gap.mean, "gap/max": self.gap.max, "gap/k3": self.gap.k3}
-        return values
+        if entropy := sum(each.entropy for each in self.done):
+            values["entropy"] = entropy / sum(each.response_tokens for each in self.done if each.entropy)
+        return values | (self.critic.metrics if self.critic else {})
 
 
 def update(
-    batch: Batch,
+    batches: Mapping[Source, Batch],
+    terms: Sequence[ActiveTerm],
     learner: Learner,
-    term: Term,
-    temperature: float,
+    *,
     max_tokens: int,
-    steps: int,
+    steps: int = 1,
+    epochs: int = 1,
+    critic: Critic | None = None,
+    value_clip: float | None = None,
     progress: Progress = lambda done, total: None,
 ) -> UpdateReport:
-    """One optimiser step per mini-batch of whole groups.
+    """`epochs` passes over the batches, each with one optimiser step per mini-batch of whole groups.
 
     Args:
-        batch: annotated groups; with several mini-batches it must carry `old_logprobs`.
+        batches: annotated groups by source; with several optimiser steps fresh ones must carry `old_logprobs`.
+        terms: the objective at this step; each has a batch.
         learner: accumulates the weighted log-likelihood and steps.
-        term: the objective.
-        temperature: the T of the sampled distribution.
         max_tokens: the longest response allowed, in tokens.
-        steps: mini-batches; divides the number of groups.
+        steps: mini-batches per pass.
+        critic: updated beside the policy where a term's baseline is a critic.
+        value_clip: how far a value may move before its loss is clipped; None: off.
         progress: told how many of a mini-batch's responses have been weighed, of how many.
     """
-    parts = []
-    for mini in _mini_batches(batch, steps):
-        objective = Objective.of(mini, term, max_tokens, progress)
-        done = learner.accumulate([scored.group for scored in objective.active], objective, temperature)
-        parts.append(
-            UpdateReport(
-                credits=tuple(objective.plan.credit_R.tolist()),
-                informative=int(objective.plan.informative_N.sum()),
-                diagnostics=objective.diagnostics,
-                skipped=len(mini.responses) - done.responses,
-                tokens=done.tokens,
-                steps=(learner.step(),),
-                gap=objective.gap,
-            )
+    prepared = {
+        source: Prepared.of(batch, [term for term in terms if term.term.source == source], max_tokens)
+        for source, batch in batches.items()
+    }
+    results: list[StepResult] = []
+    done: list[Accumulated] = []
+    totals: dict[str, tuple[float, Diagnostics, int]] = {}
+    gaps: list[Gap] = []
+    for mini in list(range(steps)) * epochs:
+        objectives = [each.objective(mini, steps, learner, progress) for each in prepared.values()]
+        done += [objective.accumulate(learner) for objective in objectives]
+        results.append(learner.step())
+        for objective in objectives:
+            for each in objective.plans:
+                _, found, tokens = totals.get(each.name, (0.0, Diagnostics(), 0))
+                found += objective.diagnostics.get(each.name, Diagnostics())
+                totals[each.name] = (each.weight, found, tokens + each.tokens)
+            gaps += [objective.gap] if objective.gap else []
+    fresh = prepared.get("online")
+    return UpdateReport(
+        credits=fresh.credits if fresh else (),
+        informative=int(informative(fresh.inputs.rewards_NG, fresh.inputs.valid_NG).sum()) if fresh else 0,
+        terms=totals,
+        responses=epochs * sum(len(each.batch.responses) for each in prepared.values()),
+        done=tuple(done),
+        steps=tuple(results),
+        gap=sum(gaps[1:], gaps[0]) if gaps else None,
+        critic=_update_critic(critic, value_clip, fresh, steps, epochs),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The batch of one source, with what is computed once for all its optimiser steps."""
+
+    batch: Batch
+    terms: Sequence[ActiveTerm]
+    inputs: Inputs
+    max_tokens: int
+
+    @classmethod
+    def of(cls, batch: Batch, terms: Sequence[ActiveTerm], max_tokens: int) -> Prepared:
+        return cls(batch, terms, inputs_of(batch), max_tokens)
+
+    @property
+    def credits(self) -> tuple[float, ...]:
+        """(R,) credit for the first term."""
+        first = self.terms[0]
+        credit_RT = plan(first.name, first.term, self.inputs, self.max_tokens, z0=0.0).credit_RT
+        if credit_RT.shape[1] > 1:
+            credit_RT = credit_RT.sum(dim=1, keepdim=True) / self.inputs.lengths_R.clamp(min=1)[:, None]
+        return tuple(credit_RT[:, 0].tolist())
+
+    def objective(self, mini: int, count: int, learner: Learner, progress: Progress) -> Objective:
+        """Fix credit, normalisers and pairs of mini-batch `mini` of `count`, and leave out what cannot get weight."""
+        rows = self.rows(mini, count)
+        z0 = self._mismatched_kl(rows, learner)
+        plans = [
+            plan(each.name, each.term, self.inputs, self.max_tokens, each.weight, z0, torch.tensor(rows))
+            for each in self.terms
+        ]
+        size = self.inputs.rewards_NG.shape[1]
+        active_R = torch.stack([each.active_R for each in plans]).any(dim=0)
+        kept = active_R.tolist()
+        groups = [_keep(scored, kept[n * size : (n + 1) * size]) for n, scored in enumerate(self.batch.groups)]
+        active_rows = [row for row, keep in enumerate(kept) if keep]
+        progress(0, len(active_rows))
+        return Objective(
+            plans=plans,
+            inputs=self.inputs,
+            batch=self.batch,
+            active=[scored for scored in groups if scored.group.responses],
+            active_rows=active_rows,
+            progress=progress,
         )
-    return _join(parts)
+
+    def rows(self, mini: int, count: int) -> list[int]:
+        """The responses of a mini-batch: a contiguous run of whole groups, of equal size as far as that goes."""
+        groups, size = len(self.batch.groups), self.inputs.rewards_NG.shape[1]
+        first, last = groups * mini // count, groups * (mini + 1) // count
+        return list(range(first * size, last * size))
+
+    def _mismatched_kl(self, rows: Sequence[int], learner: Learner) -> float | None:
+        """max(0, mean over responses of sum_t (l - l_ref)) of responses put to each other's prompts (2402.01306)."""
+        found = self.batch.mismatched
+        if found is None or not rows:
+            return None
+        current = learner.logprobs([found.groups[row] for row in rows], self.batch.temperature)
+        total = sum(sum(now) - sum(found.reference_logprobs[row]) for row, now in zip(rows, current, strict=True))
+        return max(0.0, total / len(rows))
 
 
 @dataclass(slots=True)
 class Objective:
-    """The weight function of one mini-batch: what the learner calls with log-probabilities, micro-batch by
-    micro-batch."""
+    """The weight function of one mini-batch of a source: what the learner calls with log-probabilities, micro-batch
+    by micro-batch."""
 
-    plan: Plan
+    plans: Sequence[TermPlan]
+    inputs: Inputs
     batch: Batch
     active: list[ScoredGroup]
     """the groups with only those responses that can get weight"""
     active_rows: list[int]
-    """index into the mini-batch's R responses of every response of `active`"""
+    """index into the batch's R responses of every response of `active`"""
     progress: Progress
     weighed: int = 0
-    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    diagnostics: dict[str, Diagnostics] = field(default_factory=dict)
     gap: Gap | None = None
 
-    @classmethod
-    def of(cls, batch: Batch, term: Term, max_tokens: int, progress: Progress) -> Objective:
-        """Fix credit and normalisers of a mini-batch, and leave out what cannot get weight."""
-        rewards_NG = torch.tensor(
-            [[math.nan if r is None else r for r in scored.rewards] for scored in batch.groups], dtype=torch.float64
+    def accumulate(self, learner: Learner) -> Accumulated:
+        """Add the mini-batch's gradient."""
+        pairs_P2 = torch.cat([each.pairs_P2 for each in self.plans if each.term.evidence.unit == "pair"] or [_NO_PAIRS])
+        unit_R = units(len(self.batch.responses), pairs_P2)
+        return learner.accumulate(
+            [scored.group for scored in self.active],
+            self,
+            self.batch.temperature,
+            together=[unit_R[row] for row in self.active_rows],
+            entropy=any(each.term.entropy for each in self.plans),
         )
-        lengths_NG = torch.tensor([[sum(r.policy_mask) for r in s.group.responses] for s in batch.groups])
-        the_plan = plan(term, rewards_NG, ~rewards_NG.isnan(), lengths_NG, max_tokens)
-        kept = the_plan.active_R.tolist()
-        size = rewards_NG.shape[1]
-        groups = [_keep(scored, kept[n * size : (n + 1) * size]) for n, scored in enumerate(batch.groups)]
-        rows = [row for row, keep in enumerate(kept) if keep]
-        progress(0, len(rows))
-        return cls(the_plan, batch, [scored for scored in groups if scored.group.responses], rows, progress)
 
-    def __call__(self, rows: Sequence[int], logprobs_RT: Tensor) -> Tensor:
-        """(r, T) weights of the active responses `rows` under their current log-probabilities."""
+    def __call__(self, rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+        """Weights of the active responses `rows` under their current log-probabilities."""
         which = [self.active_rows[row] for row in rows]
-        everything = self.batch.responses
-        responses = [everything[row] for row in which]
-        mask_RT = _padded([r.policy_mask for r in responses], logprobs_RT).bool()
-        old_RT = self._annotated(self.batch.old_logprobs, which, logprobs_RT)
-        reference_RT = self._annotated(self.batch.reference_logprobs, which, logprobs_RT)
-        weights_RT, found = weigh(
-            self.plan, torch.tensor(which), logprobs_RT, mask_RT, old_RT=old_RT, reference_RT=reference_RT
-        )
-        self.diagnostics += found
+        found = weigh(self.plans, self.inputs, torch.tensor(which), logprobs_RT)
+        for name, more in found.diagnostics.items():
+            self.diagnostics[name] = self.diagnostics.get(name, Diagnostics()) + more
         self.weighed += len(which)
         self.progress(self.weighed, len(self.active_rows))
-        self._measure_gap(responses, logprobs_RT if old_RT is None else old_RT, mask_RT)
-        return weights_RT
+        if self.plans[0].term.source == "online":
+            self._measure_gap(which, logprobs_RT)
+        return Weights(found.weights_RT, found.entropy_RT)
 
-    def _annotated(
-        self, values: tuple[tuple[float, ...], ...] | None, which: Sequence[int], like_RT: Tensor
-    ) -> Tensor | None:
-        return None if values is None else _padded([values[row] for row in which], like_RT)
-
-    def _measure_gap(self, responses: Sequence[Response], learner_RT: Tensor, mask_RT: Tensor) -> None:
-        sampler_RT = _padded([r.sampler_logprobs for r in responses], learner_RT)
+    def _measure_gap(self, which: Sequence[int], logprobs_RT: Tensor) -> None:
+        """Sampler against learner: the learner's log-probabilities when the batch arrived."""
+        if self.inputs.sampler_RT is None:
+            return
+        width = logprobs_RT.shape[1]
+        mask_RT = self.inputs.mask_RT[which, :width]
+        learner_RT = logprobs_RT.cpu() if self.inputs.old_RT is None else self.inputs.old_RT[which, :width]
+        sampler_RT = self.inputs.sampler_RT[which, :width]
         here = Gap.between(learner_RT[mask_RT].tolist(), sampler_RT[mask_RT].tolist())
         self.gap = here if self.gap is None else self.gap + here
 
 
-def _keep(scored: ScoredGroup, kept: Sequence[bool]) -> ScoredGroup:
-    group = replace(scored.group, responses=tuple(compress(scored.group.responses, kept)))
-    return ScoredGroup(group, tuple(compress(scored.components, kept)), tuple(compress(scored.rewards, kept)))
+_NO_PAIRS = torch.empty(0, 2, dtype=torch.int64)
 
 
-def _padded(values: Sequence[Sequence[float]], like_RT: Tensor) -> Tensor:
-    out_RT = torch.zeros_like(like_RT)
-    for row, some in enumerate(values):
-        out_RT[row, : len(some)] = torch.tensor(some, dtype=like_RT.dtype, device=like_RT.device)
-    return out_RT
-
-
-def _mini_batches(batch: Batch, count: int) -> list[Batch]:
-    """Contiguous runs of whole groups, with their annotations."""
-    groups_each, size = len(batch.groups) // count, len(batch.groups[0].group.responses)
-    rows_each = groups_each * size
-
-    def cut(values: tuple[tuple[float, ...], ...] | None, index: int) -> tuple[tuple[float, ...], ...] | None:
-        return None if values is None else values[index * rows_each : (index + 1) * rows_each]
-
-    return [
-        Batch(
-            batch.groups[index * groups_each : (index + 1) * groups_each],
-            cut(batch.old_logprobs, index),
-            cut(batch.reference_logprobs, index),
-        )
-        for index in range(count)
-    ]
-
-
-def _join(parts: Sequence[UpdateReport]) -> UpdateReport:
-    gaps = [part.gap for part in parts if part.gap is not None]
-    return UpdateReport(
-        credits=tuple(credit for part in parts for credit in part.credits),
-        informative=sum(part.informative for part in parts),
-        diagnostics=sum((part.diagnostics for part in parts), Diagnostics()),
-        skipped=sum(part.skipped for part in parts),
-        tokens=sum(part.tokens for part in parts),
-        steps=tuple(step for part in parts for step in part.steps),
-        gap=sum(gaps[1:], gaps[0]) if gaps else None,
+def inputs_of(batch: Batch) -> Inputs:
+    """A batch as tensors: rewards in float64, log-probabilities in float32 as the learner gives them."""
+    rewards_NG = _rewards([scored.rewards for scored in batch.groups])
+    responses = batch.responses
+    components = [row for scored in batch.groups for row in scored.components]
+    shape = rewards_NG.shape
+    by_source = list(zip(*components, strict=True)) if components and components[0] else []
+    return Inputs(
+        rewards_NG=rewards_NG,
+        valid_NG=~rewards_NG.isnan(),
+        mask_RT=_padded([response.policy_mask for response in responses], torch.bool),
+        truncated_R=torch.tensor([response.finish_reason == "length" for response in responses]),
+        greedy_N=None if batch.greedy_rewards is None else _rewards([batch.greedy_rewards])[0],
+        old_RT=_annotation(batch.old_logprobs),
+        reference_RT=_annotation(batch.reference_logprobs),
+        sampler_RT=_padded([response.sampler_logprobs for response in responses], torch.float32),
+        values_RT=_annotation(batch.values),
+        components_KNG=(
+            torch.stack([_rewards([[c.value or 0.0 for c in column]]).reshape(shape) for column in by_source])
+            if by_source
+            else None
+        ),
+        component_weights_K=torch.tensor([column[0].weight for column in by_source]) if by_source else None,
     )
+
+
+def _rewards(values: Sequence[Sequence[float | None]]) -> Tensor:
+    return torch.tensor([[math.nan if r is None else r for r in row] for row in values], dtype=torch.float64)
+
+
+def _annotation(values: tuple[tuple[float, ...], ...] | None) -> Tensor | None:
+    return None if values is None else _padded(values, torch.float32)
+
+
+def _padded(values: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    rows = [torch.tensor(row, dtype=dtype) for row in values]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def _keep(scored: ScoredGroup, kept: Sequence[bool]) -> ScoredGroup:
+    responses: tuple[Response, ...] = tuple(compress(scored.group.responses, kept))
+    components = tuple(compress(scored.components, kept))
+    return ScoredGroup(replace(scored.group, responses=responses), components, tuple(compress(scored.rewards, kept)))
+
+
+def _update_critic(
+    critic: Critic | None, value_clip: float | None, fresh: Prepared | None, steps: int, epochs: int
+) -> CriticReport | None:
+    """The critic's optimiser steps over the same mini-batches; None: no term has one at this step."""
+    if critic is None or fresh is None:
+        return None
+    term = next((each.term for each in fresh.terms if each.term.needs_critic), None)
+    if term is None:
+        return None
+    groups = [scored.group for scored in fresh.batch.groups]
+    minis = [fresh.rows(mini, steps) for mini in range(steps)] * epochs
+    return update_critic(critic, term, fresh.inputs, groups, minis, value_clip)

@@ -205,7 +205,7 @@ def compare(rounds: int, trl_python: Path, model: Path, work: Path) -> dict[tupl
         "group_size": GROUP_SIZE,
         "max_tokens": MAX_TOKENS,
         "learning_rate": LEARNING_RATE,
-        "steps": len(CASES) * (rounds + 1),
+        "steps": len(CASES) * (rounds + 1) + 1,  # one that is never asked for: TRL must not end during the last
     }
     (work / "setting.json").write_text(json.dumps(setting))
     own = Path(__file__)

@@ -14,7 +14,7 @@ from rich.text import Text
 from reasoner import plugins as hooks
 from reasoner.cli import options
 from reasoner.cli.console import out
-from reasoner.data import load_splits
+from reasoner.data import Splits, load_splits
 from reasoner.models import resolve_device
 from reasoner.plan import describe_plan
 from reasoner.processes import guard_processes, interruptible
@@ -84,6 +84,8 @@ def evaluate(
 
 def _plan(resolved: Resolved) -> Mapping[str, str]:
     config = resolved.config
+    if not config.online:
+        return describe_plan(resolved, Splits((), (), ()), resolve_device(config.model.device), "")
     generators = hooks.generators(hooks.build_manager(config.plugins))
     splits = load_splits(config.data, config.prompt, generators, config.run.seed)
     return describe_plan(resolved, splits, resolve_device(config.model.device), choose_engine(config.sampling.engine))

@@ -8,6 +8,7 @@ from rich.table import Table
 from reasoner import plugins as hooks
 from reasoner.cli import options
 from reasoner.cli.console import out
+from reasoner.config import DataConfig
 from reasoner.plan import describe_method, describe_rewards, describe_source
 from reasoner.settings import load_config
 from reasoner.tasks import find_task
@@ -41,10 +42,12 @@ def show(task: options.Task, plugin: options.Plugins = None) -> None:
         config = load_config(task, profile, plugins=plugin or ()).config
         table = Table.grid(padding=(0, 2))
         table.add_row("model", config.model.path)
-        table.add_row("train", describe_source(config.data.train))
-        table.add_row("eval", describe_source(config.data.eval))
-        table.add_row("rewards", describe_rewards(config))
-        table.add_row("method", describe_method(config))
+        for name in DataConfig.model_fields:
+            if (source := getattr(config.data, name)) is not None:
+                table.add_row(name, describe_source(source))
+        table.add_row("rewards", describe_rewards(config) or "none")
+        for name, fact in describe_method(config).items():
+            table.add_row(name, fact)
         table.add_row("steps", str(config.run.steps))
         console.print()
         console.print(f"--profile {profile}" if profile else "no profiles", style="bold")

@@ -1,9 +1,8 @@
-"""Credit: how good each response was, as a pure function of the rewards. No gradient flows through it.
+"""Credit: how good each response, or each of its tokens, was. No gradient flows through it.
 
-Axes: N groups, G responses of a group. Abstained responses (`valid` False) get credit 0 and leave every mean,
-deviation and best. A group that says nothing (fewer than two valid responses, or all rewards equal) gets credit
-*exactly* 0 wherever credit compares responses: rounding must not turn "no difference" into a weight, or the update
-could not skip the group.
+Abstained responses (`valid` False) get credit 0 and leave every mean, deviation and best. A group that says nothing
+(fewer than two valid responses, or all rewards equal) gets credit *exactly* 0 wherever credit compares its responses:
+rounding must not turn "no difference" into a weight, or the update could not skip the group.
 """
 
 from __future__ import annotations
@@ -11,29 +10,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reasoner.gro.terms import Advantage, Best, Credit, Threshold
+from reasoner.gro.inputs import Inputs, masked
+from reasoner.gro.kl import reward_penalty
+from reasoner.gro.terms import Advantage, Best, Chosen, CustomCredit, Label, One, Term, Threshold
 
-EPSILON = 1e-4
+GROUP_EPSILON = 1e-4
 """added to the group's standard deviation (as in the common implementations of 2402.03300)"""
+BATCH_EPSILON = 1e-8
+"""added to the batch's standard deviation"""
 
 
-def credit(spec: Credit, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
-    """(N, G) credit of every response, in the rewards' number format.
+def credit(term: Term, inputs: Inputs, pairs_P2: Tensor) -> Tensor:
+    """(R, 1) credit of every response, or (R, T) of every token, in the rewards' number format.
 
     Args:
-        spec: which credit.
-        rewards_NG: rewards; entries that are not valid may hold anything, NaN included.
-        valid_NG: bool; False where the response abstained.
+        term: which credit.
+        inputs: rewards and annotations of the whole batch.
+        pairs_P2: rows of the chosen and the rejected response of each pair, for `chosen`.
     """
-    rewards_NG = torch.where(valid_NG, rewards_NG, torch.zeros_like(rewards_NG))
-    match spec:
+    rewards_NG = masked(inputs.rewards_NG, inputs.valid_NG)
+    match term.credit:
         case Advantage():
-            credit_NG = _advantage(spec, rewards_NG, valid_NG)
+            credit_RT = _advantage(term.credit, term, inputs)
         case Best():
-            credit_NG = _best(rewards_NG, valid_NG)
+            credit_RT = _best(rewards_NG, inputs.valid_NG).reshape(-1, 1)
         case Threshold():
-            credit_NG = (rewards_NG >= spec.at).to(rewards_NG.dtype)
-    return torch.where(valid_NG, credit_NG, torch.zeros_like(credit_NG))
+            credit_RT = (rewards_NG >= term.credit.at).to(rewards_NG.dtype).reshape(-1, 1)
+        case Label():
+            good_NG = (rewards_NG >= term.credit.at).to(rewards_NG.dtype)
+            credit_RT = (2 * good_NG - 1).reshape(-1, 1)
+        case One():
+            credit_RT = torch.ones_like(rewards_NG).reshape(-1, 1)
+        case Chosen():
+            credit_RT = torch.zeros_like(rewards_NG).reshape(-1, 1)
+            credit_RT[pairs_P2[:, 0]] = 1
+        case CustomCredit():
+            raise ValueError(f"the credit {term.credit.name!r} is not bound to its function (Algorithms.bind)")
+        case function:
+            credit_RT = function(rewards_NG, inputs.valid_NG).reshape(-1, 1)
+    return masked(credit_RT, inputs.valid_R[:, None].expand_as(credit_RT))
 
 
 def informative(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
@@ -43,16 +58,73 @@ def informative(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
     return (valid_NG.sum(dim=1) >= 2) & (high_N > low_N)
 
 
-def _advantage(spec: Advantage, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
+def returns_and_advantages(spec: Advantage, term: Term, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """(R, T) returns and generalised advantage estimates (1506.02438) over the policy's tokens.
+
+        delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma trace A_{t+1},    return_t = A_t + V_t
+
+    r is the reward at the last token, minus the KL penalty at each token; V after the last token is 0. Tokens that the
+    policy did not write are passed over.
+    """
+    values_RT = masked(inputs.needed("values_RT", "a critic as baseline"), inputs.mask_RT).to(inputs.rewards_NG)
+    mask_RT = inputs.mask_RT
+    rewards_RT = torch.zeros_like(values_RT)
+    rows = torch.arange(len(mask_RT))
+    last_R = mask_RT.shape[1] - 1 - mask_RT.flip(1).to(torch.int64).argmax(dim=1)
+    rewards_RT[rows, last_R] = masked(inputs.rewards_NG, inputs.valid_NG).flatten()
+    penalty_RT = reward_penalty(term.kl, inputs)
+    if penalty_RT is not None:
+        rewards_RT = rewards_RT - penalty_RT
+    advantages_RT = torch.zeros_like(values_RT)
+    advantage_R, next_R = torch.zeros_like(values_RT[:, 0]), torch.zeros_like(values_RT[:, 0])
+    for t in reversed(range(values_RT.shape[1])):
+        delta_R = rewards_RT[:, t] + spec.discount * next_R - values_RT[:, t]
+        here_R = mask_RT[:, t]
+        advantage_R = torch.where(here_R, delta_R + spec.discount * spec.trace * advantage_R, advantage_R)
+        next_R = torch.where(here_R, values_RT[:, t], next_R)
+        advantages_RT[:, t] = masked(advantage_R, here_R)
+    return advantages_RT + values_RT, advantages_RT
+
+
+def _advantage(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
+    if spec.combine == "normalise-then-sum":
+        components_KNG = inputs.needed("components_KNG", "normalise-then-sum")
+        weights_K = inputs.needed("component_weights_K", "normalise-then-sum")
+        parts = [_compared(spec, masked(part_NG, inputs.valid_NG), inputs) for part_NG in components_KNG]
+        total_NG = sum((w * part for w, part in zip(weights_K, parts, strict=True)), torch.zeros_like(parts[0]))
+        return _over_batch(total_NG.reshape(-1, 1), inputs)
+    credit_RT = _unscaled(spec, term, inputs)
+    return _over_batch(credit_RT, inputs) if spec.scale == "batch" else credit_RT
+
+
+def _unscaled(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
+    """Credit before the batch's scale. A KL penalty in the reward is paid token by token where credit is per token
+    (critic, or no baseline: the return from each token on); a group's baseline compares whole responses, so there its
+    sum is taken off the response's reward."""
+    if spec.baseline == "critic":
+        return returns_and_advantages(spec, term, inputs)[1]
+    rewards_NG = masked(inputs.rewards_NG, inputs.valid_NG)
+    penalty_RT = reward_penalty(term.kl, inputs)
+    if penalty_RT is not None:
+        penalty_RT = penalty_RT.to(rewards_NG)
+        if spec.baseline == "none" and spec.scale != "group":
+            return rewards_NG.reshape(-1, 1) - penalty_RT.flip(1).cumsum(dim=1).flip(1)
+        rewards_NG = masked(rewards_NG - penalty_RT.sum(dim=1).reshape(rewards_NG.shape), inputs.valid_NG)
+    return _compared(spec, rewards_NG, inputs).reshape(-1, 1)
+
+
+def _compared(spec: Advantage, rewards_NG: Tensor, inputs: Inputs) -> Tensor:
     """(R - b) / s with b and s over the group's valid responses.
 
     mean:           b = mean_j R_j
     leave-one-out:  b_i = mean_{j != i} R_j, so that R_i - b_i = n / (n - 1) (R_i - mean)    (2402.14740)
+    greedy:         b = reward of a greedy response to the same problem                      (2310.10505)
     group:          s = sqrt(sum_j (R_j - mean)^2 / (n - 1)) + 1e-4                          (2402.03300)
     """
+    valid_NG = inputs.valid_NG
     count_N1 = valid_NG.sum(dim=1, keepdim=True).to(rewards_NG.dtype)
     mean_N1 = rewards_NG.sum(dim=1, keepdim=True) / count_N1.clamp(min=1)
-    centred_NG = torch.where(valid_NG, rewards_NG - mean_N1, torch.zeros_like(rewards_NG))
+    centred_NG = masked(rewards_NG - mean_N1, valid_NG)
     others_N1 = (count_N1 - 1).clamp(min=1)
     match spec.baseline:
         case "none":
@@ -61,11 +133,27 @@ def _advantage(spec: Advantage, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
             credit_NG = centred_NG
         case "leave-one-out":
             credit_NG = centred_NG * count_N1 / others_N1
+        case "greedy":
+            greedy_N1 = inputs.needed("greedy_N", "a greedy baseline")[:, None]
+            credit_NG = masked(rewards_NG - greedy_N1, ~greedy_N1.isnan().expand_as(rewards_NG))
+        case "critic":
+            raise ValueError("a critic's credit is per token; it cannot be computed for each reward apart")
     if spec.scale == "group":
-        credit_NG = credit_NG / ((centred_NG.square().sum(dim=1, keepdim=True) / others_N1).sqrt() + EPSILON)
-    if spec.baseline == "none" and spec.scale == "none":
+        credit_NG = credit_NG / ((centred_NG.square().sum(dim=1, keepdim=True) / others_N1).sqrt() + GROUP_EPSILON)
+    if spec.baseline in ("none", "greedy") and spec.scale != "group":
         return credit_NG
     return credit_NG * informative(rewards_NG, valid_NG)[:, None]
+
+
+def _over_batch(credit_RT: Tensor, inputs: Inputs) -> Tensor:
+    """Minus the mean and over the standard deviation, both over all tokens of valid responses; 0 if all are equal."""
+    counted_RT = inputs.mask_RT & inputs.valid_R[:, None]
+    tokens_RT = credit_RT.expand(counted_RT.shape)
+    values_S = tokens_RT[counted_RT]
+    if values_S.numel() == 0 or bool(values_S.amax() == values_S.amin()):
+        return torch.zeros_like(credit_RT)
+    deviation = (values_S - values_S.mean()).square().mean().sqrt()
+    return (credit_RT - values_S.mean()) / (deviation + BATCH_EPSILON)
 
 
 def _best(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:

@@ -8,15 +8,32 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from reasoner.gro.terms import Clip, Linear, Link
+from reasoner.gro.terms import (
+    Clip,
+    CustomLink,
+    Hinge,
+    Linear,
+    Link,
+    LinkFunction,
+    LogSigmoid,
+    Sigmoid,
+    Square,
+    Truncate,
+)
 
 
-def link(spec: Link, u: Tensor, c: Tensor) -> Tensor:
+def link(spec: Link | LinkFunction, u: Tensor, c: Tensor) -> Tensor:
     """link(c, u), elementwise.
 
-    linear:  c u
-    clip:    min(e^u c, clamp(e^u, 1 - low, 1 + high) c); with `dual = d` and c < 0 also max(., d c)
+    linear:      c u
+    clip:        min(e^u c, clamp(e^u, 1 - low, 1 + high) c); with `dual = d` and c < 0 also max(., d c)
+    truncate:    sg(min(e^u, cap)) c u
+    logsigmoid:  c ((1 - smoothing) log s(u) + smoothing log s(-u))
+    sigmoid:     lambda_y s(y u) with y = sign(c)
+    square:      -c u^2
+    hinge:       c min(u, 0)
     """
     match spec:
         case Linear():
@@ -25,13 +42,21 @@ def link(spec: Link, u: Tensor, c: Tensor) -> Tensor:
             ratio = u.exp()
             value = torch.minimum(ratio * c, ratio.clamp(1 - spec.low, 1 + spec.high) * c)
             return value if spec.dual is None else torch.where(c < 0, torch.maximum(value, spec.dual * c), value)
-
-
-def kl_estimate(estimator: str, u: Tensor) -> Tensor:
-    """Elementwise estimate of KL(theta || reference) from u = l - l_ref: k2 = u^2 / 2, k3 = e^-u - 1 + u."""
-    match estimator:
-        case "k2":
-            return u.square() / 2
-        case "k3":
-            return torch.expm1(-u) + u
-    raise ValueError(f"unknown KL estimator {estimator!r}; known: k2, k3")
+        case Truncate():
+            return u.exp().clamp(max=spec.cap).detach() * c * u
+        case LogSigmoid():
+            return c * ((1 - spec.smoothing) * logsigmoid(u) + spec.smoothing * logsigmoid(-u))
+        case Sigmoid():
+            factor = torch.where(c > 0, spec.desirable, spec.undesirable) * (c != 0)
+            return factor * torch.sigmoid(torch.sign(c) * u)
+        case Square():
+            return -c * u.square()
+        case Hinge():
+            return c * u.clamp(max=0)
+        case CustomLink():
+            raise ValueError(f"the link {spec.name!r} is not bound to its function (Algorithms.bind)")
+        case function:
+            value = function(u, c)
+            if not isinstance(value, Tensor) or value.shape != u.shape:
+                raise ValueError(f"a link must return one value per unit, shape {tuple(u.shape)}; got {value!r}")
+            return value

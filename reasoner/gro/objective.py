@@ -1,192 +1,334 @@
 """The objective: from credit and log-probabilities to one weight per token.
 
-    L = - sum_i z_i sum_t m[i,t] ( link(c_i, l[i,t] - a[i,t]) - beta kl(l[i,t] - ref[i,t]) )
+    L = sum_k lambda_k L_k        L_k = - sum_u z_u link(c_u, h_u(l) - a_u) + penalties
     w[i,t] = - dL / d l[i,t]
 
-`c_i` (credit) and `z_i` (aggregation and normaliser) are fixed over the whole mini-batch before any forward; what
-remains is a sum over responses. That is why the gradient does not depend on how the batch is cut. Source: arXiv
-2503.19523; our reading is `docs/gro.md`.
+Units u are tokens, responses or pairs. `c` (credit), `z` (aggregation and normaliser) and which pairs there are, are
+fixed over the whole mini-batch before any forward; what remains is a sum over units. That is why the gradient does not
+depend on how the batch is cut. Source: arXiv 2503.19523; our reading is `docs/gro.md`.
 
-Axes: N groups, G responses of a group, R = N G responses in group order, T tokens right-padded.
+Axes: N groups, G responses of a group, R = N G responses in group order, P pairs, T tokens right-padded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from reasoner.gro.credit import credit, informative
-from reasoner.gro.links import kl_estimate, link
-from reasoner.gro.terms import Aggregation, Clip, Term
+from reasoner.gro.corrections import correction
+from reasoner.gro.credit import credit
+from reasoner.gro.diagnostics import Diagnostics
+from reasoner.gro.evidence import of_responses
+from reasoner.gro.inputs import Inputs, masked
+from reasoner.gro.kl import kl_estimate
+from reasoner.gro.links import link
+from reasoner.gro.pairs import mine
+from reasoner.gro.terms import Aggregation, Term
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TermPlan:
     """A term over one mini-batch, with everything that is fixed before the first forward."""
 
+    name: str
     term: Term
-    credit_R: Tensor
-    """credit of every response; 0 where abstained"""
+    weight: float
+    """lambda at this step"""
+    credit_RT: Tensor
+    """(R, 1), or (R, T) where credit is per token; 0 where abstained"""
     scale_R: Tensor
-    """z_i: what one token of response i counts; 0 where abstained"""
-    informative_N: Tensor
-    """bool, groups with at least two valid, different rewards"""
+    """z of each token or response: what one of response i counts; 0 where it does not (abstained, outside the
+    mini-batch)"""
+    pairs_P2: Tensor
+    """rows of the chosen and the rejected response of the mini-batch's pairs; z of each is 1 / P"""
+    z0: float
+    """estimate of KL(theta || reference) over the batch, for the anchor `kl`"""
+    tokens: int
+    """of the policy, in responses that count"""
 
     @property
     def active_R(self) -> Tensor:  # noqa: N802  axes in names
         """bool (R,): responses that can get weight. The others need no forward: the gradient is the same without
         them."""
-        anchored = (
-            self.scale_R != 0 if self.term.kl.coefficient > 0 else torch.zeros_like(self.scale_R, dtype=torch.bool)
-        )
-        return anchored | ((self.credit_R != 0) & (self.scale_R != 0))
+        if self.term.evidence.unit == "pair":
+            active_R = torch.zeros_like(self.scale_R, dtype=torch.bool)
+            active_R[self.pairs_P2.flatten()] = True
+            return active_R
+        counted_R = self.scale_R != 0
+        penalised = self.term.entropy != 0.0 or (self.term.kl.coefficient > 0.0 and self.term.kl.place == "loss")
+        return counted_R if penalised else counted_R & (self.credit_RT != 0).any(dim=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnostics:
-    """Sums over the responses that were weighed; add them over micro-batches."""
+class Weighed:
+    """Weights of some responses, summed over the terms with their lambdas."""
 
-    loss: float = 0.0
-    positive: float = 0.0
-    """sum of w where w > 0: push up"""
-    negative: float = 0.0
-    """sum of -w where w < 0: push down"""
-    tokens: int = 0
-    """tokens of the policy"""
-    zero: int = 0
-    """tokens with w = 0"""
-    clipped: int = 0
-    """tokens with credit whose ratio the clip has cut off"""
-    response_mass: float = 0.0
-    """sum over responses of m_i = sum_t |w[i,t]|"""
-    response_mass_squared: float = 0.0
-    """sum over responses of m_i^2; mass^2 / mass_squared is the effective number of responses"""
-    kl: float = 0.0
-    """sum over tokens of the KL estimate"""
-
-    def __add__(self, other: Diagnostics) -> Diagnostics:
-        return Diagnostics(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    weights_RT: Tensor
+    """-dL/dl"""
+    entropy_RT: Tensor | None
+    """-dL/dH of each position's entropy H; None: no term has an entropy bonus"""
+    diagnostics: dict[str, Diagnostics]
+    """by term, without lambda"""
 
 
-def plan(term: Term, rewards_NG: Tensor, valid_NG: Tensor, lengths_NG: Tensor, max_tokens: int) -> Plan:
-    """Fix credit and normalisers over the mini-batch.
+def plan(
+    name: str,
+    term: Term,
+    inputs: Inputs,
+    max_tokens: int,
+    weight: float = 1.0,
+    z0: float | None = None,
+    rows: Tensor | None = None,
+) -> TermPlan:
+    """Fix credit, normalisers and pairs of a term.
 
     Args:
-        term: the choices.
-        rewards_NG: total reward of every response; anything where not valid.
-        valid_NG: bool; False where the response abstained.
-        lengths_NG: tokens of every response that the policy wrote.
+        name: of the term, for the diagnostics.
+        term: the choices, bound to the functions of plugins (`Algorithms.bind`).
+        inputs: the whole batch; credit is computed over it.
         max_tokens: the longest response allowed, the default K of the `constant` aggregation.
+        weight: lambda.
+        z0: the batch's KL estimate for the anchor `kl`; None: from the sampler's log-probabilities.
+        rows: the mini-batch's responses (whole groups), over which Z is taken; None: all.
     """
-    credit_NG = credit(term.credit, rewards_NG, valid_NG)
-    scale_R = _scale(term.aggregation, credit_NG.flatten(), valid_NG.flatten(), lengths_NG.flatten(), max_tokens)
-    return Plan(term, credit_NG.flatten(), scale_R, informative(rewards_NG, valid_NG))
+    inside_R = torch.ones_like(inputs.valid_R) if rows is None else torch.zeros_like(inputs.valid_R)
+    if rows is not None:
+        inside_R[rows] = True
+    counted_R = inside_R & inputs.valid_R
+    if term.mask_truncated and inputs.truncated_R is not None:
+        counted_R = counted_R & ~inputs.truncated_R
+    pairs_P2 = torch.empty(0, 2, dtype=torch.int64)
+    if term.reads_pairs:
+        pairs_P2 = mine(term.pairing, inputs.rewards_NG, counted_R.reshape(inputs.valid_NG.shape))
+    credit_RT = credit(term, inputs, pairs_P2)
+    if credit_RT.shape[1] > 1:
+        credit_RT = masked(credit_RT, inputs.mask_RT)
+    if term.anchor.kind == "kl" and z0 is None:
+        z0 = sampled_kl(inputs, counted_R)
+    return TermPlan(
+        name=name,
+        term=term,
+        weight=weight,
+        credit_RT=credit_RT,
+        scale_R=_scale(term.aggregation, credit_RT, counted_R, inputs.lengths_R, max_tokens),
+        pairs_P2=pairs_P2,
+        z0=z0 or 0.0,
+        tokens=int(inputs.lengths_R[counted_R].sum()),
+    )
 
 
-def _scale(spec: Aggregation, credit_R: Tensor, valid_R: Tensor, lengths_R: Tensor, max_tokens: int) -> Tensor:
-    """z_i of every response. Abstained responses leave Z; those with zero credit stay in it.
+def sampled_kl(inputs: Inputs, counted_R: Tensor) -> float:
+    """max(0, mean over responses of sum_t (l_sampler - l_ref)): the KL of the policy that sampled, with no forward."""
+    why = "the anchor `kl`"
+    difference_RT = inputs.needed("sampler_RT", why) - inputs.needed("reference_RT", why)
+    total_R = masked(difference_RT, inputs.mask_RT).sum(dim=1)[counted_R]
+    return max(0.0, float(total_R.mean())) if len(total_R) else 0.0
 
-    token-mean:           1 / sum_j len_j
-    credited-token-mean:  the same over the responses with credit
-    response-mean:        1 / (R len_i)
-    response-sum:         1 / R
-    constant:             1 / (R K)
+
+def _scale(spec: Aggregation, credit_RT: Tensor, counted_R: Tensor, lengths_R: Tensor, max_tokens: int) -> Tensor:
+    """z of every token or response. Abstained responses leave Z; those with zero credit stay in it, unless `credited`.
+
+    token-mean:     1 / sum_j len_j
+    response-mean:  1 / (R len_i)
+    response-sum:   1 / R
+    constant:       1 / (R K)
+    responses:      1 / R, of each response
+    pairs:          not per response: 1 / P of each pair
     """
-    counted_R = valid_R & (credit_R != 0) if spec.kind == "credited-token-mean" else valid_R
-    ones_R = torch.ones_like(credit_R)
-    responses = counted_R.sum().clamp(min=1).to(credit_R.dtype)
-    lengths_R = lengths_R.to(credit_R.dtype)
+    if spec.credited:
+        counted_R = counted_R & (credit_RT != 0).any(dim=1)
+    ones_R = torch.ones_like(credit_RT[:, 0])
+    responses = counted_R.sum().clamp(min=1).to(ones_R.dtype)
+    lengths_R = lengths_R.to(ones_R.dtype)
     match spec.kind:
-        case "token-mean" | "credited-token-mean":
+        case "token-mean":
             scale_R = ones_R / (lengths_R * counted_R).sum().clamp(min=1)
         case "response-mean":
             scale_R = 1 / (responses * lengths_R.clamp(min=1))
-        case "response-sum":
+        case "response-sum" | "responses":
             scale_R = ones_R / responses
         case "constant":
             scale_R = ones_R / (responses * (spec.length or max_tokens))
+        case "pairs":
+            scale_R = ones_R
     return scale_R * counted_R
 
 
-def loss(
-    term: Term,
-    logprobs_RT: Tensor,
-    old_RT: Tensor,
-    reference_RT: Tensor | None,
-    mask_RT: Tensor,
-    credit_R: Tensor,
-    scale_R: Tensor,
-) -> Tensor:
-    """L of the responses at hand (a scalar, differentiable in `logprobs_RT`). The terms of other responses only add
-    to it."""
-    zero = torch.zeros_like(logprobs_RT)
-    # where, not a product, on both sides of the link: padding may hold anything, and 0 * inf is NaN in the gradient
-    # too.
-    u_RT = torch.where(mask_RT, logprobs_RT - old_RT if term.anchor == "old" else logprobs_RT, zero)
-    value_RT = link(term.link, u_RT, credit_R[:, None].expand_as(u_RT))
-    if term.kl.coefficient > 0:
-        if reference_RT is None:
-            raise ValueError(f"a KL coefficient of {term.kl.coefficient} needs reference log-probabilities; got none")
-        from_reference_RT = torch.where(mask_RT, logprobs_RT - reference_RT, zero)
-        value_RT = value_RT - term.kl.coefficient * kl_estimate(term.kl.estimator, from_reference_RT)
-    return -(scale_R[:, None] * torch.where(mask_RT, value_RT, zero)).sum()
-
-
-def weigh(
-    the_plan: Plan,
-    rows: Tensor,
-    logprobs_RT: Tensor,
-    mask_RT: Tensor,
-    old_RT: Tensor | None = None,
-    reference_RT: Tensor | None = None,
-) -> tuple[Tensor, Diagnostics]:
-    """The weights w = -dL/dl of some responses of the mini-batch, and what they look like.
+def weigh(plans: Sequence[TermPlan], inputs: Inputs, rows: Tensor, logprobs_RT: Tensor) -> Weighed:
+    """The weights of some responses under the policy being trained.
 
     Args:
-        the_plan: the term with its fixed credit and normalisers, over R responses.
-        rows: (r,) which of the R responses these are.
-        logprobs_RT: (r, T) under the policy being trained.
-        mask_RT: (r, T) bool, the tokens that the policy wrote.
-        old_RT: (r, T) under the policy when the batch arrived; None: the same as `logprobs_RT`.
-        reference_RT: (r, T) under the reference; needed with a KL coefficient.
+        plans: terms of one mini-batch.
+        inputs: the batch that they were planned over.
+        rows: (r,) which of the R responses these are; with a pair both of its responses.
+        logprobs_RT: (r, T) their log-probabilities, right-padded to the longest of them.
     """
-    term = the_plan.term
-    credit_R = the_plan.credit_R[rows].to(logprobs_RT)
-    scale_R = the_plan.scale_R[rows].to(logprobs_RT)
-    leaf_RT = logprobs_RT.detach().requires_grad_()
-    old_RT = logprobs_RT.detach() if old_RT is None else old_RT
-    with torch.enable_grad():
-        value = loss(term, leaf_RT, old_RT, reference_RT, mask_RT, credit_R, scale_R)
-        (gradient_RT,) = torch.autograd.grad(value, leaf_RT)
-    weights_RT = -gradient_RT
-    return weights_RT, _diagnose(term, value.detach(), weights_RT, leaf_RT.detach(), reference_RT, mask_RT, credit_R)
+    here = _Here.of(inputs, rows, logprobs_RT)
+    weights_RT = torch.zeros_like(logprobs_RT)
+    entropy_RT = torch.zeros_like(logprobs_RT) if any(each.term.entropy for each in plans) else None
+    diagnostics = {}
+    for each in plans:
+        leaf_RT = logprobs_RT.detach().requires_grad_()
+        with torch.enable_grad():
+            value, cut_RT = _loss(each, here, leaf_RT)
+            (gradient_RT,) = torch.autograd.grad(value, leaf_RT, allow_unused=True)
+        own_RT = torch.zeros_like(leaf_RT) if gradient_RT is None else -gradient_RT
+        weights_RT += each.weight * own_RT
+        if entropy_RT is not None and each.term.entropy:
+            entropy_RT += each.weight * each.term.entropy * masked(_token_scale(each, here), here.mask_RT)
+        diagnostics[each.name] = _diagnose(each, here, value.detach(), own_RT, leaf_RT.detach(), cut_RT)
+    return Weighed(weights_RT, entropy_RT, diagnostics)
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """What the objective reads of the responses at hand, on their device and in their number format."""
+
+    rows: Tensor
+    mask_RT: Tensor
+    old_RT: Tensor
+    reference_RT: Tensor | None
+    sampler_RT: Tensor | None
+
+    @classmethod
+    def of(cls, inputs: Inputs, rows: Tensor, logprobs_RT: Tensor) -> _Here:
+        width = logprobs_RT.shape[1]
+
+        def cut(values_RT: Tensor | None) -> Tensor | None:
+            return None if values_RT is None else values_RT[rows, :width].to(logprobs_RT)
+
+        old_RT = cut(inputs.old_RT)
+        return cls(
+            rows=rows,
+            mask_RT=inputs.mask_RT[rows, :width].to(logprobs_RT.device),
+            old_RT=logprobs_RT.detach() if old_RT is None else old_RT,
+            reference_RT=cut(inputs.reference_RT),
+            sampler_RT=cut(inputs.sampler_RT),
+        )
+
+    def of_rows(self, values: Tensor) -> Tensor:
+        """Values of all R responses, of those at hand."""
+        return values[self.rows].to(self.old_RT)
+
+
+def _loss(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> tuple[Tensor, Tensor | None]:
+    """L_k of the responses at hand (a scalar, differentiable in the log-probabilities; other responses only add to
+    it), and which tokens' importance weight was cut."""
+    if each.term.evidence.unit == "pair":
+        return _pair_loss(each, here, logprobs_RT), None
+    rho_RT = _correction(each.term, here)
+    if each.term.evidence.unit == "token":
+        value_RT = _token_value(each, here, logprobs_RT)
+        if rho_RT is not None:
+            value_RT = value_RT * rho_RT
+        loss = -(here.of_rows(each.scale_R)[:, None] * masked(value_RT, here.mask_RT)).sum()
+    else:
+        value_R = _response_value(each, here, logprobs_RT)
+        if rho_RT is not None:
+            value_R = value_R * rho_RT[:, 0]
+        loss = -(here.of_rows(each.scale_R) * value_R).sum()
+    cut_RT = None if rho_RT is None else (rho_RT == 0) | (rho_RT >= each.term.correction.high)
+    return loss + _penalty(each, here, logprobs_RT), cut_RT
+
+
+def _token_value(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
+    # masked on both sides of the link: padding may hold anything, and 0 * inf is NaN in the gradient too
+    anchor = here.old_RT if each.term.anchor.kind == "old" else each.term.anchor.margin
+    u_RT = masked(logprobs_RT - anchor, here.mask_RT)
+    width = 1 if each.credit_RT.shape[1] == 1 else u_RT.shape[1]
+    return link(each.term.link, u_RT, here.of_rows(each.credit_RT[:, :width]).expand_as(u_RT))
+
+
+def _response_value(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
+    spec, anchor = each.term.evidence, each.term.anchor
+    evidence_R = of_responses(spec, logprobs_RT, here.reference_RT, here.mask_RT)
+    match anchor.kind:
+        case "old":
+            anchor_R = spec.beta * of_responses(spec, here.old_RT, here.reference_RT, here.mask_RT)
+        case "kl":
+            anchor_R = torch.full_like(evidence_R, spec.beta * each.z0)
+        case _:
+            anchor_R = torch.full_like(evidence_R, anchor.margin)
+    return link(each.term.link, spec.beta * evidence_R - anchor_R, here.of_rows(each.credit_RT)[:, 0])
+
+
+def _pair_loss(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
+    difference_P = _pair_evidence(each, here, logprobs_RT)
+    u_P = difference_P - each.term.anchor.margin
+    return -link(each.term.link, u_P, torch.ones_like(u_P)).sum() / max(len(each.pairs_P2), 1)
+
+
+def _pair_evidence(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
+    """(p,) beta (f(l_chosen) - bias f(l_rejected)) of the pairs among the responses at hand."""
+    spec = each.term.evidence
+    evidence_R = of_responses(spec, logprobs_RT, here.reference_RT, here.mask_RT)
+    place = {row: index for index, row in enumerate(here.rows.tolist())}
+    local = [(place[c], place[r]) for c, r in each.pairs_P2.tolist() if c in place or r in place]
+    local_P2 = torch.tensor(local, dtype=torch.int64, device=logprobs_RT.device).reshape(-1, 2)
+    return spec.beta * (evidence_R[local_P2[:, 0]] - spec.bias * evidence_R[local_P2[:, 1]])
+
+
+def _correction(term: Term, here: _Here) -> Tensor | None:
+    if term.correction.kind == "none":
+        return None
+    if here.sampler_RT is None:
+        raise ValueError("a correction needs the sampler's log-probabilities; got none")
+    return correction(term.correction, here.old_RT, here.sampler_RT, here.mask_RT)
+
+
+def _penalty(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
+    """The KL in the loss, aggregated as the term and without its correction."""
+    spec = each.term.kl
+    if spec.coefficient == 0.0 or spec.place == "reward":
+        return logprobs_RT.new_zeros(())
+    if here.reference_RT is None:
+        raise ValueError(f"a KL coefficient of {spec.coefficient} needs reference log-probabilities; got none")
+    # masked before the estimate: e^-u of padding may overflow
+    estimate_RT = kl_estimate(spec.estimator, masked(logprobs_RT - here.reference_RT, here.mask_RT))
+    return spec.coefficient * (_token_scale(each, here) * masked(estimate_RT, here.mask_RT)).sum()
+
+
+def _token_scale(each: TermPlan, here: _Here) -> Tensor:
+    """(r, T) what a penalty per token counts: the term's z; a response's z is shared by its tokens where its evidence
+    is their mean."""
+    scale_R = here.of_rows(each.scale_R)
+    if each.term.evidence.unit == "response" and each.term.evidence.reduce == "mean":
+        scale_R = scale_R / here.mask_RT.sum(dim=1).clamp(min=1)
+    return scale_R[:, None].expand(here.mask_RT.shape)
 
 
 def _diagnose(
-    term: Term,
-    value: Tensor,
-    weights_RT: Tensor,
-    logprobs_RT: Tensor,
-    reference_RT: Tensor | None,
-    mask_RT: Tensor,
-    credit_R: Tensor,
+    each: TermPlan, here: _Here, value: Tensor, weights_RT: Tensor, logprobs_RT: Tensor, cut_RT: Tensor | None
 ) -> Diagnostics:
-    zero_RT = (weights_RT == 0) & mask_RT
+    pair = each.term.evidence.unit == "pair"
+    active_R = each.active_R[here.rows].to(here.mask_RT.device)
+    counted_RT = here.mask_RT & active_R[:, None]
+    credit_RT = here.of_rows(each.credit_RT[:, : weights_RT.shape[1]]) != 0
     mass_R = weights_RT.abs().sum(dim=1)
-    clipped = (zero_RT & (credit_R != 0)[:, None]).sum() if isinstance(term.link, Clip) else torch.tensor(0)
+    nonzero_RT = (weights_RT != 0) & counted_RT
+    ratio = (logprobs_RT - here.old_RT)[counted_RT].exp()
     kl = 0.0
-    if reference_RT is not None:
-        kl = float(kl_estimate(term.kl.estimator, logprobs_RT - reference_RT)[mask_RT].sum())
+    if here.reference_RT is not None:
+        estimator = "k2" if pair else each.term.kl.estimator
+        kl = float(kl_estimate(estimator, (logprobs_RT - here.reference_RT)[counted_RT]).sum())
+    margins = _pair_evidence(each, here, logprobs_RT) if pair else logprobs_RT.new_zeros(0)
     return Diagnostics(
         loss=float(value),
         positive=float(weights_RT.clamp(min=0).sum()),
         negative=float(-weights_RT.clamp(max=0).sum()),
-        tokens=int(mask_RT.sum()),
-        zero=int(zero_RT.sum()),
-        clipped=int(clipped),
+        tokens=int(counted_RT.sum()),
+        nonzero=int(nonzero_RT.sum()),
+        clipped=int((counted_RT & ~nonzero_RT & credit_RT).sum()),
         response_mass=float(mass_R.sum()),
         response_mass_squared=float(mass_R.square().sum()),
         kl=kl,
+        ratio=float(ratio.sum()),
+        ratio_max=float(ratio.max()) if ratio.numel() else 0.0,
+        corrected=0 if cut_RT is None else int((cut_RT & counted_RT).sum()),
+        pairs=len(margins),
+        pairs_right=int((margins > 0).sum()),
+        margin=float(margins.sum()),
     )

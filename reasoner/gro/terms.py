@@ -1,26 +1,41 @@
 """A term of the objective as data: source, credit, evidence, anchor, link, aggregation.
 
-    L = sum_k lambda_k L_k        L_k = - (1/Z) sum_u link(credit_u, evidence_u - anchor_u)
+    L = sum_k lambda_k(step) L_k        L_k = - (1/Z) sum_u link(credit_u, evidence_u - anchor_u)
 
-These are choices and numbers only. What they mean is computed in `credit.py`, `links.py` and `objective.py`; this
-module imports no torch, so that configurations are checked without it. Source: Generalized REINFORCE Optimization,
-arXiv 2503.19523; `docs/gro.md`.
+These are choices and numbers only. What they mean is computed in `credit.py`, `evidence.py`, `links.py` and
+`objective.py`; this module imports no torch, so that configurations are checked without it. Source: Generalized
+REINFORCE Optimization, arXiv 2503.19523; `docs/gro.md`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+Source = Literal["online", "pairs", "labelled", "demos"]
+"""fresh groups, or one of the data sets `[data.pairs]`, `[data.labelled]`, `[data.demos]`"""
+SOURCES: tuple[Source, ...] = ("online", "pairs", "labelled", "demos")
+Unit = Literal["token", "response", "pair"]
 
 
 @dataclass(frozen=True, slots=True)
 class Advantage:
-    """(R_i - baseline) / scale over the group (`none`: 0 and 1)."""
+    """(R_i - baseline) / scale."""
 
     kind: Literal["advantage"] = "advantage"
-    baseline: Literal["none", "mean", "leave-one-out"] = "mean"
-    scale: Literal["none", "group"] = "none"
-    """`group`: the unbiased standard deviation of the group's rewards + 1e-4"""
+    baseline: Literal["none", "mean", "leave-one-out", "greedy", "critic"] = "mean"
+    """`greedy`: the reward of a greedy response to the same problem; `critic`: generalised advantage estimation with
+    the critic's values, per token"""
+    scale: Literal["none", "group", "batch"] = "none"
+    """`group`: the unbiased standard deviation of the group's rewards + 1e-4; `batch`: minus the mean and over the
+    standard deviation of the batch, both over tokens"""
+    combine: Literal["sum-then-normalise", "normalise-then-sum"] = "sum-then-normalise"
+    """several rewards: credit of their sum, or each reward's own credit, summed and then normalised over the batch"""
+    discount: float = 1.0
+    """gamma of the critic's returns"""
+    trace: float = 0.95
+    """lambda of generalised advantage estimation (1506.02438)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +53,76 @@ class Threshold:
     at: float = 1.0
 
 
-Credit = Advantage | Best | Threshold
+@dataclass(frozen=True, slots=True)
+class Label:
+    """+1 for responses with a reward of at least `at` (labelled data: 1 for good, 0 for bad), -1 for the others."""
+
+    kind: Literal["label"] = "label"
+    at: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class One:
+    """1 for every response and every pair."""
+
+    kind: Literal["one"] = "one"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """1 for responses that a pair prefers, 0 for the others."""
+
+    kind: Literal["chosen"] = "chosen"
+
+
+@dataclass(frozen=True, slots=True)
+class CustomCredit:
+    """A credit of a plugin (`register_algorithms`)."""
+
+    name: str
+    kind: Literal["custom"] = "custom"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """arguments of the plugin's function"""
+
+
+CreditFunction = Callable[..., Any]
+"""`(rewards_NG, valid_NG) -> credit_NG`: what a plugin registers, its options bound"""
+Credit = Advantage | Best | Threshold | Label | One | Chosen | CustomCredit
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the policy says of a unit: h, from the log-probabilities l of its tokens.
+
+    token:     l
+    response:  beta f(l)            f(l) = sum_t gamma^t l_t | mean_t l_t | log(p / (1 - p)) with p = exp(mean_t l_t)
+    pair:      beta (f(l_chosen) - bias f(l_rejected))
+    With `reference`, l - l_ref takes the place of l.
+    """
+
+    unit: Unit = "token"
+    reduce: Literal["sum", "mean", "log-odds"] = "sum"
+    """f; for responses and pairs"""
+    reference: bool = False
+    """minus the reference policy's log-probability"""
+    beta: float = 1.0
+    """scale (a temperature)"""
+    discount: float = 1.0
+    """gamma of `sum`, per token from the first"""
+    bias: float = 1.0
+    """weight of the rejected response (2310.13639)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The constant that separates pushing up from pushing down; it never carries gradient.
+
+    none: 0; margin: `margin`; old: the same evidence under the policy when the batch arrived; kl: beta times an
+    estimate of KL(theta || reference) over the batch, at least 0 (2402.01306).
+    """
+
+    kind: Literal["none", "margin", "old", "kl"] = "none"
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +144,169 @@ class Clip:
     """with c < 0 also max(., dual c) (dual clip, 1912.09729); None: off"""
 
 
-Link = Linear | Clip
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """min(e^u, cap) c u with no gradient through the first factor (CISPO, 2506.13585)."""
+
+    kind: Literal["truncate"] = "truncate"
+    cap: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogSigmoid:
+    """c ((1 - smoothing) log s(u) + smoothing log s(-u)) (2305.18290; smoothing > 0: conservative DPO)."""
+
+    kind: Literal["logsigmoid"] = "logsigmoid"
+    smoothing: float = 0.0
+    """probability that a label is flipped"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sigmoid:
+    """lambda_y s(y u) with y = sign(c) (2402.01306)."""
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    desirable: float = 1.0
+    """lambda of y = +1"""
+    undesirable: float = 1.0
+    """lambda of y = -1"""
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """-c u^2 (2310.12036)."""
+
+    kind: Literal["square"] = "square"
+
+
+@dataclass(frozen=True, slots=True)
+class Hinge:
+    """c min(u, 0) (2305.10425)."""
+
+    kind: Literal["hinge"] = "hinge"
+
+
+@dataclass(frozen=True, slots=True)
+class CustomLink:
+    """A link of a plugin (`register_algorithms`)."""
+
+    name: str
+    kind: Literal["custom"] = "custom"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """arguments of the plugin's function"""
+
+
+LinkFunction = Callable[..., Any]
+"""`(u, c) -> value`, elementwise and differentiable in u: what a plugin registers, its options bound"""
+Link = Linear | Clip | Truncate | LogSigmoid | Sigmoid | Square | Hinge | CustomLink
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
     """How the units of a term are summed and normalised; Z is fixed over the global mini-batch before any forward."""
 
-    kind: Literal["token-mean", "credited-token-mean", "response-mean", "response-sum", "constant"] = "token-mean"
+    kind: Literal["token-mean", "response-mean", "response-sum", "constant", "responses", "pairs"] = "token-mean"
+    """tokens: `token-mean`, `response-mean`, `response-sum` or `constant` (sum / (length x responses)); responses and
+    pairs: their mean"""
+    credited: bool = False
+    """Z counts only responses with credit"""
     length: int | None = None
-    """tokens; the K of `constant` (sum over tokens / (K x responses)); None: the longest response allowed"""
+    """tokens; the K of `constant`; None: the longest response allowed"""
 
 
 @dataclass(frozen=True, slots=True)
 class KL:
-    """coefficient * KL(theta || reference) in the loss, aggregated as the term, u = l - l_ref."""
+    """coefficient * KL(theta || reference), u = l - l_ref."""
 
     coefficient: float = 0.0
-    estimator: Literal["k2", "k3"] = "k2"
-    """k2 = u^2 / 2 (the reverse KL's gradient), k3 = e^-u - 1 + u (GRPO's; the forward KL's gradient)"""
+    estimator: Literal["k1", "k2", "k3"] = "k2"
+    """k1 = u (in the reward only), k2 = u^2 / 2 (the reverse KL's gradient), k3 = e^-u - 1 + u (GRPO's; the forward
+    KL's gradient)"""
+    place: Literal["loss", "reward"] = "loss"
+    """`loss`: a penalty aggregated as the term; `reward`: taken off the reward, token by token, with l_old for l"""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Importance weight of fresh responses for the gap between sampler and learner, rho = exp(l_old - l_sampler)."""
+
+    kind: Literal["none", "truncate", "mask"] = "none"
+    """`truncate`: min(rho, high) (TIS); `mask`: rho inside [low, high], 0 outside (IcePop)"""
+    level: Literal["token", "sequence", "geometric"] = "token"
+    """per token; per response, exp of the sum or of the mean over its tokens"""
+    low: float = 0.5
+    high: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """How the pairs of a pair term are found in a group: chosen must beat rejected by more than `margin`."""
+
+    rule: Literal["best-worst", "correct-incorrect"] = "best-worst"
+    """the group's best against its worst, or every response of at least `correct` against every one below"""
+    most: int = 8
+    """pairs per group"""
+    margin: float = 0.0
+    """least difference of their rewards, exclusive"""
+    correct: float = 1.0
+    """reward of a correct response"""
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
     """One sum of weighted log-likelihoods."""
 
-    credit: Credit = field(default_factory=Advantage)
-    anchor: Literal["old", "none"] = "old"
-    link: Link = field(default_factory=Linear)
+    source: Source = "online"
+    """which responses"""
+    credit: Credit | CreditFunction = field(default_factory=Advantage)
+    """how good a response was"""
+    evidence: Evidence = field(default_factory=Evidence)
+    """what the policy says of it"""
+    anchor: Anchor = field(default_factory=Anchor)
+    """the constant that separates pushing up from pushing down"""
+    link: Link | LinkFunction = field(default_factory=Linear)
+    """how distance from the anchor becomes weight"""
     aggregation: Aggregation = field(default_factory=Aggregation)
+    """how units are summed and normalised"""
     kl: KL = field(default_factory=KL)
-    source: Literal["online"] = "online"
-    evidence: Literal["token"] = "token"
+    """penalty for leaving the reference policy"""
+    correction: Correction = field(default_factory=Correction)
+    """for the gap between sampler and learner"""
+    pairing: Pairing = field(default_factory=Pairing)
+    """how pairs are found in a group"""
+    entropy: float = 0.0
+    """coefficient of the entropy bonus, aggregated as the term"""
+    mask_truncated: bool = False
+    """responses cut at the length limit get no weight and leave Z (their rewards stay in the baseline)"""
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether pairs are looked for."""
+        return self.evidence.unit == "pair" or isinstance(self.credit, Chosen)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference policy's log-probabilities are needed."""
+        return self.evidence.reference or self.anchor.kind == "kl" or self.kl.coefficient > 0.0
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether a critic's values are needed."""
+        return isinstance(self.credit, Advantage) and self.credit.baseline == "critic"
+
+    @property
+    def needs_greedy(self) -> bool:
+        """Whether a greedy response per problem is needed."""
+        return isinstance(self.credit, Advantage) and self.credit.baseline == "greedy"
+
+    @property
+    def needs_old(self) -> bool:
+        """Whether the old policy's log-probabilities are needed before the first forward."""
+        return self.kl.coefficient > 0.0 and self.kl.place == "reward"
+
+    @property
+    def compares(self) -> bool:
+        """Whether a group of one response can give no credit."""
+        if isinstance(self.credit, Advantage):
+            return self.credit.baseline in ("mean", "leave-one-out") or self.credit.scale == "group"
+        return isinstance(self.credit, Best | Chosen) or self.evidence.unit == "pair"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from reasoner.learning.packing import MicroBatch, Row
+from reasoner.records import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,23 @@ class Inputs:
     def flat(self, values_RT: Tensor) -> Tensor:
         """(R, T) -> (S,), the inverse of `padded`."""
         return torch.cat([values_RT[row, :length] for row, length in enumerate(self.lengths_R)])
+
+    def weights(self, weights_RT: Tensor, mask_S: Tensor, like_S: Tensor) -> Tensor:
+        """(S,) weights in the format of `like_S`, without gradient; 0 where the mask is False.
+
+        Raises:
+            ValueError: the weights are not (R, T).
+        """
+        needed = (len(self.lengths_R), max(self.lengths_R))
+        if weights_RT.shape != needed:
+            raise ValueError(f"weights of shape {needed} are needed, got {tuple(weights_RT.shape)}")
+        return torch.where(mask_S, self.flat(weights_RT.detach().to(like_S)), 0.0)
+
+
+def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.device) -> Tensor:
+    """(S,) True where the policy wrote the token; `responses`: those of all groups, in group order."""
+    masks = [responses[index].policy_mask for index in batch.indices]
+    return torch.tensor(list(chain.from_iterable(masks)), device=device)
 
 
 def flat_inputs(batch: MicroBatch, device: torch.device) -> Inputs:

@@ -1,9 +1,10 @@
 """The learner: an algorithm-blind accumulator of weighted log-likelihood.
 
-    grad L = - sum_{i,t} w[i,t] * grad l[i,t]
+    grad L = - sum_{i,t} w[i,t] * grad l[i,t] - sum_{i,t} v[i,t] * grad H[i,t]
 
 It knows nothing of rewards, presets or ratios. It is given groups and a function from log-probabilities to weights; the
-objective (`reasoner.gro`) decides. Axes: R responses in group order, T tokens padded to the longest response at hand.
+objective (`reasoner.gro`) decides. Axes: R responses in
+group order, T tokens padded to the longest response at hand.
 """
 
 from __future__ import annotations
@@ -15,13 +16,24 @@ from typing import Protocol
 
 from torch import Tensor
 
-from reasoner.records import Group
+from reasoner.learning.packing import MicroBatch
+from reasoner.records import Group, Response
 
-WeightFunction = Callable[[Sequence[int], Tensor], Tensor]
-"""`(rows, logprobs_RT) -> weights_RT` for the responses `rows`: indices into all responses of the groups in group
-order, as they were packed, so not sorted. Both tensors are float32 (float64 for float64 models) on the learner's
-device, right-padded to the longest response of the call; `logprobs_RT` carries no gradient and is 0 at padding.
-Where the policy mask is False the learner ignores the weight."""
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What the objective wants of every token: w = - dL/dl and, with an entropy bonus, v = - dL/dH."""
+
+    logprobs_RT: Tensor
+    entropy_RT: Tensor | None = None
+    """None: no entropy bonus"""
+
+
+WeightFunction = Callable[[Sequence[int], Tensor], Weights]
+"""`(rows, logprobs_RT) -> weights` for the responses `rows`: indices into all responses of the groups in group order,
+as they were packed, so not sorted. Called once per micro-batch. All tensors are float32 (float64 for float64 models)
+on the learner's device, right-padded to the longest response of the call; `logprobs_RT` carries no gradient and is 0
+at padding. Where the policy mask is False the learner ignores the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,24 @@ class Accumulated:
     response_tokens: int
     responses: int
     loss: float
-    """- sum of w * l over all responses (its value depends on the weights' anchor; for the logs only)"""
+    """- sum of w * l - sum of v * H over all responses (its value depends on the weights' anchor; for the logs only);
+    of a critic: - sum of w * V"""
+    entropy: float = 0.0
+    """sum of H over the policy's tokens, nats; 0 when entropies were not asked for"""
+
+    @classmethod
+    def of(
+        cls, batches: Sequence[MicroBatch], responses: Sequence[Response], loss: float, entropy: float = 0.0
+    ) -> Accumulated:
+        """The counts of what went through the model."""
+        return cls(
+            rows=sum(len(batch.rows) for batch in batches),
+            tokens=sum(batch.tokens for batch in batches),
+            response_tokens=sum(len(response.token_ids) for response in responses),
+            responses=len(responses),
+            loss=loss,
+            entropy=entropy,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +99,25 @@ class Learner(Protocol):
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         ...
 
-    def accumulate(self, groups: Sequence[Group], weights: WeightFunction, temperature: float) -> Accumulated:
-        """Add the gradient of `- sum w * l` over all responses of `groups`, in packed micro-batches."""
+    def accumulate(
+        self,
+        groups: Sequence[Group],
+        weights: WeightFunction,
+        temperature: float,
+        *,
+        together: Sequence[int] | None = None,
+        entropy: bool = False,
+    ) -> Accumulated:
+        """Add the gradient of `- sum w * l - sum v * H` over all responses of `groups`, in packed micro-batches.
+
+        Args:
+            groups: the responses.
+            weights: gives w and v of a micro-batch.
+            temperature: the T of `softmax(logits / T)`, for l and for H, the entropy of a position's distribution.
+            together: (R,) the unit of every response, in group order: responses of one unit, all of one group, are in
+                one micro-batch whatever the token budget. None: every response is its own.
+            entropy: compute H; otherwise the weights' `entropy_RT` must be None.
+        """
         ...
 
     def step(self) -> StepResult:

@@ -1,13 +1,18 @@
 """Log-probabilities of given tokens from hidden states, without ever holding all logits.
 
     l[s] = log_softmax(z[s] / temperature)[target[s]]
+    H[s] = - sum_v p[s,v] log p[s,v],    p = softmax(z / temperature)    (only when asked for)
     z = cap * tanh(raw / cap),    raw = scale * (hidden @ weight^T + bias)
 
 Logits exist for at most `chunk` positions at a time, in the forward as in the backward pass (which computes them
 again, except for the last chunk, whose probabilities are kept): peak memory does not grow with response length x
 vocabulary. Softmax is taken in float32 (float64 for float64 models). The gradient is written out, because it then
 needs one buffer of a chunk's logits where autograd with checkpoints needs several, and adds to the weight's gradient
-in place.
+in place. With u = z / temperature:
+
+    dl/du_v = [v = target] - p_v,    dH/du_v = - p_v (log p_v + H)
+
+The entropy costs one more buffer of a chunk in either pass; without it there is neither the buffer nor the work.
 
 Legend: S response tokens, H hidden size, V vocabulary, C positions of a chunk.
 """
@@ -15,7 +20,7 @@ Legend: S response tokens, H hidden size, V vocabulary, C positions of a chunk.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -57,15 +62,32 @@ def head_of(model: Any) -> Head:
     )
 
 
-def token_logprobs(hidden_SH: Tensor, targets_S: Tensor, head: Head, temperature: float, chunk: int) -> Tensor:
-    """(S,) log-probability of each target, differentiable in the hidden states, the weight and the bias."""
+@overload
+def token_logprobs(
+    hidden_SH: Tensor, targets_S: Tensor, head: Head, temperature: float, chunk: int, *, entropy: Literal[False] = False
+) -> Tensor: ...
+
+
+@overload
+def token_logprobs(
+    hidden_SH: Tensor, targets_S: Tensor, head: Head, temperature: float, chunk: int, *, entropy: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
+
+
+def token_logprobs(
+    hidden_SH: Tensor, targets_S: Tensor, head: Head, temperature: float, chunk: int, *, entropy: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """(S,) log-probability of each target; with `entropy` also (S,) the entropy of the distribution it is drawn from.
+
+    Both are differentiable in the hidden states, the weight and the bias.
+    """
     if temperature <= 0.0:
         raise ValueError(f"log-probabilities need a temperature above 0, got {temperature}")
     device = hidden_SH.device.type
     if torch.is_autocast_enabled(device):
         hidden_SH = hidden_SH.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        logprobs: Tensor = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+        logprobs_S, entropies_S = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
             hidden_SH,
             head.weight_VH,
             head.bias_V,
@@ -73,8 +95,9 @@ def token_logprobs(hidden_SH: Tensor, targets_S: Tensor, head: Head, temperature
             head.scale / temperature,
             _over(head.cap, temperature),
             chunk,
+            entropy,
         )
-    return logprobs
+    return (logprobs_S, entropies_S) if entropy else logprobs_S
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -90,22 +113,29 @@ class _TokenLogprobs(torch.autograd.Function):
         scale: float,
         cap: float | None,
         chunk: int,
-    ) -> Tensor:
-        ctx.save_for_backward(hidden_SH, weight_VH, bias_V, targets_S)
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         ctx.scale, ctx.cap, ctx.chunk, ctx.kept = scale, cap, chunk, None
-        logprobs = []
+        ctx.set_materialize_grads(False)  # an entropy that is only reported costs no backward
+        logprobs, entropies = [], []
         for hidden_CH, targets_C in zip(torch.split(hidden_SH, chunk), torch.split(targets_S, chunk), strict=True):
             logits_CV = _logits(hidden_CH, weight_VH, bias_V, scale, cap)
             chosen = logits_CV.gather(1, targets_C.unsqueeze(1))
             top, total = _softmax_(logits_CV)
             logprobs.append((chosen - top - total.log()).squeeze(1))
+            if entropy:
+                entropies.append(torch.special.entr(logits_CV).sum(1))
         if cap is None and any(ctx.needs_input_grad):
             ctx.kept = logits_CV
-        return torch.cat(logprobs)
+        entropies_S = torch.cat(entropies) if entropy else None
+        ctx.save_for_backward(hidden_SH, weight_VH, bias_V, targets_S, entropies_S)
+        return torch.cat(logprobs), entropies_S
 
     @staticmethod
-    def backward(ctx: Any, grad_S: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_SH, weight_VH, bias_V, targets_S = ctx.saved_tensors
+    def backward(ctx: Any, grad_S: Tensor | None, grad_entropy_S: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden_SH, weight_VH, bias_V, targets_S, entropies_S = ctx.saved_tensors
+        if grad_S is None:
+            grad_S = torch.zeros(len(hidden_SH), device=hidden_SH.device)
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         weight = weight_VH.to(hidden_SH.dtype)
         grad_hidden = torch.empty_like(hidden_SH) if wants_hidden else None
@@ -119,14 +149,15 @@ class _TokenLogprobs(torch.autograd.Function):
                 probs_CV = _logits(hidden_SH[part], weight_VH, bias_V, ctx.scale, ctx.cap)
                 slope = None if ctx.cap is None else 1 - (probs_CV / ctx.cap).square()
                 _softmax_(probs_CV)
-            raw_CV = _grad_raw_(probs_CV, targets_S[part], grad_S[part], ctx.scale, slope).to(hidden_SH.dtype)
+            entropy = None if grad_entropy_S is None else (entropies_S[part], grad_entropy_S[part])
+            raw_CV = _grad_raw_(probs_CV, targets_S[part], grad_S[part], ctx.scale, slope, entropy).to(hidden_SH.dtype)
             if grad_hidden is not None:
                 torch.mm(raw_CV, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 _add_product_(grad_weight, raw_CV, hidden_SH[part])
             if grad_bias is not None:
                 grad_bias += raw_CV.sum(0)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
 
 
 def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, scale: float, cap: float | None) -> Tensor:
@@ -148,10 +179,28 @@ def _softmax_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
     return top, total
 
 
-def _grad_raw_(probs_CV: Tensor, targets_C: Tensor, grad_C: Tensor, scale: float, slope_CV: Tensor | None) -> Tensor:
-    """Gradient with respect to `hidden @ weight^T + bias`, in place: scale * slope * grad * (onehot - probs)."""
+def _grad_raw_(
+    probs_CV: Tensor,
+    targets_C: Tensor,
+    grad_C: Tensor,
+    scale: float,
+    slope_CV: Tensor | None,
+    entropy: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Gradient with respect to `hidden @ weight^T + bias`, in place.
+
+    scale * slope * (grad * (onehot - probs) - grad_entropy * probs * (log probs + entropy)), where `entropy` is the
+    pair of the entropies and their gradient, both (C,); None: without the second term.
+    """
     grad = (grad_C.to(probs_CV.dtype) * scale).unsqueeze(1)
-    probs_CV.mul_(-grad).scatter_add_(1, targets_C.unsqueeze(1), grad)
+    if entropy is None:
+        probs_CV.mul_(-grad)
+    else:
+        entropy_C1, grad_entropy_C1 = (part.to(probs_CV.dtype).unsqueeze(1) for part in entropy)
+        grad_entropy_C1 = grad_entropy_C1 * scale
+        surprise_CV = torch.special.entr(probs_CV).mul_(grad_entropy_C1)
+        probs_CV.mul_(-grad - grad_entropy_C1 * entropy_C1).add_(surprise_CV)
+    probs_CV.scatter_add_(1, targets_C.unsqueeze(1), grad)
     return probs_CV if slope_CV is None else probs_CV.mul_(slope_CV)
 
 

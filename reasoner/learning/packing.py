@@ -3,11 +3,15 @@
 A *row* is a prompt and one or more responses that continue it; inside a row the prompt is there once. Rows are laid
 one after the other, without padding, until a micro-batch holds `token_budget` tokens. The last token of a response
 only ever is a target, so it is not among the tokens that go through the model.
+
+A *unit* is one or more responses of a group whose weights depend on each other (a preference pair): they go through
+the model in one micro-batch whatever the budget, and in one row where the prompt is shared. `together` names the unit
+of every response, in group order; None: every response is its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,31 +60,39 @@ class MicroBatch:
         return tuple(response for row in self.rows for response in row.responses)
 
 
-def pack(groups: Sequence[Group], token_budget: int, sharing: Sharing) -> tuple[MicroBatch, ...]:
-    """Micro-batches of at most `token_budget` tokens (first fit, longest row first); a longer row gets its own."""
-    rows = [row for first, group in _numbered(groups) for row in _rows(group, first, token_budget, sharing)]
+def pack(
+    groups: Sequence[Group], token_budget: int, sharing: Sharing, together: Sequence[int] | None = None
+) -> tuple[MicroBatch, ...]:
+    """Micro-batches of at most `token_budget` tokens (first fit, longest first); a longer row or unit gets its own."""
+    pieces = [piece for each in _numbered(groups, together) for piece in _pieces(each, token_budget, sharing)]
     bins: list[list[Row]] = []
     free: list[int] = []
-    for row in sorted(rows, key=lambda row: row.tokens, reverse=True):
-        place = next((place for place, room in enumerate(free) if row.tokens <= room), None)
+    for piece in sorted(pieces, key=_tokens, reverse=True):
+        tokens = _tokens(piece)
+        place = next((place for place, room in enumerate(free) if tokens <= room), None)
         if place is None:
-            bins.append([row])
-            free.append(token_budget - row.tokens)
+            bins.append([*piece])
+            free.append(token_budget - tokens)
         else:
-            bins[place].append(row)
-            free[place] -= row.tokens
+            bins[place] += piece
+            free[place] -= tokens
     return tuple(MicroBatch(tuple(rows)) for rows in bins)
 
 
-def pack_padded(groups: Sequence[Group], token_budget: int) -> tuple[MicroBatch, ...]:
-    """Micro-batches of single-response rows that will be padded to their longest: `rows * longest <= token_budget`."""
-    rows = [row for first, group in _numbered(groups) for row in _single_rows(group, first)]
+def pack_padded(
+    groups: Sequence[Group], token_budget: int, together: Sequence[int] | None = None
+) -> tuple[MicroBatch, ...]:
+    """Micro-batches of single-response rows that will be padded to their longest: `rows * longest <= token_budget`; a
+    unit that needs more gets its own."""
+    pieces = [piece for each in _numbered(groups, together) for piece in _single_rows(each)]
     batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: row.tokens, reverse=True):
-        if batches and (len(batches[-1]) + 1) * batches[-1][0].tokens <= token_budget:
-            batches[-1].append(row)
+    longest = 0
+    for piece in sorted(pieces, key=_longest, reverse=True):
+        if batches and (len(batches[-1]) + len(piece)) * longest <= token_budget:
+            batches[-1] += piece
         else:
-            batches.append([row])
+            batches.append([*piece])
+            longest = _longest(piece)
     return tuple(MicroBatch(tuple(rows)) for rows in batches)
 
 
@@ -91,46 +103,86 @@ def worth_sharing(group: Group) -> bool:
     return (count - 1) * prompt > WORTH_SHARING * apart
 
 
-def _numbered(groups: Sequence[Group]) -> Iterator[tuple[int, Group]]:
-    """Each group with the index of its first response."""
+@dataclass(frozen=True, slots=True)
+class _Numbered:
+    """A group among all groups."""
+
+    group: Group
+    first: int
+    """index of its first response"""
+    units: tuple[tuple[int, ...], ...]
+    """places in the group of the responses of each unit, in order of the first of them"""
+
+    def row(self, places: Sequence[int]) -> Row:
+        """These responses after one prompt."""
+        responses = self.group.responses
+        return Row(
+            self.group.prompt_ids,
+            tuple(responses[place].token_ids for place in places),
+            tuple(self.first + place for place in places),
+        )
+
+
+_Piece = tuple[Row, ...]
+"""rows that are never split over micro-batches"""
+
+
+def _numbered(groups: Sequence[Group], together: Sequence[int] | None) -> Iterator[_Numbered]:
+    count = sum(len(group.responses) for group in groups)
+    if together is None:
+        together = range(count)
+    if len(together) != count:
+        raise ValueError(f"together needs one unit per response: {count} of them, got {len(together)}")
     first = 0
+    owner: dict[int, Group] = {}
     for group in groups:
         if not group.prompt_ids:
             raise ValueError(
                 f"problem {group.problem.id!r} has an empty prompt: nothing predicts the first response token"
             )
-        yield first, group
+        units: dict[int, list[int]] = {}
+        for place in range(len(group.responses)):
+            units.setdefault(together[first + place], []).append(place)
+        for unit in units:
+            if unit in owner:
+                raise ValueError(
+                    f"unit {unit} spans two groups, of problems {owner[unit].problem.id!r} and {group.problem.id!r}: "
+                    "only responses of one group go together; give each group units of its own"
+                )
+            owner[unit] = group
+        yield _Numbered(group, first, tuple(map(tuple, units.values())))
         first += len(group.responses)
 
 
-def _rows(group: Group, first: int, token_budget: int, sharing: Sharing) -> Iterable[Row]:
-    share = sharing == "always" or (sharing == "auto" and worth_sharing(group))
-    return _shared_rows(group, first, token_budget) if share else _single_rows(group, first)
+def _pieces(each: _Numbered, token_budget: int, sharing: Sharing) -> Iterator[_Piece]:
+    share = sharing == "always" or (sharing == "auto" and worth_sharing(each.group))
+    return _shared_rows(each, token_budget) if share else _single_rows(each)
 
 
-def _single_rows(group: Group, first: int) -> Iterator[Row]:
-    for index, response in enumerate(group.responses, first):
-        yield Row(group.prompt_ids, (response.token_ids,), (index,))
+def _single_rows(each: _Numbered) -> Iterator[_Piece]:
+    for unit in each.units:
+        yield tuple(each.row([place]) for place in unit)
 
 
-def _shared_rows(group: Group, first: int, token_budget: int) -> Iterator[Row]:
-    """As many responses per row as fit into the budget, in their order; at least one."""
+def _shared_rows(each: _Numbered, token_budget: int) -> Iterator[_Piece]:
+    """As many units per row as fit into the budget, in their order; at least one."""
+    group = each.group
     pending: list[int] = []
     tokens = len(group.prompt_ids)
-    for place, response in enumerate(group.responses):
-        more = len(response.token_ids) - 1
+    for unit in each.units:
+        more = sum(len(group.responses[place].token_ids) - 1 for place in unit)
         if pending and tokens + more > token_budget:
-            yield _row(group, first, pending)
+            yield (each.row(pending),)
             pending, tokens = [], len(group.prompt_ids)
-        pending.append(place)
+        pending += unit
         tokens += more
     if pending:
-        yield _row(group, first, pending)
+        yield (each.row(pending),)
 
 
-def _row(group: Group, first: int, places: Sequence[int]) -> Row:
-    return Row(
-        group.prompt_ids,
-        tuple(group.responses[place].token_ids for place in places),
-        tuple(first + place for place in places),
-    )
+def _tokens(piece: _Piece) -> int:
+    return sum(row.tokens for row in piece)
+
+
+def _longest(piece: _Piece) -> int:
+    return max(row.tokens for row in piece)

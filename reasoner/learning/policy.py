@@ -1,64 +1,27 @@
 """A causal language model that scores responses: the packed forward pass, without an optimiser.
 
-The learner is one with an optimiser around it; the reference policy is one that stays as it was. Both hold float32
-parameters. With dtype bfloat16 the forward pass runs under autocast: the parameters are their own float32 master
-copy, gradients add up in float32 (bfloat16 sums would depend on how a batch was cut), and a fresh learner and its
-reference agree.
+The learner is one with an optimiser around it; the reference policy is one that stays as it was.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.utils import logging as bars
 
-from reasoner.errors import RunError, UserError
-from reasoner.learning.attention import IMPLEMENTATION
-from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
+from reasoner.learning.backbone import Backbone, Dtype, Packing
+from reasoner.learning.inputs import Inputs
 from reasoner.learning.logprobs import head_of, token_logprobs
-from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
+from reasoner.learning.packing import MicroBatch, Row, Sharing
 from reasoner.records import Group
 
-Dtype = Literal["float32", "bfloat16", "float64"]
-ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
-"""mean absolute difference per token between the packed and the plain forward pass on the first batch
-(float64 models of transformers still normalise in float32)"""
-_CHECKED_TOKENS = 64
-"""tokens of a response that the comparison on the first batch reads: it holds their whole logits"""
+__all__ = ["Dtype", "Packing", "TorchPolicy"]
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """How sequences go through the model, and why."""
-
-    flat: bool
-    """rows one after the other without padding; False: one response per sequence, padded on the right"""
-    sharing: Sharing
-    token_budget: int
-    why: str = ""
-
-    def micro_batches(self, groups: Sequence[Group]) -> tuple[MicroBatch, ...]:
-        """The groups in pieces of at most `token_budget` tokens."""
-        if self.flat:
-            return pack(groups, self.token_budget, self.sharing)
-        return pack_padded(groups, self.token_budget)
-
-    def __str__(self) -> str:
-        if not self.flat:
-            return f"one response per padded sequence ({self.why}), {self.token_budget} tokens per micro-batch"
-        shared = {"auto": "shared where it pays", "always": "shared", "never": "not shared"}[self.sharing]
-        return f"packed rows, prompts {shared}, {self.token_budget} tokens per micro-batch"
-
-
-class TorchPolicy:
+class TorchPolicy(Backbone):
     """A transformers model and the log-probabilities that it gives to responses."""
 
     def __init__(
@@ -89,35 +52,18 @@ class TorchPolicy:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`, or it has no linear
                 output layer.
         """
-        self.device = torch.device(device)
-        self.dtype = dtype
+        super().__init__(
+            folder,
+            device=device,
+            dtype=dtype,
+            token_budget=token_budget,
+            share_prompts=share_prompts,
+            gradient_checkpointing=gradient_checkpointing,
+            trust_remote_code=trust_remote_code,
+            output_layer=True,
+        )
         self._chunk = logit_chunk
-        self._checked = False
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        _without_dropout(config)
-        with no_progress_bars():
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float64 if dtype == "float64" else torch.float32,
-                attn_implementation=_attention_of(config),
-                trust_remote_code=trust_remote_code,
-            ).to(self.device)
         self._head = head_of(self.model)
-        self.packing = _choose_packing(self.model, share_prompts, token_budget)
-        self._plain_attention = self.model.config._attn_implementation
-        if self.packing.flat:
-            self.model.set_attn_implementation(IMPLEMENTATION)
-        # transformers recomputes activations in training mode only; no dropout is left that this mode would switch on.
-        self.model.train(gradient_checkpointing)
-        if gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-
-    @property
-    def description(self) -> str:
-        """Versions, device, number format and packing, for the log."""
-        numbers = "bfloat16 over float32 parameters" if self.dtype == "bfloat16" else self.dtype
-        return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}"
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
@@ -132,13 +78,18 @@ class TorchPolicy:
 
     def forward(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Inputs]:
         """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `indices`, with gradient."""
-        inputs = (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
-        flat = {"position_ids": inputs.position_ids_BL, "row_shapes": inputs.shapes} if self.packing.flat else {}
-        with self._autocast():
-            output = self.model.base_model(input_ids=inputs.input_ids_BL, use_cache=False, **flat)
-            hidden_SH = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
-            logprobs_S = token_logprobs(hidden_SH, inputs.targets_S, self._head, temperature, self._chunk)
-        return logprobs_S, inputs
+        hidden_SH, inputs = self.hidden(batch)
+        with self.autocast():
+            return token_logprobs(hidden_SH, inputs.targets_S, self._head, temperature, self._chunk), inputs
+
+    def forward_with_entropy(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor, Inputs]:
+        """The same, and (S,) the entropy of the distribution that each token was drawn from, with gradient."""
+        hidden_SH, inputs = self.hidden(batch)
+        with self.autocast():
+            logprobs_S, entropies_S = token_logprobs(
+                hidden_SH, inputs.targets_S, self._head, temperature, self._chunk, entropy=True
+            )
+        return logprobs_S, entropies_S, inputs
 
     def check(self, groups: Sequence[Group], temperature: float) -> None:
         """On the first batch: compare a few packed responses with plain forward passes over one sequence each.
@@ -146,29 +97,13 @@ class TorchPolicy:
         Raises:
             RunError: they differ by more than rounding.
         """
-        if self._checked or not groups:
-            return
-        few = [_shortened(group) for group in groups[:2]]
-        rows = [row for batch in pack(few, self.packing.token_budget, self._checked_sharing) for row in batch.rows]
-        gap = self._gap(rows, temperature)
-        if not gap <= ALLOWED_GAP[self.dtype]:
-            raise RunError(
-                f"{type(self.model).__name__}: log-probabilities of packed responses differ from those of single "
-                f"sequences by {gap:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}): training would be "
-                "wrong. Its attention or output layer does something that the packed forward pass does not know: "
-                "please report the model"
-            )
-        self._checked = True
-
-    @property
-    def _checked_sharing(self) -> Sharing:
-        return "never" if not self.packing.flat or self.packing.sharing == "never" else "always"
+        self.compare_once(groups, "log-probabilities", lambda rows: self._gap(rows, temperature))
 
     @torch.no_grad()
     def _gap(self, rows: Sequence[Row], temperature: float) -> float:
         """Mean absolute difference per token."""
         packed_S, _ = self.forward(MicroBatch(tuple(rows)), temperature)
-        with self._own_attention():
+        with self.own_attention():
             plain_S = torch.cat([self._plain(row, response, temperature) for row in rows for response in row.responses])
         return float((packed_S - plain_S).abs().mean())
 
@@ -177,89 +112,8 @@ class TorchPolicy:
         ids = torch.tensor([[*row.prompt_ids, *response]], device=self.device)
         keep = len(response) + 1
         known = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        with self._autocast():
+        with self.autocast():
             logits = self.model(input_ids=ids, use_cache=False, **({"logits_to_keep": keep} if known else {})).logits
         wide = torch.float64 if self.dtype == "float64" else torch.float32
         logprobs = torch.log_softmax(logits[0, -keep:-1].to(wide) / temperature, dim=-1)
         return logprobs.gather(1, torch.tensor(response, device=self.device).unsqueeze(1)).squeeze(1)
-
-    @contextmanager
-    def _own_attention(self) -> Iterator[None]:
-        """The model's own attention instead of the packed one."""
-        if not self.packing.flat:
-            yield
-            return
-        self.model.set_attn_implementation(self._plain_attention)
-        try:
-            yield
-        finally:
-            self.model.set_attn_implementation(IMPLEMENTATION)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars out of the run's own view."""
-    if not bars.is_progress_bar_enabled():
-        yield
-        return
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        bars.enable_progress_bar()
-
-
-def _without_dropout(config: Any) -> None:
-    """Set every dropout and routing noise to 0: log-probabilities must be a function of the weights."""
-    for part in (config, config.get_text_config()):
-        for name, value in part.to_dict().items():
-            if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "drop_path", "jitter")):
-                setattr(part, name, 0.0)
-
-
-def _attention_of(config: Any) -> str | None:
-    """None: transformers' choice. A soft cap of the scores needs `eager`: sdpa leaves it out without a word."""
-    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
-
-
-def _choose_packing(model: Any, sharing: Sharing, token_budget: int) -> Packing:
-    why = _why_not_flat(model)
-    if why and sharing == "always":
-        raise UserError(
-            f"learning.share_prompts = 'always' is impossible for {type(model).__name__}: {why}; use 'auto'"
-        )
-    return Packing(not why, "never" if why else sharing, token_budget, why)
-
-
-def _why_not_flat(model: Any) -> str:
-    """What keeps several sequences from being laid one after the other; empty: nothing."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if getattr(model, "_is_stateful", False) or any("linear" in kind or "mamba" in kind for kind in kinds):
-        return "recurrent layers"
-    if kinds != {"full_attention"}:
-        return f"layers of type {', '.join(sorted(kinds))}"
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        return "sliding-window attention"
-    if getattr(config, "attn_logit_softcapping", None):
-        return "attention scores with a soft cap"
-    if not getattr(model, "_supports_attention_backend", False):
-        return "its attention cannot be replaced"
-    return ""
-
-
-def _shortened(group: Group) -> Group:
-    """Two responses of a group, cut to what the comparison reads."""
-    few = tuple(
-        replace(
-            response,
-            token_ids=response.token_ids[:_CHECKED_TOKENS],
-            policy_mask=response.policy_mask[:_CHECKED_TOKENS],
-            sampler_logprobs=response.sampler_logprobs[:_CHECKED_TOKENS],
-        )
-        for response in group.responses[:2]
-    )
-    return replace(group, responses=few)

@@ -1,26 +1,22 @@
 """The learner in plain torch: one process, one device.
 
-AdamW over float32 parameters (see `policy.py` for bfloat16); dropout is 0; the loss of a micro-batch is `- sum w * l`.
-Nothing is normalised here, so the gradient does not depend on how the batch was cut.
+AdamW over float32 parameters (see `backbone.py` for bfloat16); dropout is 0; the loss of a micro-batch is
+`- sum w * l - sum v * H`, the second sum with an entropy bonus only. Nothing is normalised here, so the gradient does
+not depend on how the batch was cut.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
-
 from reasoner.config import LearningConfig
-from reasoner.learning.inputs import Inputs
+from reasoner.learning.backbone import Dtype
+from reasoner.learning.inputs import policy_mask
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
+from reasoner.learning.optimizer import Optimizer
 from reasoner.learning.packing import MicroBatch
-from reasoner.learning.policy import Dtype, TorchPolicy, no_progress_bars
-from reasoner.learning.schedule import learning_rate
+from reasoner.learning.policy import TorchPolicy
 from reasoner.records import Group, Response
 from reasoner.weights import write_weights
 
@@ -58,21 +54,10 @@ class TorchLearner:
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
         )
-        self._folder = folder
-        self._trust = trust_remote_code
         self._config = config
-        self._total_steps = total_steps
-        self._parameters = [p for p in self.policy.model.parameters() if p.requires_grad]
-        # Fused: one pass over memory and no temporary copy of the parameters.
-        self._optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
+        self._optimizer = Optimizer(
+            self.policy.model.parameters(), config, peak=config.learning_rate, total_steps=total_steps
         )
-        self._version = 0
-        self._has_gradient = False
 
     @property
     def description(self) -> str:
@@ -81,88 +66,63 @@ class TorchLearner:
 
     @property
     def version(self) -> int:
-        return self._version
+        return self._optimizer.version
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         return self.policy.logprobs(groups, temperature)
 
-    def accumulate(self, groups: Sequence[Group], weights: WeightFunction, temperature: float) -> Accumulated:
+    def accumulate(
+        self,
+        groups: Sequence[Group],
+        weights: WeightFunction,
+        temperature: float,
+        *,
+        together: Sequence[int] | None = None,
+        entropy: bool = False,
+    ) -> Accumulated:
         self.policy.check(groups, temperature)
         responses = [response for group in groups for response in group.responses]
-        batches = self.policy.packing.micro_batches(groups)
-        loss = sum(self._accumulate_one(batch, responses, weights, temperature) for batch in batches)
-        return Accumulated(
-            rows=sum(len(batch.rows) for batch in batches),
-            tokens=sum(batch.tokens for batch in batches),
-            response_tokens=sum(len(response.token_ids) for response in responses),
-            responses=len(responses),
-            loss=float(loss),
+        batches = self.policy.packing.micro_batches(groups, together)
+        done = [self._accumulate_one(batch, responses, weights, temperature, entropy) for batch in batches]
+        return Accumulated.of(
+            batches, responses, sum((loss for loss, _ in done), 0.0), sum((found for _, found in done), 0.0)
         )
 
     def _accumulate_one(
-        self, batch: MicroBatch, responses: Sequence[Response], weights: WeightFunction, temperature: float
-    ) -> float:
-        """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * l."""
-        logprobs_S, inputs = self.policy.forward(batch, temperature)
-        masks = [responses[index].policy_mask for index in batch.indices]
-        mask_S = torch.tensor(list(chain.from_iterable(masks)), device=self.policy.device)
-        weights_S = torch.where(mask_S, _weigh(weights, batch.indices, logprobs_S.detach(), inputs), 0.0)
+        self,
+        batch: MicroBatch,
+        responses: Sequence[Response],
+        weights: WeightFunction,
+        temperature: float,
+        entropy: bool,
+    ) -> tuple[float, float]:
+        """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * l - sum v * H and sum H."""
+        entropies_S = None
+        if entropy:
+            logprobs_S, entropies_S, inputs = self.policy.forward_with_entropy(batch, temperature)
+        else:
+            logprobs_S, inputs = self.policy.forward(batch, temperature)
+        mask_S = policy_mask(batch, responses, self.policy.device)
+        found = weights(batch.indices, inputs.padded(logprobs_S.detach()))
+        weights_S = inputs.weights(found.logprobs_RT, mask_S, logprobs_S)
         loss = -(weights_S * logprobs_S).sum()
-        if weights_S.any():
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._has_gradient = True
-        return float(loss.detach())
+        wanted = bool(weights_S.any())
+        if found.entropy_RT is not None:
+            if entropies_S is None:
+                raise ValueError("weights of the entropy were given, but no entropies: pass entropy=True to accumulate")
+            bonus_S = inputs.weights(found.entropy_RT, mask_S, logprobs_S)
+            loss = loss - (bonus_S * entropies_S).sum()
+            wanted = wanted or bool(bonus_S.any())
+        if wanted:
+            self._optimizer.backward(loss)
+        total = 0.0 if entropies_S is None else float(entropies_S.detach()[mask_S].sum())
+        return float(loss.detach()), total
 
     def step(self) -> StepResult:
-        rate = learning_rate(
-            self._version, self._total_steps, self._config.learning_rate, self._config.warmup_steps, self._config.decay
-        )
-        if not self._has_gradient:
-            return StepResult(False, "nothing to learn from: every weight was zero", 0.0, rate, self._version)
-        limit = self._config.max_grad_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit if limit is not None else float("inf")))
-        applied = math.isfinite(norm)
-        if applied:
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            self._optimizer.step()
-            self._version += 1
-        self._optimizer.zero_grad(set_to_none=True)
-        self._has_gradient = False
-        reason = "" if applied else f"the gradient is not finite (norm {norm}): step skipped"
-        return StepResult(applied, reason, norm, rate, self._version)
+        return self._optimizer.step()
 
     def publish(self, folder: Path) -> str:
-        return write_weights(folder, self._weights())
+        return write_weights(folder, self.policy.weights())
 
     def save(self, folder: Path) -> None:
-        with no_progress_bars():
-            self.policy.model.save_pretrained(folder, state_dict=self._weights())
-        # The source's own configuration, not the loaded one, in which dropout was set to 0.
-        config = AutoConfig.from_pretrained(self._folder, trust_remote_code=self._trust)
-        config.dtype = self._published_dtype
-        config.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust).save_pretrained(folder)
-
-    @property
-    def _published_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.policy.dtype)
-        return dtype
-
-    def _weights(self) -> dict[str, Tensor]:
-        """The weights as they are published, by name; a tied output layer is there under its own name too."""
-        cast: dict[int, Tensor] = {}  # what shares memory still does afterwards: transformers writes it once
-        state = self.policy.model.state_dict()
-        return {name: cast.setdefault(value.data_ptr(), self._cast(value)) for name, value in state.items()}
-
-    def _cast(self, value: Tensor) -> Tensor:
-        return value.to(self._published_dtype) if value.is_floating_point() else value
-
-
-def _weigh(weights: WeightFunction, rows: Sequence[int], logprobs_S: Tensor, inputs: Inputs) -> Tensor:
-    """(S,) weights of the response tokens."""
-    logprobs_RT = inputs.padded(logprobs_S)
-    weights_RT = weights(rows, logprobs_RT)
-    if weights_RT.shape != logprobs_RT.shape:
-        raise ValueError(f"weights of shape {tuple(logprobs_RT.shape)} are needed, got {tuple(weights_RT.shape)}")
-    return inputs.flat(weights_RT.detach().to(logprobs_RT))
+        self.policy.save(folder)

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from reasoner.evaluation import Evaluation
 from reasoner.reporting.format import duration, interval, number
-from reasoner.reporting.metrics import find, sources
+from reasoner.reporting.metrics import find, headline, sources
 
 RECENT = 5
 """steps whose mean time predicts the rest"""
@@ -23,7 +23,7 @@ def facts(chosen: Mapping[str, str]) -> str:
 def step(number_: int, total: int, history: Sequence[Mapping[str, float]]) -> str:
     """One line per step: the rewards, the lengths, what may go wrong, speed and time left."""
     metrics = history[-1]
-    names = ["reward/mean", *(f"reward/{source}/mean" for source in sources(metrics))]
+    names = headline(metrics)
     names += ["response/finished", "response/length_mean", "groups/no_credit", "gap/mean", "tokens_per_s/sample"]
     parts = [f"{label(name)} {_shown(name, metrics)}" for name in names if name in metrics]
     if "time/total" in metrics:
@@ -75,6 +75,8 @@ def label(name: str) -> str:
         "memory/rss_gib": "memory",
         "memory/device_gib": "GPU memory",
     }
+    if name.startswith("term/"):
+        return name.removeprefix("term/").replace("/", " ")
     return short.get(name) or name.removeprefix("reward/").removesuffix("/mean")
 
 

@@ -14,7 +14,7 @@ Unit = Literal["reward", "share", "tokens", "tokens/s", "s", "GiB", "nats", "cou
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure per step. `<source>` in a name stands for a reward source."""
+    """One figure per step. In a name, `<source>` stands for a reward source and `<term>` for a term of `[gro]`."""
 
     name: str
     unit: Unit
@@ -32,11 +32,20 @@ METRICS: tuple[Metric, ...] = (
     Metric("response/length_mean", "tokens", "response length"),
     Metric("response/finished", "share", "responses that ended by themselves, not at the length limit"),
     Metric("credit/abs_mean", "reward", "size of the credit over responses"),
-    Metric("weight/positive", "number", "mass of the weights that push responses up"),
-    Metric("weight/negative", "number", "mass of the weights that push responses down"),
-    Metric("weight/zero_share", "share", "response tokens with weight 0"),
-    Metric("weight/clipped_share", "share", "response tokens whose weight the clip set to 0"),
-    Metric("weight/ess", "number", "effective sample size: (sum of |w|)^2 / sum of w^2 over responses"),
+    Metric("term/<term>/weight", "number", "lambda of a term of the objective at this step"),
+    Metric("term/<term>/loss", "number", "its loss, without lambda"),
+    Metric("term/<term>/positive", "number", "mass of its weights that push responses up"),
+    Metric("term/<term>/negative", "number", "mass of its weights that push responses down"),
+    Metric("term/<term>/zero_share", "share", "its tokens with weight 0"),
+    Metric("term/<term>/clipped_share", "share", "its tokens with credit whose weight the link set to 0"),
+    Metric("term/<term>/ess", "number", "effective sample size: (sum of |w|)^2 / sum of w^2 over responses"),
+    Metric("term/<term>/ratio_mean", "number", "mean over tokens of e^(log-probability now - when the batch arrived)"),
+    Metric("term/<term>/ratio_max", "number", "largest such ratio"),
+    Metric("term/<term>/kl", "nats", "KL to the reference policy per token, by the configured estimator"),
+    Metric("term/<term>/corrected_share", "share", "tokens whose sampler-to-learner importance weight was cut"),
+    Metric("term/<term>/pairs", "count", "preference pairs"),
+    Metric("term/<term>/accuracy", "share", "pairs in which the chosen response has more evidence"),
+    Metric("term/<term>/margin", "number", "mean difference of evidence of a pair"),
     Metric("update/loss", "number", "- sum of w * log-probability, as the learner saw it"),
     Metric("update/grad_norm", "number", "gradient norm before clipping"),
     Metric("update/learning_rate", "number", "learning rate of the last optimiser step"),
@@ -46,7 +55,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("gap/mean", "nats", "mean |log-probability of the learner - of the sampler| per token"),
     Metric("gap/max", "nats", "largest such difference"),
     Metric("gap/k3", "nats", "k3 estimate of the KL divergence between sampler and learner"),
-    Metric("kl/reference", "nats", "KL to the reference policy per token, by the configured estimator"),
+    Metric("entropy", "nats", "mean entropy per token; with an entropy bonus only"),
+    Metric("critic/loss", "number", "value loss"),
+    Metric("critic/explained_variance", "share", "1 - Var(return - value) / Var(return) over tokens, old values"),
+    Metric("critic/grad_norm", "number", "gradient norm of the critic before clipping"),
+    Metric("groups/kept", "count", "groups with differences that dynamic sampling found; with dynamic sampling only"),
+    Metric("groups/draws", "count", "times that problems were drawn so far; with dynamic sampling only"),
     Metric("time/sample", "s", "sampling"),
     Metric("time/score_wait", "s", "waiting for rewards after the last response; the rest hides behind sampling"),
     Metric("time/update", "s", "annotating, credit and update"),
@@ -61,6 +75,7 @@ METRICS: tuple[Metric, ...] = (
 # fmt: on
 
 _SOURCE = re.compile(r"reward/(?P<source>.+)/(?P<kind>mean|failed)")
+_TERM = re.compile(r"term/(?P<term>.+)/(?P<kind>[a-z_]+)")
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
@@ -71,10 +86,23 @@ def find(name: str) -> Metric:
         KeyError: no such metric; names that are made up on the way would be in no documentation and no report.
     """
     pattern = _SOURCE.fullmatch(name)
-    row = _BY_NAME.get(f"reward/<source>/{pattern['kind']}" if pattern else name)
+    term = _TERM.fullmatch(name)
+    if pattern:
+        name = f"reward/<source>/{pattern['kind']}"
+    elif term:
+        name = f"term/<term>/{term['kind']}"
+    row = _BY_NAME.get(name)
     if row is None:
         raise KeyError(f"there is no metric {name!r} in reasoner.reporting.metrics.{nearest(name, _BY_NAME)}")
     return row
+
+
+def headline(names: Iterable[str]) -> list[str]:
+    """The metrics that tell whether training works: the rewards; without fresh groups, how the terms do."""
+    there = list(names)
+    if "reward/mean" in there:
+        return ["reward/mean", *(f"reward/{source}/mean" for source in sources(there))]
+    return [name for name in there if _TERM.fullmatch(name) and name.endswith(("/loss", "/accuracy", "/margin"))]
 
 
 def sources(names: Iterable[str]) -> list[str]:

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reasoner.evaluation import Difference, compare
+from reasoner.evaluation import Difference, Evaluation, compare
 from reasoner.reporting.format import Direction, duration, interval, sparkline, thirds
 from reasoner.reporting.lines import label, size
-from reasoner.reporting.metrics import sources
+from reasoner.reporting.metrics import headline
 from reasoner.reporting.view import Summary
 
 WIDTH = 80
@@ -40,12 +40,13 @@ SAID: Mapping[Direction, str] = {
 
 def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
     """Print the summary; readable at 80 columns."""
-    differences = compare(summary.before, summary.after)
+    differences = compare(*summary.evaluations) if summary.evaluations else []
     console.print()
     for line in verdicts(summary, differences):
         console.print(Text(fill(line, console.width, initial_indent="- ", subsequent_indent="  ")))
-    console.print(_evaluation_table(summary, differences, ascii_only))
-    console.print(_reward_table(summary.history, ascii_only))
+    if summary.evaluations:
+        console.print(_evaluation_table(*summary.evaluations, differences, ascii_only))
+    console.print(_training_table(summary.history, ascii_only))
     console.print(_time_table(summary, ascii_only))
     console.print()
     for name, value in _places(summary):
@@ -65,22 +66,22 @@ def as_text(summary: Summary, ascii_only: bool) -> str:
 def verdicts(summary: Summary, differences: Sequence[Difference]) -> list[str]:
     """What the run achieved, in plain sentences."""
     return [
-        _accuracy(summary, differences),
+        *([_accuracy(summary.correct, summary.evaluations[1], differences)] if summary.evaluations else []),
         *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
         *_grouped("Over the training steps", _training(summary.history)),
     ]
 
 
-def _accuracy(summary: Summary, differences: Sequence[Difference]) -> str:
-    name = f"avg@{summary.after.samples}"
+def _accuracy(correct: str, after: Evaluation, differences: Sequence[Difference]) -> str:
+    name = f"avg@{after.samples}"
     found = next((difference for difference in differences if difference.name == name), None)
     if found is None:
-        return f"Accuracy ({summary.correct}) could not be compared: no problem has a verdict before and after."
+        return f"Accuracy ({correct}) could not be compared: no problem has a verdict before and after."
     change = f"{100 * found.change:+.1f} points"
     bounds = "" if found.low is None or found.high is None else _bounds(found.low, found.high)
     noise = "within noise" if found.within_noise else "more than noise"
     return (
-        f"Accuracy ({summary.correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%: "
+        f"Accuracy ({correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%: "
         f"{change}{bounds}, {noise}."
     )
 
@@ -103,7 +104,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _training(history: Sequence[Mapping[str, float]]) -> Iterable[tuple[str, Direction]]:
-    return ((label(name), thirds(_column(history, name))[2]) for name in _reward_names(history))
+    return ((label(name), thirds(_column(history, name))[2]) for name in _headline(history))
 
 
 def _direction(difference: Difference) -> Direction:
@@ -120,9 +121,8 @@ def _short(name: str) -> str:
     return name.removeprefix("reward/")
 
 
-def _reward_names(history: Sequence[Mapping[str, float]]) -> list[str]:
-    names = dict.fromkeys(name for metrics in history for name in metrics)
-    return ["reward/mean", *(f"reward/{source}/mean" for source in sources(names))] if names else []
+def _headline(history: Sequence[Mapping[str, float]]) -> list[str]:
+    return headline(dict.fromkeys(name for metrics in history for name in metrics))
 
 
 def _column(history: Sequence[Mapping[str, float]], name: str) -> list[float]:
@@ -136,13 +136,15 @@ def _table(title: str, ascii_only: bool) -> Table:
     )
 
 
-def _evaluation_table(summary: Summary, differences: Sequence[Difference], ascii_only: bool) -> Table:
-    table = _table(f"Evaluation on {size(summary.after)} [95% interval]", ascii_only)
+def _evaluation_table(
+    before: Evaluation, after: Evaluation, differences: Sequence[Difference], ascii_only: bool
+) -> Table:
+    table = _table(f"Evaluation on {size(after)} [95% interval]", ascii_only)
     table.add_column("", overflow="fold")
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right", no_wrap=True)
     for difference in differences:
-        old, new = summary.before.find(difference.name), summary.after.find(difference.name)
+        old, new = before.find(difference.name), after.find(difference.name)
         if old is not None and new is not None:
             table.add_row(
                 _short(difference.name),
@@ -154,14 +156,16 @@ def _evaluation_table(summary: Summary, differences: Sequence[Difference], ascii
     return table
 
 
-def _reward_table(history: Sequence[Mapping[str, float]], ascii_only: bool) -> Table:
-    table = _table(f"Training reward over {len(history)} steps", ascii_only)
+def _training_table(history: Sequence[Mapping[str, float]], ascii_only: bool) -> Table:
+    names = _headline(history)
+    title = "Training reward" if "reward/mean" in names else "Training"
+    table = _table(f"{title} over {len(history)} steps", ascii_only)
     table.add_column("", overflow="fold")
     for column in ("first third", "last third"):
         table.add_column(column, justify="right")
     table.add_column("every step")
     table.add_column("")
-    for name in _reward_names(history):
+    for name in names:
         values = _column(history, name)
         first, last, direction = thirds(values)
         table.add_row(label(name), f"{first:.3f}", f"{last:.3f}", sparkline(values, TREND, ascii_only), direction)

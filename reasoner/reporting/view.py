@@ -19,8 +19,8 @@ class Summary:
     """the reward source that decides whether a response is correct"""
     history: Sequence[Mapping[str, float]]
     """the metrics of every step"""
-    before: Evaluation
-    after: Evaluation
+    evaluations: tuple[Evaluation, Evaluation] | None
+    """before and after training; None: the run read offline data only and had no sampler"""
     set_up_s: float
     """seconds from the command to the first evaluation: imports, model, data, engines"""
     evaluation_s: float

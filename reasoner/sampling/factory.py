@@ -26,7 +26,7 @@ def open_sampler(config: Config, folder: Path, log: Path) -> Sampler:
         SamplerError: the engine does not start.
     """
     device = _device(config)
-    longest = max(config.sampling.max_tokens, config.evaluation.max_tokens or 0)
+    longest = max(config.sampling.max_tokens, config.required_evaluation.max_tokens or 0)
     max_model_len = config.sampling.max_prompt_tokens + longest
     if choose_engine(config.sampling.engine) == "vllm":
         from reasoner.sampling.vllm_engine import VllmSampler

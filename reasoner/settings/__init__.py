@@ -5,6 +5,6 @@ beyond text files and plugins, and everything that is impossible is refused here
 """
 
 from reasoner.settings.load import Resolved, load_config
-from reasoner.settings.write import settings_of, to_toml
+from reasoner.settings.write import settings_of, term_table, term_toml, to_toml
 
-__all__ = ["Resolved", "load_config", "settings_of", "to_toml"]
+__all__ = ["Resolved", "load_config", "settings_of", "term_table", "term_toml", "to_toml"]

@@ -5,9 +5,9 @@ and keeps the rest, with rules that keep values apart that were never meant for 
 
 - a list of `[[rewards]]` replaces the lower list; a table `[rewards.math]` changes one entry of it;
 - a layer that sets `kind` in a table of `[gro]` drops what lower layers set in that table;
-- a layer that sets `gro.preset` drops what lower layers set in `[gro]`;
-- a layer that names the origin of `data.train` or `data.eval` (`path`, `hub`, `generator`) drops the origin of lower
-  layers and what belongs to it: `options`, `columns`, `split`, `seed`. The budget `limit` and `shuffle` stay.
+- a layer that sets `preset` in `[gro]` or in one of its terms drops what lower layers set there;
+- a layer that names the origin of a data source (`path`, `hub`, `generator`) drops the origin of lower layers and what
+  belongs to it: `options`, `columns`, `split`, `seed`. The budget `limit` and `shuffle` stay.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reasoner.config import DataConfig
 from reasoner.errors import ConfigError, nearest
 from reasoner.settings.schema import Path, allows_none, is_section, is_text
 
@@ -51,7 +52,7 @@ def layer_of(table: Mapping[str, Any], origin: str) -> Layer:
         ConfigError: the table names two origins of one data source, or one reward source twice.
     """
     leaves = {path: Leaf(value, origin) for path, value in _leaves(table, (), origin)}
-    for name in ("train", "eval"):
+    for name in DataConfig.model_fields:
         named = [key for key in ORIGINS if _is_set(leaves, ("data", name, key))]
         if len(named) > 1:
             keys = " and ".join(f"data.{name}.{key}" for key in named)
@@ -153,9 +154,7 @@ def _is_set(leaves: Leaves, path: Path) -> bool:
 
 
 def _drops(path: Path, leaf: Leaf) -> Iterator[Path]:
-    if path == ("gro", "preset"):
-        yield ("gro",)
-    elif path[0] == "gro" and path[-1] == "kind":
+    if path[0] == "gro" and path[-1] in ("preset", "kind"):
         yield path[:-1]
     elif len(path) == 3 and path[0] == "data" and path[2] in ORIGINS and leaf.value is not None:
         yield from ((*path[:2], key) for key in ORIGIN_BOUND)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pluggy
 from pydantic import ValidationError
 
 from reasoner import plugins as hooks
-from reasoner.config import Config
+from reasoner.config import Config, DataConfig
 from reasoner.data import compile_template
 from reasoner.errors import ConfigError, nearest
-from reasoner.gro.presets import PRESETS
+from reasoner.gro.algorithms import Algorithms, options_of
+from reasoner.gro.presets import Preset, Weighted
+from reasoner.gro.schedules import MetricSwitch
+from reasoner.gro.terms import CustomCredit, CustomLink
 from reasoner.models import has_nvidia_gpu
+from reasoner.reporting.metrics import find
 from reasoner.rows import check_generator
 from reasoner.scoring.compose import check_rewards
 from reasoner.settings.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, nest, overlay, reward_names
 from reasoner.settings.messages import explain, show_key
 from reasoner.settings.schema import Path as Key
-from reasoner.settings.write import settings_of
+from reasoner.settings.write import settings_of, term_table
 from reasoner.tasks import TaskFile, find_task, is_complete, read_toml
 
 IDENTITY: tuple[Key, ...] = (("task",), ("profile",))
@@ -66,8 +70,10 @@ def load_config(
         leaves = overlay(leaves, layer)
     leaves = _with_plugins(leaves, plugins)
     _check_entries(leaves)
-    config = _validated(leaves := _over_preset(leaves))
-    _check_names(config, manager if config.plugins == list(plugins) else hooks.build_manager(config.plugins))
+    manager = _manager(leaves, manager, plugins)
+    algorithms = hooks.algorithms(manager)
+    config = _validated(leaves := _over_presets(leaves, algorithms))
+    _check_names(config, manager, algorithms)
     return Resolved(config, _origins(config, leaves))
 
 
@@ -137,20 +143,49 @@ def _check_entries(leaves: Leaves) -> None:
             )
 
 
-def _over_preset(leaves: Leaves) -> Leaves:
-    """The leaves over those of the method that `gro.preset` names."""
+def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
+    """The leaves over those of the methods that `gro.preset` and `gro.terms.NAME.preset` name."""
+    table: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     preset = leaves.get(("gro", "preset"))
-    names = ", ".join(PRESETS)
-    if preset is None:
+    if preset is not None and preset.value != "":
+        found = _preset(("gro", "preset"), preset, algorithms)
+        table = {name: term_table(weighted) for name, weighted in found.terms.items()}
+        origins = dict.fromkeys(table, f"preset {preset.value}")
+    for name in dict.fromkeys(path[2] for path in leaves if path[:2] == ("gro", "terms") and len(path) > 2):
+        own = leaves.get(key := ("gro", "terms", name, "preset"))
+        if own is not None and own.value != "":
+            found = _preset(key, own, algorithms)
+            if len(found.terms) > 1:
+                raise ConfigError(
+                    f"{show_key(key)} = {own.value!r} ({own.origin}): it has the terms {', '.join(found.terms)}, and "
+                    f"one term takes one method. Use gro.preset = {own.value!r}."
+                )
+            table[name], origins[name] = term_table(Weighted(found.term)), f"preset {own.value}"
+        elif name not in table and ("gro", "terms", name, "source") not in leaves:
+            raise ConfigError(
+                f"gro.terms.{name}: there is no such term.{nearest(name, table)} gro.preset = "
+                f"{preset.value if preset else ''!r} has: {', '.join(table) or 'none'}. A new term needs "
+                "a preset, or a source and its choices."
+            )
+    if not table and not any(path[:2] == ("gro", "terms") for path in leaves):
+        names = ", ".join(algorithms.presets)
         raise ConfigError(f"gro.preset is needed and not set: the method, one of {names}.")
-    if preset.value not in PRESETS:
-        hint = nearest(preset.value, PRESETS) if isinstance(preset.value, str) else ""
-        raise ConfigError(
-            f"gro.preset = {preset.value!r} ({preset.origin}): there is no such method.{hint} There are: {names}."
-        )
-    lowest = layer_of({"gro": dataclasses.asdict(PRESETS[preset.value].term)}, f"preset {preset.value}")
+    lowest: dict[Key, Leaf] = {}
+    for name, choices in table.items():
+        lowest |= layer_of({"gro": {"terms": {name: choices}}}, origins[name]).leaves
     kinds = frozenset(path[:-1] for path in leaves if path[0] == "gro" and path[-1] == "kind")
-    return overlay(lowest.leaves, Layer(leaves, kinds))
+    return overlay(lowest, Layer(leaves, kinds))
+
+
+def _preset(key: Key, leaf: Leaf, algorithms: Algorithms) -> Preset:
+    if isinstance(leaf.value, str) and leaf.value in algorithms.presets:
+        return algorithms.presets[leaf.value]
+    hint = nearest(leaf.value, algorithms.presets) if isinstance(leaf.value, str) else ""
+    raise ConfigError(
+        f"{show_key(key)} = {leaf.value!r} ({leaf.origin}): there is no such method.{hint} There are: "
+        f"{', '.join(algorithms.presets)}."
+    )
 
 
 def _validated(leaves: Leaves) -> Config:
@@ -161,13 +196,52 @@ def _validated(leaves: Leaves) -> Config:
         raise ConfigError(explain(error, leaves)) from None
 
 
-def _check_names(config: Config, manager: pluggy.PluginManager) -> None:
+def _manager(leaves: Leaves, manager: pluggy.PluginManager, plugins: Sequence[str]) -> pluggy.PluginManager:
+    """The manager with the plugins that the configuration names; one of them that is no text is refused later."""
+    named = leaves.get(("plugins",), Leaf([], "default")).value
+    if named == list(plugins) or not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
+        return manager
+    return hooks.build_manager(named)
+
+
+def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algorithms) -> None:
     """What the models cannot know: registered names, their options, and the template's syntax."""
     check_rewards(config.rewards, hooks.reward_sources(manager))
     generators = hooks.generators(manager)
-    check_generator(config.data.train, generators, "data.train")
-    check_generator(config.data.eval, generators, "data.eval")
+    for name in DataConfig.model_fields:
+        if (source := getattr(config.data, name)) is not None:
+            check_generator(source, generators, f"data.{name}")
+    for name, term in config.gro.terms.items():
+        _check_custom(f"gro.terms.{name}.credit", term.credit, algorithms.credits)
+        _check_custom(f"gro.terms.{name}.link", term.link, algorithms.links)
+        if isinstance(term.schedule, MetricSwitch):
+            _check_metric(f"gro.terms.{name}.schedule.metric", term.schedule.metric)
     compile_template(config.prompt)
+
+
+def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..., Any]]) -> None:
+    """A credit or link of a plugin is there and takes the options."""
+    if not isinstance(choice, CustomCredit | CustomLink):
+        return
+    if choice.name not in registered:
+        raise ConfigError(
+            f"{key}.name = {choice.name!r}: no plugin registers it.{nearest(choice.name, registered)} "
+            f"Registered: {', '.join(registered) or 'none'}."
+        )
+    known = options_of(registered[choice.name])
+    for option in choice.options:
+        if option not in known:
+            raise ConfigError(
+                f"{key}.options.{option}: {choice.name!r} has no such option.{nearest(option, known)} "
+                f"It has: {', '.join(known) or 'none'}."
+            )
+
+
+def _check_metric(key: str, name: str) -> None:
+    try:
+        find(name)
+    except KeyError as error:
+        raise ConfigError(f"{key} = {name!r}: {error.args[0]}") from None
 
 
 def _origins(config: Config, leaves: Leaves) -> Mapping[str, str]:

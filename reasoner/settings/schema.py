@@ -12,13 +12,14 @@ from pydantic import BaseModel
 from reasoner.config import Config
 
 Path = tuple[str, ...]
-"""the parts of a dotted key: `("gro", "kl", "coefficient")`; an entry of `[[rewards]]` is named by its source"""
+"""the parts of a dotted key: `("gro", "terms", "grpo", "weight")`; an entry of `[[rewards]]` is named by its source"""
 
 
 def keys_of(path: Path, kind: str | None = None) -> Mapping[str, Any] | None:
     """Key -> annotation of the table at `path`; None when its keys are free or it is no table.
 
-    Where the table's `kind` decides (`gro.link`), `kind` picks the variant; without one, the keys of all variants.
+    Where the table's `kind` decides (`gro.terms.grpo.link`), `kind` picks the variant; without one, the keys of all
+    variants.
     """
     found = annotation_at(path)
     return None if found is None else _fields(found, kind)
@@ -28,8 +29,8 @@ def annotation_at(path: Path) -> Any | None:
     """The annotation of the value at `path`; None when there is no such key or it lies in a free table."""
     annotation: Any = Config
     for part in path:
-        if get_origin(annotation) is list:
-            annotation = get_args(annotation)[0]  # `part` names the entry
+        if (entry := _entry(annotation)) is not None:
+            annotation = entry  # `part` names the entry
             continue
         fields = _fields(annotation, None) or {}
         if part not in fields:
@@ -90,6 +91,15 @@ def _fields(annotation: Any, kind: str | None) -> Mapping[str, Any] | None:
             if kind is None or kind in get_args(hints["kind"]):
                 fields |= hints
     return fields if fixed else None
+
+
+def _entry(annotation: Any) -> Any | None:
+    """The annotation of an entry of a list, or of a table of sections with free names; None for anything else."""
+    bare = _bare(annotation)
+    if get_origin(bare) is list:
+        return get_args(bare)[0]
+    value = get_args(bare)[1] if get_origin(bare) is dict else None
+    return value if isinstance(value, type) and issubclass(value, BaseModel) else None
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

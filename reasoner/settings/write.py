@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from reasoner.config import Config
+from reasoner.gro.presets import Weighted
+from reasoner.gro.terms import Term
 from reasoner.settings.layers import Leaves, layer_of
 from reasoner.settings.schema import Path, annotation_at
 
@@ -25,6 +28,23 @@ def to_toml(config: Config) -> str:
 def settings_of(config: Config) -> Leaves:
     """Every key of the configuration with its value, defaults included; the entries of `[[rewards]]` by source."""
     return layer_of(config.model_dump(mode="json"), "default").leaves
+
+
+def term_table(weighted: Weighted) -> dict[str, Any]:
+    """A preset's term as the table `[gro.terms.NAME]`."""
+    return {
+        "weight": weighted.weight,
+        "schedule": dataclasses.asdict(weighted.schedule),
+        **dataclasses.asdict(weighted.term),
+    }
+
+
+def term_toml(name: str, weighted: Weighted) -> str:
+    """The same as TOML, without the choices that are a new term's anyway."""
+    neutral = term_table(Weighted(Term()))
+    shown = {key: value for key, value in term_table(weighted).items() if key == "source" or value != neutral[key]}
+    path = ("gro", "terms", name)
+    return tomli_w.dumps({"gro": {"terms": {name: _without_none(shown, path)}}})
 
 
 def _without_none(value: Any, path: Path) -> Any:

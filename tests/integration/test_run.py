@@ -38,11 +38,10 @@ max_prompt_tokens = 256
 source = "letters"
 [gro]
 preset = "grpo"
-kl = {{ coefficient = 0.01, estimator = "k3" }}
+terms.grpo.kl = {{ coefficient = 0.01, estimator = "k3" }}
 [learning]
 problems_per_step = 4
 updates_per_step = 2
-reference = "initial"
 learning_rate = 1e-3
 [evaluation]
 correct = "letters"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from reasoner.config import DataConfig, PromptConfig, SourceConfig
-from reasoner.data import ProblemStream, compile_template, load_problems, load_splits
+from reasoner.data import Stream, compile_template, load_problems, load_splits
 from reasoner.errors import ConfigError, DataError, ReasonerError
 from reasoner.hub import hub_reachable
 from reasoner.records import Message, Problem
@@ -188,6 +188,16 @@ def test_problems_of_a_file_stay_and_the_overlap_is_told(tmp_path: Path) -> None
     assert splits.notes == ("3 of the 20 training problems are also evaluation problems.",)
 
 
+def test_training_problems_are_needed_by_fresh_groups_only(tmp_path: Path) -> None:
+    held_out = SourceConfig(path=jsonl(tmp_path / "test.jsonl", ROWS[:3]))
+    with pytest.raises(ConfigError, match=r"data\.train is missing: .*--set data\.train\.path=FILE\.jsonl"):
+        load_splits(DataConfig(eval=held_out), PLAIN, {}, 0)
+    splits = load_splits(DataConfig(eval=held_out), PLAIN, {}, 0, online=False)
+    assert (splits.train, len(splits.eval), splits.notes) == ((), 3, ())
+    splits = load_splits(DataConfig(train=held_out), PLAIN, {}, 0)
+    assert (len(splits.train), splits.eval, splits.notes) == (3, (), ())
+
+
 def test_gsm_symbolic_gives_different_numeric_problems_without_instructions() -> None:
     rows = list(gsm_symbolic(300, 1))
     assert rows == list(gsm_symbolic(300, 1))
@@ -234,8 +244,12 @@ def problems(count: int) -> list[Problem]:
     return [Problem(f"p:{n}", (Message("user", str(n)),), str(n)) for n in range(count)]
 
 
+def stream_of(count: int, per_step: int, seed: int | None) -> Stream[Problem]:
+    return Stream(problems(count), per_step, seed, section="data.train", key="learning.problems_per_step")
+
+
 def test_an_epoch_sees_no_problem_twice_and_each_has_its_own_order() -> None:
-    stream = ProblemStream(problems(11), 3, seed=7)
+    stream = stream_of(11, 3, seed=7)
     epochs = [[p.id for step in range(1, 4) for p in stream.at(3 * epoch + step)] for epoch in range(20)]
     assert stream.steps_per_epoch == 3
     assert all(len(set(epoch)) == 9 for epoch in epochs)
@@ -243,15 +257,23 @@ def test_an_epoch_sees_no_problem_twice_and_each_has_its_own_order() -> None:
     assert {name for epoch in epochs for name in epoch} == {f"p:{n}" for n in range(11)}
 
 
+def test_a_stream_of_anything_names_its_own_key() -> None:
+    stream = Stream(["a", "b"], 1, None, section="data.pairs", key="data.pairs.per_step")
+    assert stream.at(2) == ("b",)
+    with pytest.raises(DataError, match=r"data\.pairs has 2 rows to train on and data\.pairs\.per_step is 3"):
+        Stream(["a", "b"], 3, None, section="data.pairs", key="data.pairs.per_step")
+
+
 def test_the_stream_without_a_seed_keeps_the_order() -> None:
-    stream = ProblemStream(problems(4), 2, seed=None)
+    stream = stream_of(4, 2, seed=None)
     assert [[p.id for p in stream.at(step)] for step in (1, 2, 3)] == [["p:0", "p:1"], ["p:2", "p:3"], ["p:0", "p:1"]]
 
 
 def test_the_stream_does_not_depend_on_the_hash_seed() -> None:
     program = (
-        "from reasoner.data import ProblemStream; from reasoner.records import Problem\n"
-        "print([p.id for p in ProblemStream([Problem(str(n), (), '') for n in range(50)], 5, 1).at(13)])"
+        "from reasoner.data import Stream; from reasoner.records import Problem\n"
+        "problems = [Problem(str(n), (), '') for n in range(50)]\n"
+        "print([p.id for p in Stream(problems, 5, 1, section='data.train', key='learning.problems_per_step').at(13)])"
     )
     orders = {
         subprocess.run(
@@ -263,7 +285,9 @@ def test_the_stream_does_not_depend_on_the_hash_seed() -> None:
 
 
 def test_too_few_problems_and_step_zero_are_refused() -> None:
-    with pytest.raises(ReasonerError, match=r"has 2 problems and learning.problems_per_step is 3"):
-        ProblemStream(problems(2), 3, seed=0)
+    with pytest.raises(
+        ReasonerError, match=r"data\.train has 2 rows to train on and learning\.problems_per_step is 3: lower it"
+    ):
+        stream_of(2, 3, seed=0)
     with pytest.raises(ValueError, match="counted from 1"):
-        ProblemStream(problems(3), 3, seed=0).at(0)
+        stream_of(3, 3, seed=0).at(0)

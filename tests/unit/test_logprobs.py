@@ -26,14 +26,23 @@ def _random(size: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tup
     return normal(size, HIDDEN), normal(VOCABULARY, HIDDEN), normal(VOCABULARY), targets
 
 
-def _by_definition(hidden: Tensor, head: Head, targets: Tensor, temperature: float) -> Tensor:
+def _log_softmax(hidden: Tensor, head: Head, temperature: float) -> Tensor:
     logits = hidden @ head.weight_VH.T
     if head.bias_V is not None:
         logits = logits + head.bias_V
     logits = logits * head.scale
     if head.cap is not None:
         logits = head.cap * torch.tanh(logits / head.cap)
-    return torch.log_softmax(logits / temperature, dim=-1).gather(1, targets[:, None])[:, 0]
+    return torch.log_softmax(logits / temperature, dim=-1)
+
+
+def _by_definition(hidden: Tensor, head: Head, targets: Tensor, temperature: float) -> Tensor:
+    return _log_softmax(hidden, head, temperature).gather(1, targets[:, None])[:, 0]
+
+
+def _entropy_by_definition(hidden: Tensor, head: Head, temperature: float) -> Tensor:
+    logprobs = _log_softmax(hidden, head, temperature)
+    return -(logprobs.exp() * logprobs).sum(-1)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 10, 11, 100])
@@ -57,6 +66,72 @@ def test_value_and_gradient_equal_the_definition(
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 10, 100])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize(("with_bias", "scale", "cap"), [(False, 1.0, None), (True, 0.25, None), (True, 2.0, 3.0)])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_entropy_and_its_gradient_equal_the_definition(
+    chunk: int, temperature: float, with_bias: bool, scale: float, cap: float | None, share: float
+) -> None:
+    """`share`: of the log-probabilities in the loss."""
+    hidden, weight, bias, targets = _random(10)
+    head = Head(weight, bias if with_bias else None, scale, cap)
+    leaves = (hidden, weight, bias) if with_bias else (hidden, weight)
+    factors = torch.linspace(-1, 2, 10, dtype=torch.float64)
+
+    logprobs, entropies = token_logprobs(hidden, targets, head, temperature, chunk, entropy=True)
+    expected_logprobs = _by_definition(hidden, head, targets, temperature)
+    expected = _entropy_by_definition(hidden, head, temperature)
+
+    torch.testing.assert_close(entropies, expected, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(
+        torch.autograd.grad((share * logprobs + factors * entropies).sum(), leaves),
+        torch.autograd.grad((share * expected_logprobs + factors * expected).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_the_entropy_alone_has_a_gradient() -> None:
+    hidden, weight, bias, targets = _random(10)
+    _, entropies = token_logprobs(hidden, targets, Head(weight, bias), 0.8, 4, entropy=True)
+    expected = _entropy_by_definition(hidden, Head(weight, bias), 0.8)
+    for mine, theirs in zip(
+        torch.autograd.grad(entropies.sum(), (hidden, weight, bias)),
+        torch.autograd.grad(expected.sum(), (hidden, weight, bias)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_an_entropy_that_is_only_reported_changes_no_bit(cap: float | None) -> None:
+    hidden, weight, bias, targets = _random(10, torch.float32)
+    head = Head(weight, bias, 1.0, cap)
+    plain = token_logprobs(hidden, targets, head, 0.7, 4)
+    logprobs, _ = token_logprobs(hidden, targets, head, 0.7, 4, entropy=True)
+    assert logprobs.equal(plain)
+    for mine, theirs in zip(
+        torch.autograd.grad(logprobs.sum(), (hidden, weight, bias)),
+        torch.autograd.grad(plain.sum(), (hidden, weight, bias)),
+        strict=True,
+    ):
+        assert mine.equal(theirs)
+
+
+def test_a_certain_distribution_has_no_entropy() -> None:
+    """All but one probability underflow to 0 in float32: 0 log 0 is 0, in the gradient too."""
+    hidden = torch.ones(3, 1, requires_grad=True)
+    weight = torch.tensor([[0.0], [500.0], [0.0]], requires_grad=True)
+    _, entropies = token_logprobs(hidden, torch.tensor([1, 0, 1]), Head(weight, None), 1.0, 2, entropy=True)
+    assert entropies.tolist() == [0.0, 0.0, 0.0]
+    entropies.sum().backward()  # type: ignore[no-untyped-call]
+    assert hidden.grad is not None
+    assert weight.grad is not None
+    assert not hidden.grad.any()
+    assert not weight.grad.any()
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
@@ -112,6 +187,21 @@ def _peak_logits(size: int, chunk: int) -> int:
     return counted.peak
 
 
+def _peak_with_entropy(size: int, chunk: int, cap: float | None) -> int:
+    hidden, weight, _, targets = _random(size)
+    counted = _LogitsAlive()
+    with counted:
+        found = token_logprobs(hidden, targets, Head(weight, None, 1.0, cap), 1.0, chunk, entropy=True)
+        torch.stack(found).sum().backward()  # type: ignore[no-untyped-call]
+    return counted.peak
+
+
 def test_the_logits_in_memory_do_not_grow_with_the_response() -> None:
     short, long = _peak_logits(40, 10), _peak_logits(400, 10)
     assert 10 * VOCABULARY <= short == long <= 3 * 10 * VOCABULARY
+
+
+@pytest.mark.parametrize(("cap", "buffers"), [(None, 3), (2.0, 4)])
+def test_nor_do_they_with_entropies(cap: float | None, buffers: int) -> None:
+    short, long = _peak_with_entropy(40, 10, cap), _peak_with_entropy(400, 10, cap)
+    assert 20 * VOCABULARY <= short == long <= buffers * 10 * VOCABULARY

@@ -51,6 +51,77 @@ def test_only_a_single_row_exceeds_the_budget(some: list[Group], budget: int, sh
         assert len(batch.rows) * max(row.tokens for row in batch.rows) <= budget or len(batch.rows) == 1
 
 
+@st.composite
+def units(draw: st.DrawFn) -> tuple[list[Group], list[int]]:
+    """Groups and the unit of every response, units of one to all responses of a group."""
+    some = draw(groups())
+    together = [10 * n + draw(st.integers(0, 3)) for n, group in enumerate(some) for _ in group.responses]
+    return some, together
+
+
+def _by_unit(batches: tuple[MicroBatch, ...], together: list[int]) -> dict[int, set[int]]:
+    """The micro-batches that hold responses of each unit."""
+    found: dict[int, set[int]] = {}
+    for place, batch in enumerate(batches):
+        for index in batch.indices:
+            found.setdefault(together[index], set()).add(place)
+    return found
+
+
+@given(units(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))
+def test_a_unit_is_in_one_micro_batch(some: tuple[list[Group], list[int]], budget: int, sharing: Sharing) -> None:
+    the_groups, together = some
+    for batches in (pack(the_groups, budget, sharing, together), pack_padded(the_groups, budget, together)):
+        assert _contents(batches) == _expected(the_groups)
+        assert all(len(places) == 1 for places in _by_unit(batches, together).values())
+
+
+@given(units(), st.integers(1, 200))
+def test_only_a_single_unit_exceeds_the_budget(some: tuple[list[Group], list[int]], budget: int) -> None:
+    the_groups, together = some
+    for batch in pack(the_groups, budget, "never", together):
+        assert batch.tokens <= budget or len({together[index] for index in batch.indices}) == 1
+    for batch in pack_padded(the_groups, budget, together):
+        padded = len(batch.rows) * max(row.tokens for row in batch.rows)
+        assert padded <= budget or len({together[index] for index in batch.indices}) == 1
+
+
+@given(units(), st.integers(1, 200))
+def test_a_unit_shares_one_row(some: tuple[list[Group], list[int]], budget: int) -> None:
+    the_groups, together = some
+    rows = [row for batch in pack(the_groups, budget, "always", together) for row in batch.rows]
+    placed = [unit for row in rows for unit in {together[index] for index in row.indices}]
+    assert sorted(placed) == sorted(set(together))
+    assert all(row.tokens <= budget or len({together[index] for index in row.indices}) == 1 for row in rows)
+
+
+@given(groups(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))
+def test_units_of_one_response_change_nothing(some: list[Group], budget: int, sharing: Sharing) -> None:
+    each_own = list(range(sum(len(group.responses) for group in some)))
+    assert pack(some, budget, sharing, each_own) == pack(some, budget, sharing)
+    assert pack_padded(some, budget, each_own) == pack_padded(some, budget)
+
+
+def test_the_responses_of_a_unit_need_not_be_neighbours() -> None:
+    group = make_group("a", range(10), [range(9)] * 4)
+    shared = [row.indices for batch in pack([group], 30, "always", [7, 8, 8, 7]) for row in batch.rows]
+    single = [batch.indices for batch in pack([group], 30, "never", [7, 8, 8, 7])]
+    assert sorted(shared) == sorted(single) == [(0, 3), (1, 2)]
+
+
+def test_a_unit_over_two_groups_is_refused() -> None:
+    some = [make_group("a", [1], [[1], [2]]), make_group("b", [1], [[1], [2]])]
+    for refuses in (lambda: pack(some, 100, "auto", [0, 1, 1, 2]), lambda: pack_padded(some, 100, [0, 1, 1, 2])):
+        with pytest.raises(ValueError, match="unit 1 spans two groups, of problems 'a' and 'b'"):
+            refuses()
+
+
+@pytest.mark.parametrize("together", [[0], [0, 1, 2]])
+def test_every_response_needs_a_unit(together: list[int]) -> None:
+    with pytest.raises(ValueError, match=f"one unit per response: 2 of them, got {len(together)}"):
+        pack([make_group("a", [1], [[1], [2]])], 100, "auto", together)
+
+
 def test_a_shared_prompt_is_counted_once_and_the_last_token_not_at_all() -> None:
     group = make_group("a", range(10), [range(5), range(3), range(1)])
     (batch,) = pack([group], 100, "always")

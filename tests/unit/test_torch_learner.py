@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,13 +15,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.distributions import Categorical
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from reasoner.config import LearningConfig
 from reasoner.errors import RunError, UserError
 from reasoner.learning import attention
-from reasoner.learning.learner import WeightFunction
+from reasoner.learning.learner import WeightFunction, Weights
 from reasoner.learning.packing import Sharing
 from reasoner.learning.policy import Dtype, Packing, TorchPolicy
 from reasoner.learning.schedule import learning_rate
@@ -90,6 +92,16 @@ def plain_logprobs(model: Any, groups: Sequence[Group], temperature: float) -> l
     return found
 
 
+def plain_entropies(model: Any, groups: Sequence[Group], temperature: float) -> list[Tensor]:
+    """(R)(T) with gradient: one plain forward pass per response."""
+    found = []
+    for group in groups:
+        for response in group.responses:
+            logits = model(torch.tensor([[*group.prompt_ids, *response.token_ids]])).logits[0]
+            found.append(Categorical(logits=logits[len(group.prompt_ids) - 1 : -1] / temperature).entropy())
+    return found
+
+
 def weight(response: int, token: int) -> float:
     """Some weight for every token; a few are 0."""
     return ((7 * response + 3 * token) % 5 - 2) / 10
@@ -98,11 +110,16 @@ def weight(response: int, token: int) -> float:
 def fixed_weights(offset: int = 0) -> WeightFunction:
     """`weight` of the responses; `offset` is the index of the first response that this call sees."""
 
-    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Tensor:
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
         values = [[weight(row + offset, token) for token in range(logprobs_RT.shape[1])] for row in rows]
-        return torch.tensor(values, dtype=logprobs_RT.dtype)
+        return Weights(torch.tensor(values, dtype=logprobs_RT.dtype))
 
     return weigh
+
+
+def uniform(value: float) -> WeightFunction:
+    """The same weight for every token."""
+    return lambda _, logprobs_RT: Weights(torch.full_like(logprobs_RT, value))
 
 
 def gradients(model: Any) -> dict[str, Tensor]:
@@ -185,6 +202,115 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
     assert_same_gradient(gradients(policy.model), plain_gradients(tiny), 1e-9)
 
 
+def bonus(response: int, token: int) -> float:
+    """Some weight of the entropy of every token; a few are 0."""
+    return ((5 * response + 2 * token) % 4 - 1) / 7
+
+
+def weights_and_bonus(offset: int = 0) -> WeightFunction:
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+        bonus_RT = [[bonus(row + offset, token) for token in range(logprobs_RT.shape[1])] for row in rows]
+        plain = fixed_weights(offset)(rows, logprobs_RT)
+        return Weights(plain.logprobs_RT, torch.tensor(bonus_RT, dtype=logprobs_RT.dtype))
+
+    return weigh
+
+
+@cache
+def plain_gradients_with_bonus(folder: Path) -> tuple[dict[str, Tensor], float, float]:
+    """The gradient, the loss and the sum of the entropies."""
+    model = load_plain(folder)
+    entropies = plain_entropies(model, GROUPS, TEMPERATURE)
+    bonuses = torch.stack([bonus(r, t) * value for r, row in enumerate(entropies) for t, value in enumerate(row)])
+    loss = plain_loss(plain_logprobs(model, GROUPS, TEMPERATURE)) - bonuses.sum()
+    loss.backward()
+    return gradients(model), float(loss.detach()), float(sum(row.detach().sum() for row in entropies))
+
+
+def draw_packing(data: st.DataObject) -> Packing:
+    """Any sharing, any budget, padded sequences too."""
+    flat = data.draw(st.booleans(), label="flat")
+    return Packing(flat, data.draw(st.sampled_from(SHARING)), data.draw(st.integers(1, 300), label="budget"))
+
+
+@contextmanager
+def cut_by(policy: TorchPolicy, packing: Packing) -> Iterator[None]:
+    """Another packing for a while; padded sequences need the model's own attention."""
+    before, policy.packing = policy.packing, packing
+    policy.model.set_attn_implementation(attention.IMPLEMENTATION if packing.flat else policy._plain_attention)
+    try:
+        yield
+    finally:
+        policy.packing = before
+        policy.model.set_attn_implementation(attention.IMPLEMENTATION)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_nor_does_the_gradient_of_the_entropy(tiny: Path, shared_learner: TorchLearner, data: st.DataObject) -> None:
+    policy = shared_learner.policy
+    policy._chunk = data.draw(st.integers(1, 100), label="logit chunk")
+    policy.model.zero_grad()
+    units = [10 * n + data.draw(st.integers(0, 3)) for n, group in enumerate(GROUPS) for _ in group.responses]
+    cut = data.draw(st.integers(0, len(GROUPS)), label="accumulation split")
+    first = sum(len(group.responses) for group in GROUPS[:cut])
+    calls = [(0, GROUPS[:cut], units[:first]), (first, GROUPS[cut:], units[first:])]
+    loss = entropy = 0.0
+    with cut_by(policy, draw_packing(data)):
+        for offset, groups, together in data.draw(st.permutations(calls), label="order"):
+            done = shared_learner.accumulate(
+                groups, weights_and_bonus(offset), TEMPERATURE, together=together, entropy=True
+            )
+            loss, entropy = loss + done.loss, entropy + done.entropy
+    expected, expected_loss, expected_entropy = plain_gradients_with_bonus(tiny)
+    assert_same_gradient(gradients(policy.model), expected, 1e-9)
+    assert loss == pytest.approx(expected_loss, rel=1e-9, abs=1e-9)
+    assert entropy == pytest.approx(expected_entropy, rel=1e-9)
+
+
+PAIRS = [(0, 3), (2, 1), (5, 6), (11, 8)]
+"""(better, worse), neighbours or not, in every group; 4, 7, 9 and 10 are in no pair"""
+
+
+def dpo_loss(better: Tensor, worse: Tensor) -> Tensor:
+    return -torch.nn.functional.logsigmoid(0.3 * (better - worse))
+
+
+def pair_weights(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    """- d loss / d l of pairs, both responses of which must be among `rows`."""
+    place = {row: index for index, row in enumerate(rows)}
+    leaf_RT = logprobs_RT.clone().requires_grad_()
+    total_R = leaf_RT.sum(1)
+    loss = leaf_RT.sum() * 0.0
+    for better, worse in PAIRS:
+        if better in place or worse in place:
+            loss = loss + dpo_loss(total_R[place[better]], total_R[place[worse]])
+    (grad_RT,) = torch.autograd.grad(loss, leaf_RT)
+    return Weights(-grad_RT)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_pairs_are_weighed_together_however_the_batch_is_cut(
+    tiny: Path, shared_learner: TorchLearner, data: st.DataObject
+) -> None:
+    policy = shared_learner.policy
+    policy.model.zero_grad()
+    unit = {row: 100 + number for number, pair in enumerate(PAIRS) for row in pair}
+    together = [unit.get(row, row) for row in range(len(RESPONSES))]
+    with cut_by(policy, draw_packing(data)):
+        shared_learner.accumulate(GROUPS, pair_weights, TEMPERATURE, together=together)
+    assert_same_gradient(gradients(policy.model), plain_pair_gradients(tiny), 1e-9)
+
+
+@cache
+def plain_pair_gradients(folder: Path) -> dict[str, Tensor]:
+    model = load_plain(folder)
+    totals = [row.sum() for row in plain_logprobs(model, GROUPS, TEMPERATURE)]
+    torch.stack([dpo_loss(totals[better], totals[worse]) for better, worse in PAIRS]).sum().backward()  # type: ignore[no-untyped-call]
+    return gradients(model)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("sharing", "budget"), [("always", 30), ("never", 500)])
 def test_the_float32_gradient_is_within_rounding(tiny: Path, sharing: str, budget: int, checkpointing: bool) -> None:
@@ -226,14 +352,14 @@ def test_the_weight_function_gets_the_rows_it_is_asked_about(tiny: Path) -> None
     expected = learner.logprobs(GROUPS, TEMPERATURE)
     seen: list[int] = []
 
-    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Tensor:
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
         assert not logprobs_RT.requires_grad
         for row, values in zip(rows, logprobs_RT.tolist(), strict=True):
             size = len(expected[row])
             assert values[:size] == pytest.approx(expected[row], abs=1e-12)
             assert values[size:] == [0.0] * (len(values) - size)
         seen.extend(rows)
-        return torch.ones_like(logprobs_RT)
+        return Weights(torch.ones_like(logprobs_RT))
 
     done = learner.accumulate(GROUPS, weigh, TEMPERATURE)
     assert sorted(seen) == list(range(len(RESPONSES)))
@@ -246,14 +372,64 @@ def test_tokens_that_the_policy_did_not_write_are_ignored(tiny: Path) -> None:
     masked = replace(group, responses=(make_response([1, 2, 3, 4, 5, 6], mask),))
     learner, other = make_learner(tiny), make_learner(tiny)
     written_RT = torch.tensor([mask])
-    learner.accumulate([masked], lambda _, values: torch.where(written_RT, 1.0, torch.nan).to(values), 1.0)
-    other.accumulate([masked], lambda _, values: written_RT.to(values), 1.0)
+    learner.accumulate([masked], lambda _, values: Weights(torch.where(written_RT, 1.0, torch.nan).to(values)), 1.0)
+    other.accumulate([masked], lambda _, values: Weights(written_RT.to(values)), 1.0)
     assert_same_gradient(gradients(learner.policy.model), gradients(other.policy.model), 1e-12)
 
 
 def test_weights_of_the_wrong_shape_are_refused(tiny: Path) -> None:
     with pytest.raises(ValueError, match="weights of shape"):
-        make_learner(tiny).accumulate(GROUPS, lambda _, logprobs: logprobs[:, :-1], 1.0)
+        make_learner(tiny).accumulate(GROUPS, lambda _, logprobs: Weights(logprobs[:, :-1]), 1.0)
+
+
+def test_entropy_weights_of_the_wrong_shape_are_refused(tiny: Path) -> None:
+    with pytest.raises(ValueError, match="weights of shape"):
+        make_learner(tiny).accumulate(GROUPS, lambda _, l_RT: Weights(l_RT, l_RT[:-1]), 1.0, entropy=True)
+
+
+def test_entropy_weights_need_entropies(tiny: Path) -> None:
+    with pytest.raises(ValueError, match="pass entropy=True"):
+        make_learner(tiny).accumulate(GROUPS, weights_and_bonus(), 1.0)
+
+
+def test_an_entropy_that_is_only_reported_leaves_the_gradient_as_it_is(tiny: Path) -> None:
+    learner, plain = make_learner(tiny, "float32"), make_learner(tiny, "float32")
+    done = learner.accumulate(GROUPS, fixed_weights(), TEMPERATURE, entropy=True)
+    without = plain.accumulate(GROUPS, fixed_weights(), TEMPERATURE)
+    assert done == replace(without, entropy=done.entropy)
+    assert without.entropy == 0.0
+    assert done.entropy == pytest.approx(plain_gradients_with_bonus(tiny)[2], rel=1e-4)
+    expected = gradients(plain.policy.model)
+    assert all(value.equal(expected[name]) for name, value in gradients(learner.policy.model).items())
+
+
+def test_entropy_weights_alone_are_learned_from(tiny: Path) -> None:
+    learner = make_learner(tiny)
+
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+        return Weights(torch.zeros_like(logprobs_RT), torch.ones_like(logprobs_RT))
+
+    before = learner.accumulate(GROUPS, weigh, 1.0, entropy=True)
+    assert before.loss == -before.entropy
+    assert learner.step().applied
+    assert learner.accumulate(GROUPS, weigh, 1.0, entropy=True).entropy > before.entropy
+
+
+def test_the_entropy_is_of_the_tokens_that_the_policy_wrote(tiny: Path) -> None:
+    (group, *_) = GROUPS
+    mask = [index % 3 != 0 for index in range(6)]
+    masked = replace(group, responses=(make_response([1, 2, 3, 4, 5, 6], mask),))
+    learner, other = make_learner(tiny), make_learner(tiny)
+    written_RT = torch.tensor([mask])
+
+    def weigh(outside: float) -> WeightFunction:
+        return lambda _, l_RT: Weights(torch.zeros_like(l_RT), torch.where(written_RT, 1.0, outside).to(l_RT))
+
+    done = learner.accumulate([masked], weigh(torch.nan), 1.0, entropy=True)
+    other.accumulate([masked], weigh(0.0), 1.0, entropy=True)
+    (entropies,) = plain_entropies(load_plain(tiny), [masked], 1.0)
+    assert done.entropy == pytest.approx(float(entropies[torch.tensor(mask)].sum()), rel=1e-9)
+    assert_same_gradient(gradients(learner.policy.model), gradients(other.policy.model), 1e-12)
 
 
 def test_only_zero_weights_move_nothing(tiny: Path) -> None:
@@ -261,7 +437,8 @@ def test_only_zero_weights_move_nothing(tiny: Path) -> None:
     learner.accumulate(GROUPS, fixed_weights(), 1.0)
     assert learner.step().applied  # AdamW has momentum from here on
     before = parameters(learner)
-    learner.accumulate(GROUPS, lambda _, logprobs: torch.zeros_like(logprobs), 1.0)
+    learner.accumulate(GROUPS, uniform(0.0), 1.0)
+    learner.accumulate(GROUPS, lambda _, l_RT: Weights(0 * l_RT, 0 * l_RT), 1.0, entropy=True)
     result = learner.step()
     assert (result.applied, result.version, learner.version) == (False, 1, 1)
     assert "every weight was zero" in result.reason
@@ -282,7 +459,7 @@ def test_no_groups_are_no_gradient(tiny: Path) -> None:
 def test_a_gradient_that_is_not_finite_is_dropped(tiny: Path, bad: float) -> None:
     learner = make_learner(tiny)
     before = parameters(learner)
-    learner.accumulate(GROUPS, lambda _, logprobs: torch.full_like(logprobs, bad), 1.0)
+    learner.accumulate(GROUPS, uniform(bad), 1.0)
     result = learner.step()
     assert (result.applied, result.version) == (False, 0)
     assert "not finite" in result.reason
@@ -315,7 +492,7 @@ def test_clipping_scales_the_gradient_and_reports_its_norm(tiny: Path) -> None:
     assert expected > 0.5
     assert clipped.step().grad_norm == pytest.approx(expected)
     # With beta1 = 0 the first moment is the gradient that the optimiser saw.
-    moments = [state["exp_avg"] for state in clipped._optimizer.state.values()]
+    moments = [state["exp_avg"] for state in clipped._optimizer._adamw.state.values()]
     assert math.sqrt(sum(float(value.square().sum()) for value in moments)) == pytest.approx(0.5, rel=1e-4)
 
 

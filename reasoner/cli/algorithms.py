@@ -1,0 +1,133 @@
+"""`reasoner algorithms`: the methods, each a row of choices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from reasoner import plugins as hooks
+from reasoner.cli import options
+from reasoner.cli.console import out
+from reasoner.gro import describe
+from reasoner.gro.presets import Preset, Weighted
+from reasoner.gro.terms import Term
+from reasoner.settings import term_toml
+
+app = typer.Typer(help="List the methods, and show what each one is.", no_args_is_help=True)
+
+LEGEND = (
+    "\nl: log-probability, R: reward, c: credit, u = evidence - anchor, s: logistic"
+    "\nfunction, diff: chosen - rejected. `reasoner algorithms show NAME` has the"
+    "\nformula, the numbers, what it needs, and the TOML."
+)
+PAPER = re.compile(r"\d{4}\.\d{4,5}")
+NEEDS = {
+    "pairs": "preference pairs: [data.pairs], or source = 'online' to mine them from fresh groups",
+    "labelled": "labelled responses: [data.labelled], or source = 'online' to label fresh ones by their reward",
+    "demos": "demonstrations: [data.demos]",
+}
+
+
+@app.command("list")
+def list_algorithms(plugin: options.Plugins = None) -> None:
+    """All methods and mixtures: per term one row of choices.
+
+    Example: reasoner algorithms list --plugin my_method.py
+    """
+    presets = hooks.algorithms(hooks.build_manager(plugin or ())).presets
+    console = out()
+    console.print(_table({name: preset for name, preset in presets.items() if len(preset.terms) == 1}))
+    console.print(Text("\nSeveral terms (weight, term)", style="bold"))
+    console.print(_table({name: preset for name, preset in presets.items() if len(preset.terms) > 1}))
+    console.print(Text(LEGEND), soft_wrap=True)
+
+
+def _table(presets: Mapping[str, Preset]) -> Table:
+    """Two lines per term, so that it is readable at 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), collapse_padding=True)
+    columns = {"preset\npaper": 20, "unit\nanchor": 8, "credit\nlink": 22, "evidence\naggregation": 22}
+    for column, width in columns.items():
+        table.add_column(column, overflow="fold", min_width=width)
+    for name, preset in presets.items():
+        for index, (term_name, weighted) in enumerate(preset.terms.items()):
+            term = weighted.term
+            own = f"  {weighted.weight:g} {term_name}"
+            paper = preset.paper if PAPER.fullmatch(preset.paper) else ""
+            head = f"{name}\n{paper}" if len(preset.terms) == 1 else f"{name if index == 0 else ''}\n{own}"
+            table.add_row(
+                Text(head),
+                Text(f"{term.evidence.unit}\n{describe.anchor(term.anchor, term.evidence)}"),
+                Text(f"{describe.credit(term.credit)}\n{describe.link(term.link)}"),
+                Text(f"{describe.evidence(term.evidence)}\n{describe.aggregation(term.aggregation)}"),
+            )
+    return table
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A name of `reasoner algorithms list`.")], plugin: options.Plugins = None
+) -> None:
+    """One method: its formula, its numbers, what it needs, and the TOML that says the same.
+
+    Example: reasoner algorithms show dpo
+    """
+    presets = hooks.algorithms(hooks.build_manager(plugin or ())).presets
+    preset = hooks.find("method", name, presets, "reasoner algorithms list")
+    console = out()
+    console.print(Text(f"{name}: {preset.paper}", style="bold"))
+    for term_name, weighted in preset.terms.items():
+        console.print()
+        console.print(Text(_heading(term_name, weighted), style="bold"))
+        console.print(Text(f"  L = {_formula(weighted.term)}"), soft_wrap=True)
+        table = Table.grid(padding=(0, 2))
+        for choice, text in describe.choices_of(weighted.term).items():
+            table.add_row(Text(f"  {choice}"), Text(text, overflow="fold"))
+        console.print(table)
+    console.print(Text("\nNeeds", style="bold"))
+    for need in dict.fromkeys(need for weighted in preset.terms.values() for need in _needs(weighted.term)):
+        console.print(Text(f"  - {need}"))
+    console.print(Text("\nThe same as TOML", style="bold"))
+    for term_name, weighted in preset.terms.items():
+        console.print(Text(term_toml(term_name, weighted).strip()), soft_wrap=True)
+
+
+def _heading(name: str, weighted: Weighted) -> str:
+    factor = describe.schedule(weighted.schedule)
+    return f"term {name}, weight {weighted.weight:g}{f' x ({factor})' if factor else ''}"
+
+
+def _formula(term: Term) -> str:
+    """The loss with the choices put in: `- 1/P sum_pairs log s(u), u = ...`."""
+    formula = describe.LINK_FORMULAS[getattr(term.link, "kind", "custom")]
+    parts = [f"- {describe.UNIT_SUMS[term.evidence.unit]} {formula}"]
+    parts.append(f"u = {describe.evidence(term.evidence)}{_minus(describe.anchor(term.anchor, term.evidence))}")
+    if term.evidence.unit != "pair":
+        parts.append(f"c = {describe.credit(term.credit)}")
+    return ", ".join(parts)
+
+
+def _minus(anchor: str) -> str:
+    return "" if anchor == "0" else f" - {'l_old' if anchor == 'old' else anchor}"
+
+
+def _needs(term: Term) -> list[str]:
+    needs = []
+    if term.source == "online":
+        needs.append("fresh groups: a sampler, training problems and rewards")
+        if term.compares:
+            needs.append("at least 2 responses per problem (sampling.group_size)")
+    else:
+        needs.append(NEEDS[term.source])
+    if term.needs_reference:
+        needs.append("a reference policy: a frozen copy of the initial model, made by itself")
+    if term.needs_critic:
+        needs.append("a critic: a value model of its own ([critic])")
+    if term.needs_greedy:
+        needs.append("one greedy response per problem, sampled by itself")
+    return needs

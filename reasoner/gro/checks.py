@@ -1,0 +1,155 @@
+"""Which choices of a term fit each other. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reasoner.gro.terms import (
+    Advantage,
+    Chosen,
+    Clip,
+    LogSigmoid,
+    One,
+    Sigmoid,
+    Term,
+    Truncate,
+    Unit,
+)
+
+AGGREGATIONS: dict[Unit, tuple[str, ...]] = {
+    "token": ("token-mean", "response-mean", "response-sum", "constant"),
+    "response": ("responses",),
+    "pair": ("pairs",),
+}
+
+
+def mistake_of_term(term: Term) -> str:
+    """The first thing that is wrong with a term, with its keys; empty: nothing."""
+    return next(_mistakes(term), "")
+
+
+def _mistakes(term: Term) -> Iterator[str]:
+    yield from _of_numbers(term)
+    yield from _of_unit(term)
+    yield from _of_source(term)
+    yield from _of_credit(term)
+    yield from _of_penalties(term)
+
+
+def _of_numbers(term: Term) -> Iterator[str]:
+    link, evidence, correction = term.link, term.evidence, term.correction
+    if isinstance(link, Clip):
+        if not 0.0 <= link.low <= 1.0 or link.high < 0.0:
+            yield f"link.low must be in [0, 1] and link.high >= 0, got {link.low}, {link.high}"
+        if link.dual is not None and link.dual <= 1.0:
+            yield f"link.dual must be above 1, got {link.dual}"
+    if isinstance(link, Truncate) and link.cap <= 0.0:
+        yield f"link.cap must be above 0, got {link.cap}"
+    if isinstance(link, LogSigmoid) and not 0.0 <= link.smoothing < 0.5:
+        yield f"link.smoothing must be in [0, 0.5), got {link.smoothing}: it is the share of flipped labels"
+    if isinstance(link, Sigmoid) and min(link.desirable, link.undesirable) < 0.0:
+        yield f"link.desirable and link.undesirable must be at least 0, got {link.desirable}, {link.undesirable}"
+    if evidence.beta <= 0.0:
+        yield f"evidence.beta must be above 0, got {evidence.beta}"
+    if not 0.0 < evidence.discount <= 1.0:
+        yield f"evidence.discount must be in (0, 1], got {evidence.discount}"
+    if evidence.bias < 0.0:
+        yield f"evidence.bias must be at least 0, got {evidence.bias}"
+    if term.kl.coefficient < 0.0:
+        yield f"kl.coefficient must be >= 0, got {term.kl.coefficient}"
+    if term.aggregation.length is not None and term.aggregation.length < 1:
+        yield f"aggregation.length must be at least 1 token, got {term.aggregation.length}"
+    if correction.kind == "mask" and not 0.0 <= correction.low < correction.high:
+        yield f"correction.low must be below correction.high, got {correction.low}, {correction.high}"
+    if correction.high <= 0.0:
+        yield f"correction.high must be above 0, got {correction.high}"
+    if term.pairing.most < 1 or term.pairing.margin < 0.0:
+        yield (
+            f"pairing.most must be at least 1 and pairing.margin at least 0, got {term.pairing.most}, "
+            f"{term.pairing.margin}"
+        )
+    if isinstance(term.credit, Advantage) and not (
+        0.0 < term.credit.discount <= 1.0 and 0.0 <= term.credit.trace <= 1.0
+    ):
+        yield (
+            f"credit.discount must be in (0, 1] and credit.trace in [0, 1], got {term.credit.discount}, "
+            f"{term.credit.trace}"
+        )
+
+
+def _of_unit(term: Term) -> Iterator[str]:
+    unit, evidence = term.evidence.unit, term.evidence
+    known = AGGREGATIONS[unit]
+    if term.aggregation.kind not in known:
+        yield (
+            f"aggregation.kind = {term.aggregation.kind!r} does not fit evidence.unit = {unit!r}; "
+            f"it takes {', '.join(known)}"
+        )
+    if unit == "token" and (evidence.reduce != "sum" or evidence.reference or evidence.beta != 1.0):
+        yield "evidence.unit = 'token' is the log-probability itself: reduce, reference and beta do not apply to it"
+    if evidence.discount != 1.0 and evidence.reduce != "sum":
+        yield f"evidence.discount = {evidence.discount} needs evidence.reduce = 'sum', got {evidence.reduce!r}"
+    if evidence.reduce == "log-odds" and evidence.reference:
+        yield "evidence.reduce = 'log-odds' is a function of a probability; it takes no reference"
+    if evidence.bias != 1.0 and unit != "pair":
+        yield f"evidence.bias = {evidence.bias} is the weight of a pair's rejected response; evidence.unit is {unit!r}"
+    if isinstance(term.link, Clip | Truncate) and term.anchor.kind != "old":
+        yield f"link.kind = {term.link.kind!r} needs anchor.kind = 'old': it bounds the ratio to the old policy"
+    if term.anchor.kind == "kl" and not (unit == "response" and evidence.reference):
+        yield "anchor.kind = 'kl' needs evidence.unit = 'response' and evidence.reference = true"
+    if unit == "pair":
+        if term.anchor.kind not in ("none", "margin"):
+            yield f"anchor.kind = {term.anchor.kind!r} does not fit evidence.unit = 'pair'; it takes none, margin"
+        if not isinstance(term.credit, One):
+            yield "credit.kind must be 'one' with evidence.unit = 'pair': what a pair prefers is its credit"
+        if term.entropy or term.kl.coefficient or term.correction.kind != "none":
+            yield "entropy, kl and correction do not apply to evidence.unit = 'pair'; put them into a term of tokens"
+    if unit == "response" and term.correction.kind != "none" and term.correction.level == "token":
+        yield "correction.level = 'token' does not fit evidence.unit = 'response'; use 'sequence' or 'geometric'"
+
+
+def _of_source(term: Term) -> Iterator[str]:
+    source = term.source
+    if source != "online":
+        if term.anchor.kind == "old" or term.correction.kind != "none":
+            yield f"anchor.kind = 'old' and correction need source = 'online', got {source!r}: nobody here sampled it"
+        if isinstance(term.credit, Advantage) and term.credit.baseline in ("greedy", "critic"):
+            yield f"credit.baseline = {term.credit.baseline!r} needs source = 'online', got {source!r}"
+        if term.kl.place == "reward" and term.kl.coefficient:
+            yield f"kl.place = 'reward' needs source = 'online', got {source!r}"
+    if source in ("labelled", "demos") and term.compares:
+        yield f"source = {source!r} has one response per prompt, and this term compares the responses of a group"
+    if source == "pairs" and term.anchor.kind == "kl":
+        yield "anchor.kind = 'kl' needs source = 'labelled' or 'online', got 'pairs'"
+
+
+def _of_credit(term: Term) -> Iterator[str]:
+    credit = term.credit
+    if isinstance(credit, Chosen) and term.source not in ("online", "pairs"):
+        yield f"credit.kind = 'chosen' needs pairs: source = 'pairs' or 'online', got {term.source!r}"
+    if not isinstance(credit, Advantage):
+        if term.kl.place == "reward" and term.kl.coefficient:
+            yield f"kl.place = 'reward' needs credit.kind = 'advantage', got {credit.kind!r}"  # type: ignore[union-attr]
+        return
+    if credit.baseline == "critic" and (credit.scale == "group" or term.evidence.unit != "token"):
+        yield "credit.baseline = 'critic' gives credit per token: scale must be none or batch, evidence.unit 'token'"
+    if credit.combine == "normalise-then-sum":
+        if credit.baseline == "critic" or credit.scale == "batch":
+            yield (
+                "credit.combine = 'normalise-then-sum' takes each reward's credit in its group and then normalises "
+                f"the sum over the batch: not with baseline = {credit.baseline!r}, scale = {credit.scale!r}"
+            )
+        if term.kl.place == "reward" and term.kl.coefficient:
+            yield "credit.combine = 'normalise-then-sum' and kl.place = 'reward' exclude each other; use place = 'loss'"
+    if (
+        term.kl.place == "reward"
+        and term.kl.coefficient
+        and term.evidence.unit != "token"
+        and (credit.baseline == "none" and credit.scale != "group")
+    ):
+        yield "kl.place = 'reward' without a baseline gives credit per token and needs evidence.unit = 'token'"
+
+
+def _of_penalties(term: Term) -> Iterator[str]:
+    if term.kl.coefficient and term.kl.place == "loss" and term.kl.estimator == "k1":
+        yield "kl.estimator = 'k1' belongs into the reward: in the loss its expected gradient is zero; use k2 or k3"

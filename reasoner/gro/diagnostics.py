@@ -1,0 +1,78 @@
+"""What the weights of a term look like: sums over responses, added over micro-batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+_LARGEST = {"ratio_max"}
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """Sums over the responses of a term that were weighed; `+` joins micro-batches."""
+
+    loss: float = 0.0
+    positive: float = 0.0
+    """sum of w where w > 0: push up"""
+    negative: float = 0.0
+    """sum of -w where w < 0: push down"""
+    tokens: int = 0
+    """tokens of the policy"""
+    nonzero: int = 0
+    """tokens with w != 0"""
+    clipped: int = 0
+    """tokens with credit but w = 0: the link has cut them off"""
+    response_mass: float = 0.0
+    """sum over responses of m_i = sum_t |w[i,t]|"""
+    response_mass_squared: float = 0.0
+    """sum over responses of m_i^2; mass^2 / mass_squared is the effective number of responses"""
+    kl: float = 0.0
+    """sum over tokens of the KL estimate"""
+    ratio: float = 0.0
+    """sum over tokens of e^(l - l_old)"""
+    ratio_max: float = 0.0
+    corrected: int = 0
+    """tokens whose importance weight was cut"""
+    pairs: int = 0
+    pairs_right: int = 0
+    """pairs in which the chosen response has more evidence"""
+    margin: float = 0.0
+    """sum over pairs of the difference of evidence"""
+
+    def __add__(self, other: Diagnostics) -> Diagnostics:
+        joined = {f.name: _join(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return Diagnostics(**joined)
+
+    def metrics(self, weight: float, counted_tokens: int) -> dict[str, float]:
+        """The figures of a step without their prefix (`reasoner.reporting.metrics` documents them).
+
+        Args:
+            weight: lambda of the term.
+            counted_tokens: tokens that count in the term; those that cost no forward are among the zero ones.
+        """
+        tokens, pairs = max(self.tokens, 1), max(self.pairs, 1)
+        values = {
+            "weight": weight,
+            "loss": self.loss,
+            "positive": self.positive,
+            "negative": self.negative,
+            "zero_share": 1.0 - self.nonzero / max(counted_tokens, 1),
+            "clipped_share": self.clipped / max(counted_tokens, 1),
+            "ess": self.response_mass**2 / self.response_mass_squared if self.response_mass else 0.0,
+            "ratio_mean": self.ratio / tokens,
+            "ratio_max": self.ratio_max,
+            "kl": self.kl / tokens,
+            "corrected_share": self.corrected / tokens,
+        }
+        if self.pairs:
+            values |= {
+                "pairs": float(self.pairs),
+                "accuracy": self.pairs_right / pairs,
+                "margin": self.margin / pairs,
+            }
+        return values
+
+
+def _join(name: str, one: Any, other: Any) -> Any:
+    return max(one, other) if name in _LARGEST else one + other

@@ -1,0 +1,31 @@
+"""Evidence: what the policy says of a whole response. Differentiable in the log-probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reasoner.gro.inputs import masked
+from reasoner.gro.terms import Evidence
+
+
+def of_responses(spec: Evidence, logprobs_RT: Tensor, reference_RT: Tensor | None, mask_RT: Tensor) -> Tensor:
+    """(R,) f(l) of every response, or f(l - l_ref); `beta` and `bias` are the caller's.
+
+    sum: sum_t gamma^t l_t over the policy's tokens, counted from 0; mean: mean_t l_t; log-odds: log(p / (1 - p)) with
+    p = exp(mean_t l_t) (2403.07691).
+    """
+    if spec.reference:
+        if reference_RT is None:
+            raise ValueError("evidence relative to the reference needs its log-probabilities; got none")
+        logprobs_RT = logprobs_RT - reference_RT
+    kept_RT = masked(logprobs_RT, mask_RT)
+    if spec.reduce == "sum":
+        if spec.discount == 1.0:
+            return kept_RT.sum(dim=1)
+        place_RT = mask_RT.cumsum(dim=1) - 1
+        return (kept_RT * spec.discount ** place_RT.clamp(min=0)).sum(dim=1)
+    mean_R = kept_RT.sum(dim=1) / mask_RT.sum(dim=1).clamp(min=1)
+    if spec.reduce == "mean":
+        return mean_R
+    return mean_R - torch.log(-torch.expm1(mean_R))

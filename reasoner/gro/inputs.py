@@ -1,0 +1,66 @@
+"""What the objective reads, over one batch of one source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Rewards and annotations of a batch: everything but the log-probabilities under the policy being trained.
+
+    Axes: N groups, G responses of a group, R = N G responses in group order, T tokens right-padded, K rewards. Padding
+    and entries that are not valid may hold anything, NaN included.
+    """
+
+    rewards_NG: Tensor
+    """total reward of every response"""
+    valid_NG: Tensor
+    """bool; False where the response abstained"""
+    mask_RT: Tensor
+    """bool; tokens that the policy wrote"""
+    truncated_R: Tensor | None = None
+    """bool; responses that were cut at the length limit"""
+    greedy_N: Tensor | None = None
+    """reward of a greedy response to each problem; NaN where it abstained"""
+    old_RT: Tensor | None = None
+    """log-probabilities under the policy when the batch arrived; None: it has not moved yet"""
+    reference_RT: Tensor | None = None
+    """log-probabilities under the reference policy"""
+    sampler_RT: Tensor | None = None
+    """log-probabilities as the sampler reported them"""
+    values_RT: Tensor | None = None
+    """the critic's value of the state before each token"""
+    components_KNG: Tensor | None = None
+    """value of each reward"""
+    component_weights_K: Tensor | None = None
+    """factor of each reward in the total"""
+
+    @property
+    def valid_R(self) -> Tensor:  # noqa: N802  axes in names
+        """(R,) `valid_NG`, flat."""
+        return self.valid_NG.flatten()
+
+    @property
+    def lengths_R(self) -> Tensor:  # noqa: N802
+        """(R,) tokens that the policy wrote."""
+        return self.mask_RT.sum(dim=1)
+
+    def needed(self, name: str, why: str) -> Tensor:
+        """An annotation that must be there.
+
+        Raises:
+            ValueError: it is not.
+        """
+        value: Tensor | None = getattr(self, name)
+        if value is None:
+            raise ValueError(f"{why} needs {name}, and the batch was not annotated with it")
+        return value
+
+
+def masked(values_RT: Tensor, mask_RT: Tensor) -> Tensor:
+    """The values, 0 where the mask is False. `where`, not a product: padding may hold anything, and 0 * inf is NaN."""
+    return torch.where(mask_RT, values_RT, torch.zeros_like(values_RT))

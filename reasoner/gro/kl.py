@@ -1,0 +1,30 @@
+"""Estimates of KL(theta || reference) per token, from u = l - l_ref."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reasoner.gro.inputs import Inputs, masked
+from reasoner.gro.terms import KL
+
+
+def kl_estimate(estimator: str, u: Tensor) -> Tensor:
+    """Elementwise: k1 = u, k2 = u^2 / 2, k3 = e^-u - 1 + u."""
+    match estimator:
+        case "k1":
+            return u
+        case "k2":
+            return u.square() / 2
+        case "k3":
+            return torch.expm1(-u) + u
+    raise ValueError(f"unknown KL estimator {estimator!r}; known: k1, k2, k3")
+
+
+def reward_penalty(spec: KL, inputs: Inputs) -> Tensor | None:
+    """(R, T) what the KL takes off the reward at each token, with the old policy for the current one; None: nothing."""
+    if spec.place != "reward" or spec.coefficient == 0.0:
+        return None
+    why = "a KL penalty in the reward"
+    difference_RT = inputs.needed("old_RT", why) - inputs.needed("reference_RT", why)
+    return spec.coefficient * kl_estimate(spec.estimator, masked(difference_RT, inputs.mask_RT))

@@ -1,0 +1,260 @@
+"""A transformers model without its output layer: hidden states of packed responses, whatever is read from them.
+
+Policy and critic are one each. Parameters are float32. With dtype bfloat16 the forward pass runs under autocast: the
+parameters are their own float32 master copy, gradients add up in float32 (bfloat16 sums would depend on how a batch
+was cut), and a fresh learner and its reference agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as bars
+
+from reasoner.errors import RunError, UserError
+from reasoner.learning.attention import IMPLEMENTATION
+from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
+from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
+from reasoner.records import Group
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
+"""mean difference per token between the packed and the plain forward pass on the first batch: absolute for
+log-probabilities, relative for hidden states (float64 models of transformers still normalise in float32)"""
+_CHECKED_TOKENS = 64
+"""tokens of a response that the comparison on the first batch reads: it holds their whole logits"""
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How sequences go through the model, and why."""
+
+    flat: bool
+    """rows one after the other without padding; False: one response per sequence, padded on the right"""
+    sharing: Sharing
+    token_budget: int
+    why: str = ""
+
+    def micro_batches(self, groups: Sequence[Group], together: Sequence[int] | None = None) -> tuple[MicroBatch, ...]:
+        """The groups in pieces of at most `token_budget` tokens; `together`: see `packing`."""
+        if self.flat:
+            return pack(groups, self.token_budget, self.sharing, together)
+        return pack_padded(groups, self.token_budget, together)
+
+    def __str__(self) -> str:
+        if not self.flat:
+            return f"one response per padded sequence ({self.why}), {self.token_budget} tokens per micro-batch"
+        shared = {"auto": "shared where it pays", "always": "shared", "never": "not shared"}[self.sharing]
+        return f"packed rows, prompts {shared}, {self.token_budget} tokens per micro-batch"
+
+
+class Backbone:
+    """A loaded model and how sequences go through it."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str,
+        dtype: Dtype,
+        token_budget: int,
+        share_prompts: Sharing = "auto",
+        gradient_checkpointing: bool = False,
+        trust_remote_code: bool = False,
+        output_layer: bool = False,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            folder: model in Hugging Face format.
+            device: a torch device, `cpu` or `cuda`.
+            dtype: number format of the forward pass; float64 is for tests.
+            token_budget: tokens per micro-batch.
+            share_prompts: whether a group's prompt is in a row once.
+            gradient_checkpointing: recompute activations in the backward pass.
+            trust_remote_code: run Python code that comes with the model.
+            output_layer: load the whole language model, not only what gives its hidden states.
+
+        Raises:
+            UserError: prompts cannot be shared in this model although `share_prompts` is `always`.
+        """
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._folder = folder
+        self._trust = trust_remote_code
+        self._checked = False
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        _without_dropout(config)
+        with no_progress_bars():
+            self.model: Any = (
+                (AutoModelForCausalLM if output_layer else AutoModel)
+                .from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=torch.float64 if dtype == "float64" else torch.float32,
+                    attn_implementation=_attention_of(config),
+                    trust_remote_code=trust_remote_code,
+                )
+                .to(self.device)
+            )
+        self.packing = _choose_packing(self.model, share_prompts, token_budget)
+        self._plain_attention = self.model.config._attn_implementation
+        if self.packing.flat:
+            self.model.set_attn_implementation(IMPLEMENTATION)
+        # transformers recomputes activations in training mode only; no dropout is left that this mode would switch on.
+        self.model.train(gradient_checkpointing)
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def description(self) -> str:
+        """Versions, device, number format and packing, for the log."""
+        numbers = "bfloat16 over float32 parameters" if self.dtype == "bfloat16" else self.dtype
+        return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}"
+
+    def hidden(self, batch: MicroBatch) -> tuple[Tensor, Inputs]:
+        """(S, H) states that predict a micro-batch's response tokens, in the order of its `indices`, with gradient."""
+        inputs = (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
+        flat = {"position_ids": inputs.position_ids_BL, "row_shapes": inputs.shapes} if self.packing.flat else {}
+        with self.autocast():
+            output = self.model.base_model(input_ids=inputs.input_ids_BL, use_cache=False, **flat)
+        return output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S), inputs
+
+    def compare_once(self, groups: Sequence[Group], what: str, gap: Callable[[Sequence[Row]], float]) -> None:
+        """On the first batch: compare a few packed responses with plain forward passes over one sequence each.
+
+        Args:
+            groups: the batch; only a piece of it is read.
+            what: what is compared, for the message.
+            gap: mean difference per token between the rows' packed and plain forward passes, without gradient.
+
+        Raises:
+            RunError: they differ by more than rounding.
+        """
+        if self._checked or not groups:
+            return
+        few = [_shortened(group) for group in groups[:2]]
+        sharing: Sharing = "never" if not self.packing.flat or self.packing.sharing == "never" else "always"
+        found = gap([row for batch in pack(few, self.packing.token_budget, sharing) for row in batch.rows])
+        if not found <= ALLOWED_GAP[self.dtype]:
+            raise RunError(
+                f"{type(self.model).__name__}: {what} of packed responses differ from those of single "
+                f"sequences by {found:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}): training would be "
+                "wrong. Its attention or output layer does something that the packed forward pass does not know: "
+                "please report the model"
+            )
+        self._checked = True
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights as they are published, by name; a tied output layer is there under its own name too."""
+        cast: dict[int, Tensor] = {}  # what shares memory still does afterwards: transformers writes it once
+        state = self.model.state_dict()
+        return {name: cast.setdefault(value.data_ptr(), self._cast(value)) for name, value in state.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write the model in Hugging Face format: weights, configuration, tokenizer."""
+        with no_progress_bars():
+            self.model.save_pretrained(folder, state_dict=self.weights())
+        # The source's own configuration, not the loaded one, in which dropout was set to 0.
+        config = AutoConfig.from_pretrained(self._folder, trust_remote_code=self._trust)
+        config.architectures = self.model.config.architectures  # as written, with or without an output layer
+        config.dtype = self._saved_dtype
+        config.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust).save_pretrained(folder)
+
+    @property
+    def _saved_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    def _cast(self, value: Tensor) -> Tensor:
+        return value.to(self._saved_dtype) if value.is_floating_point() else value
+
+    @contextmanager
+    def own_attention(self) -> Iterator[None]:
+        """The model's own attention instead of the packed one."""
+        if not self.packing.flat:
+            yield
+            return
+        self.model.set_attn_implementation(self._plain_attention)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(IMPLEMENTATION)
+
+    def autocast(self) -> torch.autocast:
+        """The number format of the forward pass."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers' bars out of the run's own view."""
+    if not bars.is_progress_bar_enabled():
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()
+
+
+def _without_dropout(config: Any) -> None:
+    """Set every dropout and routing noise to 0: log-probabilities must be a function of the weights."""
+    for part in (config, config.get_text_config()):
+        for name, value in part.to_dict().items():
+            if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "drop_path", "jitter")):
+                setattr(part, name, 0.0)
+
+
+def _attention_of(config: Any) -> str | None:
+    """None: transformers' choice. A soft cap of the scores needs `eager`: sdpa leaves it out without a word."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def _choose_packing(model: Any, sharing: Sharing, token_budget: int) -> Packing:
+    why = _why_not_flat(model)
+    if why and sharing == "always":
+        raise UserError(
+            f"learning.share_prompts = 'always' is impossible for {type(model).__name__}: {why}; use 'auto'"
+        )
+    return Packing(not why, "never" if why else sharing, token_budget, why)
+
+
+def _why_not_flat(model: Any) -> str:
+    """What keeps several sequences from being laid one after the other; empty: nothing."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if getattr(model, "_is_stateful", False) or any("linear" in kind or "mamba" in kind for kind in kinds):
+        return "recurrent layers"
+    if kinds != {"full_attention"}:
+        return f"layers of type {', '.join(sorted(kinds))}"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "sliding-window attention"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "attention scores with a soft cap"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    return ""
+
+
+def _shortened(group: Group) -> Group:
+    """Two responses of a group, cut to what the comparison reads."""
+    few = tuple(
+        replace(
+            response,
+            token_ids=response.token_ids[:_CHECKED_TOKENS],
+            policy_mask=response.policy_mask[:_CHECKED_TOKENS],
+            sampler_logprobs=response.sampler_logprobs[:_CHECKED_TOKENS],
+        )
+        for response in group.responses[:2]
+    )
+    return replace(group, responses=few)

@@ -1,0 +1,171 @@
+"""The critic: a value model with a backbone and an optimiser of its own.
+
+    V[i,t] = head(h[i,t])        h: the hidden state that predicts token t of response i
+
+so V[i,t] is the value of the state before that token: it sees the prompt and the tokens before t. Like the learner it
+is algorithm-blind: it adds the gradient of `- sum w * V` for the weights that it is given (of a squared error
+(V - R)^2 / 2 they are w = R - V), and normalises nothing. The head starts at zero, and so do the values. Values are
+float32 (float64 for float64 models), the head included, also where the backbone runs in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from reasoner.config import LearningConfig
+from reasoner.errors import UserError
+from reasoner.learning.backbone import Backbone, Dtype
+from reasoner.learning.inputs import Inputs, policy_mask
+from reasoner.learning.learner import Accumulated, StepResult
+from reasoner.learning.optimizer import Optimizer
+from reasoner.learning.packing import MicroBatch, Row
+from reasoner.records import Group, Response
+
+ValueWeightFunction = Callable[[Sequence[int], Tensor], Tensor]
+"""`(rows, values_RT) -> - dL/dV (R, T)`: rows, padding and mask as in `learner.WeightFunction`"""
+HEAD_FILE = "value_head.safetensors"
+
+
+class TorchCritic:
+    """A value model and its optimiser."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str,
+        dtype: Dtype,
+        config: LearningConfig,
+        learning_rate: float,
+        total_steps: int,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Load the backbone, and the value head where there is one.
+
+        Args:
+            folder: a saved critic, or any model with its tokenizer in Hugging Face format: its output layer is left
+                out and the value head is zero.
+            device: a torch device, `cpu` or `cuda`.
+            dtype: number format of the forward pass and of the backbone that is saved.
+            config: `[learning]`, except for its learning rate.
+            learning_rate: after the warm-up.
+            total_steps: optimiser steps of the whole run, for the decay of the learning rate.
+            trust_remote_code: run Python code that comes with the model.
+
+        Raises:
+            UserError: the saved value head belongs to another model.
+        """
+        self.backbone = Backbone(
+            folder,
+            device=device,
+            dtype=dtype,
+            token_budget=config.token_budget,
+            share_prompts=config.share_prompts,
+            gradient_checkpointing=config.gradient_checkpointing,
+            trust_remote_code=trust_remote_code,
+        )
+        model = self.backbone.model
+        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device, dtype=model.dtype)
+        _fill(self.head, Path(folder) / HEAD_FILE)
+        self._checkpointing = config.gradient_checkpointing
+        self._optimizer = Optimizer(
+            chain(model.parameters(), self.head.parameters()), config, peak=learning_rate, total_steps=total_steps
+        )
+
+    @property
+    def description(self) -> str:
+        """What was chosen, for the log: device, number format, attention, packing."""
+        recompute = ", activations recomputed" if self._checkpointing else ""
+        return f"{self.backbone.description}; value head; AdamW{recompute}"
+
+    @property
+    def version(self) -> int:
+        """Optimiser steps behind the current weights."""
+        return self._optimizer.version
+
+    @torch.no_grad()
+    def values(self, groups: Sequence[Group]) -> list[list[float]]:
+        """(R)(T) value of the state before every response token, without gradient."""
+        self._check(groups)
+        found: list[list[float]] = [[] for group in groups for _ in group.responses]
+        for batch in self.backbone.packing.micro_batches(groups):
+            values_S, inputs = self._forward(batch)
+            for index, part in zip(batch.indices, inputs.parts(values_S), strict=True):
+                found[index] = part.tolist()
+        return found
+
+    def accumulate(self, groups: Sequence[Group], weights: ValueWeightFunction) -> Accumulated:
+        """Add the gradient of `- sum w * V` over all responses of `groups`, in packed micro-batches."""
+        self._check(groups)
+        responses = [response for group in groups for response in group.responses]
+        batches = self.backbone.packing.micro_batches(groups)
+        losses = [self._accumulate_one(batch, responses, weights) for batch in batches]
+        return Accumulated.of(batches, responses, sum(losses, 0.0))
+
+    def _accumulate_one(self, batch: MicroBatch, responses: Sequence[Response], weights: ValueWeightFunction) -> float:
+        """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * V."""
+        values_S, inputs = self._forward(batch)
+        mask_S = policy_mask(batch, responses, self.backbone.device)
+        weights_RT = weights(batch.indices, inputs.padded(values_S.detach()))
+        weights_S = inputs.weights(weights_RT, mask_S, values_S)
+        loss = -(weights_S * values_S).sum()
+        if weights_S.any():
+            self._optimizer.backward(loss)
+        return float(loss.detach())
+
+    def step(self) -> StepResult:
+        """Clip, update, zero the gradient; a gradient that is not finite is dropped and reported."""
+        return self._optimizer.step()
+
+    def save(self, folder: Path) -> None:
+        """Write the backbone in Hugging Face format and the value head next to it; a critic loads from the folder."""
+        self.backbone.save(folder)
+        save_file({name: value.detach().cpu() for name, value in self.head.state_dict().items()}, folder / HEAD_FILE)
+
+    def _forward(self, batch: MicroBatch) -> tuple[Tensor, Inputs]:
+        """(S,) values of a micro-batch's response tokens, in the order of its `indices`, with gradient."""
+        hidden_SH, inputs = self.backbone.hidden(batch)
+        values_S1: Tensor = self.head(hidden_SH.to(self.head.weight.dtype))
+        return values_S1.squeeze(1), inputs
+
+    def _check(self, groups: Sequence[Group]) -> None:
+        """On the first batch: hidden states, because a new head makes every value 0."""
+        self.backbone.compare_once(groups, "hidden states", self._gap)
+
+    @torch.no_grad()
+    def _gap(self, rows: Sequence[Row]) -> float:
+        """Mean over tokens of |packed - plain| / |plain|, Euclidean norms of hidden states."""
+        packed_SH, _ = self.backbone.hidden(MicroBatch(tuple(rows)))
+        with self.backbone.own_attention():
+            plain_SH = torch.cat([self._plain(row, response) for row in rows for response in row.responses])
+        return float(((packed_SH - plain_SH).norm(dim=1) / plain_SH.norm(dim=1)).mean())
+
+    def _plain(self, row: Row, response: tuple[int, ...]) -> Tensor:
+        """(T, H) by the model's own forward pass."""
+        ids = torch.tensor([[*row.prompt_ids, *response]], device=self.backbone.device)
+        with self.backbone.autocast():
+            hidden_BLH: Tensor = self.backbone.model(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden_BLH[0, len(row.prompt_ids) - 1 : -1]
+
+
+def _fill(head: nn.Linear, file: Path) -> None:
+    """The saved value head, or zeros where there is none."""
+    if not file.exists():
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return
+    saved = load_file(file)
+    wanted = {name: list(value.shape) for name, value in head.state_dict().items()}
+    found = {name: list(value.shape) for name, value in saved.items()}
+    if found != wanted:
+        raise UserError(
+            f"{file} is not the value head of the model next to it: it holds {found}, the model needs {wanted}; use a "
+            "folder as a critic saved it, or remove the file to start with values of 0"
+        )
+    head.load_state_dict(saved)
