@@ -58,6 +58,8 @@ class UpdateReport:
     """what the learner did, by mini-batch and source"""
     steps: tuple[StepResult, ...]
     """one per mini-batch and pass"""
+    entropy: float | None
+    """mean over the policy's tokens that went through the model, nats; None: no term has an entropy bonus"""
     gap: Gap | None
     """sampler against learner over the trained fresh responses; None: none was trained on"""
     critic: CriticReport | None
@@ -80,8 +82,8 @@ class UpdateReport:
             values["credit/abs_mean"] = sum(map(abs, self.credits)) / len(self.credits)
         if self.gap is not None:
             values |= {"gap/mean": self.gap.mean, "gap/max": self.gap.max, "gap/k3": self.gap.k3}
-        if entropy := sum(each.entropy for each in self.done):
-            values["entropy"] = entropy / sum(each.response_tokens for each in self.done if each.entropy)
+        if self.entropy is not None:
+            values["entropy"] = self.entropy
         return values | (self.critic.metrics if self.critic else {})
 
 
@@ -117,11 +119,14 @@ def update(
     done: list[Accumulated] = []
     totals: dict[str, tuple[float, Diagnostics, int]] = {}
     gaps: list[Gap] = []
+    entropies: list[tuple[float, int]] = []
     for mini in list(range(steps)) * epochs:
         objectives = [each.objective(mini, steps, learner, progress) for each in prepared.values()]
-        done += [objective.accumulate(learner) for objective in objectives]
+        accumulated = [objective.accumulate(learner) for objective in objectives]
+        done += accumulated
         results.append(learner.step())
-        for objective in objectives:
+        for objective, some in zip(objectives, accumulated, strict=True):
+            entropies += [(some.entropy, objective.tokens)] if objective.has_entropy else []
             for each in objective.plans:
                 _, found, tokens = totals.get(each.name, (0.0, Diagnostics(), 0))
                 found += objective.diagnostics.get(each.name, Diagnostics())
@@ -135,6 +140,7 @@ def update(
         responses=epochs * sum(len(each.batch.responses) for each in prepared.values()),
         done=tuple(done),
         steps=tuple(results),
+        entropy=sum(h for h, _ in entropies) / max(sum(n for _, n in entropies), 1) if entropies else None,
         gap=sum(gaps[1:], gaps[0]) if gaps else None,
         critic=_update_critic(critic, value_clip, fresh, steps, epochs),
     )
@@ -227,8 +233,18 @@ class Objective:
             self,
             self.batch.temperature,
             together=[unit_R[row] for row in self.active_rows],
-            entropy=any(each.term.entropy for each in self.plans),
+            entropy=self.has_entropy,
         )
+
+    @property
+    def has_entropy(self) -> bool:
+        """Whether some term has an entropy bonus."""
+        return any(each.term.entropy for each in self.plans)
+
+    @property
+    def tokens(self) -> int:
+        """The policy's tokens in active responses."""
+        return int(self.inputs.lengths_R[self.active_rows].sum())
 
     def __call__(self, rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
         """Weights of the active responses `rows` under their current log-probabilities."""

@@ -82,9 +82,6 @@ def zero() -> Tensor:
     return torch.zeros((), dtype=torch.float64)
 
 
-# Which responses, which tokens
-
-
 def group_of(case: Case, i: int) -> int:
     """The n of response i."""
     return i // len(case.rewards[0])
@@ -115,9 +112,6 @@ def number(value: float | None) -> float:
     """A reward that is known to be there."""
     assert value is not None
     return value
-
-
-# Aggregations: mean of value(i, t)
 
 
 def token_mean(case: Case, ids: Sequence[int], value: Value) -> Tensor:
@@ -155,9 +149,6 @@ def constant(case: Case, ids: Sequence[int], value: Value) -> Tensor:
     return response_sum(case, ids, value) / case.max_tokens
 
 
-# KL, corrections
-
-
 def estimate(estimator: str, u: Tensor) -> Tensor:
     """k1, k2 or k3 of u = l - l_ref."""
     return {"k1": u, "k2": u**2 / 2, "k3": torch.exp(-u) - 1 + u}[estimator]
@@ -183,9 +174,6 @@ def rho(case: Case, i: int, t: int, kind: str, level: str, low: float, high: flo
         return min(weight, high)
     assert kind == "mask"
     return weight if low <= weight <= high else 0.0
-
-
-# Credit
 
 
 def penalised_rewards(case: Case, kl: Penalty) -> dict[int, float]:
@@ -286,9 +274,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-# Links
-
-
 def clipped(u: Tensor, c: float, low: float, high: float, dual: float | None = None) -> Tensor:
     """min(r c, clamp(r, 1 - low, 1 + high) c), r = e^u; c < 0 and a dual: no less than dual c."""
     r = torch.exp(u)
@@ -302,9 +287,6 @@ def clipped(u: Tensor, c: float, low: float, high: float, dual: float | None = N
 def log_sigmoid(u: Tensor) -> Tensor:
     """log 1 / (1 + e^-u)."""
     return -torch.log1p(torch.exp(-u))
-
-
-# Methods on fresh groups
 
 
 def on_tokens(case: Case, variant: Variant, kl: Penalty, aggregate: Aggregate, link: Value) -> Tensor:
@@ -416,9 +398,6 @@ def gspo(case: Case, variant: Variant = PLAIN) -> Tensor:
     return loss + in_loss(case, ids, kl, response_mean)
 
 
-# Likelihood
-
-
 def sft(case: Case) -> Tensor:
     """Negative log-likelihood per token."""
     return -token_mean(case, scored(case), lambda i, t: case.l[i][t])
@@ -427,9 +406,6 @@ def sft(case: Case) -> Tensor:
 def raft(case: Case) -> Tensor:
     """Negative log-likelihood per token of each group's best response; 2304.06767."""
     return -token_mean(case, [best for best, _ in mined(case)], lambda i, t: case.l[i][t])
-
-
-# Methods on pairs and on labelled responses
 
 
 def mined(case: Case) -> list[tuple[int, int]]:
@@ -598,9 +574,6 @@ def weights(case: Case, loss: Tensor) -> list[list[float]]:
         return [[0.0] * len(row) for row in case.l]
     flat = iter(torch.autograd.grad(loss, leaves, allow_unused=True))
     return [[0.0 if (slope := next(flat)) is None else -float(slope) for _ in row] for row in case.l]
-
-
-# Cases
 
 
 def random_case(

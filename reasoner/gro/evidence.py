@@ -9,6 +9,10 @@ from reasoner.gro.inputs import masked
 from reasoner.gro.terms import Evidence
 
 
+NEARLY_CERTAIN = -1e-4
+"""mean log-probability above which log-odds grow no further: at p = 1 they are infinite, their gradient too"""
+
+
 def of_responses(spec: Evidence, logprobs_RT: Tensor, reference_RT: Tensor | None, mask_RT: Tensor) -> Tensor:
     """(R,) f(l) of every response, or f(l - l_ref); `beta` and `bias` are the caller's.
 
@@ -24,8 +28,8 @@ def of_responses(spec: Evidence, logprobs_RT: Tensor, reference_RT: Tensor | Non
         if spec.discount == 1.0:
             return kept_RT.sum(dim=1)
         place_RT = mask_RT.cumsum(dim=1) - 1
-        return (kept_RT * spec.discount ** place_RT.clamp(min=0)).sum(dim=1)
+        return (kept_RT * spec.discount ** place_RT.clamp(min=0).to(kept_RT)).sum(dim=1)
     mean_R = kept_RT.sum(dim=1) / mask_RT.sum(dim=1).clamp(min=1)
     if spec.reduce == "mean":
         return mean_R
-    return mean_R - torch.log(-torch.expm1(mean_R))
+    return mean_R - torch.log(-torch.expm1(mean_R.clamp(max=NEARLY_CERTAIN)))

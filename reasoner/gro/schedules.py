@@ -78,8 +78,8 @@ def factor(spec: Schedule, step: int, steps: int, history: Sequence[Mapping[str,
 
 
 def as_step(number: float, steps: int) -> float:
-    """A step number; below 1 a share of the run's steps, rounded to a whole step."""
-    return number if number >= 1 else float(round(number * steps))
+    """A step number; below 1 a share of the run's steps, rounded to a whole step from 1."""
+    return number if number >= 1 else max(1.0, float(round(number * steps)))
 
 
 def mistake(spec: Schedule, steps: int) -> str:

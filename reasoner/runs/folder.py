@@ -70,7 +70,8 @@ class Run:
             raise ValueError(f"steps are committed in order: expected {self._steps + 1}, got {step}")
         figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         with self._writing(f"step {step}"):
-            write_parquet(self.folder / "rollouts" / f"step-{step:06}.parquet", rollouts)
+            if rollouts:  # a step on offline data alone sampled none
+                write_parquet(self.folder / "rollouts" / f"step-{step:06}.parquet", rollouts)
             append_line(self.folder / "metrics.jsonl", to_json({"step": step, **figures}))
         self._steps = step
 

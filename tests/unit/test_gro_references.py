@@ -53,7 +53,6 @@ from tests.gro_reference import (
 )
 
 SEEDS = range(8)
-CLIPPED = ("reinforce++", "reinforce++-baseline", "ppo", "grpo", "dr-grpo", "dapo", "gspo")
 ANY_KL = (
     KL(0.3, "k2", "loss"),
     KL(0.3, "k3", "loss"),
@@ -157,9 +156,6 @@ def _offline(case: Case) -> Case:
     return replace(case, rewards=[[1.0, 0.0] for _ in case.rewards])
 
 
-# Every preset
-
-
 def test_every_preset_of_one_method_has_a_reference() -> None:
     assert set(REFERENCES) == set(PRESETS) - {"grpo+dpo", "grpo+sft", "raft->grpo", "rloo+kto"}
 
@@ -243,7 +239,25 @@ def test_groups_without_a_difference_get_weights_of_exactly_zero(name: str) -> N
     assert not any(w for row in _weighed(case, _terms(name)).weights for w in row)
 
 
-# The weights are the gradient of the loss
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_response_without_a_token_of_the_policy_is_harmless(name: str) -> None:
+    case = random_case(1, groups=3, size=3)
+    case = replace(case, mask=[[False] * len(row) if i == 4 else row for i, row in enumerate(case.mask)])
+    found = _weighed(case, _terms(name))
+    assert math.isfinite(found.loss)
+    assert not any(found.weights[4])
+    assert all(math.isfinite(w) for row in found.weights for w in row)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_weights_have_the_number_format_of_the_log_probabilities(name: str) -> None:
+    case = random_case(2)
+    inputs = _inputs(case)
+    plans = [plan(key, each.term, inputs, case.max_tokens, each.weight) for key, each in PRESETS[name].terms.items()]
+    found = weigh(plans, inputs, torch.arange(len(case.l)), _logprobs(case).float())
+    assert found.weights_RT.dtype == torch.float32
+    expected_RT = _padded(_weighed(case, _terms(name)).weights, 0.0)
+    torch.testing.assert_close(found.weights_RT.double(), expected_RT, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -277,9 +291,6 @@ def _moved(case: Case, terms: Terms, i: int, t: int, by: float) -> float:
     moved = [list(row) for row in case.l]
     moved[i][t] = moved[i][t].detach() + by
     return _weighed(replace(case, l=moved), terms).loss
-
-
-# KL, corrections, truncation, entropy
 
 
 @pytest.mark.parametrize("kl", ANY_KL, ids=lambda kl: f"{kl.estimator}-{kl.place}")
@@ -360,9 +371,6 @@ def test_no_entropy_weights_without_a_bonus() -> None:
     assert _weighed(random_case(0), _terms("grpo")).entropy is None
 
 
-# Options of single methods
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_dpo_with_labels_that_may_be_flipped(seed: int) -> None:
     case = random_case(seed)
@@ -410,9 +418,6 @@ def test_dual_clip_bounds_the_loss_of_a_bad_token() -> None:
     _assert_close(found.weights, [[w * per_token for w in row] for row in (good, bad)])
     values = c * (1 + 1.2 + math.exp(-1.5)) - c * (1 + 3.0 + 0.8)
     assert found.loss == pytest.approx(-values * per_token, rel=1e-12)
-
-
-# Identities
 
 
 def _on_policy(case: Case) -> Inputs:
@@ -507,9 +512,6 @@ def test_reinforce_weighs_every_token_with_the_reward(seed: int) -> None:
     _assert_close(_weighed(case, _terms("reinforce")).weights, expected)
 
 
-# Any cut of the batch
-
-
 @st.composite
 def _cuts(draw: st.DrawFn, units: int) -> list[list[int]]:
     order = draw(st.permutations(range(units)))
@@ -538,9 +540,6 @@ def test_any_cut_gives_the_same_weights(name: str, seed: int, data: st.DataObjec
     assert (parts.entropy is None) == (whole.entropy is None) == (name not in FRESH)
     if parts.entropy is not None and whole.entropy is not None:
         _assert_close(parts.entropy, whole.entropy, rtol=1e-12)
-
-
-# Annotations that are missing
 
 
 @pytest.mark.parametrize(
@@ -589,3 +588,14 @@ def test_the_length_of_the_constant_aggregation_can_be_set() -> None:
     halved = _weighed(case, _terms("dr-grpo", aggregation=Aggregation("constant", length=18))).weights
     _assert_close(halved, [[w / 2 for w in row] for row in default])
     assert any(w for row in default for w in row)
+
+
+@pytest.mark.parametrize("certain", ["chosen", "rejected"])
+def test_orpo_survives_a_response_that_is_certain(certain: str) -> None:
+    """The log-odds of p = 1 are infinite, and a float32 log-probability is exactly 0 from p = 1 - 6e-8 on."""
+    case = _offline(random_case(1, groups=2, size=2))
+    i = mined(case)[0][0 if certain == "chosen" else 1]
+    logprobs = [[torch.zeros_like(token) for token in row] if j == i else row for j, row in enumerate(case.l)]
+    found = _weighed(replace(case, l=logprobs), _terms("orpo"))
+    assert math.isfinite(found.loss)
+    assert all(math.isfinite(w) for row in found.weights for w in row)

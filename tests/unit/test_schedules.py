@@ -66,14 +66,27 @@ def test_a_switch_keeps_its_step_and_changes_at_the_next() -> None:
     assert _over(Switch(at=2, before=1.0, after=0.25), 4) == [1.0, 1.0, 0.25, 0.25]
 
 
-def test_a_number_below_one_is_a_share_of_the_run() -> None:
+def test_a_number_below_one_is_a_share_of_the_run_in_whole_steps_from_the_first() -> None:
     assert as_step(0.25, 40) == 10.0
-    assert as_step(0.25, 10) == 2.0  # 2.5 rounds to the even step
-    assert as_step(0.0, 40) == 0.0
-    assert as_step(1, 40) == 1.0
-    assert _over(Switch(at=0.25), 8) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-    assert _over(Ramp(first=0.0, last=0.5), 8) == _over(Ramp(first=0, last=4), 8)
-    assert _over(Ramp(first=0.0, last=0.5), 8)[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert as_step(0.26, 10) == 3.0
+    assert as_step(0.29, 100) == 29.0  # 0.29 * 100 is a little less
+    assert as_step(0.01, 10) == as_step(0.0, 40) == as_step(1, 40) == 1.0
+    assert _over(Switch(at=0.25), 8) == [1.0] * 2 + [0.0] * 6
+    assert _over(Switch(at=0.01), 10) == _over(Switch(at=0.0), 10) == [1.0] + [0.0] * 9
+    assert _over(Ramp(first=0.0, last=0.5), 10) == _over(Ramp(first=1, last=5), 10)
+    assert _over(Ramp(first=0.0, last=0.5), 10)[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+@given(st.integers(1, 99))
+def test_a_switch_at_so_many_per_cent_comes_after_that_step_of_a_hundred(percent: int) -> None:
+    assert _over(Switch(at=percent / 100), 100) == [1.0] * percent + [0.0] * (100 - percent)
+
+
+def test_a_run_too_short_for_its_schedule() -> None:
+    assert mistake(Switch(at=0.25), 2) == ""
+    assert "at = 0.25 is not before the run's last step, 1" in mistake(Switch(at=0.25), 1)
+    assert mistake(Ramp(), 4) == ""
+    assert "steps 1 and 1" in mistake(Ramp(), 1)
 
 
 SHARE = "groups/no_credit"
@@ -135,7 +148,6 @@ def test_schedules_that_fit_a_run_of_ten_steps(spec: Schedule) -> None:
         (Ramp(before=-0.1), ["before", "at least 0"]),
         (Ramp(after=-0.1), ["after", "at least 0"]),
         (Switch(at=10), ["at = 10", "last step, 10", "never"]),
-        (Switch(at=0.96), ["at = 0.96", "never"]),
         (Switch(at=-1), ["at", "at least 0"]),
         (Switch(after=-1.0), ["after", "at least 0"]),
         (MetricSwitch(SHARE), ["exactly one", "above", "below", SHARE]),

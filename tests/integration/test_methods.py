@@ -1,0 +1,175 @@
+"""Every method trains a tiny model for a few steps through the whole pipeline: real sampler, scoring, learner."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reasoner.codec import read_parquet
+from reasoner.gro.presets import PRESETS
+from reasoner.pipeline import train
+from reasoner.records import Rollout
+from reasoner.runs.folder import read_evaluations
+from reasoner.settings import load_config
+from reasoner.stages import open_stages
+from tests.tiny import build_tiny_model
+
+pytestmark = pytest.mark.slow
+
+TASK = """
+[model]
+path = "{model}"
+device = "cpu"
+[data.train]
+path = "{folder}/problems.jsonl"
+[data.eval]
+path = "{folder}/problems.jsonl"
+limit = 2
+[data.pairs]
+path = "{folder}/pairs.jsonl"
+[data.labelled]
+path = "{folder}/labelled.jsonl"
+[data.demos]
+path = "{folder}/demos.jsonl"
+[sampling]
+engine = "hf"
+group_size = 4
+max_tokens = 8
+max_prompt_tokens = 256
+[[rewards]]
+source = "letters"
+[learning]
+problems_per_step = 4
+learning_rate = 1e-3
+[evaluation]
+correct = "letters"
+[run]
+steps = 2
+output = "{folder}/runs"
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def task(tmp_path: Path, model: Path) -> Path:
+    rows: dict[str, list[dict[str, Any]]] = {
+        "problems": [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(8)],
+        "pairs": [{"prompt": f"say {n}", "chosen": f"yes {n}", "rejected": f"no, {n}"} for n in range(8)],
+        "labelled": [{"prompt": f"say {n}", "completion": f"yes {n}", "label": n % 2 == 0} for n in range(8)],
+        "demos": [{"prompt": f"say {n}", "completion": f"yes {n}"} for n in range(8)],
+    }
+    for name, some in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    file = tmp_path / "trial.toml"
+    file.write_text(TASK.format(model=model, folder=tmp_path))
+    return file
+
+
+def run(task: Path, *sets: str) -> tuple[Path, list[dict[str, float]]]:
+    """Train; the run folder and the metrics of every step."""
+    plugin = str(Path(__file__).with_name("rewarding_letters.py"))
+    with open_stages(load_config(task, sets=sets, plugins=[plugin])) as stages:
+        train(stages)
+        return stages.run.folder, stages.history
+
+
+def changed(folder: Path, model: Path) -> bool:
+    before, after = (load_file(where / "model.safetensors") for where in (model, folder / "model"))
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains(preset: str, task: Path, model: Path) -> None:
+    # The tiny model's pairs are far apart by chance: a hinge that is met everywhere has no weight.
+    wide = ["gro.terms.slic.anchor.margin=100.0"] if preset == "slic" else []
+    folder, history = run(task, f"gro.preset={preset}", *wide)
+    assert len(history) == 2
+    assert changed(folder, model)
+    for metrics in history:
+        assert all(math.isfinite(value) for value in metrics.values()), metrics
+        assert metrics["update/applied"] == 1.0
+    named = {name.split("/")[1] for metrics in history for name in metrics if name.startswith("term/")}
+    assert named == set(PRESETS[preset].terms)
+    online = any(weighted.term.source == "online" for weighted in PRESETS[preset].terms.values())
+    assert ("reward/mean" in history[0]) == online
+    assert bool(read_evaluations(folder)) == online
+
+
+def test_offline_training_starts_neither_sampler_nor_scoring(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("an offline run has no use for this")
+
+    monkeypatch.setattr("reasoner.stages.open_sampler", never)
+    monkeypatch.setattr("reasoner.stages.ScoringService", never)
+    folder, history = run(task, "gro.preset=dpo", "run.steps=12")
+    assert history[-1]["term/dpo/accuracy"] == 1.0
+    assert history[-1]["term/dpo/margin"] > history[0]["term/dpo/margin"]
+    assert history[-1]["term/dpo/loss"] < history[0]["term/dpo/loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert "rose" in (folder / "log.txt").read_text()
+
+
+def test_a_task_with_offline_data_alone_is_enough(task: Path, tmp_path: Path, model: Path) -> None:
+    alone = tmp_path / "alone.toml"
+    alone.write_text(
+        f'[model]\npath = "{model}"\ndevice = "cpu"\n[data.demos]\npath = "{tmp_path}/demos.jsonl"\nper_step = 3\n'
+        f'[gro]\npreset = "sft"\n[learning]\nlearning_rate = 1e-2\n[run]\nsteps = 8\noutput = "{tmp_path}/runs"\n'
+    )
+    _, history = run(alone)
+    assert history[-1]["term/sft/loss"] < 0.7 * history[0]["term/sft/loss"]
+
+
+def test_several_passes_and_mini_batches_move_the_ratio_and_count_the_optimiser_steps(task: Path, model: Path) -> None:
+    _, history = run(task, "gro.preset=grpo", "learning.updates_per_step=2", "learning.epochs=2", "run.steps=1")
+    assert history[0]["term/grpo/ratio_max"] > 1.0
+    assert history[0]["update/tokens"] > 0
+    rollouts_folder, more = run(task, "gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2")
+    assert {"critic/loss", "critic/explained_variance", "critic/grad_norm"} <= set(more[1])
+    rollouts = read_parquet(rollouts_folder / "rollouts" / "step-000002.parquet", Rollout)
+    assert {rollout.response.policy_version for rollout in rollouts} == {4}
+    assert (rollouts_folder / "model" / "critic" / "value_head.safetensors").exists()
+
+
+def test_a_switch_changes_the_term_and_a_ramp_its_weight(task: Path) -> None:
+    _, history = run(task, "gro.preset=raft->grpo", "run.steps=4", "gro.terms.raft.schedule.at=1")
+    assert ["term/raft/loss" in metrics for metrics in history] == [True, False, False, False]
+    assert ["term/grpo/loss" in metrics for metrics in history] == [False, True, True, True]
+    ramp = "gro.terms.dpo.schedule={kind='linear', first=1, last=3, before=0.0, after=1.0}"
+    _, ramped = run(task, "gro.preset=grpo+dpo", "run.steps=4", ramp)
+    assert "term/dpo/loss" not in ramped[0]  # a term without weight costs nothing
+    assert [metrics.get("term/dpo/weight", 0.0) for metrics in ramped] == pytest.approx([0.0, 0.05, 0.1, 0.1])
+
+
+def test_dynamic_sampling_drops_groups_without_differences_and_goes_on_smaller(task: Path) -> None:
+    folder, history = run(task, "gro.preset=grpo", "sampling.refills=2", "sampling.max_tokens=1", "run.steps=2")
+    for metrics in history:
+        assert metrics["groups/no_credit"] == 0.0
+        assert metrics["groups/kept"] <= 4
+    assert history[-1]["groups/draws"] >= 2
+    kept = read_parquet(folder / "rollouts" / "step-000001.parquet", Rollout)
+    by_problem: dict[str, set[float | None]] = {}
+    for rollout in kept:
+        by_problem.setdefault(rollout.problem.id, set()).add(rollout.reward)
+    assert all(len(rewards) > 1 for rewards in by_problem.values())
+
+
+def test_corrections_entropy_and_truncation_masks_run_together(task: Path) -> None:
+    _, history = run(
+        task,
+        "gro.preset=grpo",
+        "gro.terms.grpo.correction={kind='mask', level='sequence', low=0.5, high=2.0}",
+        "gro.terms.grpo.entropy=0.01",
+        "gro.terms.grpo.mask_truncated=true",
+        "learning.updates_per_step=2",
+    )
+    assert history[0]["entropy"] > 0.0
+    assert history[0]["term/grpo/corrected_share"] == 0.0
