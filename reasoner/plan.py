@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from reasoner.config import Config, OfflineConfig, SourceConfig, TermConfig
 from reasoner.data import Splits
 from reasoner.gro.describe import choices_of, schedule
+from reasoner.gro.presets import PRESETS
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.models import describe_model
 from reasoner.offline import OfflineData
@@ -49,13 +50,20 @@ def describe_plan(
 
 def describe_method(config: Config) -> dict[str, str]:
     """The method, its terms with the choices that they stand for, and the models that they need beside the policy."""
-    facts = {"method": config.gro.preset or "the terms below"}
+    facts = {"method": _method(config.gro.preset)}
     facts |= {f"term {name}": _describe_term(term) for name, term in config.gro.terms.items()}
     if config.gro.needs_reference:
         facts["reference"] = "frozen copy of the initial model"
     if config.gro.needs_critic:
         facts["critic"] = f"value head on {config.critic.path or 'the initial model'}"
     return facts
+
+
+def _method(preset: str) -> str:
+    """`grpo (2402.03300)`; a plugin's method by its name alone."""
+    if not preset:
+        return "the terms below"
+    return f"{preset} ({PRESETS[preset].paper})" if preset in PRESETS else preset
 
 
 def _describe_term(config: TermConfig) -> str:

@@ -18,6 +18,7 @@ from reasoner import hookspecs
 from reasoner.errors import UserError, nearest
 from reasoner.gro.algorithms import BUILT_IN as BUILT_IN_ALGORITHMS
 from reasoner.gro.algorithms import Algorithms
+from reasoner.gro.presets import Preset
 from reasoner.hookspecs import PROJECT, Generator
 from reasoner.rewards_api import RewardSource
 
@@ -87,9 +88,16 @@ def _unique(kind: str, named: Iterable[tuple[str, T]]) -> dict[str, T]:
     table: dict[str, T] = {}
     for name, value in named:
         if name in table:
-            raise PluginError(f"{kind} {name!r} is registered twice: {table[name]} and {value}. Rename one of them.")
+            raise PluginError(
+                f"{kind} {name!r} is registered twice: {_shown(table[name])} and {_shown(value)}. Rename one of them."
+            )
         table[name] = value
     return table
+
+
+def _shown(value: object) -> str:
+    """A method by its paper, anything else as it is: its terms would fill the screen."""
+    return f"the one of {value.paper!r}" if isinstance(value, Preset) else str(value)
 
 
 def _register(manager: pluggy.PluginManager, plugin: ModuleType, origin: str) -> None:

@@ -93,8 +93,8 @@ def show(
     for need in dict.fromkeys(need for weighted in preset.terms.values() for need in _needs(weighted.term)):
         console.print(Text(f"  - {need}"))
     console.print(Text("\nThe same as TOML", style="bold"))
-    for term_name, weighted in preset.terms.items():
-        console.print(Text(term_toml(term_name, weighted).strip()), soft_wrap=True)
+    toml = "\n\n".join(term_toml(term_name, weighted).strip() for term_name, weighted in preset.terms.items())
+    console.print(Text(toml), soft_wrap=True)
 
 
 def _heading(name: str, weighted: Weighted) -> str:

@@ -111,8 +111,11 @@ def _of_unit(term: Term) -> Iterator[str]:
 def _of_source(term: Term) -> Iterator[str]:
     source = term.source
     if source != "online":
-        if term.anchor.kind == "old" or term.correction.kind != "none":
-            yield f"anchor.kind = 'old' and correction need source = 'online', got {source!r}: nobody here sampled it"
+        why = f"needs source = 'online', got {source!r}: nobody here sampled it"
+        if term.anchor.kind == "old":
+            yield f"anchor.kind = 'old' {why}"
+        if term.correction.kind != "none":
+            yield f"correction.kind = {term.correction.kind!r} {why}"
         if isinstance(term.credit, Advantage) and term.credit.baseline in ("greedy", "critic"):
             yield f"credit.baseline = {term.credit.baseline!r} needs source = 'online', got {source!r}"
         if term.kl.place == "reward" and term.kl.coefficient:

@@ -16,7 +16,7 @@ from rich.text import Text
 from reasoner.evaluation import Evaluation
 from reasoner.reporting import lines
 from reasoner.reporting.format import duration, number, sparkline
-from reasoner.reporting.metrics import find, sources
+from reasoner.reporting.metrics import find, headline
 from reasoner.reporting.summary import print_summary
 from reasoner.reporting.view import Summary
 
@@ -104,7 +104,7 @@ class LiveView:
         for column in ("now", "first"):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("trend", no_wrap=True)
-        names = ["reward/mean", *(f"reward/{source}/mean" for source in sources(now))]
+        names = headline(now)
         names += ["response/finished", "response/length_mean", "groups/no_credit", "gap/mean"]
         names += ["tokens_per_s/sample", "memory/rss_gib", "memory/device_gib"]
         for name in names:

@@ -109,3 +109,9 @@ def sources(names: Iterable[str]) -> list[str]:
     """The reward sources that have metrics, in order."""
     matches = (_SOURCE.fullmatch(name) for name in names)
     return list(dict.fromkeys(match["source"] for match in matches if match))
+
+
+def terms(names: Iterable[str]) -> list[str]:
+    """The terms of the objective that have metrics, in order."""
+    matches = (_TERM.fullmatch(name) for name in names)
+    return list(dict.fromkeys(match["term"] for match in matches if match))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from reasoner.gro.presets import Preset, Weighted
 from reasoner.gro.schedules import MetricSwitch
 from reasoner.gro.terms import CustomCredit, CustomLink
 from reasoner.models import has_nvidia_gpu
-from reasoner.reporting.metrics import find
+from reasoner.reporting.metrics import find, sources, terms
 from reasoner.rows import check_generator
 from reasoner.scoring.compose import check_rewards
 from reasoner.settings.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, nest, overlay, reward_names
@@ -163,9 +164,10 @@ def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
                 )
             table[name], origins[name] = term_table(Weighted(found.term)), f"preset {own.value}"
         elif name not in table and ("gro", "terms", name, "source") not in leaves:
+            origin = next(leaf.origin for path, leaf in leaves.items() if path[:3] == key[:3])
+            there = f" gro.preset = {preset.value!r} has: {', '.join(table)}." if preset and table else ""
             raise ConfigError(
-                f"gro.terms.{name}: there is no such term.{nearest(name, table)} gro.preset = "
-                f"{preset.value if preset else ''!r} has: {', '.join(table) or 'none'}. A new term needs "
+                f"gro.terms.{name} ({origin}): there is no such term.{nearest(name, table)}{there} A new term needs "
                 "a preset, or a source and its choices."
             )
     if not table and not any(path[:2] == ("gro", "terms") for path in leaves):
@@ -215,7 +217,7 @@ def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algo
         _check_custom(f"gro.terms.{name}.credit", term.credit, algorithms.credits)
         _check_custom(f"gro.terms.{name}.link", term.link, algorithms.links)
         if isinstance(term.schedule, MetricSwitch):
-            _check_metric(f"gro.terms.{name}.schedule.metric", term.schedule.metric)
+            _check_metric(f"gro.terms.{name}.schedule.metric", term.schedule.metric, config)
     compile_template(config.prompt)
 
 
@@ -235,13 +237,29 @@ def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..
                 f"{key}.options.{option}: {choice.name!r} has no such option.{nearest(option, known)} "
                 f"It has: {', '.join(known) or 'none'}."
             )
+    parameters = inspect.signature(registered[choice.name]).parameters
+    for option in known:
+        required = parameters[option].default is inspect.Parameter.empty
+        if required and parameters[option].kind is not inspect.Parameter.VAR_KEYWORD and option not in choice.options:
+            raise ConfigError(f"{key}.options.{option} is needed and not set: {choice.name!r} has no default for it.")
 
 
-def _check_metric(key: str, name: str) -> None:
+def _check_metric(key: str, name: str, config: Config) -> None:
+    """A metric is in the table, and the reward source or term that it speaks of is configured."""
     try:
         find(name)
     except KeyError as error:
         raise ConfigError(f"{key} = {name!r}: {error.args[0]}") from None
+    for kind, named, there in (
+        ("reward source", sources([name]), [reward.source for reward in config.rewards]),
+        ("term", terms([name]), list(config.gro.terms)),
+    ):
+        for each in named:
+            if each not in there:
+                raise ConfigError(
+                    f"{key} = {name!r}: the run has no {kind} {each!r}.{nearest(each, there)} "
+                    f"It has: {', '.join(there) or 'none'}."
+                )
 
 
 def _origins(config: Config, leaves: Leaves) -> Mapping[str, str]:

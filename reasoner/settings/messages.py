@@ -13,7 +13,8 @@ from reasoner.errors import nearest
 from reasoner.settings.layers import Leaves, reward_names
 from reasoner.settings.schema import Path, allows_none, choices_of, document_of, keys_of, kinds_of
 
-_KEY = re.compile(r"[a-z_]+(?:\.[a-z_]+)*")
+_KEY = re.compile(r"[\w+>-]+(?:\.[\w+>-]+)*")
+"""a term may be called `reinforce++` or `raft->grpo`"""
 _WANTED = {
     "int_type": "must be a whole number",
     "float_type": "must be a number",
@@ -29,6 +30,7 @@ _BOUNDS = {
     "less_than_equal": ("le", "at most"),
     "less_than": ("lt", "below"),
 }
+TERMS: Path = ("gro", "terms")
 _TABLE = {"model_type", "model_attributes_type", "dataclass_type", "dict_type"}
 _UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 
@@ -83,13 +85,16 @@ def _complaint(detail: ErrorDetails, path: Path, leaves: Leaves) -> str:
     if kind in _TABLE:
         keys = keys_of(path)
         return "must be a table" + (f" with the keys {', '.join(keys)}." if keys else ".")
-    if kind == "too_short" and path == ("rewards",):
-        return "at least one reward source is needed."
+    if kind == "too_short" and path == TERMS:
+        return "at least one term is needed."
     return f"{_WANTED.get(kind, detail['msg'])}{or_none}."
 
 
 def _unknown(path: Path, leaves: Leaves) -> str:
     table, name = path[:-1], path[-1]
+    if table == TERMS[:-1] and name in (keys_of((*TERMS, "NAME")) or ()):
+        terms = dict.fromkeys(other[2] for other in leaves if other[:2] == TERMS and len(other) > 2)
+        return f"unknown key. It belongs into a term: {' or '.join(show_key((*TERMS, each, name)) for each in terms)}."
     chosen = leaves.get((*table, "kind"))
     keys = list(keys_of(table, chosen.value if chosen else None) or ())
     place = f"[{show_key(table)}]" if table else "The top level"
@@ -125,11 +130,12 @@ def _origin(path: Path, leaves: Leaves) -> str:
 def _path(loc: tuple[int | str, ...], leaves: Leaves) -> Path:
     """Pydantic's location as a key: list entries of `rewards` by source, without the names of union variants."""
     path: Path = ()
+    variant_of: Path | None = None
     for part in loc:
         if path == ("rewards",) and isinstance(part, int):
             path = ("rewards", reward_names(leaves)[part])
-        elif path[:1] == ("gro",) and part in kinds_of(path):
-            continue  # pydantic names the variant of a union; nothing in a variant is called like its kind
+        elif path[:1] == ("gro",) and path != variant_of and part in kinds_of(path):
+            variant_of = path  # pydantic names the variant of a union; a key of it may be called the same (`metric`)
         else:
             path = (*path, str(part))
     return path

@@ -57,7 +57,7 @@ def rows(tmp_path: Path) -> str:
 def test_version_and_help(cli: Cli) -> None:
     assert cli("--version") == Outcome(0, f"reasoner {__version__}\n", "")
     text = cli("--help").out
-    for name in ("run", "eval", "tasks", "rewards", "config", "doctor"):
+    for name in ("run", "eval", "tasks", "rewards", "algorithms", "config", "doctor"):
         assert f"│ {name} " in text
     assert "reasoner run math-gsm8k" in text
 
@@ -70,6 +70,7 @@ def test_version_and_help(cli: Cli) -> None:
         ("tasks", "list"),
         ("tasks", "show", "math-gsm8k"),
         ("rewards", "list"),
+        ("algorithms", "list"),
         ("config", "show", "math-gsm8k", "--profile", "laptop"),
     ],
 )
@@ -95,7 +96,7 @@ def test_config_show_has_each_value_and_its_origin(cli: Cli) -> None:
     lines = cli("config", "show", "math-gsm8k", "--profile", "laptop", "--set", "run.seed=3").out.splitlines()
     found = [line.split() for line in lines]
     assert ["run.seed", "3", "--set"] in found
-    assert ["gro.link.kind", '"clip"', "preset", "grpo"] in found
+    assert ["gro.terms.grpo.link.kind", '"clip"', "preset", "grpo"] in found
     assert ["scoring.max_failure_rate", "0.5", "default"] in found
 
 

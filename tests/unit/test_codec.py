@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import struct
 from dataclasses import replace
@@ -19,6 +20,7 @@ from reasoner.records import (
     Failure,
     Group,
     Message,
+    Mismatched,
     Problem,
     Prompt,
     Receipt,
@@ -64,6 +66,7 @@ FAILURE = st.builds(Failure, TEXT, st.sampled_from(["timeout", "crash", "error",
 COMPONENT = st.builds(Component, TEXT, FINITE, st.none() | FINITE, OBJECT, TEXT, st.none() | FAILURE, FINITE)
 SCORED = st.builds(ScoredGroup, GROUP, tuples(tuples(COMPONENT)), tuples(st.none() | FINITE))
 LOGPROBS = st.none() | tuples(tuples(FINITE))
+MISMATCHED = st.builds(Mismatched, tuples(GROUP), tuples(tuples(FINITE)))
 RECORD = st.one_of(
     MESSAGE,
     PROBLEM,
@@ -75,7 +78,17 @@ RECORD = st.one_of(
     FAILURE,
     COMPONENT,
     SCORED,
-    st.builds(Batch, tuples(SCORED), LOGPROBS, LOGPROBS),
+    MISMATCHED,
+    st.builds(
+        Batch,
+        groups=tuples(SCORED),
+        old_logprobs=LOGPROBS,
+        reference_logprobs=LOGPROBS,
+        values=LOGPROBS,
+        greedy_rewards=st.none() | tuples(st.none() | FINITE),
+        mismatched=st.none() | MISMATCHED,
+        temperature=FINITE,
+    ),
     st.builds(
         Rollout,
         INT64,
@@ -106,7 +119,23 @@ def rollout(**changes: Any) -> Rollout:
 def test_the_strategies_cover_every_record() -> None:
     declared = {t for t in vars(records).values() if isinstance(t, type) and t.__module__ == records.__name__}
     covered = {Message, Problem, Prompt, SamplingParams, Response, Group, Score, Failure, Component, ScoredGroup}
-    assert declared == covered | {Batch, Rollout, Receipt}
+    assert declared == covered | {Batch, Mismatched, Rollout, Receipt}
+
+
+def test_a_batch_with_every_field_set_loses_nothing(tmp_path: Path) -> None:
+    batch = Batch(
+        groups=(),
+        old_logprobs=((-1.0,),),
+        reference_logprobs=((-2.0,),),
+        values=((0.5,),),
+        greedy_rewards=(1.0, None),
+        mismatched=Mismatched((), ((-3.0,),)),
+        temperature=0.7,
+    )
+    assert [each.name for each in dataclasses.fields(Batch) if getattr(batch, each.name) == each.default] == []
+    assert from_json(to_json(batch), Batch) == batch
+    write_parquet(tmp_path / "x.parquet", [Batch(()), batch])
+    assert read_parquet(tmp_path / "x.parquet", Batch) == [Batch(()), batch]
 
 
 @on_disk

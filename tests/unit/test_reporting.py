@@ -18,7 +18,7 @@ from reasoner.reporting import lines
 from reasoner.reporting.choose import open_view
 from reasoner.reporting.format import duration, interval, number, sparkline, thirds
 from reasoner.reporting.live import LiveView
-from reasoner.reporting.metrics import METRICS, find, sources
+from reasoner.reporting.metrics import METRICS, find, headline, sources, terms
 from reasoner.reporting.plain import PlainView
 from reasoner.reporting.summary import as_text
 from reasoner.reporting.view import Summary, View
@@ -57,7 +57,24 @@ def metrics(step: int) -> dict[str, float]:
         "time/check": 0.0,
         "time/total": 41.0,
         "update/applied": 1.0,
+        "term/grpo/weight": 1.0,
+        "term/grpo/loss": -0.01,
         "tokens_per_s/sample": 74.0,
+        "memory/rss_gib": 5.3,
+    }
+
+
+def offline(step: int) -> dict[str, float]:
+    """The metrics of a run without a sampler."""
+    return {
+        "term/dpo/weight": 1.0,
+        "term/dpo/loss": 0.7 - 0.05 * step,
+        "term/dpo/accuracy": 0.5 + 0.04 * step,
+        "term/dpo/margin": 0.1 * step,
+        "term/dpo/pairs": 8.0,
+        "update/applied": 1.0,
+        "time/update": 11.0,
+        "time/total": 12.0,
         "memory/rss_gib": 5.3,
     }
 
@@ -82,8 +99,7 @@ def summary(steps: int = STEPS, after: Evaluation | None = None) -> Summary:
         task="math-gsm8k",
         correct="math",
         history=[metrics(step) for step in range(1, steps + 1)],
-        before=evaluation(1, 4),
-        after=after or evaluation(2, 40),
+        evaluations=(evaluation(1, 4), after or evaluation(2, 40)),
         set_up_s=52.0,
         evaluation_s=80.0,
         total_s=52.0 + 80.0 + 41.0 * steps + 3.0,
@@ -134,7 +150,20 @@ def test_every_metric_of_the_demo_is_in_the_table() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
 
-@pytest.mark.parametrize("name", ["reward/math/max", "response/lenght_mean", "reward/<source>/other", ""])
+def test_metrics_of_terms_go_by_any_name_that_a_term_has() -> None:
+    assert find("term/raft->grpo/pairs").name == "term/<term>/pairs"
+    assert find("term/my/own/loss").name == "term/<term>/loss"
+    assert terms(["term/dpo/loss", "reward/mean", "term/sft/loss", "term/dpo/margin"]) == ["dpo", "sft"]
+
+
+def test_the_headline_is_the_rewards_and_without_fresh_groups_how_the_terms_do() -> None:
+    assert headline(metrics(1)) == ["reward/mean", "reward/math/mean", "reward/boxed_format/mean"]
+    assert headline(offline(1)) == ["term/dpo/loss", "term/dpo/accuracy", "term/dpo/margin"]
+
+
+@pytest.mark.parametrize(
+    "name", ["reward/math/max", "response/lenght_mean", "reward/<source>/other", "term/grpo/los", "term/loss", ""]
+)
 def test_an_unknown_metric_is_refused(name: str) -> None:
     with pytest.raises(KeyError, match="there is no metric"):
         find(name)
@@ -236,14 +265,14 @@ def test_an_output_without_unicode_gets_none() -> None:
     assert b"Aufgabe f\\xfcr" in raw.getvalue()
 
 
-def frame(columns: int, history: int) -> list[str]:
+def frame(columns: int, history: int, of: Callable[[int], dict[str, float]] = metrics) -> list[str]:
     console = Console(width=columns, height=40, force_terminal=True, color_system=None, file=io.StringIO())
     view = LiveView(console, ascii_only=False)
     view.stage("sampling", 24, 32)
     for step in range(1, history + 1):
         if step == 1:
             view.started({}, STEPS)
-        view.step(step, STEPS, metrics(step))
+        view.step(step, STEPS, of(step))
     with console.capture() as captured:
         console.print(view.render())
     return [line.rstrip() for line in CONTROL.sub("", captured.get()).splitlines()]
@@ -306,6 +335,29 @@ def test_the_summary_with_colours_is_the_same_text(monkeypatch: pytest.MonkeyPat
     assert isinstance(console.file, io.StringIO)
     plain = "\n".join(line.rstrip() for line in Text.from_ansi(console.file.getvalue()).plain.splitlines())
     assert as_text(summary(), ascii_only=False).strip() in plain
+
+
+def offline_summary() -> Summary:
+    history = [offline(step) for step in range(1, STEPS + 1)]
+    return replace(summary(), history=history, evaluations=None, evaluation_s=0.0, total_s=52.0 + 12.0 * STEPS)
+
+
+def test_a_run_without_a_sampler_is_summed_up_by_its_terms() -> None:
+    text = as_text(offline_summary(), ascii_only=False)
+    flat = " ".join(text.split())
+    assert "Accuracy" not in text
+    assert "Evaluation on" not in text
+    assert "Over the training steps, dpo loss fell; dpo accuracy and dpo margin rose." in flat
+    assert "Training over 12 steps" in flat
+    assert re.search(r"update\W+2:12\W+67%", flat)
+
+
+def test_a_run_without_a_sampler_shows_its_terms_while_it_runs() -> None:
+    line = lines.step(2, STEPS, [offline(1), offline(2)])
+    assert line == "step  2/12  dpo loss 0.6, dpo accuracy 58%, dpo margin 0.2, took 12 s, left about 2:00"
+    block = "\n".join(frame(80, 7, offline))
+    assert re.search(r"dpo accuracy\s+78%\s+54%\s+▁", block)
+    assert "reward" not in block
 
 
 def demo() -> None:
