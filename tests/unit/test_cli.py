@@ -117,6 +117,9 @@ def test_user_errors_are_one_message_and_exit_2(cli: Cli) -> None:
     assert cli("run", "math-gsm8", "--dry-run").err == (
         "error: there is no task 'math-gsm8'. Did you mean 'math-gsm8k'? See `reasoner tasks list`.\n"
     )
+    assert cli("algorithms", "show", "dapoo") == Outcome(
+        2, "", "error: there is no method 'dapoo'. Did you mean 'dapo'? See `reasoner algorithms list`.\n"
+    )
     assert cli("run").code == 2
     assert cli("fly").code == 2
 
@@ -137,6 +140,7 @@ def test_a_dry_run_says_what_would_be_done_and_loads_nothing(
         "training data 9 from",
         "math x ",
         "method grpo (2402.03300)",
+        "term grpo weight 1; source online; credit (R - mean) / std; evidence l; anchor old; link clip(0.2, 0.2);",
         "steps 5 of",
         "output my runs",
         "note 9 of the 9 training problems are also evaluation problems.",

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Writes the tables of the documentation that the code knows: methods (docs/gro.md) and metrics (docs/metrics.md).
+
+A test holds that they are up to date.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from reasoner.gro import describe
+from reasoner.gro.presets import PRESETS
+from reasoner.reporting.metrics import METRICS
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BLOCK = re.compile(r"(<!-- (?P<name>\w+): scripts/document\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def methods() -> str:
+    """One row per term of every preset."""
+    lines = [
+        "| preset | weight, term | source | unit | credit | evidence | anchor | link | aggregation | KL | paper |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, preset in PRESETS.items():
+        for index, (term_name, weighted) in enumerate(preset.terms.items()):
+            choices = describe.choices_of(weighted.term)
+            schedule = describe.schedule(weighted.schedule)
+            own = "" if len(preset.terms) == 1 else f"{weighted.weight:g} `{term_name}`"
+            cells = [
+                f"`{name}`" if index == 0 else "",
+                own + (f" ({schedule})" if schedule else ""),
+                choices["source"],
+                weighted.term.evidence.unit,
+                *(choices[key] for key in ("credit", "evidence", "anchor", "link", "aggregation")),
+                choices.get("KL", ""),
+                preset.paper if index == 0 else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def metrics() -> str:
+    """One row per metric."""
+    rows = [f"| `{metric.name}` | {metric.unit} | {metric.meaning.replace('|', chr(92) + '|')} |" for metric in METRICS]
+    return "\n".join(["| name | unit | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+TABLES = {"methods": methods, "metrics": metrics}
+
+
+def written(text: str) -> str:
+    """The page with its tables as they should be."""
+    return BLOCK.sub(lambda found: found[1] + TABLES[found["name"]]() + found[3], text)
+
+
+def main() -> None:
+    """Write every page that has such a table."""
+    for page in DOCS.glob("*.md"):
+        page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
