@@ -483,7 +483,7 @@ def _check_groups(config: Config) -> None:
         if term.source == "online" and term.term.compares and size < 2:
             raise ValueError(
                 f"sampling.group_size = {size} with gro.terms.{name}: it compares the responses of a group, which "
-                "needs at least 2; raise sampling.group_size, or take gro.preset = 'reinforce'"
+                "needs at least 2; raise sampling.group_size, or take a method that does not: reinforce, reinforce++, remax"
             )
         if term.source == "labelled" and term.anchor.kind == "kl" and config.per_step("labelled") < 2:
             raise ValueError(

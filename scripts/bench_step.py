@@ -46,7 +46,7 @@ from reasoner.prompts import render
 from reasoner.records import Batch, Group, Message, Problem, SamplingParams, ScoredGroup
 from reasoner.sampling.vllm_engine import VllmSampler
 from reasoner.sampling.vllm_messages import Start
-from reasoner.update import update
+from reasoner.update import ActiveTerm, update
 
 TRL_VERSION = "1.16.0"
 GROUP_SIZE, MAX_TOKENS, LEARNING_RATE = 8, 64, 1e-6
@@ -57,6 +57,7 @@ PROMPTS = [
     "what each of them wants, then tell what happens on one day from morning to night, without leaving anything out."
     for subject in ("a lighthouse", "a market in the mountains", "a ship in the ice", "a school by a river")
 ]
+GRPO = ActiveTerm("grpo", PRESETS["grpo"].term, 1.0)
 Case = Literal["all", "half"]
 CASES: tuple[Case, ...] = ("all", "half")
 
@@ -167,7 +168,7 @@ def run_ours(work: Path, model: Path) -> None:
             groups = sorted(sampler.sample(prompts, GROUP_SIZE, params), key=lambda group: int(group.problem.id))
             sampler.sleep()
             scored = tuple(_score(group, line.strip() == "all" or n % 2 == 0) for n, group in enumerate(groups))
-            update(Batch(scored), learner, PRESETS["grpo"].term, temperature=1.0, max_tokens=MAX_TOKENS, steps=1)
+            update({"online": Batch(scored)}, [GRPO], learner, max_tokens=MAX_TOKENS)
             sampler.wake()
             hand_over(learner, sampler)
             tokens = sum(len(response.token_ids) for group in groups for response in group.responses)

@@ -250,7 +250,7 @@ def write_table(file: Path, done: Sequence[Training], steps: int) -> None:
     for name, some in by_preset(done):
         before, after = (fmean(values) for values in ([e.before for e in some], [e.after for e in some]))
         change, low, high = interval([each.after - each.before for each in some])
-        verdict = "yes" if low > 0 else "no" if high < 0 else "within noise"
+        verdict = "one seed" if math.isnan(low) else "yes" if low > 0 else "no" if high < 0 else "within noise"
         lines.append(
             f"| `{name}` | {100 * before:.1f}% | {100 * after:.1f}% | {100 * change:+.1f} [{100 * low:+.1f}, "
             f"{100 * high:+.1f}] | {verdict} |"

@@ -175,8 +175,10 @@ def _training_table(history: Sequence[Mapping[str, float]], ascii_only: bool) ->
 def _time_table(summary: Summary, ascii_only: bool) -> Table:
     parts = {"set-up": summary.set_up_s}
     for name, phase in PHASES.items():
-        parts[phase] = sum(metrics.get(name, 0.0) for metrics in summary.history)
-    parts["evaluation"] = summary.evaluation_s
+        if any(name in metrics for metrics in summary.history):
+            parts[phase] = sum(metrics.get(name, 0.0) for metrics in summary.history)
+    if summary.evaluations:
+        parts["evaluation"] = summary.evaluation_s
     parts["everything else"] = max(0.0, summary.total_s - sum(parts.values()))
     table = _table("Where the time went", ascii_only)
     table.add_column("")

@@ -34,7 +34,7 @@ def test_the_tree_names_what_is_there() -> None:
             top.add(names[0].rstrip("/"))
         for name in names:
             assert ((parent / name) if line.startswith(" ") else ROOT / name).exists(), name
-    hidden = {"plugins", "dist", "runs"}
+    hidden = {"dist", "runs"}
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
     assert top == folders - hidden
 

@@ -10,21 +10,23 @@ import pytest
 import torch
 
 from reasoner.gro.presets import PRESETS
-from reasoner.gro.terms import KL
-from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
-from reasoner.records import Batch, Group, Message, Problem, Response, ScoredGroup
-from reasoner.update import update
+from reasoner.gro.terms import KL, Source, Term
+from reasoner.learning.learner import Accumulated, StepResult, WeightFunction, Weights
+from reasoner.records import Batch, Group, Message, Mismatched, Problem, Response, ScoredGroup
+from reasoner.update import ActiveTerm, UpdateReport, update
 
 GRPO = PRESETS["grpo"].term
 
 
 @dataclass
 class RememberingLearner:
-    """Its log-probability of every token is -0.5; it asks for weights one response at a time, last first."""
+    """Its log-probability of every token is -0.5; it asks for weights one unit at a time, last first."""
 
     weights: dict[tuple[int, ...], list[float]] = field(default_factory=dict)
     steps: int = 0
     description: str = "fake"
+    calls: list[tuple[float, bool]] = field(default_factory=list)
+    """temperature and entropy of every `accumulate`"""
 
     @property
     def version(self) -> int:
@@ -33,13 +35,27 @@ class RememberingLearner:
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         return [[-0.5] * len(r.token_ids) for g in groups for r in g.responses]
 
-    def accumulate(self, groups: Sequence[Group], weights: WeightFunction, temperature: float) -> Accumulated:
+    def accumulate(
+        self,
+        groups: Sequence[Group],
+        weights: WeightFunction,
+        temperature: float,
+        *,
+        together: Sequence[int] | None = None,
+        entropy: bool = False,
+    ) -> Accumulated:
         responses = [r for g in groups for r in g.responses]
-        for row in reversed(range(len(responses))):
-            l_RT = torch.full((1, len(responses[row].token_ids)), -0.5)
-            self.weights[responses[row].token_ids] = weights([row], l_RT)[0].tolist()
+        assert together is not None
+        assert len(together) == len(responses)
+        self.calls.append((temperature, entropy))
+        for unit in sorted(set(together), reverse=True):
+            rows = [row for row, other in enumerate(together) if other == unit]
+            width = max(len(responses[row].token_ids) for row in rows)
+            found: Weights = weights(rows, torch.full((len(rows), width), -0.5))
+            for row, some in zip(rows, found.logprobs_RT.tolist(), strict=True):
+                self.weights[responses[row].token_ids] = some[: len(responses[row].token_ids)]
         tokens = sum(len(r.token_ids) for r in responses)
-        return Accumulated(len(responses), tokens, tokens, len(responses), 0.0)
+        return Accumulated(len(responses), tokens, tokens, len(responses), 0.0, 0.25 * tokens if entropy else 0.0)
 
     def step(self) -> StepResult:
         self.steps += 1
@@ -64,12 +80,18 @@ def scored(rewards: Sequence[float | None], first_token: int, lengths: Sequence[
     return ScoredGroup(Group(problem, (1, 2), responses), ((),) * len(rewards), tuple(rewards))
 
 
+def learn(learner: RememberingLearner, batch: Batch, *terms: Term, steps: int = 1, epochs: int = 1) -> UpdateReport:
+    """Update on fresh groups with these terms, each with lambda 1."""
+    active = [ActiveTerm(f"term{n}", term, 1.0) for n, term in enumerate(terms)]
+    return update({"online": batch}, active, learner, max_tokens=8, steps=steps, epochs=epochs)
+
+
 def test_every_response_gets_its_own_weight_and_those_without_are_left_out() -> None:
     learner = RememberingLearner()
     batch = Batch((scored([1.0, 1.0], 10), scored([None, 0.0], 20), scored([1.0, 0.0], 30, [1, 3])))
-    report = update(batch, learner, GRPO, temperature=1.0, max_tokens=8, steps=1)
+    report = learn(learner, batch, GRPO)
     assert set(learner.weights) == {(30,), (31,) * 3}
-    assert report.skipped == 4
+    assert report.metrics["update/responses_skipped"] == 4
     assert report.informative == 1
     high, low = report.credits[4:]
     assert high == pytest.approx(-low)
@@ -84,7 +106,7 @@ def test_tokens_that_the_policy_did_not_write_get_no_weight_and_leave_the_normal
     learner = RememberingLearner()
     group = scored([1.0, 0.0], 10)
     masked = replace(group.group, responses=(response(10, 4, masked=3), group.group.responses[1]))
-    update(Batch((replace(group, group=masked),)), learner, PRESETS["dapo"].term, 1.0, 8, 1)
+    learn(learner, Batch((replace(group, group=masked),)), PRESETS["dapo"].term)
     weights = learner.weights[(10,) * 4]
     assert weights[:3] == [0.0] * 3
     assert weights[3] == pytest.approx(2**-0.5 / (1 + 2), rel=1e-3)  # token-mean over 1 + 2 tokens
@@ -96,28 +118,92 @@ def test_mini_batches_step_one_after_the_other_with_their_own_annotations() -> N
         (scored([1.0, 0.0], 10), scored([1.0, 0.0], 20)),
         old_logprobs=((-0.5, -0.5), (-0.5, -0.5), (-0.9, -0.9), (-0.9, -0.9)),
     )
-    report = update(batch, learner, GRPO, temperature=1.0, max_tokens=8, steps=2)
+    report = learn(learner, batch, GRPO, steps=2)
     assert learner.steps == len(report.steps) == 2
     assert all(w > 0 for w in learner.weights[10, 10])
     assert learner.weights[20, 20] == [0.0, 0.0]  # ratio e^0.4 is beyond 1 + 0.2 and the credit positive: clipped
-    assert report.metrics["weight/clipped_share"] == pytest.approx(0.25)
+    assert report.metrics["term/term0/clipped_share"] == pytest.approx(0.25)
+    assert report.metrics["term/term0/ratio_max"] == pytest.approx(2.718281828**0.4, rel=1e-6)
     assert report.gap is not None
     assert report.gap.max == pytest.approx(0.4)  # measured on the old policy, which sampled
+
+
+def test_every_epoch_passes_over_all_mini_batches() -> None:
+    learner = RememberingLearner()
+    batch = Batch((scored([1.0, 0.0], 10), scored([1.0, 0.0], 20), scored([0.0, 1.0], 30)))
+    report = learn(learner, batch, GRPO, steps=3, epochs=2)
+    assert learner.steps == 6
+    assert len(learner.calls) == 6
+    assert report.responses == 12
+
+
+def test_mini_batches_of_fewer_groups_than_steps_leave_some_empty() -> None:
+    """Dynamic sampling can leave fewer groups than optimiser steps."""
+    learner = RememberingLearner()
+    report = learn(learner, Batch((scored([1.0, 0.0], 10),)), GRPO, steps=2)
+    assert set(learner.weights) == {(10, 10), (11, 11)}
+    assert len(report.steps) == 2
 
 
 def test_a_kl_penalty_reaches_every_valid_response() -> None:
     learner = RememberingLearner()
     term = replace(GRPO, kl=KL(0.1, "k2"))
     batch = Batch((scored([1.0, 1.0, None], 10),), reference_logprobs=((-0.7, -0.5), (-0.5, -0.5), (-0.5, -0.5)))
-    report = update(batch, learner, term, temperature=1.0, max_tokens=8, steps=1)
+    report = learn(learner, batch, term)
     assert set(learner.weights) == {(10, 10), (11, 11)}
     # w = - beta u / (R len) with u = l - l_ref = 0.2
     assert learner.weights[10, 10] == pytest.approx([-0.1 * 0.2 / 4, 0.0])
-    assert report.metrics["kl/reference"] == pytest.approx(0.02 / 4)
+    assert report.metrics["term/term0/kl"] == pytest.approx(0.02 / 4)
 
 
 def test_a_batch_without_credit_reports_zeros_and_no_gap() -> None:
-    report = update(Batch((scored([1.0, 1.0], 10),)), RememberingLearner(), GRPO, 1.0, 8, 1)
+    report = learn(RememberingLearner(), Batch((scored([1.0, 1.0], 10),)), GRPO)
     assert report.gap is None
-    assert report.metrics["weight/ess"] == report.metrics["weight/positive"] == 0.0
-    assert report.skipped == 2
+    assert report.metrics["term/term0/ess"] == report.metrics["term/term0/positive"] == 0.0
+    assert report.metrics["term/term0/zero_share"] == 1.0
+    assert report.metrics["update/responses_skipped"] == 2
+
+
+def test_terms_of_one_source_share_a_pass_and_their_weights_add_up() -> None:
+    batch = Batch((scored([1.0, 0.0, 0.0], 10),))
+    dpo = replace(PRESETS["simpo"].term, source="online")
+    alone, other, both = RememberingLearner(), RememberingLearner(), RememberingLearner()
+    learn(alone, batch, GRPO)
+    learn(other, batch, dpo)
+    report = learn(both, batch, GRPO, dpo)
+    assert len(both.calls) == 1
+    assert set(other.weights) == {(10, 10), (11, 11)}  # the best and the first of the worst
+    for tokens, weights in both.weights.items():
+        expected = [a + b for a, b in zip(alone.weights[tokens], other.weights.get(tokens, [0.0] * 9), strict=False)]
+        assert weights == pytest.approx(expected)
+    assert report.metrics["term/term1/pairs"] == 1.0
+
+
+def test_sources_add_up_before_the_optimiser_steps_each_under_its_own_temperature() -> None:
+    learner = RememberingLearner()
+    fresh = Batch((scored([1.0, 0.0], 10),), temperature=0.7)
+    demos = Batch((scored([1.0], 50), scored([1.0], 60)))
+    batches: dict[Source, Batch] = {"online": fresh, "demos": demos}
+    terms = [ActiveTerm("grpo", GRPO, 1.0), ActiveTerm("sft", replace(PRESETS["sft"].term, entropy=0.1), 0.5)]
+    report = update(batches, terms, learner, max_tokens=8)
+    assert learner.steps == 1
+    assert learner.calls == [(0.7, False), (1.0, True)]
+    assert learner.weights[50, 50] == pytest.approx([0.5 / 4] * 2)  # lambda / tokens with credit
+    assert report.metrics["entropy"] == pytest.approx(0.25)
+    assert report.gap is not None  # of the fresh responses alone: nobody sampled the demonstrations
+    assert report.gap.tokens == 4
+
+
+def test_mismatched_responses_give_ktos_anchor() -> None:
+    """z0 = max(0, mean over responses of sum_t (l - l_ref)) at each other's prompts (2402.01306)."""
+    groups = (scored([1.0], 10), scored([0.0], 20))
+    moved = Mismatched(tuple(g.group for g in groups), ((-0.7, -0.9), (-0.5, -0.5)))
+    batch = Batch(groups, reference_logprobs=((-0.5, -0.5), (-0.5, -0.5)), mismatched=moved)
+    learner = RememberingLearner()
+    terms = [ActiveTerm("kto", PRESETS["kto"].term, 1.0)]
+    update({"labelled": batch}, terms, learner, max_tokens=8)
+    z0 = ((0.2 + 0.4) + 0.0) / 2
+    s = torch.sigmoid(torch.tensor(0.1 * (0.0 - z0), dtype=torch.float64))
+    expected = float(0.1 * s * (1 - s) / 2)  # both at evidence 0: s'(u) beta / R
+    assert learner.weights[10, 10] == pytest.approx([expected] * 2)
+    assert learner.weights[20, 20] == pytest.approx([-expected] * 2)
