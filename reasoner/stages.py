@@ -385,7 +385,12 @@ def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Ba
         view = stack.enter_context(open_view(sys.stdout, run.log))
         view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
         algorithms = plugins.algorithms(manager)
-        yield _Base(config, folder, device, engine, run, view, algorithms, train, held_out, offline)
+        try:
+            yield _Base(config, folder, device, engine, run, view, algorithms, train, held_out, offline)
+        except (KeyboardInterrupt, SystemExit):
+            lost = "; the weights so far are not saved" if training else ""
+            view.message(f"interrupted: what was committed is in {run.folder}{lost}")
+            raise
 
 
 @contextmanager

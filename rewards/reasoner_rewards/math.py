@@ -7,8 +7,13 @@ from reasoner_rewards.equality import compare
 from reasoner_rewards.extraction import Mode, final_answer, reference_answer
 
 
-# The deadline leaves room for the first import of sympy on a busy machine; a verification takes micro- to milliseconds.
-@reward("math", timeout_s=10.0)
+def _prepare() -> None:
+    """Import sympy and math-verify, and have their parsers built, once for all workers: seconds on a busy machine."""
+    compare(r"\frac{x+1}{2}", r"\sqrt{3}")
+
+
+# A verification takes micro- to milliseconds.
+@reward("math", timeout_s=5.0, prepare=_prepare)
 def math(problem: Problem, response: Response, *, extract: Mode = "strict") -> Score:
     r"""1.0 if the final answer equals the reference answer, else 0.0.
 

@@ -98,14 +98,15 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
 def test_an_interrupted_run_says_so_and_leaves_no_process(
     command: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    with subprocess.Popen([*command, "--steps", "10000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+    with subprocess.Popen([*command, "--steps", "10000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         _wait_for_steps(tmp_path / "runs", 1)
         family = psutil.Process(run.pid).children(recursive=True)
         assert family
         os.kill(run.pid, number)
-        _, errors = run.communicate(timeout=60)
+        output, errors = run.communicate(timeout=60)
         assert run.returncode == 130
         assert b"Traceback" not in errors
+        assert b"interrupted: what was committed is in " in output
     psutil.wait_procs(family, timeout=20)
     assert not [process for process in family if process.is_running()]
     (folder,) = (tmp_path / "runs").iterdir()
