@@ -56,7 +56,8 @@ def choices_of(term: Term) -> dict[str, str]:
     if term.mask_truncated:
         choices["truncated responses"] = "masked"
     if term.reads_pairs and term.source == "online":
-        choices["pairs"] = f"{term.pairing.rule}, at most {term.pairing.most} per group"
+        several = term.pairing.rule == "correct-incorrect"
+        choices["pairs"] = term.pairing.rule + (f", at most {term.pairing.most} per group" if several else "")
     return choices
 
 
