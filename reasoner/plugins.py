@@ -1,4 +1,8 @@
-"""Finds plugins and calls their hooks: the only module that does."""
+"""Finds plugins and calls their hooks: the only module that does.
+
+A plugin that the user named (`--plugin`, `plugins = [...]`) must work. An installed distribution that does not is set
+aside: commands that need nothing of it go on, and asking for a name that is nowhere registered says what is broken.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pluggy
 
@@ -25,25 +30,87 @@ from reasoner.rewards_api import RewardSource
 T = TypeVar("T")
 
 BUILT_IN = ("reasoner_rewards", "reasoner_tasks")
+DISTRIBUTION = "distribution"
+"""first word of the origin of an installed plugin"""
 
 
 class PluginError(UserError):
     """A plugin cannot be imported, or claims a name that is taken; the message names its distribution or file."""
 
 
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Stands in the manager for an installed plugin that does not work."""
+
+    error: PluginError
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One plugin and the names that it registers."""
+
+    origin: str
+    """how messages call it: `built-in package reasoner_rewards`, `distribution x (x.hooks)`, `plugin file x.py`"""
+    file: str
+    """of its module; empty: broken"""
+    rewards: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    generators: tuple[str, ...] = ()
+    algorithms: tuple[str, ...] = ()
+    """methods, then `credit NAME` and `link NAME`"""
+    error: str = ""
+    """why it is broken; empty: it works"""
+
+
+class Names(dict[str, T]):
+    """What is registered, by name.
+
+    Asking for a name that is not there, with `[]` or `in`, raises while an installed plugin is broken: the name may be
+    one of its own, and "there is no such name" would send the user looking for a typing error.
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, T], broken: Sequence[PluginError]) -> None:
+        super().__init__(table)
+        self._kind, self._broken = kind, tuple(broken)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or self._missing(name)
+
+    def __missing__(self, name: str) -> NoReturn:
+        self._missing(name)
+        raise KeyError(name)
+
+    def _missing(self, name: object) -> bool:
+        """False.
+
+        Raises:
+            PluginError: a plugin is broken.
+        """
+        if self._broken:
+            raise PluginError(
+                f"there is no {self._kind} {name!r}.{nearest(str(name), self)} A broken plugin may have it: "
+                f"{'; '.join(map(str, self._broken))}. Mend or uninstall it; see `reasoner plugins list`."
+            )
+        return False
+
+
 def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
     """A fresh plugin manager: built-ins, installed distributions, then single files, in that order.
 
     Raises:
-        PluginError: a plugin cannot be imported or implements a hook that does not exist.
+        PluginError: a file cannot be imported or implements a hook that does not exist. (An installed distribution
+            that does is kept as `Broken`.)
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     for name in BUILT_IN:
         _register(manager, importlib.import_module(name), f"built-in package {name}")
     for entry in importlib.metadata.entry_points(group=PROJECT):
-        origin = f"distribution {entry.dist.name if entry.dist else '?'} ({entry.value})"
-        _register(manager, _import(origin, entry.load), origin)
+        origin = f"{DISTRIBUTION} {entry.dist.name if entry.dist else '?'} ({entry.value})"
+        try:
+            _register(manager, _import(origin, entry.load), origin)
+        except PluginError as error:
+            _set_aside(manager, origin, error)
     for file in files:
         path = Path(file)
         _register(manager, _import(f"plugin file {path}", lambda path=path: _import_file(path)), f"plugin file {path}")
@@ -51,29 +118,71 @@ def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
 
 
 def reward_sources(manager: pluggy.PluginManager) -> dict[str, RewardSource]:
-    """All reward sources by name."""
-    named = ((source.name, source) for sources in manager.hook.register_rewards() for source in sources)
-    return _unique("reward source", named)
+    """All reward sources by name.
+
+    Raises:
+        PluginError: a name is registered twice, or a plugin that the user named does not work.
+    """
+    return _unique("reward source", manager, _results(manager, "register_rewards", _rewards))
 
 
 def task_files(manager: pluggy.PluginManager) -> dict[str, Path]:
-    """All task files by task name."""
-    return _unique("task", ((path.stem, path) for paths in manager.hook.register_tasks() for path in paths))
+    """All task files by task name. Raises as `reward_sources`."""
+    return _unique("task", manager, _results(manager, "register_tasks", _tasks))
 
 
 def generators(manager: pluggy.PluginManager) -> dict[str, Generator]:
-    """All generators of problems by name."""
-    return _unique("generator", (item for table in manager.hook.register_generators() for item in table.items()))
+    """All generators of problems by name. Raises as `reward_sources`."""
+    return _unique("generator", manager, _results(manager, "register_generators", _generators))
 
 
 def algorithms(manager: pluggy.PluginManager) -> Algorithms:
-    """All methods, credits and links by name, the built-in ones first."""
-    tables: list[Algorithms] = [BUILT_IN_ALGORITHMS, *manager.hook.register_algorithms()]
+    """All methods, credits and links by name, the built-in ones first. Raises as `reward_sources`."""
+    found = _results(manager, "register_algorithms", _algorithms)
+    tables = {"built-in": BUILT_IN_ALGORITHMS, **found}
     return Algorithms(
-        presets=_unique("method", (item for table in tables for item in table.presets.items())),
-        credits=_unique("credit", (item for table in tables for item in table.credits.items())),
-        links=_unique("link", (item for table in tables for item in table.links.items())),
+        presets=_unique("method", manager, {origin: table.presets for origin, table in tables.items()}),
+        credits=_unique("credit", manager, {origin: table.credits for origin, table in tables.items()}),
+        links=_unique("link", manager, {origin: table.links for origin, table in tables.items()}),
     )
+
+
+def registrations(manager: pluggy.PluginManager) -> list[Registration]:
+    """Every plugin with what it registers, the broken ones with their error.
+
+    Raises:
+        PluginError: a plugin that the user named does not work.
+    """
+    rewards = _results(manager, "register_rewards", _rewards)
+    tasks = _results(manager, "register_tasks", _tasks)
+    made = _results(manager, "register_generators", _generators)
+    methods = _results(manager, "register_algorithms", _algorithms)
+    found = []
+    for origin, plugin in manager.list_name_plugin():
+        if isinstance(plugin, Broken):
+            found.append(Registration(origin, "", error=str(plugin.error)))
+            continue
+        own = methods.get(origin, Algorithms())
+        found.append(
+            Registration(
+                origin,
+                str(getattr(plugin, "__file__", "")),
+                rewards=tuple(rewards.get(origin, ())),
+                tasks=tuple(tasks.get(origin, ())),
+                generators=tuple(made.get(origin, ())),
+                algorithms=(
+                    *own.presets,
+                    *(f"credit {name}" for name in own.credits),
+                    *(f"link {n}" for n in own.links),
+                ),
+            )
+        )
+    return found
+
+
+def broken(manager: pluggy.PluginManager) -> list[PluginError]:
+    """Why installed plugins do not work, as far as their hooks were called."""
+    return [plugin.error for _, plugin in manager.list_name_plugin() if isinstance(plugin, Broken)]
 
 
 def find(kind: str, name: str, table: Mapping[str, T], listing: str) -> T:
@@ -84,20 +193,83 @@ def find(kind: str, name: str, table: Mapping[str, T], listing: str) -> T:
         raise UserError(f"there is no {kind} {name!r}.{nearest(name, table)} See `{listing}`.") from None
 
 
-def _unique(kind: str, named: Iterable[tuple[str, T]]) -> dict[str, T]:
+def _results(manager: pluggy.PluginManager, hook: str, parse: Callable[[Any], T]) -> dict[str, T]:
+    """What each plugin's hook returned, by origin, the last one registered first.
+
+    The hooks are called one by one, not joined by pluggy, so that a failure has a name.
+    """
+    found = {}
+    for call in reversed(getattr(manager.hook, hook).get_hookimpls()):
+        origin = call.plugin_name
+        try:
+            returned = call.function()
+            found[origin] = parse(() if returned is None else returned)
+        except Exception as error:
+            failed = PluginError(f"{origin}: {hook} failed: {type(error).__name__}: {error}")
+            if not origin.startswith(DISTRIBUTION):
+                raise failed from error
+            manager.unregister(name=origin)
+            _set_aside(manager, origin, failed)
+    return found
+
+
+def _rewards(returned: Iterable[object]) -> dict[str, RewardSource]:
+    sources = list(returned)
+    for source in sources:
+        if not isinstance(source, RewardSource):
+            raise TypeError(f"it must return functions marked with @reward, got {source!r}")
+    return _by_name((source.name, source) for source in sources if isinstance(source, RewardSource))
+
+
+def _tasks(returned: Iterable[Path]) -> dict[str, Path]:
+    return _by_name((Path(path).stem, Path(path)) for path in returned)
+
+
+def _generators(returned: Mapping[str, Generator]) -> dict[str, Generator]:
+    return dict(returned)
+
+
+def _algorithms(returned: object) -> Algorithms:
+    if returned == ():
+        return Algorithms()
+    if not isinstance(returned, Algorithms):
+        raise TypeError(f"it must return Algorithms, got {type(returned).__name__}")
+    return returned
+
+
+def _by_name(named: Iterable[tuple[str, T]]) -> dict[str, T]:
     table: dict[str, T] = {}
     for name, value in named:
         if name in table:
-            raise PluginError(
-                f"{kind} {name!r} is registered twice: {_shown(table[name])} and {_shown(value)}. Rename one of them."
-            )
+            raise ValueError(f"it registers {name!r} twice")
         table[name] = value
     return table
 
 
+def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mapping[str, T]]) -> Names[T]:
+    joined: dict[str, T] = {}
+    for table in tables.values():
+        for name, value in table.items():
+            if name in joined:
+                raise PluginError(
+                    f"{kind} {name!r} is registered twice: {_shown(joined[name])} and {_shown(value)}. "
+                    f"Rename one of them; they are of {' and '.join(o for o in tables if name in tables[o])}."
+                )
+            joined[name] = value
+    return Names(kind, joined, broken(manager))
+
+
 def _shown(value: object) -> str:
-    """A method by its paper, anything else as it is: its terms would fill the screen."""
-    return f"the one of {value.paper!r}" if isinstance(value, Preset) else str(value)
+    """A method by its paper, a reward source by its function's place, anything else as it is."""
+    if isinstance(value, Preset):
+        return f"the one of {value.paper!r}"
+    if isinstance(value, RewardSource):
+        return f"{value.function.__module__}.{value.function.__qualname__}"
+    return str(value)
+
+
+def _set_aside(manager: pluggy.PluginManager, origin: str, error: PluginError) -> None:
+    manager.register(Broken(error), name=origin)
 
 
 def _register(manager: pluggy.PluginManager, plugin: ModuleType, origin: str) -> None:
@@ -107,14 +279,14 @@ def _register(manager: pluggy.PluginManager, plugin: ModuleType, origin: str) ->
             raise PluginError(f"{origin} implements an unknown hook {name!r}.{nearest(name, known)}")
     try:
         manager.register(plugin, name=origin)
-    except pluggy.PluginValidationError as error:
+    except (pluggy.PluginValidationError, ValueError) as error:
         raise PluginError(f"{origin}: {error}") from error
 
 
 def _import(origin: str, load: Any) -> ModuleType:
     try:
         module = load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"{origin} cannot be imported: {type(error).__name__}: {error}") from error
     if not isinstance(module, ModuleType):
         raise PluginError(f"{origin} must name a module, got {type(module).__name__}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the tables of the documentation that the code knows: methods (docs/gro.md) and metrics (docs/metrics.md).
+"""Writes the tables of the documentation that code knows: methods, validation (docs/gro.md), metrics (docs/metrics.md).
 
 A test holds that they are up to date.
 """
@@ -47,7 +47,12 @@ def metrics() -> str:
     return "\n".join(["| name | unit | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
-TABLES = {"methods": methods, "metrics": metrics}
+def validation() -> str:
+    """What `scripts/validate_gro` found."""
+    return (DOCS / "validation" / "gro.md").read_text(encoding="utf-8").partition("\n")[2]
+
+
+TABLES = {"methods": methods, "metrics": metrics, "validation": validation}
 
 
 def written(text: str) -> str:
