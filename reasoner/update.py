@@ -173,7 +173,15 @@ class Prepared:
         rows = self.rows(mini, count)
         z0 = self._mismatched_kl(rows, learner)
         plans = [
-            plan(each.name, each.term, self.inputs, self.max_tokens, each.weight, z0, torch.tensor(rows, dtype=torch.int64))
+            plan(
+                each.name,
+                each.term,
+                self.inputs,
+                self.max_tokens,
+                each.weight,
+                z0,
+                torch.tensor(rows, dtype=torch.int64),
+            )
             for each in self.terms
         ]
         size = self.inputs.rewards_NG.shape[1]
