@@ -7,11 +7,12 @@ impossible is refused here, before anything is loaded. The docstring under a fie
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, nearest
 from reasoner.gro.checks import mistake_of_term
 from reasoner.gro.schedules import Constant, MetricSwitch, Ramp, Switch, mistake
 from reasoner.gro.terms import (
@@ -198,17 +199,38 @@ class RewardConfig(Model):
     """the source's own options"""
     timeout_s: Annotated[float, Field(gt=0.0)] | None = None
     """seconds per call before the worker and everything it started is killed; None: the source's own"""
+    gate: bool = False
+    """not summed: where the value is 0 or below, the total reward is at most 0"""
+    when: str | None = None
+    """an earlier reward source: scored only where that one's value is above 0, and contributes 0 elsewhere"""
+    on_failure: Literal["abstain", "zero", "drop-group", "abort"] = "abstain"
+    """what a failed call does: the response has no reward, the value is 0, its group has no rewards, the run stops"""
+    retries: Annotated[int, Field(ge=0)] | None = None
+    """further attempts after one that raised, within `timeout_s`; None: the source's own"""
+    max_calls: Annotated[int, Field(ge=0)] | None = None
+    """calls per run, retries not counted; those beyond fail; None: no limit"""
+
+    @model_validator(mode="after")
+    def _gate_without_weight(self) -> Self:
+        if self.gate and self.weight != type(self).model_fields["weight"].default:
+            raise ValueError(
+                f"weight = {self.weight} of the gate {self.source!r} would have no effect: a gate is not summed; "
+                "leave weight out, or gate"
+            )
+        return self
 
 
 class ScoringConfig(Model):
     """`[scoring]`: the workers that run reward sources."""
 
     workers: Positive = 2
-    """worker processes"""
+    """worker processes that sources without workers of their own share"""
     memory_mb: Positive = 2048
     """MB of address space that one worker may take"""
     max_failure_rate: Share = 0.5
     """share of failed calls of a source in a step above which the run stops"""
+    cache: Annotated[int, Field(ge=0)] = 100_000
+    """scores that are kept for equal calls; 0: none, and every call is made"""
 
 
 class TermConfig(Model):
@@ -311,8 +333,8 @@ class LearningConfig(Model):
     """recompute activations in the backward pass: less memory, about a third more time"""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """one row holds a group's prompt once; `auto`: where it saves more than a fifth of the tokens"""
-    reference: Literal["auto", "initial", "none"] = "auto"
-    """reference policy: a frozen copy of the initial model, or none; `auto`: where a term needs one"""
+    reference: Literal["auto", "none"] = "auto"
+    """reference policy: a frozen copy of the initial model where a term needs one (`auto`), or never"""
 
 
 class CriticConfig(Model):
@@ -433,18 +455,33 @@ class Config(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for check in (_check_rewards, _check_sources, _check_groups, _check_updates, _check_reference, _check_data):
+        for check in CHECKS:
             check(self)
-        for name, term in self.gro.terms.items():
-            if found := mistake(term.schedule, self.run.steps):
-                raise ValueError(f"gro.terms.{name}.schedule: {found}")
         return self
+
+
+def mistake_of_conditions(rewards: Sequence[RewardConfig]) -> str:
+    """What is wrong with the rewards' `when`, or an empty string."""
+    names = [reward.source for reward in rewards]
+    for index, reward in enumerate(rewards):
+        if reward.when is None or reward.when in names[:index]:
+            continue
+        place = f"rewards[{index}].when = {reward.when!r}"
+        if reward.when == reward.source:
+            return f"{place} is the source itself; name an earlier one"
+        if reward.when in names:
+            return f"{place} comes after {reward.source!r}; a condition comes first: put its entry before this one"
+        earlier = ", ".join(names[:index]) or "none"
+        return f"{place} is not among the rewards.{nearest(reward.when, names[:index])} Earlier ones: {earlier}"
+    return ""
 
 
 def _check_rewards(config: Config) -> None:
     names = [reward.source for reward in config.rewards]
     if len(set(names)) != len(names):
         raise ValueError(f"rewards: each source may appear once, got {names}")
+    if found := mistake_of_conditions(config.rewards):
+        raise ValueError(found)
     if config.evaluation is not None and config.evaluation.correct not in names:
         raise ValueError(f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: {names}")
 
@@ -483,12 +520,42 @@ def _check_groups(config: Config) -> None:
         if term.source == "online" and term.term.compares and size < 2:
             raise ValueError(
                 f"sampling.group_size = {size} with gro.terms.{name}: it compares the responses of a group, which "
-                "needs at least 2; raise sampling.group_size, or take a method that does not: reinforce, reinforce++, remax"
+                "needs at least 2; raise sampling.group_size, or take a method that does not, such as "
+                "reinforce or remax"
             )
         if term.source == "labelled" and term.anchor.kind == "kl" and config.per_step("labelled") < 2:
             raise ValueError(
                 f"gro.terms.{name}.anchor.kind = 'kl' estimates the KL from responses put to each other's prompts and "
                 "needs at least 2 rows per step; raise data.labelled.per_step"
+            )
+
+
+def _check_refills(config: Config) -> None:
+    """Dynamic sampling keeps groups with differences: every term must be one that needs them."""
+    for name, term in config.gro.terms.items():
+        if config.sampling.refills and term.source == "online" and not term.term.compares:
+            raise ValueError(
+                f"sampling.refills = {config.sampling.refills} drops groups whose rewards are all equal, and "
+                f"gro.terms.{name} learns from such groups too: set sampling.refills = 0, or take a method that "
+                "compares the responses of a group (grpo, rloo, dapo)"
+            )
+
+
+def _check_weights(config: Config) -> None:
+    if not any(term.weight for term in config.gro.terms.values()):
+        raise ValueError(f"gro.terms: every weight is 0, so nothing would be learned: {', '.join(config.gro.terms)}")
+    for name, term in config.gro.terms.items():
+        if found := mistake(term.schedule, config.run.steps):
+            raise ValueError(f"gro.terms.{name}.schedule: {found}")
+
+
+def _check_critic(config: Config) -> None:
+    """One critic serves all its terms, so they must agree on what it predicts."""
+    asked = [term for term in config.gro.terms.values() if term.term.needs_critic]
+    for other in asked[1:]:
+        if (other.credit, other.kl) != (asked[0].credit, asked[0].kl):
+            raise ValueError(
+                "gro.terms: terms with credit.baseline = 'critic' share one critic: give them equal credit and kl"
             )
 
 
@@ -503,7 +570,8 @@ def _check_updates(config: Config) -> None:
                 f"{learning.updates_per_step}: every mini-batch holds whole groups"
             )
     for name, term in config.gro.terms.items():
-        if isinstance(term.link, Linear) and term.anchor.kind == "old" and updates > 1:
+        online = term.source == "online" and isinstance(term.credit, Advantage)
+        if isinstance(term.link, Linear) and online and updates > 1:
             raise ValueError(
                 f"learning.updates_per_step x learning.epochs = {updates} with gro.terms.{name}.link.kind = 'linear': "
                 "without a ratio the second update would be off-policy and wrong; use 1, or link.kind = 'clip'"
@@ -533,3 +601,17 @@ def _check_data(config: Config) -> None:
             f"data.train.seed and data.eval.seed are both {train.seed}: the generator would give the same "
             "problems for training and evaluation"
         )
+
+
+CHECKS = (
+    _check_rewards,
+    _check_sources,
+    _check_groups,
+    _check_refills,
+    _check_weights,
+    _check_critic,
+    _check_updates,
+    _check_reference,
+    _check_data,
+)
+"""what must hold between sections, in the order in which it is looked at"""

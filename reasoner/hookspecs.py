@@ -3,18 +3,26 @@
 A plugin is a module with functions of these names, marked with `hookimpl`. It is found as an installed distribution
 with an entry point in the group `reasoner`, or as a single file (`--plugin my_verifier.py`, `plugins = [...]`). The
 built-in reward sources and tasks use the same hooks. Every process that needs plugins discovers them itself.
+
+`register_*` hooks are called to look things up; their results are joined. The others tell what happens in a run, in the
+main process, in the order in which plugins were registered. They only watch: what they return is dropped, and one that
+raises is reported and costs the run nothing. A function may take any of a hook's parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from reasoner.gro.algorithms import Algorithms
+from reasoner.records import ScoredGroup
 from reasoner.rewards_api import RewardSource
+
+if TYPE_CHECKING:
+    from reasoner.evaluation import Evaluation
 
 PROJECT = "reasoner"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -48,3 +56,28 @@ def register_generators() -> Mapping[str, Generator]:
 def register_algorithms() -> Algorithms:
     """Methods, credits and links, once per command. Results are joined; a name registered twice is an error."""
     return Algorithms()
+
+
+@hookspec
+def run_started(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Once, when the run folder is there and nothing is loaded yet. `settings`: the complete configuration, nested."""
+
+
+@hookspec
+def groups_scored(step: int, groups: Sequence[ScoredGroup]) -> None:
+    """After a step's fresh responses were sampled and scored, before the update: those that the update will see."""
+
+
+@hookspec
+def step_finished(step: int, metrics: Mapping[str, float]) -> None:
+    """After a step was committed. `metrics`: its line of metrics.jsonl (docs/metrics.md)."""
+
+
+@hookspec
+def evaluation_finished(step: int, evaluation: Evaluation) -> None:
+    """After an evaluation was committed; step 0: before training."""
+
+
+@hookspec
+def run_finished(folder: Path, state: str) -> None:
+    """At the end: `finished`, `interrupted` or `failed`."""

@@ -70,12 +70,17 @@ def _component_metrics(components: Iterable[Component]) -> dict[str, float]:
     by_source: dict[str, list[Component]] = {}
     for component in components:
         by_source.setdefault(component.source, []).append(component)
-    values = {}
+    values: dict[str, float] = {}
     for source, found in by_source.items():
+        name = f"reward/{source}"
         known = [component.value for component in found if component.value is not None]
         if known:
-            values[f"reward/{source}/mean"] = fmean(known)
-        values[f"reward/{source}/failed"] = fmean(component.failure is not None for component in found)
+            values |= {f"{name}/mean": fmean(known), f"{name}/std": pstdev(known)}
+        if any(component.weight for component in found):  # gates have none
+            values[f"{name}/weighted_mean"] = fmean(component.weight * (component.value or 0.0) for component in found)
+        values[f"{name}/not_applicable"] = fmean(each.value is None and each.failure is None for each in found)
+        values[f"{name}/failed"] = fmean(component.failure is not None for component in found)
+        values[f"{name}/seconds"] = fmean(component.seconds for component in found)
     return values
 
 

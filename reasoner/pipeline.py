@@ -1,4 +1,4 @@
-"""The loop: sample, score, annotate, credit, update, hand over, commit.
+"""The loop: hand over, sample, score, annotate, credit, update, commit.
 
 What it works with is built in `reasoner.stages`; every arrow is a type of `reasoner.records`.
 """
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from reasoner.gro.terms import Source
-from reasoner.handover import check_gap, gap_limit, hand_over, verify_gap
+from reasoner.handover import check_gap, gap_limit, verify_gap
 from reasoner.measure import Timer
 from reasoner.records import Batch, Group, Mismatched
 from reasoner.stages import Stages
@@ -31,11 +31,9 @@ def train(stages: Stages) -> Path:
         terms = stages.active_terms(step)
         batches = stages.collect(step, terms, timer)
         with timer("check"):
-            check_sampler(stages, batches, step)
+            check_sampler(stages, batches)
         with timer("update"), stages.sampler_asleep():
             report = learn(stages, terms, annotate(stages, terms, batches))
-        with timer("handover"):
-            publish(stages)
         stages.commit(step, batches, report, timer)
         stages.evaluate_between(step)
     model = stages.save_model()
@@ -44,14 +42,15 @@ def train(stages: Stages) -> Path:
     return model
 
 
-def check_sampler(stages: Stages, batches: Mapping[Source, Batch], step: int) -> None:
-    """Compare the sampler's log-probabilities with the learner's: at the first step, after the first hand-over, then
-    every k-th.
+def check_sampler(stages: Stages, batches: Mapping[Source, Batch]) -> None:
+    """Compare the sampler's log-probabilities with the learner's: at the first step that samples, at the second (after
+    a hand-over), then at every k-th.
 
     Raises:
         HandoverError: they differ by more than rounding: the sampler holds other weights than the learner.
     """
-    if "online" in batches and (step in (1, 2) or step % stages.config.handover.check_every == 0):
+    count = stages.fresh_steps
+    if "online" in batches and (count in (1, 2) or count % stages.config.handover.check_every == 0):
         few = [scored.group for scored in batches["online"].groups[:2]]
         gap = check_gap(stages.learner, few, stages.config.sampling.temperature)
         verify_gap(gap, gap_limit(stages.config.model.dtype, stages.config.handover.max_gap))
@@ -101,16 +100,6 @@ def learn(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Source, 
         value_clip=config.critic.value_clip,
         progress=partial(stages.view.stage, "update"),
     )
-
-
-def publish(stages: Stages) -> None:
-    """Give the sampler the learner's weights, if they have changed.
-
-    Raises:
-        HandoverError: the sampler did not take them.
-    """
-    if stages.evaluator and stages.learner.version != stages.evaluator.sampler.version:
-        hand_over(stages.learner, stages.evaluator.sampler)
 
 
 def _frozen(logprobs_RT: list[list[float]]) -> tuple[tuple[float, ...], ...]:

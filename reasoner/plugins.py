@@ -30,8 +30,8 @@ from reasoner.rewards_api import RewardSource
 T = TypeVar("T")
 
 BUILT_IN = ("reasoner_rewards", "reasoner_tasks")
-DISTRIBUTION = "distribution"
-"""first word of the origin of an installed plugin"""
+PACKAGE, DISTRIBUTION, FILE = "built-in package", "distribution", "plugin file"
+"""how the origins of plugins begin"""
 
 
 class PluginError(UserError):
@@ -104,16 +104,19 @@ def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     for name in BUILT_IN:
-        _register(manager, importlib.import_module(name), f"built-in package {name}")
+        _register(manager, importlib.import_module(name), f"{PACKAGE} {name}")
     for entry in importlib.metadata.entry_points(group=PROJECT):
         origin = f"{DISTRIBUTION} {entry.dist.name if entry.dist else '?'} ({entry.value})"
+        if manager.has_plugin(origin):
+            continue  # one module under two entry points
         try:
             _register(manager, _import(origin, entry.load), origin)
         except PluginError as error:
             _set_aside(manager, origin, error)
     for file in files:
         path = Path(file)
-        _register(manager, _import(f"plugin file {path}", lambda path=path: _import_file(path)), f"plugin file {path}")
+        origin = f"{FILE} {path}"
+        _register(manager, _import(origin, lambda path=path: _import_file(path)), origin)
     return manager
 
 
@@ -180,6 +183,21 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
     return found
 
 
+class Events:
+    """Tells plugins what happens in a run. A plugin that raises is reported and does not stop anything."""
+
+    def __init__(self, manager: pluggy.PluginManager, report: Callable[[str], None]) -> None:
+        self._manager, self._report = manager, report
+
+    def emit(self, event: str, **values: object) -> None:
+        """Call every implementation of an event with those of the values that it takes."""
+        for call in getattr(self._manager.hook, event).get_hookimpls():
+            try:
+                call.function(**{name: values[name] for name in call.argnames})
+            except Exception as error:
+                self._report(f"{call.plugin_name}: {event} failed: {type(error).__name__}: {error}")
+
+
 def broken(manager: pluggy.PluginManager) -> list[PluginError]:
     """Why installed plugins do not work, as far as their hooks were called."""
     return [plugin.error for _, plugin in manager.list_name_plugin() if isinstance(plugin, Broken)]
@@ -196,7 +214,8 @@ def find(kind: str, name: str, table: Mapping[str, T], listing: str) -> T:
 def _results(manager: pluggy.PluginManager, hook: str, parse: Callable[[Any], T]) -> dict[str, T]:
     """What each plugin's hook returned, by origin, the last one registered first.
 
-    The hooks are called one by one, not joined by pluggy, so that a failure has a name.
+    The hooks are called one by one, not joined by pluggy, so that a failure has a name. That of a built-in is a bug and
+    shows its traceback.
     """
     found = {}
     for call in reversed(getattr(manager.hook, hook).get_hookimpls()):
@@ -205,6 +224,8 @@ def _results(manager: pluggy.PluginManager, hook: str, parse: Callable[[Any], T]
             returned = call.function()
             found[origin] = parse(() if returned is None else returned)
         except Exception as error:
+            if origin.startswith(PACKAGE):
+                raise
             failed = PluginError(f"{origin}: {hook} failed: {type(error).__name__}: {error}")
             if not origin.startswith(DISTRIBUTION):
                 raise failed from error
@@ -273,7 +294,7 @@ def _set_aside(manager: pluggy.PluginManager, origin: str, error: PluginError) -
 
 
 def _register(manager: pluggy.PluginManager, plugin: ModuleType, origin: str) -> None:
-    known = {name for name in vars(hookspecs) if name.startswith("register_")}
+    known = {name for name, value in vars(hookspecs).items() if hasattr(value, f"{PROJECT}_spec")}
     for name, value in vars(plugin).items():
         if hasattr(value, f"{PROJECT}_impl") and name not in known:
             raise PluginError(f"{origin} implements an unknown hook {name!r}.{nearest(name, known)}")

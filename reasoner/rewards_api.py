@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from reasoner.errors import ConfigError, nearest
-from reasoner.records import Problem, Response, Score
+from reasoner.records import Problem, Response
 
-RewardFunction = Callable[..., "float | Score | None"]
+Granularity = Literal["response", "group", "batch"]
+"""what one call sees: a response, all responses to a problem, or responses to any problems"""
+
+RewardFunction = Callable[..., Any]
+"""It returns `float | Score | None`, or a sequence of them for a group or batch; or it is `async def` and its result
+does."""
 
 
 @dataclass(frozen=True, slots=True)
 class RewardSource:
-    """A named, typed reward function. Calling it calls the function."""
+    """A named, typed reward function. Calling it calls the function, and waits for an async one."""
 
     name: str
     function: RewardFunction
     options: type[BaseModel]
-    """the function's keyword-only parameters as a pydantic model"""
+    """the function's options as a pydantic model"""
     timeout_s: float
-    """seconds per call"""
+    """seconds per call, retries included"""
     summary: str
     """first line of the docstring"""
     prepare: Callable[[], None] | None = None
     """runs once in the scoring host before it forks workers: slow imports belong here, not into a call's deadline"""
+    granularity: Granularity = "response"
+    """what one call sees"""
+    workers: int | None = None
+    """worker processes of its own, and so its concurrent calls; None: it shares the common ones"""
+    limit_memory: bool = True
+    """whether `scoring.memory_mb` holds for it; False: models whose address space is large"""
+    retries: int = 0
+    """further attempts after one that raised"""
+    cache: bool = True
+    """whether equal calls have equal outcomes, so that one is made (granularity `response` only)"""
+    takes_model: bool = False
+    """whether the function takes its options as one model, in the parameter `options`"""
 
-    def __call__(self, problem: Problem, response: Response, **options: Any) -> float | Score | None:
-        return self.function(problem, response, **options)
+    def __call__(
+        self, problem: Problem | Sequence[Problem], response: Response | Sequence[Response], **options: Any
+    ) -> Any:
+        """What the function returns: one score, or one per response for a group or batch."""
+        given = {"options": self.options.model_validate(options)} if self.takes_model else options
+        returned = self.function(problem, response, **given)
+        return asyncio.run(_finished(returned)) if inspect.isawaitable(returned) else returned
 
     def check_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The complete options, defaults filled in.
@@ -57,25 +80,80 @@ class RewardSource:
 
 
 def reward(
-    name: str, *, timeout_s: float = 5.0, prepare: Callable[[], None] | None = None
+    name: str,
+    *,
+    timeout_s: float = 5.0,
+    prepare: Callable[[], None] | None = None,
+    granularity: Granularity = "response",
+    workers: int | None = None,
+    limit_memory: bool = True,
+    retries: int = 0,
+    cache: bool = True,
 ) -> Callable[[RewardFunction], RewardSource]:
-    """Make a reward source of a function `(problem, response, *, options...) -> float | None | Score`.
+    """Make a reward source of a function.
 
-    Keyword-only parameters are its options, with their annotations and defaults. The function runs in a worker
-    process that is killed with everything it started when `timeout_s` seconds have passed. `prepare` imports what is
-    slow to import, once for all workers.
+        response   (problem, response, *, options...) -> float | Score | None
+        group      (problem, responses, *, options...) -> a sequence of them, one per response
+        batch      (problems, responses, *, options...) -> a sequence of them; the two are parallel
+
+    Keyword-only parameters are its options, with their annotations and defaults; or the only one is `options`, a
+    pydantic model whose fields they are. The function may be `async def`. It runs in a worker process that is killed
+    with everything it started when `timeout_s` seconds have passed. `prepare` imports what is slow to import, once for
+    all workers. The other arguments are the fields of `RewardSource`.
 
         @reward("contains_unit", timeout_s=1.0)
         def contains_unit(problem, response, *, unit: str = "km") -> float:
             '''1.0 if the answer names the unit.'''
             return float(unit in response.text)
+
+    Raises:
+        ValueError: an argument is out of range.
     """
+    _check_declaration(name, timeout_s, granularity, workers, limit_memory, retries)
 
     def decorate(function: RewardFunction) -> RewardSource:
-        summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        return RewardSource(name, function, _options_model(name, function), timeout_s, summary, prepare)
+        options = _whole_model(function)
+        return RewardSource(
+            name,
+            function,
+            options or _options_model(name, function),
+            timeout_s,
+            summary=(inspect.getdoc(function) or "").partition("\n")[0],
+            prepare=prepare,
+            granularity=granularity,
+            workers=workers,
+            limit_memory=limit_memory,
+            retries=retries,
+            cache=cache,
+            takes_model=options is not None,
+        )
 
     return decorate
+
+
+def _check_declaration(
+    name: str, timeout_s: float, granularity: str, workers: int | None, limit_memory: bool, retries: int
+) -> None:
+    of = f"reward source {name!r}"
+    if granularity not in (allowed := get_args(Granularity)):
+        hint = nearest(granularity, allowed)
+        raise ValueError(f"{of}: granularity must be one of {', '.join(allowed)}, got {granularity!r}.{hint}")
+    if not timeout_s > 0:
+        raise ValueError(f"{of}: timeout_s must be above 0 seconds, got {timeout_s}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"{of}: workers must be at least 1, or None to share the common ones, got {workers}")
+    if retries < 0:
+        raise ValueError(f"{of}: retries must be at least 0, got {retries}")
+    if workers is None and not limit_memory:
+        raise ValueError(f"{of}: limit_memory=False needs workers of its own, the common ones are limited: workers=1")
+
+
+def _whole_model(function: RewardFunction) -> type[BaseModel] | None:
+    """The model of a function whose only keyword-only parameter is `options`, annotated with one."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    hint = get_type_hints(function).get("options") if names == ["options"] else None
+    return hint if isinstance(hint, type) and issubclass(hint, BaseModel) else None
 
 
 def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
@@ -91,3 +169,7 @@ def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
             )
     config = ConfigDict(extra="forbid", frozen=True)
     return create_model(f"{name}_options", __config__=config, **fields)
+
+
+async def _finished(awaitable: Any) -> Any:
+    return await awaitable

@@ -24,6 +24,7 @@ from reasoner.evaluation import Evaluation, counted, evaluate
 from reasoner.gro.algorithms import Algorithms
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import SOURCES, Source, Term
+from reasoner.handover import hand_over
 from reasoner.hookspecs import Generator
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.policy import TorchPolicy
@@ -32,6 +33,7 @@ from reasoner.measure import Timer, memory_metrics, rollout_metrics
 from reasoner.models import resolve_device, resolve_model
 from reasoner.offline import OfflineData, load_offline
 from reasoner.plan import describe_offline, describe_plan
+from reasoner.plugins import Events
 from reasoner.prompts import render
 from reasoner.records import Batch, Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.reporting.choose import open_view
@@ -60,6 +62,8 @@ class Evaluator:
     held_out: Sequence[Prompt]
     scorer: ScoringService
     sampler: Sampler
+    events: Events
+    """the plugins that watch"""
     seconds: float = 0.0
     """spent in evaluations"""
 
@@ -83,6 +87,7 @@ class Evaluator:
         )
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups, None))
         self.view.evaluated(when, evaluation)
+        self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
         self.seconds += time.perf_counter() - started
         return evaluation
 
@@ -95,6 +100,8 @@ class Stages:
     device: str
     run: Run
     view: View
+    events: Events
+    """the plugins that watch"""
     terms: Mapping[str, Term]
     """the objective's terms, bound to the functions of plugins"""
     learner: TorchLearner
@@ -114,6 +121,10 @@ class Stages:
     """seconds from the start of the process until everything was ready"""
     draws: int = 0
     """how many times problems were taken from the stream"""
+    fresh_steps: int = 0
+    """steps that sampled"""
+    sampled_tokens: int = 0
+    """of the current step, dropped groups and greedy responses included"""
     history: list[dict[str, float]] = field(default_factory=list)
     """the metrics of every committed step"""
 
@@ -127,15 +138,21 @@ class Stages:
         return [ActiveTerm(name, self.terms[name], weight) for name, weight in weights.items() if weight > 0.0]
 
     def collect(self, step: int, terms: Sequence[ActiveTerm], timer: Timer) -> dict[Source, Batch]:
-        """The step's groups of every source that a term reads: sampled and scored, or from a data set.
+        """The step's groups of every source that a term reads: sampled with the learner's weights and scored, or from a
+        data set.
 
         Raises:
-            RunError: the sampler or the scoring service failed.
+            RunError: the hand-over, the sampler or the scoring service failed.
         """
         batches: dict[Source, Batch] = {}
+        self.sampled_tokens = 0
         for source in dict.fromkeys(term.term.source for term in terms):
             if source == "online":
+                with timer("handover"):
+                    self.publish()
+                self.fresh_steps += 1
                 groups = self.sample_and_score(step, timer)
+                self.events.emit("groups_scored", step=step, groups=groups)
                 greedy = self._greedy_rewards(groups, timer) if any(t.term.needs_greedy for t in terms) else None
                 temperature = self.config.sampling.temperature
                 batches[source] = Batch(groups, greedy_rewards=greedy, temperature=temperature)
@@ -191,14 +208,25 @@ class Stages:
         scores = self.evaluator.scorer.score(timer.iterate("sample", counting))
         groups = {scored.group.problem.id: scored for scored in scores}
         timer.rest("score_wait")
+        self.sampled_tokens += sum(len(r.token_ids) for scored in groups.values() for r in scored.group.responses)
         return [groups[prompt.problem.id] for prompt in prompts]
 
-    def evaluate(self, step: int, when: str) -> Evaluation | None:
-        """Evaluate the sampler's weights; None: there is no sampler.
+    def publish(self) -> None:
+        """Give the sampler the learner's weights, if they have changed.
 
         Raises:
-            RunError: the sampler, the scoring service or the disk failed.
+            HandoverError: the sampler did not take them.
         """
+        if self.evaluator and self.learner.version != self.evaluator.sampler.version:
+            hand_over(self.learner, self.evaluator.sampler)
+
+    def evaluate(self, step: int, when: str) -> Evaluation | None:
+        """Evaluate the learner's weights in the sampler; None: there is no sampler.
+
+        Raises:
+            RunError: the hand-over, the sampler, the scoring service or the disk failed.
+        """
+        self.publish()
         return self.evaluator.evaluate(step, when) if self.evaluator else None
 
     def evaluate_between(self, step: int) -> None:
@@ -226,6 +254,7 @@ class Stages:
         groups = batches["online"].groups if "online" in batches else ()
         if groups:
             metrics |= rollout_metrics(groups)
+            metrics["tokens/sampled"] = float(self.sampled_tokens)
             metrics["groups/no_credit"] = 1 - report.informative / len(groups)
             metrics["tokens_per_s/sample"] = metrics["tokens/sampled"] / metrics["time/sample"]
         if self.config.sampling.refills:
@@ -233,6 +262,7 @@ class Stages:
         self.run.commit(step, metrics, to_rollouts(step, groups, report.credits))
         self.history.append(metrics)
         self.view.step(step, self.config.run.steps, metrics)
+        self.events.emit("step_finished", step=step, metrics=metrics)
         for result in report.steps:
             if not result.applied:
                 self.view.message(f"step {step}: no update: {result.reason}")
@@ -284,10 +314,13 @@ class _Base:
     engine: str
     run: Run
     view: View
+    events: Events
     algorithms: Algorithms
     train_prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
-    offline: Mapping[Source, OfflineData]
+    problems: Stream[Problem] | None
+    offline: Mapping[Source, Stream[ScoredGroup]]
+    critic_folder: Path
 
 
 @contextmanager
@@ -312,26 +345,20 @@ def open_stages(resolved: Resolved) -> Iterator[Stages]:
             trust_remote_code=config.model.trust_remote_code,
         )
         base.view.message(f"learner: {learner.description}")
-        seed = config.run.seed if config.data.train and config.data.train.shuffle else None
-        problems = [prompt.problem for prompt in base.train_prompts]
-        per_step = config.learning.problems_per_step
         yield Stages(
             config=config,
             device=base.device,
             run=base.run,
             view=base.view,
+            events=base.events,
             terms={name: base.algorithms.bind(term.term) for name, term in config.gro.terms.items()},
             learner=learner,
             reference=_reference(base),
             critic=_critic(base),
             evaluator=evaluator,
-            problems=(
-                Stream(problems, per_step, seed, section="data.train", key="learning.problems_per_step")
-                if evaluator
-                else None
-            ),
+            problems=base.problems,
             prompts={prompt.problem.id: prompt for prompt in base.train_prompts},
-            offline={source: _stream(config, source, data) for source, data in base.offline.items()},
+            offline=base.offline,
             set_up_s=seconds_since_start(),
         )
 
@@ -379,18 +406,43 @@ def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Ba
     }
     facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
     held_out, train = prompts(splits.eval), prompts(splits.train)
+    streams = {source: _stream(config, source, data) for source, data in offline.items()}
+    problems = _problems(config, train) if training and config.online else None
+    critic = (
+        resolve_model(config.critic.path) if training and config.gro.needs_critic and config.critic.path else folder
+    )
     reserve = MINIMUM_FREE + (2 * _size(folder) if training else 0)
     with ExitStack() as stack:
         run = stack.enter_context(open_run(Path(config.run.output), name, to_toml(config), facts, reserve))
         view = stack.enter_context(open_view(sys.stdout, run.log))
         view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
-        algorithms = plugins.algorithms(manager)
+        algorithms, events = plugins.algorithms(manager), Events(manager, view.message)
+        events.emit("run_started", folder=run.folder, settings=config.model_dump())
+        state = "failed"
         try:
-            yield _Base(config, folder, device, engine, run, view, algorithms, train, held_out, offline)
+            yield _Base(
+                config,
+                folder,
+                device,
+                engine,
+                run,
+                view,
+                events,
+                algorithms,
+                train,
+                held_out,
+                problems,
+                streams,
+                critic,
+            )
+            state = "finished"
         except (KeyboardInterrupt, SystemExit):
             lost = "; the weights so far are not saved" if training else ""
             view.message(f"interrupted: what was committed is in {run.folder}{lost}")
+            state = "interrupted"
             raise
+        finally:
+            events.emit("run_finished", folder=run.folder, state=state)
 
 
 @contextmanager
@@ -401,7 +453,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         view.message(f"starting the sampler ({base.engine})")
         sampler = stack.enter_context(open_sampler(config, base.folder, base.run.folder / "sampler.log"))
         view.message(f"sampler: {sampler.description}")
-        yield Evaluator(config, base.run, view, base.held_out, scorer, sampler)
+        yield Evaluator(config, base.run, view, base.held_out, scorer, sampler, base.events)
 
 
 def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:
@@ -415,6 +467,13 @@ def _splits(config: Config, generators: Mapping[str, Generator], *, training: bo
     return Splits(
         (), tuple(load_problems(config.data.eval, config.prompt, generators, config.run.seed, "data.eval")), ()
     )
+
+
+def _problems(config: Config, prompts: Sequence[Prompt]) -> Stream[Problem]:
+    seed = config.run.seed if config.data.train and config.data.train.shuffle else None
+    per_step = config.learning.problems_per_step
+    problems = [prompt.problem for prompt in prompts]
+    return Stream(problems, per_step, seed, section="data.train", key="learning.problems_per_step")
 
 
 def _stream(config: Config, source: Source, data: OfflineData) -> Stream[ScoredGroup]:
@@ -443,7 +502,7 @@ def _critic(base: _Base) -> TorchCritic | None:
     if not config.gro.needs_critic:
         return None
     return TorchCritic(
-        base.folder if config.critic.path is None else resolve_model(config.critic.path),
+        base.critic_folder,
         device=base.device,
         dtype=config.model.dtype,
         config=config.learning,

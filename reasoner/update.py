@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
+from itertools import compress, product
 
 import torch
 from torch import Tensor
@@ -120,8 +120,10 @@ def update(
     totals: dict[str, tuple[float, Diagnostics, int]] = {}
     gaps: list[Gap] = []
     entropies: list[tuple[float, int]] = []
-    for mini in list(range(steps)) * epochs:
+    for epoch, mini in product(range(epochs), range(steps)):
         objectives = [each.objective(mini, steps, learner, progress) for each in prepared.values()]
+        for objective in objectives:
+            objective.measures_gap = epoch == 0 and objective.plans[0].term.source == "online"
         accumulated = [objective.accumulate(learner) for objective in objectives]
         done += accumulated
         results.append(learner.step())
@@ -228,6 +230,8 @@ class Objective:
     active_rows: list[int]
     """index into the batch's R responses of every response of `active`"""
     progress: Progress
+    measures_gap: bool = False
+    """compare sampler and learner: fresh responses, first pass"""
     weighed: int = 0
     diagnostics: dict[str, Diagnostics] = field(default_factory=dict)
     gap: Gap | None = None
@@ -262,16 +266,17 @@ class Objective:
             self.diagnostics[name] = self.diagnostics.get(name, Diagnostics()) + more
         self.weighed += len(which)
         self.progress(self.weighed, len(self.active_rows))
-        if self.plans[0].term.source == "online":
+        if self.measures_gap:
             self._measure_gap(which, logprobs_RT)
         return Weights(found.weights_RT, found.entropy_RT)
 
     def _measure_gap(self, which: Sequence[int], logprobs_RT: Tensor) -> None:
         """Sampler against learner: the learner's log-probabilities when the batch arrived."""
-        if self.inputs.sampler_RT is None:
-            return
+        assert self.inputs.sampler_RT is not None
         width = logprobs_RT.shape[1]
         mask_RT = self.inputs.mask_RT[which, :width]
+        if not mask_RT.any():
+            return
         learner_RT = logprobs_RT.cpu() if self.inputs.old_RT is None else self.inputs.old_RT[which, :width]
         sampler_RT = self.inputs.sampler_RT[which, :width]
         here = Gap.between(learner_RT[mask_RT].tolist(), sampler_RT[mask_RT].tolist())
@@ -303,7 +308,9 @@ def inputs_of(batch: Batch) -> Inputs:
             if by_source
             else None
         ),
-        component_weights_K=torch.tensor([column[0].weight for column in by_source]) if by_source else None,
+        component_weights_K=torch.tensor([column[0].weight for column in by_source], dtype=torch.float64)
+        if by_source
+        else None,
     )
 
 

@@ -77,7 +77,7 @@ def update_critic(
         value_clip: how far a value may move before its loss is clipped; None: off.
     """
     assert isinstance(term.credit, Advantage)
-    returns_RT, _ = returns_and_advantages(term.credit, term, inputs)
+    returns_RT, _ = returns_and_advantages(term.credit, term.kl, inputs)
     old_RT = inputs.needed("values_RT", "a critic")
     counted_RT = inputs.mask_RT & inputs.valid_R[:, None]
     size = inputs.rewards_NG.shape[1]

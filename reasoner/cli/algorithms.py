@@ -80,11 +80,12 @@ def show(
     presets = hooks.algorithms(hooks.build_manager(plugin or ())).presets
     preset = hooks.find("method", name, presets, "reasoner algorithms list")
     console = out()
-    console.print(Text(f"{name}: {preset.paper}", style="bold"))
+    paper = f"arXiv {preset.paper}" if PAPER.fullmatch(preset.paper) else preset.paper
+    console.print(Text(f"{name}: {paper}", style="bold"))
     for term_name, weighted in preset.terms.items():
         console.print()
         console.print(Text(_heading(term_name, weighted), style="bold"))
-        console.print(Text(f"  L = {_formula(weighted.term)}"), soft_wrap=True)
+        console.print(Text(f"  L = {_formula(weighted.term)}"))
         table = Table.grid(padding=(0, 2))
         for choice, text in describe.choices_of(weighted.term).items():
             table.add_row(Text(f"  {choice}"), Text(text, overflow="fold"))
@@ -93,8 +94,8 @@ def show(
     for need in dict.fromkeys(need for weighted in preset.terms.values() for need in _needs(weighted.term)):
         console.print(Text(f"  - {need}"))
     console.print(Text("\nThe same as TOML", style="bold"))
-    toml = "\n\n".join(term_toml(term_name, weighted).strip() for term_name, weighted in preset.terms.items())
-    console.print(Text(toml), soft_wrap=True)
+    tables = [term_toml(term_name, weighted).strip() for term_name, weighted in preset.terms.items()]
+    console.print(Text("\n\n".join(['[gro]\npreset = ""', *tables])), soft_wrap=True)
 
 
 def _heading(name: str, weighted: Weighted) -> str:
@@ -107,8 +108,7 @@ def _formula(term: Term) -> str:
     formula = describe.LINK_FORMULAS[getattr(term.link, "kind", "custom")]
     parts = [f"- {describe.UNIT_SUMS[term.evidence.unit]} {formula}"]
     parts.append(f"u = {describe.evidence(term.evidence)}{_minus(describe.anchor(term.anchor, term.evidence))}")
-    if term.evidence.unit != "pair":
-        parts.append(f"c = {describe.credit(term.credit)}")
+    parts.append(f"c = {describe.credit(term.credit)}")
     return ", ".join(parts)
 
 

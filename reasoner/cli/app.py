@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from reasoner import __version__
-from reasoner.cli import algorithms, config, doctor, rewards, run, tasks
+from reasoner.cli import algorithms, config, doctor, plugins, rewards, run, score, tasks
 
 WORK = "Train and evaluate"
 LOOK = "Look before you run"
@@ -23,8 +23,10 @@ app = typer.Typer(
 )
 app.command("run", rich_help_panel=WORK)(run.run)
 app.command("eval", rich_help_panel=WORK)(run.evaluate)
+app.command("score", rich_help_panel=WORK)(score.score)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=LOOK)
 app.add_typer(rewards.app, name="rewards", rich_help_panel=LOOK)
+app.add_typer(plugins.app, name="plugins", rich_help_panel=LOOK)
 app.add_typer(algorithms.app, name="algorithms", rich_help_panel=LOOK)
 app.add_typer(config.app, name="config", rich_help_panel=LOOK)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from reasoner.gro.terms import (
     Advantage,
     Chosen,
     Clip,
+    Evidence,
     LogSigmoid,
     One,
+    Pairing,
     Sigmoid,
     Term,
     Truncate,
@@ -49,6 +52,8 @@ def _of_numbers(term: Term) -> Iterator[str]:
         yield f"link.smoothing must be in [0, 0.5), got {link.smoothing}: it is the share of flipped labels"
     if isinstance(link, Sigmoid) and min(link.desirable, link.undesirable) < 0.0:
         yield f"link.desirable and link.undesirable must be at least 0, got {link.desirable}, {link.undesirable}"
+    if term.anchor.margin != 0.0 and term.anchor.kind != "margin":
+        yield f"anchor.margin = {term.anchor.margin} needs anchor.kind = 'margin', got {term.anchor.kind!r}"
     if evidence.beta <= 0.0:
         yield f"evidence.beta must be above 0, got {evidence.beta}"
     if not 0.0 < evidence.discount <= 1.0:
@@ -57,6 +62,8 @@ def _of_numbers(term: Term) -> Iterator[str]:
         yield f"evidence.bias must be at least 0, got {evidence.bias}"
     if term.kl.coefficient < 0.0:
         yield f"kl.coefficient must be >= 0, got {term.kl.coefficient}"
+    if term.aggregation.length is not None and term.aggregation.kind != "constant":
+        yield f"aggregation.length needs aggregation.kind = 'constant', got {term.aggregation.kind!r}"
     if term.aggregation.length is not None and term.aggregation.length < 1:
         yield f"aggregation.length must be at least 1 token, got {term.aggregation.length}"
     if correction.kind == "mask" and not 0.0 <= correction.low < correction.high:
@@ -85,8 +92,11 @@ def _of_unit(term: Term) -> Iterator[str]:
             f"aggregation.kind = {term.aggregation.kind!r} does not fit evidence.unit = {unit!r}; "
             f"it takes {', '.join(known)}"
         )
-    if unit == "token" and (evidence.reduce != "sum" or evidence.reference or evidence.beta != 1.0):
-        yield "evidence.unit = 'token' is the log-probability itself: reduce, reference and beta do not apply to it"
+    if unit == "token" and replace(evidence, bias=1.0) != Evidence():
+        yield (
+            "evidence.unit = 'token' is the log-probability itself: reduce, reference, beta and discount do not apply "
+            "to it"
+        )
     if evidence.discount != 1.0 and evidence.reduce != "sum":
         yield f"evidence.discount = {evidence.discount} needs evidence.reduce = 'sum', got {evidence.reduce!r}"
     if evidence.reduce == "log-odds" and evidence.reference:
@@ -118,8 +128,16 @@ def _of_source(term: Term) -> Iterator[str]:
             yield f"correction.kind = {term.correction.kind!r} {why}"
         if isinstance(term.credit, Advantage) and term.credit.baseline in ("greedy", "critic"):
             yield f"credit.baseline = {term.credit.baseline!r} needs source = 'online', got {source!r}"
-        if term.kl.place == "reward" and term.kl.coefficient:
+        if term.kl.in_reward:
             yield f"kl.place = 'reward' needs source = 'online', got {source!r}"
+        if isinstance(term.credit, Advantage) and term.credit.combine == "normalise-then-sum":
+            yield f"credit.combine = 'normalise-then-sum' needs source = 'online', got {source!r}: one reward is there"
+        if term.mask_truncated:
+            yield f"mask_truncated needs source = 'online', got {source!r}: nothing there was cut at a length limit"
+        if term.pairing != Pairing():
+            yield f"pairing needs source = 'online', got {source!r}: its pairs are given"
+        if term.aggregation.kind == "constant" and term.aggregation.length is None:
+            yield f"aggregation.length is needed for aggregation.kind = 'constant' with source = {source!r}"
     if source in ("labelled", "demos") and term.compares:
         yield f"source = {source!r} has one response per prompt, and this term compares the responses of a group"
     if source == "pairs" and term.anchor.kind == "kl":
@@ -128,31 +146,30 @@ def _of_source(term: Term) -> Iterator[str]:
 
 def _of_credit(term: Term) -> Iterator[str]:
     credit = term.credit
+    if term.pairing != Pairing() and not term.reads_pairs:
+        yield f"pairing needs pairs: evidence.unit = 'pair', got {term.evidence.unit!r}"
     if isinstance(credit, Chosen) and term.source not in ("online", "pairs"):
         yield f"credit.kind = 'chosen' needs pairs: source = 'pairs' or 'online', got {term.source!r}"
     if not isinstance(credit, Advantage):
-        if term.kl.place == "reward" and term.kl.coefficient:
-            yield f"kl.place = 'reward' needs credit.kind = 'advantage', got {credit.kind!r}"  # type: ignore[union-attr]
+        if term.kl.in_reward:
+            yield f"kl.place = 'reward' needs credit.kind = 'advantage', got {getattr(credit, 'kind', 'a function')!r}"
         return
+    if credit.baseline != "critic" and (credit.discount, credit.trace) != (1.0, 0.95):
+        yield f"credit.discount and credit.trace belong to credit.baseline = 'critic', got {credit.baseline!r}"
     if credit.baseline == "critic" and (credit.scale == "group" or term.evidence.unit != "token"):
         yield "credit.baseline = 'critic' gives credit per token: scale must be none or batch, evidence.unit 'token'"
     if credit.combine == "normalise-then-sum":
-        if credit.baseline == "critic" or credit.scale == "batch":
+        if credit.baseline in ("critic", "greedy") or credit.scale == "batch":
             yield (
                 "credit.combine = 'normalise-then-sum' takes each reward's credit in its group and then normalises "
                 f"the sum over the batch: not with baseline = {credit.baseline!r}, scale = {credit.scale!r}"
             )
-        if term.kl.place == "reward" and term.kl.coefficient:
+        if term.kl.in_reward:
             yield "credit.combine = 'normalise-then-sum' and kl.place = 'reward' exclude each other; use place = 'loss'"
-    if (
-        term.kl.place == "reward"
-        and term.kl.coefficient
-        and term.evidence.unit != "token"
-        and (credit.baseline == "none" and credit.scale != "group")
-    ):
+    if term.kl.in_reward and term.evidence.unit != "token" and (credit.baseline == "none" and credit.scale != "group"):
         yield "kl.place = 'reward' without a baseline gives credit per token and needs evidence.unit = 'token'"
 
 
 def _of_penalties(term: Term) -> Iterator[str]:
-    if term.kl.coefficient and term.kl.place == "loss" and term.kl.estimator == "k1":
+    if term.kl.in_loss and term.kl.estimator == "k1":
         yield "kl.estimator = 'k1' belongs into the reward: in the loss its expected gradient is zero; use k2 or k3"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reasoner.gro.inputs import Inputs, masked
 from reasoner.gro.kl import reward_penalty
-from reasoner.gro.terms import Advantage, Best, Chosen, CustomCredit, Label, One, Term, Threshold
+from reasoner.gro.terms import KL, Advantage, Best, Chosen, CustomCredit, Label, One, Term, Threshold
 
 GROUP_EPSILON = 1e-4
 """added to the group's standard deviation (as in the common implementations of 2402.03300)"""
@@ -47,7 +47,7 @@ def credit(term: Term, inputs: Inputs, pairs_P2: Tensor) -> Tensor:
         case CustomCredit():
             raise ValueError(f"the credit {term.credit.name!r} is not bound to its function (Algorithms.bind)")
         case function:
-            credit_RT = function(rewards_NG, inputs.valid_NG).reshape(-1, 1)
+            credit_RT = _checked(function(rewards_NG, inputs.valid_NG), inputs.valid_NG).reshape(-1, 1)
     return masked(credit_RT, inputs.valid_R[:, None].expand_as(credit_RT))
 
 
@@ -58,7 +58,7 @@ def informative(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
     return (valid_NG.sum(dim=1) >= 2) & (high_N > low_N)
 
 
-def returns_and_advantages(spec: Advantage, term: Term, inputs: Inputs) -> tuple[Tensor, Tensor]:
+def returns_and_advantages(spec: Advantage, kl: KL, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """(R, T) returns and generalised advantage estimates (1506.02438) over the policy's tokens.
 
         delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma trace A_{t+1},    return_t = A_t + V_t
@@ -72,7 +72,7 @@ def returns_and_advantages(spec: Advantage, term: Term, inputs: Inputs) -> tuple
     rows = torch.arange(len(mask_RT))
     last_R = mask_RT.shape[1] - 1 - mask_RT.flip(1).to(torch.int64).argmax(dim=1)
     rewards_RT[rows, last_R] = masked(inputs.rewards_NG, inputs.valid_NG).flatten()
-    penalty_RT = reward_penalty(term.kl, inputs)
+    penalty_RT = reward_penalty(kl, inputs)
     if penalty_RT is not None:
         rewards_RT = rewards_RT - penalty_RT
     advantages_RT = torch.zeros_like(values_RT)
@@ -102,7 +102,7 @@ def _unscaled(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
     (critic, or no baseline: the return from each token on); a group's baseline compares whole responses, so there its
     sum is taken off the response's reward."""
     if spec.baseline == "critic":
-        return returns_and_advantages(spec, term, inputs)[1]
+        return returns_and_advantages(spec, term.kl, inputs)[1]
     rewards_NG = masked(inputs.rewards_NG, inputs.valid_NG)
     penalty_RT = reward_penalty(term.kl, inputs)
     if penalty_RT is not None:
@@ -154,6 +154,17 @@ def _over_batch(credit_RT: Tensor, inputs: Inputs) -> Tensor:
         return torch.zeros_like(credit_RT)
     deviation = (values_S - values_S.mean()).square().mean().sqrt()
     return (credit_RT - values_S.mean()) / (deviation + BATCH_EPSILON)
+
+
+def _checked(credit_NG: object, valid_NG: Tensor) -> Tensor:
+    """What a plugin's function returned."""
+    if not isinstance(credit_NG, Tensor) or credit_NG.shape != valid_NG.shape:
+        raise ValueError(
+            f"a credit must return one value per response, shape {tuple(valid_NG.shape)}; got {credit_NG!r}"
+        )
+    if not bool(credit_NG[valid_NG].isfinite().all()):
+        raise ValueError(f"a credit must be finite for valid responses; got {credit_NG!r}")
+    return credit_NG
 
 
 def _best(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:

@@ -174,10 +174,10 @@ LINK_FORMULAS: Mapping[str, str] = {
     "linear": "c u",
     "clip": "min(e^u c, clamp(e^u, 1 - low, 1 + high) c)",
     "truncate": "sg(min(e^u, cap)) c u",
-    "logsigmoid": "(1 - smoothing) log s(u) + smoothing log s(-u)",
+    "logsigmoid": "c ((1 - smoothing) log s(u) + smoothing log s(-u))",
     "sigmoid": "lambda_y s(y u), y = sign(c)",
-    "square": "-u^2",
-    "hinge": "min(u, 0)",
+    "square": "-c u^2",
+    "hinge": "c min(u, 0)",
     "custom": "a plugin's function of u and c",
 }
 UNIT_SUMS: Mapping[str, str] = {

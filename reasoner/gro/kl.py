@@ -23,7 +23,7 @@ def kl_estimate(estimator: str, u: Tensor) -> Tensor:
 
 def reward_penalty(spec: KL, inputs: Inputs) -> Tensor | None:
     """(R, T) what the KL takes off the reward at each token, with the old policy for the current one; None: nothing."""
-    if spec.place != "reward" or spec.coefficient == 0.0:
+    if not spec.in_reward:
         return None
     why = "a KL penalty in the reward"
     difference_RT = inputs.needed("old_RT", why) - inputs.needed("reference_RT", why)

@@ -23,6 +23,9 @@ from reasoner.gro.terms import (
     Truncate,
 )
 
+LARGEST = 60.0
+"""log-ratio above which a ratio grows no further: e^u of a long response would overflow, and inf * 0 is NaN"""
+
 
 def link(spec: Link | LinkFunction, u: Tensor, c: Tensor) -> Tensor:
     """link(c, u), elementwise.
@@ -31,7 +34,7 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor) -> Tensor:
     clip:        min(e^u c, clamp(e^u, 1 - low, 1 + high) c); with `dual = d` and c < 0 also max(., d c)
     truncate:    sg(min(e^u, cap)) c u
     logsigmoid:  c ((1 - smoothing) log s(u) + smoothing log s(-u))
-    sigmoid:     lambda_y s(y u) with y = sign(c)
+    sigmoid:     lambda_y s(y u) with y = sign(c), 0 for c = 0
     square:      -c u^2
     hinge:       c min(u, 0)
     """
@@ -39,7 +42,7 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor) -> Tensor:
         case Linear():
             return c * u
         case Clip():
-            ratio = u.exp()
+            ratio = u.clamp(max=LARGEST).exp()
             value = torch.minimum(ratio * c, ratio.clamp(1 - spec.low, 1 + spec.high) * c)
             return value if spec.dual is None else torch.where(c < 0, torch.maximum(value, spec.dual * c), value)
         case Truncate():
@@ -47,7 +50,7 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor) -> Tensor:
         case LogSigmoid():
             return c * ((1 - spec.smoothing) * logsigmoid(u) + spec.smoothing * logsigmoid(-u))
         case Sigmoid():
-            factor = torch.where(c > 0, spec.desirable, spec.undesirable) * (c != 0)
+            factor = spec.desirable * (c > 0).to(u.dtype) + spec.undesirable * (c < 0).to(u.dtype)
             return factor * torch.sigmoid(torch.sign(c) * u)
         case Square():
             return -c * u.square()

@@ -58,7 +58,7 @@ class TermPlan:
             active_R[self.pairs_P2.flatten()] = True
             return active_R
         counted_R = self.scale_R != 0
-        penalised = self.term.entropy != 0.0 or (self.term.kl.coefficient > 0.0 and self.term.kl.place == "loss")
+        penalised = self.term.entropy != 0.0 or self.term.kl.in_loss
         return counted_R if penalised else counted_R & (self.credit_RT != 0).any(dim=1)
 
 
@@ -236,7 +236,7 @@ def _loss(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> tuple[Tensor, Ten
 
 def _token_value(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
     # masked on both sides of the link: padding may hold anything, and 0 * inf is NaN in the gradient too
-    anchor = here.old_RT if each.term.anchor.kind == "old" else each.term.anchor.margin
+    anchor = here.old_RT if each.term.anchor.kind == "old" else each.term.anchor.constant
     u_RT = masked(logprobs_RT - anchor, here.mask_RT)
     width = 1 if each.credit_RT.shape[1] == 1 else u_RT.shape[1]
     return link(each.term.link, u_RT, here.of_rows(each.credit_RT[:, :width]).expand_as(u_RT))
@@ -251,13 +251,13 @@ def _response_value(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
         case "kl":
             anchor_R = torch.full_like(evidence_R, spec.beta * each.z0)
         case _:
-            anchor_R = torch.full_like(evidence_R, anchor.margin)
+            anchor_R = torch.full_like(evidence_R, anchor.constant)
     return link(each.term.link, spec.beta * evidence_R - anchor_R, here.of_rows(each.credit_RT)[:, 0])
 
 
 def _pair_loss(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
     difference_P = _pair_evidence(each, here, logprobs_RT)
-    u_P = difference_P - each.term.anchor.margin
+    u_P = difference_P - each.term.anchor.constant
     return -link(each.term.link, u_P, torch.ones_like(u_P)).sum() / max(len(each.pairs_P2), 1)
 
 
@@ -282,7 +282,7 @@ def _correction(term: Term, here: _Here) -> Tensor | None:
 def _penalty(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
     """The KL in the loss, aggregated as the term and without its correction."""
     spec = each.term.kl
-    if spec.coefficient == 0.0 or spec.place == "reward":
+    if not spec.in_loss:
         return logprobs_RT.new_zeros(())
     if here.reference_RT is None:
         raise ValueError(f"a KL coefficient of {spec.coefficient} needs reference log-probabilities; got none")

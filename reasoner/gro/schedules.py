@@ -91,6 +91,8 @@ def mistake(spec: Schedule, steps: int) -> str:
                 return "first, last, before and after must be at least 0"
             if not first < last:
                 return f"first = {spec.first:g} must come before last = {spec.last:g} (steps {first:g} and {last:g})"
+            if first >= steps:
+                return f"first = {spec.first:g} is not before the run's last step, {steps}: it would never begin"
         case Switch():
             if min(spec.at, spec.before, spec.after) < 0:
                 return "at, before and after must be at least 0"

@@ -124,6 +124,11 @@ class Anchor:
     kind: Literal["none", "margin", "old", "kl"] = "none"
     margin: float = 0.0
 
+    @property
+    def constant(self) -> float:
+        """The anchor where it is a number: the margin, or 0."""
+        return self.margin if self.kind == "margin" else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -225,6 +230,16 @@ class KL:
     place: Literal["loss", "reward"] = "loss"
     """`loss`: a penalty aggregated as the term; `reward`: taken off the reward, token by token, with l_old for l"""
 
+    @property
+    def in_loss(self) -> bool:
+        """Whether there is a penalty in the loss."""
+        return self.place == "loss" and self.coefficient > 0.0
+
+    @property
+    def in_reward(self) -> bool:
+        """Whether there is a penalty in the reward."""
+        return self.place == "reward" and self.coefficient > 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Correction:
@@ -302,11 +317,11 @@ class Term:
     @property
     def needs_old(self) -> bool:
         """Whether the old policy's log-probabilities are needed before the first forward."""
-        return self.kl.coefficient > 0.0 and self.kl.place == "reward"
+        return self.kl.in_reward
 
     @property
     def compares(self) -> bool:
         """Whether a group of one response can give no credit."""
         if isinstance(self.credit, Advantage):
             return self.credit.baseline in ("mean", "leave-one-out") or self.credit.scale == "group"
-        return isinstance(self.credit, Best | Chosen) or self.evidence.unit == "pair"
+        return isinstance(self.credit, Best | Chosen | CustomCredit) or self.evidence.unit == "pair"

@@ -26,7 +26,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/mean", "reward", "total reward over responses, the abstained left out"),
     Metric("reward/std", "reward", "standard deviation of the total reward over responses"),
     Metric("reward/<source>/mean", "reward", "value of one source before weighting, where it applied"),
-    Metric("reward/<source>/failed", "share", "calls of the source that failed"),
+    Metric("reward/<source>/std", "reward", "standard deviation of that value"),
+    Metric("reward/<source>/weighted_mean", "reward", "weight * value over all responses, 0 where it has none; not of "
+           "gates and weight 0"),
+    Metric("reward/<source>/not_applicable", "share", "responses that the source has nothing to say about, or was not "
+           "asked about (`when`)"),
+    Metric("reward/<source>/failed", "share", "responses whose call of the source failed"),
+    Metric("reward/<source>/seconds", "s", "time in the source per response"),
     Metric("reward/abstained", "share", "responses without a reward because a source failed"),
     Metric("groups/no_credit", "share", "groups with fewer than two different rewards: nothing to compare"),
     Metric("response/length_mean", "tokens", "response length"),
@@ -67,14 +73,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/handover", "s", "writing the weights and loading them into the sampler"),
     Metric("time/check", "s", "comparing the sampler's log-probabilities with the learner's"),
     Metric("time/total", "s", "the whole step"),
-    Metric("tokens/sampled", "tokens", "response tokens sampled"),
+    Metric("tokens/sampled", "tokens", "response tokens sampled, dropped groups and greedy responses included"),
     Metric("tokens_per_s/sample", "tokens/s", "sampled tokens / sampling time"),
     Metric("memory/rss_gib", "GiB", "resident memory of the process and its children"),
     Metric("memory/device_gib", "GiB", "peak memory of the GPU that the learner allocated"),
 )
 # fmt: on
 
-_SOURCE = re.compile(r"reward/(?P<source>.+)/(?P<kind>mean|failed)")
+_SOURCE = re.compile(r"reward/(?P<source>.+)/(?P<kind>mean|std|weighted_mean|not_applicable|failed|seconds)")
 _TERM = re.compile(r"term/(?P<term>.+)/(?P<kind>[a-z_]+)")
 _BY_NAME = {metric.name: metric for metric in METRICS}
 

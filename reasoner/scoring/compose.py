@@ -1,16 +1,20 @@
 """From what a reward source returned to the reward of a response. Pure.
 
-reward = sum_k weight_k * value_k        None (abstained) as soon as one component failed
+    reward = sum_k weight_k * value_k        over the sources that are no gates
+    reward = min(reward, 0)                  where the value of a gate is 0 or below
+
+A component without a value (not applicable) contributes 0. One that failed does what its `on_failure` says: the
+response abstains (None), the value is 0, the whole group abstains, or the run stops.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Real
 
-from reasoner.config import RewardConfig
+from reasoner.config import RewardConfig, mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError, nearest
 from reasoner.records import Component, Failure, Score
 from reasoner.rewards_api import RewardSource
@@ -26,7 +30,7 @@ class InvalidScoreError(ValueError):
 
 
 def check_rewards(rewards: Sequence[RewardConfig], sources: Mapping[str, RewardSource]) -> None:
-    """Refuse reward sources that are not registered and options that they do not have.
+    """Refuse reward sources that are not registered, options that they do not have, and conditions on none.
 
     Raises:
         ConfigError: with the key, the value and the nearest valid name.
@@ -41,6 +45,22 @@ def check_rewards(rewards: Sequence[RewardConfig], sources: Mapping[str, RewardS
             sources[reward.source].check_options(reward.options)
         except ConfigError as error:
             raise ConfigError(f"rewards[{index}].options: {error}") from error
+    if found := mistake_of_conditions(rewards):
+        raise ConfigError(found)
+
+
+def verdicts(returned: object, responses: int) -> list[Score | None]:
+    """What a source of groups or batches returned, one score per response.
+
+    Raises:
+        InvalidScoreError: not a sequence, not as many as responses, or one of them is not a score.
+    """
+    if not isinstance(returned, Iterable) or isinstance(returned, (str, bytes, Mapping, Set)):
+        raise InvalidScoreError(f"a sequence of scores is needed, one per response, got {_shown(returned)}")
+    several = list(returned)
+    if len(several) != responses:
+        raise InvalidScoreError(f"one score per response is needed: got {len(several)} for {responses} responses")
+    return [verdict(each) for each in several]
 
 
 def verdict(returned: object) -> Score | None:
@@ -65,30 +85,48 @@ def verdict(returned: object) -> Score | None:
 
 
 def component(reward: RewardConfig, outcome: Score | Failure | None, seconds: float) -> Component:
-    """One source's outcome on one response, with its weight."""
+    """One source's outcome on one response, with its weight; a gate is not summed and has weight 0."""
+    weight = 0.0 if reward.gate else reward.weight
     if isinstance(outcome, Failure):
-        return Component(reward.source, reward.weight, None, failure=outcome, seconds=seconds)
+        return Component(reward.source, weight, None, failure=outcome, seconds=seconds)
     if outcome is None:
-        return Component(reward.source, reward.weight, None, seconds=seconds)
-    return Component(reward.source, reward.weight, outcome.value, outcome.parts, outcome.note, seconds=seconds)
+        return Component(reward.source, weight, None, seconds=seconds)
+    return Component(reward.source, weight, outcome.value, outcome.parts, outcome.note, seconds=seconds)
 
 
-def total(components: Sequence[Component]) -> float | None:
-    """The reward of a response: sum of weight * value.
-
-    A value of None without a failure (not applicable) contributes 0. A failed component abstains the whole response
-    (None).
+def total(rewards: Sequence[RewardConfig], components: Sequence[Component]) -> float | None:
+    """The reward of a response whose components are in the order of the rewards; None: it abstains.
 
     Raises:
         ScoringError: the sum of finite values is not finite.
     """
-    if any(part.failure is not None for part in components):
+    pairs = list(zip(rewards, components, strict=True))
+    if any(part.failure is not None and reward.on_failure != "zero" for reward, part in pairs):
         return None
-    reward = sum(part.weight * part.value for part in components if part.value is not None)
-    if not math.isfinite(reward):
+    summed = sum(part.weight * part.value for reward, part in pairs if part.value is not None and not reward.gate)
+    if not math.isfinite(summed):
         terms = ", ".join(f"{part.source} = {part.weight} * {part.value}" for part in components)
         raise ScoringError(f"the total reward is not finite: {terms}. Bound the values or the weights.")
-    return float(reward)
+    shut = any(reward.gate and _shuts(part) for reward, part in pairs)
+    return float(min(summed, 0.0) if shut else summed)
+
+
+def totals(rewards: Sequence[RewardConfig], rows: Sequence[Sequence[Component]]) -> tuple[float | None, ...]:
+    """The rewards of a group; all of them abstain when a source failed whose policy is `drop-group`.
+
+    Raises:
+        ScoringError: as `total`.
+    """
+    for row in rows:
+        for reward, part in zip(rewards, row, strict=True):
+            if part.failure is not None and reward.on_failure == "drop-group":
+                return (None,) * len(rows)
+    return tuple(total(rewards, row) for row in rows)
+
+
+def _shuts(part: Component) -> bool:
+    """Whether a gate is shut. One that does not apply is open; one that failed (`on_failure = "zero"`) has value 0."""
+    return part.failure is not None or (part.value is not None and part.value <= 0.0)
 
 
 def _finite(value: object) -> float:

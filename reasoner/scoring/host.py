@@ -25,7 +25,17 @@ from reasoner.rewards_api import RewardSource
 from reasoner.scoring.compose import check_rewards
 from reasoner.scoring.pool import Pool
 from reasoner.scoring.reaping import become_subreaper, end_children
-from reasoner.scoring.wire import CANCEL, CLOSE, START_S, LineBuffer, Plan, dump_message, load_plan
+from reasoner.scoring.wire import (
+    CANCEL,
+    CLOSE,
+    COMMON,
+    START_S,
+    LineBuffer,
+    Plan,
+    dump_message,
+    dump_traits,
+    load_plan,
+)
 from reasoner.scoring.worker import Job
 
 PATIENCE_S = 1.0
@@ -42,6 +52,7 @@ class Host:
         self._open = True
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._child_died = socket.socketpair()
+        self._traits = [job.traits for job in jobs]
         self._pool = Pool(jobs, plan.scoring, self._selector, self._results.append, self._detach)
 
     def run(self) -> None:
@@ -52,7 +63,7 @@ class Host:
         signal.set_wakeup_fd(self._child_died.fileno(), warn_on_full_buffer=False)
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._reap)
         self._selector.register(self._inbox, selectors.EVENT_READ, self._receive)
-        self._send(dump_message({"ready": True}))
+        self._send(dump_traits(self._traits))
         while self._open and os.getppid() == self._parent:
             for key, _ in self._selector.select(max(0.0, min(PATIENCE_S, self._pool.patience()))):
                 handle: Callable[[], None] = key.data
@@ -69,7 +80,7 @@ class Host:
             elif line == CLOSE:
                 self._open = False
             else:
-                self._pool.submit(*line.split(b" ", 1))
+                self._pool.submit(*line.split(b" ", 2))
 
     def _reap(self) -> None:
         self._wakeup.recv(4096)
@@ -107,12 +118,15 @@ def prepare(plan: Plan) -> list[Job]:
     sources = reward_sources(build_manager(plan.plugins))
     check_rewards(plan.rewards, sources)
     jobs = []
-    for reward in plan.rewards:
+    for index, reward in enumerate(plan.rewards):
         source = sources[reward.source]
         _get_ready(source)
-        jobs.append(Job(source, source.check_options(reward.options), reward.timeout_s or source.timeout_s))
+        retries = source.retries if reward.retries is None else reward.retries
+        lane = COMMON if source.workers is None else index
+        timeout_s = reward.timeout_s or source.timeout_s
+        jobs.append(Job(source, source.check_options(reward.options), timeout_s, retries, lane))
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() // 2**20
-    if taken >= plan.scoring.memory_mb:
+    if taken >= plan.scoring.memory_mb and any(job.source.limit_memory for job in jobs):
         raise ConfigError(
             f"scoring.memory_mb = {plan.scoring.memory_mb} is less than the {taken} MB of address space that the "
             "plugins take before the first call; raise it."

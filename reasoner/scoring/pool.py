@@ -1,5 +1,8 @@
 """The workers of the scoring host: forked, given one task at a time, killed at the deadline, replaced.
 
+They come in lanes: sources without workers of their own share one, any other has its own workers and its own queue, so
+that neither waits for the other.
+
 Why no ready-made process pool: there the workers share one pipe and its locks, so a call that dies or writes at the
 wrong moment breaks the calls of others; a worker that leaves with status 0 looks like a hang; grandchildren live on.
 Here each worker has its own socket, and a call can only fail itself.
@@ -20,9 +23,8 @@ from dataclasses import dataclass, field
 
 from reasoner.config import ScoringConfig
 from reasoner.records import FailureKind
-from reasoner.scoring.compose import MAX_RESULT_BYTES
 from reasoner.scoring.reaping import children, dead_children, kill
-from reasoner.scoring.wire import LineBuffer, Result, dump_result, load_result
+from reasoner.scoring.wire import MAX_LINE_BYTES, LineBuffer, Result, dump_result, load_result
 from reasoner.scoring.worker import Job, confine, serve
 
 SWEEP_S = 0.01
@@ -33,7 +35,7 @@ SEND_S = 5
 
 @dataclass(slots=True)
 class Task:
-    """One response; `rewards` are the calls that have no outcome yet, the first one is running or next."""
+    """`rewards` are the calls that have no outcome yet, the first one is running or next."""
 
     id: bytes
     payload: bytes
@@ -41,9 +43,19 @@ class Task:
 
 
 @dataclass(slots=True, eq=False)
+class _Lane:
+    limit: int
+    """workers at most"""
+    memory_mb: int | None
+    """address space of a worker; None: no limit"""
+    queue: deque[Task] = field(default_factory=deque)
+
+
+@dataclass(slots=True, eq=False)
 class _Worker:
     pid: int
     channel: socket.socket
+    lane: _Lane
     lines: LineBuffer = field(default_factory=LineBuffer)
     task: Task | None = None
     since: float = 0.0
@@ -64,20 +76,22 @@ class Pool:
         emit: Callable[[bytes], None],
         detach: Callable[[], None],
     ) -> None:
-        self._jobs, self._scoring, self._selector = jobs, scoring, selector
+        self._jobs, self._selector = jobs, selector
         self._emit, self._detach = emit, detach
-        self._queue: deque[Task] = deque()
+        self._lanes = {job.lane: _lane(job, scoring) for job in jobs}
         self._workers: dict[int, _Worker] = {}
         self._strays = False
         """something may be alive below the host that is not a worker"""
 
-    def submit(self, id_: bytes, payload: bytes) -> None:
-        """Queue one response for all rewards."""
-        self._queue.append(Task(id_, payload, deque(range(len(self._jobs)))))
+    def submit(self, id_: bytes, rewards: bytes, payload: bytes) -> None:
+        """Queue one task."""
+        calls = deque(map(int, rewards.split(b",")))
+        self._lanes[self._jobs[calls[0]].lane].queue.append(Task(id_, payload, calls))
 
     def cancel(self) -> None:
         """Forget every task and end the workers that are at one."""
-        self._queue.clear()
+        for lane in self._lanes.values():
+            lane.queue.clear()
         for worker in [worker for worker in self._workers.values() if worker.task is not None]:
             worker.task = None
             self._end(worker)
@@ -97,8 +111,9 @@ class Pool:
             self._expire(worker)
         if self._strays:
             self.reap()
-        while self._queue and (worker_ := self._idle()) is not None:
-            self._dispatch(worker_, self._queue.popleft())
+        for lane in self._lanes.values():
+            while lane.queue and (worker_ := self._idle(lane)) is not None:
+                self._dispatch(worker_, lane.queue.popleft())
 
     def reap(self) -> None:
         """Settle the calls of workers that died; end whatever they left behind."""
@@ -123,28 +138,29 @@ class Pool:
         except OSError as error:
             self._fail(worker, "crash", f"the worker did not take the call: {error}")
 
-    def _idle(self) -> _Worker | None:
-        for worker in self._workers.values():
+    def _idle(self, lane: _Lane) -> _Worker | None:
+        own = [worker for worker in self._workers.values() if worker.lane is lane]
+        for worker in own:
             if worker.task is None:
                 return worker
-        return self._fork() if len(self._workers) < self._scoring.workers else None
+        return self._fork(lane) if len(own) < lane.limit else None
 
-    def _fork(self) -> _Worker:
+    def _fork(self, lane: _Lane) -> _Worker:
         ours, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            self._become_worker(ours, theirs)
+            self._become_worker(lane, ours, theirs)
         theirs.close()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
-        worker = self._workers[pid] = _Worker(pid, ours)
+        worker = self._workers[pid] = _Worker(pid, ours, lane)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(worker))
         return worker
 
-    def _become_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
+    def _become_worker(self, lane: _Lane, ours: socket.socket, theirs: socket.socket) -> None:
         try:
-            confine(self._scoring.memory_mb)
+            confine(lane.memory_mb)
             self._detach()
             for channel in (ours, *(worker.channel for worker in self._workers.values())):
                 channel.close()
@@ -166,7 +182,7 @@ class Pool:
                 return
             for line in worker.lines.feed(data):
                 self._take(worker, line)
-            if worker.lines.pending > 2 * MAX_RESULT_BYTES:
+            if worker.lines.pending > MAX_LINE_BYTES:
                 self._garbled(worker)
 
     def _hung_up(self, worker: _Worker) -> None:
@@ -206,7 +222,7 @@ class Pool:
     def _requeue(self, worker: _Worker) -> None:
         """What is left of the worker's task goes to the next one."""
         if worker.task is not None:
-            self._queue.appendleft(worker.task)
+            worker.lane.queue.appendleft(worker.task)
             worker.task = None
 
     def _fail(self, worker: _Worker, kind: FailureKind, message: str) -> None:
@@ -242,13 +258,18 @@ class Pool:
             worker.channel.close()
 
 
+def _lane(job: Job, scoring: ScoringConfig) -> _Lane:
+    memory_mb = scoring.memory_mb if job.source.limit_memory else None
+    return _Lane(job.source.workers or scoring.workers, memory_mb)
+
+
 def _expected(line: bytes, task: Task | None) -> Result | None:
     """The result of the task's current call, or None when the line is anything else."""
     if task is None:
         return None
     try:
         result = load_result(line)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
     return result if (result.task, result.reward) == (int(task.id), task.rewards[0]) else None
 

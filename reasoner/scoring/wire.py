@@ -1,11 +1,12 @@
 """The lines that pass between the main process, the scoring host and its workers: JSON, never a pickle.
 
-    main -> host      plan line, then `<task> <payload>` per response, `cancel` or `close`
-    host -> main      `{"ready": true}` or `{"refused": why}`, then one result line per call
-    host -> worker    `<task> <rewards, comma-separated> <payload>`
+    main -> host      plan line, then `<task> <rewards, comma-separated> <payload>` per task, `cancel` or `close`
+    host -> main      `{"ready": traits}` or `{"refused": why}`, then one result line per call
+    host -> worker    the task, without the rewards that have an outcome
     worker -> host    one result line per call
 
-A task is one response with all its rewards. The host never reads a payload; only the worker does.
+A task is what its rewards are called with: a response, a group, or a batch. All its rewards are of one lane (`Traits`).
+The host never reads a payload; only the worker does.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import base64
 import json
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
+from reasoner.rewards_api import Granularity
 
 START_S = 120
 """seconds in which the host must have imported and prepared all plugins"""
@@ -26,6 +28,10 @@ CANCEL = b"cancel"
 """forget every task and end what is running"""
 CLOSE = b"close"
 """end"""
+MAX_LINE_BYTES = 2**21
+"""bytes of a result line, all scores of its call together"""
+COMMON = -1
+"""the lane of all sources without workers of their own; other lanes have the index of their reward"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,16 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What the main process, which imports no plugin, must know of a configured reward source."""
+
+    granularity: Granularity
+    lane: int
+    """rewards of one lane share workers and a queue; `COMMON` is that of the sources without workers of their own"""
+    cache: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The outcome of one call. `kind` is None when the source delivered."""
 
@@ -47,22 +63,18 @@ class Result:
     reward: int
     """index in the configured rewards"""
     seconds: float
-    value: float | None = None
-    parts: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
+    scores: tuple[Score | None, ...] = ()
+    """one per response of the task; None: not applicable"""
     kind: FailureKind | None = None
     message: str = ""
     last: bool = False
     """the worker must be replaced: the call left something behind in it"""
 
-    def outcome(self, source: str) -> Score | Failure | None:
-        """As the rest of the pipeline sees it; None: not applicable."""
+    def outcomes(self, source: str, responses: int) -> Sequence[Score | Failure | None]:
+        """As the rest of the pipeline sees it: one per response, None for not applicable."""
         if self.kind is not None:
-            return Failure(source, self.kind, self.message, self.seconds)
-        return None if self.value is None else Score(self.value, self.parts, self.note)
-
-
-_RESULT = tuple(each.name for each in fields(Result))
+            return [Failure(source, self.kind, self.message, self.seconds)] * responses
+        return self.scores
 
 
 def dump_plan(plan: Plan) -> bytes:
@@ -89,42 +101,72 @@ def dump_message(message: dict[str, Any]) -> bytes:
     return _line(message)
 
 
-def dump_tasks(first: int, problem: Problem, responses: Sequence[Response]) -> bytes:
-    """One line per response, numbered from `first`; the problem is encoded once."""
-    shared = _dump_problem(problem)
-    return b"".join(
-        b'%d {"problem":%b,"response":%b}\n' % (first + index, shared, _dump_response(response))
-        for index, response in enumerate(responses)
-    )
+def dump_traits(traits: Sequence[Traits]) -> bytes:
+    """The line with which the host says that it is ready."""
+    return _line({"ready": [asdict(each) for each in traits]})
 
 
-def load_task(payload: bytes) -> tuple[Problem, Response]:
-    """The problem and response of a payload."""
+def load_start(line: bytes) -> list[Traits] | str:
+    """The traits of the configured rewards, or why the host refuses to start."""
+    data = json.loads(line)
+    return data["refused"] if "refused" in data else [Traits(**each) for each in data["ready"]]
+
+
+def dump_content(problem: Problem) -> bytes:
+    """What a problem asks, without its name: JSON."""
+    messages = [{"role": message.role, "content": message.content} for message in problem.messages]
+    return json.dumps({"messages": messages, "answer": problem.answer, "fields": dict(problem.fields)}).encode()
+
+
+def dump_problem(problem: Problem, content: bytes) -> bytes:
+    """A problem whose content is encoded already: JSON."""
+    return b'{"id":%b,"content":%b}' % (json.dumps(problem.id).encode(), content)
+
+
+def dump_response(response: Response) -> bytes:
+    """JSON."""
+    return json.dumps(
+        {
+            "text": response.text,
+            "token_ids": _pack("q", response.token_ids),
+            "policy_mask": _pack("B", response.policy_mask),
+            "sampler_logprobs": _pack("d", response.sampler_logprobs),
+            "finish_reason": response.finish_reason,
+            "policy_version": response.policy_version,
+        }
+    ).encode()
+
+
+def dump_task(task: int, rewards: Sequence[int], problems: Sequence[bytes], responses: Sequence[bytes]) -> bytes:
+    """One line. Problems and responses are encoded already; a task of a response or a group has one problem."""
+    payload = b'{"problems":[%b],"responses":[%b]}' % (b",".join(problems), b",".join(responses))
+    return b"%d %b %b\n" % (task, ",".join(map(str, rewards)).encode(), payload)
+
+
+def load_task(payload: bytes) -> tuple[list[Problem], list[Response]]:
+    """The problems and responses of a payload."""
     data = json.loads(payload)
-    problem, response = data["problem"], data["response"]
-    messages = tuple(Message(**message) for message in problem.pop("messages"))
-    return Problem(messages=messages, **problem), Response(
-        text=response["text"],
-        token_ids=tuple(_unpack("q", response["token_ids"])),
-        policy_mask=tuple(map(bool, _unpack("B", response["policy_mask"]))),
-        sampler_logprobs=tuple(_unpack("d", response["sampler_logprobs"])),
-        finish_reason=response["finish_reason"],
-        policy_version=response["policy_version"],
-    )
+    return [_load_problem(each) for each in data["problems"]], [_load_response(each) for each in data["responses"]]
 
 
 def dump_result(result: Result) -> bytes:
     """One line."""
-    return _line({name: getattr(result, name) for name in _RESULT})
+    scores = [None if score is None else [score.value, dict(score.parts), score.note] for score in result.scores]
+    return _line({**{name: getattr(result, name) for name in _RESULT}, "scores": scores})
 
 
 def load_result(line: bytes) -> Result:
     """The inverse of `dump_result`.
 
     Raises:
-        ValueError, TypeError, RecursionError: the line is not a result.
+        ValueError, TypeError, AttributeError, KeyError, RecursionError: the line is not a result.
     """
-    return Result(**json.loads(line))
+    data = json.loads(line)
+    scores = tuple(None if score is None else Score(*score) for score in data.pop("scores"))
+    return Result(**data, scores=scores)
+
+
+_RESULT = tuple(each.name for each in fields(Result) if each.name != "scores")
 
 
 class LineBuffer:
@@ -148,24 +190,21 @@ class LineBuffer:
         return lines
 
 
-def _dump_problem(problem: Problem) -> bytes:
-    messages = [{"role": message.role, "content": message.content} for message in problem.messages]
-    return json.dumps(
-        {"id": problem.id, "messages": messages, "answer": problem.answer, "fields": dict(problem.fields)}
-    ).encode()
+def _load_problem(data: dict[str, Any]) -> Problem:
+    content = data["content"]
+    messages = tuple(Message(**message) for message in content["messages"])
+    return Problem(data["id"], messages, content["answer"], content["fields"])
 
 
-def _dump_response(response: Response) -> bytes:
-    return json.dumps(
-        {
-            "text": response.text,
-            "token_ids": _pack("q", response.token_ids),
-            "policy_mask": _pack("B", response.policy_mask),
-            "sampler_logprobs": _pack("d", response.sampler_logprobs),
-            "finish_reason": response.finish_reason,
-            "policy_version": response.policy_version,
-        }
-    ).encode()
+def _load_response(data: dict[str, Any]) -> Response:
+    return Response(
+        text=data["text"],
+        token_ids=tuple(_unpack("q", data["token_ids"])),
+        policy_mask=tuple(map(bool, _unpack("B", data["policy_mask"]))),
+        sampler_logprobs=tuple(_unpack("d", data["sampler_logprobs"])),
+        finish_reason=data["finish_reason"],
+        policy_version=data["policy_version"],
+    )
 
 
 def _pack(code: str, values: Sequence[float]) -> str:

@@ -14,17 +14,19 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from reasoner.records import FailureKind, Problem, Response
+from reasoner.records import FailureKind, Problem, Response, Score
 from reasoner.rewards_api import RewardSource
-from reasoner.scoring.compose import InvalidScoreError, verdict
+from reasoner.scoring.compose import InvalidScoreError, verdict, verdicts
 from reasoner.scoring.reaping import become_subreaper, die_with_parent, has_children
-from reasoner.scoring.wire import Result, dump_result, load_task
+from reasoner.scoring.wire import MAX_LINE_BYTES, Result, Traits, dump_result, load_task
 
 MAX_MESSAGE = 2000
 """characters of an error message that are kept"""
+BACKOFF_S = 0.2
+"""seconds before the second attempt of a call that raised; twice as long before each further one"""
 
 _NOWHERE = os.stat(os.devnull).st_rdev  # noqa: PTH116
 
@@ -36,11 +38,20 @@ class Job:
     source: RewardSource
     options: Mapping[str, Any]
     timeout_s: float
-    """seconds per call"""
+    """seconds per call, all its attempts together"""
+    retries: int
+    """further attempts after one that raised"""
+    lane: int
+    """where it runs (`Traits.lane`)"""
+
+    @property
+    def traits(self) -> Traits:
+        """What the main process must know of it."""
+        return Traits(self.source.granularity, self.lane, self.source.cache)
 
 
-def confine(memory_mb: int) -> None:
-    """Cut the worker off from its host and limit it; called right after the fork."""
+def confine(memory_mb: int | None) -> None:
+    """Cut the worker off from its host and limit its memory (None: no limit); called right after the fork."""
     os.setsid()
     die_with_parent()
     become_subreaper()
@@ -52,10 +63,11 @@ def confine(memory_mb: int) -> None:
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     os.close(nowhere)
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = memory_mb * 2**20 if hard == resource.RLIM_INFINITY else min(memory_mb * 2**20, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory_mb is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = memory_mb * 2**20 if hard == resource.RLIM_INFINITY else min(memory_mb * 2**20, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def serve(channel: socket.socket, jobs: Sequence[Job]) -> None:
@@ -64,33 +76,70 @@ def serve(channel: socket.socket, jobs: Sequence[Job]) -> None:
     with channel.makefile("rb") as lines:
         for line in lines:
             task, rewards, payload = line.split(b" ", 2)
-            problem, response = load_task(payload)
+            problems, responses = load_task(payload)
             for reward in map(int, rewards.split(b",")):
-                result = _call(int(task), reward, jobs[reward], problem, response)
+                result = _call(int(task), reward, jobs[reward], problems, responses)
                 if os.getpid() != own:
                     os._exit(0)  # a child that the source forked came back from the call: it must not answer too
-                channel.sendall(dump_result(result))
+                channel.sendall(_bounded(result))
 
 
-def _call(task: int, reward: int, job: Job, problem: Problem, response: Response) -> Result:
+def _call(task: int, reward: int, job: Job, problems: list[Problem], responses: list[Response]) -> Result:
     own, start = os.getpid(), time.perf_counter()
     kind: FailureKind | None = None
-    score, message, full = None, "", False
+    scores: tuple[Score | None, ...] = ()
+    message, full = "", False
     try:
-        score = verdict(job.source(problem, response, **job.options))
+        scores = _scores(job, problems, responses)
     except InvalidScoreError as error:
         kind, message = "invalid", str(error)
     except MemoryError as error:
         # The frames hold what filled the memory; let it go before anything else is allocated.
         traceback.clear_frames(error.__traceback__)
-        kind, message, full = "error", "MemoryError: the call needed more than scoring.memory_mb", True
+        limit = "scoring.memory_mb" if job.source.limit_memory else "the machine has"
+        kind, message, full = "error", f"MemoryError: the call needed more than {limit}", True
     except BaseException as error:  # sys.exit and KeyboardInterrupt too: whatever a source raises is its failure
         kind, message = "error", _described(error)
     seconds = time.perf_counter() - start
     last = os.getpid() == own and (full or _left_behind())
-    if score is None:
-        return Result(task, reward, seconds, kind=kind, message=message, last=last)
-    return Result(task, reward, seconds, score.value, dict(score.parts), score.note, last=last)
+    return Result(task, reward, seconds, scores, kind, message, last)
+
+
+def _scores(job: Job, problems: list[Problem], responses: list[Response]) -> tuple[Score | None, ...]:
+    match job.source.granularity:
+        case "response":
+            return (verdict(_attempt(job, problems[0], responses[0])),)
+        case "group":
+            return tuple(verdicts(_attempt(job, problems[0], responses), len(responses)))
+        case "batch":
+            return tuple(verdicts(_attempt(job, problems, responses), len(responses)))
+
+
+def _attempt(job: Job, problem: Problem | list[Problem], response: Response | list[Response]) -> Any:
+    """Call the source, again after a pause when it raised, while attempts and time are left."""
+    own, end = os.getpid(), time.monotonic() + job.timeout_s
+    attempt, pause = 1, BACKOFF_S
+    while True:
+        try:
+            return job.source(problem, response, **job.options)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if attempt > job.retries or time.monotonic() + pause >= end or os.getpid() != own:
+                if attempt > 1:
+                    error.add_note(f"attempt {attempt}")
+                raise
+        time.sleep(pause)
+        attempt, pause = attempt + 1, 2 * pause
+
+
+def _bounded(result: Result) -> bytes:
+    """The line of a result, or of its failure when the line would be longer than the host takes."""
+    line = dump_result(result)
+    if len(line) <= MAX_LINE_BYTES:
+        return line
+    message = f"the scores of one call may take {MAX_LINE_BYTES} bytes together, got {len(line)}"
+    return dump_result(replace(result, scores=(), kind="invalid", message=message))
 
 
 def _left_behind() -> bool:
@@ -108,4 +157,5 @@ def _streams_intact() -> bool:
 def _described(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""  # noqa: PTH119
-    return f"{type(error).__name__}: {str(error)[:MAX_MESSAGE]}{where}"
+    notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {str(error)[:MAX_MESSAGE]}{where}{notes[:MAX_MESSAGE]}"

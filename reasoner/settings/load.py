@@ -16,7 +16,7 @@ from reasoner import plugins as hooks
 from reasoner.config import Config, DataConfig
 from reasoner.data import compile_template
 from reasoner.errors import ConfigError, nearest
-from reasoner.gro.algorithms import Algorithms, options_of
+from reasoner.gro.algorithms import Algorithms, options_of, takes_any_option
 from reasoner.gro.presets import Preset, Weighted
 from reasoner.gro.schedules import MetricSwitch
 from reasoner.gro.terms import CustomCredit, CustomLink
@@ -230,17 +230,17 @@ def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..
             f"{key}.name = {choice.name!r}: no plugin registers it.{nearest(choice.name, registered)} "
             f"Registered: {', '.join(registered) or 'none'}."
         )
-    known = options_of(registered[choice.name])
+    function = registered[choice.name]
+    known = options_of(function)
     for option in choice.options:
-        if option not in known:
+        if option not in known and not takes_any_option(function):
             raise ConfigError(
                 f"{key}.options.{option}: {choice.name!r} has no such option.{nearest(option, known)} "
                 f"It has: {', '.join(known) or 'none'}."
             )
-    parameters = inspect.signature(registered[choice.name]).parameters
+    parameters = inspect.signature(function).parameters
     for option in known:
-        required = parameters[option].default is inspect.Parameter.empty
-        if required and parameters[option].kind is not inspect.Parameter.VAR_KEYWORD and option not in choice.options:
+        if parameters[option].default is inspect.Parameter.empty and option not in choice.options:
             raise ConfigError(f"{key}.options.{option} is needed and not set: {choice.name!r} has no default for it.")
 
 
@@ -250,6 +250,16 @@ def _check_metric(key: str, name: str, config: Config) -> None:
         find(name)
     except KeyError as error:
         raise ConfigError(f"{key} = {name!r}: {error.args[0]}") from None
+    conditions = {
+        "critic/": ("a term with a critic", config.gro.needs_critic),
+        "reward/": ("fresh groups", config.online),
+        "groups/no_credit": ("fresh groups without sampling.refills", config.online and not config.sampling.refills),
+        "groups/kept": ("sampling.refills", bool(config.sampling.refills)),
+        "entropy": ("an entropy bonus", any(term.entropy for term in config.gro.terms.values())),
+    }
+    for prefix, (need, there_is) in conditions.items():
+        if name.startswith(prefix) and not there_is:
+            raise ConfigError(f"{key} = {name!r}: the run does not measure it without {need}.")
     for kind, named, there in (
         ("reward source", sources([name]), [reward.source for reward in config.rewards]),
         ("term", terms([name]), list(config.gro.terms)),

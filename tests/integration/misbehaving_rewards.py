@@ -1,19 +1,23 @@
-"""A plugin whose reward source does what the response says: answers, hangs, forks, dies, writes where it must not."""
+"""A plugin whose reward sources do what the response says: answer, hang, fork, die, write where they must not."""
 
+import asyncio
 import contextlib
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from reasoner import Problem, Response, RewardSource, Score, hookimpl, reward
 
-LIFE_S = 60.0
+LIFE_S = 30.0
 """seconds after which the worst of these end by themselves: a broken service must not ruin the machine of its tester"""
 
 
@@ -73,7 +77,7 @@ def answer_twice() -> float:
 
 
 def sleeping_child() -> float:
-    subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    subprocess.Popen(["sleep", str(LIFE_S)], start_new_session=True)
     return 1.0
 
 
@@ -187,13 +191,138 @@ ACTIONS: dict[str, Callable[[], Any]] = {
 }
 
 
-@reward("obedient", timeout_s=2.0)
+@reward("obedient", timeout_s=2.0, cache=False)
 def obedient(problem: Problem, response: Response) -> Any:
     """Does what the response says."""
     return ACTIONS[response.text]()
 
 
-@reward("echo")
+@reward("obedient_async", timeout_s=2.0, cache=False)
+async def obedient_async(problem: Problem, response: Response) -> Any:
+    """Does what the response says, in an event loop."""
+    await asyncio.sleep(1000 if response.text == "await" else 0)
+    return ACTIONS[response.text]()
+
+
+@reward("obedient_lane", timeout_s=2.0, cache=False, workers=2)
+def obedient_lane(problem: Problem, response: Response) -> Any:
+    """Does what the response says, in workers of its own."""
+    return ACTIONS[response.text]()
+
+
+def many(responses: Sequence[Response]) -> Any:
+    """What the first response says, for all of them."""
+    scores: dict[str, Any] = {
+        "too few": [1.0] * (len(responses) - 1),
+        "too many": [1.0] * (len(responses) + 1),
+        "one number": 1.0,
+        "letters": "x" * len(responses),
+    }
+    first = responses[0].text
+    return scores[first] if first in scores else [ACTIONS[first]()] * len(responses)
+
+
+@reward("obedient_group", timeout_s=2.0, granularity="group")
+def obedient_group(problem: Problem, responses: Sequence[Response]) -> Any:
+    """Does what the first response of the group says."""
+    return many(responses)
+
+
+@reward("obedient_batch", timeout_s=2.0, granularity="batch", workers=2)
+def obedient_batch(problems: Sequence[Problem], responses: Sequence[Response]) -> Any:
+    """Does what the first response of the batch says."""
+    assert len(problems) == len(responses)
+    return many(responses)
+
+
+@reward("rank", granularity="group")
+async def rank(problem: Problem, responses: Sequence[Response]) -> list[Score | None]:
+    """Longer is better; nothing to say about an empty response."""
+    order = sorted(response.text for response in responses)
+    return [Score(order.index(each.text), {"group": problem.id}) if each.text else None for each in responses]
+
+
+@reward("gather", granularity="batch", timeout_s=20.0)
+def gather(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Score]:
+    """What stands beside each response, and among how many."""
+    pairs = zip(problems, responses, strict=True)
+    return [Score(1.0, {"size": len(responses), "seen": [p.id, r.text]}) for p, r in pairs]
+
+
+@reward("number")
+def number(problem: Problem, response: Response) -> float:
+    """The first word."""
+    return float(response.text.split()[0])
+
+
+@reward("second")
+def second(problem: Problem, response: Response) -> float:
+    """The second word."""
+    return float(response.text.split()[1])
+
+
+@reward("counted")
+def counted(problem: Problem, response: Response, *, file: str) -> float | None:
+    """Leaves a line in a file; raises for `raise`, has nothing to say about `none`."""
+    with Path(file).open("a") as lines:
+        lines.write(f"{response.text}\n")
+    if response.text == "raise":
+        raise LookupError("no such word")
+    return None if response.text == "none" else float(len(response.text))
+
+
+@reward("flaky", retries=2, cache=False, timeout_s=3.0)
+def flaky(problem: Problem, response: Response, *, file: str, failures: int, hang: bool = False) -> float:
+    """Raises so many times, then answers, or hangs."""
+    with Path(file).open("a+") as lines:
+        lines.write("attempt\n")
+        lines.seek(0)
+        attempts = len(lines.readlines())
+    if attempts <= failures:
+        raise ConnectionError(f"no answer to attempt {attempts}")
+    if hang:
+        time.sleep(LIFE_S)
+    return 1.0
+
+
+class Bounds(BaseModel):
+    """Options as a model."""
+
+    low: float = 0.0
+    high: float = Field(ge=0.0, description="largest value")
+
+
+@reward("bounded")
+def bounded(problem: Problem, response: Response, *, options: Bounds) -> float:
+    """The response's number between two bounds."""
+    return min(max(float(response.text), options.low), options.high)
+
+
+def take_address_space() -> float:
+    mmap.mmap(-1, 2**30, prot=mmap.PROT_READ).close()
+    return 1.0
+
+
+@reward("limited", cache=False)
+def limited(problem: Problem, response: Response) -> float:
+    """Takes a GB of address space."""
+    return take_address_space()
+
+
+@reward("unlimited", cache=False, workers=1, limit_memory=False)
+def unlimited(problem: Problem, response: Response) -> float:
+    """Takes a GB of address space, and may."""
+    return take_address_space()
+
+
+@reward("patient_lane", timeout_s=30.0, workers=4, cache=False)
+async def patient_lane(problem: Problem, response: Response) -> float:
+    """Sleeps as many seconds as the response says, four at a time."""
+    await asyncio.sleep(float(response.text))
+    return 1.0
+
+
+@reward("echo", cache=False)
 def echo(problem: Problem, response: Response, *, prefix: str = "") -> Score:
     """What arrives in the worker, and where it is."""
     parts = {
@@ -204,14 +333,14 @@ def echo(problem: Problem, response: Response, *, prefix: str = "") -> Score:
     return Score(1.0, parts)
 
 
-@reward("touch")
+@reward("touch", cache=False)
 def touch(problem: Problem, response: Response) -> float:
     """Creates the file that the response names."""
     Path(response.text).touch()
     return 1.0
 
 
-@reward("patient", timeout_s=30.0)
+@reward("patient", timeout_s=30.0, cache=False)
 def patient(problem: Problem, response: Response) -> float:
     """Sleeps as many seconds as the response says."""
     time.sleep(float(response.text))
@@ -221,7 +350,7 @@ def patient(problem: Problem, response: Response) -> float:
 prepared: list[int] = []
 
 
-@reward("prepared", prepare=lambda: prepared.append(os.getpid()))
+@reward("prepared", prepare=lambda: prepared.append(os.getpid()), cache=False)
 def was_prepared(problem: Problem, response: Response) -> float:
     """1.0 if `prepare` ran once, in the process that forked this one."""
     return float(prepared == [os.getppid()])
@@ -229,4 +358,4 @@ def was_prepared(problem: Problem, response: Response) -> float:
 
 @hookimpl
 def register_rewards() -> Iterable[RewardSource]:
-    return (obedient, echo, touch, patient, was_prepared)
+    return [value for value in list(globals().values()) if isinstance(value, RewardSource)]

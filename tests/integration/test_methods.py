@@ -173,3 +173,62 @@ def test_corrections_entropy_and_truncation_masks_run_together(task: Path) -> No
     )
     assert history[0]["entropy"] > 0.0
     assert history[0]["term/grpo/corrected_share"] == 0.0
+
+
+WATCHER = """
+import json
+from pathlib import Path
+
+from reasoner import hookimpl
+
+LOG = Path(__file__).with_name("events.jsonl")
+
+
+def note(*what):
+    with LOG.open("a") as file:
+        file.write(json.dumps(what) + "\\n")
+
+
+@hookimpl
+def run_started(folder, settings):
+    note("run_started", settings["task"])
+
+
+@hookimpl
+def groups_scored(step, groups):
+    note("groups_scored", step, len(groups))
+
+
+@hookimpl
+def step_finished(step, metrics):
+    note("step_finished", step, metrics["reward/mean"])
+    raise RuntimeError("a watcher's own trouble")
+
+
+@hookimpl
+def evaluation_finished(step, evaluation):
+    note("evaluation_finished", step, evaluation.problems)
+
+
+@hookimpl
+def run_finished(state):
+    note("run_finished", state)
+"""
+
+
+def test_plugins_see_what_happens_and_cannot_stop_it(task: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "watcher.py"
+    plugin.write_text(WATCHER)
+    with_plugin = f"plugins=['{Path(__file__).with_name('rewarding_letters.py')}', '{plugin}']"
+    with open_stages(load_config(task, sets=["gro.preset=grpo", with_plugin])) as stages:
+        train(stages)
+    noted = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [what[0] for what in noted] == [
+        *("run_started", "evaluation_finished", "groups_scored", "step_finished", "groups_scored", "step_finished"),
+        *("evaluation_finished", "run_finished"),
+    ]
+    assert noted[2] == ["groups_scored", 1, 4]
+    assert noted[3] == ["step_finished", 1, stages.history[0]["reward/mean"]]
+    assert noted[-1] == ["run_finished", "finished"]
+    log = (stages.run.folder / "log.txt").read_text()
+    assert log.count("watcher.py: step_finished failed: RuntimeError: a watcher's own trouble") == 2

@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
+from reasoner.scoring.call import BATCH_SIZE
 from reasoner.scoring.service import ScoringService
 
 PLUGIN = str(Path(__file__).with_name("misbehaving_rewards.py"))
@@ -80,6 +82,19 @@ def service(
     return ScoringService(rewards, scoring, [PLUGIN])
 
 
+def scoring_of(*rewards: RewardConfig, cache: int = 0, max_failure_rate: float = 1.0) -> ScoringService:
+    scoring = ScoringConfig(workers=2, memory_mb=256, max_failure_rate=max_failure_rate, cache=cache)
+    return ScoringService(rewards, scoring, [PLUGIN])
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def by_name(scored: Iterable[ScoredGroup]) -> dict[str, ScoredGroup]:
+    return {each.group.problem.id: each for each in scored}
+
+
 def outcome(component: Component) -> float | str | None:
     return component.value if component.failure is None else component.failure.kind
 
@@ -124,6 +139,328 @@ def test_every_call_gets_its_verdict_or_its_own_failure(marked: Callable[[], set
     assert [parts[0].value for parts in again.components] == [1.0] * 20
     assert (statistics.calls, statistics.failed, statistics.example) == (20, 0, None)
     wait_until(lambda: not marked())
+
+
+HARM = (
+    "good",
+    "not applicable",
+    "spin",
+    "fork and hang",
+    "daemon and hang",
+    "daemon and answer",
+    "answer twice",
+    "allocate",
+    "exit 0",
+    "kill group",
+    "raise",
+    "leave",
+    "nan",
+    "no json",
+    "leave thread",
+    "close everything",
+    "write everywhere",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["obedient_async", "obedient_lane", "obedient_group", "obedient_batch"])
+def test_every_kind_of_source_may_do_harm(source: str, marked: Callable[[], set[int]]) -> None:
+    """Each action next to a harmless call; of groups and batches every response gets what its call got."""
+    size = BATCH_SIZE if source == "obedient_batch" else 3 if source == "obedient_group" else 1
+    groups = [
+        group(*[action] * size, name=f"{action} {index}")
+        for action in HARM
+        for index, action in enumerate((action, "good"))
+    ]
+    with service(source, timeout_s=2.0) as scorer:
+        scored = by_name(scorer.score(groups))
+        wait_until(lambda: len(marked()) <= 3)
+        statistics = scorer.statistics()[source]
+    got = {name: {outcome(row[0]) for row in each.components} for name, each in scored.items()}
+    assert got == {each.problem.id: {VERDICTS[each.responses[0].text]} for each in groups}
+    assert (statistics.calls, statistics.cached) == (len(groups), 0)
+    wait_until(lambda: not marked())
+
+
+def test_an_async_source_that_waits_for_ever_is_killed() -> None:
+    with service("obedient_async", timeout_s=0.5) as scorer:
+        (scored,) = scorer.score([group("await", "good", "raise")])
+    assert [outcome(row[0]) for row in scored.components] == ["timeout", 1.0, "error"]
+
+
+@pytest.mark.parametrize("source", ["obedient_group", "obedient_batch"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("too few", "got 2 for 3 responses"),
+        ("too many", "got 4 for 3 responses"),
+        ("one number", "a sequence of scores is needed, one per response, got float 1.0"),
+        ("letters", "a sequence of scores is needed, one per response, got str 'xxx'"),
+    ],
+)
+def test_a_group_or_batch_needs_one_score_per_response(source: str, text: str, message: str) -> None:
+    with service(source) as scorer:
+        (scored,) = scorer.score([group(text, "good", "good")])
+        statistics = scorer.statistics()[source]
+    failures = [row[0].failure for row in scored.components]
+    assert [failure.kind for failure in failures if failure is not None] == ["invalid"] * 3
+    assert all(failure is not None and message in failure.message for failure in failures)
+    assert scored.rewards == (None,) * 3
+    assert (statistics.calls, statistics.failed) == (1, 1)
+
+
+def test_a_group_source_sees_all_responses_of_a_problem() -> None:
+    with service("rank", "number") as scorer:
+        scored = by_name(scorer.score([group("3", "1", "2", name="a"), group("1", "", name="b"), group(name="c")]))
+    assert [[row[0].value for row in scored[name].components] for name in "abc"] == [[2, 0, 1], [1, None], []]
+    assert [row[0].parts for row in scored["a"].components] == [{"group": "a"}] * 3
+    assert scored["a"].rewards == (5.0, 1.0, 3.0)
+    assert outcome(scored["b"].components[1][1]) == "error"
+
+
+def test_batches_are_full_but_the_last_and_keep_the_order() -> None:
+    names = [str(index) for index in range(BATCH_SIZE // 3 + 2)]
+    with service("gather") as scorer:
+        scored = by_name(scorer.score(group("a", "b", "c", name=name) for name in names))
+        statistics = scorer.statistics()["gather"]
+        (alone,) = scorer.score([group("z")])
+    parts = [row[0].parts for name in names for row in scored[name].components]
+    assert [part["seen"] for part in parts] == [[name, text] for name in names for text in "abc"]
+    assert [part["size"] for part in parts] == [BATCH_SIZE] * BATCH_SIZE + [len(parts) - BATCH_SIZE] * (
+        len(parts) - BATCH_SIZE
+    )
+    assert statistics.calls == 2
+    assert alone.components[0][0].parts["size"] == 1
+
+
+def test_a_full_batch_is_scored_while_others_are_sampled() -> None:
+    def sampled() -> Iterator[Group]:
+        yield group(*["a"] * BATCH_SIZE, name="full")
+        end = time.monotonic() + 20
+        while not seen and time.monotonic() < end:
+            time.sleep(0.05)
+            yield group(name="empty")
+        yield group("a", name="rest")
+
+    seen: list[str] = []
+    with service("gather") as scorer:
+        for scored in scorer.score(sampled()):
+            if scored.group.responses:
+                seen.append(scored.group.problem.id)
+    assert seen == ["full", "rest"]
+
+
+def test_a_lane_neither_waits_for_the_common_workers_nor_makes_them_wait() -> None:
+    started = time.monotonic()
+    with service("patient_lane", "number", workers=1) as scorer:
+        (scored,) = scorer.score([group(*["1.0"] * 4)])
+    assert scored.rewards == (2.0,) * 4
+    assert time.monotonic() - started < 4.0  # four at a time; the start of the host included
+
+
+def test_the_memory_limit_holds_unless_the_source_says_otherwise() -> None:
+    with service("limited", "unlimited", workers=1) as scorer:
+        (scored,) = scorer.score([group("a")])
+    assert [outcome(part) for part in scored.components[0]] == ["error", 1.0]
+
+
+def test_options_may_be_a_model() -> None:
+    with scoring_of(RewardConfig(source="bounded", options={"high": 2.0})) as scorer:
+        (scored,) = scorer.score([group("-1", "1", "3")])
+    assert scored.rewards == (0.0, 1.0, 2.0)
+    with pytest.raises(ConfigError, match=r"'hgh'.*Did you mean 'high'"):
+        scoring_of(RewardConfig(source="bounded", options={"hgh": 2.0}))
+    with pytest.raises(ConfigError, match=r"option 'high'.*greater than or equal to 0"):
+        scoring_of(RewardConfig(source="bounded", options={"high": -2.0}))
+
+
+def test_a_condition_spares_the_calls_where_it_does_not_hold(tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    with scoring_of(
+        RewardConfig(source="number"),
+        RewardConfig(source="counted", when="number", options={"file": str(file)}),
+    ) as scorer:
+        (scored,) = scorer.score([group("1 a", "0 b", "-1 c", "x d", "0.5 e")])
+        statistics = scorer.statistics()
+    assert sorted(lines(file)) == ["0.5 e", "1 a"]
+    assert [row[1].value for row in scored.components] == [3.0, None, None, None, 5.0]
+    assert scored.rewards == (4.0, 0.0, -1.0, None, 5.5)
+    assert (statistics["number"].calls, statistics["counted"].calls) == (5, 2)
+
+
+def test_conditions_chain_and_hold_for_groups_and_batches() -> None:
+    with scoring_of(
+        RewardConfig(source="number"),
+        RewardConfig(source="second", when="number"),
+        RewardConfig(source="rank", when="second"),
+        RewardConfig(source="gather", when="second"),
+        RewardConfig(source="obedient_group", when="rank"),
+    ) as scorer:
+        groups = [group("1 1", "1 0", "0 1", "2 1", name="a"), group("0 1", "1 -1", name="b"), group("1 1", name="c")]
+        scored = by_name(scorer.score(groups))
+        calls = {name: each.calls for name, each in scorer.statistics().items()}
+    values = {name: [[part.value for part in row] for row in each.components] for name, each in scored.items()}
+    assert values["a"] == [
+        [1.0, 1.0, 0.0, 1.0, None],
+        [1.0, 0.0, None, None, None],
+        [0.0, None, None, None, None],
+        [2.0, 1.0, 1.0, 1.0, None],
+    ]
+    assert values["b"] == [[0.0, None, None, None, None], [1.0, -1.0, None, None, None]]
+    assert values["c"] == [[1.0, 1.0, 0.0, 1.0, None]]
+    assert {row[3].parts.get("size") for each in scored.values() for row in each.components} == {3, None}
+    assert scored["a"].components[3][4].failure is not None  # rank is above 0 there, and "2 1" is no action
+    assert calls == {"number": 7, "second": 5, "rank": 2, "gather": 1, "obedient_group": 1}
+
+
+def test_a_gate_shuts_and_is_not_summed() -> None:
+    with scoring_of(RewardConfig(source="number"), RewardConfig(source="second", gate=True)) as scorer:
+        (scored,) = scorer.score([group("3 2", "3 0", "-3 -1", "3")])
+    assert scored.rewards == (3.0, 0.0, -3.0, None)
+    assert [row[1].weight for row in scored.components] == [0.0] * 4
+
+
+def test_the_policy_decides_what_a_failure_does() -> None:
+    good, bad = group("1 2", "2 2", name="good"), group("1 2", "2", name="bad")
+
+    def rewards(policy: Any, gate: bool = False) -> dict[str, tuple[float | None, ...]]:
+        second = RewardConfig(source="second", on_failure=policy, gate=gate)
+        with scoring_of(RewardConfig(source="number"), second) as scorer:
+            return {name: each.rewards for name, each in by_name(scorer.score([good, bad])).items()}
+
+    assert rewards("abstain") == {"good": (3.0, 4.0), "bad": (3.0, None)}
+    assert rewards("zero") == {"good": (3.0, 4.0), "bad": (3.0, 2.0)}
+    assert rewards("zero", gate=True) == {"good": (1.0, 2.0), "bad": (1.0, 0.0)}
+    assert rewards("drop-group") == {"good": (3.0, 4.0), "bad": (None, None)}
+    with pytest.raises(ScoringError, match=r"(?s)'second' failed.*Problem bad, response 1: error: IndexError"):
+        rewards("abort")
+
+
+def test_an_abort_leaves_the_service_usable() -> None:
+    with scoring_of(RewardConfig(source="obedient", on_failure="abort", timeout_s=60.0)) as scorer:
+        with pytest.raises(ScoringError, match="on_failure is 'abort'"):
+            list(scorer.score([group("sleep", "raise", "sleep")]))
+        assert [each.rewards for each in scorer.score([group("good")])] == [(1.0,)]
+
+
+@pytest.mark.parametrize(
+    ("failures", "retries", "expected", "attempts"), [(2, None, 1.0, 3), (3, None, "error", 3), (1, 0, "error", 1)]
+)
+def test_what_raises_is_tried_again(
+    failures: int, retries: int | None, expected: float | str, attempts: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "attempts"
+    reward = RewardConfig(source="flaky", retries=retries, options={"file": str(file), "failures": failures})
+    with scoring_of(reward) as scorer:
+        (scored,) = scorer.score([group("a")])
+        assert scorer.statistics()["flaky"].calls == 1
+    (part,) = scored.components[0]
+    assert (outcome(part), len(lines(file))) == (expected, attempts)
+    if attempts == 3:
+        assert part.seconds > 0.6  # 0.2 and 0.4 s of pauses
+    if part.failure is not None:
+        assert f"no answer to attempt {attempts}" in part.failure.message
+
+
+def test_the_deadline_holds_over_all_attempts(tmp_path: Path) -> None:
+    def failure(name: str, **options: Any) -> tuple[str, str, float]:
+        reward = RewardConfig(
+            source="flaky", retries=50, timeout_s=1.0, options={"file": str(tmp_path / name), **options}
+        )
+        with scoring_of(reward) as scorer:
+            (scored,) = scorer.score([group("a")])
+        found = scored.components[0][0].failure
+        assert found is not None
+        return found.kind, found.message, found.seconds
+
+    kind, message, seconds = failure("raises", failures=50)
+    assert (kind, len(lines(tmp_path / "raises"))) == ("error", 3)  # a fourth would begin after 1.4 s
+    assert "ConnectionError: no answer to attempt 3" in message
+    assert "attempt 3" in message
+    assert seconds < 1.0
+    kind, _, seconds = failure("hangs", failures=1, hang=True)
+    assert kind == "timeout"
+    assert 1.0 <= seconds < 2.0
+
+
+def test_a_wrong_number_is_not_tried_again() -> None:
+    with scoring_of(RewardConfig(source="obedient", retries=5)) as scorer:
+        (scored,) = scorer.score([group("nan")])
+    assert outcome(scored.components[0][0]) == "invalid"
+    assert scored.components[0][0].seconds < 0.2
+
+
+def test_calls_beyond_the_budget_fail_and_say_so(tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    reward = RewardConfig(source="counted", max_calls=3, options={"file": str(file)})
+    with scoring_of(reward, cache=10) as scorer:
+        (first,) = scorer.score([group("a", "bb", "a", "bb")])  # two calls: equal ones cost nothing
+        (second,) = scorer.score([group("ccc", "dddd", "a")])
+        statistics = scorer.statistics()["counted"]
+    assert first.rewards == (1.0, 2.0, 1.0, 2.0)
+    assert second.rewards == (3.0, None, 1.0)
+    assert sorted(lines(file)) == ["a", "bb", "ccc"]
+    failure = second.components[1][0].failure
+    assert failure is not None
+    assert (failure.kind, failure.seconds) == ("error", 0.0)
+    assert "rewards.max_calls = 3 calls of the run have been made" in failure.message
+    assert (statistics.calls, statistics.failed, statistics.cached) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("source", ["gather", "rank"])
+def test_a_budget_counts_batches_and_groups_as_one_call(source: str) -> None:
+    with scoring_of(RewardConfig(source=source, max_calls=1)) as scorer:
+        (first,) = scorer.score([group("a", "b")])
+        (second,) = scorer.score([group("a", "b")])
+    assert None not in first.rewards
+    assert [outcome(row[0]) for row in second.components] == ["error", "error"]
+
+
+def test_a_spent_budget_stops_the_run_when_too_much_fails(tmp_path: Path) -> None:
+    reward = RewardConfig(source="counted", max_calls=2, options={"file": str(tmp_path / "calls")})
+    with scoring_of(reward, max_failure_rate=0.5) as scorer, pytest.raises(ScoringError, match=r"max_calls = 2 calls"):
+        list(scorer.score([group(*"abcdefghij")]))
+
+
+def test_equal_calls_are_made_once(tmp_path: Path) -> None:
+    file = tmp_path / "calls"
+    longer = Response("a", (1, 2, 3), (True,) * 3, (-0.5,) * 3, "stop", 0)
+    cut = Response("a", (1, 2), (True, True), (-0.5, -0.25), "length", 0)
+    other_tokens = Response("a", (5, 6), (True, True), (-1.5, -2.5), "stop", 7)
+    problem = Problem("p", (Message("user", "?"),), "4", {"n": 1})
+    with scoring_of(RewardConfig(source="counted", options={"file": str(file)}), cache=100) as scorer:
+        (first,) = scorer.score([group("a", "a", "bb", "none", "none", "raise", "raise")])
+        assert sorted(lines(file)) == ["a", "bb", "none", "raise"]
+        assert first.rewards == (1.0, 1.0, 2.0, 0.0, 0.0, None, None)
+        statistics = scorer.statistics()["counted"]
+        assert (statistics.calls, statistics.cached, statistics.failed) == (4, 3, 1)
+        assert [row[0].seconds > 0.0 for row in first.components] == [True, False, True, True, False, True, False]
+        again = list(scorer.score([group("a", "bb", "none", "raise", name="another name")]))
+        assert again[0].rewards == (1.0, 2.0, 0.0, None)
+        assert sorted(lines(file)) == ["a", "bb", "none", "raise", "raise"]  # a failure is not kept
+        statistics = scorer.statistics()["counted"]
+        assert (statistics.calls, statistics.cached) == (1, 3)
+        list(scorer.score([Group(group().problem, (1,), (longer, cut, other_tokens)), Group(problem, (1,), (cut,))]))
+        assert sorted(lines(file)) == ["a"] * 4 + ["bb", "none", "raise", "raise"]
+        assert scorer.statistics()["counted"].cached == 1  # the text, its length and its end are what it was
+
+
+def test_the_cache_forgets_what_was_used_least_recently_and_can_be_off(tmp_path: Path) -> None:
+    def calls(cache: int) -> list[str]:
+        file = tmp_path / str(cache)
+        with scoring_of(RewardConfig(source="counted", options={"file": str(file)}), cache=cache) as scorer:
+            for text in ("a", "b", "a", "c", "a", "b"):
+                list(scorer.score([group(text)]))
+        return lines(file)
+
+    assert calls(2) == ["a", "b", "c", "b"]
+    assert calls(0) == ["a", "b", "a", "c", "a", "b"]
+
+
+def test_a_source_that_does_not_want_it_is_not_cached() -> None:
+    with service("echo") as scorer:
+        list(scorer.score([group("a", "a")]))
+        assert scorer.statistics()["echo"].calls == 2
 
 
 def test_what_a_successful_call_has_started_ends_with_the_call(marked: Callable[[], set[int]]) -> None:
@@ -305,7 +642,7 @@ def test_wrong_sources_plugins_and_limits_are_refused(tmp_path: Path, marked: Ca
     broken.write_text("import nothing_like_this\n")
     with pytest.raises(ConfigError, match=r"broken\.py cannot be imported"):
         ScoringService([RewardConfig(source="echo")], ScoringConfig(), [str(broken)])
-    broken.write_text("print('halfway', flush=True)\nraise SystemExit(5)\n")
+    broken.write_text("import os\nprint('halfway', flush=True)\nos._exit(5)\n")
     with pytest.raises(ScoringError, match=r"did not start: it ended with exit status 5(?s:.*)halfway"):
         ScoringService([RewardConfig(source="echo")], ScoringConfig(), [str(broken)])
     assert marked() == set()

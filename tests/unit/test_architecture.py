@@ -127,6 +127,8 @@ LIGHT = [
     ["tasks", "list"],
     ["tasks", "show", "math-gsm8k"],
     ["rewards", "list"],
+    ["rewards", "show", "math"],
+    ["plugins", "list"],
     ["algorithms", "list"],
     ["algorithms", "show", "dpo"],
     ["config", "show", "math-gsm8k", "--profile", "laptop"],
@@ -176,11 +178,19 @@ def test_the_command_line_has_these_options() -> None:
         "": "--help --version",
         "run": "--config --dry-run --help --output --plugin --profile --set --steps task",
         "eval": "--config --help --model --plugin --profile --set task",
+        "score": "--config --help --output --plugin --set saved",
         "tasks": "--help",
         "tasks list": "--help --plugin",
         "tasks show": "--help --plugin task",
         "rewards": "--help",
         "rewards list": "--help --plugin",
+        "rewards show": "--help --plugin name",
+        "rewards test": "--help --options --plugin --profile --set --task name",
+        "rewards bench": "--cases --help --options --plugin --strict --workers name",
+        "plugins": "--help",
+        "plugins list": "--help --plugin",
+        "plugins new": "--help --output name",
+        "plugins check": "--cases --help --options --plugin name",
         "algorithms": "--help",
         "algorithms list": "--help --plugin",
         "algorithms show": "--help --plugin name",
@@ -218,8 +228,9 @@ data.demos.hub data.demos.generator data.demos.options data.demos.split data.dem
 data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens data.demos.too_long sampling.engine
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop sampling.top_p
 sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.refills sampling.kv_cache_gib
-rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s scoring.workers
-scoring.memory_mb scoring.max_failure_rate gro.preset gro.terms.entry.preset gro.terms.entry.weight
+rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
+rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers
+scoring.memory_mb scoring.max_failure_rate scoring.cache gro.preset gro.terms.entry.preset gro.terms.entry.weight
 gro.terms.entry.schedule.kind gro.terms.entry.schedule.first gro.terms.entry.schedule.last
 gro.terms.entry.schedule.before gro.terms.entry.schedule.after gro.terms.entry.schedule.at
 gro.terms.entry.schedule.metric gro.terms.entry.schedule.above gro.terms.entry.schedule.below gro.terms.entry.source

@@ -57,7 +57,7 @@ def rows(tmp_path: Path) -> str:
 def test_version_and_help(cli: Cli) -> None:
     assert cli("--version") == Outcome(0, f"reasoner {__version__}\n", "")
     text = cli("--help").out
-    for name in ("run", "eval", "tasks", "rewards", "algorithms", "config", "doctor"):
+    for name in ("run", "eval", "score", "tasks", "rewards", "plugins", "algorithms", "config", "doctor"):
         assert f"│ {name} " in text
     assert "reasoner run math-gsm8k" in text
 
@@ -70,6 +70,11 @@ def test_version_and_help(cli: Cli) -> None:
         ("tasks", "list"),
         ("tasks", "show", "math-gsm8k"),
         ("rewards", "list"),
+        ("rewards", "show", "math"),
+        ("plugins", "list"),
+        ("score", "--help"),
+        ("plugins", "check", "--help"),
+        ("rewards", "bench", "--help"),
         ("algorithms", "list"),
         ("config", "show", "math-gsm8k", "--profile", "laptop"),
     ],
@@ -78,7 +83,7 @@ def test_what_is_piped_has_no_colours_and_fits_80_columns(cli: Cli, arguments: t
     outcome = cli(*arguments)
     assert (outcome.code, outcome.err) == (0, "")
     assert "\x1b" not in outcome.out
-    assert [line for line in outcome.out.splitlines() if len(line) > 80 and not line.startswith("file: ")] == []
+    assert [line for line in outcome.out.splitlines() if len(line) > 80 and "/reasoner_" not in line] == []
 
 
 def test_tasks_and_rewards_are_listed(cli: Cli) -> None:

@@ -329,7 +329,7 @@ def test_one_temporal_difference_with_a_trace_of_zero() -> None:
     spec = _advantage("critic", trace=0.0, discount=0.9)
     assert inputs.values_RT is not None
     v, u = inputs.values_RT[0].tolist(), inputs.values_RT[1].tolist()
-    _, advantages_RT = returns_and_advantages(spec, Term(credit=spec), inputs)
+    _, advantages_RT = returns_and_advantages(spec, KL(), inputs)
     expected = [0.9 * v[1] - v[0], 0.9 * v[2] - v[1], 2.0 - v[2]]
     assert advantages_RT[0].tolist() == pytest.approx(expected, rel=1e-12)
     assert advantages_RT[1].tolist() == pytest.approx([-1.0 - u[0], 0.0, 0.0], rel=1e-12)
@@ -338,7 +338,7 @@ def test_one_temporal_difference_with_a_trace_of_zero() -> None:
 def test_the_return_less_the_value_with_a_trace_of_one() -> None:
     inputs = _critic([4, 2], [[2.0, -1.0]])
     spec = _advantage("critic", trace=1.0, discount=0.5)
-    returns_RT, advantages_RT = returns_and_advantages(spec, Term(credit=spec), inputs)
+    returns_RT, advantages_RT = returns_and_advantages(spec, KL(), inputs)
     assert returns_RT[0].tolist() == pytest.approx([0.25, 0.5, 1.0, 2.0], rel=1e-12)
     assert returns_RT[1, :2].tolist() == pytest.approx([-0.5, -1.0], rel=1e-12)
     assert inputs.values_RT is not None
@@ -358,8 +358,8 @@ def test_tokens_that_the_policy_did_not_write_are_passed_over() -> None:
     )
     spec = _advantage("critic")
     for whole, short in zip(
-        returns_and_advantages(spec, Term(credit=spec), gaps),
-        returns_and_advantages(spec, Term(credit=spec), plain),
+        returns_and_advantages(spec, KL(), gaps),
+        returns_and_advantages(spec, KL(), plain),
         strict=True,
     ):
         assert whole[0, [1, 4, 5]].tolist() == pytest.approx(short[0].tolist(), rel=1e-12)

@@ -1,0 +1,138 @@
+"""A verifier measured on responses whose verdict is known: labelled cases, and the reference answers themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from reasoner.cases import Case, Progress, make_response, score_cases, shown
+from reasoner.evaluation import CORRECT, Scorer
+from reasoner.records import Component, FailureKind, Problem, Response
+from reasoner.testing import agrees
+
+Kind = Literal["agrees", "false positive", "false negative", "failed", "not applicable"]
+Form = Literal["as given", "boxed"]
+
+Counting = Callable[[str, int], Progress]
+"""`(what, how many) -> progress` of one pass"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a source made of one case."""
+
+    case: Case
+    component: Component
+
+    @property
+    def kind(self) -> Kind:
+        """False positive: a higher value than expected; false negative: a lower one."""
+        if agrees(self.case.expected, self.component):
+            return "agrees"
+        if self.component.failure is not None:
+            return "failed"
+        if self.component.value is None or self.case.expected is None:
+            return "not applicable"
+        return "false positive" if self.component.value > self.case.expected else "false negative"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A source over labelled cases."""
+
+    verdicts: tuple[Verdict, ...]
+
+    def of_kind(self, kind: Kind) -> list[Verdict]:
+        """The verdicts of one kind, in the order of the cases."""
+        return [verdict for verdict in self.verdicts if verdict.kind == kind]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the cases that got the expected value; a failed call did not."""
+        return len(self.of_kind("agrees")) / len(self.verdicts)
+
+    @property
+    def seconds(self) -> float:
+        """Spent in the source, over all calls."""
+        return sum(verdict.component.seconds for verdict in self.verdicts)
+
+    @property
+    def failures(self) -> Mapping[FailureKind, int]:
+        """Failed calls by kind."""
+        return Counter(v.component.failure.kind for v in self.verdicts if v.component.failure is not None)
+
+
+def bench(scorer: Scorer, cases: Sequence[Case], progress: Progress) -> Bench:
+    """Score all cases. The scorer has one reward source."""
+    parts = score_cases(scorer, [(case.problem, case.response) for case in cases], progress)
+    return Bench(tuple(Verdict(case, part[0]) for case, part in zip(cases, parts, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A reference answer that its own verifier does not take."""
+
+    problem_id: str
+    form: Form
+    text: str
+    verdict: str
+    """its value or failure"""
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """The reference answers of a data set, scored as responses."""
+
+    scored: Mapping[Form, int]
+    """responses by form"""
+    bare: int
+    """answers without a marker, in which the verifier finds none: they were scored in a box only"""
+    rejected: tuple[Rejected, ...]
+
+
+def self_test(scorer: Scorer, problems: Sequence[Problem], counting: Counting) -> SelfTest:
+    r"""Score every reference answer as the data source gives it, and its final answer in `\boxed{}`.
+
+    The box is for sources that look for a final answer by some method, and say so: `method` is in their parts, and
+    `reference` is the final answer that they compare with. The others are tested with the answers as given. An answer
+    that is nothing but the final one, in which such a source finds none, has no format to be right in: it is scored in
+    the box only.
+    """
+    given = [make_response(problem.answer) for problem in problems]
+    first = _components(scorer, problems, given, counting("answers as given", len(problems)))
+    finals = [part.parts.get("reference") if "method" in part.parts else None for part in first]
+    bare = [
+        final == problem.answer.strip() and part.parts.get("extracted") is None
+        for problem, part, final in zip(problems, first, finals, strict=True)
+    ]
+    rejected = [
+        _rejected(problem, "as given", problem.answer, part)
+        for problem, part, skip in zip(problems, first, bare, strict=True)
+        if not skip and part.value != CORRECT
+    ]
+    boxed = [(problem, f"\\boxed{{{final}}}") for problem, final in zip(problems, finals, strict=True) if final]
+    again = _components(
+        scorer,
+        [problem for problem, _ in boxed],
+        [make_response(text) for _, text in boxed],
+        counting("answers in a box", len(boxed)),
+    )
+    rejected += [
+        _rejected(problem, "boxed", text, part)
+        for (problem, text), part in zip(boxed, again, strict=True)
+        if part.value != CORRECT
+    ]
+    return SelfTest({"as given": len(problems) - sum(bare), "boxed": len(boxed)}, sum(bare), tuple(rejected))
+
+
+def _components(
+    scorer: Scorer, problems: Sequence[Problem], responses: Sequence[Response], progress: Progress
+) -> list[Component]:
+    return [parts[0] for parts in score_cases(scorer, list(zip(problems, responses, strict=True)), progress)]
+
+
+def _rejected(problem: Problem, form: Form, text: str, part: Component) -> Rejected:
+    return Rejected(problem.id, form, text, shown(part), part.note)

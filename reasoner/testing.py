@@ -1,0 +1,223 @@
+"""For the tests of reward sources: problems and responses, and the contract that every source must keep.
+
+    from reasoner.testing import Case, check_source, make_problem, make_response
+
+    SUM = make_problem("2 + 3?", "5")
+    CASES = [Case(SUM, make_response("It is 5."), 1.0), Case(SUM, make_response("It is 6."), 0.0)]
+
+    def test_it_keeps_the_contract():
+        checklist = check_source(my_source, CASES)
+        assert checklist.passed, str(checklist)
+
+`reasoner plugins check` runs the same contract from the command line. The source must be registered: by an installed
+distribution, or by a file that `plugins` names.
+
+The pytest fixture `score_in_worker` calls a source as a run does, in a worker that is killed at its deadline. A test
+file asks for it with `pytest_plugins = ["reasoner.pytest_plugin"]`:
+
+    def test_it_ends_in_time(score_in_worker):
+        component = score_in_worker(my_source, SUM, make_response("5" * 10**6))
+        assert component.failure is None
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reasoner.cases import Case, make_problem, make_response, score_cases, shown
+from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.errors import ConfigError, ScoringError
+from reasoner.leftovers import Call, left_behind
+from reasoner.records import Component, Problem, Response
+from reasoner.rewards_api import RewardSource
+from reasoner.scoring.service import ScoringService
+
+__all__ = ["Case", "Check", "Checklist", "check_source", "make_problem", "make_response"]
+
+TOLERANCE = 1e-9
+"""how far a value may be from the expected one"""
+MEGABYTE = 2**20
+UNICODE = "Ответ: ٤٢, ４２, 四十二, x² ≤ ½, ∑ 🧮👩🏽‍🔬, e\u0301, \u202e24\u202c, \u200b, \x00, \ufeff."
+BARE = "a problem without a reference"
+"""the one thing that a source may refuse: the problem is broken then, not the response"""
+WORKER = ScoringConfig(workers=1, max_failure_rate=1.0, cache=0)
+"""one worker that makes every call, and no number of failures that stops it"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the checklist."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+    @property
+    def text(self) -> str:
+        """What was checked, and what was found."""
+        return f"{self.name}: {self.detail}" if self.detail else self.name
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.passed else 'FAIL'}  {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checklist:
+    """What a source keeps of the contract, and what not."""
+
+    source: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return all(check.passed for check in self.checks)
+
+    def __str__(self) -> str:
+        return "\n".join([self.source, *(f"  {check}" for check in self.checks)])
+
+
+def check_source(
+    source: RewardSource,
+    cases: Sequence[Case] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+) -> Checklist:
+    """Run the contract on a source, in the workers that a run would use.
+
+    It accepts its options; it is found in a worker; it copes with an empty text, a megabyte, unicode and a problem
+    without a reference within its deadline; it returns None, a finite number or a Score with JSON parts; it gives every
+    case its expected value; it gives the same value twice and in another process; it leaves no process or thread.
+
+    Args:
+        source: registered by an installed distribution or by one of `plugins`.
+        cases: what it must return. The first one's problem is also that of the odd texts: a source that reads fields of
+            the problem needs a case that has them.
+        options: its options; None: the defaults.
+        plugins: files that register it.
+    """
+    given = dict(options or {})
+    checks = [_check_options(source, given)]
+    if not checks[0].passed:
+        return Checklist(source.name, tuple(checks))
+    probes = _probes(cases)
+    calls = [*probes.values(), *((case.problem, case.response) for case in cases)]
+    try:
+        first = _score(source, given, plugins, [*calls, *calls])
+        second = _score(source, given, plugins, calls)
+    except (ConfigError, ScoringError) as error:
+        return Checklist(source.name, (*checks, Check("is found in a worker", False, str(error))))
+    once, again = first[: len(calls)], first[len(calls) :]
+    checks.append(Check("is found in a worker", True))
+    checks += [_check_probe(name, part, own=bool(cases)) for name, part in zip(probes, once, strict=False)]
+    checks.append(_check_returned(once))
+    if cases:
+        checks.append(_check_cases(cases, once[len(probes) :]))
+    checks.append(_check_same("gives the same value twice", calls, once, again))
+    checks.append(_check_same("gives the same value in another process", calls, once, second))
+    checks.append(_check_leftovers(source, given, plugins, calls, once))
+    return Checklist(source.name, tuple(checks))
+
+
+def _probes(cases: Sequence[Case]) -> dict[str, tuple[Problem, Response]]:
+    problem = cases[0].problem if cases else make_problem("What is 6 times 7?", "42")
+    bare = Problem(problem.id, problem.messages, "", {**problem.fields, "answer": ""})
+    return {
+        "an empty text": (problem, make_response("")),
+        "a megabyte of text": (problem, make_response("0 = 1 {" * (MEGABYTE // 7), tokens=1)),
+        "unicode": (problem, make_response(UNICODE)),
+        BARE: (bare, make_response("42")),
+    }
+
+
+def _score(
+    source: RewardSource,
+    options: Mapping[str, Any],
+    plugins: Sequence[str],
+    calls: Sequence[tuple[Problem, Response]],
+) -> list[Component]:
+    with ScoringService([RewardConfig(source=source.name, options=dict(options))], WORKER, plugins) as service:
+        # One by one: in a batch, one response that kills the call would fail those beside it.
+        return [score_cases(service, [call])[0][0] for call in calls]
+
+
+def _check_options(source: RewardSource, options: Mapping[str, Any]) -> Check:
+    name = "accepts its options"
+    try:
+        # The defaults are given too: pydantic takes them as they are, and they must be what the annotations say.
+        complete = source.check_options({**_defaults(source), **options})
+    except ConfigError as error:
+        return Check(name, False, str(error))
+    return Check(name, True, ", ".join(f"{key} = {value!r}" for key, value in complete.items()) or "it has none")
+
+
+def _defaults(source: RewardSource) -> dict[str, Any]:
+    fields = source.options.model_fields.items()
+    return {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
+
+
+def _check_probe(name: str, part: Component, own: bool) -> Check:
+    """`own`: the problem is that of a case, so the source must be able to read it."""
+    title = f"copes with {name}"
+    if part.failure is None:
+        return Check(title, True, f"{shown(part)}, {1000 * part.seconds:.1f} ms")
+    raised = part.failure.kind == "error"
+    if raised and name == BARE:
+        return Check(title, True, f"refuses it: {part.failure.message}")
+    hint = "" if own or not raised else " (Does it need a problem of another kind? Then give it cases.)"
+    return Check(title, False, shown(part) + hint)
+
+
+def _check_returned(parts: Sequence[Component]) -> Check:
+    wrong = [part.failure.message for part in parts if part.failure is not None and part.failure.kind == "invalid"]
+    return Check("returns None, a finite number or a Score", not wrong, wrong[0] if wrong else "")
+
+
+def _check_cases(cases: Sequence[Case], parts: Sequence[Component]) -> Check:
+    wrong = [
+        f"{case.response.text[:40]!r} must get {case.expected}, got {shown(part)}"
+        for case, part in zip(cases, parts, strict=True)
+        if not agrees(case.expected, part)
+    ]
+    detail = f"{len(wrong)} of {len(cases)} differ: {wrong[0]}" if wrong else f"{len(cases)} cases"
+    return Check("gives the expected values", not wrong, detail)
+
+
+def agrees(expected: float | None, part: Component) -> bool:
+    """Whether a verdict is the expected one."""
+    if part.failure is not None:
+        return False
+    if part.value is None or expected is None:
+        return part.value is None and expected is None
+    return abs(part.value - expected) <= TOLERANCE
+
+
+def _check_same(
+    title: str, calls: Sequence[tuple[Problem, Response]], before: Sequence[Component], after: Sequence[Component]
+) -> Check:
+    for (_, response), one, other in zip(calls, before, after, strict=True):
+        if (one.value, one.failure is None) != (other.value, other.failure is None):
+            return Check(title, False, f"{response.text[:40]!r} got {shown(one)}, then {shown(other)}")
+    return Check(title, True)
+
+
+def _check_leftovers(
+    source: RewardSource,
+    options: Mapping[str, Any],
+    plugins: Sequence[str],
+    calls: Sequence[tuple[Problem, Response]],
+    parts: Sequence[Component],
+) -> Check:
+    title = "leaves no process or thread behind"
+    tame = [
+        Call(*call)
+        for call, part in zip(calls, parts, strict=True)
+        if part.failure is None or part.failure.kind in ("error", "invalid")
+    ]
+    if not tame:
+        return Check(title, False, "no call ended by itself")
+    left = left_behind(source.name, options, plugins, tame, len(tame) * source.timeout_s)
+    return Check(title, not left, left)

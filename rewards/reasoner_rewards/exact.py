@@ -1,0 +1,99 @@
+"""The reward source `exact`: 1.0 if the answer is the reference answer, letter by letter."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from reasoner import Problem, Response, Score, reward
+from reasoner_rewards.answer_text import after_thinking, reference_text
+from reasoner_rewards.extraction import final_answer
+
+Step = Literal["case", "space", "punctuation"]
+Extract = Literal["all", "last_line", "boxed"]
+
+_SIGN = re.compile(r"(?<![\w])[-−–—﹣－](?=[.,]?\d)")
+_MARK = re.compile(r"[^\w\s]|_")
+_VALUED = frozenset("%‰")
+
+
+class ExactOptions(BaseModel):
+    """Options of `exact`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    normalise: tuple[Step, ...] = ("case", "space", "punctuation")
+    """what does not count: case, the kind and amount of white space, punctuation without a value"""
+    extract: Extract = "all"
+    """what is compared: the whole answer, its last line, or its final box"""
+
+
+@reward("exact", timeout_s=5.0)
+def exact(problem: Problem, response: Response, *, options: ExactOptions) -> Score:
+    r"""1.0 if the answer equals the reference answer after normalisation, else 0.0.
+
+    The answer is what follows a closing `</think>` (`all`), the last line of it that is not blank (`last_line`), or
+    its final `\boxed{}` (`boxed`; several boxes joined by "or" are one answer, and wrong). Nothing is searched for: an
+    answer among other text is not equal to it, so listing candidates earns nothing.
+
+    Both sides go through the same steps, white space at the ends aside. `case` ignores case. `space` takes any run of
+    white space as one space. `punctuation` drops punctuation, except where it carries a value: a sign before a number,
+    a mark between two digits (`3.5`, `1/2`), `%`; a reference of punctuation alone is compared with it.
+
+    Parts: `extracted` and `reference`, as compared, cut at 200 characters.
+
+    Raises:
+        ValueError: the reference is empty (the problem is broken, not the response).
+    """
+    wanted = reference_text(problem)
+    steps: frozenset[Step] = frozenset(options.normalise)
+    if not normalised(wanted, steps):
+        steps -= {"punctuation"}
+    reference = normalised(wanted, steps)
+    answer, missing = _extracted(response.text, options.extract)
+    if missing:
+        return Score(0.0, {"extracted": None, "reference": reference[:200]}, missing)
+    given = normalised(answer, steps)
+    equal = given == reference
+    return Score(
+        float(equal), {"extracted": given[:200], "reference": reference[:200]}, "" if equal else "a different text"
+    )
+
+
+def normalised(text: str, steps: frozenset[Step]) -> str:
+    """The text as it is compared."""
+    text = unicodedata.normalize("NFC", text)
+    if "case" in steps:
+        text = unicodedata.normalize("NFC", text.casefold())
+    if "punctuation" in steps:
+        text = _MARK.sub(_kept, _SIGN.sub("-", text))
+    return " ".join(text.split()) if "space" in steps else text.strip()
+
+
+def _kept(mark: re.Match[str]) -> str:
+    char, text = mark.group(), mark.string
+    before, after = text[mark.start() - 1 : mark.start()], text[mark.end() : mark.end() + 1]
+    if char in _VALUED or not unicodedata.category(char).startswith("P"):
+        return char
+    if after.isdigit() and (before.isdigit() or (char in "-." and not before.isalpha())):
+        return char
+    return ""
+
+
+def _extracted(text: str, extract: Extract) -> tuple[str, str]:
+    """The answer, and why there is none."""
+    answer = after_thinking(text)
+    if answer is None:
+        return "", "the think block is not closed"
+    if extract == "boxed":
+        found = final_answer(answer, "strict")
+        if found.method != "boxed":
+            return "", "there is no \\boxed{} in the response"
+        return found.answer or "", found.problem
+    answer = answer.strip()
+    if not answer:
+        return "", "there is no answer"
+    return answer.rpartition("\n")[2] if extract == "last_line" else answer, ""

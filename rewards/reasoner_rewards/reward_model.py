@@ -1,0 +1,190 @@
+"""The reward source `reward_model`: a Hugging Face sequence-classification model scores the conversation."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reasoner import Problem, Response, Score, reward
+from reasoner.errors import MissingDependencyError
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+MAX_NAMED = 5
+"""conversations that an error message names"""
+
+
+class RewardModelOptions(BaseModel):
+    """Options of `reward_model`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    model: str = Field(min_length=1)
+    """a folder, or a name on the Hugging Face hub, of a sequence-classification model with one or two labels"""
+    device: Device = "auto"
+    """`auto`: cuda when torch sees a CUDA device, otherwise cpu"""
+    dtype: Dtype = "float32"
+    """of its weights"""
+    batch_tokens: int = Field(default=8192, gt=0)
+    """tokens per forward, padding included; a longer conversation goes alone"""
+    max_length: int | None = Field(default=None, gt=0)
+    """tokens of a conversation at most; unset: as many positions as the model has"""
+    too_long: Literal["error", "truncate"] = "error"
+    """what happens to longer ones: the call fails, or tokens are left out at their beginning"""
+    two_labels: Literal["difference", "probability"] = "difference"
+    """value of a model with two labels: the second logit minus the first, or the second label's probability"""
+
+
+# The first call of a worker imports torch and loads the model: minutes for a large one.
+@reward("reward_model", timeout_s=600.0, granularity="batch", workers=1, limit_memory=False)
+def reward_model(
+    problems: Sequence[Problem], responses: Sequence[Response], *, options: RewardModelOptions
+) -> list[Score]:
+    """What a reward model says of the problem's conversation, continued by the response as the assistant's turn.
+
+    One label: its logit. Two: the difference of the logits, or the probability of the second. The conversation is
+    written with the chat template of the model's own tokenizer. Special tokens that a response spells out are left
+    out of it: it cannot end its turn and go on as somebody else.
+
+    A value does not depend on what it is batched with, beyond rounding (1e-5 in float32; in bfloat16 about 1% of the
+    logit). The model is loaded once per worker and stays on the device.
+
+    Parts: `tokens` of the conversation, `truncated`.
+
+    Raises:
+        ValueError: the model or its tokenizer cannot do this, or a conversation is too long.
+        MissingDependencyError: torch or transformers is not installed.
+    """
+    scorer = _loaded(options.model, options.device, options.dtype)
+    limit = min(options.max_length or scorer.positions, scorer.positions)
+    whole = [scorer.token_ids(problem, response) for problem, response in zip(problems, responses, strict=True)]
+    long = [index for index, ids in enumerate(whole) if len(ids) > limit]
+    if long and options.too_long == "error":
+        named = ", ".join(f"{problems[index].id} ({len(whole[index])} tokens)" for index in long[:MAX_NAMED])
+        raise ValueError(
+            f"{len(long)} of {len(whole)} conversations are longer than {limit} tokens: {named}. Raise max_length if "
+            "the model has more positions, sample shorter responses, or set too_long = 'truncate'."
+        )
+    ids = [each[-limit:] for each in whole]
+    values = scorer.values(ids, options.batch_tokens, options.two_labels)
+    return [
+        Score(value, {"tokens": len(used), "truncated": len(used) < len(each)})
+        for value, used, each in zip(values, ids, whole, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scorer:
+    """A loaded model with its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+    positions: int
+    """tokens that the model can read"""
+    pad: int | None
+    """token that fills a batch up on the right; None: the model does not know one, so that each row goes alone"""
+    specials: re.Pattern[str]
+    """spellings of the tokenizer's special tokens"""
+
+    def token_ids(self, problem: Problem, response: Response) -> list[int]:
+        """The conversation as the model was trained to read it."""
+        turns = [{"role": message.role, "content": message.content} for message in problem.messages]
+        turns.append({"role": "assistant", "content": self._plain(response.text)})
+        return list(self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False))
+
+    def values(self, ids: Sequence[Sequence[int]], batch_tokens: int, two_labels: str) -> list[float]:
+        """(R,) one value per conversation, in their order."""
+        values = [0.0] * len(ids)
+        most = 1 if self.pad is None else len(ids)
+        for batch in _batches([len(each) for each in ids], batch_tokens, most):
+            for index, value in zip(batch, self._forward([ids[each] for each in batch], two_labels), strict=True):
+                values[index] = value
+        return values
+
+    def _plain(self, text: str) -> str:
+        found = 1
+        while found:  # what is left may spell another one
+            text, found = self.specials.subn("", text)
+        return text
+
+    def _forward(self, ids: Sequence[Sequence[int]], two_labels: str) -> list[float]:
+        import torch
+
+        longest, pad = max(map(len, ids)), self.pad or 0
+        ids_RT = torch.tensor([[*each, *[pad] * (longest - len(each))] for each in ids], device=self.device)
+        mask_RT = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in ids], device=self.device)
+        with torch.inference_mode():
+            logits_RL = self.model(input_ids=ids_RT, attention_mask=mask_RT).logits.float()
+        if logits_RL.shape[1] == 1:
+            values_R = logits_RL[:, 0]
+        else:
+            values_R = logits_RL[:, 1] - logits_RL[:, 0]
+            if two_labels == "probability":
+                values_R = values_R.sigmoid()
+        return [float(value) for value in values_R.tolist()]
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int, most: int) -> Iterator[list[int]]:
+    """Indices, longest first, in batches of at most `most` rows and `batch_tokens` tokens with their padding."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda each: -lengths[each]):
+        if batch and (len(batch) == most or lengths[batch[0]] * (len(batch) + 1) > batch_tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+@cache
+def _loaded(name: str, device: Device, dtype: Dtype) -> _Scorer:
+    try:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils import logging
+    except ImportError as error:
+        raise MissingDependencyError(
+            "reward source 'reward_model' needs torch and transformers: `pip install 'reasoner[train]'`"
+        ) from error
+
+    logging.disable_progress_bar()  # it would leave a thread in the worker
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        name, dtype=getattr(torch, dtype), output_loading_info=True
+    )
+    _check(name, model, tokenizer, report)
+    config = model.config.get_text_config()
+    config.use_cache = False
+    positions = min(getattr(config, "max_position_embeddings", None) or sys.maxsize, tokenizer.model_max_length)
+    return _Scorer(model.to(device).eval(), tokenizer, device, positions, config.pad_token_id, _specials(tokenizer))
+
+
+def _check(name: str, model: Any, tokenizer: Any, report: Any) -> None:
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"model {name!r} has no trained weights for {', '.join(missing[:MAX_NAMED])}: it is not a reward model. "
+            "Name one that was saved as a sequence-classification model."
+        )
+    if model.config.num_labels not in (1, 2):
+        raise ValueError(f"model {name!r} must have one or two labels, got {model.config.num_labels}")
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer of {name!r} has no chat template, so that a conversation cannot be written for it; put a "
+            "chat_template.jinja into the model's folder"
+        )
+
+
+def _specials(tokenizer: Any) -> re.Pattern[str]:
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    spellings = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, spellings)) or r"(?!)")

@@ -1,0 +1,70 @@
+"""docs/rewards.md says of every rule-based source exactly the options that it has, and its examples are accepted."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import TypeAdapter
+
+from reasoner import RewardSource
+from reasoner.config import RewardConfig
+from reasoner_rewards import language, register_rewards
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+REMOTE = {"judge", "http", "reward_model"}
+"""they call something: documented on their own"""
+SOURCES = {source.name: source for source in register_rewards() if source.name not in REMOTE}
+SECTIONS = {
+    heading: text
+    for heading, text in re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL)
+    if heading not in REMOTE
+}
+
+
+def test_every_source_has_a_section() -> None:
+    assert list(SECTIONS) == list(SOURCES)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_options_are_those_of_the_source(name: str) -> None:
+    header, _, *rows = [line for line in SECTIONS[name].splitlines() if line.startswith("|")]
+    assert header == "| name | type | default | meaning |"
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert {row[0].strip("`"): row[2] for row in cells} == defaults(SOURCES[name])
+    described = {key: field.description for key, field in SOURCES[name].options.model_fields.items()}
+    for option, _, _, meaning in cells:
+        expected = described[option.strip("`")]
+        assert expected is None or meaning.startswith(expected), option
+
+
+def defaults(source: RewardSource) -> dict[str, str]:
+    """Every option with its default as the page spells it."""
+    return {
+        name: "needed" if field.is_required() else spelled(field.annotation, field.default)
+        for name, field in source.options.model_fields.items()
+    }
+
+
+def spelled(annotation: Any, default: object) -> str:
+    if default is None:
+        return "unset"
+    return f"`{json.dumps(TypeAdapter(annotation).dump_python(default, mode='json'))}`"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_examples_are_accepted(name: str) -> None:
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", SECTIONS[name], flags=re.MULTILINE | re.DOTALL)
+    (entry,) = tomllib.loads(block)["rewards"]
+    configured = RewardConfig.model_validate(entry)
+    assert configured.source == name
+    assert set(SOURCES[name].check_options(configured.options)) == set(SOURCES[name].options.model_fields)
+
+
+def test_the_languages_are_listed() -> None:
+    (codes,) = re.findall(r"The codes: ([a-z\s]+)\.", SECTIONS["language"])
+    assert codes.split() == sorted(get_args(language.Language))

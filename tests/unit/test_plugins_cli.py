@@ -1,0 +1,409 @@
+"""`reasoner plugins`, the contract of reward sources, and installed plugins that do not work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from reasoner import plugins as hooks
+from reasoner.__main__ import main
+from reasoner.cases import Case, make_problem, make_response
+from reasoner.errors import ConfigError, UserError
+from reasoner.plugins import PluginError, build_manager, reward_sources
+from reasoner.scaffold import package_of, write_plugin
+from reasoner.settings import load_config
+from reasoner.testing import Checklist, check_source
+
+HEAD = "import os, random, subprocess, threading, time\nfrom reasoner import Score, hookimpl, reward\n"
+GOOD = """
+@reward("good", timeout_s=1.0)
+def good(problem, response, *, unit: str = "km") -> float:
+    '''1.0 if the unit is there.'''
+    return float(unit in response.text)
+"""
+REGISTER = "\n@hookimpl\ndef register_rewards():\n    return [{}]\n"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["reasoner", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+Install = Callable[[str, str], None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts a distribution with one module on the path, as pip would."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def put(name: str, code: str) -> None:
+        module = name.replace("-", "_")
+        (site / f"{module}.py").write_text(code)
+        metadata(site, name, module)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return put
+
+
+def metadata(site: Path, name: str, module: str) -> None:
+    info = site / f"{module}-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text(f"[reasoner]\n{module} = {module}\n")
+
+
+def plugin(tmp_path: Path, code: str, *names: str) -> str:
+    path = tmp_path / "own.py"
+    path.write_text(HEAD + code + REGISTER.format(", ".join(names)))
+    return str(path)
+
+
+def test_an_installed_distribution_is_listed_with_what_it_registers(cli: Cli, install: Install) -> None:
+    install("some-good", HEAD + GOOD + REGISTER.format("good"))
+    lines = [line.rstrip() for line in cli("plugins", "list").out.splitlines()]
+    at = lines.index("distribution some-good (some_good)")
+    assert lines[at + 1].endswith("/site/some_good.py")
+    assert lines[at + 2] == "  rewards     good"
+    assert "built-in package reasoner_rewards" in lines
+    assert "  generators  gsm_symbolic" in lines
+
+
+def test_a_file_is_listed_with_its_methods(cli: Cli) -> None:
+    file = str(Path(__file__).resolve().parents[2] / "plugins" / "tanh_grpo.py")
+    text = " ".join(cli("plugins", "list", "--plugin", file).out.split())
+    assert f"plugin file {file}" in text.replace(" /", "/").replace("plugin file/", "plugin file /")
+    assert "algorithms tanh-grpo, credit rank, link tanh" in text
+
+
+BROKEN = {
+    "raises": ("import nowhere_to_be_found", "cannot be imported: ModuleNotFoundError"),
+    "exits": ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
+    "unknown-hook": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_reward():\n    return []",
+        "implements an unknown hook 'register_reward'. Did you mean 'register_rewards'?",
+    ),
+    "hook-raises": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_rewards():\n    raise OSError('gone')",
+        "register_rewards failed: OSError: gone",
+    ),
+    "no-source": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_rewards():\n    return ['math']",
+        "it must return functions marked with @reward, got 'math'",
+    ),
+    "no-algorithms": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_algorithms():\n    return {'x': 1}",
+        "it must return Algorithms, got dict",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_distribution_is_listed_and_breaks_nothing_else(cli: Cli, install: Install, name: str) -> None:
+    code, error = BROKEN[name]
+    module = f"broken_{name.replace('-', '_')}"
+    install(f"broken-{name}", code)
+    listed = cli("plugins", "list")
+    assert (listed.code, listed.err) == (0, "")
+    assert f"BROKEN: distribution broken-{name} ({module})" in listed.out.replace("\n  ", " ")
+    assert error in " ".join(listed.out.split())
+    assert cli("tasks", "list").code == 0
+    assert cli("rewards", "show", "math").code == 0
+    assert load_config("math-gsm8k", "laptop").config.task == "math-gsm8k"
+
+
+def test_a_name_that_is_nowhere_while_a_plugin_is_broken_names_the_plugin(install: Install) -> None:
+    install("broken-thing", "import nowhere_to_be_found")
+    wanted = (
+        r"{} 'mth'\.( Did you mean 'math'\?)? A broken plugin may have it: distribution broken-thing .*ModuleNotFound"
+    )
+    with pytest.raises(PluginError, match="there is no " + wanted.format("reward source")):
+        load_config("math-gsm8k", "laptop", sets=["rewards=[{source = 'mth'}]", "evaluation.correct=mth"])
+    with pytest.raises(PluginError, match="there is no " + wanted.format("method")):
+        load_config("math-gsm8k", "laptop", sets=["gro.preset=mth"])
+    with pytest.raises(PluginError, match="there is no " + wanted.format("task")):
+        load_config("mth")
+    with pytest.raises(PluginError, match="there is no " + wanted.format("generator")):
+        load_config("math-gsm8k", "laptop", sets=["data.train.generator=mth", "data.train.limit=3"])
+
+
+def test_without_a_broken_plugin_names_are_plain_tables(install: Install) -> None:
+    sources = reward_sources(build_manager())
+    assert "mth" not in sources
+    assert dict(sources) == sources
+    with pytest.raises(KeyError):
+        sources["mth"]
+    with pytest.raises(ConfigError, match=r"no reward source 'mth'. Did you mean 'math'\? Registered: "):
+        load_config("math-gsm8k", "laptop", sets=["rewards=[{source = 'mth'}]", "evaluation.correct=mth"])
+
+
+def test_a_broken_file_that_was_named_is_an_error(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("import nowhere_to_be_found")
+    for command in (["plugins", "list"], ["tasks", "list"]):
+        outcome = cli(*command, "--plugin", str(path))
+        assert outcome.code == 2
+        assert f"plugin file {path} cannot be imported: ModuleNotFoundError" in outcome.err
+    with pytest.raises(PluginError, match=r"own\.py cannot be imported"):
+        load_config("math-gsm8k", "laptop", sets=[f"plugins=['{path}']"])
+    path.write_text("from reasoner import hookimpl\n@hookimpl\ndef register_rewards():\n    raise OSError('gone')")
+    with pytest.raises(PluginError, match=r"own\.py: register_rewards failed: OSError: gone"):
+        reward_sources(build_manager([str(path)]))
+
+
+def test_a_name_registered_twice_names_both_plugins(install: Install, tmp_path: Path) -> None:
+    install("some-good", HEAD + GOOD + REGISTER.format("good"))
+    own = plugin(tmp_path, GOOD, "good")
+    with pytest.raises(
+        PluginError, match=r"'good' is registered twice.*plugin file .*own\.py and distribution some-go"
+    ):
+        reward_sources(build_manager([own]))
+    install("doubling", HEAD + GOOD + REGISTER.format("good, good"))
+    assert any("it registers 'good' twice" in each.error for each in hooks.registrations(build_manager()))
+
+
+NAMES = {
+    "ok": ("unit-verifier", "unit_verifier"),
+    "short": ("x", "x"),
+    "digits": ("gsm8k-2", "gsm8k_2"),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_the_name_of_a_plugin_gives_its_package(case: str) -> None:
+    assert package_of(NAMES[case][0]) == NAMES[case][1]
+
+
+@pytest.mark.parametrize("name", ["", "Unit", "unit_verifier", "-x", "x-", "a--b", "8k", "a b", "../x", "ü", "x\n"])
+def test_what_is_no_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no name for a plugin: take lower-case letters"):
+        write_plugin(name, tmp_path, ())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_taken_and_folders_that_exist_are_refused(cli: Cli, tmp_path: Path) -> None:
+    for name in ("json", "class", "reasoner-x"):
+        with pytest.raises(UserError, match="Python or reasoner has a module of that name"):
+            package_of(name)
+    with pytest.raises(UserError, match="there is a reward source 'exact_match' already"):
+        package_of("exact-match", {"exact_match"})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("x")
+    outcome = cli("plugins", "new", "mine", "--output", str(tmp_path))
+    assert outcome.code == 2
+    assert "mine exists, and nothing is overwritten" in outcome.err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["precious.txt"]
+
+
+def test_a_new_plugin_is_found_when_installed_and_its_own_test_passes(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cli("plugins", "new", "unit-verifier", "--output", str(tmp_path))
+    assert (made.code, made.err) == (0, "")
+    folder = tmp_path / "unit-verifier"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "README.md",
+        "pyproject.toml",
+        "tests/test_unit_verifier.py",
+        "unit_verifier/__init__.py",
+        "unit_verifier/verifier.py",
+    }
+    assert [
+        path for path in files if "@" in (folder / path).read_text().replace("@reward", "").replace("@hookimpl", "")
+    ] == []
+    metadata(folder, "unit-verifier", "unit_verifier")
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{':'.join(sys.path)}")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", str(folder / "tests")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+
+
+@dataclass(frozen=True)
+class Bad:
+    body: str
+    failing: str
+    """start of the check that must fail; empty: none"""
+    detail: str = ""
+
+
+SOURCES = {
+    "keeps it": Bad("return float('km' in response.text)", ""),
+    "abstains": Bad("return None", ""),
+    "refuses no reference": Bad("assert problem.answer\n    return 1.0", ""),
+    "raises on empty": Bad("return float(response.text[0] == '4')", "copes with an empty text", "IndexError"),
+    "chokes on length": Bad("time.sleep(len(response.text) / 1e5)\n    return 1.0", "copes with a megabyte", "timeout"),
+    "chokes on unicode": Bad(
+        "response.text.encode('ascii')\n    return 1.0", "copes with unicode", "UnicodeEncodeError"
+    ),
+    "dies": Bad("os._exit(0)", "copes with an empty text", "crash"),
+    "hangs without reference": Bad(
+        "time.sleep(0 if problem.answer else 9)\n    return 1.0", "copes with a problem without a reference", "timeout"
+    ),
+    "returns text": Bad("return '1.0'", "returns None, a finite number or a Score", "must be a number"),
+    "returns nan": Bad("return float('nan')", "returns None, a finite number or a Score", "finite"),
+    "has parts that are no JSON": Bad("return Score(1.0, {'x': {1}})", "returns None, a finite", "JSON"),
+    "throws dice": Bad("return random.random()", "gives the same value twice"),
+    "hashes": Bad("return float(hash(response.text) % 10**6)", "gives the same value in another process"),
+    "leaves a thread": Bad(
+        "threading.Thread(target=time.sleep, args=(30,), daemon=True).start()\n    return 1.0",
+        "leaves no process or thread",
+        "thread Thread-1",
+    ),
+    "leaves a process": Bad(
+        "subprocess.Popen(['sleep', '30'], start_new_session=True)\n    return 1.0",
+        "leaves no process or thread",
+        "process sleep 30",
+    ),
+    "has a wrong default": Bad("return 1.0", "accepts its options"),
+}
+
+
+def checked(tmp_path: Path, name: str) -> Checklist:
+    bad = SOURCES[name]
+    signature = "problem, response, *, n: int = 'x'" if name == "has a wrong default" else "problem, response"
+    code = f"@reward('own', timeout_s=0.5)\ndef own({signature}):\n    '''It.'''\n    {bad.body}\n"
+    file = plugin(tmp_path, code, "own")
+    return check_source(reward_sources(build_manager([file]))["own"], plugins=[file])
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_contract_finds_what_is_wrong_with_a_source(tmp_path: Path, name: str) -> None:
+    checklist, bad = checked(tmp_path, name), SOURCES[name]
+    failed = [check for check in checklist.checks if not check.passed]
+    assert checklist.passed is (not failed)
+    if not bad.failing:
+        assert failed == [], str(checklist)
+        return
+    (found,) = [check for check in failed if check.name.startswith(bad.failing)]
+    assert bad.detail in found.detail
+    assert f"FAIL  {found.name}" in str(checklist)
+
+
+@pytest.mark.parametrize("granularity", ["group", "batch"])
+def test_a_source_that_sees_several_responses_is_held_to_the_same(tmp_path: Path, granularity: str) -> None:
+    code = (
+        f"@reward('own', timeout_s=0.5, granularity='{granularity}')\ndef own(problem, responses):\n    \"It.\"\n"
+        "    if any(len(response.text) > 1000 for response in responses):\n        raise ValueError('long')\n"
+        "    threading.Thread(target=time.sleep, args=(30,), daemon=True).start()\n"
+        "    return [1.0 for response in responses]\n"
+    )
+    file = plugin(tmp_path, code, "own")
+    checklist = check_source(reward_sources(build_manager([file]))["own"], plugins=[file])
+    failed = [check for check in checklist.checks if not check.passed]
+    assert [check.name for check in failed] == ["copes with a megabyte of text", "leaves no process or thread behind"]
+    assert "ValueError: long" in failed[0].detail
+    assert "thread Thread-1" in failed[1].detail
+
+
+def test_a_source_is_held_to_the_values_of_its_cases(tmp_path: Path) -> None:
+    file = plugin(tmp_path, GOOD, "good")
+    source = reward_sources(build_manager([file]))["good"]
+    problem = make_problem("How far?", "3 km")
+    right = [Case(problem, make_response("3 km"), 1.0), Case(problem, make_response("3"), 0.0)]
+    assert check_source(source, right, plugins=[file]).passed
+    wrong = check_source(source, [*right, Case(problem, make_response("3 miles"), 1.0)], plugins=[file])
+    (failed,) = [check for check in wrong.checks if not check.passed]
+    assert (failed.name, failed.detail) == (
+        "gives the expected values",
+        "1 of 3 differ: '3 miles' must get 1.0, got 0",
+    )
+    assert not check_source(source, right, options={"unit": "kg"}, plugins=[file]).passed
+
+
+def test_a_source_that_needs_a_problem_of_its_own_is_checked_with_a_case(tmp_path: Path) -> None:
+    code = (
+        "@reward('own', timeout_s=0.5)\ndef own(problem, response):\n    'It.'\n"
+        "    return float(response.text == problem.fields['tests'][0])\n"
+    )
+    file = plugin(tmp_path, code, "own")
+    source = reward_sources(build_manager([file]))["own"]
+    failed = [check for check in check_source(source, plugins=[file]).checks if not check.passed]
+    assert [check.name for check in failed] == [
+        "copes with an empty text",
+        "copes with a megabyte of text",
+        "copes with unicode",
+    ]
+    assert all("KeyError: 'tests'" in check.detail and "give it cases" in check.detail for check in failed)
+    case = Case(make_problem("?", "1", tests=["x"]), make_response("x"), 1.0)
+    assert check_source(source, [case], plugins=[file]).passed
+
+
+def test_a_source_that_no_worker_can_find_fails(tmp_path: Path) -> None:
+    file = plugin(tmp_path, GOOD, "good")
+    checklist = check_source(reward_sources(build_manager([file]))["good"])
+    assert [(check.name, check.passed) for check in checklist.checks] == [
+        ("accepts its options", True),
+        ("is found in a worker", False),
+    ]
+    assert "there is no reward source 'good'" in checklist.checks[1].detail
+
+
+def test_check_prints_a_checklist_per_source_and_fails_when_one_does(cli: Cli, tmp_path: Path) -> None:
+    code = GOOD + "\n@reward('bad', timeout_s=1.0)\ndef bad(problem, response):\n    '''It.'''\n    return 'x'\n"
+    file = plugin(tmp_path, code, "good, bad")
+    outcome = cli("plugins", "check", file)
+    assert (outcome.code, outcome.err) == (1, "")
+    lines = outcome.out.splitlines()
+    good, bad = lines.index("good"), lines.index("bad")
+    assert [line.split()[0] for line in lines[good + 1 : bad - 1]] == ["ok"] * 10
+    assert "FAIL" in [line.split()[0] for line in lines[bad + 1 : -2]]
+    assert lines[-1] == "bad: not as the contract asks"
+    assert max(map(len, lines)) <= 80
+    assert cli("plugins", "check", "good", "--plugin", file).code == 0
+    assert cli("plugins", "check", "good", "--plugin", file, "--options", "{unit = 3}").code == 2
+
+
+def test_a_source_that_needs_options_is_checked_with_them(cli: Cli, tmp_path: Path) -> None:
+    needy = GOOD.replace("good", "needy").replace('unit: str = "km"', "unit: str")
+    file = plugin(tmp_path, GOOD + needy, "good, needy")
+    both = cli("plugins", "check", file)
+    assert both.code == 0
+    told = "not checked, it needs options. reward source 'needy', option 'unit': Field required"
+    assert told in " ".join(both.out.split())
+    assert "reasoner plugins check needy --options" in " ".join(both.out.split())
+    alone = cli("plugins", "check", "needy", "--plugin", file)
+    assert (alone.code, "option 'unit': Field required" in alone.err) == (2, True)
+    assert cli("plugins", "check", "needy", "--plugin", file, "--options", '{unit = "km"}').code == 0
+    refused = cli("plugins", "check", file, "--options", '{unit = "km"}')
+    assert (refused.code, "--options are those of one source" in refused.err) == (2, True)
+
+
+def test_check_of_what_is_not_there_says_so(cli: Cli, tmp_path: Path, install: Install) -> None:
+    assert "no plugin and no reward source 'mth'. Did you mean 'math'?" in cli("plugins", "check", "mth").err
+    assert "registers no reward source" in cli("plugins", "check", "reasoner_tasks").err
+    assert "no such file" in cli("plugins", "check", str(tmp_path / "none.py")).err
+    install("broken-thing", "import nowhere_to_be_found")
+    outcome = cli("plugins", "check", "broken-thing")
+    assert outcome.code == 2
+    assert "distribution broken-thing (broken_thing) cannot be imported" in outcome.err
