@@ -6,9 +6,11 @@ A test holds that they are up to date.
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
+from reasoner import hookspecs
 from reasoner.gro import describe
 from reasoner.gro.presets import PRESETS
 from reasoner.reporting.metrics import METRICS
@@ -52,7 +54,18 @@ def validation() -> str:
     return (DOCS / "validation" / "gro.md").read_text(encoding="utf-8").partition("\n")[2]
 
 
-TABLES = {"methods": methods, "metrics": metrics, "validation": validation}
+def hooks() -> str:
+    """One row per hook."""
+    rows = []
+    for name, function in vars(hookspecs).items():
+        if hasattr(function, f"{hookspecs.PROJECT}_spec"):
+            first = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+            parameters = ", ".join(inspect.signature(function).parameters)
+            rows.append(f"| `{name}({parameters})` | {first} |")
+    return "\n".join(["| hook | when, and what for |", "|---|---|", *rows]) + "\n"
+
+
+TABLES = {"methods": methods, "metrics": metrics, "validation": validation, "hooks": hooks}
 
 
 def written(text: str) -> str:

@@ -179,6 +179,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "text": lambda: "1.0",
     "no json": lambda: Score(1.0, {"set": {1}}),
     "endless parts": endless_parts,
+    "large parts": lambda: Score(1.0, {"text": "x" * 2**19}),
     "shout": shout,
     "listen": listen,
     "close output": close_output,

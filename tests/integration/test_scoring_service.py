@@ -209,6 +209,15 @@ def test_a_group_or_batch_needs_one_score_per_response(source: str, text: str, m
     assert (statistics.calls, statistics.failed) == (1, 1)
 
 
+def test_the_scores_of_a_call_are_bounded_together() -> None:
+    with service("obedient_group") as scorer:
+        few, too_much = scorer.score([group(*["large parts"] * size, name=str(size)) for size in (2, 5)])
+    assert few.rewards == (1.0, 1.0)
+    failures = [row[0].failure for row in too_much.components]
+    assert [failure.kind for failure in failures if failure is not None] == ["invalid"] * 5
+    assert all(failure is not None and "bytes together" in failure.message for failure in failures)
+
+
 def test_a_group_source_sees_all_responses_of_a_problem() -> None:
     with service("rank", "number") as scorer:
         scored = by_name(scorer.score([group("3", "1", "2", name="a"), group("1", "", name="b"), group(name="c")]))

@@ -1,0 +1,221 @@
+"""`http` against a local service: its schema is kept to the letter, in both directions."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import runpy
+import threading
+from collections.abc import Mapping
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasoner import Message, Problem, Response, Score
+from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.errors import ConfigError
+from reasoner.records import Group
+from reasoner.scoring.service import ScoringService
+from reasoner_rewards.http import http
+from reasoner_rewards.remote import RemoteError
+from tests.integration.misbehaving_server import Act, answer, computed, cut, drop, huge, raw, serving, slow
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "http-reward.md").read_text(encoding="utf-8")
+REQUEST, ANSWER = (json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+TOKEN = "token-0123456789"
+
+
+def problem(answer: str = "7") -> Problem:
+    question = "What is 3 + 4?"
+    return Problem("sums:7", (Message("user", question),), answer, {"question": question, "answer": "7"})
+
+
+def wrote(text: str, tokens: int = 1) -> Response:
+    return Response(text, (1,) * (tokens + 1), (True,) * tokens + (False,), (0.0,) * (tokens + 1), "stop", 0)
+
+
+def scored(url: str, *texts: str, **options: Any) -> list[Score | None]:
+    problems, responses = [problem() for _ in texts], [wrote(text) for text in texts]
+    result = http(problems, responses, **http.check_options({"url": url, **options}))
+    assert isinstance(result, list)
+    return result
+
+
+def by_length(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Results in the reverse order; null for empty texts."""
+    results = [
+        {"id": item["id"], "score": len(item["response"]["text"]) or None, "note": item["response"]["text"]}
+        for item in body["items"]
+    ]
+    return {"version": 1, "results": results[::-1]}
+
+
+def refusal(*acts: Act, **options: Any) -> str:
+    """Why a batch of three was not scored."""
+    with serving(*acts) as script, pytest.raises(RemoteError) as caught:
+        scored(script.url, "a", "b", "c", **options)
+    assert str(caught.value).startswith(script.url)
+    return str(caught.value)
+
+
+def test_the_exchange_of_the_page() -> None:
+    with serving(answer(ANSWER)) as script:
+        scores = http([problem()], [wrote("It is 7.", 5)], url=f"{script.url}/score?x=1")
+    assert scores == [Score(1.0, {"characters": 8}, "")]
+    (request,) = script.requests
+    assert (request.path, request.body) == ("/score?x=1", REQUEST)
+    assert request.headers["Content-Type"] == "application/json"
+
+
+def test_the_page_s_tables_name_every_field() -> None:
+    def paths(value: object, prefix: str = "") -> set[str]:
+        if isinstance(value, list) and value and isinstance(value[0], dict) and not prefix.endswith("messages"):
+            return {prefix} | paths(value[0], f"{prefix}[]")
+        opaque = prefix.rpartition(".")[2] in ("parts", "fields")
+        if isinstance(value, dict) and not opaque:
+            return {each for key, inner in value.items() for each in paths(inner, f"{prefix}.{key}".strip("."))}
+        return {prefix}
+
+    asked, answered = PAGE.split("## Answer")
+    assert set(re.findall(r"^\| `([^`]+)`", asked, re.MULTILINE)) == paths(REQUEST)
+    documented = set(re.findall(r"^\| `([^`]+)`", answered, re.MULTILINE))
+    assert documented == paths(ANSWER) | {"results[].note", "results[].error"}
+
+
+def test_the_reference_server_follows_the_page() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "reward_server.py"))
+    script["Handler"].log_message = lambda *_: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), script["Handler"]) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            scores = scored(url, "It is 7.", "It is 8.")
+            with pytest.raises(RemoteError, match=r"could not score 1 of 2: 1 \(sums:7\); got the problem has no ref"):
+                http([problem(), problem("")], [wrote("7"), wrote("7")], url=url)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert scores == [Score(1.0, {"characters": 8}), Score(0.0, {"characters": 8})]
+
+
+def test_results_are_matched_by_id_and_large_batches_are_cut() -> None:
+    texts = ["four", "", "two", "fifth"]
+    with serving(computed(by_length)) as script:
+        whole = scored(script.url, *texts)
+        assert len(script.requests) == 1
+        parts = scored(script.url, *texts, batch=3)
+        assert [len(request.body["items"]) for request in script.requests[1:]] == [3, 1]
+    assert whole == parts == [Score(float(len(text)), {}, text) if text else None for text in texts]
+
+
+def test_no_response_is_no_request() -> None:
+    with serving(drop) as script:
+        assert scored(script.url) == []
+    assert script.requests == []
+
+
+def test_headers_come_from_the_environment_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCORER_TOKEN", TOKEN)
+    headers = {"X-Token": "SCORER_TOKEN"}
+    with serving(computed(by_length)) as script:
+        scored(script.url, "a", headers_env=headers)
+    assert script.requests[0].headers["X-Token"] == TOKEN
+    assert "got who is ***?" in refusal(raw(f"who is {TOKEN}?".encode(), 403), headers_env=headers)
+    with pytest.raises(RemoteError, match="variable OTHER_TOKEN is not set"):
+        scored(script.url, "a", headers_env={"X-Token": "OTHER_TOKEN"})
+
+
+GOOD: dict[str, Any] = {"version": 1, "results": [{"id": id_, "score": 1.0} for id_ in "012"]}
+
+
+def changed(**first: Any) -> dict[str, Any]:
+    """The good answer with another first result."""
+    body = copy.deepcopy(GOOD)
+    body["results"][0] = {key: value for key, value in {"id": "0", "score": 1.0, **first}.items() if value != "absent"}
+    return body
+
+
+def test_the_good_answer_is_good() -> None:
+    with serving(answer(GOOD)) as script:
+        assert scored(script.url, "a", "b", "c") == [Score(1.0)] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({**GOOD, "version": 2}, 'version 1: version: Input should be 1; got {"version": 2'),
+        ({**GOOD, "version": "1"}, "version: Input should be 1"),
+        ({"results": GOOD["results"]}, "version: Field required"),
+        ({"version": 1}, "results: Field required"),
+        ({**GOOD, "more": 1}, "more: Extra inputs are not permitted"),
+        ([GOOD], "version 1: the answer: Input should be"),
+        ({**GOOD, "results": GOOD["results"][:2]}, "wrong ids: results are missing for 2; got"),
+        ({**GOOD, "results": []}, "results are missing for 0, 1, 2"),
+        ({**GOOD, "results": [*GOOD["results"], {"id": "1", "score": 0}]}, "there are several results for 1"),
+        ({**GOOD, "results": [*GOOD["results"], {"id": "9", "score": 0}]}, "there are results for unknown 9"),
+        (changed(id=0), "results.0.id: Input should be a valid string"),
+        (changed(score="1.0"), "results.0.score: Input should be a valid number"),
+        (changed(score=True), "results.0.score: Input should be a valid number"),
+        (changed(score="absent"), "either 'score'"),
+        (changed(error="why"), "either 'score'"),
+        (changed(score="absent", error=""), "results.0.error"),
+        (changed(parts=[1]), "results.0.parts"),
+        (changed(note=None), "results.0.note"),
+        (changed(more=1), "results.0.more: Extra inputs are not permitted"),
+        (changed(score="absent", error="no GPU"), "could not score 1 of 3: 0 (sums:7); got no GPU"),
+    ],
+)
+def test_an_answer_against_the_schema_fails_as_a_whole(body: Any, why: str) -> None:
+    assert why in refusal(answer(body), answer(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [
+        (raw(b'{"version": 1, "results": [{"id": "0", "score": NaN}]}'), "NaN is not JSON"),
+        (raw(b'{"version": 1, "results": [{"id": "0", "score": -Infinity}]}'), "-Infinity is not JSON"),
+        (raw(b'{"version": 1, "results": [{"id": "0", "score": 1e999}]}'), "finite number"),
+        (raw(b'{"version": 1, "version": 1, "results": []}'), "a key is repeated"),
+        (raw(json.dumps(GOOD).encode()[:-9]), "answered no JSON"),
+        (answer(GOOD, 302, Location="/other"), "redirects (status 302)"),
+        (answer({"error": "version 1 is needed"}, 400), "status 400 (attempt 1 of 3); got"),
+        (huge, "bytes, where reading stopped"),
+    ],
+)
+def test_an_answer_that_is_broken_fails_at_once(act: Act, why: str) -> None:
+    assert why in refusal(act, answer(GOOD))
+
+
+def test_a_batch_is_posted_again_when_the_connection_breaks() -> None:
+    with serving(cut(GOOD), answer({}, 500), answer(GOOD)) as script:
+        assert scored(script.url, "a", "b", "c") == [Score(1.0)] * 3
+    first, *others = [request.body for request in script.requests]
+    assert others == [first, first]
+    assert "attempt 2 of 2" in refusal(cut(GOOD), drop, answer(GOOD), attempts=2)
+
+
+@pytest.mark.parametrize("header", ["Host", "content-length", "X Token", "", "A:b"])
+def test_headers_that_cannot_be_set_are_refused(header: str) -> None:
+    with pytest.raises(ConfigError, match="is not a header that can be set"):
+        http.check_options({"url": "http://host", "headers_env": {header: "X"}})
+
+
+def test_in_the_scoring_service() -> None:
+    texts = ["four", "", "two", "fifth"]
+    reward = RewardConfig(source="http", timeout_s=3.0, options={})
+    with serving(slow(60.0, computed(by_length)), computed(by_length)) as script:
+        reward = reward.model_copy(update={"options": {"url": script.url}})
+        group = Group(problem(), (1,), tuple(map(wrote, texts)))
+        with ScoringService([reward], ScoringConfig(workers=1, max_failure_rate=1.0)) as scorer:
+            (first,) = scorer.score([group])
+            (second,) = scorer.score([group])
+    kinds = [parts[0].failure.kind for parts in first.components if parts[0].failure is not None]
+    assert kinds == ["timeout"] * 4
+    assert first.rewards == (None,) * 4
+    assert second.rewards == (4.0, 0.0, 3.0, 5.0)
+    assert [parts[0].value for parts in second.components] == [4.0, None, 3.0, 5.0]
