@@ -54,7 +54,7 @@ Verifier = Callable[[Case], bool]
 def ours(case: Case) -> bool:
     response = Response(case.response, (1,), (True,), (0.0,), "stop", 0)
     score = math(Problem("bench", (), case.reference), response, extract=case.extract)
-    return getattr(score, "value", score) == 1.0
+    return bool(getattr(score, "value", score) == 1.0)
 
 
 def bare(case: Case) -> bool:
