@@ -12,6 +12,7 @@ raises is reported and costs the run nothing. A function may take any of a hook'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,18 @@ Generator = Callable[..., Iterator[Mapping[str, Any]]]
 names."""
 
 
+@dataclass(frozen=True, slots=True)
+class TaskFamily:
+    """Tasks of one kind that are made when they are asked for: `gym/chain_sum` is the member `chain_sum` of `gym`."""
+
+    title: str
+    """one line that says what its members train"""
+    names: Callable[[], Sequence[str]]
+    """its members; each begins with a letter or digit and holds letters, digits, `_`, `.` and `-`"""
+    toml: Callable[[str], str]
+    """member -> the text of its task file"""
+
+
 @hookspec
 def register_rewards() -> Iterable[RewardSource]:
     """Reward sources, once per process at start-up. Results are joined; a name registered twice is an error."""
@@ -44,6 +57,13 @@ def register_tasks() -> Iterable[Path]:
     """Task files (TOML), once per command. Results are joined; the file's stem is the task's name and must be
     unique."""
     return ()
+
+
+@hookspec
+def register_task_families() -> Mapping[str, TaskFamily]:
+    """Families of tasks by name, once per command. Results are joined; a name holds lower-case letters, digits and `_`
+    only, and one registered twice is an error."""
+    return {}
 
 
 @hookspec

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from reasoner.errors import UserError, nearest
 from reasoner.gro.algorithms import BUILT_IN as BUILT_IN_ALGORITHMS
 from reasoner.gro.algorithms import Algorithms
 from reasoner.gro.presets import Preset
-from reasoner.hookspecs import PROJECT, Generator
+from reasoner.hookspecs import PROJECT, Generator, TaskFamily
 from reasoner.rewards_api import RewardSource
 
 T = TypeVar("T")
@@ -32,6 +33,8 @@ T = TypeVar("T")
 BUILT_IN = ("reasoner_rewards", "reasoner_tasks")
 PACKAGE, DISTRIBUTION, FILE = "built-in package", "distribution", "plugin file"
 """how the origins of plugins begin"""
+_FAMILY = re.compile(r"[a-z][a-z0-9_]*")
+"""a family's name: `-` joins it with a member's in run folders, `/` in commands"""
 
 
 class PluginError(UserError):
@@ -55,6 +58,7 @@ class Registration:
     """of its module; empty: broken"""
     rewards: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    """task files, then families as `NAME/*`"""
     generators: tuple[str, ...] = ()
     algorithms: tuple[str, ...] = ()
     """methods, then `credit NAME` and `link NAME`"""
@@ -94,6 +98,14 @@ class Names(dict[str, T]):
         return False
 
 
+class TaskFiles(Names[Path]):
+    """Task files by task name, and beside them the families, whose tasks have no file."""
+
+    def __init__(self, files: Mapping[str, Path], families: Names[TaskFamily], broken: Sequence[PluginError]) -> None:
+        super().__init__("task", files, broken)
+        self.families = families
+
+
 def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
     """A fresh plugin manager: built-ins, installed distributions, then single files, in that order.
 
@@ -129,9 +141,11 @@ def reward_sources(manager: pluggy.PluginManager) -> dict[str, RewardSource]:
     return _unique("reward source", manager, _results(manager, "register_rewards", _rewards))
 
 
-def task_files(manager: pluggy.PluginManager) -> dict[str, Path]:
-    """All task files by task name. Raises as `reward_sources`."""
-    return _unique("task", manager, _results(manager, "register_tasks", _tasks))
+def task_files(manager: pluggy.PluginManager) -> TaskFiles:
+    """All task files by task name, and the families of tasks. Raises as `reward_sources`."""
+    files = _unique("task", manager, _results(manager, "register_tasks", _tasks))
+    families = _unique("task family", manager, _results(manager, "register_task_families", _families))
+    return TaskFiles(files, families, broken(manager))
 
 
 def generators(manager: pluggy.PluginManager) -> dict[str, Generator]:
@@ -158,6 +172,7 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
     """
     rewards = _results(manager, "register_rewards", _rewards)
     tasks = _results(manager, "register_tasks", _tasks)
+    families = _results(manager, "register_task_families", _families)
     made = _results(manager, "register_generators", _generators)
     methods = _results(manager, "register_algorithms", _algorithms)
     found = []
@@ -171,7 +186,7 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
                 origin,
                 str(getattr(plugin, "__file__", "")),
                 rewards=tuple(rewards.get(origin, ())),
-                tasks=tuple(tasks.get(origin, ())),
+                tasks=(*tasks.get(origin, ()), *(f"{name}/*" for name in families.get(origin, ()))),
                 generators=tuple(made.get(origin, ())),
                 algorithms=(
                     *own.presets,
@@ -246,6 +261,19 @@ def _tasks(returned: Iterable[Path]) -> dict[str, Path]:
     return _by_name((Path(path).stem, Path(path)) for path in returned)
 
 
+def _families(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
+    families: dict[str, TaskFamily] = {}
+    for name, family in dict(returned).items():
+        if not isinstance(family, TaskFamily):
+            raise TypeError(f"{name!r} must be a TaskFamily, got {type(family).__name__}")
+        if not _FAMILY.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no name for a task family: take lower-case letters, digits and '_', a letter first"
+            )
+        families[name] = family
+    return families
+
+
 def _generators(returned: Mapping[str, Generator]) -> dict[str, Generator]:
     return dict(returned)
 
@@ -281,9 +309,11 @@ def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mappi
 
 
 def _shown(value: object) -> str:
-    """A method by its paper, a reward source by its function's place, anything else as it is."""
+    """A method by its paper, a family by its title, a reward source by its function's place, the rest as it is."""
     if isinstance(value, Preset):
         return f"the one of {value.paper!r}"
+    if isinstance(value, TaskFamily):
+        return repr(value.title)
     if isinstance(value, RewardSource):
         return f"{value.function.__module__}.{value.function.__qualname__}"
     return str(value)
@@ -318,6 +348,8 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     resolved = path.resolve()
+    if resolved.name == "__init__.py" and resolved.parent.name.isidentifier():
+        return _import_package(resolved)
     name = f"reasoner_plugin_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, resolved)
     if spec is None or spec.loader is None:
@@ -325,4 +357,24 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    return module
+
+
+def _import_package(init: Path) -> ModuleType:
+    """The package of that `__init__.py` under its own name, so that its modules can import each other."""
+    name = init.parent.name
+    known = importlib.util.find_spec(name)
+    if known is not None:
+        if known.origin is None or Path(known.origin).resolve() != init:
+            raise ImportError(f"there is another module {name!r}: {known.origin or 'built in'}; rename the folder")
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(init.parent)])
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

@@ -1,15 +1,24 @@
-"""Task files: one TOML file names a task's data, prompt, rewards, evaluation and the values of each profile."""
+"""Task files: one TOML file names a task's data, prompt, rewards, evaluation and the values of each profile.
+
+A family makes the text of such a file for each of its members.
+"""
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from reasoner.errors import ConfigError, UserError
-from reasoner.plugins import find
+from reasoner.errors import ConfigError, ReasonerError, UserError, nearest
+from reasoner.hookspecs import TaskFamily
+from reasoner.plugins import PluginError, TaskFiles, find
+
+T = TypeVar("T")
+
+_MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +26,11 @@ class TaskFile:
     """A task file as it was read; `reasoner.settings` gives it meaning."""
 
     name: str
-    path: Path
+    """it is part of the run folder's name: of a family's member `gym-chain_sum`"""
+    path: Path | None
+    """None: its family made it"""
     origin: str
-    """how messages call it: `task math-gsm8k`, or the file that the user named"""
+    """how messages call it: `task math-gsm8k`, `task gym/chain_sum`, or the file that the user named"""
     table: Mapping[str, Any]
 
     @property
@@ -48,18 +59,84 @@ class TaskFile:
 
 
 def find_task(task: str | Path, registered: Mapping[str, Path]) -> TaskFile:
-    """The task of that name, or the user's own TOML file.
+    """The task of that name, the member of a family, or the user's own TOML file.
+
+    A member goes by `gym/chain_sum`, or by `gym-chain_sum` as run folders and their configurations call it.
 
     Raises:
         UserError: there is no such task or file, or it is not TOML.
     """
     text = str(task)
-    if isinstance(task, Path) or text.endswith(".toml") or "/" in text:
-        path = Path(task).expanduser()
-        table = read_toml(path)
-        return TaskFile(str(table["task"]) if is_complete(table) else path.stem, path, text, table)
+    families = registered.families if isinstance(registered, TaskFiles) else {}
+    if isinstance(task, Path) or text.endswith(".toml"):
+        return _own_file(task)
+    if text in list(registered):  # not `text in registered`: that asks the broken plugins, too
+        path = registered[text]
+        return TaskFile(text, path, f"task {text}", read_toml(path))
+    family, joined, member = text.partition("/" if "/" in text else "-")
+    if joined and family in list(families):
+        return _member(family, member, families[family], registered)
+    if "/" in text:
+        _refuse_mistyped(text, families)
+        return _own_file(task)
+    if text in list(families):
+        names = members(text, families[text])
+        example = f", for example {text}/{names[0]}" if names else ""
+        raise UserError(
+            f"{text} is a family of {len(names)} tasks: name one{example}. See `reasoner tasks show {text}`."
+        )
     path = find("task", text, registered, "reasoner tasks list")
     return TaskFile(text, path, f"task {text}", read_toml(path))
+
+
+def members(name: str, family: TaskFamily) -> tuple[str, ...]:
+    """The names of a family's members, without the family's.
+
+    Raises:
+        PluginError: the family cannot name them, or one of them cannot be part of a folder's name.
+    """
+    names = _asked(name, "names", family.names)
+    for each in names:
+        if not _MEMBER.fullmatch(each):
+            raise PluginError(f"task family {name!r}: {each!r} is no name for a task: take letters, digits, '_.-'.")
+    return tuple(names)
+
+
+def _member(family: str, member: str, made_by: TaskFamily, registered: Mapping[str, Path]) -> TaskFile:
+    name = f"{family}-{member}"
+    of_family = {f"{family}/{each}": each for each in members(family, made_by)}
+    found = find("task", f"{family}/{member}", of_family, f"reasoner tasks show {family}")
+    if name in list(registered):
+        raise UserError(f"{family}/{member} would be called {name} in run folders, and a task file has that name.")
+    origin = f"task {family}/{member}"
+    text = _asked(family, "toml", lambda: made_by.toml(found))
+    return TaskFile(name, None, origin, _parsed(text, origin))
+
+
+def _refuse_mistyped(text: str, families: Mapping[str, TaskFamily]) -> None:
+    """Refuse what is neither a file nor a member; a broken plugin that may have the family is named instead."""
+    family = text.partition("/")[0]
+    if not Path(text).expanduser().exists() and family not in families and families:
+        raise UserError(
+            f"cannot read {text}: there is no such file, and no family of tasks {family!r}.{nearest(family, families)} "
+            "See `reasoner tasks list`."
+        )
+
+
+def _own_file(task: str | Path) -> TaskFile:
+    path = Path(task).expanduser()
+    table = read_toml(path)
+    return TaskFile(str(table["task"]) if is_complete(table) else path.stem, path, str(task), table)
+
+
+def _asked(family: str, what: str, ask: Callable[[], T]) -> T:
+    """What a family's function returns; that it lacks a package is told as it is."""
+    try:
+        return ask()
+    except ReasonerError:
+        raise
+    except Exception as error:
+        raise PluginError(f"task family {family!r}: {what} failed: {type(error).__name__}: {error}") from error
 
 
 def is_complete(table: Mapping[str, Any]) -> bool:
@@ -80,7 +157,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path.absolute()}: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text: byte {error.start} cannot be decoded.") from None
+    return _parsed(text, str(path))
+
+
+def _parsed(text: str, origin: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}.") from None
+        raise ConfigError(f"{origin}: not TOML: {error}.") from None

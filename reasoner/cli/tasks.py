@@ -9,34 +9,43 @@ from reasoner import plugins as hooks
 from reasoner.cli import options
 from reasoner.cli.console import out
 from reasoner.config import DataConfig
+from reasoner.errors import ReasonerError
+from reasoner.hookspecs import TaskFamily
 from reasoner.plan import describe_method, describe_rewards, describe_source
 from reasoner.settings import load_config
-from reasoner.tasks import find_task
+from reasoner.tasks import find_task, members
 
 app = typer.Typer(help="List and show tasks.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_tasks(plugin: options.Plugins = None) -> None:
-    """All registered tasks with their profiles."""
+    """All registered tasks with their profiles; of a family the number of its tasks."""
     registered = hooks.task_files(hooks.build_manager(plugin or ()))
     table = Table("task", "what it trains", "profiles", box=None, pad_edge=False)
     for name in registered:
         task = find_task(name, registered)
         table.add_row(name, task.title, ", ".join(task.profiles))
+    for name, family in registered.families.items():
+        table.add_row(f"{name}/*", family.title, _size(name, family))
     out().print(table)
 
 
 @app.command("show")
 def show(task: options.Task, plugin: options.Plugins = None) -> None:
-    """A task's file, and what each of its profiles stands for.
+    """A task's file, and what each of its profiles stands for; of a family the names of its tasks.
 
     Example: reasoner tasks show math-gsm8k
     """
-    found = find_task(task, hooks.task_files(hooks.build_manager(plugin or ())))
+    registered = hooks.task_files(hooks.build_manager(plugin or ()))
+    if task in list(registered.families) and task not in list(registered):
+        _show_family(task, registered.families[task])
+        return
+    found = find_task(task, registered)
     console = out()
     console.print(found.title or found.name, markup=False)
-    console.print(f"file: {found.path}", markup=False, soft_wrap=True)
+    if found.path is not None:
+        console.print(f"file: {found.path}", markup=False, soft_wrap=True)
     profiles: list[str | None] = [*found.profiles]
     for profile in profiles or [None]:
         config = load_config(task, profile, plugins=plugin or ()).config
@@ -52,3 +61,19 @@ def show(task: options.Task, plugin: options.Plugins = None) -> None:
         console.print()
         console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
         console.print(table)
+
+
+def _size(name: str, family: TaskFamily) -> str:
+    """How many tasks a family has, or why that is not known: the others are listed anyway."""
+    try:
+        return f"{len(members(name, family))} tasks: reasoner tasks show {name}"
+    except ReasonerError as error:
+        return f"not available: {error}"
+
+
+def _show_family(name: str, family: TaskFamily) -> None:
+    console = out()
+    console.print(family.title, markup=False)
+    console.print()
+    for member in members(name, family):
+        console.print(f"{name}/{member}", markup=False, highlight=False, soft_wrap=True)

@@ -27,7 +27,7 @@ class HttpOptions(BaseModel):
 
     url: Url
     """where batches are posted to"""
-    headers_env: dict[str, str] = Field(default_factory=dict)
+    headers_env: dict[str, str] = {}
     """header -> environment variable that holds its value: `{ Authorization = "SCORER_TOKEN" }`"""
     attempts: int = Field(default=3, gt=0)
     """requests at most, for one batch: again on status 429 and 5xx and when the connection fails"""
@@ -117,9 +117,8 @@ def _scores(service: Service, answer: Any, items: Mapping[str, tuple[Problem, Re
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the answer"
-        raise service.error(
-            f"answered against the schema, version {VERSION}: {place}: {first['msg']}", answer
-        ) from None
+        what = f"answered against the schema, version {VERSION}: {place}: {first['msg']}"
+        raise service.error(what, first["input"]) from None
     times = Counter(result.id for result in results)
     faults = {
         "results are missing for": [id_ for id_ in items if id_ not in times],
@@ -128,7 +127,7 @@ def _scores(service: Service, answer: Any, items: Mapping[str, tuple[Problem, Re
     }
     for fault, ids in faults.items():
         if ids:
-            raise service.error(f"answered with wrong ids: {fault} {_named(ids)}", answer)
+            raise service.error(f"answered with wrong ids: {fault} {_named(ids)}", _named(list(times)))
     failed = [f"{result.id} ({items[result.id][0].id})" for result in results if result.error is not None]
     if failed:
         errors = [result.error for result in results if result.error is not None]

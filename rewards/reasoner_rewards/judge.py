@@ -57,8 +57,8 @@ class JudgeOptions(BaseModel):
     """address of the API, to which `/chat/completions` is added: `http://localhost:8000/v1`"""
     model: str = Field(min_length=1)
     """the model's name, as the endpoint spells it"""
-    rubric: str = RUBRIC
-    """what is judged and how: a Jinja template, or text with `{question}`, `{response}`, `{answer}`"""
+    rubric: str = ""
+    """a Jinja template, or text with `{question}`, `{response}`, `{answer}`; empty: asks for right and complete ones"""
     scale: tuple[float, float] = (0.0, 10.0)
     """lowest and highest score that the judge may give; mapped to 0 and 1 in a straight line"""
     temperature: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
@@ -69,7 +69,7 @@ class JudgeOptions(BaseModel):
     """environment variable that holds the key; empty: none is sent"""
     attempts: int = Field(default=3, gt=0)
     """requests at most, for one verdict: again on status 429 and 5xx and when the connection fails"""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
+    extra_body: dict[str, Any] = {}
     """further keys of the request; `max_completion_tokens` takes the place of `max_tokens`"""
 
     @field_validator("url")
@@ -82,7 +82,7 @@ class JudgeOptions(BaseModel):
     @field_validator("rubric")
     @classmethod
     def _shows_the_response(cls, rubric: str) -> str:
-        used = _names(rubric)
+        used = _names(rubric or RUBRIC)
         for name in used:
             if name not in NAMES:
                 raise ValueError(f"it uses {name!r}.{nearest(name, NAMES)} There are: {', '.join(NAMES)}")
@@ -167,7 +167,7 @@ def _request(problem: Problem, response: Response, options: JudgeOptions) -> dic
         "model": options.model,
         "messages": [
             {"role": "system", "content": RULES.format(boundary=boundary, low=low, high=high)},
-            {"role": "user", "content": _filled(options.rubric, values)},
+            {"role": "user", "content": _filled(options.rubric or RUBRIC, values)},
         ],
         "temperature": options.temperature,
         "response_format": {"type": "json_object"},

@@ -76,7 +76,9 @@ def secret(variable: str) -> str:
     """
     value = os.environ.get(variable, "")
     if not value:
-        raise RemoteError(f"the environment variable {variable} is not set: set it, or name another one in the options")
+        raise RemoteError(
+            f"the environment variable {variable} is not set: set it, or name another one, or none, in the options"
+        )
     if not (value.isascii() and value.isprintable()):
         raise RemoteError(
             f"the environment variable {variable} holds a line end or another character that a header cannot hold"

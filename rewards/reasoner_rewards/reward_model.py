@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 MAX_NAMED = 5
 """conversations that an error message names"""
+ENDING_S = 10.0
+"""seconds for a thread that has nothing left to do"""
 
 
 class RewardModelOptions(BaseModel):
@@ -52,8 +55,8 @@ def reward_model(
     written with the chat template of the model's own tokenizer. Special tokens that a response spells out are left
     out of it: it cannot end its turn and go on as somebody else.
 
-    A value does not depend on what it is batched with, beyond rounding (1e-5 in float32; in bfloat16 about 1% of the
-    logit). The model is loaded once per worker and stays on the device.
+    A value does not depend on what it is batched with, beyond rounding (1e-5 in float32; in a half-precision dtype
+    rounding is coarse). The model is loaded once per worker and stays on the device.
 
     Parts: `tokens` of the conversation, `truncated`.
 
@@ -158,9 +161,12 @@ def _loaded(name: str, device: Device, dtype: Dtype) -> _Scorer:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(name)
+    before = set(threading.enumerate())
     model, report = AutoModelForSequenceClassification.from_pretrained(
         name, dtype=getattr(torch, dtype), output_loading_info=True
     )
+    for thread in set(threading.enumerate()) - before:
+        thread.join(ENDING_S)  # those that have read the weights; a worker with threads is replaced after the call
     _check(name, model, tokenizer, report)
     config = model.config.get_text_config()
     config.use_cache = False

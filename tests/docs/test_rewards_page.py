@@ -16,13 +16,10 @@ from reasoner.config import RewardConfig
 from reasoner_rewards import language, register_rewards
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
-REMOTE = {"judge", "http", "reward_model"}
-"""they call something: documented on their own"""
-SOURCES = {source.name: source for source in register_rewards() if source.name not in REMOTE}
+SOURCES = {source.name: source for source in register_rewards()}
 SECTIONS = {
     heading: text
     for heading, text in re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL)
-    if heading not in REMOTE
 }
 
 

@@ -100,7 +100,7 @@ def raw(data: bytes, status: int = 200, claims: int | None = None, **headers: st
 
 def answer(body: Any, status: int = 200, **headers: str) -> Act:
     """JSON."""
-    return raw(json.dumps(body).encode(), status, **headers)
+    return raw(json.dumps(body).encode(), status, None, **headers)
 
 
 def cut(body: Any) -> Act:

@@ -104,7 +104,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(
         assert family
         os.kill(run.pid, number)
         output, errors = run.communicate(timeout=60)
-        assert run.returncode == 130
+        assert run.returncode == 130, (output + errors).decode()
         assert b"Traceback" not in errors
         assert b"interrupted: what was committed is in " in output
     psutil.wait_procs(family, timeout=20)
