@@ -2,12 +2,17 @@ r"""Finds the final answer of a response: after `</think>`, in the last `\boxed{
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+MOST = 20_000
+"""characters; a longer answer is none: scorers parse what they are given"""
 
 Extract = Literal["auto", "boxed", "answer", "last_line", "all"]
 
 _BOX = "\\boxed{"
+_BRACE = re.compile(r"[{}]")
 _OPEN, _CLOSE = "<answer>", "</answer>"
 
 
@@ -46,14 +51,16 @@ def final_answer(text: str, extract: Extract) -> Answer:
 def _found(content: str | None, method: Literal["boxed", "answer", "last_line", "all"], unclosed: str) -> Answer:
     if content is None:
         return Answer(None, method, unclosed)
+    if len(content) > MOST:
+        return Answer(None, method, f"the answer is longer than {MOST} characters")
     return Answer(content.strip(), method) if content.strip() else Answer(None, method, "the answer is empty")
 
 
 def _braced(text: str) -> str | None:
     """What stands before the brace that closes; None: none does."""
     depth = 1
-    for index, char in enumerate(text):
-        depth += {"{": 1, "}": -1}.get(char, 0)
+    for brace in _BRACE.finditer(text):
+        depth += 1 if brace.group() == "{" else -1
         if depth == 0:
-            return text[:index]
+            return text[: brace.start()]
     return None

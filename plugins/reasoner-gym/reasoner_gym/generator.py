@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import Any
 
 from reasoner.errors import DataError
@@ -12,6 +14,9 @@ from reasoner_gym.plain import to_plain
 
 MANY = "(any answer that the scorer accepts)"
 """the reference answer of a problem that has none of its own"""
+
+UNSTABLE = frozenset({"isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder"})
+"""datasets that draw from sets of text, whose order is another in every process unless PYTHONHASHSEED is set"""
 
 
 def reasoning_gym(
@@ -24,8 +29,9 @@ def reasoning_gym(
     """Problems of the dataset `name`: question, answer, metadata, index, config.
 
     They are drawn as the dataset draws them: a small one repeats itself. It draws problem i from `seed + i`, so the
-    seed is spread here, and neighbouring seeds do not share their problems. `answer` is `MANY` where the dataset gives
-    none. `metadata` and `config` are for the reward source, in the form of `reasoner_gym.plain`.
+    seed is spread here, and neighbouring seeds do not share their problems. The same seed gives the same problems, but
+    of an `UNSTABLE` dataset in the same process only. `answer` is `MANY` where the dataset gives none. `metadata` and
+    `config` are for the reward source, `metadata` in the form of `reasoner_gym.plain`.
 
     Raises:
         MissingDependencyError: reasoning-gym is not installed.
@@ -36,7 +42,8 @@ def reasoning_gym(
     first = random.Random(f"reasoning_gym:{seed}").randrange(2**31)
     dataset = make(name, config, seed=first, size=count)
     for index in range(count):
-        entry = dataset[index]
+        with drawing(first + index):
+            entry = dataset[index]
         try:
             metadata = to_plain(entry["metadata"], "metadata")
         except TypeError as error:
@@ -51,3 +58,20 @@ def reasoning_gym(
             "index": index,
             "config": config,
         }
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """For datasets that draw from the generators of `random` and numpy themselves, or print: seeded and left as they
+    were, and nothing is shown."""
+    import numpy as np
+
+    state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)

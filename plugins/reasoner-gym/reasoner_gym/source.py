@@ -52,6 +52,8 @@ def reasoning_gym(problem: Problem, response: Response, *, options: GymOptions) 
             f"problem {problem.id!r} has no metadata for the scorer of {options.name!r}: take problems of the "
             "generator reasoning_gym"
         )
+    if not problem.answer:
+        raise ValueError(f"problem {problem.id!r} has no reference answer")
     metadata = from_plain(fields["metadata"])
     if (drawn := metadata.get("source_dataset", options.name)) != options.name:
         raise ValueError(
