@@ -17,10 +17,7 @@ from reasoner_rewards import language, register_rewards
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
 SOURCES = {source.name: source for source in register_rewards()}
-SECTIONS = {
-    heading: text
-    for heading, text in re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL)
-}
+SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
 
 
 def test_every_source_has_a_section() -> None:
