@@ -17,6 +17,8 @@ MANY = "(any answer that the scorer accepts)"
 
 UNSTABLE = frozenset({"isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder"})
 """datasets that draw from sets of text, whose order is another in every process unless PYTHONHASHSEED is set"""
+DATED = frozenset({"time_intervals"})
+"""datasets that take the day's date: the same problems on the same day"""
 
 
 def reasoning_gym(
@@ -30,8 +32,9 @@ def reasoning_gym(
 
     They are drawn as the dataset draws them: a small one repeats itself. It draws problem i from `seed + i`, so the
     seed is spread here, and neighbouring seeds do not share their problems. The same seed gives the same problems, but
-    of an `UNSTABLE` dataset in the same process only. `answer` is `MANY` where the dataset gives none. `metadata` and
-    `config` are for the reward source, `metadata` in the form of `reasoner_gym.plain`.
+    of an `UNSTABLE` dataset in the same process only, of a `DATED` one on the same day. `answer` is `MANY` where the
+    dataset gives none. `metadata` and `config` are for the reward source, `metadata` in the form of
+    `reasoner_gym.plain`.
 
     Raises:
         MissingDependencyError: reasoning-gym is not installed.

@@ -1,6 +1,0 @@
-"""Makes the package importable in a checkout where it is not installed."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
