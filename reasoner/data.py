@@ -34,26 +34,17 @@ class Splits:
     """what is worth knowing about them, in sentences: problems that are in both"""
 
 
-def load_splits(
-    data: DataConfig, prompt: PromptConfig, generators: Mapping[str, Generator], seed: int, *, online: bool = True
-) -> Splits:
-    """Training and evaluation problems; none where the configuration has no source.
+def load_splits(data: DataConfig, prompt: PromptConfig, generators: Mapping[str, Generator], seed: int) -> Splits:
+    """Training and evaluation problems; none where the configuration has no source (it refuses that where a term needs
+    one).
 
     Generated training problems that are also evaluation problems are left out; those of a file or the hub stay (the
     user chose them), and the notes say how many they are.
 
-    Args:
-        online: the run samples fresh groups, so that it needs `data.train`.
-
     Raises:
         DataError: a source is missing, empty or malformed.
-        ConfigError: `data.train` is needed and missing, or the template or a generator does not fit.
+        ConfigError: the template or a generator does not fit.
     """
-    if data.train is None and online:
-        raise ConfigError(
-            "data.train is missing: fresh groups are sampled for its problems. Give them, for example "
-            "--set data.train.path=FILE.jsonl, or train on offline data alone (data.pairs, data.labelled, data.demos)."
-        )
     held_out = load_problems(data.eval, prompt, generators, seed, "data.eval") if data.eval is not None else []
     if data.train is None:
         return Splits((), tuple(held_out), ())

@@ -188,11 +188,9 @@ def test_problems_of_a_file_stay_and_the_overlap_is_told(tmp_path: Path) -> None
     assert splits.notes == ("3 of the 20 training problems are also evaluation problems.",)
 
 
-def test_training_problems_are_needed_by_fresh_groups_only(tmp_path: Path) -> None:
+def test_a_source_that_is_not_configured_gives_no_problems(tmp_path: Path) -> None:
     held_out = SourceConfig(path=jsonl(tmp_path / "test.jsonl", ROWS[:3]))
-    with pytest.raises(ConfigError, match=r"data\.train is missing: .*--set data\.train\.path=FILE\.jsonl"):
-        load_splits(DataConfig(eval=held_out), PLAIN, {}, 0)
-    splits = load_splits(DataConfig(eval=held_out), PLAIN, {}, 0, online=False)
+    splits = load_splits(DataConfig(eval=held_out), PLAIN, {}, 0)
     assert (splits.train, len(splits.eval), splits.notes) == ((), 3, ())
     splits = load_splits(DataConfig(train=held_out), PLAIN, {}, 0)
     assert (len(splits.train), splits.eval, splits.notes) == (3, (), ())
