@@ -42,6 +42,7 @@ def describe_plan(
     if (config.online or not training) and config.data.eval:
         facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
         facts["rewards"] = describe_rewards(config)
+        facts |= {f"reward {source}": said for source, said in resolved.preflights.items()}
     if training:
         facts |= describe_method(config) | {"steps": _steps(config)}
     facts["output"] = config.run.output

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from reasoner.errors import ConfigError, nearest
+from reasoner.errors import ConfigError, MissingDependencyError, UserError, nearest
 from reasoner.records import Problem, Response
 
 Granularity = Literal["response", "group", "batch"]
@@ -35,6 +35,8 @@ class RewardSource:
     """first line of the docstring"""
     prepare: Callable[[], None] | None = None
     """runs once in the scoring host before it forks workers: slow imports belong here, not into a call's deadline"""
+    preflight: Callable[[Any], str] | None = None
+    """takes the options (a model) in the main process before anything is loaded; see `RewardSource.ready`"""
     granularity: Granularity = "response"
     """what one call sees"""
     workers: int | None = None
@@ -55,6 +57,27 @@ class RewardSource:
         given = {"options": self.options.model_validate(options)} if self.takes_model else options
         returned = self.function(problem, response, **given)
         return asyncio.run(_finished(returned)) if inspect.isawaitable(returned) else returned
+
+    def ready(self, options: Mapping[str, Any]) -> str:
+        """What the preflight says of this machine, in one line; empty: the source has none.
+
+        Raises:
+            UserError: something that a call will need is not there; it says what to install or set.
+        """
+        if self.preflight is None:
+            return ""
+        model = self.options.model_validate(self.check_options(options))
+        try:
+            said = self.preflight(model)
+            if not isinstance(said, str) or len(said.splitlines()) != 1:
+                raise TypeError(f"it must return one line of text, got {said!r}")
+        except (UserError, MissingDependencyError) as error:
+            raise UserError(f"reward source {self.name!r} cannot work here: {error}") from error
+        except Exception as error:
+            raise UserError(
+                f"reward source {self.name!r}: preflight failed: {type(error).__name__}: {error}"
+            ) from error
+        return said
 
     def check_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The complete options, defaults filled in.
@@ -84,6 +107,7 @@ def reward(
     *,
     timeout_s: float = 5.0,
     prepare: Callable[[], None] | None = None,
+    preflight: Callable[[Any], str] | None = None,
     granularity: Granularity = "response",
     workers: int | None = None,
     limit_memory: bool = True,
@@ -99,7 +123,9 @@ def reward(
     Keyword-only parameters are its options, with their annotations and defaults; or the only one is `options`, a
     pydantic model whose fields they are. The function may be `async def`. It runs in a worker process that is killed
     with everything it started when `timeout_s` seconds have passed. `prepare` imports what is slow to import, once for
-    all workers. The other arguments are the fields of `RewardSource`.
+    all workers. `preflight` runs in the main process when a command starts, before anything is loaded: it takes the
+    options, as a model, and returns one line for the run's plan and its environment.json ("sandbox: bubblewrap 0.8.0"),
+    or raises `UserError` with what to install or set. The other arguments are the fields of `RewardSource`.
 
         @reward("contains_unit", timeout_s=1.0)
         def contains_unit(problem, response, *, unit: str = "km") -> float:
@@ -120,6 +146,7 @@ def reward(
             timeout_s,
             summary=(inspect.getdoc(function) or "").partition("\n")[0],
             prepare=prepare,
+            preflight=preflight,
             granularity=granularity,
             workers=workers,
             limit_memory=limit_memory,

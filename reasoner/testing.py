@@ -28,7 +28,7 @@ from typing import Any
 
 from reasoner.cases import Case, make_problem, make_response, score_cases, shown
 from reasoner.config import RewardConfig, ScoringConfig
-from reasoner.errors import ConfigError, ScoringError
+from reasoner.errors import ConfigError, ScoringError, UserError
 from reasoner.leftovers import Call, left_behind
 from reasoner.records import Component, Problem, Response
 from reasoner.rewards_api import RewardSource
@@ -88,9 +88,10 @@ def check_source(
 ) -> Checklist:
     """Run the contract on a source, in the workers that a run would use.
 
-    It accepts its options; it is found in a worker; it copes with an empty text, a megabyte, unicode and a problem
-    without a reference within its deadline; it returns None, a finite number or a Score with JSON parts; it gives every
-    case its expected value; it gives the same value twice and in another process; it leaves no process or thread.
+    It accepts its options and finds what it needs; it is found in a worker; it copes with an empty text, a megabyte,
+    unicode and a problem without a reference within its deadline; it returns None, a finite number or a Score with JSON
+    parts; it gives every case its expected value; it gives the same value twice and in another process; it leaves no
+    process or thread.
 
     Args:
         source: registered by an installed distribution or by one of `plugins`.
@@ -101,7 +102,9 @@ def check_source(
     """
     given = dict(options or {})
     checks = [_check_options(source, given)]
-    if not checks[0].passed:
+    if checks[0].passed and source.preflight is not None:
+        checks.append(_check_preflight(source, given))
+    if not checks[-1].passed:
         return Checklist(source.name, tuple(checks))
     probes = _probes(cases)
     calls = [*probes.values(), *((case.problem, case.response) for case in cases)]
@@ -152,6 +155,14 @@ def _check_options(source: RewardSource, options: Mapping[str, Any]) -> Check:
     except ConfigError as error:
         return Check(name, False, str(error))
     return Check(name, True, ", ".join(f"{key} = {value!r}" for key, value in complete.items()) or "it has none")
+
+
+def _check_preflight(source: RewardSource, options: Mapping[str, Any]) -> Check:
+    name = "finds what it needs here"
+    try:
+        return Check(name, True, source.ready(options))
+    except UserError as error:
+        return Check(name, False, str(error))
 
 
 def _defaults(source: RewardSource) -> dict[str, Any]:

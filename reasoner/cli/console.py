@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.text import Text
@@ -11,6 +12,12 @@ from rich.text import Text
 def out() -> Console:
     """Standard output. Not a terminal: no colours; rich honours NO_COLOR and COLUMNS."""
     return Console(highlight=False)
+
+
+def print_preflights(said: Mapping[str, str]) -> None:
+    """What reward sources say of this machine, a line each."""
+    for source, line in said.items():
+        out().print(Text(f"{source}: {line}"))
 
 
 def complain(message: object) -> None:

@@ -25,11 +25,12 @@ from reasoner import plugins as hooks
 from reasoner.benching import Bench, Kind, SelfTest, bench, self_test
 from reasoner.cases import load_cases, shown
 from reasoner.cli import options
-from reasoner.cli.console import out
+from reasoner.cli.console import out, print_preflights
 from reasoner.cli.progress import counting
 from reasoner.config import Config, RewardConfig, ScoringConfig
 from reasoner.data import load_problems
 from reasoner.errors import ConfigError, UserError
+from reasoner.preflight import preflight
 from reasoner.processes import guard_processes, interruptible
 from reasoner.records import Problem
 from reasoner.reporting.format import duration, number
@@ -180,6 +181,7 @@ def parse_options(text: str | None) -> dict[str, Any]:
 @contextmanager
 def _service(reward: RewardConfig, scoring: ScoringConfig, plugins: list[str] | tuple[()]) -> Iterator[ScoringService]:
     """Workers for one source that make every call; no number of failures stops them: they are what is looked for."""
+    print_preflights(preflight([reward], plugins))
     scoring = scoring.model_copy(update={"max_failure_rate": 1.0, "cache": 0})
     with interruptible(), guard_processes(), ScoringService([reward], scoring, plugins) as service:
         yield service

@@ -17,6 +17,7 @@ from reasoner.cli.console import out
 from reasoner.data import Splits, load_splits
 from reasoner.models import resolve_device
 from reasoner.plan import describe_plan
+from reasoner.preflight import ready
 from reasoner.processes import guard_processes, interruptible
 from reasoner.sampling.factory import choose_engine
 from reasoner.settings import Resolved, load_config
@@ -47,7 +48,7 @@ def run(
         arguments.append(f"run.steps={steps}")
     if output is not None:
         arguments.append(f"run.output={json.dumps(str(output), ensure_ascii=False)}")
-    resolved = load_config(task, profile, config, arguments, plugin or ())
+    resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
     if dry_run:
         _print_plan(_plan(resolved))
         return
@@ -75,7 +76,7 @@ def evaluate(
     arguments = list(sets or ())
     if model is not None:
         arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
-    resolved = load_config(task, profile, config, arguments, plugin or ())
+    resolved = ready(load_config(task, profile, config, arguments, plugin or ()), training=False)
     from reasoner.stages import open_evaluator
 
     with interruptible(), guard_processes(), open_evaluator(resolved) as evaluator:

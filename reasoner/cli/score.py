@@ -12,9 +12,10 @@ from rich.text import Text
 
 from reasoner import plugins as hooks
 from reasoner.cli import options
-from reasoner.cli.console import out
+from reasoner.cli.console import out, print_preflights
 from reasoner.cli.progress import counting
 from reasoner.errors import UserError
+from reasoner.preflight import preflight
 from reasoner.processes import guard_processes, interruptible
 from reasoner.scoring.service import ScoringService
 
@@ -51,6 +52,7 @@ def score(
     resolved = config_for(saved, config, sets or (), plugin or ()).config
     if not resolved.rewards:
         raise UserError("the configuration has no rewards to score with; add [[rewards]] with --config FILE.")
+    print_preflights(preflight(resolved.rewards, resolved.plugins))
     algorithms = hooks.algorithms(hooks.build_manager(resolved.plugins))
     responses = sum(len(scored.rewards) for batch in batches for scored in batch.groups)
     with (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Resolved:
     config: Config
     origins: Mapping[str, str]
     """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, the `--config` file, `--set`"""
+    preflights: Mapping[str, str] = field(default_factory=dict)
+    """by reward source: what it says of this machine (`reasoner.preflight`)"""
 
 
 def load_config(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reasoner import Problem, Response, Score, reward
-from reasoner_rewards.remote import Service, Url, secret
+from reasoner_rewards.remote import Service, Url, secret, shown
 
 VERSION = 1
 """of the schema; docs/http-reward.md is its specification"""
@@ -70,7 +70,14 @@ class _Answer(BaseModel):
     results: tuple[_Result, ...] = Field(strict=False)
 
 
-@reward("http", timeout_s=120.0, granularity="batch", workers=4)
+def _preflight(options: HttpOptions) -> str:
+    """Where the service is; the values of its headers must be there."""
+    for variable in options.headers_env.values():
+        secret(variable)
+    return f"service at {shown(options.url)}"
+
+
+@reward("http", timeout_s=120.0, granularity="batch", workers=4, preflight=_preflight)
 def http(problems: Sequence[Problem], responses: Sequence[Response], *, options: HttpOptions) -> list[Score | None]:
     """What a service says: one request for up to `batch` responses, one result for each.
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from reasoner import Problem, Response, Score, reward
 from reasoner.errors import nearest
 from reasoner_rewards.answer_text import after_thinking
-from reasoner_rewards.remote import DECODER, Service, Url, secret
+from reasoner_rewards.remote import DECODER, Service, Url, secret, shown
 
 NAMES = ("question", "response", "answer")
 """what a rubric may show"""
@@ -111,7 +111,15 @@ def _prepare() -> None:
     _names(RUBRIC)
 
 
-@reward("judge", timeout_s=120.0, workers=16, prepare=_prepare)
+def _preflight(options: JudgeOptions) -> str:
+    """Where the judge is; its key must be there."""
+    if options.api_key_env:
+        secret(options.api_key_env)
+    key = f"key from {options.api_key_env}" if options.api_key_env else "no key"
+    return f"{options.model} at {shown(options.url)}, {key}"
+
+
+@reward("judge", timeout_s=120.0, workers=16, prepare=_prepare, preflight=_preflight)
 def judge(problem: Problem, response: Response, *, options: JudgeOptions) -> Score:
     """A language model's grade by a rubric, mapped to 0..1.
 
@@ -128,7 +136,8 @@ def judge(problem: Problem, response: Response, *, options: JudgeOptions) -> Sco
     Parts: `score` as given, `reason`, `prompt_tokens` and `completion_tokens` (null when the endpoint does not say).
 
     Raises:
-        RemoteError: the endpoint did not deliver a verdict, or the key is not set.
+        RemoteError: the endpoint did not deliver a verdict.
+        UserError: the key is not set.
     """
     key = secret(options.api_key_env) if options.api_key_env else ""
     headers = {"Authorization": f"Bearer {key}"} if key else {}

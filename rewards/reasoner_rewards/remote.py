@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
+from reasoner.errors import UserError
+
 MAX_BYTES = 8 * 2**20
 """bytes of an answer that are read at most"""
 IDLE_S = 600.0
@@ -72,18 +74,24 @@ def secret(variable: str) -> str:
     """The value of an environment variable, to be sent as a header.
 
     Raises:
-        RemoteError: it is not set, or no header can hold it; the value is not shown.
+        UserError: it is not set, or no header can hold it; the value is not shown.
     """
     value = os.environ.get(variable, "")
     if not value:
-        raise RemoteError(
+        raise UserError(
             f"the environment variable {variable} is not set: set it, or name another one, or none, in the options"
         )
     if not (value.isascii() and value.isprintable()):
-        raise RemoteError(
+        raise UserError(
             f"the environment variable {variable} holds a line end or another character that a header cannot hold"
         )
     return value
+
+
+def shown(url: str) -> str:
+    """An address as messages have it: without its query, which may hold a key."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +141,7 @@ class Service:
 
     def error(self, what: str, got: object) -> RemoteError:
         """What it did wrong, with the beginning of what came."""
-        parts = urlsplit(self.url)
-        address = f"{parts.scheme}://{parts.netloc}{parts.path}"
-        return RemoteError(f"{address} {what}; got {self._shown(got)}")
+        return RemoteError(f"{shown(self.url)} {what}; got {self._shown(got)}")
 
     def _shown(self, got: object) -> str:
         text = got.decode(errors="replace") if isinstance(got, bytes) else str(got)

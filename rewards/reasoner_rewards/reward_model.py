@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 import threading
@@ -17,6 +18,7 @@ from reasoner.errors import MissingDependencyError
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+NOT_INSTALLED = "torch and transformers are needed and not installed: `pip install 'reasoner[train]'`"
 MAX_NAMED = 5
 """conversations that an error message names"""
 ENDING_S = 10.0
@@ -44,8 +46,15 @@ class RewardModelOptions(BaseModel):
     """value of a model with two labels: the second logit minus the first, or the second label's probability"""
 
 
+def _preflight(options: RewardModelOptions) -> str:
+    """Which model on which device; torch and transformers, which are slow to import, must be installed."""
+    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        raise MissingDependencyError(NOT_INSTALLED)
+    return f"{options.model} ({options.dtype}), device {options.device}"
+
+
 # The first call of a worker imports torch and loads the model: minutes for a large one.
-@reward("reward_model", timeout_s=600.0, granularity="batch", workers=1, limit_memory=False)
+@reward("reward_model", timeout_s=600.0, granularity="batch", workers=1, limit_memory=False, preflight=_preflight)
 def reward_model(
     problems: Sequence[Problem], responses: Sequence[Response], *, options: RewardModelOptions
 ) -> list[Score]:
@@ -153,9 +162,7 @@ def _loaded(name: str, device: Device, dtype: Dtype) -> _Scorer:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
-        raise MissingDependencyError(
-            "reward source 'reward_model' needs torch and transformers: `pip install 'reasoner[train]'`"
-        ) from error
+        raise MissingDependencyError(NOT_INSTALLED) from error
 
     logging.disable_progress_bar()  # it would leave a thread in the worker
     if device == "auto":

@@ -16,7 +16,7 @@ import pytest
 
 from reasoner import Message, Problem, Response, Score
 from reasoner.config import RewardConfig, ScoringConfig
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, UserError
 from reasoner.records import Group
 from reasoner.scoring.service import ScoringService
 from reasoner_rewards.http import http
@@ -126,7 +126,7 @@ def test_headers_come_from_the_environment_and_are_not_shown(monkeypatch: pytest
         scored(script.url, "a", headers_env=headers)
     assert script.requests[0].headers["X-Token"] == TOKEN
     assert "got who is ***?" in refusal(raw(f"who is {TOKEN}?".encode(), 403), headers_env=headers)
-    with pytest.raises(RemoteError, match="variable OTHER_TOKEN is not set"):
+    with pytest.raises(UserError, match="variable OTHER_TOKEN is not set"):
         scored(script.url, "a", headers_env={"X-Token": "OTHER_TOKEN"})
 
 

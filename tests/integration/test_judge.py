@@ -13,7 +13,7 @@ import pytest
 
 from reasoner import Message, Problem, Response, Score
 from reasoner.config import RewardConfig, ScoringConfig
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, UserError
 from reasoner.records import Group
 from reasoner.scoring.service import ScoringService
 from reasoner_rewards import remote
@@ -250,10 +250,10 @@ def test_a_proxy_from_the_environment_is_used_but_not_for_this_machine(monkeypat
 
 def test_a_key_that_is_missing_or_broken_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(says(GOOD)) as script:
-        with pytest.raises(RemoteError, match="variable JUDGE_KEY is not set"):
+        with pytest.raises(UserError, match="variable JUDGE_KEY is not set"):
             judged(script.url, api_key_env="JUDGE_KEY")
         monkeypatch.setenv("JUDGE_KEY", f"{KEY}\n")
-        with pytest.raises(RemoteError, match="variable JUDGE_KEY holds a line end") as caught:
+        with pytest.raises(UserError, match="variable JUDGE_KEY holds a line end") as caught:
             judged(script.url, api_key_env="JUDGE_KEY")
     assert KEY not in str(caught.value)
     assert script.requests == []

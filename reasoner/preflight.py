@@ -1,0 +1,36 @@
+"""Asks reward sources whether they have what they need, before anything is loaded: a missing key costs a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from reasoner.config import RewardConfig
+from reasoner.plugins import build_manager, reward_sources
+from reasoner.settings import Resolved
+
+
+def preflight(rewards: Sequence[RewardConfig], plugins: Sequence[str]) -> dict[str, str]:
+    """What each source that has a preflight says, by its name.
+
+    Raises:
+        UserError: a source cannot work here; the message says what to install or set.
+    """
+    sources = reward_sources(build_manager(plugins))
+    said = {reward.source: sources[reward.source].ready(reward.options) for reward in rewards}
+    return {source: line for source, line in said.items() if line}
+
+
+def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
+    """The configuration with what its reward sources say of this machine.
+
+    Args:
+        training: False for an evaluation, which always scores; a training on offline data alone scores nothing.
+
+    Raises:
+        UserError: as `preflight`.
+    """
+    config = resolved.config
+    if training and not config.online:
+        return resolved
+    return replace(resolved, preflights=preflight(config.rewards, config.plugins))
