@@ -1,16 +1,24 @@
 #!/usr/bin/env python3
-"""Writes the tables of the documentation that code knows: methods, validation (docs/gro.md), metrics (docs/metrics.md).
+"""Writes the parts of the documentation that code knows: methods, metrics, hooks, commands.
 
-A test holds that they are up to date.
+    .venv/bin/python scripts/document.py
+
+Run it after changing a command, an option, a hook, a method or a metric. A test holds that the pages are up to date.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from typer.main import get_command
 
 from reasoner import hookspecs
+from reasoner.cli.app import app
 from reasoner.gro import describe
 from reasoner.gro.presets import PRESETS
 from reasoner.reporting.metrics import METRICS
@@ -65,7 +73,59 @@ def hooks() -> str:
     return "\n".join(["| hook | when, and what for |", "|---|---|", *rows]) + "\n"
 
 
-TABLES = {"methods": methods, "metrics": metrics, "validation": validation, "hooks": hooks}
+def commands() -> str:
+    """A section per command: what `--help` says of it."""
+    return "\n".join(_command(name, command) for name, command in _commands(get_command(app), "reasoner"))
+
+
+def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The commands that do something, in the order of `--help`."""
+    inner = getattr(command, "commands", {})
+    if not inner:
+        yield name, command
+    for child, each in inner.items():
+        yield from _commands(each, f"{name} {child}")
+
+
+def _command(name: str, command: Any) -> str:
+    parameters = [each for each in command.params if each.name != "help"]
+    arguments = " ".join(_written(each, command) for each in parameters if not each.opts[0].startswith("-"))
+    text = _help(inspect.cleandoc(command.help))
+    rows = [f"| `{_written(each, command)}` | {_meaning(each)} |" for each in parameters]
+    table = ["| | |", "|---|---|", *rows, ""] if rows else []
+    return "\n".join([f"## `{' '.join(filter(None, (name, arguments)))}`", "", text, "", *table])
+
+
+def _help(text: str) -> str:
+    """Paragraphs, with the examples at their end as a block."""
+    words, _, examples = re.sub(r"\nExamples?:\s", "\0", f"\n{text}").partition("\0")
+    lines = [line.strip() for line in examples.splitlines() if line.strip()]
+    block = ["", "```bash", *lines, "```"] if lines else []
+    return "\n".join([words.strip(), *block])
+
+
+def _written(parameter: Any, command: Any) -> str:
+    """`TASK`, `--steps N`, `--dry-run`."""
+    (hint, *_) = (each for each in _types(parameter, command) if each is not NoneType)
+    value = parameter.metavar or {int: "N", float: "X", bool: ""}.get(hint) or ("PATH" if hint is Path else "TEXT")
+    if not parameter.opts[0].startswith("-"):
+        return str(parameter.metavar or parameter.name.upper())
+    option = str(max(parameter.opts, key=len))
+    return option if hint is bool else f"{option} {value}"
+
+
+def _types(parameter: Any, command: Any) -> tuple[Any, ...]:
+    hint = get_type_hints(command.callback)[parameter.name]
+    return get_args(hint) or (hint,)
+
+
+def _meaning(parameter: Any) -> str:
+    shown = "" if parameter.default in (None, False) or parameter.required else f" Default: `{parameter.default}`."
+    needed = " Needed." if parameter.required and parameter.opts[0].startswith("-") else ""
+    return (parameter.help + needed + shown).replace("|", "\\|")
+
+
+TABLES = {"methods": methods, "metrics": metrics, "validation": validation, "hooks": hooks, "commands": commands}
 
 
 def written(text: str) -> str:
@@ -74,7 +134,7 @@ def written(text: str) -> str:
 
 
 def main() -> None:
-    """Write every page that has such a table."""
+    """Write every page that has such a part."""
     for page in DOCS.glob("*.md"):
         page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
 
