@@ -122,7 +122,7 @@ def _types(parameter: Any, command: Any) -> tuple[Any, ...]:
 def _meaning(parameter: Any) -> str:
     shown = "" if parameter.default in (None, False) or parameter.required else f" Default: `{parameter.default}`."
     needed = " Needed." if parameter.required and parameter.opts[0].startswith("-") else ""
-    return (parameter.help + needed + shown).replace("|", "\\|")
+    return f"{parameter.help}{needed}{shown}".replace("|", "\\|")
 
 
 TABLES = {"methods": methods, "metrics": metrics, "validation": validation, "hooks": hooks, "commands": commands}
