@@ -286,8 +286,8 @@ class GroConfig(Model):
 
     preset: str = ""
     """name of the method or mixture (`reasoner algorithms list`): it fills `terms`; empty: the terms alone"""
-    terms: Annotated[dict[str, TermConfig], Field(min_length=1)]
-    """the terms by name; each can be overridden: `--set gro.terms.grpo.link.high=0.28`"""
+    terms: dict[str, TermConfig] = Field(default_factory=dict)
+    """the terms by name; each can be overridden: `--set gro.terms.grpo.link.high=0.28`; none: nothing is trained"""
 
     def reads(self, source: Source) -> bool:
         """Whether some term reads that source."""
@@ -416,8 +416,8 @@ class Config(Model):
     """reward sources and their weights"""
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     """the workers that run reward sources"""
-    gro: GroConfig
-    """the objective"""
+    gro: GroConfig = Field(default_factory=GroConfig)
+    """the objective; without one the task only evaluates"""
     learning: LearningConfig = Field(default_factory=LearningConfig)
     """the optimiser and the memory budget of the update"""
     critic: CriticConfig = Field(default_factory=CriticConfig)
@@ -447,6 +447,19 @@ class Config(Model):
         if self.evaluation is None:
             raise ConfigError("evaluation.correct is needed and not set: the reward source that decides.")
         return self.evaluation
+
+    def check_trains(self) -> None:
+        """Refuse to train on a task that only evaluates.
+
+        Raises:
+            ConfigError: there is no method; it says how to evaluate, and how to train all the same.
+        """
+        if not self.gro.terms:
+            raise ConfigError(
+                f"task {self.task!r} only evaluates: it names no method to train with. Evaluate a model on it with "
+                f"`reasoner eval {self.task}`; to train on it, give it a method and training problems: "
+                "--set gro.preset=grpo --set data.train.path=FILE (`reasoner algorithms list`)."
+            )
 
     def per_step(self, source: Source) -> int:
         """Groups of a source per training step."""
@@ -542,7 +555,7 @@ def _check_refills(config: Config) -> None:
 
 
 def _check_weights(config: Config) -> None:
-    if not any(term.weight for term in config.gro.terms.values()):
+    if config.gro.terms and not any(term.weight for term in config.gro.terms.values()):
         raise ValueError(f"gro.terms: every weight is 0, so nothing would be learned: {', '.join(config.gro.terms)}")
     for name, term in config.gro.terms.items():
         if found := mistake(term.schedule, config.run.steps):

@@ -44,20 +44,23 @@ def describe_plan(
         facts["rewards"] = describe_rewards(config)
         facts |= {f"reward {source}": said for source, said in resolved.preflights.items()}
     if training:
-        facts |= describe_method(config) | {"steps": _steps(config)}
+        facts |= describe_method(config)
     facts["output"] = config.run.output
     return facts | ({"note": " ".join(splits.notes)} if splits.notes else {})
 
 
 def describe_method(config: Config) -> dict[str, str]:
-    """The method, its terms with the choices that they stand for, and the models that they need beside the policy."""
+    """The method, its terms with the choices that they stand for, the models that they need beside the policy, and the
+    steps."""
+    if not config.gro.terms:
+        return {"method": "none: the task only evaluates"}
     facts = {"method": _method(config.gro.preset)}
     facts |= {f"term {name}": _describe_term(term) for name, term in config.gro.terms.items()}
     if config.gro.needs_reference:
         facts["reference"] = "frozen copy of the initial model"
     if config.gro.needs_critic:
         facts["critic"] = f"value head on {config.critic.path or 'the initial model'}"
-    return facts
+    return facts | {"steps": _steps(config)}
 
 
 def _method(preset: str) -> str:

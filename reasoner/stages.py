@@ -332,6 +332,7 @@ def open_stages(resolved: Resolved) -> Iterator[Stages]:
         RunError: an engine did not start.
     """
     config = resolved.config
+    config.check_trains()
     with ExitStack() as stack:
         base = stack.enter_context(_open_base(resolved, config.task, training=True))
         evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None

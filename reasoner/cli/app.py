@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from reasoner import __version__
-from reasoner.cli import algorithms, config, doctor, plugins, rewards, run, score, tasks
+from reasoner.cli import algorithms, config, doctor, eval, plugins, rewards, run, score, tasks
 
 WORK = "Train and evaluate"
 LOOK = "Look before you run"
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 app.command("run", rich_help_panel=WORK)(run.run)
-app.command("eval", rich_help_panel=WORK)(run.evaluate)
+app.command("eval", rich_help_panel=WORK)(eval.evaluate)
 app.command("score", rich_help_panel=WORK)(score.score)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=LOOK)
 app.add_typer(rewards.app, name="rewards", rich_help_panel=LOOK)

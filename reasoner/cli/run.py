@@ -1,4 +1,4 @@
-"""`reasoner run` and `reasoner eval`."""
+"""`reasoner run`."""
 
 from __future__ import annotations
 
@@ -59,32 +59,9 @@ def run(
         train(stages)
 
 
-def evaluate(
-    task: options.Task,
-    model: Annotated[
-        str | None, typer.Option(help="Folder, hub id or embedded model (model.path); without it: the task's own.")
-    ] = None,
-    profile: options.Profile = None,
-    config: options.ConfigFile = None,
-    sets: options.Sets = None,
-    plugin: options.Plugins = None,
-) -> None:
-    """Evaluate a model on a task's evaluation data.
-
-    Example: reasoner eval math-gsm8k --model runs/20260101-120000-math-gsm8k/model
-    """
-    arguments = list(sets or ())
-    if model is not None:
-        arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
-    resolved = ready(load_config(task, profile, config, arguments, plugin or ()), training=False)
-    from reasoner.stages import open_evaluator
-
-    with interruptible(), guard_processes(), open_evaluator(resolved) as evaluator:
-        evaluator.evaluate(0, "without training")
-
-
 def _plan(resolved: Resolved) -> Mapping[str, str]:
     config = resolved.config
+    config.check_trains()
     if not config.online:
         return describe_plan(resolved, Splits((), (), ()), resolve_device(config.model.device), "")
     generators = hooks.generators(hooks.build_manager(config.plugins))

@@ -57,7 +57,6 @@ def show(task: options.Task, plugin: options.Plugins = None) -> None:
         table.add_row("rewards", describe_rewards(config) or "none")
         for name, fact in describe_method(config).items():
             table.add_row(name, fact)
-        table.add_row("steps", str(config.run.steps))
         console.print()
         console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
         console.print(table)

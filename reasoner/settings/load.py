@@ -172,9 +172,6 @@ def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
                 f"gro.terms.{name} ({origin}): there is no such term.{nearest(name, table)}{there} A new term needs "
                 "a preset, or a source and its choices."
             )
-    if not table and not any(path[:2] == ("gro", "terms") for path in leaves):
-        names = ", ".join(algorithms.presets)
-        raise ConfigError(f"gro.preset is needed and not set: the method, one of {names}.")
     lowest: dict[Key, Leaf] = {}
     for name, choices in table.items():
         lowest |= layer_of({"gro": {"terms": {name: choices}}}, origins[name]).leaves

@@ -85,15 +85,13 @@ def _complaint(detail: ErrorDetails, path: Path, leaves: Leaves) -> str:
     if kind in _TABLE:
         keys = keys_of(path)
         return "must be a table" + (f" with the keys {', '.join(keys)}." if keys else ".")
-    if kind == "too_short" and path == TERMS:
-        return "at least one term is needed."
     return f"{_WANTED.get(kind, detail['msg'])}{or_none}."
 
 
 def _unknown(path: Path, leaves: Leaves) -> str:
     table, name = path[:-1], path[-1]
     if table == TERMS[:-1] and name in (keys_of((*TERMS, "NAME")) or ()):
-        terms = dict.fromkeys(other[2] for other in leaves if other[:2] == TERMS and len(other) > 2)
+        terms = dict.fromkeys(other[2] for other in leaves if other[:2] == TERMS and len(other) > 2) or ("NAME",)
         return f"unknown key. It belongs into a term: {' or '.join(show_key((*TERMS, each, name)) for each in terms)}."
     chosen = leaves.get((*table, "kind"))
     keys = list(keys_of(table, chosen.value if chosen else None) or ())

@@ -146,7 +146,6 @@ def schedule(**choices: Any) -> str:
     [
         # names
         (["gro.preset=grpoo"], ["gro.preset = 'grpoo' (--set)", "Did you mean 'grpo'?", "There are: reinforce, rloo"]),
-        (["gro.preset="], ["gro.preset is needed and not set", "one of reinforce, rloo"]),
         (["gro.terms.grpo.preset=dpoo"], ["gro.terms.grpo.preset = 'dpoo' (--set)", "Did you mean 'dpo'?"]),
         (["gro.terms.x.preset=cpo"], ["gro.terms.x.preset = 'cpo'", "terms prefer, sft", "Use gro.preset = 'cpo'"]),
         (
@@ -154,7 +153,6 @@ def schedule(**choices: Any) -> str:
             ["gro.terms.grop (--set): there is no such term. Did you mean 'grpo'?", "'grpo' has: grpo"],
         ),
         (["gro.preset=", "gro.terms.a.weight=1.0"], ["gro.terms.a (--set): there is no such term. A new term needs"]),
-        (["gro.terms={}"], ["gro.terms (--set): at least one term is needed"]),
         (["gro.terms=3"], ["gro.terms = 3 (--set): must be a table"]),
         (["gro.terms.grpo.link.kind=clpi"], ["gro.terms.grpo.link.kind", "one of linear, clip,", "mean 'clip'?"]),
         (["gro.terms.grpo.credit.kind=bset"], ["gro.terms.grpo.credit.kind", "one of advantage, best", "mean 'best'?"]),

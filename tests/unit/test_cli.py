@@ -154,6 +154,19 @@ def test_a_dry_run_says_what_would_be_done_and_loads_nothing(
     assert not Path("my runs").exists()
 
 
+def test_a_task_that_only_evaluates_is_not_trained_on(cli: Cli, rows: str, tmp_path: Path) -> None:
+    task = tmp_path / "sums.toml"
+    task.write_text(
+        f'[model]\npath = "m"\n[data.eval]\npath = "{rows}"\n[[rewards]]\nsource = "math"\n'
+        '[evaluation]\ncorrect = "math"\n'
+    )
+    for arguments in ((), ("--dry-run",)):
+        outcome = cli("run", str(task), *arguments)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "task 'sums' only evaluates: it names no method" in outcome.err
+    assert "none: the task only evaluates" in cli("tasks", "show", str(task)).out
+
+
 def test_a_dry_run_finds_what_is_wrong_with_the_data(cli: Cli) -> None:
     outcome = cli("run", "math-gsm8k", "--profile", "laptop", "--dry-run", "--set", "data.train.path=none/x.jsonl")
     assert outcome.code == 2

@@ -210,9 +210,21 @@ def test_a_missing_key_is_named_with_what_it_means(tmp_path: Path) -> None:
     lacking = write(tmp_path / "x.toml", {key: value for key, value in TASK.items() if key != "model"})
     with pytest.raises(ConfigError, match=r"^model is needed and not set \(the model that is trained\)\.$"):
         load_config(lacking, "laptop")
-    no_method = write(tmp_path / "y.toml", {key: value for key, value in TASK.items() if key != "gro"})
-    with pytest.raises(ConfigError, match=r"gro\.preset is needed .* one of reinforce, rloo, remax"):
-        load_config(no_method, "laptop")
+
+
+def test_a_task_without_a_method_only_evaluates(task: Path, tmp_path: Path) -> None:
+    only = write(tmp_path / "only.toml", {key: value for key, value in TASK.items() if key != "gro"})
+    config = load_config(only, "laptop").config
+    assert (config.gro.terms, config.online) == ({}, False)
+    with pytest.raises(ConfigError, match=r"task 'only' only evaluates.*`reasoner eval only`.*--set gro.preset=grpo"):
+        config.check_trains()
+    load_config(only, "laptop", sets=["gro.preset=grpo"]).config.check_trains()
+    saved = tmp_path / "config.toml"
+    saved.write_text(to_toml(config), encoding="utf-8")
+    assert load_config(saved).config == config
+    assert laptop(task, "gro.preset=").config.gro.terms == {}
+    with pytest.raises(ConfigError, match=r"gro.weight.*It belongs into a term: gro.terms.NAME.weight"):
+        load_config(only, "laptop", sets=["gro.weight=1"])
 
 
 def test_unknown_tasks_profiles_and_files(task: Path, tmp_path: Path) -> None:
