@@ -99,3 +99,8 @@ def memory_metrics(device: str) -> dict[str, float]:
 
         values["memory/device_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return values
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started, imports included."""
+    return time.time() - psutil.Process().create_time()

@@ -1,6 +1,6 @@
 """The loop: hand over, sample, score, annotate, credit, update, commit.
 
-What it works with is built in `reasoner.stages`; every arrow is a type of `reasoner.records`.
+What it works with is `reasoner.stages`, built in `reasoner.opening`; every arrow is a type of `reasoner.records`.
 """
 
 from __future__ import annotations

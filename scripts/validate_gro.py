@@ -39,10 +39,10 @@ from transformers.utils import logging as transformers_logging
 
 from reasoner.errors import ReasonerError
 from reasoner.gro.presets import PRESETS
+from reasoner.opening import open_evaluator, open_stages
 from reasoner.pipeline import train
 from reasoner.runs.folder import read_evaluations
 from reasoner.settings import load_config
-from reasoner.stages import open_evaluator, open_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = ROOT / "scripts" / "digits.toml"

@@ -31,7 +31,7 @@ def evaluate(
     if model is not None:
         arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
     resolved = ready(load_config(task, profile, config, arguments, plugin or ()), training=False)
-    from reasoner.stages import open_evaluator
+    from reasoner.opening import open_evaluator
 
     with interruptible(), guard_processes(), open_evaluator(resolved) as evaluator:
         evaluator.evaluate(0, "without training")

@@ -52,8 +52,8 @@ def run(
     if dry_run:
         _print_plan(_plan(resolved))
         return
+    from reasoner.opening import open_stages
     from reasoner.pipeline import train
-    from reasoner.stages import open_stages
 
     with interruptible(), guard_processes(), open_stages(resolved) as stages:
         train(stages)

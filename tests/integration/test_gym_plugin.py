@@ -16,11 +16,11 @@ import pytest
 
 from reasoner.__main__ import main
 from reasoner.codec import read_parquet
+from reasoner.opening import open_stages
 from reasoner.pipeline import train
 from reasoner.plugins import build_manager, registrations
 from reasoner.records import Rollout
 from reasoner.settings import load_config
-from reasoner.stages import open_stages
 from tests.tiny import build_tiny_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "plugins" / "reasoner-gym"

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from reasoner.codec import read_parquet
 from reasoner.gro.presets import PRESETS
+from reasoner.opening import open_stages
 from reasoner.pipeline import train
 from reasoner.records import Rollout
 from reasoner.runs.folder import read_evaluations
 from reasoner.settings import load_config
-from reasoner.stages import open_stages
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -109,8 +109,8 @@ def test_offline_training_starts_neither_sampler_nor_scoring(task: Path, monkeyp
     def never(*_: object, **__: object) -> None:
         raise AssertionError("an offline run has no use for this")
 
-    monkeypatch.setattr("reasoner.stages.open_sampler", never)
-    monkeypatch.setattr("reasoner.stages.ScoringService", never)
+    monkeypatch.setattr("reasoner.opening.open_sampler", never)
+    monkeypatch.setattr("reasoner.opening.ScoringService", never)
     folder, history = run(task, "gro.preset=dpo", "run.steps=12")
     assert history[-1]["term/dpo/accuracy"] == 1.0
     assert history[-1]["term/dpo/margin"] > history[0]["term/dpo/margin"]

@@ -175,15 +175,15 @@ def test_a_dry_run_finds_what_is_wrong_with_the_data(cli: Cli) -> None:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A stand-in for `reasoner.stages` that hands the configuration through."""
+    """A stand-in for `reasoner.opening` that hands the configuration through."""
 
     @contextlib.contextmanager
     def open_stages(resolved: Resolved) -> Iterator[Resolved]:
         yield resolved
 
-    fake = ModuleType("reasoner.stages")
+    fake = ModuleType("reasoner.opening")
     fake.open_stages = open_stages  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "reasoner.stages", fake)
+    monkeypatch.setitem(sys.modules, "reasoner.opening", fake)
     return fake
 
 

@@ -1,0 +1,253 @@
+"""Opens what a command works with: built from the configuration, cheapest and likeliest to fail first; closed in
+reverse, whatever happens.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from reasoner import plugins
+from reasoner.config import Config, OfflineConfig
+from reasoner.data import Splits, Stream, load_problems, load_splits
+from reasoner.errors import ConfigError
+from reasoner.gro.algorithms import Algorithms
+from reasoner.gro.terms import SOURCES, Source
+from reasoner.hookspecs import Generator
+from reasoner.learning.critic import TorchCritic
+from reasoner.learning.policy import TorchPolicy
+from reasoner.learning.torch_engine import TorchLearner
+from reasoner.measure import seconds_since_start
+from reasoner.models import resolve_device, resolve_model
+from reasoner.offline import OfflineData, load_offline
+from reasoner.plan import describe_offline, describe_plan
+from reasoner.plugins import Events
+from reasoner.prompts import render
+from reasoner.records import Problem, Prompt, ScoredGroup
+from reasoner.reporting.choose import open_view
+from reasoner.reporting.view import View
+from reasoner.runs.folder import MINIMUM_FREE, Run, open_run
+from reasoner.sampling.factory import choose_engine, open_sampler
+from reasoner.scoring.service import ScoringService
+from reasoner.settings import Resolved, to_toml
+from reasoner.stages import Evaluator, Stages
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What every command has: the data, the model's folder, the run folder and the view."""
+
+    config: Config
+    folder: Path
+    """of the model"""
+    device: str
+    engine: str
+    run: Run
+    view: View
+    events: Events
+    algorithms: Algorithms
+    train_prompts: Sequence[Prompt]
+    held_out: Sequence[Prompt]
+    problems: Stream[Problem] | None
+    offline: Mapping[Source, Stream[ScoredGroup]]
+    critic_folder: Path
+
+
+@contextmanager
+def open_stages(resolved: Resolved) -> Iterator[Stages]:
+    """Build a training run's parts and its folder.
+
+    Raises:
+        UserError: data, model, verifiers or the output folder are not as they must be; nothing was loaded yet.
+        RunError: an engine did not start.
+    """
+    config = resolved.config
+    config.check_trains()
+    with ExitStack() as stack:
+        base = stack.enter_context(_open_base(resolved, config.task, training=True))
+        evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
+        base.view.message("loading the learner")
+        learner = TorchLearner(
+            base.folder,
+            device=base.device,
+            dtype=config.model.dtype,
+            config=config.learning,
+            total_steps=config.optimizer_steps,
+            trust_remote_code=config.model.trust_remote_code,
+        )
+        base.view.message(f"learner: {learner.description}")
+        yield Stages(
+            config=config,
+            device=base.device,
+            run=base.run,
+            view=base.view,
+            events=base.events,
+            terms={name: base.algorithms.bind(term.term) for name, term in config.gro.terms.items()},
+            learner=learner,
+            reference=_reference(base),
+            critic=_critic(base),
+            evaluator=evaluator,
+            problems=base.problems,
+            prompts={prompt.problem.id: prompt for prompt in base.train_prompts},
+            offline=base.offline,
+            set_up_s=seconds_since_start(),
+        )
+
+
+@contextmanager
+def open_evaluator(resolved: Resolved) -> Iterator[Evaluator]:
+    """Build what evaluates a model, without a learner. Raises as `open_stages`."""
+    with (
+        _open_base(resolved, f"eval-{resolved.config.task}", training=False) as base,
+        _open_evaluator(base) as evaluator,
+    ):
+        yield evaluator
+
+
+@contextmanager
+def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Base]:
+    config = resolved.config
+    manager = plugins.build_manager(config.plugins)
+    generators = plugins.generators(manager)
+    splits = _splits(config, generators, training=training)
+    device = resolve_device(config.model.device)
+    engine = choose_engine(config.sampling.engine) if config.online or not training else ""
+    facts = dict(describe_plan(resolved, splits, device, engine, training=training))
+    # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
+    # first time.
+    print(f"preparing model {facts['model']}", flush=True)  # noqa: T201
+    folder = resolve_model(config.model.path)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.model.trust_remote_code)
+
+    def prompts(problems: Sequence[Problem]) -> list[Prompt]:
+        return render(problems, tokenizer, config.model.chat_template_kwargs, config.sampling.max_prompt_tokens)
+
+    offline: dict[Source, OfflineData] = {
+        source: load_offline(
+            source,
+            getattr(config.data, source),
+            config.prompt,
+            generators,
+            tokenizer,
+            config.model.chat_template_kwargs,
+            config.run.seed,
+        )
+        for source in SOURCES
+        if training and source != "online" and config.gro.reads(source)
+    }
+    facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
+    held_out, train = prompts(splits.eval), prompts(splits.train)
+    streams = {source: _stream(config, source, data) for source, data in offline.items()}
+    problems = _problems(config, train) if training and config.online else None
+    critic = (
+        resolve_model(config.critic.path) if training and config.gro.needs_critic and config.critic.path else folder
+    )
+    reserve = MINIMUM_FREE + (2 * _size(folder) if training else 0)
+    with ExitStack() as stack:
+        run = stack.enter_context(open_run(Path(config.run.output), name, to_toml(config), facts, reserve))
+        view = stack.enter_context(open_view(sys.stdout, run.log))
+        view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
+        algorithms, events = plugins.algorithms(manager), Events(manager, view.message)
+        events.emit("run_started", folder=run.folder, settings=config.model_dump())
+        state = "failed"
+        try:
+            yield _Base(
+                config,
+                folder,
+                device,
+                engine,
+                run,
+                view,
+                events,
+                algorithms,
+                train,
+                held_out,
+                problems,
+                streams,
+                critic,
+            )
+            state = "finished"
+        except (KeyboardInterrupt, SystemExit):
+            lost = "; the weights so far are not saved" if training else ""
+            view.message(f"interrupted: what was committed is in {run.folder}{lost}")
+            state = "interrupted"
+            raise
+        finally:
+            events.emit("run_finished", folder=run.folder, state=state)
+
+
+@contextmanager
+def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
+    config, view = base.config, base.view
+    with ExitStack() as stack:
+        scorer = stack.enter_context(ScoringService(config.rewards, config.scoring, config.plugins))
+        view.message(f"starting the sampler ({base.engine})")
+        sampler = stack.enter_context(open_sampler(config, base.folder, base.run.folder / "sampler.log"))
+        view.message(f"sampler: {sampler.description}")
+        yield Evaluator(config, base.run, view, base.held_out, scorer, sampler, base.events)
+
+
+def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:
+    """The problems that the command uses."""
+    if training and config.online:
+        return load_splits(config.data, config.prompt, generators, config.run.seed)
+    if training:
+        return Splits((), (), ())
+    if config.data.eval is None:
+        raise ConfigError("data.eval is needed to evaluate and not set, for example --set data.eval.path=FILE.")
+    return Splits(
+        (), tuple(load_problems(config.data.eval, config.prompt, generators, config.run.seed, "data.eval")), ()
+    )
+
+
+def _problems(config: Config, prompts: Sequence[Prompt]) -> Stream[Problem]:
+    seed = config.run.seed if config.data.train and config.data.train.shuffle else None
+    per_step = config.learning.problems_per_step
+    problems = [prompt.problem for prompt in prompts]
+    return Stream(problems, per_step, seed, section="data.train", key="learning.problems_per_step")
+
+
+def _stream(config: Config, source: Source, data: OfflineData) -> Stream[ScoredGroup]:
+    offline: OfflineConfig = getattr(config.data, source)
+    seed = config.run.seed if offline.shuffle else None
+    return Stream(data.groups, config.per_step(source), seed, section=f"data.{source}", key=f"data.{source}.per_step")
+
+
+def _reference(base: _Base) -> TorchPolicy | None:
+    config = base.config
+    if not config.gro.needs_reference:
+        return None
+    return TorchPolicy(
+        base.folder,
+        device=base.device,
+        dtype=config.model.dtype,
+        token_budget=config.learning.token_budget,
+        logit_chunk=config.learning.logit_chunk,
+        share_prompts=config.learning.share_prompts,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def _critic(base: _Base) -> TorchCritic | None:
+    config = base.config
+    if not config.gro.needs_critic:
+        return None
+    return TorchCritic(
+        base.critic_folder,
+        device=base.device,
+        dtype=config.model.dtype,
+        config=config.learning,
+        learning_rate=config.critic.learning_rate,
+        total_steps=config.optimizer_steps,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the model's files."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
