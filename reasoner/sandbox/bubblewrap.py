@@ -1,0 +1,191 @@
+"""Namespaces through bubblewrap: the program sees no other process, no network and next to no files.
+
+Inside there are the programs and libraries of the system, read-only, a few devices, and one temporary file system of
+limited size: the scratch folder, which is gone with the last process. There is no /proc, no home and no environment.
+
+Limits are set on the first process from outside, while it waits (`--block-fd`): bubblewrap knows none, and processes
+must be counted inside the new user namespace, not against everything that this user runs. That count does not bind root
+(`INIT_USER` in the kernel's fork.c), so for root the program gets a user id of its own instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from reasoner.errors import MissingDependencyError
+from reasoner.sandbox.base import End, Limits, SandboxError
+from reasoner.sandbox.interpreter import readable_paths
+from reasoner.sandbox.limits import limit_process
+from reasoner.sandbox.local import LocalSandbox
+from reasoner.sandbox.pipes import detached, ending, read_all
+from reasoner.sandbox.usage import tree
+
+SCRATCH = "/tmp"
+"""where the scratch folder is inside"""
+START_S = 10.0
+"""seconds for bubblewrap to set up its namespaces"""
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": SCRATCH, "TMPDIR": SCRATCH, "LANG": "C.UTF-8"}
+_INIT = ("/bin/sh", "-c", 'exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?', "sh")
+"""The first process inside: it waits for the program, with whose end the kernel kills the rest, and is waited for by
+bubblewrap. Bubblewrap's own would be left as a zombie wherever orphans are not reaped, as in many containers."""
+_SIGNALLED = 128
+"""an exit status above it: ended by a signal, as in a shell"""
+
+
+def bubblewrap() -> LocalSandbox:
+    """Raises MissingDependencyError: it is not installed; the message says what to install."""
+    if (command := shutil.which("bwrap")) is None:
+        raise MissingDependencyError("bubblewrap is not installed: `apt install bubblewrap` (or `dnf`, `pacman`)")
+    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+
+    def start(program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> Contained:
+        return Contained(command, program, files, limits)
+
+    return LocalSandbox(version or "bubblewrap", start)
+
+
+class Contained:
+    """A program in bubblewrap (a `Child`)."""
+
+    def __init__(self, command: str, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> None:
+        self._status, told = os.pipe()
+        held, release = os.pipe()
+        contents = {name: _in_memory(data) for name, data in files.items()}
+        inherited = (told, held, *contents.values())
+        argv = [command, *_isolation(), *_view(), *_scratch(contents, limits)]
+        argv += ["--json-status-fd", str(told), "--block-fd", str(held), "--", *_other_user(), *_INIT, *program]
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=inherited,
+                env=_ENVIRONMENT,
+                start_new_session=True,
+            )
+        finally:
+            for descriptor in inherited:
+                os.close(descriptor)
+        self.stdin, self.stdout, self.stderr = detached(self._process)
+        self.ended = os.pidfd_open(self._process.pid)
+        self._first = self._first_process()
+        self._first_fd = os.pidfd_open(self._first)
+        limit_process(self._first, limits, limits.processes + 1)
+        os.write(release, b"x")
+        os.close(release)
+
+    def pids(self) -> list[int]:
+        return tree(self._first)[1:]
+
+    def scratch(self) -> tuple[int, int]:
+        with contextlib.suppress(OSError):
+            used = os.statvfs(f"/proc/{self._first}/root{SCRATCH}")
+            return (used.f_blocks - used.f_bfree) * used.f_frsize, used.f_files - used.f_ffree
+        return 0, 0
+
+    def kill(self) -> None:
+        # the kernel kills all of a process namespace with its first process, and bubblewrap ends after that
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
+
+    def finish(self, killed: bool) -> tuple[End, int]:
+        self._process.wait()
+        told = read_all(self._status)
+        codes = [status["exit-code"] for line in told.splitlines() if "exit-code" in (status := json.loads(line))]
+        if codes:
+            return ending(codes[0] if codes[0] <= _SIGNALLED else _SIGNALLED - codes[0])
+        if killed:
+            return "signal", signal.SIGKILL
+        raise SandboxError(f"bubblewrap did not start the program: {read_all(self.stderr).decode(errors='replace')}")
+
+    def close(self) -> None:
+        for descriptor in (self.ended, self._first_fd, self._status):
+            os.close(descriptor)
+
+    def _first_process(self) -> int:
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self._status], [], [], START_S)
+            data = os.read(self._status, 1) if ready else b""
+            if not data:
+                self._process.kill()
+                self._process.wait()
+                raise SandboxError(
+                    f"bubblewrap did not start: {read_all(self.stderr).decode(errors='replace').strip() or 'no answer'}"
+                )
+            line += data
+        return int(json.loads(line)["child-pid"])
+
+
+def _isolation() -> Iterator[str]:
+    """Every namespace there is. Without a user namespace (root) it needs the rights to change the user inside."""
+    yield from ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+    yield from ("--die-with-parent", "--new-session", "--as-pid-1")
+    if os.geteuid() == 0:
+        yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
+    else:
+        yield "--unshare-user"
+
+
+def _other_user() -> list[str]:
+    """Root only: run the rest of the command as a user that nobody else is."""
+    if os.geteuid() != 0:
+        return []
+    identity = str(_spare_user())
+    return ["setpriv", "--reuid", identity, "--regid", identity, "--clear-groups", "--inh-caps=-all", "--"]
+
+
+def _spare_user() -> int:
+    """A user id from the upper half of the largest range that exists in this user namespace."""
+    ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    first, _, count = max(ranges, key=lambda each: each[2])
+    return random.SystemRandom().randrange(first + count // 2, first + count - 1)
+
+
+def _view() -> Iterator[str]:
+    """What of the file system is there, read-only."""
+    paths = readable_paths()
+    for folder in sorted({folder for path in paths for folder in path.parents if folder.name}):
+        # left to bubblewrap, a folder that leads to a path would be closed to others where it is outside
+        yield from ("--perms", "0755", "--dir", str(folder))
+    for path in paths:
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        else:
+            yield from ("--ro-bind", str(path), str(path))
+    yield from ("--perms", "0755", "--dir", "/dev")
+    for device in _DEVICES:
+        yield from ("--dev-bind", device, device)
+    yield from ("--symlink", SCRATCH, "/dev/shm")
+
+
+def _scratch(contents: Mapping[str, int], limits: Limits) -> Iterator[str]:
+    """The one place that can be written, with the files in it; everything else is read-only from then on."""
+    yield from ("--perms", "0777", "--size", str(limits.scratch_mb * 2**20), "--tmpfs", SCRATCH)
+    folders = {folder for name in contents for folder in PurePosixPath(name).parents if folder.name}
+    for folder in sorted(folders):
+        yield from ("--perms", "0777", "--dir", f"{SCRATCH}/{folder}")
+    for name, descriptor in contents.items():
+        yield from ("--perms", "0666", "--file", str(descriptor), f"{SCRATCH}/{name}")
+    yield from ("--remount-ro", "/", "--chdir", SCRATCH)
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor from which the data can be read."""
+    descriptor = os.memfd_create("file")
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

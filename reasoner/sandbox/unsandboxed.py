@@ -1,0 +1,71 @@
+"""No sandbox: the program is a plain child process with limits, and nothing else. Only on explicit request.
+
+It can read, write and send whatever this user can. Its memory, CPU seconds, processes, output and scratch folder are
+watched and everything that it started is killed at its end, but a program that means to get away does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from collections.abc import Mapping, Sequence
+
+from reasoner import watchdog
+from reasoner.sandbox.base import End, Limits
+from reasoner.sandbox.limits import limit_process
+from reasoner.sandbox.local import LocalSandbox
+from reasoner.sandbox.pipes import detached, ending
+from reasoner.sandbox.scratch import Scratch
+from reasoner.sandbox.usage import tree
+from reasoner.scoring.reaping import kill
+
+_MARKER = "REASONER_PROGRAM"
+
+
+class Plain:
+    """A program without a sandbox (a `Child`)."""
+
+    def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> None:
+        self._scratch = Scratch(files)
+        self._mark = uuid.uuid4().hex
+        folder = str(self._scratch.path)
+        try:
+            self._process = subprocess.Popen(
+                program,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                env={"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", _MARKER: self._mark},
+                start_new_session=True,
+            )
+        except BaseException:
+            self._scratch.remove()
+            raise
+        self.stdin, self.stdout, self.stderr = detached(self._process)
+        self.ended = os.pidfd_open(self._process.pid)
+        limit_process(self._process.pid, limits, processes=None)
+
+    def pids(self) -> list[int]:
+        return tree(self._process.pid)
+
+    def scratch(self) -> tuple[int, int]:
+        return self._scratch.usage()
+
+    def kill(self) -> None:
+        kill(self._process.pid)
+        watchdog.end_processes(f"{_MARKER}={self._mark}", watchdog.descendants(self._process.pid))
+
+    def finish(self, killed: bool) -> tuple[End, int]:
+        self.kill()
+        return ending(self._process.wait())
+
+    def close(self) -> None:
+        os.close(self.ended)
+        self._scratch.remove()
+
+
+def unsandboxed() -> LocalSandbox:
+    """Runs programs with no isolation at all."""
+    return LocalSandbox("none (programs are not isolated)", Plain)
