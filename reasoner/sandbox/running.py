@@ -33,7 +33,7 @@ class Child(Protocol):
     """a descriptor that is readable when the program has ended"""
 
     def pids(self) -> list[int]:
-        """All processes of the program that are alive."""
+        """All processes of the program that are alive; empty until it is started in its scratch folder."""
 
     def scratch(self) -> tuple[int, int]:
         """Bytes and files in the scratch folder."""
@@ -180,6 +180,8 @@ class Running:
     def _exceeded(self) -> End | None:
         """The limit that everything together is above."""
         limits, pids = self._limits, self._child.pids()
+        if not pids:  # not started yet, or about to end: the scratch folder is not there
+            return None
         used = usage(pids)
         if used.threads > limits.processes:
             return "processes"
