@@ -325,6 +325,8 @@ class LearningConfig(Model):
     """AdamW's decoupled weight decay"""
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
     """gradient norm above which the gradient is scaled down; None: off"""
+    max_not_finite: Positive = 3
+    """training steps in a row with a loss or gradient that is not finite, each skipped, at which the run stops"""
     token_budget: Positive = 4096
     """tokens per packed micro-batch; a longer row gets one of its own"""
     logit_chunk: Positive = 256

@@ -205,6 +205,27 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspect:
+    """A response of an optimiser step whose loss or gradient was not finite: a row of `not-finite/step-000010.parquet`.
+
+    Those with a value that is not finite; where every value is finite, all responses of the step.
+    """
+
+    model: Literal["policy", "critic"]
+    """whose step it was"""
+    source: str
+    """`online`, or the data set of the response"""
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    response: Response
+    reward: float | None
+    outputs: tuple[float, ...]
+    """(T,) what the model gave each token: log-probability of the policy, value of the critic"""
+    weights: tuple[float, ...]
+    """(T,) what the loss multiplied them with: - dL / d output"""
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What a sampler says that it loaded; the pipeline compares it with what the learner published."""
 

@@ -26,6 +26,7 @@ from reasoner.runs.folder import Run
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.sampling.base import Sampler
 from reasoner.scoring.service import ScoringService
+from reasoner.suspects import explain, stop_after
 from reasoner.update import ActiveTerm, UpdateReport
 
 REFILL_SEED = 1_000_003
@@ -230,7 +231,7 @@ class Stages:
         """Measure the step, write it to the run folder and show it.
 
         Raises:
-            RunError: the disk is full.
+            RunError: the disk is full, or the updates of too many steps in a row were not finite.
         """
         metrics = report.metrics | timer.metrics | memory_metrics(self.device)
         groups = batches["online"].groups if "online" in batches else ()
@@ -241,13 +242,16 @@ class Stages:
             metrics["tokens_per_s/sample"] = metrics["tokens/sampled"] / metrics["time/sample"]
         if self.config.sampling.refills:
             metrics |= {"groups/kept": float(len(groups)), "groups/draws": float(self.draws)}
+        evidence = self.run.keep_suspects(step, report.suspects) if report.suspects else None
         self.run.commit(step, metrics, to_rollouts(step, groups, report.credits))
         self.history.append(metrics)
         self.view.step(step, self.config.run.steps, metrics)
         self.events.emit("step_finished", step=step, metrics=metrics)
-        for result in report.steps:
-            if not result.applied:
-                self.view.message(f"step {step}: no update: {result.reason}")
+        for reason in report.skipped:
+            self.view.message(f"step {step}: {reason}")
+        if evidence:
+            self.view.message(f"step {step}: {explain(report.suspects)}; {evidence}")
+            stop_after(self.history, self.config.learning.max_not_finite, report.suspects, evidence)
 
     def save_model(self) -> Path:
         """Save the trained model, and the critic beside it, into the run folder.

@@ -24,7 +24,8 @@ from reasoner.gro.pairs import units
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import Gap
 from reasoner.learning.learner import Accumulated, Learner, StepResult, Weights
-from reasoner.records import Batch, Response, ScoredGroup
+from reasoner.records import Batch, Response, ScoredGroup, Suspect
+from reasoner.suspects import Seen
 from reasoner.value import Critic, CriticReport, update_critic
 
 Progress = Callable[[int, int], None]
@@ -63,6 +64,17 @@ class UpdateReport:
     gap: Gap | None
     """sampler against learner over the trained fresh responses; None: none was trained on"""
     critic: CriticReport | None
+    suspects: tuple[Suspect, ...] = ()
+    """the responses of optimiser steps, the critic's too, whose loss or gradient was not finite"""
+
+    @property
+    def skipped(self) -> list[str]:
+        """Why optimiser steps were not made."""
+        critic = self.critic.steps if self.critic else ()
+        return [
+            *(f"no update: {step.reason}" for step in self.steps if not step.applied),
+            *(f"no update of the critic: {step.reason}" for step in critic if not step.finite),
+        ]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -73,6 +85,7 @@ class UpdateReport:
             "update/grad_norm": last.grad_norm,
             "update/learning_rate": last.learning_rate,
             "update/applied": sum(step.applied for step in self.steps) / len(self.steps),
+            "update/not_finite": float(sum(not step.finite for step in self.steps)),
             "update/responses_skipped": float(self.responses - sum(each.responses for each in self.done)),
             "update/tokens": float(sum(each.tokens for each in self.done)),
         }
@@ -120,6 +133,7 @@ def update(
     totals: dict[str, tuple[float, Diagnostics, int]] = {}
     gaps: list[Gap] = []
     entropies: list[tuple[float, int]] = []
+    suspects: list[Suspect] = []
     for epoch, mini in product(range(epochs), range(steps)):
         objectives = [each.objective(mini, steps, learner, progress) for each in prepared.values()]
         for objective in objectives:
@@ -128,6 +142,7 @@ def update(
         done += accumulated
         results.append(learner.step())
         for objective, some in zip(objectives, accumulated, strict=True):
+            suspects += [] if results[-1].finite else objective.suspects
             entropies += [(some.entropy, objective.tokens)] if objective.has_entropy else []
             for each in objective.plans:
                 _, found, tokens = totals.get(each.name, (0.0, Diagnostics(), 0))
@@ -135,6 +150,7 @@ def update(
                 totals[each.name] = (each.weight, found, tokens + each.tokens)
             gaps += [objective.gap] if objective.gap else []
     fresh = prepared.get("online")
+    critic_report = _update_critic(critic, value_clip, fresh, steps, epochs)
     return UpdateReport(
         credits=fresh.credits if fresh else (),
         informative=int(informative(fresh.inputs.rewards_NG, fresh.inputs.valid_NG).sum()) if fresh else 0,
@@ -144,7 +160,8 @@ def update(
         steps=tuple(results),
         entropy=sum(h for h, _ in entropies) / max(sum(n for _, n in entropies), 1) if entropies else None,
         gap=sum(gaps[1:], gaps[0]) if gaps else None,
-        critic=_update_critic(critic, value_clip, fresh, steps, epochs),
+        critic=critic_report,
+        suspects=(*suspects, *(critic_report.suspects if critic_report else ())),
     )
 
 
@@ -235,6 +252,7 @@ class Objective:
     weighed: int = 0
     diagnostics: dict[str, Diagnostics] = field(default_factory=dict)
     gap: Gap | None = None
+    seen: Seen = field(default_factory=Seen)
 
     def accumulate(self, learner: Learner) -> Accumulated:
         """Add the mini-batch's gradient."""
@@ -247,6 +265,11 @@ class Objective:
             together=[unit_R[row] for row in self.active_rows],
             entropy=self.has_entropy,
         )
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The responses behind a step that was not finite."""
+        return self.seen.suspects("policy", self.plans[0].term.source, self.batch.groups)
 
     @property
     def has_entropy(self) -> bool:
@@ -264,6 +287,7 @@ class Objective:
         found = weigh(self.plans, self.inputs, torch.tensor(which), logprobs_RT)
         for name, more in found.diagnostics.items():
             self.diagnostics[name] = self.diagnostics.get(name, Diagnostics()) + more
+        self.seen.add(which, logprobs_RT, found.weights_RT)
         self.weighed += len(which)
         self.progress(self.weighed, len(self.active_rows))
         if self.measures_gap:
@@ -342,6 +366,5 @@ def _update_critic(
     term = next((each.term for each in fresh.terms if each.term.needs_critic), None)
     if term is None:
         return None
-    groups = [scored.group for scored in fresh.batch.groups]
     minis = [fresh.rows(mini, steps) for mini in range(steps)] * epochs
-    return update_critic(critic, term, fresh.inputs, groups, minis, value_clip)
+    return update_critic(critic, term, fresh.inputs, fresh.batch.groups, minis, value_clip)

@@ -19,7 +19,8 @@ from reasoner.gro.credit import returns_and_advantages
 from reasoner.gro.inputs import Inputs, masked
 from reasoner.gro.terms import Advantage, Term
 from reasoner.learning.learner import StepResult
-from reasoner.records import Group
+from reasoner.records import Group, ScoredGroup, Suspect
+from reasoner.suspects import Seen
 
 
 class Critic(Protocol):
@@ -48,6 +49,10 @@ class CriticReport:
     """1 - Var(return - value) / Var(return) over tokens, before the update; 0 where returns are all equal"""
     grad_norm: float
     """of the last optimiser step, before clipping"""
+    steps: tuple[StepResult, ...]
+    """one per mini-batch and pass"""
+    suspects: tuple[Suspect, ...]
+    """the responses of steps whose loss or gradient was not finite"""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -56,6 +61,7 @@ class CriticReport:
             "critic/loss": self.loss,
             "critic/explained_variance": self.explained_variance,
             "critic/grad_norm": self.grad_norm,
+            "critic/not_finite": float(sum(not step.finite for step in self.steps)),
         }
 
 
@@ -63,7 +69,7 @@ def update_critic(
     critic: Critic,
     term: Term,
     inputs: Inputs,
-    groups: Sequence[Group],
+    groups: Sequence[ScoredGroup],
     minis: Sequence[Sequence[int]],
     value_clip: float | None,
 ) -> CriticReport:
@@ -81,17 +87,22 @@ def update_critic(
     old_RT = inputs.needed("values_RT", "a critic")
     counted_RT = inputs.mask_RT & inputs.valid_R[:, None]
     size = inputs.rewards_NG.shape[1]
-    losses = []
-    norm = 0.0
+    losses: list[float] = []
+    steps: list[StepResult] = []
+    suspects: list[Suspect] = []
     for rows in minis:
         regression = _Regression(rows, returns_RT, old_RT, counted_RT, value_clip)
-        critic.accumulate(groups[rows[0] // size : rows[-1] // size + 1] if rows else [], regression)
-        norm = critic.step().grad_norm
+        mini = groups[rows[0] // size : rows[-1] // size + 1] if rows else ()
+        critic.accumulate([scored.group for scored in mini], regression)
+        steps.append(critic.step())
         losses.append(regression.loss)
+        suspects += [] if steps[-1].finite else regression.seen.suspects("critic", "online", groups)
     return CriticReport(
         loss=sum(losses) / len(losses),
         explained_variance=explained_variance(old_RT.to(returns_RT)[counted_RT], returns_RT[counted_RT]),
-        grad_norm=norm,
+        grad_norm=steps[-1].grad_norm,
+        steps=tuple(steps),
+        suspects=tuple(suspects),
     )
 
 
@@ -105,6 +116,7 @@ class _Regression:
         self._clip = clip
         self._tokens = max(int(counted_RT[list(rows)].sum()), 1)
         self.loss = 0.0
+        self.seen = Seen()
 
     def __call__(self, rows: Sequence[int], values_RT: Tensor) -> Tensor:
         which, width = [self._rows[row] for row in rows], values_RT.shape[1]
@@ -115,6 +127,7 @@ class _Regression:
             loss = value_loss(leaf_RT, old_RT, returns_RT, counted_RT, self._clip) / self._tokens
             (gradient_RT,) = torch.autograd.grad(loss, leaf_RT)
         self.loss += float(loss.detach())
+        self.seen.add(which, values_RT, -gradient_RT)
         return -gradient_RT
 
 

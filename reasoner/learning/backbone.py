@@ -7,6 +7,7 @@ was cut), and a fresh learner and its reference agree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -143,7 +144,12 @@ class Backbone:
         few = [_shortened(group) for group in groups[:2]]
         sharing: Sharing = "never" if not self.packing.flat or self.packing.sharing == "never" else "always"
         found = gap([row for batch in pack(few, self.packing.token_budget, sharing) for row in batch.rows])
-        if not found <= ALLOWED_GAP[self.dtype]:
+        if not math.isfinite(found):
+            raise RunError(
+                f"{type(self.model).__name__}: {what} are not finite numbers ({found}) on the first batch: the weights "
+                f"in {self._folder} are damaged, or too large for {self.dtype}"
+            )
+        if found > ALLOWED_GAP[self.dtype]:
             raise RunError(
                 f"{type(self.model).__name__}: {what} of packed responses differ from those of single "
                 f"sequences by {found:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}): training would be "

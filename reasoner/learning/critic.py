@@ -120,7 +120,7 @@ class TorchCritic:
         return float(loss.detach())
 
     def step(self) -> StepResult:
-        """Clip, update, zero the gradient; a gradient that is not finite is dropped and reported."""
+        """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""
         return self._optimizer.step()
 
     def save(self, folder: Path) -> None:

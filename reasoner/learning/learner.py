@@ -80,6 +80,8 @@ class StepResult:
     learning_rate: float
     version: int
     """optimiser steps behind the weights now"""
+    finite: bool = True
+    """False: the loss or the gradient was not a finite number, and was dropped"""
 
 
 class Learner(Protocol):
@@ -121,7 +123,10 @@ class Learner(Protocol):
         ...
 
     def step(self) -> StepResult:
-        """Clip, update, zero the gradient; a gradient that is not finite is dropped and reported."""
+        """Clip, update, zero the gradient.
+
+        Where the loss or the gradient is not finite, weights and moments stay as they are and the result says so.
+        """
         ...
 
     def publish(self, folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,28 +36,37 @@ class Optimizer:
         self._adamw = torch.optim.AdamW(
             self._parameters, lr=peak, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
-        self._has_gradient = False
+        self._losses: list[Tensor] = []
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`."""
         loss.backward()  # type: ignore[no-untyped-call]
-        self._has_gradient = True
+        self._losses.append(loss.detach())
 
     def step(self) -> StepResult:
-        """Clip, update, zero the gradient; a gradient that is not finite is dropped and reported."""
+        """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""
         config = self._config
         rate = learning_rate(self.version, self._total_steps, self._peak, config.warmup_steps, config.decay)
-        if not self._has_gradient:
+        if not self._losses:
             return StepResult(False, "nothing to learn from: every weight was zero", 0.0, rate, self.version)
         limit = config.max_grad_norm
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit if limit is not None else float("inf")))
-        applied = math.isfinite(norm)
-        if applied:
+        losses = torch.stack(self._losses).tolist()
+        reason = _why_not(losses, norm)
+        if not reason:
             for group in self._adamw.param_groups:
                 group["lr"] = rate
             self._adamw.step()
             self.version += 1
         self._adamw.zero_grad(set_to_none=True)
-        self._has_gradient = False
-        reason = "" if applied else f"the gradient is not finite (norm {norm}): step skipped"
-        return StepResult(applied, reason, norm, rate, self.version)
+        self._losses.clear()
+        return StepResult(not reason, reason, norm, rate, self.version, finite=not reason)
+
+
+def _why_not(losses: Sequence[float], norm: float) -> str:
+    """Why a step must not be made; empty: it may be."""
+    if not all(map(math.isfinite, losses)):
+        return f"the loss is not finite ({sum(losses)}): step skipped"
+    if not math.isfinite(norm):
+        return f"the gradient is not finite (norm {norm}): step skipped"
+    return ""

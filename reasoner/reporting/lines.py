@@ -42,7 +42,9 @@ def alerts(metrics: Mapping[str, float]) -> list[str]:
             found.append(f"{source} FAILED in {number(failed, 'share')} of its calls")
     if metrics.get("reward/abstained", 0.0):
         found.append(f"{number(metrics['reward/abstained'], 'share')} of the responses ABSTAINED")
-    if metrics.get("update/applied", 1.0) < 1.0:
+    if metrics.get("update/not_finite") or metrics.get("critic/not_finite"):
+        found.append("loss or gradient NOT FINITE, update skipped")
+    elif metrics.get("update/applied", 1.0) < 1.0:
         found.append("update NOT APPLIED")
     return found
 

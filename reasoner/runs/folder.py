@@ -7,6 +7,7 @@
         metrics.jsonl       one object per committed step (`reasoner.reporting.metrics` names the keys)
         evaluations.jsonl   one `Evaluated` per evaluation
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
+        not-finite/         step-000010.parquet: the responses of an update that was not finite (`Suspect`)
         model/              the trained model in Hugging Face format
         log.txt             what the terminal showed, without colours
 
@@ -31,7 +32,7 @@ from reasoner.atomic import append_line, replace_text, replacing_folder, sync
 from reasoner.codec import read_jsonl, to_json, write_parquet
 from reasoner.errors import DataError, RunError, UserError
 from reasoner.evaluation import Evaluation
-from reasoner.records import Rollout
+from reasoner.records import Rollout, Suspect
 from reasoner.runs.environment import describe
 
 MINIMUM_FREE = 256 * 2**20
@@ -84,6 +85,18 @@ class Run:
         with self._writing(f"the evaluation after step {step}"):
             write_parquet(self.folder / "rollouts" / f"eval-{step:06}.parquet", rollouts)
             append_line(self.folder / "evaluations.jsonl", to_json(Evaluated(step, evaluation)))
+
+    def keep_suspects(self, step: int, suspects: Sequence[Suspect]) -> Path:
+        """Keep the responses of an update that was not finite; returns their file.
+
+        Raises:
+            RunError: the disk is full or the folder is gone.
+        """
+        file = self.folder / "not-finite" / f"step-{step:06}.parquet"
+        with self._writing(f"the responses of step {step}, which was not finite,"):
+            file.parent.mkdir(exist_ok=True)
+            write_parquet(file, suspects)
+        return file
 
     @contextmanager
     def saving_model(self) -> Iterator[Path]:

@@ -1,0 +1,110 @@
+"""The responses behind a loss or gradient that is not finite.
+
+They are remembered while an optimiser step is put together, and named when it fails.
+
+Axes: R responses of a micro-batch, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from reasoner.errors import RunError
+from reasoner.records import ScoredGroup, Suspect
+
+
+@dataclass(slots=True)
+class Seen:
+    """What went into one optimiser step, micro-batch by micro-batch."""
+
+    parts: list[tuple[Sequence[int], Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, rows: Sequence[int], outputs_RT: Tensor, weights_RT: Tensor) -> None:
+        """Remember a micro-batch: its rows of the batch, what the model gave, what the loss multiplied it with."""
+        self.parts.append((rows, outputs_RT.detach().cpu(), weights_RT.detach().cpu()))
+
+    def suspects(
+        self, model: Literal["policy", "critic"], source: str, groups: Sequence[ScoredGroup]
+    ) -> tuple[Suspect, ...]:
+        """The responses with a value that is not finite; where there is none, all.
+
+        Args:
+            groups: the whole batch, whose responses the rows count.
+        """
+        responses = [
+            (scored.group, response, reward)
+            for scored in groups
+            for response, reward in zip(scored.group.responses, scored.rewards, strict=True)
+        ]
+        found = []
+        for rows, outputs_RT, weights_RT in self.parts:
+            for row, outputs, weights in zip(rows, outputs_RT.tolist(), weights_RT.tolist(), strict=True):
+                group, response, reward = responses[row]
+                length = len(response.token_ids)
+                found.append(
+                    Suspect(
+                        model,
+                        source,
+                        group.problem,
+                        group.prompt_ids,
+                        response,
+                        reward,
+                        tuple(outputs[:length]),
+                        tuple(weights[:length]),
+                    )
+                )
+        return tuple([each for each in found if not _finite(each.outputs, each.weights)] or found)
+
+
+def explain(suspects: Sequence[Suspect]) -> str:
+    """Where the numbers went wrong, in one sentence."""
+    output = {"policy": "log-probabilities", "critic": "values"}
+    parts = []
+    for model in dict.fromkeys(each.model for each in suspects):
+        own = [each for each in suspects if each.model == model]
+        outputs = sum(not _finite(each.outputs) for each in own)
+        weights = sum(not _finite(each.weights) for each in own)
+        if outputs:
+            parts.append(f"the {model}'s {output[model]} of {_counted(outputs)} are not finite")
+        elif weights:
+            parts.append(f"the objective's weights of {_counted(weights)} are not finite")
+        else:
+            parts.append(f"the {model} overflows in the backward pass: {output[model]} and weights are finite")
+    return "; ".join(parts)
+
+
+def stop_after(history: Sequence[Mapping[str, float]], limit: int, suspects: Sequence[Suspect], evidence: Path) -> None:
+    """Stop when each of the last `limit` training steps skipped an optimiser step because it was not finite.
+
+    Args:
+        history: the metrics of every step so far.
+        suspects: the responses of the last one.
+        evidence: the file that holds them.
+
+    Raises:
+        RunError: it is time to look at the responses.
+    """
+    last = history[-limit:]
+    if len(last) < limit or not all(m.get("update/not_finite") or m.get("critic/not_finite") for m in last):
+        return
+    raise RunError(
+        f"the loss or the gradient was not finite in {limit} step{'s' if limit > 1 else ''} in a row "
+        f"(learning.max_not_finite = {limit}); those updates were skipped, so the weights are as they were before. In "
+        f"the last one, {explain(suspects)}. The responses, with tokens, weights and log-probabilities: {evidence}. "
+        "What helps: a lower learning.learning_rate, learning.max_grad_norm = 1.0, model.dtype = 'float32'; where only "
+        "some responses are not finite, read those (docs/troubleshooting.md)"
+    )
+
+
+def _counted(responses: int) -> str:
+    return f"{responses} response{'' if responses == 1 else 's'}"
+
+
+def _finite(*values: Sequence[float]) -> bool:
+    return all(math.isfinite(value) for row in values for value in row)
