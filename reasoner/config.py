@@ -428,6 +428,8 @@ class Config(Model):
     """how it is verified that the sampler holds the trained weights"""
     evaluation: EvaluationConfig | None = None
     """before, during and after training; needed by terms that read fresh groups"""
+    trackers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """where the figures of a training go beside its run folder: `[trackers.tensorboard]`, with the tracker's options"""
 
     @property
     def online(self) -> bool:

@@ -137,7 +137,6 @@ def evaluate(
 
 
 def counted(groups: Iterable[Group], total: int, progress: Progress) -> Iterator[Group]:
-    """The groups as they come, with the number of their responses reported."""
     """The groups as they pass, with `progress` told how many of `total` responses there are so far."""
     done = 0
     progress(0, total)

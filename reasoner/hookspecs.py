@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from reasoner.gro.algorithms import Algorithms
-from reasoner.records import ScoredGroup
+from reasoner.records import Group, ScoredGroup
 from reasoner.rewards_api import RewardSource
+from reasoner.trackers_api import TrackerKind
 
 if TYPE_CHECKING:
     from reasoner.evaluation import Evaluation
@@ -79,8 +80,22 @@ def register_algorithms() -> Algorithms:
 
 
 @hookspec
-def run_started(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Once, when the run folder is there and nothing is loaded yet. `settings`: the complete configuration, nested."""
+def register_trackers() -> Mapping[str, TrackerKind]:
+    """Trackers by name (docs/trackers.md), once per command. Results are joined; a name registered twice is an
+    error."""
+    return {}
+
+
+@hookspec
+def run_started(folder: Path, settings: Mapping[str, Any], first_step: int) -> None:
+    """Once, when the run folder is there and nothing is loaded yet. `settings`: the complete configuration, nested;
+    `first_step`: 1, or the step that a resumed run begins with."""
+
+
+@hookspec
+def groups_sampled(step: int, groups: Sequence[Group]) -> None:
+    """When a step's fresh responses were sampled; their scores may not be there yet. With dynamic sampling once per
+    draw, with the groups that are dropped afterwards."""
 
 
 @hookspec

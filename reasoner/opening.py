@@ -30,6 +30,7 @@ from reasoner.plugins import Events
 from reasoner.prompts import render
 from reasoner.records import Problem, Prompt, ScoredGroup
 from reasoner.reporting.choose import open_view
+from reasoner.reporting.tracking import Trackers
 from reasoner.reporting.view import View
 from reasoner.runs.folder import MINIMUM_FREE, Run, open_run
 from reasoner.sampling.factory import choose_engine, open_sampler
@@ -152,8 +153,10 @@ def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Ba
         run = stack.enter_context(open_run(Path(config.run.output), name, to_toml(config), facts, reserve))
         view = stack.enter_context(open_view(sys.stdout, run.log))
         view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
-        algorithms, events = plugins.algorithms(manager), Events(manager, view.message)
-        events.emit("run_started", folder=run.folder, settings=config.model_dump())
+        algorithms = plugins.algorithms(manager)
+        trackers = Trackers(config.trackers if training else {}, plugins.trackers(manager), view.message)
+        events = Events(manager, view.message, {"trackers": trackers})
+        events.emit("run_started", folder=run.folder, settings=config.model_dump(), first_step=1)
         state = "failed"
         try:
             yield _Base(

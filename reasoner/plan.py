@@ -42,9 +42,9 @@ def describe_plan(
     if (config.online or not training) and config.data.eval:
         facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
         facts["rewards"] = describe_rewards(config)
-        facts |= {f"reward {source}": said for source, said in resolved.preflights.items()}
     if training:
         facts |= describe_method(config)
+    facts |= resolved.preflights
     facts["output"] = config.run.output
     return facts | ({"note": " ".join(splits.notes)} if splits.notes else {})
 

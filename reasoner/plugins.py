@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn, TypeVar
 
 import pluggy
@@ -27,10 +27,11 @@ from reasoner.gro.algorithms import Algorithms
 from reasoner.gro.presets import Preset
 from reasoner.hookspecs import PROJECT, Generator, TaskFamily
 from reasoner.rewards_api import RewardSource
+from reasoner.trackers_api import TrackerKind
 
 T = TypeVar("T")
 
-BUILT_IN = ("reasoner_rewards", "reasoner_tasks")
+BUILT_IN = ("reasoner_rewards", "reasoner_tasks", "reasoner.reporting.trackers")
 PACKAGE, DISTRIBUTION, FILE = "built-in package", "distribution", "plugin file"
 """how the origins of plugins begin"""
 _FAMILY = re.compile(r"[a-z][a-z0-9_]*")
@@ -62,6 +63,7 @@ class Registration:
     generators: tuple[str, ...] = ()
     algorithms: tuple[str, ...] = ()
     """methods, then `credit NAME` and `link NAME`"""
+    trackers: tuple[str, ...] = ()
     error: str = ""
     """why it is broken; empty: it works"""
 
@@ -164,6 +166,11 @@ def algorithms(manager: pluggy.PluginManager) -> Algorithms:
     )
 
 
+def trackers(manager: pluggy.PluginManager) -> dict[str, TrackerKind]:
+    """All trackers by name. Raises as `reward_sources`."""
+    return _unique("tracker", manager, _results(manager, "register_trackers", _trackers))
+
+
 def registrations(manager: pluggy.PluginManager) -> list[Registration]:
     """Every plugin with what it registers, the broken ones with their error.
 
@@ -175,6 +182,7 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
     families = _results(manager, "register_task_families", _families)
     made = _results(manager, "register_generators", _generators)
     methods = _results(manager, "register_algorithms", _algorithms)
+    followers = _results(manager, "register_trackers", _trackers)
     found = []
     for origin, plugin in manager.list_name_plugin():
         if isinstance(plugin, Broken):
@@ -193,16 +201,27 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
                     *(f"credit {name}" for name in own.credits),
                     *(f"link {n}" for n in own.links),
                 ),
+                trackers=tuple(followers.get(origin, ())),
             )
         )
     return found
 
 
 class Events:
-    """Tells plugins what happens in a run. A plugin that raises is reported and does not stop anything."""
+    """Tells plugins what happens in a run. A plugin that raises is reported and does not stop anything.
 
-    def __init__(self, manager: pluggy.PluginManager, report: Callable[[str], None]) -> None:
+    `followers` are told too, after the plugins; they are objects with hooks, by the name that reports give them.
+    """
+
+    def __init__(
+        self,
+        manager: pluggy.PluginManager,
+        report: Callable[[str], None],
+        followers: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         self._manager, self._report = manager, report
+        for name, follower in followers.items():
+            manager.register(follower, name=name)
 
     def emit(self, event: str, **values: object) -> None:
         """Call every implementation of an event with those of the values that it takes."""
@@ -286,6 +305,15 @@ def _algorithms(returned: object) -> Algorithms:
     return returned
 
 
+def _trackers(returned: Mapping[str, object]) -> dict[str, TrackerKind]:
+    kinds: dict[str, TrackerKind] = {}
+    for name, kind in dict(returned).items():
+        if not isinstance(kind, TrackerKind):
+            raise TypeError(f"{name!r} must be a TrackerKind, got {type(kind).__name__}")
+        kinds[name] = kind
+    return kinds
+
+
 def _by_name(named: Iterable[tuple[str, T]]) -> dict[str, T]:
     table: dict[str, T] = {}
     for name, value in named:
@@ -309,10 +337,10 @@ def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mappi
 
 
 def _shown(value: object) -> str:
-    """A method by its paper, a family by its title, a reward source by its function's place, the rest as it is."""
+    """A method by its paper, a family or tracker by its title, a source by its function's place, the rest as it is."""
     if isinstance(value, Preset):
         return f"the one of {value.paper!r}"
-    if isinstance(value, TaskFamily):
+    if isinstance(value, TaskFamily | TrackerKind):
         return repr(value.title)
     if isinstance(value, RewardSource):
         return f"{value.function.__module__}.{value.function.__qualname__}"

@@ -1,4 +1,4 @@
-"""Asks reward sources whether they have what they need, before anything is loaded: a missing key costs a second."""
+"""Asks sources and trackers for what they need before anything is loaded: a missing key costs a second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reasoner.config import RewardConfig
-from reasoner.plugins import build_manager, reward_sources
+from reasoner.plugins import build_manager, reward_sources, trackers
+from reasoner.reporting.tracking import preflight_trackers
 from reasoner.settings import Resolved
 
 
@@ -22,15 +23,20 @@ def preflight(rewards: Sequence[RewardConfig], plugins: Sequence[str]) -> dict[s
 
 
 def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
-    """The configuration with what its reward sources say of this machine.
+    """The configuration with what its reward sources and trackers say of this machine.
 
     Args:
-        training: False for an evaluation, which always scores; a training on offline data alone scores nothing.
+        training: False for an evaluation, which always scores and has no tracker. A training on offline data alone
+            scores nothing.
 
     Raises:
         UserError: as `preflight`.
     """
     config = resolved.config
-    if training and not config.online:
-        return resolved
-    return replace(resolved, preflights=preflight(config.rewards, config.plugins))
+    said: dict[str, str] = {}
+    if config.online or not training:
+        said |= {f"reward {source}": line for source, line in preflight(config.rewards, config.plugins).items()}
+    if training:
+        found = preflight_trackers(config.trackers, trackers(build_manager(config.plugins)))
+        said |= {f"tracker {name}": line for name, line in found.items()}
+    return replace(resolved, preflights=said)

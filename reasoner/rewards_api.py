@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, create_model
 
-from reasoner.errors import ConfigError, MissingDependencyError, UserError, nearest
+from reasoner.errors import MissingDependencyError, UserError, nearest
+from reasoner.options import check_options
 from reasoner.records import Problem, Response
 
 Granularity = Literal["response", "group", "batch"]
@@ -85,21 +86,7 @@ class RewardSource:
         Raises:
             ConfigError: an unknown option or a value of the wrong type.
         """
-        for key in given:
-            if key not in self.options.model_fields:
-                allowed = sorted(self.options.model_fields)
-                raise ConfigError(
-                    f"reward source {self.name!r} has no option {key!r}.{nearest(key, allowed)} "
-                    f"It has: {', '.join(allowed) or 'none'}."
-                )
-        try:
-            return self.options.model_validate(dict(given)).model_dump()
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"reward source {self.name!r}, option {key!r}: {first['msg']}, got {first['input']!r}."
-            ) from error
+        return check_options(f"reward source {self.name!r}", self.options, given)
 
 
 def reward(

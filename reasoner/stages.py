@@ -20,7 +20,7 @@ from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
-from reasoner.records import Batch, Problem, Prompt, SamplingParams, ScoredGroup
+from reasoner.records import Batch, Group, Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.reporting.view import Summary, View
 from reasoner.runs.folder import Run
 from reasoner.runs.rollouts import to_rollouts
@@ -159,7 +159,7 @@ class Stages:
             self.draws += 1
             prompts = [self.prompts[problem.id] for problem in self.problems.at(self.draws)][: wanted - len(kept)]
             size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
-            groups = self._score(prompts, size, temperature, step + round_ * REFILL_SEED, timer)
+            groups = self._score(prompts, size, temperature, step + round_ * REFILL_SEED, timer, step)
             kept += [scored for scored in groups if not refills or scored.informative]
             if len(kept) == wanted:
                 break
@@ -176,8 +176,9 @@ class Stages:
         return tuple(scored.rewards[0] for scored in self._score(prompts, 1, 0.0, 0, timer))
 
     def _score(
-        self, prompts: Sequence[Prompt], size: int, temperature: float, seed: int, timer: Timer
+        self, prompts: Sequence[Prompt], size: int, temperature: float, seed: int, timer: Timer, step: int | None = None
     ) -> list[ScoredGroup]:
+        """`step`: of which plugins are told; None: they are not."""
         assert self.evaluator is not None
         config = self.config.sampling
         params = SamplingParams(
@@ -187,12 +188,20 @@ class Stages:
             seed=self.config.run.seed + seed,
         )
         drawn = self.evaluator.sampler.sample(prompts, size, params)
-        counting = counted(drawn, len(prompts) * size, partial(self.view.stage, "sample"))
-        scores = self.evaluator.scorer.score(timer.iterate("sample", counting))
+        sampled = timer.iterate("sample", counted(drawn, len(prompts) * size, partial(self.view.stage, "sample")))
+        scores = self.evaluator.scorer.score(sampled if step is None else self._told(step, sampled))
         groups = {scored.group.problem.id: scored for scored in scores}
         timer.rest("score_wait")
         self.sampled_tokens += sum(len(r.token_ids) for scored in groups.values() for r in scored.group.responses)
         return [groups[prompt.problem.id] for prompt in prompts]
+
+    def _told(self, step: int, groups: Iterator[Group]) -> Iterator[Group]:
+        """The groups; after the last one plugins are told of them."""
+        passed: list[Group] = []
+        for group in groups:
+            passed.append(group)
+            yield group
+        self.events.emit("groups_sampled", step=step, groups=tuple(passed))
 
     def publish(self) -> None:
         """Give the sampler the learner's weights, if they have changed.

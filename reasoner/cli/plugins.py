@@ -23,7 +23,7 @@ from reasoner.scaffold import package_of, write_plugin
 
 app = typer.Typer(help="List plugins, start one, and check its verifiers.", no_args_is_help=True)
 
-REGISTERED = ("rewards", "tasks", "generators", "algorithms")
+REGISTERED = ("rewards", "tasks", "generators", "algorithms", "trackers")
 
 
 @app.command("list")

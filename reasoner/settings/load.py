@@ -22,6 +22,7 @@ from reasoner.gro.schedules import MetricSwitch
 from reasoner.gro.terms import CustomCredit, CustomLink
 from reasoner.models import has_nvidia_gpu
 from reasoner.reporting.metrics import find, sources, terms
+from reasoner.reporting.tracking import check_trackers
 from reasoner.rows import check_generator
 from reasoner.scoring.compose import check_rewards
 from reasoner.settings.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, nest, overlay, reward_names
@@ -41,7 +42,7 @@ class Resolved:
     origins: Mapping[str, str]
     """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, the `--config` file, `--set`"""
     preflights: Mapping[str, str] = field(default_factory=dict)
-    """by reward source: what it says of this machine (`reasoner.preflight`)"""
+    """what reward sources and trackers say of this machine (`reasoner.preflight`), by how the plan calls them"""
 
 
 def load_config(
@@ -208,6 +209,7 @@ def _manager(leaves: Leaves, manager: pluggy.PluginManager, plugins: Sequence[st
 def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algorithms) -> None:
     """What the models cannot know: registered names, their options, and the template's syntax."""
     check_rewards(config.rewards, hooks.reward_sources(manager))
+    check_trackers(config.trackers, hooks.trackers(manager))
     generators = hooks.generators(manager)
     for name in DataConfig.model_fields:
         if (source := getattr(config.data, name)) is not None:

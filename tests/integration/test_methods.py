@@ -179,7 +179,10 @@ WATCHER = """
 import json
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from reasoner import hookimpl
+from reasoner.trackers_api import TrackerKind
 
 LOG = Path(__file__).with_name("events.jsonl")
 
@@ -190,8 +193,13 @@ def note(*what):
 
 
 @hookimpl
-def run_started(folder, settings):
-    note("run_started", settings["task"])
+def run_started(folder, settings, first_step):
+    note("run_started", settings["task"], first_step)
+
+
+@hookimpl
+def groups_sampled(step, groups):
+    note("groups_sampled", step, [len(group.responses) for group in groups])
 
 
 @hookimpl
@@ -213,6 +221,32 @@ def evaluation_finished(step, evaluation):
 @hookimpl
 def run_finished(state):
     note("run_finished", state)
+
+
+class Options(BaseModel):
+    fails_at: int
+
+
+class Following:
+    def __init__(self, run, options):
+        self.options = options
+        note("tracked", run.task, run.first_step, run.settings["trackers"])
+
+    def step(self, step, metrics):
+        if step == self.options.fails_at:
+            raise RuntimeError("a tracker's own trouble")
+        note("tracked", step, metrics["reward/mean"])
+
+    def evaluation(self, step, figures):
+        note("tracked", step, sorted(figures)[:2])
+
+    def finish(self, state):
+        note("tracked", state)
+
+
+@hookimpl
+def register_trackers():
+    return {"own": TrackerKind("a file", Options, lambda options: "ready", Following)}
 """
 
 
@@ -220,15 +254,29 @@ def test_plugins_see_what_happens_and_cannot_stop_it(task: Path, tmp_path: Path)
     plugin = tmp_path / "watcher.py"
     plugin.write_text(WATCHER)
     with_plugin = f"plugins=['{Path(__file__).with_name('rewarding_letters.py')}', '{plugin}']"
-    with open_stages(load_config(task, sets=["gro.preset=grpo", with_plugin])) as stages:
+    sets = ["gro.preset=grpo", with_plugin, "trackers.own.fails_at=2", "trackers.tensorboard={}"]
+    with open_stages(load_config(task, sets=sets)) as stages:
         train(stages)
-    noted = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    everything = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    noted = [what for what in everything if what[0] != "tracked"]
     assert [what[0] for what in noted] == [
-        *("run_started", "evaluation_finished", "groups_scored", "step_finished", "groups_scored", "step_finished"),
+        *("run_started", "evaluation_finished"),
+        *("groups_sampled", "groups_scored", "step_finished") * 2,
         *("evaluation_finished", "run_finished"),
     ]
-    assert noted[2] == ["groups_scored", 1, 4]
-    assert noted[3] == ["step_finished", 1, stages.history[0]["reward/mean"]]
+    assert noted[0][2] == 1
+    assert noted[2][:2] == ["groups_sampled", 1]
+    assert len(noted[2][2]) == 4
+    assert noted[3] == ["groups_scored", 1, 4]
+    assert noted[4] == ["step_finished", 1, stages.history[0]["reward/mean"]]
     assert noted[-1] == ["run_finished", "finished"]
     log = (stages.run.folder / "log.txt").read_text()
     assert log.count("watcher.py: step_finished failed: RuntimeError: a watcher's own trouble") == 2
+    tracked = [what[1:] for what in everything if what[0] == "tracked"]
+    assert tracked == [
+        [load_config(task, sets=sets).config.task, 1, {"own": {"fails_at": 2}, "tensorboard": {}}],
+        [0, ["evaluation/avg@1", "evaluation/finished"]],
+        [1, stages.history[0]["reward/mean"]],
+    ]  # and nothing after its own trouble
+    assert log.count("tracker own failed and gets no further figures: RuntimeError: a tracker's own trouble") == 1
+    assert list((stages.run.folder / "tensorboard").glob("events.out.tfevents.*"))

@@ -252,5 +252,5 @@ learning.learning_rate learning.warmup_steps learning.decay learning.betas learn
 learning.max_not_finite
 learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.share_prompts learning.reference
 critic.path critic.learning_rate critic.value_clip handover.check_every handover.max_gap evaluation.every
-evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct
+evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct trackers
 """
