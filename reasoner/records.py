@@ -202,6 +202,9 @@ class Rollout:
     reward: float | None
     credit: float | None
     """None in evaluation rollouts"""
+    weights: tuple[float, ...] | None = None
+    """(T,) weight of each token in the update: what its log-probability was multiplied by, over all optimiser steps of
+    the training step; None in evaluation rollouts"""
 
 
 @dataclass(frozen=True, slots=True)

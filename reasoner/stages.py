@@ -68,7 +68,7 @@ class Evaluator:
         evaluation, groups = evaluate(
             self.sampler, self.scorer, self.held_out, params, config.samples, config.correct, progress
         )
-        self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups, None))
+        self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
         self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
         self.seconds += time.perf_counter() - started
@@ -252,7 +252,7 @@ class Stages:
         if self.config.sampling.refills:
             metrics |= {"groups/kept": float(len(groups)), "groups/draws": float(self.draws)}
         evidence = self.run.keep_suspects(step, report.suspects) if report.suspects else None
-        self.run.commit(step, metrics, to_rollouts(step, groups, report.credits))
+        self.run.commit(step, metrics, to_rollouts(step, groups, report.credits, report.weights))
         self.history.append(metrics)
         self.view.step(step, self.config.run.steps, metrics)
         self.events.emit("step_finished", step=step, metrics=metrics)

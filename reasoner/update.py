@@ -49,6 +49,8 @@ class UpdateReport:
     credits: tuple[float, ...]
     """(R,) credit of every fresh response for the first term that reads them (mean over its tokens where credit is per
     token), 0 where abstained"""
+    weights: tuple[tuple[float, ...], ...]
+    """(R)(T) weight of every token of every fresh response, summed over the optimiser steps"""
     informative: int
     """fresh groups with at least two valid, different rewards"""
     terms: Mapping[str, tuple[float, Diagnostics, int]]
@@ -134,6 +136,8 @@ def update(
     gaps: list[Gap] = []
     entropies: list[tuple[float, int]] = []
     suspects: list[Suspect] = []
+    fresh = prepared.get("online")
+    weights_RT = [[0.0] * len(r.token_ids) for r in fresh.batch.responses] if fresh else []
     for epoch, mini in product(range(epochs), range(steps)):
         objectives = [each.objective(mini, steps, learner, progress) for each in prepared.values()]
         for objective in objectives:
@@ -149,10 +153,12 @@ def update(
                 found += objective.diagnostics.get(each.name, Diagnostics())
                 totals[each.name] = (each.weight, found, tokens + each.tokens)
             gaps += [objective.gap] if objective.gap else []
-    fresh = prepared.get("online")
+            if objective.plans[0].term.source == "online":
+                objective.add_weights(weights_RT)
     critic_report = _update_critic(critic, value_clip, fresh, steps, epochs)
     return UpdateReport(
         credits=fresh.credits if fresh else (),
+        weights=tuple(map(tuple, weights_RT)),
         informative=int(informative(fresh.inputs.rewards_NG, fresh.inputs.valid_NG).sum()) if fresh else 0,
         terms=totals,
         responses=epochs * sum(len(each.batch.responses) for each in prepared.values()),
@@ -293,6 +299,12 @@ class Objective:
         if self.measures_gap:
             self._measure_gap(which, logprobs_RT)
         return Weights(found.weights_RT, found.entropy_RT)
+
+    def add_weights(self, weights_RT: Sequence[list[float]]) -> None:
+        """Add the weights of the active responses to those of all R, in place."""
+        for rows, _, found_RT in self.seen.parts:
+            for row, padded in zip(rows, found_RT.tolist(), strict=True):
+                weights_RT[row][:] = [old + new for old, new in zip(weights_RT[row], padded, strict=False)]
 
     def _measure_gap(self, which: Sequence[int], logprobs_RT: Tensor) -> None:
         """Sampler against learner: the learner's log-probabilities when the batch arrived."""

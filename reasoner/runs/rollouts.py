@@ -7,16 +7,22 @@ from collections.abc import Sequence
 from reasoner.records import Rollout, ScoredGroup
 
 
-def to_rollouts(step: int, groups: Sequence[ScoredGroup], credits_R: Sequence[float] | None) -> list[Rollout]:
-    """One row per response. `credits_R`: credit per response in group order; None for an evaluation, which has none.
+def to_rollouts(
+    step: int,
+    groups: Sequence[ScoredGroup],
+    credits_R: Sequence[float] | None = None,
+    weights_RT: Sequence[tuple[float, ...]] | None = None,
+) -> list[Rollout]:
+    """One row per response. `credits_R`, `weights_RT`: of each response in group order; an evaluation has none.
 
     Raises:
-        ValueError: not exactly one credit per response.
+        ValueError: not exactly one credit, or one row of weights, per response.
     """
     responses = sum(len(scored.group.responses) for scored in groups)
-    if credits_R is not None and len(credits_R) != responses:
-        raise ValueError(f"each of {responses} responses needs a credit, got {len(credits_R)}")
-    credit = iter(credits_R or ())
+    for name, values in (("a credit", credits_R), ("weights", weights_RT)):
+        if values is not None and len(values) != responses:
+            raise ValueError(f"each of {responses} responses needs {name}, got {len(values)}")
+    credit, weights = iter(credits_R or ()), iter(weights_RT or ())
     return [
         Rollout(
             step=step,
@@ -27,6 +33,7 @@ def to_rollouts(step: int, groups: Sequence[ScoredGroup], credits_R: Sequence[fl
             components=scored.components[sample],
             reward=scored.rewards[sample],
             credit=next(credit, None),
+            weights=next(weights, None),
         )
         for scored in groups
         for sample, response in enumerate(scored.group.responses)

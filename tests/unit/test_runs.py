@@ -29,7 +29,7 @@ def scored_group() -> ScoredGroup:
 
 
 def rollouts(step: int = 1) -> list[Rollout]:
-    return to_rollouts(step, [scored_group()], [0.5, -0.5])
+    return to_rollouts(step, [scored_group()], [0.5, -0.5], [(0.1, 0.1), (-0.1, 0.0)])
 
 
 def evaluation() -> Evaluation:
@@ -48,7 +48,7 @@ def status(run: Run) -> dict[str, object]:
 def test_a_finished_run_holds_everything(tmp_path: Path) -> None:
     with start(tmp_path / "deep" / "runs") as run:
         assert status(run)["state"] == "running"
-        run.commit_evaluation(0, evaluation(), to_rollouts(0, [scored_group()], None))
+        run.commit_evaluation(0, evaluation(), to_rollouts(0, [scored_group()]))
         run.commit(1, {"reward/mean": 0.5, "update/grad_norm": math.inf}, rollouts())
         run.commit(2, {"reward/mean": 0.75}, rollouts(2))
         with run.saving_model() as model:
@@ -231,6 +231,9 @@ def test_rollouts_follow_the_order_of_groups_and_responses() -> None:
         ((9,), 0, 1.0, 0.3),
         ((9,), 1, 0.0, 0.4),
     ]
-    assert {row.credit for row in to_rollouts(4, [other], None)} == {None}
+    assert {row.credit for row in to_rollouts(4, [other])} == {None}
+    assert [row.weights for row in to_rollouts(4, [other], [0.1, 0.2], [(0.1, 0.2), (0.3,)])] == [(0.1, 0.2), (0.3,)]
     with pytest.raises(ValueError, match="2 responses needs a credit, got 1"):
         to_rollouts(4, [other], [0.1])
+    with pytest.raises(ValueError, match="2 responses needs weights, got 3"):
+        to_rollouts(4, [other], [0.1, 0.2], [(), (), ()])

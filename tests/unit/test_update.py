@@ -98,6 +98,8 @@ def test_every_response_gets_its_own_weight_and_those_without_are_left_out() -> 
     # response-mean over the 5 valid responses: w = c / (5 len)
     assert learner.weights[30,] == pytest.approx([high / 5])
     assert learner.weights[(31,) * 3] == pytest.approx([low / 15] * 3)
+    assert report.weights[:4] == ((0.0, 0.0),) * 4
+    assert report.weights[4:] == (tuple(learner.weights[30,]), tuple(learner.weights[(31,) * 3]))
     assert report.gap is not None
     assert (report.gap.mean, report.gap.tokens) == (0.0, 4)
 
@@ -135,6 +137,7 @@ def test_every_epoch_passes_over_all_mini_batches() -> None:
     assert learner.steps == 6
     assert len(learner.calls) == 6
     assert report.responses == 12
+    assert report.weights[0] == pytest.approx([2 * w for w in learner.weights[10, 10]])  # the same in both passes
 
 
 def test_mini_batches_of_fewer_groups_than_steps_leave_some_empty() -> None:
