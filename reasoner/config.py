@@ -304,9 +304,33 @@ class GroConfig(Model):
         return any(config.term.needs_reference for config in self.terms.values())
 
 
+class DeepspeedConfig(Model):
+    """`[learning.deepspeed]`: how DeepSpeed spreads the learner's memory (docs/scaling.md)."""
+
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """what is sharded over the ranks: 1 optimiser state, 2 gradients too, 3 parameters too; 0: nothing"""
+    offload_optimizer: bool = False
+    """keep the optimiser's state in host memory and step there (zero_stage 1 to 3)"""
+    offload_parameters: bool = False
+    """keep parameters in host memory until they are used (zero_stage 3)"""
+    config: str | None = None
+    """JSON file with further settings for DeepSpeed; one that contradicts ours is refused"""
+
+    @model_validator(mode="after")
+    def _offload_what_is_sharded(self) -> Self:
+        for key, least in (("offload_optimizer", 1), ("offload_parameters", 3)):
+            if getattr(self, key) and self.zero_stage < least:
+                raise ValueError(f"{key} needs zero_stage = {least} or more, got {self.zero_stage}")
+        return self
+
+
 class LearningConfig(Model):
     """`[learning]`: the optimiser and the memory budget of the update."""
 
+    engine: Literal["auto", "torch", "deepspeed"] = "auto"
+    """what computes gradients and steps; `auto`: torch"""
+    deepspeed: DeepspeedConfig = Field(default_factory=DeepspeedConfig)
+    """how DeepSpeed spreads the learner's memory"""
     problems_per_step: Positive = 8
     """problems (groups) per training step"""
     updates_per_step: Positive = 1
@@ -576,6 +600,25 @@ def _check_critic(config: Config) -> None:
             )
 
 
+def _check_engine(config: Config) -> None:
+    """DeepSpeed can do what it is asked for, and its section is not there in vain."""
+    learning = config.learning
+    if learning.engine == "torch" and learning.deepspeed != DeepspeedConfig():
+        raise ValueError("learning.deepspeed has no effect with learning.engine = 'torch'; leave one of them out")
+    if learning.engine != "deepspeed":
+        return
+    if config.gro.needs_critic:
+        raise ValueError(
+            "learning.engine = 'deepspeed' cannot train a critic yet, and gro needs one (a baseline of kind 'critic'): "
+            "use learning.engine = 'torch', or a method without a critic, for example --set gro.preset=rloo"
+        )
+    if learning.deepspeed.zero_stage == 0 and config.model.dtype == "bfloat16":
+        raise ValueError(
+            "learning.deepspeed.zero_stage = 0 with model.dtype = 'bfloat16': DeepSpeed would add gradients up in "
+            "bfloat16; use zero_stage 1, 2 or 3"
+        )
+
+
 def _check_updates(config: Config) -> None:
     learning = config.learning
     updates = learning.updates_per_step * learning.epochs
@@ -627,6 +670,7 @@ CHECKS = (
     _check_refills,
     _check_weights,
     _check_critic,
+    _check_engine,
     _check_updates,
     _check_reference,
     _check_data,

@@ -20,8 +20,8 @@ from reasoner.gro.algorithms import Algorithms
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.hookspecs import Generator
 from reasoner.learning.critic import TorchCritic
+from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
-from reasoner.learning.torch_engine import TorchLearner
 from reasoner.measure import seconds_since_start
 from reasoner.models import resolve_device, resolve_model
 from reasoner.offline import OfflineData, load_offline
@@ -73,14 +73,7 @@ def open_stages(resolved: Resolved) -> Iterator[Stages]:
         base = stack.enter_context(_open_base(resolved, config.task, training=True))
         evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
         base.view.message("loading the learner")
-        learner = TorchLearner(
-            base.folder,
-            device=base.device,
-            dtype=config.model.dtype,
-            config=config.learning,
-            total_steps=config.optimizer_steps,
-            trust_remote_code=config.model.trust_remote_code,
-        )
+        learner = stack.enter_context(open_learner(config, base.folder, base.device))
         base.view.message(f"learner: {learner.description}")
         yield Stages(
             config=config,
@@ -233,6 +226,7 @@ def _reference(base: _Base) -> TorchPolicy | None:
         logit_chunk=config.learning.logit_chunk,
         share_prompts=config.learning.share_prompts,
         trust_remote_code=config.model.trust_remote_code,
+        autocast=choose_learner(config) == "torch",
     )
 
 

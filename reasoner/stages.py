@@ -16,8 +16,8 @@ from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import hand_over
 from reasoner.learning.critic import TorchCritic
+from reasoner.learning.learner import Learner
 from reasoner.learning.policy import TorchPolicy
-from reasoner.learning.torch_engine import TorchLearner
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
 from reasoner.records import Batch, Group, Problem, Prompt, SamplingParams, ScoredGroup
@@ -87,7 +87,7 @@ class Stages:
     """the plugins that watch"""
     terms: Mapping[str, Term]
     """the objective's terms, bound to the functions of plugins"""
-    learner: TorchLearner
+    learner: Learner
     reference: TorchPolicy | None
     """frozen copy of the initial model; None: no term asks for it"""
     critic: TorchCritic | None

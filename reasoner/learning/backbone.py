@@ -2,13 +2,14 @@
 
 Policy and critic are one each. Parameters are float32. With dtype bfloat16 the forward pass runs under autocast: the
 parameters are their own float32 master copy, gradients add up in float32 (bfloat16 sums would depend on how a batch
-was cut), and a fresh learner and its reference agree.
+was cut), and a fresh learner and its reference agree. DeepSpeed keeps the master copy itself, in shards: for it (and
+for the reference beside it) the parameters are bfloat16 and there is no autocast.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +71,7 @@ class Backbone:
         gradient_checkpointing: bool = False,
         trust_remote_code: bool = False,
         output_layer: bool = False,
+        autocast: bool = True,
     ) -> None:
         """Load the model.
 
@@ -82,12 +84,14 @@ class Backbone:
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
             output_layer: load the whole language model, not only what gives its hidden states.
+            autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
 
         Raises:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`.
         """
         self.device = torch.device(device)
         self.dtype = dtype
+        self._autocast = autocast and dtype == "bfloat16"
         self._folder = folder
         self._trust = trust_remote_code
         self._checked = False
@@ -99,7 +103,7 @@ class Backbone:
                 .from_pretrained(
                     folder,
                     config=config,
-                    dtype=torch.float64 if dtype == "float64" else torch.float32,
+                    dtype=torch.float32 if self._autocast else self._saved_dtype,
                     attn_implementation=_attention_of(config),
                     trust_remote_code=trust_remote_code,
                 )
@@ -117,16 +121,20 @@ class Backbone:
     @property
     def description(self) -> str:
         """Versions, device, number format and packing, for the log."""
-        numbers = "bfloat16 over float32 parameters" if self.dtype == "bfloat16" else self.dtype
+        numbers = "bfloat16 over float32 parameters" if self._autocast else self.dtype
         return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}"
 
-    def hidden(self, batch: MicroBatch) -> tuple[Tensor, Inputs]:
+    def inputs(self, batch: MicroBatch) -> Inputs:
+        """A micro-batch as it goes through the model."""
+        return (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
+
+    def hidden(self, inputs: Inputs) -> Tensor:
         """(S, H) states that predict a micro-batch's response tokens, in the order of its `indices`, with gradient."""
-        inputs = (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
         flat = {"position_ids": inputs.position_ids_BL, "row_shapes": inputs.shapes} if self.packing.flat else {}
         with self.autocast():
             output = self.model.base_model(input_ids=inputs.input_ids_BL, use_cache=False, **flat)
-        return output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S), inputs
+        hidden_SH: Tensor = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
+        return hidden_SH
 
     def compare_once(self, groups: Sequence[Group], what: str, gap: Callable[[Sequence[Row]], float]) -> None:
         """On the first batch: compare a few packed responses with plain forward passes over one sequence each.
@@ -164,10 +172,10 @@ class Backbone:
         state = self.model.state_dict()
         return {name: cast.setdefault(value.data_ptr(), self._cast(value)) for name, value in state.items()}
 
-    def save(self, folder: Path) -> None:
-        """Write the model in Hugging Face format: weights, configuration, tokenizer."""
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the model in Hugging Face format: weights (None: those that the model holds), configuration, tokenizer."""
         with no_progress_bars():
-            self.model.save_pretrained(folder, state_dict=self.weights())
+            self.model.save_pretrained(folder, state_dict=dict(self.weights() if weights is None else weights))
         # The source's own configuration, not the loaded one, in which dropout was set to 0.
         config = AutoConfig.from_pretrained(self._folder, trust_remote_code=self._trust)
         config.architectures = self.model.config.architectures  # as written, with or without an output layer
@@ -197,7 +205,7 @@ class Backbone:
 
     def autocast(self) -> torch.autocast:
         """The number format of the forward pass."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast)
 
 
 @contextmanager

@@ -130,8 +130,8 @@ class TorchCritic:
 
     def _forward(self, batch: MicroBatch) -> tuple[Tensor, Inputs]:
         """(S,) values of a micro-batch's response tokens, in the order of its `indices`, with gradient."""
-        hidden_SH, inputs = self.backbone.hidden(batch)
-        values_S1: Tensor = self.head(hidden_SH.to(self.head.weight.dtype))
+        inputs = self.backbone.inputs(batch)
+        values_S1: Tensor = self.head(self.backbone.hidden(inputs).to(self.head.weight.dtype))
         return values_S1.squeeze(1), inputs
 
     def _check(self, groups: Sequence[Group]) -> None:
@@ -141,7 +141,7 @@ class TorchCritic:
     @torch.no_grad()
     def _gap(self, rows: Sequence[Row]) -> float:
         """Mean over tokens of |packed - plain| / |plain|, Euclidean norms of hidden states."""
-        packed_SH, _ = self.backbone.hidden(MicroBatch(tuple(rows)))
+        packed_SH = self.backbone.hidden(self.backbone.inputs(MicroBatch(tuple(rows))))
         with self.backbone.own_attention():
             plain_SH = torch.cat([self._plain(row, response) for row in rows for response in row.responses])
         return float(((packed_SH - plain_SH).norm(dim=1) / plain_SH.norm(dim=1)).mean())

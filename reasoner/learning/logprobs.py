@@ -19,7 +19,6 @@ Legend: S response tokens, H hidden size, V vocabulary, C positions of a chunk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import torch
@@ -29,15 +28,35 @@ from torch.nn.functional import linear
 from reasoner.errors import UserError
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The output layer of a language model and what it does to its logits."""
+class Head(nn.Module):
+    """The output layer of a language model and what it does to its logits.
 
-    weight_VH: Tensor
-    bias_V: Tensor | None
-    scale: float = 1.0
-    cap: float | None = None
-    """soft cap of the logits; None: off"""
+    A module of its own, because an engine that shards parameters (ZeRO-3) gathers those of the module that is called.
+    """
+
+    def __init__(self, weight_VH: Tensor, bias_V: Tensor | None, scale: float = 1.0, cap: float | None = None) -> None:
+        """`cap`: soft cap of the logits; None: off."""
+        super().__init__()
+        self.weight_VH, self.bias_V, self.scale, self.cap = weight_VH, bias_V, scale, cap
+
+    def forward(
+        self, hidden_SH: Tensor, targets_S: Tensor, temperature: float, chunk: int, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `token_logprobs`; the entropies are None where they are not asked for."""
+        device = hidden_SH.device.type
+        if torch.is_autocast_enabled(device):
+            hidden_SH = hidden_SH.to(torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):
+            return _TokenLogprobs.apply(  # type: ignore[no-any-return, no-untyped-call]
+                hidden_SH,
+                self.weight_VH,
+                self.bias_V,
+                targets_S,
+                self.scale / temperature,
+                _over(self.cap, temperature),
+                chunk,
+                entropy,
+            )
 
 
 def head_of(model: Any) -> Head:
@@ -83,20 +102,7 @@ def token_logprobs(
     """
     if temperature <= 0.0:
         raise ValueError(f"log-probabilities need a temperature above 0, got {temperature}")
-    device = hidden_SH.device.type
-    if torch.is_autocast_enabled(device):
-        hidden_SH = hidden_SH.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False):
-        logprobs_S, entropies_S = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-            hidden_SH,
-            head.weight_VH,
-            head.bias_V,
-            targets_S,
-            head.scale / temperature,
-            _over(head.cap, temperature),
-            chunk,
-            entropy,
-        )
+    logprobs_S, entropies_S = head(hidden_SH, targets_S, temperature, chunk, entropy)
     return (logprobs_S, entropies_S) if entropy else logprobs_S
 
 
@@ -139,7 +145,9 @@ class _TokenLogprobs(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         weight = weight_VH.to(hidden_SH.dtype)
         grad_hidden = torch.empty_like(hidden_SH) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight_VH) if wants_weight else None
+        # Chunks add up in float32 also where the weight is bfloat16.
+        wide = torch.promote_types(weight_VH.dtype, torch.float32)
+        grad_weight = torch.zeros_like(weight_VH, dtype=wide) if wants_weight else None
         grad_bias = torch.zeros_like(bias_V) if wants_bias else None
         for start in reversed(range(0, len(hidden_SH), ctx.chunk)):
             part = slice(start, start + ctx.chunk)
@@ -157,6 +165,8 @@ class _TokenLogprobs(torch.autograd.Function):
                 _add_product_(grad_weight, raw_CV, hidden_SH[part])
             if grad_bias is not None:
                 grad_bias += raw_CV.sum(0)
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight_VH.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
 
 

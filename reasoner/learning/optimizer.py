@@ -52,7 +52,7 @@ class Optimizer:
         limit = config.max_grad_norm
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit if limit is not None else float("inf")))
         losses = torch.stack(self._losses).tolist()
-        reason = _why_not(losses, norm)
+        reason = why_not(losses, norm)
         if not reason:
             for group in self._adamw.param_groups:
                 group["lr"] = rate
@@ -63,7 +63,7 @@ class Optimizer:
         return StepResult(not reason, reason, norm, rate, self.version, finite=not reason)
 
 
-def _why_not(losses: Sequence[float], norm: float) -> str:
+def why_not(losses: Sequence[float], norm: float) -> str:
     """Why a step must not be made; empty: it may be."""
     if not all(map(math.isfinite, losses)):
         return f"the loss is not finite ({sum(losses)}): step skipped"

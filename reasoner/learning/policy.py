@@ -35,6 +35,7 @@ class TorchPolicy(Backbone):
         share_prompts: Sharing = "auto",
         gradient_checkpointing: bool = False,
         trust_remote_code: bool = False,
+        autocast: bool = True,
     ) -> None:
         """Load the model.
 
@@ -47,6 +48,7 @@ class TorchPolicy(Backbone):
             share_prompts: whether a group's prompt is in a row once.
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
+            autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
 
         Raises:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`, or it has no linear
@@ -61,35 +63,33 @@ class TorchPolicy(Backbone):
             gradient_checkpointing=gradient_checkpointing,
             trust_remote_code=trust_remote_code,
             output_layer=True,
+            autocast=autocast,
         )
         self._chunk = logit_chunk
-        self._head = head_of(self.model)
+        self.head = head_of(self.model)
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         self.check(groups, temperature)
         found: list[list[float]] = [[] for group in groups for _ in group.responses]
         for batch in self.packing.micro_batches(groups):
+            inputs = self.inputs(batch)
             with torch.no_grad():
-                logprobs_S, inputs = self.forward(batch, temperature)
+                logprobs_S, _ = self.scores(inputs, temperature, False)
             for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
                 found[index] = part.tolist()
         return found
 
-    def forward(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Inputs]:
-        """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `indices`, with gradient."""
-        hidden_SH, inputs = self.hidden(batch)
-        with self.autocast():
-            return token_logprobs(hidden_SH, inputs.targets_S, self._head, temperature, self._chunk), inputs
+    def scores(self, inputs: Inputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `indices`, with gradient.
 
-    def forward_with_entropy(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor, Inputs]:
-        """The same, and (S,) the entropy of the distribution that each token was drawn from, with gradient."""
-        hidden_SH, inputs = self.hidden(batch)
+        With `entropy` also (S,) the entropy of the distribution that each token was drawn from, else None.
+        """
+        hidden_SH = self.hidden(inputs)
         with self.autocast():
-            logprobs_S, entropies_S = token_logprobs(
-                hidden_SH, inputs.targets_S, self._head, temperature, self._chunk, entropy=True
-            )
-        return logprobs_S, entropies_S, inputs
+            if entropy:
+                return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk, entropy=True)
+            return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk), None
 
     def check(self, groups: Sequence[Group], temperature: float) -> None:
         """On the first batch: compare a few packed responses with plain forward passes over one sequence each.
@@ -102,7 +102,7 @@ class TorchPolicy(Backbone):
     @torch.no_grad()
     def _gap(self, rows: Sequence[Row], temperature: float) -> float:
         """Mean absolute difference per token."""
-        packed_S, _ = self.forward(MicroBatch(tuple(rows)), temperature)
+        packed_S, _ = self.scores(self.inputs(MicroBatch(tuple(rows))), temperature, False)
         with self.own_attention():
             plain_S = torch.cat([self._plain(row, response, temperature) for row in rows for response in row.responses])
         return float((packed_S - plain_S).abs().mean())

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from reasoner.config import LearningConfig
 from reasoner.learning.backbone import Dtype
-from reasoner.learning.inputs import policy_mask
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.optimizer import Optimizer
 from reasoner.learning.packing import MicroBatch
 from reasoner.learning.policy import TorchPolicy
+from reasoner.learning.weighing import weigh_batch
 from reasoner.records import Group, Response
 from reasoner.weights import write_weights
 
@@ -97,26 +97,12 @@ class TorchLearner:
         entropy: bool,
     ) -> tuple[float, float]:
         """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * l - sum v * H and sum H."""
-        entropies_S = None
-        if entropy:
-            logprobs_S, entropies_S, inputs = self.policy.forward_with_entropy(batch, temperature)
-        else:
-            logprobs_S, inputs = self.policy.forward(batch, temperature)
-        mask_S = policy_mask(batch, responses, self.policy.device)
-        found = weights(batch.indices, inputs.padded(logprobs_S.detach()))
-        weights_S = inputs.weights(found.logprobs_RT, mask_S, logprobs_S)
-        loss = -(weights_S * logprobs_S).sum()
-        wanted = bool(weights_S.any())
-        if found.entropy_RT is not None:
-            if entropies_S is None:
-                raise ValueError("weights of the entropy were given, but no entropies: pass entropy=True to accumulate")
-            bonus_S = inputs.weights(found.entropy_RT, mask_S, logprobs_S)
-            loss = loss - (bonus_S * entropies_S).sum()
-            wanted = wanted or bool(bonus_S.any())
-        if wanted:
-            self._optimizer.backward(loss)
-        total = 0.0 if entropies_S is None else float(entropies_S.detach()[mask_S].sum())
-        return float(loss.detach()), total
+        inputs = self.policy.inputs(batch)
+        logprobs_S, entropies_S = self.policy.scores(inputs, temperature, entropy)
+        weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
+        if weighed.wanted:
+            self._optimizer.backward(weighed.loss)
+        return float(weighed.loss.detach()), weighed.entropy
 
     def step(self) -> StepResult:
         return self._optimizer.step()

@@ -631,7 +631,7 @@ def _ignore_rows(shape: Any, parts: Sequence[Tensor], scaling: float | None) -> 
 
 
 def _scaled_head(policy: TorchPolicy, _: pytest.MonkeyPatch) -> None:
-    policy._head = replace(policy._head, scale=2.0)
+    policy.head.scale = 2.0
 
 
 def _blind_attention(_: TorchPolicy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,275 @@
+"""The learner on DeepSpeed: parameters, gradients and optimiser state sharded as ZeRO does, in host memory on demand.
+
+The same algorithm-blind accumulator as `torch_engine.py`: same weights in, same gradient out. What that takes: DeepSpeed
+averages gradients over ranks, so the loss is multiplied by their number, and `step` ends an accumulation, not a count.
+In bfloat16 the parameters are bfloat16; gradients add up in float32 and the optimiser keeps float32 copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reasoner.config import LearningConfig
+from reasoner.errors import UserError
+from reasoner.learning.backbone import Dtype
+from reasoner.learning.deepspeed_settings import deepspeed_settings
+from reasoner.learning.inputs import Inputs
+from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
+from reasoner.learning.optimizer import why_not
+from reasoner.learning.packing import MicroBatch
+from reasoner.learning.policy import TorchPolicy
+from reasoner.learning.schedule import learning_rate
+from reasoner.learning.weighing import weigh_batch
+from reasoner.records import Group, Response
+from reasoner.weights import write_weights
+
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""names under which configurations of mixture-of-experts models count their experts"""
+
+
+class DeepspeedLearner:
+    """A policy and its optimiser (the `Learner` protocol), on the process group that is open (`reasoner.ranks`)."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str,
+        dtype: Dtype,
+        config: LearningConfig,
+        total_steps: int,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Load the model into host memory and have DeepSpeed spread it.
+
+        Args:
+            folder: model and tokenizer in Hugging Face format.
+            device: `cpu` or `cuda`.
+            dtype: `float32` or `bfloat16`: number format of the forward pass and of the weights that are published.
+            config: `[learning]`.
+            total_steps: optimiser steps of the whole run, for the decay of the learning rate.
+            trust_remote_code: run Python code that comes with the model.
+
+        Raises:
+            ConfigError: the user's DeepSpeed file contradicts the configuration.
+            UserError: a mixture-of-experts model.
+        """
+        settings = deepspeed_settings(config, dtype)
+        self.policy = TorchPolicy(
+            folder,
+            device="cpu",
+            dtype=dtype,
+            token_budget=config.token_budget,
+            logit_chunk=config.logit_chunk,
+            share_prompts=config.share_prompts,
+            gradient_checkpointing=config.gradient_checkpointing,
+            trust_remote_code=trust_remote_code,
+            autocast=False,
+        )
+        _refuse_experts(self.policy.model)
+        self.version = 0
+        self._config = config
+        self._total_steps = total_steps
+        self._losses: list[float] = []
+        """of what went into the current gradient"""
+        deepspeed = _deepspeed(device)
+        self._gathered = deepspeed.zero.GatheredParameters
+        self._name = f"deepspeed {deepspeed.__version__}"
+        self._engine = _initialize(deepspeed, _Scores(self.policy), config, settings)
+        self.policy.device = torch.device(device)
+
+    @property
+    def description(self) -> str:
+        config = self._config
+        offloaded = [
+            name
+            for name, on in (
+                ("optimiser", config.deepspeed.offload_optimizer),
+                ("parameters", config.deepspeed.offload_parameters),
+            )
+            if on
+        ]
+        moved = f", {' and '.join(offloaded)} in host memory" if offloaded else ""
+        recompute = ", activations recomputed" if config.gradient_checkpointing else ""
+        return f"{self._name}, ZeRO {config.deepspeed.zero_stage}{moved}; {self.policy.description}; AdamW{recompute}"
+
+    @torch.no_grad()
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        self.policy.check(groups, temperature)
+        found: list[list[float]] = [[] for group in groups for _ in group.responses]
+        for batch in self.policy.packing.micro_batches(groups):
+            inputs = self.policy.inputs(batch)
+            logprobs_S, _ = self._engine(inputs, temperature, False)
+            for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
+                found[index] = part.tolist()
+        return found
+
+    def accumulate(
+        self,
+        groups: Sequence[Group],
+        weights: WeightFunction,
+        temperature: float,
+        *,
+        together: Sequence[int] | None = None,
+        entropy: bool = False,
+    ) -> Accumulated:
+        self.policy.check(groups, temperature)
+        responses = [response for group in groups for response in group.responses]
+        batches = self.policy.packing.micro_batches(groups, together)
+        done = [self._accumulate_one(batch, responses, weights, temperature, entropy) for batch in batches]
+        return Accumulated.of(
+            batches, responses, sum((loss for loss, _ in done), 0.0), sum((found for _, found in done), 0.0)
+        )
+
+    def _accumulate_one(
+        self,
+        batch: MicroBatch,
+        responses: Sequence[Response],
+        weights: WeightFunction,
+        temperature: float,
+        entropy: bool,
+    ) -> tuple[float, float]:
+        """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * l - sum v * H and sum H."""
+        inputs = self.policy.inputs(batch)
+        logprobs_S, entropies_S = self._engine(inputs, temperature, entropy)
+        weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
+        loss = float(weighed.loss.detach())
+        if weighed.wanted:
+            # A loss that is not finite spoils the gradient, also where its derivative would be: the step is skipped.
+            spoiled = 1.0 if math.isfinite(loss) else math.nan
+            self._engine.backward(weighed.loss * spoiled, scale_wrt_gas=False)
+            self._losses.append(loss)
+        return loss, weighed.entropy
+
+    def step(self) -> StepResult:
+        config = self._config
+        rate = learning_rate(
+            self.version, self._total_steps, config.learning_rate, config.warmup_steps, config.decay
+        )
+        if not self._losses:
+            return StepResult(False, "nothing to learn from: every weight was zero", 0.0, rate, self.version)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        reason = why_not(self._losses, norm)
+        assert self._engine.was_step_applied() == (not reason), f"DeepSpeed and its gradient norm {norm} disagree"
+        if reason:
+            self._forget()
+        else:
+            self.version += 1
+        self._losses.clear()
+        return StepResult(not reason, reason, norm, rate, self.version, finite=not reason)
+
+    def _forget(self) -> None:
+        """Drop the sums of a gradient that was not finite: with an offloaded optimiser DeepSpeed keeps the NaN in them."""
+        sums = getattr(self._engine.optimizer, "averaged_gradients", None)
+        if self._config.deepspeed.zero_stage in (1, 2) and isinstance(sums, dict):
+            sums.update(dict.fromkeys(sums))
+
+    def publish(self, folder: Path) -> str:
+        return write_weights(folder, self._weights())
+
+    def save(self, folder: Path) -> None:
+        self.policy.save(folder, self._weights())
+
+    def _weights(self) -> dict[str, Tensor]:
+        """All weights in host memory, gathered one after the other; a tied output layer is there under its own name."""
+        gathered: dict[int, Tensor] = {}
+        found = {}
+        for name, value in self.policy.model.state_dict(keep_vars=True).items():
+            if id(value) not in gathered:
+                with self._gathered([value] if isinstance(value, nn.Parameter) else []):
+                    gathered[id(value)] = value.detach().to("cpu", copy=True)
+            found[name] = gathered[id(value)]
+        return found
+
+
+class _Scores(nn.Module):
+    """The policy as one module: DeepSpeed moves parameters as the forward pass of its parts needs them."""
+
+    def __init__(self, policy: TorchPolicy) -> None:
+        super().__init__()
+        self.model, self.head = policy.model, policy.head
+        self._policy = policy
+
+    def forward(self, inputs: Inputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        return self._policy.scores(inputs, temperature, entropy)
+
+
+def _initialize(deepspeed: Any, module: nn.Module, config: LearningConfig, settings: dict[str, Any]) -> Any:
+    """DeepSpeed's engine around `module`."""
+    plain = config.deepspeed.zero_stage == 0
+    optimizer = (_PlainAdamW if plain else torch.optim.AdamW)(
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    if isinstance(optimizer, _PlainAdamW):
+        optimizer.limit = config.max_grad_norm
+        settings = settings | {"gradient_clipping": 0.0}
+    with _quiet():
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+    return engine
+
+
+class _PlainAdamW(torch.optim.AdamW):
+    """AdamW that clips, and skips a step whose gradient is not finite: without ZeRO DeepSpeed does not look.
+
+    DeepSpeed reads `overflow` and `_global_grad_norm` from an optimiser that has them.
+    """
+
+    limit: float | None = None
+    overflow = False
+    _global_grad_norm = 0.0
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        limit = math.inf if self.limit is None else self.limit
+        self._global_grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        self.overflow = not math.isfinite(self._global_grad_norm)
+        if not self.overflow:
+            super().step(closure)
+
+
+def _deepspeed(device: str) -> Any:
+    """The package, told which device to use and not to compile anything on a CPU."""
+    os.environ.setdefault("DS_ACCELERATOR", device)  # it would take CUDA wherever there is one
+    with _quiet():
+        import deepspeed
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Its own collectives through shared memory need a compiler and are no faster for what is done here.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what DeepSpeed prints, and the warnings of what it imports."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _refuse_experts(model: Any) -> None:
+    config = model.config.get_text_config()
+    count = next((getattr(config, name) for name in _EXPERTS if getattr(config, name, None)), 0)
+    if count > 1:
+        raise UserError(
+            f"{type(model).__name__} is a mixture of {count} experts: its router loss is not part of the objective here, "
+            "and ranks that route differently would wait for each other; train a dense model"
+        )
