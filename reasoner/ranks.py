@@ -18,7 +18,7 @@ def open_ranks(device: str) -> Iterator[None]:
     """A process group of this process alone, which DeepSpeed needs: no port, no launcher."""
     before = os.environ.get("LOCAL_RANK")
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
         yield
     finally:

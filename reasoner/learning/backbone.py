@@ -9,6 +9,7 @@ for the reference beside it) the parameters are bfloat16 and there is no autocas
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -90,6 +91,8 @@ class Backbone:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`.
         """
         self.device = torch.device(device)
+        # transformers imports DeepSpeed, where it is installed, to save a model; it would look for a GPU and complain.
+        os.environ.setdefault("DS_ACCELERATOR", self.device.type)
         self.dtype = dtype
         self._autocast = autocast and dtype == "bfloat16"
         self._folder = folder
@@ -173,7 +176,7 @@ class Backbone:
         return {name: cast.setdefault(value.data_ptr(), self._cast(value)) for name, value in state.items()}
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write the model in Hugging Face format: weights (None: those that the model holds), configuration, tokenizer."""
+        """Write the model in Hugging Face format: weights (None: those of the model), configuration, tokenizer."""
         with no_progress_bars():
             self.model.save_pretrained(folder, state_dict=dict(self.weights() if weights is None else weights))
         # The source's own configuration, not the loaded one, in which dropout was set to 0.

@@ -1,8 +1,8 @@
 """The learner on DeepSpeed: parameters, gradients and optimiser state sharded as ZeRO does, in host memory on demand.
 
-The same algorithm-blind accumulator as `torch_engine.py`: same weights in, same gradient out. What that takes: DeepSpeed
-averages gradients over ranks, so the loss is multiplied by their number, and `step` ends an accumulation, not a count.
-In bfloat16 the parameters are bfloat16; gradients add up in float32 and the optimiser keeps float32 copies.
+The same algorithm-blind accumulator as `torch_engine.py`: same weights in, same gradient out; `step` ends an
+accumulation, not a count. In bfloat16 the parameters are bfloat16; gradients add up in float32 and the optimiser keeps
+float32 copies.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class DeepspeedLearner:
             UserError: a mixture-of-experts model.
         """
         settings = deepspeed_settings(config, dtype)
+        deepspeed = _deepspeed(device)
         self.policy = TorchPolicy(
             folder,
             device="cpu",
@@ -84,7 +85,6 @@ class DeepspeedLearner:
         self._total_steps = total_steps
         self._losses: list[float] = []
         """of what went into the current gradient"""
-        deepspeed = _deepspeed(device)
         self._gathered = deepspeed.zero.GatheredParameters
         self._name = f"deepspeed {deepspeed.__version__}"
         self._engine = _initialize(deepspeed, _Scores(self.policy), config, settings)
@@ -155,9 +155,7 @@ class DeepspeedLearner:
 
     def step(self) -> StepResult:
         config = self._config
-        rate = learning_rate(
-            self.version, self._total_steps, config.learning_rate, config.warmup_steps, config.decay
-        )
+        rate = learning_rate(self.version, self._total_steps, config.learning_rate, config.warmup_steps, config.decay)
         if not self._losses:
             return StepResult(False, "nothing to learn from: every weight was zero", 0.0, rate, self.version)
         for group in self._engine.optimizer.param_groups:
@@ -174,7 +172,7 @@ class DeepspeedLearner:
         return StepResult(not reason, reason, norm, rate, self.version, finite=not reason)
 
     def _forget(self) -> None:
-        """Drop the sums of a gradient that was not finite: with an offloaded optimiser DeepSpeed keeps the NaN in them."""
+        """Drop the sums of a gradient that was not finite: DeepSpeed keeps those of an offloaded optimiser."""
         sums = getattr(self._engine.optimizer, "averaged_gradients", None)
         if self._config.deepspeed.zero_stage in (1, 2) and isinstance(sums, dict):
             sums.update(dict.fromkeys(sums))
@@ -247,12 +245,13 @@ class _PlainAdamW(torch.optim.AdamW):
 
 
 def _deepspeed(device: str) -> Any:
-    """The package, told which device to use and not to compile anything on a CPU."""
-    os.environ.setdefault("DS_ACCELERATOR", device)  # it would take CUDA wherever there is one
+    """The package, told which device to use, to be quiet, and not to compile anything on a CPU."""
+    os.environ["DS_ACCELERATOR"] = device
     with _quiet():
         import deepspeed
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # Its own collectives through shared memory need a compiler and are no faster for what is done here.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*(reduce_scatter|all_gather).* is deprecated", category=FutureWarning)
+    # Its own collectives through shared memory would be compiled at the first use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
@@ -270,6 +269,6 @@ def _refuse_experts(model: Any) -> None:
     count = next((getattr(config, name) for name in _EXPERTS if getattr(config, name, None)), 0)
     if count > 1:
         raise UserError(
-            f"{type(model).__name__} is a mixture of {count} experts: its router loss is not part of the objective here, "
-            "and ranks that route differently would wait for each other; train a dense model"
+            f"{type(model).__name__} is a mixture of {count} experts: its router loss is no part of the objective, and "
+            "ranks that route differently would wait for each other; train a dense model"
         )

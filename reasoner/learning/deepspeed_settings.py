@@ -1,8 +1,8 @@
 """`[learning]` as a DeepSpeed configuration, laid over the user's own JSON file. No DeepSpeed is imported here.
 
-What the learner's mathematics rests on is ours: batch sizes, accumulation, clipping, number format, ZeRO stage, offload,
-the optimiser. A file that says something else is refused with every key that contradicts; what it adds (buckets,
-overlap, logging of communication) is passed on as it is.
+What the learner's mathematics rests on is ours: batch sizes, accumulation, clipping, number format, ZeRO stage,
+offload, the optimiser. A file that says something else is refused with every key that contradicts; what it adds
+(buckets, overlap, logging of communication) is passed on as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 from reasoner.config import LearningConfig
 from reasoner.errors import ConfigError, nearest
-from reasoner.learning.backbone import Dtype
 
 _ADDED = (
     "aio",
@@ -39,7 +38,7 @@ _INSTEAD = {
 """keys that are often in such a file -> what to use"""
 
 
-def deepspeed_settings(config: LearningConfig, dtype: Dtype) -> dict[str, Any]:
+def deepspeed_settings(config: LearningConfig, dtype: str) -> dict[str, Any]:
     """The complete configuration for `deepspeed.initialize`.
 
     Raises:
@@ -60,7 +59,7 @@ def deepspeed_settings(config: LearningConfig, dtype: Dtype) -> dict[str, Any]:
     return _laid_over(theirs, ours)
 
 
-def _ours(config: LearningConfig, dtype: Dtype) -> dict[str, Any]:
+def _ours(config: LearningConfig, dtype: str) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.deepspeed.zero_stage}
     if zero["stage"] < 2:
         zero["overlap_comm"] = False  # DeepSpeed refuses it together with accumulation that the caller ends

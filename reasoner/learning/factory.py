@@ -6,11 +6,14 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reasoner.config import Config
 from reasoner.errors import MissingDependencyError
-from reasoner.learning.learner import Learner
-from reasoner.ranks import open_ranks
+from reasoner.learning.deepspeed_settings import deepspeed_settings
+
+if TYPE_CHECKING:
+    from reasoner.learning.learner import Learner
 
 
 def choose_learner(config: Config) -> str:
@@ -26,6 +29,21 @@ def choose_learner(config: Config) -> str:
             "'reasoner[deepspeed]'`, or set learning.engine = 'torch'"
         )
     return "torch" if asked == "auto" else asked
+
+
+def describe_learner(config: Config) -> str:
+    """What will train, and why.
+
+    Raises:
+        MissingDependencyError: as `choose_learner`.
+        ConfigError: the user's DeepSpeed file contradicts the configuration.
+    """
+    engine = choose_learner(config)
+    reason = "one process" if config.learning.engine == "auto" else "learning.engine"
+    if engine == "torch":
+        return f"torch ({reason})"
+    deepspeed_settings(config.learning, config.model.dtype)
+    return f"deepspeed, ZeRO {config.learning.deepspeed.zero_stage} ({reason})"
 
 
 @contextmanager
@@ -49,6 +67,8 @@ def open_learner(config: Config, folder: Path, device: str) -> Iterator[Learner]
             trust_remote_code=config.model.trust_remote_code,
         )
         return
+    from reasoner.ranks import open_ranks
+
     with open_ranks(device):
         from reasoner.learning.deepspeed_engine import DeepspeedLearner
 

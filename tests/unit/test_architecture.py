@@ -247,9 +247,10 @@ gro.terms.entry.aggregation.credited gro.terms.entry.aggregation.length gro.term
 gro.terms.entry.kl.estimator gro.terms.entry.kl.place gro.terms.entry.correction.kind gro.terms.entry.correction.level
 gro.terms.entry.correction.low gro.terms.entry.correction.high gro.terms.entry.pairing.rule
 gro.terms.entry.pairing.most gro.terms.entry.pairing.margin gro.terms.entry.pairing.correct gro.terms.entry.entropy
-gro.terms.entry.mask_truncated learning.problems_per_step learning.updates_per_step learning.epochs
-learning.learning_rate learning.warmup_steps learning.decay learning.betas learning.weight_decay learning.max_grad_norm
-learning.max_not_finite
+gro.terms.entry.mask_truncated learning.engine learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer
+learning.deepspeed.offload_parameters learning.deepspeed.config learning.problems_per_step learning.updates_per_step
+learning.epochs learning.learning_rate learning.warmup_steps learning.decay learning.betas learning.weight_decay
+learning.max_grad_norm learning.max_not_finite
 learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.share_prompts learning.reference
 critic.path critic.learning_rate critic.value_clip handover.check_every handover.max_gap evaluation.every
 evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct trackers

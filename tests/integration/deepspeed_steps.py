@@ -1,0 +1,110 @@
+"""A rank of `test_deepspeed.py`: the same steps with every way of spreading the learner, in one process.
+
+    python -m tests.integration.deepspeed_steps MODEL OUTPUT
+
+writes OUTPUT/<name>.safetensors: weights and first gradient, and what the steps reported as metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reasoner.config import LearningConfig
+from reasoner.learning.learner import Learner, Weights
+from reasoner.learning.policy import Dtype
+from reasoner.weights import WEIGHTS_FILE
+from tests.ragged import ragged_groups
+
+SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
+    "zero-0": ("float32", {"zero_stage": 0}),
+    "zero-1": ("float32", {"zero_stage": 1}),
+    "zero-2": ("float32", {"zero_stage": 2}),
+    "zero-3": ("float32", {"zero_stage": 3}),
+    "zero-2-offload": ("float32", {"zero_stage": 2, "offload_optimizer": True}),
+    "zero-3-offload": ("float32", {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}),
+    "zero-1-bfloat16": ("bfloat16", {"zero_stage": 1}),
+    "zero-2-offload-bfloat16": ("bfloat16", {"zero_stage": 2, "offload_optimizer": True}),
+    "zero-3-bfloat16": ("bfloat16", {"zero_stage": 3}),
+}
+GROUPS = ragged_groups(prompts=(3, 24, 7, 9, 5), responses=3)
+TEMPERATURE = 0.8
+
+
+def some(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    """A weight for every token, an entropy bonus, and nothing for every fifth response."""
+    tokens = range(logprobs_RT.shape[1])
+    weights = [[0.0 if row % 5 == 4 else ((7 * row + 3 * t) % 5 - 2) / 10 for t in tokens] for row in rows]
+    return Weights(torch.tensor(weights), torch.full_like(logprobs_RT, 0.01))
+
+
+def nothing(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    return Weights(torch.zeros_like(logprobs_RT))
+
+
+def poisoned(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    """One response with a weight that is no number."""
+    weights_RT = torch.ones_like(logprobs_RT)
+    weights_RT[[row == 7 for row in rows]] = torch.nan
+    return Weights(weights_RT)
+
+
+def learning(**more: Any) -> LearningConfig:
+    values = {"token_budget": 60, "logit_chunk": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "max_grad_norm": 30.0}
+    return LearningConfig(**values | more)
+
+
+def record(learner: Learner, first_gradient: Callable[[], dict[str, Tensor]], folder: Path, name: str) -> None:
+    """Three steps that are made and two that are not, in between; then the weights."""
+    logprobs = [learner.logprobs(GROUPS, TEMPERATURE)]
+    reports = []
+    gradient: dict[str, Tensor] = {}
+    for weigh in (some, nothing, poisoned, some, some):
+        done = learner.accumulate(GROUPS, weigh, TEMPERATURE, entropy=weigh is some)
+        result = learner.step()
+        gradient = gradient or first_gradient()
+        reports.append((done.loss, done.entropy, done.responses, result.applied, result.finite, result.grad_norm))
+    logprobs.append(learner.logprobs(GROUPS, TEMPERATURE))
+    published = folder / f"{name}-published"
+    published.mkdir(parents=True, exist_ok=True)
+    checksum = learner.publish(published)
+    found = load_file(published / WEIGHTS_FILE) | {f"gradient:{key}": value for key, value in gradient.items()}
+    facts = {"reports": reports, "logprobs": logprobs, "checksum": checksum, "version": learner.version}
+    save_file(found, folder / f"{name}.safetensors", {"facts": json.dumps(facts)})
+
+
+def first_moments(named: Sequence[tuple[str, Tensor]], state: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The (clipped) gradient of the first step, as AdamW's first moment remembers it: m = (1 - beta_1) g."""
+    return {name: state(parameter).detach().float().cpu().clone() / 0.1 for name, parameter in named}
+
+
+def main(model: Path, output: Path) -> None:
+    """Every spread, one after the other."""
+    from reasoner.learning.deepspeed_engine import DeepspeedLearner
+    from reasoner.ranks import open_ranks
+
+    with open_ranks("cpu"):
+        for name, (dtype, spread) in SPREADS.items():
+            config = learning(deepspeed=spread, gradient_checkpointing=name == "zero-3")
+            learner = DeepspeedLearner(model, device="cpu", dtype=dtype, config=config, total_steps=5)
+            record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), output, name)  # type: ignore[misc]
+
+
+def _moments(learner: Any, spread: dict[str, Any]) -> dict[str, Tensor]:
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    named = list(learner.policy.model.named_parameters())
+    if spread["zero_stage"] == 0:
+        return first_moments(named, lambda parameter: learner._engine.optimizer.state[parameter]["exp_avg"])
+    return first_moments(named, lambda parameter: safe_get_full_optimizer_state(parameter, "exp_avg"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,103 @@
+"""DeepSpeed against the torch engine, in real processes: the same gradient, the same steps, the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from reasoner.learning.policy import Dtype
+from reasoner.learning.torch_engine import TorchLearner
+from tests.integration import deepspeed_steps
+from tests.integration.deepspeed_steps import SPREADS, first_moments, learning, record
+from tests.tiny import build_tiny_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.deepspeed]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the torch engine and one rank of DeepSpeed did."""
+    folder = tmp_path_factory.mktemp("deepspeed")
+    model = build_tiny_model(folder / "tiny")
+    for dtype in ("float32", "bfloat16"):
+        _torch(model, dtype, folder / "torch")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", deepspeed_steps.__name__, str(model), str(folder / "one")]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    return folder
+
+
+def _torch(model: Path, dtype: Dtype, folder: Path) -> None:
+    learner = TorchLearner(model, device="cpu", dtype=dtype, config=learning(), total_steps=5)
+    named = list(learner.policy.model.named_parameters())
+    state = learner._optimizer._adamw.state
+    record(learner, lambda: first_moments(named, lambda parameter: state[parameter]["exp_avg"]), folder, dtype)
+
+
+def outcome(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Gradient of the first step, weights at the end, what was reported."""
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        facts = json.loads(opened.metadata()["facts"])
+    gradient = {name: value for name, value in tensors.items() if name.startswith("gradient:")}
+    return gradient, {name: value for name, value in tensors.items() if name not in gradient}, facts
+
+
+def distance(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """||got - expected|| / ||expected|| over all tensors."""
+    assert got.keys() == expected.keys()
+    difference = sum(float((got[name].double() - value.double()).square().sum()) for name, value in expected.items())
+    return float((difference / sum(float(value.double().square().sum()) for value in expected.values())) ** 0.5)
+
+
+def largest_difference(got: list[list[list[float]]], expected: list[list[list[float]]]) -> float:
+    """Over log-probabilities before and after the steps, of all responses."""
+    return max(
+        abs(mine - theirs)
+        for when, then in zip(got, expected, strict=True)
+        for row, other in zip(when, then, strict=True)
+        for mine, theirs in zip(row, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, (dtype, _) in SPREADS.items() if dtype == "float32"])
+def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, name: str) -> None:
+    gradient, weights, facts = outcome(outcomes / "torch" / "float32.safetensors")
+    got_gradient, got_weights, got = outcome(outcomes / "one" / f"{name}.safetensors")
+    assert distance(got_gradient, gradient) < 1e-5
+    assert distance(got_weights, weights) < 1e-5
+    assert got["version"] == facts["version"] == 3
+    for mine, expected in zip(got["reports"], facts["reports"], strict=True):
+        loss, entropy, responses, applied, finite, norm = expected
+        assert mine[2:5] == [responses, applied, finite]
+        if finite:
+            assert mine[0] == pytest.approx(loss, rel=1e-4, abs=1e-4)
+            assert mine[1] == pytest.approx(entropy, rel=1e-5)
+            assert mine[5] == pytest.approx(norm, rel=1e-5)
+    assert largest_difference(got["logprobs"], facts["logprobs"]) < 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name, (dtype, _) in SPREADS.items() if dtype == "bfloat16"])
+def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, name: str) -> None:
+    """Gradients are within the rounding of the forward pass, steps that must not be made are not."""
+    gradient, weights, facts = outcome(outcomes / "torch" / "float32.safetensors")
+    got_gradient, got_weights, got = outcome(outcomes / "one" / f"{name}.safetensors")
+    rounding, _, _ = outcome(outcomes / "torch" / "bfloat16.safetensors")
+    assert distance(got_gradient, gradient) < 3 * distance(rounding, gradient) < 0.1
+    assert {value.dtype for value in got_weights.values()} == {torch.bfloat16}
+    assert [report[3:5] for report in got["reports"]] == [report[3:5] for report in facts["reports"]]
+    assert distance(got_weights, weights) < 0.05
