@@ -228,7 +228,7 @@ class ScoringConfig(Model):
     memory_mb: Positive = 2048
     """MB of address space that one worker may take"""
     max_failure_rate: Share = 0.5
-    """share of failed calls of a source in a step above which the run stops"""
+    """share of responses on which a source fails, in a step, above which the run stops"""
     cache: Annotated[int, Field(ge=0)] = 100_000
     """scores that are kept for equal calls; 0: none, and every call is made"""
 

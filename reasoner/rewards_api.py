@@ -18,8 +18,8 @@ Granularity = Literal["response", "group", "batch"]
 """what one call sees: a response, all responses to a problem, or responses to any problems"""
 
 RewardFunction = Callable[..., Any]
-"""It returns `float | Score | None`, or a sequence of them for a group or batch; or it is `async def` and its result
-does."""
+"""It returns `float | Score | None`, or a sequence of them for a group or batch, with an exception in the place of a
+response that it failed on; or it is `async def` and its result does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,8 @@ def reward(
         response   (problem, response, *, options...) -> float | Score | None
         group      (problem, responses, *, options...) -> a sequence of them, one per response
         batch      (problems, responses, *, options...) -> a sequence of them; the two are parallel
+
+    In such a sequence an exception stands for a response that failed, alone: what is raised fails them all.
 
     Keyword-only parameters are its options, with their annotations and defaults; or the only one is `options`, a
     pydantic model whose fields they are. The function may be `async def`. It runs in a worker process that is killed

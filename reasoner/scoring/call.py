@@ -17,7 +17,7 @@ from reasoner.records import Component, Failure, Group, Score, ScoredGroup
 from reasoner.scoring.cache import Cache, Key, digest
 from reasoner.scoring.compose import component, totals
 from reasoner.scoring.process import HostProcess, Inbox
-from reasoner.scoring.tally import Tally
+from reasoner.scoring.tally import Failed, Tally
 from reasoner.scoring.wire import Result, Traits, dump_content, dump_problem, dump_response, dump_task, load_result
 
 BATCH_SIZE = 64
@@ -101,9 +101,9 @@ class Call:
             self._settle(slots)
             return
         places = [(slots, sample) for sample in range(len(group.responses))]
-        for reward, traits in enumerate(self._traits):
+        for reward in range(len(self._rewards)):
             self._undecided[reward] += len(places)
-            self._tally.expect(self._rewards[reward].source, 1 if traits.granularity == "group" else len(places))
+            self._tally.expect(self._rewards[reward].source, len(places))
         free = [reward for reward, condition in enumerate(self._conditions) if condition is None]
         together: defaultdict[int, list[int]] = defaultdict(list)  # one task for all rewards of a lane
         for reward in free:
@@ -156,11 +156,11 @@ class Call:
         sent = self._sent.pop((result.task, result.reward), None)
         if sent is None:
             return  # of a call that was cancelled
+        outcomes = result.outcomes(self._rewards[sent.reward].source, len(sent.places))
         if sent.key is not None:
             del self._equal[sent.key]
-            if result.kind is None:
-                self._shared.cache[sent.key] = result.scores[0]
-        outcomes = result.outcomes(self._rewards[sent.reward].source, len(sent.places))
+            if not isinstance(outcomes[0], Failure):
+                self._shared.cache[sent.key] = outcomes[0]
         self._conclude(sent, outcomes, result.seconds)
 
     def _ask(self, rewards: Sequence[int], place: _Place) -> None:
@@ -206,16 +206,13 @@ class Call:
         self._send_batches(reward)
 
     def _leave_out(self, reward: int, place: _Place) -> None:
-        if self._traits[reward].granularity != "group":
-            self._tally.expect(self._rewards[reward].source, -1)
+        self._tally.expect(self._rewards[reward].source, -1)
         self._deliver(reward, place, component(self._rewards[reward], None, 0.0))
 
     def _send_group(self, reward: int, slots: _Slots) -> None:
         chosen = sorted(slots.chosen[reward], key=lambda place: place[1])  # conditions become known in any order
         if chosen:
             self._send([_Sent(reward, [[place] for place in chosen], None)])
-        else:
-            self._tally.expect(self._rewards[reward].source, -1)
 
     def _send_batches(self, reward: int) -> None:
         """Send full batches, and the rest when nothing can join it any more."""
@@ -223,7 +220,6 @@ class Call:
         last = self._closed and self._undecided[reward] == 0
         while len(gathered) >= BATCH_SIZE or (last and gathered):
             batch, gathered[:] = gathered[:BATCH_SIZE], gathered[BATCH_SIZE:]
-            self._tally.expect(self._rewards[reward].source, 1 - len(batch))
             self._send([_Sent(reward, [[place] for place in batch], None)])
 
     def _send(self, calls: Sequence[_Sent]) -> None:
@@ -254,14 +250,14 @@ class Call:
     def _conclude(self, call: _Sent, outcomes: Sequence[Score | Failure | None], seconds: float) -> None:
         """A call has its outcomes: everyone who waits gets theirs."""
         reward = self._rewards[call.reward]
-        slots, sample = call.places[0][0]
-        failure = outcomes[0] if isinstance(outcomes[0], Failure) else None
-        self._tally.add(reward.source, seconds, failure, slots.group.problem.id, sample)
-        if failure is not None and reward.on_failure == "abort":
-            raise ScoringError(
-                f"reward source {reward.source!r} failed and its on_failure is 'abort'. Problem "
-                f"{slots.group.problem.id}, response {sample}: {failure.kind}: {failure.message}"
-            )
+        failed = [
+            Failed(waiting[0][0].group.problem.id, waiting[0][1], outcome)
+            for waiting, outcome in zip(call.places, outcomes, strict=True)
+            if isinstance(outcome, Failure)
+        ]
+        self._tally.add(reward.source, seconds, failed)
+        if failed and reward.on_failure == "abort":
+            raise ScoringError(f"reward source {reward.source!r} failed and its on_failure is 'abort'. {failed[0]}")
         for waiting, outcome in zip(call.places, outcomes, strict=True):
             for place in waiting:
                 own = seconds / len(outcomes) if place is waiting[0] else 0.0

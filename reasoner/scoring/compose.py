@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from numbers import Real
+from typing import Literal
 
 from reasoner.config import RewardConfig, mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError, nearest
@@ -25,8 +27,20 @@ MAX_DEPTH = 32
 """levels of nesting in the parts of a score"""
 
 
+MAX_MESSAGE = 2000
+"""characters of an error message that are kept"""
+
+
 class InvalidScoreError(ValueError):
     """A reward source returned something that is not a finite score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One response of a group or batch that failed beside others that did not."""
+
+    kind: Literal["error", "invalid"]
+    message: str
 
 
 def check_rewards(rewards: Sequence[RewardConfig], sources: Mapping[str, RewardSource]) -> None:
@@ -49,18 +63,27 @@ def check_rewards(rewards: Sequence[RewardConfig], sources: Mapping[str, RewardS
         raise ConfigError(found)
 
 
-def verdicts(returned: object, responses: int) -> list[Score | None]:
-    """What a source of groups or batches returned, one score per response.
+def verdicts(returned: object, responses: int) -> list[Score | Refused | None]:
+    """What a source of groups or batches returned, one score per response; what is no score fails alone.
 
     Raises:
-        InvalidScoreError: not a sequence, not as many as responses, or one of them is not a score.
+        InvalidScoreError: not a sequence, or not as many as responses.
     """
     if not isinstance(returned, Iterable) or isinstance(returned, (str, bytes, Mapping, Set)):
         raise InvalidScoreError(f"a sequence of scores is needed, one per response, got {_shown(returned)}")
     several = list(returned)
     if len(several) != responses:
         raise InvalidScoreError(f"one score per response is needed: got {len(several)} for {responses} responses")
-    return [verdict(each) for each in several]
+    return [_verdict_or_refused(each) for each in several]
+
+
+def _verdict_or_refused(returned: object) -> Score | Refused | None:
+    if isinstance(returned, Exception):
+        return Refused("error", f"{type(returned).__name__}: {str(returned)[:MAX_MESSAGE]}")
+    try:
+        return verdict(returned)
+    except InvalidScoreError as error:
+        return Refused("invalid", str(error)[:MAX_MESSAGE])
 
 
 def verdict(returned: object) -> Score | None:

@@ -1,4 +1,7 @@
-"""Counts calls and failures by reward source, and says when a source fails too often. Pure state, no processes."""
+"""Counts calls and failures by reward source, and says when a source fails too often. Pure state, no processes.
+
+The failure rate is that of responses, so that it means the same for a call that sees one and for a call that sees many.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,21 @@ from dataclasses import dataclass
 from reasoner.errors import ScoringError
 from reasoner.records import Failure, FailureKind
 
-MIN_CALLS = 8
-"""calls of a source below which a failure rate says too little to stop a run"""
+MIN_RESPONSES = 8
+"""responses below which a failure rate says too little to stop a run"""
 
 
 @dataclass(frozen=True, slots=True)
-class FailureExample:
-    """The first failure of a source, with where it happened."""
+class Failed:
+    """A response on which a source failed."""
 
     problem_id: str
     sample: int
-    """index of the response in its group, from 0; of a group or batch the first one"""
+    """its index in its group, from 0"""
     failure: Failure
+
+    def __str__(self) -> str:
+        return f"Problem {self.problem_id}, response {self.sample}: {self.failure.kind}: {self.failure.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +39,15 @@ class SourceStatistics:
     cached: int
     """responses that needed no call, because an equal one was made"""
     failures: Mapping[FailureKind, int]
-    """failed calls by kind; kinds that did not occur are absent"""
+    """responses on which it failed, by kind; kinds that did not occur are absent"""
     seconds: float
     """seconds in the source, summed over calls (and workers)"""
-    example: FailureExample | None
+    example: Failed | None
+    """the first failure"""
 
     @property
     def failed(self) -> int:
-        """Failed calls of all kinds."""
+        """Responses on which it failed."""
         return sum(self.failures.values())
 
 
@@ -53,24 +60,24 @@ class Tally:
         self._cached: Counter[str] = Counter()
         self._seconds: dict[str, float] = dict.fromkeys(sources, 0.0)
         self._failures: dict[str, Counter[FailureKind]] = {source: Counter() for source in sources}
-        self._examples: dict[str, FailureExample] = {}
+        self._examples: dict[str, Failed] = {}
 
-    def expect(self, source: str, calls: int) -> None:
-        """That many calls more, or fewer, will be made at most."""
-        self._expected[source] += calls
+    def expect(self, source: str, responses: int) -> None:
+        """Calls will be made for that many responses more, or fewer, at most."""
+        self._expected[source] += responses
 
     def spare(self, source: str) -> None:
-        """An expected call is not made because an equal one was."""
+        """A response needs no call because an equal one was made."""
         self._expected[source] -= 1
         self._cached[source] += 1
 
-    def add(self, source: str, seconds: float, failure: Failure | None, problem_id: str, sample: int) -> None:
-        """Count one outcome."""
+    def add(self, source: str, seconds: float, failed: Sequence[Failed]) -> None:
+        """Count one call with those of its responses on which it failed."""
         self._calls[source] += 1
         self._seconds[source] += seconds
-        if failure is not None:
-            self._failures[source][failure.kind] += 1
-            self._examples.setdefault(source, FailureExample(problem_id, sample, failure))
+        for each in failed:
+            self._failures[source][each.failure.kind] += 1
+            self._examples.setdefault(source, each)
 
     def statistics(self) -> dict[str, SourceStatistics]:
         """By source, in the order of the configured rewards."""
@@ -87,24 +94,24 @@ class Tally:
         }
 
     def check(self, max_failure_rate: float) -> None:
-        """Stop as soon as it is certain that a source fails in more than this share of its calls (made and to come).
+        """Stop as soon as it is certain that a source fails on more than this share of all responses, those to come
+        included.
 
         Raises:
             ScoringError: naming the source, how often it failed and an example.
         """
         for source, failures in self._failures.items():
-            calls, failed = self._expected[source], failures.total()
-            if calls >= MIN_CALLS and failed > max_failure_rate * calls:
-                raise ScoringError(_too_many(source, failures, calls, max_failure_rate, self._examples[source]))
+            responses, failed = self._expected[source], failures.total()
+            if responses >= MIN_RESPONSES and failed > max_failure_rate * responses:
+                raise ScoringError(_too_many(source, failures, responses, max_failure_rate, self._examples[source]))
 
 
 def _too_many(
-    source: str, failures: Counter[FailureKind], calls: int, max_failure_rate: float, example: FailureExample
+    source: str, failures: Counter[FailureKind], responses: int, max_failure_rate: float, example: Failed
 ) -> str:
     kinds = ", ".join(f"{kind} {count}" for kind, count in failures.most_common())
     return (
-        f"reward source {source!r} failed in {failures.total()} of {calls} calls ({kinds}), more than "
-        f"scoring.max_failure_rate = {max_failure_rate}. Example: problem {example.problem_id}, response "
-        f"{example.sample}: {example.failure.kind}: {example.failure.message}\nMend the source, give it more time "
+        f"reward source {source!r} failed on {failures.total()} of {responses} responses ({kinds}), more than "
+        f"scoring.max_failure_rate = {max_failure_rate}. {example}\nMend the source, give it more time "
         "(rewards.timeout_s) or memory (scoring.memory_mb), or raise scoring.max_failure_rate."
     )

@@ -21,6 +21,7 @@ from typing import Any
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
 from reasoner.rewards_api import Granularity
+from reasoner.scoring.compose import Refused
 
 START_S = 120
 """seconds in which the host must have imported and prepared all plugins"""
@@ -57,13 +58,13 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one call. `kind` is None when the source delivered."""
+    """The outcome of one call. `kind` is None when the source delivered, for some of its responses at least."""
 
     task: int
     reward: int
     """index in the configured rewards"""
     seconds: float
-    scores: tuple[Score | None, ...] = ()
+    scores: tuple[Score | Refused | None, ...] = ()
     """one per response of the task; None: not applicable"""
     kind: FailureKind | None = None
     message: str = ""
@@ -74,7 +75,10 @@ class Result:
         """As the rest of the pipeline sees it: one per response, None for not applicable."""
         if self.kind is not None:
             return [Failure(source, self.kind, self.message, self.seconds)] * responses
-        return self.scores
+        return [
+            Failure(source, each.kind, each.message, self.seconds) if isinstance(each, Refused) else each
+            for each in self.scores
+        ]
 
 
 def dump_plan(plan: Plan) -> bytes:
@@ -151,7 +155,7 @@ def load_task(payload: bytes) -> tuple[list[Problem], list[Response]]:
 
 def dump_result(result: Result) -> bytes:
     """One line."""
-    scores = [None if score is None else [score.value, dict(score.parts), score.note] for score in result.scores]
+    scores = [_dump_score(score) for score in result.scores]
     return _line({**{name: getattr(result, name) for name in _RESULT}, "scores": scores})
 
 
@@ -162,8 +166,20 @@ def load_result(line: bytes) -> Result:
         ValueError, TypeError, AttributeError, KeyError, RecursionError: the line is not a result.
     """
     data = json.loads(line)
-    scores = tuple(None if score is None else Score(*score) for score in data.pop("scores"))
+    scores = tuple(_load_score(score) for score in data.pop("scores"))
     return Result(**data, scores=scores)
+
+
+def _dump_score(score: Score | Refused | None) -> list[Any] | dict[str, str] | None:
+    if isinstance(score, Score):
+        return [score.value, dict(score.parts), score.note]
+    return None if score is None else asdict(score)
+
+
+def _load_score(data: list[Any] | dict[str, Any] | None) -> Score | Refused | None:
+    if isinstance(data, dict):
+        return Refused(**data)
+    return None if data is None else Score(*data)
 
 
 _RESULT = tuple(each.name for each in fields(Result) if each.name != "scores")

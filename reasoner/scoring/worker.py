@@ -19,12 +19,10 @@ from typing import Any
 
 from reasoner.records import FailureKind, Problem, Response, Score
 from reasoner.rewards_api import RewardSource
-from reasoner.scoring.compose import InvalidScoreError, verdict, verdicts
+from reasoner.scoring.compose import MAX_MESSAGE, InvalidScoreError, Refused, verdict, verdicts
 from reasoner.scoring.reaping import become_subreaper, die_with_parent, has_children
 from reasoner.scoring.wire import MAX_LINE_BYTES, Result, Traits, dump_result, load_task
 
-MAX_MESSAGE = 2000
-"""characters of an error message that are kept"""
 BACKOFF_S = 0.2
 """seconds before the second attempt of a call that raised; twice as long before each further one"""
 
@@ -87,7 +85,7 @@ def serve(channel: socket.socket, jobs: Sequence[Job]) -> None:
 def _call(task: int, reward: int, job: Job, problems: list[Problem], responses: list[Response]) -> Result:
     own, start = os.getpid(), time.perf_counter()
     kind: FailureKind | None = None
-    scores: tuple[Score | None, ...] = ()
+    scores: tuple[Score | Refused | None, ...] = ()
     message, full = "", False
     try:
         scores = _scores(job, problems, responses)
@@ -105,7 +103,7 @@ def _call(task: int, reward: int, job: Job, problems: list[Problem], responses: 
     return Result(task, reward, seconds, scores, kind, message, last)
 
 
-def _scores(job: Job, problems: list[Problem], responses: list[Response]) -> tuple[Score | None, ...]:
+def _scores(job: Job, problems: list[Problem], responses: list[Response]) -> tuple[Score | Refused | None, ...]:
     match job.source.granularity:
         case "response":
             return (verdict(_attempt(job, problems[0], responses[0])),)

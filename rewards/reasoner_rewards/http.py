@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reasoner import Problem, Response, Score, reward
-from reasoner_rewards.remote import Service, Url, secret, shown
+from reasoner_rewards.remote import RemoteError, Service, Url, secret, shown
 
 VERSION = 1
 """of the schema; docs/http-reward.md is its specification"""
-MAX_NAMED = 5
-"""items that an error message names"""
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 OWN_HEADERS = ("accept", "connection", "content-length", "content-type", "host", "transfer-encoding")
 
@@ -61,13 +58,21 @@ class _Result(BaseModel):
         return self
 
 
+class _Named(BaseModel):
+    """What every entry must have: the name of its item."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    id: str
+
+
 class _Answer(BaseModel):
-    """What the service answers to one request."""
+    """What the service answers to one request. Entries are looked at one by one: a wrong one fails alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     version: Literal[1]
-    results: tuple[_Result, ...] = Field(strict=False)
+    results: tuple[_Named, ...] = Field(strict=False)
 
 
 def _preflight(options: HttpOptions) -> str:
@@ -78,26 +83,27 @@ def _preflight(options: HttpOptions) -> str:
 
 
 @reward("http", timeout_s=120.0, granularity="batch", workers=4, preflight=_preflight)
-def http(problems: Sequence[Problem], responses: Sequence[Response], *, options: HttpOptions) -> list[Score | None]:
+def http(
+    problems: Sequence[Problem], responses: Sequence[Response], *, options: HttpOptions
+) -> list[Score | RemoteError | None]:
     """What a service says: one request for up to `batch` responses, one result for each.
 
-    An answer counts only as a whole: a wrong version, an id that is missing, unknown or there twice, a score that is
-    not finite, or an unknown key fails the call. So does an item for which the service reports an error, because a
-    batch cannot fail in part; a service that can judge some of it only answers `null` (not applicable) for the others.
+    An item fails alone when the service reports an error for it, has no result or several for it, or one against the
+    schema. An answer that cannot be matched with the items fails all of them: another version, an unknown id.
 
     Parts and note: the service's own.
 
     Raises:
-        RemoteError: the service did not deliver, or delivered something else; the message names the responses.
+        RemoteError: the service did not deliver, or delivered something else.
     """
     values = {header: secret(variable) for header, variable in options.headers_env.items()}
     service = Service(options.url, values, tuple(values.values()), options.attempts)
     pairs = list(zip(problems, responses, strict=True))
-    scores: list[Score | None] = []
+    scores: list[Score | RemoteError | None] = []
     for start in range(0, len(pairs), options.batch):
         items = {str(start + index): pair for index, pair in enumerate(pairs[start : start + options.batch])}
         answer = service.post({"version": VERSION, "items": [_item(id_, *pair) for id_, pair in items.items()]})
-        scores.extend(_scores(service, answer, items))
+        scores.extend(_scores(service, answer, list(items)))
     return scores
 
 
@@ -118,33 +124,39 @@ def _item(id_: str, problem: Problem, response: Response) -> dict[str, Any]:
     }
 
 
-def _scores(service: Service, answer: Any, items: Mapping[str, tuple[Problem, Response]]) -> Iterator[Score | None]:
+def _scores(service: Service, answer: Any, ids: Sequence[str]) -> Iterator[Score | RemoteError | None]:
+    """One per id, in their order.
+
+    Raises:
+        RemoteError: the answer cannot be matched with the items.
+    """
     try:
-        results = _Answer.model_validate(answer).results
+        _Answer.model_validate(answer)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the answer"
-        what = f"answered against the schema, version {VERSION}: {place}: {first['msg']}"
-        raise service.error(what, first["input"]) from None
-    times = Counter(result.id for result in results)
-    faults = {
-        "results are missing for": [id_ for id_ in items if id_ not in times],
-        "there are several results for": [id_ for id_ in times if times[id_] > 1],
-        "there are results for unknown": [id_ for id_ in times if id_ not in items],
-    }
-    for fault, ids in faults.items():
-        if ids:
-            raise service.error(f"answered with wrong ids: {fault} {_named(ids)}", _named(list(times)))
-    failed = [f"{result.id} ({items[result.id][0].id})" for result in results if result.error is not None]
-    if failed:
-        errors = [result.error for result in results if result.error is not None]
-        raise service.error(f"could not score {len(failed)} of {len(items)}: {_named(failed)}", errors[0])
-    by_id = {result.id: result for result in results}
-    for id_ in items:
-        result = by_id[id_]
-        yield None if result.score is None else Score(result.score, result.parts, result.note)
+        raise _against_schema(service, error) from None
+    by_id: dict[str, list[Any]] = {id_: [] for id_ in ids}
+    for entry in answer["results"]:
+        if entry["id"] not in by_id:
+            raise service.error(f"answered with a result for an unknown id, {entry['id'][:80]!r}", answer)
+        by_id[entry["id"]].append(entry)
+    for id_, entries in by_id.items():
+        yield _score(service, id_, entries)
 
 
-def _named(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
-    return ", ".join(id_[:80] for id_ in ids[:MAX_NAMED]) + more
+def _score(service: Service, id_: str, entries: Sequence[Any]) -> Score | RemoteError | None:
+    """What the service says of one item, or why that is nothing."""
+    if len(entries) != 1:
+        return service.error(f"answered with {len(entries)} results for item {id_}, where 1 is needed", entries)
+    try:
+        result = _Result.model_validate(entries[0])
+    except ValidationError as error:
+        return _against_schema(service, error)
+    if result.error is not None:
+        return service.error(f"could not score item {id_}", result.error)
+    return None if result.score is None else Score(result.score, result.parts, result.note)
+
+
+def _against_schema(service: Service, error: ValidationError) -> RemoteError:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the answer"
+    return service.error(f"answered against the schema, version {VERSION}: {place}: {first['msg']}", first["input"])

@@ -150,6 +150,7 @@ def endless_parts() -> Score:
 
 ACTIONS: dict[str, Callable[[], Any]] = {
     "good": lambda: 1.0,
+    "one by one": lambda: 1.0,
     "score": lambda: Score(0.5, {"extracted": "4"}, "half"),
     "not applicable": lambda: None,
     "spin": spin,
@@ -220,6 +221,8 @@ def many(responses: Sequence[Response]) -> Any:
         "letters": "x" * len(responses),
     }
     first = responses[0].text
+    if first == "one by one":
+        return [LookupError("no such unit") if each.text == "refuse" else ACTIONS[each.text]() for each in responses]
     return scores[first] if first in scores else [ACTIONS[first]()] * len(responses)
 
 

@@ -38,7 +38,7 @@ def wrote(text: str, tokens: int = 1) -> Response:
     return Response(text, (1,) * (tokens + 1), (True,) * tokens + (False,), (0.0,) * (tokens + 1), "stop", 0)
 
 
-def scored(url: str, *texts: str, **options: Any) -> list[Score | None]:
+def scored(url: str, *texts: str, **options: Any) -> list[Score | RemoteError | None]:
     problems, responses = [problem() for _ in texts], [wrote(text) for text in texts]
     result = http(problems, responses, **http.check_options({"url": url, **options}))
     assert isinstance(result, list)
@@ -95,12 +95,13 @@ def test_the_reference_server_follows_the_page() -> None:
         try:
             url = f"http://127.0.0.1:{server.server_port}"
             scores = scored(url, "It is 7.", "It is 8.")
-            with pytest.raises(RemoteError, match=r"could not score 1 of 2: 1 \(sums:7\); got the problem has no ref"):
-                http([problem(), problem("")], [wrote("7"), wrote("7")], url=url)
+            good, bad = http([problem(), problem("")], [wrote("7"), wrote("7")], url=url)
         finally:
             server.shutdown()
             thread.join()
     assert scores == [Score(1.0, {"characters": 8}), Score(0.0, {"characters": 8})]
+    assert good == Score(1.0, {"characters": 1})
+    assert str(bad) == f"{url} could not score item 1; got the problem has no reference answer"
 
 
 def test_results_are_matched_by_id_and_large_batches_are_cut() -> None:
@@ -154,24 +155,39 @@ def test_the_good_answer_is_good() -> None:
         ({"version": 1}, "results: Field required"),
         ({**GOOD, "more": 1}, "more: Extra inputs are not permitted"),
         ([GOOD], "version 1: the answer: Input should be"),
-        ({**GOOD, "results": GOOD["results"][:2]}, "wrong ids: results are missing for 2; got 0, 1"),
-        ({**GOOD, "results": []}, "results are missing for 0, 1, 2; got nothing"),
-        ({**GOOD, "results": [*GOOD["results"], {"id": "1", "score": 0}]}, "there are several results for 1"),
-        ({**GOOD, "results": [*GOOD["results"], {"id": "9", "score": 0}]}, "there are results for unknown 9"),
+        ({**GOOD, "results": [*GOOD["results"], {"id": "9", "score": 0}]}, "a result for an unknown id, '9'"),
+        ({**GOOD, "results": [*GOOD["results"], 1.0]}, "results.3: Input should be"),
         (changed(id=0), "results.0.id: Input should be a valid string"),
-        (changed(score="1.0"), "results.0.score: Input should be a valid number; got 1.0"),
-        (changed(score=True), "results.0.score: Input should be a valid number"),
-        (changed(score="absent"), "either 'score'"),
-        (changed(error="why"), "either 'score'"),
-        (changed(score="absent", error=""), "results.0.error"),
-        (changed(parts=[1]), "results.0.parts"),
-        (changed(note=None), "results.0.note"),
-        (changed(more=1), "results.0.more: Extra inputs are not permitted"),
-        (changed(score="absent", error="no GPU"), "could not score 1 of 3: 0 (sums:7); got no GPU"),
+        (changed(id="absent"), "results.0.id: Field required"),
     ],
 )
-def test_an_answer_against_the_schema_fails_as_a_whole(body: Any, why: str) -> None:
+def test_an_answer_that_cannot_be_matched_fails_as_a_whole(body: Any, why: str) -> None:
     assert why in refusal(answer(body), answer(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({**GOOD, "results": GOOD["results"][1:]}, "answered with 0 results for item 0, where 1 is needed; got []"),
+        ({**GOOD, "results": [*GOOD["results"], {"id": "0", "score": 0}]}, "answered with 2 results for item 0"),
+        (changed(score="1.0"), "version 1: score: Input should be a valid number; got 1.0"),
+        (changed(score=True), "score: Input should be a valid number"),
+        (changed(score="absent"), "either 'score'"),
+        (changed(error="why"), "either 'score'"),
+        (changed(score="absent", error=""), "version 1: error: "),
+        (changed(parts=[1]), "version 1: parts: "),
+        (changed(note=None), "version 1: note: "),
+        (changed(more=1), "more: Extra inputs are not permitted"),
+        (changed(score="absent", error="no GPU"), "could not score item 0; got no GPU"),
+    ],
+)
+def test_an_item_without_a_good_result_fails_alone(body: Any, why: str) -> None:
+    with serving(answer(body)) as script:
+        first, *others = scored(script.url, "a", "b", "c")
+    assert isinstance(first, RemoteError)
+    assert str(first).startswith(script.url)
+    assert why in str(first)
+    assert others == [Score(1.0)] * 2
 
 
 @pytest.mark.parametrize(
@@ -179,7 +195,6 @@ def test_an_answer_against_the_schema_fails_as_a_whole(body: Any, why: str) -> N
     [
         (raw(b'{"version": 1, "results": [{"id": "0", "score": NaN}]}'), "NaN is not JSON"),
         (raw(b'{"version": 1, "results": [{"id": "0", "score": -Infinity}]}'), "-Infinity is not JSON"),
-        (raw(b'{"version": 1, "results": [{"id": "0", "score": 1e999}]}'), "finite number"),
         (raw(b'{"version": 1, "version": 1, "results": []}'), "a key is repeated"),
         (raw(json.dumps(GOOD).encode()[:-9]), "answered no JSON"),
         (answer(GOOD, 302, Location="/other"), "redirects (status 302)"),
@@ -189,6 +204,14 @@ def test_an_answer_against_the_schema_fails_as_a_whole(body: Any, why: str) -> N
 )
 def test_an_answer_that_is_broken_fails_at_once(act: Act, why: str) -> None:
     assert why in refusal(act, answer(GOOD))
+
+
+def test_a_number_that_is_not_finite_fails_its_item() -> None:
+    entries = b", ".join(b'{"id": "%d", "score": %b}' % (id_, b"1e999" if id_ == 1 else b"0.5") for id_ in range(3))
+    with serving(raw(b'{"version": 1, "results": [%b]}' % entries)) as script:
+        scores = scored(script.url, "a", "b", "c")
+    assert [scores[0], scores[2]] == [Score(0.5)] * 2
+    assert "finite number" in str(scores[1])
 
 
 def test_a_batch_is_posted_again_when_the_connection_breaks() -> None:
@@ -219,3 +242,24 @@ def test_in_the_scoring_service() -> None:
     assert first.rewards == (None,) * 4
     assert second.rewards == (4.0, 0.0, 3.0, 5.0)
     assert [parts[0].value for parts in second.components] == [4.0, None, 3.0, 5.0]
+
+
+def test_in_the_scoring_service_one_item_fails_alone() -> None:
+    def refuses_short_ones(body: Mapping[str, Any]) -> dict[str, Any]:
+        whole = by_length(body)
+        for entry in whole["results"]:
+            if entry["score"] is not None and entry["score"] < 4:
+                del entry["score"], entry["note"]
+                entry["error"] = "too short"
+        return whole
+
+    with serving(computed(refuses_short_ones)) as script:
+        reward = RewardConfig(source="http", options={"url": script.url})
+        with ScoringService([reward], ScoringConfig(workers=1)) as scorer:
+            (group,) = scorer.score([Group(problem(), (1,), tuple(map(wrote, ["four", "", "two", "fifth"] * 3)))])
+            statistics = scorer.statistics()["http"]
+    assert group.rewards == (4.0, 0.0, None, 5.0) * 3
+    failure = group.components[2][0].failure
+    assert failure is not None
+    assert (failure.kind, failure.message.endswith("could not score item 2; got too short")) == ("error", True)
+    assert (statistics.calls, statistics.failed) == (1, 3)

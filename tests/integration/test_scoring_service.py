@@ -206,7 +206,20 @@ def test_a_group_or_batch_needs_one_score_per_response(source: str, text: str, m
     assert [failure.kind for failure in failures if failure is not None] == ["invalid"] * 3
     assert all(failure is not None and message in failure.message for failure in failures)
     assert scored.rewards == (None,) * 3
-    assert (statistics.calls, statistics.failed) == (1, 1)
+    assert (statistics.calls, statistics.failed) == (1, 3)
+
+
+@pytest.mark.parametrize("source", ["obedient_group", "obedient_batch"])
+def test_a_response_of_a_group_or_batch_may_fail_alone(source: str) -> None:
+    with service(source) as scorer:
+        (scored,) = scorer.score([group("one by one", "score", "nan", "refuse", "not applicable", "good")])
+        statistics = scorer.statistics()[source]
+    assert [outcome(row[0]) for row in scored.components] == [1.0, 0.5, "invalid", "error", None, 1.0]
+    refused = scored.components[3][0].failure
+    assert refused is not None
+    assert refused.message == "LookupError: no such unit"
+    assert scored.rewards == (1.0, 0.5, None, None, 0.0, 1.0)
+    assert (statistics.calls, statistics.failures) == (1, {"invalid": 1, "error": 1})
 
 
 def test_the_scores_of_a_call_are_bounded_together() -> None:
@@ -570,7 +583,7 @@ def test_a_source_that_fails_too_often_stops_the_call_before_all_deadlines_have_
         with pytest.raises(ScoringError) as caught:
             list(scored)
         message = str(caught.value)
-        assert "reward source 'obedient' failed in 11 of 20 calls (error 11)" in message
+        assert "reward source 'obedient' failed on 11 of 20 responses (error 11)" in message
         assert "no such unit" in message
         assert "scoring.max_failure_rate = 0.5" in message
         assert [each.rewards for each in scorer.score([group("good")])] == [(1.0,)]

@@ -22,6 +22,7 @@ from reasoner.scoring.cache import Cache, digest
 from reasoner.scoring.compose import (
     MAX_RESULT_BYTES,
     InvalidScoreError,
+    Refused,
     check_rewards,
     component,
     total,
@@ -30,7 +31,7 @@ from reasoner.scoring.compose import (
     verdicts,
 )
 from reasoner.scoring.service import ScoringService
-from reasoner.scoring.tally import MIN_CALLS, Tally
+from reasoner.scoring.tally import MIN_RESPONSES, Failed, Tally
 from reasoner.scoring.wire import (
     LineBuffer,
     Result,
@@ -142,10 +143,20 @@ def test_several_scores_are_one_per_response(several: object) -> None:
     assert verdicts(several, 3) == [Score(1.0), None, Score(0.5)]
 
 
-@pytest.mark.parametrize("several", [[1.0], [1.0] * 3, 1.0, None, "11", {0: 1.0, 1: 1.0}, {1.0, 2.0}, [1.0, math.nan]])
+@pytest.mark.parametrize("several", [[1.0], [1.0] * 3, 1.0, None, "11", {0: 1.0, 1: 1.0}, {1.0, 2.0}])
 def test_anything_else_is_no_scores_for_two_responses(several: object) -> None:
     with pytest.raises(InvalidScoreError):
         verdicts(several, 2)
+
+
+def test_what_is_no_score_among_several_fails_alone() -> None:
+    found = verdicts([1.0, math.nan, KeyError("x"), "1"], 4)
+    assert found[0] == Score(1.0)
+    assert found[1:] == [
+        Refused("invalid", "a score must be finite, got nan"),
+        Refused("error", "KeyError: 'x'"),
+        Refused("invalid", "a score must be a number, None or Score, got str '1'"),
+    ]
 
 
 def test_total_is_the_weighted_sum() -> None:
@@ -241,9 +252,9 @@ def tallied(failed: int, passed: int, to_come: int = 0) -> Tally:
     tally = Tally(["unit", "other"])
     tally.expect("unit", failed + passed + to_come)
     for sample in range(failed):
-        tally.add("unit", 1.0, FAILURE, "p:1", sample)
-    for sample in range(passed):
-        tally.add("unit", 0.5, None, "p:2", sample)
+        tally.add("unit", 1.0, [Failed("p:1", sample, FAILURE)])
+    for _ in range(passed):
+        tally.add("unit", 0.5, [])
     return tally
 
 
@@ -257,27 +268,40 @@ def test_statistics_count_calls_failures_and_keep_the_first_example() -> None:
     assert statistics["unit"].seconds == 3.5
     example = statistics["unit"].example
     assert example is not None
-    assert (example.problem_id, example.sample, example.failure) == ("p:1", 0, FAILURE)
+    assert example == Failed("p:1", 0, FAILURE)
     assert (statistics["other"].calls, statistics["other"].failures, statistics["other"].example) == (0, {}, None)
 
 
 def test_a_rate_above_the_limit_stops_and_names_source_count_and_example() -> None:
     with pytest.raises(ScoringError) as caught:
         tallied(failed=6, passed=4).check(0.5)
-    assert all(text in str(caught.value) for text in ("'unit'", "6 of 10 calls", "timeout 6", "p:1", FAILURE.message))
+    assert all(
+        text in str(caught.value) for text in ("'unit'", "6 of 10 responses", "timeout 6", "p:1", FAILURE.message)
+    )
 
 
 def test_a_rate_at_the_limit_or_among_too_few_calls_does_not_stop() -> None:
     tallied(failed=5, passed=5).check(0.5)
     tallied(failed=10, passed=0).check(1.0)
-    tallied(failed=MIN_CALLS - 1, passed=0).check(0.0)
+    tallied(failed=MIN_RESPONSES - 1, passed=0).check(0.0)
+
+
+def test_the_rate_is_that_of_responses_however_many_a_call_sees() -> None:
+    tally = Tally(["unit"])
+    tally.expect("unit", 20)
+    tally.add("unit", 1.0, [Failed("p:1", sample, FAILURE) for sample in range(10)])
+    tally.check(0.5)
+    tally.add("unit", 1.0, [Failed("p:2", 3, FAILURE)])
+    with pytest.raises(ScoringError, match="11 of 20 responses"):
+        tally.check(0.5)
+    assert (tally.statistics()["unit"].calls, tally.statistics()["unit"].failed) == (2, 11)
 
 
 def test_the_rate_is_among_the_calls_made_and_to_come() -> None:
     tally = tallied(failed=6, passed=0, to_come=6)
     tally.check(0.5)
     tally.spare("unit")
-    with pytest.raises(ScoringError, match="6 of 11 calls"):
+    with pytest.raises(ScoringError, match="6 of 11 responses"):
         tally.check(0.5)
     tally.expect("unit", 1)
     tally.check(0.5)
@@ -315,12 +339,16 @@ def test_calls_are_equal_when_they_see_the_same() -> None:
     assert len({seen, *(digest(dump_content(problem), other) for problem, other in others)}) == 1 + len(others)
 
 
-scores = st.none() | st.builds(Score, finite, parts, st.text())
+scores = (
+    st.none()
+    | st.builds(Score, finite, parts, st.text())
+    | st.builds(Refused, st.sampled_from(["error", "invalid"]), st.text())
+)
 
 
 @given(task=st.integers(0), seconds=finite, scores=st.lists(scores), message=st.text(), last=st.booleans())
 def test_results_cross_the_wire_unchanged(
-    task: int, seconds: float, scores: list[Score | None], message: str, last: bool
+    task: int, seconds: float, scores: list[Score | Refused | None], message: str, last: bool
 ) -> None:
     result = Result(task, 1, seconds, tuple(scores), message=message, last=last)
     line = dump_result(result)
@@ -331,6 +359,8 @@ def test_results_cross_the_wire_unchanged(
 def test_a_failed_call_fails_for_each_of_its_responses() -> None:
     assert Result(1, 0, 1.0, kind="timeout", message=FAILURE.message).outcomes("unit", 2) == [FAILURE, FAILURE]
     assert list(Result(1, 0, 1.0, (None, Score(1.0))).outcomes("unit", 2)) == [None, Score(1.0)]
+    alone = Result(1, 0, 1.0, (Refused("error", "no GPU"), Score(1.0))).outcomes("unit", 2)
+    assert list(alone) == [Failure("unit", "error", "no GPU", 1.0), Score(1.0)]
 
 
 def test_the_host_says_how_sources_are_called_or_why_not() -> None:
