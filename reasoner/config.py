@@ -92,7 +92,7 @@ class SourceConfig(Model):
     """`[data.train]`, `[data.eval]`: exactly one of `path`, `hub`, `generator`."""
 
     path: str | None = None
-    """local JSON lines file (.jsonl, .jsonl.gz)"""
+    """local file: .jsonl, .json, .csv or .parquet"""
     hub: str | None = None
     """data set id on the Hugging Face hub"""
     generator: str | None = None
@@ -144,6 +144,15 @@ class DataConfig(Model):
     """single responses with a verdict: `prompt`, `completion`, `label`"""
     demos: OfflineConfig | None = None
     """demonstrations: `prompt`, `completion`, or `messages`"""
+    overlap: Literal["refuse", "drop", "allow"] = "refuse"
+    """training problems that are evaluation problems, but for white space, case and punctuation: the run is refused,
+    they are left out (generated ones always are, unless allowed), or they stay"""
+
+    @property
+    def sources(self) -> dict[str, SourceConfig]:
+        """The data sets that are set, by name."""
+        named = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: source for name, source in named.items() if isinstance(source, SourceConfig)}
 
 
 class SamplingConfig(Model):

@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.hookspecs import Generator
+from reasoner.overlap import Policy, keep_apart
 from reasoner.records import Message, Problem
 from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
 
@@ -38,27 +39,23 @@ def load_splits(data: DataConfig, prompt: PromptConfig, generators: Mapping[str,
     """Training and evaluation problems; none where the configuration has no source (it refuses that where a term needs
     one).
 
-    Generated training problems that are also evaluation problems are left out; those of a file or the hub stay (the
-    user chose them), and the notes say how many they are.
-
     Raises:
-        DataError: a source is missing, empty or malformed.
+        DataError: a source is missing, empty or malformed, or training problems are evaluation problems
+            (`data.overlap`).
         ConfigError: the template or a generator does not fit.
     """
     held_out = load_problems(data.eval, prompt, generators, seed, "data.eval") if data.eval is not None else []
     if data.train is None:
         return Splits((), tuple(held_out), ())
     train = load_problems(data.train, prompt, generators, seed, "data.train")
-    questions = {problem.messages for problem in held_out}
-    fresh = [problem for problem in train if problem.messages not in questions]
-    shared = len(train) - len(fresh)
-    if not shared:
-        return Splits(tuple(train), tuple(held_out), ())
-    if data.train.generator is not None:
-        note = f"{shared} generated training problems were left out: they are evaluation problems."
-        return Splits(tuple(fresh), tuple(held_out), (note,))
-    note = f"{shared} of the {len(train)} training problems are also evaluation problems."
-    return Splits(tuple(train), tuple(held_out), (note,))
+    fresh, notes = keep_apart(train, lambda problem: problem, held_out, "data.train", overlap_policy(data, data.train))
+    return Splits(fresh, tuple(held_out), notes)
+
+
+def overlap_policy(data: DataConfig, source: SourceConfig) -> Policy:
+    """What happens to the source's problems that are evaluation problems: a generator makes some by chance, so that
+    they are left out where others are refused."""
+    return "drop" if source.generator is not None and data.overlap == "refuse" else data.overlap
 
 
 def load_problems(

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from reasoner import plugins
 from reasoner.config import Config, OfflineConfig
-from reasoner.data import Splits, Stream, load_problems, load_splits
+from reasoner.data import Splits, Stream, load_problems, load_splits, overlap_policy
 from reasoner.errors import ConfigError
 from reasoner.gro.algorithms import Algorithms
 from reasoner.gro.terms import SOURCES, Source
@@ -24,7 +24,8 @@ from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
 from reasoner.measure import seconds_since_start
 from reasoner.models import resolve_device, resolve_model
-from reasoner.offline import OfflineData, load_offline
+from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
+from reasoner.overlap import keep_apart
 from reasoner.plan import describe_offline, describe_plan
 from reasoner.plugins import Events
 from reasoner.prompts import render
@@ -122,15 +123,7 @@ def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Ba
         return render(problems, tokenizer, config.model.chat_template_kwargs, config.sampling.max_prompt_tokens)
 
     offline: dict[Source, OfflineData] = {
-        source: load_offline(
-            source,
-            getattr(config.data, source),
-            config.prompt,
-            generators,
-            tokenizer,
-            config.model.chat_template_kwargs,
-            config.run.seed,
-        )
+        source: _offline(config, source, generators, tokenizer, splits.eval)
         for source in SOURCES
         if training and source != "online" and config.gro.reads(source)
     }
@@ -199,6 +192,22 @@ def _splits(config: Config, generators: Mapping[str, Generator], *, training: bo
     return Splits(
         (), tuple(load_problems(config.data.eval, config.prompt, generators, config.run.seed, "data.eval")), ()
     )
+
+
+def _offline(
+    config: Config,
+    source: Kind,
+    generators: Mapping[str, Generator],
+    tokenizer: OfflineTokenizer,
+    held_out: Sequence[Problem],
+) -> OfflineData:
+    """The responses of one source, apart from the evaluation problems."""
+    wanted: OfflineConfig = getattr(config.data, source)
+    kwargs, seed = config.model.chat_template_kwargs, config.run.seed
+    data = load_offline(source, wanted, config.prompt, generators, tokenizer, kwargs, seed)
+    policy = overlap_policy(config.data, wanted)
+    groups, notes = keep_apart(data.groups, lambda scored: scored.group.problem, held_out, f"data.{source}", policy)
+    return OfflineData(groups, (*data.notes, *notes))
 
 
 def _problems(config: Config, prompts: Sequence[Prompt]) -> Stream[Problem]:

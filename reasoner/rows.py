@@ -1,4 +1,4 @@
-"""Rows of a data source: a JSON lines file, a hub data set, or a generator.
+"""Rows of a data source: a file, a hub data set, or a generator.
 
     rows --columns--> renamed --shuffle, limit--> chosen
 
@@ -7,20 +7,18 @@ Each row comes with its place (a file's line, a row number), so that whoever fin
 
 from __future__ import annotations
 
-import gzip
 import inspect
-import json
 import random
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from reasoner.config import SourceConfig
 from reasoner.errors import ConfigError, DataError, MissingDependencyError, nearest
+from reasoner.files import Placed, plain, read_file, stem_of_file
 from reasoner.hookspecs import Generator
 from reasoner.hub import hub_reachable
 
@@ -65,8 +63,13 @@ def read_rows(source: SourceConfig, generators: Mapping[str, Generator], section
         DataError: the source is missing, unreachable or malformed.
         ConfigError: there is no such generator, or it has no such option.
     """
+    placed = _placed_rows(source, generators, section)
+    return (Row(number, place, fields) for number, (place, fields) in enumerate(placed))
+
+
+def _placed_rows(source: SourceConfig, generators: Mapping[str, Generator], section: str) -> Iterator[Placed]:
     if source.path is not None:
-        return _file_rows(Path(source.path).expanduser())
+        return read_file(Path(source.path).expanduser())
     if source.hub is not None:
         return _hub_rows(source, section)
     return _generated_rows(source, generators, section)
@@ -75,7 +78,7 @@ def read_rows(source: SourceConfig, generators: Mapping[str, Generator], section
 def stem_of(source: SourceConfig) -> str:
     """The part of a problem's id before the row number: `gsm8k-test`."""
     if source.path is not None:
-        return Path(source.path).name.removesuffix(".gz").removesuffix(".jsonl")
+        return stem_of_file(Path(source.path).name)
     if source.hub is not None:
         return f"{source.hub.rpartition('/')[2]}-{source.split}"
     return f"{source.generator}-{source.seed}"
@@ -145,45 +148,9 @@ def _renamed(row: Row, columns: Mapping[str, str], section: str) -> Row:
     return Row(row.number, row.place, fields)
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
-    number = 0
-    for line, text in _lines(path):
-        if not text.strip():
-            continue
-        place = f"{path}, line {line}"
-        try:
-            row = json.loads(text, parse_constant=_refuse_constant)
-        except ValueError as error:
-            raise DataError(f"{place}: not JSON: {error}. The file must hold one JSON object per line.") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: a JSON object is needed, got {type(row).__name__} {text.strip()[:60]!r}.")
-        yield Row(number, place, row)
-        number += 1
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise DataError(f"{path}: a JSON lines file is needed (.jsonl, .jsonl.gz).")
-    line = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for line, text in enumerate(file, 1):
-                yield line, text
-    except FileNotFoundError:
-        raise DataError(f"there is no data file {path.absolute()}.") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}, line {line + 1} or soon after: not UTF-8 text.") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read after line {line}: {error}.") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _hub_rows(source: SourceConfig, section: str) -> Iterator[Row]:
+def _hub_rows(source: SourceConfig, section: str) -> Iterator[Placed]:
     instead = (
-        f"Pass a local file instead: --set {section}.path=FILE.jsonl (fields with other names: "
+        f"Pass a local file instead: --set {section}.path=FILE (fields with other names: "
         f"--set {section}.columns.NAME=FIELD)."
     )
     try:
@@ -206,23 +173,16 @@ def _hub_rows(source: SourceConfig, section: str) -> Iterator[Row]:
         )
         raise DataError(f"{section}.hub = {source.hub!r}, split {source.split!r}: {reason}. {instead}") from error
     for number, row in enumerate(loaded):
-        yield _plain_row(number, f"{source.hub} ({source.split}), row {number}", row)
+        place = f"{source.hub} ({source.split}), row {number}"
+        yield place, plain(place, row)
 
 
-def _generated_rows(source: SourceConfig, generators: Mapping[str, Generator], section: str) -> Iterator[Row]:
+def _generated_rows(source: SourceConfig, generators: Mapping[str, Generator], section: str) -> Iterator[Placed]:
     check_generator(source, generators, section)
     name, count = str(source.generator), source.limit or 0
     number = -1
     for number, row in enumerate(generators[name](count, source.seed, **source.options)):
-        yield _plain_row(number, f"generator {name}, row {number}", row)
+        place = f"generator {name}, row {number}"
+        yield place, plain(place, row)
     if number + 1 != count:
         raise DataError(f"generator {name}: asked for {count} problems, got {number + 1}; lower {section}.limit.")
-
-
-def _plain_row(number: int, place: str, row: Mapping[str, Any]) -> Row:
-    for field, value in row.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{place}, field {field!r}: not a JSON value: {error}.") from error
-    return Row(number, place, dict(row))

@@ -8,7 +8,6 @@ from rich.table import Table
 from reasoner import plugins as hooks
 from reasoner.cli import options
 from reasoner.cli.console import out
-from reasoner.config import DataConfig
 from reasoner.errors import ReasonerError
 from reasoner.hookspecs import TaskFamily
 from reasoner.plan import describe_method, describe_rewards, describe_source
@@ -51,9 +50,8 @@ def show(task: options.Task, plugin: options.Plugins = None) -> None:
         config = load_config(task, profile, plugins=plugin or ()).config
         table = Table.grid(padding=(0, 2))
         table.add_row("model", config.model.path)
-        for name in DataConfig.model_fields:
-            if (source := getattr(config.data, name)) is not None:
-                table.add_row(name, describe_source(source))
+        for name, source in config.data.sources.items():
+            table.add_row(name, describe_source(source))
         table.add_row("rewards", describe_rewards(config) or "none")
         for name, fact in describe_method(config).items():
             table.add_row(name, fact)

@@ -13,7 +13,7 @@ import pluggy
 from pydantic import ValidationError
 
 from reasoner import plugins as hooks
-from reasoner.config import Config, DataConfig
+from reasoner.config import Config
 from reasoner.data import compile_template
 from reasoner.errors import ConfigError, nearest
 from reasoner.gro.algorithms import Algorithms, options_of, takes_any_option
@@ -211,9 +211,8 @@ def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algo
     check_rewards(config.rewards, hooks.reward_sources(manager))
     check_trackers(config.trackers, hooks.trackers(manager))
     generators = hooks.generators(manager)
-    for name in DataConfig.model_fields:
-        if (source := getattr(config.data, name)) is not None:
-            check_generator(source, generators, f"data.{name}")
+    for name, source in config.data.sources.items():
+        check_generator(source, generators, f"data.{name}")
     for name, term in config.gro.terms.items():
         _check_custom(f"gro.terms.{name}.credit", term.credit, algorithms.credits)
         _check_custom(f"gro.terms.{name}.link", term.link, algorithms.links)

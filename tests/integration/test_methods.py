@@ -26,6 +26,8 @@ TASK = """
 [model]
 path = "{model}"
 device = "cpu"
+[data]
+overlap = "allow"
 [data.train]
 path = "{folder}/problems.jsonl"
 [data.eval]

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.slow
 TASK = """
 [model]
 path = "{model}"
+[data]
+overlap = "allow"
 [data.train]
 path = "{data}"
 [data.eval]

@@ -225,7 +225,7 @@ data.pairs.split data.pairs.columns data.pairs.limit data.pairs.shuffle data.pai
 data.pairs.max_tokens data.pairs.too_long data.labelled.path data.labelled.hub data.labelled.generator
 data.labelled.options data.labelled.split data.labelled.columns data.labelled.limit data.labelled.shuffle
 data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.labelled.too_long data.demos.path
-data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns data.demos.limit
+data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns data.demos.limit
 data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens data.demos.too_long sampling.engine
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop sampling.top_p
 sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.refills sampling.kv_cache_gib

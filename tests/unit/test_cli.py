@@ -135,6 +135,10 @@ def test_a_dry_run_says_what_would_be_done_and_loads_nothing(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("reasoner.models._convert", None)
     sets = ["--set", f"data.train.path={rows}", "--set", f"data.eval.path={rows}", "--set", "sampling.engine=hf"]
+    refused = cli("run", "math-gsm8k", "--profile", "laptop", "--dry-run", *sets)
+    assert (refused.code, refused.out) == (2, "")
+    assert "data.train: 9 of 9 problems are also evaluation problems" in refused.err
+    sets += ["--set", "data.overlap=allow"]
     outcome = cli("run", "math-gsm8k", "--profile", "laptop", "--dry-run", "--steps", "5", "--output", "my runs", *sets)
     assert (outcome.code, outcome.err) == (0, "")
     facts = " ".join(outcome.out.split())
@@ -148,7 +152,7 @@ def test_a_dry_run_says_what_would_be_done_and_loads_nothing(
         "term grpo weight 1; source online; credit (R - mean) / std; evidence l; anchor old; link clip(0.2, 0.2);",
         "steps 5 of",
         "output my runs",
-        "note 9 of the 9 training problems are also evaluation problems.",
+        "note data.train: 9 of 9 problems are also evaluation problems: the evaluation measures memory, too.",
     ):
         assert fact in facts
     assert not Path("my runs").exists()

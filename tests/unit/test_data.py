@@ -9,14 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from reasoner.config import DataConfig, PromptConfig, SourceConfig
-from reasoner.data import Stream, compile_template, load_problems, load_splits
+from reasoner.data import Splits, Stream, compile_template, load_problems, load_splits
 from reasoner.errors import ConfigError, DataError, ReasonerError
 from reasoner.hub import hub_reachable
+from reasoner.overlap import normal_text
 from reasoner.records import Message, Problem
 from reasoner_tasks.generators import gsm_symbolic
 
@@ -110,8 +111,8 @@ def test_malformed_files_are_refused_with_line_and_field(tmp_path: Path, text: s
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no data file /.*none\.jsonl"):
         load(SourceConfig(path=str(tmp_path / "none.jsonl")))
-    with pytest.raises(DataError, match=r"x\.parquet: a JSON lines file is needed"):
-        load(SourceConfig(path=str(tmp_path / "x.parquet")))
+    with pytest.raises(DataError, match=r"x\.parq: a data file ends in .*Did you mean .\.parquet"):
+        load(SourceConfig(path=str(tmp_path / "x.parq")))
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress(json.dumps(ROWS).encode())[:-12])
     with pytest.raises(DataError, match=r"cut\.jsonl\.gz: cannot be read after line 0"):
@@ -171,21 +172,56 @@ def test_a_generator_that_stops_early_or_gives_no_json_is_refused() -> None:
         load_problems(SourceConfig(generator="odd", limit=1), PLAIN, {"odd": odd}, 0)
 
 
-def test_generated_training_problems_that_are_evaluation_problems_are_left_out(tmp_path: Path) -> None:
-    held_out = SourceConfig(generator="sums", limit=3, seed=4)
-    splits = load_splits(
-        DataConfig(train=SourceConfig(generator="sums", limit=5), eval=held_out), PLAIN, {"sums": sums}, 0
-    )
+def test_generated_training_problems_that_are_evaluation_problems_are_left_out() -> None:
+    train, held_out = SourceConfig(generator="sums", limit=5), SourceConfig(generator="sums", limit=3, seed=4)
+    splits = load_splits(DataConfig(train=train, eval=held_out), PLAIN, {"sums": sums}, 0)
     assert {p.answer for p in splits.train} == {"10", "11", "12", "13"}
-    assert splits.notes == ("1 generated training problems were left out: they are evaluation problems.",)
+    assert splits.notes == ("data.train: 1 of 5 problems are also evaluation problems and were left out.",)
+    allowed = load_splits(DataConfig(train=train, eval=held_out, overlap="allow"), PLAIN, {"sums": sums}, 0)
+    assert len(allowed.train) == 5
 
 
-def test_problems_of_a_file_stay_and_the_overlap_is_told(tmp_path: Path) -> None:
-    train = SourceConfig(path=jsonl(tmp_path / "train.jsonl"))
-    test = SourceConfig(path=jsonl(tmp_path / "test.jsonl", ROWS[:3]))
-    splits = load_splits(DataConfig(train=train, eval=test), PLAIN, {}, 0)
-    assert (len(splits.train), len(splits.eval)) == (20, 3)
-    assert splits.notes == ("3 of the 20 training problems are also evaluation problems.",)
+def test_problems_of_a_file_that_are_evaluation_problems_are_refused_unless_dropped_or_allowed(tmp_path: Path) -> None:
+    written = [{**row, "question": str(row["question"]).replace("What is", "what  is").rstrip("?")} for row in ROWS]
+    train = SourceConfig(path=jsonl(tmp_path / "train.jsonl"), shuffle=False)
+    test = SourceConfig(path=jsonl(tmp_path / "test.jsonl", written[:4]), shuffle=False)
+
+    def splits(overlap: Literal["refuse", "drop", "allow"], held_out: SourceConfig = test) -> Splits:
+        return load_splits(DataConfig(train=train, eval=held_out, overlap=overlap), PLAIN, {}, 0)
+
+    with pytest.raises(DataError) as caught:
+        splits("refuse")
+    assert str(caught.value).splitlines() == [
+        "data.train: 4 of 20 problems are also evaluation problems, but for white space, case and punctuation: the "
+        "evaluation would measure memory.",
+        "  train:0 is test:0: What is 0 + 0?",
+        "  train:1 is test:1: What is 1 + 1?",
+        "  train:2 is test:2: What is 2 + 2?",
+        "Leave them out of the training with --set data.overlap=drop, or keep them with data.overlap=allow.",
+    ]
+    dropped = splits("drop")
+    assert [problem.id for problem in dropped.train] == [f"train:{n}" for n in range(4, 20)]
+    assert len(splits("allow").train) == 20
+    assert "measures memory" in splits("allow").notes[0]
+    with pytest.raises(DataError, match="nothing is left to train on"):
+        splits("drop", train)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("What is 3+4?", "what  is 3 + 4", True),
+        ("It\u2019s \u201cnew\u201d \u2014 really\uff1f", 'it\'s "new" - REALLY', True),
+        ("Find $x$.", "Find x", True),
+        ("What is 3+4?", "What is 3-4?", False),
+        ("What is 3/4?", "What is 3*4?", False),
+        ("Add 1.5", "Add 15", False),
+        ("Sort 1, 2, 3", "Sort 12, 3", False),
+        ("f(x, y)", "f(x), y", False),
+    ],
+)
+def test_problems_are_compared_by_what_they_ask(one: str, other: str, same: bool) -> None:
+    assert (normal_text(one) == normal_text(other)) is same
 
 
 def test_a_source_that_is_not_configured_gives_no_problems(tmp_path: Path) -> None:
@@ -233,7 +269,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("no_hub")
 def test_a_hub_that_cannot_be_reached_is_said_at_once() -> None:
     with pytest.raises(
-        DataError, match=r"'nobody/nothing', split 'train': .*cannot be reached.*--set data\.train\.path=FILE\.jsonl"
+        DataError, match=r"'nobody/nothing', split 'train': .*cannot be reached.*--set data\.train\.path=FILE"
     ):
         load(SourceConfig(hub="nobody/nothing"))
 

@@ -78,7 +78,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n' * 4)
     rows = json.dumps(str(tmp_path / "rows.jsonl"))
     (tmp_path / "own.toml").write_text(
-        f'[[rewards]]\nsource = "boxed_in"\n[data.train]\npath = {rows}\n[data.eval]\npath = {rows}\n'
+        f'[[rewards]]\nsource = "boxed_in"\n[data]\noverlap = "allow"\n[data.train]\npath = {rows}\n'
+        f"[data.eval]\npath = {rows}\n"
         '[evaluation]\ncorrect = "boxed_in"\n'
     )
     return ["--plugin", str(tmp_path / "own.py"), "--config", str(tmp_path / "own.toml")]

@@ -1,0 +1,193 @@
+"""Rows of a data file, by its suffix.
+
+    .jsonl      one JSON object per line
+    .json       a list of objects, or an object with such a list under `data`
+    .csv        separated by commas, the names in the first line; every value is text
+    .parquet    a table; nested columns become lists and objects
+
+The first three may be compressed (`.jsonl.gz`). All but `.json` are read as a stream. Values are JSON values: of
+Parquet, dates, times and decimals become text; bytes and NaN are refused, as JSON has neither.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from reasoner.errors import DataError, nearest
+
+Placed = tuple[str, Mapping[str, Any]]
+"""where a row is (`train.jsonl, line 18`), and its fields"""
+
+
+def read_file(path: Path) -> Iterator[Placed]:
+    """The rows of a file in its own order, each with its place for messages.
+
+    Raises:
+        DataError: there is no such file, its suffix is none of those, it cannot be read or is malformed; the message
+            has the line (of .json and .parquet: the row, counted from 0) and the field.
+    """
+    text = path.name.removesuffix(".gz")
+    suffix = next((known for known in READERS if text.endswith(known)), None)
+    if suffix is None or (suffix == ".parquet" and text != path.name):
+        raise DataError(
+            f"{path}: a data file ends in {', '.join(READERS)} (or .gz after the first three)."
+            f"{nearest(Path(text).suffix, READERS)}"
+        )
+    if not path.is_file():
+        raise DataError(f"there is no data file {path.absolute()}.")
+    return READERS[suffix](path)
+
+
+def stem_of_file(name: str) -> str:
+    """The name without what says how it is written: `train` of `train.jsonl.gz`."""
+    stem = name.removesuffix(".gz")
+    return next((stem.removesuffix(known) for known in READERS if stem.endswith(known)), stem)
+
+
+def plain(place: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields as JSON values.
+
+    Raises:
+        DataError: a value that JSON does not have; the message names the field.
+    """
+    values = {}
+    for field, value in fields.items():
+        try:
+            values[field] = json.loads(json.dumps(value, default=_as_text, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{place}, field {field!r}: not a JSON value: {error}. Leave the field out.") from None
+    return values
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is none")
+
+
+def _jsonl(path: Path) -> Iterator[Placed]:
+    for line, text in _lines(path):
+        if not text.strip():
+            continue
+        place = f"{path}, line {line}"
+        try:
+            row = json.loads(text, parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise DataError(f"{place}: not JSON: {error}. The file must hold one JSON object per line.") from None
+        yield place, _object(place, row)
+
+
+def _json(path: Path) -> Iterator[Placed]:
+    text = "".join(line for _, line in _lines(path))
+    try:
+        rows = json.loads(text, parse_constant=_refuse_constant) if text.strip() else []
+    except ValueError as error:
+        hint = " If it holds one object per line, name it .jsonl." if "Extra data" in str(error) else ""
+        raise DataError(f"{path}: not JSON: {error}.{hint}") from None
+    if isinstance(rows, dict):
+        rows = rows.get("data", rows)
+    if not isinstance(rows, list):
+        got = (
+            f"an object with {', '.join(map(repr, rows)) or 'nothing in it'}" if isinstance(rows, dict) else repr(rows)
+        )
+        raise DataError(f"{path}: a list of objects is needed, or an object with one under 'data'; got {got[:80]}.")
+    for number, row in enumerate(rows):
+        place = f"{path}, row {number}"
+        yield place, _object(place, row)
+
+
+def _csv(path: Path) -> Iterator[Placed]:
+    csv.field_size_limit(sys.maxsize)  # a long solution is no mistake
+    reader = csv.reader((text for _, text in _lines(path)), strict=True)
+    names: list[str] = []
+    while True:
+        place = f"{path}, line {reader.line_num + 1}"
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{place}: not CSV: {error}.") from None
+        if values is None:
+            return
+        if not names:
+            names = _names(place, values)
+        elif len(values) == len(names):
+            yield place, dict(zip(names, values, strict=True))
+        elif values:
+            raise DataError(f"{place}: {len(values)} values for the {len(names)} columns {', '.join(names)}.")
+
+
+def _names(place: str, names: list[str]) -> list[str]:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice or not all(name.strip() for name in names):
+        wrong = f"{twice[0]!r} is there twice" if twice else "a name is empty"
+        raise DataError(f"{place}: the first line must name the columns, and {wrong}.")
+    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+        raise DataError(f"{place}: the columns must be separated by commas, got {names[0][:60]!r}.")
+    return names
+
+
+def _parquet(path: Path) -> Iterator[Placed]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist(maps_as_pydicts="strict"):
+                    place = f"{path}, row {number}"
+                    yield place, plain(place, row)
+                    number += 1
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet after {number} rows: {error}") from error
+
+
+READERS: Mapping[str, Callable[[Path], Iterator[Placed]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+"""suffix -> reader"""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file, counted from 1; a byte order mark at its start is skipped."""
+    line = 0
+    try:
+        with _opened(path) as file:
+            for line, text in enumerate(file, 1):
+                yield line, text
+    except UnicodeDecodeError:
+        raise DataError(f"{path}, line {line + 1} or soon after: not UTF-8 text.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read after line {line}: {error}.") from error
+
+
+def _opened(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _object(place: str, row: Any) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: a JSON object is needed, got {type(row).__name__} {json.dumps(row)[:60]!r}.")
+    return row
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")

@@ -1,0 +1,79 @@
+"""`docs/tasks.md` followed literally: its files, its commands; the model is a tiny one, so that it takes seconds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from reasoner.__main__ import main
+from reasoner.files import READERS
+from reasoner.runs.folder import read_evaluations, read_metrics
+from reasoner.settings import load_config
+from tests.tiny import build_tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"^`([\w.-]+)`:\n\n```\w+\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"^```bash\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def test_ten_lines_are_ten_lines() -> None:
+    assert list(FILES) == ["train.jsonl", "test.jsonl", "my-task.toml"]
+    assert len(FILES["my-task.toml"].splitlines()) == 10
+    assert [command[:3] for command in COMMANDS[:3]] == [
+        ["reasoner", "run", "my-task.toml"],
+        ["reasoner", "run", "my-task.toml"],
+        ["reasoner", "eval", "my-task.toml"],
+    ]
+
+
+def test_the_table_has_every_format() -> None:
+    assert set(re.findall(r"^\| `(\.\w+)` \|", PAGE, flags=re.MULTILINE)) == set(READERS)
+
+
+@pytest.mark.slow
+def test_the_commands_do_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reasoner(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["reasoner", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        assert not ended.value.code, shown.err
+        return shown.out
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, text in FILES.items():
+        Path(name).write_text(text)
+    dry_run, run, evaluate = (command[1:] for command in COMMANDS[:3])
+    plan = reasoner(*dry_run)
+    assert "4 from train.jsonl" in plan
+    assert "2 from test.jsonl" in plan
+    tiny = build_tiny_model(tmp_path / "tiny")
+    quick = [f"--set=sampling.{choice}" for choice in ("engine=hf", "max_tokens=8", "max_prompt_tokens=256")]
+    reasoner(*run, "--set", f"model.path={tiny}", *quick)
+    (folder,) = Path("runs").iterdir()
+    assert len(read_metrics(folder)) == 2
+    assert [evaluated.step for evaluated in read_evaluations(folder)] == [0, 2]
+    reasoner(*[argument.replace("runs/RUN", str(folder)) for argument in evaluate], *quick)
+
+
+def test_the_other_settings_load(tmp_path: Path) -> None:
+    (columns,) = [
+        block for block in re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if block[0] == "["
+    ]
+    own = tmp_path / "own.toml"
+    own.write_text(columns)
+    assert tomllib.loads(columns)["data"]["train"]["columns"] == {"question": "problem", "answer": "solution"}
+    assert load_config("math-gsm8k", "laptop", own).config.data.train is not None

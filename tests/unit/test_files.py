@@ -1,0 +1,134 @@
+"""Data files of every format: the same rows come out, and what is malformed is named with its row and field."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from reasoner.errors import DataError
+from reasoner.files import read_file, stem_of_file
+
+ROWS = [
+    {"question": "One, or\ntwo?", "answer": "1"},
+    {"question": 'He said "two"', "answer": "2"},
+    {"question": "Größe?", "answer": "3"},
+]
+
+
+def jsonl(rows: list[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def csv(rows: list[dict[str, str]]) -> bytes:
+    quoted = [[value.replace('"', '""') for value in row.values()] for row in rows]
+    lines = [",".join(rows[0]), *(",".join(f'"{value}"' for value in row) for row in quoted)]
+    return ("\r\n".join(lines) + "\r\n").encode("utf-8-sig")  # as spreadsheets write it
+
+
+FORMATS: Mapping[str, Callable[[list[dict[str, str]]], bytes]] = {
+    "x.jsonl": jsonl,
+    "x.json": lambda rows: json.dumps(rows, indent=1).encode(),
+    "data.json": lambda rows: json.dumps({"version": 1, "data": rows}).encode(),
+    "x.csv": csv,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_text_formats_give_the_same_rows(tmp_path: Path, name: str, compressed: bool) -> None:
+    content = FORMATS[name](ROWS)
+    path = tmp_path / (f"{name}.gz" if compressed else name)
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    assert [fields for _, fields in read_file(path)] == ROWS
+    assert stem_of_file(path.name) == name.partition(".")[0]
+
+
+def parquet(path: Path, columns: Mapping[str, Any]) -> Path:
+    pq.write_table(pa.table(dict(columns)), path, row_group_size=2)
+    return path
+
+
+def test_nested_columns_of_parquet_become_plain_json(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path / "x.parquet",
+        {
+            "question": ["a", "b", "c"],
+            "tests": [[{"in": 1, "out": [2]}], [], None],
+            "counts": pa.array([[("x", 1)], [], None], pa.map_(pa.string(), pa.int64())),
+            "day": [date(2025, 2, 6)] * 3,
+            "at": [datetime(2025, 2, 6, 12, 30)] * 3,
+            "price": [Decimal("1.50")] * 3,
+        },
+    )
+    rows = list(read_file(path))
+    assert [place for place, _ in rows] == [f"{path}, row {number}" for number in range(3)]
+    assert rows[0][1] == {
+        "question": "a",
+        "tests": [{"in": 1, "out": [2]}],
+        "counts": {"x": 1},
+        "day": "2025-02-06",
+        "at": "2025-02-06T12:30:00",
+        "price": "1.50",
+    }
+    assert (rows[2][1]["tests"], rows[2][1]["counts"]) == (None, None)
+
+
+def test_parquet_is_read_in_batches_and_counted_through(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "x.parquet", {"n": list(range(3000))})
+    assert [(place, fields["n"]) for place, fields in read_file(path)][2999] == (f"{path}, row 2999", 2999)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.json", '[{"a": 1}, 3]', r"x\.json, row 1: a JSON object is needed, got int '3'"),
+        ("x.json", '{"rows": []}', r"list of objects is needed, or an object with one under 'data'; got .* 'rows'"),
+        ("x.json", '{"data": {"a": 1}}', r"got an object with 'a'"),
+        ("x.json", '{"a": 1}\n{"a": 2}\n', r"not JSON: Extra data: line 2 .* name it \.jsonl"),
+        ("x.json", '[{"a": Infinity}]', r"not JSON: Infinity is no JSON value"),
+        ("x.csv", "a,b\n1\n", r"x\.csv, line 2: 1 values for the 2 columns a, b"),
+        ("x.csv", 'a,b\n"1\n2",3\n\n4,5,6\n', r"x\.csv, line 5: 3 values for the 2 columns"),
+        ("x.csv", 'a,b\n1,"2\n', r"x\.csv, line 2: not CSV: unexpected end of data"),
+        ("x.csv", "a,a\n", r"line 1: the first line must name the columns, and 'a' is there twice"),
+        ("x.csv", "a,\n", r"line 1: the first line must name the columns, and a name is empty"),
+        ("x.csv", "a;b\n1;2\n", r"columns must be separated by commas, got 'a;b'"),
+        ("x.tsv", "", r"a data file ends in \.jsonl, \.json, \.csv, \.parquet \(or \.gz .*Did you mean '\.csv'"),
+        ("x.parquet.gz", "", r"a data file ends in"),
+        ("x.parquet", "PAR1", r"x\.parquet: cannot be read as Parquet after 0 rows"),
+    ],
+)
+def test_malformed_files_are_refused_with_their_place(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        list(read_file(tmp_path / name))
+
+
+@pytest.mark.parametrize(("value", "reason"), [(b"png", "bytes is none"), (float("nan"), "not JSON compliant")])
+def test_values_that_json_does_not_have_are_refused_with_row_and_field(
+    tmp_path: Path, value: object, reason: str
+) -> None:
+    path = parquet(tmp_path / "x.parquet", {"a": ["x", "y"], "odd": [None, value]})
+    with pytest.raises(DataError, match=rf"x\.parquet, row 1, field 'odd': not a JSON value: .*{reason}.*Leave"):
+        list(read_file(path))
+
+
+def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "x.parquet", {"n": list(range(100))})
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        list(read_file(path))
+
+
+def test_a_long_cell_of_a_csv_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"a,b\n{'long ' * 100_000},1\n")
+    ((_, fields),) = read_file(tmp_path / "x.csv")
+    assert len(fields["a"]) == 500_000
