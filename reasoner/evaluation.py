@@ -26,13 +26,17 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal, Protocol
 
+from reasoner.config import Config
 from reasoner.errors import DataError, SamplerError
-from reasoner.intervals import Interval, change_interval, mean_interval
+from reasoner.intervals import Interval, change_interval, change_p, mean_interval
 from reasoner.records import Component, Group, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Sampler
 
 CORRECT = 1.0
 """value of the deciding source from which on a response is correct"""
+
+SEED = 715_827_883
+"""added to the run's seed: every evaluation of a run draws with the same one, and training steps with others"""
 
 Unit = Literal["share", "tokens", "reward"]
 Progress = Callable[[int, int], None]
@@ -97,6 +101,12 @@ class Difference:
     interval: Interval
     problems: int
     """problems with a value in both"""
+    rose: int
+    """problems whose value rose"""
+    fell: int
+    """problems whose value fell"""
+    p: float
+    """of no change: McNemar's exact test, or sign flips (`intervals.change_p`)"""
 
     @property
     def within_noise(self) -> bool:
@@ -119,27 +129,42 @@ def evaluate(
         DataError: no prompts, or two problems with the same id.
         SamplerError: not exactly one group per prompt, or not `samples` responses in each.
     """
-    order = {prompt.problem.id: index for index, prompt in enumerate(prompts)}
-    if not prompts or len(order) != len(prompts):
-        raise DataError(
-            f"evaluation needs problems with different ids, got {len(prompts)} problems and {len(order)} ids"
-        )
+    _places(prompts)
     drawn = counted(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
-    groups = list(scorer.score(drawn))
+    groups = in_order(list(scorer.score(drawn)), prompts, samples)
+    return summarise(groups, samples, correct), groups
+
+
+def in_order(groups: Sequence[ScoredGroup], prompts: Sequence[Prompt], samples: int) -> tuple[ScoredGroup, ...]:
+    """The groups in the order of the prompts.
+
+    Raises:
+        DataError: no prompts, or two problems with the same id.
+        SamplerError: not exactly one group per prompt, or not `samples` responses in each.
+    """
+    order = _places(prompts)
     ids = [scored.group.problem.id for scored in groups]
     if sorted(ids) != sorted(order) or any(len(scored.group.responses) != samples for scored in groups):
         raise SamplerError(
             f"evaluation asked for {samples} responses to each of {len(order)} problems and got "
             f"{sum(len(scored.group.responses) for scored in groups)} responses to {len(set(ids))} problems"
         )
-    groups.sort(key=lambda scored: order[scored.group.problem.id])
-    return summarise(groups, samples, correct), tuple(groups)
+    return tuple(sorted(groups, key=lambda scored: order[scored.group.problem.id]))
 
 
-def counted(groups: Iterable[Group], total: int, progress: Progress) -> Iterator[Group]:
-    """The groups as they pass, with `progress` told how many of `total` responses there are so far."""
-    done = 0
-    progress(0, total)
+def _places(prompts: Sequence[Prompt]) -> dict[str, int]:
+    """Problem id -> index of its prompt."""
+    order = {prompt.problem.id: index for index, prompt in enumerate(prompts)}
+    if not prompts or len(order) != len(prompts):
+        raise DataError(
+            f"evaluation needs problems with different ids, got {len(prompts)} problems and {len(order)} ids"
+        )
+    return order
+
+
+def counted(groups: Iterable[Group], total: int, progress: Progress, done: int = 0) -> Iterator[Group]:
+    """The groups as they pass, with `progress` told how many of `total` responses there are so far, `done` before."""
+    progress(done, total)
     for group in groups:
         done += len(group.responses)
         progress(done, total)
@@ -166,6 +191,21 @@ def compare(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
     pairs = ((old, after.find(old.name)) for old in before.estimates)
     differences = (_difference(old, new) for old, new in pairs if new is not None)
     return tuple(difference for difference in differences if difference is not None)
+
+
+def evaluation_params(config: Config) -> SamplingParams:
+    """How the responses of an evaluation are drawn.
+
+    Raises:
+        ConfigError: `evaluation` is not set.
+    """
+    evaluation = config.required_evaluation
+    return SamplingParams(
+        temperature=evaluation.temperature,
+        max_tokens=evaluation.max_tokens or config.sampling.max_tokens,
+        stop=tuple(config.sampling.stop),
+        seed=config.run.seed + SEED,
+    )
 
 
 def pass_at(k: int, n: int, c: int) -> float:
@@ -244,4 +284,17 @@ def _difference(old: Estimate, new: Estimate) -> Difference | None:
     after = [new.by_problem[problem] for problem in shared]
     changes = [b - a for a, b in zip(before, after, strict=True)]
     low, high, interval = change_interval(changes, old.unit == "share")
-    return Difference(old.name, old.unit, fmean(before), fmean(after), fmean(changes), low, high, interval, len(shared))
+    return Difference(
+        name=old.name,
+        unit=old.unit,
+        before=fmean(before),
+        after=fmean(after),
+        change=fmean(changes),
+        low=low,
+        high=high,
+        interval=interval,
+        problems=len(shared),
+        rose=sum(change > 0 for change in changes),
+        fell=sum(change < 0 for change in changes),
+        p=change_p(changes),
+    )

@@ -1,4 +1,4 @@
-"""95% intervals of means over problems.
+"""95% intervals of means over problems, and a test of paired changes (2411.00640: pair by problem, resample problems).
 
 Wilson for shares with one response per problem. Otherwise the percentile bootstrap over problems, which has nothing to
 resample when a share is 0 for all problems, or 1 for all: then Wilson with the number of problems, which is wider.
@@ -39,6 +39,29 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     means = np.concatenate([array[rng.integers(len(array), size=(size, len(array)))].mean(axis=1) for size in sizes])
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def change_p(changes: Sequence[float]) -> float:
+    """Two-sided p-value of "nothing changed" for paired changes: then each had the other sign as likely.
+
+    Changes of one size only (one response per problem): the binomial test over those that are not 0, which is McNemar's
+    exact test. Otherwise the sign-flip test with seeded random signs, (1 + as extreme) / (1 + drawn).
+    """
+    moved = [change for change in changes if change]
+    if not moved:
+        return 1.0
+    if len({abs(change) for change in moved}) == 1:
+        from scipy.stats import binomtest
+
+        return float(binomtest(sum(change > 0 for change in moved), len(moved)).pvalue)
+    rng = np.random.default_rng(SEED)
+    array = np.asarray(moved, dtype=np.float64)
+    found = abs(array.sum()) * (1 - 1e-12)  # rounding must not make an equal sum a smaller one
+    rows = max(1, 200_000 // len(array))
+    sizes = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
+    drawn = (rng.integers(2, size=(size, len(array))) * 2 - 1 for size in sizes)
+    extreme = sum(int((abs(signs @ array) >= found).sum()) for signs in drawn)
+    return (1 + extreme) / (1 + RESAMPLES)
 
 
 def mean_interval(values: Sequence[float], share: bool, samples: int) -> tuple[float | None, float | None, Interval]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reasoner.config import Config
 from reasoner.data import Stream
-from reasoner.evaluation import Evaluation, counted, evaluate
+from reasoner.evaluation import Evaluation, counted, evaluate, evaluation_params
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import hand_over
@@ -31,8 +31,6 @@ from reasoner.update import ActiveTerm, UpdateReport
 
 REFILL_SEED = 1_000_003
 """between the seeds of a step's refills: they draw with others than any step"""
-EVALUATION_SEED = 715_827_883
-"""added to the run's seed: every evaluation of a run draws with the same one, and training steps with others"""
 
 
 @dataclass
@@ -58,12 +56,7 @@ class Evaluator:
         """
         started = time.perf_counter()
         config = self.config.required_evaluation
-        params = SamplingParams(
-            temperature=config.temperature,
-            max_tokens=config.max_tokens or self.config.sampling.max_tokens,
-            stop=tuple(self.config.sampling.stop),
-            seed=self.config.run.seed + EVALUATION_SEED,
-        )
+        params = evaluation_params(self.config)
         progress = partial(self.view.stage, "evaluation")
         evaluation, groups = evaluate(
             self.sampler, self.scorer, self.held_out, params, config.samples, config.correct, progress

@@ -10,8 +10,8 @@ from scipy import stats
 
 from reasoner.codec import from_json, to_json
 from reasoner.errors import DataError, SamplerError
-from reasoner.evaluation import Estimate, Evaluation, compare, evaluate, majority, pass_at, summarise
-from reasoner.intervals import bootstrap, mean_interval, wilson
+from reasoner.evaluation import Difference, Estimate, Evaluation, compare, evaluate, majority, pass_at, summarise
+from reasoner.intervals import bootstrap, change_p, mean_interval, wilson
 from reasoner.records import (
     Component,
     Failure,
@@ -273,6 +273,33 @@ def test_no_change_is_within_noise_and_has_a_width() -> None:
     single = summarise(answered({"a": ["4"]}), 1, "math")
     length = next(d for d in compare(single, single) if d.name == "length")
     assert (length.low, length.interval, length.within_noise) == (None, "none", True)
+
+
+def change(before: Sequence[str], after: Sequence[str]) -> Difference:
+    """Of the accuracy, one response per problem."""
+    one, two = ({f"p{i}": [answer] for i, answer in enumerate(answers)} for answers in (before, after))
+    return compare(summarise(answered(one), 1, "math"), summarise(answered(two), 1, "math"))[0]
+
+
+def test_the_p_value_of_one_response_per_problem_is_mcnemars() -> None:
+    # 9 problems became right, 2 wrong, 29 stayed: the exact test is the binomial one over the 11.
+    found = change(["5"] * 9 + ["4"] * 2 + ["4"] * 20 + ["5"] * 9, ["4"] * 9 + ["5"] * 2 + ["4"] * 20 + ["5"] * 9)
+    assert (found.rose, found.fell, found.problems) == (9, 2, 40)
+    table = 2 * sum(math.comb(11, k) for k in range(3)) / 2**11
+    assert found.p == pytest.approx(table)
+    assert change(["4", "5"], ["4", "5"]).p == 1.0
+    assert change(["5"], ["4"]).p == 1.0
+
+
+def test_the_sign_flip_test_is_that_over_all_signs() -> None:
+    changes = [0.25, 0.5, -0.25, 0.75, 0.5, 0.25, -0.5, 1.0, 0.25, 0.0]
+    sums = [
+        abs(sum(s * c for s, c in zip(signs, changes, strict=True))) for signs in itertools.product((1, -1), repeat=10)
+    ]
+    exact = sum(total >= abs(sum(changes)) - 1e-9 for total in sums) / len(sums)
+    assert change_p(changes) == pytest.approx(exact, abs=0.01)
+    assert change_p(changes) == change_p(changes)
+    assert change_p([-c for c in changes]) == change_p(changes)
 
 
 def test_only_shared_problems_are_compared() -> None:
