@@ -26,7 +26,8 @@ from reasoner.sandbox.base import End, Limits, SandboxError
 from reasoner.sandbox.interpreter import readable_paths
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.local import LocalSandbox
-from reasoner.sandbox.pipes import detached, ending, read_all
+from reasoner.sandbox.pipes import ending, read_all, taken
+from reasoner.sandbox.seccomp import program_filter
 from reasoner.sandbox.usage import tree
 
 SCRATCH = "/tmp"
@@ -46,10 +47,11 @@ def bubblewrap() -> LocalSandbox:
     """Raises MissingDependencyError: it is not installed; the message says what to install."""
     if (command := shutil.which("bwrap")) is None:
         raise MissingDependencyError("bubblewrap is not installed: `apt install bubblewrap` (or `dnf`, `pacman`)")
+    seccomp = program_filter()
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout.strip()
 
     def start(program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> Contained:
-        return Contained(command, program, files, limits)
+        return Contained(command, seccomp, program, files, limits)
 
     return LocalSandbox(version or "bubblewrap", start)
 
@@ -57,13 +59,17 @@ def bubblewrap() -> LocalSandbox:
 class Contained:
     """A program in bubblewrap (a `Child`)."""
 
-    def __init__(self, command: str, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> None:
+    def __init__(
+        self, command: str, seccomp: bytes, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
+    ) -> None:
         self._status, told = os.pipe()
         held, release = os.pipe()
         contents = {name: _in_memory(data) for name, data in files.items()}
-        inherited = (told, held, *contents.values())
+        rules = _in_memory(seccomp)
+        inherited = (told, held, rules, *contents.values())
         argv = [command, *_isolation(), *_view(), *_scratch(contents, limits)]
-        argv += ["--json-status-fd", str(told), "--block-fd", str(held), "--", *_other_user(), *_INIT, *program]
+        argv += ["--json-status-fd", str(told), "--block-fd", str(held)]
+        argv += ["--seccomp", str(rules), "--", *_other_user(), *_INIT, *program]
         try:
             self._process = subprocess.Popen(
                 argv,
@@ -77,7 +83,7 @@ class Contained:
         finally:
             for descriptor in inherited:
                 os.close(descriptor)
-        self.stdin, self.stdout, self.stderr = detached(self._process)
+        self.stdin, self.stdout, self.stderr = taken(self._process.stdin, self._process.stdout, self._process.stderr)
         self.ended = os.pidfd_open(self._process.pid)
         self._first = self._first_process()
         self._first_fd = os.pidfd_open(self._first)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from reasoner.errors import ConfigError, MissingDependencyError, nearest
 from reasoner.sandbox.base import Sandbox
 from reasoner.sandbox.bubblewrap import bubblewrap
+from reasoner.sandbox.sandlock import sandlock
 from reasoner.sandbox.unsandboxed import unsandboxed
 
-BACKENDS = {"bubblewrap": bubblewrap}
+BACKENDS = {"bubblewrap": bubblewrap, "sandlock": sandlock}
 """best first"""
 UNSANDBOXED = "none"
 

@@ -1,21 +1,31 @@
-"""Small things that the local sandboxes share: pipes, and the meaning of an exit status."""
+"""Small things that the local sandboxes share: pipes, a gate, and the meaning of an exit status."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import subprocess
+from typing import IO
 
 from reasoner.sandbox.base import End
 
+GATE = ("/bin/sh", "-c", 'read -r go && exec "$@"', "sh")
+"""before a command: it starts only when `open_gate` says so, so that limits can be set on its process first"""
 
-def detached(process: subprocess.Popen[bytes]) -> list[int]:
-    """Its ends of its three pipes as plain descriptors, which are the caller's to close."""
-    pipes = [pipe for pipe in (process.stdin, process.stdout, process.stderr) if pipe is not None]
-    descriptors = [os.dup(pipe.fileno()) for pipe in pipes]
+
+def open_gate(stdin: int) -> None:
+    """Let the command behind a gate start; the line is gone from its input then."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(stdin, b"\n")
+
+
+def taken(*pipes: IO[bytes] | None) -> list[int]:
+    """Pipes as plain descriptors, which are the caller's to close; the files are closed."""
+    descriptors = []
     for pipe in pipes:
-        pipe.close()
+        assert pipe is not None
+        with pipe:
+            descriptors.append(os.dup(pipe.fileno()))
     return descriptors
 
 

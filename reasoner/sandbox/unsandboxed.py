@@ -15,7 +15,7 @@ from reasoner import watchdog
 from reasoner.sandbox.base import End, Limits
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.local import LocalSandbox
-from reasoner.sandbox.pipes import detached, ending
+from reasoner.sandbox.pipes import GATE, ending, open_gate, taken
 from reasoner.sandbox.scratch import Scratch
 from reasoner.sandbox.usage import tree
 from reasoner.scoring.reaping import kill
@@ -32,7 +32,7 @@ class Plain:
         folder = str(self._scratch.path)
         try:
             self._process = subprocess.Popen(
-                program,
+                [*GATE, *program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -43,9 +43,10 @@ class Plain:
         except BaseException:
             self._scratch.remove()
             raise
-        self.stdin, self.stdout, self.stderr = detached(self._process)
+        self.stdin, self.stdout, self.stderr = taken(self._process.stdin, self._process.stdout, self._process.stderr)
         self.ended = os.pidfd_open(self._process.pid)
         limit_process(self._process.pid, limits, processes=None)
+        open_gate(self.stdin)
 
     def pids(self) -> list[int]:
         return tree(self._process.pid)

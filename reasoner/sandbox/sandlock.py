@@ -1,0 +1,125 @@
+"""Landlock and seccomp through the package sandlock: needs no namespaces, so it works where containers forbid them.
+
+Files outside are not hidden: their contents cannot be read, but whether they exist, how large they are and when they
+were changed can be seen. Landlock leaves changes of permissions, owners and times to the file system, and scheduling
+and limits of other processes to the kernel's own rules, which let a program do to all of this user's what it likes;
+the system calls for it are refused instead.
+
+Everything that a program started is killed with it, by its parent: if that is killed itself, the program dies, but a
+process that has detached itself from it can go on, without opening a file, until its CPU seconds are used up.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reasoner.errors import MissingDependencyError
+from reasoner.sandbox.base import End, Limits, SandboxError
+from reasoner.sandbox.interpreter import readable_paths
+from reasoner.sandbox.limits import limit_process
+from reasoner.sandbox.local import LocalSandbox
+from reasoner.sandbox.pipes import GATE, ending, open_gate, taken
+from reasoner.sandbox.scratch import Scratch
+from reasoner.sandbox.usage import tree
+from reasoner.scoring.reaping import kill
+
+_REFUSED = (
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+    *("utime", "utimes", "utimensat", "futimesat"),
+    *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
+    *("prlimit64", "setpriority", "ioprio_set", "pidfd_open"),
+    *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"),
+    "memfd_create",  # memory that counts for nobody
+)
+_DEVICES = ("/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_OVERALL = 2
+"""what all processes together may map, in multiples of what one may: sandlock kills where the kernel would refuse"""
+_END_S = 30.0
+"""seconds for everything that was killed to be gone"""
+
+
+def sandlock() -> LocalSandbox:
+    """Raises MissingDependencyError: it is not installed, or the kernel is too old; the message says what to do."""
+    try:
+        import sandlock
+    except ImportError:
+        raise MissingDependencyError("sandlock is not installed: `pip install 'reasoner[code]'`") from None
+    has, needs = sandlock.landlock_abi_version(), sandlock.min_landlock_abi()
+    if has < needs:
+        raise MissingDependencyError(f"sandlock needs Landlock {needs} (Linux 6.12 or newer); this kernel has {has}")
+    return LocalSandbox(f"sandlock {sandlock.__version__}", Locked)
+
+
+class Locked:
+    """A program under sandlock (a `Child`)."""
+
+    def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> None:
+        self._scratch = Scratch(files)
+        try:
+            self._process = _popen([*GATE, *_without_rights(), *program], str(self._scratch.path), limits)
+        except BaseException:
+            self._scratch.remove()
+            raise
+        self._pid = int(self._process.pid)
+        self.ended = os.pidfd_open(self._pid)
+        self.stdin, self.stdout, self.stderr = taken(self._process.stdin, self._process.stdout, self._process.stderr)
+        limit_process(self._pid, limits, processes=None)
+        open_gate(self.stdin)
+
+    def pids(self) -> list[int]:
+        return tree(self._pid)
+
+    def scratch(self) -> tuple[int, int]:
+        return self._scratch.usage()
+
+    def kill(self) -> None:
+        for pid in tree(self._pid):
+            kill(pid)
+
+    def finish(self, killed: bool) -> tuple[End, int]:
+        from sandlock import ExitReason
+
+        result = self._process.wait(_END_S)
+        match result.reason:
+            case ExitReason.EXITED:
+                return ending(result.exit_code)
+            case ExitReason.SIGNALED:
+                return ending(-result.signal)
+            case ExitReason.KILLED:
+                return ending(-signal.SIGKILL)
+        raise SandboxError(f"sandlock could not end a program: {result}")
+
+    def close(self) -> None:
+        os.close(self.ended)
+        self._scratch.remove()
+
+
+def _popen(argv: Sequence[str], folder: str, limits: Limits) -> Any:
+    import sandlock
+
+    box = sandlock.Sandbox(
+        fs_readable=[*map(str, readable_paths()), *_DEVICES],
+        fs_writable=[folder, os.devnull],
+        cwd=folder,
+        clean_env=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
+        max_processes=limits.processes,
+        max_memory=_OVERALL * limits.memory_mb * 2**20,
+        extra_deny_syscalls=_REFUSED,
+    )
+    pipe = sandlock.StdioMode.PIPED
+    try:
+        return box.popen(argv, stdin=pipe, stdout=pipe, stderr=pipe)
+    except (RuntimeError, sandlock.SandlockError) as error:
+        raise SandboxError(f"sandlock did not start a program: {error}") from error
+
+
+def _without_rights() -> list[str]:
+    """Root only: run the rest of the command without a root's capabilities."""
+    if os.geteuid() != 0:
+        return []
+    return [shutil.which("setpriv") or "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]
