@@ -1,27 +1,30 @@
-"""Which sandbox there is."""
+"""Which sandbox there is: the best that was seen to hold."""
 
 from __future__ import annotations
 
+from functools import cache
+
 from reasoner.errors import ConfigError, MissingDependencyError, nearest
-from reasoner.sandbox.base import Sandbox
+from reasoner.sandbox.base import Sandbox, SandboxError
 from reasoner.sandbox.bubblewrap import bubblewrap
+from reasoner.sandbox.proof import prove
 from reasoner.sandbox.sandlock import sandlock
 from reasoner.sandbox.unsandboxed import unsandboxed
 
 BACKENDS = {"bubblewrap": bubblewrap, "sandlock": sandlock}
-"""best first"""
+"""best first: bubblewrap hides everything else where sandlock forbids it, and starts faster (docs/code.md)"""
 UNSANDBOXED = "none"
 
 
 def open_sandbox(choice: str = "auto") -> Sandbox:
-    """The sandbox with this name, or the best that works here.
+    """The sandbox with this name, or the best one here; proven by trying, once per process.
 
     Args:
         choice: `auto`, the name of a backend, or `none` for no isolation at all.
 
     Raises:
         ConfigError: there is no such backend.
-        MissingDependencyError: it does not work here; the message says what to install.
+        MissingDependencyError: none works here; the message says why, and what to install.
     """
     if choice == UNSANDBOXED:
         return unsandboxed()
@@ -29,10 +32,20 @@ def open_sandbox(choice: str = "auto") -> Sandbox:
         names = ("auto", *BACKENDS, UNSANDBOXED)
         raise ConfigError(f"there is no sandbox {choice!r}; there are {', '.join(names)}.{nearest(choice, names)}")
     reasons = []
-    for name, make in BACKENDS.items():
-        if choice in ("auto", name):
-            try:
-                return make()
-            except MissingDependencyError as error:
-                reasons.append(f"{name}: {error}")
-    raise MissingDependencyError("no sandbox for generated programs works here: " + "; ".join(reasons))
+    for name in BACKENDS if choice == "auto" else (choice,):
+        found = _proven(name)
+        if not isinstance(found, str):
+            return found
+        reasons.append(f"{name}: {found}")
+    raise MissingDependencyError("no sandbox for generated programs works here\n  " + "\n  ".join(reasons))
+
+
+@cache
+def _proven(name: str) -> Sandbox | str:
+    """The sandbox, or why it cannot be used."""
+    try:
+        sandbox = BACKENDS[name]()
+        faults = prove(sandbox)
+    except (MissingDependencyError, SandboxError) as error:
+        return str(error)
+    return f"does not hold here: {'; '.join(faults)}" if faults else sandbox

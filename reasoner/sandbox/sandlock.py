@@ -19,13 +19,12 @@ from typing import Any
 
 from reasoner.errors import MissingDependencyError
 from reasoner.sandbox.base import End, Limits, SandboxError
+from reasoner.sandbox.family import Family
 from reasoner.sandbox.interpreter import readable_paths
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.local import LocalSandbox
 from reasoner.sandbox.pipes import GATE, ending, open_gate, taken
 from reasoner.sandbox.scratch import Scratch
-from reasoner.sandbox.usage import tree
-from reasoner.scoring.reaping import kill
 
 _REFUSED = (
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
@@ -59,31 +58,34 @@ class Locked:
 
     def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> None:
         self._scratch = Scratch(files)
+        self._family = Family()
+        folder = str(self._scratch.path)
+        command = [*GATE, *_without_rights(), *program]
         try:
-            self._process = _popen([*GATE, *_without_rights(), *program], str(self._scratch.path), limits)
+            self._process = _popen(command, folder, self._family.environment(folder), limits)
         except BaseException:
             self._scratch.remove()
             raise
-        self._pid = int(self._process.pid)
-        self.ended = os.pidfd_open(self._pid)
+        pid = int(self._process.pid)
+        self._family.begin(pid)
+        self.ended = os.pidfd_open(pid)
         self.stdin, self.stdout, self.stderr = taken(self._process.stdin, self._process.stdout, self._process.stderr)
-        limit_process(self._pid, limits, processes=None)
+        limit_process(pid, limits, processes=None)
         open_gate(self.stdin)
 
     def pids(self) -> list[int]:
-        return tree(self._pid)
+        return self._family.pids()
 
     def scratch(self) -> tuple[int, int]:
         return self._scratch.usage()
 
     def kill(self) -> None:
-        for pid in tree(self._pid):
-            kill(pid)
+        self._family.kill()
 
     def finish(self, killed: bool) -> tuple[End, int]:
         from sandlock import ExitReason
 
-        result = self._process.wait(_END_S)
+        result = self._family.end(lambda: self._process.wait(_END_S))
         match result.reason:
             case ExitReason.EXITED:
                 return ending(result.exit_code)
@@ -98,7 +100,7 @@ class Locked:
         self._scratch.remove()
 
 
-def _popen(argv: Sequence[str], folder: str, limits: Limits) -> Any:
+def _popen(argv: Sequence[str], folder: str, environment: Mapping[str, str], limits: Limits) -> Any:
     import sandlock
 
     box = sandlock.Sandbox(
@@ -106,7 +108,7 @@ def _popen(argv: Sequence[str], folder: str, limits: Limits) -> Any:
         fs_writable=[folder, os.devnull],
         cwd=folder,
         clean_env=True,
-        env={"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
+        env=environment,
         max_processes=limits.processes,
         max_memory=_OVERALL * limits.memory_mb * 2**20,
         extra_deny_syscalls=_REFUSED,

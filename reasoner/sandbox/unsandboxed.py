@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import uuid
 from collections.abc import Mapping, Sequence
 
-from reasoner import watchdog
 from reasoner.sandbox.base import End, Limits
+from reasoner.sandbox.family import Family
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.local import LocalSandbox
 from reasoner.sandbox.pipes import GATE, ending, open_gate, taken
 from reasoner.sandbox.scratch import Scratch
-from reasoner.sandbox.usage import tree
-from reasoner.scoring.reaping import kill
-
-_MARKER = "REASONER_PROGRAM"
 
 
 class Plain:
@@ -28,7 +23,7 @@ class Plain:
 
     def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> None:
         self._scratch = Scratch(files)
-        self._mark = uuid.uuid4().hex
+        self._family = Family()
         folder = str(self._scratch.path)
         try:
             self._process = subprocess.Popen(
@@ -37,30 +32,29 @@ class Plain:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=folder,
-                env={"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", _MARKER: self._mark},
+                env=self._family.environment(folder),
                 start_new_session=True,
             )
         except BaseException:
             self._scratch.remove()
             raise
         self.stdin, self.stdout, self.stderr = taken(self._process.stdin, self._process.stdout, self._process.stderr)
+        self._family.begin(self._process.pid)
         self.ended = os.pidfd_open(self._process.pid)
         limit_process(self._process.pid, limits, processes=None)
         open_gate(self.stdin)
 
     def pids(self) -> list[int]:
-        return tree(self._process.pid)
+        return self._family.pids()
 
     def scratch(self) -> tuple[int, int]:
         return self._scratch.usage()
 
     def kill(self) -> None:
-        kill(self._process.pid)
-        watchdog.end_processes(f"{_MARKER}={self._mark}", watchdog.descendants(self._process.pid))
+        self._family.kill()
 
     def finish(self, killed: bool) -> tuple[End, int]:
-        self.kill()
-        return ending(self._process.wait())
+        return ending(self._family.end(self._process.wait))
 
     def close(self) -> None:
         os.close(self.ended)
