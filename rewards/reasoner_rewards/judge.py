@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from reasoner import Problem, Response, Score, reward
 from reasoner.errors import nearest
 from reasoner_rewards.answer_text import after_thinking
-from reasoner_rewards.remote import DECODER, Service, Url, secret, shown
+from reasoner.remote import DECODER, Service, Url, secret, shown
 
 NAMES = ("question", "response", "answer")
 """what a rubric may show"""

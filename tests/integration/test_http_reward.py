@@ -20,7 +20,7 @@ from reasoner.errors import ConfigError, UserError
 from reasoner.records import Group
 from reasoner.scoring.service import ScoringService
 from reasoner_rewards.http import http
-from reasoner_rewards.remote import RemoteError
+from reasoner.remote import RemoteError
 from tests.integration.misbehaving_server import Act, answer, computed, cut, drop, huge, raw, serving, slow
 
 ROOT = Path(__file__).resolve().parents[2]

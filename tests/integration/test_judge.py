@@ -18,7 +18,7 @@ from reasoner.records import Group
 from reasoner.scoring.service import ScoringService
 from reasoner_rewards import remote
 from reasoner_rewards.judge import judge
-from reasoner_rewards.remote import RemoteError
+from reasoner.remote import RemoteError
 from tests.integration.misbehaving_server import Act, answer, computed, cut, drop, huge, raw, serving, slow
 
 KEY = "sk-0123456789-very-secret"
