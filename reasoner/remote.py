@@ -29,7 +29,7 @@ from reasoner.errors import UserError
 MAX_BYTES = 8 * 2**20
 """bytes of an answer that are read at most"""
 IDLE_S = 600.0
-"""seconds without a byte after which an attempt ends; the deadline of the call is usually earlier"""
+"""seconds without a byte; the deadline of a call is usually earlier"""
 FIRST_PAUSE_S = 0.5
 """longest pause before the second attempt; doubled before each further one"""
 LONGEST_PAUSE_S = 30.0
@@ -53,7 +53,12 @@ class _Refusal(Exception):  # noqa: N818 (it never leaves this module)
         self.transient, self.retry_after_s = transient, retry_after_s
 
 
-def _checked_url(url: str) -> str:
+def checked_url(url: str) -> str:
+    """The address as it is.
+
+    Raises:
+        ValueError: it is no HTTP address, or holds what belongs into an environment variable.
+    """
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -66,7 +71,7 @@ def _checked_url(url: str) -> str:
     return url
 
 
-Url = Annotated[str, AfterValidator(_checked_url)]
+Url = Annotated[str, AfterValidator(checked_url)]
 """an HTTP address without a user or password"""
 
 
@@ -106,6 +111,8 @@ class Service:
     """left out of messages, wherever they turn up"""
     attempts: int
     """requests at most, for one answer"""
+    idle_s: float = IDLE_S
+    """seconds without a byte after which an attempt ends"""
 
     def post(self, body: Mapping[str, Any]) -> Any:
         """What it answers to a POST of `body`, read as strict JSON.
@@ -126,7 +133,7 @@ class Service:
         opener = _opener(self.url)
         for attempt in count(1):
             try:
-                data = _attempt(opener, request)
+                data = _attempt(opener, request, self.idle_s)
                 break
             except _Refusal as refusal:
                 wait = refusal.retry_after_s
@@ -181,9 +188,9 @@ def _is_local(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _attempt(opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> bytes:
+def _attempt(opener: urllib.request.OpenerDirector, request: urllib.request.Request, idle_s: float) -> bytes:
     try:
-        with opener.open(request, timeout=IDLE_S) as answer:
+        with opener.open(request, timeout=idle_s) as answer:
             return _read(answer)
     except urllib.error.HTTPError as refused:
         with refused:

@@ -7,7 +7,8 @@ from functools import cache
 from reasoner.errors import ConfigError, MissingDependencyError, nearest
 from reasoner.sandbox.base import Sandbox, SandboxError
 from reasoner.sandbox.bubblewrap import bubblewrap
-from reasoner.sandbox.proof import prove
+from reasoner.sandbox.http import HttpSandbox
+from reasoner.sandbox.proof import answers, prove
 from reasoner.sandbox.sandlock import sandlock
 from reasoner.sandbox.unsandboxed import unsandboxed
 
@@ -20,17 +21,22 @@ def open_sandbox(choice: str = "auto") -> Sandbox:
     """The sandbox with this name, or the best one here; proven by trying, once per process.
 
     Args:
-        choice: `auto`, the name of a backend, or `none` for no isolation at all.
+        choice: `auto`, the name of a backend, the address of a service (`https://.../run_code` of a SandboxFusion,
+            `https://.../execute` of a Piston), or `none` for no isolation at all.
 
     Raises:
-        ConfigError: there is no such backend.
+        ConfigError: there is no such backend or service.
         MissingDependencyError: none works here; the message says why, and what to install.
     """
     if choice == UNSANDBOXED:
         return unsandboxed()
+    if "://" in choice:
+        return _service(choice)
     if choice not in ("auto", *BACKENDS):
         names = ("auto", *BACKENDS, UNSANDBOXED)
-        raise ConfigError(f"there is no sandbox {choice!r}; there are {', '.join(names)}.{nearest(choice, names)}")
+        raise ConfigError(
+            f"there is no sandbox {choice!r}; there are {', '.join(names)}, and addresses.{nearest(choice, names)}"
+        )
     reasons = []
     for name in BACKENDS if choice == "auto" else (choice,):
         found = _proven(name)
@@ -49,3 +55,14 @@ def _proven(name: str) -> Sandbox | str:
     except (MissingDependencyError, SandboxError) as error:
         return str(error)
     return f"does not hold here: {'; '.join(faults)}" if faults else sandbox
+
+
+@cache
+def _service(url: str) -> Sandbox:
+    try:
+        sandbox = HttpSandbox(url)
+    except ValueError as error:
+        raise ConfigError(f"the sandbox {url!r}: {error}") from None
+    if fault := answers(sandbox):
+        raise SandboxError(f"{sandbox.name} {fault}")
+    return sandbox

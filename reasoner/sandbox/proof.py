@@ -147,6 +147,16 @@ def prove_fully(sandbox: Sandbox) -> list[str]:
     return faults
 
 
+def answers(sandbox: Sandbox) -> str:
+    """What is wrong with the answers of a service, in words; empty: it runs Python and says how that ended."""
+    word = uuid.uuid4().hex
+    source = b"import sys\nprint(input()[::-1])\nsys.exit(3)\n"
+    outcome = sandbox.run([PYTHON, *ISOLATED, "main.py"], {"main.py": source}, word.encode(), _LIMITS)
+    if (outcome.end, outcome.code, outcome.stdout.strip()) == ("exit", 3, word[::-1].encode()):
+        return ""
+    return f"does not run a program as it should: {outcome}"
+
+
 def _outside(stack: ExitStack) -> dict[str, Any]:
     """Things outside of the sandbox that it must not reach."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

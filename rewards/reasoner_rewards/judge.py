@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from reasoner import Problem, Response, Score, reward
 from reasoner.errors import nearest
-from reasoner_rewards.answer_text import after_thinking
 from reasoner.remote import DECODER, Service, Url, secret, shown
+from reasoner_rewards.answer_text import after_thinking
 
 NAMES = ("question", "response", "answer")
 """what a rubric may show"""

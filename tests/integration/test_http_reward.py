@@ -18,9 +18,9 @@ from reasoner import Message, Problem, Response, Score
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.records import Group
+from reasoner.remote import RemoteError
 from reasoner.scoring.service import ScoringService
 from reasoner_rewards.http import http
-from reasoner.remote import RemoteError
 from tests.integration.misbehaving_server import Act, answer, computed, cut, drop, huge, raw, serving, slow
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from reasoner import Message, Problem, Response, Score
+from reasoner import Message, Problem, Response, Score, remote
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.records import Group
-from reasoner.scoring.service import ScoringService
-from reasoner_rewards import remote
-from reasoner_rewards.judge import judge
 from reasoner.remote import RemoteError
+from reasoner.scoring.service import ScoringService
+from reasoner_rewards.judge import judge
 from tests.integration.misbehaving_server import Act, answer, computed, cut, drop, huge, raw, serving, slow
 
 KEY = "sk-0123456789-very-secret"

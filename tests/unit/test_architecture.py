@@ -97,7 +97,7 @@ def test_the_objective_imports_torch_and_records_only() -> None:
 
 def test_built_in_rewards_and_tasks_use_the_public_api() -> None:
     own = ("reasoner_rewards", "reasoner_tasks")
-    public = {"reasoner", "reasoner.errors", "reasoner.hookspecs"}
+    public = {"reasoner", "reasoner.errors", "reasoner.hookspecs", "reasoner.remote", "reasoner.sandbox"}
     used = {each.module for each in [*of("rewards/"), *of("tasks/")] if each.is_of("reasoner") and not each.is_of(*own)}
     names = {name for name in used if not any(name.startswith(f"{module}.") for module in public - {"reasoner"})}
     from reasoner import __all__ as exported
