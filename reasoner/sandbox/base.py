@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from reasoner.errors import RunError
 
+FILE_BYTES = 4096
 End = Literal["exit", "signal", "timeout", "cpu", "memory", "processes", "output", "scratch"]
 """How a program ended: by itself (exit status, signal), or killed by the sandbox at the limit that is named."""
 
@@ -39,7 +40,7 @@ class Limits:
     output_bytes: int = 2**20
     """bytes on standard output and standard error together"""
     scratch_mb: int = 64
-    """MiB in the scratch folder; a file counts 4 KiB at least"""
+    """MiB in the scratch folder, where a file or folder counts `FILE_BYTES` at least"""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from reasoner.errors import MissingDependencyError
-from reasoner.sandbox.base import End, Limits, SandboxError
+from reasoner.sandbox.base import FILE_BYTES, End, Limits, SandboxError
 from reasoner.sandbox.interpreter import readable_paths
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.local import LocalSandbox
@@ -62,6 +62,7 @@ class Contained:
     def __init__(
         self, command: str, seccomp: bytes, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
     ) -> None:
+        self._scratch_bytes = limits.scratch_mb * 2**20
         self._status, told = os.pipe()
         held, release = os.pipe()
         contents = {name: _in_memory(data) for name, data in files.items()}
@@ -94,11 +95,12 @@ class Contained:
     def pids(self) -> list[int]:
         return tree(self._first)[1:]
 
-    def scratch(self) -> tuple[int, int]:
+    def full(self) -> bool:
+        # the size is limited by the file system, the number of files is not
         with contextlib.suppress(OSError):
-            used = os.statvfs(f"/proc/{self._first}/root{SCRATCH}")
-            return (used.f_blocks - used.f_bfree) * used.f_frsize, used.f_files - used.f_ffree
-        return 0, 0
+            scratch = os.statvfs(f"/proc/{self._first}/root{SCRATCH}")
+            return (scratch.f_files - scratch.f_ffree) * FILE_BYTES > self._scratch_bytes
+        return False
 
     def kill(self) -> None:
         # the kernel kills all of a process namespace with its first process, and bubblewrap ends after that

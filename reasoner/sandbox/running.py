@@ -17,8 +17,6 @@ from reasoner.sandbox.usage import proportional_memory, usage
 FIRST_LOOK_S = 0.03
 """seconds before the first look at what the program uses; doubled up to `LAST_LOOK_S`"""
 LAST_LOOK_S = 0.2
-FILE_BYTES = 4096
-"""bytes of the scratch folder that a file counts at least"""
 _CHUNK = 2**16
 
 
@@ -35,8 +33,8 @@ class Child(Protocol):
     def pids(self) -> list[int]:
         """All processes of the program that are alive; empty until it is started in its scratch folder."""
 
-    def scratch(self) -> tuple[int, int]:
-        """Bytes and files in the scratch folder."""
+    def full(self) -> bool:
+        """Whether the scratch folder holds more than it may."""
 
     def kill(self) -> None:
         """Kill the program and everything that it started; safe to call at any time and from any thread."""
@@ -190,8 +188,7 @@ class Running:
         memory = limits.memory_mb * 2**20
         if used.memory > memory and proportional_memory(pids) > memory:
             return "memory"
-        size, files = self._child.scratch()
-        return "scratch" if max(size, files * FILE_BYTES) > limits.scratch_mb * 2**20 else None
+        return "scratch" if self._child.full() else None
 
     def _end_at(self, limit: End) -> None:
         self._kill(limit)

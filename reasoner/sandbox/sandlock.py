@@ -57,7 +57,7 @@ class Locked:
     """A program under sandlock (a `Child`)."""
 
     def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> None:
-        self._scratch = Scratch(files)
+        self._scratch = Scratch(files, limits.scratch_mb * 2**20)
         self._family = Family()
         folder = str(self._scratch.path)
         command = [*GATE, *_without_rights(), *program]
@@ -76,8 +76,8 @@ class Locked:
     def pids(self) -> list[int]:
         return self._family.pids()
 
-    def scratch(self) -> tuple[int, int]:
-        return self._scratch.usage()
+    def full(self) -> bool:
+        return self._scratch.full()
 
     def kill(self) -> None:
         self._family.kill()

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import count
 from pathlib import Path
 
 from reasoner.processes import scratch_prefix
+from reasoner.sandbox.base import FILE_BYTES
 
 _KIND = "program-"
+_DEEPEST = 64
+"""levels of folders"""
 _BLOCK = 512
 """bytes that `st_blocks` counts in"""
 
@@ -26,8 +30,10 @@ _BLOCK = 512
 class Scratch:
     """A fresh folder with files in it."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(self, files: Mapping[str, bytes], most: int) -> None:
+        """Make it; it is full with more than `most` bytes."""
         remove_stale()
+        self._most = most
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=f"{scratch_prefix()}{_KIND}"))
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -41,20 +47,33 @@ class Scratch:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
 
-    def usage(self) -> tuple[int, int]:
-        """Bytes on disk and number of files."""
-        size, files = 0, 0
-        for _, _, names, folder in os.fwalk(self.path, onerror=lambda _: None):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    size += os.stat(name, dir_fd=folder, follow_symlinks=False).st_blocks * _BLOCK
-            files += len(names) + 1
-        return size, files
+    def full(self) -> bool:
+        """Whether it holds more than it may, or folders deeper than anybody needs; looks no further than to know."""
+        total = 0
+        for size in _sizes(self._lock, _DEEPEST):
+            total += max(size, FILE_BYTES)
+            if total > self._most:
+                return True
+        return False
 
     def remove(self) -> None:
         """Remove it, whatever a program made of it."""
         remove_tree(self.path)
         os.close(self._lock)
+
+
+def _sizes(folder: int, deepest: int) -> Iterator[float]:
+    """Bytes on disk of all that is in an open folder; folders that cannot be opened are taken for empty."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                yield entry.stat(follow_symlinks=False).st_blocks * _BLOCK
+                if entry.is_dir(follow_symlinks=False):
+                    inner = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+                    try:
+                        yield from _sizes(inner, deepest - 1) if deepest else (math.inf,)
+                    finally:
+                        os.close(inner)
 
 
 @cache

@@ -22,7 +22,7 @@ class Plain:
     """A program without a sandbox (a `Child`)."""
 
     def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> None:
-        self._scratch = Scratch(files)
+        self._scratch = Scratch(files, limits.scratch_mb * 2**20)
         self._family = Family()
         folder = str(self._scratch.path)
         try:
@@ -47,8 +47,8 @@ class Plain:
     def pids(self) -> list[int]:
         return self._family.pids()
 
-    def scratch(self) -> tuple[int, int]:
-        return self._scratch.usage()
+    def full(self) -> bool:
+        return self._scratch.full()
 
     def kill(self) -> None:
         self._family.kill()

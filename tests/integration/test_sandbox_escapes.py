@@ -1,0 +1,244 @@
+"""Programs that try to get out of a sandbox, to stay, or to fill the machine: real ones, in every sandbox there is.
+
+Those that only touch what the test put there also run without a sandbox, where each must do harm: a program that
+harms nothing anywhere would prove nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from reasoner.sandbox import Limits, Sandbox, open_sandbox
+from reasoner.sandbox.choose import UNSANDBOXED
+from tests.integration.sandbox_world import World, attack, world
+from tests.integration.test_sandbox import working
+
+LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=128, processes=12, open_files=32, output_bytes=2**16, scratch_mb=8)
+SHORT = Limits(wall_s=0.6, cpu_s=5.0, memory_mb=128, processes=12, scratch_mb=8)
+PATIENCE_S = 10.0
+"""seconds after a deadline in which a program must be gone, on a machine that does other things"""
+
+
+@pytest.fixture(params=working())
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    return open_sandbox(request.param)
+
+
+@pytest.fixture
+def around() -> Iterator[World]:
+    with world() as made:
+        yield made
+
+
+CANARY_ATTACKS = {
+    "tcp": "socket.create_connection(('127.0.0.1', world['tcp']), 2).send(b'x')",
+    "udp": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', world['udp']))",
+    "unix socket": "socket.socket(socket.AF_UNIX).connect(world['socket'])",
+    "abstract socket": "socket.socket(socket.AF_UNIX).connect('\\0' + world['abstract'])",
+    "new file": "open(world['new'], 'w').write('x')",
+    "new folder": "os.mkdir(world['new'])",
+    "append": "open(world['file'], 'a').write('x')",
+    "truncate": "os.truncate(world['file'], 0)",
+    "remove": "os.unlink(world['file'])",
+    "rename": "os.rename(world['file'], world['new'])",
+    "link": "os.link(world['file'], world['new'])",
+    "permissions": "os.chmod(world['file'], 0o777)",
+    "times": "os.utime(world['file'], (1, 1))",
+    "attribute": "os.setxattr(world['file'], 'user.x', b'1')",
+    "through a link": "os.symlink(world['file'], 'link'); open('link', 'a').write('x')",
+    "through dots": "open('../' * 20 + world['file'], 'a').write('x')",
+    "its own file is a link": "os.unlink('main.py'); os.symlink(world['file'], 'main.py'); open('main.py', 'a').write('x')",
+    "kill": "os.kill(world['victim'], signal.SIGKILL)",
+    "stop": "os.kill(world['victim'], signal.SIGSTOP); time.sleep(.2)",
+    "signal by descriptor": "signal.pidfd_send_signal(os.pidfd_open(world['victim']), signal.SIGKILL)",
+    "priority": "os.setpriority(os.PRIO_PROCESS, world['victim'], 7)",
+    "cores": "os.sched_setaffinity(world['victim'], [max(os.sched_getaffinity(0))])",
+    "limits of others": "resource.prlimit(world['victim'], resource.RLIMIT_NOFILE, (5, 5))",
+    "trace": "assert ctypes.CDLL(None).ptrace(0x4206, world['victim'], 0, 0x100000) == 0",
+    "shared memory": "open('/dev/shm/' + world['mark'], 'w').write('x')",
+    "segment": "assert ctypes.CDLL(None).shmget(world['key'], 4096, 0o1666) >= 0",
+    "queue": "assert ctypes.CDLL(None).msgget(world['key'], 0o1666) >= 0",
+}
+"""what each does to the canaries of the test; a line of Python"""
+
+
+def test_nothing_around_is_touched(sandbox: Sandbox, around: World) -> None:
+    lines = [f"tries({'!' + line!r})" for line in CANARY_ATTACKS.values()]
+    outcome = attack(sandbox, "\n".join([*lines, "print('all tried')"]), around, LIMITS)
+    assert outcome.stdout.endswith(b"all tried\n"), outcome
+    assert around.harm() == []
+
+
+@pytest.mark.parametrize("name", CANARY_ATTACKS)
+def test_without_a_sandbox_it_would_be(around: World, name: str) -> None:
+    outcome = attack(open_sandbox(UNSANDBOXED), CANARY_ATTACKS[name], around, Limits())
+    assert around.harm() != [], outcome
+
+
+LOOKS = {
+    "files": "open(world['file']).read()",
+    "environment": "dict(os.environ)",
+    "environments": "[open(f'/proc/{pid}/environ').read() for pid in (world['parent'], os.getppid())]",
+    "descriptors": "[os.read(number, 100) for number in range(3, 64)]",
+    "home": "'home ' + str(os.listdir(world['home']))",
+    "checkout": "open(world['repository'] + '/pyproject.toml').read()",
+    "by descriptor": "os.open('..', os.O_DIRECTORY) and open(f'/proc/self/fd/3/{world[\"file\"]}').read()",
+}
+"""expressions that show the secret of the test, or what is around"""
+
+
+def test_nothing_around_is_read(sandbox: Sandbox, around: World) -> None:
+    lines = [f"tries({look!r})" for look in LOOKS.values()]
+    shown = attack(sandbox, "\n".join([*lines, "print('all tried')"]), around, LIMITS).stdout.decode()
+    assert shown.endswith("all tried\n")
+    assert around.secret not in shown
+    assert "[project]" not in shown
+    assert "home" not in shown or "'.pyenv']" in shown
+
+
+CALLS = {
+    "mount": (165, "b'none', b'.', b'tmpfs', 0, 0"),
+    "unshare": (272, "0x10000000"),
+    "clone with a namespace": (56, "0x10000000 | 17, 0, 0, 0, 0"),
+    "setns": (308, "os.open('.', 0), 0"),
+    "chroot": (161, "b'.'"),
+    "pivot_root": (155, "b'.', b'.'"),
+    "bpf": (321, "0, ctypes.create_string_buffer(64), 64"),
+    "keyctl": (250, "0, -3, 1"),
+    "add_key": (248, "b'user', b'a', b'b', 1, -3"),
+    "io_uring_setup": (425, "8, ctypes.create_string_buffer(120)"),
+    "userfaultfd": (323, "1"),
+    "perf_event_open": (298, "ctypes.create_string_buffer(128), 0, -1, -1, 0"),
+    "process_vm_readv": (310, "os.getppid(), 0, 0, 0, 0, 0"),
+    "memfd_create": (319, "b'x', 0"),
+    "mq_open": (240, "b'x', 0x42, 0o600, 0"),
+    "kexec_load": (246, "0, 0, 0, 0"),
+    "sethostname": (170, "b'x', 1"),
+    "settimeofday": (164, "ctypes.create_string_buffer(16), 0"),
+    "open_tree": (428, "-100, b'.', 1"),
+    "fsopen": (430, "b'tmpfs', 0"),
+    "mknod": (133, "b'device', 0o20666, 0x103"),
+    "iopl": (172, "3"),
+}
+"""system call -> its number on x86_64, and arguments with which it would succeed for some user"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86_64")
+def test_the_kernel_is_not_at_its_service(sandbox: Sandbox, around: World) -> None:
+    calls = "\n".join(
+        f"print({name!r}, 'worked' if libc.syscall({number}, {arguments}) >= 0 else 'refused')"
+        for name, (number, arguments) in CALLS.items()
+    )
+    outcome = attack(sandbox, f"libc = ctypes.CDLL(None)\n{calls}", around, LIMITS)
+    assert outcome.stdout.decode().splitlines() == [f"{name} refused" for name in CALLS], outcome
+    assert around.harm() == []
+
+
+def test_it_cannot_become_anybody_else_or_open_devices(sandbox: Sandbox, around: World) -> None:
+    source = """
+def opens(path):
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDWR))
+        return True
+devices = [f'/dev/{name}' for name in ('mem', 'kmsg', 'sda', 'vda', 'ptmx', 'tty', 'pts/0', 'fuse', 'kvm', 'net/tun')]
+privileges = ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)  # PR_GET_NO_NEW_PRIVS
+header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+ctypes.CDLL(None).capget(header, data)
+limit = 'as it was'
+with contextlib.suppress(OSError, ValueError):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard + 1, hard + 1))
+    limit = 'raised'
+print(json.dumps([privileges, [data[0], data[1], data[3], data[4]], limit, [each for each in devices if opens(each)]]))
+"""
+    outcome = attack(sandbox, source, around, LIMITS)
+    assert json.loads(outcome.stdout) == [1, [0, 0, 0, 0], "as it was", []], outcome
+
+
+BOMBS: dict[str, tuple[str, set[str]]] = {
+    "processes": ("while True:\n    with contextlib.suppress(OSError): os.fork()", {"timeout", "cpu", "processes"}),
+    "processes of their own session": (
+        "while True:\n    with contextlib.suppress(OSError):\n        if os.fork(): os._exit(0)\n        os.setsid()",
+        {"exit", "timeout", "cpu", "processes"},
+    ),
+    "threads": (
+        "while True:\n    with contextlib.suppress(RuntimeError):"
+        " threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+        {"timeout", "cpu", "processes", "memory", "signal"},
+    ),
+    "memory": ("blocks = []\nwhile True: blocks.append(bytearray(2**20))", {"exit", "memory", "signal"}),
+    "memory of many": (
+        "for _ in range(3): os.fork()\nblock = bytearray(60 * 2**20)\ntime.sleep(60)",
+        {"memory", "signal", "timeout"},  # sandlock kills the processes that would take more, and leaves the others
+    ),
+    "mapped memory": (
+        "import mmap\nblocks = []\nwhile True:\n    blocks.append(mmap.mmap(-1, 2**22)); blocks[-1].write(b'x' * 2**22)",
+        {"exit", "memory", "signal"},
+    ),
+    "one file": ("with open('x', 'wb') as file:\n    while True: file.write(b'x' * 2**20)", {"exit", "scratch", "signal"}),
+    "a file with a hole": ("os.truncate(os.open('x', os.O_CREAT | os.O_WRONLY), 2**40)", {"exit", "signal"}),
+    "many files": (
+        "count = 0\nwhile True:\n    with open(str(count), 'wb') as file: file.write(b'x' * 2**20)\n    count += 1",
+        {"exit", "scratch", "signal"},
+    ),
+    "empty files": ("count = 0\nwhile True:\n    open(str(count), 'wb').close()\n    count += 1", {"scratch"}),
+    "folders in folders": (
+        "for _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\nos.chmod('.', 0)",
+        {"exit", "scratch"},
+    ),
+    "standard output": ("while True: os.write(1, b'x' * 2**16)", {"output"}),
+    "standard error": ("while True: os.write(2, b'x' * 2**16)", {"output"}),
+    "both": ("while True: os.write(1, b'x' * 999), os.write(2, b'x' * 999)", {"output"}),
+    "open files": (
+        "kept = []\nwhile True: kept.append(open('main.py'))",
+        {"exit"},
+    ),
+    "CPU seconds of many": ("for _ in range(2): os.fork()\nwhile True: pass", {"timeout", "cpu"}),
+}
+"""what is filled or used up -> a program, and the ways in which it may end"""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_no_bomb_goes_far(sandbox: Sandbox, around: World, name: str) -> None:
+    source, ends = BOMBS[name]
+    memory = psutil.virtual_memory().available
+    limits = SHORT if "timeout" in ends else LIMITS
+    outcome = attack(sandbox, source, around, limits)
+    assert outcome.end in ends, (outcome, outcome.stderr)
+    assert len(outcome.stdout) + len(outcome.stderr) <= limits.output_bytes
+    assert outcome.seconds < limits.wall_s + PATIENCE_S
+    assert memory - psutil.virtual_memory().available < 4 * 2**30
+    assert around.harm() == []
+
+
+STAYERS = {
+    "children": "os.fork() or time.sleep(60)",
+    "children of children": "os.fork() or os.fork() or time.sleep(60)",
+    "a daemon": "os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); time.sleep(60)",
+    "a daemon with no pipes": "os.fork() and os._exit(0); os.setsid(); [os.close(n) for n in (0, 1, 2)]; time.sleep(60)",
+    "a thread": "threading.Thread(target=time.sleep, args=(60,)).start()",
+    "no pipes": "[os.close(number) for number in (0, 1, 2)]; time.sleep(60)",
+    "no signals": "[signal.signal(n, signal.SIG_IGN) for n in {*range(1, 32)} - {9, 19}]; time.sleep(60)",
+    "an alarm": "signal.signal(14, lambda *_: time.sleep(60)); signal.alarm(1); time.sleep(60)",
+    "a stopped process": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "an end that waits": "import atexit; atexit.register(time.sleep, 60)",
+    "its parent killed": "os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)",
+    "everybody killed": "os.kill(-1, signal.SIGKILL); time.sleep(60)",
+}
+"""programs, or parts of them, that mean to stay"""
+
+
+def test_nothing_stays(sandbox: Sandbox, around: World) -> None:
+    """All at the same time, from threads of their own."""
+    with ThreadPoolExecutor(len(STAYERS)) as threads:
+        outcomes = list(threads.map(lambda source: attack(sandbox, source, around, SHORT), STAYERS.values()))
+    assert max(outcome.seconds for outcome in outcomes) < SHORT.wall_s + PATIENCE_S
+    ends = dict(zip(STAYERS, outcomes, strict=True))
+    assert {ends[name].end for name in ("no pipes", "no signals", "a stopped process")} == {"timeout"}
+    assert around.harm() == []
