@@ -1,4 +1,4 @@
-"""A sandbox used from a terminal: `python -m tests.integration.sandbox_terminal BACKEND` prints what was typed by itself.
+"""A sandbox used from a terminal: `python -m tests.integration.sandbox_terminal BACKEND` prints what nobody typed.
 
 The program inside tries to put characters into the input of the terminal, where a shell would run them afterwards.
 """

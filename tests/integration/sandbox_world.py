@@ -181,6 +181,8 @@ def attack(sandbox: Sandbox, source: str, around: World, limits: Limits) -> Outc
     return sandbox.run(command, files, b"", limits)
 
 
-def attacking(sandbox: Sandbox, source: str, around: World, limits: Limits) -> contextlib.AbstractContextManager[Session]:
+def attacking(
+    sandbox: Sandbox, source: str, around: World, limits: Limits
+) -> contextlib.AbstractContextManager[Session]:
     command, files = program(source, around)
     return sandbox.open(command, files, limits)

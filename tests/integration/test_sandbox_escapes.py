@@ -53,7 +53,7 @@ CANARY_ATTACKS = {
     "attribute": "os.setxattr(world['file'], 'user.x', b'1')",
     "through a link": "os.symlink(world['file'], 'link'); open('link', 'a').write('x')",
     "through dots": "open('../' * 20 + world['file'], 'a').write('x')",
-    "its own file is a link": "os.unlink('main.py'); os.symlink(world['file'], 'main.py'); open('main.py', 'a').write('x')",
+    "its file is a link": "os.unlink('main.py'); os.symlink(world['file'], 'main.py'); open('main.py', 'a').write('x')",
     "kill": "os.kill(world['victim'], signal.SIGKILL)",
     "stop": "os.kill(world['victim'], signal.SIGSTOP); time.sleep(.2)",
     "signal by descriptor": "signal.pidfd_send_signal(os.pidfd_open(world['victim']), signal.SIGKILL)",
@@ -178,10 +178,13 @@ BOMBS: dict[str, tuple[str, set[str]]] = {
         {"memory", "signal", "timeout"},  # sandlock kills the processes that would take more, and leaves the others
     ),
     "mapped memory": (
-        "import mmap\nblocks = []\nwhile True:\n    blocks.append(mmap.mmap(-1, 2**22)); blocks[-1].write(b'x' * 2**22)",
+        "import mmap\nkept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 2**22)); kept[-1].write(b'x' * 2**22)",
         {"exit", "memory", "signal"},
     ),
-    "one file": ("with open('x', 'wb') as file:\n    while True: file.write(b'x' * 2**20)", {"exit", "scratch", "signal"}),
+    "one file": (
+        "with open('x', 'wb') as file:\n    while True: file.write(b'x' * 2**20)",
+        {"exit", "scratch", "signal"},
+    ),
     "a file with a hole": ("os.truncate(os.open('x', os.O_CREAT | os.O_WRONLY), 2**40)", {"exit", "signal"}),
     "many files": (
         "count = 0\nwhile True:\n    with open(str(count), 'wb') as file: file.write(b'x' * 2**20)\n    count += 1",
@@ -221,7 +224,7 @@ STAYERS = {
     "children": "os.fork() or time.sleep(60)",
     "children of children": "os.fork() or os.fork() or time.sleep(60)",
     "a daemon": "os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); time.sleep(60)",
-    "a daemon with no pipes": "os.fork() and os._exit(0); os.setsid(); [os.close(n) for n in (0, 1, 2)]; time.sleep(60)",
+    "a daemon with no pipes": "os.fork() and os._exit(0); os.setsid(); os.closerange(0, 3); time.sleep(60)",
     "a thread": "threading.Thread(target=time.sleep, args=(60,)).start()",
     "no pipes": "[os.close(number) for number in (0, 1, 2)]; time.sleep(60)",
     "no signals": "[signal.signal(n, signal.SIG_IGN) for n in {*range(1, 32)} - {9, 19}]; time.sleep(60)",
