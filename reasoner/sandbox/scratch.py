@@ -49,7 +49,7 @@ class Scratch:
 
     def full(self) -> bool:
         """Whether it holds more than it may, or folders deeper than anybody needs; looks no further than to know."""
-        total = 0
+        total = 0.0
         for size in _sizes(self._lock, _DEEPEST):
             total += max(size, FILE_BYTES)
             if total > self._most:
