@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import psutil
 
-from reasoner.records import Component, ScoredGroup
+from reasoner.records import Component, Response, ScoredGroup
 
 T = TypeVar("T")
 
@@ -59,11 +59,23 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "reward/abstained": 1 - len(valid) / len(rewards),
         "response/length_mean": fmean(len(response.token_ids) for response in responses),
         "response/finished": fmean(response.finish_reason == "stop" for response in responses),
+        "response/entropy": _sampled_entropy(responses),
         "tokens/sampled": float(sum(len(response.token_ids) for response in responses)),
     }
     if valid:
         values |= {"reward/mean": fmean(valid), "reward/std": pstdev(valid)}
     return values | _component_metrics(component for s in groups for row in s.components for component in row)
+
+
+def _sampled_entropy(responses: Sequence[Response]) -> float:
+    """Mean of -log p over the tokens that the policy drew: H = E[-log p], so an estimate of the entropy per token."""
+    drawn = [
+        logprob
+        for response in responses
+        for logprob, written in zip(response.sampler_logprobs, response.policy_mask, strict=True)
+        if written
+    ]
+    return -fmean(drawn) if drawn else 0.0
 
 
 def _component_metrics(components: Iterable[Component]) -> dict[str, float]:

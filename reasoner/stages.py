@@ -21,6 +21,7 @@ from reasoner.learning.policy import TorchPolicy
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
 from reasoner.records import Batch, Group, Problem, Prompt, SamplingParams, ScoredGroup
+from reasoner.reporting.alarms import Watch
 from reasoner.reporting.view import Summary, View
 from reasoner.runs.folder import Run
 from reasoner.runs.rollouts import to_rollouts
@@ -103,6 +104,10 @@ class Stages:
     """of the current step, dropped groups and greedy responses included"""
     history: list[dict[str, float]] = field(default_factory=list)
     """the metrics of every committed step"""
+    evaluations: list[tuple[int, Evaluation]] = field(default_factory=list)
+    """(steps before it, evaluation), in order"""
+    watch: Watch = field(default_factory=Watch)
+    """looks for what goes wrong"""
 
     def active_terms(self, step: int) -> list[ActiveTerm]:
         """The terms with weight at a step."""
@@ -212,7 +217,10 @@ class Stages:
             RunError: the hand-over, the sampler, the scoring service or the disk failed.
         """
         self.publish()
-        return self.evaluator.evaluate(step, when) if self.evaluator else None
+        if self.evaluator is None:
+            return None
+        self.evaluations.append((step, self.evaluator.evaluate(step, when)))
+        return self.evaluations[-1][1]
 
     def evaluate_between(self, step: int) -> None:
         """Evaluate after a step where `evaluation.every` asks for it; the last step has its own evaluation."""
@@ -245,9 +253,11 @@ class Stages:
         if self.config.sampling.refills:
             metrics |= {"groups/kept": float(len(groups)), "groups/draws": float(self.draws)}
         evidence = self.run.keep_suspects(step, report.suspects) if report.suspects else None
-        self.run.commit(step, metrics, to_rollouts(step, groups, report.credits, report.weights))
         self.history.append(metrics)
-        self.view.step(step, self.config.run.steps, metrics)
+        warnings = self.watch.look(self.history, self.evaluations)
+        self.run.warn([warned for warned in warnings if warned.step == step])
+        self.run.commit(step, metrics, to_rollouts(step, groups, report.credits, report.weights))
+        self.view.step(step, self.config.run.steps, metrics, warnings)
         self.events.emit("step_finished", step=step, metrics=metrics)
         for reason in report.skipped:
             self.view.message(f"step {step}: {reason}")
@@ -280,6 +290,7 @@ class Stages:
                 task=task,
                 correct=self.config.evaluation.correct if self.config.evaluation else "",
                 history=self.history,
+                warnings=self.watch.given,
                 evaluations=(before, after) if before and after else None,
                 set_up_s=self.set_up_s,
                 evaluation_s=self.evaluator.seconds if self.evaluator else 0.0,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from reasoner.evaluation import Evaluation
+from reasoner.reporting.alarms import Warned
 from reasoner.reporting.format import duration, interval, number
 from reasoner.reporting.metrics import find, headline, sources
 
@@ -24,13 +25,24 @@ def step(number_: int, total: int, history: Sequence[Mapping[str, float]]) -> st
     """One line per step: the rewards, the lengths, what may go wrong, speed and time left."""
     metrics = history[-1]
     names = headline(metrics)
-    names += ["response/finished", "response/length_mean", "groups/no_credit", "gap/mean", "tokens_per_s/sample"]
+    names += ["response/finished", "response/length_mean", "response/entropy", "groups/no_credit", "gap/mean"]
+    names += ["tokens_per_s/sample"]
     parts = [f"{label(name)} {_shown(name, metrics)}" for name in names if name in metrics]
     if "time/total" in metrics:
         parts.append(f"took {duration(metrics['time/total'])}")
     left = time_left(history, total - number_)
     parts += [] if left is None else [f"left about {duration(left)}"]
     return f"step {number_:>{len(str(total))}}/{total}  " + ", ".join(parts + alerts(metrics))
+
+
+def new(warnings: Sequence[Warned], step_: int) -> list[Warned]:
+    """Those that began with this step."""
+    return [warned for warned in warnings if warned.step == step_]
+
+
+def warning(warned: Warned) -> str:
+    """What is seen and what to try."""
+    return f"WARNING at step {warned.step}: {warned.what}.\n  {warned.advice}."
 
 
 def alerts(metrics: Mapping[str, float]) -> list[str]:
@@ -71,6 +83,7 @@ def label(name: str) -> str:
         "reward/mean": "reward",
         "response/finished": "finished",
         "response/length_mean": "length",
+        "response/entropy": "entropy",
         "groups/no_credit": "no-credit groups",
         "gap/mean": "gap",
         "tokens_per_s/sample": "speed",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import nan
-from typing import Self
+from typing import NamedTuple, Self
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, OverflowMethod, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -15,27 +15,55 @@ from rich.text import Text
 
 from reasoner.evaluation import Evaluation
 from reasoner.reporting import lines
+from reasoner.reporting.alarms import Warned
 from reasoner.reporting.format import duration, number, sparkline
 from reasoner.reporting.metrics import find, headline
 from reasoner.reporting.summary import print_summary
 from reasoner.reporting.view import Summary
 
-TREND = 24
-"""characters"""
+NAME = (16, 24)
+"""characters of a metric's name; a longer one is cut"""
+TREND = (8, 60)
+"""characters of a trend: as wide as the terminal allows, left out where less fits"""
+BAR = (8, 24)
+"""characters of the bars"""
+BESIDE_BAR = 48
+"""characters of the step line without its bar"""
 PER_SECOND = 4
 """redraws; each is one write, so that nothing flickers"""
+SHOWN = (
+    "response/length_mean",
+    "response/finished",
+    "response/entropy",
+    "groups/no_credit",
+    "gap/mean",
+    "tokens_per_s/sample",
+    "memory/rss_gib",
+    "memory/device_gib",
+)
+"""below rewards and evaluation"""
+
+
+class _Row(NamedTuple):
+    name: str
+    now: str
+    first: str
+    values: Sequence[float]
 
 
 class LiveView:
-    """Step bar, stage bar and the current metrics with their trend."""
+    """Step bar, stage bar, warnings, and the current figures with their trend."""
 
     def __init__(self, console: Console, ascii_only: bool) -> None:
         self._console = console
         self._ascii_only = ascii_only
         self._history: list[Mapping[str, float]] = []
+        self._evaluations: list[Evaluation] = []
+        self._warnings: Sequence[Warned] = ()
+        self._bars = (BarColumn(), BarColumn())
         self._steps = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            self._bars[0],
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
@@ -43,20 +71,23 @@ class LiveView:
         )
         self._stages = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            self._bars[1],
             TextColumn("{task.fields[count]}"),
             console=console,
         )
         self._stage_name = ""
-        self._step_bar = self._steps.add_task("step    ", total=None, visible=False, left="")
-        self._stage_bar = self._stages.add_task("        ", total=None, visible=False, count="")
+        self._step_bar = self._steps.add_task("step      ", total=None, visible=False, left="")
+        self._stage_bar = self._stages.add_task("          ", total=None, visible=False, count="")
         self._live = Live(
             console=console, get_renderable=self.render, refresh_per_second=PER_SECOND, vertical_overflow="crop"
         )
 
     def started(self, facts: Mapping[str, str], steps: int) -> None:
-        self._steps.update(self._step_bar, total=steps, visible=True)
-        self._above(lines.facts(facts))
+        self._steps.update(self._step_bar, total=steps, visible=steps > 0)
+        grid = Table.grid(padding=(0, 2))
+        for name, fact in facts.items():
+            grid.add_row(name, Text(fact, overflow="fold"))
+        self._console.print(grid)
 
     def message(self, text: str) -> None:
         self._above(text)
@@ -64,15 +95,19 @@ class LiveView:
     def stage(self, name: str, done: int, total: int) -> None:
         if name != self._stage_name:
             self._stage_name = name
-            self._stages.reset(self._stage_bar, description=f"{name:<8}", visible=True)
+            self._stages.reset(self._stage_bar, description=f"{name:<10}", visible=True)
         count = f"{done}/{total}" if total else ""
         self._stages.update(self._stage_bar, completed=done, total=total or None, count=count)
 
     def evaluated(self, when: str, evaluation: Evaluation) -> None:
+        self._evaluations.append(evaluation)
         self._above(lines.evaluation(when, evaluation))
 
-    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+    def step(self, step: int, total: int, metrics: Mapping[str, float], warnings: Sequence[Warned]) -> None:
         self._history.append(metrics)
+        self._warnings = warnings
+        for warned in lines.new(warnings, step):
+            self._above(lines.warning(warned), "yellow")
         left = lines.time_left(self._history, total - step)
         text = "" if left is None else f"left about {duration(left)}"
         self._steps.update(self._step_bar, completed=step, total=total, left=text)
@@ -91,29 +126,52 @@ class LiveView:
 
     def render(self) -> RenderableType:
         """The block at the bottom."""
+        for bar in self._bars:
+            bar.bar_width = max(BAR[0], min(BAR[1], self._console.width - BESIDE_BAR))
         parts: list[RenderableType] = [self._steps, self._stages]
         if self._history:
-            parts.append(self._table())
-            parts += [Text(alert, style="bold red") for alert in lines.alerts(self._history[-1])]
-        return Group(*parts)
+            parts += [self._line(alert, "bold red") for alert in lines.alerts(self._history[-1])]
+        parts += [self._line(f"since step {each.step}: {each.what}", "yellow") for each in self._warnings]
+        rows = [*self._rewards(), *self._evaluation(), *self._of_metrics(SHOWN)]
+        return Group(*parts, self._table(rows)) if rows else Group(*parts)
 
-    def _table(self) -> Table:
-        now = self._history[-1]
-        table = Table(box=box.ASCII2 if self._ascii_only else box.SIMPLE_HEAD, show_edge=False)
-        table.add_column("", no_wrap=True)
+    def _line(self, text: str, style: str) -> Text:
+        shown = Text(f"! {text}", style=style)
+        shown.truncate(self._console.width, overflow="crop" if self._ascii_only else "ellipsis")
+        return shown
+
+    def _rewards(self) -> Iterable[_Row]:
+        return self._of_metrics(headline(self._history[-1])) if self._history else ()
+
+    def _of_metrics(self, names: Iterable[str]) -> Iterable[_Row]:
+        for name in names:
+            if self._history and name in self._history[-1]:
+                unit = find(name).unit
+                values = [metrics.get(name, nan) for metrics in self._history]
+                yield _Row(lines.label(name), number(values[-1], unit), number(values[0], unit), values)
+
+    def _evaluation(self) -> Iterable[_Row]:
+        found = [evaluation.accuracy for evaluation in self._evaluations]
+        values = [nan if accuracy is None else accuracy.value for accuracy in found]
+        if values:
+            yield _Row("eval accuracy", number(values[-1], "share"), number(values[0], "share"), values)
+
+    def _table(self, rows: Sequence[_Row]) -> Table:
+        table = Table(box=box.ASCII2 if self._ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        longest = NAME[1] if self._console.width >= 80 else NAME[0]
+        cut: OverflowMethod = "crop" if self._ascii_only else "ellipsis"
+        table.add_column("", no_wrap=True, max_width=longest, overflow=cut)
         for column in ("now", "first"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("trend", no_wrap=True)
-        names = headline(now)
-        names += ["response/finished", "response/length_mean", "groups/no_credit", "gap/mean"]
-        names += ["tokens_per_s/sample", "memory/rss_gib", "memory/device_gib"]
-        for name in names:
-            column_ = [metrics.get(name, nan) for metrics in self._history]
-            if name in now:
-                unit = find(name).unit
-                trend = sparkline(column_, TREND, self._ascii_only)
-                table.add_row(lines.label(name), number(column_[-1], unit), number(column_[0], unit), trend)
+        taken = min(longest, max(len(row.name) for row in rows))
+        taken += max(len(row.now) for row in rows) + max(len(row.first) for row in rows) + 3 * 3
+        width = min(TREND[1], self._console.width - taken)
+        if width >= TREND[0]:
+            table.add_column("trend", no_wrap=True)
+        for row in rows:
+            trend = [sparkline(row.values, width, self._ascii_only)] if width >= TREND[0] else []
+            table.add_row(row.name, row.now, row.first, *trend)
         return table
 
-    def _above(self, text: str) -> None:
-        self._console.print(Text(text))
+    def _above(self, text: str, style: str = "") -> None:
+        self._console.print(Text(text, style=style))

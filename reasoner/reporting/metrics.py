@@ -37,6 +37,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("groups/no_credit", "share", "groups with fewer than two different rewards: nothing to compare"),
     Metric("response/length_mean", "tokens", "response length"),
     Metric("response/finished", "share", "responses that ended by themselves, not at the length limit"),
+    Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: estimates the entropy per token "
+           "that they were drawn with"),
     Metric("credit/abs_mean", "reward", "size of the credit over responses"),
     Metric("term/<term>/weight", "number", "lambda of a term of the objective at this step"),
     Metric("term/<term>/loss", "number", "its loss, without lambda"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from reasoner.evaluation import Evaluation
 from reasoner.reporting import lines
+from reasoner.reporting.alarms import Warned
 from reasoner.reporting.summary import as_text
 from reasoner.reporting.view import Summary
 
@@ -40,9 +41,11 @@ class PlainView:
     def evaluated(self, when: str, evaluation: Evaluation) -> None:
         self._write(lines.evaluation(when, evaluation))
 
-    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+    def step(self, step: int, total: int, metrics: Mapping[str, float], warnings: Sequence[Warned]) -> None:
         self._history.append(metrics)
         self._write(lines.step(step, total, self._history))
+        for warned in lines.new(warnings, step):
+            self._write(lines.warning(warned))
 
     def finished(self, summary: Summary) -> None:
         self._write(as_text(summary, self._ascii_only))

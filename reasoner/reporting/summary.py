@@ -21,6 +21,8 @@ from reasoner.reporting.view import Summary
 WIDTH = 80
 TREND = 20
 """characters"""
+WITH_BOUNDS = 76
+"""columns from which on the evaluation's table has all intervals"""
 
 PHASES = {
     "time/sample": "sampling",
@@ -45,7 +47,8 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
     for line in verdicts(summary, differences):
         console.print(Text(fill(line, console.width, initial_indent="- ", subsequent_indent="  ")))
     if summary.evaluations:
-        console.print(_evaluation_table(*summary.evaluations, differences, ascii_only))
+        bounds = console.width >= WITH_BOUNDS
+        console.print(_evaluation_table(*summary.evaluations, differences, ascii_only, bounds))
     console.print(_training_table(summary.history, ascii_only))
     console.print(_time_table(summary, ascii_only))
     console.print()
@@ -69,6 +72,7 @@ def verdicts(summary: Summary, differences: Sequence[Difference]) -> list[str]:
         *([_accuracy(summary.correct, summary.evaluations[1], differences)] if summary.evaluations else []),
         *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
         *_grouped("Over the training steps", _training(summary.history)),
+        *(f"Warning at step {warned.step}: {warned.what}." for warned in summary.warnings),
     ]
 
 
@@ -137,8 +141,9 @@ def _table(title: str, ascii_only: bool) -> Table:
 
 
 def _evaluation_table(
-    before: Evaluation, after: Evaluation, differences: Sequence[Difference], ascii_only: bool
+    before: Evaluation, after: Evaluation, differences: Sequence[Difference], ascii_only: bool, bounds: bool
 ) -> Table:
+    """`bounds`: whether there is room for the intervals of before and after beside that of the change."""
     table = _table(f"Evaluation on {size(after)} [95% interval]", ascii_only)
     table.add_column("", overflow="fold")
     for column in ("before", "after", "change"):
@@ -148,8 +153,7 @@ def _evaluation_table(
         if old is not None and new is not None:
             table.add_row(
                 _short(difference.name),
-                interval(old.value, old.low, old.high, old.unit),
-                interval(new.value, new.low, new.high, new.unit),
+                *(interval(e.value, *((e.low, e.high) if bounds else (None, None)), e.unit) for e in (old, new)),
                 interval(difference.change, difference.low, difference.high, difference.unit, signed=True),
                 style=None if difference.within_noise else "bold",
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from reasoner.evaluation import Evaluation
+from reasoner.reporting.alarms import Warned
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Summary:
     """the reward source that decides whether a response is correct"""
     history: Sequence[Mapping[str, float]]
     """the metrics of every step"""
+    warnings: Sequence[Warned]
+    """all that were given, in order"""
     evaluations: tuple[Evaluation, Evaluation] | None
     """before and after training; None: the run read offline data only and had no sampler"""
     set_up_s: float
@@ -55,8 +58,8 @@ class View(Protocol):
         """An evaluation is done; `when`: `before training`, `after step 20`, `after training`."""
         ...
 
-    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """A step is committed."""
+    def step(self, step: int, total: int, metrics: Mapping[str, float], warnings: Sequence[Warned]) -> None:
+        """A step is committed; `warnings`: those that hold now, new ones have this step."""
         ...
 
     def finished(self, summary: Summary) -> None:
@@ -90,9 +93,9 @@ class Views:
         for view in self.views:
             view.evaluated(when, evaluation)
 
-    def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+    def step(self, step: int, total: int, metrics: Mapping[str, float], warnings: Sequence[Warned]) -> None:
         for view in self.views:
-            view.step(step, total, metrics)
+            view.step(step, total, metrics, warnings)
 
     def finished(self, summary: Summary) -> None:
         for view in self.views:

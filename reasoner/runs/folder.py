@@ -6,6 +6,7 @@
         status.json         running, finished, failed or interrupted, and why
         metrics.jsonl       one object per committed step (`reasoner.reporting.metrics` names the keys)
         evaluations.jsonl   one `Evaluated` per evaluation
+        warnings.jsonl      one object per warning: step, name, what was seen, what to try
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
         not-finite/         step-000010.parquet: the responses of an update that was not finite (`Suspect`)
         model/              the trained model in Hugging Face format
@@ -85,6 +86,16 @@ class Run:
         with self._writing(f"the evaluation after step {step}"):
             write_parquet(self.folder / "rollouts" / f"eval-{step:06}.parquet", rollouts)
             append_line(self.folder / "evaluations.jsonl", to_json(Evaluated(step, evaluation)))
+
+    def warn(self, warnings: Sequence[Any]) -> None:
+        """Keep warnings of a step that is about to be committed.
+
+        Raises:
+            RunError: the disk is full or the folder is gone.
+        """
+        with self._writing("warnings.jsonl"):
+            for warning in warnings:
+                append_line(self.folder / "warnings.jsonl", to_json(warning))
 
     def keep_suspects(self, step: int, suspects: Sequence[Suspect]) -> Path:
         """Keep the responses of an update that was not finite; returns their file.
@@ -176,7 +187,7 @@ def open_run(
         replace_text(folder / "config.toml", config_toml)
         environment = json.dumps(describe(chosen), indent=2, ensure_ascii=False)
         replace_text(folder / "environment.json", environment + "\n")
-        for name in ("metrics.jsonl", "evaluations.jsonl", "log.txt"):
+        for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl", "log.txt"):
             (folder / name).touch()
         sync(output)
         return Run(folder)

@@ -15,15 +15,19 @@ from rich.text import Text
 from reasoner.evaluation import Evaluation, summarise
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 from reasoner.reporting import lines
+from reasoner.reporting.alarms import Warned
 from reasoner.reporting.choose import open_view
 from reasoner.reporting.format import duration, interval, number, sparkline, thirds
 from reasoner.reporting.live import LiveView
 from reasoner.reporting.metrics import METRICS, find, headline, sources, terms
 from reasoner.reporting.plain import PlainView
-from reasoner.reporting.summary import as_text
+from reasoner.reporting.summary import as_text, print_summary
 from reasoner.reporting.view import Summary, View
 
 STEPS = 12
+WARNED = Warned(
+    5, "entropy collapse", "entropy fell from 0.72 to 0.08 nats per token: the policy hardly explores any more", "Try x"
+)
 FACTS = {
     "task": "math-gsm8k, profile laptop",
     "model": "SmolLM2-135M-Instruct, 134.5M parameters, float32 (embedded)",
@@ -49,6 +53,7 @@ def metrics(step: int) -> dict[str, float]:
         "groups/no_credit": 0.25,
         "response/length_mean": 80.0 - step,
         "response/finished": 0.4 + 0.03 * step,
+        "response/entropy": 0.9 / step,
         "gap/mean": 1.2e-5,
         "time/sample": 28.0,
         "time/score_wait": 0.2,
@@ -99,6 +104,7 @@ def summary(steps: int = STEPS, after: Evaluation | None = None) -> Summary:
         task="math-gsm8k",
         correct="math",
         history=[metrics(step) for step in range(1, steps + 1)],
+        warnings=[WARNED],
         evaluations=(evaluation(1, 4), after or evaluation(2, 40)),
         set_up_s=52.0,
         evaluation_s=80.0,
@@ -123,9 +129,13 @@ def play(view: View, pause: Callable[[], None] = lambda: None) -> None:
                 pause()
             view.stage("update", 0, 0)
             pause()
-            view.step(step, STEPS, metrics(step))
+            view.step(step, STEPS, metrics(step), warnings(step))
         view.message("the model is saved")
         view.finished(summary())
+
+
+def warnings(step: int) -> list[Warned]:
+    return [WARNED] if step >= WARNED.step else []
 
 
 class Clock:
@@ -209,6 +219,8 @@ def test_plain_lines_say_everything_without_control_codes() -> None:
     assert "evaluation before training: 48 problems, 1 response each" in text
     assert re.search(r"^step  7/12  reward 0\.\d+, math 0\.\d+, boxed_format .*left about 3:25$", text, re.MULTILINE)
     assert text.count("\nstep ") == STEPS
+    assert text.count("WARNING at step 5: entropy fell from 0.72") == 1
+    assert "any more.\n  Try x.\nstep  6/12" in text
     assert "the model is saved" in text
     assert "Where the time went" in text
 
@@ -265,34 +277,75 @@ def test_an_output_without_unicode_gets_none() -> None:
     assert b"Aufgabe f\\xfcr" in raw.getvalue()
 
 
-def frame(columns: int, history: int, of: Callable[[int], dict[str, float]] = metrics) -> list[str]:
+def frame(
+    columns: int, history: int, of: Callable[[int], dict[str, float]] = metrics, ascii_only: bool = False
+) -> list[str]:
+    """The live block after some steps with an evaluation before the first and after every third."""
     console = Console(width=columns, height=40, force_terminal=True, color_system=None, file=io.StringIO())
-    view = LiveView(console, ascii_only=False)
+    view = LiveView(console, ascii_only)
     view.stage("sampling", 24, 32)
     for step in range(1, history + 1):
         if step == 1:
             view.started({}, STEPS)
-        view.step(step, STEPS, of(step))
+        if of is metrics and step % 3 == 1:
+            view.evaluated("", evaluation(step, 40))
+        view.step(step, STEPS, of(step), warnings(step))
     with console.capture() as captured:
         console.print(view.render())
     return [line.rstrip() for line in CONTROL.sub("", captured.get()).splitlines()]
 
 
-def test_the_live_block_fits_80_columns() -> None:
-    block = frame(80, 7)
-    assert max(map(len, block)) <= 80
-    assert len(block) <= 20
+LIVE = """\
+step       ━━━━━━━━━━━━━━            7/12 0:00:00 left about 3:25
+sampling   ━━━━━━━━━━━━━━━━━━       24/32
+! since step 5: entropy fell from 0.72 to 0.08 nats per token: the policy hardl…
+                           now         first   trend
+──────────────────────────────────────────────────────
+reward                   0.306         0.088   ▁▃▃▄▆██
+math                     0.006         0.034   ▇█▅▁▆▇▁
+boxed_format             0.599         0.108   ▁▃▃▅▆▇█
+eval accuracy              15%          2.1%   ▁▅█
+length               73 tokens     79 tokens   █▇▆▅▃▂▁
+finished                   61%           43%   ▁▂▃▅▆▇█
+entropy                  0.129           0.9   █▄▃▂▁▁▁
+no-credit groups           25%           25%   ▄▄▄▄▄▄▄
+gap                    1.2e-05       1.2e-05   ▄▄▄▄▄▄▄
+speed              74 tokens/s   74 tokens/s   ▄▄▄▄▄▄▄
+memory                 5.3 GiB       5.3 GiB   ▄▄▄▄▄▄▄"""
+
+
+def test_the_live_block_at_80_columns() -> None:
+    assert "\n".join(frame(80, 7)) == LIVE
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_the_live_block_fits(columns: int, ascii_only: bool) -> None:
+    def busy(step: int) -> dict[str, float]:
+        long = {"reward/a_name_that_is_far_too_long_for_a_table/mean": 0.5, "memory/device_gib": 71.3}
+        return metrics(step) | long | {"reward/math/failed": 0.25, "tokens_per_s/sample": 123456.0}
+
+    block = frame(columns, STEPS, busy, ascii_only)
+    assert max(map(len, block)) <= columns
     text = "\n".join(block)
-    assert "7/12" in text
-    assert "left about 3:25" in text
-    assert "24/32" in text
-    assert re.search(r"boxed_format\s+0\.\d{3}\s+0\.\d{3}\s+▁", text)
-    assert re.search(r"finished\s+61%\s+43%", text)
+    for part in (
+        "12/12",
+        "24/32",
+        "! math FAILED in 25%",
+        "! since step 5: entropy fell",
+        "123,456 tokens/s",
+        "71.3 GiB",
+    ):
+        assert part in text, part
+    assert "a_name_that_is" in text
+    assert ("trend" in text) == (columns > 60)
+    if ascii_only:
+        assert "…" not in text
 
 
 def test_the_live_block_before_the_first_step_has_no_table() -> None:
     (line,) = frame(80, 0)
-    assert re.fullmatch(r"sampling ━{18}\s+24/32", line)
+    assert re.fullmatch(r"sampling   ━{18}\s+24/32", line)
 
 
 def test_the_summary_fits_80_columns_and_copies_paths_whole() -> None:
@@ -308,6 +361,16 @@ def test_the_summary_fits_80_columns_and_copies_paths_whole() -> None:
     assert re.search(r"sampling\W+5:36\W+54%", flat)
     assert re.search(r"everything else\W+5\.4 s", flat)
     assert "runs/20250131-120000-math-gsm8k/model" in flat
+    assert "- Warning at step 5: entropy fell from 0.72 to 0.08 nats per token" in flat
+
+
+def test_the_summary_at_60_columns_keeps_names_and_changes() -> None:
+    console = Console(width=60, color_system=None, file=io.StringIO(), force_terminal=False)
+    print_summary(console, summary(), ascii_only=False)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert re.search(r"^boxed_format\s+0\.08\s+0\.83\s+\+0\.75 \[\+0\.62, \+0\.88\]", text, re.MULTILINE)
+    assert max(len(line.rstrip()) for line in text.splitlines() if "xxx" not in line) <= 60
 
 
 def test_a_real_gain_is_called_more_than_noise() -> None:
