@@ -43,7 +43,11 @@ def test_every_command_prints_what_the_page_shows(tmp_path: Path, monkeypatch: p
             capture_output=True,
             text=True,
             timeout=120,
-            env={**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "COLUMNS": "80",
+                "PYTHONPATH": os.pathsep.join([str(ROOT), f"{ROOT}/rewards", f"{ROOT}/tasks"]),
+            },
         )
         assert plain(done.stdout) == plain(expected), done.stderr
     config = load_config("math-gsm8k", "laptop", "my.toml", (), ("units.py",)).config
