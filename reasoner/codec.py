@@ -105,8 +105,8 @@ def write_parquet(path: Path, records: Sequence[R]) -> None:
         pq.write_table(_table(path, records, struct), temporary, compression="zstd")
 
 
-def read_parquet(path: Path, type_: type[R]) -> list[R]:
-    """All records of a Parquet file that `write_parquet` wrote.
+def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) -> list[R]:
+    """The records of a Parquet file that `write_parquet` wrote: all, or those with these row numbers (from 0).
 
     Raises:
         DataError: no such file, cut short, other columns, or a value that the record refuses; names the row and field.
@@ -119,12 +119,13 @@ def read_parquet(path: Path, type_: type[R]) -> list[R]:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
     _check_columns(path, table.schema, type_, _schema(struct))
+    numbers = range(len(table)) if rows is None else rows
     records = []
-    for number, row in enumerate(table.to_pylist(), 1):
+    for number, row in zip(numbers, (table if rows is None else table.take(rows)).to_pylist(), strict=True):
         try:
             records.append(struct.unpack(row))
         except ValueError as error:
-            raise DataError(f"{path}, row {number}, {type_.__name__}: {error}") from error
+            raise DataError(f"{path}, row {number + 1}, {type_.__name__}: {error}") from error
     return records
 
 

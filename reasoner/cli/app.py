@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from reasoner import __version__
-from reasoner.cli import algorithms, config, doctor, eval, plugins, rewards, run, score, tasks
+from reasoner.cli import algorithms, config, doctor, eval, export, plugins, report, rewards, run, runs, score, tasks
 
 WORK = "Train and evaluate"
 LOOK = "Look before you run"
+BACK = "Look back"
 
 app = typer.Typer(
     name="reasoner",
@@ -24,6 +25,9 @@ app = typer.Typer(
 app.command("run", rich_help_panel=WORK)(run.run)
 app.command("eval", rich_help_panel=WORK)(eval.evaluate)
 app.command("score", rich_help_panel=WORK)(score.score)
+app.add_typer(runs.app, name="runs", rich_help_panel=BACK)
+app.command("report", rich_help_panel=BACK)(report.report)
+app.command("export", rich_help_panel=BACK)(export.export)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=LOOK)
 app.add_typer(rewards.app, name="rewards", rich_help_panel=LOOK)
 app.add_typer(plugins.app, name="plugins", rich_help_panel=LOOK)

@@ -28,3 +28,10 @@ Plugins = Annotated[
     list[str] | None,
     typer.Option("--plugin", metavar="FILE", help="Python file with hooks. Can be given several times."),
 ]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run folder: a path, or the beginning of a name below runs/.")
+]
+RunNames = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN", help="Run folders: paths, or beginnings of names below runs/."),
+]

@@ -14,6 +14,7 @@ from rich.text import Text
 from reasoner import plugins as hooks
 from reasoner.cli import options
 from reasoner.cli.console import out
+from reasoner.cli.report import leaving_report
 from reasoner.data import Splits, load_splits
 from reasoner.models import resolve_device
 from reasoner.plan import describe_plan
@@ -55,7 +56,8 @@ def run(
     from reasoner.opening import open_stages
     from reasoner.pipeline import train
 
-    with interruptible(), guard_processes(), open_stages(resolved) as stages:
+    with interruptible(), guard_processes(), leaving_report() as report_on, open_stages(resolved) as stages:
+        report_on(stages.run.folder)
         train(stages)
 
 

@@ -59,6 +59,22 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
+def size(count: int) -> str:
+    """Bytes in powers of 1000: `812 B`, `54 kB`, `1.2 GB`."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.{1 if value < 10 and units[0] != 'B' else 0}f} {units[0]}"
+
+
+def age(seconds: float) -> str:
+    """How long ago, in one unit: `40 s`, `12 min`, `5 h`, `3 d`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 def sparkline(values: Sequence[float], width: int, ascii_only: bool = False) -> str:
     """Values from lowest to highest as blocks, oldest left; more than `width` are averaged. Not finite: a gap."""
     blocks = ASCII_BLOCKS if ascii_only else BLOCKS

@@ -44,7 +44,8 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
     """Print the summary; readable at 80 columns."""
     differences = compare(*summary.evaluations) if summary.evaluations else []
     console.print()
-    for line in verdicts(summary, differences):
+    warned = (f"Warning at step {warning.step}: {warning.what}." for warning in summary.warnings)
+    for line in (*verdicts(summary.correct, summary.history, summary.evaluations), *warned):
         console.print(Text(fill(line, console.width, initial_indent="- ", subsequent_indent="  ")))
     if summary.evaluations:
         bounds = console.width >= WITH_BOUNDS
@@ -66,13 +67,21 @@ def as_text(summary: Summary, ascii_only: bool) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
-def verdicts(summary: Summary, differences: Sequence[Difference]) -> list[str]:
-    """What the run achieved, in plain sentences."""
+def verdicts(
+    correct: str, history: Sequence[Mapping[str, float]], evaluations: tuple[Evaluation, Evaluation] | None
+) -> list[str]:
+    """What a run achieved, in plain sentences.
+
+    Args:
+        correct: the reward source that decides whether a response is correct.
+        history: the metrics of every step.
+        evaluations: before and after training.
+    """
+    differences = compare(*evaluations) if evaluations else ()
     return [
-        *([_accuracy(summary.correct, summary.evaluations[1], differences)] if summary.evaluations else []),
+        *([_accuracy(correct, evaluations[1], differences)] if evaluations else []),
         *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
-        *_grouped("Over the training steps", _training(summary.history)),
-        *(f"Warning at step {warned.step}: {warned.what}." for warned in summary.warnings),
+        *_grouped("Over the training steps", _training(history)),
     ]
 
 

@@ -1,10 +1,35 @@
-"""Scored groups as rows of a rollout file."""
+"""Scored groups as rows of a rollout file, and a quick look at such files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reasoner.errors import DataError
 from reasoner.records import Rollout, ScoredGroup
+
+LOOKED_AT = ["sample", "reward", "response.token_ids", "response.finish_reason", "components"]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupIndex:
+    """Where a group is in its file, and its figures."""
+
+    first: int
+    """row of its first response, from 0"""
+    responses: int
+    tokens: int
+    """of all its responses"""
+    means: Mapping[str, float]
+    """over its responses, by metric name: `reward/mean`, `reward/<source>/mean`, `response/length_mean`,
+    `response/finished`"""
 
 
 def to_rollouts(
@@ -37,4 +62,47 @@ def to_rollouts(
         )
         for scored in groups
         for sample, response in enumerate(scored.group.responses)
+    ]
+
+
+def index_groups(path: Path) -> list[GroupIndex]:
+    """The groups of a rollout file in order, without reading what was written in them.
+
+    Raises:
+        DataError: the file cannot be read, or is none of rollouts.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=LOOKED_AT)
+        response = table["response"].combine_chunks()
+        lengths = pc.list_value_length(response.field("token_ids")).to_pylist()
+        finished = pc.equal(response.field("finish_reason"), "stop").to_pylist()
+        values = _components(table["components"].combine_chunks())
+        samples, rewards = table["sample"].to_pylist(), table["reward"].to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{path} cannot be read as rollouts: {error}") from error
+    starts = [row for row, sample in enumerate(samples) if sample == 0]
+    found = []
+    for first, end in zip(starts, [*starts[1:], len(samples)], strict=True):
+        columns: dict[str, list[float]] = {
+            "response/length_mean": lengths[first:end],
+            "response/finished": finished[first:end],
+            "reward/mean": [reward for reward in rewards[first:end] if reward is not None],
+        }
+        for row in values[first:end]:
+            for source, value in row.items():
+                columns.setdefault(f"reward/{source}/mean", []).append(value)
+        means = {name: fmean(column) for name, column in columns.items() if column}
+        found.append(GroupIndex(first, end - first, sum(lengths[first:end]), means))
+    return found
+
+
+def _components(column: Any) -> list[dict[str, float]]:
+    """Value by source of every response, where it has one."""
+    inner = column.flatten()
+    pairs = list(zip(inner.field("source").to_pylist(), inner.field("value").to_pylist(), strict=True))
+    ends = pc.cumulative_sum(pc.list_value_length(column)).to_pylist()
+    return [
+        {source: value for source, value in pairs[start:end] if value is not None}
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
     ]

@@ -15,8 +15,10 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.codec import read_parquet
+from reasoner.export import export
 from reasoner.records import Rollout
 from reasoner.runs.folder import read_evaluations, read_metrics
+from reasoner.runs.saved import read_run
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -81,8 +83,10 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
     assert any(rollout.credit for rollout in rollouts)
     assert "\x1b" not in done.stdout + (folder / "log.txt").read_text()
     assert str(folder / "model") in done.stdout
-    AutoModelForCausalLM.from_pretrained(folder / "model")
-    AutoTokenizer.from_pretrained(folder / "model")
+    assert f"Report:\n  {folder / 'report.html'}\n" in done.stdout
+    export(read_run(folder), tmp_path / "exported")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    AutoTokenizer.from_pretrained(tmp_path / "exported")
 
     again = subprocess.run(
         [*command[:4], str(folder / "config.toml"), "--output", str(tmp_path / "again")],

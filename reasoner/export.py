@@ -1,0 +1,133 @@
+"""A run's model as a folder to hand on: weights, tokenizer, settings of generation, and a card that says what it is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from reasoner.atomic import replacing_folder
+from reasoner.errors import UserError
+from reasoner.models import Origin, origin
+from reasoner.report.compare import before_and_after
+from reasoner.report.text import comparison_text, escaped, table
+from reasoner.report.words import ABOUT_EVALUATION, short, versions
+from reasoner.reporting.format import duration, interval
+from reasoner.reporting.lines import size
+from reasoner.runs.saved import SavedRun, disk_use
+
+KEPT = (".safetensors", ".json", ".txt", ".model", ".jinja", ".py")
+"""suffixes of what a model consists of; a pickle is none of it"""
+NEEDED = {
+    "config.json": "the model's configuration",
+    "generation_config.json": "what ends a response",
+    "tokenizer_config.json": "the tokenizer's configuration",
+}
+CONFIG = "training/config.toml"
+FACTS = ("task", "model", "training data", "evaluation data", "rewards", "method", "steps", "device", "engine")
+
+
+def export(run: SavedRun, target: Path) -> int:
+    """Write the trained model of a run into the new folder `target`; returns its bytes.
+
+    Raises:
+        UserError: the run has no trained model, a file of it is missing, or `target` is not empty or cannot be written.
+    """
+    model = run.folder / "model"
+    if not model.is_dir():
+        raise UserError(f"{run.folder} has no trained model: the run is {run.state} after {run.steps} steps.")
+    for name, what in NEEDED.items():
+        if not (model / name).is_file():
+            raise UserError(f"{model} has no {name} ({what}): it is not complete.")
+    if not any(model.glob("*.safetensors")):
+        raise UserError(f"{model} has no *.safetensors: only those are exported, never pickled weights.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--to {target} is there already and not empty; name a new folder.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(target) as folder:
+            for file in sorted(model.iterdir()):
+                if file.is_file() and file.suffix in KEPT:
+                    shutil.copyfile(file, folder / file.name)
+            (folder / CONFIG).parent.mkdir()
+            (folder / CONFIG).write_text(run.config_text, encoding="utf-8")
+            (folder / "README.md").write_text(model_card(run, target.name), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--to {target} cannot be written: {error.strerror or error}.") from error
+    return disk_use(target)
+
+
+def model_card(run: SavedRun, name: str) -> str:
+    """The model card: Markdown with the head that the Hugging Face hub reads."""
+    base = origin(str(run.config["model"]["path"]))
+    return "\n\n".join([_head(run, base), *_body(run, name, base)]) + "\n"
+
+
+def _head(run: SavedRun, base: Origin) -> str:
+    method = re.match(r"[\w.+-]*", run.config.get("gro", {}).get("preset", ""))
+    lines = [
+        *([f"license: {base.licence}"] if base.licence else []),
+        *([f"base_model: {base.hub}"] if base.hub else []),
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        *(f"- {tag}" for tag in ("reasoner", "reinforcement-learning", method[0] if method else "") if tag),
+    ]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _body(run: SavedRun, name: str, base: Origin) -> Iterator[str]:
+    model = base.hub or Path(str(run.config["model"]["path"])).name
+    yield f"# {escaped(name)}"
+    yield f"[{escaped(model)}](https://huggingface.co/{base.hub})" if base.hub else escaped(model)
+    task = escaped(run.chosen.get("task", str(run.config.get("task", ""))))
+    yield f"post-trained with verifiable rewards by `reasoner`. Task: {task}."
+    yield "## Use"
+    yield _usage(name)
+    yield "## Evaluation"
+    yield from _evaluation(run)
+    yield "## Training"
+    facts = {fact: run.chosen[fact] for fact in FACTS if fact in run.chosen}
+    facts |= {fact: text for fact, text in run.chosen.items() if fact.startswith("term ")}
+    facts["steps made"] = f"{run.steps} of {run.planned_steps} ({run.state})"
+    if run.seconds is not None:
+        facts["time"] = duration(run.seconds)
+    facts["versions"] = versions(run)
+    yield table(("", ""), [(escaped(fact), text) for fact, text in facts.items()]).replace("---:", "---")
+    again = f"reasoner run {run.config.get('task')} --config {CONFIG}"
+    yield f"Every setting is in [{CONFIG}]({CONFIG}): `{again}` repeats the run."
+    yield "## Licence"
+    if base.licence:
+        yield f"That of the base model: {base.licence}."
+    else:
+        yield "That of the base model, which is not known here: look at its own page before you hand this one on."
+
+
+def _usage(name: str) -> str:
+    return f"""```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({name!r})
+model = AutoModelForCausalLM.from_pretrained({name!r})
+chat = [{{"role": "user", "content": "..."}}]
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=256)[0][inputs["input_ids"].shape[1]:]))
+```
+
+The system prompt, the template of the question and the worked examples that it was trained with are under `[prompt]` in
+[{CONFIG}]({CONFIG})."""
+
+
+def _evaluation(run: SavedRun) -> Iterator[str]:
+    if comparison := before_and_after(run):
+        yield f"On {size(run.evaluations[-1].evaluation)}; correct by `{run.correct}`."
+        yield comparison_text(comparison)
+        yield ABOUT_EVALUATION
+    elif run.evaluations:
+        estimates = run.evaluations[-1].evaluation.estimates
+        yield table(
+            ("", "[95% interval]"), [(short(e.name), interval(e.value, e.low, e.high, e.unit)) for e in estimates]
+        )
+    else:
+        yield "The run made none."

@@ -1,0 +1,157 @@
+"""Everything that a report shows, read from run folders and computed, before it has a form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import isfinite, nan
+from operator import itemgetter
+from pathlib import Path
+
+from reasoner.codec import read_jsonl
+from reasoner.report.choose import RolloutFile, rollout_files
+from reasoner.report.compare import Comparison, before_and_after, between, settings
+from reasoner.report.panels import Panel, Section, Spread, evaluation_panels, panels
+from reasoner.report.series import Series
+from reasoner.report.svg import Bars
+from reasoner.reporting.alarms import Warned
+from reasoner.reporting.lines import alerts
+from reasoner.reporting.summary import PHASES, verdicts
+from reasoner.runs.saved import SavedRun, read_run
+
+REST = "rest of the steps"
+OUTSIDE = "set-up, evaluation, saving"
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """One run."""
+
+    index: int
+    """its place among the runs, and its colour"""
+    run: SavedRun
+    verdicts: tuple[str, ...]
+    """what it achieved, in sentences"""
+    alerts: tuple[str, ...]
+    """what should not have happened, and when"""
+    warnings: tuple[Warned, ...]
+    """what the run warned of while it went"""
+    seconds: Mapping[str, float]
+    """by stage, over the whole run"""
+    stages: Bars | None
+    """seconds by stage and step; None: no step is committed"""
+    comparison: Comparison | None
+    """before and after training"""
+    files: tuple[RolloutFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run, or several side by side."""
+
+    runs: tuple[RunReport, ...]
+    panels: Mapping[Section, Sequence[Panel]]
+    evaluation: Sequence[Panel]
+    """charts of evaluations made at several steps"""
+    comparisons: tuple[Comparison, ...]
+    """the last evaluation of every run against the first run's"""
+    settings: Sequence[tuple[str, tuple[str | None, ...]]]
+    """settings that differ between the runs"""
+    notes: tuple[str, ...]
+    """what could not be read"""
+
+    @property
+    def charts(self) -> list[Panel]:
+        """All charts of lines."""
+        return [*self.evaluation, *(panel for section in self.panels.values() for panel in section)]
+
+
+def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda text: None) -> Report:
+    """Read the runs, the first one being what the others are compared with.
+
+    Raises:
+        DataError: a folder is no run's, or cannot be read.
+    """
+    runs = [read_run(folder) for folder in folders]
+    reports, notes = [], list[str]()
+    for index, run in enumerate(runs):
+        progress(f"reading {run.name}")
+        files, said = rollout_files(run.folder, run.steps)
+        reports.append(_run_report(index, run, files))
+        notes += said
+    spreads: list[Spread] = [{file.step: file.groups for file in each.files if file.training} for each in reports]
+    compared = (between(runs[0], other) for other in runs[1:])
+    return Report(
+        runs=tuple(reports),
+        panels=panels(runs, spreads),
+        evaluation=evaluation_panels(runs),
+        comparisons=tuple(found for found in compared if found is not None),
+        settings=settings(runs) if len(runs) > 1 else [],
+        notes=tuple(notes),
+    )
+
+
+def stage_seconds(run: SavedRun) -> dict[str, float]:
+    """Where the time of a run went: its stages, what else happened in the steps, and what happened around them."""
+    parts = {phase: _total(run, name) for name, phase in PHASES.items() if any(name in m for m in run.metrics)}
+    in_steps = _total(run, "time/total")
+    parts[REST] = max(0.0, in_steps - sum(parts.values()))
+    if run.seconds is not None:
+        parts[OUTSIDE] = max(0.0, run.seconds - in_steps)
+    return {phase: seconds for phase, seconds in parts.items() if seconds > 0}
+
+
+def _run_report(index: int, run: SavedRun, files: Sequence[RolloutFile]) -> RunReport:
+    evaluations = (run.evaluations[0].evaluation, run.evaluations[-1].evaluation) if len(run.evaluations) > 1 else None
+    warnings = run.folder / "warnings.jsonl"
+    return RunReport(
+        index=index,
+        run=run,
+        verdicts=tuple(verdicts(run.correct, run.metrics, evaluations)) if run.metrics else (),
+        alerts=tuple(_alerts(run.metrics)),
+        warnings=tuple(read_jsonl(warnings, Warned) if warnings.exists() else ()),
+        seconds=stage_seconds(run),
+        stages=_stages(run),
+        comparison=before_and_after(run),
+        files=tuple(files),
+    )
+
+
+def _stages(run: SavedRun) -> Bars | None:
+    if not run.metrics:
+        return None
+    steps = tuple(metrics["step"] for metrics in run.metrics)
+    parts = [
+        Series(phase, colour, steps, tuple(metrics.get(name, nan) for metrics in run.metrics))
+        for colour, (name, phase) in enumerate(PHASES.items())
+        if any(name in metrics for metrics in run.metrics)
+    ]
+    rest = tuple(
+        max(0.0, metrics.get("time/total", nan) - sum(part.values[at] for part in parts if isfinite(part.values[at])))
+        for at, metrics in enumerate(run.metrics)
+    )
+    return Bars("stage-times", "Stage times", (*parts, Series(REST, len(PHASES), steps, rest)))
+
+
+def _total(run: SavedRun, name: str) -> float:
+    return sum(value for metrics in run.metrics if isfinite(value := metrics.get(name, nan)))
+
+
+def _alerts(history: Sequence[Mapping[str, float]]) -> Iterator[str]:
+    """`steps 3, 7-9: update NOT APPLIED`; figures in a text tell steps apart."""
+    said: dict[str, list[int]] = {}
+    for metrics in history:
+        for text in alerts(metrics):
+            said.setdefault(text, []).append(int(metrics["step"]))
+    for text, steps in said.items():
+        yield f"{'step' if len(steps) == 1 else 'steps'} {ranges(steps)}: {text}"
+
+
+def ranges(steps: Sequence[int]) -> str:
+    """`1-3, 7`."""
+    parts = []
+    for _, run in groupby(enumerate(steps), lambda pair: pair[1] - pair[0]):
+        members = list(map(itemgetter(1), run))
+        parts.append(f"{members[0]}-{members[-1]}" if len(members) > 1 else str(members[0]))
+    return ", ".join(parts)

@@ -1,0 +1,206 @@
+"""The report as one HTML file: template, style, scripts and data, nothing from the network.
+
+Text from runs is escaped by Jinja; responses travel as compressed data and are put in by scripts as text, never as
+HTML. A content security policy allows exactly the style and the script that are in the file, by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from math import isfinite
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import reasoner
+from reasoner.evaluation import Estimate
+from reasoner.report import svg
+from reasoner.report.collect import OUTSIDE, Report, RunReport
+from reasoner.report.compare import Comparison, when
+from reasoner.report.panels import Panel
+from reasoner.report.series import Series, thin
+from reasoner.report.svg import Bars
+from reasoner.report.tiles import overview, tiles
+from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, p_value, short, versions
+from reasoner.reporting.format import duration, interval
+
+SCRIPTS = ("text.js", "charts.js", "filter.js", "tokens.js", "group.js", "browser.js", "main.js")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A chart in the page."""
+
+    svg: Markup
+    legend: Sequence[Series]
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """What the page says about the responses in it."""
+
+    groups: int
+    count: int
+    notes: tuple[str, ...]
+
+
+def render(report: Report, payload: Mapping[str, Any], responses: Responses) -> str:
+    """The page.
+
+    Args:
+        payload: the responses (`reasoner.report.responses.Browsable`).
+    """
+    environment = Environment(
+        loader=PackageLoader("reasoner.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = "\n".join(_asset(name) for name in ("plot.css", "style.css"))
+    script = '"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS)
+    runs = [each.run for each in report.runs]
+    several, first = len(runs) > 1, report.runs[0]
+    title = " / ".join(dict.fromkeys(str(run.config.get("task", run.name)) for run in runs))
+    page = environment.get_template("page.html").render(
+        report=report,
+        first=first,
+        several=several,
+        title=title,
+        subtitle=f"{len(runs)} runs" if several else first.run.config.get("title", ""),
+        tiles=() if several else tiles(first),
+        overview=overview(report) if several else None,
+        evaluated=any(run.evaluations for run in runs),
+        timed=any(each.seconds for each in report.runs),
+        responses=responses,
+        policy=_policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
+        data=pack({"charts": _hover(report), "runs": [run.name for run in runs], **payload}),
+        version=reasoner.__version__,
+        written=f"{datetime.now():%Y-%m-%d %H:%M}",
+        about_curves=ABOUT_CURVES,
+        about_evaluation=ABOUT_EVALUATION,
+        shown_units=("tokens", "tokens/s", "s", "GiB", "nats", "count"),
+        draw=_draw,
+        stage_chart=_stage_chart,
+        figures=_figures,
+        times=_times,
+        ended=ended,
+        versions=versions,
+        short=short,
+        when=when,
+        estimated=_estimated,
+        environment=lambda run: json.dumps(run.environment, indent=2, ensure_ascii=False),
+    )
+    return page.lstrip()
+
+
+def pack(value: Any) -> str:
+    """JSON, gzip, base64: characters that mean nothing to HTML."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
+
+
+def _asset(name: str) -> str:
+    return (files("reasoner.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    def allowed(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; script-src {allowed(script)}; style-src {allowed(style)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _draw(panel: Panel) -> Drawing:
+    return Drawing(Markup(svg.lines(panel)), panel.series if len(panel.series) > 1 else (), panel.about)
+
+
+def _stage_chart(chart: Bars) -> Markup:
+    return Markup('<figure class="chart"><figcaption>Seconds by step</figcaption>{}</figure>').format(
+        Markup(svg.bars(chart))
+    )
+
+
+def _figures(comparison: Comparison) -> list[dict[str, Any]]:
+    """The table's rows; changes are drawn on one scale, those in tokens on another."""
+    reach: dict[bool, float] = {}
+    for row in comparison.rows:
+        ends = (row.difference.low or 0.0, row.difference.high or 0.0, row.difference.change)
+        tokens = row.difference.unit == "tokens"
+        reach[tokens] = max(reach.get(tokens, 1e-9), *map(abs, ends))
+    return [
+        {
+            "name": short(row.name),
+            "tone": row.tone,
+            "before": _estimated(row.before),
+            "after": _estimated(row.after),
+            "change": interval(found.change, found.low, found.high, found.unit, signed=True),
+            "drawing": Markup(svg.change(found, reach[found.unit == "tokens"])),
+            "moved": f"{found.rose} / {found.problems - found.rose - found.fell} / {found.fell}",
+            "p": p_value(found.p),
+        }
+        for row in comparison.rows
+        for found in [row.difference]
+    ]
+
+
+def _estimated(estimate: Estimate) -> str:
+    return interval(estimate.value, estimate.low, estimate.high, estimate.unit)
+
+
+def _times(each: RunReport) -> list[dict[str, Any]]:
+    colours = {part.label: part.colour for part in each.stages.parts} if each.stages else {}
+    total = sum(each.seconds.values())
+    rows = [
+        {
+            "name": phase,
+            "time": duration(seconds),
+            "share": f"{100 * seconds / total:.0f}%",
+            "colour": None if phase == OUTSIDE else colours.get(phase),
+        }
+        for phase, seconds in each.seconds.items()
+    ]
+    return [*rows, {"name": "total", "time": duration(total), "share": "", "colour": None}]
+
+
+def _hover(report: Report) -> dict[str, Any]:
+    """The numbers behind the charts, for what is shown under the pointer."""
+    return {
+        panel.key: {
+            "unit": panel.unit,
+            "x": [x.low, x.high, x.start, x.end],
+            "series": [_numbers(thin(curve)) for curve in panel.series],
+        }
+        for panel in report.charts
+        for x in [svg.steps_of(panel)]
+    }
+
+
+def _numbers(curve: Series) -> dict[str, Any]:
+    return {
+        "label": curve.label,
+        "colour": curve.colour % svg.COLOURS,
+        "steps": _known(curve.steps),
+        "values": _known(curve.values),
+        "half": _known(curve.half),
+        "low": _known(curve.low),
+        "high": _known(curve.high),
+    }
+
+
+def _known(values: Sequence[float]) -> list[float | None]:
+    return [float(f"{value:.6g}") if isfinite(value) else None for value in values]

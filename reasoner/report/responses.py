@@ -1,0 +1,143 @@
+"""The chosen responses as plain JSON for the report's browser: what was asked, written, found and credited.
+
+Numbers of tokens are packed: log-probabilities as hundredths of a nat, weights as one number where all are equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from reasoner.codec import read_parquet
+from reasoner.errors import DataError
+from reasoner.records import Component, Failure, Problem, Response, Rollout
+from reasoner.report.choose import Chosen
+from reasoner.report.pieces import Pieces
+
+LONGEST_PROMPT = 20_000
+"""characters of a message, and of a reference answer"""
+LONGEST_NOTE = 2_000
+"""characters of a note, a failure's message, a part of a score"""
+
+
+class Browsable:
+    """Collects groups of several runs; problems and reward sources are written once."""
+
+    def __init__(self) -> None:
+        self.problems: list[dict[str, Any]] = []
+        self.sources: list[str] = []
+        self.groups: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self._known: dict[tuple[Any, ...], int] = {}
+
+    def add(self, run: int, chosen: Sequence[Chosen], pieces: Pieces | None) -> None:
+        """Read and add the chosen groups of a run; a file that cannot be read is noted."""
+        for path, some in groupby(chosen, key=lambda each: each.file.path):
+            of_file = list(some)
+            rows = [each.group.first + n for each in of_file for n in range(each.group.responses)]
+            try:
+                rollouts = iter(read_parquet(path, Rollout, rows))
+            except DataError as error:
+                self.notes.append(f"{error}; its responses are left out.")
+                continue
+            for each in of_file:
+                group = [next(rollouts) for _ in range(each.group.responses)]
+                self.groups.append(self._group(run, each, group, pieces))
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {"problems": self.problems, "sources": self.sources, "groups": self.groups}
+
+    def _group(self, run: int, chosen: Chosen, rollouts: Sequence[Rollout], pieces: Pieces | None) -> dict[str, Any]:
+        return {
+            "run": run,
+            "training": chosen.file.training,
+            "step": chosen.file.step,
+            "problem": self._problem(run, rollouts[0].problem),
+            "responses": [self._response(rollout, pieces) for rollout in rollouts],
+        }
+
+    def _problem(self, run: int, problem: Problem) -> int:
+        key = (run, problem.id, problem.messages, problem.answer)
+        if key not in self._known:
+            self._known[key] = len(self.problems)
+            messages = [[message.role, _cut(message.content, LONGEST_PROMPT)] for message in problem.messages]
+            answer = _cut(problem.answer, LONGEST_PROMPT)
+            self.problems.append({"id": problem.id, "messages": messages, "answer": answer})
+        return self._known[key]
+
+    def _response(self, rollout: Rollout, pieces: Pieces | None) -> dict[str, Any]:
+        response = rollout.response
+        return {
+            "sample": rollout.sample,
+            "reward": _rounded(rollout.reward),
+            "credit": _rounded(rollout.credit),
+            "finish": response.finish_reason,
+            "version": response.policy_version,
+            "tokens": len(response.token_ids),
+            "components": {self._source(each.source): _component(each) for each in rollout.components},
+            **_text(response, pieces),
+            "logprobs": [_hundredths(logprob) for logprob in response.sampler_logprobs],
+            "weights": None if rollout.weights is None else _packed(rollout.weights),
+        }
+
+    def _source(self, name: str) -> int:
+        if name not in self.sources:
+            self.sources.append(name)
+        return self.sources.index(name)
+
+
+def _text(response: Response, pieces: Pieces | None) -> dict[str, Any]:
+    """The text and where its tokens end, in UTF-16 units as a browser counts; without a tokenizer the text alone."""
+    if pieces is None:
+        return {"text": response.text}
+    parts = pieces(response.token_ids)
+    special = [at for at, id_ in enumerate(response.token_ids) if id_ in pieces.special]
+    foreign = [at for at, own in enumerate(response.policy_mask) if not own]
+    lengths = [len(part.encode("utf-16-le")) // 2 for part in parts]
+    return {"text": "".join(parts), "lengths": lengths, "special": special, "foreign": foreign}
+
+
+def _component(component: Component) -> dict[str, Any]:
+    failure = component.failure
+    return {
+        "value": _rounded(component.value),
+        "weight": _rounded(component.weight),
+        "parts": _parts(component.parts),
+        "note": _cut(component.note, LONGEST_NOTE),
+        "failure": None if failure is None else _failure(failure),
+    }
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    seconds = round(failure.seconds, 2)
+    return {"kind": failure.kind, "message": _cut(failure.message, LONGEST_NOTE), "seconds": seconds}
+
+
+def _parts(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts of a score; long text is cut, and so are lists and objects, as text."""
+    return {
+        name: part if part is None or isinstance(part, (bool, int, float)) else _cut(str(part), LONGEST_NOTE)
+        for name, part in parts.items()
+    }
+
+
+def _packed(weights: Iterable[float]) -> float | list[float]:
+    rounded = [_rounded(weight) or 0.0 for weight in weights]
+    return rounded[0] if len(set(rounded)) == 1 else rounded
+
+
+def _hundredths(logprob: float) -> int | None:
+    return round(-100 * logprob) if math.isfinite(logprob) else None
+
+
+def _rounded(value: float | None) -> float | None:
+    """Five significant digits; what is not finite has no JSON value."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]} ... [{len(text) - longest:,} more characters]"

@@ -1,0 +1,120 @@
+"""The report as short Markdown: what fits into a message or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import nan
+
+from reasoner.report.collect import Report, RunReport
+from reasoner.report.compare import Comparison, when
+from reasoner.report.tiles import overview
+from reasoner.report.words import ABOUT_EVALUATION, ended, p_value, short, versions
+from reasoner.reporting.format import duration, interval, number, sparkline, thirds
+from reasoner.reporting.lines import label
+from reasoner.reporting.metrics import find, headline
+from reasoner.runs.saved import SavedRun
+
+TREND = 24
+"""characters"""
+WATCHED = (
+    "response/finished",
+    "response/length_mean",
+    "groups/no_credit",
+    "entropy",
+    "gap/mean",
+    "tokens_per_s/sample",
+)
+
+
+def as_markdown(report: Report) -> str:
+    """The report as text."""
+    parts = list(_several(report)) if len(report.runs) > 1 else list(_single(report.runs[0]))
+    parts += [f"Note: {escaped(note)}" for note in report.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others figures."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([escaped(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """One line in which nothing starts a tag, a link, a column or emphasis."""
+    line = " ".join(text.split())
+    return "".join(f"\\{c}" if c in "\\`*[]|" else {"<": "&lt;", "&": "&amp;"}.get(c, c) for c in line)
+
+
+def _single(each: RunReport) -> Iterator[str]:
+    run = each.run
+    yield f"# {escaped(run.name)}"
+    yield f"**{run.state}**: {ended(run)}" + (f". {escaped(run.reason)}" if run.reason else "")
+    warned = (f"step {warning.step}: {warning.what}. {warning.advice}" for warning in each.warnings)
+    if said := [*each.verdicts, *warned, *each.alerts]:
+        yield "\n".join(f"- {escaped(line)}" for line in said)
+    yield from _evaluation(each)
+    if run.metrics:
+        yield f"## Training, {run.steps} steps"
+        yield _training(run)
+    if each.seconds:
+        yield "## Time"
+        total = sum(each.seconds.values())
+        rows = [(name, duration(s), f"{100 * s / total:.0f}%") for name, s in each.seconds.items()]
+        yield table(("", "time", "share"), [*rows, ("total", duration(total), "")])
+    yield "## What was run"
+    facts = {name: fact for name, fact in run.chosen.items() if name != "output"} | {"versions": versions(run)}
+    yield "\n".join(f"- {name}: {escaped(fact)}" for name, fact in facts.items())
+
+
+def _several(report: Report) -> Iterator[str]:
+    yield f"# {len(report.runs)} runs"
+    found = overview(report)
+    rows = [(r.run.name, r.run.state, r.method, r.steps, *r.cells, r.time) for r in found.rows]
+    yield table(("run", "state", "method", "steps", *found.columns, "time"), rows)
+    for comparison in report.comparisons:
+        yield f"## {escaped(comparison.title)}"
+        yield comparison_text(comparison)
+    yield "## Settings that differ"
+    values = [(key, *("not set" if value is None else value for value in row)) for key, row in report.settings]
+    yield table(("key", *(escaped(each.run.name) for each in report.runs)), values) if values else "None."
+
+
+def _evaluation(each: RunReport) -> Iterator[str]:
+    if each.comparison:
+        yield "## Evaluation"
+        yield comparison_text(each.comparison)
+        yield ABOUT_EVALUATION
+    elif each.run.evaluations:
+        last = each.run.evaluations[-1]
+        yield f"## Evaluation {when(each.run, last)}"
+        rows = [(short(e.name), interval(e.value, e.low, e.high, e.unit)) for e in last.evaluation.estimates]
+        yield table(("", "[95% interval]"), rows)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """A comparison as a table."""
+    rows = [
+        (
+            short(row.name),
+            interval(row.before.value, row.before.low, row.before.high, row.before.unit),
+            interval(row.after.value, row.after.low, row.after.high, row.after.unit),
+            interval(found.change, found.low, found.high, found.unit, signed=True),
+            p_value(found.p),
+        )
+        for row in comparison.rows
+        for found in [row.difference]
+    ]
+    head = ("", escaped(comparison.before), escaped(comparison.after), "change [95% interval]", "p")
+    note = f"\n\n{escaped(comparison.note)}" if comparison.note else ""
+    return table(head, rows) + note
+
+
+def _training(run: SavedRun) -> str:
+    there = dict.fromkeys(name for metrics in run.metrics for name in metrics)
+    rows = []
+    for name in [*headline(there), *(name for name in WATCHED if name in there)]:
+        values = [metrics.get(name, nan) for metrics in run.metrics]
+        first, last, direction = thirds(values)
+        unit = find(name).unit
+        rows.append((label(name), number(first, unit), number(last, unit), sparkline(values, TREND), direction))
+    return table(("", "first third", "last third", "every step", ""), rows)

@@ -1,0 +1,99 @@
+"""The headline: what one run changed, or where several ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+
+from reasoner.report.collect import Report, RunReport
+from reasoner.report.compare import Row, Tone
+from reasoner.report.words import method, short
+from reasoner.reporting.format import duration, interval, number, thirds
+from reasoner.reporting.lines import label
+from reasoner.reporting.metrics import find, headline
+from reasoner.reporting.summary import SAID
+from reasoner.runs.saved import SavedRun
+
+MOST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure, before and after."""
+
+    name: str
+    before: str
+    after: str
+    change: str
+    tone: Tone
+
+
+@dataclass(frozen=True, slots=True)
+class OverviewRow:
+    """A run among others."""
+
+    run: SavedRun
+    method: str
+    steps: str
+    cells: tuple[str, ...]
+    """of its last evaluation, in the order of the columns"""
+    time: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Runs side by side."""
+
+    columns: tuple[str, ...]
+    rows: tuple[OverviewRow, ...]
+
+
+def tiles(each: RunReport) -> list[Tile]:
+    """The figures that matter most: of the evaluation, or without one of the training steps."""
+    if each.comparison:
+        rows = {row.name: row for row in each.comparison.rows}
+        first = [name for name in rows if name.startswith("avg@")]
+        return [_evaluated(rows[name]) for name in [*first, "reward", "finished", "length"] if name in rows][:MOST]
+    names = headline(dict.fromkeys(name for metrics in each.run.metrics for name in metrics))
+    return [_trained(each.run, name) for name in names[:MOST]]
+
+
+def overview(report: Report) -> Overview:
+    """The runs with accuracy, reward and length of their last evaluation."""
+    last = [each.run.evaluations[-1].evaluation if each.run.evaluations else None for each in report.runs]
+    there = dict.fromkeys(estimate.name for found in last if found for estimate in found.estimates)
+    names = [name for name in there if name.startswith("avg@")]
+    names += [name for name in ("reward", "length") if name in there]
+    rows = []
+    for each, found in zip(report.runs, last, strict=True):
+        estimates = [found.find(name) if found else None for name in names]
+        cells = tuple("" if e is None else interval(e.value, e.low, e.high, e.unit) for e in estimates)
+        steps = f"{each.run.steps}/{each.run.planned_steps}" if each.run.trains else ""
+        time = "" if each.run.seconds is None else duration(each.run.seconds)
+        rows.append(OverviewRow(each.run, method(each.run), steps, cells, time))
+    return Overview(tuple(map(short, names)), tuple(rows))
+
+
+def _evaluated(row: Row) -> Tile:
+    found = row.difference
+    change = interval(found.change, found.low, found.high, found.unit, signed=True)
+    unit = {"share": " points", "tokens": " tokens"}.get(found.unit, "")
+    noise = ", within noise" if found.within_noise else ""
+    return Tile(
+        short(row.name).capitalize(),
+        f"from {_plain(row.before.value, found.unit)}",
+        _plain(row.after.value, found.unit),
+        f"{change}{unit}{noise}",
+        row.tone,
+    )
+
+
+def _trained(run: SavedRun, name: str) -> Tile:
+    unit = find(name).unit
+    first, last, direction = thirds([metrics.get(name, nan) for metrics in run.metrics])
+    before = f"from {number(first, unit)} (first third of the steps)"
+    return Tile(label(name).capitalize(), before, number(last, unit), SAID[direction], "neutral")
+
+
+def _plain(value: float, unit: str) -> str:
+    return f"{100 * value:.1f}%" if unit == "share" else f"{value:.0f}" if unit == "tokens" else f"{value:.2f}"

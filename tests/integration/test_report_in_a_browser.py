@@ -1,0 +1,137 @@
+"""The HTML report in a real browser: its scripts unpack the data, filter, open groups, and nothing hostile runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reasoner.report.write import make_report, save
+from tests.browser import CHROMIUM, open_page
+from tests.made_up import HOSTILE, made_up_run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: scripts/install-browser"),
+]
+
+USE = """
+const $ = (css) => document.querySelector(css), $$ = (css) => [...document.querySelectorAll(css)];
+const rows = () => $$(".groups button").length, count = () => $("#count").textContent;
+const fill = async (name, value) => {
+  const field = $(`[name=${name}]`);
+  field.value = value;
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+  await rest(300);
+};
+const press = (key, target = document.body) =>
+  target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+"""
+
+LOOK = (
+    USE
+    + """
+const said = { all: count(), rows: rows(), first: $("#group h3").textContent, cards: $$(".card").length };
+await fill("when", "s3");
+said.step3 = count();
+$(".groups button").click();
+said.title = $("#group h3").textContent;
+said.current = $$('.groups [aria-current="true"]').length;
+said.hash = location.hash;
+press("j");
+said.next = $("#group h3").textContent;
+press("k");
+said.back = $("#group h3").textContent;
+await fill("source", "0");
+await fill("verdict", "positive");
+said.right = count();
+said.dimmed = $$(".card.out").length;
+said.shown = $$(".card").length;
+$$("button").find((each) => each.textContent === "Reset").click();
+await fill("q", "COUNTS AGAIN");
+said.found = count();
+await fill("min", "0.4");
+said.none = count();
+$$("button").find((each) => each.textContent === "Reset").click();
+said.reset = count();
+await fill("problem", "eval:7");
+said.evaluations = count();
+$$(".tools button").find((each) => each.textContent === "evaluation after step 3").click();
+said.beside = $$(".cards").length;
+await fill("problem", "train:2-");
+$$(".tools button").find((each) => each.textContent === "weight").click();
+said.up = $$(".written .plus").length;
+said.down = $$(".written .minus").length;
+said.title_of_token = $(".written .plus").title;
+const plot = $("#chart-reward svg");
+plot.dispatchEvent(new FocusEvent("focus"));
+press("Home", plot);
+said.tip = $("#tip").textContent;
+press("Escape", plot);
+said.hidden = $("#tip").hidden;
+return said;
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    run = made_up_run(folder / "runs", steps=3, every=3, problems=3)
+    save(make_report([run])[1], folder / "report.html")
+    return folder / "report.html"
+
+
+def test_groups_are_filtered_opened_and_coloured(report: Path) -> None:
+    page = open_page(report, LOOK)
+    assert page.console == []
+    said = page.said
+    assert said["all"] == f"{2 * 24 + 3 * 3 * 8} responses in {2 * 24 + 9} groups"
+    assert said["rows"] == 50  # a page of the list
+    assert said["first"].startswith("step 1 · train:1-")
+    assert said["cards"] == 8
+    assert said["step3"] == "24 responses in 3 groups"
+    assert (said["title"], said["next"], said["back"]) == (
+        "step 3 · train:3-0",
+        "step 3 · train:3-1",
+        "step 3 · train:3-0",
+    )
+    assert said["current"] == 1
+    assert said["hash"].startswith("#when=s3&group=")
+    assert 0 < int(said["right"].split()[0]) < 24
+    assert 0 < said["dimmed"] < said["shown"] == 8
+    assert 0 < int(said["found"].split()[0]) < 120
+    assert said["none"] == "0 responses in 0 groups"
+    assert said["reset"] == said["all"]
+    assert said["evaluations"] == "2 responses in 2 groups"
+    assert said["beside"] == 2
+    assert said["up"] > 0
+    assert said["down"] > 0
+    assert "log-probability -" in said["title_of_token"]
+    assert "weight " in said["title_of_token"]
+    assert "step 1" in said["tip"]
+    assert "math: " in said["tip"]
+    assert said["hidden"]
+
+
+def test_hostile_text_stays_text_and_a_link_opens_what_it_names(tmp_path: Path) -> None:
+    run = made_up_run(
+        tmp_path / "runs", steps=2, every=2, texts=HOSTILE, problems=2, end=RuntimeError(f"died of {HOSTILE[0]}")
+    )
+    save(make_report([run])[1], tmp_path / "report.html")
+    driver = """
+    return { images: document.images.length, scripts: document.scripts.length, alerted: window.alerted ?? null,
+      text: [...document.querySelectorAll(".card")].map((each) => each.textContent).join("|"),
+      controls: document.querySelectorAll(".control").length, title: document.querySelector("#group h3").textContent,
+      hits: document.querySelectorAll(".hit").length, wide: document.documentElement.scrollWidth };
+    """
+    page = open_page(tmp_path / "report.html", driver, "#problem=train%3A2&q=img", width=500)
+    assert page.console == []
+    assert page.said["images"] == 0
+    assert page.said["scripts"] == 3  # data, the page's own, the driver
+    assert page.said["title"].startswith("step 2 · train:2-")
+    assert "<img src=x onerror=alert(1)>" in page.said["text"]
+    assert "U+202E" in page.said["text"]
+    assert page.said["controls"] > 0
+    assert page.said["hits"] >= len("img")
+    assert page.said["wide"] <= 500

@@ -1,0 +1,265 @@
+"""The report of made-up runs: what it says, what it holds, and that nothing in it is markup but its own."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from reasoner.codec import read_parquet, write_parquet
+from reasoner.errors import DataError, UserError
+from reasoner.records import Rollout
+from reasoner.report.collect import collect
+from reasoner.report.compare import settings
+from reasoner.report.pieces import Pieces, load_pieces
+from reasoner.report.text import as_markdown
+from reasoner.report.write import make_report, save, write_plots
+from tests.made_up import HOSTILE, made_up_run, write_tokenizer
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, `first` and `second`, and a hostile one; they are only read."""
+    output = tmp_path_factory.mktemp("made")
+    made_up_run(output, steps=6, every=3, problems=3).rename(output / "first")
+    made_up_run(output, steps=3, problems=2, seed=1, gain=0.2, sets=["gro.preset=rloo"]).rename(output / "second")
+    evil = RuntimeError(f"died of {HOSTILE[0]}")
+    made_up_run(output, steps=2, problems=2, texts=HOSTILE, end=evil).rename(output / "hostile")
+    return output
+
+
+def page_of(*runs: Path, tokens: int = 10**9) -> str:
+    return make_report(runs, tokens=tokens)[1]
+
+
+def data_of(page: str) -> dict[str, Any]:
+    packed = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', page)
+    assert packed
+    data: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(packed[1])))
+    return data
+
+
+class Elements(HTMLParser):
+    """Every element that a parser finds, by name, with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    handle_startendtag = handle_starttag
+
+
+def test_the_page_holds_every_response_with_its_tokens(made: Path) -> None:
+    data = data_of(page_of(made / "first"))
+    assert data["runs"] == ["first"]
+    assert data["sources"] == ["math", "boxed_format"]
+    rollouts = read_parquet(made / "first" / "rollouts" / "step-000002.parquet", Rollout)
+    groups = [group for group in data["groups"] if group["training"] and group["step"] == 2]
+    responses = [response for group in groups for response in group["responses"]]
+    assert len(responses) == len(rollouts) == 24
+    for response, rollout in zip(responses, rollouts, strict=True):
+        assert response["text"].removesuffix("<|im_end|>") == rollout.response.text
+        assert sum(response["lengths"]) == len(response["text"])
+        assert response["logprobs"] == [round(-100 * logprob) for logprob in rollout.response.sampler_logprobs]
+        assert response["reward"] == rollout.reward
+        assert response["credit"] == pytest.approx(rollout.credit, rel=1e-4)
+        weights = response["weights"]
+        expanded = weights if isinstance(weights, list) else [weights] * len(rollout.response.token_ids)
+        assert expanded == pytest.approx(rollout.weights, rel=1e-4)
+        assert response["components"]["0"]["parts"] == rollout.components[0].parts
+    problems = {data["problems"][group["problem"]]["id"] for group in groups}
+    assert problems == {"train:2-0", "train:2-1", "train:2-2"}
+
+
+def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_script(made: Path) -> None:
+    page = page_of(made / "hostile", made / "first")
+    elements = Elements(page).found
+    (policy,) = [a["content"] or "" for tag, a in elements if tag == "meta" and "http-equiv" in a]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    for name, kind in (("script", "script-src"), ("style", "style-src")):
+        (text,) = re.findall(rf"<{name}>(.*?)</{name}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+        assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert [a.get("type") for tag, a in elements if tag == "script"] == ["text/plain", None]
+    for tag, attributes in elements:
+        assert tag not in ("img", "iframe", "link", "object", "b")
+        assert not any(name.startswith("on") or name in ("src", "style") for name in attributes), (tag, attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    assert page.startswith("<!doctype html>")
+    assert "died of &lt;/script&gt;" in page
+
+
+def test_several_runs_are_compared_with_the_first(made: Path) -> None:
+    page = page_of(made / "first", made / "second")
+    assert "second against first" in page
+    assert "gro.terms.*.credit.baseline" in page
+    assert "Reward: boxed_format" in page
+    data = data_of(page)
+    assert data["runs"] == ["first", "second"]
+    assert {group["run"] for group in data["groups"]} == {0, 1}
+    assert [curve["label"] for curve in data["charts"]["reward-math"]["series"]] == ["first", "second"]
+
+
+def test_what_does_not_fit_is_left_out_and_said(made: Path) -> None:
+    page = page_of(made / "first", tokens=3000)
+    data = data_of(page)
+    count = sum(len(group["responses"]) for group in data["groups"])
+    assert 0 < count < 216
+    assert f"Showing {count} of 216 responses" in page
+    assert sum(each["tokens"] for group in data["groups"] for each in group["responses"]) <= 3000
+    assert "Showing" not in page_of(made / "first")
+
+
+def test_a_damaged_rollout_file_is_said_and_the_rest_is_there(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "first"))
+    broken = run / "rollouts" / "step-000002.parquet"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    # A step that was not committed: written, and then the run was killed.
+    shutil.copy(run / "rollouts" / "step-000003.parquet", run / "rollouts" / "step-000007.parquet")
+    page = page_of(run)
+    assert "step-000002.parquet cannot be read" in page
+    assert {group["step"] for group in data_of(page)["groups"]} == {0, 1, 3, 4, 5, 6}
+
+
+def test_a_run_without_tokenizer_has_no_tokens_to_colour(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "first"))
+    shutil.rmtree(run / "model")
+    config = (run / "config.toml").read_text().replace("embedded:smollm2-135m-instruct", str(tmp_path / "nowhere"))
+    (run / "config.toml").write_text(config)
+    page = page_of(run)
+    assert "no tokens to colour" in page
+    response = data_of(page)["groups"][0]["responses"][0]
+    assert "lengths" not in response
+    assert response["text"]
+
+
+def test_a_run_that_failed_before_its_first_step_has_a_report(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "hostile", tmp_path / "empty"))
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        (run / name).write_text("")
+    shutil.rmtree(run / "rollouts")
+    page = page_of(run)
+    assert "0 of 2 steps" in page
+    assert 'id="responses"' not in page
+    assert "0 of 2 steps" in as_markdown(collect([run]))
+
+
+def test_numbers_that_are_not_finite_become_gaps(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "first"))
+    file = run / "rollouts" / "step-000001.parquet"
+    rows = read_parquet(file, Rollout)
+    nan = float("nan")
+    response = replace(rows[0].response, sampler_logprobs=(nan,) * len(rows[0].response.token_ids))
+    rows[0] = replace(
+        rows[0], response=response, reward=nan, credit=float("inf"), weights=(nan,) * len(response.token_ids)
+    )
+    write_parquet(file, rows)
+    data = data_of(page_of(run))
+    first = next(group for group in data["groups"] if group["step"] == 1)["responses"][0]
+    assert (first["reward"], first["credit"], first["logprobs"][0]) == (None, None, None)
+    assert None in data["charts"]["gradient-norm"]["series"][0]["values"]  # step 5
+
+
+def test_long_texts_are_cut(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "first"))
+    file = run / "rollouts" / "step-000001.parquet"
+    rows = read_parquet(file, Rollout)
+    component = replace(rows[0].components[0], note="n" * 10_000, parts={"list": ["x" * 10_000], "number": 1.5})
+    rows[0] = replace(rows[0], components=(component, *rows[0].components[1:]))
+    write_parquet(file, rows)
+    data = data_of(page_of(run))
+    first = next(group for group in data["groups"] if group["step"] == 1)["responses"][0]["components"]["0"]
+    assert first["note"].endswith("n ... [8,000 more characters]")
+    assert len(first["parts"]["list"]) < 2100
+    assert first["parts"]["number"] == 1.5
+
+
+def test_pieces_are_the_text_also_where_tokens_share_a_character(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    pieces = load_pieces(tmp_path, {})
+    assert pieces is not None
+    text = " a 混合 \N{FACE WITH TEARS OF JOY}!<|im_end|>"
+    ids = tokenizer.encode(text).ids
+    found = pieces(ids)
+    assert len(found) == len(ids)
+    assert "".join(found) == text
+    assert found[0] == " "
+    assert ids[-1] in pieces.special
+    assert pieces([]) == []
+    assert load_pieces(tmp_path / "nothing", {"model": {"path": "./nowhere"}}) is None
+
+
+def test_pieces_keep_the_space_that_a_decoder_drops_at_the_start() -> None:
+    from tokenizers.decoders import Metaspace as MetaspaceDecoder
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Metaspace
+
+    core = Tokenizer(WordLevel({"▁a": 0, "▁good": 1, "▁day": 2, "?": 3}, unk_token="?"))
+    core.pre_tokenizer, core.decoder = Metaspace(), MetaspaceDecoder()
+    assert Pieces(core)([1, 2]) == [" good", " day"]
+
+
+def test_the_text_report_says_what_matters_and_escapes_the_rest(made: Path, tmp_path: Path) -> None:
+    text = as_markdown(collect([made / "first"]))
+    assert text.startswith("# first\n")
+    assert "| accuracy (avg@1) |" in text
+    assert "## Where" not in text
+    assert re.search(r"\| boxed_format \| .* \| rose \|", text)
+    assert "update NOT APPLIED" in text
+    hostile = as_markdown(collect([made / "hostile"]))
+    assert "<script" not in hostile
+    assert "RuntimeError: died of &lt;/script>" in hostile
+    both = as_markdown(collect([made / "first", made / "second"]))
+    assert "## second against first" in both
+    assert "| gro.terms.\\*.link.kind | clip | linear |" in both
+    save(text, tmp_path / "deep" / "report.md")
+    assert (tmp_path / "deep" / "report.md").read_text() == text
+
+
+def test_charts_become_files(made: Path, tmp_path: Path) -> None:
+    files = write_plots(collect([made / "first"]), tmp_path / "plots")
+    assert {"reward.svg", "stage-times.svg", "grpo-mass-of-the-weights.svg"} <= {file.name for file in files}
+    assert sorted(files) == sorted((tmp_path / "plots").iterdir())
+    (tmp_path / "blocked").touch()
+    with pytest.raises(UserError, match=r"--plots .*blocked cannot be written"):
+        write_plots(collect([made / "first"]), tmp_path / "blocked")
+
+
+def test_a_reward_or_a_term_that_one_run_lacks_is_one_row(made: Path) -> None:
+    runs = [each.run for each in collect([made / "first", made / "second"]).runs]
+    mixture = replace(
+        runs[1],
+        config={**runs[1].config} | {"gro": {"terms": {"a": {"preset": "dpo", "weight": 0.5}, "b": {"entropy": 0.0}}}},
+    )
+    rows = dict(settings([runs[0], mixture]))
+    assert rows["gro.terms.a"] == (None, "preset dpo, weight 0.5")
+    assert rows["gro.terms.b"] == (None, "set")
+    assert not [key for key in rows if key.startswith("gro.terms.grpo.")]
+    one = replace(runs[0], config={**runs[0].config} | {"rewards": [{"source": "math", "weight": 2.0}]})
+    rows = dict(settings([runs[0], one]))
+    assert rows["rewards.math.weight"] == ("1.0", "2.0")
+    assert rows["rewards.boxed_format"] == ("weight 0.5", None)
+
+
+def test_what_cannot_be_written_or_is_no_run_is_said(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output .*report\.html cannot be written"):
+        save("", tmp_path / "file" / "report.html")
+    with pytest.raises(DataError, match="is not a run folder"):
+        collect([tmp_path])
