@@ -19,6 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from reasoner.evaluation import summarise
 from reasoner.measure import rollout_metrics
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
+from reasoner.reporting.alarms import Warned
 from reasoner.runs.folder import Run, open_run
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.settings import load_config, to_toml
@@ -142,6 +143,7 @@ def made_up_run(
             _step(run, step, made, problems, skill := 0.1 + gain * step / steps)
             if step % every == 0 or step == steps:
                 _evaluate(run, step, made, skill)
+        run.warn([Warned(1, "entropy", "entropy is 0.02 nats", "Lower learning.learning_rate.")])
         with run.saving_model() as folder:
             write_tokenizer(folder / "tokenizer.json")
         if end is not None:

@@ -221,7 +221,8 @@ def test_the_text_report_says_what_matters_and_escapes_the_rest(made: Path, tmp_
     assert "| accuracy (avg@1) |" in text
     assert "## Where" not in text
     assert re.search(r"\| boxed_format \| .* \| rose \|", text)
-    assert "update NOT APPLIED" in text
+    assert "- step 5: update NOT APPLIED" in text
+    assert "- step 1: entropy is 0.02 nats. Lower learning.learning_rate." in text
     hostile = as_markdown(collect([made / "hostile"]))
     assert "<script" not in hostile
     assert "RuntimeError: died of &lt;/script>" in hostile
