@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from reasoner.errors import DataError, MissingDependencyError, UserError, nearest
 from reasoner.hub import hub_reachable
@@ -26,6 +26,8 @@ from reasoner.hub import hub_reachable
 EMBEDDED_PREFIX = "embedded:"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _RECIPE = 1
 """raise it when the conversion changes: converted copies are kept by recipe and package version"""
 
@@ -76,6 +78,27 @@ def resolve_model(path: str) -> Path:
         return _checked(folder.resolve())
     _check_hub_id(path)
     return _hub_folder(path)
+
+
+def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    """The tokenizer of a folder in Hugging Face format, whose configuration is read too.
+
+    Raises:
+        UserError: transformers cannot read one of them, or would have to run Python code that comes with the model.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        if trust_remote_code or "trust_remote_code" not in str(error):
+            raise UserError(f"transformers cannot open the model in {folder}: {_first_line(error)}") from error
+        code = ", ".join(sorted(path.name for path in folder.glob("*.py"))) or "in another repository"
+        raise UserError(
+            f"the model in {folder} needs Python code that comes with it ({code}), and that code would run with all "
+            "your rights. Read it; to allow it: --set model.trust_remote_code=true"
+        ) from None
 
 
 def describe_model(path: str) -> str:
@@ -310,10 +333,13 @@ def _checked(folder: Path) -> Path:
     """
     if not (folder / "config.json").is_file():
         raise DataError(f"model folder {folder} has no config.json: it is not a model in Hugging Face format.")
-    if not any(folder.glob("*.safetensors")):
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        found = f", only {', '.join(pickled[:3])}" if pickled else ""
         raise DataError(
-            f"model folder {folder} has no *.safetensors weights. Load it with transformers and call "
-            "save_pretrained(FOLDER) to get them; pickled weights (.bin) are not read."
+            f"model folder {folder} has no {' and no '.join(_WEIGHTS)}{found}. Pickled weights are not read: they can "
+            "run any code. Where you trust them, load them with transformers and call save_pretrained(FOLDER): it "
+            "writes safetensors."
         )
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise DataError(

@@ -10,8 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from reasoner import plugins
 from reasoner.config import Config, OfflineConfig
 from reasoner.data import Splits, Stream, load_problems, load_splits, overlap_policy
@@ -23,7 +21,7 @@ from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
 from reasoner.measure import seconds_since_start
-from reasoner.models import resolve_device, resolve_model
+from reasoner.models import open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
 from reasoner.overlap import keep_apart
 from reasoner.plan import describe_offline, describe_plan
@@ -117,7 +115,7 @@ def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Ba
     # first time.
     print(f"preparing model {facts['model']}", flush=True)  # noqa: T201
     folder = resolve_model(config.model.path)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.model.trust_remote_code)
+    tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
 
     def prompts(problems: Sequence[Problem]) -> list[Prompt]:
         return render(problems, tokenizer, config.model.chat_template_kwargs, config.sampling.max_prompt_tokens)

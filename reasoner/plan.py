@@ -33,7 +33,7 @@ def describe_plan(
     facts = {
         "task": f"{config.task}: {config.title}" if config.title else config.task,
         "profile": f"{config.profile or 'none'} ({resolved.origins['profile']})",
-        "model": f"{describe_model(config.model.path)}, {config.model.dtype}",
+        "model": f"{describe_model(config.model.path)}, {config.model.dtype}{_own_code(config)}",
         "device": f"{device} ({_device_reason(wanted, device)})",
     }
     if config.online or not training:
@@ -108,6 +108,10 @@ def _steps(config: Config) -> str:
         if config.gro.reads(source)
     ]
     return f"{config.run.steps} of {', '.join(parts)}"
+
+
+def _own_code(config: Config) -> str:
+    return "; the Python code that comes with it is run" if config.model.trust_remote_code else ""
 
 
 def _device_reason(wanted: str, device: str) -> str:

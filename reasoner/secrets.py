@@ -1,20 +1,76 @@
-"""Takes secrets out of what is shown, stored or sent elsewhere."""
+"""Keeps secrets out of what is shown, stored or sent elsewhere.
+
+A configuration must not hold any: it is written into the run folder, shown and copied (`why_secret`, when it is
+loaded). Texts that others wrote, such as the message of a verifier that failed, are cleaned where they leave the
+program: terminal, log, rollouts (`redact`). Trackers get a cleaned configuration (`without_secrets`).
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 HIDDEN = "***"
-SECRET_NAME = re.compile(
-    r"(^|[_-])(api[_-]?key|access[_-]?key|key|token|secret|password|passwd|authorization|credentials?)$", re.IGNORECASE
+_SAYS_SECRET = (
+    r"(?:api[_-]?key|access[_-]?key|private[_-]?key|secret(?:[_-]?key)?|password|passwd|authorization|credentials?)"
 )
-"""names of options and environment variables whose values are secrets (`max_tokens` is none)"""
+_MAY_BE_SECRET = r"(?:key|token|auth)"
+SECRET_NAME = re.compile(rf"(^|[_-])({_SAYS_SECRET}|{_MAY_BE_SECRET})$", re.IGNORECASE)
+"""names of options whose values are secrets (`max_tokens` is none)"""
+_CERTAIN_NAME = re.compile(rf"(^|[_-]){_SAYS_SECRET}$", re.IGNORECASE)
+_VARIABLE = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIAL|AUTH$|_KEY$", re.IGNORECASE)
+"""names of environment variables whose values are secrets"""
+_SHAPES = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{20,}|sk-(?=[\w-]*[0-9])[\w-]{20,}|gh[opsur]_[A-Za-z0-9]{30,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
+    r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
+)
+"""keys that are known by their looks: Hugging Face, OpenAI and others, GitHub, GitLab, Slack, AWS, Google, JWT"""
+_RANDOM = r"(?=\S*[0-9])(?=\S*[A-Za-z])[\w+/=.-]{16,}"
+"""what a key looks like and the name of a field does not"""
+_USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
+_IS = r"[\"']?\s*[=:]\s*[\"']?"
+_NAMED = re.compile(
+    rf"\b((?:[\w-]*[_-])?(?:{_SAYS_SECRET}{_IS}(?=[^\s\"',;&]{{4}})|(?:{_MAY_BE_SECRET}|signature){_IS}(?={_RANDOM})))"
+    r"[^\s\"',;&]+",
+    re.IGNORECASE,
+)
+"""`api_key = "..."`, `token=...`"""
+_BEARER = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 LEAST = 8
 """characters of an environment variable's value from which on it is looked for in other texts"""
+
+_named_variables: set[str] = set()
+"""environment variables that a configuration names (`api_key_env`): secret whatever they are called"""
+
+
+def redact(text: str) -> str:
+    """`text` without the values of secret environment variables, keys, and users and passwords of addresses."""
+    for value in _values(os.environ):
+        text = text.replace(value, HIDDEN)
+    text = _USER.sub(rf"\1{HIDDEN}@", text)
+    text = _BEARER.sub(rf"\1 {HIDDEN}", text)
+    return _SHAPES.sub(HIDDEN, _NAMED.sub(rf"\1{HIDDEN}", text))
+
+
+def why_secret(path: Sequence[str], value: Any) -> str:
+    """What gives a configured value away as a secret, as the end of a sentence; empty: nothing.
+
+    Names of environment variables (`api_key_env = "NAME"`, the values of `headers_env`) are none; what such a variable
+    holds is kept out of texts from here on.
+    """
+    if isinstance(value, Mapping):
+        return next(filter(None, (why_secret((*path, str(key)), inner) for key, inner in value.items())), "")
+    if isinstance(value, (list, tuple)):
+        return next(filter(None, (why_secret(path, inner) for inner in value)), "")
+    if not isinstance(value, str) or not value:
+        return ""
+    if any(part.endswith("_env") for part in path[-2:]):
+        _named_variables.add(value)
+        return "holds what looks like a key, in the place of a variable's name" if _SHAPES.search(value) else ""
+    return _why_text(path[-1], value)
 
 
 def without_secrets(settings: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -28,9 +84,30 @@ def without_secrets(settings: Mapping[str, Any], environment: Mapping[str, str] 
         settings: nested tables.
         environment: None: that of this process.
     """
-    variables = os.environ if environment is None else environment
-    known = [value for name, value in variables.items() if SECRET_NAME.search(name) and len(value) >= LEAST]
+    known = _values(os.environ if environment is None else environment)
     return {key: _shown(key, value, known) for key, value in settings.items()}
+
+
+def _values(environment: Mapping[str, str]) -> list[str]:
+    """Values of secret environment variables, the longest first: one may be a part of another."""
+    found = {
+        value
+        for name, value in environment.items()
+        if (name in _named_variables or _VARIABLE.search(name)) and len(value) >= LEAST and not value.isdecimal()
+    }
+    return sorted(found, key=len, reverse=True)
+
+
+def _why_text(name: str, value: str) -> str:
+    if _CERTAIN_NAME.search(name):
+        return "is a secret by its name"
+    if _SHAPES.search(value) or (SECRET_NAME.search(name) and re.fullmatch(_RANDOM, value)):
+        return "holds what looks like a key"
+    if _USER.search(value):
+        return "holds an address with a user or password"
+    if any(secret in value for secret in _values(os.environ)):
+        return "holds the value of a secret environment variable"
+    return ""
 
 
 def _shown(name: str, value: Any, known: list[str]) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
+from reasoner.secrets import redact
+
 
 def out() -> Console:
     """Standard output. Not a terminal: no colours; rich honours NO_COLOR and COLUMNS."""
@@ -23,4 +25,4 @@ def print_preflights(said: Mapping[str, str]) -> None:
 def complain(message: object) -> None:
     """An error on standard error, unwrapped: paths and commands in it are there to be copied."""
     console = Console(file=sys.stderr, highlight=False)
-    console.print(Text("error:", style="bold red"), Text(str(message)), soft_wrap=True)
+    console.print(Text("error:", style="bold red"), Text(redact(str(message))), soft_wrap=True)

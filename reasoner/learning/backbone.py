@@ -109,6 +109,7 @@ class Backbone:
                     dtype=torch.float32 if self._autocast else self._saved_dtype,
                     attn_implementation=_attention_of(config),
                     trust_remote_code=trust_remote_code,
+                    use_safetensors=True,
                 )
                 .to(self.device)
             )

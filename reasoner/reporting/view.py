@@ -9,6 +9,7 @@ from typing import Protocol, Self
 
 from reasoner.evaluation import Evaluation
 from reasoner.reporting.alarms import Warned
+from reasoner.secrets import redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +73,20 @@ class View(Protocol):
 
 
 class Views:
-    """Several views as one."""
+    """Several views as one, which show no secrets."""
 
     def __init__(self, *views: View) -> None:
         self.views = views
 
     def started(self, facts: Mapping[str, str], steps: int) -> None:
+        shown = {name: redact(fact) for name, fact in facts.items()}
         for view in self.views:
-            view.started(facts, steps)
+            view.started(shown, steps)
 
     def message(self, text: str) -> None:
+        shown = redact(text)
         for view in self.views:
-            view.message(text)
+            view.message(shown)
 
     def stage(self, name: str, done: int, total: int) -> None:
         for view in self.views:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 import reasoner
+from reasoner.secrets import redact
 
 
 def describe(chosen: Mapping[str, str]) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def describe(chosen: Mapping[str, str]) -> dict[str, Any]:
         chosen: what the pipeline decided and why, as it was printed: engine, device, profile, model, data.
     """
     return {
-        "chosen": dict(chosen),
+        "chosen": {name: redact(fact) for name, fact in chosen.items()},
         "reasoner": {"version": reasoner.__version__, "git": git_commit(Path(reasoner.__file__).resolve().parents[1])},
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),

@@ -35,6 +35,7 @@ from reasoner.errors import DataError, RunError, UserError
 from reasoner.evaluation import Evaluation
 from reasoner.records import Rollout, Suspect
 from reasoner.runs.environment import describe
+from reasoner.secrets import redact
 
 MINIMUM_FREE = 256 * 2**20
 """bytes; metrics, logs and rollouts of a small run"""
@@ -143,7 +144,7 @@ class Run:
     def _status(self, state: str, reason: str) -> None:
         status = {
             "state": state,
-            "reason": reason,
+            "reason": redact(reason),
             "committed_steps": self._steps,
             "started": self._started,
             "ended": None if state == "running" else _now(),

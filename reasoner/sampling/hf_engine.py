@@ -57,7 +57,7 @@ class HfSampler:
     ) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+            folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
         )
         longest = getattr(model.config, "max_position_embeddings", max_model_len)
         if max_model_len > longest:

@@ -131,6 +131,8 @@ def engine_arguments(start: Start) -> dict[str, Any]:
         "max_model_len": start.max_model_len,
         "max_num_seqs": start.max_sequences,
         "trust_remote_code": start.trust_remote_code,
+        # never a pickle
+        "load_format": "safetensors",
         "enable_prefix_caching": True,
         # raw log-probabilities, vLLM's default, leave out the temperature
         "logprobs_mode": "processed_logprobs",

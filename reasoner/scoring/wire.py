@@ -22,6 +22,7 @@ from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
 from reasoner.rewards_api import Granularity
 from reasoner.scoring.compose import Refused
+from reasoner.secrets import redact
 
 START_S = 120
 """seconds in which the host must have imported and prepared all plugins"""
@@ -72,11 +73,11 @@ class Result:
     """the worker must be replaced: the call left something behind in it"""
 
     def outcomes(self, source: str, responses: int) -> Sequence[Score | Failure | None]:
-        """As the rest of the pipeline sees it: one per response, None for not applicable."""
+        """As the rest of the pipeline sees it: one per response, None for not applicable; no secrets in messages."""
         if self.kind is not None:
-            return [Failure(source, self.kind, self.message, self.seconds)] * responses
+            return [Failure(source, self.kind, redact(self.message), self.seconds)] * responses
         return [
-            Failure(source, each.kind, each.message, self.seconds) if isinstance(each, Refused) else each
+            Failure(source, each.kind, redact(each.message), self.seconds) if isinstance(each, Refused) else each
             for each in self.scores
         ]
 

@@ -25,6 +25,7 @@ from reasoner.reporting.metrics import find, sources, terms
 from reasoner.reporting.tracking import check_trackers
 from reasoner.rows import check_generator
 from reasoner.scoring.compose import check_rewards
+from reasoner.secrets import why_secret
 from reasoner.settings.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, nest, overlay, reward_names
 from reasoner.settings.messages import explain, show_key
 from reasoner.settings.schema import Path as Key
@@ -74,6 +75,7 @@ def load_config(
         leaves = overlay(leaves, layer)
     leaves = _with_plugins(leaves, plugins)
     _check_entries(leaves)
+    _refuse_secrets(leaves)
     manager = _manager(leaves, manager, plugins)
     algorithms = hooks.algorithms(manager)
     config = _validated(leaves := _over_presets(leaves, algorithms))
@@ -125,6 +127,16 @@ def _refuse_identity(layer: Layer) -> None:
             raise ConfigError(
                 f"{layer.leaves[key].origin} sets {key[0]!r}: the task and the profile are chosen on the command line, "
                 "`reasoner run TASK --profile NAME`."
+            )
+
+
+def _refuse_secrets(leaves: Leaves) -> None:
+    for path, leaf in leaves.items():
+        if reason := why_secret(path, leaf.value):
+            raise ConfigError(
+                f"{show_key(path)} ({leaf.origin}) {reason}, and the configuration is stored with the run. Put the "
+                "secret into an environment variable: name that one where there is an option for it (api_key_env, "
+                "headers_env), or take the variable that the library reads by itself (HF_TOKEN, WANDB_API_KEY)."
             )
 
 

@@ -167,10 +167,10 @@ def _loaded(name: str, device: Device, dtype: Dtype) -> _Scorer:
     logging.disable_progress_bar()  # it would leave a thread in the worker
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     before = set(threading.enumerate())
     model, report = AutoModelForSequenceClassification.from_pretrained(
-        name, dtype=getattr(torch, dtype), output_loading_info=True
+        name, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False, use_safetensors=True
     )
     for thread in set(threading.enumerate()) - before:
         thread.join(ENDING_S)  # those that have read the weights; a worker with threads is replaced after the call

@@ -129,6 +129,30 @@ def test_only_plugins_calls_hooks() -> None:
     assert callers == {"reasoner/plugins.py"}
 
 
+UNPICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle")
+LOADERS = ("torch.load", "np.load", "numpy.load", "pd.read_pickle", "pandas.read_pickle", "yaml.load", "eval", "exec")
+
+
+def test_nothing_runs_code_that_a_file_holds() -> None:
+    """No pickle, no `eval`; models are opened with safetensors, or from GGUF, alone."""
+    files = [path for folder in ("reasoner", "rewards", "tasks", "plugins") for path in (ROOT / folder).rglob("*.py")]
+    models = 0
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
+                assert not [name for name in named if name.split(".")[0] in UNPICKLING], path
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            assert called not in LOADERS, f"{path}, line {node.lineno}: {called}"
+            if called.endswith("from_pretrained") and "AutoModel" in called:
+                models += 1
+                given = {each.arg: ast.unparse(each.value) for each in node.keywords}
+                assert given.get("use_safetensors") == "True" or "gguf_file" in given, f"{path}, line {node.lineno}"
+    assert models >= 3
+
+
 LIGHT = [
     ["--help"],
     ["run", "--help"],

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
 from reasoner import models
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.hub import hub_reachable
-from reasoner.models import Embedded, describe_model, embedded_gguf, has_nvidia_gpu, resolve_device, resolve_model
+from reasoner.learning.policy import TorchPolicy
+from reasoner.models import (
+    Embedded,
+    describe_model,
+    embedded_gguf,
+    has_nvidia_gpu,
+    open_tokenizer,
+    resolve_device,
+    resolve_model,
+)
+from reasoner.sampling.hf_engine import HfSampler
+from tests.tiny import build_tiny_model
 
 SMOLLM = "embedded:smollm2-135m-instruct"
 
@@ -56,6 +70,62 @@ def test_a_folder_that_lacks_a_file_is_refused_with_its_name(tmp_path: Path, mis
     folder = hf_folder(tmp_path / "mine", missing)
     with pytest.raises(DataError, match=rf"{folder} has no .*{missing.removeprefix('model')}"):
         resolve_model(str(folder))
+
+
+class Bomb:
+    """Its pickle writes a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_pickled_weights_are_refused_and_never_loaded(tmp_path: Path) -> None:
+    folder, exploded = build_tiny_model(tmp_path / "tiny"), tmp_path / "exploded"
+    torch.save({"lm_head.weight": Bomb(exploded)}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    (folder / "adapter.safetensors").touch()
+    with pytest.raises(DataError, match="only pytorch_model.bin. Pickled weights are not read: they can run any code"):
+        resolve_model(str(folder))
+    for load in (
+        lambda: TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=64),
+        lambda: HfSampler(folder, "float32", "cpu", 64, 8, trust_remote_code=False),
+    ):
+        with pytest.raises(OSError, match="safetensors"):
+            load()
+    assert not exploded.exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert exploded.exists()  # it would have
+
+
+def test_code_that_comes_with_a_model_runs_only_where_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", list(sys.path))
+    folder, ran = build_tiny_model(tmp_path / "tiny"), tmp_path / "ran"
+    settings = json.loads((folder / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (folder / "config.json").write_text(json.dumps(settings | own))
+    (folder / "own.py").write_text(
+        "from pathlib import Path\nfrom transformers import LlamaConfig\n\n"
+        f"Path({str(ran)!r}).touch()\n\n\nclass OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+    )
+    with pytest.raises(UserError, match=r"code that comes with it \(own.py\).*--set model.trust_remote_code=true"):
+        open_tokenizer(folder, trust_remote_code=False)
+    assert not ran.exists()
+    assert open_tokenizer(folder, trust_remote_code=True).eos_token == "<|im_end|>"
+    assert ran.exists()
+
+
+def test_a_model_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
+    folder = build_tiny_model(tmp_path / "tiny")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"model_type": "no-such-model"}))
+    with pytest.raises(UserError, match="cannot open the model in .*no-such-model"):
+        open_tokenizer(folder, trust_remote_code=False)
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/no/where", "a/b/c"])
