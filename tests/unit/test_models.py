@@ -87,7 +87,7 @@ def test_pickled_weights_are_refused_and_never_loaded(tmp_path: Path) -> None:
     torch.save({"lm_head.weight": Bomb(exploded)}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     (folder / "adapter.safetensors").touch()
-    with pytest.raises(DataError, match="only pytorch_model.bin. Pickled weights are not read: they can run any code"):
+    with pytest.raises(DataError, match=r"only pytorch_model.bin. Pickled weights are not read: they can run any code"):
         resolve_model(str(folder))
     for load in (
         lambda: TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=64),
@@ -124,7 +124,7 @@ def test_a_model_that_transformers_does_not_know_is_refused(tmp_path: Path) -> N
     folder = build_tiny_model(tmp_path / "tiny")
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"model_type": "no-such-model"}))
-    with pytest.raises(UserError, match="cannot open the model in .*no-such-model"):
+    with pytest.raises(UserError, match=r"cannot open the model in .*no-such-model"):
         open_tokenizer(folder, trust_remote_code=False)
 
 

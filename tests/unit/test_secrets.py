@@ -115,7 +115,7 @@ def test_a_variable_that_a_configuration_names_is_secret_whatever_it_is_called()
 def test_a_configuration_with_a_secret_is_refused_without_showing_it(
     argument: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match="stored with the run.*environment variable") as refused:
+    with pytest.raises(ConfigError, match=r"stored with the run.*environment variable") as refused:
         load_config("math-gsm8k", "laptop", None, [argument])
     complain(refused.value)
     said = capsys.readouterr().err
