@@ -10,6 +10,7 @@ def register_rewards() -> Iterable[RewardSource]:
     """All of them; docs/rewards.md has a section for each."""
     from reasoner_rewards.boxed_format import boxed_format
     from reasoner_rewards.choice import choice
+    from reasoner_rewards.code.source import code
     from reasoner_rewards.exact import exact
     from reasoner_rewards.http import http
     from reasoner_rewards.json_schema import json_schema
@@ -28,6 +29,7 @@ def register_rewards() -> Iterable[RewardSource]:
         choice,
         regex,
         json_schema,
+        code,
         boxed_format,
         think_format,
         length,

@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from reasoner import Problem, Response, Score, reward
 from reasoner.errors import MissingDependencyError
 from reasoner_rewards.answer_text import after_thinking
+from reasoner_rewards.fences import blocks
 
 Extract = Literal["fenced_or_all", "fenced", "all"]
-FENCE = "```"
+LABELS = ("", "json")
+"""of the fenced blocks that may be JSON"""
 
 
 class JsonSchemaOptions(BaseModel):
@@ -104,28 +106,10 @@ def _extracted(text: str, extract: Extract) -> tuple[str, str]:
     answer = after_thinking(text)
     if answer is None:
         return "", "the think block is not closed"
-    blocks = list(_blocks(answer)) if extract != "all" else []
-    if not blocks:
+    found = list(blocks(answer, LABELS)) if extract != "all" else []
+    if not found:
         return (answer, "") if extract != "fenced" else ("", "there is no fenced JSON block")
-    return ("", "the last fenced block is not closed") if blocks[-1] is None else (blocks[-1], "")
-
-
-def _blocks(text: str) -> Iterator[str | None]:
-    """The contents of the fenced blocks that may be JSON; None for one that is not closed."""
-    lines: list[str] | None = None
-    wanted = False
-    for line in text.split("\n"):
-        bare = line.strip()
-        if lines is None and bare.startswith(FENCE):
-            lines, wanted = [], bare.removeprefix(FENCE).strip().lower() in ("", "json")
-        elif lines is not None and bare == FENCE:
-            if wanted:
-                yield "\n".join(lines)
-            lines = None
-        elif lines is not None:
-            lines.append(line)
-    if lines is not None and wanted:
-        yield None
+    return ("", "the last fenced block is not closed") if found[-1] is None else (found[-1], "")
 
 
 def _parsed(text: str) -> Any:

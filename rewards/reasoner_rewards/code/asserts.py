@@ -1,0 +1,173 @@
+"""Tests written as Python assertions, the way MBPP and HumanEval have them.
+
+An assertion about one call with literal arguments says a call and what it must return: no test code has to run, and
+`calls.judge` makes them all in one process. Anything else runs in a driver (`driven.py`). Which names the program
+defines, and which belong to the tests, is decided here, from the problem alone: a program that redefines `abs` or
+`len` must not change what a test means.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from reasoner import Problem
+from reasoner_rewards.code.assertion import NOT_LITERAL, literal, question
+from reasoner_rewards.code.calls import Question
+from reasoner_rewards.code.fields import missing, text_field
+from reasoner_rewards.code.process import Program
+
+CHECK = "check"
+"""the function of tests that take the program's as their argument (HumanEval)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """The tests of a problem, with what surrounds them."""
+
+    prelude: str
+    """imports, helpers and signature that the problem shows; the program may go on where it ends"""
+    entry_point: str
+    """the function that `prelude` leaves open; empty: none"""
+    setup: str
+    """runs once before the tests"""
+    sources: tuple[str, ...]
+    names: tuple[str, ...]
+    """what the program defines, as the tests call it"""
+    questions: tuple[Question, ...] | None
+    """the tests as calls; None: they need a driver"""
+
+    def program(self, text: str) -> Program:
+        """The model's program with what the problem shows before it. One that starts indented is the open body."""
+        if not self.prelude.strip():
+            return Program((text,))
+        if text[:1] in (" ", "\t"):
+            return Program((f"{self.prelude.rstrip()}\n{text}",))
+        shown = ast.parse(self.prelude)
+        # without the open function: whoever does not define it must not get one that returns None
+        shown.body = [each for each in shown.body if getattr(each, "name", None) != self.entry_point]
+        return Program((ast.unparse(shown), text))
+
+
+def read_asserts(problem: Problem) -> Tests:
+    """The fields `tests` (a text or a list of texts) and, where they are, `setup`, `imports`, `prelude`, `entry_point`.
+
+    Raises:
+        ValueError: they are something else, or not Python (the problem is broken, not the response).
+    """
+    given = problem.fields.get("tests")
+    sources = [given] if isinstance(given, str) else given
+    if not isinstance(sources, list) or not sources or not all(isinstance(each, str) and each for each in sources):
+        raise missing(problem, "Python text, or a list of it")
+    prelude, entry = text_field(problem, "prelude"), text_field(problem, "entry_point")
+    setup = "\n".join(filter(None, (text_field(problem, "imports"), text_field(problem, "setup"))))
+    if entry and any(_defines(_parsed(problem, "tests", source), CHECK) for source in sources):
+        sources = [f"{source}\n{CHECK}({entry})\n" for source in sources]
+    trees = [_parsed(problem, "tests", source) for source in sources]
+    before = _parsed(problem, "prelude", prelude)
+    setting = _parsed(problem, "setup", setup)
+    names, modules = _names(before, [setting, *trees], entry, _reference(problem))
+    imports = "".join(f"import {module}\n" for module in modules)
+    only_imports = all(isinstance(each, (ast.Import, ast.ImportFrom)) for each in setting.body)
+    questions = _questions(trees, entry, frozenset(names)) if only_imports else None
+    return Tests(prelude, entry, imports + setup, tuple(sources), names, questions)
+
+
+def _parsed(problem: Problem, name: str, source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"problem {problem.id!r}: the field {name!r} is not Python: {error}; got {source[:200]!r}"
+        ) from None
+
+
+def _reference(problem: Problem) -> ast.Module:
+    """The reference program, where the answer is one."""
+    try:
+        return ast.parse(problem.answer)
+    except (SyntaxError, ValueError):
+        return ast.Module([], [])
+
+
+def _names(
+    before: ast.Module, trees: Sequence[ast.Module], entry: str, reference: ast.Module
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which names of the tests the program defines, and which are modules that they forgot to import.
+
+    A name that neither the tests nor the problem define is the program's, unless it is a builtin that the reference
+    program leaves alone, or a module that is used as one.
+    """
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    own = set(chain(_bound(nodes), *(_bound([each]) for each in before.body))) - {entry}
+    used = {node.id: node for node in nodes if isinstance(node, ast.Name)}.keys() - own
+    bases = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    called = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in bases}
+    defined = {entry, *chain(*(_bound([each]) for each in reference.body if not isinstance(each, _IMPORTS)))}
+    modules = {name for name in used - called - defined if name in sys.stdlib_module_names}
+    theirs = {name for name in used - modules if name in defined or not hasattr(builtins, name)}
+    return tuple(sorted(theirs)), tuple(sorted(modules))
+
+
+_IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def _bound(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """The names that these nodes themselves bind."""
+    for node in nodes:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Import() | ast.ImportFrom():
+                yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+            case ast.Name(ctx=ast.Store()):
+                yield node.id
+            case ast.arg():
+                yield node.arg
+            case ast.ExceptHandler(name=str(name)):
+                yield name
+            case ast.Assign() | ast.AnnAssign():
+                yield from _bound(each for each in ast.walk(node) if isinstance(each, ast.Name))
+
+
+def _defines(tree: ast.Module, name: str) -> bool:
+    return any(isinstance(each, ast.FunctionDef) and each.name == name for each in tree.body)
+
+
+def _questions(trees: Sequence[ast.Module], entry: str, names: frozenset[str]) -> tuple[Question, ...] | None:
+    """The tests as calls; None: one of them is more than that."""
+    statements = [each for tree in trees for each in _statements(tree.body, entry)]
+    found = [question(each.test, names) if isinstance(each, ast.Assert) else None for each in statements]
+    asked = tuple(each for each in found if each is not None)
+    return asked if asked and len(asked) == len(found) else None
+
+
+def _statements(body: Sequence[ast.stmt], entry: str) -> Iterator[ast.stmt]:
+    """Those that do something; `check` as its body, with the function that it is called with."""
+    for each in body:
+        match each:
+            case ast.FunctionDef(name="check", args=ast.arguments(args=[ast.arg(arg=parameter)])) if entry:
+                yield from _statements(_Renamed(parameter, entry).visit(each).body, entry)
+            case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant() | ast.Name()):
+                pass
+            case ast.Expr(value=ast.Call(func=ast.Name(id="check"))) if entry:
+                pass
+            case ast.Assert(test=ast.Constant(value=value)) if value:
+                pass
+            case ast.Assign(value=value) if literal(value) is not NOT_LITERAL:
+                pass
+            case _:
+                yield each
+
+
+class _Renamed(ast.NodeTransformer):
+    def __init__(self, old: str, new: str) -> None:
+        self.old, self.new = old, new
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        """The name, or the other one."""
+        return ast.copy_location(ast.Name(self.new, node.ctx), node) if node.id == self.old else node

@@ -1,0 +1,123 @@
+"""Calls of the program's functions, compared here with what they must return."""
+
+from __future__ import annotations
+
+import cmath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reasoner import Problem
+from reasoner.sandbox import Sandbox
+from reasoner_rewards.code.fields import list_of_tests
+from reasoner_rewards.code.inside import codec
+from reasoner_rewards.code.process import Allowance, Call, Program, Silent, ask, exception_text, fields_of
+from reasoner_rewards.code.verdict import Tested, Verdict, cut, shown
+
+KEYS = {"function", "args", "kwargs", "expected"}
+"""of a test of kind `calls`"""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A call, and which of its results pass."""
+
+    call: Call
+    text: str
+    """the call as a note shows it"""
+    holds: Callable[[Any], bool]
+    """whether a plain value, or an `Opaque`, passes"""
+    expected: str
+    """what was expected, for the note"""
+
+
+def judge(sandbox: Sandbox, program: Program, questions: Sequence[Question], allowance: Allowance) -> Verdict:
+    """Make all calls in one process of the program; compare what comes out.
+
+    Raises:
+        SandboxError: the sandbox failed.
+    """
+    requests = [question.call.request(allowance.timeout_s) for question in questions]
+    answers = ask(sandbox, program, "calls", requests, allowance)
+    return answers if isinstance(answers, Verdict) else Verdict(tuple(map(_tested, questions, answers)))
+
+
+def _tested(question: Question, answer: bytes | Silent) -> Tested:
+    if isinstance(answer, Silent):
+        return Tested(False, f"{question.text} {answer.why}", ended=False, timed_out=answer.timed_out)
+    fields = fields_of(answer) or {}
+    if "error" in fields:
+        return Tested(False, f"{question.text} raised {exception_text(fields)}", ended=False)
+    try:
+        value = codec.decode(fields["value"], _opaque)
+    except (KeyError, codec.CodecError, RecursionError) as error:
+        return Tested(False, f"{question.text} gave an answer that cannot be read: {cut(repr(error))}", ended=False)
+    returned = f"{question.text} returned {shown(value)}"
+    try:
+        passed = question.holds(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:  # abs of a text, a float of a huge int
+        return Tested(False, f"{returned}, which cannot be compared: {cut(str(error))}")
+    return Tested(passed, "" if passed else f"{returned}, expected {question.expected}")
+
+
+class Opaque:
+    """Stands for a returned value that is not plain. It is equal to nothing but itself."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"an object of type {self.kind}"
+
+
+def _opaque(data: Sequence[Any]) -> Opaque:
+    if data[0] != "h" or len(data) != 3:
+        raise codec.CodecError("not a handle")
+    return Opaque(str(data[2]))
+
+
+def equal(expected: Any) -> Callable[[Any], bool]:
+    """Python's `==` of plain values."""
+    return lambda value: bool(value == expected)
+
+
+def read_calls(problem: Problem, tolerance: float) -> list[Question]:
+    """The field `tests` as a list of `{"function": ..., "args": [...], "kwargs": {...}, "expected": ...}`.
+
+    Raises:
+        ValueError: it is something else (the problem is broken, not the response).
+    """
+    return [_question(problem, each, tolerance) for each in list_of_tests(problem)]
+
+
+def _question(problem: Problem, test: Any, tolerance: float) -> Question:
+    if (
+        not isinstance(test, Mapping)
+        or not {"function", "expected"} <= set(test) <= KEYS
+        or not isinstance(test["function"], str)
+        or not isinstance(test.get("args", []), list)
+        or not isinstance(test.get("kwargs", {}), Mapping)
+    ):
+        raise ValueError(
+            f"problem {problem.id!r}: a test of kind 'calls' must be an object with a text 'function', 'expected', and "
+            f"if need be a list 'args' and an object 'kwargs'; got {str(test)[:200]}"
+        )
+    call = Call(test["function"], tuple(test.get("args", ())), test.get("kwargs", {}))
+    given = [*map(repr, call.args), *(f"{name}={value!r}" for name, value in call.keywords.items())]
+    text = cut(f"{call.function}({', '.join(given)})")
+    expected = test["expected"]
+    return Question(call, text, lambda value: alike(value, expected, tolerance), shown(expected))
+
+
+def alike(value: Any, expected: Any, tolerance: float) -> bool:
+    """Whether a returned value is what JSON says: tuples are lists, floats may differ by `tolerance` (absolute and
+    relative)."""
+    if isinstance(expected, list):
+        same = isinstance(value, (list, tuple)) and len(value) == len(expected)
+        return same and all(alike(*pair, tolerance) for pair in zip(value, expected, strict=True))
+    if isinstance(expected, Mapping):
+        same = isinstance(value, dict) and value.keys() == expected.keys()
+        return same and all(alike(value[key], expected[key], tolerance) for key in expected)
+    if tolerance and isinstance(expected, float) and isinstance(value, (int, float)):
+        return cmath.isclose(value, expected, rel_tol=tolerance, abs_tol=tolerance)
+    return bool(value == expected) and isinstance(value, bool) == isinstance(expected, bool)

@@ -1,0 +1,82 @@
+"""Tests that are more than calls: they run in a sandbox of their own and reach the program through this process.
+
+    driver (tests) --request--> here --request--> stub (program)
+           <------answer-------      <---answer--
+
+Requests and answers pass unread; the driver decodes them into plain values (`inside/driver.py`).
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from reasoner.sandbox import ISOLATED, PYTHON, Sandbox, SandboxError, Session
+from reasoner_rewards.code.asserts import Tests
+from reasoner_rewards.code.process import Allowance, Program, Silent, ending, fields_of, harness, line, refusal
+from reasoner_rewards.code.verdict import Tested, Verdict, cut
+
+MAX_NOTE = 300
+"""characters of what the driver says of a test"""
+
+
+def judge(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance) -> Verdict:
+    """Run the program and its tests in two sandboxes and pass on what one asks of the other.
+
+    A test counts as passed when the driver says that it ran to its end with every assertion executed.
+
+    Raises:
+        SandboxError: a sandbox failed, or is none in which two programs can talk.
+        ValueError: the tests cannot be run (the problem is broken, not the response).
+    """
+    if not sandbox.interactive:
+        raise SandboxError(f"tests that are more than calls with literals need a local sandbox; {sandbox.name} is none")
+    with ExitStack() as stack:
+        files = program.files()
+        stub = stack.enter_context(sandbox.open(program.command("calls"), files, allowance.limits))
+        stub.send(line(timeout_s=allowance.timeout_s))
+        answers = iter(stub.receive_line, None)
+        if (verdict := refusal(answers, "calls", stub.outcome, len(tests.sources), allowance)) is not None:
+            return verdict
+        command = [PYTHON, *ISOLATED, "driver.py"]
+        driver = stack.enter_context(sandbox.open(command, harness("driver.py"), allowance.limits))
+        driver.send(
+            line(
+                prelude=tests.prelude,
+                names=tests.names,
+                setup=tests.setup,
+                tests=tests.sources,
+                timeout_s=allowance.timeout_s,
+            )
+        )
+        return _relayed(stub, driver, len(tests.sources), allowance)
+
+
+def _relayed(stub: Session, driver: Session, count: int, allowance: Allowance) -> Verdict:
+    results: list[Tested] = []
+    gone: Silent | None = None
+    done = False
+    while not done and (text := driver.receive_line()) is not None:
+        said = fields_of(text) or {}
+        if "op" in said:
+            answer = None
+            if gone is None:
+                stub.send(text)
+                answer = stub.receive_line()
+            if answer is None:
+                gone = gone or ending(stub.outcome(), allowance)
+                answer = line(gone=f"the program {gone.why}")
+            driver.send(answer)
+        elif said.get("result") == len(results):
+            timed_out = gone is not None and gone.timed_out
+            results.append(
+                Tested(said["passed"] is True, cut(said["note"], MAX_NOTE), said["ended"] is True, timed_out)
+            )
+        elif "broken" in said:
+            raise ValueError(f"the tests cannot be run: {said['broken']}")
+        else:
+            done = said == {"done": True}
+    missing = count - len(results)
+    if missing:
+        silent = ending(driver.outcome(), allowance)
+        results += [Tested(False, f"the tests {silent.why}", ended=False, timed_out=silent.timed_out)] * missing
+    return Verdict(tuple(results))

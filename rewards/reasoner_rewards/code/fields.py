@@ -1,0 +1,51 @@
+"""The fields of a problem that hold its tests. What is wrong with them is the problem's fault, not the response's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from reasoner import Problem
+
+
+def text_field(problem: Problem, name: str) -> str:
+    """A text, empty where the problem has none; a list of texts as lines.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = problem.fields.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "\n".join(value)
+    if not isinstance(value, str):
+        raise ValueError(f"problem {problem.id!r}, field {name!r}: text is needed, got {str(value)[:200]}")
+    return value
+
+
+def list_of_tests(problem: Problem) -> list[Any]:
+    """The field `tests`, a list that is not empty; also as JSON text, as data sets on the hub often have it.
+
+    Raises:
+        ValueError: it is missing or something else.
+    """
+    value = problem.fields.get("tests")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, list) or not value:
+        raise missing(problem, "a list")
+    return value
+
+
+def missing(problem: Problem, needed: str) -> ValueError:
+    """For a problem whose field `tests` is not what it must be."""
+    given = str(problem.fields.get("tests"))[:200]
+    return ValueError(
+        f"problem {problem.id!r}: the field 'tests' must be {needed}, got {given}. Its fields: "
+        f"{', '.join(problem.fields) or 'none'}. If the tests have another name, map it: "
+        "--set data.train.columns.tests=FIELD, and the same for data.eval."
+    )

@@ -1,0 +1,296 @@
+"""Runs beside the model's program and answers what it returns, or prints, for an input. It judges nothing.
+
+    python stub.py calls PROGRAM...     runs the files in one namespace, then answers requests about it
+    python stub.py stdin PROGRAM        runs the file as a script, in a child for each input
+
+Requests are lines on standard input, answers lines on standard output, both JSON:
+
+    stub -> {"ready": true}, then {"compiled": ...}, and in mode `calls` {"loaded": ...} once it has run
+    {"op": name, "values": [...], "keywords": {...}, "timeout_s": s} -> {"value": ...} or {"error": ..., "message": ...}
+    {"input": text, "timeout_s": s} -> {"output": text, "end": ..., "code": n, "message": text}
+
+The program shares this process and may do anything to it. It gains nothing: whatever comes out is taken as what the
+program answered, and nothing in here says what the answer should be.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import operator
+import os
+import select
+import signal
+import sys
+import time
+import types
+
+TYPE_CHECKING = False  # as in codec.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+sys.path.insert(0, os.path.dirname(__file__))
+import codec  # type: ignore[import-not-found]  # noqa: E402
+
+sys.path.pop(0)
+
+MAX_ANSWER = 2**20
+"""bytes of one answer"""
+MAX_MESSAGE = 200
+"""characters of an exception's message"""
+MAX_OUTPUT = 2**18
+"""bytes that a program may print for one input"""
+MAX_ERRORS = 2**12
+"""bytes of what it prints as errors that are kept, the last ones"""
+LOOK_S = 0.05
+"""seconds between looks whether a child has ended without closing its output"""
+END_S = 0.001
+"""seconds between looks whether a child has ended that has closed its output"""
+
+
+class Channel:
+    """The lines between this process and whoever asks; the program gets /dev/null for its standard streams."""
+
+    def __init__(self) -> None:
+        self._requests = os.fdopen(os.dup(0), "rb")
+        self._answers = os.dup(1)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """What is asked, until nobody asks any more."""
+        for line in self._requests:
+            yield json.loads(line)
+
+    def answer(self, fields: dict[str, Any]) -> None:
+        """Write one line."""
+        line = json.dumps(fields).encode() + b"\n"
+        if len(line) > MAX_ANSWER:
+            fields = {"error": "ValueError", "message": f"the answer is longer than {MAX_ANSWER} bytes"}
+            line = json.dumps(fields).encode() + b"\n"
+        while line:
+            line = line[os.write(self._answers, line) :]
+
+    def close(self) -> None:
+        """Leave it to the process that this one was forked from."""
+        self._requests.close()
+        os.close(self._answers)
+
+
+def compiled(channel: Channel, files: list[str]) -> list[types.CodeType]:
+    """The code of the files; ends the process when one of them is not Python."""
+    channel.answer({"ready": True})
+    try:
+        codes = [compile(contents(file), file, "exec") for file in files]
+    except BaseException as error:
+        channel.answer({"compiled": False, **described(error)})
+        os._exit(0)
+    channel.answer({"compiled": True})
+    return codes
+
+
+def contents(file: str) -> bytes:
+    """All of a file."""
+    with open(file, "rb") as opened:
+        return opened.read()
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """An exception as the nearest builtin type, and its message."""
+    kind = next(each.__name__ for each in type(error).__mro__ if each.__module__ == "builtins")
+    try:
+        message = str(error)[:MAX_MESSAGE]
+    except BaseException as worse:
+        message = f"its message raises {type(worse).__name__}"
+    own = type(error).__name__
+    return {"error": kind, "message": message if own == kind else f"{own}: {message}"}
+
+
+def limit_time(seconds: float) -> None:
+    """End this process after so many seconds, whatever it is doing then; 0: no limit."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def serve_calls(files: list[str]) -> None:
+    """Run the program, then answer requests about it until there are no more."""
+    channel = Channel()
+    codes = compiled(channel, files)
+    answers, requests = Answers(), channel.requests()
+    try:
+        limit_time(next(requests)["timeout_s"])
+        for code in codes:
+            exec(code, answers.module.__dict__)
+        limit_time(0.0)
+    except BaseException as error:
+        channel.answer({"loaded": False, **described(error)})
+        os._exit(0)
+    channel.answer({"loaded": True})
+    for request in requests:
+        try:
+            limit_time(request["timeout_s"])
+            answer = answers.to(request)
+            limit_time(0.0)
+        except BaseException as error:
+            answer = described(error)
+        channel.answer(answer)
+    os._exit(0)  # without waiting for threads and exit handlers of the program
+
+
+class Answers:
+    """The program's namespace, and those of its objects that have left as handles."""
+
+    def __init__(self) -> None:
+        self.module = types.ModuleType("program")
+        sys.modules["program"] = self.module
+        self._kept: list[Any] = []
+        self._numbers: dict[int, int] = {}
+        """by `id`, which nobody else gets while the object is kept"""
+
+    def to(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what is asked for; the program's exceptions pass through."""
+        values = [codec.decode(value, self._named) for value in request["values"]]
+        keywords = {name: codec.decode(value, self._named) for name, value in request.get("keywords", {}).items()}
+        try:
+            result = OPERATIONS[request["op"]](*values, **keywords)
+        except StopIteration:
+            if request["op"] != "next":
+                raise
+            return {"stop": True}
+        return {"value": codec.encode(result, self._handle)}
+
+    def _named(self, data: list[Any]) -> Any:
+        """What a handle `["h", number, type]`, a global `["g", name]` or a builtin `["n", name]` stands for."""
+        tag, name = data[0], data[1]
+        if tag == "h":
+            return self._kept[name]
+        if tag == "n":
+            return getattr(builtins, name)
+        if name not in self.module.__dict__:
+            raise NameError(f"the program does not define {name!r}")
+        return self.module.__dict__[name]
+
+    def _handle(self, value: Any) -> list[Any]:
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self._kept)
+            self._kept.append(value)
+        return ["h", self._numbers[id(value)], type(value).__name__]
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "call": lambda function, /, *args, **keywords: function(*args, **keywords),
+    "getattr": getattr,
+    "setattr": setattr,
+    "getitem": operator.getitem,
+    "setitem": operator.setitem,
+    "len": len,
+    "iter": iter,
+    "next": next,
+}
+
+
+def serve_inputs(file: str) -> types.CodeType:
+    """Run the program for every input, each time in a child; returns its code in the children, and nowhere else."""
+    channel = Channel()
+    (code,) = compiled(channel, [file])
+    for request in channel.requests():
+        streams = Streams(request["input"])
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            channel.close()
+            streams.become_standard()
+            return code
+        answer = streams.watch(pid, request["timeout_s"])
+        channel.answer(answer)
+        if answer["end"] == "timeout":
+            break  # an input that takes too long ends it: there may be many
+    os._exit(0)
+
+
+class Streams:
+    """Input, output and errors of one child."""
+
+    def __init__(self, text: str) -> None:
+        with open("input", "wb") as file:
+            file.write(text.encode("utf-8", "replace"))
+        self._input = os.open("input", os.O_RDONLY)
+        os.unlink("input")
+        self._output, self._theirs = os.pipe()
+        self._errors, self._their_errors = os.pipe()
+
+    def become_standard(self) -> None:
+        """In the child: they are its standard streams."""
+        for stream, own in enumerate((self._input, self._theirs, self._their_errors)):
+            os.dup2(own, stream)
+            os.close(own)
+        os.close(self._output)
+        os.close(self._errors)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+
+    def watch(self, pid: int, timeout_s: float) -> dict[str, Any]:
+        """In the parent: what the child prints until it ends, or is killed at a limit."""
+        for theirs in (self._input, self._theirs, self._their_errors):
+            os.close(theirs)
+        output, errors = bytearray(), bytearray()
+        open_ = {self._output: output, self._errors: errors}
+        end, deadline = "", time.monotonic() + timeout_s
+        while not end:
+            alive = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+            came = read(open_, LOOK_S if alive else 0.0)
+            del errors[:-MAX_ERRORS]
+            if len(output) > MAX_OUTPUT:
+                end = "output"
+            elif not alive and not came:
+                end = "exit"
+            elif time.monotonic() > deadline:
+                end = "timeout"
+        for kill in (os.killpg, os.kill):  # it may not lead a group yet
+            try:
+                kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        for pipe in (self._output, self._errors):
+            os.close(pipe)
+        return {
+            "output": output.decode("utf-8", "replace"),
+            "end": "signal" if end == "exit" and code < 0 else end,
+            "code": code,
+            "message": errors.decode("utf-8", "replace").strip().rpartition("\n")[2][:MAX_MESSAGE],
+        }
+
+
+def read(open_: dict[int, bytearray], patience_s: float) -> bool:
+    """Wait for something to read and add it to its text; pipes that have ended are dropped. Whether anything came."""
+    if not open_:
+        time.sleep(min(patience_s, END_S))
+        return False
+    ready = select.select(list(open_), [], [], patience_s)[0]
+    for pipe in ready:
+        data = os.read(pipe, 2**16)
+        open_[pipe] += data
+        if not data:
+            del open_[pipe]
+    return bool(ready)
+
+
+def run_as_script(file: str, code: types.CodeType) -> None:
+    """Run the program as `python FILE` would. What it raises ends this process in the usual way."""
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    main.__dict__["__file__"] = file
+    sys.argv = [file]
+    exec(code, main.__dict__)
+
+
+if __name__ == "__main__":
+    mode, *programs = sys.argv[1:]
+    if mode == "calls":
+        serve_calls(programs)
+    else:
+        run_as_script(programs[0], serve_inputs(programs[0]))

@@ -1,0 +1,178 @@
+"""The model's program in its sandbox: what is sent to the stub beside it, and what comes back.
+
+Nothing that comes back is believed: a line that cannot be read is a failed test, and what can be read is a plain value.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, SandboxError
+from reasoner_rewards.code import inside
+from reasoner_rewards.code.inside import codec
+from reasoner_rewards.code.verdict import Verdict, cut, refused
+
+OUTPUT_BYTES = 2**24
+"""bytes of all answers of a program together"""
+
+Mode = Literal["calls", "stdin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a program may use, as the options say it."""
+
+    timeout_s: float
+    """wall seconds per test"""
+    program_timeout_s: float
+    """wall seconds for all tests of a program"""
+    memory_mb: int
+
+    @property
+    def limits(self) -> Limits:
+        """For the sandbox."""
+        return Limits(
+            wall_s=self.program_timeout_s,
+            cpu_s=self.program_timeout_s,
+            memory_mb=self.memory_mb,
+            output_bytes=OUTPUT_BYTES,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Source texts that run one after the other in one namespace; the last one is the model's."""
+
+    sources: tuple[str, ...]
+
+    def files(self) -> dict[str, bytes]:
+        """What the sandbox's folder holds."""
+        own = {self.name(index): source.encode("utf-8", "replace") for index, source in enumerate(self.sources)}
+        return {**harness("stub.py"), **own}
+
+    def command(self, mode: Mode) -> list[str]:
+        """What is run in it."""
+        names = [self.name(index) for index in range(len(self.sources))]
+        return [PYTHON, *ISOLATED, "stub.py", mode, *names]
+
+    def name(self, index: int) -> str:
+        """`program.py` for the model's."""
+        return "program.py" if index == len(self.sources) - 1 else f"prelude{index}.py"
+
+
+@cache
+def harness(name: str) -> Mapping[str, bytes]:
+    """A file of `inside` with what it imports."""
+    folder = Path(inside.__file__).parent
+    return {file: (folder / file).read_bytes() for file in (name, "codec.py")}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a function that the program defines."""
+
+    function: str
+    args: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+    def request(self, timeout_s: float) -> bytes:
+        """As the stub reads it."""
+        values = [["g", self.function], *(codec.encode(value) for value in self.args)]
+        keywords = {name: codec.encode(value) for name, value in self.keywords.items()}
+        return line(op="call", values=values, keywords=keywords, timeout_s=timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """It did not answer, or nothing that can be read."""
+
+    why: str
+    timed_out: bool = False
+
+
+def line(**fields: Any) -> bytes:
+    """A request."""
+    return json.dumps(fields).encode() + b"\n"
+
+
+def fields_of(text: bytes) -> dict[str, Any] | None:
+    """An answer line as it was sent; None: it is none."""
+    try:
+        fields = json.loads(text) if text.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def refusal(
+    answers: Iterator[bytes], mode: Mode, outcome: Callable[[], Outcome], tests: int, allowance: Allowance
+) -> Verdict | None:
+    """The verdict on a program that cannot be compiled, or does not come through its own statements; None: it does.
+
+    Raises:
+        SandboxError: the stub did not start, which no program can be blamed for.
+    """
+    if fields_of(next(answers, b"")) != {"ready": True}:
+        raise SandboxError(
+            f"the harness did not start in the sandbox: {outcome().stderr[-500:].decode('utf-8', 'replace')}"
+        )
+    steps = {"compiled": "is not Python", "loaded": "fails before its first test"}
+    for step in list(steps)[: 2 if mode == "calls" else 1]:
+        fields = fields_of(next(answers, b"")) or {}
+        if fields.get(step) is True:
+            continue
+        compiled = step != "compiled"
+        if "error" in fields:
+            return refused(tests, f"the program {steps[step]}: {exception_text(fields)}", compiled=compiled)
+        silent = ending(outcome(), allowance)
+        return refused(tests, f"the program {silent.why}", compiled=compiled, timed_out=silent.timed_out)
+    return None
+
+
+def exception_text(fields: Mapping[str, Any]) -> str:
+    """`ValueError: what it said`."""
+    return cut(": ".join(str(fields[key]) for key in ("error", "message") if fields.get(key)))
+
+
+def ending(outcome: Outcome, allowance: Allowance) -> Silent:
+    """Why there are no further answers."""
+    match outcome.end, outcome.code:
+        case "timeout" | "cpu", _:
+            return Silent(f"took longer than {allowance.program_timeout_s:g} s for all tests", timed_out=True)
+        case "signal", signal.SIGALRM:
+            return Silent(f"took longer than {allowance.timeout_s:g} s", timed_out=True)
+        case "signal", code:
+            return Silent(f"ended by signal {code}")
+        case "exit", code:
+            return Silent(f"ended with exit status {code}")
+        case "memory", _:
+            return Silent(f"used more than {allowance.memory_mb} MB of memory")
+        case end, _:
+            return Silent(f"used more {end} than allowed")
+
+
+def ask(
+    sandbox: Sandbox, program: Program, mode: Mode, requests: Sequence[bytes], allowance: Allowance
+) -> Verdict | list[bytes | Silent]:
+    """One answer line to each request, all made in one start of the sandbox; `Silent` from where the program was gone.
+    A verdict: it was not even asked.
+
+    Raises:
+        SandboxError: the sandbox failed.
+    """
+    load = [line(timeout_s=allowance.timeout_s)] if mode == "calls" else []
+    outcome = sandbox.run(program.command(mode), program.files(), b"".join([*load, *requests]), allowance.limits)
+    lines = iter(outcome.stdout.splitlines(keepends=True))
+    if (verdict := refusal(lines, mode, lambda: outcome, len(requests), allowance)) is not None:
+        return verdict
+    answers: list[bytes | Silent] = list(islice(lines, len(requests)))
+    if len(answers) < len(requests):
+        answers.append(ending(outcome, allowance))
+    return answers + [Silent("was not tried: the program had ended")] * (len(requests) - len(answers))

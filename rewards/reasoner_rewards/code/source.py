@@ -1,0 +1,103 @@
+"""The reward source `code`: the share of a problem's tests, or all of them, that the program in a response passes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reasoner import Problem, Response, Score, reward
+from reasoner.sandbox import Sandbox, open_sandbox
+from reasoner_rewards.code import asserts, calls, driven, stdin
+from reasoner_rewards.code.extraction import Extract, program_in
+from reasoner_rewards.code.process import Allowance, Program
+from reasoner_rewards.code.verdict import Verdict
+
+Kind = Literal["asserts", "calls", "stdin", "checker"]
+
+
+class CodeOptions(BaseModel):
+    """Options of `code`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    tests: Kind
+    """what the problem's field `tests` holds: Python assertions, calls with what they return, inputs with outputs, or
+    inputs whose outputs a checker program judges"""
+    extract: Extract = "fenced"
+    """where the program is: in the last fenced block, or all of the response"""
+    labels: tuple[str, ...] = ("python", "py", "python3", "")
+    """labels of the fenced blocks that count; an empty one: without a label"""
+    score: Literal["all", "fraction"] = "all"
+    """1.0 for all tests and 0.0 otherwise, or the share of tests that were passed"""
+    tolerance: float = Field(default=0.0, ge=0.0)
+    """how far numbers may be from what is expected, absolute and relative; `asserts` say it themselves"""
+    timeout_s: Annotated[float, Field(gt=0.0, le=30.0)] = 4.0
+    """wall seconds per test; a test that takes longer ends the program"""
+    program_timeout_s: Annotated[float, Field(gt=0.0, le=30.0)] = 12.0
+    """wall seconds for all tests of a program"""
+    memory_mb: int = Field(default=512, ge=64)
+    """MiB of memory that a program may use"""
+    sandbox: str = "auto"
+    """the sandbox's name (`reasoner doctor`); `auto`: the best that works here"""
+
+
+# Above twice the longest `program_timeout_s` (the program's, its checker's): a program that is too slow gets a verdict.
+@reward("code", timeout_s=90.0, workers=len(os.sched_getaffinity(0)))
+def code(problem: Problem, response: Response, *, options: CodeOptions) -> Score:
+    """1.0 if the program in the response passes all tests of the problem, else 0.0.
+
+    The program runs in a sandbox that only ever answers what it returns, or prints, for an input; what it should be is
+    compared outside (docs/code.md). Whatever the program does (a syntax error, a crash, too much time or memory) is a
+    verdict. The call fails only when the sandbox does, or the tests are no tests.
+
+    Parts: `program`; `compiled`; `ran`: it answered every test, without an exception, a crash or a timeout;
+    `tests_passed`, `tests_total`; `timed_out`. The note says how the first test failed.
+
+    Raises:
+        ValueError: the problem has no tests of this kind (the problem is broken, not the response).
+        SandboxError: the sandbox did not do its work.
+    """
+    judge = _judge(problem, options)
+    text, missing = program_in(response.text, options.extract, options.labels)
+    if text is None:
+        return Score(0.0, {"program": None, "compiled": False, "ran": False, "timed_out": False}, missing)
+    verdict = judge(text)
+    total = len(verdict.tests)
+    parts = {
+        "program": text,
+        "compiled": verdict.compiled,
+        "ran": verdict.ran,
+        "tests_passed": verdict.passed,
+        "tests_total": total,
+        "timed_out": verdict.timed_out,
+    }
+    value = verdict.passed / total if options.score == "fraction" else float(verdict.passed == total)
+    return Score(value, parts, verdict.note)
+
+
+def _judge(problem: Problem, options: CodeOptions) -> Callable[[str], Verdict]:
+    """What makes a verdict of a program. The tests are read first: a broken problem fails whatever the response is."""
+    allowance = Allowance(options.timeout_s, options.program_timeout_s, options.memory_mb)
+    sandbox = _sandbox(options.sandbox)
+    if options.tests == "asserts":
+        tests = asserts.read_asserts(problem)
+        if (questions := tests.questions) is not None:
+            return lambda text: calls.judge(sandbox, tests.program(text), questions, allowance)
+        return lambda text: driven.judge(sandbox, tests.program(text), tests, allowance)
+    if options.tests == "calls":
+        asked = calls.read_calls(problem, options.tolerance)
+        return lambda text: calls.judge(sandbox, Program((text,)), asked, allowance)
+    checked = options.tests == "checker"
+    cases = stdin.read_cases(problem, outputs=not checked)
+    passes = stdin.checked_by(sandbox, problem, allowance) if checked else stdin.same_output(options.tolerance)
+    return lambda text: stdin.judge(sandbox, Program((text,)), cases, allowance, passes)
+
+
+@cache
+def _sandbox(choice: str) -> Sandbox:
+    """Found once per worker: it is tried before it is used."""
+    return open_sandbox(choice)

@@ -1,0 +1,151 @@
+"""Programs that read standard input and print: their output is compared here, or judged by a checker program."""
+
+from __future__ import annotations
+
+import ast
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from reasoner import Problem
+from reasoner.sandbox import ISOLATED, PYTHON, Sandbox
+from reasoner_rewards.code.fields import list_of_tests, text_field
+from reasoner_rewards.code.process import Allowance, Program, Silent, ask, fields_of, line
+from reasoner_rewards.code.verdict import Tested, Verdict, cut, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One input."""
+
+    input: str
+    output: str | None
+    """what a right program prints; None: only a checker can tell"""
+
+
+Judge = Callable[[Case, str], str]
+"""why an output does not pass; empty: it does"""
+
+
+def read_cases(problem: Problem, *, outputs: bool) -> list[Case]:
+    """The field `tests` as a list of `{"input": text, "output": text}`; unless `outputs`, the second may be missing.
+
+    Raises:
+        ValueError: it is something else (the problem is broken, not the response).
+    """
+    cases = []
+    for test in list_of_tests(problem):
+        known = isinstance(test, Mapping) and {"input"} <= set(test) <= {"input", "output"}
+        if not known or not all(isinstance(text, str) for text in test.values()) or (outputs and "output" not in test):
+            raise ValueError(
+                f"problem {problem.id!r}: a test must be an object with the texts 'input' and 'output', got "
+                f"{str(test)[:200]}"
+            )
+        cases.append(Case(test["input"], test.get("output")))
+    return cases
+
+
+def judge(sandbox: Sandbox, program: Program, cases: Sequence[Case], allowance: Allowance, judged: Judge) -> Verdict:
+    """Run the program once for each input, all in one start of the sandbox; judge what it prints.
+
+    Raises:
+        SandboxError: the sandbox failed.
+    """
+    requests = [line(input=case.input, timeout_s=allowance.timeout_s) for case in cases]
+    answers = ask(sandbox, program, "stdin", requests, allowance)
+    if isinstance(answers, Verdict):
+        return answers
+    return Verdict(tuple(_tested(*pair, allowance, judged) for pair in zip(cases, answers, strict=True)))
+
+
+def _tested(case: Case, answer: bytes | Silent, allowance: Allowance, judged: Judge) -> Tested:
+    said = f"the input {shown(case.input)}"
+    if isinstance(answer, Silent):
+        return Tested(False, f"{said}: {answer.why}", ended=False, timed_out=answer.timed_out)
+    fields = fields_of(answer) or {}
+    output = fields.get("output")
+    if not isinstance(output, str):
+        return Tested(False, f"{said}: an answer that cannot be read", ended=False)
+    match fields.get("end"), fields.get("code"):
+        case "exit", 0:
+            note = judged(case, output)
+            return Tested(not note, f"{said}: {note}" if note else "")
+        case "timeout", _:
+            return Tested(False, f"{said}: longer than {allowance.timeout_s:g} s", ended=False, timed_out=True)
+        case "output", _:
+            return Tested(False, f"{said}: more output than allowed", ended=False)
+        case end, code:
+            message = cut(str(fields.get("message", "")))
+            return Tested(False, f"{said}: {cut(f'{end} {code}')}{f', {message}' if message else ''}", ended=False)
+
+
+def same_output(tolerance: float) -> Judge:
+    """Compare with the case's output, line by line without trailing white space.
+
+    With a `tolerance` above 0, words that both are numbers may differ by it (absolute and relative).
+    """
+    return partial(_differs, tolerance)
+
+
+def _differs(tolerance: float, case: Case, output: str) -> str:
+    assert case.output is not None
+    expected, printed = _lines(case.output), _lines(output)
+    if expected == printed:
+        return ""
+    if tolerance and len(expected) == len(printed) and all(map(partial(_close, tolerance), expected, printed)):
+        return ""
+    return f"printed {shown(output)}, expected {shown(case.output)}"
+
+
+def _lines(text: str) -> list[str]:
+    return "\n".join(line.rstrip() for line in text.splitlines()).rstrip("\n").split("\n")
+
+
+def _close(tolerance: float, expected: str, printed: str) -> bool:
+    words = expected.split(), printed.split()
+    return len(words[0]) == len(words[1]) and all(map(partial(_close_word, tolerance), *words))
+
+
+def _close_word(tolerance: float, expected: str, printed: str) -> bool:
+    if expected == printed:
+        return True
+    try:
+        return math.isclose(float(expected), float(printed), rel_tol=tolerance, abs_tol=tolerance)
+    except ValueError:
+        return False
+
+
+def checked_by(sandbox: Sandbox, problem: Problem, allowance: Allowance) -> Judge:
+    """Have the problem's checker decide, a Python program in a sandbox of its own.
+
+    It is run as `checker.py input.txt expected.txt output.txt` and accepts by printing 1 and ending with status 0. All
+    its runs together get as long as the program. Whatever else it does is a no: an output can be made to break it.
+
+    Raises:
+        ValueError: there is no checker, or it is not Python.
+    """
+    source = text_field(problem, "checker")
+    try:
+        ast.parse(source)
+    except SyntaxError as error:
+        raise ValueError(f"problem {problem.id!r}: the checker is not Python: {error}") from None
+    if not source.strip():
+        raise ValueError(f"problem {problem.id!r} has no checker: its field 'checker' must be a Python program")
+    end = time.monotonic() + allowance.program_timeout_s
+    return lambda case, output: _rejected(sandbox, source, case, output, allowance, end)
+
+
+def _rejected(sandbox: Sandbox, source: str, case: Case, output: str, allowance: Allowance, end: float) -> str:
+    left = min(allowance.timeout_s, end - time.monotonic())
+    if left <= 0:
+        return "the checker took too long"
+    texts = {"checker.py": source, "input.txt": case.input, "expected.txt": case.output or "", "output.txt": output}
+    files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
+    command = [PYTHON, *ISOLATED, *texts]
+    outcome = sandbox.run(command, files, b"", replace(allowance, program_timeout_s=left).limits)
+    if outcome.ok and outcome.stdout.split()[:1] == [b"1"]:
+        return ""
+    said = cut(outcome.stdout.decode("utf-8", "replace").strip())
+    return f"printed {shown(output)}, which the checker does not accept{f' ({said})' if said else ''}"
