@@ -13,7 +13,7 @@ from reasoner.records import Component, FailureKind, Problem, Response
 from reasoner.testing import agrees
 
 Kind = Literal["agrees", "false positive", "false negative", "failed", "not applicable"]
-Form = Literal["as given", "boxed"]
+Form = Literal["as given", "boxed", "fenced"]
 
 Counting = Callable[[str, int], Progress]
 """`(what, how many) -> progress` of one pass"""
@@ -89,43 +89,55 @@ class SelfTest:
     scored: Mapping[Form, int]
     """responses by form"""
     bare: int
-    """answers without a marker, in which the verifier finds none: they were scored in a box only"""
+    """answers without a mark, in which the verifier finds none: they were scored in one only"""
     rejected: tuple[Rejected, ...]
 
 
 def self_test(scorer: Scorer, problems: Sequence[Problem], counting: Counting) -> SelfTest:
-    r"""Score every reference answer as the data source gives it, and its final answer in `\boxed{}`.
+    r"""Score every reference answer as the data source gives it, and in the mark that its source looks for.
 
-    The box is for sources that look for a final answer by some method, and say so: `method` is in their parts, and
-    `reference` is the final answer that they compare with. The others are tested with the answers as given. An answer
-    that is nothing but the final one, in which such a source finds none, has no format to be right in: it is scored in
-    the box only.
+    A source that looks for a final answer by some method says so: `method` is in its parts, and `reference` is the
+    final answer that it compares with; the mark is `\boxed{}`. One that looks for a program has `program` in its parts;
+    the mark is a fenced block, for an answer without one. The others are tested with the answers as given. An answer in
+    which such a source finds nothing because it has no mark is scored in the mark only.
     """
     given = [make_response(problem.answer) for problem in problems]
     first = _components(scorer, problems, given, counting("answers as given", len(problems)))
-    finals = [part.parts.get("reference") if "method" in part.parts else None for part in first]
-    bare = [
-        final == problem.answer.strip() and part.parts.get("extracted") is None
-        for problem, part, final in zip(problems, first, finals, strict=True)
+    marked = [
+        (problem, *mark) for problem, part in zip(problems, first, strict=True) if (mark := _marked(problem, part))
     ]
+    bare = [_is_bare(problem, part) for problem, part in zip(problems, first, strict=True)]
     rejected = [
         _rejected(problem, "as given", problem.answer, part)
         for problem, part, skip in zip(problems, first, bare, strict=True)
         if not skip and part.value != CORRECT
     ]
-    boxed = [(problem, f"\\boxed{{{final}}}") for problem, final in zip(problems, finals, strict=True) if final]
     again = _components(
         scorer,
-        [problem for problem, _ in boxed],
-        [make_response(text) for _, text in boxed],
-        counting("answers in a box", len(boxed)),
+        [problem for problem, _, _ in marked],
+        [make_response(text) for _, _, text in marked],
+        counting("answers in their mark", len(marked)),
     )
     rejected += [
-        _rejected(problem, "boxed", text, part)
-        for (problem, text), part in zip(boxed, again, strict=True)
+        _rejected(problem, form, text, part)
+        for (problem, form, text), part in zip(marked, again, strict=True)
         if part.value != CORRECT
     ]
-    return SelfTest({"as given": len(problems) - sum(bare), "boxed": len(boxed)}, sum(bare), tuple(rejected))
+    scored = {"as given": len(problems) - sum(bare), **Counter(form for _, form, _ in marked)}
+    return SelfTest(scored, sum(bare), tuple(rejected))
+
+
+def _marked(problem: Problem, part: Component) -> tuple[Form, str] | None:
+    if "method" in part.parts and part.parts.get("reference"):
+        return "boxed", f"\\boxed{{{part.parts['reference']}}}"
+    return ("fenced", f"```python\n{problem.answer}\n```") if part.parts.get("program", "") is None else None
+
+
+def _is_bare(problem: Problem, part: Component) -> bool:
+    if "program" in part.parts:
+        return part.parts["program"] is None
+    of_method = "method" in part.parts and part.parts.get("extracted") is None
+    return of_method and part.parts.get("reference") == problem.answer.strip()
 
 
 def _components(

@@ -142,7 +142,7 @@ def _renamed(row: Row, columns: Mapping[str, str], section: str) -> Row:
         if column not in row.fields:
             raise DataError(
                 f"{row.place}: {section}.columns.{name} names the field {column!r}, which the row does not have. "
-                f"It has: {field_names(row.fields)}."
+                f"It has: {field_names(row.fields)}. To take the names as they are: --set '{section}.columns={{}}'."
             )
         fields[name] = row.fields[column]
     return Row(row.number, row.place, fields)

@@ -303,7 +303,7 @@ def _print_self_test(console: Console, result: SelfTest, problems: int) -> None:
     table.add_row("problems", str(problems))
     for form, count in result.scored.items():
         wrong = sum(each.form == form for each in result.rejected)
-        bare = f" ({result.bare} bare answers are scored in the box only)" if form == "as given" and result.bare else ""
+        bare = f" ({result.bare} bare answers are scored as below only)" if form == "as given" and result.bare else ""
         table.add_row(form, f"{count - wrong} of {count} get 1.0{bare}")
     console.print(table)
     for each in result.rejected[:MOST]:

@@ -7,7 +7,8 @@ and keeps the rest, with rules that keep values apart that were never meant for 
 - a layer that sets `kind` in a table of `[gro]` drops what lower layers set in that table;
 - a layer that sets `preset` in `[gro]` or in one of its terms drops what lower layers set there;
 - a layer that names the origin of a data source (`path`, `hub`, `generator`) drops the origin of lower layers and what
-  belongs to it: `options`, `columns`, `split`, `seed`. The budget `limit` and `shuffle` stay.
+  belongs to it: `options`, `columns`, `split`, `seed`. The budget `limit` and `shuffle` stay, and below a `path` the
+  `columns`: it usually is a copy of what the task takes from the hub.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def _drops(path: Path, leaf: Leaf) -> Iterator[Path]:
     if path[0] == "gro" and path[-1] in ("preset", "kind"):
         yield path[:-1]
     elif len(path) == 3 and path[0] == "data" and path[2] in ORIGINS and leaf.value is not None:
-        yield from ((*path[:2], key) for key in ORIGIN_BOUND)
+        yield from ((*path[:2], key) for key in ORIGIN_BOUND if (path[2], key) != ("path", "columns"))
 
 
 def _by_name(path: Path, names: Sequence[str], argument: str) -> Path:

@@ -15,7 +15,8 @@ def register_tasks() -> Iterable[Path]:
 
 @hookimpl
 def register_generators() -> Mapping[str, Generator]:
-    """`gsm_symbolic`."""
+    """`gsm_symbolic`, `stdin_exercises`."""
     from reasoner_tasks.generators import gsm_symbolic
+    from reasoner_tasks.stdin_exercises import stdin_exercises
 
-    return {"gsm_symbolic": gsm_symbolic}
+    return {"gsm_symbolic": gsm_symbolic, "stdin_exercises": stdin_exercises}

@@ -47,15 +47,16 @@ def _exercise(draw: Random, kinds: list[Kind], seen: set[str]) -> dict[str, Any]
         kind, numbers = draw.choice(kinds), draw_numbers(draw)
         named = asdict(numbers)
         question = kind.question.format(**named)
-        if question in seen:
+        example, *hidden = _inputs(draw, kind)
+        tests = [{"input": f"{text}\n", "output": f"{kind.solve(text, numbers)}\n"} for text in hidden]
+        if question in seen or len({test["output"] for test in tests}) < 2:  # a program that prints a constant fails
             continue
         seen.add(question)
-        example, *hidden = _inputs(draw, kind)
         shown = f"Example input:\n{example}\nExample output:\n{kind.solve(example, numbers)}"
         return {
             "question": f"{question}\n\n{shown}",
             "answer": kind.program.format(**named),
-            "tests": [{"input": f"{text}\n", "output": f"{kind.solve(text, numbers)}\n"} for text in hidden],
+            "tests": tests,
             "kind": kind.name,
             "level": kind.level,
         }

@@ -206,13 +206,13 @@ def test_a_self_test_scores_answers_as_given_and_boxed() -> None:
         ("as given", "so #bad", "0", "no"),
         ("boxed", "\\boxed{bad}", "0", "no"),
     ]
-    assert passes == [("answers as given", 3), ("answers in a box", 3)]
+    assert passes == [("answers as given", 3), ("answers in their mark", 3)]
 
 
 def test_a_source_that_extracts_nothing_is_tested_with_the_answers_as_given() -> None:
     judge = Judge(lambda problem, response: Score(float(response.text == problem.answer != "4"), {"reference": "x"}))
     result = self_test(judge, [make_problem("?", "4"), make_problem("?", "5")], lambda what, total: lambda done: None)
-    assert (result.scored, result.bare) == ({"as given": 2, "boxed": 0}, 0)
+    assert (result.scored, result.bare) == ({"as given": 2}, 0)
     assert [(each.form, each.text) for each in result.rejected] == [("as given", "4")]
 
 

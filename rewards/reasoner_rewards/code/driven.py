@@ -62,7 +62,7 @@ def _relayed(stub: Session, driver: Session, count: int, allowance: Allowance) -
             if gone is None:
                 stub.send(text)
                 answer = stub.receive_line()
-            if answer is None:
+            if answer is None or not answer.endswith(b"\n"):
                 gone = gone or ending(stub.outcome(), allowance)
                 answer = line(gone=f"the program {gone.why}")
             driver.send(answer)

@@ -45,8 +45,12 @@ class CodeOptions(BaseModel):
     """the sandbox's name (`reasoner doctor`); `auto`: the best that works here"""
 
 
+def _preflight(options: CodeOptions) -> str:
+    return f"sandbox: {open_sandbox(options.sandbox).name}"
+
+
 # Above twice the longest `program_timeout_s` (the program's, its checker's): a program that is too slow gets a verdict.
-@reward("code", timeout_s=90.0, workers=len(os.sched_getaffinity(0)))
+@reward("code", timeout_s=90.0, preflight=_preflight, workers=len(os.sched_getaffinity(0)))
 def code(problem: Problem, response: Response, *, options: CodeOptions) -> Score:
     """1.0 if the program in the response passes all tests of the problem, else 0.0.
 

@@ -26,8 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).parent))
-import codec  # type: ignore[import-not-found]
+import codec  # type: ignore[import-not-found]  # noqa: E402
 
 sys.path.pop(0)
 

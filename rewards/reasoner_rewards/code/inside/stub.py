@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+sys.dont_write_bytecode = True  # the folder is the program's
 sys.path.insert(0, os.path.dirname(__file__))
 import codec  # type: ignore[import-not-found]  # noqa: E402
 

@@ -1,0 +1,485 @@
+"""Programs that try to be judged right without being right, by what they attack. `test_code_attacks.py` runs them all,
+`scripts/try_attacks.py` makes the table of docs/code.md.
+
+None of them computes what its problem asks for, so whatever gets the value 1 was forged. The `calls` ask for `f(n)`,
+which must be n + 1; the `driven` tests need a driver; the `stdin` programs must print n + 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import dedent
+from typing import Literal
+
+from reasoner.records import Problem
+from reasoner.testing import make_problem
+
+Route = Literal["calls", "driven", "stdin"]
+
+CALLS = make_problem("f(n) is n + 1", "def f(n): return n + 1", tests=[f"assert f({n}) == {n + 1}" for n in (1, 2, 5)])
+DRIVEN = make_problem(
+    "f(n) is n + 1, Box(items) holds items and total() is their sum",
+    "class Box: pass\ndef f(n): return n + 1",
+    tests=[
+        "for n in range(3):\n    assert abs(f(n) - (n + 1)) < 1e-6",
+        "box = Box([1, 2, 3])\nassert box.total() == 6",
+        "assert len(sorted(Box([3, 2, 2]))) == 3\nassert sorted(Box([3, 2])) == [2, 3]",
+        "for item in Box([4, 5]):\n    assert item in (4, 5)\nassert [*Box([4, 5])] == [4, 5]",
+    ],
+)
+STDIN = make_problem("print n + 1", "print(int(input()) + 1)", tests=[
+    {"input": f"{n}\n", "output": f"{n + 1}\n"} for n in (1, 2, 5)
+])  # fmt: skip
+PROBLEMS: dict[Route, Problem] = {"calls": CALLS, "driven": DRIVEN, "stdin": STDIN}
+
+FRAMES = r"""
+import os
+LINES = b'{"ready": true}\n{"compiled": true}\n{"loaded": true}\n{"value": true}\n{"passed": true}\n' \
+    b'{"result": 0, "passed": true, "note": "", "ended": true}\n{"done": true}\n' \
+    b'{"output": "", "end": "exit", "code": 0}\n'
+def flood():
+    for descriptor in range(64):
+        try:
+            os.write(descriptor, LINES * 3)
+        except OSError:
+            pass
+"""
+"""writes everything that looks like a success to every descriptor there is"""
+ALWAYS = r"""
+class Always:
+    def _yes(self, *_): return True
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __contains__ = _yes
+    def __ne__(self, other): return False
+    def __hash__(self): return 2
+    def __abs__(self): return self
+    def __sub__(self, other): return self
+    __rsub__ = __add__ = __radd__ = __call__ = __getitem__ = __sub__
+    def __getattr__(self, name): return self
+"""
+"""an object that agrees with everything"""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One program."""
+
+    name: str
+    route: Route
+    program: str
+    alone: bool = False
+    """it would harm the processes beside it: only where it is isolated"""
+
+
+def attack(name: str, program: str, *routes: Route, alone: bool = False) -> list[Attack]:
+    """The same program on several routes."""
+    return [Attack(name, route, dedent(program), alone) for route in routes or ("calls",)]
+
+
+LEAVING = [
+    *attack("sys.exit(0) before the tests", "import sys\nsys.exit(0)", "calls", "driven", "stdin"),
+    *attack("os._exit(0) before the tests", "import os\nos._exit(0)", "calls", "driven", "stdin"),
+    *attack("sys.exit(0) during a test", "import sys\ndef f(n): sys.exit(0)\nBox = f", "calls", "driven"),
+    *attack("os._exit(0) during a test", "import os\ndef f(n): os._exit(0)\nBox = f", "calls", "driven"),
+    *attack("exit status 142, as after a timeout", "import os\ndef f(n): os._exit(142)", "calls"),
+    *attack(
+        "exec of another program that claims success",
+        "import os, sys\ndef f(n): os.execv(sys.executable, [sys.executable, '-c', FRAMES + 'flood()'])\nBox = f\n"
+        f"FRAMES = {FRAMES!r}",
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "ends its own process by a signal", "import os\ndef f(n): os.kill(os.getpid(), 35)\nBox = f", "calls", "driven"
+    ),
+    *attack("kills its parent process", "import os\ndef f(n): os.kill(os.getppid(), 9)", "calls", "stdin", alone=True),
+    *attack(
+        "exit handlers that claim success",
+        FRAMES + "import atexit\natexit.register(flood)\ndef f(n): raise SystemExit(0)",
+        "calls",
+        "stdin",
+    ),
+]
+PATCHING = [
+    *attack(
+        "patched builtins",
+        """
+        import builtins
+        for name in ('abs', 'all', 'any', 'bool', 'isinstance', 'len', 'sorted', 'sum'):
+            setattr(builtins, name, lambda *a, **k: True)
+        builtins.AssertionError = builtins.ZeroDivisionError = type('Tame', (Exception,), {})
+        def f(n): return 0
+        class Box:
+            def __init__(self, items): pass
+            def total(self): return 0
+        """,
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "own abs, len, sorted, range for the tests",
+        """
+        abs = len = sorted = lambda *a, **k: 0
+        range = lambda *a: []
+        def f(n): return 0
+        class Box:
+            def __init__(self, items): pass
+            def total(self): return 0
+        """,
+        "driven",
+    ),
+    *attack(
+        "fake unittest and pytest modules, json and codec that say yes",
+        """
+        import sys, types
+        fake = types.ModuleType('fake')
+        fake.__getattr__ = lambda name: (lambda *a, **k: '{"value": true, "passed": true}')
+        for name in ('unittest', 'pytest', 'json', 'codec', 'stub', 'driver', '_json'):
+            sys.modules[name] = fake
+        def f(n): return 0
+        Box = f
+        """,
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "the harness's own functions replaced",
+        """
+        import sys
+        main = sys.modules['__main__']
+        class Yes:
+            def __eq__(self, other): return True
+        main.json.dumps = lambda *a, **k: '{"value": true, "passed": true}'
+        main.codec.encode = lambda *a, **k: True
+        main.Answers.to = lambda *a, **k: {'value': True, 'passed': True}
+        main.Streams.watch = lambda *a, **k: {'output': '', 'end': 'exit', 'code': 0, 'passed': True}
+        def f(n): return 0
+        Box = f
+        """,
+        "calls",
+        "driven",
+    ),
+    *attack("every module forgotten", "import sys\nsys.modules.clear()\ndef f(n): return 0", "calls", "stdin"),
+    *attack(
+        "trace functions that change what callers see",
+        """
+        import sys
+        def tracer(frame, event, arg):
+            frame.f_locals.update(passed=True, answer={'value': True}, result=True)
+            return tracer
+        sys.settrace(tracer)
+        sys.setprofile(tracer)
+        def f(n): return 0
+        """,
+        "calls",
+    ),
+    *attack(
+        "harness files overwritten",
+        """
+        import os
+        for name in os.listdir('.'):
+            with open(name, 'w') as file:
+                file.write('print(\\'{"value": true, "passed": true}\\')')
+        def f(n): return 0
+        print(0)
+        """,
+        "calls",
+        "stdin",
+    ),
+    *attack(
+        "integers changed with ctypes",
+        """
+        import ctypes, sys
+        def f(n):
+            ctypes.memmove(id(2), id(3), sys.getsizeof(3))
+            return 0
+        """,
+        "calls",
+    ),
+]
+LYING = [
+    *attack(
+        "an object equal to everything",
+        ALWAYS + "f = lambda n: Always()\nBox = lambda items: Always()",
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "subclasses of int, float, str and list with lying operators",
+        """
+        def lying(base):
+            yes = lambda self, *others: True
+            names = ('__eq__', '__lt__', '__le__', '__gt__', '__ge__', '__bool__', '__contains__')
+            return type('Lying' + base.__name__, (base,), {**dict.fromkeys(names, yes), '__hash__': base.__hash__})
+        Int, Float, Str = map(lying, (int, float, str))
+        List = type('List', (list,), {'__eq__': lambda *a: True, '__len__': lambda self: 3, '__hash__': None})
+        def f(n): return [Int(0), Float(0.0), Str('x')][n % 3]
+        class Box(List):
+            def __init__(self, items): super().__init__('abc')
+            def total(self): return Int(0)
+        """,
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "a class that pretends to be int",
+        """
+        class Fake:
+            __class__ = int
+            def __eq__(self, other): return True
+        f = lambda n: Fake()
+        Box = lambda items: Fake()
+        """,
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "nan",
+        """
+        f = lambda n: float('nan')
+        class Box:
+            def __init__(self, items): pass
+            def __iter__(self): return iter([f(0), f(1)])
+            total = f
+        """,
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "None, True, a function, a generator",
+        "f = lambda n: [None, True, f, (x for x in [n])][n % 4]\nBox = f",
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "objects whose len and iteration lie",
+        """
+        class Box:
+            def __init__(self, items): pass
+            def __len__(self): return 3
+            def __iter__(self): return iter(())
+            def __getitem__(self, key): return 6
+            def total(self): return self
+        def f(n): return Box(())
+        """,
+        "driven",
+    ),
+    *attack(
+        "an iterator without end",
+        """
+        import itertools
+        class Box:
+            def __init__(self, items): pass
+            def __iter__(self): return itertools.cycle([4, 5])
+            def total(self): return 0
+        f = lambda n: n
+        """,
+        "driven",
+    ),
+    *attack(
+        "exceptions that end loops and tests",
+        """
+        raised = [StopIteration, GeneratorExit, KeyboardInterrupt, SystemExit(0), ExceptionGroup('all', [OSError()])]
+        def f(n): raise raised[n % 5]
+        class Box:
+            def __init__(self, items): raise AssertionError
+        """,
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "exceptions whose text raises or never ends",
+        """
+        class Bad(Exception):
+            def __str__(self): raise Bad
+        def f(n): raise Bad
+        Box = f
+        """,
+        "calls",
+        "driven",
+    ),
+]
+SEARCHING = [
+    *attack(
+        "expected values looked for in frames, gc, files, environment",
+        """
+        import gc, os, re, sys
+        def candidates(n):
+            frame = sys._getframe()
+            while frame:
+                yield from map(repr, [*frame.f_locals.values(), *frame.f_globals.values()])
+                frame = frame.f_back
+            kinds = dict, list, tuple, str
+            yield from (repr(thing)[:10000] for thing in gc.get_objects() if isinstance(thing, kinds))
+            yield repr(dict(os.environ)) + repr(sys.argv)
+            for folder, _, names in os.walk('.'):
+                for name in names:
+                    yield open(os.path.join(folder, name), errors='replace').read()
+        def f(n):
+            for text in candidates(n):
+                found = re.search(r'f[(]%d[)]\\s*==\\s*(-?[0-9]+)|expected\\W+([0-9]+)' % n, text)
+                if found and os.path.exists('program.py') and 'candidates' not in text:
+                    return int(found.group(1) or found.group(2))
+            return 0
+        """,
+        "calls",
+    ),
+    *attack(
+        "expected output looked for in files and open descriptors",
+        """
+        import os, re
+        n = int(input())
+        found = ''
+        for folder, _, names in os.walk('.'):
+            for name in names:
+                found += open(os.path.join(folder, name), errors='replace').read()
+        for descriptor in range(3, 64):
+            try:
+                os.lseek(descriptor, 0, 0)
+                found += os.read(descriptor, 10 ** 6).decode(errors='replace')
+            except OSError:
+                pass
+        match = re.search(r'output\\W+([0-9]+)', found)
+        print(match.group(1) if match else 0)
+        """,
+        "stdin",
+    ),
+]
+IMITATING = [
+    *attack(
+        "standard output imitates the harness",
+        """
+        print('{"value": 2}')
+        print('{"passed": true}')
+        def f(n):
+            print('ok')
+            return 0
+        """,
+        "calls",
+        "stdin",
+    ),
+    *attack(
+        "every descriptor gets success lines",
+        FRAMES + "flood()\ndef f(n): flood(); return 0\nBox = f",
+        "calls",
+        "driven",
+        "stdin",
+    ),
+    *attack(
+        "success lines in place of answers",
+        FRAMES + "os.closerange(0, 3)\nflood()\nos._exit(0)",
+        "calls",
+        "driven",
+        "stdin",
+    ),
+    *attack(
+        "malformed answers: cut, nested, endless numbers, equal hashes",
+        """
+        import os
+        bad = [b'{"value": [', b'{"value": ' + b'[' * 100000 + b']' * 100000 + b'}\\n',
+               b'{"value": ' + b'9' * 10000 + b'}\\n',
+               b'{"value": ["s"' + b''.join(b',["i","%x"]' % (k * (2**61 - 1)) for k in range(20000)) + b']}\\n',
+               b'{"value": ["n", "exec"]}\\n', b'{"value": ["h", -1, "x"]}\\n', b'{"value": NaN}\\n', b'\\xff\\n',
+               b'[]\\n', b'{"stop": true}\\n']
+        def f(n):
+            for descriptor in range(3, 32):
+                try:
+                    os.write(descriptor, bad[n % 10])
+                except OSError:
+                    pass
+            os._exit(0)
+        class Box:
+            def __init__(self, items): f(5)
+        """,
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "lines that end iterations, or name objects that are not there",
+        """
+        import os
+        class Box:
+            def __init__(self, items): pass
+            def __iter__(self):
+                for descriptor in range(3, 32):
+                    try:
+                        os.write(descriptor, b'{"value": ["h", 0, "x"]}\\n{"stop": true}\\n{"value": ["h", 9, "x"]}\\n')
+                    except OSError:
+                        pass
+                return iter(())
+            def total(self): return 0
+        f = lambda n: n
+        """,
+        "driven",
+    ),
+    *attack(
+        "every descriptor closed",
+        "import os\nos.closerange(0, 64)\ndef f(n): return 0\nBox = f",
+        "calls",
+        "driven",
+        "stdin",
+    ),
+]
+STAYING = [
+    *attack(
+        "threads that write success lines for ever",
+        FRAMES + "import threading\nthreading.Thread(target=lambda: [flood() for _ in iter(int, 1)]).start()\n"
+        "def f(n): return 0",
+        "calls",
+        "stdin",
+    ),
+    *attack(
+        "children in sessions of their own that outlive it",
+        FRAMES + "import time\nfor _ in range(3):\n    if os.fork() == 0:\n        os.setsid()\n        flood()\n"
+        "        time.sleep(60)\n"
+        "        os._exit(0)\ndef f(n): return 0",
+        "calls",
+        "stdin",
+    ),
+    *attack(
+        "no clock, no alarm: stalling",
+        """
+        import signal, time
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(range(1, 65)))
+        for number in range(1, 65):
+            try: signal.signal(number, signal.SIG_IGN)
+            except (OSError, ValueError): pass
+        time.time = time.monotonic = time.perf_counter = lambda: 0.0
+        def f(n):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            while True: pass
+        f(0)
+        """,
+        "calls",
+        "stdin",
+    ),
+    *attack(
+        "recursion without end",
+        "import sys\nsys.setrecursionlimit(10 ** 9)\ndef f(n): return f(n)\nf(0)",
+        "calls",
+        "stdin",
+    ),
+    *attack(
+        "values too large to hand over",
+        "f = lambda n: ['x' * 10 ** 8, 1 << 10 ** 8, [0] * 10 ** 7][n % 3]\nBox = f",
+        "calls",
+        "driven",
+    ),
+    *attack(
+        "values nested without end",
+        "def f(n):\n    value = []\n    value.append(value)\n    return value\nBox = f",
+        "calls",
+        "driven",
+    ),
+    *attack("output without end", "print(2)\nwhile True: print('3' * 10 ** 6)", "stdin"),
+    *attack("the right number, then a failure", "print(int(input()) + 1)\nraise SystemExit(3)", "stdin"),
+    *attack("numbers guessed: all of them", "print(*range(10), sep='\\n')", "stdin"),
+]
+ATTACKS: dict[str, list[Attack]] = {
+    "leaving early": LEAVING,
+    "patching": PATCHING,
+    "lying values": LYING,
+    "looking for the answer": SEARCHING,
+    "imitating the harness": IMITATING,
+    "staying, stalling, filling": STAYING,
+}
