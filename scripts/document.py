@@ -62,6 +62,11 @@ def validation() -> str:
     return (DOCS / "validation" / "gro.md").read_text(encoding="utf-8").partition("\n")[2]
 
 
+def attacks() -> str:
+    """What `scripts/try_attacks.py` found."""
+    return (DOCS / "validation" / "attacks.md").read_text(encoding="utf-8").partition("\n")[2]
+
+
 def hooks() -> str:
     """One row per hook."""
     rows = []
@@ -125,7 +130,14 @@ def _meaning(parameter: Any) -> str:
     return f"{parameter.help}{needed}{shown}".replace("|", "\\|")
 
 
-TABLES = {"methods": methods, "metrics": metrics, "validation": validation, "hooks": hooks, "commands": commands}
+TABLES = {
+    "methods": methods,
+    "metrics": metrics,
+    "validation": validation,
+    "hooks": hooks,
+    "commands": commands,
+    "attacks": attacks,
+}
 
 
 def written(text: str) -> str:

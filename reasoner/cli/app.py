@@ -8,6 +8,7 @@ import typer
 
 from reasoner import __version__
 from reasoner.cli import algorithms, config, doctor, eval, export, plugins, report, rewards, run, runs, score, tasks
+from reasoner.sandbox.permission import permit_unsandboxed
 
 WORK = "Train and evaluate"
 LOOK = "Look before you run"
@@ -49,3 +50,4 @@ def main(
     ] = False,
 ) -> None:
     """Post-train large reasoning models with verifiable rewards."""
+    permit_unsandboxed(False)  # whatever the environment says: only a command's own option gives it

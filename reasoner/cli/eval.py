@@ -22,6 +22,7 @@ def evaluate(
     config: options.ConfigFile = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
+    unsandboxed: options.Unsandboxed = False,
 ) -> None:
     """Evaluate a model on a task's evaluation data.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from reasoner.sandbox.permission import FLAG, permit_unsandboxed
+
 Task = Annotated[
     str, typer.Argument(metavar="TASK", help="Name of a task (`reasoner tasks list`), or a TOML file of your own.")
 ]
@@ -35,3 +37,12 @@ RunNames = Annotated[
     list[str],
     typer.Argument(metavar="RUN", help="Run folders: paths, or beginnings of names below runs/."),
 ]
+Unsandboxed = Annotated[
+    bool,
+    typer.Option(
+        FLAG,
+        help="Run generated programs without a sandbox where there is none: they can do whatever you can.",
+        callback=permit_unsandboxed,
+    ),
+]
+"""It takes effect by its callback, before the command runs."""

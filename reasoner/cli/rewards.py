@@ -106,6 +106,7 @@ def score_references(
     sets: options.Sets = None,
     given: Options = None,
     plugin: options.Plugins = None,
+    unsandboxed: options.Unsandboxed = False,
 ) -> None:
     """Score every reference answer of a task's data as a response: all must get 1.0.
 
@@ -142,6 +143,7 @@ def bench_cases(
         bool, typer.Option("--strict", help="Exit code 1 when a verdict is not the expected one.")
     ] = False,
     plugin: options.Plugins = None,
+    unsandboxed: options.Unsandboxed = False,
 ) -> None:
     """Measure a source on labelled responses: what it gets wrong, and how fast it is.
 

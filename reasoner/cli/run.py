@@ -32,6 +32,7 @@ def run(
     config: options.ConfigFile = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
+    unsandboxed: options.Unsandboxed = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
     """Train a model on a task.

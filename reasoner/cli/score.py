@@ -36,6 +36,7 @@ def score(
         Path | None, typer.Option(metavar="FILE.jsonl", help="Write every response with its old and new rewards here.")
     ] = None,
     plugin: options.Plugins = None,
+    unsandboxed: options.Unsandboxed = False,
 ) -> None:
     """Score saved responses again, with the run's rewards as --config and --set change them, and compare.
 

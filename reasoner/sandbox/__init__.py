@@ -11,5 +11,17 @@ and differ in how a program is started: `bubblewrap.py`, `unsandboxed.py`.
 from reasoner.sandbox.base import End, Limits, Outcome, Sandbox, SandboxError, Session
 from reasoner.sandbox.choose import open_sandbox
 from reasoner.sandbox.interpreter import ISOLATED, PYTHON
+from reasoner.sandbox.permission import permitted_sandbox
 
-__all__ = ["ISOLATED", "PYTHON", "End", "Limits", "Outcome", "Sandbox", "SandboxError", "Session", "open_sandbox"]
+__all__ = [
+    "ISOLATED",
+    "PYTHON",
+    "End",
+    "Limits",
+    "Outcome",
+    "Sandbox",
+    "SandboxError",
+    "Session",
+    "open_sandbox",
+    "permitted_sandbox",
+]

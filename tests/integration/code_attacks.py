@@ -7,12 +7,17 @@ which must be n + 1; the `driven` tests need a driver; the `stdin` programs must
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from textwrap import dedent
 from typing import Literal
 
-from reasoner.records import Problem
-from reasoner.testing import make_problem
+from reasoner.errors import MissingDependencyError
+from reasoner.records import Problem, Score
+from reasoner.sandbox import open_sandbox
+from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
+from reasoner.testing import make_problem, make_response
+from reasoner_rewards.code.source import code
 
 Route = Literal["calls", "driven", "stdin"]
 
@@ -75,6 +80,22 @@ def attack(name: str, program: str, *routes: Route, alone: bool = False) -> list
     return [Attack(name, route, dedent(program), alone) for route in routes or ("calls",)]
 
 
+RIGHT = [
+    *attack("n + 1", "def f(n): return n + 1"),
+    *attack(
+        "n + 1 and a box",
+        """
+        def f(n): return n + 1
+        class Box:
+            def __init__(self, items): self.items = items
+            def __iter__(self): return iter(self.items)
+            def total(self): return sum(self.items)
+        """,
+        "driven",
+    ),
+    *attack("n + 1", "print(int(input()) + 1)", "stdin"),
+]
+"""no attacks: that they pass shows that the tests can be passed"""
 LEAVING = [
     *attack("sys.exit(0) before the tests", "import sys\nsys.exit(0)", "calls", "driven", "stdin"),
     *attack("os._exit(0) before the tests", "import os\nos._exit(0)", "calls", "driven", "stdin"),
@@ -483,3 +504,28 @@ ATTACKS: dict[str, list[Attack]] = {
     "imitating the harness": IMITATING,
     "staying, stalling, filling": STAYING,
 }
+
+
+def judged(attack: Attack, sandbox: str) -> Score:
+    """What the source says of an attack; a part of the tests is worth something here."""
+    score = code(
+        PROBLEMS[attack.route],
+        make_response(f"```python\n{attack.program}\n```"),
+        tests="stdin" if attack.route == "stdin" else "asserts",
+        score="fraction",
+        timeout_s=1.0,
+        program_timeout_s=2.0,
+        sandbox=sandbox,
+    )
+    assert isinstance(score, Score)
+    return score
+
+
+def working() -> list[str]:
+    """The sandboxes that work here, the best first, and none."""
+    found = []
+    for name in BACKENDS:
+        with contextlib.suppress(MissingDependencyError):
+            open_sandbox(name)
+            found.append(name)
+    return [*found, UNSANDBOXED]

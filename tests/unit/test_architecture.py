@@ -211,9 +211,9 @@ def test_the_command_line_has_these_options() -> None:
     """Adding an option is a decision."""
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
-        "run": "--config --dry-run --help --output --plugin --profile --set --steps task",
-        "eval": "--config --help --model --plugin --profile --set task",
-        "score": "--config --help --output --plugin --set saved",
+        "run": "--allow-unsandboxed-code --config --dry-run --help --output --plugin --profile --set --steps task",
+        "eval": "--allow-unsandboxed-code --config --help --model --plugin --profile --set task",
+        "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
         "runs": "--help",
         "runs list": "--help folder",
         "runs show": "--help run",
@@ -227,8 +227,8 @@ def test_the_command_line_has_these_options() -> None:
         "rewards": "--help",
         "rewards list": "--help --plugin",
         "rewards show": "--help --plugin name",
-        "rewards test": "--help --options --plugin --profile --set --task name",
-        "rewards bench": "--cases --help --options --plugin --strict --workers name",
+        "rewards test": "--allow-unsandboxed-code --help --options --plugin --profile --set --task name",
+        "rewards bench": "--allow-unsandboxed-code --cases --help --options --plugin --strict --workers name",
         "plugins": "--help",
         "plugins list": "--help --plugin",
         "plugins new": "--help --output name",

@@ -109,6 +109,20 @@ def test_a_new_data_origin_drops_the_old_one_and_what_belonged_to_it(task: Path)
     assert (hub.path, hub.hub, hub.options) == (None, "a/b", {"name": "main"})
 
 
+def test_a_file_takes_the_columns_of_the_data_set_below_it_and_other_origins_do_not() -> None:
+    columns = {"question": "text", "answer": "code", "tests": "test_list", "setup": "test_setup_code"}
+    for origin, kept in (("path=mbpp.jsonl", columns), ("hub=a/b", {}), ("generator=gsm_symbolic", {})):
+        sets = [f"data.train.{origin}", "data.train.limit=9"]
+        train = load_config("code-mbpp", "gpu", sets=sets).config.data.train
+        assert train is not None
+        assert train.columns == kept
+    own = load_config(
+        "code-mbpp", "gpu", sets=["data.train.path=mine.jsonl", "data.train.columns={}"]
+    ).config.data.train
+    assert own is not None
+    assert own.columns == {}
+
+
 def test_entries_of_rewards_are_addressed_by_source_and_by_index(task: Path) -> None:
     resolved = laptop(task, "rewards.1.weight=0.1", "rewards.math.timeout_s=3")
     assert [(r.source, r.weight, r.timeout_s) for r in resolved.config.rewards] == [

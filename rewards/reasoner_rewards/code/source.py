@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reasoner import Problem, Response, Score, reward
-from reasoner.sandbox import Sandbox, open_sandbox
+from reasoner.sandbox import Sandbox, permitted_sandbox
 from reasoner_rewards.code import asserts, calls, driven, stdin
 from reasoner_rewards.code.extraction import Extract, program_in
 from reasoner_rewards.code.process import Allowance, Program
@@ -46,7 +46,7 @@ class CodeOptions(BaseModel):
 
 
 def _preflight(options: CodeOptions) -> str:
-    return f"sandbox: {open_sandbox(options.sandbox).name}"
+    return f"sandbox: {permitted_sandbox(options.sandbox).name}"
 
 
 # Above twice the longest `program_timeout_s` (the program's, its checker's): a program that is too slow gets a verdict.
@@ -104,4 +104,4 @@ def _judge(problem: Problem, options: CodeOptions) -> Callable[[str], Verdict]:
 @cache
 def _sandbox(choice: str) -> Sandbox:
     """Found once per worker: it is tried before it is used."""
-    return open_sandbox(choice)
+    return permitted_sandbox(choice)

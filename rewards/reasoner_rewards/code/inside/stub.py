@@ -103,7 +103,8 @@ def described(error: BaseException) -> dict[str, Any]:
     """An exception as the nearest builtin type, and its message."""
     kind = next(each.__name__ for each in type(error).__mro__ if each.__module__ == "builtins")
     try:
-        message = str(error)[:MAX_MESSAGE]
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error  # it quotes itself once more
+        message = str(text)[:MAX_MESSAGE]
     except BaseException as worse:
         message = f"its message raises {type(worse).__name__}"
     own = type(error).__name__
@@ -290,6 +291,7 @@ def run_as_script(file: str, code: types.CodeType) -> None:
 
 
 if __name__ == "__main__":
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # as in `site`, which is not imported (-S)
     mode, *programs = sys.argv[1:]
     if mode == "calls":
         serve_calls(programs)

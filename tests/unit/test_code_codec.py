@@ -1,0 +1,140 @@
+"""What passes between programs, tests and the process that compares: plain values, and only they."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, OrderedDict, namedtuple
+from enum import IntEnum
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasoner_rewards.code.inside import codec
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.sets(st.integers() | st.text())
+        | st.frozensets(st.integers())
+        | st.dictionaries(st.integers() | st.text() | st.tuples(st.integers()), inner)
+    ),
+    max_leaves=20,
+)
+
+
+def through(value: Any) -> Any:
+    return codec.decode(json.loads(json.dumps(codec.encode(value))))
+
+
+def spelled(value: Any) -> str:
+    """As `repr`, with the members of sets in one order."""
+    if isinstance(value, (set, frozenset)):
+        return f"{type(value).__name__}({sorted(map(spelled, value))})"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}({[spelled(each) for each in value]})"
+    if isinstance(value, dict):
+        return f"dict({[(spelled(key), spelled(each)) for key, each in value.items()]})"
+    return repr(value)
+
+
+@given(PLAIN)
+def test_plain_values_come_through_with_their_types(value: object) -> None:
+    assert spelled(through(value)) == spelled(value)
+
+
+@pytest.mark.parametrize(
+    "value", [[10**5000], -(2**60), range(3, 9, 2), float("-inf"), -0.0, "\ud800", {(): {1: b"\xff"}}]
+)
+def test_so_do_odd_ones(value: object) -> None:
+    found = through(value)
+    assert (type(found), found) == (type(value), value)
+    assert math.copysign(1, through(-0.0)) == -1
+
+
+class Lying(int):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
+Pair = namedtuple("Pair", "left right")
+Level = IntEnum("Level", "LOW HIGH")
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Lying(3), 3),
+        ([Lying(3)], [3]),
+        (Pair(1, Lying(2)), (1, 2)),
+        (Level.HIGH, 2),
+        (Counter("aab"), {"a": 2, "b": 1}),
+        (OrderedDict(a=Pair(1, 2)), {"a": (1, 2)}),
+    ],
+)
+def test_a_subclass_comes_through_as_its_base(value: object, plain: object) -> None:
+    assert repr(through(value)) == repr(plain)
+
+
+@pytest.mark.parametrize("value", [object(), iter([]), len, int, {1: object()}, ...])
+def test_other_values_are_refused(value: object) -> None:
+    with pytest.raises(codec.NotPlainError):
+        codec.encode(value)
+
+
+def test_nesting_is_bounded_on_both_sides() -> None:
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(codec.CodecError, match="deeper than 64 levels"):
+        codec.encode(value)
+    data: Any = 1
+    for _ in range(65):
+        data = ["l", data]
+    with pytest.raises(codec.CodecError, match="deeper than 64 levels"):
+        codec.decode(data)
+
+
+COLLIDING = ["s", *(["i", f"{k * (2**61 - 1):x}"] for k in range(100))]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"i": 1},
+        [],
+        [1],
+        [["l"]],
+        ["x", 1],
+        ["h", 0, "Fake"],
+        ["n", "exec"],
+        ["g", "f"],
+        ["i"],
+        ["i", 5],
+        ["i", "1", "2"],
+        ["i", "xyz"],
+        ["f", "one"],
+        ["b", "0"],
+        ["r", 1, 2],
+        ["r", 1, 2, 0],
+        ["r", 1, 2, 1.0],
+        ["c", 1, 2],
+        ["s", ["l"]],
+        ["d", 1],
+        ["d", ["s"], 1],
+        COLLIDING,
+        ["d", *(part for each in COLLIDING[1:] for part in (each, 0))],
+    ],
+)
+def test_what_is_no_encoding_is_refused(data: object) -> None:
+    with pytest.raises(codec.CodecError):
+        codec.decode(data)

@@ -1,0 +1,210 @@
+"""What the fields of a problem ask of a program: assertions as calls or for a driver, calls, inputs; and comparing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import pytest
+
+from reasoner.records import Problem
+from reasoner.testing import make_problem
+from reasoner_rewards.code.asserts import read_asserts
+from reasoner_rewards.code.calls import Opaque, alike, read_calls
+from reasoner_rewards.code.stdin import Case, read_cases, same_output
+
+REFERENCE = "import sys\ndef f(*args, **kwargs): pass\nclass Pair: pass"
+
+
+def asking(*tests: str, answer: str = REFERENCE, **fields: Any) -> Problem:
+    return make_problem("?", answer, tests=list(tests), **fields)
+
+
+@pytest.mark.parametrize(
+    ("test", "right", "wrong"),
+    [
+        ("assert f(1, [2], k=(3,)) == {4: None}", {4: None}, {4: 0}),
+        ("assert (f(1)) == -1.5, 'message'", -1.5, 1.5),
+        ("assert [1] == f(1)", [1], (1,)),
+        ("assert f(1) == True", 1, 0),
+        ("assert f(1) is True", True, 1),
+        ("assert f(1) is None", None, False),
+        ("assert f(1)", [0], []),
+        ("assert not f(1)", 0, "0"),
+        ("assert abs(f(1) - 0.5) < 1e-6", 0.5, math.nan),
+        ("assert abs(2 - f(1)) <= 1", 3, 4),
+        ("assert math.isclose(f(1), 0.3, rel_tol=0.1)", 0.31, 0.4),
+        ("assert f(1) == 'ünïcode'", "ünïcode", "unicode"),
+    ],
+)
+def test_assertions_about_one_call_become_calls(test: str, right: object, wrong: object) -> None:
+    found = read_asserts(asking(test))
+    assert found.names == ("f",)
+    assert found.questions is not None
+    (question,) = found.questions
+    assert question.call.function == "f"
+    assert question.holds(right)
+    assert not question.holds(wrong)
+    with contextlib.suppress(TypeError):  # then it is no number, and failed
+        assert not question.holds(Opaque("Anything"))
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert f(1) == g(2)",
+        "assert f([Pair(1, 2)]) == 3",
+        "assert f(1, int) == 3",
+        "assert f(*[1]) == 3",
+        "assert int(f(1)) == 3",
+        "assert f(1) == 1 == 1",
+        "assert f(1) != 2",
+        "assert f(1).x == 2",
+        "for n in range(3):\n    assert f(n) == n",
+        "x = f(1)\nassert x == 2",
+        "assert f(1) == 10 ** 3",
+        "assert f(...) == 1",
+        "f(1)",
+    ],
+)
+def test_other_tests_need_a_driver(test: str) -> None:
+    assert read_asserts(asking("assert f(1) == 2", test)).questions is None
+
+
+def test_humaneval_tests_are_calls_of_the_entry_point() -> None:
+    test = """
+METADATA = {'author': 'x'}
+
+def check(candidate):
+    assert True, "this prints if it fails"
+    assert candidate([1], 2) == 3, "first"
+    assert not candidate("a")
+    assert abs(candidate(1.5) - 2.5) < 1e-6
+"""
+    fields: dict[str, Any] = {
+        "tests": test,
+        "entry_point": "add",
+        "prelude": "import math\ndef add(x):\n    '''Add.'''\n",
+    }
+    found = read_asserts(make_problem("?", "    return x + 1", **fields))
+    assert found.questions is not None
+    assert [question.text for question in found.questions] == ["add([1], 2)", "add('a')", "add(1.5)"]
+    assert found.sources[0].endswith("check(add)\n")
+    assert found.program("    return x + 1\n").sources == (
+        "import math\ndef add(x):\n    '''Add.'''\n    return x + 1\n",
+    )
+    # an unfinished function of the prompt must not stand in for one that the program does not define
+    assert found.program("def other(): pass").sources == ("import math", "def other(): pass")
+
+
+def test_whose_a_name_is_is_read_from_the_problem() -> None:
+    test = """
+values = sorted(map(f, [1]))
+assert abs(sum(values)) < math.pi and len(values) == helper(Pair(1)) == sys.maxsize
+"""
+    found = read_asserts(asking(test, prelude="def helper(pair): return 1"))
+    assert found.names == ("Pair", "f")
+    assert found.setup == "import math\nimport sys\n"
+    # a builtin is the tests' own, unless the reference program defines it
+    assert read_asserts(asking("assert sum(1, 2) == 3 == len([])", answer="def sum(a, b): return a + b")).names == (
+        "sum",
+    )
+    assert read_asserts(asking("assert copy(3) == 3", answer="no program")).names == ("copy",)
+
+
+def test_setup_runs_in_the_driver_unless_it_only_imports() -> None:
+    assert read_asserts(asking("assert f(1) == 2", imports=["import math", "import re"])).questions is not None
+    assert read_asserts(asking("assert f(root) == 2", setup="root = Pair(1)")).names == ("Pair", "f")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, r"the field 'tests' must be Python text, or a list of it, got None\. Its fields: question, answer\."),
+        ({"tests": []}, "must be Python text"),
+        ({"tests": [1]}, "must be Python text"),
+        ({"tests": ["assert f("]}, r"the field 'tests' is not Python: .*; got 'assert f\('"),
+        ({"tests": "assert f(1)", "setup": 3}, "field 'setup': text is needed, got 3"),
+        ({"tests": "assert f(1)", "prelude": "def f(:"}, "the field 'prelude' is not Python"),
+    ],
+)
+def test_broken_assertions_are_the_problems_fault(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_asserts(make_problem("?", "x", **fields))
+
+
+def test_calls_are_read_and_shown() -> None:
+    tests = [{"function": "f", "args": [1, "a"], "kwargs": {"k": None}, "expected": [2]}]
+    (question,) = read_calls(make_problem("?", "x", tests=tests), 0.0)
+    assert (question.text, question.expected) == ("f(1, 'a', k=None)", "[2]")
+    assert question.holds((2,))
+    assert not question.holds([3])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "same"),
+    [
+        ([1, (2, [3])], [1, [2, [3]]], True),
+        ({"a": (1,)}, {"a": [1]}, True),
+        ({"a": 1, "b": 2}, {"a": 1}, False),
+        ([1], [1, 2], False),
+        (0.30000000001, 0.3, True),
+        (0.31, 0.3, False),
+        (math.nan, 0.3, False),
+        (1, True, False),
+        (True, 1, False),
+        (1, 1.0, True),
+        ("1", 1, False),
+        (Opaque("X"), 1, False),
+        (None, None, True),
+    ],
+)
+def test_values_are_compared_with_json(value: object, expected: object, same: bool) -> None:
+    assert alike(value, expected, 1e-6) is same
+
+
+@pytest.mark.parametrize(
+    "test", [{}, {"function": 1, "expected": 1}, {"function": "f"}, {"function": "f", "expected": 1, "arg": []}, "f(1)"]
+)
+def test_broken_calls_are_the_problems_fault(test: object) -> None:
+    with pytest.raises(ValueError, match="a test of kind 'calls' must be an object with"):
+        read_calls(make_problem("?", "x", tests=[test]), 0.0)
+
+
+def test_cases_are_read_from_a_list_or_json_text() -> None:
+    text = '[{"input": "1", "output": "2"}]'
+    assert read_cases(make_problem("?", "x", tests=text), outputs=True) == [Case("1", "2")]
+    assert read_cases(make_problem("?", "x", tests=[{"input": "1"}]), outputs=False) == [Case("1", None)]
+
+
+@pytest.mark.parametrize("test", [{"input": "1"}, {"input": 1, "output": "2"}, {"output": "2"}, ["1", "2"], "1"])
+def test_broken_cases_are_the_problems_fault(test: object) -> None:
+    with pytest.raises(ValueError, match="a test must be an object with the texts 'input' and 'output'"):
+        read_cases(make_problem("?", "x", tests=[test]), outputs=True)
+    with pytest.raises(ValueError, match="must be a list, got nothing"):
+        read_cases(make_problem("?", "x", tests="nothing"), outputs=True)
+
+
+@pytest.mark.parametrize(
+    ("printed", "tolerance", "same"),
+    [
+        ("1 2\nthree\n", 0.0, True),
+        ("1 2  \r\nthree\n\n\n", 0.0, True),
+        ("1 2\nthree", 0.0, True),
+        ("1  2\nthree", 0.0, False),
+        ("1 2\n\nthree", 0.0, False),
+        ("\n1 2\nthree", 0.0, False),
+        ("1 2", 0.0, False),
+        ("1.0 2.0000001\nthree", 0.0, False),
+        ("1.0 2.0000001\nthree", 1e-6, True),
+        ("1  2\nthree", 1e-6, True),
+        ("1 2.1\nthree", 1e-6, False),
+        ("1 nan\nthree", 1e-6, False),
+        ("1 2 3\nthree", 1e-6, False),
+        ("1 two\nthree", 1e-6, False),
+        ("", 1e-6, False),
+    ],
+)
+def test_outputs_are_compared_by_lines_and_numbers(printed: str, tolerance: float, same: bool) -> None:
+    assert (same_output(tolerance)(Case("", "1 2\nthree\n"), printed) == "") is same
