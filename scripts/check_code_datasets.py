@@ -174,11 +174,8 @@ def passes_plainly(sandbox: Sandbox, program: Program) -> bool:
     return sandbox.run([PYTHON, *ISOLATED, "main.py"], files, b"", limits).ok
 
 
-def check(name: str, config: Config, seed: int | None) -> int:
-    """Check one data set; the number of disagreements."""
-    assert config.data.eval is not None
-    problems = load_problems(config.data.eval, config.prompt, {}, 0)
-    problems.sort(key=lambda problem: int(problem.id.rpartition(":")[2]))
+def check(name: str, config: Config, problems: Sequence[Problem], seed: int | None) -> int:
+    """Check problems of one data set; the number of disagreements."""
     found = list(programs(problems, seed))
     verdicts = scored(config, found)
     sandbox = open_sandbox()
@@ -218,7 +215,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--mbpp", type=Path, help="MBPP as JSON lines")
     parser.add_argument("--humaneval", type=Path, help="HumanEval as JSON lines (.gz)")
-    parser.add_argument("--limit", type=int, help="problems of each; without it: all")
+    parser.add_argument("--first", type=int, default=0, help="number of the first problem, from 0")
+    parser.add_argument("--limit", type=int, help="problems from there; without it: all")
     parser.add_argument("--seed", type=int, default=0, help="of the places of the mutations")
     parser.add_argument("--no-mutants", action="store_true", help="only the solutions")
     arguments = parser.parse_args()
@@ -233,12 +231,13 @@ def main() -> None:
             f"rewards.code.options.program_timeout_s={PROGRAM_TIMEOUT_S}",
             "scoring.max_failure_rate=1.0",
             "data.eval.shuffle=false",
+            "data.eval.limit=none",
         ]
-        if arguments.limit is not None:
-            sets.append(f"data.eval.limit={arguments.limit}")
-        disagreements += check(
-            task, load_config(task, "gpu", sets=sets).config, None if arguments.no_mutants else arguments.seed
-        )
+        config = load_config(task, "gpu", sets=sets).config
+        assert config.data.eval is not None
+        last = None if arguments.limit is None else arguments.first + arguments.limit
+        problems = load_problems(config.data.eval, config.prompt, {}, 0)[arguments.first : last]
+        disagreements += check(task, config, problems, None if arguments.no_mutants else arguments.seed)
     raise SystemExit(1 if disagreements else 0)
 
 
