@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import cmath
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,9 +49,9 @@ def _tested(question: Question, answer: bytes | Silent) -> Tested:
     if "error" in fields:
         return Tested(False, f"{question.text} raised {exception_text(fields)}", ended=False)
     try:
-        value = codec.decode(fields["value"], _opaque)
-    except (KeyError, codec.CodecError, RecursionError) as error:
-        return Tested(False, f"{question.text} gave an answer that cannot be read: {cut(repr(error))}", ended=False)
+        value = codec.decode(fields.get("value", []), _opaque)
+    except (codec.CodecError, RecursionError) as error:
+        return Tested(False, f"{question.text} gave no answer that can be read: {cut(str(error))}", ended=False)
     returned = f"{question.text} returned {shown(value)}"
     try:
         passed = question.holds(value)
@@ -119,5 +119,5 @@ def alike(value: Any, expected: Any, tolerance: float) -> bool:
         same = isinstance(value, dict) and value.keys() == expected.keys()
         return same and all(alike(value[key], expected[key], tolerance) for key in expected)
     if tolerance and isinstance(expected, float) and isinstance(value, (int, float)):
-        return cmath.isclose(value, expected, rel_tol=tolerance, abs_tol=tolerance)
+        return math.isclose(value, expected, rel_tol=tolerance, abs_tol=tolerance)
     return bool(value == expected) and isinstance(value, bool) == isinstance(expected, bool)
