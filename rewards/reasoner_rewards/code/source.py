@@ -25,8 +25,7 @@ class CodeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     tests: Kind
-    """what the problem's field `tests` holds: Python assertions, calls with what they return, inputs with outputs, or
-    inputs whose outputs a checker program judges"""
+    """what the problem's field `tests` holds (docs/code.md)"""
     extract: Extract = "fenced"
     """where the program is: in the last fenced block, or all of the response"""
     labels: tuple[str, ...] = ("python", "py", "python3", "")
