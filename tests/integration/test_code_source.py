@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from reasoner.cases import score_cases
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, MissingDependencyError
 from reasoner.records import Component, Problem, Score
-from reasoner.sandbox import SandboxError, permitted_sandbox
+from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, SandboxError, open_sandbox, permitted_sandbox
 from reasoner.sandbox.permission import ALLOWED
 from reasoner.scoring.service import ScoringService
 from reasoner.testing import Case, check_source, make_problem, make_response
+from reasoner_rewards.code import source
 from reasoner_rewards.code.source import code
 
 
@@ -262,9 +264,28 @@ def test_a_checker_is_needed_and_must_be_python() -> None:
 
 
 def test_a_sandbox_that_fails_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reasoner_rewards.code.process.PYTHON", "/nonexistent/python")
+    monkeypatch.setattr("reasoner_rewards.code.process.STUB", ["/nonexistent/python", "stub.py"])
     with pytest.raises(SandboxError):
         judged("def add(a, b): return a + b", ADD)
+
+
+class Service:
+    """A sandbox as a remote service is one: no live pipes, no arguments."""
+
+    name, interactive = "a service", False
+
+    def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Outcome:
+        assert list(program[:-1]) == [PYTHON, *ISOLATED]
+        return open_sandbox("none").run(program, files, stdin, limits)
+
+
+def test_a_service_judges_all_but_tests_that_need_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_sandbox", lambda choice: Service())
+    assert judged("def add(a, b): return a + b", ADD).value == 1.0
+    assert judged("print(float(input()) ** 2)", STDIN, "stdin", tolerance=1e-9).value == 1.0
+    assert judged("print(int(input()) + 1, -1)", PARTS, "checker").value == 1.0
+    with pytest.raises(SandboxError, match="need a local sandbox; a service is none"):
+        judged(NODE, DRIVEN)
 
 
 def test_no_sandbox_is_refused_at_the_start_unless_permitted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from reasoner.sandbox import ISOLATED, PYTHON, Sandbox, SandboxError, Session
 from reasoner_rewards.code.asserts import Tests
-from reasoner_rewards.code.process import Allowance, Program, Silent, ending, fields_of, harness, line, refusal
+from reasoner_rewards.code.process import STUB, Allowance, Program, Silent, ending, fields_of, harness, line, refusal
 from reasoner_rewards.code.verdict import Tested, Verdict, cut
 
 MAX_NOTE = 300
@@ -31,9 +31,8 @@ def judge(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance
     if not sandbox.interactive:
         raise SandboxError(f"tests that are more than calls with literals need a local sandbox; {sandbox.name} is none")
     with ExitStack() as stack:
-        files = program.files()
-        stub = stack.enter_context(sandbox.open(program.command("calls"), files, allowance.limits))
-        stub.send(line(timeout_s=allowance.timeout_s))
+        stub = stack.enter_context(sandbox.open(STUB, program.files(), allowance.limits))
+        stub.send(program.start("calls", allowance.timeout_s))
         answers = iter(stub.receive_line, None)
         if (verdict := refusal(answers, "calls", stub.outcome, len(tests.sources), allowance)) is not None:
             return verdict

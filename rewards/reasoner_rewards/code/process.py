@@ -22,6 +22,9 @@ from reasoner_rewards.code.verdict import Verdict, cut, refused
 OUTPUT_BYTES = 2**24
 """bytes of all answers of a program together"""
 
+STUB = [PYTHON, *ISOLATED, "stub.py"]
+"""what is run in the sandbox of a program"""
+
 Mode = Literal["calls", "stdin"]
 
 
@@ -57,10 +60,9 @@ class Program:
         own = {self.name(index): source.encode("utf-8", "replace") for index, source in enumerate(self.sources)}
         return {**harness("stub.py"), **own}
 
-    def command(self, mode: Mode) -> list[str]:
-        """What is run in it."""
-        names = [self.name(index) for index in range(len(self.sources))]
-        return [PYTHON, *ISOLATED, "stub.py", mode, *names]
+    def start(self, mode: Mode, timeout_s: float) -> bytes:
+        """The first request to the stub."""
+        return line(mode=mode, files=[self.name(index) for index in range(len(self.sources))], timeout_s=timeout_s)
 
     def name(self, index: int) -> str:
         """`program.py` for the model's."""
@@ -167,8 +169,8 @@ def ask(
     Raises:
         SandboxError: the sandbox failed.
     """
-    load = [line(timeout_s=allowance.timeout_s)] if mode == "calls" else []
-    outcome = sandbox.run(program.command(mode), program.files(), b"".join([*load, *requests]), allowance.limits)
+    stdin = program.start(mode, allowance.timeout_s) + b"".join(requests)
+    outcome = sandbox.run(STUB, program.files(), stdin, allowance.limits)
     lines = iter(outcome.stdout.splitlines(keepends=True))
     if (verdict := refusal(lines, mode, lambda: outcome, len(requests), allowance)) is not None:
         return verdict

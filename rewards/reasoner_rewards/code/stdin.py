@@ -143,7 +143,8 @@ def _rejected(sandbox: Sandbox, source: str, case: Case, output: str, allowance:
         return "the checker took too long"
     texts = {"checker.py": source, "input.txt": case.input, "expected.txt": case.output or "", "output.txt": output}
     files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
-    command = [PYTHON, *ISOLATED, *texts]
+    files["main.py"] = f"import sys\nsys.argv = {[*texts]}\nexec(open('checker.py').read())".encode()
+    command = [PYTHON, *ISOLATED, "main.py"]  # a service passes no arguments
     outcome = sandbox.run(command, files, b"", replace(allowance, program_timeout_s=left).limits)
     if outcome.ok and outcome.stdout.split()[:1] == [b"1"]:
         return ""

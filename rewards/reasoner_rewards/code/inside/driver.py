@@ -1,7 +1,5 @@
 """Runs the tests, in a sandbox without the model's program: what the program defines is reached through `Remote`.
 
-    python driver.py
-
 The first line of standard input is what to run (`serve`). From then on every line of standard output is either a
 request about the program, in the form that `stub.py` takes and answered in its form, or a result:
 
@@ -23,11 +21,10 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, "")
 import codec  # type: ignore[import-not-found]  # noqa: E402
 
 sys.path.pop(0)

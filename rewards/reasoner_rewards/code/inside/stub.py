@@ -1,11 +1,12 @@
 """Runs beside the model's program and answers what it returns, or prints, for an input. It judges nothing.
 
-    python stub.py calls PROGRAM...     runs the files in one namespace, then answers requests about it
-    python stub.py stdin PROGRAM        runs the file as a script, in a child for each input
+Requests are lines on standard input, answers lines on standard output, both JSON. The first one says what to do:
 
-Requests are lines on standard input, answers lines on standard output, both JSON:
+    {"mode": "calls", "files": [...], "timeout_s": s}    run the files in one namespace, then answer requests about it
+    {"mode": "stdin", "files": [one]}                    run the file as a script, in a child for each input
 
-    stub -> {"ready": true}, then {"compiled": ...}, and in mode `calls` {"loaded": ...} once it has run
+    -> {"ready": true}, then {"compiled": ...}, and in mode `calls` {"loaded": ...} once they have run
+
     {"op": name, "values": [...], "keywords": {...}, "timeout_s": s} -> {"value": ...} or {"error": ..., "message": ...}
     {"input": text, "timeout_s": s} -> {"output": text, "end": ..., "code": n, "message": text}
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 sys.dont_write_bytecode = True  # the folder is the program's
-sys.path.insert(0, os.path.dirname(__file__))
+sys.path.insert(0, "")
 import codec  # type: ignore[import-not-found]  # noqa: E402
 
 sys.path.pop(0)
@@ -117,13 +118,12 @@ def limit_time(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def serve_calls(files: list[str]) -> None:
+def serve_calls(channel: Channel, files: list[str], timeout_s: float) -> None:
     """Run the program, then answer requests about it until there are no more."""
-    channel = Channel()
     codes = compiled(channel, files)
-    answers, requests = Answers(), channel.requests()
+    answers = Answers()
     try:
-        limit_time(next(requests)["timeout_s"])
+        limit_time(timeout_s)
         for code in codes:
             exec(code, answers.module.__dict__)
         limit_time(0.0)
@@ -131,7 +131,7 @@ def serve_calls(files: list[str]) -> None:
         channel.answer({"loaded": False, **described(error)})
         os._exit(0)
     channel.answer({"loaded": True})
-    for request in requests:
+    for request in channel.requests():
         try:
             limit_time(request["timeout_s"])
             answer = answers.to(request)
@@ -194,9 +194,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def serve_inputs(file: str) -> types.CodeType:
+def serve_inputs(channel: Channel, file: str) -> types.CodeType:
     """Run the program for every input, each time in a child; returns its code in the children, and nowhere else."""
-    channel = Channel()
     (code,) = compiled(channel, [file])
     for request in channel.requests():
         streams = Streams(request["input"])
@@ -292,8 +291,9 @@ def run_as_script(file: str, code: types.CodeType) -> None:
 
 if __name__ == "__main__":
     vars(builtins).update(exit=sys.exit, quit=sys.exit)  # as in `site`, which is not imported (-S)
-    mode, *programs = sys.argv[1:]
-    if mode == "calls":
-        serve_calls(programs)
+    lines = Channel()
+    given = next(lines.requests())
+    if given["mode"] == "calls":
+        serve_calls(lines, given["files"], given["timeout_s"])
     else:
-        run_as_script(programs[0], serve_inputs(programs[0]))
+        run_as_script(given["files"][0], serve_inputs(lines, given["files"][0]))
