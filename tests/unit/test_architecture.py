@@ -134,8 +134,9 @@ LOADERS = ("torch.load", "np.load", "numpy.load", "pd.read_pickle", "pandas.read
 
 
 def test_nothing_runs_code_that_a_file_holds() -> None:
-    """No pickle, no `eval`; models are opened with safetensors, or from GGUF, alone."""
+    """No pickle, no `eval`; models are opened with safetensors, or from GGUF, alone. What runs in the sandbox may."""
     files = [path for folder in ("reasoner", "rewards", "tasks", "plugins") for path in (ROOT / folder).rglob("*.py")]
+    files = [path for path in files if path.parent != ROOT / "rewards" / "reasoner_rewards" / "code" / "inside"]
     models = 0
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
