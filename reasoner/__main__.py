@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import traceback
 from types import TracebackType
+from typing import NoReturn
 
 from reasoner.cli.app import app
 from reasoner.cli.console import complain
-from reasoner.errors import MissingDependencyError, RunError, UserError
+from reasoner.errors import MissingDependencyError, ReasonerError, RunError, UserError
+from reasoner.launch import RankError, report
 from reasoner.secrets import redact
 
 
@@ -17,16 +19,28 @@ def main() -> None:
     sys.excepthook = _show_bug
     try:
         app()
+    except RankError as error:
+        complain(error)
+        sys.exit(error.code)
     except (UserError, MissingDependencyError) as error:
-        complain(error)
-        sys.exit(2)
+        _fail(error, 2)
     except RunError as error:
-        complain(error)
+        _fail(error, 1)
+    except Exception as error:
+        if not report(error, 1):
+            raise
         sys.exit(1)
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _fail(error: ReasonerError, code: int) -> NoReturn:
+    """End with one message: on the terminal, or on a rank by the launcher."""
+    if not report(error, code):
+        complain(error)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -337,7 +337,7 @@ class LearningConfig(Model):
     """`[learning]`: the optimiser and the memory budget of the update."""
 
     engine: Literal["auto", "torch", "deepspeed"] = "auto"
-    """what computes gradients and steps; `auto`: torch"""
+    """what computes gradients and steps; `auto`: torch, or deepspeed with several ranks"""
     deepspeed: DeepspeedConfig = Field(default_factory=DeepspeedConfig)
     """how DeepSpeed spreads the learner's memory"""
     problems_per_step: Positive = 8
@@ -418,6 +418,8 @@ class EvaluationConfig(Model):
 class RunConfig(Model):
     """`[run]`: length and place of the run."""
 
+    ranks: Positive = 1
+    """processes that train together, one per GPU (`--gpus`)"""
     steps: Positive = 100
     """training steps"""
     output: str = "runs"
@@ -468,6 +470,13 @@ class Config(Model):
     def online(self) -> bool:
         """Whether some term reads fresh groups; otherwise there is no sampler and no scoring."""
         return self.gro.reads("online")
+
+    @property
+    def learner(self) -> Literal["torch", "deepspeed"]:
+        """The engine that computes gradients and steps."""
+        if self.learning.engine == "auto":
+            return "torch" if self.run.ranks == 1 else "deepspeed"
+        return self.learning.engine
 
     @property
     def optimizer_steps(self) -> int:
@@ -614,12 +623,18 @@ def _check_engine(config: Config) -> None:
     learning = config.learning
     if learning.engine == "torch" and learning.deepspeed != DeepspeedConfig():
         raise ValueError("learning.deepspeed has no effect with learning.engine = 'torch'; leave one of them out")
-    if learning.engine != "deepspeed":
+    if learning.engine == "torch" and config.run.ranks > 1:
+        raise ValueError(
+            f"learning.engine = 'torch' trains with one rank, and run.ranks is {config.run.ranks}; use 'auto' or "
+            "'deepspeed'"
+        )
+    if config.learner != "deepspeed":
         return
     if config.gro.needs_critic:
         raise ValueError(
             "learning.engine = 'deepspeed' cannot train a critic yet, and gro needs one (a baseline of kind 'critic'): "
-            "use learning.engine = 'torch', or a method without a critic, for example --set gro.preset=rloo"
+            "use learning.engine = 'torch' on one rank, or a method without a critic, for example --set "
+            "gro.preset=rloo"
         )
     if learning.deepspeed.zero_stage == 0 and config.model.dtype == "bfloat16":
         raise ValueError(

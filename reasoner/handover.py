@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from reasoner.errors import HandoverError
 from reasoner.processes import scratch_prefix
+from reasoner.ranks import ALONE, Ranks
 from reasoner.weights import count_weights, write_weights
 
 if TYPE_CHECKING:
@@ -69,28 +70,27 @@ class Gap:
         )
 
 
-def hand_over(learner: Learner, sampler: Sampler) -> Receipt:
+def hand_over(learner: Learner, sampler: Sampler, ranks: Ranks = ALONE) -> Receipt:
     """Publish the learner's weights, load them into the sampler, and compare its receipt.
 
     The file is written to memory (/dev/shm) where it fits, else to the folder for temporary files, and removed after
-    loading.
+    loading. With several ranks every node has one file, from which the samplers of its ranks load.
 
     Raises:
         HandoverError: the sampler read something else than was published, or reports another version.
     """
     if _MEMORY.is_dir():
         try:
-            return _hand_over_through(_MEMORY, learner, sampler)
+            return _hand_over_through(_MEMORY, learner, sampler, ranks)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             _log.info("weights go through %s: %s", tempfile.gettempdir(), error)
-    return _hand_over_through(Path(tempfile.gettempdir()), learner, sampler)
+    return _hand_over_through(Path(tempfile.gettempdir()), learner, sampler, ranks)
 
 
-def _hand_over_through(parent: Path, learner: Learner, sampler: Sampler) -> Receipt:
-    with tempfile.TemporaryDirectory(prefix=scratch_prefix(), dir=parent) as name:
-        folder = Path(name)
+def _hand_over_through(parent: Path, learner: Learner, sampler: Sampler, ranks: Ranks) -> Receipt:
+    with ranks.node_folder(scratch_prefix(), parent) as folder:
         version = learner.version
         checksum = learner.publish(folder)
         tensors = count_weights(folder)

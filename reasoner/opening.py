@@ -9,17 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reasoner import plugins
-from reasoner.config import Config, OfflineConfig
+from reasoner.config import Config, OfflineConfig, RewardConfig
 from reasoner.data import Splits, Stream, load_problems, load_splits, overlap_policy
 from reasoner.errors import ConfigError
+from reasoner.evaluation import Scorer
 from reasoner.gro.algorithms import Algorithms
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.hookspecs import Generator
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
+from reasoner.learning.spread import Policy, SpreadPolicy
 from reasoner.measure import seconds_since_start
 from reasoner.models import open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
@@ -27,14 +30,18 @@ from reasoner.overlap import keep_apart
 from reasoner.plan import describe_offline, describe_plan
 from reasoner.plugins import Events
 from reasoner.prompts import render
+from reasoner.ranks import ALONE, Ranks, claim_device, open_ranks
 from reasoner.records import Problem, Prompt, ScoredGroup
 from reasoner.reporting.choose import open_view
+from reasoner.reporting.plain import PlainView
 from reasoner.reporting.tracking import Trackers
-from reasoner.reporting.view import View
+from reasoner.reporting.view import View, Views
 from reasoner.runs.folder import MINIMUM_FREE, Run, open_run
+from reasoner.runs.follower import Follower
 from reasoner.sampling.factory import choose_engine, open_sampler
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import Resolved, to_toml
+from reasoner.spread import SpreadSampler, SpreadScorer
 from reasoner.stages import Evaluator, Stages
 
 
@@ -43,6 +50,7 @@ class _Base:
     """What every command has: the data, the model's folder, the run folder and the view."""
 
     config: Config
+    ranks: Ranks
     folder: Path
     """of the model"""
     device: str
@@ -69,10 +77,11 @@ def open_stages(resolved: Resolved) -> Iterator[Stages]:
     config = resolved.config
     config.check_trains()
     with ExitStack() as stack:
-        base = stack.enter_context(_open_base(resolved, config.task, training=True))
+        ranks = stack.enter_context(_ranks(config))
+        base = stack.enter_context(_open_base(resolved, config.task, ranks, training=True))
         evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
         base.view.message("loading the learner")
-        learner = stack.enter_context(open_learner(config, base.folder, base.device))
+        learner = open_learner(config, base.folder, base.device, ranks)
         base.view.message(f"learner: {learner.description}")
         yield Stages(
             config=config,
@@ -80,6 +89,7 @@ def open_stages(resolved: Resolved) -> Iterator[Stages]:
             run=base.run,
             view=base.view,
             events=base.events,
+            ranks=ranks,
             terms={name: base.algorithms.bind(term.term) for name, term in config.gro.terms.items()},
             learner=learner,
             reference=_reference(base),
@@ -96,14 +106,14 @@ def open_stages(resolved: Resolved) -> Iterator[Stages]:
 def open_evaluator(resolved: Resolved) -> Iterator[Evaluator]:
     """Build what evaluates a model, without a learner. Raises as `open_stages`."""
     with (
-        _open_base(resolved, f"eval-{resolved.config.task}", training=False) as base,
+        _open_base(resolved, f"eval-{resolved.config.task}", ALONE, training=False) as base,
         _open_evaluator(base) as evaluator,
     ):
         yield evaluator
 
 
 @contextmanager
-def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Base]:
+def _open_base(resolved: Resolved, name: str, ranks: Ranks, *, training: bool) -> Iterator[_Base]:
     config = resolved.config
     manager = plugins.build_manager(config.plugins)
     generators = plugins.generators(manager)
@@ -134,17 +144,25 @@ def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Ba
     )
     reserve = MINIMUM_FREE + (2 * _size(folder) if training else 0)
     with ExitStack() as stack:
-        run = stack.enter_context(open_run(Path(config.run.output), name, to_toml(config), facts, reserve))
-        view = stack.enter_context(open_view(sys.stdout, run.log))
+        if ranks.first:
+            run = stack.enter_context(open_run(Path(config.run.output), name, to_toml(config), facts, reserve))
+            view = stack.enter_context(open_view(sys.stdout, run.log))
+            ranks.gather(run.folder)
+        else:
+            run = stack.enter_context(Follower(ranks.of_first(Path()), ranks.index))
+            view = stack.enter_context(Views(PlainView(run.log, ascii_only=False)))
         view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
         algorithms = plugins.algorithms(manager)
-        trackers = Trackers(config.trackers if training else {}, plugins.trackers(manager), view.message)
+        trackers = Trackers(
+            config.trackers if training and ranks.first else {}, plugins.trackers(manager), view.message
+        )
         events = Events(manager, view.message, {"trackers": trackers})
         events.emit("run_started", folder=run.folder, settings=config.model_dump(), first_step=1)
         state = "failed"
         try:
             yield _Base(
                 config,
+                ranks,
                 folder,
                 device,
                 engine,
@@ -172,11 +190,22 @@ def _open_base(resolved: Resolved, name: str, *, training: bool) -> Iterator[_Ba
 def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     config, view = base.config, base.view
     with ExitStack() as stack:
-        scorer = stack.enter_context(ScoringService(config.rewards, config.scoring, config.plugins))
+        rewards = _of_one_rank(config.rewards, base.ranks)
+        scorer: Scorer = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins))
         view.message(f"starting the sampler ({base.engine})")
         sampler = stack.enter_context(open_sampler(config, base.folder, base.run.folder / "sampler.log"))
+        if base.ranks.count > 1:
+            scorer, sampler = SpreadScorer(scorer, base.ranks), SpreadSampler(sampler, base.ranks)
         view.message(f"sampler: {sampler.description}")
         yield Evaluator(config, base.run, view, base.held_out, scorer, sampler, base.events)
+
+
+def _of_one_rank(rewards: Sequence[RewardConfig], ranks: Ranks) -> list[RewardConfig]:
+    """The reward sources as one rank calls them: each has its part of a budget of calls."""
+    return [
+        reward if reward.max_calls is None else reward.model_copy(update={"max_calls": reward.max_calls // ranks.count})
+        for reward in rewards
+    ]
 
 
 def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:
@@ -221,11 +250,35 @@ def _stream(config: Config, source: Source, data: OfflineData) -> Stream[ScoredG
     return Stream(data.groups, config.per_step(source), seed, section=f"data.{source}", key=f"data.{source}.per_step")
 
 
-def _reference(base: _Base) -> TorchPolicy | None:
+@contextmanager
+def _ranks(config: Config) -> Iterator[Ranks]:
+    """The ranks of a training run, which must agree on everything that decides what they do.
+
+    Raises:
+        UserError: they do not.
+    """
+    if choose_learner(config) == "torch":
+        yield ALONE
+        return
+    claim_device()
+    with open_ranks(resolve_device(config.model.device)) as ranks:
+        ranks.agree(_flat(config.model_dump()) | {"model.device": resolve_device(config.model.device)})
+        yield ranks
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted key -> value as text."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return found
+
+
+def _reference(base: _Base) -> Policy | None:
     config = base.config
     if not config.gro.needs_reference:
         return None
-    return TorchPolicy(
+    policy = TorchPolicy(
         base.folder,
         device=base.device,
         dtype=config.model.dtype,
@@ -235,6 +288,7 @@ def _reference(base: _Base) -> TorchPolicy | None:
         trust_remote_code=config.model.trust_remote_code,
         autocast=choose_learner(config) == "torch",
     )
+    return policy if base.ranks.count == 1 else SpreadPolicy(policy, base.ranks)
 
 
 def _critic(base: _Base) -> TorchCritic | None:

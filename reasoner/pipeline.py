@@ -98,6 +98,7 @@ def learn(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Source, 
         epochs=config.learning.epochs,
         critic=stages.critic,
         value_clip=config.critic.value_clip,
+        ranks=stages.ranks,
         progress=partial(stages.view.stage, "update"),
     )
 

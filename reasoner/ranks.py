@@ -1,29 +1,174 @@
-"""The processes that train together, one per device: who am I, and how do we exchange small values.
+"""The processes that train together, one per device: who am I, and how do we exchange values.
 
-Under a launcher every rank runs the same program on the same data; what differs is the share that it samples, scores
-and puts through the model. Everything here is a collective: all ranks call it, in the same order.
+Under a launcher (`reasoner run --gpus N`, torchrun) every rank runs the same program on the same data and comes to the
+same decisions; what differs is the share that it samples, scores and puts through the model. Everything here but
+`share` is a collective: all ranks call it, in the same order.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
 
-import torch.distributed as dist
+from reasoner import __version__
+from reasoner.errors import UserError
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=12)
+"""how long a rank waits for the others: a slow one is no failure, and the launcher ends those that wait in vain"""
+_AGREED = ("torch", "transformers", "deepspeed")
+"""distributions whose versions must be the same everywhere"""
+_FOR_RANKS = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+"""environment variables that children (a sampler with ranks of its own) must not see"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among all of them."""
+
+    index: int = 0
+    count: int = 1
+    local: int = 0
+    """place on this node"""
+    node: int = 0
+    group: Any = field(default=None, repr=False, compare=False)
+    """for values in host memory"""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes the run folder and shows the view."""
+        return self.index == 0
+
+    @property
+    def leads_node(self) -> bool:
+        """Whether this is the rank that does what is done once per node."""
+        return self.local == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in their order."""
+        if self.count == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def of_first(self, value: T) -> T:
+        """The first rank's value."""
+        return self.gather(value)[0]
+
+    @contextmanager
+    def node_folder(self, prefix: str, parent: Path) -> Iterator[Path]:
+        """A temporary folder that the ranks of a node share; removed when all of them have left it."""
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as own:
+            everyone = self.gather((self.node, own))
+            yield Path(next(name for node, name in everyone if node == self.node))
+            self.gather(None)
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Compare what must be the same everywhere: these facts, and the versions of what is installed.
+
+        Raises:
+            UserError: a rank differs from the first one.
+        """
+        for index, theirs in enumerate(everyone := self.gather({**_versions(), **facts})):
+            for name in sorted(everyone[0].keys() | theirs.keys()):
+                mine, other = everyone[0].get(name, "not set"), theirs.get(name, "not set")
+                if mine != other:
+                    raise UserError(
+                        f"ranks disagree: {name} is {mine} on rank 0 and {other} on rank {index}; start every rank "
+                        "with the same command in the same environment"
+                    )
+
+
+ALONE = Ranks()
+
+
+def share(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Which items each of `count` ranks takes: sums of sizes as even as longest-first makes them."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for item in sorted(range(len(sizes)), key=lambda item: (-sizes[item], item)):
+        least = loads.index(min(loads))
+        shares[least].append(item)
+        loads[least] += sizes[item]
+    return [sorted(each) for each in shares]
+
+
+def launched() -> Ranks:
+    """This process as its launcher (torchrun's protocol) numbered it; alone without one."""
+    values = {name: os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "GROUP_RANK")}
+    return Ranks(
+        int(values["RANK"]),
+        int(os.environ.get("WORLD_SIZE", "1")),
+        int(values["LOCAL_RANK"]),
+        int(values["GROUP_RANK"]),
+    )
+
+
+def claim_device() -> None:
+    """On a node with several ranks: let this process and what it starts see one GPU, its own.
+
+    Before CUDA is first used.
+    """
+    here = launched()
+    if here.count > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = visible.split(",") if visible else [str(number) for number in range(here.local + 1)]
+        if here.local < len(devices):  # otherwise there are no GPUs for the ranks, which then run on the CPU
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[here.local]
 
 
 @contextmanager
-def open_ranks(device: str) -> Iterator[None]:
-    """A process group of this process alone, which DeepSpeed needs: no port, no launcher."""
-    before = os.environ.get("LOCAL_RANK")
-    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+def open_ranks(device: str) -> Iterator[Ranks]:
+    """Join the process group that the launcher describes; without a launcher one of this process alone.
+
+    Args:
+        device: `cpu` or `cuda`.
+    """
+    import torch.distributed as dist
+
+    here = launched()
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    if here.count > 1:
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    else:
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    before = {name: os.environ.pop(name, None) for name in (*_FOR_RANKS, "LOCAL_RANK")}
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it; a rank sees one device, its own
     try:
-        yield
+        yield Ranks(here.index, here.count, here.local, here.node, dist.new_group(backend="gloo", timeout=_PATIENCE))
     finally:
         dist.destroy_process_group()
-        if before is None:
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+        if before["LOCAL_RANK"] is None:
             del os.environ["LOCAL_RANK"]
-        else:
-            os.environ["LOCAL_RANK"] = before
+
+
+def _versions() -> dict[str, str]:
+    found = {"reasoner": __version__, "Python": platform.python_version()}
+    for name in _AGREED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -11,22 +11,22 @@ from pathlib import Path
 
 from reasoner.config import Config
 from reasoner.data import Stream
-from reasoner.evaluation import Evaluation, counted, evaluate, evaluation_params
+from reasoner.evaluation import Evaluation, Scorer, counted, evaluate, evaluation_params
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import hand_over
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import Learner
-from reasoner.learning.policy import TorchPolicy
+from reasoner.learning.spread import Policy
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
+from reasoner.ranks import Ranks
 from reasoner.records import Batch, Group, Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.reporting.alarms import Watch
 from reasoner.reporting.view import Summary, View
 from reasoner.runs.folder import Run
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.sampling.base import Sampler
-from reasoner.scoring.service import ScoringService
 from reasoner.suspects import explain, stop_after
 from reasoner.update import ActiveTerm, UpdateReport
 
@@ -42,7 +42,7 @@ class Evaluator:
     run: Run
     view: View
     held_out: Sequence[Prompt]
-    scorer: ScoringService
+    scorer: Scorer
     sampler: Sampler
     events: Events
     """the plugins that watch"""
@@ -79,10 +79,12 @@ class Stages:
     view: View
     events: Events
     """the plugins that watch"""
+    ranks: Ranks
+    """this process among those that train together"""
     terms: Mapping[str, Term]
     """the objective's terms, bound to the functions of plugins"""
     learner: Learner
-    reference: TorchPolicy | None
+    reference: Policy | None
     """frozen copy of the initial model; None: no term asks for it"""
     critic: TorchCritic | None
     """value model; None: no term asks for it"""
@@ -208,7 +210,7 @@ class Stages:
             HandoverError: the sampler did not take them.
         """
         if self.evaluator and self.learner.version != self.evaluator.sampler.version:
-            hand_over(self.learner, self.evaluator.sampler)
+            hand_over(self.learner, self.evaluator.sampler, self.ranks)
 
     def evaluate(self, step: int, when: str) -> Evaluation | None:
         """Evaluate the learner's weights in the sampler; None: there is no sampler.
@@ -253,6 +255,7 @@ class Stages:
         if self.config.sampling.refills:
             metrics |= {"groups/kept": float(len(groups)), "groups/draws": float(self.draws)}
         evidence = self.run.keep_suspects(step, report.suspects) if report.suspects else None
+        metrics = self.ranks.of_first(metrics)  # schedules read them, and must be the same everywhere
         self.history.append(metrics)
         warnings = self.watch.look(self.history, self.evaluations)
         self.run.warn([warned for warned in warnings if warned.step == step])

@@ -24,6 +24,7 @@ from reasoner.gro.pairs import units
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import Gap
 from reasoner.learning.learner import Accumulated, Learner, StepResult, Weights
+from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Batch, Response, ScoredGroup, Suspect
 from reasoner.suspects import Seen
 from reasoner.value import Critic, CriticReport, update_critic
@@ -112,6 +113,7 @@ def update(
     epochs: int = 1,
     critic: Critic | None = None,
     value_clip: float | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress = lambda done, total: None,
 ) -> UpdateReport:
     """`epochs` passes over the batches, each with one optimiser step per mini-batch of whole groups.
@@ -124,6 +126,7 @@ def update(
         steps: mini-batches per pass.
         critic: updated beside the policy where a term's baseline is a critic.
         value_clip: how far a value may move before its loss is clipped; None: off.
+        ranks: those that the learner spreads a batch over; all of them are here with the same batches.
         progress: told how many of a mini-batch's responses have been weighed, of how many.
     """
     prepared = {
@@ -143,6 +146,8 @@ def update(
         for objective in objectives:
             objective.measures_gap = epoch == 0 and objective.plans[0].term.source == "online"
         accumulated = [objective.accumulate(learner) for objective in objectives]
+        for objective in objectives:
+            objective.join(ranks)
         done += accumulated
         results.append(learner.step())
         for objective, some in zip(objectives, accumulated, strict=True):
@@ -271,6 +276,18 @@ class Objective:
             together=[unit_R[row] for row in self.active_rows],
             entropy=self.has_entropy,
         )
+
+    def join(self, ranks: Ranks) -> None:
+        """Have what all ranks saw of the mini-batch, each of which weighed its share."""
+        everyone = ranks.gather((self.diagnostics, self.gap, self.seen))
+        names = dict.fromkeys(name for diagnostics, _, _ in everyone for name in diagnostics)
+        self.diagnostics = {
+            name: sum((diagnostics.get(name, Diagnostics()) for diagnostics, _, _ in everyone), Diagnostics())
+            for name in names
+        }
+        gaps = [gap for _, gap, _ in everyone if gap]
+        self.gap = sum(gaps[1:], gaps[0]) if gaps else None
+        self.seen = Seen([part for _, _, seen in everyone for part in seen.parts])
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +16,14 @@ from reasoner import plugins as hooks
 from reasoner.cli import options
 from reasoner.cli.console import out
 from reasoner.cli.report import leaving_report
+from reasoner.config import Config
 from reasoner.data import Splits, load_splits
-from reasoner.models import resolve_device
+from reasoner.errors import ConfigError
+from reasoner.models import describe_model, resolve_device, resolve_model
 from reasoner.plan import describe_plan
 from reasoner.preflight import ready
 from reasoner.processes import guard_processes, interruptible
+from reasoner.ranks import launched
 from reasoner.sampling.factory import choose_engine
 from reasoner.settings import Resolved, load_config
 
@@ -29,6 +33,9 @@ def run(
     profile: options.Profile = None,
     steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for run folders (run.output).")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that train together on this node, one per GPU (run.ranks).")
+    ] = None,
     config: options.ConfigFile = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
@@ -44,22 +51,45 @@ def run(
     reasoner run math-gsm8k --set data.train.path=train.jsonl --set data.eval.path=test.jsonl
 
     reasoner run math-gsm8k --set gro.preset=rloo --set rewards.boxed_format.weight=0.2 --steps 50
+
+    reasoner run math-gsm8k --profile gpu --gpus 8
     """
     arguments = list(sets or ())
     if steps is not None:
         arguments.append(f"run.steps={steps}")
     if output is not None:
         arguments.append(f"run.output={json.dumps(str(output), ensure_ascii=False)}")
+    here = launched()
+    if here.count > 1 or gpus is not None:
+        arguments.append(f"run.ranks={here.count if gpus is None else gpus}")
     resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
     if dry_run:
         _print_plan(_plan(resolved))
         return
+    if here.count == 1 and resolved.config.run.ranks > 1:
+        _launch(resolved.config)
+        return
+    if here.count != resolved.config.run.ranks:
+        raise ConfigError(
+            f"run.ranks is {resolved.config.run.ranks}, and the launcher started {here.count}; leave --gpus out, or "
+            "start as many"
+        )
     from reasoner.opening import open_stages
     from reasoner.pipeline import train
 
     with interruptible(), guard_processes(), leaving_report() as report_on, open_stages(resolved) as stages:
         report_on(stages.run.folder)
         train(stages)
+
+
+def _launch(config: Config) -> None:
+    """Start the ranks on this node: each runs this command again."""
+    from reasoner.launch import launch
+
+    print(f"preparing model {describe_model(config.model.path)}, starting {config.run.ranks} ranks", flush=True)  # noqa: T201
+    resolve_model(config.model.path)  # once, not by every rank at the same time
+    with guard_processes():
+        launch(config.run.ranks, sys.argv[1:], Path(config.run.output))
 
 
 def _plan(resolved: Resolved) -> Mapping[str, str]:

@@ -1,8 +1,11 @@
 """The learner on DeepSpeed: parameters, gradients and optimiser state sharded as ZeRO does, in host memory on demand.
 
-The same algorithm-blind accumulator as `torch_engine.py`: same weights in, same gradient out; `step` ends an
-accumulation, not a count. In bfloat16 the parameters are bfloat16; gradients add up in float32 and the optimiser keeps
-float32 copies.
+The same algorithm-blind accumulator as `torch_engine.py`: same weights in, same gradient out. All ranks hold the whole
+batch; each puts its share of the groups through the model. What that takes: DeepSpeed averages gradients over ranks, so
+losses are multiplied by their number; `step` ends an accumulation, not a count; and ranks go through the model equally
+often, with a token that weighs nothing where a share is smaller, because they wait for each other in between.
+
+In bfloat16 the parameters are bfloat16; gradients add up in float32 and the optimiser keeps float32 copies.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +30,24 @@ from reasoner.errors import UserError
 from reasoner.learning.backbone import Dtype
 from reasoner.learning.deepspeed_settings import deepspeed_settings
 from reasoner.learning.inputs import Inputs
-from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
+from reasoner.learning.learner import Accumulated, StepResult, WeightFunction, Weights
 from reasoner.learning.optimizer import why_not
-from reasoner.learning.packing import MicroBatch
+from reasoner.learning.packing import MicroBatch, Row
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.schedule import learning_rate
-from reasoner.learning.weighing import weigh_batch
+from reasoner.learning.spread import same_batch, shares_of, spread_logprobs
+from reasoner.learning.weighing import Weighed, weigh_batch
+from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, Response
 from reasoner.weights import write_weights
 
+T = TypeVar("T")
+
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """names under which configurations of mixture-of-experts models count their experts"""
+_IDLE = MicroBatch((Row((0,), ((0,),), (0,)),))
+"""what a rank without a share puts through the model"""
+_NOTHING = torch.empty(0)
 
 
 class DeepspeedLearner:
@@ -50,6 +61,7 @@ class DeepspeedLearner:
         dtype: Dtype,
         config: LearningConfig,
         total_steps: int,
+        ranks: Ranks = ALONE,
         trust_remote_code: bool = False,
     ) -> None:
         """Load the model into host memory and have DeepSpeed spread it.
@@ -60,6 +72,7 @@ class DeepspeedLearner:
             dtype: `float32` or `bfloat16`: number format of the forward pass and of the weights that are published.
             config: `[learning]`.
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
+            ranks: all that train together.
             trust_remote_code: run Python code that comes with the model.
 
         Raises:
@@ -84,7 +97,8 @@ class DeepspeedLearner:
         self._config = config
         self._total_steps = total_steps
         self._losses: list[float] = []
-        """of what went into the current gradient"""
+        """of what went into the current gradient, on all ranks"""
+        self._ranks = ranks
         self._gathered = deepspeed.zero.GatheredParameters
         self._name = f"deepspeed {deepspeed.__version__}"
         self._engine = _initialize(deepspeed, _Scores(self.policy), config, settings)
@@ -103,17 +117,25 @@ class DeepspeedLearner:
         ]
         moved = f", {' and '.join(offloaded)} in host memory" if offloaded else ""
         recompute = ", activations recomputed" if config.gradient_checkpointing else ""
-        return f"{self._name}, ZeRO {config.deepspeed.zero_stage}{moved}; {self.policy.description}; AdamW{recompute}"
+        over = f" over {self._ranks.count} ranks" if self._ranks.count > 1 else ""
+        zero = f"ZeRO {config.deepspeed.zero_stage}{over}{moved}"
+        return f"{self._name}, {zero}; {self.policy.description}; AdamW{recompute}"
 
-    @torch.no_grad()
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         self.policy.check(groups, temperature)
+        return spread_logprobs(groups, self._ranks, lambda some: self._logprobs(some, temperature))
+
+    @torch.no_grad()
+    def _logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         found: list[list[float]] = [[] for group in groups for _ in group.responses]
-        for batch in self.policy.packing.micro_batches(groups):
+        batches = self.policy.packing.micro_batches(groups)
+        for batch in batches:
             inputs = self.policy.inputs(batch)
             logprobs_S, _ = self._engine(inputs, temperature, False)
             for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
                 found[index] = part.tolist()
+        for _ in range(self._rounds(batches) - len(batches)):
+            self._engine(self.policy.inputs(_IDLE), temperature, False)
         return found
 
     def accumulate(
@@ -125,13 +147,24 @@ class DeepspeedLearner:
         together: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
+        same_batch(groups, self._ranks)
         self.policy.check(groups, temperature)
-        responses = [response for group in groups for response in group.responses]
-        batches = self.policy.packing.micro_batches(groups, together)
-        done = [self._accumulate_one(batch, responses, weights, temperature, entropy) for batch in batches]
-        return Accumulated.of(
-            batches, responses, sum((loss for loss, _ in done), 0.0), sum((found for _, found in done), 0.0)
-        )
+        share = shares_of(groups, self._ranks.count)[self._ranks.index]
+        units = None if together is None else [together[row] for row in share.rows]
+        batches = self.policy.packing.micro_batches(share.groups, units)
+
+        def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+            return weights([share.rows[row] for row in rows], logprobs_RT)
+
+        done = [self._accumulate_one(batch, share.responses, weigh, temperature, entropy) for batch in batches]
+        for _ in range(self._rounds(batches) - len(batches)):
+            logprobs_S, _ = self._engine(self.policy.inputs(_IDLE), temperature, entropy)
+            self._engine.backward(0.0 * logprobs_S.sum(), scale_wrt_gas=False)
+        loss = sum((float(each.loss) for each in done), 0.0)
+        mine = Accumulated.of(batches, share.responses, loss, sum((each.entropy for each in done), 0.0))
+        everyone = self._ranks.gather((mine, [float(each.loss) for each in done if each.wanted]))
+        self._losses += [loss for _, losses in everyone for loss in losses]
+        return sum((each for each, _ in everyone[1:]), everyone[0][0])
 
     def _accumulate_one(
         self,
@@ -140,18 +173,20 @@ class DeepspeedLearner:
         weights: WeightFunction,
         temperature: float,
         entropy: bool,
-    ) -> tuple[float, float]:
-        """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * l - sum v * H and sum H."""
+    ) -> Weighed:
+        """Forward, weigh, backward; no backward where every weight is 0 and no other rank waits for it."""
         inputs = self.policy.inputs(batch)
         logprobs_S, entropies_S = self._engine(inputs, temperature, entropy)
         weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
-        loss = float(weighed.loss.detach())
-        if weighed.wanted:
+        if weighed.wanted or self._ranks.count > 1:
             # A loss that is not finite spoils the gradient, also where its derivative would be: the step is skipped.
-            spoiled = 1.0 if math.isfinite(loss) else math.nan
-            self._engine.backward(weighed.loss * spoiled, scale_wrt_gas=False)
-            self._losses.append(loss)
-        return loss, weighed.entropy
+            factor = self._ranks.count if math.isfinite(float(weighed.loss.detach())) else math.nan
+            self._engine.backward(weighed.loss * factor, scale_wrt_gas=False)
+        return replace(weighed, loss=weighed.loss.detach())  # without what the backward pass would have needed
+
+    def _rounds(self, batches: Sequence[MicroBatch]) -> int:
+        """How often every rank goes through the model."""
+        return max(self._ranks.gather(len(batches)))
 
     def step(self) -> StepResult:
         config = self._config
@@ -178,21 +213,41 @@ class DeepspeedLearner:
             sums.update(dict.fromkeys(sums))
 
     def publish(self, folder: Path) -> str:
-        return write_weights(folder, self._weights())
+        """As in the protocol; the first rank of every node writes."""
+        weights = self._weights(wanted=self._ranks.leads_node)
+        return self._written(lambda: write_weights(folder, weights) if self._ranks.leads_node else "")
 
     def save(self, folder: Path) -> None:
-        self.policy.save(folder, self._weights())
+        """As in the protocol; the first rank writes."""
+        weights = self._weights(wanted=self._ranks.first)
+        self._written(lambda: self.policy.save(folder, weights) if self._ranks.first else None)
 
-    def _weights(self) -> dict[str, Tensor]:
-        """All weights in host memory, gathered one after the other; a tied output layer is there under its own name."""
+    def _written(self, write: Callable[[], T]) -> T:
+        """What the first rank's `write` gives. An error of one rank is raised by all, so that none waits."""
+        outcome: T | OSError
+        try:
+            outcome = write()
+        except OSError as error:
+            outcome = error
+        everyone = self._ranks.gather(outcome)
+        for each in everyone:
+            if isinstance(each, OSError):
+                raise each
+        return cast(T, everyone[0])
+
+    def _weights(self, wanted: bool) -> dict[str, Tensor]:
+        """All weights in host memory, gathered one after the other; a tied output layer is there under its own name.
+
+        Empty on a rank where they are not wanted.
+        """
         gathered: dict[int, Tensor] = {}
         found = {}
         for name, value in self.policy.model.state_dict(keep_vars=True).items():
             if id(value) not in gathered:
                 with self._gathered([value] if isinstance(value, nn.Parameter) else []):
-                    gathered[id(value)] = value.detach().to("cpu", copy=True)
+                    gathered[id(value)] = value.detach().to("cpu", copy=True) if wanted else _NOTHING
             found[name] = gathered[id(value)]
-        return found
+        return found if wanted else {}
 
 
 class _Scores(nn.Module):

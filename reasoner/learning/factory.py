@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasoner.config import Config
 from reasoner.errors import MissingDependencyError
 from reasoner.learning.deepspeed_settings import deepspeed_settings
+from reasoner.ranks import Ranks
 
 if TYPE_CHECKING:
     from reasoner.learning.learner import Learner
@@ -22,13 +21,12 @@ def choose_learner(config: Config) -> str:
     Raises:
         MissingDependencyError: deepspeed is asked for and not installed.
     """
-    asked = config.learning.engine
-    if asked == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+    if config.learner == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise MissingDependencyError(
-            "learning.engine = 'deepspeed' and deepspeed is not installed: `DS_BUILD_OPS=0 pip install "
-            "'reasoner[deepspeed]'`, or set learning.engine = 'torch'"
+            f"{_reason(config)} asks for deepspeed, which is not installed: `DS_BUILD_OPS=0 pip install "
+            "'reasoner[deepspeed]'`, or train on one rank with learning.engine = 'torch'"
         )
-    return "torch" if asked == "auto" else asked
+    return config.learner
 
 
 def describe_learner(config: Config) -> str:
@@ -38,27 +36,28 @@ def describe_learner(config: Config) -> str:
         MissingDependencyError: as `choose_learner`.
         ConfigError: the user's DeepSpeed file contradicts the configuration.
     """
-    engine = choose_learner(config)
-    reason = "one process" if config.learning.engine == "auto" else "learning.engine"
-    if engine == "torch":
-        return f"torch ({reason})"
+    if choose_learner(config) == "torch":
+        return f"torch ({_reason(config)})"
     deepspeed_settings(config.learning, config.model.dtype)
-    return f"deepspeed, ZeRO {config.learning.deepspeed.zero_stage} ({reason})"
+    return (
+        f"deepspeed, ZeRO {config.learning.deepspeed.zero_stage} over {_counted(config.run.ranks)} ({_reason(config)})"
+    )
 
 
-@contextmanager
-def open_learner(config: Config, folder: Path, device: str) -> Iterator[Learner]:
+def open_learner(config: Config, folder: Path, device: str, ranks: Ranks) -> Learner:
     """Load the model in `folder` and prepare its optimiser.
+
+    Args:
+        ranks: with DeepSpeed, those of the process group that is open.
 
     Raises:
         MissingDependencyError: deepspeed is asked for and not installed.
         UserError: the model or the settings are not such as the engine can train.
     """
-    engine = choose_learner(config)
-    if engine == "torch":
+    if choose_learner(config) == "torch":
         from reasoner.learning.torch_engine import TorchLearner
 
-        yield TorchLearner(
+        return TorchLearner(
             folder,
             device=device,
             dtype=config.model.dtype,
@@ -66,17 +65,24 @@ def open_learner(config: Config, folder: Path, device: str) -> Iterator[Learner]
             total_steps=config.optimizer_steps,
             trust_remote_code=config.model.trust_remote_code,
         )
-        return
-    from reasoner.ranks import open_ranks
+    from reasoner.learning.deepspeed_engine import DeepspeedLearner
 
-    with open_ranks(device):
-        from reasoner.learning.deepspeed_engine import DeepspeedLearner
+    return DeepspeedLearner(
+        folder,
+        device=device,
+        dtype=config.model.dtype,
+        config=config.learning,
+        total_steps=config.optimizer_steps,
+        ranks=ranks,
+        trust_remote_code=config.model.trust_remote_code,
+    )
 
-        yield DeepspeedLearner(
-            folder,
-            device=device,
-            dtype=config.model.dtype,
-            config=config.learning,
-            total_steps=config.optimizer_steps,
-            trust_remote_code=config.model.trust_remote_code,
-        )
+
+def _reason(config: Config) -> str:
+    if config.learning.engine != "auto":
+        return "learning.engine"
+    return "one rank" if config.run.ranks == 1 else "several ranks"
+
+
+def _counted(ranks: int) -> str:
+    return f"{ranks} rank{'' if ranks == 1 else 's'}"

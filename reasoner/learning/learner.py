@@ -10,7 +10,7 @@ group order, T tokens padded to the longest response at hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -51,6 +51,10 @@ class Accumulated:
     of a critic: - sum of w * V"""
     entropy: float = 0.0
     """sum of H over the policy's tokens, nats; 0 when entropies were not asked for"""
+
+    def __add__(self, other: Accumulated) -> Accumulated:
+        """What two ranks did of the same batch."""
+        return Accumulated(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @classmethod
     def of(

@@ -75,7 +75,9 @@ def record(learner: Learner, first_gradient: Callable[[], dict[str, Tensor]], fo
     published = folder / f"{name}-published"
     published.mkdir(parents=True, exist_ok=True)
     checksum = learner.publish(published)
-    found = load_file(published / WEIGHTS_FILE) | {f"gradient:{key}": value for key, value in gradient.items()}
+    # Only the first rank of a node publishes.
+    weights = load_file(published / WEIGHTS_FILE) if (published / WEIGHTS_FILE).exists() else {}
+    found = weights | {f"gradient:{key}": value for key, value in gradient.items()}
     facts = {"reports": reports, "logprobs": logprobs, "checksum": checksum, "version": learner.version}
     save_file(found, folder / f"{name}.safetensors", {"facts": json.dumps(facts)})
 
@@ -90,11 +92,12 @@ def main(model: Path, output: Path) -> None:
     from reasoner.learning.deepspeed_engine import DeepspeedLearner
     from reasoner.ranks import open_ranks
 
-    with open_ranks("cpu"):
+    with open_ranks("cpu") as ranks:
         for name, (dtype, spread) in SPREADS.items():
             config = learning(deepspeed=spread, gradient_checkpointing=name == "zero-3")
-            learner = DeepspeedLearner(model, device="cpu", dtype=dtype, config=config, total_steps=5)
-            record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), output, name)  # type: ignore[misc]
+            learner = DeepspeedLearner(model, device="cpu", dtype=dtype, config=config, total_steps=5, ranks=ranks)
+            folder = output / f"rank-{ranks.index}"
+            record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), folder, name)  # type: ignore[misc]
 
 
 def _moments(learner: Any, spread: dict[str, Any]) -> dict[str, Tensor]:

@@ -28,16 +28,28 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the torch engine and one rank of DeepSpeed did."""
+    """What the torch engine, one rank and two ranks of DeepSpeed did."""
     folder = tmp_path_factory.mktemp("deepspeed")
     model = build_tiny_model(folder / "tiny")
     for dtype in ("float32", "bfloat16"):
         _torch(model, dtype, folder / "torch")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", deepspeed_steps.__name__, str(model), str(folder / "one")]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, *launcher, "-m", deepspeed_steps.__name__, str(model), str(folder / name)],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, launcher in launchers.items()
+    ]
+    for run in runs:
+        output, errors = run.communicate(timeout=280)
+        assert run.returncode == 0, errors
+        assert output == ""
     return folder
 
 
@@ -74,10 +86,11 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
     )
 
 
+@pytest.mark.parametrize("ranks", ["one", "two"])
 @pytest.mark.parametrize("name", [name for name, (dtype, _) in SPREADS.items() if dtype == "float32"])
-def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, name: str) -> None:
+def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, name: str, ranks: str) -> None:
     gradient, weights, facts = outcome(outcomes / "torch" / "float32.safetensors")
-    got_gradient, got_weights, got = outcome(outcomes / "one" / f"{name}.safetensors")
+    got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
     assert distance(got_weights, weights) < 1e-5
     assert got["version"] == facts["version"] == 3
@@ -91,11 +104,21 @@ def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, name: str
     assert largest_difference(got["logprobs"], facts["logprobs"]) < 1e-4
 
 
+def test_all_ranks_know_what_all_did(outcomes: Path) -> None:
+    """Counts, losses, norms, log-probabilities and the checksum of the published weights."""
+    for name in SPREADS:
+        _, _, first = outcome(outcomes / "two" / "rank-0" / f"{name}.safetensors")
+        _, published, second = outcome(outcomes / "two" / "rank-1" / f"{name}.safetensors")
+        assert json.dumps(first) == json.dumps(second)  # as text, where NaN equals NaN
+        assert published == {}
+
+
+@pytest.mark.parametrize("ranks", ["one", "two"])
 @pytest.mark.parametrize("name", [name for name, (dtype, _) in SPREADS.items() if dtype == "bfloat16"])
-def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, name: str) -> None:
+def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, name: str, ranks: str) -> None:
     """Gradients are within the rounding of the forward pass, steps that must not be made are not."""
     gradient, weights, facts = outcome(outcomes / "torch" / "float32.safetensors")
-    got_gradient, got_weights, got = outcome(outcomes / "one" / f"{name}.safetensors")
+    got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     rounding, _, _ = outcome(outcomes / "torch" / "bfloat16.safetensors")
     assert distance(got_gradient, gradient) < 3 * distance(rounding, gradient) < 0.1
     assert {value.dtype for value in got_weights.values()} == {torch.bfloat16}

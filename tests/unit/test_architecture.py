@@ -212,7 +212,7 @@ def test_the_command_line_has_these_options() -> None:
     """Adding an option is a decision."""
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
-        "run": "--allow-unsandboxed-code --config --dry-run --help --output --plugin --profile --set --steps task",
+        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --output --plugin --profile --set --steps task",
         "eval": "--allow-unsandboxed-code --config --help --model --plugin --profile --set task",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
         "runs": "--help",
@@ -258,7 +258,7 @@ def commands(command: object, name: str) -> Iterator[tuple[str, str]]:
 
 
 KEYS = """
-task title profile plugins run.steps run.output run.seed model.path model.dtype model.device model.trust_remote_code
+task title profile plugins run.ranks run.steps run.output run.seed model.path model.dtype model.device model.trust_remote_code
 model.chat_template_kwargs prompt.system prompt.template prompt.examples data.train.path data.train.hub
 data.train.generator data.train.options data.train.split data.train.columns data.train.limit data.train.shuffle
 data.train.seed data.eval.path data.eval.hub data.eval.generator data.eval.options data.eval.split data.eval.columns

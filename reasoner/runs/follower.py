@@ -1,0 +1,50 @@
+"""The run folder as a rank sees that is not the first: a folder of its own below it, for logs.
+
+<run>/ranks/rank-1/
+    log.txt          what this rank's view would show
+    output.txt       what it printed
+    sampler.log
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from reasoner.evaluation import Evaluation
+from reasoner.records import Rollout, Suspect
+from reasoner.runs.folder import Run
+
+
+class Follower(Run):
+    """Takes what the first rank writes, and writes nothing but logs."""
+
+    def __init__(self, run_folder: Path, rank: int) -> None:
+        folder = run_folder / "ranks" / f"rank-{rank}"
+        folder.mkdir(parents=True)
+        _keep_output(folder / "output.txt")
+        super().__init__(folder)
+        self.model_folder = run_folder / "model"
+
+    def commit(self, step: int, metrics: Mapping[str, float], rollouts: Sequence[Rollout]) -> None:
+        self._steps = step
+
+    def commit_evaluation(self, step: int, evaluation: Evaluation, rollouts: Sequence[Rollout]) -> None:
+        pass
+
+    def keep_suspects(self, step: int, suspects: Sequence[Suspect]) -> Path:
+        return self.folder.parents[1] / "not-finite" / f"step-{step:06}.parquet"
+
+    @contextmanager
+    def saving_model(self) -> Iterator[Path]:
+        yield self.folder
+
+
+def _keep_output(file: Path) -> None:
+    """Give the launcher's log of this rank a second name, under which it stays."""
+    if stat.S_ISREG(os.fstat(1).st_mode):
+        with suppress(OSError):  # on another file system it stays where the launcher wrote it
+            os.link(Path("/proc/self/fd/1").readlink(), file)

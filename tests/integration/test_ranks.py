@@ -1,0 +1,125 @@
+"""`reasoner run --gpus 2` as a user runs it: two real ranks on the CPU, a tiny model, a verifier of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from transformers import AutoModelForCausalLM
+
+from reasoner.codec import read_parquet
+from reasoner.records import Rollout
+from reasoner.runs.folder import read_evaluations, read_metrics
+from tests.integration.test_run import TASK
+from tests.tiny import build_tiny_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.deepspeed]
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`reasoner run TASK --gpus 2 ...` for a task file of one's own."""
+    folder = tmp_path_factory.mktemp("ranks")
+    data = folder / "problems.jsonl"
+    data.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) + "\n" for n in range(8)))
+    task = folder / "letters-task.toml"
+    task.write_text(TASK.format(model=build_tiny_model(folder / "tiny"), data=data))
+    return [
+        *(sys.executable, "-m", "reasoner", "run", str(task), "--gpus", "2", "--set", "model.device=cpu"),
+        *("--plugin", str(HERE / "rewarding_letters.py")),
+    ]
+
+
+def run(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+
+
+def test_two_ranks_train_as_one(command: list[str], tmp_path: Path) -> None:
+    done = run([*command, "--output", str(tmp_path), "--steps", "2"])
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert "ranks = 2" in (folder / "config.toml").read_text()
+    metrics = read_metrics(folder)
+    assert [row["step"] for row in metrics] == [1, 2]
+    assert [evaluated.evaluation.problems for evaluated in read_evaluations(folder)] == [2, 2, 2]
+    rollouts = read_parquet(folder / "rollouts" / "step-000002.parquet", Rollout)
+    assert [rollout.sample for rollout in rollouts] == [0, 1, 2, 3] * 4  # whole groups, in the order of the problems
+    assert {rollout.response.policy_version for rollout in rollouts} == {2}
+    assert sum(any(rollout.weights or ()) for rollout in rollouts) > 8  # of responses of both ranks
+    for row in metrics:
+        tokens = sum(len(r.response.token_ids) for r in _rollouts(folder, int(row["step"])))
+        assert row["tokens/sampled"] == tokens
+        assert row["gap/mean"] < 1e-4  # each rank's sampler has the learner's weights
+    AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert done.stdout.count("step 2/2") == 1
+    assert "step 2/2" in (folder / "ranks" / "rank-1" / "log.txt").read_text()
+
+
+def _rollouts(folder: Path, step: int) -> list[Rollout]:
+    return read_parquet(folder / "rollouts" / f"step-{step:06}.parquet", Rollout)
+
+
+def test_a_failure_is_shown_with_its_rank_and_ends_the_others(command: list[str], tmp_path: Path) -> None:
+    broken = [*command, "--plugin", str(HERE / "failing_rank.py"), "--output", str(tmp_path)]
+    done = run(broken)
+    assert done.returncode != 0
+    first = next(line for line in done.stderr.splitlines() if line)
+    assert first == "error: rank 1 failed.", done.stderr
+    assert "only here" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_rank_ends_the_run(command: list[str], tmp_path: Path) -> None:
+    arguments = [*command, "--output", str(tmp_path), "--steps", "10000", "--set", "evaluation.every=0"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
+        deadline = time.monotonic() + 200
+        while not [file for file in tmp_path.glob("*/metrics.jsonl") if file.read_text()]:
+            assert launcher.poll() is None and time.monotonic() < deadline, launcher.communicate()
+            time.sleep(0.2)
+        family = psutil.Process(launcher.pid).children(recursive=True)
+        (second,) = [each for each in family if each.ppid() == launcher.pid and _rank(each) == "1"]
+        second.send_signal(signal.SIGKILL)
+        _, errors = launcher.communicate(timeout=60)
+        assert launcher.returncode == 1
+        assert "error: rank 1 was ended by signal 9" in errors
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert alive == []
+    (folder,) = tmp_path.iterdir()
+    assert json.loads((folder / "status.json").read_text())["state"] != "running"
+
+
+def _rank(process: psutil.Process) -> str | None:
+    return process.environ().get("RANK")
+
+
+def test_ranks_that_disagree_are_refused(command: list[str], tmp_path: Path) -> None:
+    """As on two nodes: torchrun's variables, and another seed on one of them."""
+    with_ranks = [part for part in command if part not in ("--gpus", "2")]
+    ranks = []
+    for rank in range(2):
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(20_000 + os.getpid() % 20_000),
+        }
+        arguments = [*with_ranks, "--output", str(tmp_path), "--set", f"run.seed={rank}"]
+        ranks.append(subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True))
+    for process in ranks:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 2
+        assert "ranks disagree: run.seed is 0 on rank 0 and 1 on rank 1" in errors
+    assert list(tmp_path.iterdir()) == []
