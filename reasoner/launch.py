@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -98,14 +99,21 @@ def _first_of(failures: Mapping[int, Any], logs: Path) -> RankError:
 
     Where one rank is gone the others fail too, because they were waiting for it.
     """
-    said = {rank: _said(failure.error_file) for rank, failure in failures.items()}
-    silent = [rank for rank, message in said.items() if not message]
-    if not silent:
-        rank, message = min(said.items(), key=lambda item: float(item[1]["time"]))
+    said = {rank: message for rank, failure in failures.items() if (message := _said(failure.error_file))}
+    silent = {rank: failure.exitcode for rank, failure in failures.items() if rank not in said}
+    causes = {rank: message for rank, message in said.items() if not _misses_another(message["message"])}
+    died = [rank for rank, code in silent.items() if code != -signal.SIGTERM]  # which is how the launcher ends the rest
+    if causes or (said and not died):
+        rank, message = min((causes or said).items(), key=lambda item: float(item[1]["time"]))
         return RankError(f"rank {rank} failed.\n{message['message'].strip()}", int(message["code"]))
-    code = failures[silent[0]].exitcode
-    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return RankError(f"rank {silent[0]} {how} and said nothing.{_tail(silent[0], logs)}", 1)
+    rank = [*died, *silent][0]
+    how = f"was ended by signal {-silent[rank]}" if silent[rank] < 0 else f"ended with exit code {silent[rank]}"
+    return RankError(f"rank {rank} {how} and said nothing.{_tail(rank, logs)}", 1)
+
+
+def _misses_another(message: str) -> bool:
+    """Whether a rank failed only because it waited for one that is gone."""
+    return any(sign in message for sign in ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer"))
 
 
 def _said(error_file: str) -> dict[str, Any]:

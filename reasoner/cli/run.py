@@ -78,7 +78,8 @@ def run(
     from reasoner.pipeline import train
 
     with interruptible(), guard_processes(), leaving_report() as report_on, open_stages(resolved) as stages:
-        report_on(stages.run.folder)
+        if here.first:
+            report_on(stages.run.folder)
         train(stages)
 
 

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from reasoner.evaluation import Evaluation
 from reasoner.records import Rollout, Suspect
@@ -33,6 +34,9 @@ class Follower(Run):
         self._steps = step
 
     def commit_evaluation(self, step: int, evaluation: Evaluation, rollouts: Sequence[Rollout]) -> None:
+        pass
+
+    def warn(self, warnings: Sequence[Any]) -> None:
         pass
 
     def keep_suspects(self, step: int, suspects: Sequence[Suspect]) -> Path:

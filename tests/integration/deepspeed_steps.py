@@ -34,6 +34,8 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "zero-2-offload-bfloat16": ("bfloat16", {"zero_stage": 2, "offload_optimizer": True}),
     "zero-3-bfloat16": ("bfloat16", {"zero_stage": 3}),
 }
+ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
+"""the others on two ranks only"""
 GROUPS = ragged_groups(prompts=(3, 24, 7, 9, 5), responses=3)
 TEMPERATURE = 0.8
 
@@ -93,7 +95,8 @@ def main(model: Path, output: Path) -> None:
     from reasoner.ranks import open_ranks
 
     with open_ranks("cpu") as ranks:
-        for name, (dtype, spread) in SPREADS.items():
+        names = ON_ONE_RANK if ranks.count == 1 else tuple(SPREADS)
+        for name, (dtype, spread) in ((name, SPREADS[name]) for name in names):
             config = learning(deepspeed=spread, gradient_checkpointing=name == "zero-3")
             learner = DeepspeedLearner(model, device="cpu", dtype=dtype, config=config, total_steps=5, ranks=ranks)
             folder = output / f"rank-{ranks.index}"

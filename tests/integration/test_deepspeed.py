@@ -18,7 +18,7 @@ from torch import Tensor
 from reasoner.learning.policy import Dtype
 from reasoner.learning.torch_engine import TorchLearner
 from tests.integration import deepspeed_steps
-from tests.integration.deepspeed_steps import SPREADS, first_moments, learning, record
+from tests.integration.deepspeed_steps import ON_ONE_RANK, SPREADS, first_moments, learning, record
 from tests.tiny import build_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.deepspeed]
@@ -76,6 +76,12 @@ def distance(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return float((difference / sum(float(value.double().square().sum()) for value in expected.values())) ** 0.5)
 
 
+def cases(dtype: str) -> list[tuple[str, str]]:
+    """(`one` or `two` ranks, how the learner is spread)"""
+    names = [name for name, (each, _) in SPREADS.items() if each == dtype]
+    return [("two", name) for name in names] + [("one", name) for name in names if name in ON_ONE_RANK]
+
+
 def largest_difference(got: list[list[list[float]]], expected: list[list[list[float]]]) -> float:
     """Over log-probabilities before and after the steps, of all responses."""
     return max(
@@ -86,9 +92,8 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
     )
 
 
-@pytest.mark.parametrize("ranks", ["one", "two"])
-@pytest.mark.parametrize("name", [name for name, (dtype, _) in SPREADS.items() if dtype == "float32"])
-def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, name: str, ranks: str) -> None:
+@pytest.mark.parametrize(("ranks", "name"), cases("float32"))
+def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: str, name: str) -> None:
     gradient, weights, facts = outcome(outcomes / "torch" / "float32.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
@@ -113,9 +118,8 @@ def test_all_ranks_know_what_all_did(outcomes: Path) -> None:
         assert published == {}
 
 
-@pytest.mark.parametrize("ranks", ["one", "two"])
-@pytest.mark.parametrize("name", [name for name, (dtype, _) in SPREADS.items() if dtype == "bfloat16"])
-def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, name: str, ranks: str) -> None:
+@pytest.mark.parametrize(("ranks", "name"), cases("bfloat16"))
+def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, ranks: str, name: str) -> None:
     """Gradients are within the rounding of the forward pass, steps that must not be made are not."""
     gradient, weights, facts = outcome(outcomes / "torch" / "float32.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")

@@ -258,19 +258,19 @@ def commands(command: object, name: str) -> Iterator[tuple[str, str]]:
 
 
 KEYS = """
-task title profile plugins run.ranks run.steps run.output run.seed model.path model.dtype model.device model.trust_remote_code
-model.chat_template_kwargs prompt.system prompt.template prompt.examples data.train.path data.train.hub
-data.train.generator data.train.options data.train.split data.train.columns data.train.limit data.train.shuffle
-data.train.seed data.eval.path data.eval.hub data.eval.generator data.eval.options data.eval.split data.eval.columns
-data.eval.limit data.eval.shuffle data.eval.seed data.pairs.path data.pairs.hub data.pairs.generator data.pairs.options
-data.pairs.split data.pairs.columns data.pairs.limit data.pairs.shuffle data.pairs.seed data.pairs.per_step
-data.pairs.max_tokens data.pairs.too_long data.labelled.path data.labelled.hub data.labelled.generator
-data.labelled.options data.labelled.split data.labelled.columns data.labelled.limit data.labelled.shuffle
-data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.labelled.too_long data.demos.path
-data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns data.demos.limit
-data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens data.demos.too_long sampling.engine
-sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop sampling.top_p
-sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.refills sampling.kv_cache_gib
+task title profile plugins run.ranks run.steps run.output run.seed model.path model.dtype model.device
+model.trust_remote_code model.chat_template_kwargs prompt.system prompt.template prompt.examples data.train.path
+data.train.hub data.train.generator data.train.options data.train.split data.train.columns data.train.limit
+data.train.shuffle data.train.seed data.eval.path data.eval.hub data.eval.generator data.eval.options data.eval.split
+data.eval.columns data.eval.limit data.eval.shuffle data.eval.seed data.pairs.path data.pairs.hub data.pairs.generator
+data.pairs.options data.pairs.split data.pairs.columns data.pairs.limit data.pairs.shuffle data.pairs.seed
+data.pairs.per_step data.pairs.max_tokens data.pairs.too_long data.labelled.path data.labelled.hub
+data.labelled.generator data.labelled.options data.labelled.split data.labelled.columns data.labelled.limit
+data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.labelled.too_long
+data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
+data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens data.demos.too_long
+sampling.engine sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
+sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.refills sampling.kv_cache_gib
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers
 scoring.memory_mb scoring.max_failure_rate scoring.cache gro.preset gro.terms.entry.preset gro.terms.entry.weight
@@ -283,16 +283,15 @@ gro.terms.entry.credit.options gro.terms.entry.evidence.unit gro.terms.entry.evi
 gro.terms.entry.evidence.reference gro.terms.entry.evidence.beta gro.terms.entry.evidence.discount
 gro.terms.entry.evidence.bias gro.terms.entry.anchor.kind gro.terms.entry.anchor.margin gro.terms.entry.link.kind
 gro.terms.entry.link.low gro.terms.entry.link.high gro.terms.entry.link.dual gro.terms.entry.link.cap
-gro.terms.entry.link.smoothing gro.terms.entry.link.desirable gro.terms.entry.link.undesirable
-gro.terms.entry.link.name gro.terms.entry.link.options gro.terms.entry.aggregation.kind
-gro.terms.entry.aggregation.credited gro.terms.entry.aggregation.length gro.terms.entry.kl.coefficient
-gro.terms.entry.kl.estimator gro.terms.entry.kl.place gro.terms.entry.correction.kind gro.terms.entry.correction.level
-gro.terms.entry.correction.low gro.terms.entry.correction.high gro.terms.entry.pairing.rule
-gro.terms.entry.pairing.most gro.terms.entry.pairing.margin gro.terms.entry.pairing.correct gro.terms.entry.entropy
-gro.terms.entry.mask_truncated learning.engine learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer
-learning.deepspeed.offload_parameters learning.deepspeed.config learning.problems_per_step learning.updates_per_step
-learning.epochs learning.learning_rate learning.warmup_steps learning.decay learning.betas learning.weight_decay
-learning.max_grad_norm learning.max_not_finite
+gro.terms.entry.link.smoothing gro.terms.entry.link.desirable gro.terms.entry.link.undesirable gro.terms.entry.link.name
+gro.terms.entry.link.options gro.terms.entry.aggregation.kind gro.terms.entry.aggregation.credited
+gro.terms.entry.aggregation.length gro.terms.entry.kl.coefficient gro.terms.entry.kl.estimator gro.terms.entry.kl.place
+gro.terms.entry.correction.kind gro.terms.entry.correction.level gro.terms.entry.correction.low
+gro.terms.entry.correction.high gro.terms.entry.pairing.rule gro.terms.entry.pairing.most gro.terms.entry.pairing.margin
+gro.terms.entry.pairing.correct gro.terms.entry.entropy gro.terms.entry.mask_truncated learning.engine
+learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer learning.deepspeed.offload_parameters
+learning.deepspeed.config learning.problems_per_step learning.updates_per_step learning.epochs learning.learning_rate
+learning.warmup_steps learning.decay learning.betas learning.weight_decay learning.max_grad_norm learning.max_not_finite
 learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.share_prompts learning.reference
 critic.path critic.learning_rate critic.value_clip handover.check_every handover.max_gap evaluation.every
 evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct trackers

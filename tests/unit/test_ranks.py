@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_a_difference_is_named_with_the_rank() -> None:
     Faked(count=2).agree({"device": "cpu"})
     with pytest.raises(UserError, match=r"torch is .* on rank 0 and 2\.6\.0 on rank 1"):
         Faked(count=2, other=lambda facts: facts | {"torch": "2.6.0"}).agree({"device": "cpu"})
-    with pytest.raises(UserError, match="run.seed is 0 on rank 0 and 1 on rank 1"):
+    with pytest.raises(UserError, match=r"run\.seed is 0 on rank 0 and 1 on rank 1"):
         Faked(count=2, other=lambda facts: facts | {"run.seed": "1"}).agree({"run.seed": "0"})
 
 
@@ -95,8 +96,6 @@ def test_a_rank_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch, visible: str |
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     claim_device()
-    import os
-
     assert os.environ["CUDA_VISIBLE_DEVICES"] == mine
 
 
@@ -109,8 +108,9 @@ def failure(folder: Path, rank: int, exitcode: int, said: dict[str, Any] | None)
 
 def test_the_first_failure_is_shown(tmp_path: Path) -> None:
     failures = {
-        0: failure(tmp_path, 0, 1, {"message": "Connection closed", "code": 1, "time": 20.5}),
-        3: failure(tmp_path, 3, 2, {"message": "error: no such key", "code": 2, "time": 20.1}),
+        0: failure(tmp_path, 0, 1, {"message": "gloo: timeout", "code": 1, "time": 20.5}),
+        1: failure(tmp_path, 1, -9, None),  # by the launcher, because it did not end by itself
+        3: failure(tmp_path, 3, 2, {"message": "error: no such key", "code": 2, "time": 20.6}),
     }
     found = launch._first_of(failures, tmp_path)
     assert (str(found), found.code) == ("rank 3 failed.\nerror: no such key", 2)
@@ -121,8 +121,9 @@ def test_a_rank_that_was_killed_comes_before_those_that_missed_it(tmp_path: Path
     logs.mkdir(parents=True)
     (logs / "stderr.log").write_text("out of memory\n")
     failures = {
-        0: failure(tmp_path, 0, 1, {"message": "Connection closed", "code": 1, "time": 20.5}),
+        0: failure(tmp_path, 0, 1, {"message": "Connection closed by peer", "code": 1, "time": 20.5}),
         1: failure(tmp_path, 1, -9, None),
+        2: failure(tmp_path, 2, -15, None),
     }
     found = launch._first_of(failures, tmp_path)
     expected = "rank 1 was ended by signal 9 and said nothing. The end of its output:\nout of memory"
