@@ -22,6 +22,7 @@ from typing import Any
 
 from reasoner.errors import ReasonerError, RunError, UserError
 from reasoner.processes import scratch_prefix
+from reasoner.secrets import redact
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """environment variable of torch's launcher: where a rank writes why it failed"""
@@ -88,6 +89,7 @@ def report(error: BaseException, code: int) -> bool:
     if not file:
         return False
     text = f"error: {error}" if isinstance(error, ReasonerError) else "".join(traceback.format_exception(error))
+    text = redact(text)
     details = {"py_callstack": text, "timestamp": str(int(time.time()))}
     said = {"message": text, "code": code, "time": time.time(), "extraInfo": details}
     Path(file).write_text(json.dumps({"message": said}), encoding="utf-8")
