@@ -212,7 +212,8 @@ def test_the_command_line_has_these_options() -> None:
     """Adding an option is a decision."""
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
-        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --output --plugin --profile --set --steps task",
+        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --output --plugin --profile --set --steps "
+        "task",
         "eval": "--allow-unsandboxed-code --config --help --model --plugin --profile --set task",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
         "runs": "--help",
