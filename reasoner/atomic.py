@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader, or a kill at any moment, sees the old file or the new one, never a part. After an error the old one stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = _temporary(path)
     try:
         yield temporary
         sync(temporary)
@@ -31,7 +31,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     A folder cannot replace another in one operation: when `path` exists, it is removed just before the rename.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -40,11 +40,28 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             sync(entry)
         sync(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            remove_folder(path)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with everything in it: for a reader, or after a kill, it is whole or gone."""
+    removed = _temporary(path.with_name(f"{path.name}.removed"))
+    path.rename(removed)
+    sync(path.parent)
+    shutil.rmtree(removed)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left of its temporary files and folders in `folder`, which nobody else uses now."""
+    for path in folder.glob(".*.partial"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -67,6 +84,16 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
+def keep_lines(path: Path, keep: Callable[[bytes], bool] = lambda line: True) -> None:
+    """Remove the other lines of what `append_line` wrote, and a last line that is not whole."""
+    before = path.read_bytes()
+    lines = before.splitlines(keepends=True)
+    after = b"".join(line for line in lines if line.endswith(b"\n") and keep(line))
+    if after != before:
+        with replacing(path) as temporary:
+            temporary.write_bytes(after)
+
+
 def sync(path: Path) -> None:
     """Wait until the file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -74,3 +101,7 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")

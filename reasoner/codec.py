@@ -73,8 +73,11 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
                 raise DataError(f"{path}, line {number}: {error}") from error
 
 
-def read_jsonl(path: Path, type_: type[R]) -> list[R]:
+def read_jsonl(path: Path, type_: type[R], *, appended: bool = False) -> list[R]:
     """All records of a JSON lines file.
+
+    Args:
+        appended: it was written line by line (`atomic.append_line`): a last line that a kill cut is left out.
 
     Raises:
         DataError: no such file, or a line that is not such a record; the message names the line and the field.
@@ -83,6 +86,8 @@ def read_jsonl(path: Path, type_: type[R]) -> list[R]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                if appended and not line.endswith(b"\n"):
+                    break
                 try:
                     records.append(from_json(line, type_))
                 except DataError as error:

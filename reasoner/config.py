@@ -426,6 +426,13 @@ class RunConfig(Model):
     """folder that holds the run folders"""
     seed: Annotated[int, Field(ge=0)] = 0
     """seed of sampling, shuffling and initialisation"""
+    checkpoint_every: Positive | None = None
+    """steps between checkpoints; None: as often as it takes 2% of the time. The last step has one in any case"""
+    keep_last: Annotated[int, Field(ge=0)] = 2
+    """newest checkpoints that are kept while the run goes, one when it is finished; 0: none is written at all, and the
+    run cannot be resumed"""
+    keep_best: Annotated[int, Field(ge=0)] = 1
+    """checkpoints that are kept beside them: those with the best evaluations (`evaluation.every`)"""
 
 
 class Config(Model):

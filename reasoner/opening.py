@@ -12,33 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from reasoner import plugins
-from reasoner.config import Config, OfflineConfig, RewardConfig
-from reasoner.data import Splits, Stream, load_problems, load_splits, overlap_policy
-from reasoner.errors import ConfigError
+from reasoner.checkpointing import CRITIC
+from reasoner.config import Config, RewardConfig
 from reasoner.evaluation import Scorer
-from reasoner.gro.algorithms import Algorithms
-from reasoner.gro.terms import SOURCES, Source
-from reasoner.hookspecs import Generator
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.spread import Policy, SpreadPolicy
+from reasoner.material import Material, load_material
 from reasoner.measure import seconds_since_start
-from reasoner.models import open_tokenizer, resolve_device, resolve_model
-from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
-from reasoner.overlap import keep_apart
-from reasoner.plan import describe_offline, describe_plan
+from reasoner.models import resolve_device
+from reasoner.plan import describe_checkpoints
 from reasoner.plugins import Events
-from reasoner.prompts import render
 from reasoner.ranks import ALONE, Ranks, claim_device, open_ranks
-from reasoner.records import Problem, Prompt, ScoredGroup
+from reasoner.reporting.alarms import Watch
 from reasoner.reporting.choose import open_view
 from reasoner.reporting.plain import PlainView
 from reasoner.reporting.tracking import Trackers
 from reasoner.reporting.view import View, Views
+from reasoner.runs.changes import Change
 from reasoner.runs.folder import MINIMUM_FREE, Run, open_run
 from reasoner.runs.follower import Follower
-from reasoner.sampling.factory import choose_engine, open_sampler
+from reasoner.runs.resume import Place, Resume, find_place
+from reasoner.sampling.factory import open_sampler
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import Resolved, to_toml
 from reasoner.spread import SpreadSampler, SpreadScorer
@@ -46,60 +42,61 @@ from reasoner.stages import Evaluator, Stages
 
 
 @dataclass(frozen=True)
-class _Base:
-    """What every command has: the data, the model's folder, the run folder and the view."""
+class _Base(Material):
+    """What every command has: data and models, the run folder and the view."""
 
-    config: Config
     ranks: Ranks
-    folder: Path
-    """of the model"""
-    device: str
-    engine: str
     run: Run
     view: View
     events: Events
-    algorithms: Algorithms
-    train_prompts: Sequence[Prompt]
-    held_out: Sequence[Prompt]
-    problems: Stream[Problem] | None
-    offline: Mapping[Source, Stream[ScoredGroup]]
-    critic_folder: Path
 
 
 @contextmanager
-def open_stages(resolved: Resolved) -> Iterator[Stages]:
-    """Build a training run's parts and its folder.
+def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Stages]:
+    """Build a training run's parts and its folder, or those of a run to go on with.
 
     Raises:
-        UserError: data, model, verifiers or the output folder are not as they must be; nothing was loaded yet.
+        UserError: data, model, verifiers or the run folder are not as they must be; nothing was loaded yet.
         RunError: an engine did not start.
     """
     config = resolved.config
     config.check_trains()
     with ExitStack() as stack:
         ranks = stack.enter_context(_ranks(config))
-        base = stack.enter_context(_open_base(resolved, config.task, ranks, training=True))
+        place = stack.enter_context(find_place(resume.folder, config.run.steps)) if resume and ranks.first else None
+        checkpoint = ranks.of_first(place.checkpoint if place else None)
+        changes = resume.changes if resume else ()
+        base = stack.enter_context(_open_base(resolved, config.task, ranks, place, changes, training=True))
         evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
         base.view.message("loading the learner")
-        learner = open_learner(config, base.folder, base.device, ranks)
+        learner = open_learner(config, base.folder, base.device, ranks, checkpoint)
         base.view.message(f"learner: {learner.description}")
-        yield Stages(
+        algorithms = plugins.algorithms(base.manager)
+        stages = Stages(
             config=config,
             device=base.device,
             run=base.run,
             view=base.view,
             events=base.events,
             ranks=ranks,
-            terms={name: base.algorithms.bind(term.term) for name, term in config.gro.terms.items()},
+            terms={name: algorithms.bind(term.term) for name, term in config.gro.terms.items()},
             learner=learner,
             reference=_reference(base),
-            critic=_critic(base),
+            critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
             problems=base.problems,
-            prompts={prompt.problem.id: prompt for prompt in base.train_prompts},
-            offline=base.offline,
+            prompts={prompt.problem.id: prompt for prompt in base.train},
+            offline=base.streams,
             set_up_s=seconds_since_start(),
+            watch=Watch(base.run.history, list(base.run.evaluations.items())),
         )
+        if checkpoint:
+            stages.keeper.restore(checkpoint)
+        try:
+            yield stages
+        except BaseException:
+            stages.keeper.save_on_the_way_out()
+            raise
 
 
 @contextmanager
@@ -113,77 +110,84 @@ def open_evaluator(resolved: Resolved) -> Iterator[Evaluator]:
 
 
 @contextmanager
-def _open_base(resolved: Resolved, name: str, ranks: Ranks, *, training: bool) -> Iterator[_Base]:
-    config = resolved.config
-    manager = plugins.build_manager(config.plugins)
-    generators = plugins.generators(manager)
-    splits = _splits(config, generators, training=training)
-    device = resolve_device(config.model.device)
-    engine = choose_engine(config.sampling.engine) if config.online or not training else ""
-    facts = dict(describe_plan(resolved, splits, device, engine, training=training))
-    # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
-    # first time.
-    print(f"preparing model {facts['model']}", flush=True)  # noqa: T201
-    folder = resolve_model(config.model.path)
-    tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
-
-    def prompts(problems: Sequence[Problem]) -> list[Prompt]:
-        return render(problems, tokenizer, config.model.chat_template_kwargs, config.sampling.max_prompt_tokens)
-
-    offline: dict[Source, OfflineData] = {
-        source: _offline(config, source, generators, tokenizer, splits.eval)
-        for source in SOURCES
-        if training and source != "online" and config.gro.reads(source)
-    }
-    facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
-    held_out, train = prompts(splits.eval), prompts(splits.train)
-    streams = {source: _stream(config, source, data) for source, data in offline.items()}
-    problems = _problems(config, train) if training and config.online else None
-    critic = (
-        resolve_model(config.critic.path) if training and config.gro.needs_critic and config.critic.path else folder
-    )
-    reserve = MINIMUM_FREE + (2 * _size(folder) if training else 0)
+def _open_base(
+    resolved: Resolved,
+    name: str,
+    ranks: Ranks,
+    place: Place | None = None,
+    changes: Sequence[Change] = (),
+    *,
+    training: bool,
+) -> Iterator[_Base]:
+    material = load_material(resolved, training=training)
+    config, facts = material.config, dict(material.facts)
+    if training:
+        facts["checkpoints"] = describe_checkpoints(config.run, material.checkpoint_bytes)
+    if place:
+        facts["resumed"] = str(place)
     with ExitStack() as stack:
+        notes: Sequence[str] = ()
         if ranks.first:
-            run = stack.enter_context(open_run(Path(config.run.output), name, to_toml(config), facts, reserve))
+            if place:
+                place.check(material.identity())
+                run, notes = place.reopen(to_toml(config), facts, changes, material.reserve_bytes)
+            else:
+                run = _new_run(material, name, facts, training=training)
+            stack.enter_context(run)
             view = stack.enter_context(open_view(sys.stdout, run.log))
-            ranks.gather(run.folder)
+            ranks.gather((run.folder, run.history, run.evaluations))
         else:
-            run = stack.enter_context(Follower(ranks.of_first(Path()), ranks.index))
+            nothing: tuple[Path, list[dict[str, float]], dict[int, Any]] = (Path(), [], {})
+            run = stack.enter_context(Follower(*ranks.of_first(nothing), ranks.index))
             view = stack.enter_context(Views(PlainView(run.log, ascii_only=False)))
         view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
-        algorithms = plugins.algorithms(manager)
-        trackers = Trackers(
-            config.trackers if training and ranks.first else {}, plugins.trackers(manager), view.message
-        )
-        events = Events(manager, view.message, {"trackers": trackers})
-        events.emit("run_started", folder=run.folder, settings=config.model_dump(), first_step=1)
-        state = "failed"
+        if run.history:
+            view.resumed(run.history, list(run.evaluations.values()), config.run.steps)
+        for note in (*notes, *map(str, changes)):
+            view.message(note)
+        events = stack.enter_context(_events(material, run, view, tracked=training and ranks.first))
         try:
-            yield _Base(
-                config,
-                ranks,
-                folder,
-                device,
-                engine,
-                run,
-                view,
-                events,
-                algorithms,
-                train,
-                held_out,
-                problems,
-                streams,
-                critic,
-            )
-            state = "finished"
-        except (KeyboardInterrupt, SystemExit):
-            lost = "; the weights so far are not saved" if training else ""
-            view.message(f"interrupted: what was committed is in {run.folder}{lost}")
-            state = "interrupted"
+            yield _Base(**vars(material), ranks=ranks, run=run, view=view, events=events)
+        except BaseException as error:
+            if training:
+                view.message(_what_is_left(run, error))
             raise
-        finally:
-            events.emit("run_finished", folder=run.folder, state=state)
+
+
+def _new_run(material: Material, name: str, facts: Mapping[str, str], *, training: bool) -> Run:
+    config = material.config
+    identity = material.identity() if training else None
+    reserve = material.reserve_bytes if training else MINIMUM_FREE
+    output = Path(config.run.output)
+    return open_run(output, name, to_toml(config), facts, identity=identity, reserve_bytes=reserve)
+
+
+@contextmanager
+def _events(material: Material, run: Run, view: View, *, tracked: bool) -> Iterator[Events]:
+    """Plugins and trackers that watch, told of the start and of the end."""
+    trackers = Trackers(material.config.trackers if tracked else {}, plugins.trackers(material.manager), view.message)
+    events = Events(material.manager, view.message, {"trackers": trackers})
+    settings = material.config.model_dump()
+    events.emit("run_started", folder=run.folder, settings=settings, first_step=run.steps + 1)
+    state = "failed"
+    try:
+        yield events
+        state = "finished"
+    except (KeyboardInterrupt, SystemExit):
+        state = "interrupted"
+        raise
+    finally:
+        events.emit("run_finished", folder=run.folder, state=state)
+
+
+def _what_is_left(run: Run, error: BaseException) -> str:
+    """What a run that does not get to its end leaves, and how to go on with it."""
+    how = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
+    saved = run.checkpoints.steps()
+    if not saved:
+        return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
+    again = "" if saved[-1] == run.steps else f" ({run.steps - saved[-1]} committed steps after it are made again)"
+    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {run.folder}"
 
 
 @contextmanager
@@ -191,13 +195,14 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     config, view = base.config, base.view
     with ExitStack() as stack:
         rewards = _of_one_rank(config.rewards, base.ranks)
-        scorer: Scorer = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins))
+        service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins))
+        scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
         sampler = stack.enter_context(open_sampler(config, base.folder, base.run.folder / "sampler.log"))
         if base.ranks.count > 1:
             scorer, sampler = SpreadScorer(scorer, base.ranks), SpreadSampler(sampler, base.ranks)
         view.message(f"sampler: {sampler.description}")
-        yield Evaluator(config, base.run, view, base.held_out, scorer, sampler, base.events)
+        yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events)
 
 
 def _of_one_rank(rewards: Sequence[RewardConfig], ranks: Ranks) -> list[RewardConfig]:
@@ -206,48 +211,6 @@ def _of_one_rank(rewards: Sequence[RewardConfig], ranks: Ranks) -> list[RewardCo
         reward if reward.max_calls is None else reward.model_copy(update={"max_calls": reward.max_calls // ranks.count})
         for reward in rewards
     ]
-
-
-def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:
-    """The problems that the command uses."""
-    if training and config.online:
-        return load_splits(config.data, config.prompt, generators, config.run.seed)
-    if training:
-        return Splits((), (), ())
-    if config.data.eval is None:
-        raise ConfigError("data.eval is needed to evaluate and not set, for example --set data.eval.path=FILE.")
-    return Splits(
-        (), tuple(load_problems(config.data.eval, config.prompt, generators, config.run.seed, "data.eval")), ()
-    )
-
-
-def _offline(
-    config: Config,
-    source: Kind,
-    generators: Mapping[str, Generator],
-    tokenizer: OfflineTokenizer,
-    held_out: Sequence[Problem],
-) -> OfflineData:
-    """The responses of one source, apart from the evaluation problems."""
-    wanted: OfflineConfig = getattr(config.data, source)
-    kwargs, seed = config.model.chat_template_kwargs, config.run.seed
-    data = load_offline(source, wanted, config.prompt, generators, tokenizer, kwargs, seed)
-    policy = overlap_policy(config.data, wanted)
-    groups, notes = keep_apart(data.groups, lambda scored: scored.group.problem, held_out, f"data.{source}", policy)
-    return OfflineData(groups, (*data.notes, *notes))
-
-
-def _problems(config: Config, prompts: Sequence[Prompt]) -> Stream[Problem]:
-    seed = config.run.seed if config.data.train and config.data.train.shuffle else None
-    per_step = config.learning.problems_per_step
-    problems = [prompt.problem for prompt in prompts]
-    return Stream(problems, per_step, seed, section="data.train", key="learning.problems_per_step")
-
-
-def _stream(config: Config, source: Source, data: OfflineData) -> Stream[ScoredGroup]:
-    offline: OfflineConfig = getattr(config.data, source)
-    seed = config.run.seed if offline.shuffle else None
-    return Stream(data.groups, config.per_step(source), seed, section=f"data.{source}", key=f"data.{source}.per_step")
 
 
 @contextmanager
@@ -291,7 +254,7 @@ def _reference(base: _Base) -> Policy | None:
     return policy if base.ranks.count == 1 else SpreadPolicy(policy, base.ranks)
 
 
-def _critic(base: _Base) -> TorchCritic | None:
+def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
     config = base.config
     if not config.gro.needs_critic:
         return None
@@ -303,9 +266,5 @@ def _critic(base: _Base) -> TorchCritic | None:
         learning_rate=config.critic.learning_rate,
         total_steps=config.optimizer_steps,
         trust_remote_code=config.model.trust_remote_code,
+        checkpoint=checkpoint,
     )
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the model's files."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""The loop: hand over, sample, score, annotate, credit, update, commit.
+"""The loop: evaluate, keep, hand over, sample, score, annotate, credit, update, commit.
 
 What it works with is `reasoner.stages`, built in `reasoner.opening`; every arrow is a type of `reasoner.records`.
 """
@@ -19,14 +19,15 @@ from reasoner.update import ActiveTerm, UpdateReport, update
 
 
 def train(stages: Stages) -> Path:
-    """Train as configured; returns the folder of the trained model.
+    """Train as configured, or go on with a run that was interrupted; returns the folder of the trained model.
 
     Raises:
         RunError: the sampler, a verifier, the hand-over or the disk failed; the steps before are in the run folder.
     """
-    config = stages.config
-    before = stages.evaluate(0, "before training")
-    for step in range(1, config.run.steps + 1):
+    steps = stages.config.run.steps
+    for step in range(stages.run.steps + 1, steps + 1):
+        stages.evaluate(step - 1)
+        stages.keeper.save_where_due()
         timer = Timer()
         terms = stages.active_terms(step)
         batches = stages.collect(step, terms, timer)
@@ -35,10 +36,10 @@ def train(stages: Stages) -> Path:
         with timer("update"), stages.sampler_asleep():
             report = learn(stages, terms, annotate(stages, terms, batches))
         stages.commit(step, batches, report, timer)
-        stages.evaluate_between(step)
+    stages.keeper.save_where_due()
     model = stages.save_model()
-    after = stages.evaluate(config.run.steps, "after training")
-    stages.finish(before, after, model)
+    stages.evaluate(steps)
+    stages.finish(model)
     return model
 
 

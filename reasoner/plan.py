@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from reasoner.config import Config, OfflineConfig, SourceConfig, TermConfig
+from reasoner.config import Config, OfflineConfig, RunConfig, SourceConfig, TermConfig
 from reasoner.data import Splits
 from reasoner.gro.describe import choices_of, schedule
 from reasoner.gro.presets import PRESETS
@@ -82,6 +82,19 @@ def describe_offline(config: Config, source: Source, data: OfflineData) -> str:
     """Where offline responses come from, how many they are, and what was left out."""
     offline: OfflineConfig = getattr(config.data, source)
     return " ".join([describe_source(offline, len(data.groups)) + ".", *data.notes])
+
+
+def describe_checkpoints(config: RunConfig, size: int) -> str:
+    """How often there is one, how many are kept, and how large one is at most, in bytes."""
+    if not config.keep_last:
+        return "none (run.keep_last = 0): the run cannot be resumed"
+    often = (
+        "as often as costs 2% of the time"
+        if config.checkpoint_every is None
+        else f"every {config.checkpoint_every} steps"
+    )
+    best = f" and the best {config.keep_best}" if config.keep_best else ""
+    return f"{often}, up to {size / 2**20:,.0f} MiB; the newest {config.keep_last}{best} are kept"
 
 
 def describe_rewards(config: Config) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+
+from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
 from reasoner.data import Stream
 from reasoner.evaluation import Evaluation, Scorer, counted, evaluate, evaluation_params
@@ -24,9 +31,10 @@ from reasoner.ranks import Ranks
 from reasoner.records import Batch, Group, Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.reporting.alarms import Watch
 from reasoner.reporting.view import Summary, View
-from reasoner.runs.folder import Run
+from reasoner.runs.folder import Run, as_read
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.sampling.base import Sampler
+from reasoner.scoring.service import ScoringService
 from reasoner.suspects import explain, stop_after
 from reasoner.update import ActiveTerm, UpdateReport
 
@@ -43,6 +51,8 @@ class Evaluator:
     view: View
     held_out: Sequence[Prompt]
     scorer: Scorer
+    service: ScoringService
+    """what of it is this rank's own"""
     sampler: Sampler
     events: Events
     """the plugins that watch"""
@@ -67,6 +77,13 @@ class Evaluator:
         self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
         self.seconds += time.perf_counter() - started
         return evaluation
+
+    def state(self) -> dict[str, Any]:
+        """A part of the run (`checkpointing.Part`)."""
+        return {"seconds": self.seconds}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.seconds = state["seconds"]
 
 
 @dataclass
@@ -97,19 +114,43 @@ class Stages:
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
     set_up_s: float
-    """seconds from the start of the process until everything was ready"""
+    """seconds from the start of the process until everything was ready; with those of earlier starts of the run"""
+    earlier_s: float = 0.0
+    """seconds of earlier starts"""
     draws: int = 0
     """how many times problems were taken from the stream"""
     fresh_steps: int = 0
-    """steps that sampled"""
+    """steps that sampled, since this start"""
     sampled_tokens: int = 0
     """of the current step, dropped groups and greedy responses included"""
-    history: list[dict[str, float]] = field(default_factory=list)
-    """the metrics of every committed step"""
-    evaluations: list[tuple[int, Evaluation]] = field(default_factory=list)
-    """(steps before it, evaluation), in order"""
     watch: Watch = field(default_factory=Watch)
     """looks for what goes wrong"""
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of every committed step."""
+        return self.run.history
+
+    @cached_property
+    def keeper(self) -> Keeper:
+        """Writes the run's checkpoints."""
+        parts: dict[str, Part] = {"stages": self}
+        scoring = self.evaluator.service if self.evaluator else None
+        if self.evaluator and scoring:
+            parts |= {"evaluator": self.evaluator, SCORING: scoring}
+        return Keeper(
+            self.config.run, self.run, self.ranks, self.learner, self.critic, scoring, parts, self.view.message
+        )
+
+    def state(self) -> dict[str, Any]:
+        """A part of the run (`checkpointing.Part`)."""
+        total_s = self.earlier_s + seconds_since_start()
+        return {"draws": self.draws, "set_up_s": self.set_up_s, "total_s": total_s}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.draws = state["draws"]
+        self.set_up_s += state["set_up_s"]
+        self.earlier_s = state["total_s"]
 
     def active_terms(self, step: int) -> list[ActiveTerm]:
         """The terms with weight at a step."""
@@ -127,6 +168,7 @@ class Stages:
         Raises:
             RunError: the hand-over, the sampler or the scoring service failed.
         """
+        seed_generators(self.config.run.seed, step)
         batches: dict[Source, Batch] = {}
         self.sampled_tokens = 0
         for source in dict.fromkeys(term.term.source for term in terms):
@@ -212,23 +254,19 @@ class Stages:
         if self.evaluator and self.learner.version != self.evaluator.sampler.version:
             hand_over(self.learner, self.evaluator.sampler, self.ranks)
 
-    def evaluate(self, step: int, when: str) -> Evaluation | None:
-        """Evaluate the learner's weights in the sampler; None: there is no sampler.
+    def evaluate(self, step: int) -> None:
+        """Evaluate the learner's weights after a step where that is due: before training, after it, and in between as
+        `evaluation.every` has it. One that was made before the run was interrupted is not made again.
 
         Raises:
             RunError: the hand-over, the sampler, the scoring service or the disk failed.
         """
-        self.publish()
-        if self.evaluator is None:
-            return None
-        self.evaluations.append((step, self.evaluator.evaluate(step, when)))
-        return self.evaluations[-1][1]
-
-    def evaluate_between(self, step: int) -> None:
-        """Evaluate after a step where `evaluation.every` asks for it; the last step has its own evaluation."""
         every = self.config.evaluation.every if self.config.evaluation else 0
-        if every and step % every == 0 and step < self.config.run.steps:
-            self.evaluate(step, f"after step {step}")
+        when = {0: "before training", self.config.run.steps: "after training"}.get(step)
+        due = when is not None or (every and step % every == 0)
+        if self.evaluator and due and step not in self.run.evaluations:
+            self.publish()
+            self.evaluator.evaluate(step, when or f"after step {step}")
 
     @contextmanager
     def sampler_asleep(self) -> Iterator[None]:
@@ -255,11 +293,11 @@ class Stages:
         if self.config.sampling.refills:
             metrics |= {"groups/kept": float(len(groups)), "groups/draws": float(self.draws)}
         evidence = self.run.keep_suspects(step, report.suspects) if report.suspects else None
-        metrics = self.ranks.of_first(metrics)  # schedules read them, and must be the same everywhere
-        self.history.append(metrics)
-        warnings = self.watch.look(self.history, self.evaluations)
+        metrics = self.ranks.of_first(as_read(metrics))  # schedules read them, and must be the same everywhere
+        warnings = self.watch.look([*self.history, metrics], list(self.run.evaluations.items()))
         self.run.warn([warned for warned in warnings if warned.step == step])
         self.run.commit(step, metrics, to_rollouts(step, groups, report.credits, report.weights))
+        self.keeper.committed()
         self.view.step(step, self.config.run.steps, metrics, warnings)
         self.events.emit("step_finished", step=step, metrics=metrics)
         for reason in report.skipped:
@@ -280,11 +318,17 @@ class Stages:
                 self.critic.save(folder / "critic")
         return self.run.model_folder
 
-    def finish(self, before: Evaluation | None, after: Evaluation | None, model: Path) -> None:
-        """Show the summary."""
+    def finish(self, model: Path) -> None:
+        """Remove what only an interrupted run needs, and show the summary."""
+        self.keeper.finish()
+        before, after = (self.run.evaluations.get(step) for step in (0, self.config.run.steps))
         task, profile = self.config.task, self.config.profile
         with_profile = f" --profile {profile}" if profile else ""
         commands = {"Repeat this run exactly": f"reasoner run {task} --config {self.run.folder / 'config.toml'}"}
+        if self.config.run.keep_last:
+            commands["Train it further"] = (
+                f"reasoner run --resume {self.run.folder} --steps {2 * self.config.run.steps}"
+            )
         if self.config.evaluation is not None:
             evaluate_it = f"reasoner eval {task}{with_profile} --model {model}"
             commands = {"Evaluate the trained model": evaluate_it} | commands
@@ -297,9 +341,18 @@ class Stages:
                 evaluations=(before, after) if before and after else None,
                 set_up_s=self.set_up_s,
                 evaluation_s=self.evaluator.seconds if self.evaluator else 0.0,
-                total_s=seconds_since_start(),
+                total_s=self.earlier_s + seconds_since_start(),
                 run_folder=self.run.folder,
                 model_folder=model,
                 next_commands=commands,
             )
         )
+
+
+def seed_generators(seed: int, step: int) -> None:
+    """Seed this process's generators for a step. Nothing of ours draws from them, but a plugin's credit or link may: it
+    draws the same in a repeated and in a resumed run."""
+    of_step = int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:4])
+    random.seed(of_step)
+    np.random.seed(of_step)
+    torch.manual_seed(of_step)

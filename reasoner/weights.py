@@ -1,24 +1,34 @@
-"""Published weights: one safetensors file with Hugging Face names, and a checksum that its reader computes for itself.
+"""Tensors in safetensors files.
 
-checksum = SHA-256 over the tensors in order of their names: name, dtype, shape, then the raw little-endian bytes
+Published weights: one file with Hugging Face names, and a checksum that its reader computes for itself.
+
+    checksum = SHA-256 over the tensors in order of their names: name, dtype, shape, then the raw little-endian bytes
+
+An optimiser's state: several files, none of them large.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import math
+import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 WEIGHTS_FILE = "model.safetensors"
+SHARD_BYTES = 2**30
+"""size of a file of several: as much memory is needed beside the tensors while it is written"""
 
 
 @dataclass
@@ -60,7 +70,8 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> str:
     digest = Digest()
     for name in sorted(owned):
         digest.add(name, owned[name])
-    save_file(owned, folder / WEIGHTS_FILE)
+    with io_errors():
+        save_file(owned, folder / WEIGHTS_FILE)
     return digest.checksum
 
 
@@ -77,6 +88,58 @@ def count_weights(folder: Path) -> int:
     """How many tensors the file in `folder` names."""
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         return len(file.keys())
+
+
+def count_parameters(folder: Path) -> int:
+    """Numbers in the safetensors files of a model, read from their headers."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return count
+
+
+def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write the tensors exactly as they are to `<stem>-00001.safetensors` and on, a few at a time."""
+    with io_errors():
+        for number, shard in enumerate(_shards(tensors), 1):
+            save_file(shard, folder / f"{stem}-{number:05}.safetensors")
+
+
+def read_files(folder: Path, stem: str = "*") -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of the safetensors files `<stem>` in a folder, on the CPU."""
+    for path in sorted(folder.glob(f"{stem}.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                yield name, file.get_tensor(name)
+
+
+@contextmanager
+def io_errors() -> Iterator[None]:
+    """A full disk is an `OSError`, as it is everywhere else: safetensors raises an error of its own.
+
+    Raises:
+        OSError: what safetensors says that the system said.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor.detach().to("cpu").contiguous()
+        size += tensor.nbytes
+    yield shard
 
 
 def _without_sharing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,18 +18,31 @@ from reasoner.cli.console import out
 from reasoner.cli.report import leaving_report
 from reasoner.config import Config
 from reasoner.data import Splits, load_splits
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, UserError
 from reasoner.models import describe_model, resolve_device, resolve_model
 from reasoner.plan import describe_plan
 from reasoner.preflight import ready
 from reasoner.processes import guard_processes, interruptible
 from reasoner.ranks import launched
+from reasoner.runs.changes import load_resumed
+from reasoner.runs.find import find_run
+from reasoner.runs.resume import Resume
 from reasoner.sampling.factory import choose_engine
 from reasoner.settings import Resolved, load_config
 
 
 def run(
-    task: options.Task,
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TASK",
+            help="Name of a task (`reasoner tasks list`), or a TOML file of your own.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with this run, in the place of TASK: its folder or name.")
+    ] = None,
     profile: options.Profile = None,
     steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for run folders (run.output).")] = None,
@@ -53,6 +66,8 @@ def run(
     reasoner run math-gsm8k --set gro.preset=rloo --set rewards.boxed_format.weight=0.2 --steps 50
 
     reasoner run math-gsm8k --profile gpu --gpus 8
+
+    reasoner run --resume runs/20260101-120000-math-gsm8k
     """
     arguments = list(sets or ())
     if steps is not None:
@@ -62,7 +77,17 @@ def run(
     here = launched()
     if here.count > 1 or gpus is not None:
         arguments.append(f"run.ranks={here.count if gpus is None else gpus}")
-    resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
+    going_on: Resume | None = None
+    if resume is None and task is not None:
+        resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
+    elif resume is not None:
+        given = {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
+        _refuse_beside_resume(given)
+        folder = find_run(resume)
+        resolved, changes = load_resumed(folder, arguments)
+        resolved, going_on = ready(resolved), Resume(folder, changes)
+    else:
+        raise UserError("what is to be trained? Name a TASK (`reasoner tasks list`), or a run with --resume RUN.")
     if dry_run:
         _print_plan(_plan(resolved))
         return
@@ -77,10 +102,19 @@ def run(
     from reasoner.opening import open_stages
     from reasoner.pipeline import train
 
-    with interruptible(), guard_processes(), leaving_report() as report_on, open_stages(resolved) as stages:
+    with interruptible(), guard_processes(), leaving_report() as report_on, open_stages(resolved, going_on) as stages:
         if here.first:
             report_on(stages.run.folder)
         train(stages)
+
+
+def _refuse_beside_resume(given: Mapping[str, object]) -> None:
+    named = [name for name, value in given.items() if value]
+    if named:
+        raise UserError(
+            f"{' and '.join(named)} cannot be given with --resume: the run goes on with its own configuration. Number "
+            "of steps and other safe keys can change: --steps N, --set KEY=VALUE."
+        )
 
 
 def _launch(config: Config) -> None:

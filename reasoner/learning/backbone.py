@@ -26,11 +26,14 @@ from reasoner.learning.attention import IMPLEMENTATION
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
 from reasoner.records import Group
+from reasoner.weights import io_errors
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
 """mean difference per token between the packed and the plain forward pass on the first batch: absolute for
 log-probabilities, relative for hidden states (float64 models of transformers still normalise in float32)"""
+SHARD_SIZE = "4GB"
+"""size of a file of saved weights: as much memory is needed beside them"""
 _CHECKED_TOKENS = 64
 """tokens of a response that the comparison on the first batch reads: it holds their whole logits"""
 
@@ -73,6 +76,7 @@ class Backbone:
         trust_remote_code: bool = False,
         output_layer: bool = False,
         autocast: bool = True,
+        weights: Path | None = None,
     ) -> None:
         """Load the model.
 
@@ -86,6 +90,7 @@ class Backbone:
             trust_remote_code: run Python code that comes with the model.
             output_layer: load the whole language model, not only what gives its hidden states.
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
+            weights: take the weights from this folder, as `save` wrote it; the rest is that of `folder`.
 
         Raises:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`.
@@ -104,9 +109,9 @@ class Backbone:
             self.model: Any = (
                 (AutoModelForCausalLM if output_layer else AutoModel)
                 .from_pretrained(
-                    folder,
+                    weights or folder,
                     config=config,
-                    dtype=torch.float32 if self._autocast else self._saved_dtype,
+                    dtype=torch.float32 if self._autocast else self._published_dtype,
                     attn_implementation=_attention_of(config),
                     trust_remote_code=trust_remote_code,
                     use_safetensors=True,
@@ -170,30 +175,38 @@ class Backbone:
             )
         self._checked = True
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights as they are published, by name; a tied output layer is there under its own name too."""
+    def weights(self, *, exact: bool = False) -> dict[str, Tensor]:
+        """The weights by name; a tied output layer is there under its own name too.
+
+        Args:
+            exact: as they are trained, not in the number format in which they are published.
+        """
+        dtype = self._trained_dtype if exact else self._published_dtype
         cast: dict[int, Tensor] = {}  # what shares memory still does afterwards: transformers writes it once
         state = self.model.state_dict()
-        return {name: cast.setdefault(value.data_ptr(), self._cast(value)) for name, value in state.items()}
+        return {name: cast.setdefault(value.data_ptr(), _cast(value, dtype)) for name, value in state.items()}
 
-    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write the model in Hugging Face format: weights (None: those of the model), configuration, tokenizer."""
-        with no_progress_bars():
-            self.model.save_pretrained(folder, state_dict=dict(self.weights() if weights is None else weights))
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None, *, exact: bool = False) -> None:
+        """Write the model in Hugging Face format: weights (None: `weights`), configuration, tokenizer."""
+        found = self.weights(exact=exact) if weights is None else weights
+        with no_progress_bars(), io_errors():
+            self.model.save_pretrained(folder, state_dict=dict(found), max_shard_size=SHARD_SIZE)
         # The source's own configuration, not the loaded one, in which dropout was set to 0.
         config = AutoConfig.from_pretrained(self._folder, trust_remote_code=self._trust)
         config.architectures = self.model.config.architectures  # as written, with or without an output layer
-        config.dtype = self._saved_dtype
+        config.dtype = self._trained_dtype if exact else self._published_dtype
         config.save_pretrained(folder)
         AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust).save_pretrained(folder)
 
     @property
-    def _saved_dtype(self) -> torch.dtype:
+    def _published_dtype(self) -> torch.dtype:
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
-    def _cast(self, value: Tensor) -> Tensor:
-        return value.to(self._saved_dtype) if value.is_floating_point() else value
+    @property
+    def _trained_dtype(self) -> torch.dtype:
+        """Of the numbers that the optimiser changes."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
 
     @contextmanager
     def own_attention(self) -> Iterator[None]:
@@ -210,6 +223,10 @@ class Backbone:
     def autocast(self) -> torch.autocast:
         """The number format of the forward pass."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast)
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 @contextmanager

@@ -23,9 +23,10 @@ from reasoner.errors import UserError
 from reasoner.learning.backbone import Backbone, Dtype
 from reasoner.learning.inputs import Inputs, policy_mask
 from reasoner.learning.learner import Accumulated, StepResult
-from reasoner.learning.optimizer import Optimizer
+from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.learning.packing import MicroBatch, Row
 from reasoner.records import Group, Response
+from reasoner.weights import io_errors
 
 ValueWeightFunction = Callable[[Sequence[int], Tensor], Tensor]
 """`(rows, values_RT) -> - dL/dV (R, T)`: rows, padding and mask as in `learner.WeightFunction`"""
@@ -45,6 +46,7 @@ class TorchCritic:
         learning_rate: float,
         total_steps: int,
         trust_remote_code: bool = False,
+        checkpoint: Path | None = None,
     ) -> None:
         """Load the backbone, and the value head where there is one.
 
@@ -57,6 +59,7 @@ class TorchCritic:
             learning_rate: after the warm-up.
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
             trust_remote_code: run Python code that comes with the model.
+            checkpoint: folder in which `checkpoint` wrote; the critic goes on from there.
 
         Raises:
             UserError: the saved value head belongs to another model.
@@ -69,14 +72,16 @@ class TorchCritic:
             share_prompts=config.share_prompts,
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
+            weights=trained_weights(checkpoint),
         )
         model = self.backbone.model
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device, dtype=model.dtype)
-        _fill(self.head, Path(folder) / HEAD_FILE)
+        _fill(self.head, (trained_weights(checkpoint) or Path(folder)) / HEAD_FILE)
         self._checkpointing = config.gradient_checkpointing
-        self._optimizer = Optimizer(
-            chain(model.parameters(), self.head.parameters()), config, peak=learning_rate, total_steps=total_steps
-        )
+        parameters = chain(model.named_parameters(), self.head.named_parameters("value_head"))
+        self._optimizer = Optimizer(parameters, config, peak=learning_rate, total_steps=total_steps)
+        if checkpoint is not None:
+            self._optimizer.load(checkpoint)
 
     @property
     def description(self) -> str:
@@ -123,10 +128,23 @@ class TorchCritic:
         """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""
         return self._optimizer.step()
 
-    def save(self, folder: Path) -> None:
-        """Write the backbone in Hugging Face format and the value head next to it; a critic loads from the folder."""
-        self.backbone.save(folder)
-        save_file({name: value.detach().cpu() for name, value in self.head.state_dict().items()}, folder / HEAD_FILE)
+    def save(self, folder: Path, *, exact: bool = False) -> None:
+        """Write the backbone in Hugging Face format and the value head next to it; a critic loads from the folder.
+
+        Args:
+            exact: in the number format of the training, not of the forward pass.
+        """
+        self.backbone.save(folder, exact=exact)
+        with io_errors():
+            save_file(
+                {name: value.detach().cpu() for name, value in self.head.state_dict().items()}, folder / HEAD_FILE
+            )
+
+    def checkpoint(self, folder: Path) -> None:
+        """Write everything that a critic needs to go on from here, exactly."""
+        self._optimizer.save(folder)
+        if self.version:
+            self.save(folder / TRAINED, exact=True)
 
     def _forward(self, batch: MicroBatch) -> tuple[Tensor, Inputs]:
         """(S,) values of a micro-batch's response tokens, in the order of its `indices`, with gradient."""

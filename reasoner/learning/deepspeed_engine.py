@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,9 +30,10 @@ from reasoner.config import LearningConfig
 from reasoner.errors import UserError
 from reasoner.learning.backbone import Dtype
 from reasoner.learning.deepspeed_settings import deepspeed_settings
+from reasoner.learning.deepspeed_state import exact_weights, moments, restore
 from reasoner.learning.inputs import Inputs
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction, Weights
-from reasoner.learning.optimizer import why_not
+from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, trained_weights, why_not
 from reasoner.learning.packing import MicroBatch, Row
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.schedule import learning_rate
@@ -39,7 +41,7 @@ from reasoner.learning.spread import same_batch, shares_of, spread_logprobs
 from reasoner.learning.weighing import Weighed, weigh_batch
 from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, Response
-from reasoner.weights import write_weights
+from reasoner.weights import write_shards, write_weights
 
 T = TypeVar("T")
 
@@ -63,6 +65,7 @@ class DeepspeedLearner:
         total_steps: int,
         ranks: Ranks = ALONE,
         trust_remote_code: bool = False,
+        checkpoint: Path | None = None,
     ) -> None:
         """Load the model into host memory and have DeepSpeed spread it.
 
@@ -74,6 +77,7 @@ class DeepspeedLearner:
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
             ranks: all that train together.
             trust_remote_code: run Python code that comes with the model.
+            checkpoint: folder in which `checkpoint` wrote, of this or the torch engine; the learner goes on from there.
 
         Raises:
             ConfigError: the user's DeepSpeed file contradicts the configuration.
@@ -91,6 +95,7 @@ class DeepspeedLearner:
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
             autocast=False,
+            weights=trained_weights(checkpoint),
         )
         _refuse_experts(self.policy.model)
         self.version = 0
@@ -103,6 +108,8 @@ class DeepspeedLearner:
         self._name = f"deepspeed {deepspeed.__version__}"
         self._engine = _initialize(deepspeed, _Scores(self.policy), config, settings)
         self.policy.device = torch.device(device)
+        if checkpoint is not None:
+            self._restore(checkpoint)
 
     @property
     def description(self) -> str:
@@ -195,14 +202,14 @@ class DeepspeedLearner:
             return StepResult(False, "nothing to learn from: every weight was zero", 0.0, rate, self.version)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
+        self.version += 1  # first: an interrupt while the weights change must not leave them with the old number
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         reason = why_not(self._losses, norm)
         assert self._engine.was_step_applied() == (not reason), f"DeepSpeed and its gradient norm {norm} disagree"
         if reason:
+            self.version -= 1
             self._forget()
-        else:
-            self.version += 1
         self._losses.clear()
         return StepResult(not reason, reason, norm, rate, self.version, finite=not reason)
 
@@ -221,6 +228,38 @@ class DeepspeedLearner:
         """As in the protocol; the first rank writes."""
         weights = self._weights(wanted=self._ranks.first)
         self._written(lambda: self.policy.save(folder, weights) if self._ranks.first else None)
+
+    def checkpoint(self, folder: Path) -> None:
+        """As in the protocol; the first rank writes."""
+        writes, model = self._ranks.first, self.policy.model
+        if writes:
+            save_version(folder, self.version)
+        if not self.version:
+            return
+        weights = self._weights(writes) | exact_weights(model.state_dict(keep_vars=True), writes)
+        tensors = moments(self._trained, self._engine.optimizer, self.version)
+        if writes:
+            self.policy.save(folder / TRAINED, weights, exact=True)
+            write_shards(folder, STEM, tensors)
+        else:
+            deque(tensors, maxlen=0)  # they are gathered one by one, by all ranks
+
+    def _restore(self, checkpoint: Path) -> None:
+        self.version = load_version(checkpoint)
+        if self.version:
+            restore(self._trained, self._engine.optimizer, checkpoint, self.version, self._idle_step)
+
+    def _idle_step(self) -> None:
+        """An optimiser step that changes no weight."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = 0.0
+        logprobs_S, _ = self._engine(self.policy.inputs(_IDLE), 1.0, False)
+        self._engine.backward(0.0 * logprobs_S.sum(), scale_wrt_gas=False)
+        self._engine.step()
+
+    @property
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: value for name, value in self.policy.model.named_parameters() if value.requires_grad}
 
     def _written(self, write: Callable[[], T]) -> T:
         """What the first rank's `write` gives. An error of one rank is raised by all, so that none waits."""

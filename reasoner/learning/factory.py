@@ -44,8 +44,8 @@ def describe_learner(config: Config) -> str:
     )
 
 
-def open_learner(config: Config, folder: Path, device: str, ranks: Ranks) -> Learner:
-    """Load the model in `folder` and prepare its optimiser.
+def open_learner(config: Config, folder: Path, device: str, ranks: Ranks, checkpoint: Path | None = None) -> Learner:
+    """Load the model in `folder` and prepare its optimiser, or go on from a `checkpoint` of it.
 
     Args:
         ranks: with DeepSpeed, those of the process group that is open.
@@ -64,6 +64,7 @@ def open_learner(config: Config, folder: Path, device: str, ranks: Ranks) -> Lea
             config=config.learning,
             total_steps=config.optimizer_steps,
             trust_remote_code=config.model.trust_remote_code,
+            checkpoint=checkpoint,
         )
     from reasoner.learning.deepspeed_engine import DeepspeedLearner
 
@@ -75,6 +76,7 @@ def open_learner(config: Config, folder: Path, device: str, ranks: Ranks) -> Lea
         total_steps=config.optimizer_steps,
         ranks=ranks,
         trust_remote_code=config.model.trust_remote_code,
+        checkpoint=checkpoint,
     )
 
 

@@ -140,3 +140,8 @@ class Learner(Protocol):
     def save(self, folder: Path) -> None:
         """Write the model in Hugging Face format (weights, configuration, tokenizer): loads with plain transformers."""
         ...
+
+    def checkpoint(self, folder: Path) -> None:
+        """Write everything that a learner needs to go on from here, exactly: the optimiser, and, once there was a step,
+        the model as `save` does, in `model/`."""
+        ...

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from reasoner.config import LearningConfig
+from reasoner.errors import RunError
 from reasoner.learning.learner import StepResult
 from reasoner.learning.schedule import learning_rate
+from reasoner.weights import read_files, write_shards
+
+TRAINED = "model"
+"""folder of a checkpoint with the weights, in Hugging Face format; before the first optimiser step there is none: they
+are the initial ones"""
+STATE_FILE = "optimizer.json"
+STEM = "optimizer"
+"""of the files of its tensors: `<exp_avg | exp_avg_sq | step>/<name of the parameter>`"""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""of AdamW, as torch and DeepSpeed call them"""
 
 
 class Optimizer:
     """AdamW over the parameters that are trained."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], config: LearningConfig, *, peak: float, total_steps: int
+        self, parameters: Iterable[tuple[str, nn.Parameter]], config: LearningConfig, *, peak: float, total_steps: int
     ) -> None:
         """Prepare the optimiser.
 
         Args:
-            parameters: those that need no gradient are left alone.
+            parameters: by name; those that need no gradient are left alone.
             config: `[learning]`, except for its learning rate.
             peak: learning rate after the warm-up.
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
@@ -31,7 +44,8 @@ class Optimizer:
         self._config = config
         self._peak = peak
         self._total_steps = total_steps
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self._named = {name: parameter for name, parameter in parameters if parameter.requires_grad}
+        self._parameters = list(self._named.values())
         # Fused: one pass over memory and no temporary copy of the parameters.
         self._adamw = torch.optim.AdamW(
             self._parameters, lr=peak, betas=config.betas, weight_decay=config.weight_decay, fused=True
@@ -56,11 +70,39 @@ class Optimizer:
         if not reason:
             for group in self._adamw.param_groups:
                 group["lr"] = rate
+            self.version += 1  # first: an interrupt while the weights change must not leave them with the old number
             self._adamw.step()
-            self.version += 1
         self._adamw.zero_grad(set_to_none=True)
         self._losses.clear()
         return StepResult(not reason, reason, norm, rate, self.version, finite=not reason)
+
+    def save(self, folder: Path) -> None:
+        """Write the version and AdamW's moments, exactly, into `folder`."""
+        save_version(folder, self.version)
+        if self.version:
+            write_shards(folder, STEM, self._tensors())
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            RunError: it belongs to another model.
+        """
+        self.version = load_version(folder)
+        for key, tensor in read_files(folder, f"{STEM}-*"):
+            kind, _, name = key.partition("/")
+            parameter = self._named.get(name)
+            if parameter is None or (kind != "step" and parameter.shape != tensor.shape):
+                raise RunError(
+                    f"{folder} holds {key!r} of shape {list(tensor.shape)}, which is not of a parameter of the model "
+                    "that is trained: the checkpoint was made with another model, or another version of transformers"
+                )
+            self._adamw.state[parameter][kind] = tensor.to(parameter.device)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self._named.items():
+            for kind, tensor in self._adamw.state.get(parameter, {}).items():
+                yield f"{kind}/{name}", tensor
 
 
 def why_not(losses: Sequence[float], norm: float) -> str:
@@ -70,3 +112,18 @@ def why_not(losses: Sequence[float], norm: float) -> str:
     if not math.isfinite(norm):
         return f"the gradient is not finite (norm {norm}): step skipped"
     return ""
+
+
+def save_version(folder: Path, version: int) -> None:
+    """Write how many optimiser steps a checkpoint has behind it."""
+    (folder / STATE_FILE).write_text(json.dumps({"version": version}) + "\n")
+
+
+def load_version(folder: Path) -> int:
+    """What `save_version` wrote."""
+    return int(json.loads((folder / STATE_FILE).read_text())["version"])
+
+
+def trained_weights(checkpoint: Path | None) -> Path | None:
+    """The folder with the weights of a checkpoint; None: they are the initial ones."""
+    return checkpoint / TRAINED if checkpoint is not None and (checkpoint / TRAINED).exists() else None

@@ -36,6 +36,7 @@ class TorchPolicy(Backbone):
         gradient_checkpointing: bool = False,
         trust_remote_code: bool = False,
         autocast: bool = True,
+        weights: Path | None = None,
     ) -> None:
         """Load the model.
 
@@ -49,6 +50,7 @@ class TorchPolicy(Backbone):
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
+            weights: take the weights from this folder, as `save` wrote it.
 
         Raises:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`, or it has no linear
@@ -64,6 +66,7 @@ class TorchPolicy(Backbone):
             trust_remote_code=trust_remote_code,
             output_layer=True,
             autocast=autocast,
+            weights=weights,
         )
         self._chunk = logit_chunk
         self.head = head_of(self.model)

@@ -13,7 +13,7 @@ from pathlib import Path
 from reasoner.config import LearningConfig
 from reasoner.learning.backbone import Dtype
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
-from reasoner.learning.optimizer import Optimizer
+from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.learning.packing import MicroBatch
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.weighing import weigh_batch
@@ -33,6 +33,7 @@ class TorchLearner:
         config: LearningConfig,
         total_steps: int,
         trust_remote_code: bool = False,
+        checkpoint: Path | None = None,
     ) -> None:
         """Load the model and prepare the optimiser.
 
@@ -43,6 +44,7 @@ class TorchLearner:
             config: `[learning]`.
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
             trust_remote_code: run Python code that comes with the model.
+            checkpoint: folder in which `checkpoint` wrote; the learner goes on from there.
         """
         self.policy = TorchPolicy(
             folder,
@@ -53,11 +55,14 @@ class TorchLearner:
             share_prompts=config.share_prompts,
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
+            weights=trained_weights(checkpoint),
         )
         self._config = config
         self._optimizer = Optimizer(
-            self.policy.model.parameters(), config, peak=config.learning_rate, total_steps=total_steps
+            self.policy.model.named_parameters(), config, peak=config.learning_rate, total_steps=total_steps
         )
+        if checkpoint is not None:
+            self._optimizer.load(checkpoint)
 
     @property
     def description(self) -> str:
@@ -112,3 +117,8 @@ class TorchLearner:
 
     def save(self, folder: Path) -> None:
         self.policy.save(folder)
+
+    def checkpoint(self, folder: Path) -> None:
+        self._optimizer.save(folder)
+        if self.version:
+            self.policy.save(folder / TRAINED, exact=True)

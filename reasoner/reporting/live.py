@@ -89,6 +89,11 @@ class LiveView:
             grid.add_row(name, Text(fact, overflow="fold"))
         self._console.print(grid)
 
+    def resumed(self, history: Sequence[Mapping[str, float]], evaluations: Sequence[Evaluation], steps: int) -> None:
+        self._history.extend(history)
+        self._evaluations.extend(evaluations)
+        self._steps.update(self._step_bar, completed=len(history), total=steps)
+
     def message(self, text: str) -> None:
         self._above(text)
 

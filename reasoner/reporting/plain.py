@@ -31,6 +31,9 @@ class PlainView:
     def started(self, facts: Mapping[str, str], steps: int) -> None:
         self._write(lines.facts(facts))
 
+    def resumed(self, history: Sequence[Mapping[str, float]], evaluations: Sequence[Evaluation], steps: int) -> None:
+        self._history.extend(history)
+
     def message(self, text: str) -> None:
         self._write(text)
 

@@ -47,6 +47,10 @@ class View(Protocol):
         """
         ...
 
+    def resumed(self, history: Sequence[Mapping[str, float]], evaluations: Sequence[Evaluation], steps: int) -> None:
+        """The run goes on after the steps with these metrics, of `steps` in all, and after these evaluations."""
+        ...
+
     def message(self, text: str) -> None:
         """Something worth knowing, once."""
         ...
@@ -82,6 +86,10 @@ class Views:
         shown = {name: redact(fact) for name, fact in facts.items()}
         for view in self.views:
             view.started(shown, steps)
+
+    def resumed(self, history: Sequence[Mapping[str, float]], evaluations: Sequence[Evaluation], steps: int) -> None:
+        for view in self.views:
+            view.resumed(history, evaluations, steps)
 
     def message(self, text: str) -> None:
         shown = redact(text)

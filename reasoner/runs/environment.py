@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ def describe(chosen: Mapping[str, str]) -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "packages": dict(sorted(_packages())),
     }
+
+
+def now() -> str:
+    """The time with its zone, ISO 8601."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def git_commit(checkout: Path) -> dict[str, Any] | None:

@@ -1,14 +1,17 @@
-"""One run's folder: opened once, written atomically, committed step by step.
+"""One run's folder: opened once or gone on with, written atomically, committed step by step.
 
     <output>/20250131-120000-math-gsm8k/
         config.toml         resolved and complete: starting from it reproduces the run
-        environment.json    versions, hardware, what was chosen and why
+        identity.json       checksums of what it was made from (`reasoner.runs.checksums`)
+        environment.json    versions, hardware, what was chosen and why, at the last start
+        starts.jsonl        one `Start` per start, with its environment
         status.json         running, finished, failed or interrupted, and why
         metrics.jsonl       one object per committed step (`reasoner.reporting.metrics` names the keys)
         evaluations.jsonl   one `Evaluated` per evaluation
         warnings.jsonl      one object per warning: step, name, what was seen, what to try
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
         not-finite/         step-000010.parquet: the responses of an update that was not finite (`Suspect`)
+        checkpoints/        step-000020/: what a resumed run goes on from (`reasoner.runs.checkpoints`)
         model/              the trained model in Hugging Face format
         log.txt             what the terminal showed, without colours
 
@@ -21,7 +24,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,9 +37,13 @@ from reasoner.codec import read_jsonl, to_json, write_parquet
 from reasoner.errors import DataError, RunError, UserError
 from reasoner.evaluation import Evaluation
 from reasoner.records import Rollout, Suspect
-from reasoner.runs.environment import describe
+from reasoner.runs.checkpoints import Checkpoints
+from reasoner.runs.environment import describe, now
+from reasoner.runs.lock import Lock
+from reasoner.runs.starts import record_start
 from reasoner.secrets import redact
 
+IDENTITY = "identity.json"
 MINIMUM_FREE = 256 * 2**20
 """bytes; metrics, logs and rollouts of a small run"""
 
@@ -53,13 +60,38 @@ class Evaluated:
 class Run:
     """A run folder that is being written. Leaving the context records how the run ended."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lock: Lock,
+        history: Sequence[dict[str, float]] = (),
+        evaluations: Mapping[int, Evaluation] | None = None,
+        started: str = "",
+    ) -> None:
+        """
+        Args:
+            folder: with everything that is written at the start.
+            lock: of the folder; the run lets it go at its end.
+            history: the metrics of the steps that are committed already.
+            evaluations: those that were made already, by step.
+            started: when the run was started for the first time; empty: now.
+        """
         self.folder = folder
         self.model_folder = folder / "model"
         self.log_file = folder / "log.txt"
-        self._steps = 0
-        self._started = _now()
+        self.checkpoints = Checkpoints(folder)
+        self.history = list(history)
+        """the metrics of every committed step, as `metrics.jsonl` has them"""
+        self.evaluations = dict(evaluations or {})
+        """by step"""
+        self._lock = lock
+        self._started = started or now()
         self._status("running", "")
+
+    @property
+    def steps(self) -> int:
+        """How many are committed."""
+        return len(self.history)
 
     def commit(self, step: int, metrics: Mapping[str, float], rollouts: Sequence[Rollout]) -> None:
         """Write the step's rollouts, then its metrics line: after that the step is committed.
@@ -69,14 +101,14 @@ class Run:
         Raises:
             RunError: the disk is full or the folder is gone; the steps before are on disk.
         """
-        if step != self._steps + 1:
-            raise ValueError(f"steps are committed in order: expected {self._steps + 1}, got {step}")
+        if step != self.steps + 1:
+            raise ValueError(f"steps are committed in order: expected {self.steps + 1}, got {step}")
         figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         with self._writing(f"step {step}"):
             if rollouts:  # a step on offline data alone sampled none
                 write_parquet(self.folder / "rollouts" / f"step-{step:06}.parquet", rollouts)
             append_line(self.folder / "metrics.jsonl", to_json({"step": step, **figures}))
-        self._steps = step
+        self.history.append(as_read(metrics))
 
     def commit_evaluation(self, step: int, evaluation: Evaluation, rollouts: Sequence[Rollout]) -> None:
         """Keep an evaluation made after `step` steps, and its responses.
@@ -87,6 +119,17 @@ class Run:
         with self._writing(f"the evaluation after step {step}"):
             write_parquet(self.folder / "rollouts" / f"eval-{step:06}.parquet", rollouts)
             append_line(self.folder / "evaluations.jsonl", to_json(Evaluated(step, evaluation)))
+        self.evaluations[step] = evaluation
+
+    @contextmanager
+    def saving_checkpoint(self) -> Iterator[Path]:
+        """Yield a folder to write in; it becomes the checkpoint of the last committed step.
+
+        Raises:
+            RunError: the disk is full or the folder is gone.
+        """
+        with self._writing(f"the checkpoint of step {self.steps}"), self.checkpoints.writing(self.steps) as folder:
+            yield folder
 
     def warn(self, warnings: Sequence[Any]) -> None:
         """Keep warnings of a step that is about to be committed.
@@ -116,6 +159,11 @@ class Run:
         with self._writing("the model"), replacing_folder(self.model_folder) as folder:
             yield folder
 
+    def keep_checkpoints(self, steps: Collection[int]) -> None:
+        """Remove the checkpoints of all other steps."""
+        with self._writing("the removal of old checkpoints"):
+            self.checkpoints.keep(steps)
+
     def log(self, text: str) -> None:
         """Append to `log.txt`, the first line with the time of day.
 
@@ -132,22 +180,23 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self._status("finished", "")
-            return
-        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
-        try:
-            self._status("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
-        except OSError as unwritable:
-            error.add_note(f"The run's end could not be written to {self.folder}: {unwritable.strerror}.")
+        with self._lock:
+            if error is None:
+                self._status("finished", "")
+                return
+            interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+            try:
+                self._status("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
+            except OSError as unwritable:
+                error.add_note(f"The run's end could not be written to {self.folder}: {unwritable.strerror}.")
 
     def _status(self, state: str, reason: str) -> None:
         status = {
             "state": state,
             "reason": redact(reason),
-            "committed_steps": self._steps,
+            "committed_steps": self.steps,
             "started": self._started,
-            "ended": None if state == "running" else _now(),
+            "ended": None if state == "running" else now(),
             "process": os.getpid(),
         }
         replace_text(self.folder / "status.json", json.dumps(status, indent=2, ensure_ascii=False) + "\n")
@@ -159,17 +208,25 @@ class Run:
         except OSError as error:
             raise RunError(
                 f"{what} cannot be written to {self.folder}: {error.strerror or error}. "
-                f"{self._steps} steps are committed there; make room or mend the folder, then start again."
+                f"{self.steps} steps are committed there; make room or mend the folder, then go on with `reasoner run "
+                f"--resume {self.folder}`."
             ) from error
 
 
 def open_run(
-    output: Path, task: str, config_toml: str, chosen: Mapping[str, str], reserve_bytes: int = MINIMUM_FREE
+    output: Path,
+    task: str,
+    config_toml: str,
+    chosen: Mapping[str, str],
+    *,
+    identity: Mapping[str, str] | None = None,
+    reserve_bytes: int = MINIMUM_FREE,
 ) -> Run:
     """Create the run's folder below `output` and write what is known at the start.
 
     Args:
         chosen: what was decided and why, for `environment.json` (see `environment.describe`).
+        identity: what the run is made from (see `checksums.identify`); None: nobody will go on with it.
         reserve_bytes: free space that the run will need at least: rollouts, and the model that it saves.
 
     Raises:
@@ -177,26 +234,44 @@ def open_run(
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(output).free
-        if free < reserve_bytes:
-            raise UserError(
-                f"run.output = {str(output)!r} has {free / 2**30:.2f} GiB free and the run needs at least "
-                f"{reserve_bytes / 2**30:.2f} GiB; make room or choose another folder with --output"
-            )
+        check_room(output, reserve_bytes)
         folder = _new_folder(output, f"{datetime.now():%Y%m%d-%H%M%S}-{task}")
-        (folder / "rollouts").mkdir()
-        replace_text(folder / "config.toml", config_toml)
-        environment = json.dumps(describe(chosen), indent=2, ensure_ascii=False)
-        replace_text(folder / "environment.json", environment + "\n")
+        lock = Lock(folder)
         for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl", "log.txt"):
             (folder / name).touch()
+        (folder / "rollouts").mkdir()
+        replace_text(folder / "config.toml", config_toml)
+        (folder / "checkpoints").mkdir()
+        record_start(folder, describe(chosen))
+        run = Run(folder, lock)
+        if identity:  # last: with it there is a run to go on with
+            replace_text(folder / IDENTITY, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
         sync(output)
-        return Run(folder)
+        return run
     except OSError as error:
         raise UserError(
             f"run.output = {str(output)!r} cannot be written: {error.strerror or error}; "
             "choose another folder with --output"
         ) from error
+
+
+def check_room(folder: Path, reserve_bytes: int) -> None:
+    """Refuse to start without as much free space as the run will need at least.
+
+    Raises:
+        UserError: there is less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < reserve_bytes:
+        raise UserError(
+            f"{folder} has {free / 2**30:.2f} GiB free and the run needs at least {reserve_bytes / 2**30:.2f} GiB; "
+            "make room, choose another folder with --output, or keep fewer checkpoints with --set run.keep_last=1"
+        )
+
+
+def as_read(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Metrics as `read_metrics` gives them back: NaN where they are not finite."""
+    return {key: value if value is not None and math.isfinite(value) else math.nan for key, value in metrics.items()}
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -217,13 +292,12 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 def read_evaluations(folder: Path) -> list[Evaluated]:
     """All evaluations of a run, in the order they were made."""
-    return read_jsonl(folder / "evaluations.jsonl", Evaluated)
+    return read_jsonl(folder / "evaluations.jsonl", Evaluated, appended=True)
 
 
 def _metrics(path: Path, number: int, line: bytes) -> dict[str, float]:
     try:
-        values: Any = json.loads(line)
-        return {key: math.nan if value is None else value for key, value in values.items()}
+        return as_read(json.loads(line))
     except (ValueError, AttributeError) as error:
         raise DataError(f"{path}, line {number}: not a JSON object with numbers: {error}") from error
 
@@ -238,7 +312,3 @@ def _new_folder(output: Path, name: str) -> Path:
             continue
         return folder
     raise FileExistsError(17, f"{output / name} and 998 more exist")
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")

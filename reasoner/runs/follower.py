@@ -10,30 +10,44 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from reasoner.evaluation import Evaluation
 from reasoner.records import Rollout, Suspect
-from reasoner.runs.folder import Run
+from reasoner.runs.folder import Run, as_read
+from reasoner.runs.lock import Lock
 
 
 class Follower(Run):
     """Takes what the first rank writes, and writes nothing but logs."""
 
-    def __init__(self, run_folder: Path, rank: int) -> None:
+    def __init__(
+        self,
+        run_folder: Path,
+        history: Sequence[dict[str, float]],
+        evaluations: Mapping[int, Evaluation],
+        rank: int,
+    ) -> None:
         folder = run_folder / "ranks" / f"rank-{rank}"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         _keep_output(folder / "output.txt")
-        super().__init__(folder)
+        super().__init__(folder, Lock(folder), history, evaluations)
         self.model_folder = run_folder / "model"
 
     def commit(self, step: int, metrics: Mapping[str, float], rollouts: Sequence[Rollout]) -> None:
-        self._steps = step
+        self.history.append(as_read(metrics))
 
     def commit_evaluation(self, step: int, evaluation: Evaluation, rollouts: Sequence[Rollout]) -> None:
+        self.evaluations[step] = evaluation
+
+    @contextmanager
+    def saving_checkpoint(self) -> Iterator[Path]:
+        yield self.folder
+
+    def keep_checkpoints(self, steps: Collection[int]) -> None:
         pass
 
     def warn(self, warnings: Sequence[Any]) -> None:

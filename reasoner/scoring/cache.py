@@ -1,15 +1,37 @@
-"""Scores that are known already, so that equal calls are made once. The least recently used go first."""
+"""Scores that are known already, so that equal calls are made once. The least recently used go first.
+
+A run's checkpoints hold them: a judge may answer otherwise when it is asked again, and its calls have a price.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
+from reasoner.codec import read_parquet, write_parquet
 from reasoner.records import Response, Score
 
 Key = tuple[int, bytes]
 """index in the configured rewards, whose options are fixed, and what the call sees (`digest`)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A score as it is kept in a file."""
+
+    reward: int
+    """index in the configured rewards"""
+    seen: str
+    """`digest`, hexadecimal"""
+    value: float | None
+    """None: not applicable"""
+    parts: Mapping[str, Any]
+    note: str
 
 
 class Cache:
@@ -31,6 +53,23 @@ class Cache:
         self._scores.move_to_end(key)
         if len(self._scores) > self.size:
             self._scores.popitem(last=False)
+
+    def save(self, path: Path) -> None:
+        """Write the scores, the least recently used first; none: no file."""
+        known = [
+            Known(reward, seen.hex(), None, {}, "")
+            if score is None
+            else Known(reward, seen.hex(), score.value, score.parts, score.note)
+            for (reward, seen), score in self._scores.items()
+        ]
+        if known:
+            write_parquet(path, known)
+
+    def load(self, path: Path) -> None:
+        """Add the scores that `save` wrote."""
+        for known in read_parquet(path, Known) if path.exists() else ():
+            score = None if known.value is None else Score(known.value, known.parts, known.note)
+            self[known.reward, bytes.fromhex(known.seen)] = score
 
 
 def digest(content: bytes, response: Response) -> bytes:

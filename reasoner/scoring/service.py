@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError
@@ -65,6 +67,22 @@ class ScoringService:
     def statistics(self) -> Mapping[str, SourceStatistics]:
         """Calls, spared calls, failures and seconds by source: of the running `score` call, or of the last one."""
         return self._tally.statistics()
+
+    def state(self) -> dict[str, Any]:
+        """Calls made of each source, against `max_calls`; JSON values."""
+        return {"made": {source: self._shared.made[index] for index, source in enumerate(self._sources)}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._shared.made = Counter({index: state["made"][source] for index, source in enumerate(self._sources)})
+
+    def save_scores(self, path: Path) -> None:
+        """Keep the cache."""
+        self._shared.cache.save(path)
+
+    def load_scores(self, path: Path) -> None:
+        """Go on with a kept cache."""
+        self._shared.cache.load(path)
 
     def close(self) -> None:
         """End the host, its workers and everything that they started; safe to call twice."""

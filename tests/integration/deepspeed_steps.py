@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from reasoner.config import LearningConfig
 from reasoner.learning.learner import Learner, Weights
 from reasoner.learning.policy import Dtype
+from reasoner.ranks import Ranks
 from reasoner.weights import WEIGHTS_FILE
 from tests.ragged import ragged_groups
 
@@ -36,6 +38,8 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
 }
 ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
 """the others on two ranks only"""
+RESUMED = ("zero-0", "zero-3", "zero-1-bfloat16", "zero-2-offload-bfloat16")
+"""spreads that are written as a checkpoint and gone on with"""
 GROUPS = ragged_groups(prompts=(3, 24, 7, 9, 5), responses=3)
 TEMPERATURE = 0.8
 
@@ -84,6 +88,26 @@ def record(learner: Learner, first_gradient: Callable[[], dict[str, Tensor]], fo
     save_file(found, folder / f"{name}.safetensors", {"facts": json.dumps(facts)})
 
 
+def go_on(learner: Learner, start: Callable[[Path], Learner], ranks: Ranks, output: Path, name: str) -> None:
+    """Write a checkpoint, start another learner from it, and make one more step with both."""
+    checkpoint = output / f"{name}-checkpoint"
+    if ranks.first:
+        checkpoint.mkdir()
+    learner.checkpoint(checkpoint)
+    ranks.gather(None)  # it is written
+    folder = output / f"rank-{ranks.index}"
+    facts = [one_more(each, folder / f"{name}-{at}") for at, each in enumerate((learner, start(checkpoint)))]
+    (folder / f"{name}-resumed.json").write_text(json.dumps(facts))
+
+
+def one_more(learner: Learner, folder: Path) -> list[Any]:
+    """Version, gradient norm and checksum of the weights after a further step."""
+    learner.accumulate(GROUPS, some, TEMPERATURE, entropy=True)
+    norm = learner.step().grad_norm
+    folder.mkdir(parents=True)
+    return [learner.version, norm, learner.publish(folder)]
+
+
 def first_moments(named: Sequence[tuple[str, Tensor]], state: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """The (clipped) gradient of the first step, as AdamW's first moment remembers it: m = (1 - beta_1) g."""
     return {name: state(parameter).detach().float().cpu().clone() / 0.1 for name, parameter in named}
@@ -98,9 +122,14 @@ def main(model: Path, output: Path) -> None:
         names = ON_ONE_RANK if ranks.count == 1 else tuple(SPREADS)
         for name, (dtype, spread) in ((name, SPREADS[name]) for name in names):
             config = learning(deepspeed=spread, gradient_checkpointing=name == "zero-3")
-            learner = DeepspeedLearner(model, device="cpu", dtype=dtype, config=config, total_steps=5, ranks=ranks)
+            start = partial(
+                DeepspeedLearner, model, device="cpu", dtype=dtype, config=config, total_steps=5, ranks=ranks
+            )
+            learner = start()
             folder = output / f"rank-{ranks.index}"
             record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), folder, name)  # type: ignore[misc]
+            if name in RESUMED:
+                go_on(learner, lambda at, start=start: start(checkpoint=at), ranks, output, name)  # type: ignore[misc]
 
 
 def _moments(learner: Any, spread: dict[str, Any]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from reasoner.learning.policy import Dtype
 from reasoner.learning.torch_engine import TorchLearner
 from tests.integration import deepspeed_steps
-from tests.integration.deepspeed_steps import ON_ONE_RANK, SPREADS, first_moments, learning, record
+from tests.integration.deepspeed_steps import ON_ONE_RANK, RESUMED, SPREADS, first_moments, learning, one_more, record
 from tests.tiny import build_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.deepspeed]
@@ -128,3 +128,27 @@ def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, ranks: str, n
     assert {value.dtype for value in got_weights.values()} == {torch.bfloat16}
     assert [report[3:5] for report in got["reports"]] == [report[3:5] for report in facts["reports"]]
     assert distance(got_weights, weights) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("ranks", "name"),
+    [("two", name) for name in RESUMED] + [("one", name) for name in RESUMED if name in ON_ONE_RANK],
+)
+def test_a_checkpoint_goes_on_with_the_same_bits(outcomes: Path, ranks: str, name: str) -> None:
+    uninterrupted, resumed = json.loads((outcomes / ranks / "rank-0" / f"{name}-resumed.json").read_text())
+    assert resumed == uninterrupted
+    assert resumed[0] == 4
+
+
+def test_the_torch_engine_goes_on_from_a_checkpoint_of_two_ranks(outcomes: Path, tmp_path: Path) -> None:
+    def learner(checkpoint: Path) -> TorchLearner:
+        model, config = outcomes / "tiny", learning()
+        return TorchLearner(model, device="cpu", dtype="float32", config=config, total_steps=5, checkpoint=checkpoint)
+
+    theirs = learner(outcomes / "two" / "zero-3-checkpoint")
+    assert theirs.version == 3
+    (tmp_path / "again").mkdir()
+    theirs.checkpoint(tmp_path / "again")
+    version, norm, _ = one_more(learner(tmp_path / "again"), tmp_path / "published")
+    expected, _ = json.loads((outcomes / "two" / "rank-0" / "zero-3-resumed.json").read_text())
+    assert (version, norm) == (4, pytest.approx(expected[1], rel=1e-5))

@@ -212,7 +212,8 @@ def test_the_command_line_has_these_options() -> None:
     """Adding an option is a decision."""
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
-        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --output --plugin --profile --set --steps "
+        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --output --plugin --profile --resume --set "
+        "--steps "
         "task",
         "eval": "--allow-unsandboxed-code --config --help --model --plugin --profile --set task",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
@@ -259,7 +260,8 @@ def commands(command: object, name: str) -> Iterator[tuple[str, str]]:
 
 
 KEYS = """
-task title profile plugins run.ranks run.steps run.output run.seed model.path model.dtype model.device
+task title profile plugins run.ranks run.steps run.output run.seed run.checkpoint_every run.keep_last run.keep_best
+model.path model.dtype model.device
 model.trust_remote_code model.chat_template_kwargs prompt.system prompt.template prompt.examples data.train.path
 data.train.hub data.train.generator data.train.options data.train.split data.train.columns data.train.limit
 data.train.shuffle data.train.seed data.eval.path data.eval.hub data.eval.generator data.eval.options data.eval.split

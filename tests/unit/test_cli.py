@@ -9,15 +9,17 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from reasoner import __version__
 from reasoner.__main__ import main
 from reasoner.cli import doctor as doctor_command
+from reasoner.config import Config
 from reasoner.doctor import Check
 from reasoner.errors import RunError
+from reasoner.runs.resume import Resume
 from reasoner.settings import Resolved, load_config
 
 
@@ -179,15 +181,17 @@ def test_a_dry_run_finds_what_is_wrong_with_the_data(cli: Cli) -> None:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A stand-in for `reasoner.opening` that hands the configuration through."""
+    """A stand-in for `reasoner.opening` that hands the configuration through; no report is written."""
 
     @contextlib.contextmanager
-    def open_stages(resolved: Resolved) -> Iterator[Resolved]:
-        yield resolved
+    def open_stages(resolved: Resolved, resume: Resume | None) -> Iterator[SimpleNamespace]:
+        assert resume is None
+        yield SimpleNamespace(config=resolved.config, run=SimpleNamespace(folder=Path("run")))
 
     fake = ModuleType("reasoner.opening")
     fake.open_stages = open_stages  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "reasoner.opening", fake)
+    monkeypatch.setattr("reasoner.cli.run.leaving_report", lambda: contextlib.nullcontext(lambda folder: None))
     return fake
 
 
@@ -203,10 +207,10 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_run_passes_its_options_on_and_its_exit_codes_tell_how_it_ended(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, raised: BaseException | None, code: int, message: str
 ) -> None:
-    seen: list[Resolved] = []
+    seen: list[Config] = []
 
-    def train(resolved: Resolved) -> None:
-        seen.append(resolved)
+    def train(stages: SimpleNamespace) -> None:
+        seen.append(stages.config)
         if raised is not None:
             raise raised
 
@@ -218,7 +222,7 @@ def test_run_passes_its_options_on_and_its_exit_codes_tell_how_it_ended(
     )
     assert (outcome.code, outcome.err) == (code, message)
     expected = load_config("math-gsm8k", "laptop", sets=["run.steps=5", "run.output=a 'b' c", "run.seed=2"])
-    assert [resolved.config for resolved in seen] == [expected.config]
+    assert seen == [expected.config]
 
 
 def test_doctor_prints_state_detail_and_advice(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,9 @@ class Failing:
     def save(self, folder: Path) -> None:
         raise AssertionError("the update stage does not save")
 
+    def checkpoint(self, folder: Path) -> None:
+        raise AssertionError("the update stage does not save")
+
 
 def group(*responses: tuple[float, ...]) -> ScoredGroup:
     """The first response has reward 1, the others 0; a response is its token ids."""
@@ -157,7 +160,7 @@ def test_a_run_stops_after_some_steps_in_a_row(bad: list[int], limit: int, stops
 
 def test_a_loss_that_is_not_finite_is_dropped_although_its_gradient_is_fine() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = Optimizer([weight], LearningConfig(), peak=0.1, total_steps=9)
+    optimizer = Optimizer([("weight", weight)], LearningConfig(), peak=0.1, total_steps=9)
     optimizer.backward(weight.sum() * 1.0)
     optimizer.backward(weight.sum() + math.inf)
     result = optimizer.step()
@@ -172,7 +175,7 @@ def test_a_skipped_step_leaves_the_moments_as_they_were() -> None:
     results = []
     for bad in (False, True):
         weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-        optimizer = Optimizer([weight], LearningConfig(), peak=0.1, total_steps=9)
+        optimizer = Optimizer([("weight", weight)], LearningConfig(), peak=0.1, total_steps=9)
         optimizer.backward((weight * torch.tensor([3.0, 1.0])).sum())
         optimizer.step()
         if bad:

@@ -67,6 +67,9 @@ class RememberingLearner:
     def save(self, folder: Path) -> None:
         raise AssertionError("the update stage does not save")
 
+    def checkpoint(self, folder: Path) -> None:
+        raise AssertionError("the update stage does not save")
+
 
 def response(token: int, length: int = 2, masked: int = 0) -> Response:
     mask = tuple(t >= masked for t in range(length))

@@ -1,0 +1,200 @@
+"""When a run writes a checkpoint, what is in it, and which ones stay.
+
+A checkpoint holds the run as it was between two steps: a step was committed and evaluated where that was due, and
+nothing of the next one has begun. What has to be kept beside the weights each part says itself (`Part`); data order,
+seeds and schedules are functions of the step and of the metrics, and need no state.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from reasoner.codec import to_json
+from reasoner.config import RunConfig
+from reasoner.errors import RunError
+from reasoner.evaluation import Evaluation
+from reasoner.ranks import Ranks
+from reasoner.runs.folder import Run
+from reasoner.scoring.service import ScoringService
+
+STATE_FILE = "state.json"
+CRITIC = "critic"
+"""folder of the critic in a checkpoint"""
+SCORING = "scoring"
+"""the scoring service among the parts"""
+SHARE = 0.02
+"""of the time, for checkpoints, where `run.checkpoint_every` leaves it open"""
+
+
+class Part(Protocol):
+    """Something whose state a run needs to go on as if it had never stopped."""
+
+    def state(self) -> dict[str, Any]:
+        """The state as it is now, in JSON values. Asked for after every step: it should be small."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned, in another process; called once, before the first step."""
+        ...
+
+
+class Trained(Protocol):
+    """The learner, or the critic."""
+
+    @property
+    def version(self) -> int:
+        """Optimiser steps behind the weights; it changes before they do."""
+        ...
+
+    def checkpoint(self, folder: Path) -> None:
+        """Write everything that is needed to go on from here, exactly."""
+        ...
+
+
+@dataclass
+class Keeper:
+    """Writes the checkpoints of one run."""
+
+    config: RunConfig
+    run: Run
+    ranks: Ranks
+    """all of them call the methods; the first one decides, and writes but for the known scores"""
+    learner: Trained
+    critic: Trained | None
+    """every rank has one that is equal"""
+    scoring: ScoringService | None
+    parts: Mapping[str, Part]
+    """by name; every checkpoint has a state of each"""
+    say: Callable[[str], None]
+    """shows a sentence"""
+    _states: dict[str, Any] = field(default_factory=dict)
+    """of the parts, after the last committed step"""
+    _versions: tuple[int, ...] = ()
+    """of the models, after the last committed step"""
+    _written: float = field(default_factory=lambda: time.perf_counter())
+    """when the last checkpoint was"""
+    _seconds: float = 0.0
+    """that it took"""
+
+    def restore(self, checkpoint: Path) -> None:
+        """Give every part but the models, which read it themselves, its state back.
+
+        Raises:
+            RunError: the checkpoint is of a run with other parts.
+        """
+        states = self._own(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        if set(states) != set(self.parts):
+            raise RunError(
+                f"{checkpoint} holds the state of {', '.join(sorted(states))}, and this run has "
+                f"{', '.join(sorted(self.parts))}: it was written by another version of reasoner or its plugins"
+            )
+        for name, part in self.parts.items():
+            part.restore(states[name])
+        if self.scoring:
+            self.scoring.load_scores(checkpoint / self._scores_file)
+        self.committed()
+
+    def committed(self) -> None:
+        """A step was committed: what an interruption of the next one goes back to."""
+        self._states = {name: part.state() for name, part in self.parts.items()}
+        self._versions = self._now()
+
+    def save_where_due(self) -> None:
+        """Write a checkpoint of the last committed step, unless it has one or it is not yet time.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        if self.config.keep_last and self.ranks.of_first(not self._is_saved and self._is_due):
+            self.committed()  # an evaluation came after the step
+            self._save()
+
+    def save_on_the_way_out(self) -> None:
+        """Something ended the run in the middle of a step: save the last committed one, where nothing has changed the
+        weights since. Calls of reward sources that were made since count, and their scores are kept.
+
+        One of several ranks cannot: the others may be gone."""
+        if not self.config.keep_last or not self._versions or self.ranks.count > 1 or self._is_saved:
+            return
+        if self._versions != self._now():
+            self.say(f"the weights have changed since step {self.run.steps}: it cannot be saved any more")
+            return
+        if self.scoring:
+            self._states[SCORING] = self.scoring.state()
+        try:
+            self._save()
+        except RunError as error:
+            self.say(str(error))
+
+    def finish(self) -> None:
+        """The run is done: its last checkpoint stays, to train on from, and the best ones."""
+        if self.config.keep_last:
+            self.run.keep_checkpoints({self.run.steps, *self._best()})
+
+    @property
+    def _is_saved(self) -> bool:
+        return self.run.checkpoints.at(self.run.steps).exists()
+
+    @property
+    def _is_due(self) -> bool:
+        step, every = self.run.steps, self.config.checkpoint_every
+        if step in (0, self.config.steps) or step in self._best():
+            return True
+        if every is not None:
+            return step % every == 0
+        return time.perf_counter() - self._written >= self._seconds / SHARE
+
+    @property
+    def _scores_file(self) -> str:
+        return f"scores-{self.ranks.index}.parquet"
+
+    def _own(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """This rank's states of those of all ranks; another number of ranks shares what they called."""
+        if len(states) == self.ranks.count:
+            return states[self.ranks.index]
+        made: Counter[str] = Counter()
+        for each in states:
+            made.update(each.get(SCORING, {}).get("made", {}))
+        shared = {source: -(-calls // self.ranks.count) for source, calls in made.items()}
+        return states[0] | ({SCORING: {"made": shared}} if SCORING in states[0] else {})
+
+    def _now(self) -> tuple[int, ...]:
+        return self.learner.version, self.critic.version if self.critic else 0
+
+    def _save(self) -> None:
+        started = time.perf_counter()
+        states = self.ranks.gather(self._states)
+        with self.run.saving_checkpoint() as own:
+            folder = self.ranks.of_first(own)
+            if self.scoring:
+                self.scoring.save_scores(folder / self._scores_file)
+            self.learner.checkpoint(folder)
+            if self.ranks.first:
+                (folder / STATE_FILE).write_text(to_json(states) + "\n", encoding="utf-8")
+            if self.ranks.first and self.critic:
+                (folder / CRITIC).mkdir()
+                self.critic.checkpoint(folder / CRITIC)
+            self.ranks.gather(None)  # all have written
+        self._written = time.perf_counter()
+        self._seconds = self._written - started
+        self.run.keep_checkpoints({*self.run.checkpoints.steps()[-self.config.keep_last :], *self._best()})
+
+    def _best(self) -> set[int]:
+        """The steps with the best evaluations; of two equal ones the later."""
+        evaluated = [step for step in self.run.evaluations if step > 0]
+        ranked = sorted(evaluated, key=lambda step: (*quality(self.run.evaluations[step]), step), reverse=True)
+        return set(ranked[: self.config.keep_best])
+
+
+def quality(evaluation: Evaluation) -> tuple[float, float]:
+    """What checkpoints are compared by: accuracy, then mean reward."""
+    figures = (evaluation.accuracy, evaluation.find("reward"))
+    accuracy, reward = (-math.inf if figure is None else figure.value for figure in figures)
+    return accuracy, reward

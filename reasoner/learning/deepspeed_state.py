@@ -1,0 +1,86 @@
+"""The state of a learner on DeepSpeed, whole, in the files of `optimizer.py`: it says nothing of ZeRO stages or ranks.
+
+DeepSpeed's own checkpoints are pickles of shards. Here every tensor is gathered in float32, one after the other, and
+put back into whatever the new run spreads it over; both are exact. The functions are collective: all ranks call them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reasoner.learning.optimizer import MOMENTS, STEM, trained_weights
+from reasoner.weights import read_files
+
+
+def exact_weights(named: Mapping[str, Tensor], wanted: bool) -> dict[str, Tensor]:
+    """The float32 numbers that the optimiser changes, in host memory, for those of `named` that it has.
+
+    Args:
+        wanted: by this rank; otherwise it only takes part, and gets nothing.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    found: dict[str, Tensor] = {}
+    for name, tensor in named.items():
+        whole = safe_get_full_fp32_param(tensor) if _is_spread(tensor) else None
+        if whole is not None and wanted:
+            found[name] = whole.to("cpu", copy=True)
+    return found
+
+
+def moments(named: Mapping[str, nn.Parameter], optimizer: Any, steps: int) -> Iterator[tuple[str, Tensor]]:
+    """AdamW's tensors as `Optimizer.save` writes them.
+
+    Args:
+        named: the trained parameters.
+        optimizer: DeepSpeed's.
+        steps: that it made.
+    """
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    for name, parameter in named.items():
+        for kind in MOMENTS:
+            spread = _is_spread(parameter)
+            whole = safe_get_full_optimizer_state(parameter, kind) if spread else optimizer.state[parameter][kind]
+            yield f"{kind}/{name}", whole
+        yield f"step/{name}", torch.tensor(float(steps))
+
+
+def restore(
+    named: Mapping[str, nn.Parameter], optimizer: Any, checkpoint: Path, steps: int, idle_step: Callable[[], None]
+) -> None:
+    """Put back what `moments` gave, and the weights in float32.
+
+    Args:
+        named: the trained parameters, with the checkpoint's weights.
+        optimizer: DeepSpeed's, new.
+        steps: that the old one made.
+        idle_step: makes a step at learning rate 0: DeepSpeed makes room for its state at the first one.
+    """
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    idle_step()
+    for key, tensor in read_files(checkpoint, f"{STEM}-*"):
+        kind, _, name = key.partition("/")
+        parameter = named[name]
+        if kind in MOMENTS and _is_spread(parameter):
+            safe_set_full_optimizer_state(parameter, tensor, kind)
+        elif kind in MOMENTS:
+            optimizer.state[parameter][kind].copy_(tensor)
+    weights = trained_weights(checkpoint)
+    assert weights is not None
+    for name, tensor in read_files(weights):
+        if name in named and _is_spread(named[name]):
+            safe_set_full_fp32_param(named[name], tensor)
+    for state in getattr(optimizer, "optimizer", optimizer).state.values():
+        state["step"] = torch.full_like(torch.as_tensor(state["step"], dtype=torch.float32), float(steps))
+
+
+def _is_spread(tensor: Tensor) -> bool:
+    """Whether DeepSpeed keeps float32 numbers of its own for it (ZeRO 1 to 3)."""
+    return hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping")

@@ -1,0 +1,161 @@
+"""What a run is made of: its data and the folders of its models, found and read before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pluggy
+
+from reasoner import plugins
+from reasoner.config import Config, OfflineConfig
+from reasoner.data import Splits, Stream, load_problems, load_splits, overlap_policy
+from reasoner.errors import ConfigError
+from reasoner.gro.terms import SOURCES, Source
+from reasoner.hookspecs import Generator
+from reasoner.models import open_tokenizer, resolve_device, resolve_model
+from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
+from reasoner.overlap import keep_apart
+from reasoner.plan import describe_offline, describe_plan
+from reasoner.prompts import render
+from reasoner.records import Problem, Prompt, ScoredGroup
+from reasoner.runs.checksums import identify
+from reasoner.runs.folder import MINIMUM_FREE
+from reasoner.sampling.factory import choose_engine
+from reasoner.settings import Resolved
+from reasoner.weights import count_parameters
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data and the models' folders."""
+
+    config: Config
+    manager: pluggy.PluginManager
+    facts: Mapping[str, str]
+    """what was chosen, and why"""
+    device: str
+    engine: str
+    """of the sampler; empty: nothing is sampled"""
+    folder: Path
+    """of the model"""
+    critic_folder: Path
+    held_out: Sequence[Prompt]
+    train: Sequence[Prompt]
+    problems: Stream[Problem] | None
+    """of `train` by step; None: no term reads fresh groups"""
+    offline: Mapping[Source, OfflineData]
+    streams: Mapping[Source, Stream[ScoredGroup]]
+    """the groups of `offline` by step"""
+
+    def identity(self) -> dict[str, str]:
+        """Checksums of all that (see `checksums.identify`)."""
+        models = {"model": self.folder} | ({"critic": self.critic_folder} if self.config.gro.needs_critic else {})
+        data: dict[str, Sequence[object]] = {"data.train": self.train, "data.eval": self.held_out}
+        data |= {f"data.{source}": offline.groups for source, offline in self.offline.items()}
+        used = {name: records for name, records in data.items() if records}
+        return identify(models, used, self.config.plugins, self.engine)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint: the parameters and AdamW's two moments in float32, of the policy and of the critic."""
+        models = [self.folder] + ([self.critic_folder] if self.config.gro.needs_critic else [])
+        return sum(12 * count_parameters(folder) for folder in models)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What a training run needs on the disk at most, large files only: the trained model, and the checkpoints that
+        are kept while another one is written."""
+        run, evaluation = self.config.run, self.config.evaluation
+        best = run.keep_best if evaluation is not None and evaluation.every else 0
+        checkpoints = run.keep_last + best + 1 if run.keep_last else 0
+        return MINIMUM_FREE + 4 * count_parameters(self.folder) + checkpoints * self.checkpoint_bytes
+
+
+def load_material(resolved: Resolved, *, training: bool) -> Material:
+    """Read the data and find the models.
+
+    Raises:
+        UserError: they are not as they must be.
+    """
+    config = resolved.config
+    manager = plugins.build_manager(config.plugins)
+    generators = plugins.generators(manager)
+    splits = _splits(config, generators, training=training)
+    device = resolve_device(config.model.device)
+    engine = choose_engine(config.sampling.engine) if config.online or not training else ""
+    facts = dict(describe_plan(resolved, splits, device, engine, training=training))
+    # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
+    # first time.
+    print(f"preparing model {facts['model']}", flush=True)  # noqa: T201
+    folder = resolve_model(config.model.path)
+    tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
+
+    def prompts(problems: Sequence[Problem]) -> list[Prompt]:
+        return render(problems, tokenizer, config.model.chat_template_kwargs, config.sampling.max_prompt_tokens)
+
+    offline: dict[Source, OfflineData] = {
+        source: _offline(config, source, generators, tokenizer, splits.eval)
+        for source in SOURCES
+        if training and source != "online" and config.gro.reads(source)
+    }
+    facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
+    held_out, train = prompts(splits.eval), prompts(splits.train)
+    critic = config.critic.path if training and config.gro.needs_critic else None
+    return Material(
+        config=config,
+        manager=manager,
+        facts=facts,
+        device=device,
+        engine=engine,
+        folder=folder,
+        critic_folder=resolve_model(critic) if critic else folder,
+        held_out=held_out,
+        train=train,
+        problems=_problems(config, train) if training and config.online else None,
+        offline=offline,
+        streams={source: _stream(config, source, data) for source, data in offline.items()},
+    )
+
+
+def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:
+    """The problems that the command uses."""
+    if training and config.online:
+        return load_splits(config.data, config.prompt, generators, config.run.seed)
+    if training:
+        return Splits((), (), ())
+    if config.data.eval is None:
+        raise ConfigError("data.eval is needed to evaluate and not set, for example --set data.eval.path=FILE.")
+    return Splits(
+        (), tuple(load_problems(config.data.eval, config.prompt, generators, config.run.seed, "data.eval")), ()
+    )
+
+
+def _offline(
+    config: Config,
+    source: Kind,
+    generators: Mapping[str, Generator],
+    tokenizer: OfflineTokenizer,
+    held_out: Sequence[Problem],
+) -> OfflineData:
+    """The responses of one source, apart from the evaluation problems."""
+    wanted: OfflineConfig = getattr(config.data, source)
+    kwargs, seed = config.model.chat_template_kwargs, config.run.seed
+    data = load_offline(source, wanted, config.prompt, generators, tokenizer, kwargs, seed)
+    policy = overlap_policy(config.data, wanted)
+    groups, notes = keep_apart(data.groups, lambda scored: scored.group.problem, held_out, f"data.{source}", policy)
+    return OfflineData(groups, (*data.notes, *notes))
+
+
+def _problems(config: Config, prompts: Sequence[Prompt]) -> Stream[Problem]:
+    seed = config.run.seed if config.data.train and config.data.train.shuffle else None
+    per_step = config.learning.problems_per_step
+    problems = [prompt.problem for prompt in prompts]
+    return Stream(problems, per_step, seed, section="data.train", key="learning.problems_per_step")
+
+
+def _stream(config: Config, source: Source, data: OfflineData) -> Stream[ScoredGroup]:
+    offline: OfflineConfig = getattr(config.data, source)
+    seed = config.run.seed if offline.shuffle else None
+    return Stream(data.groups, config.per_step(source), seed, section=f"data.{source}", key=f"data.{source}.per_step")

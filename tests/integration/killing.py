@@ -1,0 +1,185 @@
+"""Runs that are killed again and again: `python -m tests.integration.killing FOLDER`.
+
+Torch is imported once; every attempt is a fork of this process and dies of a real SIGKILL: at a random moment, or just
+before or after a random one of the calls that make things last (fsync, rename, unlink). The next attempt resumes. Each
+trial is run once without a kill, for comparison. FOLDER/report.json says what happened.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from reasoner.opening import open_stages
+from reasoner.pipeline import train
+from reasoner.runs.changes import load_resumed
+from reasoner.runs.resume import Resume
+from reasoner.settings import load_config
+from tests.tiny import build_tiny_model
+
+LASTING = ("fsync", "rename", "replace", "unlink")
+PLUGIN = Path(__file__).with_name("rewarding_letters.py")
+
+
+@dataclass(frozen=True)
+class Trial:
+    name: str
+    sets: tuple[str, ...]
+    kills: int
+
+
+def main(folder: Path) -> None:
+    chance = random.Random(20)
+    build_tiny_model(folder / "tiny")  # here: what transformers imports on the way is then there for every attempt
+    gc.freeze()
+    task = str(folder / "trial.toml")
+    report: dict[str, Counter[str]] = {}
+    for trial in TRIALS:
+        started = time.monotonic()
+        assert attempt(partial(begin, task, trial, folder / f"{trial.name}-once"), None) == 0
+        seconds = time.monotonic() - started
+        kills = report[trial.name] = Counter()
+        for number in count(1):
+            work = partial(go_on, task, trial, folder / f"{trial.name}-often-{number}")
+            kill_until_done(work, trial, kills, chance, seconds)
+            if kills.total() == trial.kills:
+                break
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+def kill_until_done(
+    work: Callable[[], None], trial: Trial, kills: Counter[str], chance: random.Random, seconds: float
+) -> None:
+    """Attempt the work until it is done, with what is left of the trial's kills.
+
+    Args:
+        seconds: that it takes undisturbed.
+    """
+    while True:
+        fault = draw(chance, seconds) if kills.total() < trial.kills else None
+        code = attempt(work, fault)
+        if code == 0:
+            return
+        if fault is None or code != -signal.SIGKILL:
+            sys.exit(f"{trial.name}: an attempt with {fault} ended with {code}")
+        kills[fault.kind] += 1
+
+
+def begin(task: str, trial: Trial, output: Path) -> None:
+    sets = [*trial.sets, f"run.output='{output}'"]
+    with open_stages(load_config(task, sets=sets, plugins=[str(PLUGIN)])) as stages:
+        train(stages)
+
+
+def go_on(task: str, trial: Trial, output: Path) -> None:
+    """Resume the run in `output`; start it where there is none that got far enough."""
+    for run in output.glob("*"):
+        if (run / "identity.json").exists():
+            if json.loads((run / "status.json").read_text())["state"] == "finished":
+                return  # killed after its end
+            resolved, changes = load_resumed(run, [])
+            with open_stages(resolved, Resume(run, changes)) as stages:
+                train(stages)
+            return
+    begin(task, trial, output)
+
+
+@dataclass(frozen=True)
+class Fault:
+    kind: str
+    """`moment`, or a call before or after which the process dies"""
+    at: float
+    """seconds, or the number of the call"""
+    after: bool = False
+
+
+def draw(chance: random.Random, seconds: float) -> Fault:
+    if chance.random() < 0.4:
+        return Fault("moment", chance.uniform(0.0, 0.7 * seconds))
+    return Fault("call", chance.randint(1, 50), after=chance.random() < 0.5)
+
+
+def attempt(work: Callable[[], None], fault: Fault | None) -> int:
+    """Do the work in a fork that the fault befalls; its exit code, negative for a signal."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            sys.stdout = sys.stderr = (Path(os.devnull)).open("w")  # noqa: SIM115
+            if fault and fault.kind == "call":
+                die_at_call(fault)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+    if fault and fault.kind == "moment":
+        deadline = time.monotonic() + fault.at
+        while time.monotonic() < deadline:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                break
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def die_at_call(fault: Fault) -> None:
+    calls = 0
+
+    def fatal(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == fault.at and not fault.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = call(*arguments, **more)
+            if calls == fault.at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return counted
+
+    for name in LASTING:
+        setattr(os, name, fatal(getattr(os, name)))
+
+
+TRIALS = (
+    # dynamic sampling, a frozen reference, several optimiser steps, a schedule on a metric, a budget of calls
+    Trial(
+        "online",
+        (
+            "gro.preset=grpo",
+            "gro.terms.grpo.kl={coefficient=0.01, estimator='k3'}",
+            "gro.terms.raft.preset=raft",
+            "gro.terms.raft.schedule={kind='metric', metric='response/length_mean', above=7.0}",
+            "learning.updates_per_step=2",
+            "sampling.refills=1",
+            "rewards.letters.max_calls=110",
+            "scoring.max_failure_rate=1.0",
+            "run.checkpoint_every=2",
+            "evaluation.every=3",
+        ),
+        10,
+    ),
+    Trial(
+        "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 8
+    ),
+    Trial("offline", ("gro.preset=dpo", "run.steps=12", "run.checkpoint_every=1", "run.keep_last=1"), 12),
+)
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

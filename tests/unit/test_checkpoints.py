@@ -1,0 +1,234 @@
+"""Checkpoint folders: whole and unharmed, or not used; which ones stay."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasoner.checkpointing import STATE_FILE, Keeper
+from reasoner.config import RunConfig
+from reasoner.errors import DataError, RunError
+from reasoner.evaluation import Estimate, Evaluation
+from reasoner.ranks import ALONE
+from reasoner.runs.checkpoints import MANIFEST, Checkpoints
+from reasoner.runs.folder import Run, open_run
+
+
+def write(checkpoints: Checkpoints, step: int) -> Path:
+    with checkpoints.writing(step) as folder:
+        (folder / "model").mkdir()
+        (folder / "model" / "weights").write_bytes(bytes(range(256)))
+        (folder / "state.json").write_text("{}")
+    return checkpoints.at(step)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    (tmp_path / "checkpoints").mkdir()
+    return Checkpoints(tmp_path)
+
+
+def test_what_was_written_is_verified(checkpoints: Checkpoints) -> None:
+    write(checkpoints, 20)
+    write(checkpoints, 3)
+    assert checkpoints.steps() == [3, 20]
+    checkpoints.verify(3)
+    checkpoints.verify(20)
+    manifest = json.loads((checkpoints.at(20) / MANIFEST).read_text())
+    assert [file["name"] for file in manifest["files"]] == ["model/weights", "state.json"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda at: (at / "model" / "weights").write_bytes(bytes(255)), r"model/weights has 255 bytes, 256 were"),
+        (lambda at: (at / "model" / "weights").write_bytes(bytes(256)), r"model/weights is not what was written"),
+        (lambda at: (at / "state.json").unlink(), r"state\.json cannot be read: No such file"),
+        (lambda at: shutil.rmtree(at / "model"), r"model/weights cannot be read"),
+        (lambda at: (at / MANIFEST).write_text((at / MANIFEST).read_text()[:40]), r"JSON"),
+        (lambda at: (at / MANIFEST).unlink(), r"manifest\.json cannot be read"),
+        (lambda at: at.rename(at.with_name("step-000021")), r"manifest\.json is of step 20"),
+    ],
+)
+def test_damage_is_found_and_named(checkpoints: Checkpoints, damage: Any, message: str) -> None:
+    damage(write(checkpoints, 20))
+    with pytest.raises(DataError, match=message):
+        checkpoints.verify(*checkpoints.steps())
+
+
+def test_a_checkpoint_that_is_not_completely_written_does_not_appear(checkpoints: Checkpoints) -> None:
+    with pytest.raises(OSError, match="No space"), checkpoints.writing(1) as folder:  # noqa: PT012
+        (folder / "half").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert checkpoints.steps() == []
+    assert list(checkpoints.folder.iterdir()) == []
+
+
+def test_only_the_others_are_removed(checkpoints: Checkpoints) -> None:
+    for step in (1, 2, 3):
+        write(checkpoints, step)
+    (checkpoints.folder / "notes.txt").touch()
+    checkpoints.keep({3, 1, 9})
+    assert checkpoints.steps() == [1, 3]
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"step-000001", "step-000003", "notes.txt"}
+
+
+@dataclass
+class Model:
+    """A learner whose weights are a number."""
+
+    version: int = 0
+    fails: bool = False
+
+    def checkpoint(self, folder: Path) -> None:
+        if self.fails:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        (folder / "version").write_text(str(self.version))
+
+
+@dataclass
+class Count:
+    """A part whose state is a number."""
+
+    count: int = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.count = state["count"]
+
+
+@dataclass
+class Trial:
+    """A run that commits steps and says nothing of them."""
+
+    run: Run
+    keeper: Keeper
+    model: Model
+    part: Count
+    said: list[str]
+
+    def step(self, accuracy: float | None = None) -> None:
+        self.model.version += 1
+        self.part.count += 10
+        step = self.run.steps + 1
+        self.run.commit(step, {"reward/mean": 0.0}, [])
+        self.keeper.committed()
+        if accuracy is not None:
+            self.run.evaluations[step] = evaluation(accuracy)
+        self.keeper.save_where_due()
+
+    def state(self, step: int) -> Any:
+        return json.loads((self.run.checkpoints.at(step) / STATE_FILE).read_text())
+
+
+def evaluation(accuracy: float) -> Evaluation:
+    figures = (("avg@1", accuracy), ("reward", 0.5))
+    return Evaluation(1, 1, 0, tuple(Estimate(name, "share", value, None, None, "none", {}) for name, value in figures))
+
+
+def trial(output: Path, **config: Any) -> Trial:
+    run = open_run(output, "task", "", {}, identity={"model": "sha256 0"})
+    model, part, said = Model(), Count(), list[str]()
+    keeper = Keeper(RunConfig(**{"steps": 100} | config), run, ALONE, model, None, None, {"part": part}, said.append)
+    return Trial(run, keeper, model, part, said)
+
+
+def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
+    made = trial(tmp_path, checkpoint_every=2, keep_last=2, keep_best=1, steps=9)
+    for accuracy in (None, None, 0.5, 0.9, 0.2, None, None, 0.3, 0.6):
+        made.step(accuracy)
+    # 9: the last step of the run; 4: the best; 3 was the best for a while
+    assert made.run.checkpoints.steps() == [4, 8, 9]
+    made.keeper.finish()
+    assert made.run.checkpoints.steps() == [4, 9]
+
+
+def test_a_new_best_is_saved_although_it_is_not_yet_time(tmp_path: Path) -> None:
+    made = trial(tmp_path, checkpoint_every=50, keep_best=1)
+    made.step()
+    assert made.run.checkpoints.steps() == []
+    made.step(0.5)
+    made.step(0.4)
+    assert made.run.checkpoints.steps() == [2]
+    made.step(0.5)  # as good, and later
+    assert made.run.checkpoints.steps() == [2, 4]
+
+
+def test_without_a_number_checkpoints_take_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    made = trial(tmp_path)
+    write_checkpoint = made.model.checkpoint
+
+    def slowly(folder: Path) -> None:
+        now[0] += 3.0
+        write_checkpoint(folder)
+
+    monkeypatch.setattr(made.model, "checkpoint", slowly)
+    saved = []
+    for _ in range(40):
+        made.step()
+        saved += [step for step in made.run.checkpoints.steps() if step not in saved]
+        now[0] += 10.0
+    # the first step; then 3 s of every 150 s and a little
+    assert saved == [1, 16, 31]
+
+
+def test_keep_last_0_writes_none(tmp_path: Path) -> None:
+    made = trial(tmp_path, keep_last=0, checkpoint_every=1)
+    made.step(1.0)
+    made.keeper.save_on_the_way_out()
+    made.keeper.finish()
+    assert list((made.run.folder / "checkpoints").iterdir()) == []
+
+
+def test_an_interrupted_step_is_forgotten_and_the_one_before_it_saved(tmp_path: Path) -> None:
+    made = trial(tmp_path, checkpoint_every=50)
+    made.step()
+    made.part.count = 999  # of a step that was not committed
+    made.keeper.save_on_the_way_out()
+    assert made.state(1) == [{"part": {"count": 10}}]
+    again = Keeper(made.keeper.config, made.run, ALONE, Model(), None, None, {"part": Count()}, made.said.append)
+    again.restore(made.run.checkpoints.at(1))
+    assert again.parts["part"] == Count(10)
+
+
+def test_weights_that_have_changed_since_are_not_saved_as_those_of_the_step(tmp_path: Path) -> None:
+    made = trial(tmp_path, checkpoint_every=50)
+    made.step()
+    made.model.version += 1
+    made.keeper.save_on_the_way_out()
+    assert made.run.checkpoints.steps() == []
+    assert made.said == ["the weights have changed since step 1: it cannot be saved any more"]
+
+
+def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    made = trial(tmp_path, checkpoint_every=1)
+    made.step()
+    made.model.fails = True
+    with pytest.raises(RunError, match=r"the checkpoint of step 2 cannot be written .*No space left.*--resume"):
+        made.step()
+    made.keeper.save_on_the_way_out()
+    assert "the checkpoint of step 2 cannot be written" in made.said[0]
+    assert made.run.checkpoints.steps() == [1]
+    assert [path.name for path in made.run.checkpoints.folder.iterdir()] == ["step-000001"]
+
+
+def test_a_checkpoint_of_a_run_with_other_parts_is_refused(tmp_path: Path) -> None:
+    made = trial(tmp_path, checkpoint_every=1)
+    made.step()
+    other = Keeper(made.keeper.config, made.run, ALONE, Model(), None, None, {"curriculum": Count()}, made.said.append)
+    with pytest.raises(RunError, match="holds the state of part, and this run has curriculum"):
+        other.restore(made.run.checkpoints.at(1))
