@@ -70,7 +70,7 @@ class Contained:
         inherited = (told, held, rules, *contents.values())
         argv = [command, *_isolation(), *_view(), *_scratch(contents, limits)]
         argv += ["--json-status-fd", str(told), "--block-fd", str(held)]
-        argv += ["--seccomp", str(rules), "--", *_other_user(), *_INIT, *program]
+        argv += ["--seccomp", str(rules), "--", *_INIT, *_other_user(), *program]
         try:
             self._process = subprocess.Popen(
                 argv,
@@ -88,7 +88,8 @@ class Contained:
         self.ended = os.pidfd_open(self._process.pid)
         self._first = self._first_process()
         self._first_fd = os.pidfd_open(self._first)
-        limit_process(self._first, limits, limits.processes + 1)
+        # the first process counts too, unless it is root's
+        limit_process(self._first, limits, limits.processes + (os.geteuid() != 0))
         os.write(release, b"x")
         os.close(release)
 
