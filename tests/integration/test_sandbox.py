@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import MissingDependencyError
+from reasoner.records import Group, Message, Problem, Response
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, open_sandbox
 from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
 from reasoner.sandbox.proof import _survivors
 from reasoner.sandbox.scratch import Scratch, remove_stale
+from reasoner.scoring.service import ScoringService
 
 
 def working() -> list[str]:
@@ -157,6 +160,25 @@ def test_a_caller_that_is_killed_leaves_nothing(backend: str) -> None:
     remove_stale.__wrapped__()  # the next process that makes a folder
     left = Path(tempfile.gettempdir()).glob("reasoner-*program-*/mark.txt")
     assert [path for path in left if path.read_text() == mark] == []
+
+
+@pytest.mark.parametrize("backend", working())
+def test_in_a_worker_that_scores(backend: str) -> None:
+    mark = uuid.uuid4().hex
+    daemon = "import os, time\nprint(4, flush=True)\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)"
+    texts = ["print(2 + 2)", "print(5)", daemon, "print(4); print('x' * 2**21)", "bytearray(2**30)", "print(2 + 2)"]
+    responses = tuple(Response(text, (1, 2), (True, True), (-0.5, -0.25), "stop", 0) for text in texts)
+    group = Group(Problem("p", (Message("user", "?"),), "4"), (1,), responses)
+    rewards = [RewardConfig(source="prints", options={"sandbox": backend, "mark": mark})]
+    plugin = str(Path(__file__).with_name("sandboxed_reward.py"))
+    with ScoringService(rewards, ScoringConfig(workers=1, cache=0), [plugin]) as service:
+        (scored,) = service.score([group])
+    (components,) = zip(*scored.components, strict=True)
+    assert [component.value for component in components] == [1.0, 0.0, 1.0, 0.0, 0.0, 1.0], components
+    workers, ends = zip(*(component.note.split() for component in components), strict=True)
+    assert (ends[0], ends[3]) == ("exit", "output")
+    assert len(set(workers)) == 1  # a call that leaves something behind costs its worker
+    assert list(_survivors(mark)) == []
 
 
 @pytest.mark.parametrize("backend", working())

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from reasoner.errors import ConfigError, MissingDependencyError
-from reasoner.sandbox import Limits, Sandbox, SandboxError, choose, open_sandbox, seccomp
+from reasoner.sandbox import Limits, Sandbox, SandboxError, bubblewrap, choose, open_sandbox, seccomp
 from reasoner.sandbox.unsandboxed import unsandboxed
 
 
@@ -60,6 +61,28 @@ def test_one_that_does_not_hold_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
     assert "missing: install it" in said
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'setting up uid map: Permission denied' >&2; exit 1", "did not start: setting up uid map"),
+        ("/bin/sleep 60 & exec /bin/sleep 60", "did not start: no answer"),
+        ("echo '{' >&2", "did not start: {"),
+    ],
+)
+def test_a_bubblewrap_that_does_not_start_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, said: str
+) -> None:
+    for name, text in {"bwrap": f'[ "$1" = --version ] && exec echo 0.8.0\n{script}', "setpriv": ""}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(bubblewrap, "START_S", 0.3)
+    before = psutil.Process().children(recursive=True)
+    with pytest.raises(MissingDependencyError, match=f"bubblewrap: bubblewrap {said}"):
+        open_sandbox("bubblewrap")
+    assert psutil.Process().children(recursive=True) == before
+
+
 def test_the_best_that_holds_is_taken_and_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
     proven: list[str] = []
 
@@ -79,9 +102,9 @@ def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("limit", ["wall_s", "memory_mb", "output_bytes"])
-@pytest.mark.parametrize("value", [0, -1, float("nan")])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_a_limit_is_above_zero(limit: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{limit} of a sandbox must be above 0"):
+    with pytest.raises(ValueError, match=f"{limit} of a sandbox must be a number above 0"):
         Limits(**{limit: value})  # type: ignore[arg-type]
 
 
