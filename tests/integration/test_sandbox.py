@@ -20,7 +20,7 @@ from reasoner.errors import MissingDependencyError
 from reasoner.records import Group, Message, Problem, Response
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, open_sandbox
 from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
-from reasoner.sandbox.proof import _survivors
+from reasoner.sandbox.proof import survivors
 from reasoner.sandbox.scratch import Scratch, remove_stale
 from reasoner.scoring.service import ScoringService
 
@@ -119,8 +119,8 @@ def test_a_session_that_is_left_is_killed(sandbox: Sandbox) -> None:
     start = time.monotonic()
     with sandbox.open([PYTHON, *ISOLATED, "main.py", mark], {"main.py": source}, Limits(wall_s=60.0)) as session:
         assert session.receive_line() == b"ready\n"
-        assert list(_survivors(mark))
-    assert list(_survivors(mark)) == []
+        assert list(survivors(mark))
+    assert list(survivors(mark)) == []
     assert time.monotonic() - start < 30.0
 
 
@@ -154,9 +154,9 @@ def test_a_caller_that_is_killed_leaves_nothing(backend: str) -> None:
         assert caller.stdout.readline() == b"b'ready\\n'\n"
         caller.kill()
     deadline = time.monotonic() + 10
-    while list(_survivors(mark)) and time.monotonic() < deadline:
+    while list(survivors(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert list(_survivors(mark)) == []
+    assert list(survivors(mark)) == []
     remove_stale.__wrapped__()  # the next process that makes a folder
     left = Path(tempfile.gettempdir()).glob("reasoner-*program-*/mark.txt")
     assert [path for path in left if path.read_text() == mark] == []
@@ -178,7 +178,7 @@ def test_in_a_worker_that_scores(backend: str) -> None:
     workers, ends = zip(*(component.note.split() for component in components), strict=True)
     assert (ends[0], ends[3]) == ("exit", "output")
     assert len(set(workers)) == 1  # a call that leaves something behind costs its worker
-    assert list(_survivors(mark)) == []
+    assert list(survivors(mark)) == []
 
 
 @pytest.mark.parametrize("backend", working())
