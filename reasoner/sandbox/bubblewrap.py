@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from reasoner.errors import MissingDependencyError
+from reasoner.reaping import kill
 from reasoner.sandbox.base import FILE_BYTES, End, Limits, SandboxError
 from reasoner.sandbox.interpreter import readable_paths
 from reasoner.sandbox.limits import limit_process
@@ -30,7 +31,6 @@ from reasoner.sandbox.local import LocalSandbox
 from reasoner.sandbox.pipes import Pipes, ending, open_gate, read_all
 from reasoner.sandbox.seccomp import program_filter
 from reasoner.sandbox.usage import tree
-from reasoner.scoring.reaping import kill
 
 SCRATCH = "/tmp"
 """where the scratch folder is inside"""
@@ -39,9 +39,9 @@ START_S = 10.0
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": SCRATCH, "TMPDIR": SCRATCH, "LANG": "C.UTF-8"}
 _INIT = ("/bin/sh", "-c", 'read -r go || exit; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?', "sh")
-"""The first process inside: it waits for a word (`open_gate`), starts the program, and with its end the kernel kills the
-rest. Bubblewrap waits for it; bubblewrap's own would be left as a zombie wherever orphans are not reaped, as in many
-containers."""
+"""The first process inside: it waits for a word (`open_gate`) and starts the program; with its end the kernel kills
+everything else inside. Bubblewrap waits for this one; its own would be left as a zombie wherever nobody reaps orphans, as
+in many containers."""
 _SIGNALLED = 128
 """an exit status above it: ended by a signal, as in a shell"""
 

@@ -12,7 +12,7 @@ import pytest
 from reasoner import doctor
 from reasoner.doctor import Check, examine
 from reasoner.errors import MissingDependencyError
-from reasoner.sandbox import Sandbox, SandboxError, open_sandbox
+from reasoner.sandbox import Sandbox, SandboxError, open_sandbox, running
 from reasoner.sandbox.proof import prove
 
 
@@ -91,6 +91,7 @@ def test_sandboxes_are_tried_and_not_only_looked_for(
     report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "prove_fully", prove)
+    monkeypatch.setattr(running, "FIRST_LOOK_S", 60.0)  # too many processes: it would be killed before it reports
 
     def missing() -> Sandbox:
         raise MissingDependencyError("apt install it")
