@@ -40,7 +40,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": SCRATCH, "TMPDIR": SCRATCH, "LANG": "C.UTF-8"}
 _INIT = ("/bin/sh", "-c", 'read -r go || exit; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?', "sh")
 """The first process inside: it waits for a word (`open_gate`) and starts the program; with its end the kernel kills
-everything else inside. Bubblewrap waits for this one; its own would be left as a zombie where nobody reaps orphans, as in
+everything else inside. Bubblewrap waits for this one; its own would stay a zombie where nobody reaps orphans, as in
 many containers."""
 _SIGNALLED = 128
 """an exit status above it: ended by a signal, as in a shell"""
