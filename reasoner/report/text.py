@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from math import nan
 
@@ -14,6 +15,7 @@ from reasoner.reporting.lines import label
 from reasoner.reporting.metrics import find, headline
 from reasoner.runs.saved import SavedRun
 
+_ESCAPES = {"\\": "\\\\", "`": "\\`", "*": "\\*", "|": "\\|", "<": "&lt;", "&": "&amp;"}
 TREND = 24
 """characters"""
 WATCHED = (
@@ -40,9 +42,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escaped(text: str) -> str:
-    """One line in which nothing starts a tag, a link, a column or emphasis."""
-    line = " ".join(text.split())
-    return "".join(f"\\{c}" if c in "\\`*[]|" else {"<": "&lt;", "&": "&amp;"}.get(c, c) for c in line)
+    """One line in which nothing starts a tag, a link, a column, code or emphasis."""
+    line = "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
+    return re.sub(r"\](?=[(\[:])", r"\\]", line)
 
 
 def _single(each: RunReport) -> Iterator[str]:

@@ -159,6 +159,23 @@ def test_a_run_that_failed_before_its_first_step_has_a_report(made: Path, tmp_pa
     assert "0 of 2 steps" in as_markdown(collect([run]))
 
 
+def test_a_run_on_offline_data_is_told_by_its_terms(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "offline"))
+    shutil.rmtree(run / "rollouts")
+    (run / "evaluations.jsonl").write_text("")
+    steps = [
+        {"step": n, "term/dpo/loss": 0.7 - 0.1 * n, "term/dpo/accuracy": 0.5 + 0.04 * n, "time/total": 2.0}
+        for n in range(1, 7)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    page = page_of(run)
+    assert "<h3>Dpo loss</h3>" in page
+    assert "dpo: preference accuracy" in page
+    assert 'id="responses"' not in page
+    assert 'id="evaluation"' not in page
+    assert "| dpo accuracy | 56% | 72% |" in as_markdown(collect([run]))
+
+
 def test_numbers_that_are_not_finite_become_gaps(made: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made / "first", tmp_path / "first"))
     file = run / "rollouts" / "step-000001.parquet"

@@ -7,7 +7,6 @@ class Browser {
     this.data = data;
     data.range = rewardRange(data.groups);
     this.asked = readAsked(location.hash);
-    this.colouring = data.groups.some((group) => group.responses.some((each) => each.lengths)) ? "logprob" : "plain";
     this.beside = new Set();
     this.page = 0;
     this.form = this.filters();
@@ -61,7 +60,7 @@ class Browser {
   }
 
   reset() {
-    this.asked = { ...NOTHING_ASKED };
+    this.asked = { ...NOTHING_ASKED, tokens: this.asked.tokens };
     this.fill();
     this.filter();
     this.remember();
@@ -91,7 +90,7 @@ class Browser {
     this.count.textContent = `${plural(responses, "response", "responses")} in ${plural(this.found.length, "group", "groups")}`;
     const wanted = this.found.findIndex((each) => String(each.index) === this.asked.group);
     // Nothing asked for: a training group with differences shows most.
-    const first = writeAsked(this.asked) ? 0 : this.found.findIndex(({ group }) => group.training && Math.max(...rewards(group)) > Math.min(...rewards(group)));
+    const first = writeAsked({ ...this.asked, tokens: "" }) ? 0 : this.found.findIndex(({ group }) => group.training && Math.max(...rewards(group)) > Math.min(...rewards(group)));
     this.open(Math.max(0, wanted, wanted < 0 ? first : 0));
   }
 
@@ -155,10 +154,10 @@ class Browser {
         h("span", null, this.stepper("Previous", -1), " ", this.stepper("Next", 1))),
       promptBox(this.data.problems[group.problem], query),
       this.tools(group, others.slice(0, 12)),
-      cardsOf(this.data, group, fitting, this.colouring, query),
+      cardsOf(this.data, group, fitting, this.colouring(), query),
       ...others.filter((other) => this.beside.has(other)).flatMap((other) => [
         h("h3", null, this.momentOf(other, group)),
-        cardsOf(this.data, other, null, this.colouring, query)]));
+        cardsOf(this.data, other, null, this.colouring(), query)]));
   }
 
   sameProblem(one, other) {
@@ -178,7 +177,7 @@ class Browser {
   tools(group, others) {
     const scale = largestWeight(group);
     const can = { plain: true, logprob: group.responses.some((each) => each.lengths), weight: group.responses.some((each) => each.lengths && each.weights !== null) };
-    const used = can[this.colouring] ? this.colouring : "plain";
+    const used = can[this.colouring()] ? this.colouring() : "plain";
     const kinds = Object.entries(COLOURINGS).filter(([kind]) => can[kind]);
     const buttons = kinds.map(([kind, text]) => h("button", { type: "button", "aria-pressed": String(kind === used), onclick: () => this.colour(kind) }, text));
     const beside = others.map((other) =>
@@ -187,9 +186,14 @@ class Browser {
       ...(beside.length ? [h("span", { class: "gap" }), "Same problem:", ...beside] : []));
   }
 
+  colouring() {
+    return COLOURINGS[this.asked.tokens] ? this.asked.tokens : "logprob";
+  }
+
   colour(kind) {
-    this.colouring = kind;
+    this.asked.tokens = kind;
     this.showGroup();
+    this.remember();
   }
 
   toggle(other) {

@@ -1,6 +1,6 @@
 // Which groups are shown: pure functions of the data and of what was asked for.
 
-const NOTHING_ASKED = { q: "", run: "", when: "", problem: "", min: "", max: "", source: "", verdict: "", finish: "", sort: "", group: "" };
+const NOTHING_ASKED = { q: "", run: "", when: "", problem: "", min: "", max: "", source: "", verdict: "", finish: "", sort: "", group: "", tokens: "" };
 
 const VERDICTS = {
   positive: ["above 0", (found) => found !== undefined && found.value !== null && found.value > 0],
