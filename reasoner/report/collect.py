@@ -146,7 +146,9 @@ def _alerts(history: Sequence[Mapping[str, float]]) -> Iterator[str]:
     for metrics in history:
         for text in alerts(metrics):
             share = _SHARE.search(text)
-            said.setdefault(_SHARE.sub("{}", text), []).append((int(metrics["step"]), float(share[1]) if share else 0.0))
+            said.setdefault(_SHARE.sub("{}", text), []).append(
+                (int(metrics["step"]), float(share[1]) if share else 0.0)
+            )
     for text, found in said.items():
         steps, most = [step for step, _ in found], max(share for _, share in found)
         share_text = f"{most:g}%" if len(found) == 1 else f"up to {most:g}%"
