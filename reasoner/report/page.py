@@ -32,7 +32,7 @@ from reasoner.report.tiles import overview, tiles
 from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, p_value, short, versions
 from reasoner.reporting.format import duration, interval
 
-SCRIPTS = ("text.js", "charts.js", "filter.js", "tokens.js", "group.js", "browser.js", "main.js")
+SCRIPTS = ("text.js", "charts.js", "filter.js", "tokens.js", "group.js", "form.js", "browser.js", "main.js")
 
 
 @dataclass(frozen=True, slots=True)
