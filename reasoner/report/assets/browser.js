@@ -173,9 +173,16 @@ class Browser {
     const colours = kinds.map((kind) => toggle(COLOURINGS[kind], kind === used, () => this.colour(kind)));
     const beside = others.map((other) =>
       toggle(this.momentOf(other, group), this.beside.has(other), () => this.toggle(other)));
+    const parts = this.detail.classList.contains("parts");
     return h("div", { class: "tools" },
       ...(colours.length > 1 ? ["Tokens by", ...colours, colourScale(used, largestWeight(group))] : []),
+      span("gap"), toggle("all parts of scores", parts, () => this.parts()),
       ...(beside.length ? [span("gap"), "Same problem:", ...beside] : []));
+  }
+
+  parts() {
+    this.detail.classList.toggle("parts");
+    this.redraw();
   }
 
   colouring() {

@@ -51,7 +51,7 @@ function verdicts(data, each) {
   return cells.length ? h("div", { class: "verdict" }, ...cells) : null;
 }
 
-/** The extracted answer, the other parts, the note, the failure. */
+/** The extracted answer, the note, the failure; then the other parts, which show on demand. */
 function why(found) {
   const parts = [];
   const { extracted, ...others } = found.parts;
@@ -59,14 +59,12 @@ function why(found) {
   else if (extracted !== undefined) {
     parts.push(h("span", { class: "extracted", dir: "auto" }, ...shown(String(extracted))));
   }
-  for (const [name, part] of Object.entries(others)) {
-    const value = typeof part === "number" ? short(part) : part;
-    if (part !== null) parts.push(span("", ...shown(`${name}: ${value}`)));
-  }
   if (found.note) parts.push(h("span", { dir: "auto" }, ...shown(found.note)));
   if (found.failure) {
     const { kind, seconds, message } = found.failure;
     parts.push(span("failure", ...shown(`${kind} after ${seconds} s: ${message}`)));
   }
-  return parts.flatMap((part, at) => (at ? [" · ", part] : [part]));
+  const rest = Object.entries(others).filter(([, part]) => part !== null).map(([name, part]) =>
+    span("part", ...shown(`${name}: ${typeof part === "number" ? short(part) : part}`)));
+  return [...parts.flatMap((part, at) => (at ? [" · ", part] : [part])), ...rest];
 }
