@@ -24,6 +24,7 @@ from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.spread import Policy, SpreadPolicy
 from reasoner.measure import seconds_since_start
+from reasoner.memory import ModelSize, check_memory, describe_memory, free_memory, gpu_memory, needs
 from reasoner.models import open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
 from reasoner.overlap import keep_apart
@@ -142,6 +143,10 @@ def _open_base(resolved: Resolved, name: str, ranks: Ranks, *, training: bool) -
     critic = (
         resolve_model(config.critic.path) if training and config.gro.needs_critic and config.critic.path else folder
     )
+    sizes, gpu = (ModelSize.of(folder), ModelSize.of(critic)), gpu_memory(device)
+    wanted = tuple(needs(config, *sizes, device, engine, gpu, training=training))
+    free = free_memory(device)
+    facts["memory"], tight = describe_memory(wanted, free), check_memory(wanted, free)
     reserve = MINIMUM_FREE + (2 * _size(folder) if training else 0)
     with ExitStack() as stack:
         if ranks.first:
@@ -152,6 +157,8 @@ def _open_base(resolved: Resolved, name: str, ranks: Ranks, *, training: bool) -
             run = stack.enter_context(Follower(ranks.of_first(Path()), ranks.index))
             view = stack.enter_context(Views(PlainView(run.log, ascii_only=False)))
         view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
+        for warning in tight:
+            view.message(f"WARNING: {warning}")
         algorithms = plugins.algorithms(manager)
         trackers = Trackers(
             config.trackers if training and ranks.first else {}, plugins.trackers(manager), view.message
