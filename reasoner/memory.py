@@ -1,22 +1,23 @@
 """What a run will take of memory, estimated before anything is loaded, and what there is.
 
     learner     parameters, gradient, AdamW's two moments: 16 bytes per parameter (`learning.backbone`); with DeepSpeed
-                on one rank up to 20 (docs/scaling.md)
-    reference   4 bytes per parameter
+                what docs/scaling.md says
+    reference   4 bytes per parameter; with DeepSpeed as wide as `model.dtype`
     critic      as a learner
     sampler     its own weights in `model.dtype`; its KV cache
     activations (9 hidden + 3 intermediate) values per token and layer of a micro-batch (2205.05198, for attention that
                 keeps no scores; with recomputation `hidden` and one whole layer), and three times the logits of a chunk
     processes   Python with torch, in the run and in vLLM
 
-The first four are certain, the others estimates. A run is refused where what is certain does not fit.
+The first four are certain, the others estimates. A run is refused where what is certain does not fit. Every rank has a
+GPU of its own, and all ranks of a node its memory.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -90,6 +91,11 @@ class Need:
         """With what is likely."""
         return self.least + sum(self.likely.values())
 
+    def times(self, ranks: int) -> Need:
+        """What so many ranks need."""
+        certain, likely = ({name: ranks * size for name, size in each.items()} for each in (self.certain, self.likely))
+        return replace(self, certain=certain, likely=likely)
+
     @property
     def parts(self) -> str:
         """`learner 2.0, sampler 0.5 GiB`."""
@@ -116,6 +122,7 @@ def needs(
         gpu_bytes: of the GPU in all.
         training: False for an evaluation.
     """
+    here = _ranks_here(config, device)
     parameters = model.parameters
     held, gradients, offloaded = _trained(config, model, critic) if training else ({}, {}, {})
     activations = {"activations": activation_bytes(config, model)} if training else {}
@@ -124,12 +131,12 @@ def needs(
     if device == "cpu":
         cache = {"KV cache": config.sampling.kv_cache_gib * GIB} if engine == "vllm" else {}
         certain = {**held, **gradients, **offloaded, **sampler, **cache}
-        yield Need("memory", "in the update", certain, activations | processes)
+        yield Need("memory", "in the update", certain, activations | processes).times(here)
         return
     vllm = {"vLLM, sampling.memory_share": config.sampling.memory_share * gpu_bytes}
     yield Need("GPU memory", "while sampling", {**held, **(vllm if engine == "vllm" else sampler)})
     yield Need("GPU memory", "in the update", {**held, **gradients}, activations)
-    yield Need("memory", "in the update", {**offloaded, **sampler}, processes)
+    yield Need("memory", "in the update", {**offloaded, **sampler}, processes).times(here)
 
 
 def activation_bytes(config: Config, model: ModelSize) -> float:
@@ -222,12 +229,12 @@ def _trained(
     """What learner, reference and critic hold all the time, their gradients, and what is in host memory instead."""
     size = model.parameters
     held, gradients, offloaded = {"learner": 12.0 * size}, {"gradient": 4.0 * size}, {}
-    if config.learning.engine == "deepspeed":
+    if config.learner == "deepspeed":
         learner, gradient, moved = _deepspeed_bytes(config)
         held, gradients = {"learner": learner * size}, {"gradient": gradient * size}
         offloaded = {"learner, offloaded": moved * size} if moved else {}
     if config.gro.needs_reference:
-        held["reference"] = 4.0 * size
+        held["reference"] = (4.0 if config.learner == "torch" else WIDTH[config.model.dtype]) * size
     if config.gro.needs_critic:
         held["critic"] = 12.0 * critic.parameters
         gradients["its gradient"] = 4.0 * critic.parameters
@@ -235,9 +242,20 @@ def _trained(
 
 
 def _deepspeed_bytes(config: Config) -> tuple[float, float, float]:
-    """Bytes per parameter on one rank: parameters and optimiser, gradient, and what of them is in host memory."""
-    settings = config.learning.deepspeed
-    parameters: float = WIDTH[config.model.dtype]
-    optimiser = 12.0 if settings.zero_stage else 8.0  # ZeRO keeps a copy of the parameters of its own
+    """Bytes per parameter on each rank: parameters and optimiser, gradient, and what of them is in host memory."""
+    settings, ranks = config.learning.deepspeed, config.run.ranks
+    stage = settings.zero_stage
+    parameters = WIDTH[config.model.dtype] / (ranks if stage == 3 else 1)
+    gradient = 4.0 / (ranks if stage >= 2 else 1)
+    optimiser = 12.0 / ranks if stage else 8.0  # ZeRO keeps a copy of the parameters of its own
     moved = optimiser * settings.offload_optimizer + parameters * settings.offload_parameters
-    return parameters + optimiser - moved, 4.0, moved
+    return parameters + optimiser - moved, gradient, moved
+
+
+def _ranks_here(config: Config, device: str) -> int:
+    """Ranks of this node."""
+    if device == "cpu":
+        return config.run.ranks
+    import torch
+
+    return min(config.run.ranks, max(1, torch.cuda.device_count()))

@@ -87,6 +87,13 @@ def test_deepspeed_takes_what_its_page_says(sets: list[str], on_device: float, i
     assert sum(gib(host).values()) == in_memory
 
 
+def test_ranks_share_what_zero_spreads_and_the_memory_of_their_node() -> None:
+    """ZeRO 2 in float32: 4 + 16 / N bytes per parameter and rank."""
+    sets = ["run.ranks=4", "learning.deepspeed.zero_stage=2", "sampling.engine=hf"]
+    (needed,) = needs(config(*sets), BIG, BIG, "cpu", "hf")
+    assert gib(needed) == {"learner": 4 * (4 + 3), "gradient": 4.0, "sampler": 16.0}
+
+
 def test_activations_shrink_with_recomputation_and_the_budget() -> None:
     """1000 tokens x 24 layers x (9 x 2048 + 3 x 5504) values of 4 bytes, and 3 x 256 x 32000 logits."""
     plain = activation_bytes(config("learning.token_budget=1000"), BIG)
