@@ -1,6 +1,6 @@
 """What a run will take of memory, estimated before anything is loaded, and what there is.
 
-    learner     parameters, gradient, AdamW's two moments: 16 bytes per parameter (`learning.backbone`); with DeepSpeed
+    learner     parameters, gradient, AdamW's two moments: 16 bytes per parameter (float32); with DeepSpeed
                 what docs/scaling.md says
     reference   4 bytes per parameter; with DeepSpeed as wide as `model.dtype`
     critic      as a learner
