@@ -104,6 +104,8 @@ class Stages:
     """steps that sampled"""
     sampled_tokens: int = 0
     """of the current step, dropped groups and greedy responses included"""
+    scoring_s: float = 0.0
+    """seconds in reward sources for the same responses, summed over their workers"""
     history: list[dict[str, float]] = field(default_factory=list)
     """the metrics of every committed step"""
     evaluations: list[tuple[int, Evaluation]] = field(default_factory=list)
@@ -128,7 +130,7 @@ class Stages:
             RunError: the hand-over, the sampler or the scoring service failed.
         """
         batches: dict[Source, Batch] = {}
-        self.sampled_tokens = 0
+        self.sampled_tokens, self.scoring_s = 0, 0.0
         for source in dict.fromkeys(term.term.source for term in terms):
             if source == "online":
                 with timer("handover"):
@@ -193,6 +195,7 @@ class Stages:
         groups = {scored.group.problem.id: scored for scored in scores}
         timer.rest("score_wait")
         self.sampled_tokens += sum(len(r.token_ids) for scored in groups.values() for r in scored.group.responses)
+        self.scoring_s += sum(c.seconds for scored in groups.values() for row in scored.components for c in row)
         return [groups[prompt.problem.id] for prompt in prompts]
 
     def _told(self, step: int, groups: Iterator[Group]) -> Iterator[Group]:
@@ -250,6 +253,7 @@ class Stages:
         if groups:
             metrics |= rollout_metrics(groups)
             metrics["tokens/sampled"] = float(self.sampled_tokens)
+            metrics["score/seconds"] = self.scoring_s
             metrics["groups/no_credit"] = 1 - report.informative / len(groups)
             metrics["tokens_per_s/sample"] = metrics["tokens/sampled"] / metrics["time/sample"]
         if self.config.sampling.refills:

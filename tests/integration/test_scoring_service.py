@@ -20,7 +20,7 @@ from reasoner.errors import ConfigError, ScoringError
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 from reasoner.scoring.call import BATCH_SIZE
 from reasoner.scoring.service import ScoringService
-from scripts.bench_scoring import WAYS, chaos, overlap
+from scripts.bench_scoring import WAYS, chaos
 
 PLUGIN = str(Path(__file__).with_name("misbehaving_rewards.py"))
 MARK = "REASONER_SCORING_TEST"
@@ -624,13 +624,6 @@ def test_two_hundred_responses_of_which_some_do_harm_cost_their_deadlines_and_no
     assert (found.left, found.usable) == (0, True)
     assert found.bound_s <= found.seconds + 0.5  # the deadlines were really waited for, two at a time
     assert found.seconds < found.bound_s + 10.0
-
-
-def test_what_scores_while_others_are_sampled_is_not_waited_for() -> None:
-    found = overlap(groups=4, sample_s=0.4, score_s=0.15)
-    assert found.scoring_s > 2.2
-    assert found.sample_s >= 1.6
-    assert found.wait_s < found.scoring_s / 2
 
 
 def test_a_dead_host_is_an_error_and_leaves_nothing(marked: Callable[[], set[int]]) -> None:
