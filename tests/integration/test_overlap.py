@@ -12,6 +12,7 @@ from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.data import Stream
 from reasoner.measure import Timer
 from reasoner.plugins import Events, build_manager
+from reasoner.ranks import ALONE
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import load_config
@@ -44,6 +45,7 @@ def test_scoring_hides_behind_sampling_and_the_timings_say_so() -> None:
         stages = Stages(
             config=config,
             device="cpu",
+            ranks=ALONE,
             run=nothing,
             view=view,
             events=events,
