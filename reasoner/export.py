@@ -12,7 +12,7 @@ from reasoner.errors import UserError
 from reasoner.models import Origin, origin
 from reasoner.report.compare import before_and_after
 from reasoner.report.text import comparison_text, escaped, table
-from reasoner.report.words import ABOUT_EVALUATION, short, versions
+from reasoner.report.words import ABOUT_EVALUATION, homeless, short, versions
 from reasoner.reporting.format import duration, interval
 from reasoner.reporting.lines import size
 from reasoner.runs.saved import SavedRun, disk_use
@@ -51,7 +51,7 @@ def export(run: SavedRun, target: Path) -> int:
                 if file.is_file() and file.suffix in KEPT:
                     shutil.copyfile(file, folder / file.name)
             (folder / CONFIG).parent.mkdir()
-            (folder / CONFIG).write_text(run.config_text, encoding="utf-8")
+            (folder / CONFIG).write_text(homeless(run.config_text), encoding="utf-8")
             (folder / "README.md").write_text(model_card(run, target.name), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--to {target} cannot be written: {error.strerror or error}.") from error
@@ -94,7 +94,7 @@ def _body(run: SavedRun, name: str, base: Origin) -> Iterator[str]:
     if run.seconds is not None:
         facts["time"] = duration(run.seconds)
     facts["versions"] = versions(run)
-    yield table(("", ""), [(escaped(fact), text) for fact, text in facts.items()]).replace("---:", "---")
+    yield table(("", ""), [(fact, homeless(text)) for fact, text in facts.items()]).replace("---:", "---")
     again = f"reasoner run {run.config.get('task')} --config {CONFIG}"
     yield f"Every setting is in [{CONFIG}]({CONFIG}): `{again}` repeats the run."
     yield "## Licence"

@@ -19,9 +19,9 @@ from typing import Any
 
 from reasoner.codec import from_json, to_json
 from reasoner.plugins import build_manager, reward_sources
+from reasoner.reaping import become_subreaper, children, end_children
 from reasoner.records import Problem, Response
 from reasoner.rewards_api import RewardSource
-from reasoner.scoring.reaping import become_subreaper, children, end_children
 
 START_S = 120
 """seconds in which plugins must be imported and the source prepared"""

@@ -80,6 +80,15 @@ def resolve_model(path: str) -> Path:
     return _hub_folder(path)
 
 
+def folder_at_hand(path: str) -> Path | None:
+    """The local folder of a model where nothing must be converted or downloaded for it; None: something must."""
+    if path.startswith(EMBEDDED_PREFIX):
+        folder = _embedded_target(path.removeprefix(EMBEDDED_PREFIX))
+    else:
+        folder = Path(path).expanduser()
+    return _checked(folder.resolve()) if folder.is_dir() else None
+
+
 def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     """The tokenizer of a folder in Hugging Face format, whose configuration is read too.
 

@@ -21,6 +21,7 @@ from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.spread import Policy, SpreadPolicy
 from reasoner.material import Material, load_material
 from reasoner.measure import seconds_since_start
+from reasoner.memory import ModelSize, check_memory, describe_memory, free_memory, gpu_memory, needs
 from reasoner.models import resolve_device
 from reasoner.plan import describe_checkpoints
 from reasoner.plugins import Events
@@ -121,6 +122,10 @@ def _open_base(
 ) -> Iterator[_Base]:
     material = load_material(resolved, training=training)
     config, facts = material.config, dict(material.facts)
+    sizes, gpu = (ModelSize.of(material.folder), ModelSize.of(material.critic_folder)), gpu_memory(material.device)
+    wanted = tuple(needs(config, *sizes, material.device, material.engine, gpu, training=training))
+    free = free_memory(material.device)
+    facts["memory"], tight = describe_memory(wanted, free), check_memory(wanted, free)
     if training:
         facts["checkpoints"] = describe_checkpoints(config.run, material.checkpoint_bytes)
     if place:
@@ -143,7 +148,7 @@ def _open_base(
         view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
         if run.history:
             view.resumed(run.history, list(run.evaluations.values()), config.run.steps)
-        for note in (*notes, *map(str, changes)):
+        for note in (*notes, *map(str, changes), *(f"WARNING: {warning}" for warning in tight)):
             view.message(note)
         events = stack.enter_context(_events(material, run, view, tracked=training and ranks.first))
         try:

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -354,8 +355,17 @@ def _set_aside(manager: pluggy.PluginManager, origin: str, error: PluginError) -
 def _register(manager: pluggy.PluginManager, plugin: ModuleType, origin: str) -> None:
     known = {name for name, value in vars(hookspecs).items() if hasattr(value, f"{PROJECT}_spec")}
     for name, value in vars(plugin).items():
-        if hasattr(value, f"{PROJECT}_impl") and name not in known:
+        if not hasattr(value, f"{PROJECT}_impl"):
+            continue
+        if name not in known:
             raise PluginError(f"{origin} implements an unknown hook {name!r}.{nearest(name, known)}")
+        offered = list(inspect.signature(getattr(hookspecs, name)).parameters)
+        for argument in inspect.signature(value).parameters:
+            if argument not in offered:
+                raise PluginError(
+                    f"{origin}: the hook {name} has no argument {argument!r}.{nearest(argument, offered)} "
+                    f"It has: {', '.join(offered) or 'none'}."
+                )
     try:
         manager.register(plugin, name=origin)
     except (pluggy.PluginValidationError, ValueError) as error:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -16,6 +17,11 @@ from reasoner.records import Problem, Response
 
 Granularity = Literal["response", "group", "batch"]
 """what one call sees: a response, all responses to a problem, or responses to any problems"""
+
+SEES: Mapping[Granularity, str] = MappingProxyType(
+    {"response": "problem, response", "group": "problem, responses", "batch": "problems, responses"}
+)
+"""the positional parameters of a function"""
 
 RewardFunction = Callable[..., Any]
 """It returns `float | Score | None`, or a sequence of them for a group or batch, with an exception in the place of a
@@ -123,10 +129,12 @@ def reward(
 
     Raises:
         ValueError: an argument is out of range.
+        TypeError: the function does not take what it is called with.
     """
     _check_declaration(name, timeout_s, granularity, workers, limit_memory, retries)
 
     def decorate(function: RewardFunction) -> RewardSource:
+        _check_parameters(name, function, granularity)
         options = _whole_model(function)
         return RewardSource(
             name,
@@ -162,6 +170,17 @@ def _check_declaration(
         raise ValueError(f"{of}: retries must be at least 0, got {retries}")
     if workers is None and not limit_memory:
         raise ValueError(f"{of}: limit_memory=False needs workers of its own, the common ones are limited: workers=1")
+
+
+def _check_parameters(name: str, function: RewardFunction, granularity: Granularity) -> None:
+    """It is called with two positional arguments; whatever else it takes are options, by keyword."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    if len(positional) != 2 and not any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        raise TypeError(
+            f"reward source {name!r}: the function must take ({SEES[granularity]}, *, options...), got "
+            f"{inspect.signature(function)}: options stand behind a *"
+        )
 
 
 def _whole_model(function: RewardFunction) -> type[BaseModel] | None:

@@ -123,6 +123,8 @@ class Stages:
     """steps that sampled, since this start"""
     sampled_tokens: int = 0
     """of the current step, dropped groups and greedy responses included"""
+    scoring_s: float = 0.0
+    """seconds in reward sources for the same responses, summed over their workers"""
     watch: Watch = field(default_factory=Watch)
     """looks for what goes wrong"""
 
@@ -170,7 +172,7 @@ class Stages:
         """
         seed_generators(self.config.run.seed, step)
         batches: dict[Source, Batch] = {}
-        self.sampled_tokens = 0
+        self.sampled_tokens, self.scoring_s = 0, 0.0
         for source in dict.fromkeys(term.term.source for term in terms):
             if source == "online":
                 with timer("handover"):
@@ -235,6 +237,7 @@ class Stages:
         groups = {scored.group.problem.id: scored for scored in scores}
         timer.rest("score_wait")
         self.sampled_tokens += sum(len(r.token_ids) for scored in groups.values() for r in scored.group.responses)
+        self.scoring_s += sum(c.seconds for scored in groups.values() for row in scored.components for c in row)
         return [groups[prompt.problem.id] for prompt in prompts]
 
     def _told(self, step: int, groups: Iterator[Group]) -> Iterator[Group]:
@@ -288,6 +291,7 @@ class Stages:
         if groups:
             metrics |= rollout_metrics(groups)
             metrics["tokens/sampled"] = float(self.sampled_tokens)
+            metrics["score/seconds"] = self.scoring_s
             metrics["groups/no_credit"] = 1 - report.informative / len(groups)
             metrics["tokens_per_s/sample"] = metrics["tokens/sampled"] / metrics["time/sample"]
         if self.config.sampling.refills:

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """`math` next to bare math-verify, on the same responses, in one process on one core.
 
-    scripts/bench_math.py --path gsm8k-test.jsonl [--path gsm8k-train.jsonl] [--limit 1000]
+    scripts/bench_math.py --path gsm8k-test.jsonl [--path gsm8k-train.jsonl] [--limit 1000] [--write]
 
 1. Solutions in the manner of GSM8K from the given JSON-lines files (field `answer`): every second one with its final
    number raised by 1. math-verify gets the bare number as the reference, which is less work.
 2. The labelled cases whose answers need LaTeX (tests/unit/cases), without those that are there to blow up a verifier.
 
 Both sides are imported before; caches are emptied before every round, rounds alternate the order, CPU time is counted
-and the fastest round of each side is reported. Then a table of how often each agrees with the labels.
+and the fastest round of each side is reported. Then a table of how often each agrees with the labels. `--write` writes
+both to docs/validation/math.md, which scripts/document.py puts into docs/rewards.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import logging
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from reasoner import Problem, Response
 from reasoner_rewards import equality, symbolic
 from reasoner_rewards.math import math
 
-CASES = Path(__file__).parent.parent / "tests" / "unit" / "cases" / "math_cases.jsonl"
+ROOT = Path(__file__).resolve().parents[1]
+CASES = ROOT / "tests" / "unit" / "cases" / "math_cases.jsonl"
+PAGE = ROOT / "docs" / "validation" / "math.md"
 ROUNDS = 4
 
 
@@ -120,28 +123,52 @@ def seconds(verifier: Verifier, cases: Sequence[Case]) -> float:
     return time.process_time() - start
 
 
-def compare_speed(name: str, cases: Sequence[Case]) -> None:
+def rates(cases: Sequence[Case]) -> tuple[float, float]:
+    """Verifications per second, ours and bare math-verify's."""
     times: dict[str, list[float]] = defaultdict(list)
     sides: list[tuple[str, Verifier]] = [("math", ours), ("math-verify", bare)]
     for round_index in range(ROUNDS):
         for side, verifier in sides if round_index % 2 else sides[::-1]:
             times[side].append(seconds(verifier, cases))
-    rate = {side: len(cases) / min(spent) for side, spent in times.items()}
-    mine, theirs = rate["math"], rate["math-verify"]
-    print(f"{name:<34} {len(cases):>5} {mine:>10.0f} {theirs:>12.0f} {mine / theirs:>7.1f}x")
+    return len(cases) / min(times["math"]), len(cases) / min(times["math-verify"])
 
 
-def print_agreement(cases: Sequence[Case]) -> None:
-    columns = f"{'math: wrong, false positives':<30} {'math-verify: wrong, false positives':<36} agree"
-    print(f"\n{'kind':<12} {'cases':>5}   {columns}")
+def speed_table(gsm8k: Sequence[Case], labelled: Sequence[Case]) -> Iterator[str]:
+    """The lines of a table: verifications per second of one core."""
+    latex = [case for case in labelled if needs_latex(case)]
+    agreed = [case for case in latex if ours(case) == bare(case) == case.right]
+    yield "| verifications per second of one core | cases | `math` | math-verify | ratio |"
+    yield "|---|---:|---:|---:|---:|"
+    for name, cases in {
+        "GSM8K solutions": gsm8k,
+        "answers that need LaTeX": latex,
+        "of these, both say right": [case for case in agreed if case.right],
+        "of these, both say wrong": [case for case in agreed if not case.right],
+        "all labelled cases": labelled,
+    }.items():
+        mine, theirs = rates(cases)
+        yield f"| {name} | {len(cases)} | {mine:,.0f} | {theirs:,.0f} | {mine / theirs:.1f} |"
+
+
+def agreement_table(cases: Sequence[Case]) -> Iterator[str]:
+    """The lines of a table: how often each side is wrong, by kind of answer."""
+    faults = "false positives, false negatives"
+    yield f"| kind of answer | labelled right | labelled wrong | `math`: {faults} | math-verify: {faults} |"
+    yield "|---|---:|---:|---|---|"
     kinds = defaultdict(list)
     for case in cases:
         kinds[case.kind].append((case.right, ours(case), bare(case)))
-    kinds["all"] = [row for rows in list(kinds.values()) for row in rows]
-    for kind, rows in kinds.items():
-        mine = f"{sum(r != m for r, m, _ in rows)}, {sum(m and not r for r, m, _ in rows)}"
-        theirs = f"{sum(r != t for r, _, t in rows)}, {sum(t and not r for r, _, t in rows)}"
-        print(f"{kind:<12} {len(rows):>5}   {mine:<30} {theirs:<36} {sum(m == t for _, m, t in rows) / len(rows):.0%}")
+    for kind, rows in [*sorted(kinds.items()), ("all", [row for found in kinds.values() for row in found])]:
+        right = sum(label for label, _, _ in rows)
+        mine = _faults([(label, verdict) for label, verdict, _ in rows])
+        theirs = _faults([(label, verdict) for label, _, verdict in rows])
+        yield f"| {kind} | {right} | {len(rows) - right} | {mine} | {theirs} |"
+
+
+def _faults(verdicts: Sequence[tuple[bool, bool]]) -> str:
+    false = [sum(verdict and not right for right, verdict in verdicts)]
+    false.append(sum(right and not verdict for right, verdict in verdicts))
+    return f"{false[0]}, {false[1]} ({1 - sum(false) / len(verdicts):.1%} agree)" if any(false) else "0, 0"
 
 
 def main() -> None:
@@ -150,18 +177,16 @@ def main() -> None:
         "--path", action="append", required=True, help="JSON lines with an `answer` field; may be repeated"
     )
     arguments.add_argument("--limit", type=int, default=1000, help="solutions (default 1000)")
+    arguments.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     given = arguments.parse_args()
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     gsm8k, labelled = gsm8k_cases(given.path, given.limit), labelled_cases()
-    latex = [case for case in labelled if needs_latex(case)]
-    agreed = [case for case in latex if ours(case) == bare(case) == case.right]
-    print(f"{'verifications per second of one core':<34} {'cases':>3} {'math':>10} {'math-verify':>12} {'ratio':>8}")
-    compare_speed("GSM8K solutions", gsm8k)
-    compare_speed("LaTeX answers", latex)
-    compare_speed("LaTeX, both say right", [case for case in agreed if case.right])
-    compare_speed("LaTeX, both say wrong", [case for case in agreed if not case.right])
-    compare_speed("all labelled cases", labelled)
-    print_agreement([*gsm8k, *labelled])
+    lines = ["<!-- written by scripts/bench_math.py; CPU time of one process, fastest of four rounds -->"]
+    for line in (*speed_table(gsm8k, labelled), "", *agreement_table([*gsm8k, *labelled])):
+        print(line, flush=True)
+        lines.append(line)
+    if given.write:
+        PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -57,14 +58,9 @@ def metrics() -> str:
     return "\n".join(["| name | unit | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
-def validation() -> str:
-    """What `scripts/validate_gro` found."""
-    return (DOCS / "validation" / "gro.md").read_text(encoding="utf-8").partition("\n")[2]
-
-
-def attacks() -> str:
-    """What `scripts/try_attacks.py` found."""
-    return (DOCS / "validation" / "attacks.md").read_text(encoding="utf-8").partition("\n")[2]
+def found(name: str) -> str:
+    """What a script in scripts/ found and wrote: validate_gro, bench_scoring.py, bench_math.py, try_attacks.py."""
+    return (DOCS / "validation" / f"{name}.md").read_text(encoding="utf-8").partition("\n")[2]
 
 
 def hooks() -> str:
@@ -130,13 +126,15 @@ def _meaning(parameter: Any) -> str:
     return f"{parameter.help}{needed}{shown}".replace("|", "\\|")
 
 
-TABLES = {
+TABLES: Mapping[str, Callable[[], str]] = {
     "methods": methods,
     "metrics": metrics,
-    "validation": validation,
+    "validation": partial(found, "gro"),
+    "scoring": partial(found, "scoring"),
+    "mathematics": partial(found, "math"),
+    "attacks": partial(found, "attacks"),
     "hooks": hooks,
     "commands": commands,
-    "attacks": attacks,
 }
 
 

@@ -19,7 +19,8 @@ from reasoner.cli.report import leaving_report
 from reasoner.config import Config
 from reasoner.data import Splits, load_splits
 from reasoner.errors import ConfigError, UserError
-from reasoner.models import describe_model, resolve_device, resolve_model
+from reasoner.memory import ModelSize, describe_memory, free_memory, gpu_memory, needs
+from reasoner.models import describe_model, folder_at_hand, resolve_device, resolve_model
 from reasoner.plan import describe_plan
 from reasoner.preflight import ready
 from reasoner.processes import guard_processes, interruptible
@@ -130,11 +131,22 @@ def _launch(config: Config) -> None:
 def _plan(resolved: Resolved) -> Mapping[str, str]:
     config = resolved.config
     config.check_trains()
-    if not config.online:
-        return describe_plan(resolved, Splits((), (), ()), resolve_device(config.model.device), "")
-    generators = hooks.generators(hooks.build_manager(config.plugins))
-    splits = load_splits(config.data, config.prompt, generators, config.run.seed)
-    return describe_plan(resolved, splits, resolve_device(config.model.device), choose_engine(config.sampling.engine))
+    splits, engine, device = Splits((), (), ()), "", resolve_device(config.model.device)
+    if config.online:
+        generators = hooks.generators(hooks.build_manager(config.plugins))
+        splits = load_splits(config.data, config.prompt, generators, config.run.seed)
+        engine = choose_engine(config.sampling.engine)
+    return {**describe_plan(resolved, splits, device, engine), **_memory(config, device, engine)}
+
+
+def _memory(config: Config, device: str, engine: str) -> Mapping[str, str]:
+    """What the run will need, where the models are at hand."""
+    folders = [folder_at_hand(path) for path in (config.model.path, config.critic.path or config.model.path)]
+    policy, critic = (ModelSize.of(folder) if folder else None for folder in folders)
+    if policy is None or critic is None:
+        return {}
+    found = needs(config, policy, critic, device, engine, gpu_memory(device))
+    return {"memory": describe_memory(found, free_memory(device))}
 
 
 def _print_plan(facts: Mapping[str, str]) -> None:

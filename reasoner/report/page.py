@@ -29,10 +29,10 @@ from reasoner.report.panels import Panel
 from reasoner.report.series import Series, thin
 from reasoner.report.svg import Bars
 from reasoner.report.tiles import overview, tiles
-from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, p_value, short, versions
+from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, homeless, p_value, short, versions
 from reasoner.reporting.format import duration, interval
 
-SCRIPTS = ("text.js", "charts.js", "filter.js", "tokens.js", "group.js", "browser.js", "main.js")
+SCRIPTS = ("text.js", "charts.js", "filter.js", "tokens.js", "group.js", "form.js", "browser.js", "main.js")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,8 @@ def render(report: Report, payload: Mapping[str, Any], responses: Responses) -> 
         short=short,
         when=when,
         estimated=_estimated,
-        environment=lambda run: json.dumps(run.environment, indent=2, ensure_ascii=False),
+        environment=lambda run: homeless(json.dumps(run.environment, indent=2, ensure_ascii=False)),
+        homeless=homeless,
     )
     return page.lstrip()
 

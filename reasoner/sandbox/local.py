@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from reasoner.sandbox.base import Limits, Outcome, Session, checked_paths
+from reasoner.sandbox.base import Limits, Outcome, SandboxError, Session, checked_paths
 from reasoner.sandbox.running import Child, Running
 
-Start = Callable[[Sequence[str], Mapping[str, bytes], Limits], Child]
-"""starts a program in a fresh scratch folder that holds the files"""
+Start = Callable[[Sequence[str], Mapping[str, bytes], Limits, ExitStack], Child]
+"""Starts a program in a fresh scratch folder that holds the files. What undoes it, whether it went well or not, goes on
+the stack: processes ended, descriptors closed, folders removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +24,33 @@ class LocalSandbox:
     interactive: bool = True
 
     def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Outcome:
-        checked_paths(files)
-        running = Running(self.start(program, files, limits), limits)
-        try:
+        with self._started(program, files, limits) as running:
             running.send(stdin)
             return running.outcome()
-        finally:
-            running.stop()
 
     @contextmanager
     def open(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> Iterator[Session]:
+        with self._started(program, files, limits) as running:
+            # `running` looks at the clock while its caller waits for it; this is for a caller that does something else.
+            alarm = threading.Timer(limits.wall_s, running.kill)
+            alarm.daemon = True
+            alarm.start()
+            try:
+                yield running
+            finally:
+                alarm.cancel()
+                alarm.join()
+
+    @contextmanager
+    def _started(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> Iterator[Running]:
         checked_paths(files)
-        child = self.start(program, files, limits)
-        running = Running(child, limits)
-        # `running` looks at the clock while its caller waits for it; this is for a caller that does something else.
-        alarm = threading.Timer(limits.wall_s, child.kill)
-        alarm.daemon = True
-        alarm.start()
-        try:
-            yield running
-        finally:
-            alarm.cancel()
-            alarm.join()
-            running.stop()
+        with ExitStack() as undo:
+            try:
+                child = self.start(program, files, limits, undo)
+            except OSError as error:
+                raise SandboxError(f"{self.name} could not start a program: {error}") from error
+            running = Running(child, limits)
+            try:
+                yield running
+            finally:
+                running.stop()

@@ -13,20 +13,31 @@ GATE = ("/bin/sh", "-c", 'read -r go && exec "$@"', "sh")
 """before a command: it starts only when `open_gate` says so, so that limits can be set on its process first"""
 
 
-def open_gate(stdin: int) -> None:
+class Pipes:
+    """This side's ends of a program's three pipes, as plain descriptors."""
+
+    def __init__(self, stdin: IO[bytes] | None, stdout: IO[bytes] | None, stderr: IO[bytes] | None) -> None:
+        """Take them over; the files are closed."""
+        self.stdin, self.stdout, self.stderr = map(_taken, (stdin, stdout, stderr))
+        self.outputs = (self.stdout, self.stderr)
+
+    def close_input(self) -> None:
+        """Let the program read the end of its input; safe to call twice."""
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
+
+    def close(self) -> None:
+        """Close all three."""
+        self.close_input()
+        for pipe in self.outputs:
+            os.close(pipe)
+
+
+def open_gate(pipes: Pipes) -> None:
     """Let the command behind a gate start; the line is gone from its input then."""
     with contextlib.suppress(BrokenPipeError):
-        os.write(stdin, b"\n")
-
-
-def taken(*pipes: IO[bytes] | None) -> list[int]:
-    """Pipes as plain descriptors, which are the caller's to close; the files are closed."""
-    descriptors = []
-    for pipe in pipes:
-        assert pipe is not None
-        with pipe:
-            descriptors.append(os.dup(pipe.fileno()))
-    return descriptors
+        os.write(pipes.stdin, b"\n")
 
 
 def read_all(pipe: int) -> bytes:
@@ -43,3 +54,9 @@ def ending(code: int) -> tuple[End, int]:
     if code >= 0:
         return "exit", code
     return ("cpu" if -code == signal.SIGXCPU else "signal"), -code
+
+
+def _taken(pipe: IO[bytes] | None) -> int:
+    assert pipe is not None
+    with pipe:
+        return os.dup(pipe.fileno())

@@ -131,7 +131,7 @@ def prove(sandbox: Sandbox) -> list[str]:
             if line is None:
                 ended = session.outcome()
                 return [f"its program ended too early ({ended.end} {ended.code}): {ended.stderr.decode().strip()}"]
-        return [*_faults(json.loads(line), told), *_survivors(mark)]
+        return [*_faults(json.loads(line), told), *survivors(mark)]
 
 
 def prove_fully(sandbox: Sandbox) -> list[str]:
@@ -143,7 +143,7 @@ def prove_fully(sandbox: Sandbox) -> list[str]:
         outcome = sandbox.run(program, {"trial.py": trial.source.encode()}, b"", trial.limits)
         if not trial.holds(outcome):
             faults.append(f"the limit on {trial.name} does not hold (ended with {outcome.end} {outcome.code})")
-        faults.extend(_survivors(mark))
+        faults.extend(survivors(mark))
     return faults
 
 
@@ -206,7 +206,7 @@ def _on_the_way(folder: Path) -> set[str]:
     return {path.parts[0] for path in paths if path.parts}
 
 
-def _survivors(mark: str) -> Iterator[str]:
+def survivors(mark: str) -> Iterator[str]:
     """Processes whose command holds the mark."""
     wanted = mark.encode()
     for entry in Path("/proc").iterdir():

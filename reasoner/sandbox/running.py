@@ -9,24 +9,25 @@ import os
 import select
 import selectors
 import time
+from contextlib import suppress
 from typing import Protocol
 
-from reasoner.sandbox.base import End, Limits, Outcome
+from reasoner.sandbox.base import End, Limits, Outcome, SandboxError
+from reasoner.sandbox.pipes import Pipes
 from reasoner.sandbox.usage import proportional_memory, usage
 
 FIRST_LOOK_S = 0.03
 """seconds before the first look at what the program uses; doubled up to `LAST_LOOK_S`"""
 LAST_LOOK_S = 0.2
+LAST_BREATH_S = 30.0
+"""seconds for a program that was killed to be gone"""
 _CHUNK = 2**16
 
 
 class Child(Protocol):
     """A started program, as a backend hands it over."""
 
-    stdin: int
-    stdout: int
-    stderr: int
-    """its ends of the pipes; `Running` closes them"""
+    pipes: Pipes
     ended: int
     """a descriptor that is readable when the program has ended"""
 
@@ -46,9 +47,6 @@ class Child(Protocol):
             SandboxError: it never started, or the sandbox broke; not when it was killed on purpose.
         """
 
-    def close(self) -> None:
-        """Let go of what belongs to it; called last."""
-
 
 class Running:
     """Moves bytes between the program and its caller until it ends by itself or at a limit.
@@ -57,19 +55,20 @@ class Running:
     """
 
     def __init__(self, child: Child, limits: Limits) -> None:
-        self._child, self._limits = child, limits
+        self._child, self._pipes, self._limits = child, child.pipes, limits
         self._start = time.monotonic()
         self._deadline = self._start + limits.wall_s
         self._pause = FIRST_LOOK_S
         self._look = self._start + self._pause
         self._input = memoryview(b"")
         self._closing = False
-        self._outputs = {child.stdout: bytearray(), child.stderr: bytearray()}
+        self._outputs = {pipe: bytearray() for pipe in self._pipes.outputs}
         self._read = 0
         self._killed: End | None = None
         self._outcome: Outcome | None = None
+        self._failed = False
         self._selector = selectors.DefaultSelector()
-        for pipe in (child.stdin, *self._outputs):
+        for pipe in (self._pipes.stdin, *self._outputs):
             os.set_blocking(pipe, False)
         for source in (*self._outputs, child.ended):
             self._selector.register(source, selectors.EVENT_READ)
@@ -85,7 +84,7 @@ class Running:
         self._write()
 
     def receive_line(self) -> bytes | None:
-        output = self._outputs[self._child.stdout]
+        output = self._outputs[self._pipes.stdout]
         searched = self._read
         while True:
             end = output.find(b"\n", searched) + 1
@@ -102,27 +101,25 @@ class Running:
             self._turn()
         return self._outcome
 
+    def kill(self) -> None:
+        """Kill it, whatever it does; may be called from any thread, at any time before `stop` returns."""
+        self._child.kill()
+
     def stop(self) -> None:
-        """Kill it if it is still there, and let go of everything."""
-        try:
-            if self._outcome is None:
-                self._kill("timeout")
-                self._wait_for_end()
-        finally:
-            self._close_input_pipe()
-            self._selector.close()
-            for pipe in self._outputs:
-                os.close(pipe)
-            self._child.close()
+        """Kill it if it is still there."""
+        with self._selector:
+            if self._outcome is None and not self._failed:
+                self._end_at("timeout")
 
     def _turn(self) -> None:
         """Wait for the next thing to happen and deal with it."""
         patience = max(0.0, min(self._deadline, self._look) - time.monotonic())
         events = {key.fd for key, _ in self._selector.select(patience)}
         for pipe in events & self._outputs.keys():
-            if not self._drain(pipe):
-                self._selector.unregister(pipe)
-        if self._child.stdin in events:
+            with suppress(BlockingIOError):
+                if not self._drain(pipe):
+                    self._selector.unregister(pipe)
+        if self._pipes.stdin in events:
             self._write()
         now = time.monotonic()
         if self._killed is None and now >= self._deadline:
@@ -140,10 +137,7 @@ class Running:
     def _drain(self, pipe: int) -> bool:
         """Read what there is, up to the limit on output; whether there may be more."""
         room = self._limits.output_bytes - sum(map(len, self._outputs.values()))
-        try:
-            data = os.read(pipe, min(_CHUNK, room + 1))
-        except BlockingIOError:
-            return False
+        data = os.read(pipe, min(_CHUNK, room + 1))
         self._outputs[pipe] += data[:room]
         if len(data) > room:
             self._killed = self._killed or "output"
@@ -151,29 +145,24 @@ class Running:
 
     def _write(self) -> None:
         """Write what the pipe takes; then wait for it, or close it if that was all."""
-        if self._child.stdin < 0:
+        pipe = self._pipes.stdin
+        if pipe < 0:
             self._input = memoryview(b"")
             return
         try:
             while self._input:
-                self._input = self._input[os.write(self._child.stdin, self._input) :]
+                self._input = self._input[os.write(pipe, self._input) :]
         except BlockingIOError:
-            if self._child.stdin not in self._selector.get_map():
-                self._selector.register(self._child.stdin, selectors.EVENT_WRITE)
+            if pipe not in self._selector.get_map():
+                self._selector.register(pipe, selectors.EVENT_WRITE)
             return
         except BrokenPipeError:
-            self._input, self._closing = memoryview(b""), True
-        if self._child.stdin in self._selector.get_map():
-            self._selector.unregister(self._child.stdin)
+            self._closing = True
+        self._input = memoryview(b"")
+        if pipe in self._selector.get_map():
+            self._selector.unregister(pipe)
         if self._closing:
-            self._close_input_pipe()
-
-    def _close_input_pipe(self) -> None:
-        if self._child.stdin >= 0:
-            if self._child.stdin in self._selector.get_map():
-                self._selector.unregister(self._child.stdin)
-            os.close(self._child.stdin)
-            self._child.stdin = -1
+            self._pipes.close_input()
 
     def _exceeded(self) -> End | None:
         """The limit that everything together is above."""
@@ -191,27 +180,33 @@ class Running:
         return "scratch" if self._child.full() else None
 
     def _end_at(self, limit: End) -> None:
-        self._kill(limit)
-        self._wait_for_end()
-
-    def _kill(self, limit: End) -> None:
         self._killed = self._killed or limit
         self._child.kill()
-
-    def _wait_for_end(self) -> None:
         waiter = select.poll()
         waiter.register(self._child.ended, select.POLLIN)
-        waiter.poll()
+        if not waiter.poll(LAST_BREATH_S * 1000):
+            self._failed = True
+            raise SandboxError(f"a program could not be killed within {LAST_BREATH_S:g} seconds")
         self._finish()
 
     def _finish(self) -> None:
-        end, code = self._child.finish(self._killed is not None)
+        self._failed = True
+        try:
+            end, code = self._child.finish(self._killed is not None)
+        except SandboxError as error:
+            raise SandboxError(f"{error}; it said: {self._rest()[1].decode(errors='replace').strip()}") from error
         seconds = time.monotonic() - self._start
-        for pipe in self._outputs:
-            # without waiting for the end of the pipe: somebody else may hold it open
-            while self._drain(pipe):
-                pass
-        out, err = (bytes(self._outputs[pipe]) for pipe in (self._child.stdout, self._child.stderr))
+        out, err = self._rest()
         own = self._killed is None
         self._outcome = Outcome(self._killed or end, code if own else None, out, err, seconds)
+        self._failed = False
         self._input = memoryview(b"")
+
+    def _rest(self) -> tuple[bytes, bytes]:
+        """All of both outputs, without waiting for the end of the pipes: somebody else may hold them open."""
+        for pipe in self._outputs:
+            with suppress(BlockingIOError):
+                while self._drain(pipe):
+                    pass
+        out, err = map(bytes, self._outputs.values())
+        return out, err

@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from reasoner.errors import MissingDependencyError
@@ -23,7 +24,7 @@ from reasoner.sandbox.family import Family
 from reasoner.sandbox.interpreter import readable_paths
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.local import LocalSandbox
-from reasoner.sandbox.pipes import GATE, ending, open_gate, taken
+from reasoner.sandbox.pipes import GATE, Pipes, ending, open_gate
 from reasoner.sandbox.scratch import Scratch
 
 _REFUSED = (
@@ -56,22 +57,21 @@ def sandlock() -> LocalSandbox:
 class Locked:
     """A program under sandlock (a `Child`)."""
 
-    def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> None:
+    def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, undo: ExitStack) -> None:
         self._scratch = Scratch(files, limits.scratch_mb * 2**20)
+        undo.callback(self._scratch.remove)
         self._family = Family()
         folder = str(self._scratch.path)
         command = [*GATE, *_without_rights(), *program]
-        try:
-            self._process = _popen(command, folder, self._family.environment(folder), limits)
-        except BaseException:
-            self._scratch.remove()
-            raise
+        self._process = undo.enter_context(_popen(command, folder, self._family.environment(folder), limits))
         pid = int(self._process.pid)
-        self._family.begin(pid)
+        self.pipes = Pipes(self._process.stdin, self._process.stdout, self._process.stderr)
+        undo.callback(self.pipes.close)
         self.ended = os.pidfd_open(pid)
-        self.stdin, self.stdout, self.stderr = taken(self._process.stdin, self._process.stdout, self._process.stderr)
+        undo.callback(os.close, self.ended)
         limit_process(pid, limits, processes=None)
-        open_gate(self.stdin)
+        self._family.begin(pid)
+        open_gate(self.pipes)
 
     def pids(self) -> list[int]:
         return self._family.pids()
@@ -94,10 +94,6 @@ class Locked:
             case ExitReason.KILLED:
                 return ending(-signal.SIGKILL)
         raise SandboxError(f"sandlock could not end a program: {result}")
-
-    def close(self) -> None:
-        os.close(self.ended)
-        self._scratch.remove()
 
 
 def _popen(argv: Sequence[str], folder: str, environment: Mapping[str, str], limits: Limits) -> Any:

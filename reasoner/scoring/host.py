@@ -21,10 +21,10 @@ from pathlib import Path
 
 from reasoner.errors import ConfigError, UserError
 from reasoner.plugins import build_manager, reward_sources
+from reasoner.reaping import become_subreaper, end_children
 from reasoner.rewards_api import RewardSource
 from reasoner.scoring.compose import check_rewards
 from reasoner.scoring.pool import Pool
-from reasoner.scoring.reaping import become_subreaper, end_children
 from reasoner.scoring.wire import (
     CANCEL,
     CLOSE,

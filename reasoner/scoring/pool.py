@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from reasoner.config import ScoringConfig
+from reasoner.reaping import children, dead_children, kill
 from reasoner.records import FailureKind
-from reasoner.scoring.reaping import children, dead_children, kill
 from reasoner.scoring.wire import MAX_LINE_BYTES, LineBuffer, Result, dump_result, load_result
 from reasoner.scoring.worker import Job, confine, serve
 

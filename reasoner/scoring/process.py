@@ -15,7 +15,7 @@ import uuid
 
 import psutil
 
-from reasoner.scoring.reaping import kill
+from reasoner.reaping import kill
 from reasoner.scoring.wire import CLOSE, START_S, Plan, dump_plan
 
 CLOSE_S = 5.0

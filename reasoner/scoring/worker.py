@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reasoner.reaping import become_subreaper, die_with_parent, has_children
 from reasoner.records import FailureKind, Problem, Response, Score
 from reasoner.rewards_api import RewardSource
 from reasoner.scoring.compose import MAX_MESSAGE, InvalidScoreError, Refused, verdict, verdicts
-from reasoner.scoring.reaping import become_subreaper, die_with_parent, has_children
 from reasoner.scoring.wire import MAX_LINE_BYTES, Result, Traits, dump_result, load_task
 
 BACKOFF_S = 0.2

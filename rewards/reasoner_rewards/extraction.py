@@ -26,11 +26,13 @@ MAX_JOINT_BOXES = 16
 
 _BOX = "\\boxed"
 _GAP = re.compile(
-    r"(?:\s|[$,;.&*()\[\]\\]|\\(?:quad|qquad)\b|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|\b(?:and|or)\b)*", re.IGNORECASE
+    r"(?:\s|[$,;.&*()\[\]\\|/]|\\(?:quad|qquad)\b|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|"
+    r"\b(?:and|or|maybe|perhaps|possibly|alternatively|either)\b)*",
+    re.IGNORECASE,
 )
 _MAX_GAP_CHARS = 40
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*)")
-_STATEMENT = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])[ \t]*", re.IGNORECASE)
+_STATEMENT = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])\s*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|,?\s(?:because|since|as|so|which)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:(?<![\w)\]}.])[-−])?[$€£]?(?:[0-9][0-9,]*[0-9]|[0-9])(?:\.[0-9]+)?(?:/[0-9]+)?(?:\s?\\?%)?")
 
@@ -108,13 +110,19 @@ def _last_boxed(text: str) -> Extraction | None:
     starts = _starts(text)[-MAX_JOINT_BOXES:]
     if not starts:
         return None
-    begin, _, content = _box_at(text, starts[-1])
+    begin, end, content = _box_at(text, starts[-1])
+    for start in reversed(starts[:-1]):  # a box inside another one: the outer one is the answer
+        outer_begin, outer_end, outer = _box_at(text, start)
+        if outer is None or outer_end < end:
+            break
+        content = content if outer.strip() == text[begin:end] else outer
+        begin, end = outer_begin, outer_end
     if content is None:
         return Extraction(None, "boxed", "the last \\boxed has no closed braces")
     if not content.strip():
         return Extraction("", "boxed")
     joint = [content]
-    for start in reversed(starts[:-1]):
+    for start in reversed([start for start in starts if start < begin]):
         earlier_begin, end, earlier = _box_at(text, start)
         if not earlier or not _only_connectives(text, end, begin):
             break

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from reasoner import Problem, Response, Score, reward
 from reasoner_rewards.equality import compare
 from reasoner_rewards.extraction import Mode, final_answer, reference_answer
+
+
+class MathOptions(BaseModel):
+    """Options of `math`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    extract: Mode = "strict"
+    """`strict`: only `\\boxed{}` and `####`; `lenient`: also "the answer is" and the last number, to evaluate models
+    that were never told a format"""
+    tolerance: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """relative difference up to which a number equals the reference; 0: none, but a decimal with six significant digits
+    or more may be the correct rounding of a fraction or root"""
 
 
 def _prepare() -> None:
@@ -14,7 +29,7 @@ def _prepare() -> None:
 
 # A verification takes micro- to milliseconds.
 @reward("math", timeout_s=5.0, prepare=_prepare)
-def math(problem: Problem, response: Response, *, extract: Mode = "strict") -> Score:
+def math(problem: Problem, response: Response, *, options: MathOptions) -> Score:
     r"""1.0 if the final answer equals the reference answer, else 0.0.
 
     Only the final answer counts, extracted by the same means from the response and from the reference
@@ -34,9 +49,9 @@ def math(problem: Problem, response: Response, *, extract: Mode = "strict") -> S
             f"problem {problem.id!r} has no reference answer: {reference.problem}; got {problem.answer[:80]!r}. "
             "Give the answer as it is, after '####', or in \\boxed{}."
         )
-    found = final_answer(response.text, extract)
+    found = final_answer(response.text, options.extract)
     parts = {"extracted": found.answer, "method": found.method, "reference": reference.answer}
     if found.answer is None:
         return Score(0.0, {**parts, "means": "none"}, found.problem)
-    verdict = compare(found.answer, reference.answer)
+    verdict = compare(found.answer, reference.answer, options.tolerance)
     return Score(float(verdict.equal), {**parts, "means": verdict.means}, verdict.reason)

@@ -26,11 +26,16 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 _WRAPPER = re.compile(r"\\(?:textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|bf)\s*\{")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _DIGIT_SPACE = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|,\\,|\\,|\\!)\s*(?=[0-9]{3}(?![0-9]))")
-_SPACE = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~|\s")
+_SPACE = re.compile(r"(?<!\\)\\[,;:! ]|~|\s")
+_GAP = re.compile(r"[\s,;]*\\q?quad(?![A-Za-z])[\s,;]*")
+"""what stands before and after it are two things"""
 _DROPPED = re.compile(r"\\(?:left|right|big|Big|displaystyle|limits)(?![A-Za-z])\.?")
 _FRAC = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _SHORT_FRAC = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
 _RELATION = re.compile(r"\\(?:leq|geq|neq)(?![A-Za-z])")
+_NEGATIVE_POWER = re.compile(r"\^\s*-\s*([0-9]+)")
+_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
+_BASE = re.compile(r"(?<=[0-9])\s*_\s*\{\s*([0-9]+)\s*\}")
 _DELIMITERS = (
     (r"\(", r"\)"),
     (r"\[", r"\]"),
@@ -40,7 +45,7 @@ _DELIMITERS = (
     ("“", "”"),
     ("{", "}"),
 )
-_LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
+_LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z,]) | (?![0-9A-Za-z])|(?<=,) (?![0-9])")
 
 
 def normalise(text: str) -> str:
@@ -57,8 +62,10 @@ def normalise(text: str) -> str:
     text = _TEXT.sub(_unwrap_if_not_words, text)
     text = _DROPPED.sub("", text)
     text = _SHORT_FRAC.sub(r"\\frac{\1}{\2}", _FRAC.sub(r"\\frac", text))
-    text = _RELATION.sub(lambda relation: relation.group()[:3], text)
-    text = " ".join(_SPACE.sub(" ", text).split())
+    text = _RELATION.sub(lambda relation: relation.group()[:3], text).replace("\\varnothing", "\\emptyset")
+    text = _PI.sub(r"\\pi", _BASE.sub(r"_\1", text))
+    text = _NEGATIVE_POWER.sub(r"^{-\1}", text)
+    text = " ".join(_SPACE.sub(" ", _GAP.sub(", ", text)).split())
     if text[:1] in "–—" and text[1:].strip()[:1].isdigit():
         text = "-" + text[1:]
     return _strip_delimiters(text)
@@ -66,7 +73,12 @@ def normalise(text: str) -> str:
 
 def words(text: str) -> str:
     r"""A normalised answer as text: `\text{}` unwrapped, spaces kept only between letters and digits."""
-    return _LOOSE_SPACE.sub("", " ".join(_TEXT.sub(r" \1 ", text).split())).strip(" .")
+    return _without_full_stop(_LOOSE_SPACE.sub("", " ".join(_TEXT.sub(r" \1 ", text).split())))
+
+
+def _without_full_stop(text: str) -> str:
+    """`5.` ends a sentence; `5...` does not say how it goes on, and the point of `.5` is no full stop."""
+    return text[:-1] if text.endswith(".") and not text.endswith("..") else text
 
 
 def _unwrap_if_not_words(match: re.Match[str]) -> str:
@@ -79,7 +91,9 @@ def _strip_delimiters(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = text.strip().rstrip(".,;:").rstrip() if text[-2:] not in (r"\,", r"\;", r"\:") else text[:-2].strip()
+        if text[-2:] in (r"\,", r"\;", r"\:"):
+            text = text[:-2].strip()
+        text = _without_full_stop(text.strip().rstrip(",;:")).rstrip()
         for left, right in _DELIMITERS:
             inside = text[len(left) : len(text) - len(right)]
             if (

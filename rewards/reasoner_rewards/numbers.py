@@ -3,7 +3,7 @@ r"""Reads an answer that is one number: exact, with thousands separators, curren
 Grammar, on normalised text (`normal.normalise`):
 
     [sign] [currency] [sign] magnitude [scale word] [percent] [unit]
-    magnitude = 1,234.50 | .5 | 1.5e-3 | 1.5 \times 10^{-3} | 3/4 | \frac{3}{4} | 2 3/4 | 2\frac{3}{4}
+    magnitude = 1,234.50 | .5 | 0.1\overline{6} | 1.5e-3 | 1.5 \times 10^{-3} | 3/4 | \frac{3}{4} | 2 3/4 | 2\frac{3}{4}
 
 Values are `Fraction`s; nothing is rounded. What is not fully understood is not a number.
 """
@@ -11,15 +11,18 @@ Values are `Fraction`s; nothing is rounded. What is not fully understood is not 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_DIGITS = 100
 """digits of one literal"""
+ROUNDED_DIGITS = 6
+"""significant digits of a decimal from which on it may stand for what it rounds"""
 MAX_EXPONENT = 300
 """magnitude of the exponent in scientific notation"""
 
-_INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_INTEGER = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.[0-9]*)?|\.[0-9]+)"
 _POWER = r"(?:\{\s*(?P<braced>[+-]?[0-9]{1,4})\s*\}|(?P<bare>[+-]?[0-9]{1,4}))"
 _SCIENTIFIC = (
@@ -29,13 +32,14 @@ _FRACTION = (
     rf"(?:\\frac\s*\{{\s*(?P<minus>-?)\s*(?P<top>{_DECIMAL})\s*\}}\s*\{{\s*(?P<bottom>{_DECIMAL})\s*\}}"
     rf"|(?P<over>{_DECIMAL})\s*/\s*(?P<under>{_DECIMAL}))"
 )
+_REPEATING = r"(?P<before>[0-9]*\.[0-9]*)\\(?:overline|bar)\s*\{\s*(?P<repeated>[0-9]+)\s*\}"
 _MIXED = (
     r"(?P<whole>[0-9]+)(?:\s*\\frac\s*\{\s*(?P<mixed_top>[0-9]+)\s*\}\s*\{\s*(?P<mixed_bottom>[0-9]+)\s*\}"
     r"|\s+(?:and\s+)?(?P<mixed_over>[0-9]+)\s*/\s*(?P<mixed_under>[0-9]+))"
 )
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)\s*(?P<currency>\\?\$|[€£¥₹])?\s*(?P<inner_sign>-?)\s*"
-    rf"(?:{_SCIENTIFIC}|{_MIXED}|{_FRACTION}|(?P<plain>{_DECIMAL}))"
+    rf"(?:{_SCIENTIFIC}|{_MIXED}|{_FRACTION}|{_REPEATING}|(?P<plain>{_DECIMAL}))"
     r"(?P<rest>.*)",
     re.DOTALL,
 )
@@ -46,10 +50,14 @@ _REST = re.compile(
 )
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _SHORT_UNIT = re.compile("[kcm]m|[km]g|ml|hrs?|ft|in|oz|lbs?|mi|yd|[ap]m|kw|hz|mph|usd|eur|gbp")
+_LETTER_UNIT = re.compile("[smghlLNJWVAKCFTH]")
+"""units of one letter, in `\\text{}` only: `\\mathrm{e}`, `\\mathrm{i}` are numbers, `\\text{M}` is a factor"""
 _NOT_UNIT = re.compile(
-    "or|and|to|not|than|plus|minus|times|over|by|half|quarter|third|through|until|versus|vs|either|neither|mod|"
-    "pi|sqrt|sin|cos|tan|sec|csc|cot|log|exp|inf|infinity|theta|alpha|beta|gamma|phi|sum|frac|"
-    "squared|cubed|factorial"
+    "or|and|to|not|than|plus|minus|times|over|by|through|until|versus|vs|either|neither|mod|below|negative|choose|"
+    "(?:hal(?:f|ve)|third|quarter|fourth|(?:fif|six|seven|eigh|nin|ten|hundred|thousand|million|billion)th)s?|"
+    "pi|tau|sqrt|(?:arc)?(?:sin|cos|tan|sec|csc|cot)h?|log|exp|inf|infinity|sum|frac|"
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|phi|chi|psi|omega|"
+    "squared|cubed|factorial|inverse|reciprocal|power|hundred|thousand|million|billion|trillion|dozen"
 )
 _ALIASES = {
     "$": "dollar", "usd": "dollar", "€": "euro", "eur": "euro", "£": "pound sterling", "gbp": "pound sterling",
@@ -76,7 +84,7 @@ class Number:
 def parse_number(text: str) -> Number | None:
     """The number that a normalised answer is; None for anything else and beyond `MAX_DIGITS` and `MAX_EXPONENT`."""
     match = _NUMBER.fullmatch(text)
-    if match is None or (match["sign"] and match["inner_sign"]):
+    if match is None or text.endswith("..") or (match["sign"] and match["inner_sign"]):
         return None
     magnitude = _magnitude(match)
     rest = _Rest.parse(match["rest"])
@@ -90,18 +98,37 @@ def parse_number(text: str) -> Number | None:
     return Number(value, rest.percent, unit, digits)
 
 
-def same_number(answer: Number, reference: Number) -> bool:
-    """Equal values with compatible units.
+def same_number(answer: Number, reference: Number, tolerance: float = 0.0) -> bool:
+    """Equal values with compatible units; a relative difference of up to `tolerance` is none.
 
     20% equals 20 (the unit left out) and 0.2 (the value). Units must agree when both name one. A decimal with six
-    significant digits or more equals a fraction that it is the correct rounding of.
+    significant digits or more equals a value without an end, such as 1/3, that it is the correct rounding of.
     """
     if answer.unit and reference.unit and answer.unit != reference.unit:
         return False
     if answer.percent != reference.percent:
-        share, other = (answer, reference) if answer.percent else (reference, answer)
-        return not other.unit and other.value in (share.value, share.value / 100)
-    return answer.value == reference.value or _rounds(answer, reference) or _rounds(reference, answer)
+        plain, factor = (reference, Fraction(1, 100)) if answer.percent else (answer, Fraction(100))
+        values = (answer.value, answer.value * factor)
+        return not plain.unit and any(_close(value, reference.value, tolerance) for value in values)
+    return _close(answer.value, reference.value, tolerance) or _rounds(answer, reference) or _rounds(reference, answer)
+
+
+def _close(value: Fraction, reference: Fraction, tolerance: float) -> bool:
+    return value == reference or (tolerance > 0 and abs(value - reference) <= Fraction(tolerance) * abs(reference))
+
+
+def may_be_rounded(number: Number) -> bool:
+    """Whether it is a decimal with enough digits, some of them after the point, to stand for what it rounds."""
+    return bool(number.digits) and significant_digits(number) >= ROUNDED_DIGITS
+
+
+def is_endless(value: Fraction) -> bool:
+    """Whether no decimal writes it out."""
+    rest = value.denominator
+    for factor in (2, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return rest > 1
 
 
 def significant_digits(number: Number) -> int:
@@ -112,7 +139,7 @@ def significant_digits(number: Number) -> int:
 
 
 def _rounds(decimal: Number, exact: Number) -> bool:
-    if not decimal.digits or exact.digits is not None or significant_digits(decimal) < 6:
+    if not may_be_rounded(decimal) or not is_endless(exact.value):
         return False
     return round(exact.value, decimal.digits) == decimal.value
 
@@ -129,12 +156,14 @@ class _Rest:
         match = _REST.fullmatch(text)
         if match is None:
             return None
-        bare = match["unit"]
-        named = (match["text_unit"] or bare or match["symbol"] or "").lower().split()
+        bare, text = match["unit"], match["text_unit"]
+        named = (text or bare or match["symbol"] or "").lower().split()
         scale = _SCALES.get(named[0].rstrip("s"), 1) if named else 1
         if scale != 1:
             named = named[1:]
-        if any(_NOT_UNIT.fullmatch(word.strip(".'")) for word in named) or (bare and not _names_unit(bare)):
+        if named == ["times"]:
+            named = []
+        if _changes_value(named) or (bare and not _names_unit(bare)) or (text and not _is_unit_letter(text)):
             return None
         if match["power"] and not named:
             return None
@@ -143,6 +172,20 @@ class _Rest:
             percent, named = True, []
         unit = "" if percent else _unit(" ".join(named)) + (match["power"] or "")
         return cls(percent, scale, f"degree{match['letter'] or ''}" if match["degrees"] and not unit else unit)
+
+
+def may_be_unit(text: str) -> bool:
+    """Whether the words of a `\\text{}` after a number leave its value as it is."""
+    return not _changes_value(text.lower().split()) and _is_unit_letter(text)
+
+
+def _changes_value(words: Iterable[str]) -> bool:
+    return any(_NOT_UNIT.fullmatch(word.strip(".,'()\\")) for word in words)
+
+
+def _is_unit_letter(text: str) -> bool:
+    letter = text.strip(" .")
+    return len(letter) != 1 or _LETTER_UNIT.fullmatch(letter) is not None
 
 
 def _names_unit(bare: str) -> bool:
@@ -171,6 +214,8 @@ def _magnitude(match: re.Match[str]) -> Fraction | None:
     if match["top"] or match["over"]:
         quotient = _quotient(match["top"] or match["over"], match["bottom"] or match["under"])
         return -quotient if quotient is not None and match["minus"] else quotient
+    if match["repeated"]:
+        return _repeating(match["before"], match["repeated"])
     return _decimal(match["plain"])
 
 
@@ -179,6 +224,15 @@ def _scientific(mantissa: str, exponent: str) -> Fraction | None:
     if value is None or abs(int(exponent)) > MAX_EXPONENT:
         return None
     return value * Fraction(10) ** int(exponent)
+
+
+def _repeating(before: str, repeated: str) -> Fraction | None:
+    """`0.1` and `6` of 0.1666...: 0.1 + 6/9 of a tenth."""
+    start, part = _decimal(f"0{before}0"), _decimal(repeated)
+    if start is None or part is None:
+        return None
+    places = len(before.partition(".")[2])
+    return start + part / Fraction((10 ** len(repeated) - 1) * 10**places)
 
 
 def _quotient(top: str, bottom: str) -> Fraction | None:

@@ -16,10 +16,11 @@ import math
 import re
 import zlib
 from collections.abc import Callable
-from functools import lru_cache
+from fractions import Fraction
+from functools import lru_cache, partial
 from typing import Any, cast
 
-from reasoner_rewards.numbers import Number, significant_digits
+from reasoner_rewards.numbers import Number, is_endless, may_be_rounded
 
 MAX_CHARS = 200
 MAX_DEPTH = 8
@@ -46,6 +47,11 @@ _UNKNOWN_COMMAND = re.compile(
     r")(?![A-Za-z]))([A-Za-z]+)"
 )
 _DIGITS = re.compile(r"[0-9]+")
+_AMBIGUOUS = re.compile(
+    r"(?<![_^0-9])[0-9]+\s+[0-9]|[0-9]\s*\\frac\s*\{\s*[0-9]+\s*\}\s*\{\s*[0-9]+\s*\}|/\s*[0-9]+\s*(?:[A-Za-z(]|\\(?:sqrt|pi|frac))"
+)
+"""two numbers side by side, a mixed number inside an expression, `1/2x`: products to the parser, not to everybody"""
+_IN_BASE = re.compile(r"[0-9]\s*_")
 _LARGE_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?\s*[0-9]{5}")
 _ROOT_INDEX = re.compile(r"\\sqrt\s*\[(?!\s*[0-9]{1,2}\s*\])")
 _FORBIDDEN_NODES = frozenset({"Integral", "Derivative", "Sum", "Product", "Limit", "binomial", "Subs"})
@@ -67,17 +73,17 @@ def same_expression(answer: str, reference: str) -> bool:
         TooComplexError: one of them is outside the bounds.
         NotMathError: one of them cannot be parsed.
     """
-    return _guarded(lambda: _same(_parse(answer), _parse(reference)))
+    return _guarded(lambda: _same(*_parse_alike(answer, reference)))
 
 
-def same_as_number(expression: str, number: Number) -> bool:
-    """Whether a LaTeX text has the value of a number: exactly, or as its correct rounding when it has six significant
-    digits or more.
+def same_as_number(expression: str, number: Number, tolerance: float = 0.0) -> bool:
+    """Whether a LaTeX text has the value of a number: exactly, up to a relative difference, or as its correct rounding
+    when it has six significant digits or more.
 
     Raises:
         TooComplexError, NotMathError: as `same_expression`.
     """
-    return _guarded(lambda: _has_value(_parse(expression), number))
+    return _guarded(lambda: _has_value(_parse(expression), number, tolerance))
 
 
 def _guarded(compare: Callable[[], bool]) -> bool:
@@ -98,14 +104,21 @@ def _guarded(compare: Callable[[], bool]) -> bool:
         raise NotMathError(f"sympy cannot compare them ({type(error).__name__}: {str(error)[:80]})") from error
 
 
-def _has_value(parsed: Any, number: Number) -> bool:
+def _has_value(parsed: Any, number: Number, tolerance: float) -> bool:
     import sympy
 
+    if not isinstance(parsed, sympy.Expr):
+        return False
     value = sympy.Rational(number.value.numerator, number.value.denominator)
-    if significant_digits(number) >= 6 and isinstance(parsed, sympy.Expr) and not parsed.free_symbols:
-        distance = abs(sympy.N(parsed - value, 30))
-        return bool(distance.is_comparable and distance * 2 <= sympy.Rational(1, 10 ** (number.digits or 0)))
-    return isinstance(parsed, sympy.Expr) and _same(parsed, value)
+    if _same(parsed, value):
+        return True
+    if parsed.free_symbols or not (may_be_rounded(number) or tolerance > 0):
+        return False
+    exact = parsed.doit()
+    written_out = exact.is_Rational and not is_endless(Fraction(int(exact.p), int(exact.q)))
+    rounding = sympy.Rational(1, 2 * 10 ** (number.digits or 0)) if may_be_rounded(number) and not written_out else 0
+    distance = abs(sympy.N(exact - value, 30))
+    return bool(distance.is_comparable and distance <= max(rounding, tolerance * abs(value)))
 
 
 def check_text(text: str) -> None:
@@ -120,6 +133,10 @@ def check_text(text: str) -> None:
         raise TooComplexError(f"a number has more than {MAX_DIGIT_RUN} digits")
     if _LARGE_EXPONENT.search(text) or _ROOT_INDEX.search(text):
         raise TooComplexError("an exponent or root index is too large")
+    if _AMBIGUOUS.search(text):
+        raise TooComplexError("it can be read in two ways: write products and denominators in full")
+    if _IN_BASE.search(text):
+        raise TooComplexError("a number with a base is compared as text only")  # the parser drops the base
     unknown = _UNKNOWN_COMMAND.search(text)
     if unknown is not None:
         raise TooComplexError(f"the command {unknown.group()} is not supported in answers")
@@ -140,9 +157,17 @@ def _check_nesting(text: str) -> None:
             previous = char
 
 
-def _parse(text: str) -> Any:
+def _parse_alike(*texts: str) -> tuple[Any, ...]:
+    """`i` is the imaginary unit in all of them or in none."""
+    from math_verify.grader import should_treat_as_complex
+
+    real = not any(map(should_treat_as_complex, texts))
+    return tuple(_parse(text, real) for text in texts)
+
+
+def _parse(text: str, real: bool = True) -> Any:
     check_text(text)
-    parsed = _parse_checked(text)
+    parsed = _parse_checked(text, real)
     if parsed is None:
         raise NotMathError("not understood as LaTeX")
     _check_size(parsed)
@@ -150,21 +175,30 @@ def _parse(text: str) -> Any:
 
 
 @lru_cache(maxsize=512)  # the responses of a group share their reference, and often their answers
-def _parse_checked(text: str) -> Any:
-    import latex2sympy2_extended as parser
-    from math_verify.grader import should_treat_as_complex
-
-    config = parser.NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
-    )
+def _parse_checked(text: str, real: bool) -> Any:
+    parse = _parser()
     try:
-        return parser.latex2sympy(
-            text, is_real=not should_treat_as_complex(text), convert_degrees=False, normalization_config=config
-        )
+        return parse(text, is_real=real)
     except MemoryError:  # the worker's limit, not the text's fault
         raise
     except Exception:  # the parser raises whatever its grammar met: any failure means that this is not an expression
         return None
+
+
+@lru_cache(maxsize=1)
+def _parser() -> Callable[..., Any]:
+    """math-verify's LaTeX parser. `R` and `r` are different variables, which they are not by default."""
+    from latex2sympy2_extended import NormalizationConfig, latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+
+    return partial(
+        latex2sympy,
+        convert_degrees=False,
+        normalization_config=NormalizationConfig(
+            basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+        ),
+        conversion_config=ConversionConfig(lowercase_symbols=False),
+    )
 
 
 def _check_size(parsed: Any) -> None:
@@ -220,6 +254,8 @@ def _same(answer: Any, reference: Any) -> bool:
         distance = _value_at(answer - reference, 0)
         if distance is None:
             return _same_without_value(answer.doit(), reference.doit())
+        if (difference := (answer - reference).doit()).is_Rational:
+            return bool(difference == 0)
         if abs(distance) < EXACT and not answer.free_symbols and not reference.free_symbols:
             return True
         if abs(distance) > TOLERANCE * abs(_value_at(reference, 0) or 0):

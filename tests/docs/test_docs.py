@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from reasoner.cli.app import app
+from reasoner.config import Config
+from reasoner.reporting.alarms import RULES
 from reasoner.settings import load_config
+from reasoner.settings.schema import keys_of
 from scripts.document import written
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,13 +30,62 @@ def test_tables_are_up_to_date(page: Path) -> None:
 
 def test_there_are_tables() -> None:
     named = {name for page in PAGES for name in re.findall(r"<!-- (\w+): scripts/document", page.read_text("utf-8"))}
-    assert named == {"methods", "metrics", "validation", "hooks", "commands", "attacks"}
+    assert named == {"methods", "metrics", "validation", "scoring", "mathematics", "hooks", "commands", "attacks"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_commands_and_options_exist(page: Path) -> None:
+    blocks = re.findall(r"^```bash\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = "\n".join(blocks).replace("\\\n", " ")
+    for line in (line.partition(" #")[0] for line in text.splitlines() if line.startswith("reasoner ")):
+        words = shlex.split(line)[1:]
+        command: Any = get_command(app)
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        assert not getattr(command, "commands", {}), line
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+            assert option in known, line
+
+
+NAMED_KEY = re.compile(r"(?<![\w./-])((?:[a-z_]+\.)(?:[A-Za-z_]+\.)*[a-z_]+)(?: = |=)")
+
+
+def keys_named(text: str) -> set[str]:
+    """`learning.token_budget`, `gro.terms.NAME.entropy = 0.001` and the like: those that begin with a section."""
+    found = {*NAMED_KEY.findall(text), *re.findall(r"`([a-z_]+(?:\.[A-Za-z_]+)+)`", text)}
+    sections = {*Config.model_fields} - {"task", "title", "profile"}
+    return {key for key in found if key.split(".")[0] in sections and not key.endswith((".path", ".md", ".py"))}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *(ROOT / "docs" / f"{name}.md" for name in ("getting-started", "concepts", "troubleshooting", "security")),
+        *(ROOT / "reasoner" / name for name in ("suspects.py", "memory.py", "reporting/alarms.py")),
+    ],
+    ids=lambda file: file.name,
+)
+def test_keys_that_advice_names_exist(file: Path) -> None:
+    named = keys_named(file.read_text(encoding="utf-8"))
+    assert named or file.name == "security.md"
+    for key in named:
+        parts = tuple(key.replace("rewards.NAME", "rewards.entry").split("."))
+        fields = keys_of(parts[:-1])
+        assert fields is not None, key
+        assert parts[-1] in fields, key
+
+
+def test_every_warning_has_its_place_in_troubleshooting() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    headings = "\n".join(line for line in page.splitlines() if line.startswith("## "))
+    assert {name for name in RULES if f"`{name}`" not in headings} == set()
 
 
 def test_the_mixture_of_the_methods_page_loads(tmp_path: Path) -> None:

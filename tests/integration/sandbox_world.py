@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, Session
-from reasoner.sandbox.proof import _survivors
+from reasoner.sandbox.proof import survivors
 
 SECRET = "REASONER_TEST_SECRET"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -111,7 +111,7 @@ class World:
         now = self.state()
         found = [f"{name}: {self.before[name]} -> {now[name]}" for name in now if now[name] != self.before[name]]
         found += [f"{name} was reached" for name, service in self.services.items() if _has_caller(service)]
-        found += list(_survivors(self.mark))
+        found += list(survivors(self.mark))
         temporary = Path(tempfile.gettempdir())
         return found + [f"left {path}" for path in temporary.glob("reasoner-*program-*") if self.mark in _text(path)]
 

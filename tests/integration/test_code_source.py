@@ -162,6 +162,21 @@ def test_tests_that_cannot_be_run_are_no_verdict(tests: str, message: str) -> No
         judged("def f(x): return 1", make_problem("?", "x", tests=tests))
 
 
+def test_a_driver_hides_no_attribute_and_no_keyword_of_the_program() -> None:
+    tests = """
+thing = make(operation=1, self=2)
+assert (thing._target, thing.target, thing._program, thing._kind) == (1, 2, 3, 4)
+"""
+    program = """
+class Thing: pass
+def make(**given):
+    thing = Thing()
+    thing._target, thing.target, thing._program, thing._kind = given["operation"], given["self"], 3, 4
+    return thing
+"""
+    assert judged(program, make_problem("?", "x", tests=tests)).value == 1.0
+
+
 def test_an_assertion_that_is_never_reached_is_not_passed() -> None:
     problem = make_problem("?", "def f(): pass", tests="for x in f():\n    assert x > 0")
     assert judged("def f(): return [1, 2]", problem).value == 1.0

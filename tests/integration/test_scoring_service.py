@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +20,7 @@ from reasoner.errors import ConfigError, ScoringError
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 from reasoner.scoring.call import BATCH_SIZE
 from reasoner.scoring.service import ScoringService
+from scripts.bench_scoring import WAYS, chaos
 
 PLUGIN = str(Path(__file__).with_name("misbehaving_rewards.py"))
 MARK = "REASONER_SCORING_TEST"
@@ -615,21 +614,16 @@ def test_a_new_call_takes_over_from_one_that_was_not_finished() -> None:
         assert [each.rewards for each in scorer.score([group("score")])] == [(0.5,)]
 
 
-def test_it_works_in_a_thread_and_inside_an_event_loop() -> None:
-    results: list[ScoredGroup] = []
-
-    def run() -> None:
-        with service("obedient") as scorer:
-            results.extend(scorer.score([group("good", "exit 0")]))
-
-    async def main() -> None:
-        run()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    asyncio.run(main())
-    assert [each.rewards for each in results] == [(1.0, None)] * 2
+@pytest.mark.slow
+@pytest.mark.parametrize("where", WAYS)
+def test_two_hundred_responses_of_which_some_do_harm_cost_their_deadlines_and_no_more(where: str) -> None:
+    """`scripts/bench_scoring.py` measures the same, with more of them."""
+    found = WAYS[where](lambda: chaos(each=1, timeout_s=1.5))
+    assert found.wrong == ()
+    assert found.outcomes == {1.0: 190, "timeout": 4, "error": 2, "crash": 2, "invalid": 2}
+    assert (found.left, found.usable) == (0, True)
+    assert found.bound_s <= found.seconds + 0.5  # the deadlines were really waited for, two at a time
+    assert found.seconds < found.bound_s + 10.0
 
 
 def test_a_dead_host_is_an_error_and_leaves_nothing(marked: Callable[[], set[int]]) -> None:

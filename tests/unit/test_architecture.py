@@ -28,7 +28,7 @@ ENGINES = {
     "sympy": "rewards/",
 }
 """heavy package -> the place that wraps it"""
-STAGES = ("sampling", "scoring", "learning", "gro", "runs", "reporting")
+STAGES = ("sampling", "scoring", "learning", "gro", "runs", "reporting", "sandbox")
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,10 @@ def test_other_tests_need_a_driver(test: str) -> None:
     assert read_asserts(asking("assert f(1) == 2", test)).questions is None
 
 
+def test_a_program_that_is_asked_for_an_abs_of_its_own_needs_one_too() -> None:
+    assert read_asserts(asking("assert abs(abs(-1) - 1) < 1e-6", answer="def abs(x): pass")).questions is None
+
+
 def test_humaneval_tests_are_calls_of_the_entry_point() -> None:
     test = """
 METADATA = {'author': 'x'}

@@ -442,6 +442,17 @@ def test_a_wrong_declaration_is_refused_where_it_stands(changes: dict[str, Any],
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("granularity", ["response", "group", "batch"])
+def test_a_function_takes_two_positional_arguments(granularity: Any) -> None:
+    declare = reward("mine", granularity=granularity)
+    for wrong in (lambda response: 1.0, lambda problem, response, unit: 1.0, lambda: 1.0):
+        with pytest.raises(
+            TypeError, match=r"reward source 'mine': the function must take \(problems?, responses?, \*"
+        ):
+            declare(wrong)
+    assert declare(lambda *both: 1.0)(PROBLEM, response()) == 1.0
+
+
 def test_metrics_of_a_source_before_and_after_weighting() -> None:
     def row(math_: Component, gate: float) -> tuple[Component, ...]:
         return math_, Component("gate", 0.0, gate, seconds=0.5)

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import pytest
 
 from reasoner import doctor
 from reasoner.doctor import Check, examine
 from reasoner.errors import MissingDependencyError
+from reasoner.sandbox import Sandbox, SandboxError, open_sandbox, running
+from reasoner.sandbox.proof import prove
 
 
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Check]]:
     """The checks by name on a machine with the given versions installed, and nothing else."""
 
-    def build(hub: bool = True, gpu: bool = False, **versions: str) -> dict[str, Check]:
+    def build(
+        hub: bool = True,
+        gpu: bool = False,
+        sandboxes: Mapping[str, Callable[[], Sandbox]] = MappingProxyType({}),
+        **versions: str,
+    ) -> dict[str, Check]:
         installed = {name.replace("_", "-"): version for name, version in versions.items()}
         monkeypatch.setattr(doctor, "_version", installed.get)
         monkeypatch.setattr(doctor, "hub_reachable", lambda: hub)
         monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda: gpu)
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setattr(doctor, "BACKENDS", sandboxes)
         return {check.name: check for check in examine()}
 
     return build
@@ -77,3 +85,29 @@ def test_the_embedded_model(report: Callable[..., dict[str, Check]], monkeypatch
 def test_versions_are_those_of_the_environment() -> None:
     assert doctor._version("pytest") == importlib.metadata.version("pytest")
     assert doctor._version("no-such-distribution") is None
+
+
+def test_sandboxes_are_tried_and_not_only_looked_for(
+    report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "prove_fully", prove)
+    monkeypatch.setattr(running, "FIRST_LOOK_S", 60.0)  # too many processes: it would be killed before it reports
+
+    def missing() -> Sandbox:
+        raise MissingDependencyError("apt install it")
+
+    def failing() -> Sandbox:
+        raise SandboxError("Permission denied")
+
+    checks = report(sandboxes={"one": missing, "two": failing, "three": lambda: open_sandbox("none")})
+    assert (checks["one"].state, checks["one"].advice) == ("missing", "apt install it")
+    assert (checks["two"].state, checks["two"].detail) == ("broken", "Permission denied")
+    assert checks["three"].state == "broken"
+    assert "the network can be reached" in checks["three"].detail
+
+
+def test_a_sandbox_that_holds_is_ok(report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "prove_fully", lambda sandbox: [])
+    check = report(sandboxes={"any": lambda: open_sandbox("none")})["any"]
+    assert check.state == "ok"
+    assert "ms a program" in check.detail

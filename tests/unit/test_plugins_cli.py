@@ -108,6 +108,14 @@ BROKEN = {
         "from reasoner import hookimpl\n@hookimpl\ndef register_reward():\n    return []",
         "implements an unknown hook 'register_reward'. Did you mean 'register_rewards'?",
     ),
+    "wrong-argument": (
+        "from reasoner import hookimpl\n@hookimpl\ndef step_finished(step, metric):\n    pass",
+        "the hook step_finished has no argument 'metric'. Did you mean 'metrics'? It has: step, metrics.",
+    ),
+    "wrong-function": (
+        "from reasoner import reward\n@reward('k')\ndef k(response):\n    return 1.0",
+        "reward source 'k': the function must take (problem, response, *, options...), got (response)",
+    ),
     "hook-raises": (
         "from reasoner import hookimpl\n@hookimpl\ndef register_rewards():\n    raise OSError('gone')",
         "register_rewards failed: OSError: gone",

@@ -24,7 +24,7 @@ from reasoner.report.compare import settings
 from reasoner.report.pieces import Pieces, load_pieces
 from reasoner.report.text import as_markdown
 from reasoner.report.write import make_report, save, write_plots
-from tests.made_up import HOSTILE, made_up_run, write_tokenizer
+from tests.made_up import HOSTILE, edit_json, made_up_run, write_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +159,23 @@ def test_a_run_that_failed_before_its_first_step_has_a_report(made: Path, tmp_pa
     assert "0 of 2 steps" in as_markdown(collect([run]))
 
 
+def test_a_run_on_offline_data_is_told_by_its_terms(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "offline"))
+    shutil.rmtree(run / "rollouts")
+    (run / "evaluations.jsonl").write_text("")
+    steps = [
+        {"step": n, "term/dpo/loss": 0.7 - 0.1 * n, "term/dpo/accuracy": 0.5 + 0.04 * n, "time/total": 2.0}
+        for n in range(1, 7)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    page = page_of(run)
+    assert "<h3>Dpo loss</h3>" in page
+    assert "dpo: preference accuracy" in page
+    assert 'id="responses"' not in page
+    assert 'id="evaluation"' not in page
+    assert "| dpo accuracy | 56% | 72% |" in as_markdown(collect([run]))
+
+
 def test_numbers_that_are_not_finite_become_gaps(made: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made / "first", tmp_path / "first"))
     file = run / "rollouts" / "step-000001.parquet"
@@ -173,6 +190,15 @@ def test_numbers_that_are_not_finite_become_gaps(made: Path, tmp_path: Path) -> 
     first = next(group for group in data["groups"] if group["step"] == 1)["responses"][0]
     assert (first["reward"], first["credit"], first["logprobs"][0]) == (None, None, None)
     assert None in data["charts"]["gradient-norm"]["series"][0]["values"]  # step 5
+
+
+def test_the_home_folder_is_not_told(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "secret-name" / "first"))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "secret-name")
+    edit_json(run / "environment.json", chosen={"model": f"{tmp_path}/secret-name/models/mine", "steps": "6"})
+    assert "<dd>~/models/mine</dd>" in page_of(run)
+    assert "secret-name" not in page_of(run)
+    assert "secret-name" not in as_markdown(collect([run]))
 
 
 def test_long_texts_are_cut(made: Path, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def metrics(step: int) -> dict[str, float]:
         "gap/mean": 1.2e-5,
         "time/sample": 28.0,
         "time/score_wait": 0.2,
+        "score/seconds": 3.1,
         "time/update": 11.0,
         "time/handover": 1.6,
         "time/check": 0.0,
@@ -223,6 +224,8 @@ def test_plain_lines_say_everything_without_control_codes() -> None:
     assert "any more.\n  Try x.\nstep  6/12" in text
     assert "the model is saved" in text
     assert "Where the time went" in text
+    assert re.search(r"^waiting for scores +\| 2\.4 s", text, re.MULTILINE)
+    assert "Scoring took 37 s in workers; what was not waited for hid behind sampling." in text
 
 
 def test_a_quiet_stage_speaks_up_at_most_every_ten_seconds() -> None:

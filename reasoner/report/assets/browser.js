@@ -1,67 +1,40 @@
-// The browser for responses: filters, a paged list of groups, the group that is open.
+// The browser for responses: the filters, a paged list of groups, the group that is open.
 
 const PER_PAGE = 50;
+const MOST_BESIDE = 12;
 
 class Browser {
   constructor(data, root) {
     this.data = data;
     data.range = rewardRange(data.groups);
     this.asked = readAsked(location.hash);
-    this.colouring = data.groups.some((group) => group.responses.some((each) => each.lengths)) ? "logprob" : "plain";
     this.beside = new Set();
     this.page = 0;
-    this.form = this.filters();
+    this.form = filterForm(data, this.asked, () => this.changed(), () => this.reset());
     this.count = h("p", { class: "about", "aria-live": "polite", id: "count" });
     this.list = h("ol", { class: "groups" });
     this.pages = h("div", { class: "pages" });
     this.detail = h("div", { class: "detail", id: "group" });
-    const keys = h("p", { class: "about keys" }, h("kbd", null, "j"), " ", h("kbd", null, "k"), " next and previous group, ", h("kbd", null, "/"), " search");
-    root.append(this.form, this.count, h("div", { class: "browse" }, h("div", { class: "pick" }, this.list, this.pages, keys), this.detail));
+    const key = (name) => h("kbd", null, name);
+    const hint = [key("j"), " ", key("k"), " next and previous group, ", key("/"), " search"];
+    const keys = h("p", { class: "about keys" }, ...hint);
+    const pick = h("div", { class: "pick" }, this.list, this.pages, keys);
+    root.append(this.form, this.count, h("div", { class: "browse" }, pick, this.detail));
     document.addEventListener("keydown", (event) => this.key(event));
     window.addEventListener("hashchange", () => this.follow());
     this.filter();
   }
 
-  filters() {
-    const { data } = this;
-    const field = (label, name, kind, extra) =>
-      h("label", { class: name === "q" ? "search" : null }, label,
-        h("input", { name, type: kind, value: this.asked[name], autocomplete: "off", ...extra }));
-    const choice = (label, name, options) =>
-      h("label", null, label, h("select", { name }, ...options.map(([value, text]) => h("option", { value, selected: value === this.asked[name] }, text))));
-    const any = ["", "any"];
-    const moments = [...new Map(data.groups.map((group) => [moment(group), momentName(group)]))];
-    const form = h("form", { class: "filters", role: "search" },
-      field("Text in prompt or response", "q", "search"),
-      field("Problem", "problem", "search"),
-      data.runs.length > 1 ? choice("Run", "run", [any, ...data.runs.map((name, at) => [String(at), name])]) : null,
-      choice("When", "when", [any, ["train", "all training steps"], ["eval", "all evaluations"], ...moments]),
-      field("Reward from", "min", "number", { step: "any", class: "number" }),
-      field("to", "max", "number", { step: "any", class: "number" }),
-      choice("Component", "source", [any, ...data.sources.map((name, at) => [String(at), name])]),
-      choice("is", "verdict", [any, ...Object.entries(VERDICTS).map(([key, [text]]) => [key, text])]),
-      choice("Ended", "finish", [any, ["stop", "by itself"], ["length", "cut at the limit"]]),
-      choice("Order", "sort", Object.entries(SORTS).map(([key, [text]]) => [key, text])),
-      h("button", { type: "button", onclick: () => this.reset() }, "Reset"));
-    let waiting = 0;
-    form.addEventListener("input", () => {
-      clearTimeout(waiting);
-      waiting = setTimeout(() => this.changed(), 120);
-    });
-    form.addEventListener("submit", (event) => event.preventDefault());
-    return form;
-  }
-
   changed() {
     const given = new FormData(this.form);
-    for (const key of Object.keys(NOTHING_ASKED)) if (given.has(key)) this.asked[key] = given.get(key);
+    for (const key of KEYS) if (given.has(key)) this.asked[key] = given.get(key);
     this.asked.group = "";
     this.filter();
     this.remember();
   }
 
   reset() {
-    this.asked = { ...NOTHING_ASKED };
+    this.asked = { ...NOTHING_ASKED, tokens: this.asked.tokens };
     this.fill();
     this.filter();
     this.remember();
@@ -81,18 +54,22 @@ class Browser {
   }
 
   remember() {
-    const text = writeAsked(this.asked);
-    history.replaceState(null, "", text ? `#${text}` : "#responses");
+    history.replaceState(null, "", `#${writeAsked(this.asked) || "responses"}`);
   }
 
   filter() {
     this.found = filtered(this.data, this.asked);
-    const responses = this.found.reduce((sum, each) => sum + each.fitting.size, 0);
-    this.count.textContent = `${plural(responses, "response", "responses")} in ${plural(this.found.length, "group", "groups")}`;
+    const responses = plural(this.found.reduce((sum, each) => sum + each.fitting.size, 0), "response", "responses");
+    this.count.textContent = `${responses} in ${plural(this.found.length, "group", "groups")}`;
     const wanted = this.found.findIndex((each) => String(each.index) === this.asked.group);
-    // Nothing asked for: a training group with differences shows most.
-    const first = writeAsked(this.asked) ? 0 : this.found.findIndex(({ group }) => group.training && Math.max(...rewards(group)) > Math.min(...rewards(group)));
-    this.open(Math.max(0, wanted, wanted < 0 ? first : 0));
+    this.open(wanted >= 0 ? wanted : this.first());
+  }
+
+  /** Where nothing is asked for, a training group with differences shows most. */
+  first() {
+    if (writeAsked({ ...this.asked, tokens: "" })) return 0;
+    const telling = ({ group }) => group.training && new Set(rewards(group)).size > 1;
+    return Math.max(0, this.found.findIndex(telling));
   }
 
   /** Open the group at a place of the list. */
@@ -100,8 +77,8 @@ class Browser {
     this.place = place;
     this.beside.clear();
     this.page = Math.floor(place / PER_PAGE);
-    this.showList();
-    this.showGroup();
+    keepFocus(this.list, () => this.showList());
+    this.redraw();
   }
 
   choose(place) {
@@ -112,7 +89,7 @@ class Browser {
 
   turn(pages) {
     this.page += pages;
-    this.showList();
+    keepFocus(this.pages, () => this.showList());
     this.list.scrollTop = 0;
   }
 
@@ -121,21 +98,32 @@ class Browser {
     const rows = this.found.slice(first, first + PER_PAGE).map((each, at) => this.row(each, first + at));
     this.list.replaceChildren(...(rows.length ? rows : [h("li", { class: "empty" }, "Nothing fits.")]));
     const last = Math.ceil(this.found.length / PER_PAGE) - 1;
-    const button = (text, pages, off) => h("button", { type: "button", disabled: off, onclick: () => this.turn(pages) }, text);
     this.pages.hidden = last < 1;
-    this.pages.replaceChildren(button("Back", -1, this.page === 0), `page ${this.page + 1} of ${last + 1}`, button("On", 1, this.page >= last));
-    this.list.querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
+    this.pages.replaceChildren(
+      button("Back", () => this.turn(-1), { disabled: this.page === 0 }),
+      `page ${this.page + 1} of ${last + 1}`,
+      button("On", () => this.turn(1), { disabled: this.page >= last }));
+    // Only the list may move, not the page.
+    const current = this.list.querySelector('[aria-current="true"]');
+    if (current) this.list.scrollTop = current.offsetTop - this.list.offsetTop - this.list.clientHeight / 2;
   }
 
-  row(each, place) {
-    const { group, fitting } = each;
+  row({ group, fitting }, place) {
     const problem = this.data.problems[group.problem];
     const question = problem.messages[problem.messages.length - 1]?.[1] ?? "";
-    const asked = asksOfResponses(this.asked);
-    return h("li", null, h("button", { type: "button", "aria-current": String(place === this.place), onclick: () => this.choose(place) },
-      h("span", { class: "row-head" }, h("span", null, ...shown(`${momentName(group)} · ${problem.id}`)), h("span", null, short(mean(group)))),
+    const dims = asksOfResponses(this.asked);
+    const marks = group.responses.map((each, at) => rewardMark(each, this.data.range, dims && !fitting.has(at)));
+    const text = [
+      span("row-head", span("", ...shown(`${momentName(group)} · ${problem.id}`)), span("", short(mean(group)))),
       h("span", { class: "row-text", dir: "auto" }, ...shown(question.slice(0, 160))),
-      h("span", { class: "marks" }, ...group.responses.map((response, at) => rewardMark(response, this.data.range, asked && !fitting.has(at))))));
+      span("marks", ...marks),
+    ];
+    return h("li", null, h("button",
+      { type: "button", "aria-current": String(place === this.place), onclick: () => this.choose(place) }, ...text));
+  }
+
+  redraw() {
+    keepFocus(this.detail, () => this.showGroup());
   }
 
   showGroup() {
@@ -144,21 +132,22 @@ class Browser {
       this.detail.replaceChildren();
       return;
     }
+    const { data } = this;
     const { group } = here;
     const query = this.asked.q.toLowerCase();
     const fitting = asksOfResponses(this.asked) ? here.fitting : null;
-    const others = this.data.groups.filter((other) => other !== group && this.sameProblem(other, group));
-    const several = this.data.runs.length > 1 ? `${this.data.runs[group.run]} · ` : "";
+    const others = data.groups.filter((other) => other !== group && this.sameProblem(other, group));
+    const run = data.runs.length > 1 ? `${data.runs[group.run]} · ` : "";
+    const title = `${run}${momentName(group)} · ${data.problems[group.problem].id}`;
+    const beside = others.filter((other) => this.beside.has(other)).flatMap((other) => [
+      h("h3", null, this.momentOf(other, group)), cardsOf(data, other, null, this.colouring(), query)]);
     this.detail.replaceChildren(
-      h("div", { class: "detail-head" },
-        h("h3", null, ...shown(`${several}${momentName(group)} · ${this.data.problems[group.problem].id}`)),
-        h("span", null, this.stepper("Previous", -1), " ", this.stepper("Next", 1))),
-      promptBox(this.data.problems[group.problem], query),
-      this.tools(group, others.slice(0, 12)),
-      cardsOf(this.data, group, fitting, this.colouring, query),
-      ...others.filter((other) => this.beside.has(other)).flatMap((other) => [
-        h("h3", null, this.momentOf(other, group)),
-        cardsOf(this.data, other, null, this.colouring, query)]));
+      h("div", { class: "detail-head" }, h("h3", null, ...shown(title)),
+        span("", this.stepper("Previous", -1), " ", this.stepper("Next", 1))),
+      promptBox(data.problems[group.problem], query),
+      this.tools(group, others.slice(0, MOST_BESIDE)),
+      cardsOf(data, group, fitting, this.colouring(), query),
+      ...beside);
   }
 
   sameProblem(one, other) {
@@ -172,35 +161,49 @@ class Browser {
 
   stepper(text, by) {
     const place = this.place + by;
-    return h("button", { type: "button", disabled: place < 0 || place >= this.found.length, onclick: () => this.choose(place) }, text);
+    return button(text, () => this.choose(place), { disabled: !this.found[place] });
   }
 
   tools(group, others) {
-    const scale = largestWeight(group);
-    const can = { plain: true, logprob: group.responses.some((each) => each.lengths), weight: group.responses.some((each) => each.lengths && each.weights !== null) };
-    const used = can[this.colouring] ? this.colouring : "plain";
-    const kinds = Object.entries(COLOURINGS).filter(([kind]) => can[kind]);
-    const buttons = kinds.map(([kind, text]) => h("button", { type: "button", "aria-pressed": String(kind === used), onclick: () => this.colour(kind) }, text));
+    const split = group.responses.filter((each) => each.lengths);
+    const can = { plain: true, logprob: split.length > 0, weight: split.some((each) => each.weights !== null) };
+    const used = can[this.colouring()] ? this.colouring() : "plain";
+    const kinds = Object.keys(COLOURINGS).filter((kind) => can[kind]);
+    const toggle = (text, on, act) => button(text, act, { "aria-pressed": String(on) });
+    const colours = kinds.map((kind) => toggle(COLOURINGS[kind], kind === used, () => this.colour(kind)));
     const beside = others.map((other) =>
-      h("button", { type: "button", "aria-pressed": String(this.beside.has(other)), onclick: () => this.toggle(other) }, this.momentOf(other, group)));
-    return h("div", { class: "tools" }, ...(kinds.length > 1 ? ["Tokens by", ...buttons, colourScale(used, scale)] : []),
-      ...(beside.length ? [h("span", { class: "gap" }), "Same problem:", ...beside] : []));
+      toggle(this.momentOf(other, group), this.beside.has(other), () => this.toggle(other)));
+    const parts = this.detail.classList.contains("parts");
+    return h("div", { class: "tools" },
+      ...(colours.length > 1 ? ["Tokens by", ...colours, colourScale(used, largestWeight(group))] : []),
+      span("gap"), toggle("all parts of scores", parts, () => this.parts()),
+      ...(beside.length ? [span("gap"), "Same problem:", ...beside] : []));
+  }
+
+  parts() {
+    this.detail.classList.toggle("parts");
+    this.redraw();
+  }
+
+  colouring() {
+    return COLOURINGS[this.asked.tokens] ? this.asked.tokens : "logprob";
   }
 
   colour(kind) {
-    this.colouring = kind;
-    this.showGroup();
+    this.asked.tokens = kind;
+    this.redraw();
+    this.remember();
   }
 
   toggle(other) {
     if (!this.beside.delete(other)) this.beside.add(other);
-    this.showGroup();
+    this.redraw();
   }
 
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
-    const by = { j: 1, k: -1 }[event.key];
-    if (by && this.found[this.place + by]) this.choose(this.place + by);
+    const place = this.place + ({ j: 1, k: -1 }[event.key] ?? 0);
+    if (place !== this.place && this.found[place]) this.choose(place);
     if (event.key === "/") {
       event.preventDefault();
       this.form.elements.q.focus();
@@ -208,14 +211,20 @@ class Browser {
   }
 }
 
+/** Draw an area again, and give the focus back to the button with the same text. */
+function keepFocus(area, draw) {
+  const text = area.contains(document.activeElement) ? document.activeElement.textContent : null;
+  draw();
+  const same = [...area.querySelectorAll("button")].find((each) => each.textContent === text);
+  same?.focus({ preventScroll: true });
+}
+
 function rewardRange(groups) {
   const range = { low: Infinity, high: -Infinity };
-  for (const group of groups) {
-    for (const { reward } of group.responses) {
-      if (reward === null) continue;
-      range.low = Math.min(range.low, reward);
-      range.high = Math.max(range.high, reward);
-    }
+  for (const { reward } of groups.flatMap((group) => group.responses)) {
+    if (reward === null) continue;
+    range.low = Math.min(range.low, reward);
+    range.high = Math.max(range.high, reward);
   }
   return range;
 }

@@ -8,7 +8,8 @@ function watchCharts(charts) {
   for (const toggle of document.querySelectorAll(".toggle")) {
     toggle.addEventListener("change", () => {
       const hidden = !toggle.checked;
-      for (const part of document.querySelectorAll(`.charts .s${toggle.dataset.run}`)) part.classList.toggle("off", hidden);
+      const parts = document.querySelectorAll(`.charts .s${toggle.dataset.run}`);
+      for (const part of parts) part.classList.toggle("off", hidden);
     });
   }
 }
@@ -87,8 +88,9 @@ class Crosshair {
     const value = figure(series.values[at], unit);
     const half = series.half[at] ?? null;
     const [low, high] = [series.low[at] ?? null, series.high[at] ?? null];
-    const range = half !== null ? ` ± ${figure(half, unit)}` : low !== null ? ` [${figure(low, unit)}, ${figure(high, unit)}]` : "";
-    return h("p", null, h("span", { class: `swatch c${series.colour}` }), `${series.label}: ${value}${range}`);
+    const bounds = low === null ? "" : ` [${figure(low, unit)}, ${figure(high, unit)}]`;
+    const range = half === null ? bounds : ` ± ${figure(half, unit)}`;
+    return h("p", null, span(`swatch c${series.colour}`), `${series.label}: ${value}${range}`);
   }
 
   hide() {

@@ -1,6 +1,7 @@
 // Which groups are shown: pure functions of the data and of what was asked for.
 
-const NOTHING_ASKED = { q: "", run: "", when: "", problem: "", min: "", max: "", source: "", verdict: "", finish: "", sort: "", group: "" };
+const KEYS = ["q", "run", "when", "problem", "min", "max", "source", "verdict", "finish", "sort", "group", "tokens"];
+const NOTHING_ASKED = Object.fromEntries(KEYS.map((key) => [key, ""]));
 
 const VERDICTS = {
   positive: ["above 0", (found) => found !== undefined && found.value !== null && found.value > 0],
@@ -40,7 +41,8 @@ function momentName(group) {
 
 /** Whether something is asked of single responses, not only of groups. */
 function asksOfResponses(asked) {
-  return Boolean(asked.q || asked.min !== "" || asked.max !== "" || (asked.source !== "" && asked.verdict) || asked.finish);
+  const ofVerdict = asked.source !== "" && asked.verdict !== "";
+  return ofVerdict || [asked.q, asked.min, asked.max, asked.finish].some((value) => value !== "");
 }
 
 /** The groups with at least one response that fits, each with the numbers of those that do. */
@@ -87,7 +89,7 @@ function searchable(problem) {
 function readAsked(hash) {
   const given = new URLSearchParams(hash.replace(/^#/, ""));
   const asked = { ...NOTHING_ASKED };
-  for (const key of Object.keys(asked)) if (given.has(key)) asked[key] = given.get(key);
+  for (const key of KEYS) if (given.has(key)) asked[key] = given.get(key);
   return asked;
 }
 

@@ -1,6 +1,6 @@
 // Elements and text. Whatever comes from a run is only ever put in as text.
 
-const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]/;
+const CONTROL = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff])/;
 
 /** An element: h("p", {class: "about"}, "text", child, null). Handlers are given as functions: {onclick: f}. */
 function h(name, attributes, ...children) {
@@ -14,13 +14,22 @@ function h(name, attributes, ...children) {
   return element;
 }
 
+/** A piece of a line, with a class or without. */
+function span(kind, ...children) {
+  return h("span", { class: kind || null }, ...children);
+}
+
+function button(text, onclick, attributes) {
+  return h("button", { type: "button", onclick, ...attributes }, text);
+}
+
 /** Text as nodes: characters that hide or turn text around are shown by their number, what was searched is marked. */
 function shown(text, query) {
   const nodes = [];
-  for (const part of text.split(/([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff])/)) {
+  for (const part of text.split(CONTROL)) {
     if (part.length === 1 && CONTROL.test(part)) {
       const code = part.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-      nodes.push(h("span", { class: "control" }, `U+${code}`));
+      nodes.push(span("control", `U+${code}`));
     } else if (part) nodes.push(...marked(part, query));
   }
   return nodes;
@@ -47,10 +56,11 @@ function figure(value, unit) {
   if (unit === "tokens" || unit === "tokens/s") return value.toFixed(value < 100 ? 1 : 0);
   if (unit === "s") return `${value.toFixed(1)} s`;
   if (unit === "GiB") return `${value.toFixed(2)} GiB`;
-  return Math.abs(value) >= 1e4 || (value !== 0 && Math.abs(value) < 1e-3) ? value.toExponential(2) : `${+value.toPrecision(4)}`;
+  const extreme = Math.abs(value) >= 1e4 || (value !== 0 && Math.abs(value) < 1e-3);
+  return extreme ? value.toExponential(2) : `${+value.toPrecision(4)}`;
 }
 
-/** At most five significant digits. */
+/** Four significant digits. */
 function short(value) {
   return value === null || value === undefined ? "-" : `${+value.toPrecision(4)}`;
 }

@@ -13,8 +13,8 @@ function weightOf(response, at) {
 }
 
 function largestWeight(group) {
-  const sizes = group.responses.flatMap((each) => (typeof each.weights === "number" ? [each.weights] : each.weights || [0]));
-  return sizes.reduce((most, weight) => Math.max(most, Math.abs(weight)), 0);
+  const all = group.responses.flatMap(({ weights }) => (typeof weights === "number" ? [weights] : weights || [0]));
+  return all.reduce((most, weight) => Math.max(most, Math.abs(weight)), 0);
 }
 
 /** The written text; what is very long is cut, with a button for the rest. */
@@ -29,7 +29,7 @@ function written(response, colouring, scale, query, whole = false) {
   } else box.append(...colouredTokens(response, colouring, scale, query, cut ? MOST_TOKENS : Infinity));
   if (cut) {
     const more = () => box.replaceWith(written(response, colouring, scale, query, true));
-    box.append(" ... ", h("button", { type: "button", onclick: more }, `show all ${response.tokens} tokens`));
+    box.append(" ... ", button(`show all ${response.tokens} tokens`, more));
   }
   return box;
 }
@@ -47,7 +47,7 @@ function plainTokens(response, most, query) {
       stretch += piece;
       return;
     }
-    nodes.push(...shown(stretch, query), h("span", { class: "special" }, ...shown(piece)));
+    nodes.push(...shown(stretch, query), span("special", ...shown(piece)));
     stretch = "";
   });
   return [...nodes, ...shown(stretch, query)];
@@ -64,14 +64,16 @@ function colouredTokens(response, colouring, scale, query, most) {
     if (special.has(at)) classes.push("special");
     if (foreign.has(at)) classes.push("foreign");
     if (hit(from - length, from)) classes.push("hit");
-    return h("span", { class: classes.filter(Boolean).join(" ") || null, title: tokenTitle(response, at, foreign) }, ...shown(piece));
+    const kind = classes.filter(Boolean).join(" ") || null;
+    return h("span", { class: kind, title: tokenTitle(response, at, foreign) }, ...shown(piece));
   });
 }
 
 /** Whether a stretch of the text is part of what was searched, which may span tokens. */
 function places(response, query) {
   const starts = [];
-  if (query) for (let at = lower(response).indexOf(query); at >= 0; at = lower(response).indexOf(query, at + 1)) starts.push(at);
+  const text = lower(response);
+  for (let at = query ? text.indexOf(query) : -1; at >= 0; at = text.indexOf(query, at + 1)) starts.push(at);
   return (from, to) => starts.some((start) => start < to && start + query.length > from);
 }
 
@@ -92,7 +94,8 @@ function tokenTitle(response, at, foreign) {
   const lines = [`token ${at + 1}`];
   const hundredths = response.logprobs[at];
   if (hundredths !== null) {
-    lines.push(`log-probability ${(-hundredths / 100).toFixed(2)} (${(100 * Math.exp(-hundredths / 100)).toFixed(1)}%)`);
+    const logprob = -hundredths / 100;
+    lines.push(`log-probability ${logprob.toFixed(2)} (${(100 * Math.exp(logprob)).toFixed(1)}%)`);
   }
   const weight = weightOf(response, at);
   if (weight !== null) lines.push(`weight ${weight.toExponential(2)}`);
@@ -102,8 +105,9 @@ function tokenTitle(response, at, foreign) {
 /** What the colours mean. */
 function colourScale(colouring, scale) {
   const steps = (kind) => [1, 2, 3, 4, 5, 6].map((level) => h("i", { class: `${kind} t${level}` }));
-  if (colouring === "logprob") return h("span", { class: "scale" }, "likely", ...steps("rare"), "unlikely");
+  if (colouring === "logprob") return span("scale", "likely", ...steps("rare"), "unlikely");
   if (colouring !== "weight") return null;
-  if (!scale) return h("span", null, "no token of this group has weight");
-  return h("span", { class: "scale" }, `pushed down, ${(-scale).toExponential(1)}`, ...steps("minus").reverse(), ...steps("plus"), `up, ${scale.toExponential(1)}`);
+  if (!scale) return span("", "no token of this group has weight");
+  const [down, up] = [`pushed down, ${(-scale).toExponential(1)}`, `up, ${scale.toExponential(1)}`];
+  return span("scale", down, ...steps("minus").reverse(), ...steps("plus"), up);
 }

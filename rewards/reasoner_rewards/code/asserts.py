@@ -104,7 +104,7 @@ def _names(
     """
     nodes = [node for tree in trees for node in ast.walk(tree)]
     own = set(chain(_bound(nodes), *(_bound([each]) for each in before.body))) - {entry}
-    used = {node.id: node for node in nodes if isinstance(node, ast.Name)}.keys() - own
+    used = {node.id for node in nodes if isinstance(node, ast.Name)} - own
     bases = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
     called = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in bases}
     defined = {entry, *chain(*(_bound([each]) for each in reference.body if not isinstance(each, _IMPORTS)))}

@@ -41,7 +41,7 @@ class CodeOptions(BaseModel):
     memory_mb: int = Field(default=512, ge=64)
     """MiB of memory that a program may use"""
     sandbox: str = "auto"
-    """the sandbox's name (`reasoner doctor`); `auto`: the best that works here"""
+    """a sandbox's name (`reasoner doctor`) or the address of a service; `auto`: the best that works here"""
 
 
 def _preflight(options: CodeOptions) -> str:

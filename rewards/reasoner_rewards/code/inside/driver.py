@@ -17,10 +17,11 @@ import ast
 import builtins
 import contextlib
 import json
+import operator
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 sys.dont_write_bytecode = True
@@ -69,7 +70,7 @@ class Program:
         while line:
             line = line[os.write(self._requests, line) :]
 
-    def ask(self, operation: str, *values: Any, **keywords: Any) -> Any:
+    def ask(self, operation: str, /, *values: Any, **keywords: Any) -> Any:
         """Have something done and return what it gives: a plain value or a `Remote`.
 
         Raises:
@@ -100,8 +101,7 @@ class Program:
 
     def _sent(self, value: Any) -> list[Any]:
         if isinstance(value, Remote):
-            target: list[Any] = value._target
-            return target
+            return target_of(value)
         name = getattr(value, "__name__", "")
         if isinstance(name, str) and getattr(builtins, name, None) is value:
             return ["n", name]
@@ -126,48 +126,55 @@ def exception(kind: str, message: str) -> Exception:
 
 
 class Remote:
-    """Something of the program's that is not plain: a function, a class, an object. What it can do, it does there."""
+    """Something of the program's that is not plain: a function, a class, an object. What it can do, it does there.
 
-    __slots__ = ("_kind", "_program", "_target")
+    It has no attributes of its own but those with two underscores: any other may be one of the object's.
+    """
+
+    __slots__ = ("__kind", "__program", "__target")
 
     def __init__(self, program: Program, target: list[Any], kind: str) -> None:
-        for name, value in (("_program", program), ("_target", target), ("_kind", kind)):
-            object.__setattr__(self, name, value)
+        for name, value in (("program", program), ("target", target), ("kind", kind)):
+            object.__setattr__(self, f"_Remote__{name}", value)
 
-    def __call__(self, *values: Any, **keywords: Any) -> Any:
-        return self._program.ask("call", self, *values, **keywords)
+    def __call__(self, /, *values: Any, **keywords: Any) -> Any:
+        return self.__program.ask("call", self, *values, **keywords)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"{name} of an object of the program")
-        return self._program.ask("getattr", self, name)
+        return self.__program.ask("getattr", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._program.ask("setattr", self, name, value)
+        self.__program.ask("setattr", self, name, value)
 
     def __getitem__(self, key: Any) -> Any:
-        return self._program.ask("getitem", self, key)
+        return self.__program.ask("getitem", self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._program.ask("setitem", self, key, value)
+        self.__program.ask("setitem", self, key, value)
 
     def __len__(self) -> Any:
-        return self._program.ask("len", self)
+        return self.__program.ask("len", self)
 
     def __iter__(self) -> Iterator[Any]:
-        iterator = self._program.ask("iter", self)
+        iterator = self.__program.ask("iter", self)
         with contextlib.suppress(StopIteration):
             while True:
-                yield self._program.ask("next", iterator)
+                yield self.__program.ask("next", iterator)
 
     def __next__(self) -> Any:
-        return self._program.ask("next", self)
+        return self.__program.ask("next", self)
 
     def __bool__(self) -> bool:
         raise RefusedError(f"a test asks whether {self!r} is true; only plain values are")
 
     def __repr__(self) -> str:
-        return f"<{self._kind} of the program>"
+        return f"<{self.__kind} of the program>"
+
+
+target_of: Callable[[Remote], list[Any]] = operator.attrgetter("_Remote__target")
+"""how the program's side calls it"""
 
 
 class Instrument(ast.NodeTransformer):

@@ -1,0 +1,78 @@
+r"""How a solution may be written: `x = 1 or x = 2` for `1, 2`, `x \in [0,1)` for `[0,1)`, `0 \le x < 1` for `[0,1)`.
+
+A pair in round brackets is a point as well as an interval. `1 < x < 2` equals it only when the reference is the
+inequality: then the pair can only be an interval.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![A-Za-z])\s*(?P<rest>.+)", re.DOTALL)
+_NAMED = re.compile(r"(?P<name>[A-Za-z])(?:_\{?[0-9]+\}?)?\s*=\s*(?P<value>[^=]+)")
+_RELATION = re.compile(r"\\(?:le|ge|lt|gt)(?![A-Za-z])|[<>]")
+_OR = re.compile(r"\s*(?:\\text\s*\{\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z]))\s*")
+_AND = re.compile(r"\s*(?:,|\\text\s*\{\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z]))\s*")
+_INTERVAL = re.compile(r"[(\[](?:(?!\\\{)[^()\[\],])+,(?:(?!\\\{)[^()\[\],])+[)\]]")
+_VARIABLE = re.compile("[A-Za-z]")
+
+Bound = tuple[str, bool]
+"""the value, and whether it belongs to the interval"""
+
+
+def set_of(text: str) -> str:
+    r"""`[0,1)` of `x \in [0,1)`; a text that names no set, or one that may be a point, as it is."""
+    member = _MEMBER.fullmatch(text)
+    return member["rest"] if member and (member["rest"].startswith(r"\{") or is_interval(member["rest"])) else text
+
+
+def without_names(elements: Sequence[str]) -> tuple[str, ...]:
+    """`1`, `2` of `x = 1`, `x = 2` and of `x_1 = 1`, `x_2 = 2`; elements that name different things as they are."""
+    found = [_NAMED.fullmatch(element) for element in elements]
+    names = {match["name"] for match in found if match}
+    if len(names) != 1 or found[0] is None:
+        return tuple(elements)
+    return tuple(match["value"] if match else each for match, each in zip(found, elements, strict=True))
+
+
+def is_interval(text: str) -> bool:
+    """Whether it can be nothing but an interval or a union of some."""
+    parts = [part.strip() for part in text.split(r"\cup")]
+    if not all(map(_INTERVAL.fullmatch, parts)):
+        return False
+    return len(parts) > 1 or not (parts[0][0] == "(" and parts[0][-1] == ")") or r"\infty" in text
+
+
+def interval_of(inequality: str) -> tuple[str, str] | None:
+    r"""The variable and the interval of an inequality in one: `x`, `[0,1)` of `0 \le x < 1` or of `x < 1, x \ge 0`;
+    `or` makes a union. None for anything else."""
+    pieces = [_piece(part) for part in _OR.split(inequality)]
+    known = [piece for piece in pieces if piece is not None]
+    if len(known) < len(pieces) or len({variable for variable, _ in known}) != 1:
+        return None
+    return known[0][0], r"\cup".join(interval for _, interval in known)
+
+
+def _piece(text: str) -> tuple[str, str] | None:
+    """A chain, or two of them that bound the variable from both sides."""
+    lower: list[Bound] = []
+    upper: list[Bound] = []
+    variables = set()
+    for chain in _AND.split(text):
+        operands = [operand.strip() for operand in _RELATION.split(chain)]
+        relations = [relation.lstrip("\\") for relation in _RELATION.findall(chain)]
+        place = next((index for index, operand in enumerate(operands) if _VARIABLE.fullmatch(operand)), None)
+        directions = {relation[0] in "<l" for relation in relations}
+        if place is None or len(operands) not in (2, 3) or len(directions) != 1 or (len(operands) == 3 and place != 1):
+            return None
+        variables.add(operands[place])
+        rising = directions == {True}
+        for index, operand in enumerate(operands):
+            if index != place:
+                bound = (operand, relations[min(index, place)] in ("le", "ge"))
+                (lower if (index < place) == rising else upper).append(bound)
+    if len(variables) != 1 or len(lower) > 1 or len(upper) > 1 or not all(value for value, _ in lower + upper):
+        return None
+    (low, closed), (high, shut) = (*lower, (r"-\infty", False))[0], (*upper, (r"\infty", False))[0]
+    return variables.pop(), f"{'[' if closed else '('}{low},{high}{']' if shut else ')'}"
