@@ -41,7 +41,7 @@ def test_scoring_hides_behind_sampling_and_the_timings_say_so() -> None:
     events, nothing = Events(build_manager(), print), cast(Any, None)
     timer = Timer()
     with ScoringService([RewardConfig(source="patient")], ScoringConfig(workers=2), [PLUGIN]) as scorer:
-        evaluator = Evaluator(config, nothing, view, (), scorer, cast(Any, SlowSampler()), events)
+        evaluator = Evaluator(config, nothing, view, (), scorer, scorer, cast(Any, SlowSampler()), events)
         stages = Stages(
             config=config,
             device="cpu",
