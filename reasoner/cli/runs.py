@@ -71,12 +71,14 @@ def show(run: options.RunName) -> None:
     Example: reasoner runs show 20260101-12
     """
     from reasoner.report.compare import before_and_after
-    from reasoner.report.words import ended
+    from reasoner.report.words import ended, resumptions
 
     found = read_run(find_run(run))
     console = out()
     console.print(Text(str(found.folder), "bold"), soft_wrap=True)
     console.print(Text.assemble((found.state, STYLES[found.state]), f": {ended(found)}"))
+    for start in resumptions(found):
+        console.print(Text(f"resumed {start}"))
     if found.reason:
         console.print(Text(found.reason))
     console.print()
@@ -193,6 +195,8 @@ def _next(run: SavedRun) -> dict[str, str]:
     elif run.trains:
         commands["See what happened"] = f"less {run.folder / 'log.txt'}"
         commands["Start it again"] = f"reasoner run {run.config['task']} --config {run.folder / 'config.toml'}"
+    if run.can_resume:
+        commands = {"Go on with it": f"reasoner run --resume {run.folder}"} | commands
     return commands
 
 

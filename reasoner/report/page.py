@@ -29,7 +29,7 @@ from reasoner.report.panels import Panel
 from reasoner.report.series import Series, thin
 from reasoner.report.svg import Bars
 from reasoner.report.tiles import overview, tiles
-from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, homeless, p_value, short, versions
+from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, homeless, p_value, resumptions, short, versions
 from reasoner.reporting.format import duration, interval
 
 SCRIPTS = ("text.js", "charts.js", "filter.js", "tokens.js", "group.js", "form.js", "browser.js", "main.js")
@@ -102,6 +102,7 @@ def render(report: Report, payload: Mapping[str, Any], responses: Responses) -> 
         estimated=_estimated,
         environment=lambda run: homeless(json.dumps(run.environment, indent=2, ensure_ascii=False)),
         homeless=homeless,
+        resumptions=resumptions,
     )
     return page.lstrip()
 

@@ -9,7 +9,7 @@ from math import nan
 from reasoner.report.collect import Report, RunReport
 from reasoner.report.compare import Comparison, when
 from reasoner.report.tiles import overview
-from reasoner.report.words import ABOUT_EVALUATION, ended, homeless, p_value, short, versions
+from reasoner.report.words import ABOUT_EVALUATION, ended, homeless, p_value, resumptions, short, versions
 from reasoner.reporting.format import duration, interval, number, sparkline, thirds
 from reasoner.reporting.lines import label
 from reasoner.reporting.metrics import find, headline
@@ -65,7 +65,8 @@ def _single(each: RunReport) -> Iterator[str]:
         yield table(("", "time", "share"), [*rows, ("total", duration(total), "")])
     yield "## What was run"
     facts = {name: fact for name, fact in run.chosen.items() if name != "output"} | {"versions": versions(run)}
-    yield "\n".join(f"- {name}: {escaped(homeless(fact))}" for name, fact in facts.items())
+    entries = [*facts.items(), *(("resumed", start) for start in resumptions(run))]
+    yield "\n".join(f"- {name}: {escaped(homeless(fact))}" for name, fact in entries)
 
 
 def _several(report: Report) -> Iterator[str]:

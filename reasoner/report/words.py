@@ -39,9 +39,21 @@ def ended(run: SavedRun) -> str:
     """How many steps, when, how long: `12 of 12 steps, 2025-01-31 12:00, took 4:34`."""
     parts = [f"{run.steps} of {run.planned_steps} steps"] if run.trains else ["evaluation only"]
     parts.append(f"started {run.started:%Y-%m-%d %H:%M}")
+    if len(run.starts) > 1:
+        parts.append(f"resumed {len(run.starts) - 1} times" if len(run.starts) > 2 else "resumed once")
     if run.seconds is not None:
         parts.append(f"took {duration(run.seconds)}")
     return ", ".join(parts)
+
+
+def resumptions(run: SavedRun) -> list[str]:
+    """Every start after an interruption: when, from where, and what was out of the ordinary."""
+    said = []
+    for start in run.starts[1:]:
+        changes = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in start.changes.items())
+        parts = [f"{start.at[:16].replace('T', ' ')} from step {start.step}", changes, *start.notes]
+        said.append("; ".join(part for part in parts if part))
+    return said
 
 
 def versions(run: SavedRun) -> str:

@@ -40,10 +40,14 @@ class Lock:
 
 def is_going(folder: Path) -> bool:
     """Whether a process works on the run in `folder` now."""
-    if not (folder / NAME).exists():
+    try:
+        descriptor = os.open(folder / NAME, os.O_RDONLY)  # a folder that one may only read can be looked at
+    except FileNotFoundError:
         return False
     try:
-        Lock(folder).close()
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    finally:
+        os.close(descriptor)
     return False

@@ -10,13 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import psutil
-
 from reasoner.errors import DataError
-from reasoner.runs.folder import Evaluated, read_evaluations, read_metrics
+from reasoner.runs.folder import IDENTITY, Evaluated, read_evaluations, read_metrics
+from reasoner.runs.lock import is_going
+from reasoner.runs.starts import FILE as STARTS
+from reasoner.runs.starts import Start, read_starts
 
 State = Literal["running", "finished", "failed", "interrupted", "killed"]
-"""`killed`: the folder says that it is running, and its process is gone"""
+"""`killed`: the folder says that it is running, and no process works on it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class SavedRun:
     config_text: str
     environment: Mapping[str, Any]
     """`environment.json`"""
+    starts: tuple[Start, ...]
+    """the first one, and every one after an interruption"""
 
     @property
     def name(self) -> str:
@@ -71,8 +74,13 @@ class SavedRun:
 
     @property
     def seconds(self) -> float | None:
-        """From its start to its end; None: it has no end."""
-        return (self.ended - self.started).total_seconds() if self.ended else None
+        """From its start to its end; None: it has no end, or was resumed, and there is time between its starts."""
+        return (self.ended - self.started).total_seconds() if self.ended and len(self.starts) < 2 else None
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether `reasoner run --resume` can go on with it."""
+        return self.state not in ("running", "finished") and (self.folder / IDENTITY).is_file()
 
 
 def is_run(folder: Path) -> bool:
@@ -112,6 +120,7 @@ def read_run(folder: Path) -> SavedRun:
         config=config,
         config_text=text,
         environment={"chosen": {}} | _object(folder / "environment.json"),
+        starts=tuple(read_starts(folder)) if (folder / STARTS).is_file() else (),
     )
 
 
@@ -137,19 +146,11 @@ def _status(folder: Path) -> tuple[State, str, datetime, datetime | None]:
         state: State = status["state"]
         if state not in get_args(State):
             raise ValueError(f"state {state!r}")
-        if state == "running" and not _alive(int(status["process"]), started):
+        if state == "running" and not is_going(folder):
             state = "killed"
         return state, str(status["reason"]), started, datetime.fromisoformat(ended) if ended else None
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not what a run writes: {error!r}") from error
-
-
-def _alive(process: int, started: datetime) -> bool:
-    """Whether the process that wrote the status is still there: a number is given again to a younger process."""
-    try:
-        return psutil.Process(process).create_time() <= started.timestamp() + 1
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +12,13 @@ import pytest
 
 from reasoner.__main__ import main
 from reasoner.errors import DataError, UserError
+from reasoner.report.words import ended, resumptions
 from reasoner.reporting.format import age, size
 from reasoner.runs.find import find_run, list_runs
+from reasoner.runs.lock import Lock
 from reasoner.runs.rollouts import index_groups
 from reasoner.runs.saved import disk_use, read_run, read_state
+from reasoner.runs.starts import record_start
 from tests.made_up import edit_json, made_up_run
 
 Command = Callable[..., tuple[int, str, str]]
@@ -65,17 +66,24 @@ def test_a_run_is_read_back(made: Path) -> None:
     assert (failed.state, failed.reason) == ("failed", "RuntimeError: the sampler died")
 
 
-def test_a_run_whose_process_is_gone_was_killed(made: Path, tmp_path: Path) -> None:
+def test_a_run_that_nobody_works_on_was_killed_if_it_says_that_it_runs(made: Path, tmp_path: Path) -> None:
     folder = copy(made, tmp_path)
-    edit_json(folder / "status.json", state="running", ended=None, process=os.getpid())
-    assert read_state(folder) == "running"
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
-    edit_json(folder / "status.json", process=gone.pid)
-    assert read_state(folder) == "killed"
-    # The number is given to another process, which is younger than the run.
-    edit_json(folder / "status.json", process=os.getpid(), started="2001-01-01T00:00:00+00:00")
+    edit_json(folder / "status.json", state="running", ended=None)
+    with Lock(folder):
+        assert read_state(folder) == "running"
     assert read_run(folder).state == "killed"
+
+
+def test_a_resumed_run_tells_its_starts_and_not_the_time_between_them(made: Path, tmp_path: Path) -> None:
+    folder = copy(made, tmp_path)
+    assert read_run(folder).seconds is not None
+    environment = json.loads((folder / "environment.json").read_text())
+    record_start(folder, environment, step=1, changes={"run.steps": [1, 9]}, notes=["checkpoint 2 is damaged"])
+    run = read_run(folder)
+    assert run.seconds is None
+    assert "resumed once" in ended(run)
+    (said,) = resumptions(run)
+    assert said.endswith(" from step 1; run.steps: 1 -> 9; checkpoint 2 is damaged")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +174,13 @@ def test_show_tells_what_to_do_next(reasoner: Command) -> None:
     assert max(len(line) for line in text.splitlines() if "reasoner " not in line) <= 80
     code, text, _ = reasoner("runs", "show", "20260202-failed")
     assert "RuntimeError: the sampler died" in text
+    assert "--resume" not in text  # it has nothing to go on with
+
+
+def test_show_says_how_to_go_on(reasoner: Command, made: Path, tmp_path: Path) -> None:
+    folder = copy(made, tmp_path)
+    (folder / "identity.json").write_text("{}")
+    assert f"reasoner run --resume {folder}" in reasoner("runs", "show", str(folder))[1]
 
 
 def test_compare_pairs_evaluations_and_names_settings(reasoner: Command) -> None:
@@ -188,8 +203,9 @@ def test_rm_asks_refuses_what_still_runs_and_says_what_it_freed(
     folder = copy(made, tmp_path)
     (folder / "config.toml").write_text("broken =")  # what cannot be read can be removed
     bytes_ = disk_use(folder)
-    edit_json(folder / "status.json", state="running", process=os.getpid(), ended=None)
-    code, _, errors = reasoner("runs", "rm", str(folder), "--yes")
+    edit_json(folder / "status.json", state="running", ended=None)
+    with Lock(folder):
+        code, _, errors = reasoner("runs", "rm", str(folder), "--yes")
     assert (code, "still running" in errors) == (2, True)
     edit_json(folder / "status.json", state="finished")
     monkeypatch.setattr("typer.confirm", lambda text: False)
