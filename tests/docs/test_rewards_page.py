@@ -12,10 +12,13 @@ import pytest
 from pydantic import TypeAdapter
 
 from reasoner import RewardSource
+from reasoner.cases import load_cases
 from reasoner.config import RewardConfig
 from reasoner_rewards import language, register_rewards
+from reasoner_rewards.math import math
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
 SOURCES = {source.name: source for source in register_rewards()}
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
 
@@ -62,3 +65,12 @@ def test_examples_are_accepted(name: str) -> None:
 def test_the_languages_are_listed() -> None:
     (codes,) = re.findall(r"The codes: ([a-z\s]+)\.", SECTIONS["language"])
     assert codes.split() == sorted(get_args(language.Language))
+
+
+def test_the_page_on_reward_hacking_has_a_row_for_every_source_and_its_cheats_do_not_pay(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "reward-hacking.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(SOURCES)
+    (block,) = re.findall(r"^```json\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "cheats.jsonl").write_text(block)
+    cases = load_cases(tmp_path / "cheats.jsonl")
+    assert [math(case.problem, case.response).value for case in cases] == [case.expected for case in cases] == [0.0] * 3
