@@ -1,8 +1,8 @@
 """Errors that a user can act on.
 
 Every message says what was wrong, what was got, and what to do. `UserError` means that the input must change (exit
-code 2); `RunError` means that a run that started could not go on (exit code 1). Anything else that escapes is a bug
-and shows its traceback.
+code 2); `RunError` means that a run that started could not go on (exit code 1); `OutOfTimeError` ends a run that can be
+gone on with (exit code 3). Anything else that escapes is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class MissingDependencyError(ReasonerError, ImportError):
 
 class RunError(ReasonerError, RuntimeError):
     """A run that started cannot go on; what was committed is on disk."""
+
+
+class OutOfTimeError(ReasonerError):
+    """A run ended before its last step because its time is up: everything is saved, and it can be gone on with."""
 
 
 class SamplerError(RunError):

@@ -30,6 +30,8 @@ from reasoner.errors import UserError
 GIB = 2**30
 PROCESS = 0.6 * GIB
 """bytes of a process that has imported torch and transformers"""
+VLLM = 1.2 * GIB
+"""bytes of vLLM's process beside weights and cache"""
 TIGHT = 0.9
 """share of the memory above which a run that should fit is warned of"""
 ADVICE = {
@@ -126,7 +128,7 @@ def needs(
     parameters = model.parameters
     held, gradients, offloaded = _trained(config, model, critic) if training else ({}, {}, {})
     activations = {"activations": activation_bytes(config, model)} if training else {}
-    processes = {"processes": PROCESS * (2 if engine == "vllm" else 1)}
+    processes = {"processes": PROCESS + (VLLM if engine == "vllm" else 0.0)}
     sampler = {"sampler": float(parameters * WIDTH[config.model.dtype])} if engine else {}
     if device == "cpu":
         cache = {"KV cache": config.sampling.kv_cache_gib * GIB} if engine == "vllm" else {}

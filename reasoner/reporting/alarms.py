@@ -118,12 +118,13 @@ def entropy_rises(history: History, evaluations: Evaluations = ()) -> Finding | 
 
 
 def length_falls(history: History, evaluations: Evaluations = ()) -> Finding | None:
-    """Below a third of the start: answers without their reasoning. A model that learns to stop in time halves them.
+    """Below a quarter of the start: answers without their reasoning.
 
-    Responses that are short from the start (24 tokens) have no reasoning to lose.
+    A small model that learns to stop in time ends at a third. Responses that are short from the start (24 tokens) have
+    no reasoning to lose.
     """
     start, now = _start(history, "response/length_mean"), _now(history, "response/length_mean")
-    if start is None or now is None or start < 24 or now >= start / 3:
+    if start is None or now is None or start < 24 or now >= start / 4:
         return None
     return Finding(
         f"responses shrank from {start:.0f} to {now:.0f} tokens",

@@ -17,7 +17,7 @@ from reasoner.reporting.alarms import BACK, QUIET, RULES, Evaluations, History, 
 CURVES = [
     json.loads(line) for line in (Path(__file__).parent / "cases" / "curves.jsonl").read_text("utf-8").splitlines()
 ]
-"""`scripts/validate_gro`'s task, 80 steps; `hot` has a learning rate 30 times too high; evaluations as (step, a bit per
+"""Runs of `scripts/validate_gro`'s task, `hot` with a learning rate 30 times too high, and of the laptop profile; evaluations as (step, a bit per
 problem in hexadecimal)"""
 BASE = {
     "reward/mean": 0.3,
