@@ -1,4 +1,6 @@
-"""`reasoner` and `python -m reasoner`. Exit codes: 0 done, 1 run failed, 2 the input must change, 130 interrupted."""
+"""`reasoner` and `python -m reasoner`. Exit codes: 0 done, 1 run failed, 2 the input must change, 3 out of time,
+130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ from typing import NoReturn
 
 from reasoner.cli.app import app
 from reasoner.cli.console import complain
-from reasoner.errors import MissingDependencyError, ReasonerError, RunError, UserError
+from reasoner.errors import MissingDependencyError, OutOfTimeError, ReasonerError, RunError, UserError
 from reasoner.launch import RankError, report
 from reasoner.secrets import redact
+
+OUT_OF_TIME = 3
 
 
 def main() -> None:
@@ -20,8 +24,12 @@ def main() -> None:
     try:
         app()
     except RankError as error:
-        complain(error)
+        if error.code != OUT_OF_TIME:
+            complain(error)
         sys.exit(error.code)
+    except OutOfTimeError as error:  # the run has said it, and how to go on
+        report(error, OUT_OF_TIME)
+        sys.exit(OUT_OF_TIME)
     except (UserError, MissingDependencyError) as error:
         _fail(error, 2)
     except RunError as error:

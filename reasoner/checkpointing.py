@@ -139,6 +139,11 @@ class Keeper:
             self.run.keep_checkpoints({self.run.steps, *self._best()})
 
     @property
+    def seconds(self) -> float:
+        """What the last checkpoint took."""
+        return self._seconds
+
+    @property
     def _is_saved(self) -> bool:
         return self.run.checkpoints.at(self.run.steps).exists()
 

@@ -424,6 +424,8 @@ class RunConfig(Model):
     """training steps"""
     output: str = "runs"
     """folder that holds the run folders"""
+    max_hours: Annotated[float, Field(gt=0.0)] | None = None
+    """hours after which the run ends and can be gone on with; it saves before they are over; None: no limit"""
     seed: Annotated[int, Field(ge=0)] = 0
     """seed of sampling, shuffling and initialisation"""
     checkpoint_every: Positive | None = None

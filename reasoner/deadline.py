@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from reasoner.errors import OutOfTimeError
@@ -18,27 +17,25 @@ SPARE_S = 20.0
 class Deadline:
     """When a run must begin to end.
 
-    The next lap is expected to take as long as the longest of the last ones, evaluations and checkpoints in it included;
-    what is left must be enough for that, twice the last checkpoint's time, and the spare seconds.
+    The next lap is expected to take as long as the longest of the last ones, evaluations and checkpoints in it
+    included; what is left must be enough for that, twice the last checkpoint's time, and the spare seconds.
     """
 
     max_hours: float | None
     """from the start of the process; None: no limit"""
-    elapsed: Callable[[], float]
-    """seconds since then"""
     _laps: list[float] = field(default_factory=list)
     _lap_began: float | None = None
 
-    def next_lap(self, save_s: float) -> None:
+    def next_lap(self, now: float, save_s: float) -> None:
         """Another lap is about to begin.
 
         Args:
+            now: seconds since the start.
             save_s: seconds that the last checkpoint took.
 
         Raises:
             OutOfTimeError: it may not end in time.
         """
-        now = self.elapsed()
         if self._lap_began is not None:
             self._laps = [*self._laps, now - self._lap_began][-RECENT:]
         self._lap_began = now

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
 
 
 class ReasonerError(Exception):
@@ -49,6 +50,19 @@ class HandoverError(RunError):
 
 class ScoringError(RunError):
     """A reward source failed too often for the rewards to mean anything."""
+
+
+State = Literal["finished", "stopped", "interrupted", "failed"]
+"""how a run ended"""
+
+
+def state_after(error: BaseException | None) -> State:
+    """How a run ended that `error` ended; None: nothing did."""
+    if error is None:
+        return "finished"
+    if isinstance(error, OutOfTimeError):
+        return "stopped"
+    return "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

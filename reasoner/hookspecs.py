@@ -115,4 +115,4 @@ def evaluation_finished(step: int, evaluation: Evaluation) -> None:
 
 @hookspec
 def run_finished(folder: Path, state: str) -> None:
-    """At the end: `finished`, `interrupted` or `failed`."""
+    """At the end: `finished`, `stopped` (out of time), `interrupted` or `failed`."""

@@ -14,6 +14,7 @@ from typing import Any
 from reasoner import plugins
 from reasoner.checkpointing import CRITIC
 from reasoner.config import Config, RewardConfig
+from reasoner.errors import OutOfTimeError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
@@ -174,20 +175,21 @@ def _events(material: Material, run: Run, view: View, *, tracked: bool) -> Itera
     events = Events(material.manager, view.message, {"trackers": trackers})
     settings = material.config.model_dump()
     events.emit("run_started", folder=run.folder, settings=settings, first_step=run.steps + 1)
-    state = "failed"
+    ended_by: BaseException | None = None
     try:
         yield events
-        state = "finished"
-    except (KeyboardInterrupt, SystemExit):
-        state = "interrupted"
+    except BaseException as error:
+        ended_by = error
         raise
     finally:
-        events.emit("run_finished", folder=run.folder, state=state)
+        events.emit("run_finished", folder=run.folder, state=state_after(ended_by))
 
 
 def _what_is_left(run: Run, error: BaseException) -> str:
     """What a run that does not get to its end leaves, and how to go on with it."""
-    how = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
+    how: str = state_after(error)
+    if isinstance(error, OutOfTimeError):
+        how += f", because {error}"
     saved = run.checkpoints.steps()
     if not saved:
         return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"

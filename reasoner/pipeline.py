@@ -23,9 +23,11 @@ def train(stages: Stages) -> Path:
 
     Raises:
         RunError: the sampler, a verifier, the hand-over or the disk failed; the steps before are in the run folder.
+        OutOfTimeError: `run.max_hours` are nearly over.
     """
     steps = stages.config.run.steps
     for step in range(stages.run.steps + 1, steps + 1):
+        stages.check_time()
         stages.evaluate(step - 1)
         stages.keeper.save_where_due()
         timer = Timer()
@@ -38,6 +40,7 @@ def train(stages: Stages) -> Path:
         stages.commit(step, batches, report, timer)
     stages.keeper.save_where_due()
     model = stages.save_model()
+    stages.check_time()
     stages.evaluate(steps)
     stages.finish(model)
     return model

@@ -18,6 +18,7 @@ import torch
 from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
 from reasoner.data import Stream
+from reasoner.deadline import Deadline
 from reasoner.evaluation import Evaluation, Scorer, counted, evaluate, evaluation_params
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
@@ -134,6 +135,11 @@ class Stages:
         return self.run.history
 
     @cached_property
+    def deadline(self) -> Deadline:
+        """When the run must end."""
+        return Deadline(self.config.run.max_hours)
+
+    @cached_property
     def keeper(self) -> Keeper:
         """Writes the run's checkpoints."""
         parts: dict[str, Part] = {"stages": self}
@@ -153,6 +159,14 @@ class Stages:
         self.draws = state["draws"]
         self.set_up_s += state["set_up_s"]
         self.earlier_s = state["total_s"]
+
+    def check_time(self) -> None:
+        """Another step, or the last evaluation, is about to begin.
+
+        Raises:
+            OutOfTimeError: it may not end within `run.max_hours`.
+        """
+        self.deadline.next_lap(*self.ranks.of_first((seconds_since_start(), self.keeper.seconds)))
 
     def active_terms(self, step: int) -> list[ActiveTerm]:
         """The terms with weight at a step."""

@@ -36,7 +36,7 @@ class Tracker(Protocol):
         ...
 
     def finish(self, state: str) -> None:
-        """The run ended: `finished`, `interrupted` or `failed`."""
+        """The run ended: `finished`, `stopped` (out of time), `interrupted` or `failed`."""
         ...
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from reasoner.cli import options
 from reasoner.cli.console import out
-from reasoner.errors import UserError
+from reasoner.errors import OutOfTimeError, UserError
 from reasoner.report import TOKENS
 from reasoner.runs.find import find_run
 
@@ -61,12 +61,13 @@ def report(
 @contextmanager
 def leaving_report() -> Iterator[Callable[[Path], None]]:
     """Yields what takes note of a run folder; its report is written when the run has finished or failed, and not when
-    it was interrupted: then it has to end soon. A report that cannot be written is said, and changes nothing.
+    it was interrupted or is out of time: then it has to end soon. A report that cannot be written is said, and changes
+    nothing.
     """
     folders: list[Path] = []
     try:
         yield folders.append
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, OutOfTimeError):
         folders.clear()
         raise
     finally:

@@ -50,6 +50,12 @@ def run(
     gpus: Annotated[
         int | None, typer.Option(min=1, help="Ranks that train together on this node, one per GPU (run.ranks).")
     ] = None,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(
+            metavar="H", help="Hours after which it saves and ends, for --resume (run.max_hours); exit code 3."
+        ),
+    ] = None,
     config: options.ConfigFile = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
@@ -75,6 +81,8 @@ def run(
         arguments.append(f"run.steps={steps}")
     if output is not None:
         arguments.append(f"run.output={json.dumps(str(output), ensure_ascii=False)}")
+    if max_hours is not None:
+        arguments.append(f"run.max_hours={max_hours}")
     here = launched()
     if here.count > 1 or gpus is not None:
         arguments.append(f"run.ranks={here.count if gpus is None else gpus}")

@@ -32,6 +32,7 @@ STYLES: dict[State, str] = {
     "failed": "red",
     "killed": "red",
     "interrupted": "yellow",
+    "stopped": "yellow",
 }
 LATEST = ("response/finished", "response/length_mean", "groups/no_credit", "gap/mean")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -24,6 +24,8 @@ LENGTH = "what depends on the number of steps (learning.decay, schedules by shar
 
 ALLOWED: Mapping[str, str] = {
     "run.steps": NOTHING,
+    "run.max_hours": NOTHING,
+    "learning.max_not_finite": NOTHING,
     "run.checkpoint_every": NOTHING,
     "run.keep_last": NOTHING,
     "run.keep_best": NOTHING,

@@ -5,7 +5,7 @@
         identity.json       checksums of what it was made from (`reasoner.runs.checksums`)
         environment.json    versions, hardware, what was chosen and why, at the last start
         starts.jsonl        one `Start` per start, with its environment
-        status.json         running, finished, failed or interrupted, and why
+        status.json         running, finished, stopped, interrupted or failed, and why
         metrics.jsonl       one object per committed step (`reasoner.reporting.metrics` names the keys)
         evaluations.jsonl   one `Evaluated` per evaluation
         warnings.jsonl      one object per warning: step, name, what was seen, what to try
@@ -34,7 +34,7 @@ from typing import Any, Self
 
 from reasoner.atomic import append_line, replace_text, replacing_folder, sync
 from reasoner.codec import read_jsonl, to_json, write_parquet
-from reasoner.errors import DataError, RunError, UserError
+from reasoner.errors import DataError, RunError, UserError, state_after
 from reasoner.evaluation import Evaluation
 from reasoner.records import Rollout, Suspect
 from reasoner.runs.checkpoints import Checkpoints
@@ -184,9 +184,8 @@ class Run:
             if error is None:
                 self._status("finished", "")
                 return
-            interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
             try:
-                self._status("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
+                self._status(state_after(error), f"{type(error).__name__}: {error}")
             except OSError as unwritable:
                 error.add_note(f"The run's end could not be written to {self.folder}: {unwritable.strerror}.")
 

@@ -16,7 +16,7 @@ from reasoner.runs.lock import is_going
 from reasoner.runs.starts import FILE as STARTS
 from reasoner.runs.starts import Start, read_starts
 
-State = Literal["running", "finished", "failed", "interrupted", "killed"]
+State = Literal["running", "finished", "stopped", "failed", "interrupted", "killed"]
 """`killed`: the folder says that it is running, and no process works on it"""
 
 

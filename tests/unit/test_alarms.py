@@ -17,8 +17,8 @@ from reasoner.reporting.alarms import BACK, QUIET, RULES, Evaluations, History, 
 CURVES = [
     json.loads(line) for line in (Path(__file__).parent / "cases" / "curves.jsonl").read_text("utf-8").splitlines()
 ]
-"""Runs of `scripts/validate_gro`'s task, `hot` with a learning rate 30 times too high, and of the laptop profile; evaluations as (step, a bit per
-problem in hexadecimal)"""
+"""Runs of `scripts/validate_gro`'s task, `hot` with a learning rate 30 times too high, and of the laptop profile;
+evaluations as (step, a bit per problem in hexadecimal)"""
 BASE = {
     "reward/mean": 0.3,
     "reward/math/failed": 0.0,

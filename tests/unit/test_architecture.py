@@ -212,9 +212,8 @@ def test_the_command_line_has_these_options() -> None:
     """Adding an option is a decision."""
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
-        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --output --plugin --profile --resume --set "
-        "--steps "
-        "task",
+        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --max-hours --output --plugin --profile "
+        "--resume --set --steps task",
         "eval": "--allow-unsandboxed-code --config --help --model --plugin --profile --set task",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
         "runs": "--help",
@@ -260,9 +259,9 @@ def commands(command: object, name: str) -> Iterator[tuple[str, str]]:
 
 
 KEYS = """
-task title profile plugins run.ranks run.steps run.output run.seed run.checkpoint_every run.keep_last run.keep_best
-model.path model.dtype model.device
-model.trust_remote_code model.chat_template_kwargs prompt.system prompt.template prompt.examples data.train.path
+task title profile plugins run.ranks run.steps run.max_hours run.output run.seed run.checkpoint_every run.keep_last
+run.keep_best model.path model.dtype model.device model.trust_remote_code
+model.chat_template_kwargs prompt.system prompt.template prompt.examples data.train.path
 data.train.hub data.train.generator data.train.options data.train.split data.train.columns data.train.limit
 data.train.shuffle data.train.seed data.eval.path data.eval.hub data.eval.generator data.eval.options data.eval.split
 data.eval.columns data.eval.limit data.eval.shuffle data.eval.seed data.pairs.path data.pairs.hub data.pairs.generator

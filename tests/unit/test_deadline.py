@@ -4,24 +4,15 @@ from reasoner.deadline import RECENT, SPARE_S, Deadline
 from reasoner.errors import OutOfTimeError
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def laps(max_hours: float | None, seconds: list[float], save_s: float = 0.0, started: float = 0.0) -> int:
     """How many of the laps are begun."""
-    clock = Clock()
-    clock.now = started
-    deadline = Deadline(max_hours, clock)
+    now, deadline = started, Deadline(max_hours)
     for count, lap in enumerate(seconds):
         try:
-            deadline.next_lap(save_s)
+            deadline.next_lap(now, save_s)
         except OutOfTimeError:
             return count
-        clock.now += lap
+        now += lap
     return len(seconds)
 
 
@@ -49,9 +40,7 @@ def test_the_longest_of_the_last_laps_is_expected() -> None:
 
 
 def test_the_message_says_what_was_expected() -> None:
-    clock = Clock()
-    deadline = Deadline(0.5, clock)
-    deadline.next_lap(10.0)
-    clock.now = 1790.0
+    deadline = Deadline(0.5)
+    deadline.next_lap(0.0, 10.0)
     with pytest.raises(OutOfTimeError, match=r"^29:50 of run.max_hours = 0.5 have passed; .* may take 30:30$"):
-        deadline.next_lap(10.0)
+        deadline.next_lap(1790.0, 10.0)
