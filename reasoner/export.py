@@ -25,7 +25,7 @@ NEEDED = {
     "tokenizer_config.json": "the tokenizer's configuration",
 }
 CONFIG = "training/config.toml"
-FACTS = ("task", "model", "training data", "evaluation data", "rewards", "method", "steps", "device", "engine")
+FACTS = ("training data", "evaluation data", "rewards", "method", "steps", "device", "engine")
 
 
 def export(run: SavedRun, target: Path) -> int:
@@ -80,9 +80,10 @@ def _head(run: SavedRun, base: Origin) -> str:
 def _body(run: SavedRun, name: str, base: Origin) -> Iterator[str]:
     model = base.hub or Path(str(run.config["model"]["path"])).name
     yield f"# {escaped(name)}"
-    yield f"[{escaped(model)}](https://huggingface.co/{base.hub})" if base.hub else escaped(model)
+    linked = f"[{escaped(model)}](https://huggingface.co/{base.hub})" if base.hub else escaped(model)
+    copy = f" (a copy {base.copy})" if base.copy else ""
     task = escaped(run.chosen.get("task", str(run.config.get("task", ""))))
-    yield f"post-trained with verifiable rewards by `reasoner`. Task: {task}."
+    yield f"{linked}{copy}, post-trained with verifiable rewards by `reasoner`. Task: {task}."
     yield "## Use"
     yield _usage(name)
     yield "## Evaluation"

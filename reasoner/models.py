@@ -156,6 +156,8 @@ class Origin:
     """hub id; None: a local folder"""
     licence: str | None
     """as the hub writes it (`apache-2.0`); None: not known"""
+    copy: str = ""
+    """how the weights differ from the hub's; empty: they do not"""
 
 
 def origin(path: str) -> Origin:
@@ -165,7 +167,7 @@ def origin(path: str) -> Origin:
         path: as `model.path`.
     """
     if embedded := EMBEDDED.get(path.removeprefix(EMBEDDED_PREFIX) if path.startswith(EMBEDDED_PREFIX) else ""):
-        return Origin(embedded.hub, embedded.licence)
+        return Origin(embedded.hub, embedded.licence, f"dequantised from {embedded.file}")
     card = local_file(path, "README.md")
     head = re.match(r"---\n.*?^---$", card.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE) if card else None
     found = re.search(r"^license: *([\w.-]+) *$", head[0], re.MULTILINE) if head else None

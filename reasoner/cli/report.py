@@ -43,7 +43,7 @@ def report(
     from reasoner.report.write import make_report, report_file, save, write_plots
 
     folders = [find_run(name) for name in runs]
-    if len(set(folders)) < len(folders):
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is named twice; name every run once.")
     target = output or report_file(folders, format_)
     with Console(stderr=True).status("reading") as status:

@@ -65,7 +65,7 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
     charts = {panel.key: svg.lines(panel, standalone=True) for panel in report.charts}
     for each in report.runs:
         if each.stages:
-            key = each.stages.key if len(report.runs) == 1 else f"{each.stages.key}-{each.run.name}"
+            key = each.stages.key if len(report.runs) == 1 else f"{each.stages.key}-{each.index + 1}"
             charts[key] = svg.bars(each.stages, standalone=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)

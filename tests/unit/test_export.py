@@ -50,6 +50,7 @@ def test_the_folder_holds_the_model_its_card_and_the_settings(run: SavedRun, tmp
     assert "| accuracy (avg@1) |" in card
     assert "On 24 problems, 1 response each; correct by `math`." in card
     assert "AutoModelForCausalLM.from_pretrained('my-model')" in card
+    assert "(a copy dequantised from SmolLM2-135M-Instruct.Q4_1.gguf), post-trained with verifiable rewards" in card
     assert "That of the base model: apache-2.0." in card
     assert "| term grpo |" in card
 

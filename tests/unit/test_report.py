@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from reasoner.cli.report import leaving_report
 from reasoner.codec import read_parquet, write_parquet
-from reasoner.errors import DataError, UserError
+from reasoner.errors import DataError, RunError, UserError
 from reasoner.records import Rollout
 from reasoner.report.collect import collect
 from reasoner.report.compare import settings
@@ -266,6 +268,31 @@ def test_charts_become_files(made: Path, tmp_path: Path) -> None:
     (tmp_path / "blocked").touch()
     with pytest.raises(UserError, match=r"--plots .*blocked cannot be written"):
         write_plots(collect([made / "first"]), tmp_path / "blocked")
+
+
+@pytest.mark.parametrize(("error", "written"), [(None, True), (RunError("died"), True), (KeyboardInterrupt(), False)])
+def test_a_run_leaves_a_report_unless_it_was_interrupted(
+    made: Path, tmp_path: Path, error: BaseException | None, written: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(made / "second", tmp_path / "second"))
+    with nullcontext() if error is None else pytest.raises(type(error)), leaving_report() as report_on:
+        report_on(run)
+        if error is not None:
+            raise error
+    assert (run / "report.html").exists() == written
+    assert ("Report:" in capsys.readouterr().out) == written
+
+
+def test_a_report_that_cannot_be_written_fails_no_run(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(made / "second", tmp_path / "second"))
+    (run / "evaluations.jsonl").write_text("broken\n")
+    with leaving_report() as report_on:
+        report_on(run)
+    text = capsys.readouterr().out
+    assert "The report could not be written: " in text
+    assert f"reasoner report {run}" in text
 
 
 def test_a_reward_or_a_term_that_one_run_lacks_is_one_row(made: Path) -> None:
