@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,6 @@ import typer
 from reasoner.cli import options
 from reasoner.cli.console import out
 from reasoner.errors import UserError
-from reasoner.preflight import ready
 from reasoner.processes import guard_processes, interruptible
 from reasoner.settings import load_config
 
@@ -33,7 +33,7 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(help="0: greedy (evaluation.temperature).")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
     resume: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="FOLDER", help="Go on with an interrupted evaluation, or show a finished one."),
     ] = None,
     profile: options.Profile = None,
@@ -58,25 +58,26 @@ def evaluate(
         raise UserError("--resume goes on with what was started: it takes no task and no option but --json.")
     if resume is None and not tasks:
         raise UserError("name a task to evaluate on (`reasoner tasks list`), or an evaluation to go on with: --resume.")
-    resolved = []
-    if resume is None:
-        arguments = [*(sets or ()), *_arguments(samples, temperature, output)]
-        resolved = [
-            ready(load_config(task, profile, config, [*arguments, *_model(each)], plugin or ()), training=False)
-            for task in tasks or ()
-            for each in model or (None,)
-        ]
+    arguments = [*(sets or ()), *_arguments(samples, temperature, output)]
+    resolved = [
+        load_config(task, profile, config, [*arguments, *_model(each)], plugin or ())
+        for task in tasks or ()
+        for each in model or (None,)
+    ]
     from reasoner.evals import session
     from reasoner.evals.results import as_json
     from reasoner.evals.table import print_results
 
-    stream = sys.stderr if json_ else sys.stdout  # results as JSON have standard output for themselves
-    with interruptible(), guard_processes():
-        folder, results = session.start(resolved, stream) if resume is None else session.resume(resume, stream)
+    console = out()
+    progress = (
+        redirect_stdout(sys.stderr) if json_ else nullcontext()
+    )  # the results have standard output for themselves
+    with interruptible(), guard_processes(), progress:
+        folder, results = session.start(resolved) if resume is None else session.resume(resume)
     if json_:
         typer.echo(json.dumps(as_json(folder, results), indent=2, ensure_ascii=False))
     else:
-        print_results(out(), folder, results)
+        print_results(console, folder, results)
 
 
 def _arguments(samples: int | None, temperature: float | None, output: Path | None) -> Iterator[str]:

@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
-from reasoner.evals.folder import EvaluationFolder, check_identity, create, reopen
+from reasoner.evals.folder import EvaluationFolder, create, reopen
 from reasoner.evals.loop import evaluate
-from reasoner.evals.parts import Part, describe, letters_of, prepare
+from reasoner.evals.parts import Part, describe, letters_of, memory_warnings, prepare
 from reasoner.evals.results import Result, as_json
+from reasoner.preflight import ready
 from reasoner.reporting.choose import open_view
 from reasoner.settings import Resolved
 
 
-def start(resolved: Sequence[Resolved], stream: TextIO) -> tuple[Path, list[Result]]:
+def start(resolved: Sequence[Resolved]) -> tuple[Path, list[Result]]:
     """Evaluate in a new folder; returns it with the results.
 
     Args:
         resolved: one configuration per task and model.
-        stream: where progress is shown.
 
     Raises:
         UserError: something is not as it must be; nothing was loaded yet.
         RunError: an engine, the scoring or the disk failed; what was done is in the folder.
     """
-    parts = prepare(resolved, letters_of(resolved), stream)
-    facts = describe(parts)
-    with create(Path(resolved[0].config.run.output), parts, facts) as folder:
-        return folder.folder, _carry_on(folder, parts, facts, stream)
+    parts = prepare([ready(each, training=False) for each in resolved], letters_of(resolved))
+    tight = memory_warnings(parts)
+    with create(Path(resolved[0].config.run.output), parts) as folder:
+        return folder.folder, _carry_on(folder, parts, tight)
 
 
-def resume(path: Path, stream: TextIO) -> tuple[Path, list[Result]]:
+def resume(name: str) -> tuple[Path, list[Result]]:
     """Go on with what is left of an evaluation, if anything is; returns all its results. As `start` otherwise."""
-    with reopen(path) as folder:
-        left = [resolved for name, resolved in folder.configs.items() if folder.evaluation(name) is None]
+    with reopen(name) as folder:
+        left = [ready(each, training=False) for name, each in folder.configs.items() if not folder.evaluation(name)]
         if not left:
-            return path, _results(folder)
-        parts = prepare(left, letters_of(list(folder.configs.values())), stream)
-        check_identity(path, parts)
-        return path, _carry_on(folder, parts, describe(parts), stream)
+            return folder.folder, _results(folder)
+        parts = prepare(left, letters_of(list(folder.configs.values())))
+        folder.check(parts)
+        return folder.folder, _carry_on(folder, parts, memory_warnings(parts))
 
 
-def _carry_on(folder: EvaluationFolder, parts: Sequence[Part], facts: dict[str, str], stream: TextIO) -> list[Result]:
-    with open_view(stream, folder.log) as view:
-        view.started(facts | {"output": str(folder.folder)}, 0)
+def _carry_on(folder: EvaluationFolder, parts: Sequence[Part], warnings: Sequence[str]) -> list[Result]:
+    with open_view(sys.stdout, folder.log) as view:
+        view.started(describe(parts) | {"output": str(folder.folder)}, 0)
+        for warning in warnings:
+            view.message(f"WARNING: {warning}")
         try:
             evaluate(parts, folder, view)
         except BaseException:
@@ -56,9 +58,9 @@ def _carry_on(folder: EvaluationFolder, parts: Sequence[Part], facts: dict[str, 
 
 
 def _results(folder: EvaluationFolder) -> list[Result]:
-    done = ((name, resolved, folder.evaluation(name)) for name, resolved in folder.configs.items())
+    done = ((planned, folder.evaluation(planned.name)) for planned in folder.plan)
     return [
-        Result(name.rpartition("/")[2], resolved.config, evaluation)
-        for name, resolved, evaluation in done
+        Result(planned.letter, folder.configs[planned.name].config, evaluation)
+        for planned, evaluation in done
         if evaluation is not None
     ]

@@ -139,7 +139,7 @@ def test_two_models_on_two_tasks_each_loaded_once(
 
     saved = only(tmp_path)
     assert json.loads((saved / "results.json").read_text()) == result
-    rollouts = read_parquet(saved / "sums" / "B" / "rollouts" / "eval-000000.parquet", Rollout)
+    rollouts = read_parquet(saved / "sums-B" / "rollouts" / "eval-000000.parquet", Rollout)
     assert len(rollouts) == 3 * PROBLEMS
     assert not list(saved.rglob("groups.jsonl"))
     again = cli("--resume", saved, "--json")
@@ -170,7 +170,7 @@ def killed(folder: Path) -> Path:
     done = subprocess.run([sys.executable, "-c", KILL, "eval", *map(str, (*words, *own))], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     saved = only(folder / "out")
-    with (saved / "sums" / "B" / "groups.jsonl").open("a") as file:
+    with (saved / "sums-B" / "groups.jsonl").open("a") as file:
         file.write('{"group": {"problem": {"id": "sums:')
     return saved
 
@@ -232,9 +232,9 @@ def test_two_processes_do_not_go_on_at_once(cli: Cli, killed: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("trained/model.safetensors", "sums/B: model: model.safetensors: was sha256 "),
-        ("sums.jsonl", "sums/B: prompts: was 12 rows, sha256 "),
-        ("first.py", "sums/B: plugin first.py: was sha256 "),
+        ("trained/model.safetensors", "sums-B: model: model.safetensors: was sha256 "),
+        ("sums.jsonl", "sums-B: prompts: was 12 rows, sha256 "),
+        ("first.py", "sums-B: plugin first.py: was sha256 "),
     ],
 )
 def test_what_has_changed_since_is_not_mixed_in(cli: Cli, folder: Path, killed: Path, file: str, message: str) -> None:
@@ -245,7 +245,7 @@ def test_what_has_changed_since_is_not_mixed_in(cli: Cli, folder: Path, killed: 
     finally:
         (folder / file).write_bytes(before)
     assert refused.code == 2
-    assert "cannot be gone on with, its results would be mixed" in refused.err
+    assert "has changed since it started; its results would be mixed" in refused.err
     assert message in refused.err
 
 
