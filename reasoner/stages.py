@@ -338,19 +338,18 @@ class Stages:
         """Remove what only an interrupted run needs, and show the summary."""
         self.keeper.finish()
         before, after = (self.run.evaluations.get(step) for step in (0, self.config.run.steps))
-        task, profile = self.config.task, self.config.profile
-        with_profile = f" --profile {profile}" if profile else ""
-        commands = {"Repeat this run exactly": f"reasoner run {task} --config {self.run.folder / 'config.toml'}"}
+        complete = self.run.folder / "config.toml"
+        commands = {"Repeat this run exactly": f"reasoner run {complete}"}
         if self.config.run.keep_last:
             commands["Train it further"] = (
                 f"reasoner run --resume {self.run.folder} --steps {2 * self.config.run.steps}"
             )
         if self.config.evaluation is not None:
-            evaluate_it = f"reasoner eval {task}{with_profile} --model {model}"
-            commands = {"Evaluate the trained model": evaluate_it} | commands
+            compared = f"reasoner eval {complete} --model {self.config.model.path} --model {model}"
+            commands = {"Compare the trained model with the initial one": compared} | commands
         self.view.finished(
             Summary(
-                task=task,
+                task=self.config.task,
                 correct=self.config.evaluation.correct if self.config.evaluation else "",
                 history=self.history,
                 warnings=self.watch.given,

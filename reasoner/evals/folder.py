@@ -28,7 +28,7 @@ from reasoner.evals.parts import Part, identities
 from reasoner.evaluation import Evaluation
 from reasoner.records import ScoredGroup
 from reasoner.runs.checksums import differences
-from reasoner.runs.find import RUNS
+from reasoner.runs.find import PLAN, find_evaluation
 from reasoner.runs.folder import (
     CONFIG,
     MINIMUM_FREE,
@@ -43,7 +43,7 @@ from reasoner.runs.lock import Lock
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.settings import Resolved, load_config, to_toml
 
-PLAN, GROUPS, RESULTS, LOG = "plan.json", "groups.jsonl", "results.json", "log.txt"
+GROUPS, RESULTS, LOG = "groups.jsonl", "results.json", "log.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +181,10 @@ def reopen(name: str) -> EvaluationFolder:
     Raises:
         UserError: there is none, or another process works on it.
     """
-    found = [folder for folder in (Path(name).expanduser(), RUNS / name) if (folder / PLAN).is_file()]
-    if not found:
+    folder = find_evaluation(name)
+    if folder is None:
         raise UserError(f"{name} is no evaluation to go on with: there is no {Path(name) / PLAN}.")
     try:
-        return EvaluationFolder(found[0], Lock(found[0]))
+        return EvaluationFolder(folder, Lock(folder))
     except BlockingIOError:
-        raise UserError(f"{found[0]}: another process works on this evaluation.") from None
+        raise UserError(f"{folder}: another process works on this evaluation.") from None

@@ -235,6 +235,7 @@ def open_run(
         output.mkdir(parents=True, exist_ok=True)
         check_room(output, reserve_bytes)
         folder = new_folder(output, f"{datetime.now():%Y%m%d-%H%M%S}-{task}")
+        (folder / "checkpoints").mkdir()
         run = start_run(folder, config_toml, chosen)
         if identity:  # last: with it there is a run to go on with
             replace_text(folder / IDENTITY, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
@@ -256,8 +257,7 @@ def start_run(folder: Path, config_toml: str, chosen: Mapping[str, str]) -> Run:
     lock = Lock(folder)
     for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl", "log.txt"):
         (folder / name).touch()
-    for name in ("rollouts", "checkpoints"):
-        (folder / name).mkdir(exist_ok=True)
+    (folder / "rollouts").mkdir(exist_ok=True)
     replace_text(folder / CONFIG, config_toml)
     record_start(folder, describe(chosen))
     return Run(folder, lock)
