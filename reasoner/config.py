@@ -155,6 +155,16 @@ class DataConfig(Model):
         return {name: source for name, source in named.items() if isinstance(source, SourceConfig)}
 
 
+class CurriculumConfig(Model):
+    """`[curriculum]`: which training problems a step takes, from how past groups on them went."""
+
+    kind: Literal["none", "pass-rate"] = "none"
+    """`none`: every problem once per epoch; `pass-rate`: those that are always or never solved rest for a while, those
+    that are solved about half of the time are preferred"""
+    longest_rest: Positive = 8
+    """epochs in a row that a problem is passed over at most"""
+
+
 class SamplingConfig(Model):
     """`[sampling]`: how training responses are drawn."""
 
@@ -456,6 +466,8 @@ class Config(Model):
     """how a data row becomes a conversation"""
     data: DataConfig
     """training and evaluation problems"""
+    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
+    """which training problems a step takes"""
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     """how training responses are drawn"""
     rewards: list[RewardConfig] = Field(default_factory=list)
@@ -609,6 +621,13 @@ def _check_refills(config: Config) -> None:
             )
 
 
+def _check_curriculum(config: Config) -> None:
+    if config.curriculum.kind != "none" and config.gro.terms and not config.online:
+        raise ValueError(
+            f"curriculum.kind = {config.curriculum.kind!r} chooses the problems of fresh groups, and no term reads any"
+        )
+
+
 def _check_weights(config: Config) -> None:
     if config.gro.terms and not any(term.weight for term in config.gro.terms.values()):
         raise ValueError(f"gro.terms: every weight is 0, so nothing would be learned: {', '.join(config.gro.terms)}")
@@ -701,6 +720,7 @@ CHECKS = (
     _check_sources,
     _check_groups,
     _check_refills,
+    _check_curriculum,
     _check_weights,
     _check_critic,
     _check_engine,

@@ -112,6 +112,11 @@ class Stream(Generic[T]):
         self._seed = seed
 
     @property
+    def size(self) -> int:
+        """Items in all."""
+        return len(self._items)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps that see no item twice; what does not fill a step waits for the next epoch's order."""
         return len(self._items) // self._per_step
@@ -121,11 +126,15 @@ class Stream(Generic[T]):
         if step < 1:
             raise ValueError(f"steps are counted from 1, got {step}")
         epoch, position = divmod(step - 1, self.steps_per_epoch)
+        return tuple(self.epoch(epoch)[position * self._per_step : (position + 1) * self._per_step])
+
+    def epoch(self, number: int) -> list[T]:
+        """All items in the order of an epoch, counted from 0."""
         order = list(range(len(self._items)))
         if self._seed is not None:
-            random.Random(f"{self._seed}:{epoch}").shuffle(order)  # a text seed: hashed by SHA-512, the same everywhere
-        chosen = order[position * self._per_step : (position + 1) * self._per_step]
-        return tuple(self._items[index] for index in chosen)
+            # a text seed: hashed by SHA-512, the same everywhere
+            random.Random(f"{self._seed}:{number}").shuffle(order)
+        return [self._items[index] for index in order]
 
 
 def compile_template(prompt: PromptConfig) -> jinja2.Template:

@@ -186,6 +186,12 @@ def summarise(groups: Sequence[ScoredGroup], samples: int, correct: str) -> Eval
     return Evaluation(len(groups), samples, abstained, tuple(estimates))
 
 
+def pass_rates(groups: Sequence[ScoredGroup], correct: str) -> dict[str, float]:
+    """Problem id -> share of correct responses among those with a verdict; a group without any is left out."""
+    verdicts = {scored.group.problem.id: _judged(scored, correct) for scored in groups}
+    return {name: fmean(map(_is_right, components)) for name, components in verdicts.items() if components}
+
+
 def compare(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
     """The change of every figure that both have, over the problems that both have."""
     pairs = ((old, after.find(old.name)) for old in before.estimates)
@@ -237,7 +243,7 @@ def _by_problem(groups: Sequence[ScoredGroup], samples: int, correct: str) -> Ta
     ks = sorted({2**i for i in range(1, samples.bit_length()) if 2**i <= samples} | ({samples} - {1}))
     for scored in groups:
         verdicts = _judged(scored, correct)
-        right = [component.value is not None and component.value >= CORRECT for component in verdicts]
+        right = [_is_right(component) for component in verdicts]
         answers = [component.parts.get("extracted") for component in verdicts]
         values: dict[tuple[str, Unit], list[float]] = {(f"avg@{samples}", "share"): [float(r) for r in right]}
         for k in ks:
@@ -263,6 +269,10 @@ def _judged(scored: ScoredGroup, correct: str) -> list[Component]:
     """The deciding source's verdicts on the responses, without the failed ones."""
     components = (c for components in scored.components for c in components)
     return [component for component in components if component.source == correct and component.failure is None]
+
+
+def _is_right(verdict: Component) -> bool:
+    return verdict.value is not None and verdict.value >= CORRECT
 
 
 def _present(answer: Any) -> bool:

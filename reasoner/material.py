@@ -14,6 +14,7 @@ from reasoner.data import Splits, Stream, load_problems, load_splits, overlap_po
 from reasoner.errors import ConfigError
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.hookspecs import Generator
+from reasoner.memory import ModelSize, Need, gpu_memory, needs
 from reasoner.models import open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
 from reasoner.overlap import keep_apart
@@ -56,6 +57,15 @@ class Material:
         data |= {f"data.{source}": offline.groups for source, offline in self.offline.items()}
         used = {name: records for name, records in data.items() if records}
         return identify(models, used, self.config.plugins, self.engine)
+
+    def needs(self, *, training: bool) -> tuple[Need, ...]:
+        """What it takes of memory.
+
+        Args:
+            training: False for an evaluation.
+        """
+        sizes, gpu = (ModelSize.of(self.folder), ModelSize.of(self.critic_folder)), gpu_memory(self.device)
+        return tuple(needs(self.config, *sizes, self.device, self.engine, gpu, training=training))
 
     @property
     def checkpoint_bytes(self) -> int:

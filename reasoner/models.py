@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
+import json
 import os
 import re
 import shutil
@@ -173,6 +174,14 @@ def origin(path: str) -> Origin:
     found = re.search(r"^license: *([\w.-]+) *$", head[0], re.MULTILINE) if head else None
     local = Path(path).expanduser().is_dir() or not _is_hub_id(path)
     return Origin(None if local else path, found[1] if found else None)
+
+
+def context_of(folder: Path) -> int | None:
+    """Tokens that the model in `folder` takes; None: its configuration does not say, or stretches them by a factor."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    longest = config.get("max_position_embeddings")
+    return longest if isinstance(longest, int) and "factor" not in scaling else None
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
@@ -343,7 +352,9 @@ def _checked(folder: Path) -> Path:
         DataError: a file is missing; the message names it.
     """
     if not (folder / "config.json").is_file():
-        raise DataError(f"model folder {folder} has no config.json: it is not a model in Hugging Face format.")
+        trained = folder / "model"
+        hint = f" Did you mean {trained}?" if (trained / "config.json").is_file() else ""
+        raise DataError(f"model folder {folder} has no config.json: it is not a model in Hugging Face format.{hint}")
     if not any((folder / name).is_file() for name in _WEIGHTS):
         pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         found = f", only {', '.join(pickled[:3])}" if pickled else ""

@@ -14,6 +14,7 @@ from typing import Any
 from reasoner import plugins
 from reasoner.checkpointing import CRITIC
 from reasoner.config import Config, RewardConfig
+from reasoner.curriculum import Curriculum
 from reasoner.errors import OutOfTimeError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.learning.critic import TorchCritic
@@ -22,7 +23,7 @@ from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.spread import Policy, SpreadPolicy
 from reasoner.material import Material, load_material
 from reasoner.measure import seconds_since_start
-from reasoner.memory import ModelSize, check_memory, describe_memory, free_memory, gpu_memory, needs
+from reasoner.memory import check_memory, describe_memory, free_memory
 from reasoner.models import resolve_device
 from reasoner.plan import describe_checkpoints
 from reasoner.plugins import Events
@@ -33,7 +34,7 @@ from reasoner.reporting.plain import PlainView
 from reasoner.reporting.tracking import Trackers
 from reasoner.reporting.view import View, Views
 from reasoner.runs.changes import Change
-from reasoner.runs.folder import MINIMUM_FREE, Run, open_run
+from reasoner.runs.folder import Run, open_run
 from reasoner.runs.follower import Follower
 from reasoner.runs.resume import Place, Resume, find_place
 from reasoner.sampling.factory import open_sampler
@@ -68,7 +69,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         place = stack.enter_context(find_place(resume.folder, config.run.steps)) if resume and ranks.first else None
         checkpoint = ranks.of_first(place.checkpoint if place else None)
         changes = resume.changes if resume else ()
-        base = stack.enter_context(_open_base(resolved, config.task, ranks, place, changes, training=True))
+        base = stack.enter_context(_open_base(resolved, ranks, place, changes))
         evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
         base.view.message("loading the learner")
         learner = open_learner(config, base.folder, base.device, ranks, checkpoint)
@@ -87,6 +88,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
             problems=base.problems,
+            curriculum=_curriculum(base),
             prompts={prompt.problem.id: prompt for prompt in base.train},
             offline=base.streams,
             set_up_s=seconds_since_start(),
@@ -102,33 +104,12 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
 
 
 @contextmanager
-def open_evaluator(resolved: Resolved) -> Iterator[Evaluator]:
-    """Build what evaluates a model, without a learner. Raises as `open_stages`."""
-    with (
-        _open_base(resolved, f"eval-{resolved.config.task}", ALONE, training=False) as base,
-        _open_evaluator(base) as evaluator,
-    ):
-        yield evaluator
-
-
-@contextmanager
-def _open_base(
-    resolved: Resolved,
-    name: str,
-    ranks: Ranks,
-    place: Place | None = None,
-    changes: Sequence[Change] = (),
-    *,
-    training: bool,
-) -> Iterator[_Base]:
-    material = load_material(resolved, training=training)
+def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: Sequence[Change]) -> Iterator[_Base]:
+    material = load_material(resolved, training=True)
     config, facts = material.config, dict(material.facts)
-    sizes, gpu = (ModelSize.of(material.folder), ModelSize.of(material.critic_folder)), gpu_memory(material.device)
-    wanted = tuple(needs(config, *sizes, material.device, material.engine, gpu, training=training))
-    free = free_memory(material.device)
+    wanted, free = material.needs(training=True), free_memory(material.device)
     facts["memory"], tight = describe_memory(wanted, free), check_memory(wanted, free)
-    if training:
-        facts["checkpoints"] = describe_checkpoints(config.run, material.checkpoint_bytes)
+    facts["checkpoints"] = describe_checkpoints(config.run, material.checkpoint_bytes)
     if place:
         facts["resumed"] = str(place)
     with ExitStack() as stack:
@@ -138,7 +119,7 @@ def _open_base(
                 place.check(material.identity())
                 run, notes = place.reopen(to_toml(config), facts, changes, material.reserve_bytes)
             else:
-                run = _new_run(material, name, facts, training=training)
+                run = _new_run(material, facts)
             stack.enter_context(run)
             view = stack.enter_context(open_view(sys.stdout, run.log))
             ranks.gather((run.folder, run.history, run.evaluations))
@@ -146,30 +127,27 @@ def _open_base(
             nothing: tuple[Path, list[dict[str, float]], dict[int, Any]] = (Path(), [], {})
             run = stack.enter_context(Follower(*ranks.of_first(nothing), ranks.index))
             view = stack.enter_context(Views(PlainView(run.log, ascii_only=False)))
-        view.started(facts | {"output": str(run.folder)}, config.run.steps if training else 0)
+        view.started(facts | {"output": str(run.folder)}, config.run.steps)
         if run.history:
             view.resumed(run.history, list(run.evaluations.values()), config.run.steps)
         for note in (*notes, *map(str, changes), *(f"WARNING: {warning}" for warning in tight)):
             view.message(note)
-        events = stack.enter_context(_events(material, run, view, tracked=training and ranks.first))
+        events = stack.enter_context(watching(material, run, view, tracked=ranks.first))
         try:
             yield _Base(**vars(material), ranks=ranks, run=run, view=view, events=events)
         except BaseException as error:
-            if training:
-                view.message(_what_is_left(run, error))
+            view.message(_what_is_left(run, error))
             raise
 
 
-def _new_run(material: Material, name: str, facts: Mapping[str, str], *, training: bool) -> Run:
-    config = material.config
-    identity = material.identity() if training else None
-    reserve = material.reserve_bytes if training else MINIMUM_FREE
-    output = Path(config.run.output)
-    return open_run(output, name, to_toml(config), facts, identity=identity, reserve_bytes=reserve)
+def _new_run(material: Material, facts: Mapping[str, str]) -> Run:
+    config, identity = material.config, material.identity()
+    output, reserve = Path(config.run.output), material.reserve_bytes
+    return open_run(output, config.task, to_toml(config), facts, identity=identity, reserve_bytes=reserve)
 
 
 @contextmanager
-def _events(material: Material, run: Run, view: View, *, tracked: bool) -> Iterator[Events]:
+def watching(material: Material, run: Run, view: View, *, tracked: bool) -> Iterator[Events]:
     """Plugins and trackers that watch, told of the start and of the end."""
     trackers = Trackers(material.config.trackers if tracked else {}, plugins.trackers(material.manager), view.message)
     events = Events(material.manager, view.message, {"trackers": trackers})
@@ -242,6 +220,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in values.items():
         found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
     return found
+
+
+def _curriculum(base: _Base) -> Curriculum | None:
+    if base.config.curriculum.kind == "none" or base.problems is None:
+        return None
+    return Curriculum(base.problems, base.config.run.seed, base.config.curriculum.longest_rest)
 
 
 def _reference(base: _Base) -> Policy | None:

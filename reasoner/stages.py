@@ -17,9 +17,10 @@ import torch
 
 from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
+from reasoner.curriculum import Curriculum
 from reasoner.data import Stream
 from reasoner.deadline import Deadline
-from reasoner.evaluation import Evaluation, Scorer, counted, evaluate, evaluation_params
+from reasoner.evaluation import Evaluation, Scorer, counted, evaluate, evaluation_params, pass_rates
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import hand_over
@@ -126,6 +127,8 @@ class Stages:
     """of the current step, dropped groups and greedy responses included"""
     scoring_s: float = 0.0
     """seconds in reward sources for the same responses, summed over their workers"""
+    curriculum: Curriculum | None = None
+    """chooses among the training problems; None: each comes once per epoch"""
     watch: Watch = field(default_factory=Watch)
     """looks for what goes wrong"""
 
@@ -146,6 +149,8 @@ class Stages:
         scoring = self.evaluator.service if self.evaluator else None
         if self.evaluator and scoring:
             parts |= {"evaluator": self.evaluator, SCORING: scoring}
+        if self.curriculum:
+            parts["curriculum"] = self.curriculum
         return Keeper(
             self.config.run, self.run, self.ranks, self.learner, self.critic, scoring, parts, self.view.message
         )
@@ -210,14 +215,14 @@ class Stages:
         Raises:
             RunError: the sampler or the scoring service failed.
         """
-        assert self.problems is not None
         wanted, refills = self.config.learning.problems_per_step, self.config.sampling.refills
         kept: list[ScoredGroup] = []
         for round_ in range(refills + 1):
-            self.draws += 1
-            prompts = [self.prompts[problem.id] for problem in self.problems.at(self.draws)][: wanted - len(kept)]
+            prompts = [self.prompts[problem.id] for problem in self._next_problems(wanted - len(kept))]
             size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
             groups = self._score(prompts, size, temperature, step + round_ * REFILL_SEED, timer, step)
+            if self.curriculum:
+                self.curriculum.observe(pass_rates(groups, self.config.required_evaluation.correct))
             kept += [scored for scored in groups if not refills or scored.informative]
             if len(kept) == wanted:
                 break
@@ -227,6 +232,11 @@ class Stages:
                 "smaller"
             )
         return tuple(kept)
+
+    def _next_problems(self, count: int) -> tuple[Problem, ...]:
+        assert self.problems is not None
+        self.draws += 1
+        return self.curriculum.take(count) if self.curriculum else self.problems.at(self.draws)[:count]
 
     def _greedy_rewards(self, groups: Sequence[ScoredGroup], timer: Timer) -> tuple[float | None, ...]:
         """Reward of a greedy response to each group's problem."""
@@ -310,6 +320,8 @@ class Stages:
             metrics["tokens_per_s/sample"] = metrics["tokens/sampled"] / metrics["time/sample"]
         if self.config.sampling.refills:
             metrics |= {"groups/kept": float(len(groups)), "groups/draws": float(self.draws)}
+        if self.curriculum:
+            metrics |= self.curriculum.metrics
         evidence = self.run.keep_suspects(step, report.suspects) if report.suspects else None
         metrics = self.ranks.of_first(as_read(metrics))  # schedules read them, and must be the same everywhere
         warnings = self.watch.look([*self.history, metrics], list(self.run.evaluations.items()))
@@ -340,19 +352,18 @@ class Stages:
         """Remove what only an interrupted run needs, and show the summary."""
         self.keeper.finish()
         before, after = (self.run.evaluations.get(step) for step in (0, self.config.run.steps))
-        task, profile = self.config.task, self.config.profile
-        with_profile = f" --profile {profile}" if profile else ""
-        commands = {"Repeat this run exactly": f"reasoner run {task} --config {self.run.folder / 'config.toml'}"}
+        complete = self.run.folder / "config.toml"
+        commands = {"Repeat this run exactly": f"reasoner run {complete}"}
         if self.config.run.keep_last:
             commands["Train it further"] = (
                 f"reasoner run --resume {self.run.folder} --steps {2 * self.config.run.steps}"
             )
         if self.config.evaluation is not None:
-            evaluate_it = f"reasoner eval {task}{with_profile} --model {model}"
-            commands = {"Evaluate the trained model": evaluate_it} | commands
+            compared = f"reasoner eval {complete} --model {self.config.model.path} --model {model}"
+            commands = {"Compare the trained model with the initial one": compared} | commands
         self.view.finished(
             Summary(
-                task=task,
+                task=self.config.task,
                 correct=self.config.evaluation.correct if self.config.evaluation else "",
                 history=self.history,
                 warnings=self.watch.given,

@@ -38,8 +38,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from transformers.utils import logging as transformers_logging
 
 from reasoner.errors import ReasonerError
+from reasoner.evals import session
 from reasoner.gro.presets import PRESETS
-from reasoner.opening import open_evaluator, open_stages
+from reasoner.opening import open_stages
 from reasoner.pipeline import train
 from reasoner.runs.folder import read_evaluations
 from reasoner.settings import load_config
@@ -182,8 +183,9 @@ def accuracy(model: Path, seed: int, work: Path) -> float:
             "gro.preset=grpo",
         ],
     )
-    with contextlib.redirect_stdout(io.StringIO()), open_evaluator(resolved) as evaluator:
-        found = evaluator.evaluate(0, "before training").find("avg@1")
+    with contextlib.redirect_stdout(io.StringIO()):
+        _, (result,) = session.start([resolved])
+    found = result.evaluation.accuracy
     if found is None:
         raise ReasonerError("the evaluation gave no accuracy")
     return found.value

@@ -29,7 +29,7 @@ from reasoner.cli.console import out, print_preflights
 from reasoner.cli.progress import counting
 from reasoner.config import Config, RewardConfig, ScoringConfig
 from reasoner.data import load_problems
-from reasoner.errors import ConfigError, UserError
+from reasoner.errors import ConfigError, DataError, UserError
 from reasoner.preflight import preflight
 from reasoner.processes import guard_processes, interruptible
 from reasoner.records import Problem
@@ -110,24 +110,31 @@ def score_references(
 ) -> None:
     """Score every reference answer of a task's data as a response: all must get 1.0.
 
-    The exit code is 1 when one does not.
+    The exit code is 1 when one does not. Without --task, a task whose data is not there is said and left out.
 
     Example: reasoner rewards test math --task math-gsm8k --profile laptop
     """
     manager = hooks.build_manager(plugin or ())
     hooks.find("reward source", name, hooks.reward_sources(manager), LISTING)
-    rejected = 0
+    rejected = tested = 0
+    console = out()
     for config in [_task(each, profile, sets, plugin) for each in _tasks(name, task, profile, manager, plugin)]:
         manager = hooks.build_manager(config.plugins)
-        problems = _problems(config, manager)
+        try:
+            problems = _problems(config, manager)
+        except DataError as error:
+            if task is not None:
+                raise
+            console.print(Text(f"{name} on {config.task}: not tested: {error}"))
+            continue
+        tested += 1
         reward = _reward_of(config, name, given)
-        console = out()
         console.print(Text(f"{name} on {config.task}{f', profile {config.profile}' if config.profile else ''}"))
         with _service(reward, config.scoring, config.plugins) as scorer, counting() as count:
             result = self_test(scorer, problems, count)
         _print_self_test(console, result, len(problems))
         rejected += len(result.rejected)
-    if rejected:
+    if rejected or not tested:
         raise typer.Exit(1)
 
 

@@ -18,8 +18,8 @@ from reasoner.errors import DataError, UserError
 from reasoner.reporting.format import age, interval, number, size
 from reasoner.reporting.lines import label
 from reasoner.reporting.metrics import find, headline
-from reasoner.runs.find import RUNS, find_run, list_runs
-from reasoner.runs.saved import SavedRun, State, disk_use, read_run, read_state
+from reasoner.runs.find import RUNS, find_evaluation, find_run, list_runs
+from reasoner.runs.saved import SavedRun, State, disk_use, is_run, read_run, read_state
 
 if TYPE_CHECKING:
     from reasoner.report.compare import Comparison
@@ -58,7 +58,7 @@ def list_(folder: Annotated[Path, typer.Argument(help="Folder that holds run fol
         since = age((datetime.now().astimezone() - run.started).total_seconds())
         steps = f"{run.steps}/{run.planned_steps}" if run.trains else "eval"
         state = Text(run.state, STYLES[run.state])
-        table.add_row(Text(run.name), state, steps, _accuracy(run), size(disk_use(path)), since)
+        table.add_row(Text(str(path.relative_to(folder))), state, steps, _accuracy(run), size(disk_use(path)), since)
     console = out()
     console.print(table if table.row_count else Text(f"no runs in {folder}"))
     for message in unreadable:
@@ -140,16 +140,17 @@ def rm(
     runs: options.RunNames,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
 ) -> None:
-    """Remove run folders with everything in them. A run that is still going is refused.
+    """Remove run folders, and folders of evaluations, with everything in them. What is still going is refused.
 
     Example: reasoner runs rm 20260101-12 --yes
     """
-    folders = _folders(runs)
+    folders = list(dict.fromkeys(find_evaluation(name) or find_run(name) for name in runs))
     for folder in folders:
         if folder.is_symlink():
             raise UserError(f"{folder} is a link; name the folder that it leads to: {folder.resolve()}")
-        if read_state(folder) == "running":
-            raise UserError(f"{folder} is still running; stop it first, then remove it.")
+        for run in [folder] if is_run(folder) else list_runs(folder):
+            if read_state(run) == "running":
+                raise UserError(f"{run} is still running; stop it first, then remove it.")
     sizes = [disk_use(folder) for folder in folders]
     console = out()
     for folder, bytes_ in zip(folders, sizes, strict=True):

@@ -21,7 +21,7 @@ app = typer.Typer(help="List and show tasks.", no_args_is_help=True)
 def list_tasks(plugin: options.Plugins = None) -> None:
     """All registered tasks with their profiles; of a family the number of its tasks."""
     registered = hooks.task_files(hooks.build_manager(plugin or ()))
-    table = Table("task", "what it trains", "profiles", box=None, pad_edge=False)
+    table = Table("task", "about", "profiles", box=None, pad_edge=False)
     for name in registered:
         task = find_task(name, registered)
         table.add_row(name, task.title, ", ".join(task.profiles))

@@ -1,4 +1,7 @@
-"""Runs by name: a path, a folder below `runs/`, or the beginning of its name when only one begins so."""
+"""Runs by name: a path, a folder below `runs/`, or the beginning of its name when only one begins so.
+
+The parts of an evaluation are run folders in its folder: `20260101-120000-eval-math-500/math-500-A`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from reasoner.runs.saved import is_run
 
 RUNS = Path("runs")
 """where runs are unless told otherwise (run.output)"""
+PLAN = "plan.json"
+"""file by which an evaluation's folder is known"""
 
 
 def find_run(name: str, below: Path = RUNS) -> Path:
@@ -19,7 +24,7 @@ def find_run(name: str, below: Path = RUNS) -> Path:
     """
     if is_run(path := Path(name).expanduser()):
         return path
-    names = [folder.name for folder in list_runs(below)] if below.is_dir() else []
+    names = [str(folder.relative_to(below)) for folder in list_runs(below)] if below.is_dir() else []
     found = [name] if name in names else [each for each in names if each.startswith(name)]
     if len(found) == 1:
         return below / found[0]
@@ -33,15 +38,23 @@ def find_run(name: str, below: Path = RUNS) -> Path:
     raise UserError(f"there is no run {name!r}, as a path or below {below}/.{nearest(name, names)}{there}")
 
 
+def find_evaluation(name: str, below: Path = RUNS) -> Path | None:
+    """The folder of an evaluation, by its path or its name below `runs/`; None: there is none."""
+    places = (Path(name).expanduser(), below / name)
+    return next((place for place in places if (place / PLAN).is_file()), None)
+
+
 def list_runs(folder: Path) -> list[Path]:
-    """The run folders in a folder, by name, which begins with the time of their start.
+    """The run folders in a folder and in the evaluations there, by name, which begins with the time of their start.
 
     Raises:
         UserError: there is no such folder.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; runs are written to {RUNS} in the current folder (run.output).")
-    return sorted(path for path in folder.iterdir() if path.is_dir() and is_run(path))
+    evaluations = [path.parent for path in folder.glob(f"*/{PLAN}")]
+    inside = [folder, *evaluations]
+    return sorted(path for place in inside for path in place.iterdir() if path.is_dir() and is_run(path))
 
 
 def _inside(path: Path) -> str:

@@ -43,7 +43,7 @@ from reasoner.runs.lock import Lock
 from reasoner.runs.starts import record_start
 from reasoner.secrets import redact
 
-IDENTITY = "identity.json"
+CONFIG, IDENTITY = "config.toml", "identity.json"
 MINIMUM_FREE = 256 * 2**20
 """bytes; metrics, logs and rollouts of a small run"""
 
@@ -170,9 +170,8 @@ class Run:
         Raises:
             RunError: the disk is full or the folder is gone.
         """
-        indented = text.rstrip().replace("\n", "\n" + " " * 9)
-        with self._writing("log.txt"), self.log_file.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{datetime.now():%H:%M:%S} {indented}\n")
+        with self._writing("log.txt"):
+            log_to(self.log_file, text)
 
     def __enter__(self) -> Self:
         return self
@@ -234,15 +233,9 @@ def open_run(
     try:
         output.mkdir(parents=True, exist_ok=True)
         check_room(output, reserve_bytes)
-        folder = _new_folder(output, f"{datetime.now():%Y%m%d-%H%M%S}-{task}")
-        lock = Lock(folder)
-        for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl", "log.txt"):
-            (folder / name).touch()
-        (folder / "rollouts").mkdir()
-        replace_text(folder / "config.toml", config_toml)
+        folder = new_folder(output, f"{datetime.now():%Y%m%d-%H%M%S}-{task}")
         (folder / "checkpoints").mkdir()
-        record_start(folder, describe(chosen))
-        run = Run(folder, lock)
+        run = start_run(folder, config_toml, chosen)
         if identity:  # last: with it there is a run to go on with
             replace_text(folder / IDENTITY, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
         sync(output)
@@ -252,6 +245,28 @@ def open_run(
             f"run.output = {str(output)!r} cannot be written: {error.strerror or error}; "
             "choose another folder with --output"
         ) from error
+
+
+def start_run(folder: Path, config_toml: str, chosen: Mapping[str, str]) -> Run:
+    """Write what is known at the start into a folder that is there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    lock = Lock(folder)
+    for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl", "log.txt"):
+        (folder / name).touch()
+    (folder / "rollouts").mkdir(exist_ok=True)
+    replace_text(folder / CONFIG, config_toml)
+    record_start(folder, describe(chosen))
+    return Run(folder, lock)
+
+
+def log_to(file: Path, text: str) -> None:
+    """Append to a log, the first line with the time of day."""
+    indented = text.rstrip().replace("\n", "\n" + " " * 9)
+    with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
+        log.write(f"{datetime.now():%H:%M:%S} {indented}\n")
 
 
 def check_room(folder: Path, reserve_bytes: int) -> None:
@@ -301,7 +316,7 @@ def _metrics(path: Path, number: int, line: bytes) -> dict[str, float]:
         raise DataError(f"{path}, line {number}: not a JSON object with numbers: {error}") from error
 
 
-def _new_folder(output: Path, name: str) -> Path:
+def new_folder(output: Path, name: str) -> Path:
     """`name`, or `name-2`, `name-3`, ... when two runs start in the same second."""
     for number in range(1, 1000):
         folder = output / (name if number == 1 else f"{name}-{number}")

@@ -13,21 +13,22 @@ _MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
 """responses drawn at once: above these a step takes longer by as much as it yields more"""
 
 
-def open_sampler(config: Config, folder: Path, log: Path) -> Sampler:
+def open_sampler(config: Config, folder: Path, log: Path, longest: int | None = None) -> Sampler:
     """Start the engine for the model in `folder`; `description` of the result says what was chosen.
 
     Args:
-        config: engine, number format, lengths and memory; the longest responses are those of sampling or evaluation.
+        config: engine, number format, lengths and memory.
         folder: model and tokenizer in Hugging Face format.
         log: file for what vLLM prints.
+        longest: tokens of a prompt and its response together; None: what sampling and evaluation allow.
 
     Raises:
         MissingDependencyError: vllm is asked for and not installed.
         SamplerError: the engine does not start.
     """
     device = _device(config)
-    longest = max(config.sampling.max_tokens, config.required_evaluation.max_tokens or 0)
-    max_model_len = config.sampling.max_prompt_tokens + longest
+    responses = max(config.sampling.max_tokens, config.required_evaluation.max_tokens or 0)
+    max_model_len = longest or config.sampling.max_prompt_tokens + responses
     if choose_engine(config.sampling.engine) == "vllm":
         from reasoner.sampling.vllm_engine import VllmSampler
         from reasoner.sampling.vllm_messages import Start

@@ -267,6 +267,7 @@ def _check_metric(key: str, name: str, config: Config) -> None:
         "reward/": ("fresh groups", config.online),
         "groups/no_credit": ("fresh groups without sampling.refills", config.online and not config.sampling.refills),
         "groups/kept": ("sampling.refills", bool(config.sampling.refills)),
+        "curriculum/": ("a curriculum", config.curriculum.kind != "none"),
         "entropy": ("an entropy bonus", any(term.entropy for term in config.gro.terms.values())),
     }
     for prefix, (need, there_is) in conditions.items():

@@ -101,7 +101,7 @@ def _unknown(path: Path, leaves: Leaves) -> str:
 
 
 def _allowed(path: Path, value: Any) -> str:
-    choices = kinds_of(path[:-1]) if path[-1] == "kind" else choices_of(path)
+    choices = choices_of(path) or kinds_of(path[:-1])
     hint = nearest(value, choices) if isinstance(value, str) else ""
     return f"must be one of {', '.join(choices)}.{hint}"
 

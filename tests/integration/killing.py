@@ -158,7 +158,8 @@ def die_at_call(fault: Fault) -> None:
 
 
 TRIALS = (
-    # dynamic sampling, a frozen reference, several optimiser steps, a schedule on a metric, a budget of calls
+    # dynamic sampling, a curriculum, a frozen reference, several optimiser steps, a schedule on a metric, a budget of
+    # calls
     Trial(
         "online",
         (
@@ -168,6 +169,7 @@ TRIALS = (
             "gro.terms.raft.schedule={kind='metric', metric='response/length_mean', above=7.0}",
             "learning.updates_per_step=2",
             "sampling.refills=1",
+            "curriculum.kind=pass-rate",
             "rewards.letters.max_calls=110",
             "scoring.max_failure_rate=1.0",
             "run.checkpoint_every=2",

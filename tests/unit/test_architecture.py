@@ -76,7 +76,12 @@ def test_only_the_command_line_imports_the_command_line() -> None:
 def test_nothing_below_the_pipeline_imports_it() -> None:
     users = {each.file for each in IMPORTS if each.is_of("reasoner.pipeline", "reasoner.stages", "reasoner.opening")}
     inside = {file for file in users if not file.startswith("reasoner/cli/")}
-    assert inside <= {"reasoner/pipeline.py", "reasoner/opening.py"}
+    assert inside <= {"reasoner/pipeline.py", "reasoner/opening.py", "reasoner/evals/loop.py"}
+
+
+def test_only_the_command_line_imports_the_evaluation_tool() -> None:
+    users = {each.file for each in IMPORTS if each.is_of("reasoner.evals")}
+    assert {file for file in users if not file.startswith(("reasoner/cli/", "reasoner/evals/"))} == set()
 
 
 def test_only_the_command_line_imports_what_looks_at_saved_runs() -> None:
@@ -214,7 +219,8 @@ def test_the_command_line_has_these_options() -> None:
         "": "--help --version",
         "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --max-hours --output --plugin --profile "
         "--resume --set --steps task",
-        "eval": "--allow-unsandboxed-code --config --help --model --plugin --profile --set task",
+        "eval": "--allow-unsandboxed-code --config --help --json --model --output --plugin --profile --resume "
+        "--samples --set --temperature tasks",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
         "runs": "--help",
         "runs list": "--help folder",
@@ -271,6 +277,7 @@ data.labelled.generator data.labelled.options data.labelled.split data.labelled.
 data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.labelled.too_long
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens data.demos.too_long
+curriculum.kind curriculum.longest_rest
 sampling.engine sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.refills sampling.kv_cache_gib
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate

@@ -14,9 +14,9 @@ import pytest
 from reasoner.__main__ import main
 from reasoner.benching import bench, self_test
 from reasoner.cases import Case, load_cases, make_problem, make_response, score_cases
-from reasoner.config import RewardConfig
+from reasoner.config import Config, RewardConfig
 from reasoner.errors import DataError
-from reasoner.records import Component, Failure, Group, Problem, Response, Score, ScoredGroup
+from reasoner.records import Component, Failure, Group, Message, Problem, Response, Score, ScoredGroup
 
 PLUGIN = '''
 from pydantic import Field
@@ -221,7 +221,8 @@ def answers(tmp_path: Path) -> Callable[..., list[str]]:
     def write(*rows: str) -> list[str]:
         path = tmp_path / "answers.jsonl"
         path.write_text("".join(json.dumps({"question": f"{n}?", "answer": row}) + "\n" for n, row in enumerate(rows)))
-        return ["--profile", "laptop", "--set", f"data.train.path={path}", "--set", f"data.eval.path={path}"]
+        sets = [f"--set=data.{section}.path={path}" for section in ("train", "eval")]
+        return ["--task", "math-gsm8k", "--profile", "laptop", *sets]
 
     return write
 
@@ -238,6 +239,23 @@ def test_reference_answers_of_a_task_are_scored_by_its_verifier(cli: Cli, answer
     assert wrong.code == 1
     assert "answers:1, as given: error: ValueError" in wrong.out
     assert '  "there is no answer ####"' in wrong.out
+
+
+def test_a_task_whose_data_is_not_there_is_said_and_left_out(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(config: Config, manager: object) -> list[Problem]:
+        if config.task != "math-gsm8k":
+            raise DataError("no hub")
+        return [Problem("p:0", (Message("user", "3 + 4?"),), "7")]
+
+    monkeypatch.setattr("reasoner.cli.rewards._problems", few)
+    tested = cli("rewards", "test", "math", "--profile", "laptop")
+    assert (tested.code, tested.err) == (0, "")
+    assert "math on math-500: not tested: no hub" in tested.out
+    assert "math on math-gsm8k, profile laptop" in tested.out
+    named = cli("rewards", "test", "math", "--profile", "laptop", "--task", "aime24")
+    assert (named.code, named.err) == (2, "error: no hub\n")
+    monkeypatch.setattr("reasoner.cli.rewards._tasks", lambda *ignored: ["aime24", "aime25"])
+    assert cli("rewards", "test", "math", "--profile", "laptop").code == 1
 
 
 def test_a_verifier_that_no_task_uses_needs_a_task(cli: Cli, plugin: str) -> None:

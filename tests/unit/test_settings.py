@@ -185,6 +185,16 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         (["learning.max_grad_norm=-1"], ["must be above 0", "or none"]),
         (["learning.betas=[0.9, 1.0]"], ["learning.betas.1 = 1.0 (--set): must be below 1"]),
         (["sampling.stop=x"], ["sampling.stop", "must be a list"]),
+        (["curriculum.kind=passrate"], ["one of none, pass-rate", "Did you mean 'pass-rate'"]),
+        (["curriculum.longest_rest=0"], ["must be at least 1"]),
+        (
+            ["curriculum.kind=pass-rate", "gro.preset=dpo", "data.pairs.path=x.jsonl"],
+            ["curriculum.kind = 'pass-rate' chooses the problems of fresh groups, and no term reads any"],
+        ),
+        (
+            ["gro.terms.grpo.schedule={kind = 'metric', metric = 'curriculum/resting', above = 0.5}"],
+            ["'curriculum/resting': the run does not measure it without a curriculum"],
+        ),
         (["model=3"], ["model = 3 (--set): must be a table with the keys path, dtype"]),
         (["sampling.top_p=0.9"], ["[sampling] top_p must be 1.0", "sampling.top_p: --set"]),
         (["data.eval.seed=1"], ["data.train.seed and data.eval.seed are both 1"]),

@@ -1,0 +1,72 @@
+"""The evaluation itself: each model is loaded once for all its tasks, and its memory given back before the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from reasoner.evals.folder import EvaluationFolder
+from reasoner.evals.parts import Part
+from reasoner.evaluation import Evaluation, counted, in_order, summarise
+from reasoner.opening import watching
+from reasoner.records import ScoredGroup
+from reasoner.reporting.format import interval
+from reasoner.reporting.view import View
+from reasoner.sampling.base import Sampler
+from reasoner.sampling.factory import open_sampler
+from reasoner.scoring.service import ScoringService
+
+
+def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> None:
+    """Evaluate the parts.
+
+    Raises:
+        RunError: a sampler, the scoring service or the disk failed; what was done before is in the folder.
+    """
+    for together in shared(parts):
+        first = together[0]
+        view.message(f"model {first.letter}: starting the sampler ({first.material.engine})")
+        longest, log = max(part.longest for part in together), folder.folder / f"sampler-{first.letter}.log"
+        with open_sampler(first.config, first.material.folder, log, longest) as sampler:
+            view.message(f"model {first.letter}: {sampler.description}")
+            for part in together:
+                with folder.start(part) as run, watching(part.material, run, view, tracked=False) as events:
+                    groups = _sample_and_score(part, sampler, folder, view)
+                    evaluation = summarise(groups, part.samples, part.config.required_evaluation.correct)
+                    folder.finish(part, run, groups, evaluation)
+                    view.message(_in_short(part, evaluation))
+                    events.emit("evaluation_finished", step=0, evaluation=evaluation)
+
+
+def shared(parts: Sequence[Part]) -> list[list[Part]]:
+    """The parts that one engine can do, by engine."""
+    groups: dict[tuple[object, ...], list[Part]] = {}
+    for part in parts:
+        groups.setdefault(part.engine, []).append(part)
+    return list(groups.values())
+
+
+def _sample_and_score(part: Part, sampler: Sampler, folder: EvaluationFolder, view: View) -> tuple[ScoredGroup, ...]:
+    """Every group of the part in the order of its prompts; those that are committed already are not sampled again."""
+    config, groups = part.config, folder.groups(part)
+    done = {scored.group.problem.id for scored in groups}
+    left = [prompt for prompt in part.prompts if prompt.problem.id not in done]
+    if left:
+        # Others than those that an interruption cut off: they are as good, and not the same ones over again.
+        params = replace(part.params, seed=part.params.seed + len(done))
+        drawn = sampler.sample(left, part.samples, params)
+        progress = partial(view.stage, "evaluation")
+        counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
+        with ScoringService(config.rewards, config.scoring, config.plugins) as scorer:
+            for scored in scorer.score(counting):
+                folder.commit(part, scored)
+                groups.append(scored)
+    return in_order(groups, part.prompts, part.samples)
+
+
+def _in_short(part: Part, evaluation: Evaluation) -> str:
+    """`A on math-500: avg@4 34.2% [30.9, 37.6]`; everything else comes at the end, for all models together."""
+    found = evaluation.accuracy
+    text = f"{found.name} {interval(found.value, found.low, found.high, found.unit)}" if found else "no verdict"
+    return f"{part.letter} on {part.config.task}: {text}"
