@@ -15,6 +15,7 @@ from reasoner import plugins
 from reasoner.checkpointing import CRITIC
 from reasoner.config import Config, RewardConfig
 from reasoner.evaluation import Scorer
+from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
@@ -82,7 +83,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             ranks=ranks,
             terms={name: algorithms.bind(term.term) for name, term in config.gro.terms.items()},
             learner=learner,
-            reference=_reference(base),
+            reference=_reference(base, learner),
             critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
             problems=base.problems,
@@ -242,10 +243,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _reference(base: _Base) -> Policy | None:
+def _reference(base: _Base, learner: Adapted) -> Policy | None:
     config = base.config
     if not config.gro.needs_reference:
         return None
+    if config.lora is not None:
+        return WithoutAdapter(learner)
     policy = TorchPolicy(
         base.folder,
         device=base.device,

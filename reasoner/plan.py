@@ -59,7 +59,8 @@ def describe_method(config: Config) -> dict[str, str]:
     facts = {"method": _method(config.gro.preset)}
     facts |= {f"term {name}": _describe_term(term) for name, term in config.gro.terms.items()}
     if config.gro.needs_reference:
-        facts["reference"] = "frozen copy of the initial model"
+        copy = "frozen copy of the initial model"
+        facts["reference"] = copy if config.lora is None else "the model without its adapter"
     if config.gro.needs_critic:
         facts["critic"] = f"value head on {config.critic.path or 'the initial model'}"
     return facts | {"steps": _steps(config)}

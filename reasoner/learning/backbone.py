@@ -21,7 +21,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as bars
 
+from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
+from reasoner.learning.adapter import add_adapter, merged
 from reasoner.learning.attention import IMPLEMENTATION
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
@@ -77,6 +79,7 @@ class Backbone:
         output_layer: bool = False,
         autocast: bool = True,
         weights: Path | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Load the model.
 
@@ -91,6 +94,7 @@ class Backbone:
             output_layer: load the whole language model, not only what gives its hidden states.
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
             weights: take the weights from this folder, as `save` wrote it; the rest is that of `folder`.
+            lora: freeze the model and put an adapter into it; None: without.
 
         Raises:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`.
@@ -118,6 +122,9 @@ class Backbone:
                 )
                 .to(self.device)
             )
+        self._lora = lora
+        if lora is not None:
+            add_adapter(self.model, lora)
         self.packing = _choose_packing(self.model, share_prompts, token_budget)
         self._plain_attention = self.model.config._attn_implementation
         if self.packing.flat:
@@ -183,8 +190,12 @@ class Backbone:
         """
         dtype = self._trained_dtype if exact else self._published_dtype
         cast: dict[int, Tensor] = {}  # what shares memory still does afterwards: transformers writes it once
-        state = self.model.state_dict()
+        state = self.merged(self.model.state_dict())
         return {name: cast.setdefault(value.data_ptr(), _cast(value, dtype)) for name, value in state.items()}
+
+    def merged(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights of the plain model: with the adapter, where there is one, in them."""
+        return state if self._lora is None else merged(state, self._lora)
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None, *, exact: bool = False) -> None:
         """Write the model in Hugging Face format: weights (None: `weights`), configuration, tokenizer."""

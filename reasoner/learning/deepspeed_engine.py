@@ -26,7 +26,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from reasoner.config import LearningConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import UserError
 from reasoner.learning.backbone import Dtype
 from reasoner.learning.deepspeed_settings import deepspeed_settings
@@ -66,6 +66,7 @@ class DeepspeedLearner:
         ranks: Ranks = ALONE,
         trust_remote_code: bool = False,
         checkpoint: Path | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Load the model into host memory and have DeepSpeed spread it.
 
@@ -78,6 +79,7 @@ class DeepspeedLearner:
             ranks: all that train together.
             trust_remote_code: run Python code that comes with the model.
             checkpoint: folder in which `checkpoint` wrote, of this or the torch engine; the learner goes on from there.
+            lora: train an adapter with the rest frozen; None: all weights.
 
         Raises:
             ConfigError: the user's DeepSpeed file contradicts the configuration.
@@ -96,6 +98,7 @@ class DeepspeedLearner:
             trust_remote_code=trust_remote_code,
             autocast=False,
             weights=trained_weights(checkpoint),
+            lora=lora,
         )
         _refuse_experts(self.policy.model)
         self.version = 0
@@ -286,7 +289,7 @@ class DeepspeedLearner:
                 with self._gathered([value] if isinstance(value, nn.Parameter) else []):
                     gathered[id(value)] = value.detach().to("cpu", copy=True) if wanted else _NOTHING
             found[name] = gathered[id(value)]
-        return found if wanted else {}
+        return dict(self.policy.merged(found)) if wanted else {}
 
 
 class _Scores(nn.Module):
