@@ -14,6 +14,7 @@ from reasoner.data import Splits, Stream, load_problems, load_splits, overlap_po
 from reasoner.errors import ConfigError
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.hookspecs import Generator
+from reasoner.memory import ModelSize
 from reasoner.models import open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
 from reasoner.overlap import keep_apart
@@ -59,9 +60,9 @@ class Material:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Size of a checkpoint: the parameters and AdamW's two moments in float32, of the policy and of the critic."""
-        models = [self.folder] + ([self.critic_folder] if self.config.gro.needs_critic else [])
-        return sum(12 * count_parameters(folder) for folder in models)
+        """Size of a checkpoint: what is trained and AdamW's two moments in float32, of the policy and of the critic."""
+        critic = count_parameters(self.critic_folder) if self.config.gro.needs_critic else 0
+        return 12 * (ModelSize.of(self.folder, self.config.lora).trained + critic)
 
     @property
     def reserve_bytes(self) -> int:

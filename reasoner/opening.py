@@ -123,7 +123,10 @@ def _open_base(
 ) -> Iterator[_Base]:
     material = load_material(resolved, training=training)
     config, facts = material.config, dict(material.facts)
-    sizes, gpu = (ModelSize.of(material.folder), ModelSize.of(material.critic_folder)), gpu_memory(material.device)
+    sizes, gpu = (
+        (ModelSize.of(material.folder, config.lora), ModelSize.of(material.critic_folder)),
+        gpu_memory(material.device),
+    )
     wanted = tuple(needs(config, *sizes, material.device, material.engine, gpu, training=training))
     free = free_memory(material.device)
     facts["memory"], tight = describe_memory(wanted, free), check_memory(wanted, free)

@@ -95,7 +95,9 @@ def describe_checkpoints(config: RunConfig, size: int) -> str:
         else f"every {config.checkpoint_every} steps"
     )
     best = f" and the best {config.keep_best}" if config.keep_best else ""
-    return f"{often}, up to {size / 2**20:,.0f} MiB; the newest {config.keep_last}{best} are kept"
+    # One rank saves its last step on the way out; of several some may be gone.
+    interrupted = "; an interrupted run of several ranks goes back to the last one" if config.ranks > 1 else ""
+    return f"{often}, up to {size / 2**20:,.0f} MiB; the newest {config.keep_last}{best} are kept{interrupted}"
 
 
 def describe_rewards(config: Config) -> str:

@@ -11,16 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from reasoner.config import LoraConfig
-from reasoner.errors import ConfigError, UserError
+from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.records import Group
+from reasoner.weights import read_files, write_shards
 
 _BASE = ".base_layer."
+_INSIDE = ".lora_"
+"""in the names of the adapter's own weights"""
+_STEM = "adapter"
+"""of the files in which a checkpoint has it"""
 _SEED = 0
 """of A's initial values: the same on every rank"""
 
@@ -81,7 +87,7 @@ def merged(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]
     """The weights of the plain model, by its own names, from those of the model with its adapter."""
     found = {}
     for name, value in state.items():
-        if ".lora_" in name:
+        if _INSIDE in name:
             continue
         prefix, inside, rest = name.partition(_BASE)
         if inside and rest == "weight":
@@ -91,6 +97,35 @@ def merged(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]
             value = (value.to(wide) + delta).to(value.dtype)
         found[f"{prefix}.{rest}" if inside else name] = value
     return found
+
+
+def only_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's own weights among those of the model that has it."""
+    return {name: value for name, value in state.items() if _INSIDE in name}
+
+
+def save_adapter(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write what `only_adapter` gave, exactly."""
+    write_shards(folder, _STEM, weights.items())
+
+
+def load_adapter(model: nn.Module, folder: Path) -> None:
+    """Take the weights of the model's adapter from what `save_adapter` wrote.
+
+    Raises:
+        RunError: it was written with another model, or another adapter.
+    """
+    own, found = only_adapter(dict(model.named_parameters())), dict(read_files(folder, f"{_STEM}-*"))
+    for name in sorted(own.keys() | found.keys()):
+        mine, theirs = (list(each[name].shape) if name in each else "missing" for each in (own, found))
+        if mine != theirs:
+            raise RunError(
+                f"{folder} does not hold this adapter: {name} is {theirs} there and {mine} in the model: the "
+                "checkpoint was made with another model, or another version of peft"
+            )
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(found[name])
 
 
 class Adapted(Protocol):

@@ -17,7 +17,7 @@ import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -234,15 +234,15 @@ class DeepspeedLearner:
 
     def checkpoint(self, folder: Path) -> None:
         """As in the protocol; the first rank writes."""
-        writes, model = self._ranks.first, self.policy.model
+        writes, kept = self._ranks.first, self.policy.kept()
         if writes:
             save_version(folder, self.version)
         if not self.version:
             return
-        weights = self._weights(writes) | exact_weights(model.state_dict(keep_vars=True), writes)
+        weights = self._whole(kept, writes) | exact_weights(kept, writes)
         tensors = moments(self._trained, self._engine.optimizer, self.version)
         if writes:
-            self.policy.save(folder / TRAINED, weights, exact=True)
+            self.policy.keep(folder / TRAINED, weights)
             write_shards(folder, STEM, tensors)
         else:
             deque(tensors, maxlen=0)  # they are gathered one by one, by all ranks
@@ -278,18 +278,20 @@ class DeepspeedLearner:
         return cast(T, everyone[0])
 
     def _weights(self, wanted: bool) -> dict[str, Tensor]:
-        """All weights in host memory, gathered one after the other; a tied output layer is there under its own name.
+        """Those of the plain model, as `_whole`; a tied output layer is there under its own name."""
+        found = self._whole(self.policy.model.state_dict(keep_vars=True), wanted)
+        return dict(self.policy.merged(found)) if wanted else {}
 
-        Empty on a rank where they are not wanted.
-        """
+    def _whole(self, state: Mapping[str, Tensor], wanted: bool) -> dict[str, Tensor]:
+        """Weights in host memory, gathered one after the other; none on a rank where they are not wanted."""
         gathered: dict[int, Tensor] = {}
         found = {}
-        for name, value in self.policy.model.state_dict(keep_vars=True).items():
+        for name, value in state.items():
             if id(value) not in gathered:
                 with self._gathered([value] if isinstance(value, nn.Parameter) else []):
                     gathered[id(value)] = value.detach().to("cpu", copy=True) if wanted else _NOTHING
             found[name] = gathered[id(value)]
-        return dict(self.policy.merged(found)) if wanted else {}
+        return found if wanted else {}
 
 
 class _Scores(nn.Module):

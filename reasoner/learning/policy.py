@@ -52,7 +52,7 @@ class TorchPolicy(Backbone):
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
-            weights: take the weights from this folder, as `save` wrote it.
+            weights: take the weights, or those of the adapter, from this folder, as `keep` wrote it.
             lora: freeze the model and put an adapter into it; None: without.
 
         Raises:

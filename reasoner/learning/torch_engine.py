@@ -124,4 +124,4 @@ class TorchLearner:
     def checkpoint(self, folder: Path) -> None:
         self._optimizer.save(folder)
         if self.version:
-            self.policy.save(folder / TRAINED, exact=True)
+            self.policy.keep(folder / TRAINED)

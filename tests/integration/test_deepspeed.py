@@ -152,15 +152,20 @@ def test_a_checkpoint_goes_on_with_the_same_bits(outcomes: Path, ranks: str, nam
     assert resumed[0] == 4
 
 
-def test_the_torch_engine_goes_on_from_a_checkpoint_of_two_ranks(outcomes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["zero-3", "lora-zero-3"])
+def test_the_torch_engine_goes_on_from_a_checkpoint_of_two_ranks(outcomes: Path, tmp_path: Path, name: str) -> None:
+    lora = LORA if name.startswith("lora") else None
+
     def learner(checkpoint: Path) -> TorchLearner:
         model, config = outcomes / "tiny", learning()
-        return TorchLearner(model, device="cpu", dtype="float32", config=config, total_steps=5, checkpoint=checkpoint)
+        return TorchLearner(
+            model, device="cpu", dtype="float32", config=config, total_steps=5, checkpoint=checkpoint, lora=lora
+        )
 
-    theirs = learner(outcomes / "two" / "zero-3-checkpoint")
+    theirs = learner(outcomes / "two" / f"{name}-checkpoint")
     assert theirs.version == 3
     (tmp_path / "again").mkdir()
     theirs.checkpoint(tmp_path / "again")
     version, norm, _ = one_more(learner(tmp_path / "again"), tmp_path / "published")
-    expected, _ = json.loads((outcomes / "two" / "rank-0" / "zero-3-resumed.json").read_text())
+    expected, _ = json.loads((outcomes / "two" / "rank-0" / f"{name}-resumed.json").read_text())
     assert (version, norm) == (4, pytest.approx(expected[1], rel=1e-5))

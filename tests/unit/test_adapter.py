@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, RunError
 from reasoner.learning.adapter import WithoutAdapter
+from reasoner.learning.backbone import Dtype
 from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.weights import WEIGHTS_FILE
+from reasoner.weights import WEIGHTS_FILE, read_files
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model
 
@@ -28,10 +29,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
-def make_learner(folder: Path, **lora: Any) -> TorchLearner:
-    config = LearningConfig(learning_rate=1e-2, token_budget=60)
+def make_learner(folder: Path, checkpoint: Path | None = None, dtype: Dtype = "float32", **lora: Any) -> TorchLearner:
+    config, adapter = LearningConfig(learning_rate=1e-2, token_budget=60), LoraConfig(**{"rank": 4} | lora)
     return TorchLearner(
-        folder, device="cpu", dtype="float32", config=config, total_steps=3, lora=LoraConfig(rank=4, **lora)
+        folder, device="cpu", dtype=dtype, config=config, total_steps=3, lora=adapter, checkpoint=checkpoint
     )
 
 
@@ -84,3 +85,38 @@ def test_targets_that_are_not_there_are_refused(tiny: Path) -> None:
 def test_an_adapter_on_the_output_layer_is_refused(tiny: Path) -> None:
     with pytest.raises(ConfigError, match="the output layer cannot have an adapter"):
         make_learner(tiny, targets=["lm_head"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_holds_the_adapter_and_goes_on_with_the_same_bits(
+    tiny: Path, tmp_path: Path, dtype: Dtype
+) -> None:
+    learner = make_learner(tiny, dtype=dtype)
+    step(learner)
+    learner.checkpoint(tmp_path)
+    kept = dict(read_files(tmp_path / "model")) | dict(read_files(tmp_path, "optimizer-*"))
+    assert all(".lora_" in name for name in kept)
+    resumed = make_learner(tiny, tmp_path, dtype)
+    for each in (learner, resumed):
+        step(each)
+    assert resumed.version == learner.version == 2
+    assert WithoutAdapter(resumed).logprobs(GROUPS, 1.0) == WithoutAdapter(learner).logprobs(GROUPS, 1.0)
+    checksums = set()
+    for name, each in (("resumed", resumed), ("uninterrupted", learner)):
+        (tmp_path / name).mkdir()
+        checksums.add(each.publish(tmp_path / name))
+        each.policy.keep(tmp_path / name / "kept")
+    assert len(checksums) == 1
+    mine, theirs = (dict(read_files(tmp_path / name / "kept")) for name in ("resumed", "uninterrupted"))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_a_checkpoint_of_another_adapter_is_refused(tiny: Path, tmp_path: Path) -> None:
+    learner = make_learner(tiny)
+    step(learner)
+    learner.checkpoint(tmp_path)
+    with pytest.raises(RunError, match=r"lora_A.default.weight is \[4, \d+\] there and \[8, \d+\]"):
+        make_learner(tiny, tmp_path, rank=8)
+    with pytest.raises(RunError, match="there and missing in the model"):
+        make_learner(tiny, tmp_path, targets=["q_proj"])
