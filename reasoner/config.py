@@ -382,6 +382,17 @@ class LearningConfig(Model):
     """reference policy: a frozen copy of the initial model where a term needs one (`auto`), or never"""
 
 
+class LoraConfig(Model):
+    """`[lora]`: train a low-rank adapter (2106.09685) instead of all weights."""
+
+    rank: Positive = 16
+    """inner size of the adapter's matrices"""
+    alpha: Annotated[float, Field(gt=0.0)] = 32.0
+    """the adapter's output is scaled by alpha / rank"""
+    targets: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["all-linear"])
+    """last parts of the names of linear layers (`q_proj`); `all-linear`: all but the output layer"""
+
+
 class CriticConfig(Model):
     """`[critic]`: the value model of terms whose baseline is a critic (PPO)."""
 
@@ -478,6 +489,8 @@ class Config(Model):
     """the objective; without one the task only evaluates"""
     learning: LearningConfig = Field(default_factory=LearningConfig)
     """the optimiser and the memory budget of the update"""
+    lora: LoraConfig | None = None
+    """train an adapter; not set: all weights"""
     critic: CriticConfig = Field(default_factory=CriticConfig)
     """the value model of terms whose baseline is a critic"""
     handover: HandoverConfig = Field(default_factory=HandoverConfig)

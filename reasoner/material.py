@@ -64,14 +64,15 @@ class Material:
         Args:
             training: False for an evaluation.
         """
-        sizes, gpu = (ModelSize.of(self.folder), ModelSize.of(self.critic_folder)), gpu_memory(self.device)
-        return tuple(needs(self.config, *sizes, self.device, self.engine, gpu, training=training))
+        policy, critic = ModelSize.of(self.folder, self.config.lora), ModelSize.of(self.critic_folder)
+        gpu = gpu_memory(self.device)
+        return tuple(needs(self.config, policy, critic, self.device, self.engine, gpu, training=training))
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Size of a checkpoint: the parameters and AdamW's two moments in float32, of the policy and of the critic."""
-        models = [self.folder] + ([self.critic_folder] if self.config.gro.needs_critic else [])
-        return sum(12 * count_parameters(folder) for folder in models)
+        """Size of a checkpoint: what is trained and AdamW's two moments in float32, of the policy and of the critic."""
+        critic = count_parameters(self.critic_folder) if self.config.gro.needs_critic else 0
+        return 12 * (ModelSize.of(self.folder, self.config.lora).trained + critic)
 
     @property
     def reserve_bytes(self) -> int:

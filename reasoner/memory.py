@@ -1,8 +1,9 @@
 """What a run will take of memory, estimated before anything is loaded, and what there is.
 
     learner     parameters, gradient, AdamW's two moments: 16 bytes per parameter (float32); with DeepSpeed
-                what docs/scaling.md says
-    reference   4 bytes per parameter; with DeepSpeed as wide as `model.dtype`
+                what docs/scaling.md says. With an adapter (`[lora]`): that for its parameters, and the others as a
+                reference, or their share of ZeRO 3
+    reference   4 bytes per parameter; with DeepSpeed as wide as `model.dtype`; none with an adapter
     critic      as a learner
     sampler     its own weights in `model.dtype`; its KV cache
     activations (9 hidden + 3 intermediate) values per token and layer of a micro-batch (2205.05198, for attention that
@@ -24,7 +25,7 @@ from typing import Any, Literal
 
 import psutil
 
-from reasoner.config import Config
+from reasoner.config import Config, LoraConfig
 from reasoner.errors import UserError
 
 GIB = 2**30
@@ -58,19 +59,34 @@ class ModelSize:
     hidden: int = 0
     intermediate: int = 0
     vocabulary: int = 0
+    adapter: int = 0
+    """parameters of an adapter beside it; 0: all its own are trained"""
+
+    @property
+    def trained(self) -> int:
+        """The parameters that an optimiser changes."""
+        return self.adapter or self.parameters
 
     @classmethod
-    def of(cls, folder: Path) -> ModelSize:
-        """Read from the headers of its weights, and from its configuration."""
-        parameters = 0
+    def of(cls, folder: Path, lora: LoraConfig | None = None) -> ModelSize:
+        """Read from the headers of its weights, and from its configuration.
+
+        Args:
+            lora: the adapter that is trained; None: without.
+        """
+        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings |= settings.get("text_config") or {}
+        parameters = adapter = 0
         for file in folder.glob("*.safetensors"):
             with file.open("rb") as weights:
                 header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
-            parameters += sum(prod(header[name]["shape"]) for name in header if name != "__metadata__")
-        settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings |= settings.get("text_config") or {}
+            shapes = {name: header[name]["shape"] for name in header if name != "__metadata__"}
+            parameters += sum(map(prod, shapes.values()))
+            adapter += _adapter(shapes, lora, settings.get("vocab_size")) if lora else 0
         names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
-        return cls(parameters, *(value if isinstance(value := settings.get(name), int) else 0 for name in names))
+        known = [value if isinstance(value := settings.get(name), int) else 0 for name in names]
+        layers, hidden, intermediate, vocabulary = known
+        return cls(parameters, layers, hidden, intermediate, vocabulary, adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +245,18 @@ def _trained(
     config: Config, model: ModelSize, critic: ModelSize
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
     """What learner, reference and critic hold all the time, their gradients, and what is in host memory instead."""
-    size = model.parameters
+    size = model.trained
     held, gradients, offloaded = {"learner": 12.0 * size}, {"gradient": 4.0 * size}, {}
     if config.learner == "deepspeed":
         learner, gradient, moved = _deepspeed_bytes(config)
         held, gradients = {"learner": learner * size}, {"gradient": gradient * size}
         offloaded = {"learner, offloaded": moved * size} if moved else {}
-    if config.gro.needs_reference:
-        held["reference"] = (4.0 if config.learner == "torch" else WIDTH[config.model.dtype]) * size
+    width = 4.0 if config.learner == "torch" else WIDTH[config.model.dtype]
+    if config.lora is not None:
+        sharded = config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3
+        held["frozen weights"] = width * model.parameters / (config.run.ranks if sharded else 1)
+    elif config.gro.needs_reference:
+        held["reference"] = width * size
     if config.gro.needs_critic:
         held["critic"] = 12.0 * critic.parameters
         gradients["its gradient"] = 4.0 * critic.parameters
@@ -252,6 +272,20 @@ def _deepspeed_bytes(config: Config) -> tuple[float, float, float]:
     optimiser = 12.0 / ranks if stage else 8.0  # ZeRO keeps a copy of the parameters of its own
     moved = optimiser * settings.offload_optimizer + parameters * settings.offload_parameters
     return parameters + optimiser - moved, gradient, moved
+
+
+def _adapter(shapes: Mapping[str, list[int]], lora: LoraConfig, vocabulary: int | None) -> int:
+    """Parameters of an adapter beside the matrices of `lora.targets`; `all-linear`: all but the vocabulary's."""
+    return sum(
+        lora.rank * sum(shape)
+        for name, shape in shapes.items()
+        if len(shape) == 2
+        and (
+            shape[0] != vocabulary
+            if lora.targets == ["all-linear"]
+            else name.endswith(tuple(f".{target}.weight" for target in lora.targets))
+        )
+    )
 
 
 def _ranks_here(config: Config, device: str) -> int:

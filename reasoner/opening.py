@@ -17,6 +17,7 @@ from reasoner.config import Config, RewardConfig
 from reasoner.curriculum import Curriculum
 from reasoner.errors import OutOfTimeError, state_after
 from reasoner.evaluation import Scorer
+from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
@@ -84,7 +85,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             ranks=ranks,
             terms={name: algorithms.bind(term.term) for name, term in config.gro.terms.items()},
             learner=learner,
-            reference=_reference(base),
+            reference=_reference(base, learner),
             critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
             problems=base.problems,
@@ -228,10 +229,12 @@ def _curriculum(base: _Base) -> Curriculum | None:
     return Curriculum(base.problems, base.config.run.seed, base.config.curriculum.longest_rest)
 
 
-def _reference(base: _Base) -> Policy | None:
+def _reference(base: _Base, learner: Adapted) -> Policy | None:
     config = base.config
     if not config.gro.needs_reference:
         return None
+    if config.lora is not None:
+        return WithoutAdapter(learner)
     policy = TorchPolicy(
         base.folder,
         device=base.device,

@@ -59,7 +59,8 @@ def describe_method(config: Config) -> dict[str, str]:
     facts = {"method": _method(config.gro.preset)}
     facts |= {f"term {name}": _describe_term(term) for name, term in config.gro.terms.items()}
     if config.gro.needs_reference:
-        facts["reference"] = "frozen copy of the initial model"
+        copy = "frozen copy of the initial model"
+        facts["reference"] = copy if config.lora is None else "the model without its adapter"
     if config.gro.needs_critic:
         facts["critic"] = f"value head on {config.critic.path or 'the initial model'}"
     return facts | {"steps": _steps(config)}
@@ -94,7 +95,9 @@ def describe_checkpoints(config: RunConfig, size: int) -> str:
         else f"every {config.checkpoint_every} steps"
     )
     best = f" and the best {config.keep_best}" if config.keep_best else ""
-    return f"{often}, up to {size / 2**20:,.0f} MiB; the newest {config.keep_last}{best} are kept"
+    # One rank saves its last step on the way out; of several some may be gone.
+    interrupted = "; an interrupted run of several ranks goes back to the last one" if config.ranks > 1 else ""
+    return f"{often}, up to {size / 2**20:,.0f} MiB; the newest {config.keep_last}{best} are kept{interrupted}"
 
 
 def describe_rewards(config: Config) -> str:

@@ -150,9 +150,9 @@ def _plan(resolved: Resolved) -> Mapping[str, str]:
 def _memory(config: Config, device: str, engine: str) -> Mapping[str, str]:
     """What the run will need, where the models are at hand."""
     folders = [folder_at_hand(path) for path in (config.model.path, config.critic.path or config.model.path)]
-    policy, critic = (ModelSize.of(folder) if folder else None for folder in folders)
-    if policy is None or critic is None:
+    if folders[0] is None or folders[1] is None:
         return {}
+    policy, critic = ModelSize.of(folders[0], config.lora), ModelSize.of(folders[1])
     found = needs(config, policy, critic, device, engine, gpu_memory(device))
     return {"memory": describe_memory(found, free_memory(device))}
 

@@ -21,7 +21,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as bars
 
+from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
+from reasoner.learning.adapter import add_adapter, load_adapter, merged, only_adapter, save_adapter
 from reasoner.learning.attention import IMPLEMENTATION
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
@@ -77,6 +79,7 @@ class Backbone:
         output_layer: bool = False,
         autocast: bool = True,
         weights: Path | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Load the model.
 
@@ -90,7 +93,9 @@ class Backbone:
             trust_remote_code: run Python code that comes with the model.
             output_layer: load the whole language model, not only what gives its hidden states.
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
-            weights: take the weights from this folder, as `save` wrote it; the rest is that of `folder`.
+            weights: take the weights, or those of the adapter, from this folder, as `keep` wrote it; the rest is that
+                of `folder`.
+            lora: freeze the model and put an adapter into it; None: without.
 
         Raises:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`.
@@ -109,7 +114,7 @@ class Backbone:
             self.model: Any = (
                 (AutoModelForCausalLM if output_layer else AutoModel)
                 .from_pretrained(
-                    weights or folder,
+                    folder if lora or weights is None else weights,
                     config=config,
                     dtype=torch.float32 if self._autocast else self._published_dtype,
                     attn_implementation=_attention_of(config),
@@ -118,6 +123,11 @@ class Backbone:
                 )
                 .to(self.device)
             )
+        self._lora = lora
+        if lora is not None:
+            add_adapter(self.model, lora)
+            if weights is not None:
+                load_adapter(self.model, weights)
         self.packing = _choose_packing(self.model, share_prompts, token_budget)
         self._plain_attention = self.model.config._attn_implementation
         if self.packing.flat:
@@ -183,8 +193,29 @@ class Backbone:
         """
         dtype = self._trained_dtype if exact else self._published_dtype
         cast: dict[int, Tensor] = {}  # what shares memory still does afterwards: transformers writes it once
-        state = self.model.state_dict()
+        state = self.merged(self.model.state_dict())
         return {name: cast.setdefault(value.data_ptr(), _cast(value, dtype)) for name, value in state.items()}
+
+    def kept(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of the model: all of it, or its adapter, beside which nothing changes."""
+        state = self.model.state_dict(keep_vars=True)
+        return state if self._lora is None else only_adapter(state)
+
+    def keep(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write what is trained, exactly: the model as `save` does, or the adapter alone.
+
+        Args:
+            weights: of `kept`, in the numbers that are trained; None: those of the model.
+        """
+        if self._lora is None:
+            self.save(folder, weights, exact=True)
+        else:
+            folder.mkdir()
+            save_adapter(folder, self.kept() if weights is None else weights)
+
+    def merged(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights of the plain model: with the adapter, where there is one, in them."""
+        return state if self._lora is None else merged(state, self._lora)
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None, *, exact: bool = False) -> None:
         """Write the model in Hugging Face format: weights (None: `weights`), configuration, tokenizer."""

@@ -17,7 +17,7 @@ import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from reasoner.config import LearningConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import UserError
 from reasoner.learning.backbone import Dtype
 from reasoner.learning.deepspeed_settings import deepspeed_settings
@@ -66,6 +66,7 @@ class DeepspeedLearner:
         ranks: Ranks = ALONE,
         trust_remote_code: bool = False,
         checkpoint: Path | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Load the model into host memory and have DeepSpeed spread it.
 
@@ -78,6 +79,7 @@ class DeepspeedLearner:
             ranks: all that train together.
             trust_remote_code: run Python code that comes with the model.
             checkpoint: folder in which `checkpoint` wrote, of this or the torch engine; the learner goes on from there.
+            lora: train an adapter with the rest frozen; None: all weights.
 
         Raises:
             ConfigError: the user's DeepSpeed file contradicts the configuration.
@@ -96,6 +98,7 @@ class DeepspeedLearner:
             trust_remote_code=trust_remote_code,
             autocast=False,
             weights=trained_weights(checkpoint),
+            lora=lora,
         )
         _refuse_experts(self.policy.model)
         self.version = 0
@@ -231,15 +234,15 @@ class DeepspeedLearner:
 
     def checkpoint(self, folder: Path) -> None:
         """As in the protocol; the first rank writes."""
-        writes, model = self._ranks.first, self.policy.model
+        writes, kept = self._ranks.first, self.policy.kept()
         if writes:
             save_version(folder, self.version)
         if not self.version:
             return
-        weights = self._weights(writes) | exact_weights(model.state_dict(keep_vars=True), writes)
+        weights = self._whole(kept, writes) | exact_weights(kept, writes)
         tensors = moments(self._trained, self._engine.optimizer, self.version)
         if writes:
-            self.policy.save(folder / TRAINED, weights, exact=True)
+            self.policy.keep(folder / TRAINED, weights)
             write_shards(folder, STEM, tensors)
         else:
             deque(tensors, maxlen=0)  # they are gathered one by one, by all ranks
@@ -275,13 +278,15 @@ class DeepspeedLearner:
         return cast(T, everyone[0])
 
     def _weights(self, wanted: bool) -> dict[str, Tensor]:
-        """All weights in host memory, gathered one after the other; a tied output layer is there under its own name.
+        """Those of the plain model, as `_whole`; a tied output layer is there under its own name."""
+        found = self._whole(self.policy.model.state_dict(keep_vars=True), wanted)
+        return dict(self.policy.merged(found)) if wanted else {}
 
-        Empty on a rank where they are not wanted.
-        """
+    def _whole(self, state: Mapping[str, Tensor], wanted: bool) -> dict[str, Tensor]:
+        """Weights in host memory, gathered one after the other; none on a rank where they are not wanted."""
         gathered: dict[int, Tensor] = {}
         found = {}
-        for name, value in self.policy.model.state_dict(keep_vars=True).items():
+        for name, value in state.items():
             if id(value) not in gathered:
                 with self._gathered([value] if isinstance(value, nn.Parameter) else []):
                     gathered[id(value)] = value.detach().to("cpu", copy=True) if wanted else _NOTHING

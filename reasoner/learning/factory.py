@@ -12,7 +12,8 @@ from reasoner.learning.deepspeed_settings import deepspeed_settings
 from reasoner.ranks import Ranks
 
 if TYPE_CHECKING:
-    from reasoner.learning.learner import Learner
+    from reasoner.learning.deepspeed_engine import DeepspeedLearner
+    from reasoner.learning.torch_engine import TorchLearner
 
 
 def choose_learner(config: Config) -> str:
@@ -26,6 +27,8 @@ def choose_learner(config: Config) -> str:
             f"{_reason(config)} asks for deepspeed, which is not installed: `DS_BUILD_OPS=0 pip install "
             "'reasoner[deepspeed]'`, or train on one rank with learning.engine = 'torch'"
         )
+    if config.lora is not None and importlib.util.find_spec("peft") is None:
+        raise MissingDependencyError("[lora] needs peft, which is not installed: pip install 'reasoner[lora]'")
     return config.learner
 
 
@@ -33,18 +36,19 @@ def describe_learner(config: Config) -> str:
     """What will train, and why.
 
     Raises:
-        MissingDependencyError: as `choose_learner`.
+        MissingDependencyError: as `choose_learner`, or peft is needed and not installed.
         ConfigError: the user's DeepSpeed file contradicts the configuration.
     """
     if choose_learner(config) == "torch":
-        return f"torch ({_reason(config)})"
+        return f"torch ({_reason(config)}){_adapter(config)}"
     deepspeed_settings(config.learning, config.model.dtype)
-    return (
-        f"deepspeed, ZeRO {config.learning.deepspeed.zero_stage} over {_counted(config.run.ranks)} ({_reason(config)})"
-    )
+    zero = f"ZeRO {config.learning.deepspeed.zero_stage} over {_counted(config.run.ranks)}"
+    return f"deepspeed, {zero} ({_reason(config)}){_adapter(config)}"
 
 
-def open_learner(config: Config, folder: Path, device: str, ranks: Ranks, checkpoint: Path | None = None) -> Learner:
+def open_learner(
+    config: Config, folder: Path, device: str, ranks: Ranks, checkpoint: Path | None = None
+) -> TorchLearner | DeepspeedLearner:
     """Load the model in `folder` and prepare its optimiser, or go on from a `checkpoint` of it.
 
     Args:
@@ -65,6 +69,7 @@ def open_learner(config: Config, folder: Path, device: str, ranks: Ranks, checkp
             total_steps=config.optimizer_steps,
             trust_remote_code=config.model.trust_remote_code,
             checkpoint=checkpoint,
+            lora=config.lora,
         )
     from reasoner.learning.deepspeed_engine import DeepspeedLearner
 
@@ -77,6 +82,7 @@ def open_learner(config: Config, folder: Path, device: str, ranks: Ranks, checkp
         ranks=ranks,
         trust_remote_code=config.model.trust_remote_code,
         checkpoint=checkpoint,
+        lora=config.lora,
     )
 
 
@@ -84,6 +90,11 @@ def _reason(config: Config) -> str:
     if config.learning.engine != "auto":
         return "learning.engine"
     return "one rank" if config.run.ranks == 1 else "several ranks"
+
+
+def _adapter(config: Config) -> str:
+    lora = config.lora
+    return "" if lora is None else f", LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}"
 
 
 def _counted(ranks: int) -> str:

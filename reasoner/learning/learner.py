@@ -143,5 +143,5 @@ class Learner(Protocol):
 
     def checkpoint(self, folder: Path) -> None:
         """Write everything that a learner needs to go on from here, exactly: the optimiser, and, once there was a step,
-        the model as `save` does, in `model/`."""
+        the model as `save` does, or its adapter alone, in `model/`."""
         ...

@@ -17,8 +17,8 @@ from reasoner.learning.schedule import learning_rate
 from reasoner.weights import read_files, write_shards
 
 TRAINED = "model"
-"""folder of a checkpoint with the weights, in Hugging Face format; before the first optimiser step there is none: they
-are the initial ones"""
+"""folder of a checkpoint with the weights, in Hugging Face format, or those of the adapter alone; before the first
+optimiser step there is none: they are the initial ones"""
 STATE_FILE = "optimizer.json"
 STEM = "optimizer"
 """of the files of its tensors: `<exp_avg | exp_avg_sq | step>/<name of the parameter>`"""

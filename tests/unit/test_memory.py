@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reasoner import memory
-from reasoner.config import Config
+from reasoner.config import Config, LoraConfig
 from reasoner.errors import UserError
 from reasoner.learning.policy import TorchPolicy
 from reasoner.memory import GIB, ModelSize, Need, activation_bytes, check_memory, describe_memory, free_memory, needs
@@ -32,6 +33,23 @@ def test_the_size_of_a_model_is_read_without_loading_it(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"text_config": {"hidden_size": settings["hidden_size"]}}))
     assert ModelSize.of(folder).hidden == 64
     assert ModelSize.of(folder).layers == 0
+
+
+@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "down_proj"]])
+def test_an_adapter_is_counted_as_peft_makes_it(tmp_path: Path, targets: list[str]) -> None:
+    lora = LoraConfig(rank=4, targets=targets)
+    folder = build_tiny_model(tmp_path / "tiny", tied=False)
+    policy = TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=64, lora=lora)
+    assert ModelSize.of(folder, lora).trained == sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+
+
+def test_an_adapter_leaves_the_model_without_gradient_and_optimiser() -> None:
+    size = replace(BIG, adapter=10**7)
+    (needed,) = needs(config("lora.rank=4", "gro.terms.grpo.kl.coefficient=0.1"), size, BIG, "cpu", "")
+    assert gib(needed) == {"learner": 0.12, "frozen weights": 4.0, "gradient": 0.04}
+    sets = ("learning.engine=deepspeed", "learning.deepspeed.zero_stage=3", "run.ranks=2", "model.dtype=bfloat16")
+    _, update, _ = needs(config("lora.rank=4", *sets), size, BIG, "cuda", "", 80e9)
+    assert gib(update) == {"learner": 0.07, "frozen weights": 1.0, "gradient": 0.02}
 
 
 def gib(needed: Need) -> dict[str, float]:

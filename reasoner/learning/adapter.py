@@ -1,0 +1,153 @@
+"""Low-rank adapters (2106.09685): y = W x + (alpha / rank) B A x, with W frozen and B = 0 at the start.
+
+The adapter sits inside the model's own linear layers (peft puts it there), so every engine trains it as it trains a
+model. What leaves the learner is merged, W + (alpha / rank) B A, under the names of the plain model: samplers and
+readers of a saved model know nothing of adapters. With the adapter off the model is the initial one: the reference
+policy costs no second copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from reasoner.config import LoraConfig
+from reasoner.errors import ConfigError, RunError, UserError
+from reasoner.records import Group
+from reasoner.weights import read_files, write_shards
+
+_BASE = ".base_layer."
+_INSIDE = ".lora_"
+"""in the names of the adapter's own weights"""
+_STEM = "adapter"
+"""of the files in which a checkpoint has it"""
+_SEED = 0
+"""of A's initial values: the same on every rank"""
+
+
+def add_adapter(model: Any, config: LoraConfig) -> None:
+    """Freeze `model` and put an adapter beside the linear layers that `config.targets` names.
+
+    Raises:
+        ConfigError: no layer has such a name, or it is the output layer.
+        UserError: one of the layers is no plain linear layer.
+    """
+    import peft
+
+    output = model.get_output_embeddings()
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not output
+    }
+    last = next((name.rpartition(".")[2] for name, module in model.named_modules() if module is output), "")
+    if last in config.targets:
+        raise ConfigError(f"lora.targets = {config.targets}: the output layer cannot have an adapter; leave {last} out")
+    targets: Any = "all-linear" if config.targets == ["all-linear"] else list(config.targets)
+    wanted = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        target_modules=targets,
+        lora_dropout=0.0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        try:
+            peft.inject_adapter_in_model(wanted, model)
+        except ValueError as error:
+            raise ConfigError(
+                f"lora.targets = {config.targets}: {type(model).__name__} has no such layers; there are "
+                f"{', '.join(sorted(linear))}, and 'all-linear' for all but the output layer"
+            ) from error
+    for name, module in _layers(model):
+        if not isinstance(module.base_layer, nn.Linear):
+            raise UserError(f"{name} is a {type(module.base_layer).__name__}: adapters go beside linear layers only")
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """The model as it was before it had an adapter."""
+    layers = [module for _, module in _layers(model)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def merged(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
+    """The weights of the plain model, by its own names, from those of the model with its adapter."""
+    found = {}
+    for name, value in state.items():
+        if _INSIDE in name:
+            continue
+        prefix, inside, rest = name.partition(_BASE)
+        if inside and rest == "weight":
+            down, up = (state[f"{prefix}.lora_{part}.default.weight"] for part in "AB")
+            wide = torch.promote_types(value.dtype, torch.float32)
+            delta = up.to(wide) @ down.to(wide) * (config.alpha / config.rank)
+            value = (value.to(wide) + delta).to(value.dtype)
+        found[f"{prefix}.{rest}" if inside else name] = value
+    return found
+
+
+def only_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's own weights among those of the model that has it."""
+    return {name: value for name, value in state.items() if _INSIDE in name}
+
+
+def save_adapter(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write what `only_adapter` gave, exactly."""
+    write_shards(folder, _STEM, weights.items())
+
+
+def load_adapter(model: nn.Module, folder: Path) -> None:
+    """Take the weights of the model's adapter from what `save_adapter` wrote.
+
+    Raises:
+        RunError: it was written with another model, or another adapter.
+    """
+    own, found = only_adapter(dict(model.named_parameters())), dict(read_files(folder, f"{_STEM}-*"))
+    for name in sorted(own.keys() | found.keys()):
+        mine, theirs = (list(each[name].shape) if name in each else "missing" for each in (own, found))
+        if mine != theirs:
+            raise RunError(
+                f"{folder} does not hold this adapter: {name} is {theirs} there and {mine} in the model: the "
+                "checkpoint was made with another model, or another version of peft"
+            )
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(found[name])
+
+
+class Adapted(Protocol):
+    """A learner with an adapter."""
+
+    policy: Any
+
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        """(R)(T) log-probability of every response token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutAdapter:
+    """The initial model inside a learner that trains an adapter: its reference policy."""
+
+    learner: Adapted
+
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        with adapter_off(self.learner.policy.model):
+            return self.learner.logprobs(groups, temperature)
+
+
+def _layers(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]

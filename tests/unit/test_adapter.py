@@ -1,0 +1,122 @@
+"""Adapters in the torch engine: what is trained, what leaves the learner, what the reference is."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from reasoner.config import LearningConfig, LoraConfig
+from reasoner.errors import ConfigError, RunError
+from reasoner.learning.adapter import WithoutAdapter
+from reasoner.learning.backbone import Dtype
+from reasoner.learning.learner import Weights
+from reasoner.learning.torch_engine import TorchLearner
+from reasoner.weights import WEIGHTS_FILE, read_files
+from tests.ragged import ragged_groups
+from tests.tiny import build_tiny_model
+
+GROUPS = ragged_groups()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def make_learner(folder: Path, checkpoint: Path | None = None, dtype: Dtype = "float32", **lora: Any) -> TorchLearner:
+    config, adapter = LearningConfig(learning_rate=1e-2, token_budget=60), LoraConfig(**{"rank": 4} | lora)
+    return TorchLearner(
+        folder, device="cpu", dtype=dtype, config=config, total_steps=3, lora=adapter, checkpoint=checkpoint
+    )
+
+
+def step(learner: TorchLearner) -> None:
+    learner.accumulate(GROUPS, lambda _, logprobs_RT: Weights(torch.ones_like(logprobs_RT)), 1.0)
+    assert learner.step().applied
+
+
+def test_the_adapter_learns_and_the_rest_does_not(tiny: Path) -> None:
+    learner = make_learner(tiny)
+    before = {name: p.detach().clone() for name, p in learner.policy.model.named_parameters()}
+    for _ in range(2):
+        step(learner)
+    changed = {name for name, p in learner.policy.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name in before if ".lora_" in name}
+
+
+def test_without_its_adapter_it_is_the_initial_model(tiny: Path) -> None:
+    learner = make_learner(tiny)
+    initial = learner.logprobs(GROUPS, 0.8)
+    assert WithoutAdapter(learner).logprobs(GROUPS, 0.8) == initial  # B starts at 0
+    step(learner)
+    assert WithoutAdapter(learner).logprobs(GROUPS, 0.8) == initial
+    assert learner.logprobs(GROUPS, 0.8) != initial
+
+
+def test_what_leaves_is_the_plain_model_with_the_adapter_in_it(tiny: Path, tmp_path: Path) -> None:
+    learner = make_learner(tiny, alpha=3.0, targets=["q_proj", "down_proj"])
+    step(learner)
+    trained = learner.logprobs(GROUPS, 1.0)
+    learner.publish(tmp_path)
+    published = load_file(tmp_path / WEIGHTS_FILE)
+    plain = AutoModelForCausalLM.from_pretrained(tiny)
+    assert published.keys() == plain.state_dict().keys()
+    learner.save(tmp_path / "saved")
+    saved = TorchLearner(
+        tmp_path / "saved", device="cpu", dtype="float32", config=LearningConfig(token_budget=60), total_steps=1
+    )
+    pairs = zip(chain(*trained), chain(*saved.logprobs(GROUPS, 1.0)), strict=True)
+    assert max(abs(mine - theirs) for mine, theirs in pairs) < 1e-5
+    moved = {name for name, value in published.items() if not torch.equal(value, plain.state_dict()[name])}
+    assert {name.split(".")[-2] for name in moved} == {"q_proj", "down_proj"}
+
+
+def test_targets_that_are_not_there_are_refused(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="has no such layers; there are down_proj, gate_proj"):
+        make_learner(tiny, targets=["query"])
+
+
+def test_an_adapter_on_the_output_layer_is_refused(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="the output layer cannot have an adapter"):
+        make_learner(tiny, targets=["lm_head"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_holds_the_adapter_and_goes_on_with_the_same_bits(
+    tiny: Path, tmp_path: Path, dtype: Dtype
+) -> None:
+    learner = make_learner(tiny, dtype=dtype)
+    step(learner)
+    learner.checkpoint(tmp_path)
+    kept = dict(read_files(tmp_path / "model")) | dict(read_files(tmp_path, "optimizer-*"))
+    assert all(".lora_" in name for name in kept)
+    resumed = make_learner(tiny, tmp_path, dtype)
+    for each in (learner, resumed):
+        step(each)
+    assert resumed.version == learner.version == 2
+    assert WithoutAdapter(resumed).logprobs(GROUPS, 1.0) == WithoutAdapter(learner).logprobs(GROUPS, 1.0)
+    checksums = set()
+    for name, each in (("resumed", resumed), ("uninterrupted", learner)):
+        (tmp_path / name).mkdir()
+        checksums.add(each.publish(tmp_path / name))
+        each.policy.keep(tmp_path / name / "kept")
+    assert len(checksums) == 1
+    mine, theirs = (dict(read_files(tmp_path / name / "kept")) for name in ("resumed", "uninterrupted"))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_a_checkpoint_of_another_adapter_is_refused(tiny: Path, tmp_path: Path) -> None:
+    learner = make_learner(tiny)
+    step(learner)
+    learner.checkpoint(tmp_path)
+    with pytest.raises(RunError, match=r"lora_A.default.weight is \[4, \d+\] there and \[8, \d+\]"):
+        make_learner(tiny, tmp_path, rank=8)
+    with pytest.raises(RunError, match="there and missing in the model"):
+        make_learner(tiny, tmp_path, targets=["q_proj"])
