@@ -29,10 +29,11 @@ Identity = tuple[int, str]
 
 def watch(pid: int, marker: str, prefix: str) -> int:
     """Wait for the end of `pid` or for a word from it; then clean up. Returns the exit code."""
-    pidfd = os.pidfd_open(pid)
     seen = descendants(pid)
-    while not select.select([pidfd, sys.stdin], [], [], _LOOK_EVERY)[0]:
-        seen |= descendants(pid)
+    with contextlib.suppress(ProcessLookupError):  # it may have been killed before this process was up
+        pidfd = os.pidfd_open(pid)
+        while not select.select([pidfd, sys.stdin], [], [], _LOOK_EVERY)[0]:
+            seen |= descendants(pid)
     left = end_processes(marker, seen | descendants(pid))
     remove_scratch(prefix)
     return int(bool(left))

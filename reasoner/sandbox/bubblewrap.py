@@ -3,9 +3,9 @@
 Inside there are the programs and libraries of the system, read-only, a few devices, and one temporary file system of
 limited size: the scratch folder, which is gone with the last process. There is no /proc, no home and no environment.
 
-Limits are set on the first process from outside, while it waits: bubblewrap knows none, and processes
-must be counted inside the new user namespace, not against everything that this user runs. That count does not bind root
-(`INIT_USER` in the kernel's fork.c), so for root the program gets a user id of its own instead.
+Limits are set on the first process from outside, while it waits: bubblewrap knows none, and processes must be counted
+inside the new user namespace, not against everything that this user runs. That count does not bind root (`INIT_USER` in
+the kernel's fork.c), so for root the program gets a user id of its own instead.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ def bubblewrap() -> LocalSandbox:
         raise MissingDependencyError("for root, bubblewrap needs setpriv: `apt install util-linux` (or `dnf`, `apk`)")
     seccomp = program_filter()
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-
     return LocalSandbox(version or "bubblewrap", partial(Contained, command, seccomp))
 
 
@@ -94,10 +93,13 @@ class Contained:
         self.ended = os.pidfd_open(self._process.pid)
         undo.callback(os.close, self.ended)
         self._first = self._first_process()
-        self._first_fd = os.pidfd_open(self._first)
-        undo.callback(os.close, self._first_fd)
-        # the first process counts too, unless it is root's
-        limit_process(self._first, limits, limits.processes + (os.geteuid() != 0))
+        try:
+            self._first_fd = os.pidfd_open(self._first)
+            undo.callback(os.close, self._first_fd)
+            # the first process counts too, unless it is root's
+            limit_process(self._first, limits, limits.processes + (os.geteuid() != 0))
+        except ProcessLookupError:
+            raise self._not_started() from None
         open_gate(self.pipes)
 
     def pids(self) -> list[int]:
@@ -132,11 +134,14 @@ class Contained:
             ready, _, _ = select.select([self._status], [], [], START_S)
             data = os.read(self._status, 1) if ready else b""
             if not data:
-                os.set_blocking(self.pipes.stderr, False)
-                said = read_all(self.pipes.stderr).decode(errors="replace").strip()
-                raise SandboxError(f"bubblewrap did not start: {said or 'no answer'}")
+                raise self._not_started()
             line += data
         return int(json.loads(line)["child-pid"])
+
+    def _not_started(self) -> SandboxError:
+        os.set_blocking(self.pipes.stderr, False)
+        said = read_all(self.pipes.stderr).decode(errors="replace").strip()
+        return SandboxError(f"bubblewrap did not start: {said or 'no answer'}")
 
     def _give_up(self) -> None:
         """End what was begun, if it has not ended."""

@@ -27,6 +27,7 @@ def open_sandbox(choice: str = "auto") -> Sandbox:
     Raises:
         ConfigError: there is no such backend or service.
         MissingDependencyError: none works here; the message says why, and what to install.
+        SandboxError: the service does not answer, or not as it should.
     """
     if choice == UNSANDBOXED:
         return unsandboxed()

@@ -34,18 +34,15 @@ class Scratch:
         """Make it; it is full with more than `most` bytes."""
         remove_stale()
         self._most = most
-        while True:
-            self.path = Path(tempfile.mkdtemp(prefix=f"{scratch_prefix()}{_KIND}"))
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self.path.exists():  # else somebody took it for stale before it was locked
-                    break
-            os.close(self._lock)
-        for name, data in files.items():
-            place = self.path / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
+        self.path, self._lock = _locked_folder()
+        try:
+            for name, data in files.items():
+                place = self.path / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(data)
+        except BaseException:
+            self.remove()
+            raise
 
     def full(self) -> bool:
         """Whether it holds more than it may, or folders deeper than anybody needs; looks no further than to know."""
@@ -58,8 +55,21 @@ class Scratch:
 
     def remove(self) -> None:
         """Remove it, whatever a program made of it."""
-        remove_tree(self.path)
+        with contextlib.suppress(OSError):  # a process that got away still writes there: it is stale from now on
+            remove_tree(self.path)
         os.close(self._lock)
+
+
+def _locked_folder() -> tuple[Path, int]:
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=f"{scratch_prefix()}{_KIND}"))
+        with contextlib.suppress(FileNotFoundError):  # somebody took it for stale before it was locked
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists():
+                    return path, lock
+            os.close(lock)
 
 
 def _sizes(folder: int, deepest: int) -> Iterator[float]:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from reasoner.processes import Interrupted, guard_processes, interruptible
-from reasoner.watchdog import marked
+from reasoner.watchdog import marked, watch
 from tests.tiny import build_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +104,12 @@ def test_a_signal_unwinds_context_managers_once_and_the_handlers_come_back() -> 
         work()
     assert cleaned == [True]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_watchdog_that_comes_too_late_still_cleans_up() -> None:
+    run = subprocess.Popen(["true"])
+    run.wait()
+    mark = f"REASONER_RUN=late-{os.getpid()}"
+    left = subprocess.Popen(["sleep", "60"], env=os.environ | dict([mark.split("=")]))
+    assert watch(run.pid, mark, "reasoner-late-") == 0
+    assert left.wait(10) == -signal.SIGKILL

@@ -170,7 +170,7 @@ BOMBS: dict[str, tuple[str, set[str]]] = {
     "threads": (
         "while True:\n    with contextlib.suppress(RuntimeError):"
         " threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
-        {"timeout", "cpu", "processes", "memory", "signal"},
+        {"exit", "timeout", "cpu", "processes", "memory", "signal"},
     ),
     "memory": ("blocks = []\nwhile True: blocks.append(bytearray(2**20))", {"exit", "memory", "signal"}),
     "memory of many": (
