@@ -90,10 +90,10 @@ _TRIALS = (
         "if os.fork() == 0:\n    os.setsid()\n    os.fork()\n"
         "for stream in (0, 1, 2): os.close(stream)\n"
         "time.sleep(60)",
-        Limits(wall_s=0.7),
-        lambda outcome: outcome.end == "timeout" and outcome.seconds < 0.7 + _LONGEST_DEADLINE_S,
+        Limits(wall_s=0.5),
+        lambda outcome: outcome.end == "timeout" and outcome.seconds < 0.5 + _LONGEST_DEADLINE_S,
     ),
-    Trial("CPU seconds", "while True: pass", Limits(cpu_s=1.0, wall_s=20.0), lambda outcome: outcome.end == "cpu"),
+    Trial("CPU seconds", "while True: pass", Limits(cpu_s=0.3, wall_s=20.0), lambda outcome: outcome.end == "cpu"),
     Trial(
         "memory",
         "block = bytearray(300 * 2**20)\nprint('kept')",
