@@ -7,61 +7,43 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from reasoner.__main__ import main
 from reasoner.codec import read_parquet
 from reasoner.opening import open_stages
 from reasoner.pipeline import train
 from reasoner.plugins import build_manager, registrations
 from reasoner.records import Rollout
 from reasoner.settings import load_config
+from tests.command import Cli
 from tests.tiny import build_tiny_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "plugins" / "reasoner-gym"
 PLUGIN = str(FOLDER / "reasoner_gym" / "__init__.py")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Outcome]
-
-
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def gym(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Commands with the plugin, on wide lines."""
     monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["reasoner", *arguments, "--plugin", PLUGIN])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
+    return lambda *arguments: cli(*arguments, "--plugin", PLUGIN)
 
 
-def test_the_family_is_one_line_and_its_members_are_shown(cli: Cli) -> None:
-    (line,) = [line for line in cli("tasks", "list").out.splitlines() if line.startswith("gym/")]
-    shown = cli("tasks", "show", "gym").out.splitlines()
+def test_the_family_is_one_line_and_its_members_are_shown(gym: Cli) -> None:
+    (line,) = [line for line in gym("tasks", "list").out.splitlines() if line.startswith("gym/")]
+    shown = gym("tasks", "show", "gym").out.splitlines()
     members = [each for each in shown if each.startswith("gym/")]
     assert "gym/chain_sum" in members
     assert f"{len(members)} tasks: reasoner tasks show gym" in line
-    one = cli("tasks", "show", "gym/chain_sum").out
+    one = gym("tasks", "show", "gym/chain_sum").out
     assert "64 from generator reasoning_gym, seed 1" in one
     assert "reasoning_gym x 1, boxed_format x 0.2" in one
     (listed,) = [each for each in registrations(build_manager([PLUGIN])) if each.origin == f"plugin file {PLUGIN}"]
     assert (listed.tasks, listed.rewards, listed.generators) == (("gym/*",), ("reasoning_gym",), ("reasoning_gym",))
-    assert "gym/*" in cli("plugins", "list").out
+    assert "gym/*" in gym("plugins", "list").out
 
 
 @pytest.mark.parametrize(
@@ -79,22 +61,22 @@ def test_the_family_is_one_line_and_its_members_are_shown(cli: Cli) -> None:
         ("gym", "tasks: name one, for example gym/ab. See `reasoner tasks show gym`."),
     ],
 )
-def test_a_name_that_is_no_task_is_refused(cli: Cli, task: str, message: str) -> None:
-    outcome = cli("run", task, "--dry-run")
+def test_a_name_that_is_no_task_is_refused(gym: Cli, task: str, message: str) -> None:
+    outcome = gym("run", task, "--dry-run")
     assert outcome.code == 2
     assert message in outcome.err
 
 
-def test_a_difficulty_that_is_not_there_is_refused(cli: Cli) -> None:
-    outcome = cli(
+def test_a_difficulty_that_is_not_there_is_refused(gym: Cli) -> None:
+    outcome = gym(
         "rewards", "test", "reasoning_gym", "--task=gym/gcd", "--set=data.train.options.config={max_number=4}"
     )
     assert outcome.code == 2
     assert "config.max_number: the dataset 'gcd' has no such field." in outcome.err
 
 
-def test_reference_answers_are_accepted_by_the_workers_of_a_run(cli: Cli) -> None:
-    tested = cli("rewards", "test", "reasoning_gym", "--task", "gym/chain_sum", "--profile", "laptop")
+def test_reference_answers_are_accepted_by_the_workers_of_a_run(gym: Cli) -> None:
+    tested = gym("rewards", "test", "reasoning_gym", "--task", "gym/chain_sum", "--profile", "laptop")
     assert (tested.code, tested.err) == (0, "")
     assert "boxed     88 of 88 get 1.0" in tested.out
 

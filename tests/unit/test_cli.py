@@ -6,47 +6,20 @@ import contextlib
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from reasoner import __version__
-from reasoner.__main__ import main
 from reasoner.cli import doctor as doctor_command
 from reasoner.config import Config
 from reasoner.doctor import Check
 from reasoner.errors import RunError
 from reasoner.runs.resume import Resume
 from reasoner.settings import Resolved, load_config
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Outcome]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs `reasoner ARGUMENTS` in this process, on a pipe 80 columns wide."""
-    monkeypatch.setenv("COLUMNS", "80")
-    for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
-        monkeypatch.delenv(name, raising=False)
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["reasoner", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
+from tests.command import Cli, Outcome
 
 
 @pytest.fixture

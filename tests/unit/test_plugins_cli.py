@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from reasoner import plugins as hooks
-from reasoner.__main__ import main
 from reasoner.cases import Case, make_problem, make_response
 from reasoner.errors import ConfigError, UserError
 from reasoner.plugins import PluginError, build_manager, reward_sources
 from reasoner.scaffold import package_of, write_plugin
 from reasoner.settings import load_config
 from reasoner.testing import Checklist, check_source
+from tests.command import Cli
 
 HEAD = "import os, random, subprocess, threading, time\nfrom reasoner import Score, hookimpl, reward\n"
 GOOD = """
@@ -27,29 +27,6 @@ def good(problem, response, *, unit: str = "km") -> float:
     return float(unit in response.text)
 """
 REGISTER = "\n@hookimpl\ndef register_rewards():\n    return [{}]\n"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Outcome]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["reasoner", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 Install = Callable[[str, str], None]
@@ -91,7 +68,7 @@ def test_an_installed_distribution_is_listed_with_what_it_registers(cli: Cli, in
     assert lines[at + 1].endswith("/site/some_good.py")
     assert lines[at + 2] == "  rewards     good"
     assert "built-in package reasoner_rewards" in lines
-    assert "  generators  gsm_symbolic" in lines
+    assert any(line.startswith("  generators  gsm_symbolic") for line in lines)
 
 
 def test_a_file_is_listed_with_its_methods(cli: Cli) -> None:

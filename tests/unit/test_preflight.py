@@ -6,21 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reasoner import RewardSource, reward
-from reasoner.__main__ import main
 from reasoner.config import RewardConfig
 from reasoner.data import Splits
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.plan import describe_plan
 from reasoner.preflight import preflight, ready
 from reasoner.settings import load_config
+from tests.command import Cli
 
 PLUGIN = '''
 import os
@@ -44,30 +42,6 @@ def boxed_in(problem, response, *, needs: str = "SANDBOX") -> float:
 def register_rewards():
     return [boxed_in]
 '''
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Outcome]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs `reasoner ARGUMENTS` in this process, 80 columns wide."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["reasoner", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture

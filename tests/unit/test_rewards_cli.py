@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from reasoner.__main__ import main
 from reasoner.benching import bench, self_test
 from reasoner.cases import Case, load_cases, make_problem, make_response, score_cases
 from reasoner.config import Config, RewardConfig
 from reasoner.errors import DataError
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, Score, ScoredGroup
+from tests.command import Cli, Outcome
 
 PLUGIN = '''
 from pydantic import Field
@@ -48,30 +46,6 @@ def names(problem, response, *, unit: str, limit: int = 3, pattern: str | None =
 def register_rewards():
     return [names]
 '''
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Outcome]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs `reasoner ARGUMENTS` in this process, 80 columns wide."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["reasoner", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture

@@ -1,0 +1,17 @@
+"""What a command printed and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+"""`(*arguments) -> Outcome` of `reasoner ARGUMENTS`: the fixture `cli`"""
