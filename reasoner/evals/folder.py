@@ -28,7 +28,7 @@ from reasoner.evals.parts import Part, identities
 from reasoner.evaluation import Evaluation
 from reasoner.records import ScoredGroup
 from reasoner.runs.checksums import differences
-from reasoner.runs.find import PLAN, find_evaluation
+from reasoner.runs.find import find_evaluation
 from reasoner.runs.folder import (
     CONFIG,
     MINIMUM_FREE,
@@ -41,6 +41,7 @@ from reasoner.runs.folder import (
 )
 from reasoner.runs.lock import Lock
 from reasoner.runs.rollouts import to_rollouts
+from reasoner.runs.saved import PLAN
 from reasoner.settings import Resolved, load_config, to_toml
 
 GROUPS, RESULTS, LOG = "groups.jsonl", "results.json", "log.txt"

@@ -53,6 +53,7 @@ _ROWS = (
     _Row("curves", "Response length", ("response/length_mean",)),
     _Row("curves", "Finished responses", ("response/finished",)),
     _Row("curves", "Groups without credit", ("groups/no_credit",)),
+    _Row("curves", "Curriculum", ("curriculum/tried", "curriculum/resting", "curriculum/pass_rate")),
     _Row("curves", "Entropy", ("response/entropy", "entropy")),
     _Row("curves", "Gap between sampler and learner", ("gap/mean",)),
     _Row("curves", "Failed and abstained", ("reward/abstained", "reward/<source>/failed"), False),
@@ -166,7 +167,7 @@ def _all_zero(panel: Panel) -> bool:
 
 def _short(name: str) -> str:
     """A metric's name beside its panel's title: what tells it from the others."""
-    if name.startswith("term/"):
+    if name.startswith(("term/", "curriculum/")):
         return name.rpartition("/")[2].replace("_", " ")
     if name in _SHORT:
         return _SHORT[name]

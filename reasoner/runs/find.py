@@ -8,12 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from reasoner.errors import UserError, nearest
-from reasoner.runs.saved import is_run
+from reasoner.runs.saved import PLAN, is_run
 
 RUNS = Path("runs")
 """where runs are unless told otherwise (run.output)"""
-PLAN = "plan.json"
-"""file by which an evaluation's folder is known"""
 
 
 def find_run(name: str, below: Path = RUNS) -> Path:

@@ -16,6 +16,8 @@ from reasoner.runs.lock import is_going
 from reasoner.runs.starts import FILE as STARTS
 from reasoner.runs.starts import Start, read_starts
 
+PLAN = "plan.json"
+"""file by which an evaluation's folder is known"""
 State = Literal["running", "finished", "stopped", "failed", "interrupted", "killed"]
 """`killed`: the folder says that it is running, and no process works on it"""
 
@@ -44,7 +46,9 @@ class SavedRun:
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        """The folder's name; of a part of an evaluation with that of the evaluation."""
+        folder = self.folder.resolve()
+        return f"{folder.parent.name}/{folder.name}" if (folder.parent / PLAN).is_file() else folder.name
 
     @property
     def steps(self) -> int:

@@ -166,13 +166,20 @@ def test_a_run_on_offline_data_is_told_by_its_terms(made: Path, tmp_path: Path) 
     shutil.rmtree(run / "rollouts")
     (run / "evaluations.jsonl").write_text("")
     steps = [
-        {"step": n, "term/dpo/loss": 0.7 - 0.1 * n, "term/dpo/accuracy": 0.5 + 0.04 * n, "time/total": 2.0}
+        {
+            "step": n,
+            "curriculum/tried": n / 9,
+            "term/dpo/loss": 0.7 - 0.1 * n,
+            "term/dpo/accuracy": 0.5 + 0.04 * n,
+            "time/total": 2.0,
+        }
         for n in range(1, 7)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     page = page_of(run)
     assert "<h3>Dpo loss</h3>" in page
     assert "dpo: preference accuracy" in page
+    assert "<figcaption>Curriculum</figcaption>" in page
     assert 'id="responses"' not in page
     assert 'id="evaluation"' not in page
     assert "| dpo accuracy | 56% | 72% |" in as_markdown(collect([run]))

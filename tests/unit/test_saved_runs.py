@@ -66,6 +66,13 @@ def test_a_run_is_read_back(made: Path) -> None:
     assert (failed.state, failed.reason) == ("failed", "RuntimeError: the sampler died")
 
 
+def test_the_part_of_an_evaluation_is_called_by_both_folders(made: Path, tmp_path: Path) -> None:
+    folder = copy(made, tmp_path / "20260101-eval")
+    assert read_run(folder).name == "run"
+    (tmp_path / "20260101-eval" / "plan.json").touch()
+    assert read_run(folder).name == "20260101-eval/run"
+
+
 def test_a_run_that_nobody_works_on_was_killed_if_it_says_that_it_runs(made: Path, tmp_path: Path) -> None:
     folder = copy(made, tmp_path)
     edit_json(folder / "status.json", state="running", ended=None)
