@@ -22,10 +22,8 @@ from reasoner.errors import MissingDependencyError
 from reasoner.sandbox.base import End, Limits, SandboxError
 from reasoner.sandbox.family import Family
 from reasoner.sandbox.interpreter import readable_paths
-from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.local import LocalSandbox
-from reasoner.sandbox.pipes import GATE, Pipes, ending, open_gate
-from reasoner.sandbox.scratch import Scratch
+from reasoner.sandbox.pipes import GATE, Pipes, ending
 
 _REFUSED = (
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
@@ -54,38 +52,20 @@ def sandlock() -> LocalSandbox:
     return LocalSandbox(f"sandlock {sandlock.__version__}", Locked)
 
 
-class Locked:
+class Locked(Family):
     """A program under sandlock (a `Child`)."""
 
     def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, undo: ExitStack) -> None:
-        self._scratch = Scratch(files, limits.scratch_mb * 2**20)
-        undo.callback(self._scratch.remove)
-        self._family = Family()
-        folder = str(self._scratch.path)
+        super().__init__(files, limits, undo)
         command = [*GATE, *_without_rights(), *program]
-        self._process = undo.enter_context(_popen(command, folder, self._family.environment(folder), limits))
-        pid = int(self._process.pid)
-        self.pipes = Pipes(self._process.stdin, self._process.stdout, self._process.stderr)
-        undo.callback(self.pipes.close)
-        self.ended = os.pidfd_open(pid)
-        undo.callback(os.close, self.ended)
-        limit_process(pid, limits, processes=None)
-        self._family.begin(pid)
-        open_gate(self.pipes)
-
-    def pids(self) -> list[int]:
-        return self._family.pids()
-
-    def full(self) -> bool:
-        return self._scratch.full()
-
-    def kill(self) -> None:
-        self._family.kill()
+        self._process = undo.enter_context(_popen(command, self.folder, self.environment(), limits))
+        pipes = Pipes(self._process.stdin, self._process.stdout, self._process.stderr)
+        self.begin(int(self._process.pid), pipes, undo)
 
     def finish(self, killed: bool) -> tuple[End, int]:
         from sandlock import ExitReason
 
-        result = self._family.end(lambda: self._process.wait(_END_S))
+        result = self.end(lambda: self._process.wait(_END_S))
         match result.reason:
             case ExitReason.EXITED:
                 return ending(result.exit_code)
