@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from reasoner.atomic import append_line, keep_lines, replace_text, sync
+from reasoner.atomic import append_line, keep_lines, remove_leftovers, replace_text, sync
 from reasoner.codec import from_json, read_jsonl, to_json
 from reasoner.errors import RunError, UserError
 from reasoner.evals.parts import Part, identities
@@ -41,7 +41,8 @@ from reasoner.runs.folder import (
 )
 from reasoner.runs.lock import Lock
 from reasoner.runs.rollouts import to_rollouts
-from reasoner.runs.saved import PLAN
+from reasoner.runs.saved import PLAN, is_run
+from reasoner.runs.starts import FILE as STARTS
 from reasoner.settings import Resolved, load_config, to_toml
 
 GROUPS, RESULTS, LOG = "groups.jsonl", "results.json", "log.txt"
@@ -78,7 +79,8 @@ class EvaluationFolder:
 
     def evaluation(self, name: str) -> Evaluation | None:
         """The figures of a part; None: it is not done."""
-        done = read_evaluations(self.folder / name)
+        folder = self.folder / name
+        done = read_evaluations(folder) if is_run(folder) else []
         return done[0].evaluation if done else None
 
     def check(self, parts: Sequence[Part]) -> None:
@@ -98,17 +100,20 @@ class EvaluationFolder:
             )
 
     def start(self, part: Part) -> Run:
-        """A part begins, or goes on."""
+        """A part begins, or goes on: what a kill cut is removed."""
+        folder = self.folder / part.name
         with self._writing(f"the start of {part.name}"):
-            return start_run(self.folder / part.name, to_toml(part.config), part.material.facts)
+            for name in (GROUPS, "evaluations.jsonl", STARTS):
+                if (folder / name).exists():
+                    keep_lines(folder / name)
+            for place in (folder, folder / "rollouts"):
+                remove_leftovers(place)
+            return start_run(folder, to_toml(part.config), part.material.facts)
 
     def groups(self, part: Part) -> list[ScoredGroup]:
-        """The groups of a part that are committed; a last line that a kill cut is removed."""
+        """The groups of a part that are committed."""
         path = self.folder / part.name / GROUPS
-        if not path.exists():
-            return []
-        keep_lines(path)
-        return read_jsonl(path, ScoredGroup)
+        return read_jsonl(path, ScoredGroup) if path.exists() else []
 
     def commit(self, part: Part, group: ScoredGroup) -> None:
         """Keep a scored group: after that it is not sampled again."""

@@ -60,7 +60,7 @@ def _figures(results: Sequence[Result], names: Sequence[str]) -> Table:
         table.add_column("abstained", justify="right")
     for result in results:
         cells = [_cell(result.evaluation.find(name), with_interval=name == names[0]) for name in names]
-        table.add_row(result.letter, *cells, str(result.evaluation.abstained) if abstained else None)
+        table.add_row(result.letter, *cells, *([str(result.evaluation.abstained)] if abstained else []))
     return table
 
 

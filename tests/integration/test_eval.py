@@ -221,6 +221,7 @@ def test_an_interruption_says_how_to_go_on(
     stopped = cli(folder / "sums.toml")
     assert stopped.code == 130
     assert f"to go on from here: reasoner eval --resume {only(tmp_path)}" in stopped.out
+    assert cli("--resume", only(tmp_path)).code == 130  # no part has begun, and it goes on as far as before
 
 
 def test_two_processes_do_not_go_on_at_once(cli: Cli, killed: Path) -> None:
