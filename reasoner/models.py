@@ -90,6 +90,21 @@ def folder_at_hand(path: str) -> Path | None:
     return _checked(folder.resolve()) if folder.is_dir() else None
 
 
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers' bars out of the run's own view."""
+    from transformers.utils import logging as bars
+
+    if not bars.is_progress_bar_enabled():
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()
+
+
 def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     """The tokenizer of a folder in Hugging Face format, whose configuration is read too.
 

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as bars
 
 from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
@@ -27,6 +26,7 @@ from reasoner.learning.adapter import add_adapter, load_adapter, merged, only_ad
 from reasoner.learning.attention import IMPLEMENTATION
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
+from reasoner.models import no_progress_bars
 from reasoner.records import Group
 from reasoner.weights import io_errors
 
@@ -258,19 +258,6 @@ class Backbone:
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars out of the run's own view."""
-    if not bars.is_progress_bar_enabled():
-        yield
-        return
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        bars.enable_progress_bar()
 
 
 def _without_dropout(config: Any) -> None:

@@ -22,7 +22,7 @@ SPAN = 3
 """steps over which a figure is averaged: one odd batch is not a trend"""
 BACK = 20
 """steps between what is compared where a change matters by its speed"""
-QUIET = 10
+QUIET = 20
 """steps that a rule must find nothing before its warning is over: a figure near its bound warns once, not every step"""
 
 History = Sequence[Mapping[str, float]]
@@ -98,10 +98,11 @@ def entropy_falls(history: History, evaluations: Evaluations = ()) -> Finding | 
     start, now = _start(history, "response/entropy"), _now(history, "response/entropy")
     if start is None or now is None or now >= min(0.2 * start, 0.1):
         return None
+    term = _term(history)
     return Finding(
         f"entropy fell from {start:.2f} to {now:.3f} nats per token: the policy hardly explores any more",
-        "Try a higher clip bound (gro.terms.NAME.link.high = 0.28), an entropy bonus (gro.terms.NAME.entropy = 0.001), "
-        "a lower learning.learning_rate, or harder problems",
+        f"Try a higher clip bound (gro.terms.{term}.link.high = 0.28), an entropy bonus (gro.terms.{term}.entropy = "
+        "0.001), a lower learning.learning_rate, or harder problems",
     )
 
 
@@ -113,7 +114,7 @@ def entropy_rises(history: History, evaluations: Evaluations = ()) -> Finding | 
     return Finding(
         f"entropy rose from {start:.2f} to {now:.2f} nats per token: the policy comes apart",
         "Read some responses. Try a lower learning.learning_rate, less or no entropy bonus, and a KL penalty "
-        "(gro.terms.NAME.kl.coefficient = 0.01)",
+        f"(gro.terms.{_term(history)}.kl.coefficient = 0.01)",
     )
 
 
@@ -146,7 +147,7 @@ def length_rises(history: History, evaluations: Evaluations = ()) -> Finding | N
     return Finding(
         f"responses grew from {then:.0f} to {now:.0f} tokens, and the reward did not",
         "Read some: repetition? Add the reward `repetition` with a negative weight or `length`, or aggregate per token "
-        "(gro.terms.NAME.aggregation.kind = 'token-mean')",
+        f"(gro.terms.{_term(history)}.aggregation.kind = 'token-mean')",
     )
 
 
@@ -162,7 +163,7 @@ def truncated(history: History, evaluations: Evaluations = ()) -> Finding | None
     return Finding(
         f"{number(1 - now, 'share')} of the responses are cut at the length limit",
         "Raise sampling.max_tokens, ask for shorter answers in the prompt, or leave cut responses out of the update "
-        "(gro.terms.NAME.mask_truncated = true)",
+        f"(gro.terms.{_term(history)}.mask_truncated = true)",
     )
 
 
@@ -240,7 +241,7 @@ def gap_grows(history: History, evaluations: Evaluations = ()) -> Finding | None
     return Finding(
         f"the gap between sampler and learner grew from {start:.2g} to {now:.2g} nats per token",
         "The sampler may keep old weights or caches: see whether sampling.engine = 'hf' is free of it, check more "
-        "often (handover.check_every = 1), and correct for it meanwhile (gro.terms.NAME.correction)",
+        f"often (handover.check_every = 1), and correct for it meanwhile (gro.terms.{_term(history)}.correction)",
     )
 
 
@@ -278,6 +279,11 @@ RULES: Mapping[str, Rule] = {
     "sampler gap": gap_grows,
     "reward failures": failures_rise,
 }
+
+
+def _term(history: History) -> str:
+    """The term that advice is about: the first one of the last step."""
+    return next(iter(terms(history[-1])), "NAME")
 
 
 def _now(history: History, name: str) -> float | None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reasoner.evaluation import Difference, Evaluation, compare
+from reasoner.reporting.alarms import Warned
 from reasoner.reporting.format import Direction, duration, interval, sparkline, thirds
 from reasoner.reporting.lines import label, size
 from reasoner.reporting.metrics import headline
@@ -44,8 +45,8 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
     """Print the summary; readable at 80 columns."""
     differences = compare(*summary.evaluations) if summary.evaluations else []
     console.print()
-    warned = (f"Warning at step {warning.step}: {warning.what}." for warning in summary.warnings)
-    for line in (*verdicts(summary.correct, summary.history, summary.evaluations), *warned):
+    sentences = verdicts(summary.correct, summary.history, summary.evaluations)
+    for line in (*sentences, *_warnings(summary.warnings)):
         console.print(Text(fill(line, console.width, initial_indent="- ", subsequent_indent="  ")))
     if summary.evaluations:
         bounds = console.width >= WITH_BOUNDS
@@ -85,6 +86,14 @@ def verdicts(
         *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
         *_grouped("Over the training steps", _training(history)),
     ]
+
+
+def _warnings(warnings: Sequence[Warned]) -> Iterable[str]:
+    """The first of each kind, with how often it came again."""
+    for name in dict.fromkeys(warned.name for warned in warnings):
+        first, *later = (warned for warned in warnings if warned.name == name)
+        again = f" and {len(later)} more time{'s' if len(later) > 1 else ''}" if later else ""
+        yield f"Warning at step {first.step}{again}: {first.what}."
 
 
 def _accuracy(correct: str, after: Evaluation, differences: Sequence[Difference]) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.errors import HandoverError, SamplerError
+from reasoner.models import no_progress_bars
 from reasoner.records import FinishReason, Group, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.responses import build_response, check_request, end_tokens
 from reasoner.weights import Digest, read_weights
@@ -56,9 +57,10 @@ class HfSampler:
         self, folder: Path, dtype: str, device: str, max_model_len: int, max_sequences: int, trust_remote_code: bool
     ) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
-        )
+        with no_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
+            )
         longest = getattr(model.config, "max_position_embeddings", max_model_len)
         if max_model_len > longest:
             raise SamplerError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from reasoner.evaluation import Estimate, Evaluation
 from reasoner.reporting.alarms import BACK, QUIET, RULES, Evaluations, History, Warned, Watch
+from reasoner.settings.schema import keys_of
 
 CURVES = [
     json.loads(line) for line in (Path(__file__).parent / "cases" / "curves.jsonl").read_text("utf-8").splitlines()
@@ -112,6 +114,9 @@ def test_what_goes_wrong_is_said_once_with_numbers_and_what_to_try(name: str) ->
     assert 1 <= warned.step <= len(history)
     for part in parts:
         assert part in f"{warned.what} {warned.advice}"
+    for key in re.findall(r"\b[a-z_]+(?:\.[A-Za-z_]+)+", warned.advice):
+        *table, name = key.replace("rewards.NAME", "rewards.entry").split(".")
+        assert name in (keys_of(tuple(table)) or ()), key
     assert len(warned.what) < 120
     assert not warned.what.endswith(".")
 
