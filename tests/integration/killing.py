@@ -175,12 +175,12 @@ TRIALS = (
             "run.checkpoint_every=2",
             "evaluation.every=3",
         ),
-        10,
+        8,
     ),
     Trial(
         "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 8
     ),
-    Trial("offline", ("gro.preset=dpo", "run.steps=12", "run.checkpoint_every=1", "run.keep_last=1"), 12),
+    Trial("offline", ("gro.preset=dpo", "run.steps=12", "run.checkpoint_every=1", "run.keep_last=1"), 8),
     # the reference is the model without its adapter
     Trial("lora", ("gro.preset=dpo", "lora.rank=4", "run.checkpoint_every=2"), 6),
 )

@@ -7,18 +7,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reasoner.codec import read_parquet
+from reasoner.errors import RunError, UserError
+from reasoner.opening import open_stages
+from reasoner.pipeline import train
 from reasoner.records import Rollout
+from reasoner.runs.changes import load_resumed
 from reasoner.runs.folder import read_evaluations, read_metrics
+from reasoner.runs.resume import Resume
 from reasoner.runs.starts import read_starts
-from tests.integration.killing import TRIALS, Trial
+from reasoner.settings import load_config
+from tests.integration.killing import PLUGIN, TRIALS, Trial
 from tests.integration.test_methods import TASK
+from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +63,7 @@ def write_task(folder: Path, model: Path) -> Path:
 
 def only(folder: Path) -> Path:
     """The run below an output folder that got further than its start."""
-    (run,) = (run for run in folder.iterdir() if (run / "identity.json").exists())
+    (run,) = (path.parent for path in folder.glob("*/identity.json"))
     return run
 
 
@@ -99,3 +106,155 @@ def check_equal(once: Path, often: Path) -> None:
     status = json.loads((often / "status.json").read_text())
     assert (status["state"], status["committed_steps"]) == ("finished", len(read_metrics(once)))
     assert not list(often.rglob("*.partial"))
+
+
+# ---- in this process: what happens at one moment of a run
+
+WATCHER = """
+import os
+from pathlib import Path
+from reasoner import hookimpl
+
+@hookimpl
+def groups_scored(step, groups):
+    act("scored", step)
+
+@hookimpl
+def step_finished(step, metrics):
+    act("finished", step)
+
+def act(event, step):
+    if (Path(__file__).parent / f"interrupt-{event}-{step}").exists():
+        raise KeyboardInterrupt
+    if (Path(__file__).parent / f"fill-{event}-{step}").exists():
+        disk = Path(__file__).parent / "disk"
+        room = os.statvfs(disk)
+        (disk / "ballast").write_bytes(bytes(room.f_bavail * room.f_frsize - 400_000))
+"""
+SETS = (
+    "gro.preset=grpo",
+    "gro.terms.grpo.kl={coefficient=0.01, estimator='k3'}",
+    "evaluation.every=2",
+    "run.keep_best=0",
+)
+
+
+@dataclass
+class OneTrial:
+    """Runs of one task with a plugin that acts where a file of the right name is."""
+
+    folder: Path
+
+    def begin(self, output: str, *sets: str, steps: int = 4) -> Path:
+        plugins = [str(PLUGIN), str(self.folder / "watcher.py")]
+        where = self.folder / output
+        with open_stages(
+            load_config(
+                self.folder / "trial.toml",
+                sets=[*SETS, *sets, f"run.steps={steps}", f"run.output='{where}'"],
+                plugins=plugins,
+            )
+        ) as stages:
+            train(stages)
+        return stages.run.folder
+
+    def go_on(self, run: Path, *sets: str) -> Path:
+        resolved, changes = load_resumed(run, sets)
+        with open_stages(resolved, Resume(run, changes)) as stages:
+            train(stages)
+        return stages.run.folder
+
+    def interrupted(self, output: str, moment: str, *sets: str) -> Path:
+        """A run that is interrupted at a moment (`scored-3`: when the responses of step 3 have their scores)."""
+        (self.folder / f"interrupt-{moment}").touch()
+        with pytest.raises(KeyboardInterrupt):
+            self.begin(output, *sets)
+        (self.folder / f"interrupt-{moment}").unlink()
+        return only(self.folder / output)
+
+
+def one_trial(folder: Path) -> OneTrial:
+    write_task(folder, build_tiny_model(folder / "tiny"))
+    (folder / "watcher.py").write_text(WATCHER)
+    return OneTrial(folder)
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> OneTrial:
+    return one_trial(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    return one_trial(tmp_path_factory.mktemp("once")).begin("once")
+
+
+def test_an_interrupted_run_saves_its_last_step_and_a_damaged_checkpoint_is_passed_over(
+    trial: OneTrial, once: Path
+) -> None:
+    run = trial.interrupted("interrupted", "scored-4", "run.checkpoint_every=2")
+    checkpoints = run / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000002", "step-000003"]
+    cut = checkpoints / "step-000003" / "optimizer-00001.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    assert trial.go_on(run) == run
+    check_equal(once, run)
+    log = (run / "log.txt").read_text()
+    assert f"interrupted: to go on from step 3: reasoner run --resume {run}" in log
+    assert "The checkpoint of step 3 is damaged and not used: optimizer-00001.safetensors has " in log
+    assert read_starts(run)[-1].repeated == 1
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000004"]
+
+
+def test_a_finished_run_with_more_steps_is_the_run_that_had_them_from_the_start(trial: OneTrial, once: Path) -> None:
+    short = trial.begin("short", steps=2)
+    trial.go_on(short, "run.steps=4", "run.keep_last=3")
+    check_equal(once, short)
+    assert read_starts(short)[-1].changes == {"run.steps": [2, 4], "run.keep_last": [2, 3]}
+    assert "steps = 4" in (short / "config.toml").read_text()
+    with pytest.raises(UserError, match="the run is finished, all its 4 steps are done"):
+        trial.go_on(short)
+
+
+def test_a_changed_plugin_or_data_file_is_refused_before_anything_is_touched(trial: OneTrial) -> None:
+    run = trial.interrupted("interrupted", "finished-2", "run.checkpoint_every=1")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (trial.folder / "watcher.py").write_text(WATCHER + "# changed\n")
+    problems = trial.folder / "problems.jsonl"
+    problems.write_text(problems.read_text().replace("1 + 1?", "one and one?"))
+    with pytest.raises(
+        UserError, match=r"(?s)has changed since it started:\n  data.train: .*\n  plugin watcher.py: was"
+    ):
+        trial.go_on(run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture
+def disk(trial: OneTrial) -> Iterator[Path]:
+    """A file system of 300 MB that is all the run's."""
+    folder = trial.folder / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # weights of this process are mapped from there
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root; test_checkpoints has the error without a disk")
+def test_a_full_disk_ends_the_run_with_a_message_and_costs_no_step_that_has_a_checkpoint(
+    trial: OneTrial, disk: Path, once: Path
+) -> None:
+    (trial.folder / "fill-finished-2").touch()
+    with pytest.raises(RunError, match=r"the checkpoint of step 2 cannot be written .*: No space left on device"):
+        trial.begin("disk", "run.checkpoint_every=1")
+    run = only(disk)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000000", "step-000001"]
+    assert len(read_metrics(run)) == 2
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert not list(run.rglob("*.partial"))
+    with pytest.raises(UserError, match=r"has 0\.00 GiB free and the run needs at least 0\.2"):
+        trial.go_on(run)
+    (trial.folder / "fill-finished-2").unlink()
+    (disk / "ballast").unlink()
+    trial.go_on(run)
+    check_equal(once, run)
