@@ -478,7 +478,7 @@ def test_metrics_of_a_source_before_and_after_weighting() -> None:
         "reward/gate/failed": 0.0,
         "reward/gate/seconds": 0.5,
     }
-    assert {find(name).unit for name in metrics} <= {"reward", "share", "s", "tokens"}
+    assert {find(name).unit for name in metrics} <= {"reward", "share", "s", "tokens", "nats"}
 
 
 VALUES = {"1": 1.0, "0": 0.0, "-": -1.0, "n": None}
