@@ -44,6 +44,8 @@ def preflight_trackers(configured: Configured, kinds: Mapping[str, TrackerKind])
             said[name] = kinds[name].preflight(kinds[name].options.model_validate(dict(options)))
         except (UserError, MissingDependencyError) as error:
             raise UserError(f"tracker {name!r} cannot work here: {error}") from error
+        except Exception as error:
+            raise UserError(f"tracker {name!r}: preflight failed: {type(error).__name__}: {error}") from error
     return said
 
 

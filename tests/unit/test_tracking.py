@@ -155,6 +155,8 @@ def test_a_preflight_of_a_tracker_may_ask_for_a_package() -> None:
 
     with pytest.raises(UserError, match="tracker 'own' cannot work here: pip install km"):
         preflight_trackers({"own": {}}, {"own": kind(Notebook(), missing)})
+    with pytest.raises(UserError, match="tracker 'own': preflight failed: AttributeError: "):
+        preflight_trackers({"own": {}}, {"own": kind(Notebook(), lambda options: options.units)})
 
 
 @pytest.mark.parametrize(
