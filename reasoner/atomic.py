@@ -26,10 +26,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; it becomes `path` on success, with everything in it synced.
 
     A folder cannot replace another in one operation: when `path` exists, it is removed just before the rename.
+
+    Args:
+        new: remove nothing. What is at `path` by then stays, unless it is an empty folder.
+
+    Raises:
+        OSError: with `new`, something is at `path`.
     """
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -39,7 +45,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         for entry in temporary.rglob("*"):
             sync(entry)
         sync(temporary)
-        if path.exists():
+        if path.exists() and not new:
             remove_folder(path)
         temporary.rename(path)
     finally:

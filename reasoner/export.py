@@ -42,11 +42,12 @@ def export(run: SavedRun, target: Path) -> int:
             raise UserError(f"{model} has no {name} ({what}): it is not complete.")
     if not any(model.glob("*.safetensors")):
         raise UserError(f"{model} has no *.safetensors: only those are exported, never pickled weights.")
+    target = target.expanduser().resolve()  # "new/../old" is old
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--to {target} is there already and not empty; name a new folder.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(target) as folder:
+        with replacing_folder(target, new=True) as folder:
             for file in sorted(model.iterdir()):
                 if file.is_file() and file.suffix in KEPT:
                     shutil.copyfile(file, folder / file.name)

@@ -154,7 +154,7 @@ def write_plugin(name: str, parent: Path, taken: Collection[str]) -> Path:
     }
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(folder) as temporary:
+        with replacing_folder(folder, new=True) as temporary:
             for path, text in files.items():
                 (temporary / path).parent.mkdir(exist_ok=True)
                 (temporary / path).write_text(_filled(text, name, package), encoding="utf-8")

@@ -86,6 +86,9 @@ def test_what_cannot_be_exported_says_why(run: SavedRun, tmp_path: Path) -> None
         export(run, tmp_path / "full" / "file")
     with pytest.raises(UserError, match=r"--to .* cannot be written: "):
         export(run, tmp_path / "full" / "file" / "model")
+    with pytest.raises(UserError, match="is there already"):  # by a detour over a folder that is not there yet
+        export(run, tmp_path / "nowhere" / ".." / "full")
+    assert (tmp_path / "full" / "file").exists()
     folder = made_up_run(tmp_path / "runs", steps=1, problems=1)
     incomplete = read_run(folder)
     with pytest.raises(UserError, match=r"has no config\.json \(the model's configuration\)"):

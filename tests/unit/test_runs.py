@@ -188,6 +188,15 @@ def test_atomic_files(tmp_path: Path) -> None:
     assert path.read_text() == "older\n"
     with pytest.raises(ValueError, match="got 2"):
         append_line(path, "a\nb")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "old").touch()
+    with (
+        pytest.raises(OSError, match="not empty"),
+        replacing_folder(tmp_path / "kept", new=True) as folder,
+    ):
+        (folder / "new").touch()
+    assert [entry.name for entry in (tmp_path / "kept").iterdir()] == ["old"]
+    shutil.rmtree(tmp_path / "kept")
     with pytest.raises(ZeroDivisionError), replacing_folder(tmp_path / "folder") as folder:  # noqa: PT012
         (folder / "y").touch()
         raise ZeroDivisionError
