@@ -118,10 +118,17 @@ class Replace(ast.NodeTransformer):
         return changed
 
 
-def mutant(source: str, mutation: Mutation, draw: random.Random) -> str | None:
-    """The program with the mutation at one place; None: there is no place for it."""
-    tree = ast.parse(source)
-    places = [node for node in ast.walk(tree) if mutation(copy.deepcopy(node)) is not None]
+def mutant(problem: Problem, mutation: Mutation, draw: random.Random) -> str | None:
+    """The solution with the mutation at one place; None: there is no place for it.
+
+    Helpers that HumanEval's prompt shows stay as they are: they are part of its tests, and a program that changes them
+    would pass or fail in plain Python by that.
+    """
+    tree = ast.parse(solution(problem))
+    entry = problem.fields.get("entry_point")
+    parts = [each for each in tree.body if entry is None or getattr(each, "name", None) == entry]
+    nodes = [node for part in parts for node in ast.walk(part)]
+    places = [node for node in nodes if mutation(copy.deepcopy(node)) is not None]
     if not places:
         return None
     return ast.unparse(ast.fix_missing_locations(Replace(draw.choice(places), mutation).visit(tree)))
@@ -149,7 +156,7 @@ def programs(problems: Sequence[Problem], seed: int | None) -> Iterator[Program]
         yield Program(problem, SOLUTION, solution(problem))
         for mutation in MUTATIONS if seed is not None else ():
             draw = random.Random(f"{seed}:{problem.id}:{mutation.__name__}")
-            text = mutant(solution(problem), mutation, draw)
+            text = mutant(problem, mutation, draw)
             if text is not None:
                 yield Program(problem, mutation.__name__, text)
 
