@@ -162,6 +162,7 @@ def test_a_caller_that_is_killed_leaves_nothing(backend: str) -> None:
     assert [path for path in left if path.read_text() == mark] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", working())
 def test_in_a_worker_that_scores(backend: str) -> None:
     mark = uuid.uuid4().hex
@@ -191,6 +192,7 @@ def test_nothing_is_typed_into_the_terminal(backend: str) -> None:
 SYSTEM_PYTHON = Path(f"/usr/bin/python3.{sys.version_info.minor}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.geteuid() != 0 or not SYSTEM_PYTHON.exists() or shutil.which("setpriv") is None,
     reason="needs root, to become an ordinary user, and a Python that everybody can read",
