@@ -12,7 +12,7 @@ from tests.made_up import HOSTILE, made_up_run
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: scripts/install-browser"),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: scripts/install-test-tools"),
 ]
 
 USE = """
