@@ -116,12 +116,16 @@ class Keeper:
             self.committed()  # an evaluation came after the step
             self._save()
 
-    def save_on_the_way_out(self) -> None:
-        """Something ended the run in the middle of a step: save the last committed one, where nothing has changed the
-        weights since. Calls of reward sources that were made since count, and their scores are kept.
+    def save_on_the_way_out(self, *, together: bool = False) -> None:
+        """Something ends the run before its time: save the last committed step, where nothing has changed the weights
+        since. Calls of reward sources that were made since count, and their scores are kept.
 
-        One of several ranks cannot: the others may be gone."""
-        if not self.config.keep_last or not self._versions or self.ranks.count > 1 or self._is_saved:
+        Args:
+            together: all ranks are here. One of several cannot save anything: the others may be gone.
+        """
+        if not self.config.keep_last or not self._versions or (self.ranks.count > 1 and not together):
+            return
+        if self.ranks.of_first(self._is_saved):
             return
         if self._versions != self._now():
             self.say(f"the weights have changed since step {self.run.steps}: it cannot be saved any more")

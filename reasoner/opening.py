@@ -99,8 +99,8 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             stages.keeper.restore(checkpoint)
         try:
             yield stages
-        except BaseException:
-            stages.keeper.save_on_the_way_out()
+        except BaseException as error:
+            stages.keeper.save_on_the_way_out(together=isinstance(error, OutOfTimeError))
             raise
 
 

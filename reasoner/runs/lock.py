@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Self
 
@@ -19,11 +20,15 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self._descriptor: int | None = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise
+        for last in (False, False, True):
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if last:
+                    self.close()
+                    raise
+                time.sleep(0.05)  # `is_going` holds it for an instant
 
     def close(self) -> None:
         """Let go; safe to call twice."""
