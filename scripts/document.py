@@ -23,6 +23,7 @@ from reasoner.cli.app import app
 from reasoner.gro import describe
 from reasoner.gro.presets import PRESETS
 from reasoner.reporting.metrics import METRICS
+from reasoner.runs.changes import ALLOWED
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- (?P<name>\w+): scripts/document\.py -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -72,6 +73,15 @@ def hooks() -> str:
             parameters = ", ".join(inspect.signature(function).parameters)
             rows.append(f"| `{name}({parameters})` | {first} |")
     return "\n".join(["| hook | when, and what for |", "|---|---|", *rows]) + "\n"
+
+
+def changes() -> str:
+    """What may change in a run that goes on: keys by what may differ afterwards."""
+    by_effect: dict[str, list[str]] = {}
+    for key, effect in ALLOWED.items():
+        by_effect.setdefault(effect or "nothing", []).append(f"`{key}`")
+    rows = [f"| {', '.join(keys)} | {effect} |" for effect, keys in by_effect.items()]
+    return "\n".join(["| keys | what may differ |", "|---|---|", *rows]) + "\n"
 
 
 def commands() -> str:
@@ -134,6 +144,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),
     "hooks": hooks,
+    "changes": changes,
     "commands": commands,
 }
 

@@ -82,7 +82,9 @@ class Place:
         """
         first, last = (starts := read_starts(self.folder))[0], starts[-1]
         environment = describe(chosen)
-        notes = (*self.notes, *moved_on(last.environment, environment))
+        moved = moved_on(last.environment, environment)
+        differs = "Results may differ in rounding from those of a run that was not interrupted."
+        notes = (*self.notes, *([f"Since the last start: {' '.join(moved)} {differs}"] if moved else []))
         try:
             self._cut()
             taken = sum(path.stat().st_size for path in self.folder.glob("checkpoints/**/*") if path.is_file())
