@@ -30,7 +30,17 @@ def test_tables_are_up_to_date(page: Path) -> None:
 
 def test_there_are_tables() -> None:
     named = {name for page in PAGES for name in re.findall(r"<!-- (\w+): scripts/document", page.read_text("utf-8"))}
-    assert named == {"methods", "metrics", "validation", "scoring", "mathematics", "hooks", "commands", "attacks"}
+    assert named == {
+        "methods",
+        "metrics",
+        "validation",
+        "scoring",
+        "mathematics",
+        "hooks",
+        "commands",
+        "attacks",
+        "configuration",
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
