@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the parts of the documentation that code knows: methods, metrics, hooks, commands.
+"""Writes the parts of the documentation that code knows: methods, metrics, hooks, commands, configuration.
 
     .venv/bin/python scripts/document.py
 
-Run it after changing a command, an option, a hook, a method or a metric. A test holds that the pages are up to date.
+Run it after changing a command, an option, a key, a hook, a method or a metric. A test holds that the pages are up to date.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from reasoner.gro import describe
 from reasoner.gro.presets import PRESETS
 from reasoner.reporting.metrics import METRICS
 from reasoner.runs.changes import ALLOWED
+from scripts.keys import configuration
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- (?P<name>\w+): scripts/document\.py -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -143,6 +144,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),
+    "configuration": configuration,
     "hooks": hooks,
     "changes": changes,
     "commands": commands,
