@@ -16,12 +16,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from reasoner.atomic import append_line, keep_lines, remove_leftovers, replace_text, sync
+from reasoner.atomic import append_line, keep_lines, remove_leftovers, replace_text
 from reasoner.codec import from_json, read_jsonl, to_json
 from reasoner.errors import RunError, UserError
 from reasoner.evals.parts import Part, identities
@@ -33,7 +32,6 @@ from reasoner.runs.folder import (
     CONFIG,
     MINIMUM_FREE,
     Run,
-    check_room,
     log_to,
     new_folder,
     read_evaluations,
@@ -163,22 +161,13 @@ def create(output: Path, parts: Sequence[Part]) -> EvaluationFolder:
     what = tasks[0] if len(tasks) == 1 else f"{len(tasks)}-tasks"
     made_from = identities(parts)
     planned = [Planned(part.name, part.letter, made_from[part.name]) for part in parts]
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        check_room(output, MINIMUM_FREE)
-        folder = new_folder(output, f"{datetime.now():%Y%m%d-%H%M%S}-eval-{what}")
+    with new_folder(output, f"eval-{what}", MINIMUM_FREE) as folder:
         lock = Lock(folder)
         for part in parts:
             (folder / part.name).mkdir()
             replace_text(folder / part.name / CONFIG, to_toml(part.config))
         replace_text(folder / PLAN, to_json(planned) + "\n")
-        sync(output)
-    except OSError as error:
-        raise UserError(
-            f"run.output = {str(output)!r} cannot be written: {error.strerror or error}; "
-            "choose another folder with --output"
-        ) from error
-    return EvaluationFolder(folder, lock)
+        return EvaluationFolder(folder, lock)
 
 
 def reopen(name: str) -> EvaluationFolder:

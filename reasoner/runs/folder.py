@@ -230,16 +230,26 @@ def open_run(
     Raises:
         UserError: the folder cannot be created or written, or has less free space than that.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        check_room(output, reserve_bytes)
-        folder = new_folder(output, f"{datetime.now():%Y%m%d-%H%M%S}-{task}")
+    with new_folder(output, task, reserve_bytes) as folder:
         (folder / "checkpoints").mkdir()
         run = start_run(folder, config_toml, chosen)
         if identity:  # last: with it there is a run to go on with
             replace_text(folder / IDENTITY, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
-        sync(output)
         return run
+
+
+@contextmanager
+def new_folder(output: Path, name: str, reserve_bytes: int) -> Iterator[Path]:
+    """Yield a new folder below `output`, `20250131-120000-<name>`, to write in; then it is on the disk.
+
+    Raises:
+        UserError: it cannot be created or written, or has less free space than `reserve_bytes`.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        check_room(output, reserve_bytes)
+        yield _created(output, f"{datetime.now():%Y%m%d-%H%M%S}-{name}")
+        sync(output)
     except OSError as error:
         raise UserError(
             f"run.output = {str(output)!r} cannot be written: {error.strerror or error}; "
@@ -316,7 +326,7 @@ def _metrics(path: Path, number: int, line: bytes) -> dict[str, float]:
         raise DataError(f"{path}, line {number}: not a JSON object with numbers: {error}") from error
 
 
-def new_folder(output: Path, name: str) -> Path:
+def _created(output: Path, name: str) -> Path:
     """`name`, or `name-2`, `name-3`, ... when two runs start in the same second."""
     for number in range(1, 1000):
         folder = output / (name if number == 1 else f"{name}-{number}")

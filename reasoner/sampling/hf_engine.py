@@ -212,6 +212,8 @@ class HfSampler:
     def close(self) -> None:
         self._model = None
         gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from reasoner.codec import read_parquet
+from reasoner.errors import DataError
 from reasoner.gro.presets import PRESETS
+from reasoner.material import load_material
 from reasoner.opening import open_stages
 from reasoner.pipeline import train
 from reasoner.records import Rollout
@@ -56,6 +58,8 @@ steps = 2
 output = "{folder}/runs"
 """
 
+LETTERS = str(Path(__file__).with_name("rewarding_letters.py"))
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -79,8 +83,7 @@ def task(tmp_path: Path, model: Path) -> Path:
 
 def run(task: Path, *sets: str) -> tuple[Path, list[dict[str, float]]]:
     """Train; the run folder and the metrics of every step."""
-    plugin = str(Path(__file__).with_name("rewarding_letters.py"))
-    with open_stages(load_config(task, sets=sets, plugins=[plugin])) as stages:
+    with open_stages(load_config(task, sets=sets, plugins=[LETTERS])) as stages:
         train(stages)
         return stages.run.folder, stages.history
 
@@ -118,6 +121,26 @@ def test_offline_training_starts_neither_sampler_nor_scoring(task: Path, monkeyp
     assert history[-1]["term/dpo/margin"] > history[0]["term/dpo/margin"]
     assert history[-1]["term/dpo/loss"] < history[0]["term/dpo/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert "rose" in (folder / "log.txt").read_text()
+
+
+def test_offline_data_that_are_evaluation_problems_are_left_out_or_refused(task: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(
+            json.dumps({"prompt": prompt, "chosen": "yes", "rejected": "no"}) + "\n"
+            for prompt in ("0  + 1", "say this", "say that")
+        )
+    )
+    others = tmp_path / "others.jsonl"
+    others.write_text("".join(json.dumps({"question": f"{n} - 1?", "answer": "?"}) + "\n" for n in range(4)))
+    sets = [f"data.train.path={others}", "data.eval.shuffle=false", "data.pairs.per_step=1"]
+    sets += ["gro.preset=grpo+dpo", "gro.terms.dpo.source=pairs"]
+    material = load_material(load_config(task, sets=[*sets, "data.overlap=drop"], plugins=[LETTERS]), training=True)
+    assert len(material.offline["pairs"].groups) == 2
+    assert "data.pairs: 1 of 3 problems are also evaluation problems and were left out." in material.facts["data.pairs"]
+    with pytest.raises(
+        DataError, match=r"data\.pairs: 1 of 3 problems are also evaluation problems.*\n  pairs:0 is prob"
+    ):
+        load_material(load_config(task, sets=[*sets, "data.overlap=refuse"], plugins=[LETTERS]), training=True)
 
 
 def test_a_task_with_offline_data_alone_is_enough(task: Path, tmp_path: Path, model: Path) -> None:
