@@ -3,7 +3,8 @@
 
     .venv/bin/python scripts/document.py
 
-Run it after changing a command, an option, a key, a hook, a method or a metric. A test holds that the pages are up to date.
+Run it after changing a command, an option, a key, a hook, a method or a metric. A test holds that the pages are up to
+date.
 """
 
 from __future__ import annotations
