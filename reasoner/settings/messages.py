@@ -101,7 +101,7 @@ def _unknown(path: Path, leaves: Leaves) -> str:
 
 
 def _allowed(path: Path, value: Any) -> str:
-    choices = choices_of(path) or kinds_of(path[:-1])
+    choices = (kinds_of(path[:-1]) if path[-1] == "kind" else ()) or choices_of(path)
     hint = nearest(value, choices) if isinstance(value, str) else ""
     return f"must be one of {', '.join(choices)}.{hint}"
 
