@@ -53,7 +53,8 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
         console.print(_evaluation_table(*summary.evaluations, differences, ascii_only, bounds))
     console.print(_training_table(summary.history, ascii_only))
     console.print(_time_table(summary, ascii_only))
-    if worked := sum(metrics.get("score/seconds", 0.0) for metrics in summary.history):
+    worked = sum(metrics.get("score/seconds", 0.0) for metrics in summary.history)
+    if worked >= 1.0:
         console.print(f"Scoring took {duration(worked)} in workers; what was not waited for hid behind sampling.")
     console.print()
     for name, value in _places(summary):
