@@ -16,7 +16,7 @@ from typing import Literal
 
 from reasoner_rewards.normal import normalise, words
 from reasoner_rewards.numbers import Number, may_be_unit, parse_number, same_number
-from reasoner_rewards.solutions import interval_of, is_interval, set_of, without_names
+from reasoner_rewards.solutions import interval_of, is_interval, set_of, with_both_signs, without_names
 from reasoner_rewards.symbolic import NotMathError, TooComplexError, same_as_number, same_expression
 
 Means = Literal["text", "number", "collection", "expression", "none"]
@@ -35,7 +35,7 @@ _IN_BRACKETS = re.compile(r"\(([^(),;]*)\)")
 _NAME = re.compile(r"\s*[A-Za-z](?:\([a-z]\))?\s*")
 _INEQUALITY = re.compile(r"[<>]|\\[lg][et](?![A-Za-z])")
 _BARE_UNIT = re.compile(r"(.*?[0-9])\s?([A-Za-z]+(?:/[A-Za-z]+)?)(\^\{?[23]\}?)?")
-_BASE = re.compile(r"([0-9A-Za-z]+)(?:_([2-9]|[12][0-9]|3[0-6]))?")
+_BASE = re.compile(r"(?=[A-Za-z]*[0-9])([0-9A-Za-z]+)(?:_([2-9]|[12][0-9]|3[0-6]))?")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _LETTER = re.compile(r"[A-Za-z]")
 _TRAILING_TEXT = re.compile(r"\s*\\text\s*\{([^{}0-9]*)\}(?:\s*\^\s*\{?[23]\}?)?$|\s*\^\s*\{?\s*\\circ\s*\}?$")
@@ -173,8 +173,9 @@ def _collections(answer: str, reference: str, tolerance: float) -> Verdict | Non
     wanted = _collection(reference)
     if wanted is None or len(wanted.elements) < 2:
         return None
-    given = _collection(answer)
-    if given is None:
+    given = _collection(answer) or _Collection("", "", (answer,))
+    given = replace(given, elements=with_both_signs(given.elements))
+    if len(given.elements) < 2:
         return Verdict(False, "collection", f"one value where {len(wanted.elements)} are expected")
     if "=" not in reference:
         given = replace(given, elements=without_names(given.elements))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![A-Za-z])\s*(?P<rest>.+)", re.DOTALL)
+_BOTH_SIGNS = re.compile(r"[A-Za-z]\s*=\s*(?P<rest>[^=]*\\pm(?![A-Za-z])[^=]*)")
 _NAMED = re.compile(r"(?P<name>[A-Za-z])(?:_\{?[0-9]+\}?)?\s*=\s*(?P<value>[^=]+)")
 _RELATION = re.compile(r"\\(?:le|ge|lt|gt)(?![A-Za-z])|[<>]")
 _OR = re.compile(r"\s*(?:\\text\s*\{\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z]))\s*")
@@ -22,7 +23,10 @@ Bound = tuple[str, bool]
 
 
 def set_of(text: str) -> str:
-    r"""`[0,1)` of `x \in [0,1)`; a text that names no set, or one that may be a point, as it is."""
+    r"""`[0,1)` of `x \in [0,1)`, `\pm 5` of `x = \pm 5`; a text that names no set, or one that may be a point, as it
+    is."""
+    if both := _BOTH_SIGNS.fullmatch(text):
+        return both["rest"]
     member = _MEMBER.fullmatch(text)
     return member["rest"] if member and (member["rest"].startswith(r"\{") or is_interval(member["rest"])) else text
 
@@ -34,6 +38,15 @@ def without_names(elements: Sequence[str]) -> tuple[str, ...]:
     if len(names) != 1 or found[0] is None:
         return tuple(elements)
     return tuple(match["value"] if match else each for match, each in zip(found, elements, strict=True))
+
+
+def with_both_signs(elements: Sequence[str]) -> tuple[str, ...]:
+    r"""`2+\sqrt{3}`, `2-\sqrt{3}` of `2 \pm \sqrt{3}`."""
+    return tuple(
+        element.replace(r"\pm", sign).strip().removeprefix("+").strip() if element.count(r"\pm") == 1 else element
+        for element in elements
+        for sign in ("+-" if element.count(r"\pm") == 1 else "+")
+    )
 
 
 def is_interval(text: str) -> bool:
