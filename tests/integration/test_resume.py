@@ -118,8 +118,15 @@ def check_equal(once: Path, often: Path) -> None:
 
 WATCHER = """
 import os
+import shutil
 from pathlib import Path
 from reasoner import hookimpl
+
+RUNS = []
+
+@hookimpl
+def run_started(folder):
+    RUNS.append(folder)
 
 @hookimpl
 def groups_scored(step, groups):
@@ -132,6 +139,8 @@ def step_finished(step, metrics):
 def act(event, step):
     if (Path(__file__).parent / f"interrupt-{event}-{step}").exists():
         raise KeyboardInterrupt
+    if (Path(__file__).parent / f"copy-{event}-{step}").exists():
+        shutil.copytree(RUNS[-1], Path(__file__).parent / "copy" / RUNS[-1].name)
     if (Path(__file__).parent / f"fill-{event}-{step}").exists():
         disk = Path(__file__).parent / "disk"
         room = os.statvfs(disk)
@@ -263,4 +272,18 @@ def test_a_full_disk_ends_the_run_with_a_message_and_costs_no_step_that_has_a_ch
     (trial.folder / "fill-finished-2").unlink()
     (disk / "ballast").unlink()
     trial.go_on(run)
+    check_equal(once, run)
+
+
+@pytest.mark.vllm
+def test_a_new_vllm_engine_goes_on_with_the_responses_of_the_old_one(trial: OneTrial) -> None:
+    pytest.importorskip("vllm")
+    sets = ("sampling.engine=vllm", "sampling.kv_cache_gib=0.25", "run.checkpoint_every=2")
+    (trial.folder / "copy-scored-4").touch()  # the folder as a kill at that moment would leave it
+    once = trial.begin("once", *sets)
+    (trial.folder / "copy-scored-4").unlink()
+    run = only(trial.folder / "copy")
+    assert len(read_metrics(run)) == 3
+    trial.go_on(run)
+    assert read_starts(run)[-1].step == 2
     check_equal(once, run)
