@@ -23,16 +23,23 @@ def describe(chosen: Mapping[str, str]) -> dict[str, Any]:
     Args:
         chosen: what the pipeline decided and why, as it was printed: engine, device, profile, model, data.
     """
+    usable = len(os.sched_getaffinity(0))
     return {
         "chosen": {name: redact(fact) for name, fact in chosen.items()},
         "reasoner": {"version": reasoner.__version__, "git": git_commit(Path(reasoner.__file__).resolve().parents[1])},
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "cores": {"machine": os.cpu_count(), "usable": len(os.sched_getaffinity(0))},
+        "cores": {"machine": os.cpu_count(), "usable": usable, "threads": _threads(usable)},
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "packages": dict(sorted(_packages())),
     }
+
+
+def _threads(usable: int) -> int:
+    """Threads of a matrix product: their number decides in which order a CPU adds up."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else usable
 
 
 def now() -> str:

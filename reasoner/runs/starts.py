@@ -64,7 +64,7 @@ def moved_on(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         "Python": (before["python"], now["python"]),
         **{name: (before["packages"].get(name), now["packages"].get(name)) for name in WATCHED},
         "device": (before["chosen"].get("device"), now["chosen"].get("device")),
-        "usable cores": (before["cores"]["usable"], now["cores"]["usable"]),
+        "number of threads (usable cores, or OMP_NUM_THREADS)": (before["cores"]["threads"], now["cores"]["threads"]),
     }
     return [
         f"{name} was {was or 'not there'}, and is {is_ or 'not there'}."

@@ -218,8 +218,8 @@ def test_other_versions_are_noted(tmp_path: Path) -> None:
     before = describe({"device": "cpu"})
     packages = dict(before["packages"]) | {"torch": "1.0"}
     del packages["numpy"]
-    found = moved_on(before | {"packages": packages, "cores": {"usable": 999}}, before)
-    assert [note.split()[0] for note in found] == ["numpy", "torch", "usable"]
+    found = moved_on(before | {"packages": packages, "cores": {"threads": 999}}, before)
+    assert [note.split()[0] for note in found] == ["numpy", "torch", "number"]
     assert found[0] == f"numpy was not there, and is {before['packages']['numpy']}."
 
 
