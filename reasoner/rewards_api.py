@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from reasoner.errors import MissingDependencyError, UserError, nearest
+from reasoner.errors import ReasonerError, UserError, nearest
 from reasoner.options import check_options
 from reasoner.records import Problem, Response
 
@@ -78,7 +78,7 @@ class RewardSource:
             said = self.preflight(model)
             if not isinstance(said, str) or len(said.splitlines()) != 1:
                 raise TypeError(f"it must return one line of text, got {said!r}")
-        except (UserError, MissingDependencyError) as error:
+        except ReasonerError as error:
             raise UserError(f"reward source {self.name!r} cannot work here: {error}") from error
         except Exception as error:
             raise UserError(

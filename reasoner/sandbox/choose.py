@@ -7,7 +7,6 @@ from functools import cache
 from reasoner.errors import ConfigError, MissingDependencyError, nearest
 from reasoner.sandbox.base import Sandbox, SandboxError
 from reasoner.sandbox.bubblewrap import bubblewrap
-from reasoner.sandbox.http import HttpSandbox
 from reasoner.sandbox.proof import answers, prove
 from reasoner.sandbox.sandlock import sandlock
 from reasoner.sandbox.unsandboxed import unsandboxed
@@ -60,6 +59,8 @@ def _proven(name: str) -> Sandbox | str:
 
 @cache
 def _service(url: str) -> Sandbox:
+    from reasoner.sandbox.http import HttpSandbox  # every command imports this file, few need HTTP
+
     try:
         sandbox = HttpSandbox(url)
     except ValueError as error:
