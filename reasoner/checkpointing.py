@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from reasoner.codec import to_json
+from reasoner.ahead import Ahead
+from reasoner.codec import read_parquet, to_json, write_parquet
 from reasoner.config import RunConfig
 from reasoner.errors import RunError
 from reasoner.evaluation import Evaluation
+from reasoner.fresh import Fresh
 from reasoner.ranks import Ranks
 from reasoner.runs.folder import Run
 from reasoner.scoring.service import ScoringService
@@ -29,6 +31,8 @@ CRITIC = "critic"
 """folder of the critic in a checkpoint"""
 SCORING = "scoring"
 """the scoring service among the parts"""
+AHEAD_FILE = "ahead.parquet"
+"""the next step's groups, where they are drawn ahead"""
 SHARE = 0.02
 """of the time, for checkpoints, where `run.checkpoint_every` leaves it open"""
 
@@ -72,12 +76,16 @@ class Keeper:
     scoring: ScoringService | None
     parts: Mapping[str, Part]
     """by name; every checkpoint has a state of each"""
+    ahead: Ahead
+    """what is drawn beside the update: while it is under way it changes the parts' states"""
     say: Callable[[str], None]
     """shows a sentence"""
     _states: dict[str, Any] = field(default_factory=dict)
     """of the parts, after the last committed step"""
     _versions: tuple[int, ...] = ()
-    """of the models, after the last committed step"""
+    """of the models, after the last committed step; empty: the states are not known"""
+    _drawn: Fresh | None = None
+    """for the next step, after the last committed one"""
     _written: float = field(default_factory=lambda: time.perf_counter())
     """when the last checkpoint was"""
     _seconds: float = 0.0
@@ -99,12 +107,18 @@ class Keeper:
             part.restore(states[name])
         if self.scoring:
             self.scoring.load_scores(checkpoint / self._scores_file)
+        if (checkpoint / AHEAD_FILE).exists():
+            (drawn,) = read_parquet(checkpoint / AHEAD_FILE, Fresh)
+            self.ahead.restore(drawn)
         self.committed()
 
     def committed(self) -> None:
         """A step was committed: what an interruption of the next one goes back to."""
+        if self.ahead.is_drawing:
+            self._versions = ()
+            return
         self._states = {name: part.state() for name, part in self.parts.items()}
-        self._versions = self._now()
+        self._versions, self._drawn = self._now(), self.ahead.drawn
 
     def save_where_due(self) -> None:
         """Write a checkpoint of the last committed step, unless it has one or it is not yet time.
@@ -113,6 +127,7 @@ class Keeper:
             RunError: the disk is full.
         """
         if self.config.keep_last and self.ranks.of_first(not self._is_saved and self._is_due):
+            self.ahead.wait()
             self.committed()  # an evaluation came after the step
             self._save()
 
@@ -123,9 +138,12 @@ class Keeper:
         Args:
             together: all ranks are here. One of several cannot save anything: the others may be gone.
         """
-        if not self.config.keep_last or not self._versions or (self.ranks.count > 1 and not together):
+        if not self.config.keep_last or (self.ranks.count > 1 and not together):
             return
-        if self.ranks.of_first(self._is_saved):
+        if together:
+            self.ahead.wait()
+            self.committed()
+        if not self._versions or self.ranks.of_first(self._is_saved):
             return
         if self._versions != self._now():
             self.say(f"the weights have changed since step {self.run.steps}: it cannot be saved any more")
@@ -187,6 +205,8 @@ class Keeper:
             self.learner.checkpoint(folder)
             if self.ranks.first:
                 (folder / STATE_FILE).write_text(to_json(states) + "\n", encoding="utf-8")
+            if self.ranks.first and self._drawn:
+                write_parquet(folder / AHEAD_FILE, [self._drawn])
             if self.ranks.first and self.critic:
                 (folder / CRITIC).mkdir()
                 self.critic.checkpoint(folder / CRITIC)

@@ -193,6 +193,8 @@ class SamplingConfig(Model):
     problems; 0: they stay (and cost no update)"""
     kv_cache_gib: Annotated[float, Field(gt=0.0)] = 2.0
     """GiB of KV cache (CPU only)"""
+    ahead: Annotated[int, Field(ge=0, le=1)] = 0
+    """1: draw the next step's responses during the update, one step off-policy, corrected for it; 0: on-policy"""
 
     @model_validator(mode="after")
     def _on_policy(self) -> Self:
@@ -634,6 +636,20 @@ def _check_refills(config: Config) -> None:
             )
 
 
+def _check_ahead(config: Config) -> None:
+    """Responses of older weights are corrected for that where they have to be."""
+    if not config.sampling.ahead:
+        return
+    if config.gro.terms and not config.online:
+        raise ValueError("sampling.ahead = 1 draws fresh groups during the update, and no term reads any")
+    for name, term in config.gro.terms.items():
+        if term.term.is_corrected_when_stale and term.correction.kind == "none":
+            raise ValueError(
+                f"gro.terms.{name}.correction.kind = 'none' with sampling.ahead = 1: its responses come from weights "
+                "one step older than those that learn from them; use 'truncate' or 'mask', or sampling.ahead = 0"
+            )
+
+
 def _check_curriculum(config: Config) -> None:
     if config.curriculum.kind != "none" and config.gro.terms and not config.online:
         raise ValueError(
@@ -733,6 +749,7 @@ CHECKS = (
     _check_sources,
     _check_groups,
     _check_refills,
+    _check_ahead,
     _check_curriculum,
     _check_weights,
     _check_critic,

@@ -94,8 +94,8 @@ def run_started(folder: Path, settings: Mapping[str, Any], first_step: int) -> N
 
 @hookspec
 def groups_sampled(step: int, groups: Sequence[Group]) -> None:
-    """When a step's fresh responses were sampled; their scores may not be there yet. With dynamic sampling once per
-    draw, with the groups that are dropped afterwards."""
+    """When a step's fresh responses are there, those of all ranks. With dynamic sampling once per draw, with the groups
+    that are dropped afterwards."""
 
 
 @hookspec

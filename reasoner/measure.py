@@ -4,7 +4,7 @@ readings."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean, pstdev
 from typing import TypeVar
@@ -42,6 +42,11 @@ class Timer:
     def rest(self, stage: str) -> None:
         """Add the time since `iterate` ran out of items to `stage`."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - self._ended
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add what another timer measured, by stage."""
+        for stage, more in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + more
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from reasoner import plugins
+from reasoner.ahead import Ahead
 from reasoner.checkpointing import CRITIC
 from reasoner.config import Config, RewardConfig
 from reasoner.curriculum import Curriculum
 from reasoner.errors import OutOfTimeError, state_after
 from reasoner.evaluation import Scorer
+from reasoner.fresh import Drawer
 from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
@@ -71,6 +73,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         checkpoint = ranks.of_first(place.checkpoint if place else None)
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
+        ahead = stack.enter_context(Ahead())
         evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
         base.view.message("loading the learner")
         learner = open_learner(config, base.folder, base.device, ranks, checkpoint)
@@ -88,9 +91,8 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             reference=_reference(base, learner),
             critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
-            problems=base.problems,
-            curriculum=_curriculum(base),
-            prompts={prompt.problem.id: prompt for prompt in base.train},
+            drawer=_drawer(base, evaluator),
+            ahead=ahead,
             offline=base.streams,
             set_up_s=seconds_since_start(),
             watch=Watch(base.run.history, list(base.run.evaluations.items())),
@@ -186,7 +188,9 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         view.message(f"starting the sampler ({base.engine})")
         sampler = stack.enter_context(open_sampler(config, base.folder, base.run.folder / "sampler.log"))
         if base.ranks.count > 1:
-            scorer, sampler = SpreadScorer(scorer, base.ranks), SpreadSampler(sampler, base.ranks)
+            # Groups that are drawn ahead are exchanged while the update exchanges gradients.
+            ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
+            scorer, sampler = SpreadScorer(scorer, ranks), SpreadSampler(sampler, ranks)
         view.message(f"sampler: {sampler.description}")
         yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events)
 
@@ -223,10 +227,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _curriculum(base: _Base) -> Curriculum | None:
-    if base.config.curriculum.kind == "none" or base.problems is None:
+def _drawer(base: _Base, evaluator: Evaluator | None) -> Drawer | None:
+    config = base.config
+    if evaluator is None or base.problems is None:
         return None
-    return Curriculum(base.problems, base.config.run.seed, base.config.curriculum.longest_rest)
+    curriculum = None
+    if config.curriculum.kind != "none":
+        curriculum = Curriculum(base.problems, config.run.seed, config.curriculum.longest_rest)
+    prompts = {prompt.problem.id: prompt for prompt in base.train}
+    return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum)
 
 
 def _reference(base: _Base, learner: Adapted) -> Policy | None:

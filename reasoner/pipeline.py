@@ -55,10 +55,10 @@ def check_sampler(stages: Stages, batches: Mapping[Source, Batch]) -> None:
     """
     count = stages.fresh_steps
     if "online" in batches and (count in (1, 2) or count % stages.config.handover.check_every == 0):
-        # Ranks take turns in drawing: so many groups are of every rank's sampler.
-        few = [scored.group for scored in batches["online"].groups[: max(2, stages.ranks.count)]]
-        gap = check_gap(stages.learner, few, stages.config.sampling.temperature)
-        verify_gap(gap, gap_limit(stages.config.model.dtype, stages.config.handover.max_gap))
+        few = stages.drawn_now(batches)
+        if few:
+            gap = check_gap(stages.learner, few, stages.config.sampling.temperature)
+            verify_gap(gap, gap_limit(stages.config.model.dtype, stages.config.handover.max_gap))
 
 
 def annotate(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> dict[Source, Batch]:

@@ -12,7 +12,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,6 +74,12 @@ class Ranks:
     def of_first(self, value: T) -> T:
         """The first rank's value."""
         return self.gather(value)[0]
+
+    def twin(self) -> Ranks:
+        """The same ranks with a channel of their own, for another thread's collectives."""
+        import torch.distributed as dist
+
+        return replace(self, group=dist.new_group(backend="gloo", timeout=_PATIENCE))
 
     @contextmanager
     def node_folder(self, prefix: str, parent: Path) -> Iterator[Path]:

@@ -10,17 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
 
+from reasoner.ahead import Ahead
 from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
-from reasoner.curriculum import Curriculum
 from reasoner.data import Stream
 from reasoner.deadline import Deadline
-from reasoner.evaluation import Evaluation, Scorer, counted, evaluate, evaluation_params, pass_rates
+from reasoner.evaluation import Evaluation, Scorer, evaluate, evaluation_params
+from reasoner.fresh import Drawer, Fresh
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import hand_over
@@ -30,7 +32,7 @@ from reasoner.learning.spread import Policy
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
 from reasoner.ranks import Ranks
-from reasoner.records import Batch, Group, Problem, Prompt, SamplingParams, ScoredGroup
+from reasoner.records import Batch, Group, Prompt, ScoredGroup
 from reasoner.reporting.alarms import Watch
 from reasoner.reporting.view import Summary, View
 from reasoner.runs.folder import Run, as_read
@@ -39,9 +41,6 @@ from reasoner.sampling.base import Sampler
 from reasoner.scoring.service import ScoringService
 from reasoner.suspects import explain, stop_after
 from reasoner.update import ActiveTerm, UpdateReport
-
-REFILL_SEED = 1_000_003
-"""between the seeds of a step's refills: they draw with others than any step"""
 
 
 @dataclass
@@ -109,26 +108,20 @@ class Stages:
     """value model; None: no term asks for it"""
     evaluator: Evaluator | None
     """sampler and scorer; None: no term reads fresh groups"""
-    problems: Stream[Problem] | None
-    """training problems; None: no term reads fresh groups"""
-    prompts: Mapping[str, Prompt]
-    """training prompts by problem id"""
+    drawer: Drawer | None
+    """samples and scores the fresh groups of a step; None: no term reads any"""
+    ahead: Ahead
+    """what it draws beside the update (`sampling.ahead`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
     set_up_s: float
     """seconds from the start of the process until everything was ready; with those of earlier starts of the run"""
     earlier_s: float = 0.0
     """seconds of earlier starts"""
-    draws: int = 0
-    """how many times problems were taken from the stream"""
     fresh_steps: int = 0
     """steps that sampled, since this start"""
-    sampled_tokens: int = 0
-    """of the current step, dropped groups and greedy responses included"""
-    scoring_s: float = 0.0
-    """seconds in reward sources for the same responses, summed over their workers"""
-    curriculum: Curriculum | None = None
-    """chooses among the training problems; None: each comes once per epoch"""
+    fresh: Fresh | None = None
+    """of the current step; None: it reads no fresh groups"""
     watch: Watch = field(default_factory=Watch)
     """looks for what goes wrong"""
 
@@ -149,19 +142,26 @@ class Stages:
         scoring = self.evaluator.service if self.evaluator else None
         if self.evaluator and scoring:
             parts |= {"evaluator": self.evaluator, SCORING: scoring}
-        if self.curriculum:
-            parts["curriculum"] = self.curriculum
+        if self.drawer:
+            parts["drawer"] = self.drawer
         return Keeper(
-            self.config.run, self.run, self.ranks, self.learner, self.critic, scoring, parts, self.view.message
+            self.config.run,
+            self.run,
+            self.ranks,
+            self.learner,
+            self.critic,
+            scoring,
+            parts,
+            self.ahead,
+            self.view.message,
         )
 
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
         total_s = self.earlier_s + seconds_since_start()
-        return {"draws": self.draws, "set_up_s": self.set_up_s, "total_s": total_s}
+        return {"set_up_s": self.set_up_s, "total_s": total_s}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.draws = state["draws"]
         self.set_up_s += state["set_up_s"]
         self.earlier_s = state["total_s"]
 
@@ -171,7 +171,8 @@ class Stages:
         Raises:
             OutOfTimeError: it may not end within `run.max_hours`.
         """
-        self.deadline.next_lap(*self.ranks.of_first((seconds_since_start(), self.keeper.seconds)))
+        at_the_end = self.keeper.seconds + self.ahead.seconds
+        self.deadline.next_lap(*self.ranks.of_first((seconds_since_start(), at_the_end)))
 
     def active_terms(self, step: int) -> list[ActiveTerm]:
         """The terms with weight at a step."""
@@ -183,94 +184,71 @@ class Stages:
         return [ActiveTerm(name, self.terms[name], weight) for name, weight in weights.items() if weight > 0.0]
 
     def collect(self, step: int, terms: Sequence[ActiveTerm], timer: Timer) -> dict[Source, Batch]:
-        """The step's groups of every source that a term reads: sampled with the learner's weights and scored, or from a
-        data set.
+        """The step's groups of every source that a term reads: sampled and scored, or from a data set.
 
         Raises:
             RunError: the hand-over, the sampler or the scoring service failed.
         """
         seed_generators(self.config.run.seed, step)
         batches: dict[Source, Batch] = {}
-        self.sampled_tokens, self.scoring_s = 0, 0.0
+        self.fresh = None
         for source in dict.fromkeys(term.term.source for term in terms):
             if source == "online":
-                with timer("handover"):
-                    self.publish()
                 self.fresh_steps += 1
-                groups = self.sample_and_score(step, timer)
-                self.events.emit("groups_scored", step=step, groups=groups)
-                greedy = self._greedy_rewards(groups, timer) if any(t.term.needs_greedy for t in terms) else None
-                temperature = self.config.sampling.temperature
-                batches[source] = Batch(groups, greedy_rewards=greedy, temperature=temperature)
+                self.fresh = fresh = self._fresh(step, timer)
+                self._tell(fresh)
+                batches[source] = Batch(
+                    fresh.groups, greedy_rewards=fresh.greedy_rewards, temperature=self.config.sampling.temperature
+                )
             else:
                 batches[source] = Batch(self.offline[source].at(step))
         return {source: batch for source, batch in batches.items() if batch.groups}
 
-    def sample_and_score(self, step: int, timer: Timer) -> tuple[ScoredGroup, ...]:
-        """Sample the step's groups and score each as soon as it is complete; in the order of the problems.
+    def _fresh(self, step: int, timer: Timer) -> Fresh:
+        """What was drawn for the step during the update before it (`sampling.ahead`), or is drawn now, with the
+        learner's weights; then drawing for the next step begins.
+        """
+        assert self.drawer is not None
+        with timer("sample"):
+            fresh = self.ahead.take(step, partial(self.view.stage, "sample"))
+        with timer("handover"):
+            self.publish()
+        if fresh is None:
+            fresh = self.drawer.draw(step, greedy=self._needs_greedy(step), progress=partial(self.view.stage, "sample"))
+            timer.add(fresh.seconds)
+        if self.config.sampling.ahead and step < self.config.run.steps and self._reads_fresh(step + 1):
+            self.ahead.begin(partial(self.drawer.draw, step + 1, greedy=self._needs_greedy(step + 1)))
+        return fresh
 
-        With `sampling.refills`, groups whose rewards are all equal are dropped and as many fresh problems sampled, up
-        to that many times; what is missing then makes the step smaller.
+    def _reads_fresh(self, step: int) -> bool:
+        return any(each.term.source == "online" for each in self.active_terms(step))
+
+    def _needs_greedy(self, step: int) -> bool:
+        return any(each.term.needs_greedy for each in self.active_terms(step))
+
+    def _tell(self, fresh: Fresh) -> None:
+        """Say what happened while groups were drawn, to plugins too."""
+        for drawn in fresh.rounds:
+            self.events.emit("groups_sampled", step=fresh.step, groups=tuple(scored.group for scored in drawn))
+        self.events.emit("groups_scored", step=fresh.step, groups=fresh.groups)
+        kept, wanted = len(fresh.groups), self.config.learning.problems_per_step
+        if kept < wanted:
+            self.view.message(
+                f"step {fresh.step}: {kept} of {wanted} groups have differences after "
+                f"{self.config.sampling.refills} refills; the step is smaller"
+            )
+
+    def drawn_now(self, batches: Mapping[Source, Batch]) -> list[Group]:
+        """Some groups of every rank's sampler, drawn with the weights that the learner has; none where there are no
+        such groups.
 
         Raises:
-            RunError: the sampler or the scoring service failed.
+            RunError: the sampler failed.
         """
-        wanted, refills = self.config.learning.problems_per_step, self.config.sampling.refills
-        kept: list[ScoredGroup] = []
-        for round_ in range(refills + 1):
-            prompts = [self.prompts[problem.id] for problem in self._next_problems(wanted - len(kept))]
-            size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
-            groups = self._score(prompts, size, temperature, step + round_ * REFILL_SEED, timer, step)
-            if self.curriculum:
-                self.curriculum.observe(pass_rates(groups, self.config.required_evaluation.correct))
-            kept += [scored for scored in groups if not refills or scored.informative]
-            if len(kept) == wanted:
-                break
-        else:
-            self.view.message(
-                f"step {step}: {len(kept)} of {wanted} groups have differences after {refills} refills; the step is "
-                "smaller"
-            )
-        return tuple(kept)
-
-    def _next_problems(self, count: int) -> tuple[Problem, ...]:
-        assert self.problems is not None
-        self.draws += 1
-        return self.curriculum.take(count) if self.curriculum else self.problems.at(self.draws)[:count]
-
-    def _greedy_rewards(self, groups: Sequence[ScoredGroup], timer: Timer) -> tuple[float | None, ...]:
-        """Reward of a greedy response to each group's problem."""
-        prompts = [self.prompts[scored.group.problem.id] for scored in groups]
-        return tuple(scored.rewards[0] for scored in self._score(prompts, 1, 0.0, 0, timer))
-
-    def _score(
-        self, prompts: Sequence[Prompt], size: int, temperature: float, seed: int, timer: Timer, step: int | None = None
-    ) -> list[ScoredGroup]:
-        """`step`: of which plugins are told; None: they are not."""
-        assert self.evaluator is not None
-        config = self.config.sampling
-        params = SamplingParams(
-            temperature=temperature,
-            max_tokens=config.max_tokens,
-            stop=tuple(config.stop),
-            seed=self.config.run.seed + seed,
-        )
-        drawn = self.evaluator.sampler.sample(prompts, size, params)
-        sampled = timer.iterate("sample", counted(drawn, len(prompts) * size, partial(self.view.stage, "sample")))
-        scores = self.evaluator.scorer.score(sampled if step is None else self._told(step, sampled))
-        groups = {scored.group.problem.id: scored for scored in scores}
-        timer.rest("score_wait")
-        self.sampled_tokens += sum(len(r.token_ids) for scored in groups.values() for r in scored.group.responses)
-        self.scoring_s += sum(c.seconds for scored in groups.values() for row in scored.components for c in row)
-        return [groups[prompt.problem.id] for prompt in prompts]
-
-    def _told(self, step: int, groups: Iterator[Group]) -> Iterator[Group]:
-        """The groups; after the last one plugins are told of them."""
-        passed: list[Group] = []
-        for group in groups:
-            passed.append(group)
-            yield group
-        self.events.emit("groups_sampled", step=step, groups=tuple(passed))
+        if self.config.sampling.ahead:
+            return [group for group in self.ranks.gather(self.ahead.first()) if group]
+        # Ranks take turns in drawing: so many groups are of every rank's sampler.
+        return [scored.group for scored in batches["online"].groups[: max(2, self.ranks.count)]]
 
     def publish(self) -> None:
         """Give the sampler the learner's weights, if they have changed.
@@ -292,17 +270,19 @@ class Stages:
         when = {0: "before training", self.config.run.steps: "after training"}.get(step)
         due = when is not None or (every and step % every == 0)
         if self.evaluator and due and step not in self.run.evaluations:
+            self.ahead.wait()
             self.publish()
             self.evaluator.evaluate(step, when or f"after step {step}")
 
     @contextmanager
     def sampler_asleep(self) -> Iterator[None]:
-        """The sampler gives its memory back meanwhile."""
-        if self.evaluator:
-            self.evaluator.sampler.sleep()
+        """The sampler gives its memory back meanwhile, unless it draws ahead."""
+        sampler = self.evaluator.sampler if self.evaluator and not self.config.sampling.ahead else None
+        if sampler:
+            sampler.sleep()
         yield
-        if self.evaluator:
-            self.evaluator.sampler.wake()
+        if sampler:
+            sampler.wake()
 
     def commit(self, step: int, batches: Mapping[Source, Batch], report: UpdateReport, timer: Timer) -> None:
         """Measure the step, write it to the run folder and show it.
@@ -312,16 +292,17 @@ class Stages:
         """
         metrics = report.metrics | timer.metrics | memory_metrics(self.device)
         groups = batches["online"].groups if "online" in batches else ()
-        if groups:
+        if self.fresh:
+            metrics |= self.fresh.metrics
+        if self.fresh and groups:
             metrics |= rollout_metrics(groups)
-            metrics["tokens/sampled"] = float(self.sampled_tokens)
-            metrics["score/seconds"] = self.scoring_s
+            metrics["tokens/sampled"] = float(self.fresh.tokens)
+            metrics["score/seconds"] = self.fresh.scoring_s
             metrics["groups/no_credit"] = 1 - report.informative / len(groups)
-            metrics["tokens_per_s/sample"] = metrics["tokens/sampled"] / metrics["time/sample"]
-        if self.config.sampling.refills:
-            metrics |= {"groups/kept": float(len(groups)), "groups/draws": float(self.draws)}
-        if self.curriculum:
-            metrics |= self.curriculum.metrics
+            metrics["tokens_per_s/sample"] = self.fresh.tokens / self.fresh.seconds["sample"]
+            if self.config.sampling.ahead:
+                metrics["sample/seconds"] = self.fresh.seconds["sample"]
+                metrics["response/staleness"] = self._staleness(groups, report)
         evidence = self.run.keep_suspects(step, report.suspects) if report.suspects else None
         metrics = self.ranks.of_first(as_read(metrics))  # schedules read them, and must be the same everywhere
         warnings = self.watch.look([*self.history, metrics], list(self.run.evaluations.items()))
@@ -335,6 +316,11 @@ class Stages:
         if evidence:
             self.view.message(f"step {step}: {explain(report.suspects)}; {evidence}")
             stop_after(self.history, self.config.learning.max_not_finite, report.suspects, evidence)
+
+    def _staleness(self, groups: Sequence[ScoredGroup], report: UpdateReport) -> float:
+        """How many optimiser steps were made between drawing the step's responses and its first update, on average."""
+        version = self.learner.version - sum(step.applied for step in report.steps)
+        return fmean(version - response.policy_version for scored in groups for response in scored.group.responses)
 
     def save_model(self) -> Path:
         """Save the trained model, and the critic beside it, into the run folder.

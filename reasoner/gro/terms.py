@@ -320,6 +320,11 @@ class Term:
         return self.kl.in_reward
 
     @property
+    def is_corrected_when_stale(self) -> bool:
+        """Whether responses of older weights need a correction: fresh ones do, but in pairs, which may be anybody's."""
+        return self.source == "online" and self.evidence.unit != "pair"
+
+    @property
     def compares(self) -> bool:
         """Whether a group of one response can give no credit."""
         if isinstance(self.credit, Advantage):

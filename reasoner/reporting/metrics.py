@@ -37,6 +37,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("groups/no_credit", "share", "groups with fewer than two different rewards: nothing to compare"),
     Metric("response/length_mean", "tokens", "response length"),
     Metric("response/finished", "share", "responses that ended by themselves, not at the length limit"),
+    Metric("response/staleness", "count", "optimiser steps between drawing a response and its first update "
+           "(sampling.ahead)"),
     Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: estimates the entropy per token "
            "that they were drawn with"),
     Metric("credit/abs_mean", "reward", "size of the credit over responses"),
@@ -61,7 +63,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("update/not_finite", "count", "optimiser steps skipped because the loss or the gradient was not finite"),
     Metric("update/responses_skipped", "count", "responses without weight, which cost no forward"),
     Metric("update/tokens", "tokens", "tokens that went through the model, shared prompts counted once"),
-    Metric("gap/mean", "nats", "mean |log-probability of the learner - of the sampler| per token"),
+    Metric("gap/mean", "nats", "mean |log-probability of the learner - of the sampler| per token; with sampling.ahead also what the policy "
+        "moved in between"),
     Metric("gap/max", "nats", "largest such difference"),
     Metric("gap/k3", "nats", "k3 estimate of the KL divergence between sampler and learner"),
     Metric("entropy", "nats", "mean entropy per token; with an entropy bonus only"),
@@ -74,7 +77,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("curriculum/tried", "share", "training problems that were tried so far; with a curriculum only"),
     Metric("curriculum/resting", "share", "training problems that rest: their last groups were all right or all wrong"),
     Metric("curriculum/pass_rate", "share", "mean pass rate of the tried problems, recent groups counting more"),
-    Metric("time/sample", "s", "sampling"),
+    Metric("time/sample", "s", "sampling; with sampling.ahead waiting for what is drawn during the update before"),
+    Metric("sample/seconds", "s", "sampling during the update before (sampling.ahead); compare with time/sample"),
     Metric("time/score_wait", "s", "waiting for rewards after the last response; the rest hides behind sampling"),
     Metric("score/seconds", "s", "time in all reward sources, summed over their workers; compare with time/score_wait"),
     Metric("time/update", "s", "annotating, credit and update"),

@@ -185,11 +185,31 @@ def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
                 f"gro.terms.{name} ({origin}): there is no such term.{nearest(name, table)}{there} A new term needs "
                 "a preset, or a source and its choices."
             )
-    lowest: dict[Key, Leaf] = {}
+    lowest: Leaves = {}
     for name, choices in table.items():
-        lowest |= layer_of({"gro": {"terms": {name: choices}}}, origins[name]).leaves
+        lowest = {**lowest, **layer_of({"gro": {"terms": {name: choices}}}, origins[name]).leaves}
+    if leaves.get(("sampling", "ahead"), Leaf(0, "default")).value:
+        lowest = _corrected(lowest, leaves)
     kinds = frozenset(path[:-1] for path in leaves if path[0] == "gro" and path[-1] == "kind")
     return overlay(lowest, Layer(leaves, kinds))
+
+
+def _corrected(lowest: Leaves, leaves: Leaves) -> Leaves:
+    """With `sampling.ahead` responses are stale: terms that say nothing of a correction have one, truncated at 2
+    (TIS), per token or with the geometric mean of a response."""
+    found = dict(lowest)
+    for name in dict.fromkeys(path[2] for path in (*lowest, *leaves) if path[:2] == ("gro", "terms") and len(path) > 2):
+        choices = {
+            path[3:]: leaf.value for path, leaf in {**lowest, **leaves}.items() if path[:3] == ("gro", "terms", name)
+        }
+        unit = choices.get(("evidence", "unit"), "token")
+        kind = ("gro", "terms", name, "correction", "kind")
+        unset = kind not in leaves and lowest.get(kind, Leaf("none", "")).value == "none"
+        if choices.get(("source",), "online") == "online" and unit != "pair" and unset:
+            found[kind] = Leaf("truncate", "sampling.ahead")
+            if unit == "response":
+                found[*kind[:-1], "level"] = Leaf("geometric", "sampling.ahead")
+    return found
 
 
 def _preset(key: Key, leaf: Leaf, algorithms: Algorithms) -> Preset:
@@ -267,6 +287,8 @@ def _check_metric(key: str, name: str, config: Config) -> None:
         "reward/": ("fresh groups", config.online),
         "groups/no_credit": ("fresh groups without sampling.refills", config.online and not config.sampling.refills),
         "groups/kept": ("sampling.refills", bool(config.sampling.refills)),
+        "sample/seconds": ("sampling.ahead", bool(config.sampling.ahead)),
+        "response/staleness": ("sampling.ahead", bool(config.sampling.ahead)),
         "curriculum/": ("a curriculum", config.curriculum.kind != "none"),
         "entropy": ("an entropy bonus", any(term.entropy for term in config.gro.terms.values())),
     }

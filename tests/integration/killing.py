@@ -175,12 +175,18 @@ TRIALS = (
             "run.checkpoint_every=2",
             "evaluation.every=3",
         ),
-        8,
+        6,
+    ),
+    # the next step's groups are drawn during the update
+    Trial(
+        "ahead",
+        ("gro.preset=grpo", "sampling.ahead=1", "curriculum.kind=pass-rate", "run.checkpoint_every=2"),
+        6,
     ),
     Trial(
-        "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 8
+        "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 6
     ),
-    Trial("offline", ("gro.preset=dpo", "run.steps=12", "run.checkpoint_every=1", "run.keep_last=1"), 8),
+    Trial("offline", ("gro.preset=dpo", "run.steps=12", "run.checkpoint_every=1", "run.keep_last=1"), 6),
     # the reference is the model without its adapter
     Trial("lora", ("gro.preset=dpo", "lora.rank=4", "run.checkpoint_every=2"), 6),
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from reasoner.ahead import Ahead
 from reasoner.checkpointing import STATE_FILE, Keeper
 from reasoner.config import RunConfig
 from reasoner.errors import DataError, RunError
@@ -139,7 +140,9 @@ def evaluation(accuracy: float) -> Evaluation:
 def trial(output: Path, **config: Any) -> Trial:
     run = open_run(output, "task", "", {}, identity={"model": "sha256 0"})
     model, part, said = Model(), Count(), list[str]()
-    keeper = Keeper(RunConfig(**{"steps": 100} | config), run, ALONE, model, None, None, {"part": part}, said.append)
+    keeper = Keeper(
+        RunConfig(**{"steps": 100} | config), run, ALONE, model, None, None, {"part": part}, Ahead(), said.append
+    )
     return Trial(run, keeper, model, part, said)
 
 
@@ -200,7 +203,9 @@ def test_an_interrupted_step_is_forgotten_and_the_one_before_it_saved(tmp_path: 
     made.part.count = 999  # of a step that was not committed
     made.keeper.save_on_the_way_out()
     assert made.state(1) == [{"part": {"count": 10}}]
-    again = Keeper(made.keeper.config, made.run, ALONE, Model(), None, None, {"part": Count()}, made.said.append)
+    again = Keeper(
+        made.keeper.config, made.run, ALONE, Model(), None, None, {"part": Count()}, Ahead(), made.said.append
+    )
     again.restore(made.run.checkpoints.at(1))
     assert again.parts["part"] == Count(10)
 
@@ -229,6 +234,8 @@ def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_checkpoint_befor
 def test_a_checkpoint_of_a_run_with_other_parts_is_refused(tmp_path: Path) -> None:
     made = trial(tmp_path, checkpoint_every=1)
     made.step()
-    other = Keeper(made.keeper.config, made.run, ALONE, Model(), None, None, {"curriculum": Count()}, made.said.append)
+    other = Keeper(
+        made.keeper.config, made.run, ALONE, Model(), None, None, {"curriculum": Count()}, Ahead(), made.said.append
+    )
     with pytest.raises(RunError, match="holds the state of part, and this run has curriculum"):
         other.restore(made.run.checkpoints.at(1))

@@ -1,0 +1,165 @@
+"""One step off-policy: the next step's groups are drawn during the update, and everything says so."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasoner.ahead import Ahead
+from reasoner.codec import read_parquet
+from reasoner.errors import ConfigError, HandoverError, SamplerError
+from reasoner.evaluation import Progress
+from reasoner.fresh import Fresh
+from reasoner.opening import open_stages
+from reasoner.pipeline import train
+from reasoner.records import Group, Message, Problem, Receipt, Rollout
+from reasoner.runs.folder import read_metrics
+from reasoner.sampling.hf_engine import HfSampler
+from reasoner.settings import load_config
+from tests.integration.test_resume import PLUGIN, write_task
+from tests.tiny import build_tiny_model
+
+pytestmark = pytest.mark.slow
+
+GROUP = Group(Problem("p", (Message("user", "?"),), "4"), (1,), ())
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    return write_task(tmp_path, build_tiny_model(tmp_path / "tiny"))
+
+
+def run(task: Path, *sets: str) -> Path:
+    sets = ("gro.preset=grpo", "sampling.ahead=1", "run.steps=4", *sets)
+    with open_stages(load_config(task, sets=list(sets), plugins=[str(PLUGIN)])) as stages:
+        train(stages)
+    return stages.run.folder
+
+
+def versions(folder: Path) -> list[set[int]]:
+    """The versions of the weights that drew each step's responses."""
+    files = sorted((folder / "rollouts").glob("step-*.parquet"))
+    return [{row.response.policy_version for row in read_parquet(file, Rollout)} for file in files]
+
+
+def test_every_step_learns_from_responses_of_the_step_before(task: Path) -> None:
+    folder = run(task, "evaluation.every=2")
+    assert versions(folder) == [{0}, {0}, {1}, {2}]
+    metrics = read_metrics(folder)
+    assert [row["response/staleness"] for row in metrics] == [0, 1, 1, 1]
+    assert all(row["sample/seconds"] > 0 for row in metrics)
+    # The first groups are of the weights that learn from them: there is nothing to correct.
+    assert metrics[0]["gap/mean"] < 1e-5 < metrics[1]["gap/mean"]
+
+
+def test_nothing_is_drawn_that_is_not_used(task: Path) -> None:
+    """Steps without fresh groups in between, and none after the last."""
+    folder = run(task, "gro.terms.sft.preset=sft", "gro.terms.grpo.schedule={kind='switch', at=2}")
+    assert versions(folder) == [{0}, {0}]
+
+
+def test_a_sampler_that_keeps_old_weights_is_found(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = HfSampler.load
+
+    def keep(self: Any, folder: Path, version: int) -> Receipt:
+        before = {name: value.clone() for name, value in self._model.state_dict().items()}
+        receipt = whole(self, folder, version)
+        self._model.load_state_dict(before)
+        return receipt
+
+    monkeypatch.setattr(HfSampler, "load", keep)
+    with pytest.raises(HandoverError, match="the sampler's log-probabilities differ from the learner's"):
+        run(task, "learning.learning_rate=0.01")
+
+
+def test_a_sampler_that_fails_during_the_update_ends_the_run(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = HfSampler._draw_batch
+
+    def fail(self: Any, *arguments: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            raise SamplerError("the sampler is gone")
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(HfSampler, "_draw_batch", fail)
+    with pytest.raises(SamplerError, match="the sampler is gone"):
+        run(task)
+
+
+# ---- the thread
+
+
+def fresh(step: int) -> Fresh:
+    return Fresh(step, (), False, None, 0, 0.0, {}, {})
+
+
+def test_drawing_goes_on_beside_its_caller_who_waits_where_it_must() -> None:
+    some, all_ = threading.Event(), threading.Event()
+    shown: list[tuple[int, int]] = []
+
+    def draw(*, progress: Progress, seen: Any) -> Fresh:
+        progress(0, 2)  # nobody waits: the view belongs to the update
+        assert some.wait(10)
+        seen(GROUP)
+        assert all_.wait(10)
+        progress(2, 2)
+        return fresh(2)
+
+    with Ahead() as ahead:
+        ahead.begin(draw)
+        assert ahead.is_drawing
+        assert ahead.drawn is None
+        some.set()
+        assert ahead.first() is GROUP
+        assert ahead.is_drawing
+        threading.Timer(0.2, all_.set).start()
+        assert ahead.take(2, lambda done, total: shown.append((done, total))) == fresh(2)
+        assert shown == [(2, 2)]
+        assert ahead.take(3, lambda done, total: None) is None
+
+
+def test_groups_of_another_step_and_none_at_all() -> None:
+    with Ahead() as ahead:
+        assert ahead.first() is None
+        ahead.restore(fresh(2))
+        assert ahead.drawn == fresh(2)
+        assert ahead.take(3, lambda done, total: None) is None
+        assert ahead.drawn is None
+
+
+# ---- the configuration
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("grpo", {"grpo": ("truncate", "token")}),
+        ("gspo", {"gspo": ("truncate", "geometric")}),
+        ("grpo+dpo", {"grpo": ("truncate", "token"), "dpo": ("none", "token")}),
+    ],
+)
+def test_stale_responses_are_corrected(task: Path, preset: str, expected: dict[str, tuple[str, str]]) -> None:
+    resolved = load_config(task, sets=[f"gro.preset={preset}", "sampling.ahead=1"], plugins=[str(PLUGIN)])
+    terms = resolved.config.gro.terms
+    assert {name: (term.correction.kind, term.correction.level) for name, term in terms.items()} == expected
+    origins = {name: resolved.origins[f"gro.terms.{name}.correction.kind"] for name in expected}
+    assert origins == {
+        name: "sampling.ahead" if kind == "truncate" else origins[name] for name, (kind, _) in expected.items()
+    }
+    plain = load_config(task, sets=[f"gro.preset={preset}"], plugins=[str(PLUGIN)]).config
+    assert {term.correction.kind for term in plain.gro.terms.values()} == {"none"}
+
+
+def test_a_correction_of_ones_own_stays_and_none_is_refused(task: Path) -> None:
+    def load(*sets: str) -> Any:
+        return load_config(task, sets=["sampling.ahead=1", *sets], plugins=[str(PLUGIN)]).config
+
+    assert load("gro.preset=grpo", "gro.terms.grpo.correction.kind=mask").gro.terms["grpo"].correction.kind == "mask"
+    with pytest.raises(ConfigError, match=r"gro\.terms\.grpo\.correction\.kind = 'none' with sampling\.ahead = 1"):
+        load("gro.preset=grpo", "gro.terms.grpo.correction.kind=none")
+    with pytest.raises(ConfigError, match=r"sampling\.ahead = 1 draws fresh groups during the update, and no term"):
+        load("gro.preset=sft")
+    with pytest.raises(ConfigError, match=r"sampling\.ahead"):
+        load_config(task, sets=["gro.preset=grpo", "sampling.ahead=2"], plugins=[str(PLUGIN)])
