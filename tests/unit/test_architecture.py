@@ -277,8 +277,8 @@ data.labelled.generator data.labelled.options data.labelled.split data.labelled.
 data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.labelled.too_long
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens data.demos.too_long
-curriculum.kind curriculum.longest_rest
-sampling.ahead sampling.engine sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
+curriculum.kind curriculum.longest_rest sampling.ahead
+sampling.engine sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.refills sampling.kv_cache_gib
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers
