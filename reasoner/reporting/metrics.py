@@ -63,7 +63,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("update/not_finite", "count", "optimiser steps skipped because the loss or the gradient was not finite"),
     Metric("update/responses_skipped", "count", "responses without weight, which cost no forward"),
     Metric("update/tokens", "tokens", "tokens that went through the model, shared prompts counted once"),
-    Metric("gap/mean", "nats", "mean |log-probability of the learner - of the sampler| per token, and with sampling.ahead what the update moved"),
+    Metric(
+        "gap/mean",
+        "nats",
+        "mean |log-probability of the learner - of the sampler| per token; with sampling.ahead the update between them too",
+    ),
     Metric("gap/max", "nats", "largest such difference"),
     Metric("gap/k3", "nats", "k3 estimate of the KL divergence between sampler and learner"),
     Metric("entropy", "nats", "mean entropy per token; with an entropy bonus only"),
