@@ -66,7 +66,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "gap/mean",
         "nats",
-        "mean |log-probability of the learner - of the sampler| per token; with sampling.ahead the update between them too",
+        "mean |log-probability of the learner - of the sampler| per token; with sampling.ahead the update between too",
     ),
     Metric("gap/max", "nats", "largest such difference"),
     Metric("gap/k3", "nats", "k3 estimate of the KL divergence between sampler and learner"),
