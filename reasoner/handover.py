@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Literal
 from reasoner.errors import HandoverError
 from reasoner.processes import scratch_prefix
 from reasoner.ranks import ALONE, Ranks
-from reasoner.weights import count_weights, write_weights
+from reasoner.weights import count_weights
 
 if TYPE_CHECKING:
     from reasoner.learning.learner import Learner
     from reasoner.records import Group, Receipt
     from reasoner.sampling.base import Sampler
 
-__all__ = ["Gap", "check_gap", "gap_limit", "hand_over", "verify_gap", "write_weights"]
+__all__ = ["Gap", "check_gap", "gap_limit", "hand_over", "verify_gap"]
 
 _log = logging.getLogger(__name__)
 _MEMORY = Path("/dev/shm")
@@ -73,8 +73,8 @@ class Gap:
 def hand_over(learner: Learner, sampler: Sampler, ranks: Ranks = ALONE) -> Receipt:
     """Publish the learner's weights, load them into the sampler, and compare its receipt.
 
-    The file is written to memory (/dev/shm) where it fits, else to the folder for temporary files, and removed after
-    loading. With several ranks every node has one file, from which the samplers of its ranks load.
+    The weights are written to memory (/dev/shm) where they fit, else to the folder for temporary files, and removed
+    after loading. With several ranks every node has them once, and the samplers of its ranks load from there.
 
     Raises:
         HandoverError: the sampler read something else than was published, or reports another version.

@@ -1,10 +1,10 @@
-"""Tensors in safetensors files.
+"""Tensors in safetensors files, none of them large: beside the tensors there is never more than one file of memory.
 
-Published weights: one file with Hugging Face names, and a checksum that its reader computes for itself.
+Published weights have Hugging Face names and a checksum that their reader computes for itself:
 
-    checksum = SHA-256 over the tensors in order of their names: name, dtype, shape, then the raw little-endian bytes
+    checksum = SHA-256 over the lines `name SHA-256(dtype, shape, raw little-endian bytes)`, sorted by name
 
-An optimiser's state: several files, none of them large.
+so it depends neither on the order in which they are written or read, nor on the files that they are in.
 """
 
 from __future__ import annotations
@@ -15,79 +15,99 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-WEIGHTS_FILE = "model.safetensors"
 SHARD_BYTES = 2**30
-"""size of a file of several: as much memory is needed beside the tensors while it is written"""
+"""size of a file, or of the one tensor in it: as much memory is needed beside the tensors while it is written"""
+_STEM = "model"
+"""of the files of published weights"""
 
 
 @dataclass
 class Digest:
-    """The checksum of tensors that are added in order of their names."""
+    """The checksum of tensors, in whatever order they are added."""
 
-    tensors: int = 0
-    _hash: Any = field(default_factory=hashlib.sha256)
+    _each: dict[str, str] = field(default_factory=dict)
+    """name -> hexadecimal SHA-256"""
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Add the next tensor, which must be on the CPU and contiguous."""
-        self._hash.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
-        self._hash.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        self.tensors += 1
+        """Add a tensor, which must be on the CPU and contiguous."""
+        found = hashlib.sha256(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        self._each[name] = found.hexdigest()
+
+    def passing(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors, in host memory, each after it was added."""
+        for name, tensor in tensors:
+            host = tensor.detach().to("cpu").contiguous()
+            self.add(name, host)
+            yield name, host
+
+    @property
+    def tensors(self) -> int:
+        """How many were added."""
+        return len(self._each)
 
     @property
     def checksum(self) -> str:
         """Hexadecimal SHA-256 of what was added so far."""
-        return str(self._hash.hexdigest())
+        lines = "".join(f"{name} {found}\n" for name, found in sorted(self._each.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write the tensors into `folder` and return their checksum.
-
-    Tensors that share memory (a tied output layer) are written as if they did not: who reads them may hold copies. The
-    caller names `lm_head.weight` even where it is the embedding, because vLLM packs its own copy of it and would keep
-    the old one.
+def check_room(folder: Path, size: int) -> None:
+    """See whether `size` bytes fit into `folder`.
 
     Raises:
-        OSError: ENOSPC, before anything is written, when the tensors do not fit.
+        OSError: ENOSPC: they do not.
     """
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     free = shutil.disk_usage(folder).free
     if size >= free:
         raise OSError(
             errno.ENOSPC, f"weights of {size / 2**30:.2f} GiB do not fit into {free / 2**30:.2f} GiB", str(folder)
         )
-    owned = _without_sharing(tensors)
+
+
+def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Write the tensors into `folder`, a few at a time, and return their checksum.
+
+    The caller names `lm_head.weight` even where it is the embedding, because vLLM packs its own copy of it and would
+    keep the old one.
+
+    Raises:
+        OSError: the disk is full; what is in `folder` then are not all of the weights.
+    """
     digest = Digest()
-    for name in sorted(owned):
-        digest.add(name, owned[name])
-    with io_errors():
-        save_file(owned, folder / WEIGHTS_FILE)
+    write_shards(folder, _STEM, digest.passing(tensors))
     return digest.checksum
 
 
 def read_weights(folder: Path, digest: Digest) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor of `folder` in order of its name, after adding it to `digest`."""
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        for name in sorted(file.keys()):
-            tensor = file.get_tensor(name)
-            digest.add(name, tensor)
-            yield name, tensor
+    """Every tensor of `folder`, one after the other, each after it was added to `digest`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / "*.safetensors"))
+    return digest.passing(read_files(folder))
 
 
 def count_weights(folder: Path) -> int:
-    """How many tensors the file in `folder` names."""
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        return len(file.keys())
+    """How many tensors the files in `folder` name."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            count += len(file.keys())
+    return count
 
 
 def count_parameters(folder: Path) -> int:
@@ -132,22 +152,18 @@ def io_errors() -> Iterator[None]:
 
 def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     shard: dict[str, Tensor] = {}
+    storages: set[int] = set()
     size = 0
     for name, tensor in tensors:
         if shard and size + tensor.nbytes > SHARD_BYTES:
             yield shard
-            shard, size = {}, 0
-        shard[name] = tensor.detach().to("cpu").contiguous()
-        size += tensor.nbytes
-    yield shard
-
-
-def _without_sharing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    owned: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
+            shard.clear()  # the writer still holds it
+            storages.clear()
+            size = 0
         host = tensor.detach().to("cpu").contiguous()
         storage = host.untyped_storage().data_ptr()
-        owned[name] = host.clone() if storage in seen else host
-        seen.add(storage)
-    return owned
+        # safetensors refuses tensors that share memory (a tied output layer), and who reads them may hold copies
+        shard[name] = host.clone() if storage in storages else host
+        storages.add(storage)
+        size += host.nbytes
+    yield shard

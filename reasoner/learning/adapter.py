@@ -83,20 +83,30 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def merged(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
-    """The weights of the plain model, by its own names, from those of the model with its adapter."""
-    found = {}
+def sources(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
+    """The weights of the plain model, by its own names: what each is made of.
+
+    Args:
+        state: of the model, with its adapter if it has one.
+
+    Returns:
+        name -> (W,), or (W, A, B) where there is an adapter (`merge`).
+    """
+    found: dict[str, tuple[Tensor, ...]] = {}
     for name, value in state.items():
         if _INSIDE in name:
             continue
         prefix, inside, rest = name.partition(_BASE)
-        if inside and rest == "weight":
-            down, up = (state[f"{prefix}.lora_{part}.default.weight"] for part in "AB")
-            wide = torch.promote_types(value.dtype, torch.float32)
-            delta = up.to(wide) @ down.to(wide) * (config.alpha / config.rank)
-            value = (value.to(wide) + delta).to(value.dtype)
-        found[f"{prefix}.{rest}" if inside else name] = value
+        pair = [state[f"{prefix}.lora_{part}.default.weight"] for part in "AB"] if inside and rest == "weight" else []
+        found[f"{prefix}.{rest}" if inside else name] = (value, *pair)
     return found
+
+
+def merge(weight: Tensor, down: Tensor, up: Tensor, config: LoraConfig) -> Tensor:
+    """W + (alpha / rank) B A, computed in float32 at least, in W's number format."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    delta = up.to(wide) @ down.to(wide) * (config.alpha / config.rank)
+    return (weight.to(wide) + delta).to(weight.dtype)
 
 
 def only_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

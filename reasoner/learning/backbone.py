@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +22,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
-from reasoner.learning.adapter import add_adapter, load_adapter, merged, only_adapter, save_adapter
+from reasoner.learning.adapter import add_adapter, load_adapter, merge, only_adapter, save_adapter, sources
 from reasoner.learning.attention import IMPLEMENTATION
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
 from reasoner.models import no_progress_bars
 from reasoner.records import Group
-from reasoner.weights import io_errors
+from reasoner.weights import check_room, io_errors, write_weights
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
@@ -128,6 +128,8 @@ class Backbone:
             add_adapter(self.model, lora)
             if weights is not None:
                 load_adapter(self.model, weights)
+        self.published_bytes = sum(_size(parts[0], self._published_dtype) for parts in self.sources().values())
+        """of what `publish` writes; known before anyone spreads the parameters"""
         self.packing = _choose_packing(self.model, share_prompts, token_budget)
         self._plain_attention = self.model.config._attn_implementation
         if self.packing.flat:
@@ -185,16 +187,50 @@ class Backbone:
             )
         self._checked = True
 
-    def weights(self, *, exact: bool = False) -> dict[str, Tensor]:
-        """The weights by name; a tied output layer is there under its own name too.
+    def sources(self) -> dict[str, tuple[Tensor, ...]]:
+        """What each weight of the plain model is made of (`whole`); a tied output layer is there under its own name."""
+        return sources(self.model.state_dict(keep_vars=True))
+
+    def whole(self, parts: Sequence[Tensor], *, exact: bool = False) -> Tensor:
+        """A weight of the plain model, with the adapter in it where it has one.
 
         Args:
-            exact: as they are trained, not in the number format in which they are published.
+            parts: of `sources`.
+            exact: as it is trained, not in the number format in which it is published.
         """
-        dtype = self._trained_dtype if exact else self._published_dtype
-        cast: dict[int, Tensor] = {}  # what shares memory still does afterwards: transformers writes it once
-        state = self.merged(self.model.state_dict())
-        return {name: cast.setdefault(value.data_ptr(), _cast(value, dtype)) for name, value in state.items()}
+        weight, *adapter = (part.detach() for part in parts)
+        if adapter:
+            assert self._lora is not None
+            weight = merge(weight, adapter[0], adapter[1], self._lora)
+        return _cast(weight, self._trained_dtype if exact else self._published_dtype)
+
+    def publish(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> str:
+        """Write what a sampler loads, a few weights at a time; returns its checksum.
+
+        Args:
+            weights: by name, one after the other; None: those of the model.
+
+        Raises:
+            OSError: the disk is full; ENOSPC before anything is written where that can be seen.
+        """
+        check_room(folder, self.published_bytes)
+        return write_weights(folder, self._published() if weights is None else weights)
+
+    def _published(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parts in self.sources().items():
+            yield name, self.whole(parts)
+
+    def weights(self, *, exact: bool = False) -> dict[str, Tensor]:
+        """All weights of the plain model by name.
+
+        Args:
+            exact: see `whole`.
+        """
+        found: dict[int, Tensor] = {}  # what is one tensor still is one afterwards: transformers writes it once
+        for parts in (named := self.sources()).values():
+            if id(parts[0]) not in found:
+                found[id(parts[0])] = self.whole(parts, exact=exact)
+        return {name: found[id(parts[0])] for name, parts in named.items()}
 
     def kept(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of the model: all of it, or its adapter, beside which nothing changes."""
@@ -212,10 +248,6 @@ class Backbone:
         else:
             folder.mkdir()
             save_adapter(folder, self.kept() if weights is None else weights)
-
-    def merged(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The weights of the plain model: with the adapter, where there is one, in them."""
-        return state if self._lora is None else merged(state, self._lora)
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None, *, exact: bool = False) -> None:
         """Write the model in Hugging Face format: weights (None: `weights`), configuration, tokenizer."""
@@ -258,6 +290,11 @@ class Backbone:
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
+
+
+def _size(value: Tensor, dtype: torch.dtype) -> int:
+    """Bytes after `_cast`."""
+    return value.numel() * (dtype.itemsize if value.is_floating_point() else value.element_size())
 
 
 def _without_dropout(config: Any) -> None:

@@ -41,7 +41,7 @@ from reasoner.learning.spread import same_batch, shares_of, spread_logprobs
 from reasoner.learning.weighing import Weighed, weigh_batch
 from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, Response
-from reasoner.weights import write_shards, write_weights
+from reasoner.weights import write_shards
 
 T = TypeVar("T")
 
@@ -223,13 +223,21 @@ class DeepspeedLearner:
             sums.update(dict.fromkeys(sums))
 
     def publish(self, folder: Path) -> str:
-        """As in the protocol; the first rank of every node writes."""
-        weights = self._weights(wanted=self._ranks.leads_node)
-        return self._written(lambda: write_weights(folder, weights) if self._ranks.leads_node else "")
+        """As in the protocol; the first rank of every node writes, while all of them gather weight after weight."""
+        writes = self._ranks.leads_node
+        weights = self._weights(writes)
+
+        def write() -> str:
+            try:
+                return self.policy.publish(folder, weights) if writes else ""
+            finally:
+                deque(weights, maxlen=0)  # whatever became of the file here, the other ranks wait for this one
+
+        return self._written(write)
 
     def save(self, folder: Path) -> None:
         """As in the protocol; the first rank writes."""
-        weights = self._weights(wanted=self._ranks.first)
+        weights = self._all(self.policy.sources(), self._ranks.first)
         self._written(lambda: self.policy.save(folder, weights) if self._ranks.first else None)
 
     def checkpoint(self, folder: Path) -> None:
@@ -239,7 +247,7 @@ class DeepspeedLearner:
             save_version(folder, self.version)
         if not self.version:
             return
-        weights = self._whole(kept, writes) | exact_weights(kept, writes)
+        weights = self._all({name: (value,) for name, value in kept.items()}, writes) | exact_weights(kept, writes)
         tensors = moments(self._trained, self._engine.optimizer, self.version)
         if writes:
             self.policy.keep(folder / TRAINED, weights)
@@ -277,21 +285,25 @@ class DeepspeedLearner:
                 raise each
         return cast(T, everyone[0])
 
-    def _weights(self, wanted: bool) -> dict[str, Tensor]:
-        """Those of the plain model, as `_whole`; a tied output layer is there under its own name."""
-        found = self._whole(self.policy.model.state_dict(keep_vars=True), wanted)
-        return dict(self.policy.merged(found)) if wanted else {}
+    def _weights(self, wanted: bool) -> Iterator[tuple[str, Tensor]]:
+        """Those of the plain model in host memory, one after the other; none on a rank where they are not wanted."""
+        for name, parts in self.policy.sources().items():
+            found = self._gather(parts, wanted)
+            if wanted:
+                yield name, self.policy.whole(found)
 
-    def _whole(self, state: Mapping[str, Tensor], wanted: bool) -> dict[str, Tensor]:
-        """Weights in host memory, gathered one after the other; none on a rank where they are not wanted."""
+    def _all(self, sources: Mapping[str, tuple[Tensor, ...]], wanted: bool) -> dict[str, Tensor]:
+        """All of them in host memory; what is one tensor in the model is one there."""
         gathered: dict[int, Tensor] = {}
-        found = {}
-        for name, value in state.items():
-            if id(value) not in gathered:
-                with self._gathered([value] if isinstance(value, nn.Parameter) else []):
-                    gathered[id(value)] = value.detach().to("cpu", copy=True) if wanted else _NOTHING
-            found[name] = gathered[id(value)]
-        return found if wanted else {}
+        for parts in sources.values():
+            if id(parts[0]) not in gathered:
+                found = self._gather(parts, wanted)
+                gathered[id(parts[0])] = self.policy.whole(found) if wanted else _NOTHING
+        return {name: gathered[id(parts[0])] for name, parts in sources.items()} if wanted else {}
+
+    def _gather(self, parts: Sequence[Tensor], wanted: bool) -> tuple[Tensor, ...]:
+        with self._gathered([part for part in parts if isinstance(part, nn.Parameter)]):
+            return tuple(part.detach().to("cpu", copy=True) for part in parts) if wanted else ()
 
 
 class _Scores(nn.Module):

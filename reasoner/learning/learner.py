@@ -134,7 +134,7 @@ class Learner(Protocol):
         ...
 
     def publish(self, folder: Path) -> str:
-        """Write the weights (safetensors, Hugging Face names) into `folder`; returns their SHA-256."""
+        """Write the weights (safetensors, Hugging Face names) into `folder`; returns their checksum (`weights`)."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -18,7 +18,6 @@ from reasoner.learning.packing import MicroBatch
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.weighing import weigh_batch
 from reasoner.records import Group, Response
-from reasoner.weights import write_weights
 
 
 class TorchLearner:
@@ -116,7 +115,7 @@ class TorchLearner:
         return self._optimizer.step()
 
     def publish(self, folder: Path) -> str:
-        return write_weights(folder, self.policy.weights())
+        return self.policy.publish(folder)
 
     def save(self, folder: Path) -> None:
         self.policy.save(folder)

@@ -7,15 +7,17 @@ writes OUTPUT/<name>.safetensors: weights and first gradient, and what the steps
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
@@ -23,7 +25,7 @@ from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.learner import Learner, Weights
 from reasoner.learning.policy import Dtype
 from reasoner.ranks import Ranks
-from reasoner.weights import WEIGHTS_FILE
+from reasoner.weights import read_files
 from tests.ragged import ragged_groups
 
 SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
@@ -93,10 +95,26 @@ def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder
     published.mkdir(parents=True, exist_ok=True)
     checksum = learner.publish(published)
     # Only the first rank of a node publishes.
-    weights = load_file(published / WEIGHTS_FILE) if (published / WEIGHTS_FILE).exists() else {}
-    found = weights | {f"gradient:{key}": value for key, value in gradient.items()}
+    found = dict(read_files(published)) | {f"gradient:{key}": value for key, value in gradient.items()}
     facts = {"reports": reports, "logprobs": logprobs, "checksum": checksum, "version": learner.version}
     save_file(found, folder / f"{name}.safetensors", {"facts": json.dumps(facts)})
+
+
+def publish_on_a_full_disk(learner: Learner, output: Path) -> None:
+    """The disk of the rank that writes is full at the second weight: all ranks hear of it, and none waits."""
+    output.mkdir()
+
+    def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> str:
+        next(iter(tensors))
+        raise OSError(errno.ENOSPC, "full", str(folder))
+
+    try:
+        with patch("reasoner.learning.backbone.write_weights", write_weights):
+            learner.publish(output)
+        found = 0
+    except OSError as error:
+        found = error.errno or 0
+    (output / "facts.json").write_text(json.dumps([found, learner.publish(output)]))
 
 
 def go_on(learner: Learner, start: Callable[[Path], Learner], ranks: Ranks, output: Path, name: str) -> None:
@@ -140,6 +158,8 @@ def main(model: Path, output: Path) -> None:
             learner = start()
             folder = output / f"rank-{ranks.index}"
             record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), folder, name)  # type: ignore[misc]
+            if name == "lora-zero-3":
+                publish_on_a_full_disk(learner, folder / "full-disk")
             if name in RESUMED:
                 go_on(learner, lambda at, start=start: start(checkpoint=at), ranks, output, name)  # type: ignore[misc]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -128,6 +129,13 @@ def test_all_ranks_know_what_all_did(outcomes: Path) -> None:
         _, published, second = outcome(outcomes / "two" / "rank-1" / f"{name}.safetensors")
         assert json.dumps(first) == json.dumps(second)  # as text, where NaN equals NaN
         assert published == {}
+
+
+def test_a_full_disk_while_publishing_is_an_error_of_all_ranks(outcomes: Path) -> None:
+    for rank in (0, 1):
+        folder = outcomes / "two" / f"rank-{rank}"
+        _, _, facts = outcome(folder / "lora-zero-3.safetensors")
+        assert json.loads((folder / "full-disk" / "facts.json").read_text()) == [errno.ENOSPC, facts["checksum"]]
 
 
 @pytest.mark.parametrize(("ranks", "name"), cases("bfloat16"))

@@ -12,12 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.errors import HandoverError, SamplerError
-from reasoner.handover import check_gap, gap_limit, hand_over, verify_gap, write_weights
+from reasoner.handover import check_gap, gap_limit, hand_over, verify_gap
 from reasoner.learning.learner import Learner
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
 from reasoner.sampling.hf_engine import HfSampler
 from reasoner.sampling.vllm_engine import VllmSampler
 from reasoner.sampling.vllm_messages import Start
+from reasoner.weights import write_weights
 from tests.tiny import build_tiny_model
 
 pytest.importorskip("vllm")
@@ -47,7 +48,7 @@ class Reference:
 
     def publish(self, folder: Path) -> str:
         named = dict(self.model.named_parameters(remove_duplicate=False))
-        return write_weights(folder, {name: tensor for name, tensor in named.items() if name not in self.lost})
+        return write_weights(folder, ((name, tensor) for name, tensor in named.items() if name not in self.lost))
 
     @torch.no_grad()
     def change(self, part: str) -> None:

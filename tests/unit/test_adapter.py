@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from reasoner.config import LearningConfig, LoraConfig
@@ -17,7 +16,7 @@ from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.backbone import Dtype
 from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.weights import WEIGHTS_FILE, read_files
+from reasoner.weights import read_files
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model
 
@@ -64,7 +63,7 @@ def test_what_leaves_is_the_plain_model_with_the_adapter_in_it(tiny: Path, tmp_p
     step(learner)
     trained = learner.logprobs(GROUPS, 1.0)
     learner.publish(tmp_path)
-    published = load_file(tmp_path / WEIGHTS_FILE)
+    published = dict(read_files(tmp_path))
     plain = AutoModelForCausalLM.from_pretrained(tiny)
     assert published.keys() == plain.state_dict().keys()
     learner.save(tmp_path / "saved")

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-from collections.abc import Callable, Sequence
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from reasoner.errors import HandoverError
-from reasoner.handover import Gap, check_gap, gap_limit, hand_over, verify_gap, write_weights
+from reasoner.handover import Gap, check_gap, gap_limit, hand_over, verify_gap
 from reasoner.learning.learner import Learner
 from reasoner.records import Group, Message, Problem, Receipt, Response
 from reasoner.sampling.base import Sampler
-from reasoner.weights import WEIGHTS_FILE, Digest, count_weights, read_weights
+from reasoner.weights import Digest, check_room, count_weights, read_files, read_weights, write_weights
 
 EMBEDDING = torch.arange(6.0).reshape(3, 2)
 WEIGHTS = {
@@ -41,7 +41,8 @@ class FakeLearner:
 
     def publish(self, folder: Path) -> str:
         self.folders.append(folder)
-        return write_weights(folder, WEIGHTS)
+        check_room(folder, 40)
+        return write_weights(folder, WEIGHTS.items())
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         return [[value + self.shift for value in r.sampler_logprobs] for group in groups for r in group.responses]
@@ -75,13 +76,12 @@ def group(*logprobs: Sequence[float], mask: Sequence[bool] | None = None) -> Gro
 
 
 def test_the_checksum_is_the_same_on_both_sides_and_tied_weights_are_written_twice(tmp_path: Path) -> None:
-    checksum = write_weights(tmp_path, WEIGHTS)
+    checksum = write_weights(tmp_path, WEIGHTS.items())
     digest = Digest()
     read = dict(read_weights(tmp_path, digest))
     assert (digest.checksum, digest.tensors, count_weights(tmp_path)) == (checksum, 3, 3)
-    assert list(read) == sorted(WEIGHTS)
+    assert read.keys() == WEIGHTS.keys()
     assert all(torch.equal(read[name], WEIGHTS[name]) and read[name].dtype == WEIGHTS[name].dtype for name in WEIGHTS)
-    assert load_file(tmp_path / WEIGHTS_FILE).keys() == WEIGHTS.keys()
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,44 @@ def test_the_checksum_is_the_same_on_both_sides_and_tied_weights_are_written_twi
     ids=["value", "dtype", "shape", "name", "missing"],
 )
 def test_the_checksum_sees_every_difference(tmp_path: Path, other: dict[str, Tensor]) -> None:
-    assert write_weights(tmp_path, WEIGHTS) != write_weights(tmp_path, other)
+    assert write_weights(tmp_path, WEIGHTS.items()) != write_weights(tmp_path, other.items())
 
 
-def test_the_checksum_does_not_depend_on_the_order_of_the_tensors(tmp_path: Path) -> None:
-    assert write_weights(tmp_path, WEIGHTS) == write_weights(tmp_path, dict(reversed(WEIGHTS.items())))
+def test_the_checksum_depends_neither_on_the_order_of_the_tensors_nor_on_the_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checksum = write_weights(tmp_path, WEIGHTS.items())
+    assert write_weights(tmp_path, reversed(WEIGHTS.items())) == checksum
+    monkeypatch.setattr("reasoner.weights.SHARD_BYTES", 1)
+    (split := tmp_path / "split").mkdir()
+    assert write_weights(split, WEIGHTS.items()) == checksum
+    digest = Digest()
+    assert len(dict(read_weights(split, digest))) == len(list(split.iterdir())) == count_weights(split) == 3
+    assert digest.checksum == checksum
+
+
+def test_no_more_than_one_file_of_weights_is_in_memory_while_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    layer, layers = 2**18, 40  # bytes, of which `tracemalloc` knows, because numpy holds them
+
+    def gathered() -> Iterator[tuple[str, Tensor]]:
+        for number in range(layers):
+            yield f"layers.{number}", torch.from_numpy(np.full(layer // 4, number, dtype=np.float32))
+
+    monkeypatch.setattr("reasoner.weights.SHARD_BYTES", 4 * layer)
+    tracemalloc.start()
+    write_weights(tmp_path, gathered())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 4 * layer <= peak < 6 * layer
+    assert len(list(tmp_path.iterdir())) == layers / 4
+    assert all(tensor.eq(int(name.partition(".")[2])).all() for name, tensor in read_files(tmp_path))
+
+
+def test_a_folder_without_weights_is_not_read_as_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        read_weights(tmp_path, Digest())
 
 
 def test_a_hand_over_returns_the_receipt_and_leaves_no_file() -> None:
@@ -138,7 +171,7 @@ def test_weights_that_do_not_fit_into_memory_go_through_the_folder_for_temporary
     through(learner, FakeSampler())
     assert learner.folders[-1].parent == tmp_path
     with pytest.raises(OSError, match="do not fit") as caught:
-        write_weights(Path(os.sep), WEIGHTS)
+        check_room(Path("/"), 8)
     assert caught.value.errno == errno.ENOSPC
 
 

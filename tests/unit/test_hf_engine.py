@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.errors import HandoverError, SamplerError
-from reasoner.handover import write_weights
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
 from reasoner.sampling.hf_engine import HfSampler
+from reasoner.weights import write_weights
 from tests.tiny import build_tiny_model
 
 QUESTIONS = ("What is 1+1?", "Name a prime.", "How many legs do three horses and two birds have together?")
@@ -163,7 +163,7 @@ def test_loaded_weights_are_used_and_receipted(tmp_path: Path, tied: bool) -> No
     weights = load_file(new / "model.safetensors")
     weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
     (tmp_path / "published").mkdir()
-    checksum = write_weights(tmp_path / "published", weights)
+    checksum = write_weights(tmp_path / "published", weights.items())
     with HfSampler(old, "float32", "cpu", 256, 8, False) as sampler:
         receipt = sampler.load(tmp_path / "published", 5)
         assert (receipt.version, receipt.checksum, receipt.tensors) == (5, checksum, 21)
