@@ -45,13 +45,13 @@ class Diagnostics:
         return Diagnostics(**joined)
 
     def metrics(self, weight: float, counted_tokens: int) -> dict[str, float]:
-        """The figures of a step without their prefix (`reasoner.reporting.metrics` documents them).
+        """The figures of a step without their prefix (`reasoner.reporting.metrics` documents them). What is a mean over
+        weighed tokens, or pairs, is left out of a step that had none.
 
         Args:
             weight: lambda of the term.
             counted_tokens: tokens that count in the term; those that cost no forward are among the zero ones.
         """
-        tokens, pairs = max(self.tokens, 1), max(self.pairs, 1)
         values = {
             "weight": weight,
             "loss": self.loss,
@@ -60,16 +60,19 @@ class Diagnostics:
             "zero_share": 1.0 - self.nonzero / max(counted_tokens, 1),
             "clipped_share": self.clipped / max(counted_tokens, 1),
             "ess": self.response_mass**2 / self.response_mass_squared if self.response_mass else 0.0,
-            "ratio_mean": self.ratio / tokens,
-            "ratio_max": self.ratio_max,
-            "kl": self.kl / tokens,
-            "corrected_share": self.corrected / tokens,
         }
+        if self.tokens:
+            values |= {
+                "ratio_mean": self.ratio / self.tokens,
+                "ratio_max": self.ratio_max,
+                "kl": self.kl / self.tokens,
+                "corrected_share": self.corrected / self.tokens,
+            }
         if self.pairs:
             values |= {
                 "pairs": float(self.pairs),
-                "accuracy": self.pairs_right / pairs,
-                "margin": self.margin / pairs,
+                "accuracy": self.pairs_right / self.pairs,
+                "margin": self.margin / self.pairs,
             }
         return values
 
