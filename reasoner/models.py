@@ -92,8 +92,12 @@ def folder_at_hand(path: str) -> Path | None:
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars out of the run's own view."""
+    """Keep transformers' bars out of the run's own view, and what DeepSpeed says of the device that it finds: saving a
+    model imports it where it is installed."""
+    import torch
     from transformers.utils import logging as bars
+
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
     if not bars.is_progress_bar_enabled():
         yield

@@ -62,7 +62,8 @@ def metrics() -> str:
 
 
 def found(name: str) -> str:
-    """What a script in scripts/ found and wrote: validate_gro, bench_scoring.py, bench_math.py, try_attacks.py."""
+    """What a script in scripts/ found and wrote: validate_gro, bench_scoring.py, bench_math.py, try_attacks.py,
+    bench_checkpoint.py."""
     return (DOCS / "validation" / f"{name}.md").read_text(encoding="utf-8").partition("\n")[2]
 
 
@@ -145,6 +146,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),
+    "checkpoints": partial(found, "checkpoints"),
     "configuration": configuration,
     "hooks": hooks,
     "changes": changes,
