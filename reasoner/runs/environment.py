@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,5 +69,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _packages() -> set[tuple[str, str]]:
-    return {(distribution.name, distribution.version) for distribution in importlib.metadata.distributions()}
+@cache
+def _packages() -> frozenset[tuple[str, str]]:
+    return frozenset((found.name, found.version) for found in importlib.metadata.distributions())
