@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -82,12 +82,13 @@ def resolve_model(path: str) -> Path:
 
 
 def folder_at_hand(path: str) -> Path | None:
-    """The local folder of a model where nothing must be converted or downloaded for it; None: something must."""
+    """The local folder of a model, as it is, where nothing must be converted or downloaded for it; None: something
+    must."""
     if path.startswith(EMBEDDED_PREFIX):
         folder = _embedded_target(path.removeprefix(EMBEDDED_PREFIX))
     else:
         folder = Path(path).expanduser()
-    return _checked(folder.resolve()) if folder.is_dir() else None
+    return folder.resolve() if folder.is_dir() else None
 
 
 @contextlib.contextmanager
@@ -158,7 +159,7 @@ def local_file(path: str, name: str) -> Path | None:
             return None
     else:
         folder = Path(path).expanduser()
-    if folder.is_dir() or not _is_hub_id(path):
+    if folder.is_dir() or not is_hub_id(path):
         return folder / name if (folder / name).is_file() else None
     try:
         from huggingface_hub import try_to_load_from_cache
@@ -191,13 +192,17 @@ def origin(path: str) -> Origin:
     card = local_file(path, "README.md")
     head = re.match(r"---\n.*?^---$", card.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE) if card else None
     found = re.search(r"^license: *([\w.-]+) *$", head[0], re.MULTILINE) if head else None
-    local = Path(path).expanduser().is_dir() or not _is_hub_id(path)
+    local = Path(path).expanduser().is_dir() or not is_hub_id(path)
     return Origin(None if local else path, found[1] if found else None)
 
 
 def context_of(folder: Path) -> int | None:
     """Tokens that the model in `folder` takes; None: its configuration does not say, or stretches them by a factor."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return context_in(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def context_in(config: Mapping[str, Any]) -> int | None:
+    """As `context_of`, of a configuration that was read."""
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     longest = config.get("max_position_embeddings")
     return longest if isinstance(longest, int) and "factor" not in scaling else None
@@ -233,6 +238,11 @@ def has_nvidia_gpu() -> bool:
     return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
 
 
+def is_hub_id(path: str) -> bool:
+    """Whether a path that is no folder here can be a model's name on the hub."""
+    return not path.startswith(("/", "./", "../", "~")) and _HUB_ID.fullmatch(path) is not None
+
+
 def embedded_gguf(name: str) -> Path:
     """The GGUF file of an embedded model. The package is found, not imported: what it imports need not be installed.
 
@@ -262,12 +272,8 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasoner"
 
 
-def _is_hub_id(path: str) -> bool:
-    return not path.startswith(("/", "./", "../", "~")) and _HUB_ID.fullmatch(path) is not None
-
-
 def _check_hub_id(path: str) -> None:
-    if not _is_hub_id(path):
+    if not is_hub_id(path):
         raise UserError(
             f"model.path = {path!r}: there is no such folder. Give a folder in Hugging Face format, a hub id such as "
             f"'Qwen/Qwen2.5-0.5B-Instruct', or {_embedded_names()}."

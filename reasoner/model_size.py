@@ -1,0 +1,191 @@
+"""What of a model decides how much memory it takes, found out without loading a weight.
+
+Shapes come from the headers of its safetensors files; where only a configuration is at hand (a folder with nothing else,
+the hub), from the model that transformers builds of it on torch's meta device, which has shapes and no numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from reasoner.config import LoraConfig
+from reasoner.errors import DataError, MissingDependencyError, UserError
+from reasoner.hub import hub_reachable
+from reasoner.models import EMBEDDED, EMBEDDED_PREFIX, context_in, embedded_gguf, folder_at_hand, is_hub_id, local_file
+
+Shapes = Mapping[str, Sequence[int]]
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""names under which configurations of mixture-of-experts models count their experts"""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """The numbers of a model; 0 where it does not say."""
+
+    parameters: int
+    layers: int = 0
+    hidden: int = 0
+    intermediate: int = 0
+    vocabulary: int = 0
+    adapter: int = 0
+    """parameters of an adapter beside it; 0: all its own are trained"""
+    heads: int = 0
+    """of the queries"""
+    kv_heads: int = 0
+    head_size: int = 0
+    context: int = 0
+    """positions that it knows; 0: it does not say, or stretches them"""
+    tied: bool = False
+    """the output layer is the embedding"""
+    experts: int = 0
+    architecture: str = ""
+    """name of its class, as in its configuration"""
+
+    @property
+    def trained(self) -> int:
+        """The parameters that an optimiser changes."""
+        return self.adapter or self.parameters
+
+    @property
+    def queries(self) -> int:
+        """Values of a token's query in a layer."""
+        return self.heads * self.head_size
+
+    @property
+    def keys(self) -> int:
+        """Values of a token's key in a layer, and as many of its value."""
+        return self.kv_heads * self.head_size
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the embedding, and of an output layer of its own."""
+        return self.vocabulary * self.hidden
+
+    @classmethod
+    def of(cls, folder: Path, lora: LoraConfig | None = None) -> ModelSize:
+        """Read from the headers of its weights, and from its configuration.
+
+        Args:
+            lora: the adapter that is trained; None: without.
+        """
+        shapes: dict[str, Sequence[int]] = {}
+        for file in folder.glob("*.safetensors"):
+            with file.open("rb") as weights:
+                header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
+            shapes |= {name: header[name]["shape"] for name in header if name != "__metadata__"}
+        return cls.from_shapes(json.loads((folder / "config.json").read_text(encoding="utf-8")), shapes, lora)
+
+    @classmethod
+    def from_shapes(cls, settings: Mapping[str, Any], shapes: Shapes, lora: LoraConfig | None = None) -> ModelSize:
+        """From a configuration as a model has it and the shapes of its weights by name."""
+        text = {**settings, **(settings.get("text_config") or {})}
+        hidden, heads = _number(text, "hidden_size"), _number(text, "num_attention_heads")
+        vocabulary = _number(text, "vocab_size")
+        return cls(
+            parameters=sum(map(prod, shapes.values())),
+            layers=_number(text, "num_hidden_layers"),
+            hidden=hidden,
+            intermediate=_number(text, "intermediate_size"),
+            vocabulary=vocabulary,
+            adapter=_adapter(shapes, lora, vocabulary) if lora else 0,
+            heads=heads,
+            kv_heads=_number(text, "num_key_value_heads") or heads,
+            head_size=_number(text, "head_dim") or (hidden // heads if heads else 0),
+            context=context_in(text) or 0,
+            tied=bool(text.get("tie_word_embeddings")),
+            experts=next((count for name in _EXPERTS if (count := _number(text, name))), 0),
+            architecture=next(iter(settings.get("architectures") or ()), ""),
+        )
+
+
+def find_size(path: str, lora: LoraConfig | None, trust_remote_code: bool) -> ModelSize:
+    """The size of the model that `model.path` names, as it is here or on the hub. No weight is read or downloaded.
+
+    Args:
+        trust_remote_code: let the model's own Python code say what layers it has, where only its configuration is here.
+
+    Raises:
+        UserError: there is no such model, or its configuration cannot be read.
+        MissingDependencyError: what reads it is not installed.
+    """
+    folder = folder_at_hand(path)
+    if folder is not None and any(folder.glob("*.safetensors")):
+        return ModelSize.of(folder, lora)
+    if path.startswith(EMBEDDED_PREFIX):
+        gguf = embedded_gguf(path.removeprefix(EMBEDDED_PREFIX))
+        return _on_meta(gguf.parent, lora, trust_remote_code, gguf_file=EMBEDDED[path.removeprefix(EMBEDDED_PREFIX)].file)
+    return _on_meta(_config_folder(path, folder), lora, trust_remote_code)
+
+
+def _config_folder(path: str, folder: Path | None) -> Path:
+    """Where config.json is: in the folder, in the hub's local cache, or fetched from the hub."""
+    if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise DataError(f"model folder {folder} has no config.json: there is nothing to estimate from.")
+        return folder
+    if not is_hub_id(path):
+        raise UserError(
+            f"model.path = {path!r}: there is no such folder. Give a folder (its config.json is enough here) or a hub "
+            "id such as 'Qwen/Qwen2.5-0.5B-Instruct'."
+        )
+    cached = local_file(path, "config.json")
+    if cached is not None:
+        return cached.parent
+    if not hub_reachable():
+        raise UserError(
+            f"model.path = {path!r}: no such local folder, its configuration is not in the local hub cache, and the "
+            "Hugging Face hub cannot be reached. Put its config.json into a folder and pass that: --model FOLDER."
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(path, "config.json")).parent
+    except (HfHubHTTPError, OSError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"model.path = {path!r}: config.json cannot be had from the hub: {first}") from error
+
+
+def _on_meta(folder: Path, lora: LoraConfig | None, trust_remote_code: bool, **where: str) -> ModelSize:
+    """The size of the model that transformers would build there."""
+    try:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the size of a model whose weights are not here takes torch and transformers: {error.name} is not "
+            "installed; `pip install 'reasoner[train]'`"
+        ) from error
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **where)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"transformers cannot tell the size of the model in {folder}: {first}") from error
+    shapes = {name: list(value.shape) for name, value in model.named_parameters()}
+    return ModelSize.from_shapes(model.config.to_dict() | {"architectures": [type(model).__name__]}, shapes, lora)
+
+
+def _number(settings: Mapping[str, Any], name: str) -> int:
+    value = settings.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _adapter(shapes: Shapes, lora: LoraConfig, vocabulary: int) -> int:
+    """Parameters of an adapter beside the matrices of `lora.targets`; `all-linear`: all but the vocabulary's."""
+    return sum(
+        lora.rank * sum(shape)
+        for name, shape in shapes.items()
+        if len(shape) == 2
+        and (
+            shape[0] != vocabulary
+            if lora.targets == ["all-linear"]
+            else name.endswith(tuple(f".{target}.weight" for target in lora.targets))
+        )
+    )
