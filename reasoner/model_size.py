@@ -1,14 +1,14 @@
 """What of a model decides how much memory it takes, found out without loading a weight.
 
-Shapes come from the headers of its safetensors files; where only a configuration is at hand (a folder with nothing else,
-the hub), from the model that transformers builds of it on torch's meta device, which has shapes and no numbers.
+Shapes come from the headers of its safetensors files. Where only a configuration is at hand (a folder with nothing
+else, the hub), they are those of the model that transformers builds of it on torch's meta device, without numbers.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from typing import Any
 from reasoner.config import LoraConfig
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.hub import hub_reachable
-from reasoner.models import EMBEDDED, EMBEDDED_PREFIX, context_in, embedded_gguf, folder_at_hand, is_hub_id, local_file
+from reasoner.models import EMBEDDED_PREFIX, context_in, embedded_gguf, folder_at_hand, is_hub_id, local_file
 
 Shapes = Mapping[str, Sequence[int]]
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """names under which configurations of mixture-of-experts models count their experts"""
 
 
@@ -45,6 +45,9 @@ class ModelSize:
     experts: int = 0
     architecture: str = ""
     """name of its class, as in its configuration"""
+
+    matrices: tuple[tuple[str, int, int], ...] = field(default=(), repr=False, compare=False)
+    """name and shape of each weight beside which an adapter can be"""
 
     @property
     def trained(self) -> int:
@@ -86,21 +89,32 @@ class ModelSize:
         text = {**settings, **(settings.get("text_config") or {})}
         hidden, heads = _number(text, "hidden_size"), _number(text, "num_attention_heads")
         vocabulary = _number(text, "vocab_size")
-        return cls(
+        size = cls(
             parameters=sum(map(prod, shapes.values())),
             layers=_number(text, "num_hidden_layers"),
             hidden=hidden,
             intermediate=_number(text, "intermediate_size"),
             vocabulary=vocabulary,
-            adapter=_adapter(shapes, lora, vocabulary) if lora else 0,
             heads=heads,
             kv_heads=_number(text, "num_key_value_heads") or heads,
             head_size=_number(text, "head_dim") or (hidden // heads if heads else 0),
             context=context_in(text) or 0,
             tied=bool(text.get("tie_word_embeddings")),
-            experts=next((count for name in _EXPERTS if (count := _number(text, name))), 0),
+            experts=next((count for name in EXPERTS if (count := _number(text, name))), 0),
             architecture=next(iter(settings.get("architectures") or ()), ""),
+            matrices=tuple((name, *shape) for name, shape in shapes.items() if len(shape) == 2),  # type: ignore[misc]
         )
+        return size if lora is None else size.with_adapter(lora)
+
+    def with_adapter(self, lora: LoraConfig) -> ModelSize:
+        """With an adapter beside the matrices of `lora.targets`; `all-linear`: all but the vocabulary's."""
+        names = tuple(f".{target}.weight" for target in lora.targets)
+        beside = [
+            rows + columns
+            for name, rows, columns in self.matrices
+            if (rows != self.vocabulary if lora.targets == ["all-linear"] else name.endswith(names))
+        ]
+        return replace(self, adapter=lora.rank * sum(beside))
 
 
 def find_size(path: str, lora: LoraConfig | None, trust_remote_code: bool) -> ModelSize:
@@ -118,8 +132,16 @@ def find_size(path: str, lora: LoraConfig | None, trust_remote_code: bool) -> Mo
         return ModelSize.of(folder, lora)
     if path.startswith(EMBEDDED_PREFIX):
         gguf = embedded_gguf(path.removeprefix(EMBEDDED_PREFIX))
-        return _on_meta(gguf.parent, lora, trust_remote_code, gguf_file=EMBEDDED[path.removeprefix(EMBEDDED_PREFIX)].file)
+        return _on_meta(gguf.parent, lora, trust_remote_code, gguf_file=gguf.name)
     return _on_meta(_config_folder(path, folder), lora, trust_remote_code)
+
+
+def why_no_experts(name: str, count: int) -> str:
+    """Why DeepSpeed does not train a mixture of experts here."""
+    return (
+        f"{name} is a mixture of {count} experts: its router loss is no part of the objective, and ranks that route "
+        "differently would wait for each other; train a dense model"
+    )
 
 
 def _config_folder(path: str, folder: Path | None) -> Path:
@@ -175,17 +197,3 @@ def _on_meta(folder: Path, lora: LoraConfig | None, trust_remote_code: bool, **w
 def _number(settings: Mapping[str, Any], name: str) -> int:
     value = settings.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
-def _adapter(shapes: Shapes, lora: LoraConfig, vocabulary: int) -> int:
-    """Parameters of an adapter beside the matrices of `lora.targets`; `all-linear`: all but the vocabulary's."""
-    return sum(
-        lora.rank * sum(shape)
-        for name, shape in shapes.items()
-        if len(shape) == 2
-        and (
-            shape[0] != vocabulary
-            if lora.targets == ["all-linear"]
-            else name.endswith(tuple(f".{target}.weight" for target in lora.targets))
-        )
-    )

@@ -26,11 +26,11 @@ from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.spread import Policy, SpreadPolicy
 from reasoner.material import Material, load_material
 from reasoner.measure import seconds_since_start
-from reasoner.memory import check_memory, describe_memory, free_memory
 from reasoner.models import resolve_device
 from reasoner.plan import describe_checkpoints
 from reasoner.plugins import Events
 from reasoner.ranks import ALONE, Ranks, claim_device, open_ranks
+from reasoner.refusals import refuse_impossible
 from reasoner.reporting.alarms import Watch
 from reasoner.reporting.choose import open_view
 from reasoner.reporting.plain import PlainView
@@ -110,9 +110,10 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
 def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: Sequence[Change]) -> Iterator[_Base]:
     material = load_material(resolved, training=True)
     config, facts = material.config, dict(material.facts)
-    wanted, free = material.needs(training=True), free_memory(material.device)
-    facts["memory"], tight = describe_memory(wanted, free), check_memory(wanted, free)
-    facts["checkpoints"] = describe_checkpoints(config.run, material.checkpoint_bytes)
+    estimate = material.estimate
+    refuse_impossible(estimate)
+    tight = estimate.check()
+    facts |= estimate.facts | {"checkpoints": describe_checkpoints(config.run, estimate.checkpoint_bytes)}
     if place:
         facts["resumed"] = str(place)
     with ExitStack() as stack:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import math
 import os
 import re
 import shutil
@@ -107,15 +106,6 @@ def count_weights(folder: Path) -> int:
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             count += len(file.keys())
-    return count
-
-
-def count_parameters(folder: Path) -> int:
-    """Numbers in the safetensors files of a model, read from their headers."""
-    count = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return count
 
 

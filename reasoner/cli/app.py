@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from reasoner import __version__
-from reasoner.cli import algorithms, config, doctor, eval, export, plugins, report, rewards, run, runs, score, tasks
+from reasoner.cli import (
+    algorithms,
+    config,
+    doctor,
+    eval,
+    export,
+    plan,
+    plugins,
+    report,
+    rewards,
+    run,
+    runs,
+    score,
+    tasks,
+)
 from reasoner.sandbox.permission import permit_unsandboxed
 
 WORK = "Train and evaluate"
@@ -34,6 +48,7 @@ app.add_typer(rewards.app, name="rewards", rich_help_panel=LOOK)
 app.add_typer(plugins.app, name="plugins", rich_help_panel=LOOK)
 app.add_typer(algorithms.app, name="algorithms", rich_help_panel=LOOK)
 app.add_typer(config.app, name="config", rich_help_panel=LOOK)
+app.command("plan", rich_help_panel=LOOK)(plan.plan)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from reasoner.checks import State
 from reasoner.cli.console import out
-from reasoner.doctor import State, examine
+from reasoner.doctor import examine
 
 _STYLES: dict[State, str] = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 

@@ -19,12 +19,14 @@ from reasoner.cli.report import leaving_report
 from reasoner.config import Config
 from reasoner.data import Splits, load_splits
 from reasoner.errors import ConfigError, UserError
-from reasoner.memory import ModelSize, describe_memory, free_memory, gpu_memory, needs
-from reasoner.models import describe_model, folder_at_hand, resolve_device, resolve_model
+from reasoner.estimate import find_estimate
+from reasoner.machine import this_machine
+from reasoner.models import describe_model, resolve_device, resolve_model
 from reasoner.plan import describe_plan
 from reasoner.preflight import ready
 from reasoner.processes import guard_processes, interruptible
 from reasoner.ranks import launched
+from reasoner.refusals import refuse_impossible
 from reasoner.runs.changes import load_resumed
 from reasoner.runs.find import find_run
 from reasoner.runs.resume import Resume
@@ -144,17 +146,10 @@ def _plan(resolved: Resolved) -> Mapping[str, str]:
         generators = hooks.generators(hooks.build_manager(config.plugins))
         splits = load_splits(config.data, config.prompt, generators, config.run.seed)
         engine = choose_engine(config.sampling.engine)
-    return {**describe_plan(resolved, splits, device, engine), **_memory(config, device, engine)}
-
-
-def _memory(config: Config, device: str, engine: str) -> Mapping[str, str]:
-    """What the run will need, where the models are at hand."""
-    folders = [folder_at_hand(path) for path in (config.model.path, config.critic.path or config.model.path)]
-    if folders[0] is None or folders[1] is None:
-        return {}
-    policy, critic = ModelSize.of(folders[0], config.lora), ModelSize.of(folders[1])
-    found = needs(config, policy, critic, device, engine, gpu_memory(device))
-    return {"memory": describe_memory(found, free_memory(device))}
+    facts = describe_plan(resolved, splits, device, engine)
+    estimate = find_estimate(config, this_machine(device), engine)
+    refuse_impossible(estimate)
+    return {**facts, **estimate.facts}
 
 
 def _print_plan(facts: Mapping[str, str]) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from reasoner.config import Config
 from reasoner.errors import ConfigError, UserError
 from reasoner.evaluation import evaluation_params
+from reasoner.machine import free_memory
 from reasoner.material import Material, load_material
-from reasoner.memory import check_memory, free_memory
+from reasoner.memory import check_memory
 from reasoner.models import context_of
 from reasoner.records import Prompt, SamplingParams
 from reasoner.runs.checksums import identify
@@ -100,7 +101,7 @@ def memory_warnings(parts: Sequence[Part]) -> tuple[str, ...]:
     return tuple(
         f"model {part.letter}: {warning}"
         for part in first
-        for warning in check_memory(part.material.needs(training=False), free_memory(part.material.device))
+        for warning in check_memory(part.material.evaluation_needs, free_memory(part.material.device))
     )
 
 

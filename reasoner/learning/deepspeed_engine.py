@@ -39,14 +39,13 @@ from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.schedule import learning_rate
 from reasoner.learning.spread import same_batch, shares_of, spread_logprobs
 from reasoner.learning.weighing import Weighed, weigh_batch
+from reasoner.model_size import EXPERTS, why_no_experts
 from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, Response
 from reasoner.weights import write_shards
 
 T = TypeVar("T")
 
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""names under which configurations of mixture-of-experts models count their experts"""
 _IDLE = MicroBatch((Row((0,), ((0,),), (0,)),))
 """what a rank without a share puts through the model"""
 _NOTHING = torch.empty(0)
@@ -377,9 +376,6 @@ def _quiet() -> Iterator[None]:
 
 def _refuse_experts(model: Any) -> None:
     config = model.config.get_text_config()
-    count = next((getattr(config, name) for name in _EXPERTS if getattr(config, name, None)), 0)
+    count = next((getattr(config, name) for name in EXPERTS if getattr(config, name, None)), 0)
     if count > 1:
-        raise UserError(
-            f"{type(model).__name__} is a mixture of {count} experts: its router loss is no part of the objective, and "
-            "ranks that route differently would wait for each other; train a dense model"
-        )
+        raise UserError(why_no_experts(type(model).__name__, count))

@@ -9,7 +9,7 @@ from reasoner.config import Config
 from reasoner.errors import MissingDependencyError
 from reasoner.sampling.base import Sampler
 
-_MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
+MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
 """responses drawn at once: above these a step takes longer by as much as it yields more"""
 
 
@@ -38,7 +38,7 @@ def open_sampler(config: Config, folder: Path, log: Path, longest: int | None = 
             dtype=config.model.dtype,
             device=device,
             max_model_len=max_model_len,
-            max_sequences=_MAX_SEQUENCES[device],
+            max_sequences=MAX_SEQUENCES[device],
             memory_share=config.sampling.memory_share,
             kv_cache_gib=config.sampling.kv_cache_gib,
             trust_remote_code=config.model.trust_remote_code,
@@ -47,7 +47,7 @@ def open_sampler(config: Config, folder: Path, log: Path, longest: int | None = 
     from reasoner.sampling.hf_engine import HfSampler
 
     return HfSampler(
-        folder, config.model.dtype, device, max_model_len, _MAX_SEQUENCES[device], config.model.trust_remote_code
+        folder, config.model.dtype, device, max_model_len, MAX_SEQUENCES[device], config.model.trust_remote_code
     )
 
 

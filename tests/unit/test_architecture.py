@@ -173,6 +173,7 @@ LIGHT = [
     ["runs", "list", "."],
     ["report", "--help"],
     ["export", "--help"],
+    ["plan", "--help"],
 ]
 
 
@@ -244,6 +245,7 @@ def test_the_command_line_has_these_options() -> None:
         "algorithms": "--help",
         "algorithms list": "--help --plugin",
         "algorithms show": "--help --plugin name",
+        "plan": "--config --gpu-memory --gpus --help --json --model --nodes --plugin --profile --set task",
         "config": "--help",
         "config show": "--config --help --plugin --profile --set --toml task",
         "doctor": "--help",

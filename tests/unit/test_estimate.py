@@ -1,0 +1,174 @@
+"""Whether a run fits, what to change, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reasoner.config import Config
+from reasoner.errors import UserError
+from reasoner.estimate import Estimate
+from reasoner.machine import GIB, Machine, planned_machine
+from reasoner.memory import TIGHT, cache_token_bytes
+from reasoner.model_size import ModelSize
+from reasoner.refusals import refuse_impossible
+from reasoner.settings import load_config
+
+SEVEN = ModelSize(
+    7_600_000_000, 28, 3584, 18944, 152064, heads=28, kv_heads=4, head_size=128, context=32768, architecture="Qwen2"
+)
+SMALL = ModelSize(135_000_000, 30, 576, 1536, 49152, heads=9, kv_heads=3, head_size=64, context=8192, tied=True)
+SIZES = {
+    "small": SMALL,
+    "1.5B": ModelSize(1_500_000_000, 28, 1536, 8960, 151936, heads=12, kv_heads=2, head_size=128, context=32768),
+    "7B": SEVEN,
+}
+
+
+def config(*sets: str, profile: str = "gpu") -> Config:
+    return load_config("math-gsm8k", profile, None, sets).config
+
+
+def estimate(*sets: str, model: ModelSize = SEVEN, on: Machine | None = None, engine: str = "vllm") -> Estimate:
+    found = config(*sets)
+    return Estimate(found, model, model, on or planned_machine(80.0, found.run.ranks), engine)
+
+
+def fits(found: Estimate) -> bool:
+    """Written apart from the code: every moment of which the memory is known, and a sequence in the cache."""
+    known = [(need, found.machine.free[need.where]) for need in found.needs if need.where in found.machine.free]
+    cached = found.engine != "vllm" or found.cached_sequences >= 1
+    return cached and all(need.total <= TIGHT * there for need, there in known)
+
+
+def test_what_fits_needs_no_change() -> None:
+    found = estimate("run.ranks=8", "learning.deepspeed.zero_stage=3")
+    assert set(found.verdicts) == {"fits", "not known"}
+    assert (found.advice, found.advise()) == ({}, "Nothing must change.")
+    assert found.check() == ()
+
+
+def test_one_setting_is_advised_where_one_is_enough_and_the_mildest() -> None:
+    sets = ("run.ranks=8", "sampling.memory_share=0.35")
+    memory = next(need.total for need in estimate(*sets).needs if need.when == "in the update")
+    found = estimate(*sets, on=planned_machine(0.99 * memory / GIB / TIGHT, 8))
+    assert found.advice == {"learning.token_budget": 16384}
+    assert "Set learning.token_budget = 16384" in found.advise()
+    alone = estimate(on=planned_machine(80.0, 1))
+    assert alone.verdicts[:2] == ["does not fit", "does not fit"]
+    assert alone.advice is not None
+    assert alone.advice["learning.deepspeed.offload_optimizer"] is True
+    with pytest.raises(UserError, match=r"it needs at least .* GiB of GPU memory .*Set learning\.engine"):
+        alone.check()
+
+
+def test_where_nothing_helps_that_is_said() -> None:
+    found = estimate(on=planned_machine(8.0, 1))
+    assert found.advice is None
+    assert "No setting makes it fit: take a smaller model" in found.advise()
+
+
+def test_a_cache_that_holds_no_sequence_is_made_larger() -> None:
+    sets = ("sampling.max_tokens=30000", "sampling.memory_share=0.22", "run.ranks=8", "learning.token_budget=32768")
+    found = estimate(*sets)
+    assert found.cached_sequences < 1
+    assert found.verdicts[0] == "does not fit"
+    assert found.advice is not None
+    changed = found.changed(found.advice)
+    assert changed is not None
+    assert changed.config.sampling.memory_share > 0.22
+    assert fits(changed)
+    on_cpu = estimate("sampling.kv_cache_gib=0.01", model=SMALL, on=Machine("cpu", {"memory": 64 * GIB}))
+    assert on_cpu.advice is not None
+    one = on_cpu.advice["sampling.kv_cache_gib"] * GIB / (1024 * cache_token_bytes(on_cpu.config, SMALL))
+    assert 1 <= one < 2
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(sorted(SIZES)),
+    ranks=st.sampled_from([1, 2, 8]),
+    gib=st.sampled_from([12.0, 24.0, 40.0, 80.0]),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+    budget=st.sampled_from([1024, 8192, 65536]),
+    tokens=st.sampled_from([256, 4096]),
+    checkpointing=st.booleans(),
+    gpu=st.booleans(),
+)
+def test_what_is_advised_makes_it_fit_and_none_of_it_is_needless(
+    name: str, ranks: int, gib: float, dtype: str, budget: int, tokens: int, checkpointing: bool, gpu: bool
+) -> None:
+    on = planned_machine(gib, ranks) if gpu else Machine("cpu", {"memory": gib * GIB})
+    sets = [f"run.ranks={ranks}", f"model.dtype={dtype}", f"learning.token_budget={budget}"]
+    sets += [f"sampling.max_tokens={tokens}", f"learning.gradient_checkpointing={str(checkpointing).lower()}"]
+    found = estimate(*sets, model=SIZES[name], on=on)
+    advice = found.advice
+    assert (advice == {}) == fits(found)
+    if advice:
+        changed = found.changed(advice)
+        assert changed is not None
+        assert fits(changed)
+        assert changed.advice == {}
+    else:
+        assert advice == {} or not fits(found)
+
+
+def test_the_longest_context_is_the_longest_that_fits() -> None:
+    sets, on = ("run.ranks=8", "learning.token_budget=8192"), planned_machine(50.0, 8)
+    found = estimate(*sets, on=on)
+    tokens, by = found.longest_context
+    assert by == "GPU memory in the update"
+    for length, holds in ((tokens, True), (tokens + 1, False)):
+        other = estimate(*sets, f"sampling.max_tokens={length - 512}", on=on)
+        assert ("does not fit" not in other.verdicts) is holds
+    assert estimate("run.ranks=8").longest_context == (32768, "positions that the model knows")
+    unknown = estimate("run.ranks=8", model=replace(SEVEN, context=0), on=planned_machine(400.0, 8))
+    assert unknown.longest_context[1] in ("nothing longer was looked for", "GPU memory in the update")
+    assert estimate(on=planned_machine(8.0, 1)).longest_context[0] == 0
+
+
+def test_an_adapter_can_be_advised() -> None:
+    model = replace(SMALL, matrices=(("model.layers.0.self_attn.q_proj.weight", 576, 576),))
+    changed = estimate(model=model).changed({"lora.rank": 16})
+    assert changed is not None
+    assert changed.model.trained == 16 * 2 * 576
+    assert estimate().changed({"learning.deepspeed.zero_stage": 0, "learning.engine": "deepspeed"}) is None
+
+
+def test_disk_by_hand() -> None:
+    """A model in float32, and checkpoints of 12 bytes per parameter: two, the best, and one that is being written."""
+    found = estimate(model=SMALL)
+    assert found.checkpoint_bytes == 12 * SMALL.parameters
+    assert found.disk_bytes == (4 + 4 * 12) * SMALL.parameters
+    assert estimate("run.keep_last=0", model=SMALL).disk_bytes == 4 * SMALL.parameters
+
+
+@pytest.mark.parametrize(
+    ("sets", "model", "reason"),
+    [
+        (["run.ranks=2"], replace(SEVEN, experts=8), "Qwen2 is a mixture of 8 experts"),
+        (["sampling.max_tokens=40000"], SEVEN, "40512, and the model knows 32768 positions"),
+        (["run.ranks=8", "learning.problems_per_step=4"], SEVEN, "set learning.problems_per_step = 8 or more"),
+    ],
+)
+def test_what_is_known_to_fail_is_refused(sets: list[str], model: ModelSize, reason: str) -> None:
+    with pytest.raises(UserError, match="this run cannot work") as refused:
+        refuse_impossible(estimate(*sets, model=model))
+    assert reason in str(refused.value)
+    refuse_impossible(estimate())
+
+
+def test_a_machine_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Machine("cuda", {"GPU memory": 80 * GIB, "memory": 500 * GIB}, 80 * GIB, per_node=2)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Old GPU")
+    with pytest.raises(UserError) as refused:
+        refuse_impossible(estimate("run.ranks=4", on=here))
+    assert "run.ranks is 4, and this machine has 2 GPUs" in str(refused.value)
+    assert "Old GPU has no bfloat16 arithmetic" in str(refused.value)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # under a launcher the nodes are not counted here
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
+    refuse_impossible(estimate("run.ranks=4", on=here))

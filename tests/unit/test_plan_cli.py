@@ -1,0 +1,81 @@
+"""`reasoner plan` as a user sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command import Cli
+from tests.tiny import build_tiny_model
+
+QWEN = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture
+def seven(tmp_path: Path) -> str:
+    """A folder with the configuration of a model of 7.6 billion parameters, and nothing else."""
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("gpus", ["1", "8"])
+def test_a_plan_fits_80_columns_and_names_what_to_change(cli: Cli, seven: str, gpus: str) -> None:
+    outcome = cli("plan", "math-gsm8k", "--profile", "gpu", "--gpus", gpus, "--gpu-memory", "80", "--model", seven)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [line for line in outcome.out.splitlines() if len(line) > 80] == []
+    assert "7,615.6 million parameters" in " ".join(outcome.out.split())
+    last = outcome.out[outcome.out.index("sum ") :]
+    if gpus == "1":
+        assert "does not fit" in last
+        assert "--set learning.deepspeed.offload_optimizer=true" in last
+    else:
+        assert "fits" in last
+        assert "Nothing must change." in last
+        assert "not known" in last  # the memory of that node
+
+
+def test_a_plan_as_json_loads_and_starts_nothing(cli: Cli, seven: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safetensors.safe_open", None)
+    command = ("plan", "math-gsm8k", "--profile", "gpu", "--gpus", "4", "--nodes", "2", "--gpu-memory", "80", "--json")
+    found = json.loads(cli(*command, "--model", seven).out)
+    assert (found["ranks"], found["model"]["parameters"]) == (8, 7_615_616_512)
+    first = found["moments"][0]
+    assert (first["memory"], first["when"]) == ("GPU memory", "while sampling")
+    assert first["total"] == pytest.approx(sum(first["certain"].values()) + sum(first["estimated"].values()))
+    node = next(each for each in found["moments"] if each["memory"] == "memory")
+    assert node["certain"]["sampler"] == 4 * 2 * 7_615_616_512  # of the ranks of one node
+    assert found["longest_context"] == 32768
+    assert found["change"] == {}
+
+
+def test_a_plan_for_this_machine(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    model = str(build_tiny_model(tmp_path / "tiny"))
+    lengths = ("--set", "sampling.max_prompt_tokens=100", "--set", "sampling.engine=hf")
+    text = cli("plan", "math-gsm8k", "--profile", "laptop", "--model", model, *lengths).out
+    assert "cpu, 1 rank" in text
+    assert "at the hand-over" in text
+    refused = cli("plan", "math-gsm8k", "--profile", "laptop", "--model", model, "--set", "sampling.engine=hf")
+    assert (refused.code, refused.out) == (2, "")
+    assert "is 608, and the model knows 512 positions" in refused.err
+
+
+def test_bad_input_is_one_message(cli: Cli, seven: str) -> None:
+    command = ("plan", "math-gsm8k", "--profile", "laptop", "--gpu-memory", "80", "--model", seven)
+    assert "model.device is 'cpu'" in cli(*command, "--set", "model.device=cpu").err
+    outcome = cli("plan", "math-gsm8k", "--model", "/no/such/folder")
+    assert (outcome.code, "there is no such folder" in outcome.err) == (2, True)
+    assert cli("plan").code == 2
