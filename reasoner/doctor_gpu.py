@@ -48,7 +48,7 @@ def gpus() -> Iterator[Check]:
     yield _arithmetic(torch)
     if torch.cuda.device_count() > 1:
         yield _links(torch)
-    yield Check("NCCL", "ok", ".".join(map(str, torch.cuda.nccl.version())))
+    yield _nccl(torch)
 
 
 def _no_gpu(built: str, cuda: str | None) -> Check:
@@ -60,6 +60,10 @@ def _no_gpu(built: str, cuda: str | None) -> Check:
     detail = f"an NVIDIA GPU is here, and {built} sees none; driver: {driver_version() or 'nvidia-smi does not say'}"
     advice = f"a driver for CUDA {cuda} or newer, or a torch that is built for an older one; look at `nvidia-smi`"
     return Check("device", "broken", detail, advice)
+
+
+def _nccl(torch: Any) -> Check:
+    return Check("NCCL", "ok", ".".join(map(str, torch.cuda.nccl.version())))
 
 
 def _devices(torch: Any) -> str:

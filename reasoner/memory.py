@@ -49,6 +49,8 @@ BUCKET = 5e8
 """elements of DeepSpeed's buffer for gradients that are being reduced, unless its file says another number"""
 GATHERED = 1e9
 """parameters that ZeRO 3 keeps whole at once"""
+SHARD_BYTES = float(GIB)
+"""bytes of a file of published weights (`weights.SHARD_BYTES`)"""
 Where = Literal["memory", "GPU memory"]
 Parts = dict[str, float]
 ADVICE = (
@@ -83,9 +85,9 @@ class Need:
         certain, likely = ({name: ranks * size for name, size in each.items()} for each in (self.certain, self.likely))
         return replace(self, certain=certain, likely=likely)
 
-    def beside(self, **certain: float) -> Need:
-        """With something that is there once, however many ranks there are."""
-        return replace(self, certain={**self.certain, **certain})
+    def beside(self, certain: Mapping[str, float], likely: Mapping[str, float]) -> Need:
+        """With what is there once, however many ranks there are."""
+        return replace(self, certain={**self.certain, **certain}, likely={**self.likely, **likely})
 
     @property
     def parts(self) -> str:
@@ -148,7 +150,8 @@ def _on_cpu(
     if forward and engine:
         kept = {"kept": sum(learner.gradients.values()) + forward["activations"]}
         need = Need("memory", "at the hand-over", held, kept | processes).times(here)
-        yield need.beside(published=published_bytes(config, model))
+        copied = config.learner == "deepspeed" or config.lora is not None or config.model.dtype == "bfloat16"
+        yield need.beside(*_published(config, model, copied=copied))
 
 
 def _on_gpu(
@@ -172,14 +175,22 @@ def _on_gpu(
     yield Need("memory", "in the update", {**learner.offloaded, **sampler}, processes).times(here)
     if forward and engine:
         handing = Need("memory", "at the hand-over", learner.offloaded, processes).times(here)
-        yield handing.beside(published=published_bytes(config, model))
+        yield handing.beside(*_published(config, model, copied=True))
+
+
+def _published(config: Config, model: ModelSize, *, copied: bool) -> tuple[Parts, Parts]:
+    """What samplers load, and the file that is being put together where its numbers are not those that are trained."""
+    size = published_bytes(config, model)
+    return {"published": size}, {"being written": min(SHARD_BYTES, size)} if copied else {}
 
 
 def learner_bytes(config: Config, model: ModelSize, critic: ModelSize, device: str) -> Learner:
     """What learner, reference and critic take of one rank."""
     size = model.trained
     held: Parts = {"weights": 4.0 * size, "optimiser": 8.0 * size}
-    gradients, offloaded, buffers = {"gradient": 4.0 * size}, {}, {}
+    gradients: Parts = {"gradient": 4.0 * size}
+    offloaded: Parts = {}
+    buffers: Parts = {}
     if config.learner == "deepspeed":
         held, gradients, offloaded = _deepspeed_bytes(config, size)
         buffers = _deepspeed_buffers(config, model, device)

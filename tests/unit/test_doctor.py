@@ -199,8 +199,8 @@ def test_an_old_driver_and_an_old_gpu_are_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_launcher_and_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert doctor_gpu.launcher({"deepspeed": "0.19.8"}.get).state == "ok"
-    assert doctor_gpu.launcher({}.get).state == "missing"
+    assert doctor_gpu.launcher(lambda name: "0.19.8").state == "ok"
+    assert doctor_gpu.launcher(lambda name: None).state == "missing"
     monkeypatch.setattr(doctor_gpu, "SHARED", tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: (64 * 2**20, 0, 64 * 2**20))
     small = doctor_gpu.shared_memory()

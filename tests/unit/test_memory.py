@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from reasoner import machine
+from reasoner import machine, weights
 from reasoner.config import Config, LoraConfig
 from reasoner.errors import UserError
 from reasoner.learning.policy import TorchPolicy
 from reasoner.machine import GIB, Machine, free_memory, planned_machine
 from reasoner.memory import (
     BUCKET,
+    SHARD_BYTES,
     Need,
     activation_bytes,
     check_memory,
@@ -137,6 +138,12 @@ def test_a_run_on_offline_data_has_no_sampler_and_an_evaluation_no_learner() -> 
     (needed,) = needs(config("model.dtype=bfloat16"), BIG, BIG, HERE, "hf", training=False)
     assert (needed.when, gb(needed.certain)) == ("while sampling", {"sampler": 2.0})
     assert set(needed.likely) == {"KV cache", "processes"}
+
+
+def test_what_is_published_is_put_together_in_files_where_it_is_no_plain_copy() -> None:
+    assert SHARD_BYTES == weights.SHARD_BYTES
+    assert "being written" not in moments()["memory at the hand-over"].likely
+    assert moments("model.dtype=bfloat16")["memory at the hand-over"].likely["being written"] == GIB
 
 
 def test_servers_take_no_memory_of_this_machine() -> None:
