@@ -8,6 +8,7 @@ Every complaint names the source, the row (a file's line) and the field.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -164,9 +165,11 @@ def conversation(row: Row, prompt: PromptConfig, template: jinja2.Template, sect
     try:
         text = template.render(dict(row.fields))
     except jinja2.UndefinedError as error:
+        found = re.match(r"'(\w+)' is undefined", error.message or "")
+        missing = found[1] if found else "NAME"
         raise ConfigError(
             f"prompt.template does not fit {row.place}: {error.message}. The row has: {field_names(row.fields)}. "
-            f"Change the template, or map the field: --set {section}.columns.NAME=FIELD."
+            f"Change the template, or say which field it is: --set {section}.columns.{missing}=FIELD."
         ) from None
     except Exception as error:  # a template can raise anything: a filter on the wrong type, a forbidden attribute
         raise ConfigError(f"prompt.template fails on {row.place}: {type(error).__name__}: {error}.") from error

@@ -53,7 +53,8 @@ def check_rewards(rewards: Sequence[RewardConfig], sources: Mapping[str, RewardS
         if reward.source not in sources:
             raise ConfigError(
                 f"rewards[{index}].source: there is no reward source {reward.source!r}."
-                f"{nearest(reward.source, sources)} Registered: {', '.join(sorted(sources)) or 'none'}."
+                f"{nearest(reward.source, sources)} Registered: {', '.join(sorted(sources)) or 'none'}. "
+                "One of your own comes with its plugin: --plugin FILE.py, or an installed distribution."
             )
         try:
             sources[reward.source].check_options(reward.options)
