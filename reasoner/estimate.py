@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from reasoner.config import Config
+from reasoner.gro.terms import SOURCES
 from reasoner.machine import GIB, Machine
 from reasoner.memory import (
     TIGHT,
@@ -119,7 +120,7 @@ class Estimate:
             middle = (low + high) // 2
             low, high = (low, middle) if self._too_long(middle) else (middle, high)
         if low == most:
-            return low, "positions that the model knows" if self.model.context else "nothing longer was looked for"
+            return low, "the positions that the model knows" if self.model.context else "nothing longer was looked for"
         return low, self._too_long(low + 1)
 
     def _too_long(self, tokens: int) -> str:
@@ -127,7 +128,16 @@ class Estimate:
         sampling = self.config.sampling
         prompt = min(sampling.max_prompt_tokens, max(1, tokens - 1))
         lengths = {"max_prompt_tokens": prompt, "max_tokens": tokens - prompt}
-        config = self.config.model_copy(update={"sampling": sampling.model_copy(update=lengths)})
+        offline = {
+            source: section.model_copy(update={"max_tokens": tokens})
+            for source in SOURCES
+            if (section := getattr(self.config.data, source, None)) and self.config.gro.reads(source)
+        }
+        sections = {
+            "sampling": sampling.model_copy(update=lengths),
+            "data": self.config.data.model_copy(update=offline),
+        }
+        config = self.config.model_copy(update=sections)
         other = Estimate(config, self.model, self.critic, self.machine, self.engine)
         for need in other.needs:
             there = self.there(need)
@@ -206,11 +216,15 @@ class Estimate:
     @property
     def facts(self) -> dict[str, str]:
         """What the start of a run says."""
+        return {"memory": describe_memory(self.needs, self.machine.free), "longest context": self.described_context}
+
+    @property
+    def described_context(self) -> str:
+        """`longest_context` in words."""
         tokens, by = self.longest_context
-        return {
-            "memory": describe_memory(self.needs, self.machine.free),
-            "longest context": f"about {tokens:,} tokens of prompt and response on a rank, by {by}",
-        }
+        if not tokens:
+            return f"none: already the shortest does not fit ({by})"
+        return f"about {tokens:,} tokens of prompt and response on a rank; what ends it: {by}"
 
 
 def find_estimate(config: Config, machine: Machine, engine: str) -> Estimate:
@@ -241,8 +255,14 @@ def _ladders(estimate: Estimate) -> Iterator[list[Changes]]:
         yield [{"sampling.ahead": 0}]
     if estimate.engine == "vllm":
         yield _cache_sizes(estimate)
-    if not gpu:
-        return  # what follows moves things between two memories, or over GPUs
+    if gpu:
+        yield from _spread(config)
+    if config.lora is None:
+        yield [{"lora.rank": 16}]
+
+
+def _spread(config: Config) -> Iterator[list[Changes]]:
+    """Over ranks and into host memory, and other numbers."""
     stage = max(1, config.learning.deepspeed.zero_stage)
     if config.learner == "deepspeed":
         yield [{"learning.deepspeed.zero_stage": higher} for higher in range(stage + 1, 4)]
@@ -253,8 +273,6 @@ def _ladders(estimate: Estimate) -> Iterator[list[Changes]]:
         yield [zero | {"learning.deepspeed.zero_stage": stage}]
     if not config.learning.deepspeed.offload_parameters:
         yield [zero | {"learning.deepspeed.zero_stage": 3, "learning.deepspeed.offload_parameters": True}]
-    if config.lora is None:
-        yield [{"lora.rank": 16}]
 
 
 def _cache_sizes(estimate: Estimate) -> list[Changes]:

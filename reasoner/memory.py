@@ -172,7 +172,9 @@ def _on_gpu(
     if forward:
         awake = drawing if config.sampling.ahead else {}
         yield Need("GPU memory", "in the update", {**learner.held, **learner.gradients, **awake}, forward | contexts)
-    yield Need("memory", "in the update", {**learner.offloaded, **sampler}, processes).times(here)
+        yield Need("memory", "in the update", {**learner.offloaded, **sampler}, processes).times(here)  # asleep
+    else:
+        yield Need("memory", "while sampling", {}, processes).times(here)
     if forward and engine:
         handing = Need("memory", "at the hand-over", learner.offloaded, processes).times(here)
         yield handing.beside(*_published(config, model, copied=True))

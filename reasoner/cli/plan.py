@@ -138,7 +138,6 @@ def _print(resolved: Resolved, estimate: Estimate) -> None:
 
 def _facts(resolved: Resolved, estimate: Estimate) -> Mapping[str, str]:
     config, model, machine = estimate.config, estimate.model, estimate.machine
-    tokens, by = estimate.longest_context
     where = f"{machine.device}, {_counted(config.run.ranks, 'rank')}"
     if machine.planned:
         where += f", {_size(machine.gpu_bytes)} each (--gpu-memory; nothing of this machine counts)"
@@ -153,7 +152,7 @@ def _facts(resolved: Resolved, estimate: Estimate) -> Mapping[str, str]:
     }
     if estimate.engine == "vllm":
         facts["KV cache"] = f"{estimate.cached_sequences:,.0f} sequences of {longest_sequence(config):,} tokens at once"
-    facts["longest context"] = f"about {tokens:,} tokens of prompt and response on a rank, by {by}"
+    facts["longest context"] = estimate.described_context
     facts["disk"] = f"{_size(estimate.disk_bytes)} at most; a checkpoint {_size(estimate.checkpoint_bytes)}"
     return facts
 

@@ -124,10 +124,15 @@ def test_the_longest_context_is_the_longest_that_fits() -> None:
     for length, holds in ((tokens, True), (tokens + 1, False)):
         other = estimate(*sets, f"sampling.max_tokens={length - 512}", on=on)
         assert ("does not fit" not in other.verdicts) is holds
-    assert estimate("run.ranks=8").longest_context == (32768, "positions that the model knows")
+    assert estimate("run.ranks=8").longest_context == (32768, "the positions that the model knows")
     unknown = estimate("run.ranks=8", model=replace(SEVEN, context=0), on=planned_machine(400.0, 8))
     assert unknown.longest_context[1] in ("nothing longer was looked for", "GPU memory in the update")
-    assert estimate(on=planned_machine(8.0, 1)).longest_context[0] == 0
+    none = estimate(on=planned_machine(8.0, 1))
+    assert none.longest_context[0] == 0
+    assert none.described_context.startswith("none: already the shortest does not fit (GPU memory")
+    demos = ("gro.preset=sft", "data.demos.path=demos.jsonl", "run.ranks=8", "learning.token_budget=8192")
+    offline = estimate(*demos, on=planned_machine(45.0, 8), engine="")
+    assert 8192 < offline.longest_context[0] < 32768
 
 
 def test_an_adapter_can_be_advised() -> None:
