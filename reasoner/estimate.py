@@ -128,7 +128,7 @@ class Estimate:
         sampling = self.config.sampling
         prompt = min(sampling.max_prompt_tokens, max(1, tokens - 1))
         lengths = {"max_prompt_tokens": prompt, "max_tokens": tokens - prompt}
-        offline = {
+        offline: dict[str, Any] = {
             source: section.model_copy(update={"max_tokens": tokens})
             for source in SOURCES
             if (section := getattr(self.config.data, source, None)) and self.config.gro.reads(source)
