@@ -235,7 +235,7 @@ def find_estimate(config: Config, machine: Machine, engine: str) -> Estimate:
     """
     trusted = config.model.trust_remote_code
     model = find_size(config.model.path, config.lora, trusted)
-    critic = find_size(config.critic.path or config.model.path, None, trusted)
+    critic = find_size(config.critic.path, None, trusted) if config.critic.path else model
     return Estimate(config, model, critic, machine, engine)
 
 
