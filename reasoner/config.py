@@ -41,6 +41,7 @@ from reasoner.gro.terms import (
     Threshold,
     Truncate,
 )
+from reasoner.remote import Url
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -170,6 +171,13 @@ class SamplingConfig(Model):
 
     engine: Literal["auto", "vllm", "hf"] = "auto"
     """`auto`: vllm when it can be imported, otherwise hf (transformers)"""
+    mode: Literal["colocated", "server"] = "colocated"
+    """`colocated`: an engine in every rank; `server`: the vLLM servers of `servers`"""
+    servers: list[Url] = Field(default_factory=list)
+    """addresses of vLLM servers that `reasoner serve` started, such as `http://127.0.0.1:8000`"""
+    weights_folder: str | None = None
+    """folder through which the servers get new weights, one that they see under the same path; None: this machine's
+    memory, for servers on this machine"""
     group_size: Positive = 8
     """responses per problem"""
     temperature: Annotated[float, Field(ge=0.0)] = 1.0
@@ -195,6 +203,28 @@ class SamplingConfig(Model):
     """GiB of KV cache (CPU only)"""
     ahead: Annotated[int, Field(ge=0, le=1)] = 0
     """1: draw the next step's responses during the update, one step off-policy, corrected for it; 0: on-policy"""
+
+    @model_validator(mode="after")
+    def _servers_with_their_mode(self) -> Self:
+        if self.mode == "colocated":
+            for key in ("servers", "weights_folder"):
+                if getattr(self, key):
+                    raise ValueError(
+                        f"{key} has no effect with mode = 'colocated'; set mode = 'server', or leave it out"
+                    )
+            return self
+        if not self.servers:
+            raise ValueError("mode = 'server' needs servers: start some with `reasoner serve TASK --port 8000`")
+        if self.engine == "hf":
+            raise ValueError("engine = 'hf' has no servers; leave engine out, or set mode = 'colocated'")
+        plain = [url.rstrip("/") for url in self.servers]
+        twice = next((url for url in plain if plain.count(url) > 1), None)
+        if twice:
+            raise ValueError(f"servers names {twice} twice; name each server once")
+        query = next((url for url in plain if "?" in url), None)
+        if query:
+            raise ValueError(f"servers: {query} has a query; give the address alone (a key goes into VLLM_API_KEY)")
+        return self
 
     @model_validator(mode="after")
     def _on_policy(self) -> Self:

@@ -16,19 +16,20 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from reasoner.errors import HandoverError
+from reasoner.models import no_progress_bars
 from reasoner.processes import scratch_prefix
 from reasoner.ranks import ALONE, Ranks
-from reasoner.weights import count_weights
+from reasoner.weights import count_weights, write_weights
 
 if TYPE_CHECKING:
     from reasoner.learning.learner import Learner
     from reasoner.records import Group, Receipt
     from reasoner.sampling.base import Sampler
 
-__all__ = ["Gap", "check_gap", "gap_limit", "hand_over", "verify_gap"]
+__all__ = ["Gap", "Publisher", "SavedModel", "check_gap", "gap_limit", "hand_over", "verify_gap"]
 
 _log = logging.getLogger(__name__)
 _MEMORY = Path("/dev/shm")
@@ -70,15 +71,57 @@ class Gap:
         )
 
 
-def hand_over(learner: Learner, sampler: Sampler, ranks: Ranks = ALONE) -> Receipt:
+class Publisher(Protocol):
+    """What has weights: a learner, or a saved model."""
+
+    @property
+    def version(self) -> int:
+        """Of its weights."""
+        ...
+
+    def publish(self, folder: Path) -> str:
+        """As of `Learner`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """The weights of a model as they are on disk: version 0."""
+
+    folder: Path
+    dtype: str
+    trust_remote_code: bool
+    version: int = 0
+
+    def publish(self, folder: Path) -> str:
+        """As of `Learner`."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with no_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                self.folder,
+                dtype=getattr(torch, self.dtype),
+                trust_remote_code=self.trust_remote_code,
+                use_safetensors=True,
+            )
+        return write_weights(folder, model.named_parameters(remove_duplicate=False))
+
+
+def hand_over(learner: Publisher, sampler: Sampler, ranks: Ranks = ALONE, parent: str | None = None) -> Receipt:
     """Publish the learner's weights, load them into the sampler, and compare its receipt.
 
     The weights are written to memory (/dev/shm) where they fit, else to the folder for temporary files, and removed
     after loading. With several ranks every node has them once, and the samplers of its ranks load from there.
 
+    Args:
+        parent: the folder to write into (`sampling.weights_folder`); None: as above.
+
     Raises:
         HandoverError: the sampler read something else than was published, or reports another version.
     """
+    if parent is not None:
+        return _hand_over_through(Path(parent), learner, sampler, ranks)
     if _MEMORY.is_dir():
         try:
             return _hand_over_through(_MEMORY, learner, sampler, ranks)
@@ -89,7 +132,7 @@ def hand_over(learner: Learner, sampler: Sampler, ranks: Ranks = ALONE) -> Recei
     return _hand_over_through(Path(tempfile.gettempdir()), learner, sampler, ranks)
 
 
-def _hand_over_through(parent: Path, learner: Learner, sampler: Sampler, ranks: Ranks) -> Receipt:
+def _hand_over_through(parent: Path, learner: Publisher, sampler: Sampler, ranks: Ranks) -> Receipt:
     with ranks.node_folder(scratch_prefix(), parent) as folder:
         version = learner.version
         checksum = learner.publish(folder)

@@ -90,7 +90,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     generators = plugins.generators(manager)
     splits = _splits(config, generators, training=training)
     device = resolve_device(config.model.device)
-    engine = choose_engine(config.sampling.engine) if config.online or not training else ""
+    engine = choose_engine(config.sampling) if config.online or not training else ""
     facts = dict(describe_plan(resolved, splits, device, engine, training=training))
     # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
     # first time.

@@ -40,6 +40,7 @@ from reasoner.runs.changes import Change
 from reasoner.runs.folder import Run, open_run
 from reasoner.runs.follower import Follower
 from reasoner.runs.resume import Place, Resume, find_place
+from reasoner.sampling.base import Sampler
 from reasoner.sampling.factory import open_sampler
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import Resolved, to_toml
@@ -187,7 +188,9 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins))
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
-        sampler = stack.enter_context(open_sampler(config, base.folder, base.run.folder / "sampler.log"))
+        log = base.run.folder / "sampler.log"
+        opened = open_sampler(config, base.folder, log, ranks=base.ranks, say=view.message)
+        sampler: Sampler = stack.enter_context(opened)
         if base.ranks.count > 1:
             # Groups that are drawn ahead are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.ahead else base.ranks

@@ -22,7 +22,7 @@ def describe_plan(
 
     Args:
         device: `cpu` or `cuda`, as `resolve_device` found it.
-        engine: `vllm` or `hf`, as the sampler's factory chose it; empty where nothing is sampled.
+        engine: `vllm`, `hf` or `servers`, as the sampler's factory chose it; empty where nothing is sampled.
         training: False leaves out what an evaluation alone does not use.
 
     Raises:
@@ -138,6 +138,8 @@ def _device_reason(wanted: str, device: str) -> str:
 
 
 def _engine_reason(asked: str, engine: str) -> str:
+    if engine == "servers":
+        return "sampling.mode"
     if asked != "auto":
         return "sampling.engine"
     return "installed" if engine == "vllm" else "vllm is not installed"

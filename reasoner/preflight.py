@@ -1,4 +1,4 @@
-"""Asks sources and trackers for what they need before anything is loaded: a missing key costs a second."""
+"""Asks sources, trackers and servers for what they need before anything is loaded: a missing key costs a second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def preflight(rewards: Sequence[RewardConfig], plugins: Sequence[str]) -> dict[s
 
 
 def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
-    """The configuration with what its reward sources and trackers say of this machine.
+    """The configuration with what its reward sources, trackers and vLLM servers say of this machine.
 
     Args:
         training: False for an evaluation, which always scores and has no tracker. A training on offline data alone
@@ -36,6 +36,10 @@ def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
     said: dict[str, str] = {}
     if config.online or not training:
         said |= {f"reward {source}": line for source, line in preflight(config.rewards, config.plugins).items()}
+        if config.sampling.mode == "server":
+            from reasoner.sampling.server_check import preflight_servers
+
+            said["servers"] = preflight_servers(config)
     if training:
         found = preflight_trackers(config.trackers, trackers(build_manager(config.plugins)))
         said |= {f"tracker {name}": line for name, line in found.items()}

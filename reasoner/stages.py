@@ -257,7 +257,7 @@ class Stages:
             HandoverError: the sampler did not take them.
         """
         if self.evaluator and self.learner.version != self.evaluator.sampler.version:
-            hand_over(self.learner, self.evaluator.sampler, self.ranks)
+            hand_over(self.learner, self.evaluator.sampler, self.ranks, self.config.sampling.weights_folder)
 
     def evaluate(self, step: int) -> None:
         """Evaluate the learner's weights after a step where that is due: before training, after it, and in between as

@@ -147,7 +147,7 @@ def compare(name: str, folder: Path, steps: int) -> Compared:
 
 def _estimate(task: Path, sets: tuple[str, ...]) -> Estimate:
     config = load_config(task, sets=sets).config
-    engine = choose_engine(config.sampling.engine) if config.online else ""
+    engine = choose_engine(config.sampling) if config.online else ""
     return find_estimate(config, this_machine("cpu"), engine)
 
 

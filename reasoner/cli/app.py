@@ -20,6 +20,7 @@ from reasoner.cli import (
     run,
     runs,
     score,
+    serve,
     tasks,
 )
 from reasoner.sandbox.permission import permit_unsandboxed
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command("run", rich_help_panel=WORK)(run.run)
 app.command("eval", rich_help_panel=WORK)(eval.evaluate)
 app.command("score", rich_help_panel=WORK)(score.score)
+app.command("serve", rich_help_panel=WORK)(serve.serve)
 app.add_typer(runs.app, name="runs", rich_help_panel=BACK)
 app.command("report", rich_help_panel=BACK)(report.report)
 app.command("export", rich_help_panel=BACK)(export.export)

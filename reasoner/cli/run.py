@@ -145,7 +145,7 @@ def _plan(resolved: Resolved) -> Mapping[str, str]:
     if config.online:
         generators = hooks.generators(hooks.build_manager(config.plugins))
         splits = load_splits(config.data, config.prompt, generators, config.run.seed)
-        engine = choose_engine(config.sampling.engine)
+        engine = choose_engine(config.sampling)
     facts = describe_plan(resolved, splits, device, engine)
     estimate = find_estimate(config, this_machine(device), engine)
     refuse_impossible(estimate)

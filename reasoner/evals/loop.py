@@ -9,6 +9,7 @@ from functools import partial
 from reasoner.evals.folder import EvaluationFolder
 from reasoner.evals.parts import Part
 from reasoner.evaluation import Evaluation, counted, in_order, summarise
+from reasoner.handover import SavedModel, hand_over
 from reasoner.opening import watching
 from reasoner.records import ScoredGroup
 from reasoner.reporting.format import interval
@@ -28,8 +29,12 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
         first = together[0]
         view.message(f"model {first.letter}: starting the sampler ({first.material.engine})")
         longest, log = max(part.longest for part in together), folder.folder / f"sampler-{first.letter}.log"
-        with open_sampler(first.config, first.material.folder, log, longest) as sampler:
+        with open_sampler(first.config, first.material.folder, log, longest, say=view.message) as sampler:
             view.message(f"model {first.letter}: {sampler.description}")
+            if sampler.version < 0:
+                model = first.config.model
+                saved = SavedModel(first.material.folder, model.dtype, model.trust_remote_code)
+                hand_over(saved, sampler, parent=first.config.sampling.weights_folder)
             for part in together:
                 with folder.start(part) as run, watching(part.material, run, view, tracked=False) as events:
                     groups = _sample_and_score(part, sampler, folder, view)

@@ -84,7 +84,7 @@ def prepare(resolved: Sequence[Resolved], letters: Mapping[str, str]) -> tuple[P
     for each in resolved:
         _check(each.config)
     _refuse_twice([f"{each.config.task} with model {each.config.model.path}" for each in resolved])
-    parts = [Part(letters[each.config.model.path], load_material(_alone(each), training=False)) for each in resolved]
+    parts = [Part(letters[each.config.model.path], load_material(alone(each), training=False)) for each in resolved]
     _refuse_equal_models(parts)
     for part in parts:
         _check_length(part)
@@ -134,7 +134,7 @@ def describe(parts: Sequence[Part]) -> dict[str, str]:
     return facts
 
 
-def _alone(resolved: Resolved) -> Resolved:
+def alone(resolved: Resolved) -> Resolved:
     """The configuration of an evaluation that has the machine for itself."""
     if resolved.origins["sampling.memory_share"] != "default":
         return resolved

@@ -48,6 +48,8 @@ ALLOWED: Mapping[str, str] = {
     "learning.share_prompts": ROUNDING,
     "sampling.memory_share": DRAWS,
     "sampling.kv_cache_gib": DRAWS,
+    "sampling.servers": DRAWS,
+    "sampling.weights_folder": NOTHING,
     "plugins": PLACE,
     "model.path": PLACE,
     "critic.path": PLACE,

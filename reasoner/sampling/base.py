@@ -16,13 +16,13 @@ class Sampler(Protocol):
     """
 
     name: str
-    """`vllm` or `hf`, as printed at the start"""
+    """`vllm`, `hf` or `servers`, as printed at the start"""
     description: str
     """what was chosen, for the log: versions, device, number format"""
 
     @property
     def version(self) -> int:
-        """The version of the weights that it holds."""
+        """The version of the weights that it holds; -1: those of nobody, `load` comes first."""
         ...
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:

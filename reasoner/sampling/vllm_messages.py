@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from reasoner.records import Response, SamplingParams
 
+SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
+"""what tells models apart, as their configurations name it"""
+
 
 @dataclass(frozen=True, slots=True)
 class Start:

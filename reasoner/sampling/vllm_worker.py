@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+import vllm
 
+from reasoner.sampling.vllm_messages import SHAPE
 from reasoner.weights import Digest, read_weights
 
 
@@ -14,6 +17,7 @@ class WorkerExtension:
     """Mixed into vLLM's worker class; the names must not be the worker's own."""
 
     reload_weights: Any
+    vllm_config: Any
 
     def seed_sampling(self, seed: int) -> None:
         """Seed the generator that all requests draw from: the CPU build cannot seed single requests."""
@@ -24,3 +28,21 @@ class WorkerExtension:
         digest = Digest()
         self.reload_weights(weights_iterator=read_weights(Path(folder), digest))
         return digest.checksum, digest.tensors
+
+    def describe(self, folder: str) -> dict[str, Any]:
+        """What this engine is, for a run that wants to sample with it.
+
+        Args:
+            folder: one that it is asked whether it can read.
+        """
+        model = self.vllm_config.model_config
+        return {
+            "vllm": vllm.__version__,
+            "shape": {name: getattr(model.hf_text_config, name, None) for name in SHAPE},
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "max_model_len": model.max_model_len,
+            "max_sequences": self.vllm_config.scheduler_config.max_num_seqs,
+            "logprobs_mode": str(model.logprobs_mode),
+            "generation_config": model.generation_config,
+            "reads_folder": os.access(folder, os.R_OK),
+        }

@@ -47,13 +47,13 @@ class Resolved:
 
 
 def load_config(
-    task: str | Path,
+    task: str | Path | TaskFile,
     profile: str | None = None,
     config_file: str | Path | None = None,
     sets: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> Resolved:
-    """The configuration of a run: `task` is a registered task's name or a TOML file of the user's.
+    """The configuration of a run: `task` is a registered task's name, a TOML file of the user's, or read already.
 
     A complete configuration (a run folder's config.toml: it names its task and profile) stands for task and profile
     both, whether it is given as `config_file` or as `task`.
@@ -63,7 +63,7 @@ def load_config(
         UserError: there is no such task, profile, file or plugin.
     """
     manager = hooks.build_manager(plugins)
-    found = find_task(task, hooks.task_files(manager))
+    found = task if isinstance(task, TaskFile) else find_task(task, hooks.task_files(manager))
     extra = read_toml(Path(config_file)) if config_file else {}
     if is_complete(extra):
         if extra["task"] != found.name:

@@ -223,6 +223,7 @@ def test_the_command_line_has_these_options() -> None:
         "eval": "--allow-unsandboxed-code --config --help --json --model --output --plugin --profile --resume "
         "--samples --set --temperature tasks",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
+        "serve": "--config --help --host --plugin --port --profile --set --tensor-parallel task",
         "runs": "--help",
         "runs list": "--help folder",
         "runs show": "--help run",
@@ -280,7 +281,8 @@ data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.ma
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens data.demos.too_long
 curriculum.kind curriculum.longest_rest sampling.ahead
-sampling.engine sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
+sampling.engine sampling.mode sampling.servers sampling.weights_folder
+sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.refills sampling.kv_cache_gib
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers

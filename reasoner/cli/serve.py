@@ -1,0 +1,76 @@
+"""`reasoner serve`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reasoner.cli import options
+from reasoner.cli.console import out
+from reasoner.config import SamplingConfig
+from reasoner.models import resolve_model
+from reasoner.processes import guard_processes, interruptible
+from reasoner.sampling.factory import choose_engine, longest_of, start_of
+from reasoner.sampling.serving import serve as run_server
+from reasoner.sampling.vllm_guard import KEY
+from reasoner.settings import Resolved, load_config
+from reasoner.tasks import TaskFile
+
+
+def serve(
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="Name of a task (`reasoner tasks list`), a TOML file of your own, or the folder of a model.",
+        ),
+    ],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that the server listens on.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address that it listens on; 127.0.0.1 cannot be reached from other machines.")
+    ] = "127.0.0.1",
+    tensor_parallel: Annotated[int, typer.Option(min=1, metavar="K", help="GPUs that share the model.")] = 1,
+    profile: options.Profile = None,
+    config: options.ConfigFile = None,
+    sets: options.Sets = None,
+    plugin: options.Plugins = None,
+) -> None:
+    """Start a vLLM server for runs with sampling.mode = "server".
+
+    Whoever reaches its port can change its model: leave it on 127.0.0.1 or a private network, and set the environment
+    variable VLLM_API_KEY to the same secret for server and run.
+
+    Examples:
+
+    reasoner serve math-gsm8k --port 8000
+
+    reasoner run math-gsm8k --set sampling.mode=server --set 'sampling.servers=["http://127.0.0.1:8000"]'
+    """
+    from reasoner.evals.parts import alone
+
+    chosen = alone(_load(task, profile, config, sets or (), plugin or ())).config
+    choose_engine(SamplingConfig(engine="vllm"))  # refuses where there is none
+    with interruptible(), guard_processes():
+        print(f"preparing model {chosen.model.path}", flush=True)  # noqa: T201
+        start = start_of(chosen, resolve_model(chosen.model.path), longest_of(chosen))
+        run_server(start, host, port, tensor_parallel, _say_ready)
+
+
+def _load(
+    name: str, profile: str | None, config: Path | None, sets: list[str] | tuple[()], plugins: list[str] | tuple[()]
+) -> Resolved:
+    is_model = (Path(name) / "config.json").is_file() or name.startswith("embedded:")
+    if not is_model:
+        return load_config(name, profile, config, sets, plugins)
+    # a table must say something to be there
+    task = TaskFile("serve", None, f"model {name}", {"model": {"path": name}, "data": {"overlap": "refuse"}})
+    return load_config(task, profile, config, sets, plugins)
+
+
+def _say_ready(url: str) -> None:
+    guarded = f"asks for the key in {KEY}" if os.environ.get(KEY) else f"asks for no key ({KEY} is not set)"
+    out().print(f"\nready at {url}; {guarded}. Give it to a run:", soft_wrap=True)
+    out().print(f"  --set sampling.mode=server --set 'sampling.servers=[\"{url}\"]'", soft_wrap=True, markup=False)

@@ -1,0 +1,110 @@
+"""Starts a vLLM server and ends it with everything that it started (`reasoner serve`)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from reasoner.errors import RunError, UserError
+from reasoner.processes import scratch_prefix
+from reasoner.sampling.vllm_messages import Start
+from reasoner.sampling.vllm_process import host_environment
+
+_MODULE = "reasoner.sampling.vllm_serve"
+_END_WITHIN = 10.0
+"""seconds for a polite end before the server is killed"""
+_ANY = ("0.0.0.0", "::")
+
+
+def serve(start: Start, host: str, port: int, tensor_parallel: int, ready: Callable[[str], None]) -> None:
+    """Run a vLLM server until this process is asked to end.
+
+    Args:
+        host: address of the network interface that it listens on.
+        tensor_parallel: GPUs that share the model.
+        ready: called with its address once it answers.
+
+    Raises:
+        UserError: the address cannot be listened on.
+        RunError: vLLM ended by itself.
+    """
+    _check_free(host, port)
+    place = {"host": host, "port": port, "tensor_parallel_size": tensor_parallel}
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix(), ignore_cleanup_errors=True) as scratch:
+        environment = host_environment(start, Path(scratch)) | {
+            # the routes that change weights
+            "VLLM_SERVER_DEV_MODE": "1",
+            # a server has its engine in a process of its own
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", _MODULE, json.dumps(dataclasses.asdict(start)), json.dumps(place)],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            # Ctrl-C in the terminal is for this process, which then ends the server
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None and not _answers(host, port):
+                time.sleep(0.5)
+            if process.returncode is None:
+                ready(f"http://{_own_name(host)}:{port}")
+            code = process.wait()
+        finally:
+            _end(process)
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    raise RunError(f"vLLM ended {how}; what it printed says why")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server; vLLM leaves processes behind where only the first one is ended."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(_END_WITHIN)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UserError(
+            f"--host {host} --port {port} cannot be listened on: {error.strerror}; choose another port, or an address "
+            "of this machine"
+        ) from error
+
+
+def _answers(host: str, port: int) -> bool:
+    local = "127.0.0.1" if host in _ANY else host
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(f"http://{_bracketed(local)}:{port}/health", timeout=5.0) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _own_name(host: str) -> str:
+    """How the server is called from elsewhere."""
+    return socket.gethostname() if host in _ANY else _bracketed(host)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

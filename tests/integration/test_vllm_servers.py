@@ -1,0 +1,198 @@
+"""Two real `reasoner serve` with a tiny model, started once: sampling, weights, and servers that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from reasoner.errors import SamplerError
+from reasoner.handover import SavedModel, check_gap, hand_over
+from reasoner.records import Group, SamplingParams
+from reasoner.sampling.server import ServerSampler
+from reasoner.sampling.server_check import Wanted
+from tests.integration.test_vllm_engine import LIMIT, Reference, gap_of, prompts
+from tests.tiny import build_tiny_model
+
+pytest.importorskip("vllm")
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+KEY = "key-of-the-test-servers"
+MAX_MODEL_LEN = 256
+
+
+@dataclass
+class Served:
+    """A `reasoner serve` that answers."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> str:
+        """Kill vLLM; returns what `reasoner serve` then says."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        vllm = [each for each in below if "vllm_serve" in " ".join(each.cmdline())]
+        assert vllm
+        os.killpg(vllm[0].pid, signal.SIGKILL)
+        assert self.process.wait(60) == 1
+        assert not psutil.wait_procs(below, timeout=10)[1]
+        return self.printed()[-500:]
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait(self) -> None:
+        """Until it says that it is ready."""
+        ends = time.monotonic() + 240
+        while f"ready at {self.url}" not in self.printed():
+            assert self.process.poll() is None, self.printed()[-3000:]
+            assert time.monotonic() < ends
+            time.sleep(0.2)
+
+
+@contextmanager
+def served(folder: Path, port: int, log: Path) -> Iterator[Served]:
+    """One that was started; `wait` for it."""
+    command = [sys.executable, "-m", "reasoner", "serve", str(folder), "--port", str(port)]
+    for value in ("sampling.max_tokens=192", "sampling.max_prompt_tokens=64", "sampling.kv_cache_gib=0.25"):
+        command += ["--set", value]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    try:
+        yield Served(process, port, log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"), tied=True)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="module")
+def servers(folder: Path, logs: Path) -> Iterator[list[Served]]:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("VLLM_API_KEY", KEY)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        found = [stack.enter_context(served(folder, port, logs / f"{port}.txt")) for port in free_ports(2)]
+        for server in found:
+            server.wait()
+        yield found
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def sampler(servers: list[Served], folder: Path, said: list[str], tmp_path: Path) -> Iterator[ServerSampler]:
+    """Over both servers, which were given the model's own weights."""
+    wanted = Wanted("reasoner serve", {"vocab_size": 260, "num_hidden_layers": 2}, "float32", MAX_MODEL_LEN, tmp_path)
+    urls = [server.url for server in servers]
+    with ServerSampler(urls, folder, wanted, seed=0, say=said.append) as found:
+        hand_over(SavedModel(folder, "float32", False), found)
+        yield found
+
+
+def tokens_made(server: Served) -> float:
+    text = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("vllm:generation_tokens_total"))
+
+
+def test_log_probabilities_of_both_servers_agree_with_transformers(
+    servers: list[Served], sampler: ServerSampler, folder: Path
+) -> None:
+    before = [tokens_made(server) for server in servers]
+    groups = list(sampler.sample(prompts(folder, 8), 4, SamplingParams(0.7, 24)))
+    gap = check_gap(Reference(folder).learner, groups, 0.7)
+    assert gap.tokens > 200
+    assert gap.max < 1e-4
+    assert all(tokens_made(server) > old for server, old in zip(servers, before, strict=True))
+    greedy = [group.responses[0].token_ids for _ in range(2) for group in _in_order(sampler, folder)]
+    assert greedy[:4] == greedy[4:]
+    stopped = next(sampler.sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, stop=("e", "a"))))
+    assert all(not {"e", "a"} & set(response.text) for response in stopped.responses)
+    assert "stop" in {response.finish_reason for response in stopped.responses}
+
+
+def _in_order(sampler: ServerSampler, folder: Path) -> list[Group]:
+    return sorted(sampler.sample(prompts(folder, 4), 1, SamplingParams(0.0, 16)), key=lambda group: group.problem.id)
+
+
+def test_new_weights_arrive_in_both_servers(sampler: ServerSampler, folder: Path) -> None:
+    reference = Reference(folder)
+    reference.change("")
+    assert gap_of(sampler, reference, folder) > 50 * LIMIT  # type: ignore[arg-type]
+    receipt = hand_over(reference.learner, sampler)
+    assert (receipt.version, sampler.version) == (1, 1)
+    groups = list(sampler.sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
+    assert check_gap(reference.learner, groups, 1.0).max < 1e-4
+    assert {response.policy_version for group in groups for response in group.responses} == {1}
+
+
+def test_no_route_answers_without_the_key(servers: list[Served]) -> None:
+    for path in ("/collective_rpc", "/pause", "/inference/v1/generate", "/v1/completions", "/update_weight_version"):
+        assert httpx.post(f"{servers[0].url}{path}", json={}).status_code == 401
+    assert httpx.get(f"{servers[0].url}/health").status_code == 200
+
+
+def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
+    servers: list[Served], sampler: ServerSampler, folder: Path, logs: Path, said: list[str]
+) -> None:
+    gone, other = servers
+    [prompt, *_] = prompts(folder, 1)
+    many = [replace(prompt, problem=replace(prompt.problem, id=f"p{index}")) for index in range(32)]
+    groups = sampler.sample(many, 8, SamplingParams(1.0, 128))
+    drawn = [next(groups)]
+    assert "vLLM ended by SIGKILL" in gone.kill()
+    drawn += groups
+    assert len({group.problem.id for group in drawn}) == 32
+    [lost] = said
+    assert gone.url in lost
+    with served(folder, gone.port, logs / "again.txt") as again:
+        again.wait()
+        before = tokens_made(again)
+        reference = Reference(folder)
+        reference.change("")
+        list(sampler.sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
+        assert tokens_made(again) == before == 0  # it has not been given weights
+        hand_over(reference.learner, sampler)
+        drawn = list(sampler.sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
+        assert tokens_made(again) > 0
+        assert check_gap(reference.learner, drawn, 1.0).max < 1e-4
+        assert said == [lost, f"{gone.url} is back, with the weights of version 1"]
+        for server in (again, other):
+            server.kill()
+    with pytest.raises(SamplerError, match="no vLLM server is left") as failed:
+        list(sampler.sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
+    assert gone.url in str(failed.value)
+    assert other.url in str(failed.value)

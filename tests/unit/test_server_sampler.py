@@ -1,0 +1,329 @@
+"""Sampling by several servers: who draws what, and what becomes of servers that die, hang, lie or are restarted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasoner.config import SamplingConfig
+from reasoner.errors import SamplerError, UserError
+from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
+from reasoner.sampling.server import ServerSampler
+from reasoner.sampling.server_check import Wanted
+from tests.tiny import build_tiny_model
+from tests.unit.fake_vllm import Fake, fake_servers
+
+PARAMS = SamplingParams(1.0, 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def fakes() -> Iterator[list[Fake]]:
+    with fake_servers(2) as found:
+        yield found
+
+
+@dataclass
+class World:
+    """Two fake servers and what is said of them."""
+
+    fakes: list[Fake]
+    folder: Path
+    wanted: Wanted
+    patience_s: float = 60.0
+    said: list[str] = field(default_factory=list)
+
+    def open(self) -> ServerSampler:
+        return ServerSampler(
+            [fake.url for fake in self.fakes],
+            self.folder,
+            self.wanted,
+            seed=0,
+            say=self.said.append,
+            patience_s=self.patience_s,
+        )
+
+    def ready(self) -> ServerSampler:
+        sampler = self.open()
+        sampler.load(self.folder, 0)
+        return sampler
+
+
+@pytest.fixture
+def world(fakes: list[Fake], folder: Path, tmp_path: Path) -> World:
+    shape = {"vocab_size": 260, "num_hidden_layers": 2}
+    return World(fakes, folder, Wanted("reasoner serve tiny", shape, "float32", 256, tmp_path))
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(Problem(f"p{index}", (Message("user", "?"),), ""), (1, 2, 3 + index)) for index in range(count)]
+
+
+def draw(sampler: ServerSampler, count: int = 12, n: int = 4) -> list[Group]:
+    groups = list(sampler.sample(prompts(count), n, PARAMS))
+    assert sorted(group.problem.id for group in groups) == sorted(f"p{index}" for index in range(count))
+    return groups
+
+
+def test_groups_are_spread_by_load_and_no_server_gets_more_than_it_draws_at_once(world: World) -> None:
+    slow, fast = world.fakes
+    slow.before = lambda: time.sleep(0.4)
+    fast.before = lambda: time.sleep(0.01)
+    with world.ready() as sampler:
+        groups = draw(sampler, 16)
+    assert [fake.most for fake in world.fakes] == [2, 2]  # 8 sequences, groups of 4
+    assert 2 <= len(slow.drawn) < len(fast.drawn)
+    [response, *_] = groups[0].responses
+    assert (response.token_ids, response.sampler_logprobs) == ((65,) * 4, (-0.5,) * 4)
+    assert (response.text, response.finish_reason, response.policy_version) == ("bbbb", "length", 0)
+    assert world.said == []
+
+
+def test_few_groups_go_to_all_servers(world: World) -> None:
+    world.fakes[0].says_late_s = 0.2
+    with world.ready() as sampler:
+        draw(sampler, 2)
+    assert [len(fake.drawn) for fake in world.fakes] == [1, 1]
+
+
+def test_the_weights_are_given_to_every_server_under_a_name_of_their_own(world: World) -> None:
+    with world.open() as sampler, world.open() as other:
+        receipt = sampler.load(world.folder, 3)
+        assert (sampler.version, receipt.version, receipt.tensors) == (3, 3, 20)
+        first, second = (fake.version for fake in world.fakes)
+        assert first == second
+        assert first.endswith(":3")
+        assert not any(fake.paused for fake in world.fakes)
+        other.load(world.folder, 3)
+        assert world.fakes[0].version != first  # of another run, which has the servers now
+        with pytest.raises(SamplerError, match="another run uses it"):
+            draw(sampler)
+    assert len({seed for fake in world.fakes for seed in fake.seeds}) == 4
+
+
+def dies(fake: Fake) -> None:
+    fake.dead = True
+
+
+def hangs(fake: Fake) -> None:
+    fake.hangs = True
+
+
+def restarts(fake: Fake) -> None:
+    fake.restart()
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (dies, "broke off"),
+        (hangs, "made no token in"),
+        (restarts, "drew with other weights|holds the weights 'default'"),
+    ],
+)
+def test_what_a_lost_server_had_goes_to_the_others_and_it_is_back_with_the_next_weights(
+    world: World, happens: Callable[[Fake], None], reason: str
+) -> None:
+    if happens is hangs:
+        world.patience_s = 1.0
+    bad, good = world.fakes
+    if happens is dies:
+        good.before = lambda: time.sleep(0.5)  # a dead server is asked three times before it is lost
+    with world.ready() as sampler:
+        bad.before = lambda: happens(bad) if len(bad.drawn) == 1 else None
+        assert all(response.policy_version == 0 for group in draw(sampler) for response in group.responses)
+        [said] = world.said
+        assert bad.url in said
+        assert any(part in said for part in reason.split("|"))
+        drawn = len(bad.drawn)
+        good.before = lambda: None
+        draw(sampler)
+        assert len(bad.drawn) == drawn  # it is left alone
+        bad.before = lambda: None
+        bad.restart()
+        sampler.load(world.folder, 1)
+        draw(sampler)
+        assert len(bad.drawn) > drawn
+        assert world.said == [said, f"{bad.url} is back, with the weights of version 1"]
+
+
+def _empty(answer: dict[str, Any]) -> object:
+    return {"choices": []}
+
+
+def _once_empty(fake: Fake, answer: dict[str, Any]) -> object:
+    return _empty(answer) if len(fake.drawn) == 2 else answer
+
+
+def _page(answer: dict[str, Any]) -> object:
+    return "<html>"
+
+
+def _not_a_number(answer: dict[str, Any]) -> object:
+    answer["choices"][0]["logprobs"]["content"][0]["logprob"] = float("nan")
+    return answer
+
+
+def _unknown(answer: dict[str, Any]) -> object:
+    answer["choices"][0]["logprobs"]["content"][0]["logprob"] = -9999.0
+    return answer
+
+
+def _other_tokens(answer: dict[str, Any]) -> object:
+    answer["choices"][0]["token_ids"][0] += 1
+    return answer
+
+
+def _cut(answer: dict[str, Any]) -> object:
+    answer["choices"][0]["token_ids"].pop()
+    answer["choices"][0]["logprobs"]["content"].pop()
+    return answer
+
+
+def _aborted(answer: dict[str, Any]) -> object:
+    answer["choices"][0]["finish_reason"] = "abort"
+    return answer
+
+
+def _two_versions(answer: dict[str, Any]) -> object:
+    answer["choices"][0]["weight_versions"].append({"version": "x:7", "start": 2, "end": 4})
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("spoils", "reason"),
+    [
+        (_empty, "answers 0 responses where 4 were asked for"),
+        (_page, "answers what cannot be used"),
+        (_not_a_number, "cannot be used"),
+        (_unknown, "choices.0.logprobs.content.0.logprob"),
+        (_other_tokens, "of other tokens than those of the response"),
+        (_cut, "3 tokens and finish reason 'length' where max_tokens is 4"),
+        (_aborted, "choices.0.finish_reason"),
+        (_two_versions, "drew with other weights"),
+    ],
+)
+def test_nonsense_is_drawn_again_elsewhere(world: World, spoils: Callable[[Any], object], reason: str) -> None:
+    liar = world.fakes[1]
+    with world.ready() as sampler:
+        liar.spoils = spoils
+        draw(sampler)
+    [said] = world.said
+    assert liar.url in said
+    assert reason in said
+
+
+def test_one_failure_is_no_reason_to_lose_a_server(world: World) -> None:
+    with world.ready() as sampler:
+        for fake in world.fakes:
+            fake.spoils = partial(_once_empty, fake)
+        draw(sampler)
+    assert world.said == []
+
+
+def test_when_all_are_dead_the_error_names_them(world: World) -> None:
+    with world.ready() as sampler:
+        for fake in world.fakes:
+            fake.dead = True
+        with pytest.raises(SamplerError, match="no vLLM server is left") as failed:
+            draw(sampler)
+        assert all(f"{fake.url} could not be reached" in str(failed.value) for fake in world.fakes)
+        with pytest.raises(SamplerError, match="no vLLM server is left"):
+            draw(sampler)
+        with pytest.raises(SamplerError, match="no vLLM server is left") as again:
+            sampler.load(world.folder, 1)
+        assert all(fake.url in str(again.value) for fake in world.fakes)
+
+
+def test_the_first_weights_must_reach_every_server(world: World) -> None:
+    with world.open() as sampler:
+        with pytest.raises(SamplerError, match="before they were given weights"):
+            draw(sampler)
+        world.fakes[1].dead = True
+        with pytest.raises(SamplerError, match=f"{world.fakes[1].url} did not take the weights"):
+            sampler.load(world.folder, 0)
+
+
+def test_a_reader_that_has_enough_ends_the_drawing(world: World) -> None:
+    for fake in world.fakes:
+        fake.before = lambda: time.sleep(0.05)
+    with world.ready() as sampler:
+        groups = sampler.sample(prompts(200), 4, PARAMS)
+        next(groups)
+        groups.close()  # type: ignore[attr-defined]
+        assert isinstance(sampler.load(world.folder, 1), Receipt)
+        time.sleep(0.3)
+        drawn = sum(len(fake.drawn) for fake in world.fakes)
+        time.sleep(0.3)
+        assert sum(len(fake.drawn) for fake in world.fakes) == drawn < 200
+
+
+@pytest.mark.parametrize(
+    ("describes", "mistake"),
+    [
+        ({"shape": {"vocab_size": 99, "num_hidden_layers": 2}}, r"another model \(vocab_size = 99;"),
+        ({"dtype": "bfloat16"}, "in bfloat16, and model.dtype is float32"),
+        ({"max_model_len": 128}, "takes 128 tokens, and a prompt and its response may have 256"),
+        ({"logprobs_mode": "raw_logprobs"}, "gives raw_logprobs"),
+        ({"generation_config": "auto"}, "sampling defaults of its own"),
+        ({"reads_folder": False}, "set sampling.weights_folder"),
+    ],
+)
+def test_a_server_that_is_not_what_the_run_needs_is_refused(
+    world: World, describes: dict[str, Any], mistake: str
+) -> None:
+    wrong = world.fakes[1]
+    wrong.describes = describes
+    with pytest.raises(UserError, match=mistake) as refused:
+        world.open()
+    assert wrong.url in str(refused.value)
+    assert f"reasoner serve tiny --port {wrong.url.rpartition(':')[2]}" in str(refused.value)
+
+
+def test_a_server_that_does_not_answer_is_refused(world: World) -> None:
+    world.fakes[0].dead = True
+    with pytest.raises(UserError, match=f"{world.fakes[0].url} could not be reached"):
+        world.open()
+
+
+@pytest.mark.parametrize("key", ["", "another-secret-key"])
+def test_the_key_comes_from_the_environment_and_is_never_shown(
+    world: World, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    for fake in world.fakes:
+        fake.key = "the-secret-key-of-the-server"
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    with pytest.raises(UserError, match=r"refuses the key.*VLLM_API_KEY") as refused:
+        world.open()
+    assert not key or key not in str(refused.value)
+    monkeypatch.setenv("VLLM_API_KEY", world.fakes[0].key)
+    with world.ready() as sampler:
+        draw(sampler)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mistake"),
+    [
+        ({"servers": ["http://a:1"]}, "servers has no effect with mode = 'colocated'"),
+        ({"weights_folder": "/x"}, "weights_folder has no effect"),
+        ({"mode": "server"}, "needs servers"),
+        ({"mode": "server", "servers": ["http://a:1"], "engine": "hf"}, "engine = 'hf' has no servers"),
+        ({"mode": "server", "servers": ["http://a:1", "http://a:1/"]}, "names http://a:1 twice"),
+        ({"mode": "server", "servers": ["a:8000"]}, "starts with http:// or https://"),
+        ({"mode": "server", "servers": ["http://me:secret@a:1"]}, "must not hold a user"),
+        ({"mode": "server", "servers": ["http://a:1?key=x"]}, "has a query"),
+    ],
+)
+def test_contradictions_are_refused(settings: dict[str, Any], mistake: str) -> None:
+    with pytest.raises(ValueError, match=mistake):
+        SamplingConfig(**settings)
