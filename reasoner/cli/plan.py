@@ -77,13 +77,14 @@ def plan(
 def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> Estimate:
     """For this machine, whose packages count, or for another, on which they are taken to be there."""
     config = resolved.config
-    asked = config.sampling.engine
+    sampling = config.sampling
     if gpu_memory is None:
         describe_learner(config)
-        engine = choose_engine(asked) if config.online else ""
+        engine = choose_engine(sampling) if config.online else ""
         return find_estimate(config, this_machine(resolve_device(config.model.device)), engine)
     if config.model.device == "cpu":
         raise ConfigError("--gpu-memory plans for GPUs, and model.device is 'cpu': leave one of them out")
+    asked = "servers" if sampling.mode == "server" else sampling.engine
     engine = ("vllm" if asked == "auto" else asked) if config.online else ""
     return find_estimate(config, planned_machine(gpu_memory, gpus), engine)
 
