@@ -118,10 +118,16 @@ def hand_over(learner: Publisher, sampler: Sampler, ranks: Ranks = ALONE, parent
         parent: the folder to write into (`sampling.weights_folder`); None: as above.
 
     Raises:
-        HandoverError: the sampler read something else than was published, or reports another version.
+        HandoverError: the sampler read something else than was published, or reports another version, or the weights
+            do not fit into `parent`.
     """
     if parent is not None:
-        return _hand_over_through(Path(parent), learner, sampler, ranks)
+        try:
+            return _hand_over_through(Path(parent), learner, sampler, ranks)
+        except OSError as error:
+            raise HandoverError(
+                f"the weights cannot be written to sampling.weights_folder = {parent!r}: {error.strerror or error}"
+            ) from error
     if _MEMORY.is_dir():
         try:
             return _hand_over_through(_MEMORY, learner, sampler, ranks)

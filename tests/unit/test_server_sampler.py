@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 
 from reasoner.config import SamplingConfig
 from reasoner.errors import SamplerError, UserError
+from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.server import ServerSampler
 from reasoner.sampling.server_check import Wanted
+from tests.command import Cli
 from tests.tiny import build_tiny_model
 from tests.unit.fake_vllm import Fake, fake_servers
 
+T = TypeVar("T")
 PARAMS = SamplingParams(1.0, 4)
 
 
@@ -43,13 +48,14 @@ class World:
     patience_s: float = 60.0
     said: list[str] = field(default_factory=list)
 
-    def open(self) -> ServerSampler:
+    def open(self, ranks: Ranks = ALONE) -> ServerSampler:
         return ServerSampler(
             [fake.url for fake in self.fakes],
             self.folder,
             self.wanted,
             seed=0,
             say=self.said.append,
+            ranks=ranks,
             patience_s=self.patience_s,
         )
 
@@ -309,6 +315,79 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(
     monkeypatch.setenv("VLLM_API_KEY", world.fakes[0].key)
     with world.ready() as sampler:
         draw(sampler)
+
+
+class TwoRanks(Ranks):
+    """Two threads as ranks: what the first one says reaches both."""
+
+    barrier = threading.Barrier(2, timeout=60)
+    said: ClassVar[list[object]] = [None]
+
+    def of_first(self, value: T) -> T:
+        if self.first:
+            self.said[0] = value
+        self.barrier.wait()
+        found = cast(T, self.said[0])
+        self.barrier.wait()
+        return found
+
+
+def test_ranks_share_the_servers_and_the_first_one_loads_the_weights(world: World) -> None:
+    def rank(index: int) -> list[Group]:
+        with world.open(TwoRanks(index, 2)) as sampler:
+            assert sampler.load(world.folder, 5).version == 5
+            return draw(sampler, 4)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(rank, range(2))
+    assert len(first) == len(second) == 4
+    assert [len(fake.seeds) for fake in world.fakes] == [1, 1]
+    assert all(fake.most <= 2 for fake in world.fakes)  # each rank keeps to its half of 8 sequences
+
+
+TASK = """
+[model]
+path = "{model}"
+[data]
+overlap = "allow"
+train = {{ path = "{data}" }}
+eval = {{ path = "{data}" }}
+[sampling]
+mode = "server"
+servers = {servers}
+max_prompt_tokens = 64
+max_tokens = 64
+[[rewards]]
+source = "exact"
+[gro]
+preset = "grpo"
+[evaluation]
+correct = "exact"
+"""
+
+
+def test_a_run_asks_its_servers_before_it_begins(world: World, cli: Cli, tmp_path: Path) -> None:
+    data, task = tmp_path / "data.jsonl", tmp_path / "letters.toml"
+    data.write_text('{"question": "a?", "answer": "a"}\n')
+    urls = [fake.url for fake in world.fakes]
+    task.write_text(TASK.format(model=world.folder, data=data, servers=urls))
+    planned = cli("run", str(task), "--dry-run", "--set", "learning.problems_per_step=1")
+    assert planned.code == 0, planned.err
+    assert "2 vLLM servers (0.32.0)" in " ".join(planned.out.split())
+    missing = tmp_path / "nowhere"
+    refused = cli("run", str(task), "--dry-run", "--set", f"sampling.weights_folder={missing}")
+    assert (refused.code, "cannot be written: No such file or directory" in refused.err) == (2, True), refused.err
+    world.fakes[1].describes = {"max_model_len": 100}
+    refused = cli("run", str(task), "--dry-run")
+    assert refused.code == 2
+    assert f"the server {urls[1]} takes 100 tokens" in refused.err
+
+
+def test_a_port_that_is_taken_is_refused(world: World, cli: Cli) -> None:
+    port = world.fakes[0].url.rpartition(":")[2]
+    refused = cli("serve", str(world.folder), "--port", port)
+    assert refused.code == 2
+    assert f"--port {port} cannot be listened on: Address already in use" in refused.err
 
 
 @pytest.mark.parametrize(
