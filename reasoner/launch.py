@@ -2,7 +2,8 @@
 
 Every rank is this very command again; the launcher's environment variables tell it which one it is
 (`reasoner.ranks`). The first rank has the terminal; what the others print goes into files. A rank that fails writes
-why into a file that the launcher names, and says nothing itself: the one that failed first is what is shown.
+why into a file that the launcher names, and says nothing itself: the one that failed first is what is shown. With
+several nodes there is a launcher on each, and the first one shows it (`reasoner.board`).
 """
 
 from __future__ import annotations
@@ -10,22 +11,31 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 import traceback
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from reasoner.board import INTERRUPTED, Board, End, open_board
 from reasoner.errors import ReasonerError, RunError, UserError
+from reasoner.nodes import Node
 from reasoner.processes import scratch_prefix
+from reasoner.reaping import children
+from reasoner.runs.lock import Lock, is_going
 from reasoner.secrets import redact
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """environment variable of torch's launcher: where a rank writes why it failed"""
+_FOLDER_FILE = "run-folder"
+"""beside that file: where the first rank writes the path of the run folder"""
 _END_WITHIN = 15
 """seconds for the other ranks to end by themselves before they are killed"""
 _TAIL = 3000
@@ -40,47 +50,32 @@ class RankError(RunError):
         self.code = code
 
 
-def launch(ranks: int, arguments: Sequence[str], output: Path) -> None:
-    """Run `python -m reasoner ARGUMENTS` as `ranks` ranks and wait for their end.
+def launch(node: Node, ranks: int, arguments: Sequence[str], output: Path) -> None:
+    """Run `python -m reasoner ARGUMENTS` as `ranks` ranks on this node, and wait for the end of the ranks of all nodes.
 
     Args:
         output: folder for run folders; logs of the ranks are kept there until the run folder has them.
 
     Raises:
-        RankError: one of them failed.
+        RankError: one of them failed, and this is the first node.
+        SystemExit: one of them failed, and the first node has said so.
+        RunError: the launchers of the nodes did not find each other.
         KeyboardInterrupt: this process was asked to end, and the ranks have ended.
         UserError: `output` cannot be written.
     """
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        logs = tempfile.TemporaryDirectory(prefix=f".{scratch_prefix()}", dir=output, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise UserError(f"run.output = {str(output)!r} cannot be written: {error.strerror or error}") from error
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what matters is said below
-    with logs as folder:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=ranks,
-            run_id=uuid.uuid4().hex[:8],
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            monitor_interval=0.2,
-            logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=dict.fromkeys(range(1, ranks), Std.ALL)),
-            shutdown_timeout=_END_WITHIN,
-        )
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
-        try:
-            elastic_launch(config, sys.executable)("-m", "reasoner", *arguments)
-        except ChildFailedError as failed:
-            raise _first_of(failed.failures, Path(folder)) from None
-        except SignalException:
-            raise KeyboardInterrupt from None
+    with _logs(output) as folder:
+        board = open_board(node)
+        board.meet(lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
+        ended = _run(node, board, ranks, arguments, folder)
+        if ended is None:
+            return
+        ended = board.settle(ended)
+        if ended.code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if not node.first and ended.rung < 2:
+            sys.exit(ended.code)
+        again = _keep_failure(folder, ended)
+    raise RankError(ended.message + again, ended.code)
 
 
 def report(error: BaseException, code: int) -> bool:
@@ -96,21 +91,105 @@ def report(error: BaseException, code: int) -> bool:
     return True
 
 
-def _first_of(failures: Mapping[int, Any], logs: Path) -> RankError:
-    """The failure behind the others: a rank that was killed, or the one that failed first.
+def report_folder(folder: Path) -> None:
+    """On the first rank: tell the launcher which run folder is written, where there is a launcher of ours."""
+    if file := os.environ.get(_ERROR_FILE):
+        Path(file).with_name(_FOLDER_FILE).write_text(str(folder.absolute()), encoding="utf-8")
 
-    Where one rank is gone the others fail too, because they were waiting for it.
+
+def _run(node: Node, board: Board, ranks: int, arguments: Sequence[str], logs: Path) -> End | None:
+    """The ranks of this node, from their start to their end; None: they have done their work."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said by us
+    config = LaunchConfig(
+        min_nodes=node.count,
+        max_nodes=node.count,
+        nproc_per_node=ranks,
+        run_id=node.job,
+        rdzv_backend="static",
+        rdzv_endpoint=f"{node.host}:{board.port}",
+        rdzv_configs={"rank": node.index},
+        max_restarts=0,
+        monitor_interval=0.2,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=dict.fromkeys(range(int(node.first), ranks), Std.ALL)),
+        shutdown_timeout=_END_WITHIN,
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    with board.watched(_end_ranks) as told, _signals_kept():
+        try:
+            elastic_launch(config, sys.executable)("-m", "reasoner", *arguments)
+            return None
+        except ChildFailedError as failed:
+            end = _first_of(failed.failures, logs, node)
+            return replace(end, rung=3) if told.is_set() and end.rung == 1 else end
+        except (SignalException, KeyboardInterrupt):
+            return End(0, time.time(), "interrupted", INTERRUPTED)
+
+
+def _end_ranks(seconds: float) -> None:
+    """Ask the ranks of this node to end; after a while they are killed."""
+    number = signal.SIGTERM if seconds < _END_WITHIN else signal.SIGKILL
+    for pid in children(os.getpid()):
+        with suppress(OSError):
+            if b"\0TORCHELASTIC_RUN_ID=" in Path(f"/proc/{pid}/environ").read_bytes():
+                os.kill(pid, number)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Torch's launcher leaves its handlers behind."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _logs(output: Path) -> Iterator[Path]:
+    """A folder for what the ranks of this node print; those that killed launchers left are removed.
+
+    It is beside the run folders: these keep the files by a second name (`reasoner.runs.follower`).
     """
-    said = {rank: message for rank, failure in failures.items() if (message := _said(failure.error_file))}
-    silent = {rank: failure.exitcode for rank, failure in failures.items() if rank not in said}
-    causes = {rank: message for rank, message in said.items() if not _misses_another(message["message"])}
-    died = [rank for rank, code in silent.items() if code != -signal.SIGTERM]  # which is how the launcher ends the rest
-    if causes or (said and not died):
-        rank, message = min((causes or said).items(), key=lambda item: float(item[1]["time"]))
-        return RankError(f"rank {rank} failed.\n{message['message'].strip()}", int(message["code"]))
-    rank = [*died, *silent][0]
-    how = f"was ended by signal {-silent[rank]}" if silent[rank] < 0 else f"ended with exit code {silent[rank]}"
-    return RankError(f"rank {rank} {how} and said nothing.{_tail(rank, logs)}", 1)
+    here = f"-{socket.gethostname()}"
+    with ExitStack() as stack:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            for left in output.glob(f".reasoner-*{here}"):
+                if not is_going(left):
+                    shutil.rmtree(left, ignore_errors=True)
+            temporary = tempfile.TemporaryDirectory(
+                prefix=f".{scratch_prefix()}", suffix=here, dir=output, ignore_cleanup_errors=True
+            )
+            folder = Path(stack.enter_context(temporary))
+            stack.enter_context(Lock(folder))
+        except OSError as error:
+            raise UserError(f"run.output = {str(output)!r} cannot be written: {error.strerror or error}") from error
+        yield folder
+
+
+def _first_of(failures: Mapping[int, Any], logs: Path, node: Node) -> End:
+    """The failure behind the others: where one rank is gone the others fail too, because they were waiting for it."""
+    return min((_end(rank, failure, logs, node) for rank, failure in failures.items()), key=lambda end: end.order)
+
+
+def _end(rank: int, failure: Any, logs: Path, node: Node) -> End:
+    """How one rank of this node ended."""
+    name = f"rank {rank}" if node.count == 1 else f"rank {rank} on {node.name or f'node {node.index}'}"
+    if said := _said(failure.error_file):
+        rung = 2 if _misses_another(said["message"]) else 0
+        return End(rung, float(said["time"]), f"{name} failed.\n{said['message'].strip()}", int(said["code"]))
+    code = failure.exitcode
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    rung = 3 if code == -signal.SIGTERM else 1  # which is how the launcher ends the rest
+    said_nothing = f"{name} {how} and said nothing.{_tail(failure.local_rank, logs)}"
+    return End(rung, float(failure.timestamp), said_nothing, 1)
 
 
 def _misses_another(message: str) -> bool:
@@ -127,8 +206,19 @@ def _said(error_file: str) -> dict[str, Any]:
     return message
 
 
-def _tail(rank: int, logs: Path) -> str:
+def _tail(local_rank: int, logs: Path) -> str:
     """The end of what a rank printed."""
-    texts = [file.read_text(errors="replace") for file in sorted(logs.glob(f"*/*/{rank}/std*.log"))]
+    texts = [file.read_text(errors="replace") for file in sorted(logs.glob(f"*/*/{local_rank}/std*.log"))]
     text = "\n".join(filter(None, texts))[-_TAIL:].strip()
     return f" The end of its output:\n{text}" if text else ""
+
+
+def _keep_failure(logs: Path, end: End) -> str:
+    """Write into the run folder what the first rank cannot know, which was ended; returns how to go on, as a line."""
+    from reasoner.runs.folder import record_failure
+
+    told = next(iter(logs.glob(f"*/*/0/{_FOLDER_FILE}")), None)
+    if told is None:
+        return ""
+    folder = Path(told.read_text(encoding="utf-8"))
+    return f"\nTo go on: reasoner run --resume {folder}" if record_failure(folder, end.message) else ""

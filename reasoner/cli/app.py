@@ -13,6 +13,7 @@ from reasoner.cli import (
     doctor,
     eval,
     export,
+    node,
     plan,
     plugins,
     report,
@@ -51,6 +52,7 @@ app.add_typer(plugins.app, name="plugins", rich_help_panel=LOOK)
 app.add_typer(algorithms.app, name="algorithms", rich_help_panel=LOOK)
 app.add_typer(config.app, name="config", rich_help_panel=LOOK)
 app.command("plan", rich_help_panel=LOOK)(plan.plan)
+app.command("node", hidden=True)(node.node)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +21,14 @@ from reasoner.config import Config
 from reasoner.data import Splits, load_splits
 from reasoner.errors import ConfigError, UserError
 from reasoner.estimate import find_estimate
+from reasoner.launch import launch, report_folder
 from reasoner.machine import this_machine
 from reasoner.models import describe_model, resolve_device, resolve_model
+from reasoner.nodes import idle_nodes, read_hostfile, slurm_node
 from reasoner.plan import describe_plan
 from reasoner.preflight import ready
 from reasoner.processes import guard_processes, interruptible
-from reasoner.ranks import launched
+from reasoner.ranks import Ranks, launched
 from reasoner.refusals import refuse_impossible
 from reasoner.runs.changes import load_resumed
 from reasoner.runs.find import find_run
@@ -50,7 +53,11 @@ def run(
     steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for run folders (run.output).")] = None,
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="Ranks that train together on this node, one per GPU (run.ranks).")
+        int | None, typer.Option(min=1, help="Ranks that train together on each node, one per GPU (run.ranks).")
+    ] = None,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Train on several nodes: `NAME slots=GPUS` lines, reached by ssh."),
     ] = None,
     max_hours: Annotated[
         float | None,
@@ -76,6 +83,8 @@ def run(
 
     reasoner run math-gsm8k --profile gpu --gpus 8
 
+    srun --nodes=2 --ntasks-per-node=1 reasoner run math-gsm8k --profile gpu --gpus 8
+
     reasoner run --resume runs/20260101-120000-math-gsm8k
     """
     arguments = list(sets or ())
@@ -86,8 +95,7 @@ def run(
     if max_hours is not None:
         arguments.append(f"run.max_hours={max_hours}")
     here = launched()
-    if here.count > 1 or gpus is not None:
-        arguments.append(f"run.ranks={here.count if gpus is None else gpus}")
+    arguments += _ranks_wanted(here, gpus, hostfile)
     going_on: Resume | None = None
     if resume is None and task is not None:
         resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
@@ -103,7 +111,7 @@ def run(
         _print_plan(_plan(resolved))
         return
     if here.count == 1 and resolved.config.run.ranks > 1:
-        _launch(resolved.config)
+        _launch(resolved.config, hostfile)
         return
     if here.count != resolved.config.run.ranks:
         raise ConfigError(
@@ -116,6 +124,7 @@ def run(
     with interruptible(), guard_processes(), leaving_report() as report_on, open_stages(resolved, going_on) as stages:
         if here.first:
             report_on(stages.run.folder)
+            report_folder(stages.run.folder)
         train(stages)
 
 
@@ -128,14 +137,44 @@ def _refuse_beside_resume(given: Mapping[str, object]) -> None:
         )
 
 
-def _launch(config: Config) -> None:
-    """Start the ranks on this node: each runs this command again."""
-    from reasoner.launch import launch
+def _ranks_wanted(here: Ranks, gpus: int | None, hostfile: Path | None) -> list[str]:
+    """`run.ranks` as the command line and the launcher have it, as a setting; nothing where they leave it open."""
+    if gpus is not None and hostfile is not None:
+        raise UserError("--gpus cannot be given with --hostfile, whose slots say how many ranks each machine has")
+    if here.count > 1:
+        return [f"run.ranks={here.count if gpus is None else gpus * here.nodes}"]
+    if hostfile is not None:
+        return [f"run.ranks={sum(host.slots for host in read_hostfile(hostfile))}"]
+    return [] if gpus is None else [f"run.ranks={gpus * slurm_node(os.environ).count}"]
 
-    print(f"preparing model {describe_model(config.model.path)}, starting {config.run.ranks} ranks", flush=True)  # noqa: T201
-    resolve_model(config.model.path)  # once, not by every rank at the same time
-    with guard_processes():
-        launch(config.run.ranks, sys.argv[1:], Path(config.run.output))
+
+def _launch(config: Config, hostfile: Path | None) -> None:
+    """Start the ranks, here or on the machines of a hostfile: each runs this command again."""
+    output, model, ranks = Path(config.run.output), config.model.path, config.run.ranks
+    if hostfile is not None:
+        from reasoner.ssh import launch_on
+
+        hosts = read_hostfile(hostfile)
+        _say(f"preparing model {describe_model(model)}, starting {ranks} ranks on {len(hosts)} machines")
+        with interruptible(), guard_processes():
+            launch_on(hosts, sys.argv[1:], output, model)
+        return
+    node = slurm_node(os.environ)
+    on_each, rest = divmod(ranks, node.count)
+    if rest:
+        raise ConfigError(f"run.ranks is {ranks}, and srun started {node.count} nodes, which take equally many")
+    if node.first:
+        where = f" on {node.count} nodes" if node.count > 1 else ""
+        _say(f"preparing model {describe_model(model)}, starting {ranks} ranks{where}")
+    if idle := idle_nodes(os.environ):
+        _say(f"note: {idle} more nodes of this SLURM job have nothing to do; `srun reasoner run ...` takes all of them")
+    resolve_model(model)  # once, not by every rank at the same time
+    with interruptible(), guard_processes():
+        launch(node, on_each, sys.argv[1:], output)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
 
 
 def _plan(resolved: Resolved) -> Mapping[str, str]:

@@ -279,6 +279,17 @@ def log_to(file: Path, text: str) -> None:
         log.write(f"{datetime.now():%H:%M:%S} {indented}\n")
 
 
+def record_failure(folder: Path, reason: str) -> bool:
+    """Write down that a run failed whose own process could not know it; whether there is a checkpoint to go on from."""
+    file = folder / "status.json"
+    status = json.loads(file.read_text(encoding="utf-8"))
+    if status["state"] not in ("finished", "stopped"):
+        status |= {"state": "failed", "reason": redact(reason), "ended": status["ended"] or now()}
+        replace_text(file, json.dumps(status, indent=2, ensure_ascii=False) + "\n")
+        log_to(folder / "log.txt", f"failed: {redact(reason)}")
+    return bool(Checkpoints(folder).steps())
+
+
 def check_room(folder: Path, reserve_bytes: int) -> None:
     """Refuse to start without as much free space as the run will need at least.
 
