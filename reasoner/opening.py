@@ -126,12 +126,12 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
             else:
                 run = _new_run(material, facts)
             stack.enter_context(run)
-            view = stack.enter_context(open_view(sys.stdout, run.log))
+            view = stack.enter_context(open_view(sys.stdout, run.log, ranks.count))
             ranks.gather((run.folder, run.history, run.evaluations))
         else:
             nothing: tuple[Path, list[dict[str, float]], dict[int, Any]] = (Path(), [], {})
             run = stack.enter_context(Follower(*ranks.of_first(nothing), ranks.index))
-            view = stack.enter_context(Views(PlainView(run.log, ascii_only=False)))
+            view = stack.enter_context(Views(PlainView(run.log, ascii_only=False), ranks=ranks.count))
         view.started(facts | {"output": str(run.folder)}, config.run.steps)
         if run.history:
             view.resumed(run.history, list(run.evaluations.values()), config.run.steps)

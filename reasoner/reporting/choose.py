@@ -12,8 +12,8 @@ from reasoner.reporting.plain import PlainView
 from reasoner.reporting.view import Views
 
 
-def open_view(stream: TextIO, log: Callable[[str], None]) -> Views:
-    """The view of a run on `stream`, which also writes everything to `log` as plain text.
+def open_view(stream: TextIO, log: Callable[[str], None], ranks: int = 1) -> Views:
+    """The view of a run of `ranks` ranks on `stream`, which also writes everything to `log` as plain text.
 
     A terminal that cannot move its cursor (TERM=dumb) gets plain lines too.
     """
@@ -21,8 +21,8 @@ def open_view(stream: TextIO, log: Callable[[str], None]) -> Views:
     encoding = stream.encoding or "ascii"
     ascii_only = not encoding.lower().startswith("utf")
     if stream.isatty() and not console.is_dumb_terminal:
-        return Views(LiveView(console, ascii_only), PlainView(log, ascii_only=False))
-    return Views(PlainView(_writer(stream, encoding), ascii_only), PlainView(log, ascii_only=False))
+        return Views(LiveView(console, ascii_only), PlainView(log, ascii_only=False), ranks=ranks)
+    return Views(PlainView(_writer(stream, encoding), ascii_only), PlainView(log, ascii_only=False), ranks=ranks)
 
 
 def _writer(stream: TextIO, encoding: str) -> Callable[[str], None]:

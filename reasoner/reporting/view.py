@@ -79,8 +79,10 @@ class View(Protocol):
 class Views:
     """Several views as one, which show no secrets."""
 
-    def __init__(self, *views: View) -> None:
+    def __init__(self, *views: View, ranks: int = 1) -> None:
+        """`ranks`: how many have even shares of the work, of which this process tells its own."""
         self.views = views
+        self.ranks = ranks
 
     def started(self, facts: Mapping[str, str], steps: int) -> None:
         shown = {name: redact(fact) for name, fact in facts.items()}
@@ -97,8 +99,9 @@ class Views:
             view.message(shown)
 
     def stage(self, name: str, done: int, total: int) -> None:
+        of_all = min(done * self.ranks, total) if total else done * self.ranks
         for view in self.views:
-            view.stage(name, done, total)
+            view.stage(name, of_all, total)
 
     def evaluated(self, when: str, evaluation: Evaluation) -> None:
         for view in self.views:

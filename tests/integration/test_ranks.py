@@ -1,4 +1,7 @@
-"""`reasoner run --gpus 2` as a user runs it: two real ranks on the CPU, a tiny model, a verifier of one's own."""
+"""Several ranks as a user runs them: two real ones on the CPU, a tiny model, a verifier of one's own.
+
+Two names of this machine stand for two machines, and a script for ssh.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,35 @@ pytestmark = [pytest.mark.slow, pytest.mark.deepspeed]
 HERE = Path(__file__).parent
 
 
+SSH = """#!/bin/sh
+while [ $# -gt 2 ]; do shift; done  # the options; a host and a command are left
+exec env -i HOME="$HOME" PATH=/usr/bin:/bin sh -c "$2"
+"""
+"""gives the command what ssh gives: standard input and output, and nothing of the environment"""
+
+
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """`reasoner run TASK --gpus 2 ...` for a task file of one's own."""
+    """`reasoner run TASK ...` for a task file of one's own."""
     folder = tmp_path_factory.mktemp("ranks")
     data = folder / "problems.jsonl"
     data.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) + "\n" for n in range(8)))
     task = folder / "letters-task.toml"
     task.write_text(TASK.format(model=build_tiny_model(folder / "tiny"), data=data))
     return [
-        *(sys.executable, "-m", "reasoner", "run", str(task), "--gpus", "2", "--set", "model.device=cpu"),
+        *(sys.executable, "-m", "reasoner", "run", str(task), "--set", "model.device=cpu"),
         *("--plugin", str(HERE / "rewarding_letters.py")),
     ]
+
+
+@pytest.fixture(scope="module")
+def two_machines(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, str]]:
+    """Options and environment for two machines of one GPU each."""
+    folder = tmp_path_factory.mktemp("machines")
+    (folder / "ssh").write_text(SSH)
+    (folder / "ssh").chmod(0o755)
+    (folder / "hosts").write_text("localhost slots=1\n127.0.0.1 slots=1  # the same\n")
+    return ["--hostfile", str(folder / "hosts")], {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 def run(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
@@ -44,8 +64,11 @@ def run(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
 
 
-def test_two_ranks_train_as_one(command: list[str], tmp_path: Path) -> None:
-    done = run([*command, "--output", str(tmp_path), "--steps", "2"])
+def test_two_machines_train_as_one(
+    command: list[str], two_machines: tuple[list[str], dict[str, str]], tmp_path: Path
+) -> None:
+    hosts, environment = two_machines
+    done = run([*command, *hosts, "--output", str(tmp_path), "--steps", "2"], **environment)
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.iterdir()
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
@@ -70,21 +93,42 @@ def _rollouts(folder: Path, step: int) -> list[Rollout]:
     return read_parquet(folder / "rollouts" / f"step-{step:06}.parquet", Rollout)
 
 
-def test_a_failure_is_shown_with_its_rank_and_ends_the_others(command: list[str], tmp_path: Path) -> None:
-    broken = [*command, "--plugin", str(HERE / "failing_rank.py"), "--output", str(tmp_path)]
-    done = run(broken)
-    assert done.returncode != 0
-    first = next(line for line in done.stderr.splitlines() if line)
-    assert first == "error: rank 1 failed.", done.stderr
-    assert "only here" in done.stderr
+def test_a_failure_is_shown_with_its_node_and_ends_the_others(command: list[str], tmp_path: Path) -> None:
+    """As `srun --nodes=2 --ntasks-per-node=1` starts it."""
+    step = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost,other",
+        "OMP_NUM_THREADS": "1",
+    }
+    broken = [*command, "--gpus", "1", "--plugin", str(HERE / "failing_rank.py"), "--output", str(tmp_path)]
+    launchers = [
+        subprocess.Popen(
+            broken,
+            env=os.environ | step | {"SLURM_NODEID": str(index), "SLURMD_NODENAME": f"node-{index}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    shown = [launcher.communicate(timeout=280)[1] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [2, 2], shown
+    first = next(line for line in shown[0].splitlines() if line)
+    assert first == "error: rank 1 on node-1 failed.", shown
+    assert "only here" in shown[0]
+    assert "only here" not in shown[1]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_rank_ends_the_run(command: list[str], tmp_path: Path) -> None:
-    arguments = [*command, "--output", str(tmp_path), "--steps", "10000", "--set", "evaluation.every=0"]
+def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str], tmp_path: Path) -> None:
+    arguments = [*command, "--gpus", "2", "--output", str(tmp_path), "--steps", "10000"]
+    arguments += ["--set", "evaluation.every=0", "--set", "run.checkpoint_every=1"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
         deadline = time.monotonic() + 200
-        while not [file for file in tmp_path.glob("*/metrics.jsonl") if file.read_text()]:
+        while not list(tmp_path.glob("*/checkpoints/step-000001")):
             assert launcher.poll() is None, launcher.communicate()
             assert time.monotonic() < deadline, "no step within 200 s"
             time.sleep(0.2)
@@ -93,11 +137,19 @@ def test_a_killed_rank_ends_the_run(command: list[str], tmp_path: Path) -> None:
         second.send_signal(signal.SIGKILL)
         _, errors = launcher.communicate(timeout=60)
         assert launcher.returncode == 1
-        assert "error: rank 1 was ended by signal 9" in errors
+    (folder,) = tmp_path.iterdir()
+    assert "error: rank 1 was ended by signal 9" in errors
+    assert f"To go on: reasoner run --resume {folder}" in errors
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
-    (folder,) = tmp_path.iterdir()
-    assert json.loads((folder / "status.json").read_text())["state"] != "running"
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert status["reason"].startswith("rank 1 was ended by signal 9")
+    steps = str(status["committed_steps"] + 1)
+    done = run([sys.executable, "-m", "reasoner", "run", "--resume", str(folder), "--steps", steps])
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert len(read_metrics(folder)) == int(steps)
 
 
 def _rank(process: psutil.Process) -> str | None:
@@ -106,7 +158,6 @@ def _rank(process: psutil.Process) -> str | None:
 
 def test_ranks_that_disagree_are_refused(command: list[str], tmp_path: Path) -> None:
     """As on two nodes: torchrun's variables, and another seed on one of them."""
-    with_ranks = [part for part in command if part not in ("--gpus", "2")]
     ranks = []
     for rank in range(2):
         environment = os.environ | {
@@ -117,7 +168,7 @@ def test_ranks_that_disagree_are_refused(command: list[str], tmp_path: Path) -> 
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(20_000 + os.getpid() % 20_000),
         }
-        arguments = [*with_ranks, "--output", str(tmp_path), "--set", f"run.seed={rank}"]
+        arguments = [*command, "--output", str(tmp_path), "--set", f"run.seed={rank}"]
         ranks.append(subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True))
     for process in ranks:
         _, errors = process.communicate(timeout=200)

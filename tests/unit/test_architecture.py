@@ -218,7 +218,7 @@ def test_the_command_line_has_these_options() -> None:
     """Adding an option is a decision."""
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
-        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --max-hours --output --plugin --profile "
+        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --hostfile --max-hours --output --plugin --profile "
         "--resume --set --steps task",
         "eval": "--allow-unsandboxed-code --config --help --json --model --output --plugin --profile --resume "
         "--samples --set --temperature tasks",
@@ -249,6 +249,7 @@ def test_the_command_line_has_these_options() -> None:
         "plan": "--config --gpu-memory --gpus --help --json --model --nodes --plugin --profile --set task",
         "config": "--help",
         "config show": "--config --help --plugin --profile --set --toml task",
+        "node": "--help",
         "doctor": "--help",
     }
 

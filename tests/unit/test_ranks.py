@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from reasoner import launch
 from reasoner.errors import RunError, UserError
 from reasoner.learning.spread import SpreadPolicy, same_batch, shares_of
+from reasoner.nodes import Node
 from reasoner.ranks import ALONE, Ranks, claim_device, launched, share
 from reasoner.records import Group
 from tests.ragged import ragged_groups
@@ -74,15 +76,18 @@ def test_a_difference_is_named_with_the_rank() -> None:
     Faked(count=2).agree({"device": "cpu"})
     with pytest.raises(UserError, match=r"torch is .* on rank 0 and 2\.6\.0 on rank 1"):
         Faked(count=2, other=lambda facts: facts | {"torch": "2.6.0"}).agree({"device": "cpu"})
+    with pytest.raises(UserError, match=r"peft is .* on rank 0 and 0\.18\.0 on rank 1"):
+        Faked(count=2, other=lambda facts: facts | {"peft": "0.18.0"}).agree({"device": "cpu"})
     with pytest.raises(UserError, match=r"run\.seed is 0 on rank 0 and 1 on rank 1"):
         Faked(count=2, other=lambda facts: facts | {"run.seed": "1"}).agree({"run.seed": "0"})
 
 
 def test_ranks_are_those_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched() == ALONE
-    for name, value in {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "GROUP_RANK": "1"}.items():
+    launcher = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "GROUP_RANK": "1", "GROUP_WORLD_SIZE": "2"}
+    for name, value in launcher.items():
         monkeypatch.setenv(name, value)
-    assert launched() == Ranks(9, 16, 1, 1)
+    assert launched() == Ranks(9, 16, 1, 1, 2)
     assert not launched().first
     assert not launched().leads_node
 
@@ -103,7 +108,7 @@ def failure(folder: Path, rank: int, exitcode: int, said: dict[str, Any] | None)
     file = folder / f"error-{rank}.json"
     if said is not None:
         file.write_text(json.dumps({"message": said}))
-    return SimpleNamespace(exitcode=exitcode, error_file=str(file))
+    return SimpleNamespace(exitcode=exitcode, error_file=str(file), local_rank=rank % 4, timestamp=20)
 
 
 def test_the_first_failure_is_shown(tmp_path: Path) -> None:
@@ -112,8 +117,8 @@ def test_the_first_failure_is_shown(tmp_path: Path) -> None:
         1: failure(tmp_path, 1, -9, None),  # by the launcher, because it did not end by itself
         3: failure(tmp_path, 3, 2, {"message": "error: no such key", "code": 2, "time": 20.6}),
     }
-    found = launch._first_of(failures, tmp_path)
-    assert (str(found), found.code) == ("rank 3 failed.\nerror: no such key", 2)
+    found = launch._first_of(failures, tmp_path, Node())
+    assert (found.message, found.code) == ("rank 3 failed.\nerror: no such key", 2)
 
 
 def test_a_rank_that_was_killed_comes_before_those_that_missed_it(tmp_path: Path) -> None:
@@ -125,9 +130,30 @@ def test_a_rank_that_was_killed_comes_before_those_that_missed_it(tmp_path: Path
         1: failure(tmp_path, 1, -9, None),
         2: failure(tmp_path, 2, -15, None),
     }
-    found = launch._first_of(failures, tmp_path)
+    found = launch._first_of(failures, tmp_path, Node())
     expected = "rank 1 was ended by signal 9 and said nothing. The end of its output:\nout of memory"
-    assert (str(found), found.code) == (expected, 1)
+    assert (found.message, found.code) == (expected, 1)
+
+
+def test_a_rank_of_another_node_is_named_with_it(tmp_path: Path) -> None:
+    logs = tmp_path / "x" / "attempt_0" / "2"
+    logs.mkdir(parents=True)
+    (logs / "stderr.log").write_text("out of memory\n")
+    found = launch._first_of({6: failure(tmp_path, 6, -9, None)}, tmp_path, Node(1, 2, name="gpu-b"))
+    assert found.message.startswith("rank 6 on gpu-b was ended by signal 9 and said nothing.")
+    assert found.message.endswith("out of memory")
+
+
+def test_logs_that_a_killed_launcher_left_are_removed(tmp_path: Path) -> None:
+    left = tmp_path / f".reasoner-gone-{socket.gethostname()}"
+    of_another = tmp_path / ".reasoner-gone-elsewhere"
+    run = tmp_path / "20260101-120000-math"
+    for folder in (left, of_another, run):
+        folder.mkdir()
+    with launch._logs(tmp_path) as first, launch._logs(tmp_path) as second:
+        assert first != second
+        assert sorted(tmp_path.iterdir()) == sorted([first, second, of_another, run])
+    assert sorted(tmp_path.iterdir()) == sorted([of_another, run])
 
 
 def test_a_rank_tells_its_launcher_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
