@@ -93,9 +93,9 @@ def commands() -> str:
 
 
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """The commands that do something, in the order of `--help`."""
+    """The commands that do something, in the order of `--help`; hidden ones are not for users."""
     inner = getattr(command, "commands", {})
-    if not inner:
+    if not inner and not command.hidden:
         yield name, command
     for child, each in inner.items():
         yield from _commands(each, f"{name} {child}")
