@@ -717,12 +717,6 @@ def _check_engine(config: Config) -> None:
         )
     if config.learner != "deepspeed":
         return
-    if config.gro.needs_critic:
-        raise ValueError(
-            "learning.engine = 'deepspeed' cannot train a critic yet, and gro needs one (a baseline of kind 'critic'): "
-            "use learning.engine = 'torch' on one rank, or a method without a critic, for example --set "
-            "gro.preset=rloo"
-        )
     if learning.deepspeed.zero_stage == 0 and config.model.dtype == "bfloat16":
         raise ValueError(
             "learning.deepspeed.zero_stage = 0 with model.dtype = 'bfloat16': DeepSpeed would add gradients up in "

@@ -272,6 +272,7 @@ def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
         config=config.learning,
         learning_rate=config.critic.learning_rate,
         total_steps=config.optimizer_steps,
+        ranks=base.ranks,
         trust_remote_code=config.model.trust_remote_code,
         checkpoint=checkpoint,
     )

@@ -16,10 +16,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reasoner import __version__
 from reasoner.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -82,6 +85,13 @@ class Ranks:
         import torch.distributed as dist
 
         return replace(self, group=dist.new_group(backend="gloo", timeout=_PATIENCE))
+
+    def sum(self, tensor: Tensor) -> None:
+        """Add every rank's tensor to it, in place and on its device."""
+        if self.count > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(tensor)
 
     @contextmanager
     def node_folder(self, prefix: str, parent: Path) -> Iterator[Path]:

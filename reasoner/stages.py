@@ -330,7 +330,7 @@ class Stages:
         """
         with self.run.saving_model() as folder:
             self.learner.save(folder)
-            if self.critic:
+            if self.critic and self.ranks.first:
                 self.critic.save(folder / "critic")
         return self.run.model_folder
 

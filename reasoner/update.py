@@ -160,7 +160,7 @@ def update(
             gaps += [objective.gap] if objective.gap else []
             if objective.plans[0].term.source == "online":
                 objective.add_weights(weights_RT)
-    critic_report = _update_critic(critic, value_clip, fresh, steps, epochs)
+    critic_report = _update_critic(critic, value_clip, fresh, steps, epochs, ranks)
     return UpdateReport(
         credits=fresh.credits if fresh else (),
         weights=tuple(map(tuple, weights_RT)),
@@ -387,7 +387,7 @@ def _keep(scored: ScoredGroup, kept: Sequence[bool]) -> ScoredGroup:
 
 
 def _update_critic(
-    critic: Critic | None, value_clip: float | None, fresh: Prepared | None, steps: int, epochs: int
+    critic: Critic | None, value_clip: float | None, fresh: Prepared | None, steps: int, epochs: int, ranks: Ranks
 ) -> CriticReport | None:
     """The critic's optimiser steps over the same mini-batches; None: no term has one at this step."""
     if critic is None or fresh is None:
@@ -396,4 +396,4 @@ def _update_critic(
     if term is None:
         return None
     minis = [fresh.rows(mini, steps) for mini in range(steps)] * epochs
-    return update_critic(critic, term, fresh.inputs, fresh.batch.groups, minis, value_clip)
+    return update_critic(critic, term, fresh.inputs, fresh.batch.groups, minis, value_clip, ranks)

@@ -19,6 +19,7 @@ from reasoner.gro.credit import returns_and_advantages
 from reasoner.gro.inputs import Inputs, masked
 from reasoner.gro.terms import Advantage, Term
 from reasoner.learning.learner import StepResult
+from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, ScoredGroup, Suspect
 from reasoner.suspects import Seen
 
@@ -72,6 +73,7 @@ def update_critic(
     groups: Sequence[ScoredGroup],
     minis: Sequence[Sequence[int]],
     value_clip: float | None,
+    ranks: Ranks = ALONE,
 ) -> CriticReport:
     """One optimiser step per mini-batch.
 
@@ -81,6 +83,7 @@ def update_critic(
         groups: the whole batch.
         minis: rows of each mini-batch, whole groups.
         value_clip: how far a value may move before its loss is clipped; None: off.
+        ranks: those that the critic spreads a batch over.
     """
     assert isinstance(term.credit, Advantage)
     returns_RT, _ = returns_and_advantages(term.credit, term.kl, inputs)
@@ -94,6 +97,7 @@ def update_critic(
         regression = _Regression(rows, returns_RT, old_RT, counted_RT, value_clip)
         mini = groups[rows[0] // size : rows[-1] // size + 1] if rows else ()
         critic.accumulate([scored.group for scored in mini], regression)
+        regression.join(ranks)
         steps.append(critic.step())
         losses.append(regression.loss)
         suspects += [] if steps[-1].finite else regression.seen.suspects("critic", "online", groups)
@@ -117,6 +121,12 @@ class _Regression:
         self._tokens = max(int(counted_RT[list(rows)].sum()), 1)
         self.loss = 0.0
         self.seen = Seen()
+
+    def join(self, ranks: Ranks) -> None:
+        """Have what all ranks saw of the mini-batch, each of which weighed its share."""
+        everyone = ranks.gather((self.loss, self.seen))
+        self.loss = sum(loss for loss, _ in everyone)
+        self.seen = Seen([part for _, seen in everyone for part in seen.parts])
 
     def __call__(self, rows: Sequence[int], values_RT: Tensor) -> Tensor:
         which, width = [self._rows[row] for row in rows], values_RT.shape[1]

@@ -6,6 +6,9 @@ so V[i,t] is the value of the state before that token: it sees the prompt and th
 is algorithm-blind: it adds the gradient of `- sum w * V` for the weights that it is given (of a squared error
 (V - R)^2 / 2 they are w = R - V), and normalises nothing. The head starts at zero, and so do the values. Values are
 float32 (float64 for float64 models), the head included, also where the backbone runs in bfloat16.
+
+With several ranks each has a whole copy: it puts its share of the groups through, the gradient is summed over ranks,
+and all make the same step.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from reasoner.learning.inputs import Inputs, policy_mask
 from reasoner.learning.learner import Accumulated, StepResult
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.learning.packing import MicroBatch, Row
+from reasoner.learning.spread import shares_of, spread_logprobs
+from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, Response
 from reasoner.weights import io_errors
 
@@ -45,6 +50,7 @@ class TorchCritic:
         config: LearningConfig,
         learning_rate: float,
         total_steps: int,
+        ranks: Ranks = ALONE,
         trust_remote_code: bool = False,
         checkpoint: Path | None = None,
     ) -> None:
@@ -58,6 +64,7 @@ class TorchCritic:
             config: `[learning]`, except for its learning rate.
             learning_rate: after the warm-up.
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
+            ranks: all that train together, with the same batches.
             trust_remote_code: run Python code that comes with the model.
             checkpoint: folder in which `checkpoint` wrote; the critic goes on from there.
 
@@ -78,6 +85,7 @@ class TorchCritic:
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device, dtype=model.dtype)
         _fill(self.head, (trained_weights(checkpoint) or Path(folder)) / HEAD_FILE)
         self._checkpointing = config.gradient_checkpointing
+        self._ranks = ranks
         parameters = chain(model.named_parameters(), self.head.named_parameters("value_head"))
         self._optimizer = Optimizer(parameters, config, peak=learning_rate, total_steps=total_steps)
         if checkpoint is not None:
@@ -87,17 +95,21 @@ class TorchCritic:
     def description(self) -> str:
         """What was chosen, for the log: device, number format, attention, packing."""
         recompute = ", activations recomputed" if self._checkpointing else ""
-        return f"{self.backbone.description}; value head; AdamW{recompute}"
+        copies = f", a copy on each of {self._ranks.count} ranks" if self._ranks.count > 1 else ""
+        return f"{self.backbone.description}; value head; AdamW{recompute}{copies}"
 
     @property
     def version(self) -> int:
         """Optimiser steps behind the current weights."""
         return self._optimizer.version
 
-    @torch.no_grad()
     def values(self, groups: Sequence[Group]) -> list[list[float]]:
         """(R)(T) value of the state before every response token, without gradient."""
         self._check(groups)
+        return spread_logprobs(groups, self._ranks, self._values)
+
+    @torch.no_grad()
+    def _values(self, groups: Sequence[Group]) -> list[list[float]]:
         found: list[list[float]] = [[] for group in groups for _ in group.responses]
         for batch in self.backbone.packing.micro_batches(groups):
             values_S, inputs = self._forward(batch)
@@ -108,10 +120,15 @@ class TorchCritic:
     def accumulate(self, groups: Sequence[Group], weights: ValueWeightFunction) -> Accumulated:
         """Add the gradient of `- sum w * V` over all responses of `groups`, in packed micro-batches."""
         self._check(groups)
-        responses = [response for group in groups for response in group.responses]
-        batches = self.backbone.packing.micro_batches(groups)
-        losses = [self._accumulate_one(batch, responses, weights) for batch in batches]
-        return Accumulated.of(batches, responses, sum(losses, 0.0))
+        share = shares_of(groups, self._ranks.count)[self._ranks.index]
+        batches = self.backbone.packing.micro_batches(share.groups)
+
+        def weigh(rows: Sequence[int], values_RT: Tensor) -> Tensor:
+            return weights([share.rows[row] for row in rows], values_RT)
+
+        losses = [self._accumulate_one(batch, share.responses, weigh) for batch in batches]
+        everyone = self._ranks.gather(Accumulated.of(batches, share.responses, sum(losses, 0.0)))
+        return sum(everyone[1:], everyone[0])
 
     def _accumulate_one(self, batch: MicroBatch, responses: Sequence[Response], weights: ValueWeightFunction) -> float:
         """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * V."""
@@ -126,6 +143,7 @@ class TorchCritic:
 
     def step(self) -> StepResult:
         """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""
+        self._optimizer.sum_over(self._ranks)
         return self._optimizer.step()
 
     def save(self, folder: Path, *, exact: bool = False) -> None:

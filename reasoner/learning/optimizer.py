@@ -14,6 +14,7 @@ from reasoner.config import LearningConfig
 from reasoner.errors import RunError
 from reasoner.learning.learner import StepResult
 from reasoner.learning.schedule import learning_rate
+from reasoner.ranks import Ranks
 from reasoner.weights import read_files, write_shards
 
 TRAINED = "model"
@@ -56,6 +57,19 @@ class Optimizer:
         """Add the gradient of `loss`."""
         loss.backward()  # type: ignore[no-untyped-call]
         self._losses.append(loss.detach())
+
+    def sum_over(self, ranks: Ranks) -> None:
+        """Have the gradient, and the losses behind it, of all ranks, each of which holds the same parameters."""
+        if ranks.count == 1:
+            return
+        mine = [loss.item() for loss in self._losses], [each.grad is not None for each in self._parameters]
+        everyone = ranks.gather(mine)
+        self._losses = [torch.tensor(loss) for losses, _ in everyone for loss in losses]
+        for index, parameter in enumerate(self._parameters):
+            if any(has[index] for _, has in everyone):
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                ranks.sum(parameter.grad)
 
     def step(self) -> StepResult:
         """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.learning.adapter import Adapted, WithoutAdapter
+from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import Learner, Weights
 from reasoner.learning.policy import Dtype
 from reasoner.ranks import Ranks
@@ -148,6 +149,8 @@ def main(model: Path, output: Path) -> None:
     from reasoner.ranks import open_ranks
 
     with open_ranks("cpu") as ranks:
+        if ranks.count > 1:
+            train_critic(model, ranks, output / f"rank-{ranks.index}")
         names = ON_ONE_RANK if ranks.count == 1 else tuple(SPREADS)
         for name, (dtype, spread) in ((name, SPREADS[name]) for name in names):
             config = learning(deepspeed=spread, gradient_checkpointing=name == "zero-3")
@@ -162,6 +165,36 @@ def main(model: Path, output: Path) -> None:
                 publish_on_a_full_disk(learner, folder / "full-disk")
             if name in RESUMED:
                 go_on(learner, lambda at, start=start: start(checkpoint=at), ranks, output, name)  # type: ignore[misc]
+
+
+def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
+    """Steps of a critic towards some returns, with one that cannot be made and one without any weight in between; what
+    it did is in `folder`."""
+    critic = TorchCritic(
+        model, device="cpu", dtype="float64", config=learning(), learning_rate=1e-2, total_steps=5, ranks=ranks
+    )
+    reports = []
+    for weigh in (to_returns, nothing_valued, poisoned_values, to_returns, to_returns):
+        done = critic.accumulate(GROUPS, weigh)
+        result = critic.step()
+        reports.append([done.loss, done.responses, result.applied, result.finite, result.grad_norm, result.reason])
+    folder.mkdir(parents=True, exist_ok=True)
+    critic.save(folder / "critic", exact=True)
+    (folder / "critic.json").write_text(json.dumps([reports, critic.values(GROUPS), critic.version]))
+
+
+def to_returns(rows: Sequence[int], values_RT: Tensor) -> Tensor:
+    """w = R - V, R a function of response and token."""
+    returns = [[((5 * row + t) % 7) / 7 for t in range(values_RT.shape[1])] for row in rows]
+    return (torch.tensor(returns).to(values_RT) - values_RT) / 10
+
+
+def nothing_valued(rows: Sequence[int], values_RT: Tensor) -> Tensor:
+    return torch.zeros_like(values_RT)
+
+
+def poisoned_values(rows: Sequence[int], values_RT: Tensor) -> Tensor:
+    return poisoned(rows, values_RT).logprobs_RT
 
 
 def _moments(learner: Any, spread: dict[str, Any]) -> dict[str, Tensor]:

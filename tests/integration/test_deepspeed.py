@@ -19,6 +19,7 @@ from torch import Tensor
 from reasoner.config import LoraConfig
 from reasoner.learning.policy import Dtype
 from reasoner.learning.torch_engine import TorchLearner
+from reasoner.ranks import ALONE
 from tests.integration import deepspeed_steps
 from tests.integration.deepspeed_steps import (
     LORA,
@@ -29,6 +30,7 @@ from tests.integration.deepspeed_steps import (
     learning,
     one_more,
     record,
+    train_critic,
 )
 from tests.tiny import build_tiny_model
 
@@ -136,6 +138,23 @@ def test_a_full_disk_while_publishing_is_an_error_of_all_ranks(outcomes: Path) -
         folder = outcomes / "two" / f"rank-{rank}"
         _, _, facts = outcome(folder / "lora-zero-3.safetensors")
         assert json.loads((folder / "full-disk" / "facts.json").read_text()) == [errno.ENOSPC, facts["checksum"]]
+
+
+def test_a_critic_on_two_ranks_makes_the_steps_of_one(outcomes: Path, tmp_path: Path) -> None:
+    """Beside DeepSpeed's own process group; the same returns, the same gradient, the same weights and values."""
+    train_critic(outcomes / "tiny", ALONE, tmp_path)
+    expected, values, version = json.loads((tmp_path / "critic.json").read_text())
+    for rank in ("rank-0", "rank-1"):
+        folder = outcomes / "two" / rank
+        reports, got, done = json.loads((folder / "critic.json").read_text())
+        assert (version, done) == (3, 3)
+        assert [each[1:4] for each in reports] == [each[1:4] for each in expected]
+        for mine, theirs in zip(reports, expected, strict=True):
+            if theirs[2]:
+                assert [mine[0], mine[4]] == pytest.approx([theirs[0], theirs[4]], rel=1e-9)
+        assert largest_difference([got], [values]) < 1e-9
+        for file in (tmp_path / "critic").glob("*.safetensors"):
+            assert distance(load_file(folder / "critic" / file.name), load_file(file)) < 1e-9
 
 
 @pytest.mark.parametrize(("ranks", "name"), cases("bfloat16"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,7 +43,10 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     data = folder / "problems.jsonl"
     data.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) + "\n" for n in range(8)))
     task = folder / "letters-task.toml"
-    task.write_text(TASK.format(model=build_tiny_model(folder / "tiny"), data=data))
+    text = TASK.format(model=build_tiny_model(folder / "tiny"), data=data)
+    task.write_text(text)
+    (grpo,) = re.findall(r'^preset = "grpo"\n.*\n', text, re.MULTILINE)
+    task.with_name("ppo-task.toml").write_text(text.replace(grpo, 'preset = "ppo"\n'))
     return [
         *(sys.executable, "-m", "reasoner", "run", str(task), "--set", "model.device=cpu"),
         *("--plugin", str(HERE / "rewarding_letters.py")),
@@ -124,6 +128,8 @@ def test_a_failure_is_shown_with_its_node_and_ends_the_others(command: list[str]
 
 
 def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str], tmp_path: Path) -> None:
+    """With a critic, of which every rank has a copy."""
+    command = [part.replace("letters-task", "ppo-task") for part in command]
     arguments = [*command, "--gpus", "2", "--output", str(tmp_path), "--steps", "10000"]
     arguments += ["--set", "evaluation.every=0", "--set", "run.checkpoint_every=1"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
@@ -149,7 +155,12 @@ def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str]
     done = run([sys.executable, "-m", "reasoner", "run", "--resume", str(folder), "--steps", steps])
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
-    assert len(read_metrics(folder)) == int(steps)
+    metrics = read_metrics(folder)
+    assert len(metrics) == int(steps)
+    assert all(row["critic/loss"] > 0.0 for row in metrics)
+    AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert (folder / "model" / "critic" / "value_head.safetensors").exists()
+    assert not list(folder.glob("ranks/*/critic"))
 
 
 def _rank(process: psutil.Process) -> str | None:
