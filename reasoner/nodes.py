@@ -49,7 +49,7 @@ class Host:
 
 
 def read_hostfile(path: Path) -> tuple[Host, ...]:
-    """The machines of a hostfile as DeepSpeed and MPI read it: `NAME slots=GPUS` lines, `#` before comments.
+    """The machines of a hostfile as DeepSpeed reads it: `NAME slots=GPUS` lines, `#` before comments.
 
     Raises:
         UserError: it cannot be read, a line says something else, a machine is there twice, or nothing is.
@@ -97,13 +97,13 @@ def slurm_node(environment: Mapping[str, str]) -> Node:
     if count == 1:
         return Node()
     try:
-        job, step = int(environment["SLURM_JOB_ID"]), environment["SLURM_STEP_ID"]
+        job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
         index, listed = int(environment["SLURM_NODEID"]), environment["SLURM_STEP_NODELIST"]
     except KeyError as missing:
         raise UserError(
             f"SLURM_STEP_NUM_NODES is {count} and {missing} is not set: start it with srun, or without SLURM_ variables"
         ) from None
-    port = FIRST_PORT + job % PORTS
+    port = FIRST_PORT + (job + 131 * step) % PORTS
     return Node(index, count, first_host(listed), port, f"{job}.{step}", environment.get("SLURMD_NODENAME", ""))
 
 

@@ -37,8 +37,12 @@ FORWARDED = (
 """how the names begin of environment variables that the launchers get"""
 OF_ONE_MACHINE = (MARKER, "CUDA_VISIBLE_DEVICES")
 """those among them that they do not"""
-_UNREACHED = 255
-"""exit code of ssh itself"""
+_NEVER_BEGAN = {
+    255: "ssh says why above; `ssh -o BatchMode=yes NAME true` must work without a password for every machine",
+    126: f"{sys.executable} cannot be run there",
+    127: f"{sys.executable} is not there",
+}
+"""exit codes of ssh and of a shell -> what they mean"""
 END_WITHIN = TELL_WITHIN + 30
 """seconds for the launchers of the other machines to end by themselves, once one has"""
 
@@ -78,7 +82,7 @@ def launch_on(hosts: Sequence[Host], arguments: Sequence[str], output: Path, mod
     sessions = []
     try:
         for index, host in enumerate(hosts):
-            node = Node(index, len(hosts), hosts[0].name, port, job, host.name)
+            node = Node(index, len(hosts), hosts[0].name.rpartition("@")[2], port, job, host.name)
             errand = Errand(node, host.slots, tuple(arguments), str(output), model, forwarded(os.environ))
             # A session of its own: Ctrl-C must reach the machine as the end of its input, not kill the connection.
             session = subprocess.Popen([*SSH, host.name, command], stdin=subprocess.PIPE, start_new_session=True)
@@ -92,10 +96,9 @@ def launch_on(hosts: Sequence[Host], arguments: Sequence[str], output: Path, mod
     if failed := {name: code for name, code in codes.items() if code}:
         if set(failed.values()) == {INTERRUPTED}:
             raise KeyboardInterrupt
-        name, code = max(failed.items(), key=lambda item: item[1] == _UNREACHED)
-        raise RankError(
-            f"the launcher on {name} ended with exit code {code}: {_why(code)}", code if 0 < code < 128 else 1
-        )
+        name, code = max(failed.items(), key=lambda item: (item[1] in _NEVER_BEGAN, item[1] != INTERRUPTED))
+        why = _NEVER_BEGAN.get(code, "what was behind it stands above")
+        raise RankError(f"the launcher on {name} ended with exit code {code}: {why}", code if 0 < code < 126 else 1)
 
 
 def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
@@ -151,8 +154,8 @@ def _wait(sessions: Sequence[subprocess.Popen[bytes]]) -> None:
     while None in [session.poll() for session in sessions]:
         now = time.monotonic()
         if deadline is None and any(session.returncode for session in sessions):
-            # Another launcher shows why it ended; one that was not reached cannot tell the others.
-            deadline = now if any(session.returncode == _UNREACHED for session in sessions) else now + END_WITHIN
+            # A launcher tells the others why it ended; one that never began cannot.
+            deadline = now if any(session.returncode in _NEVER_BEGAN for session in sessions) else now + END_WITHIN
         if deadline is not None and now >= deadline:
             return
         time.sleep(0.1)
@@ -171,9 +174,3 @@ def _end(sessions: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(session.pid, signal.SIGKILL)
             session.wait()
-
-
-def _why(code: int) -> str:
-    if code == _UNREACHED:
-        return "ssh says why above; `ssh -o BatchMode=yes NAME true` must work, without a password, for every machine"
-    return "what was behind it stands above"

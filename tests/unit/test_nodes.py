@@ -58,7 +58,7 @@ STEP = {
 
 
 def test_a_step_of_slurm() -> None:
-    assert slurm_node(STEP) == Node(1, 2, "gpu07", 23_456, "123456.2", "gpu09")
+    assert slurm_node(STEP) == Node(1, 2, "gpu07", 23_718, "123456.2", "gpu09")
     assert idle_nodes(STEP) == 2
 
 
