@@ -178,7 +178,7 @@ def open_board(node: Node) -> Board:
         UserError: its port is taken.
         RunError: the first node cannot be reached.
     """
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     if node.first:
         try:
