@@ -111,7 +111,8 @@ class Board:
             gone = [self._gone(index) for index in self._wait("end", TELL_WITHIN)]
             verdict = min((mine, *self._ends(), *gone), key=lambda end: end.order)
             self._store.set("verdict", json.dumps(asdict(verdict)))
-            self._wait("read", 5)
+            if not gone:
+                self._wait("read", 5)
         except RuntimeError:  # torch's, when the store is gone
             return min(mine, self._lost(), key=lambda end: end.order)
         return verdict

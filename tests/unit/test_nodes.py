@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from reasoner import board
 from reasoner.board import INTERRUPTED, End, open_board
 from reasoner.errors import UserError
 from reasoner.nodes import Host, Node, first_host, idle_nodes, read_hostfile, slurm_node
@@ -138,3 +140,18 @@ def test_a_node_learns_that_another_has_ended() -> None:
     assert told.is_set()
     assert first.settle(ENDED) == SAID
     thread.join(60)
+
+
+def test_a_launcher_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ranks broke a collective, and it says nothing of itself any more."""
+    monkeypatch.setattr(board, "TELL_WITHIN", 1)
+    monkeypatch.setattr(board, "_SILENT", 2)
+    first = open_board(Node(0, 2))
+    second = open_board(Node(1, 2, port=first.port, name="gpu-b"))
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda each: each.meet(pytest.fail), (first, second)))
+    stopped = threading.Event()
+    with first.watched(lambda seconds: stopped.set()):
+        assert stopped.wait(60)
+    verdict = first.settle(MISSED)
+    assert (verdict.message, verdict.code) == ("the launcher on gpu-b, which may have been killed, does not answer", 1)
