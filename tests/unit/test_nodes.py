@@ -11,8 +11,10 @@ import pytest
 
 from reasoner import board
 from reasoner.board import INTERRUPTED, End, open_board
+from reasoner.cli.run import _ranks_wanted
 from reasoner.errors import UserError
 from reasoner.nodes import Host, Node, first_host, idle_nodes, read_hostfile, slurm_node
+from reasoner.ranks import ALONE, Ranks
 from reasoner.ssh import forwarded
 
 
@@ -155,3 +157,19 @@ def test_a_launcher_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         assert stopped.wait(60)
     verdict = first.settle(MISSED)
     assert (verdict.message, verdict.code) == ("the launcher on gpu-b, which may have been killed, does not answer", 1)
+
+
+def test_how_many_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run.ranks` is nodes x GPUs, for the launcher and for the ranks that it starts."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=8\nb slots=4\n")
+    assert _ranks_wanted(ALONE, None, None) == []
+    assert _ranks_wanted(ALONE, 8, None) == ["run.ranks=8"]
+    assert _ranks_wanted(ALONE, None, hosts) == ["run.ranks=12"]
+    assert _ranks_wanted(Ranks(9, 12, 1, 1, 2), None, tmp_path / "not on this machine") == ["run.ranks=12"]
+    assert _ranks_wanted(Ranks(9, 16, 1, 1, 2), 8, None) == ["run.ranks=16"]
+    with pytest.raises(UserError, match="--gpus cannot be given with --hostfile"):
+        _ranks_wanted(ALONE, 8, hosts)
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    assert _ranks_wanted(ALONE, 8, None) == ["run.ranks=16"]
