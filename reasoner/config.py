@@ -196,6 +196,8 @@ class SamplingConfig(Model):
     """must stay 1, for the same reason"""
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
     """share of the GPU's memory that vLLM may hold (CUDA only)"""
+    tensor_parallel: Positive = 1
+    """GPUs over which a vLLM engine spreads the model; with several ranks, so many neighbours share an engine"""
     refills: Annotated[int, Field(ge=0)] = 0
     """dynamic sampling: times per step that groups whose rewards are all equal are dropped and replaced by fresh
     problems; 0: they stay (and cost no update)"""
@@ -423,6 +425,9 @@ class LoraConfig(Model):
     """the adapter's output is scaled by alpha / rank"""
     targets: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["all-linear"])
     """last parts of the names of linear layers (`q_proj`); `all-linear`: all but the output layer"""
+    handover: Literal["auto", "adapter", "merged"] = "auto"
+    """what the sampler gets: the `adapter` alone, or all weights with the adapter `merged` into them; `auto`: the
+    adapter where the sampler can take it"""
 
 
 class CriticConfig(Model):
@@ -680,6 +685,23 @@ def _check_ahead(config: Config) -> None:
             )
 
 
+def _check_tensor_parallel(config: Config) -> None:
+    gpus, ranks = config.sampling.tensor_parallel, config.run.ranks
+    if gpus > 1 and config.sampling.engine == "hf":
+        raise ValueError(f"sampling.tensor_parallel = {gpus} needs vLLM, and sampling.engine is 'hf'; leave one out")
+    if gpus > 1 and config.sampling.mode == "server":
+        raise ValueError(
+            f"sampling.tensor_parallel = {gpus} has no effect with sampling.mode = 'server': spread the model where it "
+            f"is served, `reasoner serve --tensor-parallel {gpus}`"
+        )
+    if ranks > 1 and ranks % gpus:
+        fitting = [str(count) for count in range(1, ranks + 1) if ranks % count == 0]
+        raise ValueError(
+            f"sampling.tensor_parallel = {gpus} does not divide the {ranks} ranks into groups that share an engine; "
+            f"set it to {', '.join(fitting[:-1])} or {fitting[-1]}"
+        )
+
+
 def _check_curriculum(config: Config) -> None:
     if config.curriculum.kind != "none" and config.gro.terms and not config.online:
         raise ValueError(
@@ -774,6 +796,7 @@ CHECKS = (
     _check_groups,
     _check_refills,
     _check_ahead,
+    _check_tensor_parallel,
     _check_curriculum,
     _check_weights,
     _check_critic,

@@ -284,7 +284,7 @@ def _cache_sizes(estimate: Estimate) -> list[Changes]:
         sizes = [config.sampling.kv_cache_gib / 2**shift for shift in range(1, 8)]
         found = [size for size in sizes if size > least] if estimate.cached_sequences >= 1 else []
         return [{"sampling.kv_cache_gib": size} for size in [*found, max(0.01, least)]]
-    fixed = sum(sampler_bytes(config, estimate.model, "vllm").values()) + VLLM_BYTES["cuda"] + one
+    fixed = sum(sampler_bytes(config, estimate.model, "vllm", "cuda").values()) + VLLM_BYTES["cuda"] + one
     smallest = math.ceil(100 * fixed / machine.gpu_bytes)
     now = math.ceil(100 * config.sampling.memory_share)
     shares = range(now - 1, smallest - 1, -1) if estimate.cached_sequences >= 1 else range(smallest, 100)

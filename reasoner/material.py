@@ -27,7 +27,7 @@ from reasoner.prompts import render
 from reasoner.records import Problem, Prompt, ScoredGroup
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
-from reasoner.sampling.factory import choose_engine
+from reasoner.sampling.factory import check_sampler, choose_engine
 from reasoner.settings import Resolved
 
 
@@ -96,6 +96,8 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     # first time.
     print(f"preparing model {facts['model']}", flush=True)  # noqa: T201
     folder = resolve_model(config.model.path)
+    if engine:
+        check_sampler(config, folder, training=training)
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
 
     def prompts(problems: Sequence[Problem]) -> list[Prompt]:

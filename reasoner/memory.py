@@ -136,7 +136,7 @@ def _on_cpu(
 ) -> Iterator[Need]:
     """One memory holds everything all the time, and gets back only part of what was freed."""
     here = machine.ranks(config.run.ranks)
-    sampler, cache = sampler_bytes(config, model, engine), {}
+    sampler, cache = sampler_bytes(config, model, engine, "cpu"), {}
     processes = {"processes": PROCESS}
     if engine == "vllm":
         cache = {"KV cache": config.sampling.kv_cache_gib * GIB}
@@ -159,7 +159,7 @@ def _on_gpu(
 ) -> Iterator[Need]:
     """Every rank has a GPU of its own, and all ranks of a node its memory."""
     here = machine.ranks(config.run.ranks)
-    sampler, processes = sampler_bytes(config, model, engine), {"processes": PROCESS}
+    sampler, processes = sampler_bytes(config, model, engine, "cuda"), {"processes": PROCESS}
     contexts = {"CUDA contexts": CONTEXT * (2 if engine == "vllm" else 1)}
     drawing, cache = dict(sampler), {}
     if engine == "vllm":
@@ -247,24 +247,27 @@ def _deepspeed_buffers(config: Config, model: ModelSize, device: str) -> Parts:
     return buffers
 
 
-def sampler_bytes(config: Config, model: ModelSize, engine: str) -> Parts:
-    """The sampler's weights. vLLM's CPU build holds a tied output layer packed, beside the embedding."""
+def sampler_bytes(config: Config, model: ModelSize, engine: str, device: str) -> Parts:
+    """A rank's sampler weights. vLLM's CPU build holds a tied output layer packed, beside the embedding."""
     if engine not in ("vllm", "hf"):
         return {}
     packed = model.embedding if engine == "vllm" and model.tied else 0
-    return {"sampler": float((model.parameters + packed) * WIDTH[config.model.dtype])}
+    alone = device == "cpu" and config.run.ranks == 1  # all parts of an engine are in one memory
+    parts = 1 if alone else config.sampling.tensor_parallel
+    return {"sampler": float((model.parameters + packed) * WIDTH[config.model.dtype]) / parts}
 
 
 def cache_token_bytes(config: Config, model: ModelSize) -> float:
-    """KV cache of one token."""
-    return 2.0 * model.keys * model.layers * WIDTH[config.model.dtype]
+    """KV cache of one token, on one of the devices that an engine has."""
+    shared = min(config.sampling.tensor_parallel, model.kv_heads or 1)
+    return 2.0 * model.keys * model.layers * WIDTH[config.model.dtype] / shared
 
 
 def cache_bytes(config: Config, model: ModelSize, machine: Machine, engine: str) -> float:
     """vLLM's KV cache: on a GPU what its share leaves; below 0 where that is too small for the rest."""
     if machine.device == "cpu":
         return config.sampling.kv_cache_gib * GIB
-    taken = sum(sampler_bytes(config, model, engine).values()) + VLLM["cuda"]
+    taken = sum(sampler_bytes(config, model, engine, "cuda").values()) + VLLM["cuda"]
     return config.sampling.memory_share * machine.gpu_bytes - taken
 
 

@@ -4,6 +4,7 @@ reverse, whatever happens.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from reasoner.ahead import Ahead
 from reasoner.checkpointing import CRITIC
 from reasoner.config import Config, RewardConfig
 from reasoner.curriculum import Curriculum
-from reasoner.errors import OutOfTimeError, state_after
+from reasoner.errors import ConfigError, OutOfTimeError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
 from reasoner.learning.adapter import Adapted, WithoutAdapter
@@ -41,7 +42,7 @@ from reasoner.runs.folder import Run, open_run
 from reasoner.runs.follower import Follower
 from reasoner.runs.resume import Place, Resume, find_place
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.factory import open_sampler
+from reasoner.sampling.factory import open_sampler, why_merged
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import Resolved, to_toml
 from reasoner.spread import SpreadSampler, SpreadScorer
@@ -77,7 +78,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         ahead = stack.enter_context(Ahead())
         evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
         base.view.message("loading the learner")
-        learner = open_learner(config, base.folder, base.device, ranks, checkpoint)
+        learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
         base.view.message(f"learner: {learner.description}")
         algorithms = plugins.algorithms(base.manager)
         stages = Stages(
@@ -188,15 +189,50 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins))
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
+        merged = why_merged(config) if config.lora else ""
+        rank = config.lora.rank if config.lora and not merged else 0
         log = base.run.folder / "sampler.log"
-        opened = open_sampler(config, base.folder, log, ranks=base.ranks, say=view.message)
-        sampler: Sampler = stack.enter_context(opened)
+        shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
+        devices = _devices(base.ranks, shared)
+        sampler: Sampler | None = None
+        if base.ranks.index % shared == 0:
+            opened = open_sampler(
+                config, base.folder, log, ranks=base.ranks, say=view.message, adapter_rank=rank, devices=devices
+            )
+            sampler = stack.enter_context(opened)
         if base.ranks.count > 1:
             # Groups that are drawn ahead are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
-            scorer, sampler = SpreadScorer(scorer, ranks), SpreadSampler(sampler, ranks)
-        view.message(f"sampler: {sampler.description}")
+            scorer, sampler = SpreadScorer(scorer, ranks), SpreadSampler(sampler, ranks, shared)
+        assert sampler is not None
+        how = f", {f'merged hand-over ({merged})' if merged else 'adapter hand-over'}" if config.lora else ""
+        view.message(f"sampler: {sampler.description}{how}")
         yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events)
+
+
+def _devices(ranks: Ranks, shared: int) -> str:
+    """The CUDA devices of the `shared` neighbours that have an engine together; empty: each has its own.
+
+    Raises:
+        ConfigError: they are on different nodes.
+    """
+    if shared == 1:
+        return ""
+    first = ranks.index - ranks.index % shared
+    everyone = ranks.gather((ranks.node, os.environ.get("CUDA_VISIBLE_DEVICES", "")))[first : first + shared]
+    if len({node for node, _ in everyone}) > 1:
+        raise ConfigError(
+            f"sampling.tensor_parallel = {shared} does not divide the ranks of a node, and an engine is on one node"
+        )
+    return ",".join(device for _, device in everyone).strip(",")
+
+
+def _with_handover(config: Config) -> Config:
+    """With what the learner publishes chosen, where that is left open."""
+    if config.lora is None or not config.online:
+        return config
+    lora = config.lora.model_copy(update={"handover": "merged" if why_merged(config) else "adapter"})
+    return config.model_copy(update={"lora": lora})
 
 
 def _of_one_rank(rewards: Sequence[RewardConfig], ranks: Ranks) -> list[RewardConfig]:

@@ -1,26 +1,28 @@
 """Low-rank adapters (2106.09685): y = W x + (alpha / rank) B A x, with W frozen and B = 0 at the start.
 
 The adapter sits inside the model's own linear layers (peft puts it there), so every engine trains it as it trains a
-model. What leaves the learner is merged, W + (alpha / rank) B A, under the names of the plain model: samplers and
-readers of a saved model know nothing of adapters. With the adapter off the model is the initial one: the reference
-policy costs no second copy.
+model. What leaves the learner is merged, W + (alpha / rank) B A, under the names of the plain model: readers of a saved
+model know nothing of adapters, and a sampler only where it can take A and B alone. With the adapter off the model is
+the initial one: the reference policy costs no second copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reasoner.config import LoraConfig
 from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.records import Group
-from reasoner.weights import read_files, write_shards
+from reasoner.weights import Digest, io_errors, read_files, write_shards
 
 _BASE = ".base_layer."
 _INSIDE = ".lora_"
@@ -112,6 +114,25 @@ def merge(weight: Tensor, down: Tensor, up: Tensor, config: LoraConfig) -> Tenso
 def only_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter's own weights among those of the model that has it."""
     return {name: value for name, value in state.items() if _INSIDE in name}
+
+
+def write_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]], config: LoraConfig) -> str:
+    """Write the adapter as peft does, which is what vLLM reads; returns its checksum (`weights`).
+
+    Args:
+        weights: of `only_adapter`, one after the other.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    digest = Digest()
+    named = ((f"base_model.model.{name.replace('.default.', '.')}", value) for name, value in weights)
+    with io_errors():
+        save_file(dict(digest.passing(named)), folder / "adapter_model.safetensors")
+    targets = "all-linear" if config.targets == ["all-linear"] else config.targets
+    facts = {"peft_type": "LORA", "r": config.rank, "lora_alpha": config.alpha, "target_modules": targets}
+    (folder / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
+    return digest.checksum
 
 
 def save_adapter(folder: Path, weights: Mapping[str, Tensor]) -> None:

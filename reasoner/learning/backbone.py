@@ -22,7 +22,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
-from reasoner.learning.adapter import add_adapter, load_adapter, merge, only_adapter, save_adapter, sources
+from reasoner.learning.adapter import (
+    add_adapter,
+    load_adapter,
+    merge,
+    only_adapter,
+    save_adapter,
+    sources,
+    write_adapter,
+)
 from reasoner.learning.attention import IMPLEMENTATION
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
@@ -95,7 +103,8 @@ class Backbone:
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
             weights: take the weights, or those of the adapter, from this folder, as `keep` wrote it; the rest is that
                 of `folder`.
-            lora: freeze the model and put an adapter into it; None: without.
+            lora: freeze the model and put an adapter into it, which is published alone with `handover = "adapter"`;
+                None: without.
 
         Raises:
             UserError: prompts cannot be shared in this model although `share_prompts` is `always`.
@@ -128,8 +137,8 @@ class Backbone:
             add_adapter(self.model, lora)
             if weights is not None:
                 load_adapter(self.model, weights)
-        self.published_bytes = sum(_size(parts[0], self._published_dtype) for parts in self.sources().values())
-        """of what `publish` writes; known before anyone spreads the parameters"""
+        # now, before DeepSpeed spreads the parameters
+        self._published_bytes = sum(_size(parts[0], self._published_dtype) for parts in self.published().values())
         self.packing = _choose_packing(self.model, share_prompts, token_budget)
         self._plain_attention = self.model.config._attn_implementation
         if self.packing.flat:
@@ -204,21 +213,28 @@ class Backbone:
             weight = merge(weight, adapter[0], adapter[1], self._lora)
         return _cast(weight, self._trained_dtype if exact else self._published_dtype)
 
+    def published(self) -> dict[str, tuple[Tensor, ...]]:
+        """What samplers get, and what each of it is made of (`whole`): the plain model, or the adapter alone."""
+        if self._adapter_alone:
+            return {name: (value,) for name, value in self.kept().items()}
+        return self.sources()
+
     def publish(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> str:
         """Write what a sampler loads, a few weights at a time; returns its checksum.
 
         Args:
-            weights: by name, one after the other; None: those of the model.
+            weights: `published`, whole, one after the other; None: those of the model.
 
         Raises:
             OSError: the disk is full; ENOSPC before anything is written where that can be seen.
         """
-        check_room(folder, self.published_bytes)
-        return write_weights(folder, self._published() if weights is None else weights)
-
-    def _published(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parts in self.sources().items():
-            yield name, self.whole(parts)
+        check_room(folder, self._published_bytes)
+        if weights is None:
+            weights = ((name, self.whole(parts)) for name, parts in self.published().items())
+        if self._adapter_alone:
+            assert self._lora is not None
+            return write_adapter(folder, weights, self._lora)
+        return write_weights(folder, weights)
 
     def weights(self, *, exact: bool = False) -> dict[str, Tensor]:
         """All weights of the plain model by name.
@@ -260,6 +276,11 @@ class Backbone:
         config.dtype = self._trained_dtype if exact else self._published_dtype
         config.save_pretrained(folder)
         AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust).save_pretrained(folder)
+
+    @property
+    def _adapter_alone(self) -> bool:
+        """Whether samplers get the adapter and nothing else."""
+        return self._lora is not None and self._lora.handover == "adapter"
 
     @property
     def _published_dtype(self) -> torch.dtype:

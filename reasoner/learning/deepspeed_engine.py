@@ -224,7 +224,7 @@ class DeepspeedLearner:
     def publish(self, folder: Path) -> str:
         """As in the protocol; the first rank of every node writes, while all of them gather weight after weight."""
         writes = self._ranks.leads_node
-        weights = self._weights(writes)
+        weights = self._published(writes)
 
         def write() -> str:
             try:
@@ -284,9 +284,9 @@ class DeepspeedLearner:
                 raise each
         return cast(T, everyone[0])
 
-    def _weights(self, wanted: bool) -> Iterator[tuple[str, Tensor]]:
-        """Those of the plain model in host memory, one after the other; none on a rank where they are not wanted."""
-        for name, parts in self.policy.sources().items():
+    def _published(self, wanted: bool) -> Iterator[tuple[str, Tensor]]:
+        """What is published in host memory, one after the other; nothing on a rank where it is not wanted."""
+        for name, parts in self.policy.published().items():
             found = self._gather(parts, wanted)
             if wanted:
                 yield name, self.policy.whole(found)

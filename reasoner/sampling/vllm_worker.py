@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import torch
 import vllm
+from vllm.lora.request import LoRARequest
 
+from reasoner.errors import SamplerError
 from reasoner.sampling.vllm_messages import SHAPE
 from reasoner.weights import Digest, read_weights
 
@@ -18,6 +21,10 @@ class WorkerExtension:
 
     reload_weights: Any
     vllm_config: Any
+    add_lora: Any
+    remove_lora: Any
+    list_loras: Any
+    model_runner: Any
 
     def seed_sampling(self, seed: int) -> None:
         """Seed the generator that all requests draw from: the CPU build cannot seed single requests."""
@@ -46,3 +53,23 @@ class WorkerExtension:
             "generation_config": model.generation_config,
             "reads_folder": os.access(folder, os.R_OK),
         }
+
+    def take_adapter(self, number: int, folder: str) -> tuple[str, int]:
+        """Load the adapter in `folder` under a new number, in place of the one before; returns as `take_weights`.
+
+        Raises:
+            SamplerError: vLLM's model has no such layers, and would have left them out without a word.
+        """
+        digest = Digest()
+        deque(read_weights(Path(folder), digest), maxlen=0)
+        for before in self.list_loras():
+            self.remove_lora(before)
+        self.add_lora(LoRARequest(str(number), number, folder))
+        manager = self.model_runner.lora_manager._adapter_manager
+        lost = sorted(manager.get_adapter(number).loras.keys() - manager.modules.keys())
+        if lost:
+            raise SamplerError(
+                f"vLLM has no layers for {len(lost)} parts of the adapter ({lost[0]}, ...): "
+                "set lora.handover = 'merged'"
+            )
+        return digest.checksum, digest.tensors

@@ -7,13 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import HandoverError, SamplerError
 from reasoner.handover import check_gap, gap_limit, hand_over, verify_gap
+from reasoner.learning.adapter import write_adapter
 from reasoner.learning.learner import Learner
+from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
 from reasoner.sampling.hf_engine import HfSampler
 from reasoner.sampling.vllm_engine import VllmSampler
@@ -210,6 +214,63 @@ def test_after_a_failed_load_it_does_not_sample(engine: VllmSampler, folder: Pat
         engine.load(tmp_path / "nowhere", 9)
     with pytest.raises(SamplerError, match="closed"):
         list(engine.sample(prompts(folder), 2, SamplingParams(1.0, 4)))
+
+
+@pytest.fixture(scope="module")
+def adapted(folder: Path) -> TorchLearner:
+    """A learner whose adapter goes over alone; some of the layers that vLLM fuses have none."""
+    config, lora = LearningConfig(token_budget=512), LoraConfig(rank=4, targets=["q_proj", "up_proj", "down_proj"])
+    lora = lora.model_copy(update={"handover": "adapter"})
+    return TorchLearner(folder, device="cpu", dtype="float32", config=config, total_steps=9, lora=lora)
+
+
+def test_an_adapter_goes_over_alone(adapted: TorchLearner, folder: Path, tmp_path: Path) -> None:
+    def gap(sampler: VllmSampler) -> float:
+        groups = list(sampler.sample(prompts(folder), 4, SamplingParams(1.0, 24, seed=1)))
+        assert {r.policy_version for g in groups for r in g.responses} == {sampler.version}
+        return check_gap(adapted, groups, 1.0).mean
+
+    start = Start(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False, adapter_rank=4)
+    with VllmSampler(start, tmp_path / "log") as sampler:
+        assert gap(sampler) < 1e-4  # B is 0
+        for version in (1, 2):
+            change_adapter(adapted)
+            assert gap(sampler) > LIMIT
+            receipt = hand_over(adapted, sampler)
+            assert (receipt.version, receipt.tensors) == (version, 2 * 3 * 2)
+            assert gap(sampler) < 1e-4
+        (other := tmp_path / "other").mkdir()
+        misnamed = [(f"model.layers.0.q_proj.lora_{part}.default.weight", torch.ones(4, 4)) for part in "AB"]
+        write_adapter(other, misnamed, LoraConfig(rank=4))
+        with pytest.raises(SamplerError, match=r"no layers for 1 parts of the adapter .* lora.handover = 'merged'"):
+            sampler.load(other, 3)
+
+
+@torch.no_grad()
+def change_adapter(learner: TorchLearner) -> None:
+    for name, value in learner.policy.model.named_parameters():
+        if ".lora_" in name:
+            value.add_(0.2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(learner.version)))
+    learner._optimizer.version += 1
+
+
+def test_two_processes_share_a_model(folder: Path, tmp_path: Path) -> None:
+    """Weights, receipts, seeds and the hand-over of an engine with tensor parallelism are those of a single one."""
+    start = Start(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False, tensor_parallel=2)
+    reference = Reference(folder)
+    with VllmSampler(start, tmp_path / "log") as sampler:
+        assert gap_of(sampler, reference, folder) < 1e-4
+        for part in ("embed_tokens", "proj"):
+            reference.change(part)
+        receipt = hand_over(reference.learner, sampler)
+        assert (receipt.version, receipt.tensors) == (2, 21)
+        assert gap_of(sampler, reference, folder) < 1e-4
+        first, again = (list(sampler.sample(prompts(folder), 2, SamplingParams(1.0, 8, seed=3))) for _ in range(2))
+        assert first == again
+        children = psutil.Process(sampler._host._process.pid).children(recursive=True)
+        assert len(children) >= 2
+    _, alive = psutil.wait_procs(children, 10.0)
+    assert alive == []
 
 
 def test_the_wrong_build_of_vllm_says_so(folder: Path, tmp_path: Path) -> None:

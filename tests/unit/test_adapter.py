@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from reasoner.config import LearningConfig, LoraConfig
@@ -16,7 +17,7 @@ from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.backbone import Dtype
 from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.weights import read_files
+from reasoner.weights import Digest, read_files, read_weights
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model
 
@@ -74,6 +75,20 @@ def test_what_leaves_is_the_plain_model_with_the_adapter_in_it(tiny: Path, tmp_p
     assert max(abs(mine - theirs) for mine, theirs in pairs) < 1e-5
     moved = {name for name, value in published.items() if not torch.equal(value, plain.state_dict()[name])}
     assert {name.split(".")[-2] for name in moved} == {"q_proj", "down_proj"}
+
+
+def test_what_is_handed_over_alone_is_an_adapter_as_peft_reads_it(tiny: Path, tmp_path: Path) -> None:
+    learner = make_learner(tiny, alpha=3.0, targets=["q_proj", "down_proj"], handover="adapter")
+    step(learner)
+    checksum = learner.publish(tmp_path)
+    digest = Digest()
+    assert len(dict(read_weights(tmp_path, digest))) == 2 * 2 * 2
+    assert digest.checksum == checksum
+    read = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path).merge_and_unload()
+    learner.save(tmp_path / "saved")  # is merged
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").state_dict()
+    for name, value in read.state_dict().items():
+        torch.testing.assert_close(value, saved[name])
 
 
 def test_targets_that_are_not_there_are_refused(tiny: Path) -> None:

@@ -284,7 +284,8 @@ data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.dem
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
-sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.refills sampling.kv_cache_gib
+sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.tensor_parallel
+sampling.refills sampling.kv_cache_gib
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers
 scoring.memory_mb scoring.max_failure_rate scoring.cache gro.preset gro.terms.entry.preset gro.terms.entry.weight
@@ -307,7 +308,7 @@ learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer learning.deep
 learning.deepspeed.config learning.problems_per_step learning.updates_per_step learning.epochs learning.learning_rate
 learning.warmup_steps learning.decay learning.betas learning.weight_decay learning.max_grad_norm learning.max_not_finite
 learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.share_prompts learning.reference
-lora.rank lora.alpha lora.targets critic.path critic.learning_rate critic.value_clip handover.check_every
+lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip handover.check_every
 handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct
 trackers
 """

@@ -21,6 +21,7 @@ from reasoner.memory import (
     SHARD_BYTES,
     Need,
     activation_bytes,
+    cache_token_bytes,
     check_memory,
     describe_memory,
     hf_cache_bytes,
@@ -351,3 +352,15 @@ def test_a_run_without_memory_for_it_is_refused_before_anything_is_loaded(
 
 def test_there_is_memory_here() -> None:
     assert 0.1 * GIB < free_memory("cpu")["memory"] < 10**15
+
+
+def test_gpus_that_share_an_engine_have_a_part_of_its_weights_and_cache_each() -> None:
+    gpu = "GPU memory while sampling"
+    settings = ("run.ranks=4", "model.device=cuda", "model.dtype=bfloat16", "sampling.tensor_parallel=2")
+    alone, shared = (moments(*settings[:count], on=gpus(4), engine="vllm")[gpu] for count in (3, 4))
+    assert (gb(alone.certain)["sampler"], gb(shared.certain)["sampler"]) == (2.0, 1.0)
+    one, both = (cache_token_bytes(config(*settings[:count]), BIG) for count in (3, 4))
+    assert one == 2 * both
+    on_cpu = "memory while sampling"
+    together = moments("sampling.tensor_parallel=2", engine="vllm")[on_cpu]
+    assert gb(together.certain)["sampler"] == 4.0  # both parts are in one memory

@@ -197,6 +197,12 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         ),
         (["model=3"], ["model = 3 (--set): must be a table with the keys path, dtype"]),
         (["sampling.top_p=0.9"], ["[sampling] top_p must be 1.0", "sampling.top_p: --set"]),
+        (
+            ["run.ranks=6", "sampling.tensor_parallel=4"],
+            ["sampling.tensor_parallel = 4 does not divide the 6 ranks", "set it to 1, 2, 3 or 6"],
+        ),
+        (["sampling.engine=hf", "sampling.tensor_parallel=2"], ["tensor_parallel = 2 needs vLLM"]),
+        (["lora.handover=adapters"], ["one of auto, adapter, merged", "Did you mean 'adapter'"]),
         (["data.eval.seed=1"], ["data.train.seed and data.eval.seed are both 1"]),
         (["evaluation.correct=maths"], ["evaluation.correct = 'maths'", "['math', 'boxed_format']"]),
         (["rewards.mth.weight=2"], ["no entry 'mth'", "Did you mean 'math'", "math, boxed_format"]),

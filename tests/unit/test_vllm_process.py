@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -74,3 +75,13 @@ def test_the_environment_of_the_host_stays_its_own(monkeypatch: pytest.MonkeyPat
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert environment["OMP_NUM_THREADS"] == "1"
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
+
+
+def test_processes_that_share_a_model_share_processors_and_devices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    several = replace(start("serve"), tensor_parallel=2, devices="4,5")
+    environment = host_environment(several, tmp_path)
+    assert (environment["OMP_NUM_THREADS"], environment["CUDA_VISIBLE_DEVICES"]) == ("4", "4,5")
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
