@@ -19,7 +19,8 @@ from reasoner.records import Group, Message, Problem, Receipt, Rollout
 from reasoner.runs.folder import read_metrics
 from reasoner.sampling.hf_engine import HfSampler
 from reasoner.settings import load_config
-from tests.integration.test_resume import PLUGIN, write_task
+from tests.integration.killing import PLUGIN
+from tests.integration.test_resume import write_task
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
