@@ -179,7 +179,8 @@ def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
         result = critic.step()
         reports.append([done.loss, done.responses, result.applied, result.finite, result.grad_norm, result.reason])
     folder.mkdir(parents=True, exist_ok=True)
-    critic.save(folder / "critic", exact=True)
+    if ranks.first:
+        critic.save(folder / "critic", exact=True)
     (folder / "critic.json").write_text(json.dumps([reports, critic.values(GROUPS), critic.version]))
 
 
