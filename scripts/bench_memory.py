@@ -40,6 +40,8 @@ from tests.tiny import build_tiny_model
 SMALL = "embedded:smollm2-135m-instruct"
 RANDOM = "RANDOM"
 """stands for the folder of a random Llama"""
+RANKS = "run.ranks"
+"""the setting that a command has an option for, which the ranks that it starts take too"""
 INTERVAL_S = 0.1
 TASK = """
 plugins = ["{folder}/vowels.py"]
@@ -133,7 +135,9 @@ def compare(name: str, folder: Path, steps: int) -> Compared:
     sets = (*sets, f"run.steps={steps}", f"run.output={folder / name}/runs")
     most = max(_estimate(task, sets).needs, key=lambda need: need.total)
     print(f"{name}: estimated {most.total / GIB:.2f} GiB {most.when} ({most.parts})", flush=True)
-    options = [part for value in sets for part in ("--set", value)]
+    ranks = f"{RANKS}="
+    options = [part for value in sets if not value.startswith(ranks) for part in ("--set", value)]
+    options += [part for value in sets if value.startswith(ranks) for part in ("--gpus", value.removeprefix(ranks))]
     command = [sys.executable, "-m", "reasoner", "run", str(task), *options]
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
