@@ -23,7 +23,12 @@ def refuse_impossible(estimate: Estimate) -> None:
         UserError: all that was found, a line each.
     """
     config, model, machine = estimate.config, estimate.model, estimate.machine
-    found = [*_of_model(config, model), *_of_ranks(config, machine), *_of_gpu(config, machine)]
+    found = [
+        *_of_model(config, model),
+        *_of_sampler(config, model),
+        *_of_ranks(config, machine),
+        *_of_gpu(config, machine),
+    ]
     if found:
         raise UserError("this run cannot work: " + "\n  ".join(found))
 
@@ -35,6 +40,15 @@ def _of_model(config: Config, model: ModelSize) -> Iterator[str]:
         yield (
             f"sampling.max_prompt_tokens + sampling.max_tokens is {longest_sequence(config)}, and the model knows "
             f"{model.context} positions: lower one of them"
+        )
+
+
+def _of_sampler(config: Config, model: ModelSize) -> Iterator[str]:
+    parts = config.sampling.tensor_parallel
+    if config.online and model.heads % parts:
+        yield (
+            f"sampling.tensor_parallel = {parts}: the model has {model.heads} attention heads, which do not divide "
+            "into so many parts; take a number that divides them"
         )
 
 
