@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Literal
 
-from reasoner.config import RewardConfig, mistake_of_conditions
+from reasoner.config import RewardConfig
+from reasoner.consistency import mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError, nearest
 from reasoner.records import Component, Failure, Score
 from reasoner.rewards_api import RewardSource

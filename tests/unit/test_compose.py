@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from reasoner.config import RewardConfig, ScoringConfig, mistake_of_conditions
+from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.consistency import mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError
 from reasoner.measure import rollout_metrics
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, Score, ScoredGroup
