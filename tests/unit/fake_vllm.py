@@ -39,6 +39,8 @@ class Fake:
     says_late_s: float = 0.0
     """seconds before it says which weights it holds"""
     seeds: list[int] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    """checksums of weights"""
     running: int = 0
     most: int = 0
     """requests at the same time"""
@@ -79,6 +81,7 @@ class Fake:
         digest = Digest()
         for _ in read_weights(folder, digest):
             pass
+        self.taken.append(digest.checksum)
         return [digest.checksum, digest.tensors]
 
     def _generate(self, body: Json) -> tuple[int, object]:

@@ -383,6 +383,20 @@ def test_a_run_asks_its_servers_before_it_begins(world: World, cli: Cli, tmp_pat
     assert f"the server {urls[1]} takes 100 tokens" in refused.err
 
 
+def test_an_evaluation_gives_the_servers_each_model(world: World, cli: Cli, tmp_path: Path) -> None:
+    data, task = tmp_path / "data.jsonl", tmp_path / "letters.toml"
+    data.write_text('{"question": "a?", "answer": "a"}\n' * 3)
+    task.write_text(TASK.format(model=world.folder, data=data, servers=[fake.url for fake in world.fakes]))
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    models = ("--model", str(world.folder), "--model", str(other))
+    done = cli("eval", str(task), *models, "--output", str(tmp_path / "runs"))
+    assert done.code == 0, done.err
+    assert "servers" in done.out
+    assert all(len(fake.seeds) == 2 for fake in world.fakes)
+    assert len({checksum for fake in world.fakes for checksum in fake.taken}) == 2
+    assert sum(len(fake.drawn) for fake in world.fakes) == 6
+
+
 def test_a_port_that_is_taken_is_refused(world: World, cli: Cli) -> None:
     port = world.fakes[0].url.rpartition(":")[2]
     refused = cli("serve", str(world.folder), "--port", port)
