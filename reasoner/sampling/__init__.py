@@ -1,1 +1,1 @@
-"""Samplers: groups of responses from the policy (`base.Sampler`), by vLLM or transformers (`factory.open_sampler`)."""
+"""Samplers: groups of responses from the policy (`base.Sampler`), by vLLM, servers of it, or transformers (`factory`)."""
