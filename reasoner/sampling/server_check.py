@@ -120,7 +120,8 @@ async def describe(servers: Sequence[Server], wanted: Wanted) -> list[Descriptio
         if mistakes:
             port = urlsplit(server.url).port or 8000
             raise UserError(
-                f"the server {server.url} {', and it '.join(mistakes)}. Start it with: {wanted.command} --port {port}"
+                f"the server {server.url} {', and it '.join(mistakes)}. Start it with: {wanted.command} --port {port} "
+                "(and the --config, --set and --plugin of the run)"
             )
     return found
 

@@ -43,12 +43,8 @@ def serve(start: Start, host: str, port: int, tensor_parallel: int, ready: Calla
     _check_free(host, port)
     place = {"host": host, "port": port, "tensor_parallel_size": tensor_parallel}
     with tempfile.TemporaryDirectory(prefix=scratch_prefix(), ignore_cleanup_errors=True) as scratch:
-        environment = host_environment(start, Path(scratch)) | {
-            # the routes that change weights
-            "VLLM_SERVER_DEV_MODE": "1",
-            # a server has its engine in a process of its own
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-        }
+        # the routes that change weights
+        environment = host_environment(start, Path(scratch)) | {"VLLM_SERVER_DEV_MODE": "1"}
         process = subprocess.Popen(
             [sys.executable, "-m", _MODULE, json.dumps(dataclasses.asdict(start)), json.dumps(place)],
             stdin=subprocess.DEVNULL,
