@@ -1,1 +1,1 @@
-"""Samplers: groups of responses from the policy (`base.Sampler`), by vLLM, servers of it, or transformers (`factory`)."""
+"""Samplers: groups of responses from the policy (`base.Sampler`), by vLLM, its servers, or transformers (`factory`)."""
