@@ -13,7 +13,7 @@ from reasoner.cli.console import out
 from reasoner.config import SamplingConfig
 from reasoner.models import resolve_model
 from reasoner.processes import guard_processes, interruptible
-from reasoner.sampling.factory import choose_engine, longest_of, start_of
+from reasoner.sampling.factory import check_sampler, choose_engine, longest_of, start_of
 from reasoner.sampling.serving import serve as run_server
 from reasoner.sampling.vllm_guard import KEY
 from reasoner.settings import Resolved, load_config
@@ -32,7 +32,9 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address that it listens on; 127.0.0.1 cannot be reached from other machines.")
     ] = "127.0.0.1",
-    tensor_parallel: Annotated[int, typer.Option(min=1, metavar="K", help="GPUs that share the model.")] = 1,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="GPUs that share the model (sampling.tensor_parallel).")
+    ] = None,
     profile: options.Profile = None,
     config: options.ConfigFile = None,
     sets: options.Sets = None,
@@ -53,10 +55,14 @@ def serve(
 
     chosen = alone(_load(task, profile, config, sets or (), plugin or ())).config
     choose_engine(SamplingConfig(engine="vllm"))  # refuses where there is none
+    if tensor_parallel is not None:
+        spread = chosen.sampling.model_copy(update={"tensor_parallel": tensor_parallel})
+        chosen = chosen.model_copy(update={"sampling": spread})
     with interruptible(), guard_processes():
         print(f"preparing model {chosen.model.path}", flush=True)  # noqa: T201
-        start = start_of(chosen, resolve_model(chosen.model.path), longest_of(chosen))
-        run_server(start, host, port, tensor_parallel, _say_ready)
+        folder = resolve_model(chosen.model.path)
+        check_sampler(chosen, folder, training=False)
+        run_server(start_of(chosen, folder, longest_of(chosen)), host, port, _say_ready)
 
 
 def _load(

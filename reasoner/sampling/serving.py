@@ -28,12 +28,11 @@ _END_WITHIN = 10.0
 _ANY = ("0.0.0.0", "::")
 
 
-def serve(start: Start, host: str, port: int, tensor_parallel: int, ready: Callable[[str], None]) -> None:
+def serve(start: Start, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Run a vLLM server until this process is asked to end.
 
     Args:
         host: address of the network interface that it listens on.
-        tensor_parallel: GPUs that share the model.
         ready: called with its address once it answers.
 
     Raises:
@@ -41,7 +40,7 @@ def serve(start: Start, host: str, port: int, tensor_parallel: int, ready: Calla
         RunError: vLLM ended by itself.
     """
     _check_free(host, port)
-    place = {"host": host, "port": port, "tensor_parallel_size": tensor_parallel}
+    place = {"host": host, "port": port}
     with tempfile.TemporaryDirectory(prefix=scratch_prefix(), ignore_cleanup_errors=True) as scratch:
         # the routes that change weights
         environment = host_environment(start, Path(scratch)) | {"VLLM_SERVER_DEV_MODE": "1"}

@@ -397,11 +397,14 @@ def test_an_evaluation_gives_the_servers_each_model(world: World, cli: Cli, tmp_
     assert sum(len(fake.drawn) for fake in world.fakes) == 6
 
 
-def test_a_port_that_is_taken_is_refused(world: World, cli: Cli) -> None:
+def test_a_port_that_is_taken_and_heads_that_cannot_be_spread_are_refused(world: World, cli: Cli) -> None:
     port = world.fakes[0].url.rpartition(":")[2]
     refused = cli("serve", str(world.folder), "--port", port)
     assert refused.code == 2
     assert f"--port {port} cannot be listened on: Address already in use" in refused.err
+    refused = cli("serve", str(world.folder), "--tensor-parallel", "4")
+    assert refused.code == 2
+    assert "tensor_parallel = 4 does not fit the model's 2 attention heads" in refused.err
 
 
 @pytest.mark.parametrize(
