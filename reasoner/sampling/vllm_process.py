@@ -149,9 +149,8 @@ class HostProcess:
             others = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
         self._process.wait()
-        psutil.wait_procs(
-            others, _CLOSE_WITHIN
-        )  # workers end without their host, and memory that they shared is removed
+        # vLLM's workers end by themselves without their host, and the memory that they shared is removed
+        psutil.wait_procs(others, _CLOSE_WITHIN)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._connection.close()
