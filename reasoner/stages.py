@@ -311,7 +311,7 @@ class Stages:
         self.keeper.committed()
         self.view.step(step, self.config.run.steps, metrics, warnings)
         self.events.emit("step_finished", step=step, metrics=metrics)
-        for reason in report.skipped:
+        for reason in dict.fromkeys(report.skipped):  # the same of every mini-batch is said once
             self.view.message(f"step {step}: {reason}")
         if evidence:
             self.view.message(f"step {step}: {explain(report.suspects)}; {evidence}")
