@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -95,7 +95,7 @@ def run(
     if max_hours is not None:
         arguments.append(f"run.max_hours={max_hours}")
     here = launched()
-    arguments += _ranks_wanted(here, gpus, hostfile)
+    arguments += _ranks_wanted(here, gpus, hostfile, arguments)
     going_on: Resume | None = None
     if resume is None and task is not None:
         resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
@@ -137,8 +137,10 @@ def _refuse_beside_resume(given: Mapping[str, object]) -> None:
         )
 
 
-def _ranks_wanted(here: Ranks, gpus: int | None, hostfile: Path | None) -> list[str]:
-    """`run.ranks` as the command line and the launcher have it, as a setting; nothing where they leave it open."""
+def _ranks_wanted(here: Ranks, gpus: int | None, hostfile: Path | None, sets: Sequence[str]) -> list[str]:
+    """`run.ranks` as command line and launcher have it, as a setting; [] where they leave it open or `sets` has it."""
+    if gpus is None and hostfile is None and any(each.partition("=")[0].strip() == "run.ranks" for each in sets):
+        return []
     if gpus is not None and hostfile is not None:
         raise UserError("--gpus cannot be given with --hostfile, whose slots say how many ranks each machine has")
     if here.count > 1:

@@ -130,7 +130,7 @@ def test_a_failure_is_shown_with_its_node_and_ends_the_others(command: list[str]
 def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str], tmp_path: Path) -> None:
     """With a critic, of which every rank has a copy."""
     command = [part.replace("letters-task", "ppo-task") for part in command]
-    arguments = [*command, "--gpus", "2", "--output", str(tmp_path), "--steps", "10000"]
+    arguments = [*command, "--set", "run.ranks=2", "--output", str(tmp_path), "--steps", "10000"]
     arguments += ["--set", "evaluation.every=0", "--set", "run.checkpoint_every=1"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
         deadline = time.monotonic() + 200
