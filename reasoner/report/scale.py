@@ -61,7 +61,10 @@ def tick_label(value: float, unit: Unit, step: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:.{_digits(step / 1000)}f}k"
     if 0 < max(abs(value), step) < 1e-3:
-        return "0" if abs(value) < step / 2 else f"{value:.1e}".replace("e-0", "e-")
+        if abs(value) < step / 2:
+            return "0"
+        digits = max(1, math.floor(math.log10(abs(value)) + 1e-9) - math.floor(math.log10(step) + 1e-9))
+        return f"{value:.{digits}e}".replace("e-0", "e-")
     return f"{value + 0.0:.{_digits(step)}f}"
 
 

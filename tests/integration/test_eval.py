@@ -214,7 +214,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(
 def test_an_interruption_says_how_to_go_on(
     cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*ignored: object) -> None:
+    def interrupt(*ignored: object, **more: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("reasoner.evals.loop.open_sampler", interrupt)

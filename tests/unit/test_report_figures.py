@@ -62,6 +62,12 @@ def test_every_value_is_inside_the_axis_and_ticks_are_told_apart(values: list[fl
     assert len(set(labels)) == len(labels)
 
 
+def test_ticks_around_a_small_constant_are_told_apart() -> None:
+    for value in (1.1e-5, -1.1125369292536007e-308):
+        ticks = value_scale([value, value], "number", 200.0, 0.0).ticks
+        assert len({tick_label(tick, "number", ticks[1] - ticks[0]) for tick in ticks}) == len(ticks) > 1
+
+
 def test_labels_of_ticks() -> None:
     assert [tick_label(v, "share", 0.2) for v in (0.0, 0.2)] == ["0%", "20%"]
     assert tick_label(0.5, "share", 0.1) == "50%"
