@@ -8,7 +8,7 @@ bytes of a number in `model.dtype`.
     reference    4 bytes per parameter; with DeepSpeed b; none with an adapter
     critic       as a learner
     sampler      its own weights, and its KV cache: 2 K b per token and layer
-    published    what the sampler loads, in memory until it has: (N + H V of a tied output layer) b
+    published    what the sampler loads, in memory until it has: (N + H V of a tied output layer) b, or an adapter
 
 These follow from the number formats: they are certain, and a run is refused where they do not fit. The others are
 estimates:
@@ -33,7 +33,7 @@ from reasoner.gro.terms import SOURCES
 from reasoner.learning.deepspeed_settings import deepspeed_settings
 from reasoner.machine import GIB, Machine
 from reasoner.model_size import ModelSize
-from reasoner.sampling.factory import MAX_SEQUENCES
+from reasoner.sampling.factory import MAX_SEQUENCES, why_merged
 
 PROCESS = 0.7 * GIB
 """bytes of a process that has imported torch and transformers, with its scoring workers"""
@@ -151,7 +151,7 @@ def _on_cpu(
         kept = {"kept": sum(learner.gradients.values()) + forward["activations"]}
         need = Need("memory", "at the hand-over", held, kept | processes).times(here)
         copied = config.learner == "deepspeed" or config.lora is not None or config.model.dtype == "bfloat16"
-        yield need.beside(*_published(config, model, copied=copied))
+        yield need.beside(*_published(config, model, engine, "cpu", copied=copied))
 
 
 def _on_gpu(
@@ -177,12 +177,12 @@ def _on_gpu(
         yield Need("memory", "while sampling", {}, processes).times(here)
     if forward and engine:
         handing = Need("memory", "at the hand-over", learner.offloaded, processes).times(here)
-        yield handing.beside(*_published(config, model, copied=True))
+        yield handing.beside(*_published(config, model, engine, "cuda", copied=True))
 
 
-def _published(config: Config, model: ModelSize, *, copied: bool) -> tuple[Parts, Parts]:
+def _published(config: Config, model: ModelSize, engine: str, device: str, *, copied: bool) -> tuple[Parts, Parts]:
     """What samplers load, and the file that is being put together where its numbers are not those that are trained."""
-    size = published_bytes(config, model)
+    size = published_bytes(config, model, engine, device)
     return {"published": size}, {"being written": min(SHARD_BYTES, size)} if copied else {}
 
 
@@ -278,9 +278,11 @@ def hf_cache_bytes(config: Config, model: ModelSize, device: str) -> float:
     return groups * size * longest_sequence(config) * cache_token_bytes(config, model)
 
 
-def published_bytes(config: Config, model: ModelSize) -> float:
-    """The file that samplers load: all weights, a tied output layer under its own name too."""
-    return float((model.parameters + model.embedding * model.tied) * WIDTH[config.model.dtype])
+def published_bytes(config: Config, model: ModelSize, engine: str, device: str) -> float:
+    """The file that samplers load: all weights, a tied output layer under its own name too; or the adapter alone."""
+    whole = config.lora is None or why_merged(config, engine, device)
+    numbers = model.parameters + model.embedding * model.tied if whole else model.adapter
+    return float(numbers * WIDTH[config.model.dtype])
 
 
 def activation_bytes(config: Config, model: ModelSize, device: str = "cpu") -> float:

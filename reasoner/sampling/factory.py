@@ -99,11 +99,12 @@ def longest_of(config: Config) -> int:
     return config.sampling.max_prompt_tokens + max(config.sampling.max_tokens, evaluation or 0)
 
 
-def why_merged(config: Config) -> str:
+def why_merged(config: Config, engine: str | None = None, device: str | None = None) -> str:
     """Why the sampler gets all weights, with the adapter in them; empty: it gets the adapter alone.
 
     Args:
         config: with `[lora]`.
+        engine, device: of the sampler; None: as they are chosen here.
 
     Raises:
         ConfigError: `lora.handover = 'adapter'`, and the sampler cannot take it.
@@ -111,12 +112,12 @@ def why_merged(config: Config) -> str:
     assert config.lora is not None
     if config.lora.handover == "merged":
         return "lora.handover"
-    engine = choose_engine(config.sampling)
+    engine = engine or choose_engine(config.sampling)
     if engine != "vllm":
         why = f"the sampler is {engine}"
     elif config.lora.rank > ADAPTER_RANKS[-1]:
         why = f"vLLM takes ranks up to {ADAPTER_RANKS[-1]}"
-    elif config.model.dtype == "float32" and _device(config) == "cuda":
+    elif config.model.dtype == "float32" and (device or _device(config)) == "cuda":
         why = "on CUDA vLLM's adapters need model.dtype = 'bfloat16'"
     else:
         return ""

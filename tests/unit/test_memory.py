@@ -233,7 +233,11 @@ def test_lengths_and_tokens_by_hand() -> None:
     assert micro_batch_tokens(config()) == 1024
     assert micro_batch_tokens(config("learning.token_budget=100")) == 608
     assert micro_batch_tokens(config("learning.token_budget=100000")) == step_tokens(config())
-    assert published_bytes(config("model.dtype=bfloat16"), replace(BIG, tied=True)) == 2 * (10**9 + 32000 * 2048)
+    published = published_bytes(config("model.dtype=bfloat16"), replace(BIG, tied=True), "vllm", "cuda")
+    assert published == 2 * (10**9 + 32000 * 2048)
+    adapted = config("model.dtype=bfloat16", "lora.rank=8")
+    assert published_bytes(adapted, replace(BIG, adapter=10**6), "vllm", "cuda") == 2e6
+    assert published_bytes(adapted, replace(BIG, adapter=10**6), "servers", "cuda") == 2e9
     assert hf_cache_bytes(config(), BIG, "cpu") == 4 * 8 * 608 * 2 * 512 * 24 * 4
 
 
