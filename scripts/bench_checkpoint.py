@@ -61,7 +61,7 @@ def measure(output: Path, repeat: int) -> str:
     with open_stages(resolved, Resume(run, changes)):
         resumed_s = time.perf_counter() - started
     rows = {
-        "a training step": f"{step_s:.1f}",
+        "the first training step of the run": f"{step_s:.1f}",
         "writing a checkpoint": _spread(written),
         "the same number of bytes, written and flushed as one file": _spread(plain),
         "verifying it (at a resume)": _spread(verified),
