@@ -59,8 +59,9 @@ class Ahead:
 
     def restore(self, fresh: Fresh) -> None:
         """Go on with groups that were drawn before the run was interrupted."""
-        self._fresh = Future()
+        self._fresh, self._first = Future(), Future()
         self._fresh.set_result(fresh)
+        self._first.set_result(None)  # its sampler is gone
 
     @property
     def seconds(self) -> float:
@@ -68,14 +69,14 @@ class Ahead:
         return self._seconds
 
     @property
-    def is_drawing(self) -> bool:
-        """Whether something is under way."""
-        return self._fresh is not None and not self._fresh.done()
+    def is_settled(self) -> bool:
+        """Whether nothing is under way and nothing has failed: what a checkpoint can hold."""
+        return self._fresh is None or (self._fresh.done() and self._fresh.exception() is None)
 
     @property
     def drawn(self) -> Fresh | None:
-        """What waits to be taken; None: nothing, or it is still being drawn."""
-        return self._fresh.result() if self._fresh and self._fresh.done() and not self._fresh.exception() else None
+        """What waits to be taken; None: nothing, or it is not whole."""
+        return self._fresh.result() if self._fresh and self.is_settled else None
 
     def wait(self, progress: Progress = lambda done, total: None) -> None:
         """Until nothing is being drawn: the sampler is free then.

@@ -114,7 +114,7 @@ class Keeper:
 
     def committed(self) -> None:
         """A step was committed: what an interruption of the next one goes back to."""
-        if self.ahead.is_drawing:
+        if not self.ahead.is_settled:  # the parts have gone on, and what they went on to is not there to be kept
             self._versions = ()
             return
         self._states = {name: part.state() for name, part in self.parts.items()}
@@ -140,17 +140,17 @@ class Keeper:
         """
         if not self.config.keep_last or (self.ranks.count > 1 and not together):
             return
-        if together:
-            self.ahead.wait()
-            self.committed()
-        if not self._versions or self.ranks.of_first(self._is_saved):
-            return
-        if self._versions != self._now():
-            self.say(f"the weights have changed since step {self.run.steps}: it cannot be saved any more")
-            return
-        if self.scoring:
-            self._states[SCORING] = self.scoring.state()
         try:
+            if together:
+                self.ahead.wait()
+                self.committed()
+            if not self._versions or self.ranks.of_first(self._is_saved):
+                return
+            if self._versions != self._now():
+                self.say(f"the weights have changed since step {self.run.steps}: it cannot be saved any more")
+                return
+            if self.scoring:
+                self._states[SCORING] = self.scoring.state()
             self._save()
         except RunError as error:
             self.say(str(error))

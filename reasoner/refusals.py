@@ -16,8 +16,11 @@ from reasoner.model_size import ModelSize, why_no_experts
 from reasoner.ranks import launched
 
 
-def refuse_impossible(estimate: Estimate) -> None:
+def refuse_impossible(estimate: Estimate, nodes: int = 1) -> None:
     """Refuse what cannot work with this model or on this machine.
+
+    Args:
+        nodes: machines like this one.
 
     Raises:
         UserError: all that was found, a line each.
@@ -26,7 +29,7 @@ def refuse_impossible(estimate: Estimate) -> None:
     found = [
         *_of_model(config, model),
         *_of_sampler(config, model),
-        *_of_ranks(config, machine),
+        *_of_ranks(config, machine, nodes),
         *_of_gpu(config, machine),
     ]
     if found:
@@ -52,7 +55,7 @@ def _of_sampler(config: Config, model: ModelSize) -> Iterator[str]:
         )
 
 
-def _of_ranks(config: Config, machine: Machine) -> Iterator[str]:
+def _of_ranks(config: Config, machine: Machine, nodes: int) -> Iterator[str]:
     ranks = config.run.ranks
     if config.online and config.learning.problems_per_step < ranks:
         yield (
@@ -60,7 +63,7 @@ def _of_ranks(config: Config, machine: Machine) -> Iterator[str]:
             f"nothing to draw; set learning.problems_per_step = {ranks} or more, or take fewer ranks"
         )
     alone = machine.device == "cuda" and not machine.planned and launched().count == 1
-    if alone and ranks > machine.per_node:
+    if alone and ranks > machine.per_node * nodes:
         yield (
             f"run.ranks is {ranks}, and this machine has {machine.per_node} GPUs, one for each rank: take fewer, or "
             "start them on several nodes (docs/scaling.md)"

@@ -245,10 +245,11 @@ class Stages:
         Raises:
             RunError: the sampler failed.
         """
-        if self.config.sampling.ahead:
-            return [group for group in self.ranks.gather(self.ahead.first()) if group]
         # Ranks take turns in drawing: so many groups are of every rank's sampler.
-        return [scored.group for scored in batches["online"].groups[: max(2, self.ranks.count)]]
+        groups = [scored.group for scored in batches["online"].groups[: max(2, self.ranks.count)]]
+        if all(response.policy_version == self.learner.version for group in groups for response in group.responses):
+            return groups
+        return [group for group in self.ranks.gather(self.ahead.first()) if group]
 
     def publish(self) -> None:
         """Give the sampler the learner's weights, if they have changed.

@@ -17,9 +17,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from reasoner.models import resolve_model
 from reasoner.processes import MARKER
 from reasoner.sampling.factory import choose_engine
 from reasoner.settings import load_config
+from scripts.peak import peak
 from tests.tiny import build_tiny_model
 
 SMALL = "embedded:smollm2-135m-instruct"
@@ -141,12 +141,12 @@ def compare(name: str, folder: Path, steps: int) -> Compared:
     command = [sys.executable, "-m", "reasoner", "run", str(task), *options]
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        with _peak(process.pid) as peak:
+        with peak(process.pid, _taken, INTERVAL_S) as highest:
             code = process.wait()
     if code:
         raise SystemExit(f"{name} ended with {code}:\n{(folder / f'{name}.log').read_text()[-3000:]}")
-    print(f"{name}: measured {peak[0] / GIB:.2f} GiB", flush=True)
-    return Compared(what, most.total, most.when, peak[0])
+    print(f"{name}: measured {highest[0] / GIB:.2f} GiB", flush=True)
+    return Compared(what, most.total, most.when, highest[0])
 
 
 def _estimate(task: Path, sets: tuple[str, ...]) -> Estimate:
@@ -185,27 +185,7 @@ def _random_model(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def _peak(pid: int) -> Iterator[list[float]]:
-    """Bytes, in a list of one: the highest sum of a process and its descendants."""
-    peak, done = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(INTERVAL_S):
-            with suppress(psutil.NoSuchProcess):
-                root = psutil.Process(pid)
-                peak[0] = max(peak[0], _taken([root, *root.children(recursive=True)]))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
-
-
-def _taken(processes: list[psutil.Process]) -> float:
+def _taken(processes: Sequence[psutil.Process]) -> float:
     found = [_rollup(process.pid) for process in processes]
     mapped = sum(each.get("Pss_Shmem", 0.0) for each in found)
     runs = {run for process in processes if (run := _run_of(process))}

@@ -21,12 +21,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import venv
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,6 +46,7 @@ from reasoner.records import Batch, Group, Message, Problem, SamplingParams, Sco
 from reasoner.sampling.vllm_engine import VllmSampler
 from reasoner.sampling.vllm_messages import Start
 from reasoner.update import ActiveTerm, update
+from scripts.peak import peak
 
 TRL_VERSION = "1.16.0"
 GROUP_SIZE, MAX_TOKENS, LEARNING_RATE = 8, 64, 1e-6
@@ -85,12 +85,12 @@ class Side:
     def step(self, case: Case) -> Measured:
         """Have one step done and watch its memory."""
         assert self._process.stdin is not None
-        with _peak_memory(self._process.pid) as peak:
+        with peak(self._process.pid, _all_resident, 0.05) as highest:
             self._process.stdin.write(f"{case}\n")
             self._process.stdin.flush()
             answer = self._answer()
         self._answer()
-        return Measured(answer["seconds"], peak[0], int(answer["tokens"]))
+        return Measured(answer["seconds"], int(highest[0]), int(answer["tokens"]))
 
     def close(self) -> None:
         """End of input ends the child."""
@@ -111,25 +111,9 @@ class Side:
         return answer
 
 
-@contextmanager
-def _peak_memory(pid: int) -> Iterator[list[int]]:
-    """Bytes, in a list of one: the highest sum of resident set sizes of a process and its descendants."""
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            with suppress(psutil.NoSuchProcess):
-                root = psutil.Process(pid)
-                peak[0] = max(peak[0], sum(_resident(each) for each in [root, *root.children(recursive=True)]))
-            done.wait(0.05)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
+def _all_resident(processes: Sequence[psutil.Process]) -> float:
+    """Bytes: the sum of resident set sizes."""
+    return float(sum(map(_resident, processes)))
 
 
 def _resident(process: psutil.Process) -> int:

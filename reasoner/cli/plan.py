@@ -67,7 +67,7 @@ def plan(
     resolved = load_config(task, profile, config, arguments, plugin or ())
     resolved.config.check_trains()
     estimate = _estimate(resolved, gpus or 1, gpu_memory)
-    refuse_impossible(estimate)
+    refuse_impossible(estimate, nodes)
     if json_:
         typer.echo(json.dumps(as_json(estimate), indent=2, ensure_ascii=False))
     else:

@@ -108,7 +108,7 @@ def run(
     else:
         raise UserError("what is to be trained? Name a TASK (`reasoner tasks list`), or a run with --resume RUN.")
     if dry_run:
-        _print_plan(_plan(resolved))
+        _print_plan(_plan(resolved, hostfile))
         return
     if here.count == 1 and resolved.config.run.ranks > 1:
         _launch(resolved.config, hostfile)
@@ -179,7 +179,7 @@ def _say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-def _plan(resolved: Resolved) -> Mapping[str, str]:
+def _plan(resolved: Resolved, hostfile: Path | None) -> Mapping[str, str]:
     config = resolved.config
     config.check_trains()
     splits, engine, device = Splits((), (), ()), "", resolve_device(config.model.device)
@@ -189,7 +189,8 @@ def _plan(resolved: Resolved) -> Mapping[str, str]:
         engine = choose_engine(config.sampling)
     facts = describe_plan(resolved, splits, device, engine)
     estimate = find_estimate(config, this_machine(device), engine)
-    refuse_impossible(estimate)
+    nodes = len(read_hostfile(hostfile)) if hostfile else slurm_node(os.environ).count
+    refuse_impossible(estimate, nodes)
     return {**facts, **estimate.facts}
 
 

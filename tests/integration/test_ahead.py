@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,24 @@ from reasoner.runs.folder import read_metrics
 from reasoner.sampling.hf_engine import HfSampler
 from reasoner.settings import load_config
 from tests.integration.killing import PLUGIN
-from tests.integration.test_resume import write_task
+from tests.integration.test_resume import OneTrial, check_equal, one_trial, only, write_task
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
 
+AHEAD = ("sampling.ahead=1", "run.checkpoint_every=1")
 GROUP = Group(Problem("p", (Message("user", "?"),), "4"), (1,), ())
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> OneTrial:
+    return one_trial(tmp_path)
+
+
+@pytest.fixture
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    return one_trial(tmp_path_factory.mktemp("once")).begin("once", *AHEAD)
 
 
 @pytest.fixture
@@ -89,6 +102,26 @@ def test_a_sampler_that_fails_during_the_update_ends_the_run(task: Path, monkeyp
         run(task)
 
 
+def test_a_draw_that_failed_costs_no_problem(trial: OneTrial, once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes back to where the draw had not begun: a resumed one draws the same problems."""
+    whole, draws = HfSampler._draw_batch, iter(range(100))
+
+    def fail(self: Any, *arguments: Any) -> Any:
+        # Of step 4: step 3 goes on without a look at it.
+        if threading.current_thread() is not threading.main_thread() and next(draws) == 2:
+            raise SamplerError("the sampler is gone")
+        return whole(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HfSampler, "_draw_batch", fail)
+        with pytest.raises(SamplerError, match="the sampler is gone"):
+            trial.begin("failed", *AHEAD)
+    failed = only(trial.folder / "failed")
+    assert json.loads((failed / "status.json").read_text())["state"] == "failed"
+    trial.go_on(failed)
+    check_equal(once, failed)
+
+
 # ---- the thread
 
 
@@ -110,11 +143,11 @@ def test_drawing_goes_on_beside_its_caller_who_waits_where_it_must() -> None:
 
     with Ahead() as ahead:
         ahead.begin(draw)
-        assert ahead.is_drawing
+        assert not ahead.is_settled
         assert ahead.drawn is None
         some.set()
         assert ahead.first() is GROUP
-        assert ahead.is_drawing
+        assert not ahead.is_settled
         threading.Timer(0.2, all_.set).start()
         assert ahead.take(2, lambda done, total: shown.append((done, total))) == fresh(2)
         assert shown == [(2, 2)]
@@ -125,6 +158,7 @@ def test_groups_of_another_step_and_none_at_all() -> None:
     with Ahead() as ahead:
         assert ahead.first() is None
         ahead.restore(fresh(2))
+        assert ahead.first() is None
         assert ahead.drawn == fresh(2)
         assert ahead.take(3, lambda done, total: None) is None
         assert ahead.drawn is None

@@ -175,6 +175,7 @@ def test_a_machine_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
         refuse_impossible(estimate("run.ranks=4", on=here))
     assert "run.ranks is 4, and this machine has 2 GPUs" in str(refused.value)
     assert "Old GPU has no bfloat16 arithmetic" in str(refused.value)
-    monkeypatch.setenv("WORLD_SIZE", "4")  # under a launcher the nodes are not counted here
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
+    refuse_impossible(estimate("run.ranks=4", on=here), nodes=2)
+    monkeypatch.setenv("WORLD_SIZE", "4")  # under a launcher the nodes are not counted here
     refuse_impossible(estimate("run.ranks=4", on=here))
