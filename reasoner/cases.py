@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -11,6 +10,7 @@ from typing import Any
 
 from reasoner.errors import DataError, nearest
 from reasoner.evaluation import Scorer
+from reasoner.parsing import parse_json
 from reasoner.records import Component, FinishReason, Group, Message, Problem, Response
 
 NEEDED = ("reference", "response", "expected")
@@ -90,9 +90,9 @@ def score_cases(
 def _case(path: Path, number: int, line: str) -> Case:
     place = f"{path}, line {number}"
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
-        raise DataError(f"{place}: not JSON: {error}.") from None
+        raise DataError(f"{place}: {error}.") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: must be a JSON object, got {type(row).__name__}.")
     for name in NEEDED:

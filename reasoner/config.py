@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from reasoner.consistency import CHECKS
 from reasoner.errors import ConfigError
@@ -45,6 +46,22 @@ from reasoner.remote import Url
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+COLDEST, HOTTEST = 0.01, 2.0
+"""temperatures that sample: vLLM raises lower ones to the first without an error, and refuses those above the second.
+The rule is the same for transformers, so that a run can change its engine."""
+
+
+def mistake_of_temperature(temperature: float) -> str:
+    """What is wrong with a sampling temperature, or an empty string."""
+    if temperature == 0.0 or COLDEST <= temperature <= HOTTEST:
+        return ""
+    return f"must be 0 (greedy) or from {COLDEST:g} to {HOTTEST:g}"
+
+
+def _temperature(temperature: float) -> float:
+    if wrong := mistake_of_temperature(temperature):
+        raise PydanticCustomError("temperature", wrong)
+    return temperature
 
 
 class Model(BaseModel):
@@ -179,8 +196,8 @@ class SamplingConfig(Model):
     memory, for servers on this machine"""
     group_size: Positive = 8
     """responses per problem"""
-    temperature: Annotated[float, Field(ge=0.0)] = 1.0
-    """T of the sampled distribution, above 0"""
+    temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)] = 1.0
+    """T of the sampled distribution; not 0, because a greedy group has no differences"""
     max_tokens: Positive = 256
     """tokens per response"""
     max_prompt_tokens: Positive = 512
@@ -229,8 +246,6 @@ class SamplingConfig(Model):
 
     @model_validator(mode="after")
     def _on_policy(self) -> Self:
-        if self.temperature == 0.0:
-            raise ValueError("temperature must be above 0 for training samples: a greedy group has no differences")
         for key, neutral in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
             if getattr(self, key) != neutral:
                 raise ValueError(
@@ -456,8 +471,8 @@ class EvaluationConfig(Model):
     """steps between evaluations; 0: only before and after"""
     samples: Positive = 1
     """responses per problem (the k of avg@k, pass@k, maj@k)"""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.0
-    """0: greedy"""
+    temperature: Annotated[float, AfterValidator(_temperature)] = 0.0
+    """0: greedy; otherwise from 0.01 to 2"""
     max_tokens: Positive | None = None
     """tokens per response; None: as in sampling"""
     correct: str

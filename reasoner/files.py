@@ -14,16 +14,20 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from reasoner.errors import DataError, nearest
+from reasoner.parsing import MAX_DEPTH, is_deep, parse_json
 
+MAX_LINE = 2**26
+"""characters; a few kilobytes of a compressed file can stand for gigabytes"""
+MAX_CHARACTERS = 2**30
+"""of a .json file, which is read as a whole"""
 Placed = tuple[str, Mapping[str, Any]]
 """where a row is (`train.jsonl, line 18`), and its fields"""
 
@@ -61,6 +65,8 @@ def plain(place: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = {}
     for field, value in fields.items():
+        if is_deep(value):
+            raise DataError(f"{place}, field {field!r}: nested more than {MAX_DEPTH} levels deep. Leave the field out.")
         try:
             values[field] = json.loads(json.dumps(value, default=_as_text, allow_nan=False))
         except (TypeError, ValueError) as error:
@@ -82,19 +88,27 @@ def _jsonl(path: Path) -> Iterator[Placed]:
             continue
         place = f"{path}, line {line}"
         try:
-            row = json.loads(text, parse_constant=_refuse_constant)
+            row = parse_json(text)
         except ValueError as error:
-            raise DataError(f"{place}: not JSON: {error}. The file must hold one JSON object per line.") from None
+            raise DataError(f"{place}: {error}. The file must hold one JSON object per line.") from None
         yield place, _object(place, row)
 
 
 def _json(path: Path) -> Iterator[Placed]:
-    text = "".join(line for _, line in _lines(path))
+    lines, size = [], 0
+    for _, line in _lines(path, MAX_CHARACTERS):
+        lines.append(line)
+        size += len(line)
+        if size > MAX_CHARACTERS:
+            raise DataError(
+                f"{path}: more than {MAX_CHARACTERS:,} characters; write it as .jsonl, one object per line."
+            )
+    text = "".join(lines)
     try:
-        rows = json.loads(text, parse_constant=_refuse_constant) if text.strip() else []
+        rows = parse_json(text) if text.strip() else []
     except ValueError as error:
         hint = " If it holds one object per line, name it .jsonl." if "Extra data" in str(error) else ""
-        raise DataError(f"{path}: not JSON: {error}.{hint}") from None
+        raise DataError(f"{path}: {error}.{hint}") from None
     if isinstance(rows, dict):
         rows = rows.get("data", rows)
     if not isinstance(rows, list):
@@ -108,7 +122,7 @@ def _json(path: Path) -> Iterator[Placed]:
 
 
 def _csv(path: Path) -> Iterator[Placed]:
-    csv.field_size_limit(sys.maxsize)  # a long solution is no mistake
+    csv.field_size_limit(MAX_LINE)  # a long solution is no mistake
     reader = csv.reader((text for _, text in _lines(path)), strict=True)
     names: list[str] = []
     while True:
@@ -164,12 +178,15 @@ READERS: Mapping[str, Callable[[Path], Iterator[Placed]]] = {
 """suffix -> reader"""
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, longest: int = MAX_LINE) -> Iterator[tuple[int, str]]:
     """The lines of a text file, counted from 1; a byte order mark at its start is skipped."""
     line = 0
     try:
         with _opened(path) as file:
-            for line, text in enumerate(file, 1):
+            while text := file.readline(longest + 1):
+                line += 1
+                if len(text) > longest:
+                    raise DataError(f"{path}, line {line}: longer than {longest:,} characters.")
                 yield line, text
     except UnicodeDecodeError:
         raise DataError(f"{path}, line {line + 1} or soon after: not UTF-8 text.") from None
@@ -187,7 +204,3 @@ def _object(place: str, row: Any) -> Mapping[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{place}: a JSON object is needed, got {type(row).__name__} {json.dumps(row)[:60]!r}.")
     return row
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")

@@ -6,7 +6,6 @@ else, the hub), they are those of the model that transformers builds of it on to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -17,10 +16,15 @@ from reasoner.config import LoraConfig
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.hub import hub_reachable
 from reasoner.models import EMBEDDED_PREFIX, context_in, embedded_gguf, folder_at_hand, is_hub_id, local_file
+from reasoner.parsing import list_of, read_model_json, table_of
+from reasoner.weight_files import read_shapes, weight_files
 
 Shapes = Mapping[str, Sequence[int]]
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """names under which configurations of mixture-of-experts models count their experts"""
+
+VOCABULARY_PADDING = 64
+"""vLLM rounds the vocabulary up to a multiple of this"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +79,16 @@ class ModelSize:
 
         Args:
             lora: the adapter that is trained; None: without.
+
+        Raises:
+            DataError: one of these files is not what it must be.
         """
-        shapes: dict[str, Sequence[int]] = {}
-        for file in folder.glob("*.safetensors"):
-            with file.open("rb") as weights:
-                header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
-            shapes |= {name: header[name]["shape"] for name in header if name != "__metadata__"}
-        return cls.from_shapes(json.loads((folder / "config.json").read_text(encoding="utf-8")), shapes, lora)
+        return cls.from_shapes(read_model_json(folder / "config.json"), read_shapes(folder), lora)
 
     @classmethod
     def from_shapes(cls, settings: Mapping[str, Any], shapes: Shapes, lora: LoraConfig | None = None) -> ModelSize:
         """From a configuration as a model has it and the shapes of its weights by name."""
-        text = {**settings, **(settings.get("text_config") or {})}
+        text = {**settings, **table_of(settings, "text_config")}
         hidden, heads = _number(text, "hidden_size"), _number(text, "num_attention_heads")
         vocabulary = _number(text, "vocab_size")
         size = cls(
@@ -101,7 +103,7 @@ class ModelSize:
             context=context_in(text) or 0,
             tied=bool(text.get("tie_word_embeddings")),
             experts=next((count for name in EXPERTS if (count := _number(text, name))), 0),
-            architecture=next(iter(settings.get("architectures") or ()), ""),
+            architecture=next(iter(map(str, list_of(settings, "architectures"))), ""),
             matrices=tuple((name, *shape) for name, shape in shapes.items() if len(shape) == 2),  # type: ignore[misc]
         )
         return size if lora is None else size.with_adapter(lora)
@@ -128,12 +130,37 @@ def find_size(path: str, lora: LoraConfig | None, trust_remote_code: bool) -> Mo
         MissingDependencyError: what reads it is not installed.
     """
     folder = folder_at_hand(path)
-    if folder is not None and any(folder.glob("*.safetensors")):
+    if folder is not None and weight_files(folder):
         return ModelSize.of(folder, lora)
     if path.startswith(EMBEDDED_PREFIX):
         gguf = embedded_gguf(path.removeprefix(EMBEDDED_PREFIX))
         return _on_meta(gguf.parent, lora, trust_remote_code, gguf_file=gguf.name)
     return _on_meta(_config_folder(path, folder), lora, trust_remote_code)
+
+
+def why_not_spread(model: ModelSize, parts: int) -> str:
+    """Why vLLM cannot spread the model over `parts` GPUs, with the numbers that it can; empty: it can.
+
+    Its layers are cut by attention heads, by the width between the two matrices of an MLP, and by the vocabulary, which
+    is padded; each must divide evenly. Heads of keys and values are cut too, or, where there are fewer of them than
+    parts, copied as often.
+    """
+    if not model.heads or not _uneven(model, parts):
+        return ""
+    fitting = [n for n in range(1, model.heads + 1) if not _uneven(model, n)]
+    return f"does not fit the model's {' and '.join(_uneven(model, parts))}: it can be {', '.join(map(str, fitting))}"
+
+
+def _uneven(model: ModelSize, parts: int) -> list[str]:
+    """What does not divide into `parts`."""
+    keys, words = model.kv_heads, -(-model.vocabulary // VOCABULARY_PADDING) * VOCABULARY_PADDING
+    uneven = {
+        f"{model.heads} attention heads": model.heads % parts,
+        f"{keys} heads of keys and values": keys % parts if keys >= parts else parts % keys,
+        f"MLPs of width {model.intermediate}": 0 if model.experts else model.intermediate % parts,
+        f"vocabulary of {words} (padded)": words % parts,
+    }
+    return [name for name, rest in uneven.items() if rest]
 
 
 def why_no_experts(name: str, count: int) -> str:
@@ -196,4 +223,8 @@ def _on_meta(folder: Path, lora: LoraConfig | None, trust_remote_code: bool, **w
 
 def _number(settings: Mapping[str, Any], name: str) -> int:
     value = settings.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0
+    if not 0 <= value < 2**40:
+        raise DataError(f"config.json: {name} = {str(value)[:40]}, which is no size of a model.")
+    return value

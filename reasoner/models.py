@@ -7,10 +7,10 @@ none of them asks the network again.
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib.metadata
 import importlib.util
 import io
-import json
 import os
 import re
 import shutil
@@ -23,12 +23,14 @@ from typing import Any, Literal
 
 from reasoner.errors import DataError, MissingDependencyError, UserError, nearest
 from reasoner.hub import hub_reachable
+from reasoner.parsing import read_model_json, table_of
+from reasoner.weight_files import INDEX, SINGLE, named_files, read_shapes
 
 EMBEDDED_PREFIX = "embedded:"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.py"]
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+"""all of a repository but its weights"""
+_OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "consolidated*.safetensors", "*.gguf")
 _RECIPE = 1
 """raise it when the conversion changes: converted copies are kept by recipe and package version"""
 
@@ -118,12 +120,19 @@ def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        if (folder / name).exists():
+            read_model_json(folder / name)
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except ValueError as error:
+    except (
+        Exception
+    ) as error:  # of a malformed file each reader raises whatever it meets; the tokenizers' is no subclass
         if trust_remote_code or "trust_remote_code" not in str(error):
-            raise UserError(f"transformers cannot open the model in {folder}: {_first_line(error)}") from error
+            raise UserError(
+                f"transformers cannot open the model in {folder}: {type(error).__name__}: {_first_line(error)}"
+            ) from error
         code = ", ".join(sorted(path.name for path in folder.glob("*.py"))) or "in another repository"
         raise UserError(
             f"the model in {folder} needs Python code that comes with it ({code}), and that code would run with all "
@@ -198,12 +207,12 @@ def origin(path: str) -> Origin:
 
 def context_of(folder: Path) -> int | None:
     """Tokens that the model in `folder` takes; None: its configuration does not say, or stretches them by a factor."""
-    return context_in(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return context_in(read_model_json(folder / "config.json"))
 
 
 def context_in(config: Mapping[str, Any]) -> int | None:
     """As `context_of`, of a configuration that was read."""
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    scaling = table_of(config, "rope_scaling") or table_of(config, "rope_parameters")
     longest = config.get("max_position_embeddings")
     return longest if isinstance(longest, int) and "factor" not in scaling else None
 
@@ -360,7 +369,11 @@ def _hub_folder(hub_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return _checked(Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, local_files_only=not online)))
+        folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, local_files_only=not online))
+        if online:  # which files hold the weights stands in the index, where there is one
+            weights = [glob.escape(name) for name in named_files(folder)]
+            snapshot_download(hub_id, revision=folder.name, allow_patterns=weights)  # the folder's name is the commit
+        return _checked(folder)
     except LocalEntryNotFoundError as error:
         reason = "no such local folder, the Hugging Face hub cannot be reached, and it is not in the local hub cache"
         raise UserError(f"model.path = {hub_id!r}: {reason}. {instead}") from error
@@ -380,11 +393,11 @@ def _checked(folder: Path) -> Path:
         trained = folder / "model"
         hint = f" Did you mean {trained}?" if (trained / "config.json").is_file() else ""
         raise DataError(f"model folder {folder} has no config.json: it is not a model in Hugging Face format.{hint}")
-    if not any((folder / name).is_file() for name in _WEIGHTS):
-        pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if not read_shapes(folder):
+        pickled = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
         found = f", only {', '.join(pickled[:3])}" if pickled else ""
         raise DataError(
-            f"model folder {folder} has no {' and no '.join(_WEIGHTS)}{found}. Pickled weights are not read: they can "
+            f"model folder {folder} has no {SINGLE} and no {INDEX}{found}. Pickled weights are not read: they can "
             "run any code. Where you trust them, load them with transformers and call save_pretrained(FOLDER): it "
             "writes safetensors."
         )

@@ -12,7 +12,7 @@ from reasoner.errors import UserError
 from reasoner.estimate import Estimate
 from reasoner.machine import Machine
 from reasoner.memory import longest_sequence
-from reasoner.model_size import ModelSize, why_no_experts
+from reasoner.model_size import ModelSize, why_no_experts, why_not_spread
 from reasoner.ranks import launched
 
 
@@ -47,12 +47,9 @@ def _of_model(config: Config, model: ModelSize) -> Iterator[str]:
 
 
 def _of_sampler(config: Config, model: ModelSize) -> Iterator[str]:
-    parts = config.sampling.tensor_parallel
-    if config.online and model.heads % parts:
-        yield (
-            f"sampling.tensor_parallel = {parts}: the model has {model.heads} attention heads, which do not divide "
-            "into so many parts; take a number that divides them"
-        )
+    gpus = config.sampling.tensor_parallel
+    if config.online and (why := why_not_spread(model, gpus)):
+        yield f"sampling.tensor_parallel = {gpus} {why}"
 
 
 def _of_ranks(config: Config, machine: Machine, nodes: int) -> Iterator[str]:

@@ -6,7 +6,6 @@ A family makes the text of such a file for each of its members.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from reasoner.errors import ConfigError, ReasonerError, UserError, nearest
 from reasoner.hookspecs import TaskFamily
+from reasoner.parsing import parse_toml
 from reasoner.plugins import PluginError, TaskFiles, find
 
 T = TypeVar("T")
@@ -162,6 +162,6 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def _parsed(text: str, origin: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{origin}: not TOML: {error}.") from None
+        return parse_toml(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}.") from None

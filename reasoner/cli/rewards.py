@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from reasoner.cli.progress import counting
 from reasoner.config import Config, RewardConfig, ScoringConfig
 from reasoner.data import load_problems
 from reasoner.errors import ConfigError, DataError, UserError
+from reasoner.parsing import parse_toml
 from reasoner.preflight import preflight
 from reasoner.processes import guard_processes, interruptible
 from reasoner.records import Problem
@@ -179,9 +179,9 @@ def parse_options(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        table = tomllib.loads(f"options = {text}")["options"]
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--options {text}: not TOML: {error}. Write a table: '{{extract = \"lenient\"}}'.") from None
+        table = parse_toml(f"options = {text}")["options"]
+    except ValueError as error:
+        raise ConfigError(f"--options {text}: {error}. Write a table: '{{extract = \"lenient\"}}'.") from None
     if not isinstance(table, dict):
         raise ConfigError(f"--options {text}: must be a table, '{{extract = \"lenient\"}}', got {table!r}.")
     return table

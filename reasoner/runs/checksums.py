@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from reasoner.codec import to_json
+from reasoner.weight_files import weight_files
 
-MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".py")
-"""endings of the files of a model that are read"""
+MODEL_FILES = (".json", ".txt", ".model", ".jinja", ".py")
+"""endings of the files of a model that are read beside its weights"""
 _SHA256 = re.compile(r"sha256 ([0-9a-f]{8})[0-9a-f]{56}")
 
 
@@ -68,7 +69,8 @@ def _short(value: str | None) -> str:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.is_file())
+    rest = (path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.is_file())
+    return sorted([*weight_files(folder), *rest])
 
 
 def _plugin_files(plugin: Path) -> list[tuple[str, Path]]:

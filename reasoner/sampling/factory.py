@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from reasoner.config import Config, SamplingConfig
-from reasoner.errors import ConfigError, MissingDependencyError
+from reasoner.errors import ConfigError, MissingDependencyError, UserError
+from reasoner.model_size import ModelSize, why_not_spread
 from reasoner.ranks import ALONE, Ranks
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.vllm_messages import ADAPTER_RANKS, Start
+from reasoner.weight_files import INDEX, SINGLE, weight_files
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
 """responses drawn at once: above these a step takes longer by as much as it yields more"""
@@ -148,22 +149,19 @@ def check_sampler(config: Config, folder: Path, *, training: bool) -> None:
     """See, before anything is started, whether the engine can do what is asked of it.
 
     Raises:
-        ConfigError: the adapter cannot go alone, or the model's attention heads cannot be spread as configured.
+        ConfigError: the adapter cannot go alone, or the model cannot be spread as configured.
+        UserError: vLLM would load weights that do not belong to the model.
     """
     if training and config.lora:
         why_merged(config)
     gpus = config.sampling.tensor_parallel
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    settings |= settings.get("text_config") or {}
-    heads = settings.get("num_attention_heads")
-    if gpus == 1 or not heads:
-        return
-    pairs = settings.get("num_key_value_heads") or heads
-    fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (pairs % n == 0 or n % pairs == 0)]
-    if gpus not in fitting:
-        raise ConfigError(
-            f"sampling.tensor_parallel = {gpus} does not fit the model's {heads} attention heads ({pairs} of keys and "
-            f"values): it can be {', '.join(map(str, fitting))}"
+    if why := why_not_spread(ModelSize.of(folder), gpus):
+        raise ConfigError(f"sampling.tensor_parallel = {gpus} {why}")
+    extra = sorted({path.name for path in folder.glob("*.safetensors")} - {path.name for path in weight_files(folder)})
+    if extra and choose_engine(config.sampling) != "hf" and not (folder / INDEX).is_file():
+        raise UserError(
+            f"model folder {folder} has {', '.join(extra[:3])} beside {SINGLE}, and vLLM would load them too, because "
+            f"no {INDEX} says what belongs to the model: move them out of the folder."
         )
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reasoner.config import mistake_of_temperature
 from reasoner.errors import SamplerError
+from reasoner.parsing import read_model_json
 from reasoner.records import FinishReason, Prompt, Response, SamplingParams
-
-_COLDEST = 0.01
-"""vLLM silently raises lower temperatures to this one"""
 
 
 def end_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
@@ -31,7 +29,7 @@ def end_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
 
 
 def _eos(file: Path) -> set[int]:
-    value = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+    value = read_model_json(file).get("eos_token_id") if file.is_file() else None
     if value is None:
         return set()
     return set(value) if isinstance(value, list) else {value}
@@ -41,15 +39,15 @@ def check_request(prompts: Sequence[Prompt], n: int, params: SamplingParams, max
     """Refuse what an engine cannot do.
 
     Raises:
-        SamplerError: nothing to draw, a temperature between 0 and 0.01, or a prompt that leaves no room for its
-        response.
+        SamplerError: nothing to draw, a temperature that not every engine takes, or a prompt that leaves no room for
+            its response.
     """
     if n < 1 or params.max_tokens < 1:
         raise SamplerError(
             f"at least one response of at least one token, got n = {n}, max_tokens = {params.max_tokens}"
         )
-    if params.temperature < 0.0 or 0.0 < params.temperature < _COLDEST:
-        raise SamplerError(f"temperature must be 0 (greedy) or at least {_COLDEST}, got {params.temperature}")
+    if wrong := mistake_of_temperature(params.temperature):
+        raise SamplerError(f"temperature {wrong}, got {params.temperature}")
     for prompt in prompts:
         if not 0 < len(prompt.token_ids) <= max_model_len - params.max_tokens:
             raise SamplerError(

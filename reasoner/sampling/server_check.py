@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from reasoner.config import Config
 from reasoner.errors import UserError
 from reasoner.models import folder_at_hand
+from reasoner.parsing import read_model_json, table_of
 from reasoner.processes import scratch_prefix
 from reasoner.sampling.factory import longest_of
 from reasoner.sampling.server_client import Description, Server, ServerError
@@ -41,8 +41,8 @@ class Wanted:
         """
         found: dict[str, Any] = {}
         if folder is not None:
-            found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            found |= found.get("text_config") or {}
+            found = read_model_json(folder / "config.json")
+            found |= table_of(found, "text_config")
         profile = f" --profile {config.profile}" if config.profile else ""
         memory = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
         return cls(

@@ -14,13 +14,13 @@ and keeps the rest, with rules that keep values apart that were never meant for 
 from __future__ import annotations
 
 import datetime
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reasoner.config import DataConfig
 from reasoner.errors import ConfigError, nearest
+from reasoner.parsing import parse_toml
 from reasoner.settings.schema import Path, allows_none, is_section, is_text
 
 ORIGINS = ("path", "hub", "generator")
@@ -180,11 +180,9 @@ def _value(path: Path, argument: str, text: str) -> Any:
     if is_text(path) and not text.startswith(('"', "'")):
         return text  # also what looks like TOML: a template `{{ question }}`, a folder named 2026
     try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
+        parsed = parse_toml(f"value = {text}")
+    except ValueError as error:
         if text.startswith(("[", "{", '"', "'")):
-            raise ConfigError(
-                f"--set {argument}: the value is not TOML: {error}. Quote it if it is meant as text."
-            ) from None
+            raise ConfigError(f"--set {argument}: the value is {error}. Quote it if it is meant as text.") from None
         return text
     return parsed["value"] if len(parsed) == 1 else text

@@ -156,7 +156,11 @@ def test_disk_by_hand() -> None:
     [
         (["run.ranks=2"], replace(SEVEN, experts=8), "Qwen2 is a mixture of 8 experts"),
         (["sampling.max_tokens=40000"], SEVEN, "40512, and the model knows 32768 positions"),
-        (["run.ranks=3", "sampling.tensor_parallel=3"], SEVEN, "28 attention heads, which do not divide"),
+        (
+            ["run.ranks=3", "sampling.tensor_parallel=3"],
+            SEVEN,
+            "28 attention heads and 4 heads of keys and values and MLPs of width 18944: it can be 1, 2, 4",
+        ),
         (["run.ranks=8", "learning.problems_per_step=4"], SEVEN, "set learning.problems_per_step = 8 or more"),
     ],
 )

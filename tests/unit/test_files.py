@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from reasoner import files
 from reasoner.errors import DataError
 from reasoner.files import read_file, stem_of_file
 
@@ -22,6 +23,9 @@ ROWS = [
     {"question": 'He said "two"', "answer": "2"},
     {"question": "Größe?", "answer": "3"},
 ]
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
 
 
 def jsonl(rows: list[dict[str, str]]) -> bytes:
@@ -103,6 +107,17 @@ def test_parquet_is_read_in_batches_and_counted_through(tmp_path: Path) -> None:
         ("x.csv", "a;b\n1;2\n", r"columns must be separated by commas, got 'a;b'"),
         ("x.tsv", "", r"a data file ends in \.jsonl, \.json, \.csv, \.parquet \(or \.gz .*Did you mean '\.csv'"),
         ("x.parquet.gz", "", r"a data file ends in"),
+        (
+            "x.jsonl",
+            '{"a": 1}\n{"a": 1, "b": ' + DEEP + "}\n",
+            r"x\.jsonl, line 2: nested more than 100 .* in b\.0\.0\. ",
+        ),
+        ("x.jsonl", '{"a": [{"b": ' + "[" * 200 + "]" * 200 + "}]}", r"line 1: nested more than .*, in a\.0\.b\. "),
+        ("x.jsonl", "[" * 100_000, r"line 1: nested more than 100 levels deep, in 0\.0\.0"),
+        ("x.json", '[{"a": 1}, {"b": "[,{", "c": ' + DEEP + "}]", r"x\.json: nested more than .* in 1\.c\.0\."),
+        ("x.json", '{"a":' * 100_000 + "1" + "}" * 100_000, r"x\.json: nested more than 100 levels deep, in a\.a\.a"),
+        ("x.jsonl", '{"a": 1e999}', r"line 1: not JSON: 1e999 is too large for a number"),
+        ("x.jsonl", '{"a": ' + "9" * 5000 + "}", r"line 1: not JSON: Exceeds the limit"),
         ("x.parquet", "PAR1", r"x\.parquet: cannot be read as Parquet after 0 rows"),
     ],
 )
@@ -119,6 +134,45 @@ def test_values_that_json_does_not_have_are_refused_with_row_and_field(
     path = parquet(tmp_path / "x.parquet", {"a": ["x", "y"], "odd": [None, value]})
     with pytest.raises(DataError, match=rf"x\.parquet, row 1, field 'odd': not a JSON value: .*{reason}.*Leave"):
         list(read_file(path))
+
+
+@pytest.mark.parametrize("brackets", ["[]", "{}"])
+def test_what_is_nested_up_to_the_bound_is_read(tmp_path: Path, brackets: str) -> None:
+    open_, close = ("[", "]") if brackets == "[]" else ('{"a":', "}")
+    for levels, good in ((98, True), (99, True), (100, False), (101, False)):
+        text = f'{{"x": {open_ * levels}1{close * levels}, "y": "{"[" * 500}", "z": {[[]] * 300}}}'
+        (tmp_path / "x.jsonl").write_text(text)
+        if good:
+            ((_, fields),) = read_file(tmp_path / "x.jsonl")
+            assert fields == json.loads(text)
+        else:
+            with pytest.raises(DataError, match=r"line 1: nested more than 100 levels deep, in x"):
+                list(read_file(tmp_path / "x.jsonl"))
+
+
+def test_lines_and_files_have_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_CHARACTERS", 50)
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n{"a": "' + b"a" * (files.MAX_LINE + 9) + b'"}\n'))
+    with pytest.raises(DataError, match=r"x\.jsonl\.gz, line 2: longer than 67,108,864 characters"):
+        list(read_file(tmp_path / "x.jsonl.gz"))
+    for text, message in (
+        ("[" + '{"a": 1},\n' * 6, r"x\.json: more than 50"),
+        ("[" + " " * 50, "line 1: longer than 50"),
+    ):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(DataError, match=message):
+            list(read_file(tmp_path / "x.json"))
+    (tmp_path / "x.json").write_text('[{"a": 1},\n{"a": 2}]')
+    assert len(list(read_file(tmp_path / "x.json"))) == 2
+
+
+@pytest.mark.parametrize("levels", [120, 5000])
+def test_nested_rows_of_a_generator_or_the_hub_are_refused_with_the_field(levels: int) -> None:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    with pytest.raises(DataError, match=r"here, field 'b': nested more than 100 levels deep\. Leave the field out"):
+        files.plain("here", {"a": 1, "b": value})
 
 
 def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reasoner import refusals
 from reasoner.config import Config, LoraConfig
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, UserError
+from reasoner.model_size import ModelSize
 from reasoner.sampling import factory
 from reasoner.sampling.factory import check_sampler, why_merged
+from reasoner.settings import load_config
 from tests.tiny import build_tiny_model
 
 
@@ -26,6 +30,10 @@ def config(path: str = "x", device: str = "cpu", engine: str = "vllm", dtype: st
             "sampling": {"engine": engine, **more},
         }
     )
+
+
+def load_online(gpus: int) -> Config:
+    return load_config("math-gsm8k", "gpu", sets=["sampling.engine=vllm", f"sampling.tensor_parallel={gpus}"]).config
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +67,68 @@ def test_the_adapter_goes_alone_where_the_sampler_takes_it(
     assert why_merged(found.model_copy(update={"lora": LoraConfig(handover="merged")})) == "lora.handover"
 
 
+SPREAD = [
+    # heads, of keys and values, MLP, vocabulary, GPUs, what does not divide
+    (14, 2, 4864, 151936, 7, "2 heads of keys and values and MLPs of width 4864 and vocabulary of 151936"),
+    (14, 2, 4900, 448, 7, "2 heads of keys and values"),
+    (14, 2, 4864, 151936, 2, ""),
+    (14, 2, 4864, 151936, 4, "14 attention heads"),
+    (28, 4, 18944, 152064, 4, ""),
+    (28, 4, 18928, 448, 7, "4 heads of keys and values"),
+    (28, 4, 18928, 448, 14, "4 heads of keys and values"),
+    (32, 8, 14336, 128256, 16, ""),
+    (32, 8, 14336, 128256, 8, ""),
+    (32, 8, 14336, 128256, 3, "32 attention heads and 8 heads of keys and values and MLPs of width 14336"),
+    (32, 8, 14336, 128256, 64, "32 attention heads"),
+    (12, 12, 3072, 31990, 3, "vocabulary of 32000"),
+    (12, 12, 3072, 50304, 4, ""),
+    (12, 4, 3072, 192, 6, "4 heads of keys and values"),
+    (12, 1, 3072, 192, 6, ""),
+    (12, 8, 3072, 192, 12, "8 heads of keys and values"),
+    (0, 0, 0, 0, 5, ""),
+    (12, 4, 3072, 192, 1, ""),
+]
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "width", "vocabulary", "gpus", "why"), SPREAD)
+def test_plan_and_run_agree_on_how_many_gpus_can_share_a_model(
+    tmp_path: Path, heads: int, kv_heads: int, width: int, vocabulary: int, gpus: int, why: str
+) -> None:
+    model = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": width,
+        "vocab_size": vocabulary,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": model}))
+    size = ModelSize.of(tmp_path)
+    planned = list(refusals._of_sampler(load_online(gpus), size))
+    if not why:
+        check_sampler(config(tensor_parallel=gpus), tmp_path, training=True)
+        assert planned == []
+        return
+    with pytest.raises(ConfigError) as refused:
+        check_sampler(config(tensor_parallel=gpus), tmp_path, training=True)
+    assert f"sampling.tensor_parallel = {gpus} does not fit the model's {why}" in str(refused.value)
+    assert planned == [str(refused.value)]
+    for fitting in map(int, str(refused.value).rpartition("can be ")[2].split(", ")):
+        check_sampler(config(tensor_parallel=fitting), tmp_path, training=True)
+
+
+def test_weights_that_only_vllm_would_load_are_refused_with_it(tmp_path: Path) -> None:
+    folder = build_tiny_model(tmp_path)
+    (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(
+        UserError, match=r"has consolidated\.safetensors beside model\.safetensors, and vLLM would load"
+    ):
+        check_sampler(config(), folder, training=True)
+    check_sampler(config(engine="hf"), folder, training=True)
+
+
 def test_heads_that_cannot_be_spread_are_refused(tmp_path: Path) -> None:
     folder = build_tiny_model(tmp_path)  # two heads, one of keys and values
-    with pytest.raises(ConfigError, match=r"tensor_parallel = 3 does not fit the model's 2 .*\(1 of.* it can be 1, 2$"):
+    with pytest.raises(
+        ConfigError, match=r"tensor_parallel = 3 does not fit the model's 2 attention .*: it can be 1, 2$"
+    ):
         check_sampler(config(tensor_parallel=3), folder, training=True)
     check_sampler(config(tensor_parallel=2), folder, training=True)

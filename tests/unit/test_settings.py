@@ -221,6 +221,9 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         (["prompt.template={{ question"], ["prompt.template, line 1: not a Jinja template"]),
         (["prompt.examples=[{user = 'a'}]"], ["needs exactly `user` and `assistant`", "['user']"]),
         (["profile=gpu"], ["'profile'", "command line"]),
+        ([f"prompt.examples={'[' * 100_000}"], ["prompt.examples=[[", "nested more than 100 levels deep"]),
+        ([f"model.chat_template_kwargs={'{a=' * 5000}1{'}' * 5000}"], ["nested more than 100 levels deep"]),
+        ([f"run.steps={'9' * 5000}"], ["must be a whole number"]),
     ],
 )
 def test_what_is_refused_and_how(task: Path, sets: list[str], parts: list[str]) -> None:
@@ -228,6 +231,41 @@ def test_what_is_refused_and_how(task: Path, sets: list[str], parts: list[str]) 
         laptop(task, *sets)
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["0.005", "1e-300", "0.00999", "2.01", "1e9", "-1", "nan", "inf", "-inf"])
+@pytest.mark.parametrize("key", ["sampling.temperature", "evaluation.temperature"])
+def test_temperatures_that_no_engine_takes_are_refused_at_load(task: Path, key: str, value: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^{key} = .*\(--set\): must be (at least 0.01|at most 2|0 \(greedy\) or|a fin)"
+    ):
+        laptop(task, f"{key}={value}")
+
+
+def test_temperatures_at_the_bounds_are_taken_and_zero_only_evaluates(task: Path) -> None:
+    for value in (0.01, 0.7, 2.0, 2):
+        config = laptop(task, f"sampling.temperature={value}", f"evaluation.temperature={value}").config
+        assert config.evaluation is not None
+        assert config.sampling.temperature == config.evaluation.temperature == value
+    assert laptop(task, "evaluation.temperature=0").config.evaluation.temperature == 0.0  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"sampling.temperature = 0 .*must be at least 0.01"):
+        laptop(task, "sampling.temperature=0")
+
+
+def test_a_task_file_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "deep.toml"
+    for text in (
+        f"x = {'[' * 100_000}",
+        f"x = {'{a = ' * 3000}1{'}' * 3000}",
+        f"{'a.' * 3000}b = 1",
+        "[" + "a." * 3000 + "b]",
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"deep\.toml: nested more than 100 levels deep"):
+            load_config(file, "laptop")
+    file.write_text(f"x = {'9' * 5000}")
+    with pytest.raises(ConfigError, match=r"deep\.toml: not TOML: Exceeds the limit"):
+        load_config(file, "laptop")
 
 
 def test_several_errors_are_one_message_with_a_line_each(task: Path) -> None:

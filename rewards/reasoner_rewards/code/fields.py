@@ -34,7 +34,7 @@ def list_of_tests(problem: Problem) -> list[Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list) or not value:
         raise missing(problem, "a list")
