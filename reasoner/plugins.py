@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn, TypeVar
@@ -35,6 +36,8 @@ T = TypeVar("T")
 BUILT_IN = ("reasoner_rewards", "reasoner_tasks", "reasoner.reporting.trackers")
 PACKAGE, DISTRIBUTION, FILE = "built-in package", "distribution", "plugin file"
 """how the origins of plugins begin"""
+_executed: dict[str, str] = {}
+"""module of a plugin file -> SHA-256 of what was executed"""
 _FAMILY = re.compile(r"[a-z][a-z0-9_]*")
 """a family's name: `-` joins it with a member's in run folders, `/` in commands"""
 
@@ -72,33 +75,22 @@ class Registration:
 class Names(dict[str, T]):
     """What is registered, by name.
 
-    Asking for a name that is not there, with `[]` or `in`, raises while an installed plugin is broken: the name may be
-    one of its own, and "there is no such name" would send the user looking for a typing error.
+    `names[name]` of one that is not there raises `PluginError`, and no `KeyError`, while an installed plugin is broken:
+    the name may be one of its own, and "there is no such name" would send the user looking for a typing error. To see
+    whether a name is there, and nothing more, use `in`.
     """
 
     def __init__(self, kind: str, table: Mapping[str, T], broken: Sequence[PluginError]) -> None:
         super().__init__(table)
         self._kind, self._broken = kind, tuple(broken)
 
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or self._missing(name)
-
     def __missing__(self, name: str) -> NoReturn:
-        self._missing(name)
-        raise KeyError(name)
-
-    def _missing(self, name: object) -> bool:
-        """False.
-
-        Raises:
-            PluginError: a plugin is broken.
-        """
         if self._broken:
             raise PluginError(
-                f"there is no {self._kind} {name!r}.{nearest(str(name), self)} A broken plugin may have it: "
+                f"there is no {self._kind} {name!r}.{nearest(name, self)} A broken plugin may have it: "
                 f"{'; '.join(map(str, self._broken))}. Mend or uninstall it; see `reasoner plugins list`."
             )
-        return False
+        raise KeyError(name)
 
 
 class TaskFiles(Names[Path]):
@@ -111,6 +103,8 @@ class TaskFiles(Names[Path]):
 
 def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
     """A fresh plugin manager: built-ins, installed distributions, then single files, in that order.
+
+    Only the manager is: like any module, a file is executed once per process, and again when it has changed.
 
     Raises:
         PluginError: a file cannot be imported or implements a hook that does not exist. (An installed distribution
@@ -131,7 +125,9 @@ def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
     for file in files:
         path = Path(file)
         origin = f"{FILE} {path}"
-        _register(manager, _import(origin, lambda path=path: _import_file(path)), origin)
+        module = _import(origin, lambda path=path: _import_file(path))
+        if not manager.is_registered(module):  # the same file may be named in two ways
+            _register(manager, module, origin)
     return manager
 
 
@@ -258,7 +254,7 @@ def _results(manager: pluggy.PluginManager, hook: str, parse: Callable[[Any], T]
         try:
             returned = call.function()
             found[origin] = parse(() if returned is None else returned)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if origin.startswith(PACKAGE):
                 raise
             failed = PluginError(f"{origin}: {hook} failed: {type(error).__name__}: {error}")
@@ -283,7 +279,7 @@ def _tasks(returned: Iterable[Path]) -> dict[str, Path]:
 
 def _families(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
     families: dict[str, TaskFamily] = {}
-    for name, family in dict(returned).items():
+    for name, family in _named(returned).items():
         if not isinstance(family, TaskFamily):
             raise TypeError(f"{name!r} must be a TaskFamily, got {type(family).__name__}")
         if not _FAMILY.fullmatch(name):
@@ -295,7 +291,7 @@ def _families(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
 
 
 def _generators(returned: Mapping[str, Generator]) -> dict[str, Generator]:
-    return dict(returned)
+    return _named(returned)
 
 
 def _algorithms(returned: object) -> Algorithms:
@@ -303,12 +299,14 @@ def _algorithms(returned: object) -> Algorithms:
         return Algorithms()
     if not isinstance(returned, Algorithms):
         raise TypeError(f"it must return Algorithms, got {type(returned).__name__}")
+    for table in (returned.presets, returned.credits, returned.links):
+        _named(table)
     return returned
 
 
 def _trackers(returned: Mapping[str, object]) -> dict[str, TrackerKind]:
     kinds: dict[str, TrackerKind] = {}
-    for name, kind in dict(returned).items():
+    for name, kind in _named(returned).items():
         if not isinstance(kind, TrackerKind):
             raise TypeError(f"{name!r} must be a TrackerKind, got {type(kind).__name__}")
         kinds[name] = kind
@@ -321,7 +319,15 @@ def _by_name(named: Iterable[tuple[str, T]]) -> dict[str, T]:
         if name in table:
             raise ValueError(f"it registers {name!r} twice")
         table[name] = value
-    return table
+    return _named(table)
+
+
+def _named(table: Mapping[str, T]) -> dict[str, T]:
+    """The table, if its names are names: they are sorted, compared and printed."""
+    for name in table:
+        if not isinstance(name, str) or not name.strip():
+            raise TypeError(f"a name must be text, got {name!r}")
+    return dict(table)
 
 
 def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mapping[str, T]]) -> Names[T]:
@@ -389,12 +395,15 @@ def _import_file(path: Path) -> ModuleType:
     if resolved.name == "__init__.py" and resolved.parent.name.isidentifier():
         return _import_package(resolved)
     name = f"reasoner_plugin_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
+    content = hashlib.sha256(resolved.read_bytes()).hexdigest()
+    known = sys.modules.get(name)
+    if known is not None and _executed.get(name) == content:
+        return known
     spec = importlib.util.spec_from_file_location(name, resolved)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    module = _execute(name, spec)
+    _executed[name] = content
     return module
 
 
@@ -408,11 +417,16 @@ def _import_package(init: Path) -> ModuleType:
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(init.parent)])
     assert spec is not None
+    return _execute(name, spec)
+
+
+def _execute(name: str, spec: ModuleSpec) -> ModuleType:
+    """A new module, under its name while it is executed and afterwards; not where that fails."""
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module

@@ -116,12 +116,13 @@ def check_generator(source: SourceConfig, generators: Mapping[str, Generator], s
     """
     if source.generator is None:
         return
-    if source.generator not in generators:
+    try:
+        function = generators[source.generator]
+    except KeyError:
         raise ConfigError(
             f"{section}.generator = {source.generator!r}: there is no such generator."
             f"{nearest(source.generator, generators)} Registered: {', '.join(sorted(generators)) or 'none'}."
-        )
-    function = generators[source.generator]
+        ) from None
     hints = get_type_hints(function)
     keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for key, value in source.options.items():

@@ -70,16 +70,16 @@ def find_task(task: str | Path, registered: Mapping[str, Path]) -> TaskFile:
     families = registered.families if isinstance(registered, TaskFiles) else {}
     if isinstance(task, Path) or text.endswith(".toml"):
         return _own_file(task)
-    if text in list(registered):  # not `text in registered`: that asks the broken plugins, too
+    if text in registered:
         path = registered[text]
         return TaskFile(text, path, f"task {text}", read_toml(path))
     family, joined, member = text.partition("/" if "/" in text else "-")
-    if joined and family in list(families):
+    if joined and family in families:
         return _member(family, member, families[family], registered)
     if "/" in text:
         _refuse_mistyped(text, families)
         return _own_file(task)
-    if text in list(families):
+    if text in families:
         names = members(text, families[text])
         example = f", for example {text}/{names[0]}" if names else ""
         raise UserError(
@@ -106,7 +106,7 @@ def _member(family: str, member: str, made_by: TaskFamily, registered: Mapping[s
     name = f"{family}-{member}"
     of_family = {f"{family}/{each}": each for each in members(family, made_by)}
     found = find("task", f"{family}/{member}", of_family, f"reasoner tasks show {family}")
-    if name in list(registered):
+    if name in registered:
         raise UserError(f"{family}/{member} would be called {name} in run folders, and a task file has that name.")
     origin = f"task {family}/{member}"
     text = _asked(family, "toml", lambda: made_by.toml(found))
@@ -116,11 +116,16 @@ def _member(family: str, member: str, made_by: TaskFamily, registered: Mapping[s
 def _refuse_mistyped(text: str, families: Mapping[str, TaskFamily]) -> None:
     """Refuse what is neither a file nor a member; a broken plugin that may have the family is named instead."""
     family = text.partition("/")[0]
-    if not Path(text).expanduser().exists() and family not in families and families:
-        raise UserError(
-            f"cannot read {text}: there is no such file, and no family of tasks {family!r}.{nearest(family, families)} "
-            "See `reasoner tasks list`."
-        )
+    if Path(text).expanduser().exists():
+        return
+    try:
+        families[family]
+    except KeyError:
+        if families:
+            raise UserError(
+                f"cannot read {text}: there is no such file, and no family of tasks {family!r}."
+                f"{nearest(family, families)} See `reasoner tasks list`."
+            ) from None
 
 
 def _own_file(task: str | Path) -> TaskFile:

@@ -149,7 +149,7 @@ def _sources_of(name: str, manager: pluggy.PluginManager) -> list[RewardSource]:
         if not found[name].rewards:
             raise UserError(f"{found[name].origin} registers no reward source: there is nothing to check.")
         return [sources[each] for each in found[name].rewards]
-    if name in list(sources):
+    if name in sources:
         return [sources[name]]
     raise UserError(
         f"there is no plugin and no reward source {name!r}.{nearest(name, [*found, *sources])} "

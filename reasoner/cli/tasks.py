@@ -37,7 +37,7 @@ def show(task: options.Task, plugin: options.Plugins = None) -> None:
     Example: reasoner tasks show math-gsm8k
     """
     registered = hooks.task_files(hooks.build_manager(plugin or ()))
-    if task in list(registered.families) and task not in list(registered):
+    if task in registered.families and task not in registered:
         _show_family(task, registered.families[task])
         return
     found = find_task(task, registered)

@@ -24,12 +24,14 @@ def check_trackers(configured: Configured, kinds: Mapping[str, TrackerKind]) -> 
         ConfigError: with the key, the value and the nearest valid name.
     """
     for name, options in configured.items():
-        if name not in kinds:
+        try:
+            kind = kinds[name]
+        except KeyError:
             raise ConfigError(
                 f"trackers.{name}: there is no tracker {name!r}.{nearest(name, kinds)} "
                 f"Registered: {', '.join(sorted(kinds)) or 'none'}."
-            )
-        check_options(f"trackers.{name}: the tracker", kinds[name].options, options)
+            ) from None
+        check_options(f"trackers.{name}: the tracker", kind.options, options)
 
 
 def preflight_trackers(configured: Configured, kinds: Mapping[str, TrackerKind]) -> dict[str, str]:

@@ -51,14 +51,16 @@ def check_rewards(rewards: Sequence[RewardConfig], sources: Mapping[str, RewardS
         ConfigError: with the key, the value and the nearest valid name.
     """
     for index, reward in enumerate(rewards):
-        if reward.source not in sources:
+        try:
+            source = sources[reward.source]
+        except KeyError:
             raise ConfigError(
                 f"rewards[{index}].source: there is no reward source {reward.source!r}."
                 f"{nearest(reward.source, sources)} Registered: {', '.join(sorted(sources)) or 'none'}. "
                 "One of your own comes with its plugin: --plugin FILE.py, or an installed distribution."
-            )
+            ) from None
         try:
-            sources[reward.source].check_options(reward.options)
+            source.check_options(reward.options)
         except ConfigError as error:
             raise ConfigError(f"rewards[{index}].options: {error}") from error
     if found := mistake_of_conditions(rewards):

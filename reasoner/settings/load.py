@@ -213,13 +213,14 @@ def _corrected(lowest: Leaves, leaves: Leaves) -> Leaves:
 
 
 def _preset(key: Key, leaf: Leaf, algorithms: Algorithms) -> Preset:
-    if isinstance(leaf.value, str) and leaf.value in algorithms.presets:
-        return algorithms.presets[leaf.value]
-    hint = nearest(leaf.value, algorithms.presets) if isinstance(leaf.value, str) else ""
-    raise ConfigError(
-        f"{show_key(key)} = {leaf.value!r} ({leaf.origin}): there is no such method.{hint} There are: "
-        f"{', '.join(algorithms.presets)}."
-    )
+    try:
+        return algorithms.presets[str(leaf.value)]
+    except KeyError:
+        hint = nearest(leaf.value, algorithms.presets) if isinstance(leaf.value, str) else ""
+        raise ConfigError(
+            f"{show_key(key)} = {leaf.value!r} ({leaf.origin}): there is no such method.{hint} There are: "
+            f"{', '.join(algorithms.presets)}."
+        ) from None
 
 
 def _validated(leaves: Leaves) -> Config:
@@ -257,12 +258,13 @@ def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..
     """A credit or link of a plugin is there and takes the options."""
     if not isinstance(choice, CustomCredit | CustomLink):
         return
-    if choice.name not in registered:
+    try:
+        function = registered[choice.name]
+    except KeyError:
         raise ConfigError(
             f"{key}.name = {choice.name!r}: no plugin registers it.{nearest(choice.name, registered)} "
             f"Registered: {', '.join(registered) or 'none'}."
-        )
-    function = registered[choice.name]
+        ) from None
     known = options_of(function)
     for option in choice.options:
         if option not in known and not takes_any_option(function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from reasoner.scaffold import package_of, write_plugin
 from reasoner.settings import load_config
 from reasoner.testing import Checklist, check_source
 from tests.command import Cli
+from tests.tiny import build_tiny_model
 
 HEAD = "import os, random, subprocess, threading, time\nfrom reasoner import Score, hookimpl, reward\n"
 GOOD = """
@@ -78,6 +80,56 @@ def test_a_file_is_listed_with_its_methods(cli: Cli) -> None:
     assert "algorithms tanh-grpo, credit rank, link tanh" in text
 
 
+COMMANDS = (
+    ("run", "math-gsm8k", "--profile", "laptop", "--dry-run"),
+    ("plan", "math-gsm8k", "--profile", "laptop", "--model", "MODEL", "--set", "sampling.max_prompt_tokens=64"),
+    ("rewards", "show", "good"),
+    ("config", "show", "math-gsm8k", "--profile", "laptop"),
+    ("plugins", "check", "FILE"),
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "package"), [*((command, False) for command in COMMANDS), (COMMANDS[-1], True)], ids=str
+)
+def test_a_plugin_file_is_executed_once_per_process(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], package: bool
+) -> None:
+    executed, path = tmp_path / "executed", tmp_path / f"counted_{command[0]}" / "__init__.py"
+    if package:
+        path.parent.mkdir()
+        monkeypatch.delitem(sys.modules, path.parent.name, raising=False)
+    else:
+        path = tmp_path / "own.py"
+    counting = f"import os\nwith open({str(executed)!r}, 'a') as file:\n    print(os.getpid(), file=file)\n"
+    path.write_text(counting + HEAD + GOOD + REGISTER.format("good"))
+    replaced = {"FILE": str(path), "MODEL": str(build_tiny_model(tmp_path / "model")) if command[0] == "plan" else ""}
+    done = cli(*(replaced.get(each, each) for each in command), "--plugin", str(path))
+    assert done.code == 0, done.err
+    processes = executed.read_text().split()
+    assert str(os.getpid()) in processes
+    assert len(processes) == len(set(processes))
+    assert len(processes) > 1 or command[0] != "plugins"  # its workers have a host
+
+
+def test_a_plugin_file_that_has_changed_is_executed_again_and_two_spellings_are_one(tmp_path: Path) -> None:
+    path = plugin(tmp_path, GOOD, "good")
+    first = reward_sources(build_manager([path]))["good"]
+    spelt = str(tmp_path / "x" / ".." / "own.py")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link.py").symlink_to(path)
+    again = reward_sources(build_manager([path, spelt, str(tmp_path / "link.py")]))
+    assert again["good"] is first
+    plugin(tmp_path, GOOD.replace("1.0", "2.0"), "good")
+    assert reward_sources(build_manager([path]))["good"].timeout_s == 2.0
+    (tmp_path / "own.py").write_text("import nowhere_to_be_found")
+    for _ in range(2):
+        with pytest.raises(PluginError, match="nowhere_to_be_found"):
+            build_manager([path])
+    plugin(tmp_path, GOOD, "good")
+    assert reward_sources(build_manager([path]))["good"].timeout_s == 1.0
+
+
 BROKEN = {
     "raises": ("import nowhere_to_be_found", "cannot be imported: ModuleNotFoundError"),
     "exits": ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
@@ -101,6 +153,53 @@ BROKEN = {
         "from reasoner import hookimpl\n@hookimpl\ndef register_rewards():\n    return ['math']",
         "it must return functions marked with @reward, got 'math'",
     ),
+    "syntax": ("def f(:\n    pass", "cannot be imported: SyntaxError"),
+    "recursion": ("def f():\n    f()\nf()", "cannot be imported: RecursionError"),
+    "no-utf8": ("# \\xff\nx = '\\ud800'\nx.encode()", "cannot be imported: UnicodeEncodeError"),
+    "hook-exits": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_rewards():\n    raise SystemExit(3)",
+        "register_rewards failed: SystemExit: 3",
+    ),
+    "number-as-name": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_generators():\n    return {3: print}",
+        "register_generators failed: TypeError: a name must be text, got 3",
+    ),
+    "no-name": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_trackers():\n    return {None: print}",
+        "register_trackers failed: TypeError: a name must be text, got None",
+    ),
+    "empty-name": (
+        "from reasoner import hookimpl, reward\n@reward(' ')\ndef own(problem, response):\n    return 1.0\n"
+        "@hookimpl\ndef register_rewards():\n    return [own]",
+        "register_rewards failed: TypeError: a name must be text, got ' '",
+    ),
+    "odd-reward": (
+        "from reasoner import hookimpl, reward\n@reward(b'x')\ndef own(problem, response):\n    return 1.0\n"
+        "@hookimpl\ndef register_rewards():\n    return [own]",
+        "register_rewards failed: TypeError: a name must be text, got b'x'",
+    ),
+    "odd-method": (
+        "from reasoner import hookimpl\nfrom reasoner.gro.algorithms import Algorithms\n@hookimpl\ndef register_algorithms():\n"
+        "    return Algorithms(credits={7: print})",
+        "register_algorithms failed: TypeError: a name must be text, got 7",
+    ),
+    "odd-family": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_task_families():\n    return {(1, 2): print}",
+        "register_task_families failed: TypeError: a name must be text, got (1, 2)",
+    ),
+    "no-paths": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_tasks():\n    return [3]",
+        "register_tasks failed: TypeError",
+    ),
+    "no-table": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_generators():\n    return ['x']",
+        "register_generators failed: ",
+    ),
+    "breaks-off": (
+        "from reasoner import hookimpl\n@hookimpl\ndef register_rewards():\n"
+        "    yield from ()\n    raise OSError('gone')",
+        "register_rewards failed: OSError: gone",
+    ),
     "no-algorithms": (
         "from reasoner import hookimpl\n@hookimpl\ndef register_algorithms():\n    return {'x': 1}",
         "it must return Algorithms, got dict",
@@ -119,6 +218,15 @@ def test_a_broken_distribution_is_listed_and_breaks_nothing_else(cli: Cli, insta
     assert error in " ".join(listed.out.split())
     assert cli("tasks", "list").code == 0
     assert cli("rewards", "show", "math").code == 0
+    manager = build_manager()
+    hooks.registrations(manager)  # calls every hook: which plugins are broken is known now
+    tables = [reward_sources(manager), hooks.task_files(manager), hooks.task_files(manager).families]
+    tables += [hooks.generators(manager), hooks.trackers(manager), hooks.algorithms(manager).presets]
+    for table in tables:
+        assert "no-such-name" not in table  # to look is no mistake; to ask for it is
+        assert table.get("no-such-name") is None
+        with pytest.raises(PluginError, match=f"'no-such-name'.*broken-{name}"):
+            table["no-such-name"]
     assert load_config("math-gsm8k", "laptop").config.task == "math-gsm8k"
 
 
@@ -133,8 +241,23 @@ def test_a_name_that_is_nowhere_while_a_plugin_is_broken_names_the_plugin(instal
         load_config("math-gsm8k", "laptop", sets=["gro.preset=mth"])
     with pytest.raises(PluginError, match="there is no " + wanted.format("task")):
         load_config("mth")
+    for made_up in ("gro.terms.grpo.credit={kind='custom', name='mth'}", "trackers.mth={}"):
+        with pytest.raises(PluginError, match=r"there is no (credit|tracker) 'mth'.*broken-thing"):
+            load_config("math-gsm8k", "laptop", sets=[made_up])
+    with pytest.raises(PluginError, match=r"there is no task family 'mth'.*broken-thing"):
+        load_config("mth/one")
     with pytest.raises(PluginError, match="there is no " + wanted.format("generator")):
         load_config("math-gsm8k", "laptop", sets=["data.train.generator=mth", "data.train.limit=3"])
+
+
+def test_a_new_plugin_is_written_while_another_is_broken(cli: Cli, install: Install, tmp_path: Path) -> None:
+    install("broken-thing", "import nowhere_to_be_found")
+    assert cli("plugins", "new", "unit-verifier", "--output", str(tmp_path)).code == 0
+
+
+def test_a_plugin_that_registers_nothing_works(cli: Cli, install: Install) -> None:
+    install("none-at-all", "from reasoner import hookimpl\n@hookimpl\ndef register_rewards():\n    return None")
+    assert "BROKEN" not in cli("plugins", "list").out
 
 
 def test_without_a_broken_plugin_names_are_plain_tables(install: Install) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -279,6 +280,16 @@ def test_score_with_the_same_rewards_changes_nothing(cli: Cli, run: Path) -> Non
     ]
     assert "groups in another order 0 of 2 credits of another sign 0 of 4" in " ".join(out.split())
     assert "No reward changed." in out
+
+
+def test_the_run_s_plugin_is_executed_once_in_each_process_of_score(cli: Cli, run: Path, tmp_path: Path) -> None:
+    executed = tmp_path / "executed"
+    counting = f"import os\nwith open({str(executed)!r}, 'a') as file:\n    print(os.getpid(), file=file)\n"
+    (tmp_path / "number.py").write_text(counting + PLUGIN)
+    assert cli("score", str(run))[0] == 0
+    processes = executed.read_text().split()
+    assert str(os.getpid()) in processes
+    assert len(processes) == len(set(processes)) == 2  # the host of the workers is the other
 
 
 def test_score_with_other_rewards_says_what_they_do(cli: Cli, run: Path, tmp_path: Path) -> None:
