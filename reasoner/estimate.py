@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from reasoner.config import Config
 from reasoner.gro.terms import SOURCES
-from reasoner.machine import GIB, Machine
+from reasoner.machine import GIB, Machine, describe_handover
 from reasoner.memory import (
     TIGHT,
     Need,
@@ -25,6 +25,7 @@ from reasoner.memory import (
     longest_sequence,
     micro_batch_tokens,
     needs,
+    published_bytes,
     sampler_bytes,
     step_tokens,
 )
@@ -216,7 +217,16 @@ class Estimate:
     @property
     def facts(self) -> dict[str, str]:
         """What the start of a run says."""
-        return {"memory": describe_memory(self.needs, self.machine.free), "longest context": self.described_context}
+        found = {"memory": describe_memory(self.needs, self.machine.free), "longest context": self.described_context}
+        return found | ({"hand-over": self.described_handover} if self.described_handover else {})
+
+    @property
+    def described_handover(self) -> str:
+        """How the weights would get into the sampler; empty: there is none, or the machine is not this one."""
+        if not self.config.online or self.machine.planned:
+            return ""
+        size = published_bytes(self.config, self.model, self.engine, self.machine.device)
+        return describe_handover(size, self.config.sampling.weights_folder)
 
     @property
     def described_context(self) -> str:

@@ -10,15 +10,15 @@ Two checks, because with a sampler that silently keeps stale weights nothing cra
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from reasoner.errors import HandoverError
+from reasoner.machine import MEMORY_FOLDER, why_not_in_memory
 from reasoner.models import no_progress_bars
 from reasoner.processes import scratch_prefix
 from reasoner.ranks import ALONE, Ranks
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Gap", "Publisher", "SavedModel", "check_gap", "gap_limit", "hand_over", "verify_gap"]
 
-_log = logging.getLogger(__name__)
-_MEMORY = Path("/dev/shm")
 _LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
 
 
@@ -108,7 +106,13 @@ class SavedModel:
         return write_weights(folder, model.named_parameters(remove_duplicate=False))
 
 
-def hand_over(learner: Publisher, sampler: Sampler, ranks: Ranks = ALONE, parent: str | None = None) -> Receipt:
+def hand_over(
+    learner: Publisher,
+    sampler: Sampler,
+    ranks: Ranks = ALONE,
+    parent: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Receipt:
     """Publish the learner's weights, load them into the sampler, and compare its receipt.
 
     The weights are written to memory (/dev/shm) where they fit, else to the folder for temporary files, and removed
@@ -116,26 +120,33 @@ def hand_over(learner: Publisher, sampler: Sampler, ranks: Ranks = ALONE, parent
 
     Args:
         parent: the folder to write into (`sampling.weights_folder`); None: as above.
+        say: told when the weights do not go through memory.
 
     Raises:
         HandoverError: the sampler read something else than was published, or reports another version, or the weights
-            do not fit into `parent`.
+            cannot be written.
     """
     if parent is not None:
+        return _hand_over_on_disk(Path(parent), "sampling.weights_folder", learner, sampler, ranks)
+    why = next(filter(None, ranks.gather(why_not_in_memory())), "")
+    if not why:
         try:
-            return _hand_over_through(Path(parent), learner, sampler, ranks)
-        except OSError as error:
-            raise HandoverError(
-                f"the weights cannot be written to sampling.weights_folder = {parent!r}: {error.strerror or error}"
-            ) from error
-    if _MEMORY.is_dir():
-        try:
-            return _hand_over_through(_MEMORY, learner, sampler, ranks)
+            return _hand_over_through(MEMORY_FOLDER, learner, sampler, ranks)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            _log.info("weights go through %s: %s", tempfile.gettempdir(), error)
-    return _hand_over_through(Path(tempfile.gettempdir()), learner, sampler, ranks)
+            why = f"they do not fit into {MEMORY_FOLDER} (a container: start it with a larger --shm-size)"
+    say(f"the weights go to the sampler through {tempfile.gettempdir()}, which is slower than memory: {why}")
+    return _hand_over_on_disk(Path(tempfile.gettempdir()), "the folder for temporary files", learner, sampler, ranks)
+
+
+def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: Sampler, ranks: Ranks) -> Receipt:
+    try:
+        return _hand_over_through(parent, learner, sampler, ranks)
+    except OSError as error:
+        raise HandoverError(
+            f"the weights cannot be written to {what} = {str(parent)!r}: {error.strerror or error}"
+        ) from error
 
 
 def _hand_over_through(parent: Path, learner: Publisher, sampler: Sampler, ranks: Ranks) -> Receipt:

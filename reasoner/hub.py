@@ -38,6 +38,14 @@ def hub_reachable() -> bool:
     return not constants.HF_HUB_OFFLINE
 
 
+def said_offline() -> str:
+    """That the hub was asked and did not answer, for the facts of a run; empty: it did, or nobody asked."""
+    from_cache = hub_reachable.cache_info().currsize and not hub_reachable()
+    return (
+        "cannot be reached: models and data are those of the local cache, as old as they may be" if from_cache else ""
+    )
+
+
 def _stay_offline() -> None:
     from huggingface_hub import constants
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Literal
 import psutil
 
 GIB = 2**30
+MEMORY_FOLDER = Path("/dev/shm")
+"""files in it are in the memory of this machine or container"""
 _GROUP_FILES = {
     "": (("", "memory.max", "memory.current", "inactive_file"),),
     "memory": (("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),),
@@ -64,6 +69,34 @@ def free_memory(device: str) -> dict[str, float]:
 
         free["GPU memory"] = float(torch.cuda.mem_get_info()[0])
     return free
+
+
+def why_not_in_memory(size: float = 0.0) -> str:
+    """Why weights of so many bytes cannot go to samplers through memory (/dev/shm), and what to do; empty: they can."""
+    if not MEMORY_FOLDER.is_dir():
+        return f"{MEMORY_FOLDER} is not there: mount a tmpfs on it"
+    if not os.access(MEMORY_FOLDER, os.W_OK | os.X_OK):
+        return f"{MEMORY_FOLDER} cannot be written: mount it writable for this user"
+    free = shutil.disk_usage(MEMORY_FOLDER).free
+    if size >= free:
+        return (
+            f"{MEMORY_FOLDER} is too small: {free / GIB:.2f} GiB free, {size / GIB:.2f} GiB needed (a container: "
+            f"`--shm-size={math.ceil(1.1 * size / GIB)}g` or `--ipc=host`)"
+        )
+    return ""
+
+
+def describe_handover(size: float, parent: str | None) -> str:
+    """Through what weights of so many bytes would go to the samplers of this machine now, and why.
+
+    Args:
+        parent: `sampling.weights_folder`; None: memory is taken where they fit.
+    """
+    if parent is not None:
+        return f"through {parent} (sampling.weights_folder)"
+    if why := why_not_in_memory(size):
+        return f"through {tempfile.gettempdir()}, which is slower than memory: {why}"
+    return f"through memory ({MEMORY_FOLDER})"
 
 
 def _container_free(root: Path, groups: str) -> Iterator[float]:

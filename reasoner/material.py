@@ -16,6 +16,7 @@ from reasoner.errors import ConfigError
 from reasoner.estimate import Estimate
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.hookspecs import Generator
+from reasoner.hub import said_offline
 from reasoner.machine import this_machine
 from reasoner.memory import Need, needs
 from reasoner.model_size import ModelSize
@@ -109,6 +110,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         if training and source != "online" and config.gro.reads(source)
     }
     facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
+    facts |= {"hub": said_offline()} if said_offline() else {}
     held_out, train = prompts(splits.eval), prompts(splits.train)
     critic = config.critic.path if training and config.gro.needs_critic else None
     return Material(

@@ -122,6 +122,8 @@ class Stages:
     """steps that sampled, since this start"""
     fresh: Fresh | None = None
     """of the current step; None: it reads no fresh groups"""
+    told: set[str] = field(default_factory=set)
+    """what was said once for all steps"""
     watch: Watch = field(default_factory=Watch)
     """looks for what goes wrong"""
 
@@ -258,7 +260,14 @@ class Stages:
             HandoverError: the sampler did not take them.
         """
         if self.evaluator and self.learner.version != self.evaluator.sampler.version:
-            hand_over(self.learner, self.evaluator.sampler, self.ranks, self.config.sampling.weights_folder)
+            parent = self.config.sampling.weights_folder
+            hand_over(self.learner, self.evaluator.sampler, self.ranks, parent, self._say_once)
+
+    def _say_once(self, text: str) -> None:
+        """Say what is the same at every step once."""
+        if text not in self.told:
+            self.told.add(text)
+            self.view.message(text)
 
     def evaluate(self, step: int) -> None:
         """Evaluate the learner's weights after a step where that is due: before training, after it, and in between as

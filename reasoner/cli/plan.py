@@ -115,6 +115,7 @@ def as_json(estimate: Estimate) -> dict[str, Any]:
         "micro_batch_tokens": micro_batch_tokens(config),
         "longest_context": tokens,
         "longest_context_limit": by,
+        "handover": estimate.described_handover or None,
         "checkpoint_bytes": estimate.checkpoint_bytes,
         "disk_bytes": estimate.disk_bytes,
     }
@@ -154,6 +155,8 @@ def _facts(resolved: Resolved, estimate: Estimate) -> Mapping[str, str]:
     if estimate.engine == "vllm":
         facts["KV cache"] = f"{estimate.cached_sequences:,.0f} sequences of {longest_sequence(config):,} tokens at once"
     facts["longest context"] = estimate.described_context
+    if estimate.described_handover:
+        facts["hand-over"] = estimate.described_handover
     facts["disk"] = f"{_size(estimate.disk_bytes)} at most; a checkpoint {_size(estimate.checkpoint_bytes)}"
     return facts
 

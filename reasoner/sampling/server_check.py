@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from reasoner.config import Config
 from reasoner.errors import UserError
+from reasoner.machine import MEMORY_FOLDER, why_not_in_memory
 from reasoner.models import folder_at_hand
 from reasoner.parsing import read_model_json, table_of
 from reasoner.processes import scratch_prefix
@@ -44,7 +45,7 @@ class Wanted:
             found = read_model_json(folder / "config.json")
             found |= table_of(found, "text_config")
         profile = f" --profile {config.profile}" if config.profile else ""
-        memory = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
+        memory = tempfile.gettempdir() if why_not_in_memory() else MEMORY_FOLDER
         return cls(
             command=f"reasoner serve {config.task}{profile}",
             shape={name: found[name] for name in SHAPE if name in found},

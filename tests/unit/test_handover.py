@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import Tensor
 from reasoner.errors import HandoverError
 from reasoner.handover import Gap, check_gap, gap_limit, hand_over, verify_gap
 from reasoner.learning.learner import Learner
+from reasoner.machine import describe_handover
 from reasoner.records import Group, Message, Problem, Receipt, Response
 from reasoner.sampling.base import Sampler
 from reasoner.weights import Digest, check_room, count_weights, read_files, read_weights, write_weights
@@ -167,12 +169,60 @@ def test_weights_that_do_not_fit_into_memory_go_through_the_folder_for_temporary
 
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9 if tmp_path in Path(path).parents else 8))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    said: list[str] = []
     learner = FakeLearner()
-    through(learner, FakeSampler())
+    hand_over(cast(Learner, learner), cast(Sampler, FakeSampler()), say=said.append)
     assert learner.folders[-1].parent == tmp_path
+    assert said == [
+        f"the weights go to the sampler through {tmp_path}, which is slower than memory: they do not fit into /dev/shm "
+        "(a container: start it with a larger --shm-size)"
+    ]
     with pytest.raises(OSError, match="do not fit") as caught:
         check_room(Path("/"), 8)
     assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("case", ["missing", "read-only", "in memory"])
+def test_what_keeps_the_weights_out_of_memory_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
+) -> None:
+    memory, temporary = tmp_path / "shm", tmp_path / "tmp"
+    temporary.mkdir()
+    for module in ("machine", "handover"):
+        monkeypatch.setattr(f"reasoner.{module}.MEMORY_FOLDER", memory)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    if case != "missing":
+        memory.mkdir()
+    if case == "read-only":
+        monkeypatch.setattr("os.access", lambda path, mode: Path(path) != memory)
+    said: list[str] = []
+    learner = FakeLearner()
+    hand_over(cast(Learner, learner), cast(Sampler, FakeSampler()), say=said.append)
+    assert learner.folders[-1].parent == (memory if case == "in memory" else temporary)
+    why = {
+        "missing": f"{memory} is not there: mount",
+        "read-only": f"{memory} cannot be written: mount",
+        "in memory": "",
+    }
+    if case == "in memory":
+        assert said == []
+        assert describe_handover(0.0, None) == f"through memory ({memory})"
+        free = shutil.disk_usage(memory).free
+        assert f"{memory} is too small: " in describe_handover(float(free), None)
+        assert f"--shm-size={math.ceil(1.1 * free / 2**30)}g" in describe_handover(float(free), None)
+    else:
+        assert why[case] in said[0]
+        assert describe_handover(0.0, None) == said[0].removeprefix("the weights go to the sampler ")
+    assert describe_handover(0.0, "/x") == "through /x (sampling.weights_folder)"
+
+
+def test_a_folder_that_cannot_take_the_weights_ends_the_run_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("reasoner.handover.why_not_in_memory", lambda: "it is not there")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(HandoverError, match=r"cannot be written to the folder for temporary files = '.*gone'"):
+        hand_over(cast(Learner, FakeLearner()), cast(Sampler, FakeSampler()))
 
 
 def test_the_gap_is_taken_over_the_tokens_that_the_policy_wrote() -> None:

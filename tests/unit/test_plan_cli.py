@@ -68,6 +68,12 @@ def test_a_plan_for_this_machine(cli: Cli, tmp_path: Path, monkeypatch: pytest.M
     text = cli("plan", "math-gsm8k", "--profile", "laptop", "--model", model, *lengths).out
     assert "cpu, 1 rank" in text
     assert "at the hand-over" in text
+    assert "through memory (/dev/shm)" in text
+    monkeypatch.setattr("reasoner.machine.MEMORY_FOLDER", tmp_path / "gone")
+    why = f"which is slower than memory: {tmp_path / 'gone'} is not there: mount a tmpfs on it"
+    for command in (("plan",), ("plan", "--json"), ("run", "--dry-run")):
+        told = cli(*command, "math-gsm8k", "--profile", "laptop", "--set", f"model.path={model}", *lengths)
+        assert why.replace(" ", "") in "".join(told.out.split()), told
     refused = cli("plan", "math-gsm8k", "--profile", "laptop", "--model", model, "--set", "sampling.engine=hf")
     assert (refused.code, refused.out) == (2, "")
     assert "is 608, and the model knows 512 positions" in refused.err

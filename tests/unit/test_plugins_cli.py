@@ -179,8 +179,8 @@ BROKEN = {
         "register_rewards failed: TypeError: a name must be text, got b'x'",
     ),
     "odd-method": (
-        "from reasoner import hookimpl\nfrom reasoner.gro.algorithms import Algorithms\n@hookimpl\ndef register_algorithms():\n"
-        "    return Algorithms(credits={7: print})",
+        "from reasoner import hookimpl\nfrom reasoner.gro.algorithms import Algorithms\n"
+        "@hookimpl\ndef register_algorithms():\n    return Algorithms(credits={7: print})",
         "register_algorithms failed: TypeError: a name must be text, got 7",
     ),
     "odd-family": (
