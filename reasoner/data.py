@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.errors import ConfigError, DataError
@@ -22,6 +21,7 @@ from reasoner.hookspecs import Generator
 from reasoner.overlap import Policy, keep_apart
 from reasoner.records import Message, Problem
 from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
+from reasoner.templates import FailedError, Template, UnboundedError
 
 T = TypeVar("T")
 
@@ -77,16 +77,17 @@ def load_problems(
         ConfigError: the template or a generator does not fit.
     """
     rows = load_rows(source, generators, seed, section)
-    template, stem = compile_template(prompt), stem_of(source)
-    return [
-        Problem(
-            f"{stem}:{row.number}",
-            conversation(row, prompt, template, section),
-            text_field(row, "answer", section),
-            row.fields,
-        )
-        for row in rows
-    ]
+    stem = stem_of(source)
+    with open_template(prompt) as template:
+        return [
+            Problem(
+                f"{stem}:{row.number}",
+                conversation(row, prompt, template, section),
+                text_field(row, "answer", section),
+                row.fields,
+            )
+            for row in rows
+        ]
 
 
 class Stream(Generic[T]):
@@ -138,32 +139,31 @@ class Stream(Generic[T]):
         return [self._items[index] for index in order]
 
 
-def compile_template(prompt: PromptConfig) -> jinja2.Template:
+def open_template(prompt: PromptConfig) -> Template:
     """The template of the user message, sandboxed; a variable that the row does not have is an error.
 
     Raises:
         ConfigError: it is not Jinja; the message has the line.
     """
-    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     try:
-        return environment.from_string(prompt.template)
+        return Template(prompt.template)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(
             f"prompt.template, line {error.lineno}: not a Jinja template: {(error.message or '').rstrip('.')}."
         ) from None
 
 
-def conversation(row: Row, prompt: PromptConfig, template: jinja2.Template, section: str) -> tuple[Message, ...]:
+def conversation(row: Row, prompt: PromptConfig, template: Template, section: str) -> tuple[Message, ...]:
     """The row's question as the policy is asked it: system message, worked examples, the template's user message.
 
     Raises:
         DataError: the question is empty, or the template makes an empty message of it.
-        ConfigError: the template does not fit the row.
+        ConfigError: the template does not fit the row, or takes more time or memory than one may.
     """
     if "question" in row.fields:
         text_field(row, "question", section)
     try:
-        text = template.render(dict(row.fields))
+        text = template.render(row.fields)
     except jinja2.UndefinedError as error:
         found = re.match(r"'(\w+)' is undefined", error.message or "")
         missing = found[1] if found else "NAME"
@@ -171,8 +171,8 @@ def conversation(row: Row, prompt: PromptConfig, template: jinja2.Template, sect
             f"prompt.template does not fit {row.place}: {error.message}. The row has: {field_names(row.fields)}. "
             f"Change the template, or say which field it is: --set {section}.columns.{missing}=FIELD."
         ) from None
-    except Exception as error:  # a template can raise anything: a filter on the wrong type, a forbidden attribute
-        raise ConfigError(f"prompt.template fails on {row.place}: {type(error).__name__}: {error}.") from error
+    except (FailedError, UnboundedError) as error:
+        raise ConfigError(f"prompt.template fails on {row.place}: {error}.") from error
     if not text.strip():
         raise DataError(f"{row.place}: prompt.template gives an empty message.")
     turns = [Message("system", prompt.system)] if prompt.system else []

@@ -23,15 +23,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
 
-import jinja2
-
 from reasoner.config import OfflineConfig, PromptConfig
-from reasoner.data import compile_template, conversation
+from reasoner.data import conversation, open_template
 from reasoner.errors import ConfigError, DataError, nearest
 from reasoner.hookspecs import Generator
 from reasoner.prompts import ChatTokenizer, render
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
+from reasoner.templates import Template
 
 Kind = Literal["pairs", "labelled", "demos"]
 Role = Literal["system", "user", "assistant"]
@@ -86,12 +85,13 @@ def load_offline(
         ConfigError: the prompt's or the chat template, a generator or the tokenizer does not fit.
     """
     section = f"data.{kind}"
-    shape = _Shape(section, prompt, compile_template(prompt))
-    read = {"pairs": shape.pair, "labelled": shape.labelled, "demos": shape.demo}[kind]
     renderer = _Renderer(tokenizer, template_kwargs, _special_tokens(tokenizer))
     stem = stem_of(config)
     rows = load_rows(config, generators, seed, section)
-    built = [(row.place, *renderer.group(row, f"{stem}:{row.number}", read(row))) for row in rows]
+    with open_template(prompt) as template:
+        shape = _Shape(section, prompt, template)
+        read = {"pairs": shape.pair, "labelled": shape.labelled, "demos": shape.demo}[kind]
+        built = [(row.place, *renderer.group(row, f"{stem}:{row.number}", read(row))) for row in rows]
     different = [each for each in built if not _is_tie(each[1])]
     kept = [each for each in different if _tokens(each[1]) <= config.max_tokens]
     if len(kept) < len(different) and config.too_long == "refuse":
@@ -145,7 +145,7 @@ class _Shape:
 
     section: str
     prompt: PromptConfig
-    template: jinja2.Template
+    template: Template
 
     def pair(self, row: Row) -> _Written:
         before, chosen = self._completion(row, "chosen")

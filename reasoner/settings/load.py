@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from reasoner import plugins as hooks
 from reasoner.config import Config
-from reasoner.data import compile_template
+from reasoner.data import open_template
 from reasoner.errors import ConfigError, nearest
 from reasoner.gro.algorithms import Algorithms, options_of, takes_any_option
 from reasoner.gro.presets import Preset, Weighted
@@ -251,7 +251,7 @@ def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algo
         _check_custom(f"gro.terms.{name}.link", term.link, algorithms.links)
         if isinstance(term.schedule, MetricSwitch):
             _check_metric(f"gro.terms.{name}.schedule.metric", term.schedule.metric, config)
-    compile_template(config.prompt)
+    open_template(config.prompt).close()
 
 
 def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..., Any]]) -> None:

@@ -197,6 +197,8 @@ def _conversation(problem: Problem) -> str:
     return "\n\n".join(f"[{message.role}]\n{message.content}" for message in problem.messages)
 
 
+_JINJA = frozenset({"loop", "caller", "varargs", "kwargs"})
+"""names that Jinja itself gives in loops and macros"""
 _PLACE = re.compile(r"\{(question|response|answer)\}")
 
 
@@ -219,13 +221,19 @@ def _names(rubric: str) -> tuple[str, ...]:
     """
     if not _is_jinja(rubric):
         return tuple(_PLACE.findall(rubric))
-    from jinja2 import TemplateSyntaxError, meta
+    from jinja2 import TemplateSyntaxError, nodes
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
-        return tuple(sorted(meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(rubric))))
+        tree = ImmutableSandboxedEnvironment().parse(rubric)
     except TemplateSyntaxError as error:
         raise ValueError(f"not a Jinja template: {error.message} (line {error.lineno})") from error
+    except RecursionError as error:
+        raise ValueError("not a Jinja template: it is nested too deeply") from error
+    # not `meta.find_undeclared_variables`, which compiles: constants such as 'x' * 10**9 would be calculated here
+    names = list(tree.find_all(nodes.Name))
+    given = {name.name for name in names if name.ctx != "load"} | {macro.name for macro in tree.find_all(nodes.Macro)}
+    return tuple(sorted({name.name for name in names if name.ctx == "load"} - given - _JINJA))
 
 
 @lru_cache(maxsize=16)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from reasoner.config import DataConfig, PromptConfig, SourceConfig
-from reasoner.data import Splits, Stream, compile_template, load_problems, load_splits
+from reasoner.data import Splits, Stream, load_problems, load_splits, open_template
 from reasoner.errors import ConfigError, DataError, ReasonerError
 from reasoner.hub import hub_reachable
 from reasoner.overlap import normal_text
@@ -140,7 +140,7 @@ def test_templates_are_sandboxed_and_complain_with_the_row(tmp_path: Path) -> No
     with pytest.raises(DataError, match="gives an empty message"):
         load(source, PromptConfig(template="{% if false %}{{ question }}{% endif %}"))
     with pytest.raises(ConfigError, match=r"prompt.template, line 2"):
-        compile_template(PromptConfig(template="{{ question }}\n{% if %}"))
+        open_template(PromptConfig(template="{{ question }}\n{% if %}"))
 
 
 def test_generators_get_count_seed_and_options() -> None:

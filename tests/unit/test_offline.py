@@ -354,6 +354,7 @@ class Merging:
         self._tokenizer = tokenizer
         self.chat_template, self.eos_token = tokenizer.chat_template, tokenizer.eos_token
         self.added_tokens_decoder = tokenizer.added_tokens_decoder
+        self.special_tokens_map = tokenizer.special_tokens_map
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         parts = [self._tokenizer.encode(part, add_special_tokens=add_special_tokens) for part in text.split("\n\n")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ class FakeTokenizer:
 
     chat_template: str | None = "a template"
     refuses_system: bool = False
+    special_tokens_map: Mapping[str, Any] = field(default_factory=dict)
 
     def apply_chat_template(self, conversation: Sequence[Mapping[str, str]], **kwargs: Any) -> list[int]:
         assert kwargs.pop("tokenize")
