@@ -207,3 +207,11 @@ def test_doctor_prints_state_detail_and_advice(cli: Cli, monkeypatch: pytest.Mon
         ["missing", "hub", "cannot", "be", "reached"],
         ["->", "pass", "local", "files"],
     ]
+
+
+@pytest.mark.parametrize("value", ["0.005", "1e-9", "3", "nan", "inf", "-1"])
+def test_an_evaluation_refuses_a_temperature_before_anything_is_loaded(cli: Cli, value: str) -> None:
+    refused = cli("eval", "math-gsm8k", "--profile", "laptop", "--temperature", value)
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("error: evaluation.temperature = ")
+    assert "must be 0 (greedy) or from 0.01 to 2" in refused.err or "must be a finite number" in refused.err

@@ -8,7 +8,9 @@ import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,8 +22,10 @@ from reasoner.errors import HandoverError
 from reasoner.handover import Gap, check_gap, gap_limit, hand_over, verify_gap
 from reasoner.learning.learner import Learner
 from reasoner.machine import describe_handover
+from reasoner.ranks import ALONE
 from reasoner.records import Group, Message, Problem, Receipt, Response
 from reasoner.sampling.base import Sampler
+from reasoner.stages import Stages
 from reasoner.weights import Digest, check_room, count_weights, read_files, read_weights, write_weights
 
 EMBEDDING = torch.arange(6.0).reshape(3, 2)
@@ -214,6 +218,30 @@ def test_what_keeps_the_weights_out_of_memory_is_said(
         assert why[case] in said[0]
         assert describe_handover(0.0, None) == said[0].removeprefix("the weights go to the sampler ")
     assert describe_handover(0.0, "/x") == "through /x (sampling.weights_folder)"
+
+
+def test_a_run_says_once_that_its_weights_do_not_go_through_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("reasoner.handover.why_not_in_memory", lambda: "/dev/shm is not there")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    said: list[str] = []
+    sampler = FakeSampler()
+    parts: Any = SimpleNamespace(
+        learner=FakeLearner(),
+        evaluator=SimpleNamespace(sampler=sampler),
+        ranks=ALONE,
+        config=SimpleNamespace(sampling=SimpleNamespace(weights_folder=None)),
+        view=SimpleNamespace(message=said.append),
+        told=set(),
+    )
+    parts._say_once = partial(Stages._say_once, parts)
+    for _ in range(3):
+        sampler.version = 0
+        Stages.publish(parts)
+        assert sampler.version == 3
+    assert len(said) == 1
+    assert "which is slower than memory: /dev/shm is not there" in said[0]
 
 
 def test_a_folder_that_cannot_take_the_weights_ends_the_run_with_its_name(
