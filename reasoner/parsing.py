@@ -23,6 +23,10 @@ MODEL_JSON_BYTES = 64 * 2**20
 """of a JSON file in a model's folder; the largest of published models are some 10 MB"""
 _TOKEN = re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"(\s*+:)?|[\[\]{},]', re.DOTALL)
 """text, whether it is a key, and what opens, parts and closes"""
+_DOTTED = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % MAX_DEPTH  # noqa: UP031 (braces)
+)
+"""a key of TOML with more parts than there may be levels: the parser would take minutes for one of some ten thousand"""
 
 
 def parse_json(text: str) -> Any:
@@ -50,7 +54,7 @@ def parse_toml(text: str) -> dict[str, Any]:
         ValueError: it is not TOML, or is nested too deeply.
     """
     try:
-        table = tomllib.loads(text)
+        table = None if _DOTTED.search(text) else tomllib.loads(text)
     except ValueError as error:  # also of a number with too many digits
         raise ValueError(f"not TOML: {error}") from None
     except RecursionError:

@@ -259,6 +259,7 @@ def test_a_task_file_that_is_nested_without_end_is_refused(tmp_path: Path) -> No
         f"x = {'{a = ' * 3000}1{'}' * 3000}",
         f"{'a.' * 3000}b = 1",
         "[" + "a." * 3000 + "b]",
+        "'a' . " * 50_000 + "b = 1",
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=r"deep\.toml: nested more than 100 levels deep"):
