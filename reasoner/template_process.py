@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}` of chat templates, which marks what the assistant wrote."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (as the base class has it)
 
     def parse(self, parser: Any) -> Any:
         next(parser.stream)

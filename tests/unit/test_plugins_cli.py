@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -220,7 +220,11 @@ def test_a_broken_distribution_is_listed_and_breaks_nothing_else(cli: Cli, insta
     assert cli("rewards", "show", "math").code == 0
     manager = build_manager()
     hooks.registrations(manager)  # calls every hook: which plugins are broken is known now
-    tables = [reward_sources(manager), hooks.task_files(manager), hooks.task_files(manager).families]
+    tables: list[Mapping[str, object]] = [
+        reward_sources(manager),
+        hooks.task_files(manager),
+        hooks.task_files(manager).families,
+    ]
     tables += [hooks.generators(manager), hooks.trackers(manager), hooks.algorithms(manager).presets]
     for table in tables:
         assert "no-such-name" not in table  # to look is no mistake; to ask for it is

@@ -182,7 +182,7 @@ def test_what_transformers_gives_to_chat_templates_is_there() -> None:
 
 
 def test_a_rubric_is_looked_at_and_not_calculated() -> None:
-    given = {
+    given: dict[str, Any] = {
         "url": "http://localhost:1/v1",
         "model": "m",
         "rubric": "{{ response }}{{ 'x' * 10**10 }}{{ 10**(10**10) }}",
