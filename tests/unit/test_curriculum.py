@@ -91,9 +91,9 @@ def test_a_rest_doubles_with_every_group_without_differences_and_ends_with_the_f
     chosen = Curriculum(stream(1, 1), 0, 4)
 
     def turns_until_taken() -> int:
-        before = chosen.state()["epoch"]
+        before = chosen.state()["cursor"]["epoch"]
         chosen.take(1)
-        return int(chosen.state()["epoch"] - before - 1)  # one problem: every epoch is a turn
+        return int(chosen.state()["cursor"]["epoch"] - before - 1)  # one problem: every epoch is a turn
 
     chosen.take(1)
     gaps = []
