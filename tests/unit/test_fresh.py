@@ -16,10 +16,13 @@ from reasoner.curriculum import Curriculum
 from reasoner.data import Stream
 from reasoner.fresh import Drawer, Fresh
 from reasoner.measure import rollout_metrics
+from reasoner.ranks import Ranks
 from reasoner.records import Component, Group, Message, Problem, Prompt, Response, Rollout, SamplingParams, ScoredGroup
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.settings import load_config
+from reasoner.spread import SpreadSampler, SpreadScorer
 from reasoner.stages import Stages
+from tests.unit.test_spread import on_ranks
 
 SIZE = 4
 """responses of a group"""
@@ -191,3 +194,35 @@ def drawn_now(fresh: Fresh, ranks: int, version: int) -> list[Group]:
         ahead=SimpleNamespace(first=lambda: None),
     )
     return Stages.drawn_now(cast(Any, stages))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_are(ranks: int) -> None:
+    """Every rank samples and scores its share, which may be empty, with noise of its own; all have the whole."""
+
+    def rank(here: Ranks) -> tuple[list[Fresh], dict[str, Any], Sampler]:
+        made, sampler = drawer(every(3), per_step=3)
+        made.sampler = cast(Any, SpreadSampler(cast(Any, Engine(sampler)), here))
+        made.scorer = SpreadScorer(made.scorer, here)
+        return [made.draw(step, greedy=False) for step in range(1, 5)], made.state(), sampler
+
+    found = on_ranks(ranks, rank)
+    alone, state, _ = on_ranks(1, rank)[0]
+    for steps, own_state, _ in found:
+        assert [fresh.rounds for fresh in steps] == [fresh.rounds for fresh in alone]
+        assert own_state == state
+    assert any(len(some) < ranks for fresh in alone for some in fresh.rounds)
+    seeds = [seed for _, _, sampler in found for seed in sampler.seeds]
+    assert len(set(seeds)) == len(seeds)
+
+
+@dataclass
+class Engine:
+    """The sampler with what else an engine has."""
+
+    sampler: Sampler
+    name: str = "fake"
+    description: str = "fake"
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        return self.sampler.sample(prompts, n, params)
