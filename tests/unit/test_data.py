@@ -367,14 +367,14 @@ def test_steps_of_equal_size_take_the_streams_order(seed: int | None) -> None:
 
 
 def test_a_problem_that_a_step_has_already_is_put_off_and_not_lost() -> None:
-    order = [problem.id for epoch in (0, 1, 2) for problem in stream_of(6, 4, seed=1).epoch(epoch)]
-    cursor, found = Cursor(stream_of(6, 4, seed=1)), list[list[str]]()
-    for _ in range(4):
-        found.append([problem.id for problem in cursor.take(4)])
-    assert found[0] == order[:4]
-    assert found[1][:2] == order[4:6]
-    assert found[1][2:] == [name for name in order[6:12] if name not in order[4:6]][:2]
-    assert set(found[1][2:] + found[2]) == set(order[6:12])
+    stream = stream_of(6, 4, seed=11)
+    first, second = ([problem.id for problem in stream.epoch(epoch)] for epoch in (0, 1))
+    assert set(second[:2]) & set(first[4:])  # the step that goes on with the second epoch has one of them already
+    cursor = Cursor(stream)
+    steps = [[problem.id for problem in cursor.take(4)] for _ in range(3)]
+    others = [name for name in second if name not in first[4:]]
+    assert steps == [first[:4], first[4:] + others[:2], [name for name in second if name not in others[:2]]]
+    assert steps[2][0] == second[0]  # whose turn was first
 
 
 def test_the_evaluation_problems_are_the_same_for_every_seed_of_the_run(tmp_path: Path) -> None:
