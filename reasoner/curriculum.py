@@ -104,9 +104,8 @@ class Curriculum:
         elif record.streak:
             due = record.rest == 0
         else:
-            chance = random.Random(
-                f"{self._seed}:{self._cursor.epoch}:{name}"
-            ).random()  # a text seed: the same everywhere
+            seed = f"{self._seed}:{self._cursor.epoch}:{name}"  # text: the same everywhere
+            chance = random.Random(seed).random()
             due = chance < 4.0 * record.pass_rate * (1.0 - record.pass_rate)
         if record is not None:
             record.rest = max(0, record.rest - 1)
