@@ -95,7 +95,7 @@ class Keeper:
         """Give every part but the models, which read it themselves, its state back.
 
         Raises:
-            RunError: the checkpoint is of a run with other parts.
+            RunError: the checkpoint is of a run with other parts, or a part does not find what it needs.
         """
         states = self._own(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
         if set(states) != set(self.parts):
@@ -104,7 +104,13 @@ class Keeper:
                 f"{', '.join(sorted(self.parts))}: it was written by another version of reasoner or its plugins"
             )
         for name, part in self.parts.items():
-            part.restore(states[name])
+            try:
+                part.restore(states[name])
+            except KeyError as error:
+                raise RunError(
+                    f"{checkpoint / STATE_FILE} does not hold {error} of the part {name!r}: it was written by another "
+                    "version of reasoner or its plugins. Resume the run with that version, or start a new one"
+                ) from error
         if self.scoring:
             self.scoring.load_scores(checkpoint / self._scores_file)
         if (checkpoint / AHEAD_FILE).exists():

@@ -111,7 +111,8 @@ def write_parquet(path: Path, records: Sequence[R]) -> None:
 
 
 def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) -> list[R]:
-    """The records of a Parquet file that `write_parquet` wrote: all, or those with these row numbers (from 0).
+    """The records of a Parquet file that `write_parquet` wrote: all, or those with these row numbers (from 0). A field
+    without a column, in a file that was written before there was the field, has its default, as in JSON.
 
     Raises:
         DataError: no such file, cut short, other columns, or a value that the record refuses; names the row and field.
@@ -166,7 +167,7 @@ def _struct(type_: type[Any], where: str = "") -> _Column:
         return {name: column.pack(getattr(record, name)) for name, column in columns.items()}
 
     def unpack(row: dict[str, Any]) -> Any:
-        return type_(**{name: column.unpack(row[name]) for name, column in columns.items()})
+        return type_(**{name: columns[name].unpack(value) for name, value in row.items()})
 
     return _Column(arrow, False, pack, unpack)
 
@@ -263,8 +264,11 @@ def _check_columns(path: Path, found: pa.Schema, type_: type[Any], expected: pa.
             raise DataError(
                 f"{path}: column {name!r} does not belong to {type_.__name__}.{nearest(name, expected.names)}"
             )
+    with_default = {field.name for field in dataclasses.fields(type_) if field.default is not dataclasses.MISSING}
     for field in expected:
         if field.name not in found.names:
+            if field.name in with_default:
+                continue
             raise DataError(f"{path}: the column {field.name!r} of {type_.__name__} is missing; it has {found.names}")
         got = found.field(field.name).type
         if got != field.type:

@@ -123,7 +123,8 @@ class SourceConfig(Model):
     limit: Positive | None = None
     """rows used; None: all (generators need a number)"""
     shuffle: bool = True
-    """shuffle with the run's seed (evaluation takes the rows in the same order before and after)"""
+    """shuffle with the run's seed; `data.eval` always in the same way, so that runs with other seeds are evaluated on
+    the same problems"""
     seed: Annotated[int, Field(ge=0)] = 0
     """seed of a generator; training and evaluation must differ"""
 
@@ -499,7 +500,7 @@ class RunConfig(Model):
     max_hours: Annotated[float, Field(gt=0.0)] | None = None
     """hours after which the run ends and can be gone on with; it saves before they are over; None: no limit"""
     seed: Annotated[int, Field(ge=0)] = 0
-    """seed of sampling, shuffling and initialisation"""
+    """seed of sampling and of shuffling the training data"""
     checkpoint_every: Positive | None = None
     """steps between checkpoints; None: as often as it takes 2% of the time. The last step has one in any case"""
     keep_last: Annotated[int, Field(ge=0)] = 2

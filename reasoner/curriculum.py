@@ -18,12 +18,12 @@ responses and the p before: the policy moves between two turns of a problem.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from statistics import fmean
 from typing import Any
 
-from reasoner.data import Stream
+from reasoner.data import Cursor, Stream
 from reasoner.records import Problem
 
 
@@ -44,27 +44,26 @@ class Curriculum:
     """Takes problems from a stream. Its choices depend on the seed and on what it was told, on nothing else."""
 
     def __init__(self, stream: Stream[Problem], seed: int, longest_rest: int) -> None:
-        self._stream = stream
+        self._cursor = Cursor(stream)
+        """whose turn it is"""
+        self._size = stream.size
         self._seed = seed
         self._longest_rest = longest_rest
-        self._epoch = 0
-        self._turn = 0
-        """in the epoch's order, of the next problem"""
         self._records: dict[str, _Record] = {}
 
-    def take(self, count: int) -> tuple[Problem, ...]:
-        """The next problems, all of them different."""
-        taken: dict[str, Problem] = {}
-        while len(taken) < count:
-            order = self._stream.epoch(self._epoch)
-            while self._turn < len(order) and len(taken) < count:
-                problem = order[self._turn]
-                self._turn += 1
-                if problem.id not in taken and self._is_due(problem.id):
-                    taken[problem.id] = problem
-            if self._turn == len(order):
-                self._epoch, self._turn = self._epoch + 1, 0
-        return tuple(taken.values())
+    def take(self, count: int, taken: Collection[str] = ()) -> tuple[Problem, ...]:
+        """The next `count` problems that the step does not have yet, all of them different; fewer where there are no
+        more.
+
+        Args:
+            taken: ids of those that the step has.
+        """
+        known, found = set(taken), list[Problem]()
+        while len(found) < count and (problem := self._cursor.next(known)):
+            if self._is_due(problem.id):
+                known.add(problem.id)
+                found.append(problem)
+        return tuple(found)
 
     def observe(self, pass_rates: Mapping[str, float]) -> None:
         """Learn how groups went: problem id -> share of correct responses."""
@@ -77,7 +76,7 @@ class Curriculum:
     @property
     def metrics(self) -> dict[str, float]:
         """`curriculum/<name>`, see `reasoner.reporting.metrics`."""
-        records, problems = self._records.values(), self._stream.size
+        records, problems = self._records.values(), self._size
         if not records:
             return {}
         return {
@@ -89,11 +88,11 @@ class Curriculum:
     def state(self) -> dict[str, Any]:
         """Everything that its choices depend on, in JSON values."""
         records = {name: list(astuple(record)) for name, record in self._records.items()}
-        return {"epoch": self._epoch, "turn": self._turn, "problems": records}
+        return {"cursor": self._cursor.state(), "problems": records}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
-        self._epoch, self._turn = state["epoch"], state["turn"]
+        self._cursor.restore(state["cursor"])
         records: Mapping[str, Sequence[Any]] = state["problems"]
         self._records = {name: _Record(*values) for name, values in records.items()}
 
@@ -105,7 +104,8 @@ class Curriculum:
         elif record.streak:
             due = record.rest == 0
         else:
-            chance = random.Random(f"{self._seed}:{self._epoch}:{name}").random()  # a text seed: the same everywhere
+            seed = f"{self._seed}:{self._cursor.epoch}:{name}"  # text: the same everywhere
+            chance = random.Random(seed).random()
             due = chance < 4.0 * record.pass_rate * (1.0 - record.pass_rate)
         if record is not None:
             record.rest = max(0, record.rest - 1)

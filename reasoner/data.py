@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jinja2
 
@@ -24,6 +24,9 @@ from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
 from reasoner.templates import FailedError, Template, UnboundedError
 
 T = TypeVar("T")
+
+HELD_OUT_SEED = 0
+"""of the shuffle of evaluation problems, whatever `run.seed` is: runs with other seeds are evaluated on the same"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,22 @@ def load_splits(data: DataConfig, prompt: PromptConfig, generators: Mapping[str,
             (`data.overlap`).
         ConfigError: the template or a generator does not fit.
     """
-    held_out = load_problems(data.eval, prompt, generators, seed, "data.eval") if data.eval is not None else []
+    held_out = load_held_out(data.eval, prompt, generators) if data.eval is not None else []
     if data.train is None:
         return Splits((), tuple(held_out), ())
     train = load_problems(data.train, prompt, generators, seed, "data.train")
     fresh, notes = keep_apart(train, lambda problem: problem, held_out, "data.train", overlap_policy(data, data.train))
     return Splits(fresh, tuple(held_out), notes)
+
+
+def load_held_out(source: SourceConfig, prompt: PromptConfig, generators: Mapping[str, Generator]) -> list[Problem]:
+    """The evaluation problems: the same ones in the same order for every `run.seed`.
+
+    Raises:
+        DataError: the source is missing, empty or malformed.
+        ConfigError: the template or a generator does not fit.
+    """
+    return load_problems(source, prompt, generators, HELD_OUT_SEED, "data.eval")
 
 
 def overlap_policy(data: DataConfig, source: SourceConfig) -> Policy:
@@ -69,7 +82,7 @@ def load_problems(
     """The problems of one source. Ids are `<stem>:<row>`, the same whatever `seed` and `limit` choose.
 
     Args:
-        seed: the run's seed, for the shuffle.
+        seed: for the shuffle.
         section: the configuration section that describes the source, for messages.
 
     Raises:
@@ -91,8 +104,8 @@ def load_problems(
 
 
 class Stream(Generic[T]):
-    """What each training step takes of problems or offline groups. It has no state: to go on from a step, its number
-    is enough."""
+    """Problems or offline groups in the order in which a run takes them. It has no state: to go on from a step of the
+    same size as all others, its number is enough; `Cursor` goes through it in steps of any size."""
 
     def __init__(self, items: Sequence[T], per_step: int, seed: int | None, *, section: str, key: str) -> None:
         """
@@ -137,6 +150,64 @@ class Stream(Generic[T]):
             # a text seed: hashed by SHA-512, the same everywhere
             random.Random(f"{self._seed}:{number}").shuffle(order)
         return [self._items[index] for index in order]
+
+
+class Cursor:
+    """A position in a stream of problems. Every problem is taken once per epoch, however many are asked for at a time:
+    a step that the rest of an epoch does not fill goes on with the next epoch."""
+
+    def __init__(self, stream: Stream[Problem]) -> None:
+        self._stream = stream
+        self._epoch = self._position = 0
+        self._order = stream.epoch(0)
+        self._by_id = {problem.id: problem for problem in self._order}
+        self._deferred: list[str] = []
+        """ids of problems that the step had already when it came to them in the next epoch; the next step takes them"""
+
+    @property
+    def epoch(self) -> int:
+        """Counted from 0."""
+        return self._epoch
+
+    def next(self, taken: Collection[str]) -> Problem | None:
+        """The next problem that the step does not have yet; None: it has all of them.
+
+        Args:
+            taken: ids of those that the step has.
+        """
+        for id_ in self._deferred:
+            if id_ not in taken:
+                self._deferred.remove(id_)
+                return self._by_id[id_]
+        while len(taken) < self._stream.size:
+            if self._position == len(self._order):
+                self._epoch, self._position = self._epoch + 1, 0
+                self._order = self._stream.epoch(self._epoch)
+            problem = self._order[self._position]
+            self._position += 1
+            if problem.id not in taken:
+                return problem
+            if problem.id not in self._deferred:
+                self._deferred.append(problem.id)
+        return None
+
+    def take(self, count: int, taken: Collection[str] = ()) -> tuple[Problem, ...]:
+        """The next `count` problems that the step does not have yet, all of them different; fewer where there are no
+        more."""
+        known, found = set(taken), list[Problem]()
+        while len(found) < count and (problem := self.next(known)):
+            known.add(problem.id)
+            found.append(problem)
+        return tuple(found)
+
+    def state(self) -> dict[str, Any]:
+        """Where it is, in JSON values."""
+        return {"epoch": self._epoch, "position": self._position, "deferred": list(self._deferred)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state` was."""
+        self._epoch, self._position, self._deferred = state["epoch"], state["position"], list(state["deferred"])
+        self._order = self._stream.epoch(self._epoch)
 
 
 def open_template(prompt: PromptConfig) -> Template:

@@ -31,12 +31,10 @@ from reasoner.errors import DataError, SamplerError
 from reasoner.intervals import Interval, change_interval, change_p, mean_interval
 from reasoner.records import Component, Group, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Sampler
+from reasoner.seeds import derive_seed
 
 CORRECT = 1.0
 """value of the deciding source from which on a response is correct"""
-
-SEED = 715_827_883
-"""added to the run's seed: every evaluation of a run draws with the same one, and training steps with others"""
 
 Unit = Literal["share", "tokens", "reward"]
 Progress = Callable[[int, int], None]
@@ -199,8 +197,11 @@ def compare(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
     return tuple(difference for difference in differences if difference is not None)
 
 
-def evaluation_params(config: Config) -> SamplingParams:
-    """How the responses of an evaluation are drawn.
+def evaluation_params(config: Config, done: int = 0) -> SamplingParams:
+    """How the responses of an evaluation are drawn: with the same seed in every evaluation of a run.
+
+    Args:
+        done: problems that were sampled before an interruption; the others are drawn with another seed then.
 
     Raises:
         ConfigError: `evaluation` is not set.
@@ -210,7 +211,7 @@ def evaluation_params(config: Config) -> SamplingParams:
         temperature=evaluation.temperature,
         max_tokens=evaluation.max_tokens or config.sampling.max_tokens,
         stop=tuple(config.sampling.stop),
-        seed=config.run.seed + SEED,
+        seed=derive_seed(config.run.seed, "evaluation", done),
     )
 
 

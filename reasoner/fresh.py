@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 from reasoner.config import Config
 from reasoner.curriculum import Curriculum
-from reasoner.data import Stream
+from reasoner.data import Cursor, Stream
 from reasoner.evaluation import Progress, Scorer, counted, pass_rates
 from reasoner.measure import Timer
 from reasoner.records import Group, Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Sampler
-
-REFILL_SEED = 1_000_003
-"""between the seeds of a step's refills: they draw with others than any step"""
+from reasoner.seeds import Purpose, derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +37,19 @@ class Fresh:
     """by stage"""
 
     @property
+    def sampled(self) -> tuple[ScoredGroup, ...]:
+        """All of them: what rewards, lengths and pass rates are measured over."""
+        return tuple(scored for some in self.rounds for scored in some)
+
+    @property
+    def dropped(self) -> tuple[bool, ...]:
+        """(N,) which of `sampled` the step does not learn from."""
+        return tuple(self.refilled and not scored.informative for scored in self.sampled)
+
+    @property
     def groups(self) -> tuple[ScoredGroup, ...]:
         """Those that the step learns from."""
-        return tuple(scored for some in self.rounds for scored in some if not self.refilled or scored.informative)
+        return tuple(scored for scored, dropped in zip(self.sampled, self.dropped, strict=True) if not dropped)
 
 
 @dataclass
@@ -51,22 +59,21 @@ class Drawer:
     config: Config
     sampler: Sampler
     scorer: Scorer
-    problems: Stream[Problem]
+    problems: InitVar[Stream[Problem]]
     prompts: Mapping[str, Prompt]
     """training prompts by problem id"""
     curriculum: Curriculum | None
     """chooses among the problems; None: each comes once per epoch"""
-    draws: int = field(default=0, init=False)
-    """how many times problems were taken from the stream"""
+
+    def __post_init__(self, problems: Stream[Problem]) -> None:
+        self._order = self.curriculum or Cursor(problems)
 
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
-        return {"draws": self.draws, "curriculum": self.curriculum.state() if self.curriculum else None}
+        return {"problems": self._order.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.draws = state["draws"]
-        if self.curriculum:
-            self.curriculum.restore(state["curriculum"])
+        self._order.restore(state["problems"])
 
     def draw(
         self,
@@ -78,8 +85,9 @@ class Drawer:
     ) -> Fresh:
         """The groups of a step, each scored as soon as it is complete.
 
-        With `sampling.refills`, groups whose rewards are all equal are dropped and as many fresh problems sampled, up
-        to that many times; what is missing then makes the step smaller.
+        With `sampling.refills`, groups whose rewards are all equal are dropped and as many further problems sampled, up
+        to that many times and as long as there are problems that the step does not have yet; what is missing then makes
+        the step smaller.
 
         Args:
             greedy: also have the reward of a greedy response to every problem.
@@ -95,8 +103,11 @@ class Drawer:
         kept: list[ScoredGroup] = []
         size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
         for round_ in range(refills + 1):
-            prompts = [self.prompts[problem.id] for problem in self._next_problems(wanted - len(kept))]
-            params = self._params(temperature, step + round_ * REFILL_SEED)
+            taken = {scored.group.problem.id for some in rounds for scored in some}
+            prompts = [self.prompts[problem.id] for problem in self._order.take(wanted - len(kept), taken)]
+            if not prompts:
+                break
+            params = self._params(temperature, "sampling", step, round_)
             groups = self._score(prompts, size, params, timer, progress, seen)
             if self.curriculum:
                 self.curriculum.observe(pass_rates(groups, self.config.required_evaluation.correct))
@@ -107,7 +118,8 @@ class Drawer:
         greedily: tuple[ScoredGroup, ...] = ()
         if greedy:
             prompts = [self.prompts[scored.group.problem.id] for scored in kept]
-            greedily = self._score(prompts, 1, self._params(0.0, 0), timer, progress, lambda group: None)
+            params = self._params(0.0, "greedy", step)
+            greedily = self._score(prompts, 1, params, timer, progress, lambda group: None)
         everything = [scored for some in (*rounds, greedily) for scored in some]
         return Fresh(
             step=step,
@@ -116,17 +128,13 @@ class Drawer:
             greedy_rewards=tuple(scored.rewards[0] for scored in greedily) if greedy else None,
             tokens=sum(len(response.token_ids) for scored in everything for response in scored.group.responses),
             scoring_s=sum(c.seconds for scored in everything for row in scored.components for c in row),
-            metrics=self._metrics(len(kept)),
+            metrics=self._metrics(len(kept), sum(map(len, rounds))),
             seconds=timer.seconds,
         )
 
-    def _next_problems(self, count: int) -> tuple[Problem, ...]:
-        self.draws += 1
-        return self.curriculum.take(count) if self.curriculum else self.problems.at(self.draws)[:count]
-
-    def _params(self, temperature: float, seed: int) -> SamplingParams:
-        config = self.config.sampling
-        return SamplingParams(temperature, config.max_tokens, tuple(config.stop), self.config.run.seed + seed)
+    def _params(self, temperature: float, purpose: Purpose, *parts: int) -> SamplingParams:
+        config, seed = self.config.sampling, derive_seed(self.config.run.seed, purpose, *parts)
+        return SamplingParams(temperature, config.max_tokens, tuple(config.stop), seed)
 
     def _score(
         self,
@@ -143,11 +151,11 @@ class Drawer:
         timer.rest("score_wait")
         return tuple(groups[prompt.problem.id] for prompt in prompts)
 
-    def _metrics(self, kept: int) -> dict[str, float]:
-        metrics = (
-            {"groups/kept": float(kept), "groups/draws": float(self.draws)} if self.config.sampling.refills else {}
+    def _metrics(self, kept: int, sampled: int) -> dict[str, float]:
+        refilled = (
+            {"groups/kept": float(kept), "groups/sampled": float(sampled)} if self.config.sampling.refills else {}
         )
-        return metrics | (self.curriculum.metrics if self.curriculum else {})
+        return refilled | (self.curriculum.metrics if self.curriculum else {})
 
 
 def _told(seen: Callable[[Group], None], groups: Iterator[Group]) -> Iterator[Group]:

@@ -11,7 +11,7 @@ import pluggy
 
 from reasoner import plugins
 from reasoner.config import Config, OfflineConfig
-from reasoner.data import Splits, Stream, load_problems, load_splits, overlap_policy
+from reasoner.data import Splits, Stream, load_held_out, load_splits, overlap_policy
 from reasoner.errors import ConfigError
 from reasoner.estimate import Estimate
 from reasoner.gro.terms import SOURCES, Source
@@ -137,9 +137,7 @@ def _splits(config: Config, generators: Mapping[str, Generator], *, training: bo
         return Splits((), (), ())
     if config.data.eval is None:
         raise ConfigError("data.eval is needed to evaluate and not set, for example --set data.eval.path=FILE.")
-    return Splits(
-        (), tuple(load_problems(config.data.eval, config.prompt, generators, config.run.seed, "data.eval")), ()
-    )
+    return Splits((), tuple(load_held_out(config.data.eval, config.prompt, generators)), ())
 
 
 def _offline(

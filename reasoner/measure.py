@@ -56,12 +56,13 @@ class Timer:
 
 
 def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Rewards, components, lengths and what gives no credit, over all responses of a step."""
+    """Rewards, components, lengths and what gives no credit, over all responses that were sampled for a step."""
     rewards = [reward for scored in groups for reward in scored.rewards]
     valid = [reward for reward in rewards if reward is not None]
     responses = [response for scored in groups for response in scored.group.responses]
     values = {
         "reward/abstained": 1 - len(valid) / len(rewards),
+        "groups/no_credit": fmean(not scored.informative for scored in groups),
         "response/length_mean": fmean(len(response.token_ids) for response in responses),
         "response/finished": fmean(response.finish_reason == "stop" for response in responses),
         "response/entropy": _sampled_entropy(responses),

@@ -33,11 +33,12 @@ def train(stages: Stages) -> Path:
         timer = Timer()
         terms = stages.active_terms(step)
         batches = stages.collect(step, terms, timer)
-        with timer("check"):
-            check_sampler(stages, batches)
-        with timer("update"), stages.sampler_asleep():
-            report = learn(stages, terms, annotate(stages, terms, batches))
-        stages.commit(step, batches, report, timer)
+        with stages.sampler_asleep(timer):
+            with timer("check"):
+                check_sampler(stages)
+            with timer("update"):
+                report = learn(stages, terms, annotate(stages, terms, batches))
+        stages.commit(step, report, timer)
     stages.keeper.save_where_due()
     model = stages.save_model()
     stages.check_time()
@@ -46,16 +47,16 @@ def train(stages: Stages) -> Path:
     return model
 
 
-def check_sampler(stages: Stages, batches: Mapping[Source, Batch]) -> None:
-    """Compare the sampler's log-probabilities with the learner's: at the first step that samples, at the second (after
-    a hand-over), then at every k-th.
+def check_sampler(stages: Stages) -> None:
+    """Compare the log-probabilities that the sampler gave with the learner's: at the first step that samples, at the
+    second (after a hand-over), then at every k-th. The sampler itself may be asleep.
 
     Raises:
         HandoverError: they differ by more than rounding: the sampler holds other weights than the learner.
     """
     count = stages.fresh_steps
-    if "online" in batches and (count in (1, 2) or count % stages.config.handover.check_every == 0):
-        few = stages.drawn_now(batches)
+    if stages.fresh and (count in (1, 2) or count % stages.config.handover.check_every == 0):
+        few = stages.drawn_now()
         if few:
             gap = check_gap(stages.learner, few, stages.config.sampling.temperature)
             verify_gap(gap, gap_limit(stages.config.model.dtype, stages.config.handover.max_gap))

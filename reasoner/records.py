@@ -201,10 +201,18 @@ class Rollout:
     components: tuple[Component, ...]
     reward: float | None
     credit: float | None
-    """None in evaluation rollouts"""
+    """None where it was not trained on: in evaluation rollouts, and where it was dropped"""
     weights: tuple[float, ...] | None = None
     """(T,) weight of each token in the update: what its log-probability was multiplied by, over all optimiser steps of
-    the training step; None in evaluation rollouts"""
+    the training step; None as `credit`"""
+    dropped: bool = False
+    """sampled for a training step that did not learn from it: the rewards of its group are all equal
+    (`sampling.refills`)"""
+
+    @property
+    def training(self) -> bool:
+        """Whether it was sampled for a training step, not in an evaluation."""
+        return self.dropped or self.credit is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from statistics import fmean
 
 from reasoner.cases import Progress, shown
 from reasoner.codec import read_jsonl, read_parquet
-from reasoner.config import Config
+from reasoner.config import Config, SamplingConfig
 from reasoner.errors import DataError, UserError
 from reasoner.evaluation import Scorer
 from reasoner.gro.algorithms import Algorithms
@@ -164,8 +164,8 @@ def rescore(
         progress(done)
         old_credits = new_credits = None
         if batch.training and term is not None and not reason:
-            old_credits = _credits(name, term, batch.groups, config.sampling.max_tokens)
-            new_credits = _credits(name, term, fresh, config.sampling.max_tokens)
+            old_credits = _credits(name, term, batch.groups, config.sampling)
+            new_credits = _credits(name, term, fresh, config.sampling)
         changes += _changes(batch, fresh, old_credits, new_credits)
         reordered += sum(
             _order(old.rewards) != _order(new.rewards) for old, new in zip(batch.groups, fresh, strict=True)
@@ -198,7 +198,7 @@ def _read(file: Path) -> list[Rollout]:
 
 
 def _batches(file: Path, rollouts: Sequence[Rollout]) -> Iterator[SavedBatch]:
-    for (step, training), rows in groupby(rollouts, key=lambda each: (each.step, each.credit is not None)):
+    for (step, training), rows in groupby(rollouts, key=lambda each: (each.step, each.training)):
         by_problem: dict[str, list[Rollout]] = {}
         for row in rows:
             by_problem.setdefault(row.problem.id, []).append(row)
@@ -250,11 +250,17 @@ def _why_no_credit(batches: Sequence[SavedBatch], term: Term | None) -> str:
     return ""
 
 
-def _credits(name: str, term: Term, groups: tuple[ScoredGroup, ...], max_tokens: int) -> tuple[float, ...]:
-    """(R,) as the update stage computes it."""
+def _credits(name: str, term: Term, groups: Sequence[ScoredGroup], sampling: SamplingConfig) -> tuple[float, ...]:
+    """(R,) as the update stage computes it; 0 in the groups that `sampling.refills` drops before it."""
     from reasoner.update import ActiveTerm, Prepared
 
-    return Prepared.of(Batch(groups), [ActiveTerm(name, term, 1.0)], max_tokens).credits
+    kept = tuple(scored for scored in groups if scored.informative or not sampling.refills)
+    if not kept:
+        return (0.0,) * sum(len(scored.rewards) for scored in groups)
+    found = iter(Prepared.of(Batch(kept), [ActiveTerm(name, term, 1.0)], sampling.max_tokens).credits)
+    return tuple(
+        next(found) if scored.informative or not sampling.refills else 0.0 for scored in groups for _ in scored.rewards
+    )
 
 
 def _changes(

@@ -38,7 +38,7 @@ def load_rows(source: SourceConfig, generators: Mapping[str, Generator], seed: i
     """The rows that a run uses: with the names of `columns`, shuffled, the first `limit` of them.
 
     Args:
-        seed: the run's seed, for the shuffle.
+        seed: for the shuffle.
         section: the configuration section that describes the source (`data.train`), for messages.
 
     Raises:

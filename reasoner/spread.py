@@ -13,11 +13,9 @@ from reasoner.evaluation import Scorer
 from reasoner.ranks import Ranks
 from reasoner.records import Group, Prompt, Receipt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Sampler
+from reasoner.seeds import derive_seed
 
 T = TypeVar("T")
-
-_SEED = 104_729
-"""between the seeds of the engines: each draws with others"""
 
 
 class SpreadSampler:
@@ -44,7 +42,7 @@ class SpreadSampler:
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
         mine = prompts[self._engine :: self._engines]
-        params = replace(params, seed=params.seed + self._engine * _SEED)
+        params = replace(params, seed=derive_seed(params.seed, "engine", self._engine))
         return self._sampler.sample(mine, n, params) if mine and self._sampler else iter(())
 
     def load(self, folder: Path, version: int) -> Receipt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,13 +31,14 @@ from reasoner.learning.spread import Policy
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
 from reasoner.ranks import Ranks
-from reasoner.records import Batch, Group, Prompt, ScoredGroup
+from reasoner.records import Batch, Group, Prompt, Rollout, ScoredGroup
 from reasoner.reporting.alarms import Watch
 from reasoner.reporting.view import Summary, View
 from reasoner.runs.folder import Run, as_read
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.sampling.base import Sampler
 from reasoner.scoring.service import ScoringService
+from reasoner.seeds import derive_seed
 from reasoner.suspects import explain, stop_after
 from reasoner.update import ActiveTerm, UpdateReport
 
@@ -236,19 +236,21 @@ class Stages:
         kept, wanted = len(fresh.groups), self.config.learning.problems_per_step
         if kept < wanted:
             self.view.message(
-                f"step {fresh.step}: {kept} of {wanted} groups have differences after "
-                f"{self.config.sampling.refills} refills; the step is smaller"
+                f"step {fresh.step}: {kept} of {wanted} groups have differences after {len(fresh.rounds) - 1} "
+                "refills; the step is smaller"
             )
 
-    def drawn_now(self, batches: Mapping[Source, Batch]) -> list[Group]:
+    def drawn_now(self) -> list[Group]:
         """Some groups of every rank's sampler, drawn with the weights that the learner has; none where there are no
         such groups.
 
         Raises:
             RunError: the sampler failed.
         """
-        # Ranks take turns in drawing: so many groups are of every rank's sampler.
-        groups = [scored.group for scored in batches["online"].groups[: max(2, self.ranks.count)]]
+        if self.fresh is None:
+            return []
+        # Ranks take turns in drawing the first round: so many groups, dropped ones too, are of every rank's sampler.
+        groups = [scored.group for scored in self.fresh.rounds[0][: max(2, self.ranks.count)]]
         if all(response.policy_version == self.learner.version for group in groups for response in group.responses):
             return groups
         return [group for group in self.ranks.gather(self.ahead.first()) if group]
@@ -285,39 +287,34 @@ class Stages:
             self.evaluator.evaluate(step, when or f"after step {step}")
 
     @contextmanager
-    def sampler_asleep(self) -> Iterator[None]:
-        """The sampler gives its memory back meanwhile, unless it draws ahead."""
+    def sampler_asleep(self, timer: Timer) -> Iterator[None]:
+        """The sampler gives its memory back meanwhile, unless it draws ahead. Its going to sleep and waking up are a
+        part of the update's time."""
         sampler = self.evaluator.sampler if self.evaluator and not self.config.sampling.ahead else None
         if sampler:
-            sampler.sleep()
+            with timer("update"):
+                sampler.sleep()
         yield
         if sampler:
-            sampler.wake()
+            with timer("update"):
+                sampler.wake()
 
-    def commit(self, step: int, batches: Mapping[Source, Batch], report: UpdateReport, timer: Timer) -> None:
+    def commit(self, step: int, report: UpdateReport, timer: Timer) -> None:
         """Measure the step, write it to the run folder and show it.
 
         Raises:
             RunError: the disk is full, or the updates of too many steps in a row were not finite.
         """
         metrics = report.metrics | timer.metrics | memory_metrics(self.device)
-        groups = batches["online"].groups if "online" in batches else ()
+        rollouts: list[Rollout] = []
         if self.fresh:
-            metrics |= self.fresh.metrics
-        if self.fresh and groups:
-            metrics |= rollout_metrics(groups)
-            metrics["tokens/sampled"] = float(self.fresh.tokens)
-            metrics["score/seconds"] = self.fresh.scoring_s
-            metrics["groups/no_credit"] = 1 - report.informative / len(groups)
-            metrics["tokens_per_s/sample"] = self.fresh.tokens / self.fresh.seconds["sample"]
-            if self.config.sampling.ahead:
-                metrics["sample/seconds"] = self.fresh.seconds["sample"]
-                metrics["response/staleness"] = self._staleness(groups, report)
+            metrics |= self._fresh_metrics(self.fresh, report)
+            rollouts = to_rollouts(step, self.fresh.sampled, report.credits, report.weights, self.fresh.dropped)
         evidence = self.run.keep_suspects(step, report.suspects) if report.suspects else None
         metrics = self.ranks.of_first(as_read(metrics))  # schedules read them, and must be the same everywhere
         warnings = self.watch.look([*self.history, metrics], list(self.run.evaluations.items()))
         self.run.warn([warned for warned in warnings if warned.step == step])
-        self.run.commit(step, metrics, to_rollouts(step, groups, report.credits, report.weights))
+        self.run.commit(step, metrics, rollouts)
         self.keeper.committed()
         self.view.step(step, self.config.run.steps, metrics, warnings)
         self.events.emit("step_finished", step=step, metrics=metrics)
@@ -326,6 +323,19 @@ class Stages:
         if evidence:
             self.view.message(f"step {step}: {explain(report.suspects)}; {evidence}")
             stop_after(self.history, self.config.learning.max_not_finite, report.suspects, evidence)
+
+    def _fresh_metrics(self, fresh: Fresh, report: UpdateReport) -> dict[str, float]:
+        """Figures of everything that was sampled for the step, whether it was trained on or dropped; staleness alone is
+        that of what was trained on."""
+        metrics = {**fresh.metrics, **rollout_metrics(fresh.sampled)}
+        metrics["tokens/sampled"] = float(fresh.tokens)
+        metrics["score/seconds"] = fresh.scoring_s
+        metrics["tokens_per_s/sample"] = fresh.tokens / fresh.seconds["sample"]
+        if self.config.sampling.ahead:
+            metrics["sample/seconds"] = fresh.seconds["sample"]
+            if fresh.groups:
+                metrics["response/staleness"] = self._staleness(fresh.groups, report)
+        return metrics
 
     def _staleness(self, groups: Sequence[ScoredGroup], report: UpdateReport) -> float:
         """How many optimiser steps were made between drawing the step's responses and its first update, on average."""
@@ -377,7 +387,7 @@ class Stages:
 def seed_generators(seed: int, step: int) -> None:
     """Seed this process's generators for a step. Nothing of ours draws from them, but a plugin's credit or link may: it
     draws the same in a repeated and in a resumed run."""
-    of_step = int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:4])
+    of_step = derive_seed(seed, "step", step)
     random.seed(of_step)
-    np.random.seed(of_step)
+    np.random.seed(list(of_step.to_bytes(8)))  # one number for numpy has 32 bits
     torch.manual_seed(of_step)

@@ -16,10 +16,9 @@ from itertools import compress, product
 import torch
 from torch import Tensor
 
-from reasoner.gro.credit import informative
 from reasoner.gro.diagnostics import Diagnostics
 from reasoner.gro.inputs import Inputs
-from reasoner.gro.objective import TermPlan, plan, weigh
+from reasoner.gro.objective import TermPlan, credit_of, plan, weigh
 from reasoner.gro.pairs import units
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import Gap
@@ -52,8 +51,6 @@ class UpdateReport:
     token), 0 where abstained"""
     weights: tuple[tuple[float, ...], ...]
     """(R)(T) weight of every token of every fresh response, summed over the optimiser steps"""
-    informative: int
-    """fresh groups with at least two valid, different rewards"""
     terms: Mapping[str, tuple[float, Diagnostics, int]]
     """by name: lambda, what its weights look like, and tokens that count, over all optimiser steps"""
     responses: int
@@ -164,7 +161,6 @@ def update(
     return UpdateReport(
         credits=fresh.credits if fresh else (),
         weights=tuple(map(tuple, weights_RT)),
-        informative=int(informative(fresh.inputs.rewards_NG, fresh.inputs.valid_NG).sum()) if fresh else 0,
         terms=totals,
         responses=epochs * sum(len(each.batch.responses) for each in prepared.values()),
         done=tuple(done),
@@ -183,23 +179,25 @@ class Prepared:
     batch: Batch
     terms: Sequence[ActiveTerm]
     inputs: Inputs
+    credits_KRT: Sequence[Tensor]
+    """by term: (R, 1), or (R, T) where its credit is per token"""
     max_tokens: int
 
     @classmethod
     def of(cls, batch: Batch, terms: Sequence[ActiveTerm], max_tokens: int) -> Prepared:
-        return cls(batch, terms, inputs_of(batch), max_tokens)
+        inputs = inputs_of(batch)
+        return cls(batch, terms, inputs, [credit_of(each.term, inputs) for each in terms], max_tokens)
 
     @property
     def credits(self) -> tuple[float, ...]:
         """(R,) credit for the first term."""
-        first = self.terms[0]
-        credit_RT = plan(first.name, first.term, self.inputs, self.max_tokens, z0=0.0).credit_RT
+        credit_RT = self.credits_KRT[0]
         if credit_RT.shape[1] > 1:
             credit_RT = credit_RT.sum(dim=1, keepdim=True) / self.inputs.lengths_R.clamp(min=1)[:, None]
         return tuple(credit_RT[:, 0].tolist())
 
     def objective(self, mini: int, count: int, learner: Learner, progress: Progress) -> Objective:
-        """Fix credit, normalisers and pairs of mini-batch `mini` of `count`, and leave out what cannot get weight."""
+        """Fix normalisers and pairs of mini-batch `mini` of `count`, and leave out what cannot get weight."""
         rows = self.rows(mini, count)
         z0 = self._mismatched_kl(rows, learner)
         plans = [
@@ -207,12 +205,13 @@ class Prepared:
                 each.name,
                 each.term,
                 self.inputs,
+                credit_RT,
                 self.max_tokens,
                 each.weight,
                 z0,
                 torch.tensor(rows, dtype=torch.int64),
             )
-            for each in self.terms
+            for each, credit_RT in zip(self.terms, self.credits_KRT, strict=True)
         ]
         size = self.inputs.rewards_NG.shape[1]
         active_R = torch.stack([each.active_R for each in plans]).any(dim=0)

@@ -156,7 +156,6 @@ def _step(run: Run, step: int, made: MadeUp, problems: int, skill: float) -> Non
     credits, weights = credits_and_weights(groups)
     rng = made.random
     metrics = rollout_metrics(groups) | {
-        "groups/no_credit": sum(not scored.informative for scored in groups) / problems,
         "term/grpo/weight": 1.0,
         "term/grpo/loss": rng.gauss(0, 0.02),
         "term/grpo/positive": 0.3 + rng.uniform(-0.05, 0.05),

@@ -27,7 +27,7 @@ from reasoner.cli import options
 from reasoner.cli.console import out, print_preflights
 from reasoner.cli.progress import counting
 from reasoner.config import Config, RewardConfig, ScoringConfig
-from reasoner.data import load_problems
+from reasoner.data import load_held_out, load_problems
 from reasoner.errors import ConfigError, DataError, UserError
 from reasoner.parsing import parse_toml
 from reasoner.preflight import preflight
@@ -291,11 +291,10 @@ def _problems(config: Config, manager: pluggy.PluginManager) -> list[Problem]:
     """The training and evaluation problems, those that are in both once."""
     generators = hooks.generators(manager)
     found: dict[tuple[object, str], Problem] = {}
-    for section in ("train", "eval"):
-        source = getattr(config.data, section)
-        if source is not None:
-            for problem in load_problems(source, config.prompt, generators, config.run.seed, f"data.{section}"):
-                found.setdefault((problem.messages, problem.answer), problem)
+    train = load_problems(config.data.train, config.prompt, generators, config.run.seed) if config.data.train else []
+    held_out = load_held_out(config.data.eval, config.prompt, generators) if config.data.eval else []
+    for problem in (*train, *held_out):
+        found.setdefault((problem.messages, problem.answer), problem)
     if not found:
         raise ConfigError(f"task {config.task!r} has neither data.train nor data.eval: there is no reference answer.")
     return list(found.values())

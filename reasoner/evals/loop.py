@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from reasoner.evals.folder import EvaluationFolder
 from reasoner.evals.parts import Part
-from reasoner.evaluation import Evaluation, counted, in_order, summarise
+from reasoner.evaluation import Evaluation, counted, evaluation_params, in_order, summarise
 from reasoner.handover import SavedModel, hand_over
 from reasoner.opening import watching
 from reasoner.records import ScoredGroup
@@ -59,8 +58,7 @@ def _sample_and_score(part: Part, sampler: Sampler, folder: EvaluationFolder, vi
     left = [prompt for prompt in part.prompts if prompt.problem.id not in done]
     if left:
         # Others than those that an interruption cut off: they are as good, and not the same ones over again.
-        params = replace(part.params, seed=part.params.seed + len(done))
-        drawn = sampler.sample(left, part.samples, params)
+        drawn = sampler.sample(left, part.samples, evaluation_params(config, len(done)))
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
         with ScoringService(config.rewards, config.scoring, config.plugins) as scorer:

@@ -74,21 +74,37 @@ class Weighed:
     """by term, without lambda"""
 
 
+def credit_of(term: Term, inputs: Inputs) -> Tensor:
+    """(R, 1) or (R, T) credit over the whole batch, 0 where abstained; what `plan` takes.
+
+    Once per batch and term, not per mini-batch: the credit of a plugin may draw random numbers, and all mini-batches
+    and passes must see the same.
+
+    Args:
+        term: bound to the functions of plugins (`Algorithms.bind`).
+    """
+    pairs_P2 = _pairs(term, inputs, _counted(term, inputs))
+    credit_RT = credit(term, inputs, pairs_P2)
+    return masked(credit_RT, inputs.mask_RT) if credit_RT.shape[1] > 1 else credit_RT
+
+
 def plan(
     name: str,
     term: Term,
     inputs: Inputs,
+    credit_RT: Tensor,
     max_tokens: int,
     weight: float = 1.0,
     z0: float | None = None,
     rows: Tensor | None = None,
 ) -> TermPlan:
-    """Fix credit, normalisers and pairs of a term.
+    """Fix normalisers and pairs of a term over a mini-batch.
 
     Args:
         name: of the term, for the diagnostics.
         term: the choices, bound to the functions of plugins (`Algorithms.bind`).
-        inputs: the whole batch; credit is computed over it.
+        inputs: the whole batch.
+        credit_RT: of the whole batch (`credit_of`).
         max_tokens: the longest response allowed, the default K of the `constant` aggregation.
         weight: lambda.
         z0: the batch's KL estimate for the anchor `kl`; None: from the sampler's log-probabilities.
@@ -97,15 +113,7 @@ def plan(
     inside_R = torch.ones_like(inputs.valid_R) if rows is None else torch.zeros_like(inputs.valid_R)
     if rows is not None:
         inside_R[rows] = True
-    counted_R = inside_R & inputs.valid_R
-    if term.mask_truncated and inputs.truncated_R is not None:
-        counted_R = counted_R & ~inputs.truncated_R
-    pairs_P2 = torch.empty(0, 2, dtype=torch.int64)
-    if term.reads_pairs:
-        pairs_P2 = mine(term.pairing, inputs.rewards_NG, counted_R.reshape(inputs.valid_NG.shape))
-    credit_RT = credit(term, inputs, pairs_P2)
-    if credit_RT.shape[1] > 1:
-        credit_RT = masked(credit_RT, inputs.mask_RT)
+    counted_R = inside_R & _counted(term, inputs)
     if term.anchor.kind == "kl" and z0 is None:
         z0 = sampled_kl(inputs, counted_R)
     return TermPlan(
@@ -114,10 +122,24 @@ def plan(
         weight=weight,
         credit_RT=credit_RT,
         scale_R=_scale(term.aggregation, credit_RT, counted_R, inputs.lengths_R, max_tokens),
-        pairs_P2=pairs_P2,
+        pairs_P2=_pairs(term, inputs, counted_R),
         z0=z0 or 0.0,
         tokens=int(inputs.lengths_R[counted_R].sum()),
     )
+
+
+def _counted(term: Term, inputs: Inputs) -> Tensor:
+    """bool (R,): responses of the batch that a term takes into account."""
+    if term.mask_truncated and inputs.truncated_R is not None:
+        return inputs.valid_R & ~inputs.truncated_R
+    return inputs.valid_R
+
+
+def _pairs(term: Term, inputs: Inputs, counted_R: Tensor) -> Tensor:
+    """(P, 2) the term's pairs among some responses: none where it has no use for them."""
+    if not term.reads_pairs:
+        return torch.empty(0, 2, dtype=torch.int64)
+    return mine(term.pairing, inputs.rewards_NG, counted_R.reshape(inputs.valid_NG.shape))
 
 
 def sampled_kl(inputs: Inputs, counted_R: Tensor) -> float:

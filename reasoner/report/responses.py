@@ -56,6 +56,7 @@ class Browsable:
             "run": run,
             "training": chosen.file.training,
             "step": chosen.file.step,
+            "dropped": rollouts[0].dropped,
             "problem": self._problem(run, rollouts[0].problem),
             "responses": [self._response(rollout, pieces) for rollout in rollouts],
         }

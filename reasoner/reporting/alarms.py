@@ -190,7 +190,7 @@ def kl_explodes(history: History, evaluations: Evaluations = ()) -> Finding | No
 def no_credit(history: History, evaluations: Evaluations = ()) -> Finding | None:
     """No group with a difference in three steps: nothing was learned in them."""
     last = history[-SPAN:]
-    if len(last) < SPAN or not all(m.get("groups/no_credit") == 1.0 or m.get("groups/kept") == 0.0 for m in last):
+    if len(last) < SPAN or not all(metrics.get("groups/no_credit") == 1.0 for metrics in last):
         return None
     start, now = _start(history, "reward/mean"), _now(history, "reward/mean")
     better = start is not None and now is not None and now > start

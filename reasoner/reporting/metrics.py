@@ -1,4 +1,9 @@
-"""The metrics of a step: every name that may appear in `metrics.jsonl`, with its unit and meaning."""
+"""The metrics of a step: every name that may appear in `metrics.jsonl`, with its unit and meaning.
+
+What is said of rewards, responses and sampled groups is over everything that was sampled for the step, also where
+dynamic sampling dropped it (`sampling.refills`); credit, terms, updates, the gap and the staleness are of what was
+trained on.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +42,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("groups/no_credit", "share", "groups with fewer than two different rewards: nothing to compare"),
     Metric("response/length_mean", "tokens", "response length"),
     Metric("response/finished", "share", "responses that ended by themselves, not at the length limit"),
-    Metric("response/staleness", "count", "optimiser steps between drawing a response and its first update "
-           "(sampling.ahead)"),
+    Metric("response/staleness", "count", "optimiser steps between drawing a response that is trained on and its "
+           "first update (sampling.ahead)"),
     Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: estimates the entropy per token "
            "that they were drawn with"),
-    Metric("credit/abs_mean", "reward", "size of the credit over responses"),
+    Metric("credit/abs_mean", "reward", "size of the credit over the responses that are trained on"),
     Metric("term/<term>/weight", "number", "lambda of a term of the objective at this step"),
     Metric("term/<term>/loss", "number", "its loss, without lambda"),
     Metric("term/<term>/positive", "number", "mass of its weights that push responses up"),
@@ -75,8 +80,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("critic/explained_variance", "share", "1 - Var(return - value) / Var(return) over tokens, old values"),
     Metric("critic/grad_norm", "number", "gradient norm of the critic before clipping"),
     Metric("critic/not_finite", "count", "its optimiser steps skipped because its loss or gradient was not finite"),
-    Metric("groups/kept", "count", "groups with differences that dynamic sampling found; with dynamic sampling only"),
-    Metric("groups/draws", "count", "times that problems were drawn so far; with dynamic sampling only"),
+    Metric("groups/kept", "count", "groups with differences, which the step learns from; with dynamic sampling only"),
+    Metric("groups/sampled", "count", "groups that were sampled for the step, dropped ones included; with dynamic "
+           "sampling only"),
     Metric("curriculum/tried", "share", "training problems that were tried so far; with a curriculum only"),
     Metric("curriculum/resting", "share", "training problems that rest: their last groups were all right or all wrong"),
     Metric("curriculum/pass_rate", "share", "mean pass rate of the tried problems, recent groups counting more"),

@@ -37,16 +37,24 @@ def to_rollouts(
     groups: Sequence[ScoredGroup],
     credits_R: Sequence[float] | None = None,
     weights_RT: Sequence[tuple[float, ...]] | None = None,
+    dropped_N: Sequence[bool] | None = None,
 ) -> list[Rollout]:
-    """One row per response. `credits_R`, `weights_RT`: of each response in group order; an evaluation has none.
+    """One row per response.
+
+    Args:
+        credits_R: of each response that was trained on, in group order; None: of an evaluation.
+        weights_RT: of the same.
+        dropped_N: which groups were not trained on (`sampling.refills`); None: none.
 
     Raises:
-        ValueError: not exactly one credit, or one row of weights, per response.
+        ValueError: not exactly one credit, or one row of weights, per response that was trained on.
     """
-    responses = sum(len(scored.group.responses) for scored in groups)
+    dropped_N = [False] * len(groups) if dropped_N is None else dropped_N
+    kept = [scored for scored, dropped in zip(groups, dropped_N, strict=True) if not dropped]
+    responses = sum(len(scored.group.responses) for scored in kept)
     for name, values in (("a credit", credits_R), ("weights", weights_RT)):
         if values is not None and len(values) != responses:
-            raise ValueError(f"each of {responses} responses needs {name}, got {len(values)}")
+            raise ValueError(f"each of {responses} responses that were trained on needs {name}, got {len(values)}")
     credit, weights = iter(credits_R or ()), iter(weights_RT or ())
     return [
         Rollout(
@@ -57,10 +65,11 @@ def to_rollouts(
             response=response,
             components=scored.components[sample],
             reward=scored.rewards[sample],
-            credit=next(credit, None),
-            weights=next(weights, None),
+            credit=None if dropped else next(credit, None),
+            weights=None if dropped else next(weights, None),
+            dropped=dropped,
         )
-        for scored in groups
+        for scored, dropped in zip(groups, dropped_N, strict=True)
         for sample, response in enumerate(scored.group.responses)
     ]
 

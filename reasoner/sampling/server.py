@@ -10,7 +10,6 @@ The same seed gives other responses: which server draws what, and in which order
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import queue
 import threading
 import time
@@ -32,6 +31,7 @@ from reasoner.sampling.responses import build_response, check_request, end_token
 from reasoner.sampling.server_check import Wanted, describe, summary
 from reasoner.sampling.server_client import Server, ServerError
 from reasoner.sampling.server_draw import Draw, Drawn, Lost, Order, Seat
+from reasoner.seeds import derive_seed
 
 PATIENCE_S = 180.0
 """seconds without a token after which a server counts as hung"""
@@ -237,8 +237,7 @@ class ServerSampler:
 
     def _seed_of(self, index: int, version: int) -> int:
         """Another one for every server and version: a vLLM that is started again begins with the same one."""
-        text = f"{self._seed}:{index}:{version}:{self._owner}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+        return derive_seed(self._seed, "server", index, version, self._owner)
 
     def sleep(self) -> None:
         """The servers have memory of their own."""

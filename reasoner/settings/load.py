@@ -287,8 +287,9 @@ def _check_metric(key: str, name: str, config: Config) -> None:
     conditions = {
         "critic/": ("a term with a critic", config.gro.needs_critic),
         "reward/": ("fresh groups", config.online),
-        "groups/no_credit": ("fresh groups without sampling.refills", config.online and not config.sampling.refills),
+        "groups/no_credit": ("fresh groups", config.online),
         "groups/kept": ("sampling.refills", bool(config.sampling.refills)),
+        "groups/sampled": ("sampling.refills", bool(config.sampling.refills)),
         "sample/seconds": ("sampling.ahead", bool(config.sampling.ahead)),
         "response/staleness": ("sampling.ahead", bool(config.sampling.ahead)),
         "curriculum/": ("a curriculum", config.curriculum.kind != "none"),

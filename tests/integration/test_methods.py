@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -14,12 +16,16 @@ from safetensors.torch import load_file
 from reasoner.codec import read_parquet
 from reasoner.errors import DataError
 from reasoner.gro.presets import PRESETS
+from reasoner.handover import Gap, check_gap
+from reasoner.learning.learner import Learner
 from reasoner.material import load_material
 from reasoner.opening import open_stages
 from reasoner.pipeline import train
-from reasoner.records import Rollout
+from reasoner.records import Group, Rollout
 from reasoner.runs.folder import read_evaluations
+from reasoner.sampling.hf_engine import HfSampler
 from reasoner.settings import load_config
+from reasoner.update import update
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -176,15 +182,60 @@ def test_a_switch_changes_the_term_and_a_ramp_its_weight(task: Path) -> None:
 
 def test_dynamic_sampling_drops_groups_without_differences_and_goes_on_smaller(task: Path) -> None:
     folder, history = run(task, "gro.preset=grpo", "sampling.refills=2", "sampling.max_tokens=1", "run.steps=2")
-    for metrics in history:
-        assert metrics["groups/no_credit"] == 0.0
-        assert metrics["groups/kept"] <= 4
-    assert history[-1]["groups/draws"] >= 2
-    kept = read_parquet(folder / "rollouts" / "step-000001.parquet", Rollout)
-    by_problem: dict[str, set[float | None]] = {}
-    for rollout in kept:
-        by_problem.setdefault(rollout.problem.id, set()).add(rollout.reward)
-    assert all(len(rewards) > 1 for rewards in by_problem.values())
+    for step, metrics in enumerate(history, 1):
+        rows = read_parquet(folder / "rollouts" / f"step-{step:06}.parquet", Rollout)
+        by_problem: dict[str, set[float | None]] = {}
+        for row in rows:
+            by_problem.setdefault(row.problem.id, set()).add(row.reward)
+        assert len(rows) == 4 * len(by_problem)  # no problem twice
+        assert all(row.dropped == (len(by_problem[row.problem.id]) == 1) for row in rows)
+        assert all((row.credit is None) == (row.weights is None) == row.dropped for row in rows)
+        # measured over everything that was sampled, what was dropped included
+        dropped = sum(row.dropped for row in rows) / 4
+        assert metrics["reward/mean"] == pytest.approx(fmean(row.reward or 0.0 for row in rows))
+        assert metrics["groups/no_credit"] == pytest.approx(dropped / len(by_problem))
+        assert (metrics["groups/kept"], metrics["groups/sampled"]) == (len(by_problem) - dropped, len(by_problem))
+        assert metrics["groups/kept"] <= 4 < metrics["groups/sampled"] <= 8
+
+
+def test_a_step_that_drops_everything_is_measured_and_checked(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No response earns anything: the mean reward is 0, and the sampler is compared with the learner all the same."""
+    checked = []
+
+    def check(learner: Learner, groups: Sequence[Group], temperature: float) -> Gap:
+        checked.append(len(groups))
+        return check_gap(learner, groups, temperature)
+
+    monkeypatch.setattr("reasoner.pipeline.check_gap", check)
+    nothing = "rewards.letters.weight=0.0"
+    folder, history = run(task, "gro.preset=grpo", "sampling.refills=1", nothing, "run.steps=3")
+    assert [metrics["reward/mean"] for metrics in history] == [0.0] * 3
+    assert [(metrics["groups/no_credit"], metrics["groups/sampled"]) for metrics in history] == [(1.0, 8.0)] * 3
+    assert all(metrics["response/length_mean"] > 0 for metrics in history)
+    assert "credit/abs_mean" not in history[0]
+    assert "no credit" in (folder / "warnings.jsonl").read_text()
+    rows = read_parquet(folder / "rollouts" / "step-000003.parquet", Rollout)
+    assert (len(rows), {row.dropped for row in rows}) == (32, {True})
+    assert checked == [2, 2]
+
+
+def test_the_gap_is_checked_while_the_sampler_is_asleep(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the plan of the memory says of the update then holds for the check too."""
+    told: list[str] = []
+
+    def telling(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def tell(*arguments: Any, **options: Any) -> Any:
+            told.append(name)
+            return function(*arguments, **options)
+
+        return tell
+
+    for name in ("sleep", "wake"):
+        monkeypatch.setattr(HfSampler, name, telling(name, getattr(HfSampler, name)))
+    monkeypatch.setattr("reasoner.pipeline.check_gap", telling("check", check_gap))
+    monkeypatch.setattr("reasoner.pipeline.update", telling("update", update))
+    run(task, "gro.preset=grpo", "run.steps=2")
+    assert told == ["sleep", "check", "update", "wake"] * 2
 
 
 def test_corrections_entropy_and_truncation_masks_run_together(task: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from reasoner.codec import read_parquet, write_parquet
+from reasoner.records import Rollout
 from reasoner.report.write import make_report, save
 from tests.browser import CHROMIUM, open_page
 from tests.made_up import HOSTILE, made_up_run
@@ -143,3 +146,30 @@ def test_hostile_text_stays_text_and_a_link_opens_what_it_names(tmp_path: Path) 
     assert page.said["controls"] > 0
     assert page.said["hits"] >= len("img")
     assert page.said["wide"] <= 500
+
+
+def test_dropped_groups_are_named_and_filtered(report: Path, tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "runs", steps=2, every=2, problems=3)
+    file = run / "rollouts" / "step-000002.parquet"
+    rows = read_parquet(file, Rollout)
+    write_parquet(file, [replace(row, credit=None, weights=None, dropped=True) for row in rows[:8]] + rows[8:])
+    save(make_report([run])[1], tmp_path / "report.html")
+    driver = (
+        USE
+        + """
+    const said = { dropped: count(), row: $(".groups button").textContent, card: $(".card-head").textContent };
+    await fill("when", "trained");
+    said.trained = count();
+    said.other = $(".card-head").textContent;
+    return said;
+    """
+    )
+    said = open_page(tmp_path / "report.html", driver, "#when=dropped").said
+    assert (said["dropped"], said["trained"]) == ("8 responses in 1 group", "40 responses in 5 groups")
+    assert "step 2, dropped · train:2-0" in said["row"]
+    assert "not trained on" in said["card"]
+    assert "credit" not in said["card"]
+    assert "not trained on" not in said["other"]
+    asked = "return { asked: document.querySelector('[name=when] [value=dropped]') !== null };"
+    assert open_page(tmp_path / "report.html", asked).said["asked"]
+    assert not open_page(report, asked).said["asked"]

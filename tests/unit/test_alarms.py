@@ -95,7 +95,11 @@ BAD: Mapping[str, tuple[str, list[dict[str, float]], Sequence[str]]] = {
         run(20, groups__no_credit=lambda step: float(step > 15), reward__mean=ramp(0.1, 1.0, 20)),
         ["for 3 steps", "harder"],
     ),
-    "dynamic sampling finds nothing": ("no credit", [{"groups/kept": 0.0}] * 3, ["for 3 steps"]),
+    "dynamic sampling finds nothing": (
+        "no credit",
+        [{"groups/kept": 0.0, "groups/no_credit": 1.0}] * 3,
+        ["for 3 steps"],
+    ),
     "the gap grows": ("sampler gap", run(30, gap__mean=lambda step: 1e-5 + 5e-4 * step), ["grew", "check_every"]),
     "a reward fails": ("reward failures", run(9, reward__math__failed=lambda _: 0.3), ["math 30%", "timeout_s"]),
     "a reward begins to fail": (

@@ -22,7 +22,7 @@ from reasoner.config import Config, TermConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.gro.algorithms import BUILT_IN
 from reasoner.gro.inputs import Inputs
-from reasoner.gro.objective import plan, weigh
+from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.presets import PRESETS, Weighted
 from reasoner.gro.terms import Clip, CustomCredit, Term
 from reasoner.settings import Resolved, load_config, term_table, to_toml
@@ -372,7 +372,8 @@ def test_the_weights_of_a_plugin_s_method_are_what_its_formulas_say(tmp_path: Pa
         mask_RT=torch.arange(shape[1]) < torch.tensor(LENGTHS)[:, None],
         old_RT=old_RT,
     )
-    planned = plan("tanh", algorithms.bind(term), inputs, max_tokens=8)
+    bound = algorithms.bind(term)
+    planned = plan("tanh", bound, inputs, credit_of(bound, inputs), max_tokens=8)
     weights_RT = weigh([planned], inputs, torch.arange(shape[0]), logprobs_RT).weights_RT
     expected_RT = torch.tensor(expected_weights(logprobs_RT, old_RT), dtype=torch.float64)
     assert torch.allclose(weights_RT, expected_RT, rtol=1e-12, atol=1e-15)

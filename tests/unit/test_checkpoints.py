@@ -239,3 +239,12 @@ def test_a_checkpoint_of_a_run_with_other_parts_is_refused(tmp_path: Path) -> No
     )
     with pytest.raises(RunError, match="holds the state of part, and this run has curriculum"):
         other.restore(made.run.checkpoints.at(1))
+
+
+def test_a_state_that_another_version_wrote_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
+    made = trial(tmp_path, checkpoint_every=1)
+    made.step()
+    file = made.run.checkpoints.at(1) / STATE_FILE
+    file.write_text(json.dumps([{"part": {"draws": 3}}]))
+    with pytest.raises(RunError, match=r"state\.json does not hold 'count' of the part 'part': .*another version"):
+        made.keeper.restore(made.run.checkpoints.at(1))

@@ -269,3 +269,16 @@ def test_the_old_file_stays_when_a_new_one_cannot_be_written(tmp_path: Path) -> 
     with pytest.raises(DataError):
         write_jsonl(path, [Score(2.0), Score(math.inf)])
     assert read_jsonl(path, Score) == [Score(1.0)]
+
+
+def test_a_file_from_before_a_field_has_its_default(tmp_path: Path) -> None:
+    """As JSON does it. A field without a default must be there."""
+    path = tmp_path / "x.parquet"
+    row = rollout(dropped=True, weights=(0.5, 0.5))
+    write_parquet(path, [row])
+    pq.write_table(pq.read_table(path).drop_columns(["dropped"]), path)
+    assert read_parquet(path, Rollout) == [replace(row, dropped=False)]
+    assert from_json(to_json(row).replace(', "dropped": true', ""), Rollout) == replace(row, dropped=False)
+    pq.write_table(pq.read_table(path).drop_columns(["credit"]), path)
+    with pytest.raises(DataError, match="column 'credit' of Rollout is missing"):
+        read_parquet(path, Rollout)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reasoner.curriculum import Curriculum
 from reasoner.data import Stream
@@ -91,9 +93,9 @@ def test_a_rest_doubles_with_every_group_without_differences_and_ends_with_the_f
     chosen = Curriculum(stream(1, 1), 0, 4)
 
     def turns_until_taken() -> int:
-        before = chosen.state()["epoch"]
+        before = chosen.state()["cursor"]["epoch"]
         chosen.take(1)
-        return int(chosen.state()["epoch"] - before - 1)  # one problem: every epoch is a turn
+        return int(chosen.state()["cursor"]["epoch"] - before - 1)  # one problem: every epoch is a turn
 
     chosen.take(1)
     gaps = []
@@ -143,3 +145,21 @@ def test_metrics() -> None:
     assert chosen.metrics == pytest.approx(
         {"curriculum/tried": 0.3, "curriculum/resting": 0.2, "curriculum/pass_rate": 0.5}
     )
+
+
+@settings(deadline=None)
+@given(rounds=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), max_size=20))
+def test_every_problem_has_its_turn_once_per_epoch_whatever_a_step_takes(rounds: list[list[int]]) -> None:
+    """Nobody is passed over here: no group was seen yet, and a pass rate of one half is always taken."""
+    chosen, order = Curriculum(stream(7, 1), 3, LONGEST), list[str]()
+    for counts in rounds:
+        step: list[str] = []
+        for count in counts:
+            found = [problem.id for problem in chosen.take(count, step)]
+            assert len(found) == min(count, 7 - len(step))
+            chosen.observe(dict.fromkeys(found, 0.5))
+            step += found
+        assert len(set(step)) == len(step)
+        order += step
+    for first in range(0, len(order) - 6, 7):
+        assert len(set(order[first : first + 7])) == 7

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reasoner.config import DataConfig, PromptConfig, SourceConfig
-from reasoner.data import Splits, Stream, load_problems, load_splits, open_template
+from reasoner.data import Cursor, Splits, Stream, load_problems, load_splits, open_template
 from reasoner.errors import ConfigError, DataError, ReasonerError
 from reasoner.hub import hub_reachable
 from reasoner.overlap import normal_text
@@ -327,3 +329,60 @@ def test_too_few_problems_and_step_zero_are_refused() -> None:
         stream_of(2, 3, seed=0)
     with pytest.raises(ValueError, match="counted from 1"):
         stream_of(3, 3, seed=0).at(0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(size=st.integers(1, 12), rounds=st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), max_size=25))
+def test_every_problem_comes_once_per_epoch_whatever_a_step_takes(size: int, rounds: list[list[int]]) -> None:
+    """Steps of one or several takes: the first, and refills of any size."""
+    cursor, order = Cursor(stream_of(size, 1, seed=3)), list[str]()
+    for counts in rounds:
+        step: list[str] = []
+        for count in counts:
+            found = [problem.id for problem in cursor.take(count, step)]
+            assert len(found) == min(count, size - len(step))
+            step += found
+        assert len(set(step)) == len(step)
+        order += step
+        state = json.loads(json.dumps(cursor.state()))
+        cursor = Cursor(stream_of(size, 1, seed=3))  # a run that is interrupted after every step
+        cursor.restore(state)
+    for first in range(0, len(order) - size + 1, size):
+        assert sorted(order[first : first + size]) == sorted(f"p:{n}" for n in range(size))
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_steps_of_equal_size_take_the_streams_order(seed: int | None) -> None:
+    """As `at` has it, as long as they fill the epochs; one that does not fill goes on with the next one."""
+    stream = stream_of(12, 3, seed)
+    cursor = Cursor(stream)
+    assert [cursor.take(3) for _ in range(12)] == [stream.at(step) for step in range(1, 13)]
+    odd = Cursor(stream_of(5, 2, seed=None))
+    taken = [[problem.id for problem in odd.take(4)] for _ in range(3)]
+    # p:4, which fills no step alone, is not lost
+    assert taken == [["p:0", "p:1", "p:2", "p:3"], ["p:4", "p:0", "p:1", "p:2"], ["p:3", "p:4", "p:0", "p:1"]]
+    twice = Cursor(stream_of(5, 4, seed=None))
+    first = [problem.id for problem in twice.take(4)]
+    assert [problem.id for problem in twice.take(3, first)] == ["p:4"]  # the step has all others
+
+
+def test_a_problem_that_a_step_has_already_is_put_off_and_not_lost() -> None:
+    stream = stream_of(6, 4, seed=11)
+    first, second = ([problem.id for problem in stream.epoch(epoch)] for epoch in (0, 1))
+    assert set(second[:2]) & set(first[4:])  # the step that goes on with the second epoch has one of them already
+    cursor = Cursor(stream)
+    steps = [[problem.id for problem in cursor.take(4)] for _ in range(3)]
+    others = [name for name in second if name not in first[4:]]
+    assert steps == [first[:4], first[4:] + others[:2], [name for name in second if name not in others[:2]]]
+    assert steps[2][0] == second[0]  # whose turn was first
+
+
+def test_the_evaluation_problems_are_the_same_for_every_seed_of_the_run(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", [{"question": str(n), "answer": str(n)} for n in range(40)])
+    config = DataConfig(
+        train=SourceConfig(path=path, limit=10), eval=SourceConfig(path=path, limit=10), overlap="allow"
+    )
+    splits = [load_splits(config, PLAIN, {}, seed) for seed in (0, 1, 2)]
+    assert len({tuple(problem.id for problem in each.eval) for each in splits}) == 1
+    assert [problem.id for problem in splits[0].eval] != [f"x:{n}" for n in range(10)]  # shuffled all the same
+    assert len({tuple(problem.id for problem in each.train) for each in splits}) == 3

@@ -11,7 +11,7 @@ import torch
 from reasoner.gro.checks import mistake_of_term
 from reasoner.gro.inputs import Inputs
 from reasoner.gro.links import link
-from reasoner.gro.objective import plan, weigh
+from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.presets import PRESETS
 from reasoner.gro.terms import (
     KL,
@@ -74,12 +74,14 @@ def inputs() -> Inputs:
 )
 def test_what_a_plugins_credit_returns_is_looked_at(returned: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        plan("mine", replace(GRPO, credit=lambda rewards_NG, valid_NG: returned), inputs(), 3)
+        credit_of(replace(GRPO, credit=lambda rewards_NG, valid_NG: returned), inputs())
 
 
 def test_responses_without_a_token_of_the_policy_cost_nothing() -> None:
     empty = replace(inputs(), mask_RT=torch.zeros(2, 3, dtype=torch.bool))
-    found = weigh([plan("grpo", GRPO, empty, 3)], empty, torch.arange(2), torch.full((2, 3), -1.0))
+    found = weigh(
+        [plan("grpo", GRPO, empty, credit_of(GRPO, empty), 3)], empty, torch.arange(2), torch.full((2, 3), -1.0)
+    )
     assert torch.equal(found.weights_RT, torch.zeros(2, 3))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reasoner.gro.inputs import Inputs
-from reasoner.gro.objective import plan, weigh
+from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.presets import PRESETS, Weighted
 from reasoner.gro.terms import (
     KL,
@@ -120,7 +120,10 @@ def _weighed(
     """The objective over a batch, each part of the cut weighed alone, its rows padded to the longest among them."""
     inputs = inputs or _inputs(case)
     rows = None if batch is None else torch.tensor(batch)
-    plans = [plan(name, each.term, inputs, case.max_tokens, each.weight, case.z0, rows) for name, each in terms.items()]
+    plans = [
+        plan(name, each.term, inputs, credit_of(each.term, inputs), case.max_tokens, each.weight, case.z0, rows)
+        for name, each in terms.items()
+    ]
     lengths = [len(row) for row in case.l]
     found = [[math.nan] * length for length in lengths]
     entropy = [[math.nan] * length for length in lengths]
@@ -253,7 +256,10 @@ def test_a_response_without_a_token_of_the_policy_is_harmless(name: str) -> None
 def test_weights_have_the_number_format_of_the_log_probabilities(name: str) -> None:
     case = random_case(2)
     inputs = _inputs(case)
-    plans = [plan(key, each.term, inputs, case.max_tokens, each.weight) for key, each in PRESETS[name].terms.items()]
+    plans = [
+        plan(key, each.term, inputs, credit_of(each.term, inputs), case.max_tokens, each.weight)
+        for key, each in PRESETS[name].terms.items()
+    ]
     found = weigh(plans, inputs, torch.arange(len(case.l)), _logprobs(case).float())
     assert found.weights_RT.dtype == torch.float32
     expected_RT = _padded(_weighed(case, _terms(name)).weights, 0.0)

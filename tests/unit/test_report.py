@@ -324,3 +324,16 @@ def test_what_cannot_be_written_or_is_no_run_is_said(made: Path, tmp_path: Path)
         save("", tmp_path / "file" / "report.html")
     with pytest.raises(DataError, match="is not a run folder"):
         collect([tmp_path])
+
+
+def test_dropped_groups_are_in_the_report_and_say_so(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "first"))
+    file = run / "rollouts" / "step-000002.parquet"
+    rows = [
+        replace(row, credit=None, weights=None, dropped=True) if at < 8 else row
+        for at, row in enumerate(read_parquet(file, Rollout))
+    ]
+    write_parquet(file, rows)
+    groups = [group for group in data_of(page_of(run))["groups"] if group["training"]]
+    assert [group["dropped"] for group in groups if group["step"] == 2] == [True, False, False]
+    assert not any(group["dropped"] for group in groups if group["step"] != 2)

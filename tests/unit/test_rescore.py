@@ -337,3 +337,21 @@ def test_progress_is_a_line_in_a_pipe_and_a_bar_on_a_terminal(
     out, err = capsys.readouterr()
     assert out == ""
     assert "3/8" in err
+
+
+def test_dropped_groups_are_scored_again_and_have_no_credit_as_in_the_run(tmp_path: Path) -> None:
+    """Dynamic sampling: `b` had no differences and gets some, `a` loses its own; credit is whitened over what is
+    kept."""
+    gone = [replace(row, dropped=True) for row in group("b", {"3": 0.0, "4": 0.0}, credit=None)]
+    batches = saved(tmp_path / "x.jsonl", group("a", {"1": 1.0, "2": 0.0}), gone, group("c", {"5": 1.0, "6": 0.0}))
+    (batch,) = batches
+    assert (batch.training, len(batch.groups)) == (True, 3)
+    values = {"1": 1.0, "2": 1.0, "3": 1.0, "4": 0.0, "5": 0.0, "6": 1.0}
+    found = compared(batches, values, "gro.preset=reinforce++-baseline", "sampling.refills=2")
+    assert [change.old_credit for change in found.changes] == pytest.approx([1, -1, 0, 0, 1, -1])
+    assert [change.new_credit for change in found.changes] == pytest.approx([0, 0, 1, -1, -1, 1])
+    total = found.components[-1]
+    assert total.name == "total"
+    assert [total.old_mean, total.new_mean] == pytest.approx([2 / 6, 4 / 6])
+    nothing = saved(tmp_path / "y.jsonl", gone)
+    assert [change.old_credit for change in compared(nothing, values, "sampling.refills=2").changes] == [0, 0]

@@ -242,7 +242,7 @@ def test_rollouts_follow_the_order_of_groups_and_responses() -> None:
     ]
     assert {row.credit for row in to_rollouts(4, [other])} == {None}
     assert [row.weights for row in to_rollouts(4, [other], [0.1, 0.2], [(0.1, 0.2), (0.3,)])] == [(0.1, 0.2), (0.3,)]
-    with pytest.raises(ValueError, match="2 responses needs a credit, got 1"):
+    with pytest.raises(ValueError, match="2 responses that were trained on needs a credit, got 1"):
         to_rollouts(4, [other], [0.1])
-    with pytest.raises(ValueError, match="2 responses needs weights, got 3"):
+    with pytest.raises(ValueError, match="2 responses that were trained on needs weights, got 3"):
         to_rollouts(4, [other], [0.1, 0.2], [(), (), ()])

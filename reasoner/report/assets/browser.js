@@ -113,8 +113,9 @@ class Browser {
     const question = problem.messages[problem.messages.length - 1]?.[1] ?? "";
     const dims = asksOfResponses(this.asked);
     const marks = group.responses.map((each, at) => rewardMark(each, this.data.range, dims && !fitting.has(at)));
+    const dropped = group.dropped ? ", dropped" : "";
     const text = [
-      span("row-head", span("", ...shown(`${momentName(group)} · ${problem.id}`)), span("", short(mean(group)))),
+      span("row-head", span("", ...shown(`${momentName(group)}${dropped} · ${problem.id}`)), span("", short(mean(group)))),
       h("span", { class: "row-text", dir: "auto" }, ...shown(question.slice(0, 160))),
       span("marks", ...marks),
     ];

@@ -63,6 +63,8 @@ function groupFits(data, group, asked) {
   if (asked.run !== "" && group.run !== Number(asked.run)) return false;
   if (asked.when === "train" && !group.training) return false;
   if (asked.when === "eval" && group.training) return false;
+  if (asked.when === "trained" && (!group.training || group.dropped)) return false;
+  if (asked.when === "dropped" && !group.dropped) return false;
   if (/^[se]\d+$/.test(asked.when) && moment(group) !== asked.when) return false;
   return asked.problem === "" || data.problems[group.problem].id.toLowerCase().includes(asked.problem.toLowerCase());
 }

@@ -12,12 +12,15 @@ function filterForm(data, asked, changed, reset) {
   const titles = (table) => Object.entries(table).map(([key, [title]]) => [key, title]);
   const numbered = (names) => names.map((name, at) => [String(at), name]);
   const moments = [...new Map(data.groups.map((group) => [moment(group), momentName(group)]))];
+  const trained = [["trained", "trained on"], ["dropped", "dropped, not trained on"]];
+  const parts = data.groups.some((group) => group.dropped) ? trained : [];
   const number = { type: "number", step: "any", class: "number" };
   const form = h("form", { class: "filters", role: "search" },
     text("Text in prompt or response", "q"),
     text("Problem", "problem"),
     data.runs.length > 1 ? choice("Run", "run", [any, ...numbered(data.runs)]) : null,
-    choice("When", "when", [any, ["train", "all training steps"], ["eval", "all evaluations"], ...moments]),
+    choice("When", "when", [any, ["train", "all training steps"], ["eval", "all evaluations"], ...parts,
+      ...moments]),
     text("Reward from", "min", number),
     text("to", "max", number),
     choice("Component", "source", [any, ...numbered(data.sources)]),

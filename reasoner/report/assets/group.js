@@ -27,16 +27,17 @@ function cardsOf(data, group, fitting, colouring, query) {
     const kind = fitting !== null && !fitting.has(at) ? "card out" : "card";
     const text = written(each, each.lengths ? colouring : "plain", scale, query);
     const label = `response ${each.sample + 1}`;
-    return h("article", { class: kind, "aria-label": label }, cardHead(data, each), verdicts(data, each), text);
+    return h("article", { class: kind, "aria-label": label }, cardHead(data, group, each), verdicts(data, each), text);
   });
   return h("div", { class: "cards" }, ...cards);
 }
 
-function cardHead(data, each) {
+function cardHead(data, group, each) {
   const push = each.credit > 0 ? "up" : each.credit < 0 ? "down" : "";
   return h("div", { class: "card-head" }, `#${each.sample + 1}`, rewardMark(each, data.range, false),
     h("b", null, each.reward === null ? "abstained" : `reward ${short(each.reward)}`),
     each.credit === null ? null : span(push, `credit ${signed(each.credit)}`),
+    group.dropped ? span("", "not trained on") : null,
     span("", plural(each.tokens, "token", "tokens")),
     each.finish === "length" ? span("cut", "cut at the limit") : null);
 }

@@ -1,0 +1,228 @@
+"""A step's groups with dynamic sampling: how many problems they take, what is measured of them, and what is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from reasoner.codec import read_parquet, write_parquet
+from reasoner.curriculum import Curriculum
+from reasoner.data import Stream
+from reasoner.fresh import Drawer, Fresh
+from reasoner.measure import rollout_metrics
+from reasoner.ranks import Ranks
+from reasoner.records import Component, Group, Message, Problem, Prompt, Response, Rollout, SamplingParams, ScoredGroup
+from reasoner.runs.rollouts import to_rollouts
+from reasoner.settings import load_config
+from reasoner.spread import SpreadSampler, SpreadScorer
+from reasoner.stages import Stages
+from tests.unit.test_spread import on_ranks
+
+SIZE = 4
+"""responses of a group"""
+Rewards = Callable[[int], Sequence[float]]
+"""of the responses to problem n"""
+
+
+@dataclass
+class Sampler:
+    """Remembers what it was asked for."""
+
+    rounds: list[list[str]] = field(default_factory=list)
+    """ids of the problems of every call"""
+    seeds: list[int] = field(default_factory=list)
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        self.rounds.append([prompt.problem.id for prompt in prompts])
+        self.seeds.append(params.seed)
+        response = Response("x", (1, 2), (True, True), (-0.5, -0.5), "stop", 3)
+        return iter([Group(prompt.problem, prompt.token_ids, (response,) * n) for prompt in prompts])
+
+
+@dataclass
+class Scorer:
+    rewards: Rewards
+
+    def score(self, groups: Iterable[Group]) -> Iterator[ScoredGroup]:
+        for group in groups:
+            rewards = tuple(self.rewards(int(group.problem.answer)))
+            components = tuple((Component("math", 1.0, reward),) for reward in rewards)
+            yield ScoredGroup(group, components, rewards)
+
+
+def drawer(
+    rewards: Rewards,
+    *,
+    problems: int = 40,
+    per_step: int = 4,
+    refills: int = 3,
+    seed: int = 0,
+    curriculum: bool = False,
+) -> tuple[Drawer, Sampler]:
+    sets = [f"learning.problems_per_step={per_step}", f"sampling.refills={refills}", f"run.seed={seed}"]
+    config = load_config("math-gsm8k", "laptop", sets=[*sets, f"sampling.group_size={SIZE}"]).config
+    all_ = [Problem(f"p:{n}", (Message("user", "?"),), str(n)) for n in range(problems)]
+    stream = Stream(all_, per_step, seed, section="data.train", key="learning.problems_per_step")
+    sampler = Sampler()
+    prompts = {problem.id: Prompt(problem, (1,)) for problem in all_}
+    chooses = Curriculum(stream, seed, 8) if curriculum else None
+    return Drawer(config, cast(Any, sampler), cast(Any, Scorer(rewards)), stream, prompts, chooses), sampler
+
+
+def every(share: int) -> Rewards:
+    """One problem of so many gives differences; all others are wrong throughout."""
+    return lambda n: (1.0, 0.0, 0.0, 0.0) if n % share == 0 else (0.0,) * SIZE
+
+
+def test_a_refill_takes_as_many_problems_as_are_missing_and_an_epoch_holds_each_once() -> None:
+    made, sampler = drawer(every(3))
+    for step in range(1, 13):
+        sampler.rounds.clear()
+        fresh = made.draw(step, greedy=False)
+        kept = 0
+        for asked, groups in zip(sampler.rounds, fresh.rounds, strict=True):
+            assert len(asked) == 4 - kept
+            kept += sum(scored.informative for scored in groups)
+        names = [scored.group.problem.id for scored in fresh.sampled]
+        assert len(set(names)) == len(names)
+        assert len(fresh.groups) == kept
+    made, sampler = drawer(every(3))
+    for step in range(1, 13):
+        made.draw(step, greedy=False)
+    order = [name for asked in sampler.rounds for name in asked]
+    epochs = [order[first : first + 40] for first in range(0, len(order) - 40, 40)]
+    assert len(epochs) >= 2
+    assert all(len(set(epoch)) == 40 for epoch in epochs)
+
+
+@pytest.mark.parametrize(("wrong", "low", "high"), [(0.0, 0.0, 0.1), (1.0, 0.9, 1.0)])
+def test_a_step_that_drops_most_groups_shows_their_rewards(wrong: float, low: float, high: float) -> None:
+    """Nearly all are wrong, or nearly all are right: the mean of what is kept is far from both."""
+    made, _ = drawer(lambda n: (1.0, 0.0, wrong, wrong) if n == 0 else (wrong,) * SIZE, problems=16, per_step=8)
+    fresh = made.draw(1, greedy=False)
+    assert len(fresh.sampled) == 16
+    assert fmean(reward or 0.0 for scored in fresh.groups for reward in scored.rewards) == 0.25 + wrong / 2
+    metrics = rollout_metrics(fresh.sampled)
+    assert low <= metrics["reward/mean"] <= high
+    assert low <= metrics["reward/math/mean"] <= high
+    assert metrics["groups/no_credit"] == 15 / 16
+    assert fresh.metrics == {"groups/kept": 1.0, "groups/sampled": 16.0}
+
+
+def test_rollouts_keep_what_was_dropped_with_a_flag(tmp_path: Any) -> None:
+    fresh = drawer(every(3), problems=12, per_step=6)[0].draw(1, greedy=False)
+    trained = sum(len(scored.rewards) for scored in fresh.groups)
+    rows = to_rollouts(1, fresh.sampled, [0.5] * trained, [(0.1, 0.2)] * trained, fresh.dropped)
+    write_parquet(tmp_path / "x.parquet", rows)
+    rows = read_parquet(tmp_path / "x.parquet", Rollout)
+    assert [row.problem.id for row in rows[::SIZE]] == [scored.group.problem.id for scored in fresh.sampled]
+    for row in rows:
+        assert row.dropped == (int(row.problem.answer) % 3 != 0)
+        assert (row.credit, row.weights) == ((None, None) if row.dropped else (0.5, (0.1, 0.2)))
+        assert row.training
+    assert 0 < sum(row.dropped for row in rows) < len(rows)
+    with pytest.raises(ValueError, match=f"each of {trained} responses that were trained on needs a credit"):
+        to_rollouts(1, fresh.sampled, [0.5] * len(rows), None, fresh.dropped)
+
+
+def test_a_step_ends_smaller_where_it_has_tried_every_problem() -> None:
+    made, sampler = drawer(every(100), problems=6, per_step=4, refills=9)
+    fresh = made.draw(1, greedy=False)
+    assert [len(asked) for asked in sampler.rounds] == [4, 2]
+    assert len(fresh.groups) <= 1
+    assert len({scored.group.problem.id for scored in fresh.sampled}) == 6
+    assert len(made.draw(2, greedy=False).sampled) == 6  # all of them again
+
+
+def test_without_refills_everything_is_kept_and_the_order_is_the_streams() -> None:
+    made, sampler = drawer(every(3), refills=0)
+    drawn = [made.draw(step, greedy=False) for step in range(1, 21)]  # two epochs
+    assert not any(dropped for fresh in drawn for dropped in fresh.dropped)
+    assert all(fresh.groups == fresh.sampled for fresh in drawn)
+    stream = Stream([str(n) for n in range(40)], 4, 0, section="", key="")
+    assert sampler.rounds == [[f"p:{n}" for n in stream.at(step)] for step in range(1, 21)]
+    assert drawn[0].metrics == {}
+
+
+@pytest.mark.parametrize("curriculum", [False, True])
+def test_a_resumed_run_draws_the_same_problems_with_the_same_noise(curriculum: bool) -> None:
+    """From the state after every step, over the end of an epoch."""
+    made, sampler = drawer(every(3), problems=22, per_step=5, curriculum=curriculum)
+    states = []
+    for step in range(1, 10):
+        states.append((len(sampler.seeds), json.loads(json.dumps(made.state()))))
+        made.draw(step, greedy=False)
+    for step, (before, state) in enumerate(states, 1):
+        resumed, again = drawer(every(3), problems=22, per_step=5, curriculum=curriculum)
+        resumed.restore(state)
+        for later in range(step, 10):
+            resumed.draw(later, greedy=False)
+        assert (again.rounds, again.seeds) == (sampler.rounds[before:], sampler.seeds[before:])
+
+
+def test_runs_steps_and_refills_share_no_noise() -> None:
+    seeds = []
+    for seed in range(4):
+        made, sampler = drawer(every(5), seed=seed)
+        for step in range(1, 6):
+            made.draw(step, greedy=True)
+        seeds += sampler.seeds
+    assert len(seeds) > 40
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_gap_check_sees_every_ranks_sampler_also_where_groups_are_dropped(ranks: int) -> None:
+    fresh = drawer(every(100), per_step=8)[0].draw(1, greedy=False)
+    assert len(fresh.groups) <= 1
+    few = drawn_now(fresh, ranks, version=3)
+    assert [group.problem.id for group in few] == [s.group.problem.id for s in fresh.rounds[0][: max(2, ranks)]]
+    assert drawn_now(fresh, ranks, version=4) == []  # of older weights: it asks for what is drawn ahead, here nothing
+
+
+def drawn_now(fresh: Fresh, ranks: int, version: int) -> list[Group]:
+    stages = SimpleNamespace(
+        fresh=fresh,
+        ranks=SimpleNamespace(count=ranks, gather=lambda value: [value] * ranks),
+        learner=SimpleNamespace(version=version),
+        ahead=SimpleNamespace(first=lambda: None),
+    )
+    return Stages.drawn_now(cast(Any, stages))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_are(ranks: int) -> None:
+    """Every rank samples and scores its share, which may be empty, with noise of its own; all have the whole."""
+
+    def rank(here: Ranks) -> tuple[list[Fresh], dict[str, Any], Sampler]:
+        made, sampler = drawer(every(3), per_step=3)
+        made.sampler = cast(Any, SpreadSampler(cast(Any, Engine(sampler)), here))
+        made.scorer = SpreadScorer(made.scorer, here)
+        return [made.draw(step, greedy=False) for step in range(1, 5)], made.state(), sampler
+
+    found = on_ranks(ranks, rank)
+    alone, state, _ = on_ranks(1, rank)[0]
+    for steps, own_state, _ in found:
+        assert [fresh.rounds for fresh in steps] == [fresh.rounds for fresh in alone]
+        assert own_state == state
+    assert any(len(some) < ranks for fresh in alone for some in fresh.rounds)
+    seeds = [seed for _, _, sampler in found for seed in sampler.seeds]
+    assert len(set(seeds)) == len(seeds)
+
+
+@dataclass
+class Engine:
+    """The sampler with what else an engine has."""
+
+    sampler: Sampler
+    name: str = "fake"
+    description: str = "fake"
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        return self.sampler.sample(prompts, n, params)
