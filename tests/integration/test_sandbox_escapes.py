@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -23,11 +24,22 @@ from tests.integration import sandbox_hoards
 from tests.integration.sandbox_world import CANARY_ATTACKS, World, attack, touched, world
 from tests.integration.test_sandbox import working
 
+
+def _is_on(setting: Path) -> bool:
+    """A number of which the first bit is set."""
+    return setting.exists() and int(setting.read_text()) % 2 == 1
+
+
 KERNEL = tuple(int(number) for number in platform.release().split("-")[0].split(".")[:2])
 LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=128, processes=12, open_files=32, output_bytes=2**16, scratch_mb=8)
 SHORT = Limits(wall_s=0.6, cpu_s=5.0, memory_mb=128, processes=12, scratch_mb=8)
-UNKNOWN = {"attribute by a newer call"} if KERNEL < (6, 13) else set()
-"""attacks that this kernel does not know"""
+SETTINGS = Path("/proc/sys/net")
+UNKNOWN = {
+    *({"attribute by a newer call"} if KERNEL < (6, 13) else ()),
+    *({"multipath TCP"} if not _is_on(SETTINGS / "mptcp" / "enabled") else ()),
+    *({"TCP fast open"} if not _is_on(SETTINGS / "ipv4" / "tcp_fastopen") else ()),
+}
+"""attacks that this kernel does not know, or that are turned off"""
 PATIENCE_S = 10.0
 """seconds after a deadline in which a program must be gone, on a machine that does other things"""
 
