@@ -36,7 +36,7 @@ SCRATCH = "/tmp"
 """where the scratch folder is inside"""
 START_S = 10.0
 """seconds for bubblewrap to set up its namespaces"""
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": SCRATCH, "TMPDIR": SCRATCH, "LANG": "C.UTF-8"}
 _INIT = ("/bin/sh", "-c", 'read -r go || exit; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?', "sh")
 """The first process inside: it waits for a word (`open_gate`) and starts the program; with its end the kernel kills

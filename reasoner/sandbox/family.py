@@ -16,7 +16,7 @@ from reasoner.sandbox.base import Limits
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.pipes import Pipes, open_gate
 from reasoner.sandbox.scratch import Scratch
-from reasoner.sandbox.usage import tree
+from reasoner.sandbox.usage import deleted, tree
 
 Code = TypeVar("Code")
 
@@ -56,7 +56,7 @@ class Family:
         return [] if self._root is None else tree(self._root)
 
     def full(self) -> bool:
-        return self._scratch.full()
+        return self._scratch.full(deleted(self.pids(), self.folder))
 
     def kill(self) -> None:
         with self._lock:  # a process that was waited for gives back its id, which somebody else may have then

@@ -7,6 +7,9 @@ import resource
 
 from reasoner.sandbox.base import Limits
 
+_PENDING_SIGNALS = 1024
+"""signals and timers of one user that wait; counted with all else of this user, so that the program stops first"""
+
 
 def limit_process(pid: int, limits: Limits, processes: int | None) -> None:
     """Set the limits of a process that has not started its program; what it starts inherits them.
@@ -23,6 +26,7 @@ def limit_process(pid: int, limits: Limits, processes: int | None) -> None:
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MEMLOCK: (0, 0),
         resource.RLIMIT_MSGQUEUE: (0, 0),
+        resource.RLIMIT_SIGPENDING: (_PENDING_SIGNALS,) * 2,
     }
     if processes is not None:
         wanted[resource.RLIMIT_NPROC] = (processes,) * 2

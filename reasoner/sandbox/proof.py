@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import tempfile
 import uuid
@@ -28,8 +29,9 @@ _HARMLESS = {"REASONER_PROGRAM", MARKER, "PATH", "HOME", "TMPDIR", "LANG", "LC_C
 """environment variables that a sandbox or a shell sets"""
 
 _PROBE = """
-import json, os, socket, sys, time
+import ctypes, errno, fcntl, mmap, os, socket, sys, time, json
 told = json.loads(input())
+libc = ctypes.CDLL(None, use_errno=True)
 def attempt(act):
     try:
         return act() or "done"
@@ -41,10 +43,30 @@ def read(path):
 def write(path):
     with open(path, "w") as file:
         file.write("x")
-def connect(family, address):
-    with socket.socket(family) as client:
+def connect(family, address, protocol=0):
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as client:
         client.settimeout(2)
         client.connect(address)
+def open_fast(address):
+    with socket.socket() as client:
+        client.sendto(b"x", socket.MSG_FASTOPEN, address)
+def opens(family, kind, protocol):
+    try:
+        socket.socket(family, kind, protocol).close()
+    except OSError:
+        return False
+    return True
+def let_in(call, *arguments):
+    # with arguments that are good for nothing, the kernel has another error for a call than a filter that refuses it
+    ctypes.set_errno(0)
+    kept_out = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP)
+    return call(*arguments) != -1 or ctypes.get_errno() not in kept_out
+def allowed(act):
+    try:
+        act()
+    except OSError:
+        return False
+    return True
 def fork():
     count = 0
     for _ in range(told["forks"]):
@@ -57,19 +79,95 @@ def fork():
             break
         count += 1
     return count
+here = ("127.0.0.1", told["port"])
+own, ends, file = attempt(lambda: write("own")), os.pipe(), os.open("probe.py", os.O_RDONLY)
+target = os.open("taken", os.O_CREAT | os.O_RDWR)
+calls = {name: let_in(getattr(libc, name), *arguments) for name, arguments in told["functions"].items()}
+calls |= {name: let_in(libc.syscall, number, -1, None, 0, None, 0, 0) for name, number in told["numbers"].items()}
+calls |= {name: allowed(lambda: fcntl.fcntl(file, number, value)) for name, (number, value) in told["fcntl"].items()}
+calls |= {
+    "FS_IOC_SETFLAGS": let_in(libc.ioctl, file, 0x40086602, None),
+    "fallocate": let_in(libc.fallocate, target, 0, ctypes.c_long(0), ctypes.c_long(4096)),
+    "F_SETPIPE_SZ": allowed(lambda: fcntl.fcntl(ends[0], 1031, 8192)),
+    "MAP_SHARED | MAP_ANONYMOUS": allowed(lambda: mmap.mmap(-1, 4096)),
+    "SO_SNDBUF": allowed(lambda: socket.socketpair()[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)),
+}
 print(json.dumps({
-    "tcp": attempt(lambda: connect(socket.AF_INET, ("127.0.0.1", told["port"]))),
+    "tcp": attempt(lambda: connect(socket.AF_INET, here)),
+    "mptcp": attempt(lambda: connect(socket.AF_INET, here, 262)),
+    "fast open": attempt(lambda: open_fast(here)),
     "abstract": attempt(lambda: connect(socket.AF_UNIX, "\\0" + told["abstract"])),
+    "sockets": [name for name, (family, kind, protocol) in told["sockets"].items() if opens(family, kind, protocol)],
     "write": attempt(lambda: write(told["outside"])),
-    "own": attempt(lambda: write("own")),
+    "own": own,
     "read": attempt(lambda: read(told["secret"])),
     "home": attempt(lambda: os.listdir(told["home"])),
     "parent": attempt(lambda: read(f"/proc/{told['parent']}/environ")),
     "environment": sorted(os.environ),
+    "calls": [name for name, done in calls.items() if done],
     "forks": fork(),
 }), flush=True)
 time.sleep(60)
 """
+SOCKETS = {
+    "IPv4": (2, 1, 0),
+    "UDP": (2, 2, 0),
+    "MPTCP": (2, 1, 262),
+    "SCTP": (2, 1, 132),
+    "ICMP": (2, 2, 1),
+    "raw": (2, 3, 1),
+    "IPv6": (10, 1, 0),
+    "netlink": (16, 3, 0),
+    "packet": (17, 3, 0),
+    "Bluetooth": (31, 5, 0),
+    "crypto": (38, 5, 0),
+    "vsock": (40, 1, 0),
+    "local datagram": (1, 2, 0),
+}
+"""family, type and protocol of sockets that no program needs"""
+CALLS: dict[str, tuple[str, ...]] = {
+    "hold memory that no limit counts": (
+        *("vmsplice", "splice", "tee", "sendfile", "memfd_create", "shmget", "msgget", "sendmsg"),
+        *("F_SETPIPE_SZ", "MAP_SHARED | MAP_ANONYMOUS", "SO_SNDBUF"),
+    ),
+    "take disk space faster than anybody looks": ("fallocate", "copy_file_range"),
+    "change files of others": ("setxattr", "setxattrat", "removexattrat", "file_setattr", "FS_IOC_SETFLAGS"),
+    "watch files of others, or use up what all share": ("inotify_init1", "io_setup", "F_NOTIFY", "F_SETLEASE"),
+    "make system calls that are unknown here": (
+        "cachestat",
+        "fchmodat2",
+        "futex_wake",
+        "listmount",
+    ),
+}
+"""what a program could do -> calls, or arguments of them, that let it"""
+_FUNCTIONS: dict[str, tuple[object, ...]] = {
+    "vmsplice": (-1, None, 0, 0),
+    "splice": (-1, None, -1, None, 0, 0),
+    "tee": (-1, -1, 0, 0),
+    "sendfile": (-1, -1, None, 0),
+    "memfd_create": (None, 0),
+    "shmget": (-2, 0, 0),
+    "msgget": (-2, 0),
+    "sendmsg": (-1, None, 0),
+    "copy_file_range": (-1, None, -1, None, 0, 0),
+    "setxattr": (None, None, None, 0, 0),
+    "inotify_init1": (-1,),
+}
+"""functions of the C library, with arguments of no use"""
+_NUMBERS = {
+    "setxattrat": 463,
+    "removexattrat": 466,
+    "file_setattr": 469,
+    "cachestat": 451,
+    "fchmodat2": 452,
+    "futex_wake": 454,
+    "listmount": 458,
+    "io_setup": 206 if platform.machine() == "x86_64" else 0,
+}
+"""calls that the C library may not know; new ones have the same numbers everywhere"""
+_FCNTLS = {"F_NOTIFY": (1026, 0), "F_SETLEASE": (1024, 0)}
+"""on a file that is open for reading: take back a notification, take a lease"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +274,29 @@ def _outside(stack: ExitStack) -> dict[str, Any]:
         "home": str(Path.home()),
         "parent": os.getpid(),
         "forks": 4 * _LIMITS.processes,
+        "sockets": SOCKETS,
+        "functions": _FUNCTIONS,
+        "numbers": _NUMBERS,
+        "fcntl": _FCNTLS,
     }
 
 
 def _faults(report: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
     wrong = {
         "tcp": "the network can be reached",
+        "mptcp": "the network can be reached by MPTCP",
+        "fast open": "the network can be reached by TCP fast open",
         "abstract": "local services can be reached",
         "write": "files outside of the scratch folder can be written",
         "read": "files outside of the scratch folder can be read",
         "parent": "the environment of other processes can be read",
     }
     yield from (fault for what, fault in wrong.items() if not isinstance(report[what], dict))
+    if report["sockets"]:
+        yield f"sockets can be opened: {', '.join(report['sockets'])}"
+    for what, calls in CALLS.items():
+        if through := [call for call in calls if call in report["calls"]]:
+            yield f"a program can {what}: {', '.join(through)}"
     if report["own"] != "done":
         yield f"the scratch folder cannot be written ({report['own']})"
     if Path(told["outside"]).exists():

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from reasoner.sandbox.base import End, Limits, Outcome, SandboxError
 from reasoner.sandbox.pipes import Pipes
-from reasoner.sandbox.usage import proportional_memory, usage
+from reasoner.sandbox.usage import buffered, proportional_memory, usage
 
 FIRST_LOOK_S = 0.03
 """seconds before the first look at what the program uses; doubled up to `LAST_LOOK_S`"""
@@ -174,7 +174,7 @@ class Running:
             return "processes"
         if used.cpu_s > limits.cpu_s:
             return "cpu"
-        memory = limits.memory_mb * 2**20
+        memory = limits.memory_mb * 2**20 - buffered(pids)
         if used.memory > memory and proportional_memory(pids) > memory:
             return "memory"
         return "scratch" if self._child.full() else None

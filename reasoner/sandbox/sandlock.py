@@ -15,7 +15,9 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from reasoner.errors import MissingDependencyError
@@ -24,16 +26,19 @@ from reasoner.sandbox.family import Family
 from reasoner.sandbox.interpreter import readable_paths
 from reasoner.sandbox.local import LocalSandbox
 from reasoner.sandbox.pipes import GATE, Pipes, ending
+from reasoner.sandbox.seccomp import confine_thread, program_filter
 
 _REFUSED = (
-    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+    # what our filter allows, as in bubblewrap a program has only itself and its own files to do it to
+    *("chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat"),
     *("utime", "utimes", "utimensat", "futimesat"),
-    *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
-    *("prlimit64", "setpriority", "ioprio_set", "pidfd_open"),
+    *("prlimit64", "setpriority", "pidfd_open"),
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"),
-    "memfd_create",  # memory that counts for nobody
+    # what our filter allows to sandlock itself (`STARTING`) and sandlock's own does not refuse
+    *("accept", "accept4", "listen", "memfd_create", "pidfd_getfd", "seccomp"),
+    *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
 )
-_DEVICES = ("/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_DEVICES = ("/dev/full", "/dev/random", "/dev/urandom")
 _OVERALL = 2
 """what all processes together may map, in multiples of what one may: sandlock kills where the kernel would refuse"""
 _END_S = 30.0
@@ -49,16 +54,27 @@ def sandlock() -> LocalSandbox:
     has, needs = sandlock.landlock_abi_version(), sandlock.min_landlock_abi()
     if has < needs:
         raise MissingDependencyError(f"sandlock needs Landlock {needs} (Linux 6.12 or newer); this kernel has {has}")
-    return LocalSandbox(f"sandlock {sandlock.__version__}", Locked)
+    rules = program_filter(starting=True)
+    return LocalSandbox(f"sandlock {sandlock.__version__}", partial(Locked, rules))
 
 
 class Locked(Family):
-    """A program under sandlock (a `Child`)."""
+    """A program under sandlock (a `Child`).
 
-    def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, undo: ExitStack) -> None:
+    It is started from a thread of its own, which has put a filter of system calls on itself: what it starts inherits
+    that, and sandlock, which knows calls but not their arguments, puts its own one on top. The thread waits until the
+    program has ended: the kernel kills a program with the thread that started it.
+    """
+
+    def __init__(
+        self, rules: bytes, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, undo: ExitStack
+    ) -> None:
         super().__init__(files, limits, undo)
         command = [*GATE, *_without_rights(), *program]
-        self._process = undo.enter_context(_popen(command, self.folder, self.environment(), limits))
+        starter = undo.enter_context(ThreadPoolExecutor(1, "sandlock"))
+        starter.submit(confine_thread, rules).result()
+        started = starter.submit(_popen, command, self.folder, self.environment(), limits)
+        self._process = undo.enter_context(started.result())
         pipes = Pipes(self._process.stdin, self._process.stdout, self._process.stderr)
         self.begin(int(self._process.pid), pipes, undo)
 

@@ -44,9 +44,15 @@ class Scratch:
             self.remove()
             raise
 
-    def full(self) -> bool:
-        """Whether it holds more than it may, or folders deeper than anybody needs; looks no further than to know."""
-        total = 0.0
+    def full(self, deleted: float = 0.0) -> bool:
+        """Whether it holds more than it may, or folders deeper than anybody needs; looks no further than to know.
+
+        Args:
+            deleted: bytes on disk that it holds in files without a name.
+        """
+        total = deleted
+        if total > self._most:
+            return True
         for size in _sizes(self._lock, _DEEPEST):
             total += max(size, FILE_BYTES)
             if total > self._most:
@@ -73,13 +79,18 @@ def _locked_folder() -> tuple[Path, int]:
 
 
 def _sizes(folder: int, deepest: int) -> Iterator[float]:
-    """Bytes on disk of all that is in an open folder; folders that cannot be opened are taken for empty."""
+    """Bytes on disk of all that is in an open folder; infinite for what can be filled and not be looked at."""
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                yield entry.stat(follow_symlinks=False).st_blocks * _BLOCK
-                if entry.is_dir(follow_symlinks=False):
-                    inner = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+                about = entry.stat(follow_symlinks=False)
+                yield about.st_blocks * _BLOCK
+                if stat.S_ISDIR(about.st_mode):
+                    try:
+                        inner = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+                    except PermissionError:  # nobody can have put anything into a folder that cannot be entered either
+                        yield math.inf if about.st_mode & stat.S_IXUSR else 0.0
+                        continue
                     try:
                         yield from _sizes(inner, deepest - 1) if deepest else (math.inf,)
                     finally:

@@ -25,7 +25,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 _PREAMBLE = """
 import contextlib, ctypes, json, os, resource, signal, socket, subprocess, sys, threading, time
-world = json.loads(sys.argv[1])
+world, libc = json.loads(sys.argv[1]), ctypes.CDLL(None)
+path, value = world['file'].encode(), ctypes.create_string_buffer(b'1')
+new = (ctypes.c_uint64 * 2)(ctypes.addressof(value), 1)  # arguments of setxattrat
 def tries(*acts):
     for act in acts:
         with contextlib.suppress(Exception):
@@ -52,6 +54,7 @@ class World:
             "folder": str(self.folder),
             "new": str(self.folder / "new"),
             "socket": str(self.folder / "socket"),
+            "datagrams": str(self.folder / "datagrams"),
             "tcp": self.services["tcp"].getsockname()[1],
             "udp": self.services["udp"].getsockname()[1],
             "abstract": self.services["abstract"].getsockname()[1:].decode(),
@@ -145,11 +148,13 @@ def world() -> Iterator[World]:
             "udp": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
             "unix": socket.socket(socket.AF_UNIX),
             "abstract": socket.socket(socket.AF_UNIX),
+            "datagrams": socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
         }
         for service in services.values():
             stack.enter_context(service)
         services["udp"].bind(("127.0.0.1", 0))
         services["unix"].bind(str(folder / "socket"))
+        services["datagrams"].bind(str(folder / "datagrams"))
         services["abstract"].bind("\0" + secrets.token_hex(8))
         for name in ("unix", "abstract"):
             services[name].listen()
@@ -186,3 +191,53 @@ def attacking(
 ) -> contextlib.AbstractContextManager[Session]:
     command, files = program(source, around)
     return sandbox.open(command, files, limits)
+
+
+CANARY_ATTACKS = {
+    "tcp": "socket.create_connection(('127.0.0.1', world['tcp']), 2).send(b'x')",
+    "udp": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', world['udp']))",
+    "unix socket": "socket.socket(socket.AF_UNIX).connect(world['socket'])",
+    "abstract socket": "socket.socket(socket.AF_UNIX).connect('\\0' + world['abstract'])",
+    "multipath TCP": "socket.socket(2, 1, 262).connect(('127.0.0.1', world['tcp']))",
+    "TCP fast open": "socket.socket().sendto(b'x', socket.MSG_FASTOPEN, ('127.0.0.1', world['tcp']))",
+    "datagram": "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', world['datagrams'])",
+    "datagram from a pair": "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b'x', world['datagrams'])",
+    "message from a pair": "socket.socketpair(1, socket.SOCK_DGRAM)[0].sendmsg([b'x'], [], 0, world['datagrams'])",
+    "new file": "open(world['new'], 'w').write('x')",
+    "new folder": "os.mkdir(world['new'])",
+    "append": "open(world['file'], 'a').write('x')",
+    "truncate": "os.truncate(world['file'], 0)",
+    "remove": "os.unlink(world['file'])",
+    "rename": "os.rename(world['file'], world['new'])",
+    "link": "os.link(world['file'], world['new'])",
+    "permissions": "os.chmod(world['file'], 0o777)",
+    "times": "os.utime(world['file'], (1, 1))",
+    "attribute": "os.setxattr(world['file'], 'user.x', b'1')",
+    "attribute by a newer call": "assert libc.syscall(463, -100, path, 0, b'user.y', ctypes.byref(new), 16) == 0",
+    "through a link": "os.symlink(world['file'], 'link'); open('link', 'a').write('x')",
+    "through dots": "open('../' * 20 + world['file'], 'a').write('x')",
+    "its file is a link": "os.unlink('main.py'); os.symlink(world['file'], 'main.py'); open('main.py', 'a').write('x')",
+    "kill": "os.kill(world['victim'], signal.SIGKILL)",
+    "stop": "os.kill(world['victim'], signal.SIGSTOP); time.sleep(.2)",
+    "signal by descriptor": "signal.pidfd_send_signal(os.pidfd_open(world['victim']), signal.SIGKILL)",
+    "priority": "os.setpriority(os.PRIO_PROCESS, world['victim'], 7)",
+    "cores": "os.sched_setaffinity(world['victim'], [max(os.sched_getaffinity(0))])",
+    "limits of others": "resource.prlimit(world['victim'], resource.RLIMIT_NOFILE, (5, 5))",
+    "trace": "assert ctypes.CDLL(None).ptrace(0x4206, world['victim'], 0, 0x100000) == 0",
+    "shared memory": "open('/dev/shm/' + world['mark'], 'w').write('x')",
+    "segment": "assert ctypes.CDLL(None).shmget(world['key'], 4096, 0o1666) >= 0",
+    "queue": "assert ctypes.CDLL(None).msgget(world['key'], 0o1666) >= 0",
+}
+"""what each does to the canaries of the test; a line of Python"""
+
+
+def touched(sandbox: Sandbox, around: World, limits: Limits) -> list[str]:
+    """What is not as it was after all of these attacks.
+
+    Raises:
+        AssertionError: they were not tried.
+    """
+    lines = [f"tries({'!' + line!r})" for line in CANARY_ATTACKS.values()]
+    outcome = attack(sandbox, "\n".join([*lines, "print('all tried')"]), around, limits)
+    assert outcome.stdout.endswith(b"all tried\n"), outcome
+    return around.harm()
