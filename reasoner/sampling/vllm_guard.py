@@ -1,4 +1,4 @@
-"""Who may ask a vLLM server for what: its key on every route, no page in somebody's browser, only a run's own methods."""
+"""Who may ask a vLLM server for what: nobody without its key, no page in a browser, only for a run's own methods."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CALL = "/collective_rpc"
 
 
 class Guard:
-    """ASGI middleware of a `vllm serve`.
+    """ASGI middleware of a `vllm serve`: passes a request on, or refuses it with status 400, 401, 403, 404 or 413.
 
     With a key in the environment no route but `/health` answers without it: vLLM's own check leaves out the routes that
     load weights, pause the engine and call methods of its workers.
@@ -42,10 +42,11 @@ class Guard:
     def __init__(self, app: App) -> None:
         self._app = app
         self._key = os.environ.get(KEY, "")
-        self._names = {name.lower() for name in ("localhost", socket.gethostname(), os.environ.get(BOUND, "")) if name}
+        names = ("localhost", socket.gethostname(), socket.getfqdn(), os.environ.get(BOUND, ""))
+        self._names = {name.lower() for name in names if name}
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Pass the request on, or refuse it with status 401, 403, 404 or 413."""
+        """Handle one request."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -54,11 +55,13 @@ class Guard:
             body = await _body(receive)
             status, why = _refused_call(body)
             receive = _once(body or b"", receive)
-        if status:
+        if not status:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": why})  # 403, before it was accepted
+        else:
             await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": why.encode()})
-            return
-        await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> tuple[int, str]:
         """Status and why; 0: the request may pass."""
