@@ -55,15 +55,16 @@ def hidden_paths() -> tuple[Path, ...]:
         if any(folder.is_relative_to(path) for path in readable)
         # not a whole `lib` that somebody has on the path of modules: programs need what else is in it
         and not any(path.is_relative_to(folder) for path in (*readable, library))
+        and folder.is_dir()
     }
     return tuple(sorted(folder for folder in found if found.isdisjoint(folder.parents)))
 
 
 def _package_folders(libraries: list[Path]) -> Iterator[Path]:
     for library in libraries:
-        yield from (folder.resolve() for pattern in _PACKAGES for folder in library.glob(pattern) if folder.is_dir())
+        yield from (folder.resolve() for pattern in _PACKAGES for folder in library.glob(pattern))
     on_path = (Path(entry).resolve() for entry in sys.path)
-    yield from (folder for folder in on_path if folder.is_dir() and folder.name != "lib-dynload")
+    yield from (folder for folder in on_path if folder.name != "lib-dynload")
     for name in _OWN:
         if (spec := find_spec(name)) is not None:
             yield from (Path(place).resolve() for place in spec.submodule_search_locations or ())
