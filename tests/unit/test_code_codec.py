@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter, OrderedDict, namedtuple
 from enum import IntEnum
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,7 +150,7 @@ def test_a_table_of_hashes_is_as_large_as_its_bound_and_no_larger() -> None:
 
 def test_decoding_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
-    monkeypatch.setattr(codec.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(codec, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     with pytest.raises(codec.CodecError, match="takes too long"):
         codec.decode(["l", *([["l"]] * 1000)], bounds=codec.Bounds(end=50.0))
     assert next(clock) == 52  # one look per list: it ended at the first one after the deadline
