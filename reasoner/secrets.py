@@ -148,8 +148,21 @@ def hide(value: Any, secrets: Iterable[str] | None = None) -> Any:
         secrets: values of configured keys; None: those of the secret environment variables. Of a header such as
             `Bearer KEY` each word is one. What is shorter than `LEAST` characters could be anything, and stays.
     """
-    spelled = [form for secret in (_values(os.environ) if secrets is None else secrets) for form in _forms(secret)]
-    return _without(value, sorted(spelled, key=len, reverse=True)) if spelled else value
+    text = "\0".join(_texts(value))
+    forms = _all_forms(tuple(_values(os.environ) if secrets is None else secrets))
+    found = [form for form in forms if form in text]
+    return _without(value, found) if found else value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (*_texts(key), *_texts(inner))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def _without(value: Any, forms: Sequence[str]) -> Any:
@@ -162,7 +175,12 @@ def _without(value: Any, forms: Sequence[str]) -> Any:
     return [_without(inner, forms) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
+def _all_forms(secrets: tuple[str, ...]) -> list[str]:
+    """The longest first: one may be a part of another."""
+    return sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
+
+
 def _forms(secret: str) -> frozenset[str]:
     """How a service can write a secret that it was sent."""
     parts = {secret, *secret.split()}

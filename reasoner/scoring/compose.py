@@ -109,7 +109,8 @@ def verdict(returned: object) -> Score | None:
         raise InvalidScoreError(f"Score.parts must hold JSON values only: {error}") from error
     if size > MAX_RESULT_BYTES:
         raise InvalidScoreError(f"parts and note of a score may take {MAX_RESULT_BYTES} bytes together, got {size}")
-    return Score(_finite(score.value), hide(score.parts), hide(score.note))
+    parts, note = hide([score.parts, score.note])
+    return Score(_finite(score.value), parts, note)
 
 
 def component(reward: RewardConfig, outcome: Score | Failure | None, seconds: float) -> Component:
