@@ -113,7 +113,7 @@ async def _body(receive: Any) -> bytes | None:
     body = b""
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        body += bytes(message.get("body", b""))
         if message["type"] != "http.request" or len(body) > MAX_CALL:
             return None
         if not message.get("more_body"):

@@ -186,8 +186,8 @@ def _view() -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), str(path))
         else:
             yield from ("--ro-bind", str(path), str(path))
-    for path in map(str, hidden_paths()):
-        yield from ("--perms", "0555", "--tmpfs", path, "--remount-ro", path)
+    for path in hidden_paths():
+        yield from ("--perms", "0555", "--tmpfs", str(path), "--remount-ro", str(path))
     yield from ("--perms", "0755", "--dir", "/dev")
     for device in _DEVICES:
         yield from ("--dev-bind", device, device)

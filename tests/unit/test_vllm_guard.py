@@ -38,7 +38,7 @@ def asked(
     headers: dict[str, str] | list[tuple[str, str]], path: str = "/pause", method: str = "POST", content: bytes = b""
 ) -> httpx.Response:
     async def sent() -> httpx.Response:
-        transport = httpx.ASGITransport(app=Guard(echo))  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=Guard(echo))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
             return await client.request(method, path, headers=headers, content=content)
 
