@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 import pytest
 
 from reasoner.cases import score_cases
@@ -349,6 +350,45 @@ def test_in_workers_a_slow_program_gets_a_verdict_and_a_broken_problem_a_failure
     failure = found["broken"].failure
     assert failure is not None
     assert (failure.kind, "the field 'tests' must be" in failure.message) == ("error", True)
+
+
+def chained_keys(bits: int = 16, chain: int = 30_000, more: int = 12_000) -> list[int]:
+    """Keys of a dict of 2**bits places that takes quadratic time: the first ones fill the places in the order in which
+    they are searched, and from where the others begin, the search goes along this chain to its end."""
+    mask, order = 2**bits - 1, [0]
+    while len(order) < chain:
+        order.append((order[-1] * 5 + 1) & mask)
+    filled = numpy.zeros(2**bits, bool)
+    filled[order] = True
+    keys = numpy.arange(1, 3_000_000, dtype=numpy.int64) << bits
+    places, rest = numpy.zeros_like(keys), keys.copy()
+    while rest.any():
+        rest >>= 5
+        places = numpy.where(filled[places], (places * 5 + rest + 1) & mask, places)
+    found = keys[filled[places]]
+    assert len(found) >= more
+    return [*order, *map(int, found[:more])]
+
+
+def test_in_workers_an_answer_that_is_slow_to_read_is_a_verdict_and_no_failure() -> None:
+    """Without a bound, reading it takes longer than a call may."""
+    line = json.dumps({"value": ["d", *(part for key in chained_keys() for part in (key, 0))]}).encode() + b"\n"
+    program = f"""
+import os
+def add(a, b):
+    for descriptor in range(3, 32):
+        try:
+            line = {line!r}
+            while line:
+                line = line[os.write(descriptor, line):]
+        except OSError:
+            pass
+"""
+    reward = RewardConfig(source="code", timeout_s=5.0, options={"tests": "asserts", "timeout_s": 2.0})
+    with ScoringService([reward], ScoringConfig(workers=1, max_failure_rate=1.0)) as service:
+        ((component,),) = score_cases(service, [(ADD, make_response(f"```\n{program}\n```"))])
+    assert (component.value, component.failure) == (0.0, None)
+    assert "a set or dict of 42000 members, more than can be expected" in component.note
 
 
 LONG = 2**20
