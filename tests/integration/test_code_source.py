@@ -352,7 +352,7 @@ def test_in_workers_a_slow_program_gets_a_verdict_and_a_broken_problem_a_failure
     assert (failure.kind, "the field 'tests' must be" in failure.message) == ("error", True)
 
 
-def chained_keys(bits: int = 16, chain: int = 30_000, more: int = 12_000) -> list[int]:
+def chained_keys(bits: int = 17, chain: int = 65_000, more: int = 18_000) -> list[int]:
     """Keys of a dict of 2**bits places that takes quadratic time: the first ones fill the places in the order in which
     they are searched, and from where the others begin, the search goes along this chain to its end."""
     mask, order = 2**bits - 1, [0]
@@ -360,19 +360,25 @@ def chained_keys(bits: int = 16, chain: int = 30_000, more: int = 12_000) -> lis
         order.append((order[-1] * 5 + 1) & mask)
     filled = numpy.zeros(2**bits, bool)
     filled[order] = True
-    keys = numpy.arange(1, 3_000_000, dtype=numpy.int64) << bits
+    keys = numpy.arange(1, 6_000_000, dtype=numpy.int64) << bits
     places, rest = numpy.zeros_like(keys), keys.copy()
     while rest.any():
-        rest >>= 5
-        places = numpy.where(filled[places], (places * 5 + rest + 1) & mask, places)
-    found = keys[filled[places]]
-    assert len(found) >= more
-    return [*order, *map(int, found[:more])]
+        rest = rest >> 5
+        places = (places * 5 + rest + 1) & mask
+        kept = filled[places]
+        keys, places, rest = keys[kept], places[kept], rest[kept]
+    assert len(keys) >= more
+    return [*order, *map(int, keys[:more])]
 
 
 def test_in_workers_an_answer_that_is_slow_to_read_is_a_verdict_and_no_failure() -> None:
     """Without a bound, reading it takes longer than a call may."""
-    line = json.dumps({"value": ["d", *(part for key in chained_keys() for part in (key, 0))]}).encode() + b"\n"
+    line = (
+        json.dumps(
+            {"value": ["d", *(part for key in chained_keys() for part in (key, 0))]}, separators=(",", ":")
+        ).encode()
+        + b"\n"
+    )
     program = f"""
 import os
 def add(a, b):
@@ -388,7 +394,7 @@ def add(a, b):
     with ScoringService([reward], ScoringConfig(workers=1, max_failure_rate=1.0)) as service:
         ((component,),) = score_cases(service, [(ADD, make_response(f"```\n{program}\n```"))])
     assert (component.value, component.failure) == (0.0, None)
-    assert "a set or dict of 42000 members, more than can be expected" in component.note
+    assert "a set or dict of 83000 members, more than can be expected" in component.note
 
 
 LONG = 2**20
