@@ -13,9 +13,11 @@ import re
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from itertools import count
 from secrets import SystemRandom
@@ -25,9 +27,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 from reasoner.errors import UserError
+from reasoner.secrets import hide, know_variable
 
 MAX_BYTES = 8 * 2**20
-"""bytes of an answer that are read at most"""
+"""bytes of an answer that are read at most, as it comes and unpacked"""
+ENCODINGS = ("gzip", "deflate")
+"""how an answer may be compressed"""
 IDLE_S = 600.0
 """seconds without a byte; the deadline of a call is usually earlier"""
 FIRST_PAUSE_S = 0.5
@@ -90,6 +95,7 @@ def secret(variable: str) -> str:
         raise UserError(
             f"the environment variable {variable} holds a line end or another character that a header cannot hold"
         )
+    know_variable(variable)
     return value
 
 
@@ -115,7 +121,7 @@ class Service:
     """seconds without a byte after which an attempt ends"""
 
     def post(self, body: Mapping[str, Any]) -> Any:
-        """What it answers to a POST of `body`, read as strict JSON.
+        """What it answers to a POST of `body`, read as strict JSON. What is kept of it has to go through `hide`.
 
         The request is repeated on status 429 and 5xx and when the connection fails or breaks off, after a pause that
         doubles and is drawn at random, and after what `Retry-After` asks for. Redirects are not followed: the headers
@@ -127,7 +133,12 @@ class Service:
         request = urllib.request.Request(
             self.url,
             data=json.dumps(body, allow_nan=False).encode(),
-            headers={"Content-Type": "application/json", "Accept": "application/json", **self.headers},
+            headers={
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+                "Accept-Encoding": ", ".join(ENCODINGS),
+                **self.headers,
+            },
             method="POST",
         )
         opener = _opener(self.url)
@@ -146,15 +157,19 @@ class Service:
         except ValueError as error:
             raise self.error(f"answered no JSON ({error})", data) from None
 
+    def hide(self, data: Any) -> Any:
+        """JSON data of an answer without the secrets, which a server can repeat."""
+        return hide(data, self.secrets)
+
     def error(self, what: str, got: object) -> RemoteError:
         """What it did wrong, with the beginning of what came."""
-        return RemoteError(f"{shown(self.url)} {what}; got {self._shown(got)}")
+        return RemoteError(f"{shown(self.url)} {self.hide(what)}; got {self._shown(got)}")
 
     def _shown(self, got: object) -> str:
         text = got.decode(errors="replace") if isinstance(got, bytes) else str(got)
-        for secret in self.secrets:
+        for secret in self.secrets:  # short ones too
             text = text.replace(secret, "***")
-        text = " ".join(text.split())
+        text = " ".join(self.hide(text).split())
         return (text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...") or "nothing"
 
 
@@ -207,7 +222,38 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
         raise _Refusal(f"answered more than {MAX_BYTES} bytes, where reading stopped", data)
     if answer.length:
         raise _Refusal(f"broke off, with {answer.length} bytes of the answer missing", data, transient=True)
+    return _unpacked(data, answer.headers)
+
+
+def _unpacked(data: bytes, headers: Message) -> bytes:
+    """What was compressed, at most `MAX_BYTES` of it."""
+    names = [name.strip().lower() for name in ",".join(headers.get_all("Content-Encoding", [])).split(",")]
+    for name in (each.removeprefix("x-") for each in reversed(names) if each not in ("", "identity")):
+        if name not in ENCODINGS:
+            raise _Refusal(f"answered in the encoding {name[:40]!r}, where {' or '.join(ENCODINGS)} was asked for", b"")
+        if not data:  # nothing, not even an empty archive
+            return data
+        unpacking = zlib.decompressobj(_window(name, data))
+        try:
+            unpacked = unpacking.decompress(data, MAX_BYTES + 1)
+        except zlib.error as error:
+            raise _Refusal(f"answered what is not {name}: {error}", data[:MAX_SHOWN]) from None
+        if len(unpacked) > MAX_BYTES:
+            raise _Refusal(f"answered more than {MAX_BYTES} bytes, unpacked, where reading stopped", unpacked)
+        if not unpacking.eof:
+            raise _Refusal(f"broke off within the {name} of its answer", unpacked, transient=True)
+        if unpacking.unused_data:
+            raise _Refusal(f"answered more than one {name}", unpacked)
+        data = unpacked
     return data
+
+
+def _window(name: str, data: bytes) -> int:
+    """The argument by which zlib knows the format: `deflate` is in zlib's envelope, and with some servers in none."""
+    if name == "gzip":
+        return 16 + zlib.MAX_WBITS
+    enveloped = data[0] & 0x0F == 8 and int.from_bytes(data[:2]) % 31 == 0
+    return zlib.MAX_WBITS if enveloped else -zlib.MAX_WBITS
 
 
 def _refusal(refused: urllib.error.HTTPError) -> _Refusal:
@@ -218,9 +264,11 @@ def _refusal(refused: urllib.error.HTTPError) -> _Refusal:
             headers.get("Location", "").partition("?")[0],
         )
     try:
-        got: object = refused.read(16 * MAX_SHOWN)
+        got: object = _unpacked(refused.read(MAX_BYTES), headers)
     except (OSError, http.client.HTTPException):
         got = "an answer that broke off"
+    except _Refusal as unreadable:
+        got = f"an answer that {unreadable.what}"
     wait = _retry_after(headers.get("Retry-After", ""))
     what = f"answered with status {status}"
     if wait > LONGEST_PAUSE_S:

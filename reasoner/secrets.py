@@ -2,16 +2,21 @@
 
 A configuration must not hold any: it is written into the run folder, shown and copied (`why_secret`, when it is
 loaded). Texts that others wrote, such as the message of a verifier that failed, are cleaned where they leave the
-program: terminal, log, rollouts (`redact`). Trackers get a cleaned configuration (`without_secrets`).
+program: terminal, log, rollouts (`redact`); what a reward source returns, before it is kept (`hide`). Trackers get a
+cleaned configuration (`without_secrets`).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, quote_plus, urlsplit, urlunsplit
 
 HIDDEN = "***"
 _SAYS_SECRET = (
@@ -132,3 +137,72 @@ def _address(text: str) -> str:
     host = parts.netloc.rpartition("@")[2]
     netloc = f"{HIDDEN}@{host}" if host != parts.netloc else host
     return urlunsplit(parts._replace(netloc=netloc, query=HIDDEN if parts.query else ""))
+
+
+def hide(value: Any, secrets: Iterable[str] | None = None) -> Any:
+    """JSON data without these secrets in any of its texts or keys: as they are, in addresses, hexadecimal and base64.
+
+    Only they are hidden, and not what looks like a key, as in `redact`: the data is somebody's result.
+
+    Args:
+        secrets: values of configured keys; None: those of the secret environment variables. Of a header such as
+            `Bearer KEY` each word is one. What is shorter than `LEAST` characters could be anything, and stays.
+    """
+    text = "\0".join(_texts(value))
+    forms = _all_forms(tuple(_values(os.environ) if secrets is None else secrets))
+    found = [form for form in forms if form in text]
+    return _without(value, found) if found else value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (*_texts(key), *_texts(inner))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _without(value: Any, forms: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        for form in forms:
+            value = value.replace(form, HIDDEN)
+        return value
+    if isinstance(value, Mapping):
+        return {_without(key, forms): _without(inner, forms) for key, inner in value.items()}
+    return [_without(inner, forms) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+@lru_cache(maxsize=16)
+def _all_forms(secrets: tuple[str, ...]) -> list[str]:
+    """The longest first: one may be a part of another."""
+    return sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
+
+
+def _forms(secret: str) -> frozenset[str]:
+    """How a service can write a secret that it was sent."""
+    parts = {secret, *secret.split()}
+    if secret.lower().startswith("basic "):  # user and password in base64
+        with contextlib.suppress(binascii.Error, UnicodeDecodeError):  # then it is none
+            parts |= {(pair := base64.b64decode(secret[6:]).decode()), pair.partition(":")[2]}
+    found = {form for part in parts if len(part) >= LEAST for form in (part, *_encoded(part))}
+    return frozenset(form for form in found if len(form) >= LEAST)
+
+
+def _encoded(text: str) -> Iterator[str]:
+    data = text.encode("utf-8", "surrogateescape")
+    strict = "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"%{byte:02X}" for byte in data)
+    for escaped in (strict, quote(data, safe=""), quote(data), quote_plus(data)):
+        yield from (escaped, re.sub("%..", lambda byte: byte[0].lower(), escaped))
+    yield from (data.hex(), data.hex().upper())
+    for before in range(3):
+        # Six bits per character: left out are those that what stands around the text has a part in.
+        whole = base64.b64encode(bytes(before) + data)[-(-before * 8 // 6) : (before + len(data)) * 8 // 6].decode()
+        yield from (whole, whole.replace("+", "-").replace("/", "_"))
+
+
+def know_variable(name: str) -> None:
+    """Keep the value of an environment variable out of texts from here on, whatever the variable is called."""
+    _named_variables.add(name)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from reasoner.errors import RunError, UserError
 from reasoner.processes import scratch_prefix
+from reasoner.sampling.vllm_guard import BOUND
 from reasoner.sampling.vllm_messages import Start
 from reasoner.sampling.vllm_process import host_environment
 
@@ -43,7 +44,7 @@ def serve(start: Start, host: str, port: int, ready: Callable[[str], None]) -> N
     place = {"host": host, "port": port}
     with tempfile.TemporaryDirectory(prefix=scratch_prefix(), ignore_cleanup_errors=True) as scratch:
         # the routes that change weights
-        environment = host_environment(start, Path(scratch)) | {"VLLM_SERVER_DEV_MODE": "1"}
+        environment = host_environment(start, Path(scratch)) | {"VLLM_SERVER_DEV_MODE": "1", BOUND: host}
         process = subprocess.Popen(
             [sys.executable, "-m", _MODULE, json.dumps(dataclasses.asdict(start)), json.dumps(place)],
             stdin=subprocess.DEVNULL,

@@ -1,36 +1,143 @@
-"""The key of a vLLM server, asked for on every route."""
+"""Who may ask a vLLM server for what: nobody without its key, no page in a browser, only for a run's own methods."""
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import os
 import secrets
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 KEY = "VLLM_API_KEY"
 """environment variable: vLLM's own, read by server and run"""
+BOUND = "REASONER_SERVE_HOST"
+"""environment variable: the address that `reasoner serve` was told to listen on"""
+METHODS = ("describe", "seed_sampling", "take_adapter", "take_weights")
+"""of the workers, which a run calls (`vllm_worker.WorkerExtension`)"""
+MAX_CALL = 2**20
+"""bytes of a request to call one of them"""
 _OPEN = ("/health",)
+_CALL = "/collective_rpc"
 
 
-class RequireKey:
-    """ASGI middleware of a `vllm serve`: with a key in the environment, no route but `/health` answers without it.
+class Guard:
+    """ASGI middleware of a `vllm serve`: passes a request on, or refuses it with status 400, 401, 403, 404 or 413.
 
-    vLLM's own check leaves out the routes that load weights, pause the engine and call methods of its workers.
+    With a key in the environment no route but `/health` answers without it: vLLM's own check leaves out the routes that
+    load weights, pause the engine and call methods of its workers.
+
+    A page in a browser of this machine reaches a server on 127.0.0.1, and vLLM lets every page read its answers. So
+    what a browser sends for a page from elsewhere is refused; and without a key, what is addressed to a name that is
+    not this machine's: to the browser, a page whose name was made to lead here is from this server.
+
+    Of the workers' methods only a run's own can be called: some of the others end the engine, or never answer.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
         self._key = os.environ.get(KEY, "")
+        names = ("localhost", socket.gethostname(), socket.getfqdn(), os.environ.get(BOUND, ""))
+        self._names = {name.lower() for name in names if name}
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Pass the request on, or refuse it with status 401."""
-        if self._key and scope["type"] in ("http", "websocket") and scope["path"] not in _OPEN:
+        """Handle one request."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        status, why = self._refusal(scope)
+        if not status and scope["path"].rstrip("/") == _CALL and scope.get("method") == "POST":
+            body = await _body(receive)
+            status, why = _refused_call(body)
+            receive = _once(body or b"", receive)
+        if not status:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": why})  # 403, before it was accepted
+        else:
+            await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": why.encode()})
+
+    def _refusal(self, scope: Scope) -> tuple[int, str]:
+        """Status and why; 0: the request may pass."""
+        hosts, origins = _headers(scope, b"host"), _headers(scope, b"origin")
+        if origins and (len(origins) > 1 or len(hosts) != 1 or not _is_of(origins[0], hosts[0])):
+            return 403, "a page from elsewhere must not use this server"
+        if any(site not in ("same-origin", "none") for site in _headers(scope, b"sec-fetch-site")):
+            return 403, "a page from elsewhere must not use this server"
+        if self._key:
+            if scope["path"] in _OPEN:
+                return 0, ""
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not secrets.compare_digest(given, f"Bearer {self._key}".encode()):
-                await send({"type": "http.response.start", "status": 401, "headers": []})
-                await send({"type": "http.response.body", "body": b"the key is missing or wrong"})
-                return
-        await self._app(scope, receive, send)
+                return 401, "the key is missing or wrong"
+        elif len(hosts) > 1 or not all(map(self._is_here, hosts)):  # none: no browser asks
+            return 403, (
+                f"without a key this server is asked by its IP address or the name of its machine: set {KEY} to the "
+                "same secret for server and run, or use one of these"
+            )
+        return 0, ""
+
+    def _is_here(self, host: str) -> bool:
+        """Whether a `Host` is an IP address, which nobody can make lead elsewhere, or a name of this machine."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in self._names or name.endswith(".localhost"):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def _headers(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1").strip() for given, value in scope["headers"] if given.lower() == name]
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Whether an `Origin` is that of pages from this `Host`."""
+    scheme, found, place = origin.lower().partition("://")
+    return scheme in ("http", "https") and bool(found) and place == host.lower()
+
+
+async def _body(receive: Any) -> bytes | None:
+    """All of a request's body; None: it is too long, or its sender is gone."""
+    body = b""
+    while True:
+        message = await receive()
+        body += bytes(message.get("body", b""))
+        if message["type"] != "http.request" or len(body) > MAX_CALL:
+            return None
+        if not message.get("more_body"):
+            return body
+
+
+def _refused_call(body: bytes | None) -> tuple[int, str]:
+    if body is None:
+        return 413, f"a call may take {MAX_CALL} bytes"
+    try:
+        call = json.loads(body)
+    except (ValueError, RecursionError):
+        return 400, "the call of a method must be a JSON object"
+    method = call.get("method") if isinstance(call, dict) else None
+    if not isinstance(method, str) or method not in METHODS:
+        return 404, f"no method {str(method)[:80]!r}; there are {', '.join(METHODS)}"
+    return 0, ""
+
+
+def _once(body: bytes, receive: Any) -> Any:
+    """What gives a body that was read already, and after it what comes."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Any:
+        return messages.pop() if messages else await receive()
+
+    return replayed

@@ -21,8 +21,8 @@ from reasoner.sampling.vllm_messages import Start
 SERVER: dict[str, Any] = {
     # token ids in, token ids out
     "enable_scale_out": True,
-    # vLLM asks for the key on some routes only, and not on those that change the model
-    "middleware": "reasoner.sampling.vllm_guard.RequireKey",
+    # vLLM asks for the key on some routes only, and not on those that change the model; and it lets in any page
+    "middleware": "reasoner.sampling.vllm_guard.Guard",
     "disable_uvicorn_access_log": True,
 }
 """arguments beside the engine's"""

@@ -16,8 +16,9 @@ from typing import Literal, Protocol
 from reasoner.errors import RunError
 
 FILE_BYTES = 4096
-End = Literal["exit", "signal", "timeout", "cpu", "memory", "processes", "output", "scratch"]
-"""How a program ended: by itself (exit status, signal), or killed by the sandbox at the limit that is named."""
+End = Literal["exit", "signal", "timeout", "answer", "cpu", "memory", "processes", "output", "scratch"]
+"""How a program ended: by itself (exit status, signal), or killed by the sandbox at the limit that is named; `answer`:
+the time for a line that its caller waited for (`Session.receive_line`)."""
 
 
 class SandboxError(RunError):
@@ -77,8 +78,12 @@ class Session(Protocol):
     def close_input(self) -> None:
         """Let it read the end of its input."""
 
-    def receive_line(self) -> bytes | None:
-        """The next line that it prints, with its line end; None when it has ended, at a limit too, and all was read."""
+    def receive_line(self, timeout_s: float = math.inf) -> bytes | None:
+        """The next line that it prints, with its line end; None when it has ended, at a limit too, and all was read.
+
+        Args:
+            timeout_s: seconds in which the line must come; then the program is killed, with the end `answer`.
+        """
 
     def outcome(self) -> Outcome:
         """Close its input, wait for its end and say how that was; what `receive_line` took is in it too.

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from reasoner.errors import MissingDependencyError
 from reasoner.reaping import kill
 from reasoner.sandbox.base import FILE_BYTES, End, Limits, SandboxError
-from reasoner.sandbox.interpreter import readable_paths
+from reasoner.sandbox.interpreter import hidden_paths, readable_paths
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.local import LocalSandbox
 from reasoner.sandbox.pipes import Pipes, ending, open_gate, read_all
@@ -186,6 +186,8 @@ def _view() -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), str(path))
         else:
             yield from ("--ro-bind", str(path), str(path))
+    for path in hidden_paths():
+        yield from ("--perms", "0555", "--tmpfs", str(path), "--remount-ro", str(path))
     yield from ("--perms", "0755", "--dir", "/dev")
     for device in _DEVICES:
         yield from ("--dev-bind", device, device)

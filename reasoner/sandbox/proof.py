@@ -20,7 +20,7 @@ from typing import Any
 
 from reasoner.processes import MARKER
 from reasoner.sandbox.base import Limits, Outcome, Sandbox
-from reasoner.sandbox.interpreter import ISOLATED, PYTHON, readable_paths
+from reasoner.sandbox.interpreter import ISOLATED, PYTHON, hidden_paths, readable_paths
 
 _LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=256, processes=8, scratch_mb=8)
 _LONGEST_DEADLINE_S = 5.0
@@ -102,6 +102,7 @@ print(json.dumps({
     "own": own,
     "read": attempt(lambda: read(told["secret"])),
     "home": attempt(lambda: os.listdir(told["home"])),
+    "packages": [path for path in told["packages"] if isinstance(attempt(lambda: os.listdir(path) or {}), list)],
     "parent": attempt(lambda: read(f"/proc/{told['parent']}/environ")),
     "environment": sorted(os.environ),
     "calls": [name for name, done in calls.items() if done],
@@ -272,6 +273,7 @@ def _outside(stack: ExitStack) -> dict[str, Any]:
         "outside": str(folder / "written"),
         "secret": str(secret),
         "home": str(Path.home()),
+        "packages": [*map(str, hidden_paths())],
         "parent": os.getpid(),
         "forks": 4 * _LIMITS.processes,
         "sockets": SOCKETS,
@@ -303,6 +305,8 @@ def _faults(report: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
         yield wrong["write"]
     if isinstance(report["home"], list) and set(report["home"]) - _on_the_way(Path(told["home"])):
         yield "the home folder can be read"
+    if report["packages"]:
+        yield f"installed packages can be read: {', '.join(report['packages'][:3])}"
     if leaked := set(report["environment"]) - _HARMLESS:
         yield f"environment variables are visible: {', '.join(sorted(leaked)[:3])}"
     if report["forks"] > _LIMITS.processes:

@@ -5,6 +5,7 @@ This is the part that all local sandboxes share; they differ in how the program 
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import selectors
@@ -83,9 +84,10 @@ class Running:
         self._closing = True
         self._write()
 
-    def receive_line(self) -> bytes | None:
+    def receive_line(self, timeout_s: float = math.inf) -> bytes | None:
         output = self._outputs[self._pipes.stdout]
         searched = self._read
+        deadline = time.monotonic() + timeout_s
         while True:
             end = output.find(b"\n", searched) + 1
             if end or self._outcome is not None:
@@ -93,7 +95,9 @@ class Running:
                 self._read += len(line)
                 return line or None
             searched = len(output)
-            self._turn()
+            self._turn(deadline)
+            if time.monotonic() >= deadline and self._outcome is None and output.find(b"\n", searched) < 0:
+                self._end_at("answer")
 
     def outcome(self) -> Outcome:
         self.close_input()
@@ -111,9 +115,9 @@ class Running:
             if self._outcome is None and not self._failed:
                 self._end_at("timeout")
 
-    def _turn(self) -> None:
-        """Wait for the next thing to happen and deal with it."""
-        patience = max(0.0, min(self._deadline, self._look) - time.monotonic())
+    def _turn(self, until: float = math.inf) -> None:
+        """Wait for the next thing to happen, but not longer than to this moment, and deal with it."""
+        patience = max(0.0, min(self._deadline, self._look, until) - time.monotonic())
         events = {key.fd for key, _ in self._selector.select(patience)}
         for pipe in events & self._outputs.keys():
             with suppress(BlockingIOError):

@@ -23,7 +23,7 @@ from typing import Any
 from reasoner.errors import MissingDependencyError
 from reasoner.sandbox.base import End, Limits, SandboxError
 from reasoner.sandbox.family import Family
-from reasoner.sandbox.interpreter import readable_paths
+from reasoner.sandbox.interpreter import hidden_paths, readable_paths
 from reasoner.sandbox.local import LocalSandbox
 from reasoner.sandbox.pipes import GATE, Pipes, ending
 from reasoner.sandbox.seccomp import confine_thread, program_filter
@@ -97,6 +97,7 @@ def _popen(argv: Sequence[str], folder: str, environment: Mapping[str, str], lim
 
     box = sandlock.Sandbox(
         fs_readable=[*map(str, readable_paths()), *_DEVICES],
+        fs_denied=[*map(str, hidden_paths())],
         fs_writable=[folder, os.devnull],
         cwd=folder,
         clean_env=True,

@@ -21,6 +21,7 @@ from reasoner.consistency import mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError, nearest
 from reasoner.records import Component, Failure, Score
 from reasoner.rewards_api import RewardSource
+from reasoner.secrets import hide
 
 MAX_RESULT_BYTES = 2**20
 """bytes of JSON that the parts and the note of one score may take together"""
@@ -93,6 +94,8 @@ def _verdict_or_refused(returned: object) -> Score | Refused | None:
 def verdict(returned: object) -> Score | None:
     """What a source returned as a score that can be stored, or None for "not applicable".
 
+    Values of secret environment variables are hidden in parts and note: a service may repeat the key that it was sent.
+
     Raises:
         InvalidScoreError: not a number, not finite, or with parts that JSON cannot hold.
     """
@@ -108,7 +111,8 @@ def verdict(returned: object) -> Score | None:
         raise InvalidScoreError(f"Score.parts must hold JSON values only: {error}") from error
     if size > MAX_RESULT_BYTES:
         raise InvalidScoreError(f"parts and note of a score may take {MAX_RESULT_BYTES} bytes together, got {size}")
-    return Score(_finite(score.value), score.parts, score.note)
+    parts, note = hide([score.parts, score.note])
+    return Score(_finite(score.value), parts, note)
 
 
 def component(reward: RewardConfig, outcome: Score | Failure | None, seconds: float) -> Component:

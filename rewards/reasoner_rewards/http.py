@@ -14,7 +14,7 @@ from reasoner.remote import RemoteError, Service, Url, secret, shown
 VERSION = 1
 """of the schema; docs/http-reward.md is its specification"""
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-OWN_HEADERS = ("accept", "connection", "content-length", "content-type", "host", "transfer-encoding")
+OWN_HEADERS = ("accept", "accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding")
 
 
 class HttpOptions(BaseModel):
@@ -153,7 +153,7 @@ def _score(service: Service, id_: str, entries: Sequence[Any]) -> Score | Remote
         return _against_schema(service, error)
     if result.error is not None:
         return service.error(f"could not score item {id_}", result.error)
-    return None if result.score is None else Score(result.score, result.parts, result.note)
+    return None if result.score is None else Score(result.score, service.hide(result.parts), service.hide(result.note))
 
 
 def _against_schema(service: Service, error: ValidationError) -> RemoteError:

@@ -21,6 +21,8 @@ NAMES = ("question", "response", "answer")
 """what a rubric may show"""
 OWN_KEYS = ("model", "messages", "temperature", "max_tokens", "n", "stream")
 """keys of a request that have an option, or that the answer's form depends on"""
+TEXT_PARTS = ("text", "output_text")
+"""types of the parts of a message that hold what the judge wrote"""
 MAX_VERDICT = 2**16
 """characters of a judge's answer in which its verdict is looked for"""
 MAX_REASON = 2000
@@ -150,7 +152,7 @@ def judge(problem: Problem, response: Response, *, options: JudgeOptions) -> Sco
     except _NoVerdictError as error:
         raise service.error(f"gave no verdict: {error}", error.got) from None
     low, high = options.scale
-    return Score((score - low) / (high - low), {"score": score, "reason": reason[:MAX_REASON], **usage})
+    return Score((score - low) / (high - low), {"score": score, "reason": service.hide(reason)[:MAX_REASON], **usage})
 
 
 class _NoVerdictError(ValueError):
@@ -252,14 +254,43 @@ def _content(answer: Any) -> str:
     """
     try:
         choice = answer["choices"][0]
-        content, finished = choice["message"]["content"], choice.get("finish_reason")
+        message, finished = choice["message"], choice.get("finish_reason")
+        content = _text(message.get("content"))
     except (KeyError, IndexError, TypeError, AttributeError):
         raise _NoVerdictError("the answer has no choices[0].message.content", answer) from None
     if finished == "length":
         raise _NoVerdictError("it was cut at its token limit; raise max_tokens", content)
-    if not isinstance(content, str) or not content.strip():
-        raise _NoVerdictError("the judge wrote nothing", choice)
+    if finished == "content_filter":
+        raise _NoVerdictError("a content filter held it back", choice)
+    if refusal := message.get("refusal"):
+        raise _NoVerdictError("the judge refuses", refusal)
+    if not content.strip():
+        thought = any(message.get(key) for key in ("reasoning_content", "reasoning"))
+        why = "only its thinking, and no answer; raise max_tokens, or turn its thinking off" if thought else "nothing"
+        raise _NoVerdictError(f"the judge wrote {why}", choice)
     return content
+
+
+def _text(content: Any) -> str:
+    """The text of a message: a text, null, or a list of parts. Of those that are no text, such as its thinking, none
+    is a verdict.
+
+    Raises:
+        _NoVerdictError: it is something else, or the judge refuses in one of the parts.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise _NoVerdictError("its content is neither text nor a list of parts", content)
+    texts = []
+    for part in content:
+        if part.get("type") == "refusal":
+            raise _NoVerdictError("the judge refuses", part.get("refusal"))
+        if part.get("type") in TEXT_PARTS:
+            if not isinstance(part.get("text"), str):
+                raise _NoVerdictError("a part of its content has no text", part)
+            texts.append(part["text"])
+    return "".join(texts)
 
 
 def _verdict(content: str, scale: tuple[float, float]) -> tuple[float, str]:

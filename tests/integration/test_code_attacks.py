@@ -6,6 +6,8 @@ get one of each kind: the verdict does not depend on them.
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +15,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reasoner.sandbox import SandboxError
+from reasoner.sandbox import ISOLATED, PYTHON, Limits, SandboxError, interpreter, open_sandbox
 from reasoner.sandbox.choose import UNSANDBOXED
 from reasoner.sandbox.permission import ALLOWED
-from tests.integration.code_attacks import ATTACKS, RIGHT, Attack, judged, working
+from tests.integration.code_attacks import (
+    ATTACKS,
+    KEEPING_TIME,
+    RIGHT,
+    SLOW_TO_READ,
+    Attack,
+    judged,
+    working,
+)
 
 
 def cases() -> Iterator[object]:
@@ -38,13 +48,57 @@ def test_it_passes_no_test_and_leaves_nothing(
     try:
         score = judged(attack, sandbox)
     except SandboxError:
-        pass  # a failed call abstains: nothing is won either
+        # a failed call abstains: nothing is won either; but what is slow is wrong
+        assert attack not in (*KEEPING_TIME, *SLOW_TO_READ)
     else:
         assert (score.value, score.parts["tests_passed"]) == (0.0, 0), score.note
         assert score.note
     assert psutil.Process().children(recursive=True) == []
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def library() -> Iterator[Path]:
+    """A folder that others may look into, and not below the one that is a program's own inside."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sandbox", [name for name in working() if name != UNSANDBOXED])
+def test_a_program_sees_no_installed_package_and_not_the_one_that_made_its_problem(
+    sandbox: str, monkeypatch: pytest.MonkeyPatch, library: Path
+) -> None:
+    """Packages beside the interpreter's library, and one on the path of modules, as if this one was installed there."""
+    for name in ("python3.11/site-packages/other", "python3/dist-packages/other", "python3.11/seen", "own"):
+        (library / name).mkdir(parents=True)
+        (library / name / "file.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(str(library / "own"))
+    paths = interpreter.readable_paths()
+    for module in ("interpreter", "bubblewrap", "sandlock"):
+        monkeypatch.setattr(f"reasoner.sandbox.{module}.readable_paths", lambda: [*paths, library])
+    interpreter.hidden_paths.cache_clear()
+    program = f"import os\nfor each in sorted(os.walk({str(library)!r})): print(os.path.basename(each[0]), each[2])"
+    outcome = open_sandbox(sandbox).run([PYTHON, *ISOLATED, "-c", program], {}, b"", Limits())
+    interpreter.hidden_paths.cache_clear()
+    found = dict(line.split(" ", 1) for line in outcome.stdout.decode().splitlines())
+    assert found["seen"] == "['file.py']"
+    assert "other" not in found
+    assert found.get("own", "[]") == "[]"
+
+
+def test_what_is_hidden_is_where_packages_are_and_never_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).resolve().parents[2]
+    library = Path(os.__file__).parent
+    monkeypatch.setattr("reasoner.sandbox.interpreter.readable_paths", lambda: [root, library])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(library.parent), "/", str(library / "json")])
+    interpreter.hidden_paths.cache_clear()
+    hidden = interpreter.hidden_paths()
+    interpreter.hidden_paths.cache_clear()
+    assert {root / "reasoner", root / "rewards", root / "tasks", library / "json"} <= set(hidden)
+    assert not any(path.is_relative_to(folder) for path in (library, library / "lib-dynload") for folder in hidden)
 
 
 @pytest.mark.parametrize("right", RIGHT, ids=lambda right: right.route)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 import pytest
 
 from reasoner.cases import score_cases
@@ -14,9 +16,11 @@ from reasoner.errors import ConfigError, MissingDependencyError
 from reasoner.records import Component, Problem, Score
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, SandboxError, open_sandbox, permitted_sandbox
 from reasoner.sandbox.permission import ALLOWED
+from reasoner.scoring.compose import verdict
 from reasoner.scoring.service import ScoringService
 from reasoner.testing import Case, check_source, make_problem, make_response
 from reasoner_rewards.code import source
+from reasoner_rewards.code.process import Allowance
 from reasoner_rewards.code.source import code
 
 
@@ -346,3 +350,133 @@ def test_in_workers_a_slow_program_gets_a_verdict_and_a_broken_problem_a_failure
     failure = found["broken"].failure
     assert failure is not None
     assert (failure.kind, "the field 'tests' must be" in failure.message) == ("error", True)
+
+
+def chained_keys(bits: int = 17, chain: int = 65_000, more: int = 18_000) -> list[int]:
+    """Keys of a dict of 2**bits places that takes quadratic time: the first ones fill the places in the order in which
+    they are searched, and from where the others begin, the search goes along this chain to its end."""
+    mask, order = 2**bits - 1, [0]
+    while len(order) < chain:
+        order.append((order[-1] * 5 + 1) & mask)
+    filled = numpy.zeros(2**bits, bool)
+    filled[order] = True
+    keys = numpy.arange(1, 6_000_000, dtype=numpy.int64) << bits
+    places, rest = numpy.zeros_like(keys), keys.copy()
+    while rest.any():
+        rest = rest >> 5
+        places = (places * 5 + rest + 1) & mask
+        kept = filled[places]
+        keys, places, rest = keys[kept], places[kept], rest[kept]
+    assert len(keys) >= more
+    return [*order, *map(int, keys[:more])]
+
+
+def test_in_workers_an_answer_that_is_slow_to_read_is_a_verdict_and_no_failure() -> None:
+    """Without a bound, reading it takes longer than a call may."""
+    line = (
+        json.dumps(
+            {"value": ["d", *(part for key in chained_keys() for part in (key, 0))]}, separators=(",", ":")
+        ).encode()
+        + b"\n"
+    )
+    program = f"""
+import os
+def add(a, b):
+    for descriptor in range(3, 32):
+        try:
+            line = {line!r}
+            while line:
+                line = line[os.write(descriptor, line):]
+        except OSError:
+            pass
+"""
+    reward = RewardConfig(source="code", timeout_s=5.0, options={"tests": "asserts", "timeout_s": 2.0})
+    with ScoringService([reward], ScoringConfig(workers=1, max_failure_rate=1.0)) as service:
+        ((component,),) = score_cases(service, [(ADD, make_response(f"```\n{program}\n```"))])
+    assert (component.value, component.failure) == (0.0, None)
+    assert "a set or dict of 83000 members, more than can be expected" in component.note
+
+
+LONG = 2**20
+"""characters at which the parts of a score become too long for what a program in them would take"""
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind", "program"),
+    [
+        (ADD, "asserts", "def add(a, b): return a + b"),
+        (CALLS, "calls", "def split(text, by=' '): return text.split(by)"),
+        (STDIN, "stdin", SQUARE + "print(x * x)"),
+    ],
+)
+def test_a_right_program_is_right_whatever_its_length(problem: Problem, kind: str, program: str) -> None:
+    for length in (LONG - 1, LONG, LONG + 1, source.MAX_PROGRAM):
+        # in JSON, each of these characters takes twelve bytes
+        text = program + "\n#" + "\U0001f40d" * (length - len(program) - 2)
+        score = verdict(judged(text, problem, kind, tolerance=1e-9))
+        assert score is not None
+        assert (score.value, score.note, len(text)) == (1.0, "", length)
+        assert score.parts["program"].endswith(f"# cut here: the program has {length} characters")
+        assert len(score.parts["program"]) < source.MAX_KEPT + 100
+    score = judged(text + "x", problem, kind)
+    assert (score.value, score.note) == (0.0, f"not run: the program has {length + 1} characters, more than {length}")
+
+
+def test_a_program_is_kept_whole_up_to_its_bound() -> None:
+    program = "def add(a, b): return a + b\n"
+    program += "#" * (source.MAX_KEPT - len(program))
+    assert judged(program, ADD).parts["program"] == program
+    assert "cut here" in judged(f"{program}#", ADD).parts["program"]
+
+
+def test_a_set_is_compared_up_to_a_bound_or_to_what_the_test_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reasoner_rewards.code.calls.MAX_MEMBERS", 3)
+    problem = make_problem("?", "x", tests=["assert f(2) == {0, 1}", "assert f(5) == {0, 1, 2, 3, 4}"])
+    assert judged("def f(n): return set(range(n))", problem).value == 1.0
+    score = judged("def f(n): return set(range(n + 2))", problem)
+    assert score.note == (
+        "test 1 of 2: f(2) gave no answer that can be read: a set or dict of 4 members, more than can be expected"
+    )
+    calls = make_problem("?", "x", tests=[{"function": "f", "expected": [{"a": 1, "b": 2, "c": 3, "d": 4}]}])
+    assert judged("def f(): return [dict(a=1, b=2, c=3, d=4)]", calls, "calls").value == 1.0
+    assert judged("def f(): return [dict(a=1, b=2, c=3, d=4, e=5)]", calls, "calls").value == 0.0
+
+
+def test_what_answers_cost_here_has_the_time_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second answer is reached after the deadline: a verdict, and no failed call."""
+    ends: list[float] = []
+    as_it_is = Allowance.reading_ends
+
+    def ended(self: Allowance, start: float) -> float:
+        ends.append(as_it_is(self, start))
+        return 0.0
+
+    monkeypatch.setattr(Allowance, "reading_ends", ended)
+    before = time.monotonic()
+    score = judged("def add(a, b): return a + b", ADD, timeout_s=1.0, program_timeout_s=5.0)
+    assert (score.value, score.parts["timed_out"], score.note) == (
+        0.0,
+        True,
+        "test 1 of 2: add(1, 2): reading the answers took too long",
+    )
+    assert before + 5.0 <= ends[0] < time.monotonic() + 5.0
+
+
+def test_a_program_that_is_not_answered_for_gets_no_more_than_its_time() -> None:
+    """A line that comes in pieces, each in time, is late as a whole."""
+    program = """
+import os, time
+def add(a, b):
+    for _ in range(20):
+        time.sleep(0.1)
+        for descriptor in range(3, 32):
+            try:
+                os.write(descriptor, b" ")
+            except OSError:
+                pass
+    return a + b
+import signal
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+"""
+    score = judged(program, ADD, timeout_s=0.3, program_timeout_s=5.0)
+    assert (score.value, score.note) == (0.0, "test 1 of 2: add(1, 2) took longer than 0.3 s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import re
@@ -19,6 +20,7 @@ from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.records import Group
 from reasoner.remote import RemoteError
+from reasoner.scoring.compose import verdict
 from reasoner.scoring.service import ScoringService
 from reasoner_rewards.http import http
 from tests.integration.misbehaving_server import Act, answer, computed, cut, drop, huge, raw, serving, slow
@@ -129,6 +131,41 @@ def test_headers_come_from_the_environment_and_are_not_shown(monkeypatch: pytest
     assert "got who is ***?" in refusal(raw(f"who is {TOKEN}?".encode(), 403), headers_env=headers)
     with pytest.raises(UserError, match="variable OTHER_TOKEN is not set"):
         scored(script.url, "a", headers_env={"X-Token": "OTHER_TOKEN"})
+
+
+def test_a_service_that_repeats_its_headers_does_not_have_them_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = base64.b64encode(b"scorer:pass-word-7").decode()
+    monkeypatch.setenv("SCORER_TOKEN", f"Bearer {TOKEN}")
+    monkeypatch.setenv("SCORER_LOGIN", f"Basic {pair}")
+    monkeypatch.setenv("SCORER_TEAM", "sums")
+    told = [f"Bearer {TOKEN}", TOKEN, TOKEN.encode().hex(), pair, "scorer:pass-word-7", "pass-word-7"]
+    kept = {"sums": "sums:7", "count": 3, "right": [True, None, 0.5]}
+
+    def repeats(body: Mapping[str, Any]) -> dict[str, Any]:
+        parts = {**{text: [text, {"deep": text}] for text in told}, **kept}
+        results = [{"id": item["id"], "score": 1.0, "note": " ".join(told), "parts": parts} for item in body["items"]]
+        results[1] = {"id": "1", "error": " ".join(told)}
+        return {"version": 1, "results": results}
+
+    headers = {"X-Token": "SCORER_TOKEN", "Authorization": "SCORER_LOGIN", "X-Team": "SCORER_TEAM"}
+    with serving(computed(repeats)) as script:
+        score, error = scored(script.url, "a", "b", headers_env=headers)
+    assert isinstance(score, Score)
+    text = json.dumps([score.note, dict(score.parts)]) + str(error)
+    assert not [secret for secret in told if secret in text]
+    assert score.note.split() == ["***"] * 6
+    assert {name: score.parts[name] for name in kept} == kept
+
+
+def test_what_any_source_returns_is_kept_without_the_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCORER_TOKEN", TOKEN)
+    kept = verdict(Score(1.0, {TOKEN: [TOKEN, 7, {"deep": base64.b64encode(TOKEN.encode()).decode()}]}, f"got {TOKEN}"))
+    assert kept is not None
+    assert (kept.note, set(kept.parts)) == ("got ***", {"***"})
+    first, number, inner = kept.parts["***"]
+    assert (first, number, inner["deep"].startswith("***")) == ("***", 7, True)
+    program = 'password = "hunter2-hunter2"  # looks like one, and is the result'
+    assert verdict(Score(1.0, {"program": program})) == Score(1.0, {"program": program})
 
 
 GOOD: dict[str, Any] = {"version": 1, "results": [{"id": id_, "score": 1.0} for id_ in "012"]}

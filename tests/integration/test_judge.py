@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -147,6 +151,151 @@ def test_the_verdict_is_found(content: str) -> None:
 )
 def test_what_is_no_verdict_is_refused(content: str | None, why: str) -> None:
     assert why in refusal(says(content))
+
+
+def parts(*found: object) -> list[object]:
+    """Content as a list of parts; texts are parts of type `text`."""
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in found]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        parts(GOOD),
+        parts(GOOD[:9], GOOD[9:]),
+        parts({"type": "output_text", "text": GOOD, "annotations": []}),
+        parts({"type": "thinking", "thinking": [{"type": "text", "text": '{"score": 10}'}]}, GOOD),
+        parts({"type": "reasoning", "text": '{"score": 10}'}, GOOD),
+        parts({"type": "image_url", "image_url": {"url": "x"}}, "My verdict:\n", GOOD),
+        parts({"no": "type"}, GOOD),
+        parts('<think>perhaps {"score": 10}', "</think>", GOOD),
+    ],
+)
+def test_the_verdict_is_found_in_parts_of_text(content: object) -> None:
+    with serving(says(content)) as script:
+        assert judged(script.url).value == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ({"content": []}, "the judge wrote nothing"),
+        ({"content": parts("", " \n")}, "the judge wrote nothing"),
+        ({"role": "assistant"}, "the judge wrote nothing"),
+        ({"content": parts({"type": "thinking", "thinking": GOOD})}, "the judge wrote nothing"),
+        ({"content": None, "reasoning_content": GOOD}, "wrote only its thinking, and no answer; raise max_tokens"),
+        ({"content": "", "reasoning": GOOD}, "wrote only its thinking"),
+        ({"content": None, "refusal": "I cannot help"}, "the judge refuses; got I cannot help"),
+        ({"content": GOOD, "refusal": "I cannot help"}, "the judge refuses"),
+        ({"content": parts({"type": "refusal", "refusal": "I cannot"}, GOOD)}, "the judge refuses; got I cannot"),
+        ({"content": parts({"type": "text"}, GOOD)}, "a part of its content has no text; got {'type': 'text'}"),
+        ({"content": parts({"type": "text", "text": [GOOD]})}, "a part of its content has no text"),
+        ({"content": [GOOD]}, "its content is neither text nor a list of parts"),
+        ({"content": {"type": "text", "text": GOOD}}, "its content is neither text nor a list of parts"),
+        ({"content": 7}, "its content is neither text nor a list of parts"),
+        ({"content": parts(GOOD, '{"score": 0}')}, "several different verdicts"),
+        (GOOD, "no choices[0].message.content"),
+    ],
+)
+def test_a_message_without_a_text_of_the_judge_is_refused(message: object, why: str) -> None:
+    assert why in refusal(answer({"choices": [{"message": message, "finish_reason": "stop"}]}), says(GOOD))
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packing = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packing.compress(data) + packing.flush()
+
+
+BODY = json.dumps(completion(GOOD)).encode()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [
+        ("gzip", gzip.compress(BODY)),
+        ("X-GZip", gzip.compress(BODY)),
+        ("deflate", zlib.compress(BODY)),
+        ("deflate", raw_deflate(BODY)),
+        ("identity", BODY),
+        ("", BODY),
+        ("deflate, identity, gzip", gzip.compress(zlib.compress(BODY))),
+    ],
+)
+def test_a_compressed_answer_is_read(encoding: str, data: bytes) -> None:
+    with serving(raw(data, Content_Encoding=encoding)) as script:
+        assert judged(script.url).value == pytest.approx(0.7)
+    assert script.requests[0].headers["Accept-Encoding"] == "gzip, deflate"
+
+
+BOMB = gzip.compress(b" " * (remote.MAX_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "why"),
+    [
+        ("br", b"\x0b\x02", "answered in the encoding 'br', where gzip or deflate was asked for"),
+        ("zstd", BODY, "answered in the encoding 'zstd'"),
+        ("gzip", BODY, "answered what is not gzip: "),
+        ("gzip", zlib.compress(BODY), "answered what is not gzip: "),
+        ("deflate", BODY, "answered what is not deflate: "),
+        ("gzip", BOMB, f"more than {remote.MAX_BYTES} bytes, unpacked, where reading stopped"),
+        ("gzip, gzip", gzip.compress(gzip.compress(bytes(remote.MAX_BYTES)) + b"x"), "more than one gzip"),
+        ("gzip", gzip.compress(BODY) + gzip.compress(b""), "answered more than one gzip"),
+        ("gzip", b"", "answered no JSON"),
+        ("gzip", gzip.compress(b"busy"), "answered no JSON (Expecting value: line 1 column 1 (char 0)); got busy"),
+        ("gzip", gzip.compress(json.dumps({"key": KEY}).encode()), "no choices[0].message.content; got {'key': '***'}"),
+    ],
+)
+def test_what_cannot_be_unpacked_is_refused_at_once(encoding: str, data: bytes, why: str) -> None:
+    assert why in refusal(raw(data, Content_Encoding=encoding), says(GOOD))
+
+
+def test_a_compressed_answer_that_is_cut_is_asked_for_again_and_a_compressed_error_is_shown() -> None:
+    half = raw(gzip.compress(BODY)[:-5], Content_Encoding="gzip")
+    with serving(half, says(GOOD)) as script:
+        assert judged(script.url).value == pytest.approx(0.7)
+    assert len(script.requests) == 2
+    error = gzip.compress(f"no such key: {KEY}".encode())
+    assert "got no such key: ***" in refusal(raw(error, 401, Content_Encoding="gzip"))
+    assert "got an answer that answered in the encoding" in refusal(raw(error, 401, Content_Encoding="br"))
+
+
+def spelled(key: str) -> list[str]:
+    """Ways in which a server can write a key."""
+    data = key.encode()
+    return [
+        key,
+        f"Bearer {key}",
+        quote(key, safe=""),
+        "".join(f"%{byte:02X}" if not chr(byte).isalnum() else chr(byte) for byte in data),
+        data.hex(),
+        *(base64.b64encode(b"?" * before + data + b"!!").decode() for before in range(3)),
+        base64.urlsafe_b64encode(data).decode(),
+    ]
+
+
+@pytest.mark.parametrize("key", [KEY, "tok/en+with=signs?&~", "12345678"])
+def test_a_judge_that_repeats_the_key_does_not_have_it_kept(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for form in spelled(key):
+        for text in (json.dumps(form), json.dumps(form).replace(form[0], f"\\u{ord(form[0]):04x}", 1)):
+            with serving(says(f'{{"score": 7, "reason": {text}}}')) as script:
+                reason = judged(script.url).parts["reason"]
+            assert "***" in reason
+            assert form not in reason
+            assert len(reason.replace("***", "")) <= len("Bearer ?")
+
+
+def test_a_key_is_hidden_before_the_reason_is_cut() -> None:
+    reason = "." * (2000 - 10) + KEY
+    with serving(says(json.dumps({"score": 7, "reason": reason}))) as script:
+        assert judged(script.url).parts["reason"] == "." * 1990 + "***"
+
+
+def test_what_is_no_key_stays() -> None:
+    reason = f"{KEY[:-1]} {KEY[1:]} Bearer sk- 12345678"
+    with serving(says(json.dumps({"score": 7, "reason": reason}))) as script:
+        assert judged(script.url).parts["reason"] == reason
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,21 @@ def test_a_session_gives_the_last_line_without_its_end(sandbox: Sandbox) -> None
         assert [session.receive_line(), session.receive_line(), session.receive_line()] == [b"a\n", b"b", None]
 
 
+def test_a_line_that_does_not_come_in_its_time_ends_the_program(sandbox: Sandbox) -> None:
+    """Whatever the program does about timers; what came of the line is given, and it has no end."""
+    source = (
+        "import time\nprint(input(), flush=True)\nprint('half', end='', flush=True)\ntime.sleep(60)\nprint(' a line')"
+    )
+    with sandbox.open([PYTHON, *ISOLATED, "main.py"], {"main.py": source.encode()}, Limits(wall_s=30.0)) as session:
+        session.send(b"whole\n")
+        assert session.receive_line(20.0) == b"whole\n"
+        assert session.receive_line(0.3) == b"half"
+        assert session.receive_line(0.3) is None
+        outcome = session.outcome()
+    assert (outcome.end, outcome.code, outcome.stdout) == ("answer", None, b"whole\nhalf")
+    assert outcome.seconds < 30.0
+
+
 def test_in_an_asyncio_program(sandbox: Sandbox) -> None:
     async def many() -> list[Outcome]:
         return await asyncio.gather(*(asyncio.to_thread(python, sandbox, f"print({n})") for n in range(6)))

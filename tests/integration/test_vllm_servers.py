@@ -172,6 +172,19 @@ def test_no_route_answers_without_the_key(servers: list[Served]) -> None:
     assert httpx.get(f"{servers[0].url}/health").status_code == 200
 
 
+def test_a_page_is_refused_and_a_method_that_does_not_exist_is_answered(servers: list[Served]) -> None:
+    """vLLM itself lets in any page, and one of these methods would never have answered."""
+    key = {"Authorization": f"Bearer {KEY}"}
+    for method, path in (("OPTIONS", "/pause"), ("POST", "/pause"), ("PUT", "/pause"), ("GET", "/health")):
+        answer = httpx.request(method, f"{servers[0].url}{path}", headers={**key, "Origin": "http://evil.example"})
+        assert (answer.status_code, "access-control-allow-origin" in answer.headers) == (403, False)
+    for name in ("__class__", "nonsense"):
+        answer = httpx.post(f"{servers[0].url}/collective_rpc", json={"method": name}, headers=key)
+        assert (answer.status_code, f"no method {name!r}" in answer.text) == (404, True)
+    assert httpx.put(f"{servers[0].url}/pause", headers=key).status_code == 405
+    assert httpx.get(f"{servers[0].url}/health").status_code == 200  # it still works
+
+
 def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
     servers: list[Served], sampler: ServerSampler, folder: Path, logs: Path, said: list[str]
 ) -> None:

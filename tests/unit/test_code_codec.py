@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter, OrderedDict, namedtuple
 from enum import IntEnum
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,3 +139,29 @@ COLLIDING = ["s", *(["i", f"{k * (2**61 - 1):x}"] for k in range(100))]
 def test_what_is_no_encoding_is_refused(data: object) -> None:
     with pytest.raises(codec.CodecError):
         codec.decode(data)
+
+
+def test_a_table_of_hashes_is_as_large_as_its_bound_and_no_larger() -> None:
+    for data in (["s", 1, 2, 3], ["z", 1, 2, 3], ["d", 1, 0, 2, 0, 3, 0], ["l", ["s", 1, 2, 3]]):
+        codec.decode(data, bounds=codec.Bounds(members=3))
+        with pytest.raises(codec.CodecError, match="a set or dict of 3 members, more than can be expected"):
+            codec.decode(data, bounds=codec.Bounds(members=2))
+
+
+def test_decoding_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(codec, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    with pytest.raises(codec.CodecError, match="takes too long"):
+        codec.decode(["l", *([["l"]] * 1000)], bounds=codec.Bounds(end=50.0))
+    assert next(clock) == 52  # one look per list: it ended at the first one after the deadline
+
+
+def test_what_is_no_encoding_is_named_without_reading_it() -> None:
+    """Its text may be megabytes, and nested more deeply than Python can write."""
+
+    class Loud(list[Any]):
+        def __repr__(self) -> str:
+            raise AssertionError
+
+    with pytest.raises(codec.CodecError, match="a Loud of 2"):
+        codec.decode(Loud([[], []]))

@@ -31,7 +31,14 @@ def question(condition: ast.expr, names: Collection[str]) -> Question | None:
         return None
     node, holds, expected = found
     call = _call(node, names)
-    return None if call is None else Question(call, cut(ast.unparse(node)), holds, expected)
+    return None if call is None else Question(call, cut(ast.unparse(node)), holds, expected, _largest(condition))
+
+
+def _largest(condition: ast.expr) -> int:
+    """Members of the largest set or dict that is written there."""
+    nodes = [*ast.walk(condition)]
+    sizes = [len(node.elts) for node in nodes if isinstance(node, ast.Set)]
+    return max([*sizes, *(len(node.keys) for node in nodes if isinstance(node, ast.Dict))], default=0)
 
 
 def literal(node: ast.expr) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from reasoner_rewards.code.inside import codec
 from reasoner_rewards.code.process import Allowance, Call, Program, Silent, ask, exception_text, fields_of
 from reasoner_rewards.code.verdict import Tested, Verdict, cut, shown
 
+MAX_MEMBERS = 10_000
+"""members of a set or dict in an answer, where the test expects none that is larger"""
 KEYS = {"function", "args", "kwargs", "expected"}
 """of a test of kind `calls`"""
 
@@ -29,6 +32,8 @@ class Question:
     """whether a plain value, or an `Opaque`, passes"""
     expected: str
     """what was expected, for the note"""
+    members: int = 0
+    """of the largest set or dict that is expected: an answer with a larger one is wrong"""
 
 
 def judge(sandbox: Sandbox, program: Program, questions: Sequence[Question], allowance: Allowance) -> Verdict:
@@ -38,18 +43,25 @@ def judge(sandbox: Sandbox, program: Program, questions: Sequence[Question], all
         SandboxError: the sandbox failed.
     """
     requests = [question.call.request(allowance.timeout_s) for question in questions]
+    start = time.monotonic()
     answers = ask(sandbox, program, "calls", requests, allowance)
-    return answers if isinstance(answers, Verdict) else Verdict(tuple(map(_tested, questions, answers)))
+    if isinstance(answers, Verdict):
+        return answers
+    end = allowance.reading_ends(start)
+    return Verdict(tuple(_tested(*pair, end) for pair in zip(questions, answers, strict=True)))
 
 
-def _tested(question: Question, answer: bytes | Silent) -> Tested:
+def _tested(question: Question, answer: bytes | Silent, end: float) -> Tested:
     if isinstance(answer, Silent):
         return Tested(False, f"{question.text} {answer.why}", ended=False, timed_out=answer.timed_out)
+    if time.monotonic() > end:
+        return Tested(False, f"{question.text}: reading the answers took too long", ended=False, timed_out=True)
     fields = fields_of(answer) or {}
     if "error" in fields:
         return Tested(False, f"{question.text} raised {exception_text(fields)}", ended=False)
     try:
-        value = codec.decode(fields.get("value", []), _opaque)
+        bounds = codec.Bounds(end, max(question.members, MAX_MEMBERS))
+        value = codec.decode(fields.get("value", []), _opaque, bounds)
     except (codec.CodecError, RecursionError) as error:
         return Tested(False, f"{question.text} gave no answer that can be read: {cut(str(error))}", ended=False)
     returned = f"{question.text} returned {shown(value)}"
@@ -71,9 +83,9 @@ class Opaque:
 
 
 def _opaque(data: Sequence[Any]) -> Opaque:
-    if data[0] != "h" or len(data) != 3:
+    if data[0] != "h" or len(data) != 3 or not isinstance(data[2], str):
         raise codec.CodecError("not a handle")
-    return Opaque(str(data[2]))
+    return Opaque(data[2])
 
 
 def equal(expected: Any) -> Callable[[Any], bool]:
@@ -106,7 +118,14 @@ def _question(problem: Problem, test: Any, tolerance: float) -> Question:
     given = [*map(repr, call.args), *(f"{name}={value!r}" for name, value in call.keywords.items())]
     text = cut(f"{call.function}({', '.join(given)})")
     expected = test["expected"]
-    return Question(call, text, lambda value: alike(value, expected, tolerance), shown(expected))
+    return Question(call, text, lambda value: alike(value, expected, tolerance), shown(expected), _largest(expected))
+
+
+def _largest(expected: Any) -> int:
+    """Members of its largest object."""
+    if isinstance(expected, Mapping):
+        return max(len(expected), *map(_largest, expected.values()), 0)
+    return max(map(_largest, expected), default=0) if isinstance(expected, list) else 0
 
 
 def alike(value: Any, expected: Any, tolerance: float) -> bool:

@@ -3,7 +3,8 @@
     driver (tests) --request--> here --request--> stub (program)
            <------answer-------      <---answer--
 
-Requests and answers pass unread; the driver decodes them into plain values (`inside/driver.py`).
+Requests and answers pass unread; the driver decodes them into plain values (`inside/driver.py`). What a program makes
+slow there ends with the driver's own time.
 """
 
 from __future__ import annotations
@@ -12,9 +13,24 @@ from contextlib import ExitStack
 
 from reasoner.sandbox import ISOLATED, PYTHON, Sandbox, SandboxError, Session
 from reasoner_rewards.code.asserts import Tests
-from reasoner_rewards.code.process import STUB, Allowance, Program, Silent, ending, fields_of, harness, line, refusal
+from reasoner_rewards.code.inside import codec
+from reasoner_rewards.code.process import (
+    STUB,
+    Allowance,
+    Program,
+    Silent,
+    answer_to,
+    ending,
+    fields_of,
+    first_lines,
+    harness,
+    line,
+    refusal,
+)
 from reasoner_rewards.code.verdict import Tested, Verdict, cut
 
+REQUEST = b'{"op": '
+"""what a line of the driver begins with that is for the program"""
 MAX_NOTE = 300
 """characters of what the driver says of a test"""
 
@@ -33,7 +49,7 @@ def judge(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance
     with ExitStack() as stack:
         stub = stack.enter_context(sandbox.open(STUB, program.files(), allowance.limits))
         stub.send(program.start("calls", allowance.timeout_s))
-        answers = iter(stub.receive_line, None)
+        answers = first_lines(stub, allowance)
         if (verdict := refusal(answers, "calls", stub.outcome, len(tests.sources), allowance)) is not None:
             return verdict
         command = [PYTHON, *ISOLATED, "driver.py"]
@@ -55,17 +71,17 @@ def _relayed(stub: Session, driver: Session, count: int, allowance: Allowance) -
     gone: Silent | None = None
     done = False
     while not done and (text := driver.receive_line()) is not None:
-        said = fields_of(text) or {}
-        if "op" in said:
-            answer = None
-            if gone is None:
-                stub.send(text)
-                answer = stub.receive_line()
-            if answer is None or not answer.endswith(b"\n"):
-                gone = gone or ending(stub.outcome(), allowance)
+        if text.startswith(REQUEST):
+            answer = answer_to(stub, text, allowance) if gone is None else gone
+            if not isinstance(answer, Silent) and len(answer) > codec.MAX_ANSWER:
+                answer = Silent("gave a longer answer than it may")
+            if isinstance(answer, Silent):
+                gone = answer
                 answer = line(gone=f"the program {gone.why}")
             driver.send(answer)
-        elif said.get("result") == len(results):
+            continue
+        said = fields_of(text) or {}
+        if said.get("result") == len(results):
             timed_out = gone is not None and gone.timed_out
             results.append(
                 Tested(said["passed"] is True, cut(said["note"], MAX_NOTE), said["ended"] is True, timed_out)

@@ -1,12 +1,17 @@
 """The model's program in its sandbox: what is sent to the stub beside it, and what comes back.
 
 Nothing that comes back is believed: a line that cannot be read is a failed test, and what can be read is a plain value.
+Nor does anything in there keep the time: a program can switch off any alarm in its own process. Each answer is waited
+for as long as its test may take; then the program is killed from here.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,13 +19,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, SandboxError
+from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, SandboxError, Session
 from reasoner_rewards.code import inside
 from reasoner_rewards.code.inside import codec
 from reasoner_rewards.code.verdict import Verdict, cut, refused
 
 OUTPUT_BYTES = 2**24
 """bytes of all answers of a program together"""
+GRACE_S = 0.25
+"""seconds beyond those of a test in which the stub can say itself that they are over"""
 
 STUB = [PYTHON, *ISOLATED, "stub.py"]
 """what is run in the sandbox of a program"""
@@ -47,6 +54,13 @@ class Allowance:
             memory_mb=self.memory_mb,
             output_bytes=OUTPUT_BYTES,
         )
+
+    def reading_ends(self, start: float) -> float:
+        """When the answers of a program that was started then must have been read and compared (`time.monotonic`).
+
+        The time of all tests holds for what they cost here, too: at least that of one test is left for it.
+        """
+        return max(start + self.program_timeout_s, time.monotonic() + self.timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +119,9 @@ def line(**fields: Any) -> bytes:
 
 
 def fields_of(text: bytes) -> dict[str, Any] | None:
-    """An answer line as it was sent; None: it is none."""
+    """An answer line as it was sent; None: it is none, or longer than one can be."""
     try:
-        fields = json.loads(text) if text.endswith(b"\n") else None
+        fields = json.loads(text) if text.endswith(b"\n") and len(text) <= codec.MAX_ANSWER else None
     except (ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) else None
@@ -140,7 +154,8 @@ def refusal(
 
 def exception_text(fields: Mapping[str, Any]) -> str:
     """`ValueError: what it said`."""
-    return cut(": ".join(str(fields[key]) for key in ("error", "message") if fields.get(key)))
+    texts = (fields.get(key) for key in ("error", "message"))
+    return cut(": ".join(text for text in texts if isinstance(text, str) and text)) or "an exception without a name"
 
 
 def ending(outcome: Outcome, allowance: Allowance) -> Silent:
@@ -148,7 +163,7 @@ def ending(outcome: Outcome, allowance: Allowance) -> Silent:
     match outcome.end, outcome.code:
         case "timeout" | "cpu", _:
             return Silent(f"took longer than {allowance.program_timeout_s:g} s for all tests", timed_out=True)
-        case "signal", signal.SIGALRM:
+        case ("answer", _) | ("signal", signal.SIGALRM):
             return Silent(f"took longer than {allowance.timeout_s:g} s", timed_out=True)
         case "signal", code:
             return Silent(f"ended by signal {code}")
@@ -169,12 +184,51 @@ def ask(
     Raises:
         SandboxError: the sandbox failed.
     """
+    ask_all = _ask_in_turn if sandbox.interactive else _ask_at_once
+    answers = ask_all(sandbox, program, mode, requests, allowance)
+    if isinstance(answers, Verdict):
+        return answers
+    return answers + [Silent("was not tried: the program had ended")] * (len(requests) - len(answers))
+
+
+def _ask_in_turn(
+    sandbox: Sandbox, program: Program, mode: Mode, requests: Sequence[bytes], allowance: Allowance
+) -> Verdict | list[bytes | Silent]:
+    """Each request only when the one before has its answer: none can be read ahead, and each has its own time."""
+    answers: list[bytes | Silent] = []
+    with sandbox.open(STUB, program.files(), allowance.limits) as session:
+        session.send(program.start(mode, allowance.timeout_s))
+        verdict = refusal(first_lines(session, allowance), mode, session.outcome, len(requests), allowance)
+        if verdict is not None:
+            return verdict
+        for request in requests:
+            answers.append(answer_to(session, request, allowance))
+            if isinstance(answers[-1], Silent):
+                break
+    return answers
+
+
+def _ask_at_once(
+    sandbox: Sandbox, program: Program, mode: Mode, requests: Sequence[bytes], allowance: Allowance
+) -> Verdict | list[bytes | Silent]:
+    """For a service. The time of a single test is kept inside only, that of all of them by the service."""
     stdin = program.start(mode, allowance.timeout_s) + b"".join(requests)
     outcome = sandbox.run(STUB, program.files(), stdin, allowance.limits)
-    lines = iter(outcome.stdout.splitlines(keepends=True))
+    lines = iter(io.BytesIO(outcome.stdout))
     if (verdict := refusal(lines, mode, lambda: outcome, len(requests), allowance)) is not None:
         return verdict
     answers: list[bytes | Silent] = list(islice(lines, len(requests)))
-    if len(answers) < len(requests):
-        answers.append(ending(outcome, allowance))
-    return answers + [Silent("was not tried: the program had ended")] * (len(requests) - len(answers))
+    return answers if len(answers) == len(requests) else [*answers, ending(outcome, allowance)]
+
+
+def first_lines(session: Session, allowance: Allowance) -> Iterator[bytes]:
+    """What the stub says first: two lines before the program runs, then one that has the time of a test."""
+    for timeout_s in (math.inf, math.inf, allowance.timeout_s + GRACE_S):
+        yield session.receive_line(timeout_s) or b""
+
+
+def answer_to(session: Session, request: bytes, allowance: Allowance) -> bytes | Silent:
+    """The line that answers a request; `Silent`: the program is gone, by itself or because its time was over."""
+    session.send(request)
+    answer = session.receive_line(allowance.timeout_s + GRACE_S)
+    return answer if answer is not None and answer.endswith(b"\n") else ending(session.outcome(), allowance)

@@ -17,6 +17,10 @@ from reasoner_rewards.code.process import Allowance, Program
 from reasoner_rewards.code.verdict import Verdict
 
 Kind = Literal["asserts", "calls", "stdin", "checker"]
+MAX_KEPT = 2**16
+"""characters of a program that are kept as a part of its score; the response has all of them"""
+MAX_PROGRAM = 2**23
+"""characters of a program that is run; a longer one would fill the scratch folder of its sandbox"""
 
 
 class CodeOptions(BaseModel):
@@ -55,10 +59,10 @@ def code(problem: Problem, response: Response, *, options: CodeOptions) -> Score
 
     The program runs in a sandbox that only ever answers what it returns, or prints, for an input; what it should be is
     compared outside (docs/code.md). Whatever the program does (a syntax error, a crash, too much time or memory) is a
-    verdict. The call fails only when the sandbox does, or the tests are no tests.
+    verdict, and so is whatever length it has. The call fails only when the sandbox does, or the tests are no tests.
 
-    Parts: `program`; `compiled`; `ran`: it answered every test, without an exception, a crash or a timeout;
-    `tests_passed`, `tests_total`; `timed_out`. The note says how the first test failed.
+    Parts: `program`, of a long one the beginning; `compiled`; `ran`: it answered every test, without an exception, a
+    crash or a timeout; `tests_passed`, `tests_total`; `timed_out`. The note says how the first test failed.
 
     Raises:
         ValueError: the problem has no tests of this kind (the problem is broken, not the response).
@@ -68,10 +72,13 @@ def code(problem: Problem, response: Response, *, options: CodeOptions) -> Score
     text, missing = program_in(response.text, options.extract, options.labels)
     if text is None:
         return Score(0.0, {"program": None, "compiled": False, "ran": False, "timed_out": False}, missing)
+    if len(text) > MAX_PROGRAM:
+        parts = {"program": _kept(text), "compiled": False, "ran": False, "timed_out": False}
+        return Score(0.0, parts, f"not run: the program has {len(text)} characters, more than {MAX_PROGRAM}")
     verdict = judge(text)
     total = len(verdict.tests)
     parts = {
-        "program": text,
+        "program": _kept(text),
         "compiled": verdict.compiled,
         "ran": verdict.ran,
         "tests_passed": verdict.passed,
@@ -80,6 +87,13 @@ def code(problem: Problem, response: Response, *, options: CodeOptions) -> Score
     }
     value = verdict.passed / total if options.score == "fraction" else float(verdict.passed == total)
     return Score(value, parts, verdict.note)
+
+
+def _kept(program: str) -> str:
+    """What a score can hold of it: there is a bound on the parts of a score, and none on what a model writes."""
+    if len(program) <= MAX_KEPT:
+        return program
+    return f"{program[:MAX_KEPT]}\n# cut here: the program has {len(program)} characters"
 
 
 def _judge(problem: Problem, options: CodeOptions) -> Callable[[str], Verdict]:

@@ -15,6 +15,9 @@ from reasoner_rewards.code.fields import list_of_tests, text_field
 from reasoner_rewards.code.process import Allowance, Program, Silent, ask, fields_of, line
 from reasoner_rewards.code.verdict import Tested, Verdict, cut, shown
 
+MAX_READ = 2**12
+"""bytes of what a checker prints that are looked at"""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -66,9 +69,10 @@ def _tested(case: Case, answer: bytes | Silent, allowance: Allowance, judged: Ju
         return Tested(False, f"{said}: {answer.why}", ended=False, timed_out=answer.timed_out)
     fields = fields_of(answer) or {}
     output = fields.get("output")
-    if not isinstance(output, str):
+    ended = fields.get("end"), fields.get("code")
+    if not isinstance(output, str) or not isinstance(ended[0], str) or not isinstance(ended[1], int):
         return Tested(False, f"{said}: an answer that cannot be read", ended=False)
-    match fields.get("end"), fields.get("code"):
+    match ended:
         case "exit", 0:
             note = judged(case, output)
             return Tested(not note, f"{said}: {note}" if note else "")
@@ -77,8 +81,9 @@ def _tested(case: Case, answer: bytes | Silent, allowance: Allowance, judged: Ju
         case "output", _:
             return Tested(False, f"{said}: more output than allowed", ended=False)
         case end, code:
-            message = cut(str(fields.get("message", "")))
-            return Tested(False, f"{said}: {cut(f'{end} {code}')}{f', {message}' if message else ''}", ended=False)
+            message = fields.get("message")
+            why = f", {cut(message)}" if isinstance(message, str) and message else ""
+            return Tested(False, f"{said}: {cut(f'{end} {code}')}{why}", ended=False)
 
 
 def same_output(tolerance: float) -> Judge:
@@ -146,7 +151,8 @@ def _rejected(sandbox: Sandbox, source: str, case: Case, output: str, allowance:
     files["main.py"] = f"import sys\nsys.argv = {[*texts]}\nexec(open('checker.py').read())".encode()
     command = [PYTHON, *ISOLATED, "main.py"]  # a service passes no arguments
     outcome = sandbox.run(command, files, b"", replace(allowance, program_timeout_s=left).limits)
-    if outcome.ok and outcome.stdout.split()[:1] == [b"1"]:
+    printed = outcome.stdout[:MAX_READ]
+    if outcome.ok and printed.split()[:1] == [b"1"]:
         return ""
-    said = cut(outcome.stdout.decode("utf-8", "replace").strip())
+    said = cut(printed.decode("utf-8", "replace").strip())
     return f"printed {shown(output)}, which the checker does not accept{f' ({said})' if said else ''}"

@@ -7,13 +7,15 @@
     dict                                         ["d", key, value, key, value, ...]
 
 A value of a subclass is written as its base type, whatever operators it defines. Decoding makes builtins and nothing
-else, so that whoever compares decoded values never runs code of the program. What is neither plain nor made of plain
+else, so that whoever compares decoded values never runs code of the program, and is bounded (`Bounds`): what a program
+makes slow to read is not read. What is neither plain nor made of plain
 values goes through `other`: the program's side keeps it and writes a handle.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 
 TYPE_CHECKING = False  # `typing` would be a third of the time that a program takes to start
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
 
     Other = Callable[[Any], Any]
 
+MAX_ANSWER = 2**20
+"""bytes of the line that holds a value"""
 MAX_DEPTH = 64
 """levels of nesting"""
 SHORT = 2**53
 """ints below it are written as JSON numbers"""
-MAX_EQUAL_HASHES = 50
-"""members of a set or dict with one hash: more were made to collide, and would take quadratic time"""
+MAX_EQUAL_HASHES = 16
+"""members of a set or dict with one hash: more were made to collide, and each is compared with all of them"""
 
 
 class CodecError(ValueError):
@@ -37,6 +41,30 @@ class CodecError(ValueError):
 
 class NotPlainError(CodecError):
     """A value that has no encoding, or one that the other side does not know."""
+
+
+class Bounds:
+    """What decoding may cost."""
+
+    def __init__(self, end: float = math.inf, members: float = math.inf) -> None:
+        """Bound the time and the tables of hashes.
+
+        Args:
+            end: when to give up, on the clock `time.monotonic`; looked at before every value that is made of others.
+            members: of a set or dict; numbers can be chosen so that each one meets all before it in the table, which
+                takes quadratic time, and nothing can interrupt it.
+        """
+        self.end, self.members = end, members
+
+    def check(self, members: int = 0) -> None:
+        """Raises CodecError: a bound is reached."""
+        if members > self.members:
+            raise CodecError(f"a set or dict of {members} members, more than can be expected")
+        if time.monotonic() > self.end:
+            raise CodecError("it takes too long to read")
+
+
+UNBOUNDED = Bounds()
 
 
 def refuse(value: Any) -> Any:
@@ -84,44 +112,55 @@ def _encode_composed(value: Any, other: Other, depth: int) -> Any:
     return other(value)
 
 
-def decode(data: Any, other: Other = refuse, depth: int = MAX_DEPTH) -> Any:
+def decode(data: Any, other: Other = refuse, bounds: Bounds = UNBOUNDED, depth: int = MAX_DEPTH) -> Any:
     """The value of JSON data; `other(data)` for lists whose tag is not one of the table above.
 
     Raises:
-        CodecError: it is not what `encode` writes.
+        CodecError: it is not what `encode` writes, or beyond the bounds.
     """
     if depth == 0:
         raise CodecError(f"nested deeper than {MAX_DEPTH} levels")
     if data is None or isinstance(data, (bool, int, float, str)):
         return data
     if not isinstance(data, list) or not data or not isinstance(data[0], str):
-        raise CodecError(f"not an encoded value: {str(data)[:40]}")
+        raise CodecError(f"not an encoded value: {_named(data)}")
+    bounds.check()
     tag, parts = data[0], data[1:]
     if tag not in _KINDS:
         return other(data)
     try:
-        return _KINDS[tag](parts, other, depth - 1)
+        return _KINDS[tag](parts, other, bounds, depth - 1)
     except CodecError:
         raise
     except (TypeError, ValueError) as error:
         raise CodecError(f"not an encoded value: {error}") from None
 
 
-def _members(parts: list[Any], other: Other, depth: int) -> list[Any]:
-    return [decode(part, other, depth) for part in parts]
+def _named(data: Any) -> str:
+    """What it is, without reading all of it."""
+    return f"{data!r:.40}" if isinstance(data, str) or not data else f"a {type(data).__name__} of {len(data)}"
 
 
-def _hashed(members: list[Any]) -> list[Any]:
+def _members(parts: list[Any], other: Other, bounds: Bounds, depth: int) -> list[Any]:
+    return [decode(part, other, bounds, depth) for part in parts]
+
+
+def _hashed(members: list[Any], bounds: Bounds) -> list[Any]:
     """The members, if they are not made to collide."""
+    bounds.check(len(members))
     hashes = Counter(map(hash, members))
     if hashes and max(hashes.values()) > MAX_EQUAL_HASHES:
         raise CodecError("members with equal hashes")
     return members
 
 
-def _table(parts: list[Any], other: Other, depth: int) -> dict[Any, Any]:
-    members = _members(parts, other, depth)
-    return dict(zip(_hashed(members[::2]), members[1::2], strict=True))
+def _set(parts: list[Any], other: Other, bounds: Bounds, depth: int) -> set[Any]:
+    return set(_hashed(_members(parts, other, bounds, depth), bounds))
+
+
+def _table(parts: list[Any], other: Other, bounds: Bounds, depth: int) -> dict[Any, Any]:
+    members = _members(parts, other, bounds, depth)
+    return dict(zip(_hashed(members[::2], bounds), members[1::2], strict=True))
 
 
 def _text(parts: list[Any]) -> str:
@@ -131,21 +170,21 @@ def _text(parts: list[Any]) -> str:
 
 
 def _numbers(parts: list[Any], kinds: tuple[type, ...], count: int) -> list[Any]:
-    numbers = [decode(part) for part in parts]
+    numbers = [decode(part) for part in parts[: count + 1]]
     if len(numbers) != count or any(type(number) not in kinds for number in numbers):
         raise CodecError("numbers are needed")
     return numbers
 
 
-_KINDS: dict[str, Callable[[list[Any], Other, int], Any]] = {
-    "i": lambda parts, other, depth: int(_text(parts), 16),
-    "f": lambda parts, other, depth: float(_text(parts)),
-    "c": lambda parts, other, depth: complex(*_numbers(parts, (float,), 2)),
-    "b": lambda parts, other, depth: bytes.fromhex(_text(parts)),
-    "r": lambda parts, other, depth: range(*_numbers(parts, (int,), 3)),
+_KINDS: dict[str, Callable[[list[Any], Other, Bounds, int], Any]] = {
+    "i": lambda parts, other, bounds, depth: int(_text(parts), 16),
+    "f": lambda parts, other, bounds, depth: float(_text(parts)),
+    "c": lambda parts, other, bounds, depth: complex(*_numbers(parts, (float,), 2)),
+    "b": lambda parts, other, bounds, depth: bytes.fromhex(_text(parts)),
+    "r": lambda parts, other, bounds, depth: range(*_numbers(parts, (int,), 3)),
     "l": _members,
-    "t": lambda parts, other, depth: tuple(_members(parts, other, depth)),
-    "s": lambda parts, other, depth: set(_hashed(_members(parts, other, depth))),
-    "z": lambda parts, other, depth: frozenset(_hashed(_members(parts, other, depth))),
+    "t": lambda parts, other, bounds, depth: tuple(_members(parts, other, bounds, depth)),
+    "s": _set,
+    "z": lambda parts, other, bounds, depth: frozenset(_set(parts, other, bounds, depth)),
     "d": _table,
 }

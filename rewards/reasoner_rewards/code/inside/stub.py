@@ -37,8 +37,6 @@ import codec  # type: ignore[import-not-found]  # noqa: E402
 
 sys.path.pop(0)
 
-MAX_ANSWER = 2**20
-"""bytes of one answer"""
 MAX_MESSAGE = 200
 """characters of an exception's message"""
 MAX_OUTPUT = 2**18
@@ -70,8 +68,8 @@ class Channel:
     def answer(self, fields: dict[str, Any]) -> None:
         """Write one line."""
         line = json.dumps(fields).encode() + b"\n"
-        if len(line) > MAX_ANSWER:
-            fields = {"error": "ValueError", "message": f"the answer is longer than {MAX_ANSWER} bytes"}
+        if len(line) > codec.MAX_ANSWER:
+            fields = {"error": "ValueError", "message": f"the answer is longer than {codec.MAX_ANSWER} bytes"}
             line = json.dumps(fields).encode() + b"\n"
         while line:
             line = line[os.write(self._answers, line) :]
@@ -113,7 +111,11 @@ def described(error: BaseException) -> dict[str, Any]:
 
 
 def limit_time(seconds: float) -> None:
-    """End this process after so many seconds, whatever it is doing then; 0: no limit."""
+    """End this process after so many seconds, whatever it is doing then; 0: no limit.
+
+    The program can undo it. Whoever asks keeps the time as well, and needs no help from here for that; but a service
+    that takes all requests at once cannot.
+    """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
