@@ -269,7 +269,7 @@ def _expected(line: bytes, task: Task | None) -> Result | None:
         return None
     try:
         result = load_result(line)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    except ValueError:
         return None
     return result if (result.task, result.reward) == (int(task.id), task.rewards[0]) else None
 

@@ -69,6 +69,21 @@ class HostProcess:
         """True once the host has closed its side."""
         return self._ended.is_set()
 
+    def has_died(self) -> bool:
+        """Whether its process is gone; something it started may still hold its pipe open."""
+        if self._process.poll() is None:
+            return False
+        self._ended.set()
+        return True
+
+    def was_stopped(self) -> bool:
+        """Whether it was stopped by a signal; then it goes on."""
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(self.pid).status() == psutil.STATUS_STOPPED:
+                self._process.send_signal(signal.SIGCONT)
+                return True
+        return False
+
     def listen(self) -> Inbox:
         """A fresh inbox for everything that arrives from now on; the one before gets no more."""
         former, self._inbox = self._inbox, queue.SimpleQueue()
@@ -116,7 +131,7 @@ class HostProcess:
         if not orderly:
             self._end_orphans()
         for thread in self._threads:
-            thread.join()
+            thread.join(CLOSE_S)  # the pipe of the reader may be held open by what is no child of the host
         self._log.close()
 
     def _write(self) -> None:
