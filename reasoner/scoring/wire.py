@@ -3,7 +3,7 @@
     main -> host      plan line, then `<task> <rewards, comma-separated> <payload>` per task, `cancel` or `close`
     host -> main      `{"ready": traits}` or `{"refused": why}`, then one result line per call
     host -> worker    the task, without the rewards that have an outcome
-    worker -> host    one result line per call
+    worker -> host    one result line per call, `created <path>` before a call creates a file in /dev/shm
 
 A task is what its rewards are called with: a response, a group, or a batch. All its rewards are of one lane (`Traits`).
 The host never reads a payload; only the worker does.
@@ -31,6 +31,8 @@ CANCEL = b"cancel"
 """forget every task and end what is running"""
 CLOSE = b"close"
 """end"""
+CREATED = b"created "
+"""what a line of a worker begins with that is no result"""
 MAX_LINE_BYTES = 2**21
 """bytes of a result line, all scores of its call together"""
 COMMON = -1

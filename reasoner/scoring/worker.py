@@ -28,7 +28,8 @@ from reasoner.reaping import become_subreaper, children, die_with_parent, has_ch
 from reasoner.records import FailureKind, Problem, Response, Score
 from reasoner.rewards_api import RewardSource
 from reasoner.scoring.compose import MAX_MESSAGE, InvalidScoreError, Refused, verdict, verdicts
-from reasoner.scoring.wire import MAX_LINE_BYTES, Result, Traits, dump_result, load_task
+from reasoner.scoring.memory_files import MemoryFiles
+from reasoner.scoring.wire import CREATED, MAX_LINE_BYTES, Result, Traits, dump_result, load_task
 from reasoner.scoring.worker_state import WorkerState
 
 BACKOFF_S = 0.2
@@ -56,6 +57,28 @@ class Job:
         return Traits(self.source.granularity, self.lane, self.source.cache, self.timeout_s)
 
 
+@dataclass(frozen=True, slots=True)
+class _Leftovers:
+    """What a call may leave behind."""
+
+    state: WorkerState
+    files: MemoryFiles
+
+    def look(self) -> str:
+        """What it left, in words: processes, threads, files in memory, and what differs in the state of this process.
+        What every call may change is set back."""
+        self.state.set_back()
+        left = self.state.changes()
+        if threading.active_count() > 1:
+            left += [f"thread {each.name}" for each in threading.enumerate() if each is not threading.main_thread()]
+        if has_children():
+            left += [f"process {_command(pid)}" for pid in sorted(children(os.getpid()))]
+        if not _streams_intact():
+            left.append("standard input, output or error")
+        left += [f"file /dev/shm/{name}" for name in self.files.left()]
+        return ", ".join(left)[:MAX_MESSAGE]
+
+
 def confine(memory_mb: int | None) -> None:
     """Cut the worker off from its host and limit its memory (None: no limit); called right after the fork."""
     os.setsid()
@@ -80,7 +103,8 @@ def serve(channel: socket.socket, jobs: Sequence[Job]) -> None:
     """Answer tasks until the channel is closed, or a call has left something behind."""
     own = os.getpid()
     os.register_at_fork(after_in_child=lambda: _shut(channel))
-    state = WorkerState()
+    files = MemoryFiles(lambda path: channel.sendall(CREATED + path.replace(b"\n", b"?") + b"\n"))
+    leftovers = _Leftovers(WorkerState(), files)
     with channel.makefile("rb") as lines:
         for line in lines:
             task, rewards, payload = line.split(b" ", 2)
@@ -88,7 +112,7 @@ def serve(channel: socket.socket, jobs: Sequence[Job]) -> None:
             for reward in map(int, rewards.split(b",")):
                 # A context of its own: what a call sets in context variables ends with it.
                 result = contextvars.copy_context().run(
-                    _call, int(task), reward, jobs[reward], problems, responses, state
+                    _call, int(task), reward, jobs[reward], problems, responses, leftovers
                 )
                 if os.getpid() != own:
                     os._exit(0)  # a child that the source forked came back from the call: it must not answer too
@@ -105,7 +129,7 @@ def _shut(channel: socket.socket) -> None:
 
 
 def _call(
-    task: int, reward: int, job: Job, problems: list[Problem], responses: list[Response], state: WorkerState
+    task: int, reward: int, job: Job, problems: list[Problem], responses: list[Response], leftovers: _Leftovers
 ) -> Result:
     _prepare()
     own, start = os.getpid(), time.perf_counter()
@@ -124,7 +148,7 @@ def _call(
     except BaseException as error:  # sys.exit and KeyboardInterrupt too: whatever a source raises is its failure
         kind, message = "error", _described(error)
     seconds = time.perf_counter() - start
-    left = _left_behind(state) if os.getpid() == own and not full else ""
+    left = leftovers.look() if os.getpid() == own and not full else ""
     return Result(task, reward, seconds, scores, kind, message, full or bool(left), left)
 
 
@@ -191,19 +215,6 @@ def _bounded(result: Result) -> bytes:
         return line
     message = f"the scores of one call may take {MAX_LINE_BYTES} bytes together, got {len(line)}"
     return dump_result(replace(result, scores=(), kind="invalid", message=message))
-
-
-def _left_behind(state: WorkerState) -> str:
-    """What the call left, in words: processes, threads, and what differs in the state of this process."""
-    state.set_back()
-    left = state.changes()
-    if threading.active_count() > 1:
-        left += [f"thread {each.name}" for each in threading.enumerate() if each is not threading.main_thread()]
-    if has_children():
-        left += [f"process {_command(pid)}" for pid in sorted(children(os.getpid()))]
-    if not _streams_intact():
-        left.append("standard input, output or error")
-    return ", ".join(left)[:MAX_MESSAGE]
 
 
 def _command(pid: int) -> str:
