@@ -52,7 +52,7 @@ _WATCHED = (
     *(builtins, json, math, operator, os, os.path, random, re, shutil, socket.socket, subprocess, time),
     *(json.JSONDecoder, json.JSONEncoder, json.decoder, json.encoder, random.Random),
 )
-"""modules and classes whose attributes must stay what they are: a patched `json.dumps` would be everybody's"""
+"""modules and classes whose functions must stay what they are: a patched `json.dumps` would be everybody's"""
 
 
 def _working_directory() -> str | None:
@@ -155,7 +155,7 @@ class WorkerState:
         found = [name for name in _PROBES if now[name] != self._before[name]] if now != self._before else []
         found = [self._in_detail(name, now[name]) for name in found]
         if patched := [name for each in self._watched for name in each.patched()]:
-            found.append(f"attributes of modules ({', '.join(patched)})")
+            found.append(f"functions of modules ({', '.join(patched)})")
         if (left := _next_descriptor() - self._descriptor) > MAX_OPEN_FILES:
             found.append(f"{left} open files")
         return found
@@ -169,22 +169,23 @@ class WorkerState:
 
 
 class _Watched:
-    """A module or class whose attributes must stay."""
+    """A module or class whose functions must stay. Its other values may change: libraries set some of them."""
 
     def __init__(self, owner: Any) -> None:
-        self._owner, self._before = owner, dict(vars(owner))
-        self._values = tuple(self._before.values())
+        self._owner, self._names = owner, frozenset(vars(owner))
+        self._functions = {name: value for name, value in vars(owner).items() if callable(value)}
+        self._get = operator.itemgetter(*self._functions)
+        self._values = self._get(vars(owner))
 
     def patched(self) -> list[str]:
-        """Attributes with another value than before. New ones count among the builtins, which every module sees;
-        elsewhere they are submodules that were imported."""
+        """Functions that are others than before. New names count among the builtins, which every module sees; elsewhere
+        they are submodules that were imported."""
         now = vars(self._owner)
-        if tuple(now.values()) == self._values:
+        added = now.keys() - self._names if self._owner is builtins and len(now) != len(self._names) else ()
+        if not added and self._functions.keys() <= now.keys() and self._get(now) == self._values:
             return []
-        names = [name for name, value in self._before.items() if now.get(name, _GONE) is not value]
-        if self._owner is builtins:
-            names += now.keys() - self._before.keys()
-        return [f"{self._owner.__name__}.{name}" for name in names]
+        others = [name for name, value in self._functions.items() if now.get(name, _GONE) is not value]
+        return [f"{self._owner.__name__}.{name}" for name in (*others, *added)]
 
 
 _GONE = object()
