@@ -61,6 +61,8 @@ class _Worker:
     task: Task | None = None
     since: float = 0.0
     """monotonic seconds at which the current call began"""
+    answered: tuple[int, int] = (-1, -1)
+    """task and reward of its last result"""
     files: list[bytes] = field(default_factory=list)
     """in /dev/shm, created by the current call"""
 
@@ -218,10 +220,14 @@ class Pool:
         if line.startswith(CREATED):
             worker.files.append(line.removeprefix(CREATED))
             return
-        result = _expected(line, worker.task)
-        if result is None:
-            self._garbled(worker)
+        result = _result(line)
+        if result is None or not _answers(result, worker.task):
+            if result is not None and (result.task, result.reward) == worker.answered:
+                self._repeated(worker)
+            else:
+                self._garbled(worker)
             return
+        worker.answered = (result.task, result.reward)
         self._emit(line + b"\n")
         self._settle(worker)
         if not result.last:
@@ -235,6 +241,12 @@ class Pool:
         if worker.task is not None:
             self._fail(worker, "crash", "the call wrote to the channel between worker and host")
         elif worker.pid in self._workers:
+            self._end(worker)
+
+    def _repeated(self, worker: _Worker) -> None:
+        """It answers a second time, so the first answer was the doing of that call; the one it has now is innocent."""
+        if worker.pid in self._workers:
+            self._requeue(worker)
             self._end(worker)
 
     def _settle(self, worker: _Worker) -> None:
@@ -290,15 +302,17 @@ def _lane(job: Job, scoring: ScoringConfig) -> _Lane:
     return _Lane(job.source.workers or scoring.workers, memory_mb)
 
 
-def _expected(line: bytes, task: Task | None) -> Result | None:
-    """The result of the task's current call, or None when the line is anything else."""
-    if task is None:
-        return None
+def _result(line: bytes) -> Result | None:
+    """None: the line is anything else."""
     try:
-        result = load_result(line)
+        return load_result(line)
     except ValueError:
         return None
-    return result if (result.task, result.reward) == (int(task.id), task.rewards[0]) else None
+
+
+def _answers(result: Result, task: Task | None) -> bool:
+    """Whether it is the result of the task's current call."""
+    return task is not None and (result.task, result.reward) == (int(task.id), task.rewards[0])
 
 
 def _how(code: int) -> str:

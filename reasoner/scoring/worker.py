@@ -137,7 +137,11 @@ def _call(
     scores: tuple[Score | Refused | None, ...] = ()
     message, full = "", False
     try:
-        scores = _scores(job, problems, responses)
+        try:
+            returned = _attempt(job, problems, responses)
+        finally:
+            leftovers.state.mend()
+        scores = _scores(job, returned, len(responses))
     except InvalidScoreError as error:
         kind, message = "invalid", str(error)
     except MemoryError as error:
@@ -152,11 +156,8 @@ def _call(
     return Result(task, reward, seconds, scores, kind, message, full or bool(left), left)
 
 
-def _scores(job: Job, problems: list[Problem], responses: list[Response]) -> tuple[Score | Refused | None, ...]:
-    returned = _attempt(job, problems, responses)
-    if job.source.granularity == "response":
-        return (verdict(returned),)
-    return tuple(verdicts(returned, len(responses)))
+def _scores(job: Job, returned: object, responses: int) -> tuple[Score | Refused | None, ...]:
+    return (verdict(returned),) if job.source.granularity == "response" else tuple(verdicts(returned, responses))
 
 
 def _attempt(job: Job, problems: list[Problem], responses: list[Response]) -> Any:

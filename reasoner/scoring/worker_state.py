@@ -131,7 +131,12 @@ class WorkerState:
         self._policy = _event_loop_policy()
         self._modules = len(sys.modules)
         self._watched = [_Watched(each) for each in _WATCHED]
+        self._patched: list[str] = []
         self._descriptor = _next_descriptor()
+
+    def mend(self) -> None:
+        """Put functions of modules back that the call has replaced: the worker needs them to answer."""
+        self._patched = [name for each in self._watched for name in each.mend()]
 
     def set_back(self) -> None:
         """Set back what calls may change: timers, signal handlers, the event loop."""
@@ -154,10 +159,10 @@ class WorkerState:
             self._before |= {name: now[name] for name in _IMPORTS_CHANGE}
         found = [name for name in _PROBES if now[name] != self._before[name]] if now != self._before else []
         found = [self._in_detail(name, now[name]) for name in found]
-        if patched := [name for each in self._watched for name in each.patched()]:
-            found.append(f"functions of modules ({', '.join(patched)})")
-        if (left := _next_descriptor() - self._descriptor) > MAX_OPEN_FILES:
-            found.append(f"{left} open files")
+        if self._patched:
+            found.append(f"functions of modules ({', '.join(self._patched)})")
+        if _next_descriptor() - self._descriptor > MAX_OPEN_FILES:
+            found.append(f"more than {MAX_OPEN_FILES} open files")
         return found
 
     def _in_detail(self, name: str, now: Any) -> str:
@@ -177,14 +182,18 @@ class _Watched:
         self._get = operator.itemgetter(*self._functions)
         self._values = self._get(vars(owner))
 
-    def patched(self) -> list[str]:
-        """Functions that are others than before. New names count among the builtins, which every module sees; elsewhere
-        they are submodules that were imported."""
+    def mend(self) -> list[str]:
+        """Put back what was replaced, and name it. New names count among the builtins, which every module sees;
+        elsewhere they are submodules that were imported."""
         now = vars(self._owner)
         added = now.keys() - self._names if self._owner is builtins and len(now) != len(self._names) else ()
         if not added and self._functions.keys() <= now.keys() and self._get(now) == self._values:
             return []
         others = [name for name, value in self._functions.items() if now.get(name, _GONE) is not value]
+        for name in others:
+            setattr(self._owner, name, self._functions[name])
+        for name in added:
+            delattr(self._owner, name)
         return [f"{self._owner.__name__}.{name}" for name in (*others, *added)]
 
 
