@@ -62,6 +62,13 @@ def _working_directory() -> str | None:
         return None
 
 
+def _umask() -> int:
+    """It can only be read by setting it."""
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
+
+
 def _environment() -> dict[bytes, bytes]:
     # Decoding every variable, as a copy of `os.environ` does, would cost more than all other probes together.
     return dict(os.environ._data)  # type: ignore[attr-defined]
@@ -87,7 +94,7 @@ _PROBES: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
         "the working directory": _working_directory,
         "environment variables": _environment,
-        "the umask": lambda: os.umask(os.umask(0o077)),
+        "the umask": _umask,
         "user or group": lambda: (os.getresuid(), os.getresgid()),
         "blocked signals": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()),
         "resource limits": lambda: list(map(resource.getrlimit, _LIMITS)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,11 @@ from reasoner.cases import make_problem, make_response
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ScoringError
 from reasoner.records import Component, Group
-from reasoner.scoring import call, process
+from reasoner.scoring import call
+from reasoner.scoring.cache import Cache
 from reasoner.scoring.service import ScoringService
+from reasoner.scoring.tally import Tally
+from reasoner.scoring.wire import COMMON, Traits
 from tests.integration.untidy_rewards import CHANGES, SET_BACK, SHARED
 
 PLUGIN = str(Path(__file__).with_name("untidy_rewards.py"))
@@ -121,11 +125,48 @@ def test_a_stopped_host_goes_on_and_its_calls_are_named(scorer: ScoringService, 
     ]
 
 
-def test_a_host_that_stays_silent_ends_the_call(scorer: ScoringService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call, "SLACK_S", 1.0)
-    monkeypatch.setattr(process, "CLOSE_S", 0.5)
-    with pytest.raises(ScoringError, match=r"silent for 1 seconds(?s:.*)is stuck(?s:.*)first: untidy on problem p"):
-        scored(scorer, "hold parent")
+class SilentHost:
+    """Takes calls and never says anything."""
+
+    closed = ended = False
+    dead = False
+
+    def listen(self) -> queue.SimpleQueue[bytes | None]:
+        return queue.SimpleQueue()
+
+    def send(self, lines: bytes) -> None:
+        pass
+
+    def has_died(self) -> bool:
+        self.ended = self.dead
+        return self.dead
+
+    def was_stopped(self) -> bool:
+        return False
+
+    def obituary(self) -> str:
+        return "ended" if self.dead else "is stuck"
+
+
+@pytest.mark.parametrize(
+    ("dead", "message"),
+    [
+        (False, r"has been silent for 0.02 seconds more than the longest deadline of its calls; it is stuck\n"),
+        (True, r"the reward sources, ended\n"),
+    ],
+)
+def test_a_host_that_says_nothing_ends_the_call(dead: bool, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen, or dead with its pipe held open by somebody else."""
+    monkeypatch.setattr(call, "SLACK_S", 0.02)
+    monkeypatch.setattr(call, "LOOK_S", 0.01)
+    host = SilentHost()
+    host.dead = dead
+    traits = (Traits("response", COMMON, cache=False, timeout_s=0.05),)
+    shared = call.Shared((RewardConfig(source="untidy"),), traits, 1.0, host, Cache(0))  # type: ignore[arg-type]
+    waiting = call.Call(shared, Tally(["untidy"]))
+    waiting.submit(group("good", "bad"))
+    with pytest.raises(ScoringError, match=message + "Calls without an outcome.*untidy on problem p, response 1"):
+        waiting.wait()
 
 
 def test_a_line_of_the_host_that_is_no_message_is_an_error_in_words(scorer: ScoringService) -> None:

@@ -118,10 +118,11 @@ def state() -> Score:
         asyncio.get_event_loop_policy().get_event_loop().close()
     except RuntimeError:
         loop = False
+    os.umask(umask := os.umask(0))
     found = {
         "folder": str(Path.cwd()),
         "environment": dict(os.environ),
-        "umask": os.umask(os.umask(0)),
+        "umask": umask,
         "signals": [str(signal.getsignal(each)) for each in range(1, 32)],
         "blocked": str(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "timers": [signal.getitimer(each) for each in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL)],
@@ -192,18 +193,6 @@ def write_to_main() -> None:
     spin()
 
 
-def hold_parent() -> None:
-    """Stop the host for good."""
-    end, parent = time.monotonic() + LIFE_S, os.getppid()
-    if os.fork() == 0:
-        with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < end:
-                os.kill(parent, signal.SIGSTOP)
-                time.sleep(0.001)
-        os._exit(0)
-    spin()
-
-
 def stop_parent() -> float:
     os.kill(os.getppid(), signal.SIGSTOP)
     return 1.0
@@ -268,7 +257,6 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "forge two": lambda: forge(scores=[[1.0, {}, ""]] * 2),
     "forge none": lambda: forge(scores=[]),
     "write to main": write_to_main,
-    "hold parent": hold_parent,
     "stop parent": stop_parent,
     "memory file": well(lambda: in_memory("file")),
     "memory folder": well(folder_in_memory),
