@@ -71,11 +71,11 @@ def remove(paths: Iterable[bytes]) -> None:
 
 def _audit_shared_memory() -> None:
     """Opening shared memory raises no audit event: raise the one of the file that it is."""
-    import _posixshmem
+    import _posixshmem  # type: ignore[import-not-found]
 
     shm_open = _posixshmem.shm_open
 
-    def audited(path: str, flags: int, mode: int = 0o777) -> int:
+    def audited(path: str, flags: int, mode: int = 0o777) -> Any:
         sys.audit("open", os.fsdecode(FOLDER) + path.lstrip("/"), None, flags)
         return shm_open(path, flags, mode=mode)
 

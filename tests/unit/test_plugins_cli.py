@@ -270,6 +270,10 @@ SOURCES = {
         "leaves its worker as it was",
         "process sleep 30",
     ),
+    "changes its folder": Bad("os.chdir('/')\n    return 1.0", "leaves its worker as it was", "the working directory"),
+    "stops its host": Bad(
+        "os.kill(os.getppid(), 19)\n    return 1.0", "leaves its worker as it was", "stopped by a signal"
+    ),
     "has a wrong default": Bad("return 1.0", "accepts its options"),
 }
 
