@@ -183,16 +183,18 @@ class Call:
         Raises:
             ScoringError: the host is silent for too long.
         """
+        with suppress(queue.Empty):
+            return self._inbox.get(timeout=LOOK_S)  # the usual case: what follows looks at every call that is out
         host = self._shared.host
         longest = max((self._traits[reward].timeout_s for _, reward in self._sent), default=0.0)
         for _ in range(math.ceil((longest + SLACK_S) / LOOK_S)):
-            with suppress(queue.Empty):
-                return self._inbox.get(timeout=LOOK_S)
             if host.has_died():
                 return None
             if host.was_stopped() and not self._shared.was_stopped:
                 self._shared.was_stopped = True
                 self._shared.say(f"{_HOST} was stopped by a signal, and goes on{self._in_flight()}")
+            with suppress(queue.Empty):
+                return self._inbox.get(timeout=LOOK_S)
         raise ScoringError(
             f"{_HOST} has been silent for {SLACK_S:g} seconds more than the longest deadline of its calls; it "
             f"{host.obituary()}{self._in_flight()}"

@@ -204,7 +204,7 @@ def _prepare() -> None:
     """A decimal context of the call's own, and new seeds for the random generators that everybody shares: a source that
     sets them decides about its own call only."""
     decimal.setcontext(decimal.getcontext().copy())
-    random.seed()
+    random.seed(int.from_bytes(os.urandom(8)))  # without an argument it reads 2500 bytes, which takes longer
     if generator := sys.modules.get("numpy.random"):
         generator.seed(random.getrandbits(32))
 

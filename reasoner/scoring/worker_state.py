@@ -19,15 +19,12 @@ import json
 import locale
 import logging
 import math
-import operator
 import os
 import random
 import re
 import resource
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -40,18 +37,18 @@ MAX_OPEN_FILES = 64
 """file descriptors that calls may leave open in a worker: a connection or a word list that is kept is no leak"""
 
 _SIGNALS = (
-    *(signal.SIGALRM, signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGPROF, signal.SIGQUIT),
-    *(signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGVTALRM),
+    *(signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGINT, signal.SIGTERM),
+    *(signal.SIGCHLD, signal.SIGUSR1),
 )
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = (
-    *(resource.RLIMIT_AS, resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE),
-    *(resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_STACK),
+    resource.RLIMIT_AS,
+    resource.RLIMIT_CPU,
+    resource.RLIMIT_FSIZE,
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_STACK,
 )
-_WATCHED = (
-    *(builtins, json, math, operator, os, os.path, random, re, shutil, socket.socket, subprocess, time),
-    *(json.JSONDecoder, json.JSONEncoder, json.decoder, json.encoder, random.Random),
-)
+_WATCHED = (builtins, json, json.JSONDecoder, json.JSONEncoder, math, os, random, re, time)
 """modules and classes whose functions must stay what they are: a patched `json.dumps` would be everybody's"""
 
 
@@ -186,21 +183,21 @@ class _Watched:
     def __init__(self, owner: Any) -> None:
         self._owner, self._names = owner, frozenset(vars(owner))
         self._functions = {name: value for name, value in vars(owner).items() if callable(value)}
-        self._get = operator.itemgetter(*self._functions)
-        self._values = self._get(vars(owner))
+        self._values = tuple(vars(owner).values())
 
     def mend(self) -> list[str]:
         """Put back what was replaced, and name it. New names count among the builtins, which every module sees;
         elsewhere they are submodules that were imported."""
         now = vars(self._owner)
-        added = now.keys() - self._names if self._owner is builtins and len(now) != len(self._names) else ()
-        if not added and self._functions.keys() <= now.keys() and self._get(now) == self._values:
+        if tuple(now.values()) == self._values:  # nearly always: compares by identity first, without a loop in Python
             return []
         others = [name for name, value in self._functions.items() if now.get(name, _GONE) is not value]
+        added = now.keys() - self._names if self._owner is builtins else set()
         for name in others:
             setattr(self._owner, name, self._functions[name])
         for name in added:
             delattr(self._owner, name)
+        self._values = tuple(vars(self._owner).values())
         return [f"{self._owner.__name__}.{name}" for name in (*others, *added)]
 
 
@@ -214,8 +211,8 @@ def _look() -> dict[str, Any]:
 def _next_descriptor() -> int:
     """The number that the next file gets: as many as are open, give or take what was closed in between."""
     try:
-        number = os.open("/", os.O_RDONLY)
-    except OSError:
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # there is none left
+        number = os.dup(0)
+    except OSError:  # there is none left, or standard input is closed, which is found elsewhere
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     os.close(number)
     return number
