@@ -186,7 +186,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     config, view = base.config, base.view
     with ExitStack() as stack:
         rewards = _of_one_rank(config.rewards, base.ranks)
-        service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins))
+        service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins, view.message))
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
         merged = why_merged(config) if config.lora else ""

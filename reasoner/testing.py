@@ -29,7 +29,6 @@ from typing import Any
 from reasoner.cases import Case, make_problem, make_response, score_cases, shown
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError, UserError
-from reasoner.leftovers import Call, left_behind
 from reasoner.records import Component, Problem, Response
 from reasoner.rewards_api import RewardSource
 from reasoner.scoring.service import ScoringService
@@ -90,8 +89,8 @@ def check_source(
 
     It accepts its options and finds what it needs; it is found in a worker; it copes with an empty text, a megabyte,
     unicode and a problem without a reference within its deadline; it returns None, a finite number or a Score with JSON
-    parts; it gives every case its expected value; it gives the same value twice and in another process; it leaves no
-    process or thread.
+    parts; it gives every case its expected value; it gives the same value twice and in another process; it leaves its
+    worker as it was: no process, no thread, no other working directory.
 
     Args:
         source: registered by an installed distribution or by one of `plugins`.
@@ -109,8 +108,8 @@ def check_source(
     probes = _probes(cases)
     calls = [*probes.values(), *((case.problem, case.response) for case in cases)]
     try:
-        first = _score(source, given, plugins, [*calls, *calls])
-        second = _score(source, given, plugins, calls)
+        first, left = _score(source, given, plugins, [*calls, *calls])
+        second, _ = _score(source, given, plugins, calls)
     except (ConfigError, ScoringError) as error:
         return Checklist(source.name, (*checks, Check("is found in a worker", False, str(error))))
     once, again = first[: len(calls)], first[len(calls) :]
@@ -121,7 +120,7 @@ def check_source(
         checks.append(_check_cases(cases, once[len(probes) :]))
     checks.append(_check_same("gives the same value twice", calls, once, again))
     checks.append(_check_same("gives the same value in another process", calls, once, second))
-    checks.append(_check_leftovers(source, given, plugins, calls, once))
+    checks.append(Check("leaves its worker as it was", not left, "; ".join(left)))
     return Checklist(source.name, tuple(checks))
 
 
@@ -141,10 +140,15 @@ def _score(
     options: Mapping[str, Any],
     plugins: Sequence[str],
     calls: Sequence[tuple[Problem, Response]],
-) -> list[Component]:
-    with ScoringService([RewardConfig(source=source.name, options=dict(options))], WORKER, plugins) as service:
+) -> tuple[list[Component], Sequence[str]]:
+    """The verdicts, and what the calls left behind or did to the process that starts their workers."""
+    said: list[str] = []
+    reward = RewardConfig(source=source.name, options=dict(options))
+    with ScoringService([reward], WORKER, plugins, said.append) as service:
         # One by one: in a batch, one response that kills the call would fail those beside it.
-        return [score_cases(service, [call])[0][0] for call in calls]
+        parts = [score_cases(service, [call])[0][0] for call in calls]
+        left = service.left_behind().get(source.name)
+        return parts, left or said
 
 
 def _check_options(source: RewardSource, options: Mapping[str, Any]) -> Check:
@@ -213,22 +217,3 @@ def _check_same(
         if (one.value, one.failure is None) != (other.value, other.failure is None):
             return Check(title, False, f"{response.text[:40]!r} got {shown(one)}, then {shown(other)}")
     return Check(title, True)
-
-
-def _check_leftovers(
-    source: RewardSource,
-    options: Mapping[str, Any],
-    plugins: Sequence[str],
-    calls: Sequence[tuple[Problem, Response]],
-    parts: Sequence[Component],
-) -> Check:
-    title = "leaves no process or thread behind"
-    tame = [
-        Call(*call)
-        for call, part in zip(calls, parts, strict=True)
-        if part.failure is None or part.failure.kind in ("error", "invalid")
-    ]
-    if not tame:
-        return Check(title, False, "no call ended by itself")
-    left = left_behind(source.name, options, plugins, tame, len(tame) * source.timeout_s)
-    return Check(title, not left, left)

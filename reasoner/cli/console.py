@@ -22,6 +22,12 @@ def print_preflights(said: Mapping[str, str]) -> None:
         out().print(Text(f"{source}: {line}"))
 
 
+def warn(message: str) -> None:
+    """What does not stop a command but is worth knowing, on standard error."""
+    console = Console(file=sys.stderr, highlight=False)
+    console.print(Text("warning:", style="bold yellow"), Text(redact(message)), soft_wrap=True)
+
+
 def complain(message: object) -> None:
     """An error on standard error, unwrapped: paths and commands in it are there to be copied."""
     console = Console(file=sys.stderr, highlight=False)

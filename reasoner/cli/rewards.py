@@ -24,7 +24,7 @@ from reasoner import plugins as hooks
 from reasoner.benching import Bench, Kind, SelfTest, bench, self_test
 from reasoner.cases import load_cases, shown
 from reasoner.cli import options
-from reasoner.cli.console import out, print_preflights
+from reasoner.cli.console import out, print_preflights, warn
 from reasoner.cli.progress import counting
 from reasoner.config import Config, RewardConfig, ScoringConfig
 from reasoner.data import load_held_out, load_problems
@@ -192,7 +192,7 @@ def _service(reward: RewardConfig, scoring: ScoringConfig, plugins: list[str] | 
     """Workers for one source that make every call; no number of failures stops them: they are what is looked for."""
     print_preflights(preflight([reward], plugins))
     scoring = scoring.model_copy(update={"max_failure_rate": 1.0, "cache": 0})
-    with interruptible(), guard_processes(), ScoringService([reward], scoring, plugins) as service:
+    with interruptible(), guard_processes(), ScoringService([reward], scoring, plugins, warn) as service:
         yield service
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from reasoner import plugins as hooks
 from reasoner.cli import options
-from reasoner.cli.console import out, print_preflights
+from reasoner.cli.console import out, print_preflights, warn
 from reasoner.cli.progress import counting
 from reasoner.errors import UserError
 from reasoner.preflight import preflight
@@ -59,7 +59,7 @@ def score(
     with (
         interruptible(),
         guard_processes(),
-        ScoringService(resolved.rewards, resolved.scoring, resolved.plugins) as scorer,
+        ScoringService(resolved.rewards, resolved.scoring, resolved.plugins, warn) as scorer,
         counting() as count,
     ):
         comparison = rescore(batches, scorer, resolved, algorithms, count("responses", responses))

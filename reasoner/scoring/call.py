@@ -6,10 +6,13 @@ submit -> condition known -> spared by an equal call, or sent -> outcome -> comp
 
 from __future__ import annotations
 
+import math
+import queue
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import count, islice
 
 from reasoner.config import RewardConfig
 from reasoner.errors import ScoringError
@@ -19,9 +22,17 @@ from reasoner.scoring.compose import component, totals
 from reasoner.scoring.process import HostProcess, Inbox
 from reasoner.scoring.tally import Failed, Tally
 from reasoner.scoring.wire import Result, Traits, dump_content, dump_problem, dump_response, dump_task, load_result
+from reasoner.secrets import redact
 
 BATCH_SIZE = 64
 """responses in a call of granularity `batch`; the last one has what is left"""
+LOOK_S = 1.0
+"""seconds of silence between looks at the host"""
+SLACK_S = 60.0
+"""seconds beyond the longest deadline for a host on a machine that is busy: it forks and kills workers meanwhile"""
+MOST_NAMED = 4
+"""calls that a message names"""
+_HOST = "the scoring host, which runs the reward sources,"
 
 
 @dataclass(slots=True)
@@ -37,6 +48,12 @@ class Shared:
     """numbers of tasks, never used twice"""
     made: Counter[int] = field(default_factory=Counter)
     """calls by reward, against `max_calls`"""
+    say: Callable[[str], None] = lambda text: None
+    """takes what is worth knowing, once"""
+    left: dict[str, list[str]] = field(default_factory=dict)
+    """by source, what its calls left behind in their workers, each once"""
+    was_stopped: bool = False
+    """whether the host was once stopped by a signal, and it was said"""
 
 
 class _Slots:
@@ -139,29 +156,87 @@ class Call:
         Raises:
             ScoringError: the host died, another call took over, a source fails too often, or once where it must not.
         """
-        line = self._inbox.get()
+        line = self._next_line()
         host = self._shared.host
         if line is None and host.closed:
             raise ScoringError("this score call was cut off: its service was closed")
         if line is None and not host.ended:
             raise ScoringError("this score call was cancelled: another one was started on the same service")
         if line is None:
-            raise ScoringError(f"the scoring host, which runs the reward sources, {host.obituary()}")
-        self._take(load_result(line))
+            raise ScoringError(f"{_HOST} {host.obituary()}{self._in_flight()}")
+        try:
+            result = load_result(line)
+        except ValueError as error:
+            shown = f"{line[:200]!r} ({error})"
+            raise ScoringError(f"{_HOST} sent what is no message: {shown}{self._in_flight()}") from error
+        self._take(result)
         self._post()
         if self._closed:
             self._tally.check(self._shared.max_failure_rate)
+
+    def _next_line(self) -> bytes | None:
+        """The host's next line; None: there will be no more.
+
+        Every call has a deadline and several run at a time, so a host with calls is never silent for longer than the
+        longest of the deadlines. Looks are counted and not seconds: while this process was stopped, so was the host.
+
+        Raises:
+            ScoringError: the host is silent for too long.
+        """
+        with suppress(queue.Empty):
+            return self._inbox.get(timeout=LOOK_S)  # the usual case: what follows looks at every call that is out
+        host = self._shared.host
+        longest = max((self._traits[reward].timeout_s for _, reward in self._sent), default=0.0)
+        for _ in range(math.ceil((longest + SLACK_S) / LOOK_S)):
+            if host.has_died():
+                return None
+            if host.was_stopped() and not self._shared.was_stopped:
+                self._shared.was_stopped = True
+                self._shared.say(f"{_HOST} was stopped by a signal, and goes on{self._in_flight()}")
+            with suppress(queue.Empty):
+                return self._inbox.get(timeout=LOOK_S)
+        raise ScoringError(
+            f"{_HOST} has been silent for {SLACK_S:g} seconds more than the longest deadline of its calls; it "
+            f"{host.obituary()}{self._in_flight()}"
+        )
+
+    def _in_flight(self) -> str:
+        """The calls that are out, on a line of their own: the host was at the oldest."""
+        names = [
+            f"{self._rewards[sent.reward].source} on problem {slots.group.problem.id}, response {sample}"
+            for sent in islice(self._sent.values(), MOST_NAMED)
+            for slots, sample in (sent.places[0][0],)
+        ]
+        return f"\nCalls without an outcome, the oldest first: {'; '.join(names)}" if names else ""
 
     def _take(self, result: Result) -> None:
         sent = self._sent.pop((result.task, result.reward), None)
         if sent is None:
             return  # of a call that was cancelled
-        outcomes = result.outcomes(self._rewards[sent.reward].source, len(sent.places))
+        source = self._rewards[sent.reward].source
+        if result.kind is None and len(result.scores) != len(sent.places):
+            message = f"{len(result.scores)} scores for {len(sent.places)} responses: not the worker's own answer"
+            result = replace(result, scores=(), kind="crash", message=message)
+        if result.left:
+            self._note(source, redact(result.left))
+        outcomes = result.outcomes(source, len(sent.places))
         if sent.key is not None:
             del self._equal[sent.key]
             if not isinstance(outcomes[0], Failure):
                 self._shared.cache[sent.key] = outcomes[0]
         self._conclude(sent, outcomes, result.seconds)
+
+    def _note(self, source: str, left: str) -> None:
+        """A call left something behind: its source is named once."""
+        known = self._shared.left.setdefault(source, [])
+        if not known:
+            self._shared.say(
+                f"reward source {source!r} leaves its worker changed: {left}. Nothing of it reaches another call, but "
+                "every such call costs a new worker: undo it in the call, or do it once, in `prepare` or where the "
+                "plugin is imported."
+            )
+        if left not in known:
+            known.append(left)
 
     def _ask(self, rewards: Sequence[int], place: _Place) -> None:
         """Score one response with sources of granularity `response` that share a lane."""

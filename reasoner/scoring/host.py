@@ -64,12 +64,15 @@ class Host:
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._reap)
         self._selector.register(self._inbox, selectors.EVENT_READ, self._receive)
         self._send(dump_traits(self._traits))
-        while self._open and os.getppid() == self._parent:
-            for key, _ in self._selector.select(max(0.0, min(PATIENCE_S, self._pool.patience()))):
-                handle: Callable[[], None] = key.data
-                handle()
-            self._pool.turn()
-            self._flush()
+        try:
+            while self._open and os.getppid() == self._parent:
+                for key, _ in self._selector.select(max(0.0, min(PATIENCE_S, self._pool.patience()))):
+                    handle: Callable[[], None] = key.data
+                    handle()
+                self._pool.turn()
+                self._flush()
+        finally:
+            self._pool.close()
 
     def _receive(self) -> None:
         data = os.read(self._inbox, 2**20)

@@ -22,9 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from reasoner.config import ScoringConfig
-from reasoner.reaping import children, dead_children, kill
+from reasoner.reaping import children, dead_children, end_children, kill
 from reasoner.records import FailureKind
-from reasoner.scoring.wire import MAX_LINE_BYTES, LineBuffer, Result, dump_result, load_result
+from reasoner.scoring import memory_files
+from reasoner.scoring.wire import CREATED, MAX_LINE_BYTES, LineBuffer, Result, dump_result, load_result
 from reasoner.scoring.worker import Job, confine, serve
 
 SWEEP_S = 0.01
@@ -60,6 +61,10 @@ class _Worker:
     task: Task | None = None
     since: float = 0.0
     """monotonic seconds at which the current call began"""
+    answered: tuple[int, int] = (-1, -1)
+    """task and reward of its last result"""
+    files: list[bytes] = field(default_factory=list)
+    """in /dev/shm, created by the current call"""
 
 
 class Pool:
@@ -80,6 +85,8 @@ class Pool:
         self._emit, self._detach = emit, detach
         self._lanes = {job.lane: _lane(job, scoring) for job in jobs}
         self._workers: dict[int, _Worker] = {}
+        self._files: dict[int, list[bytes]] = {}
+        """by process id of a worker that was ended: what is to be removed once it is dead"""
         self._strays = False
         """something may be alive below the host that is not a worker"""
 
@@ -90,11 +97,20 @@ class Pool:
 
     def cancel(self) -> None:
         """Forget every task and end the workers that are at one."""
+        for worker in self._busy():
+            self._read(worker)  # it says what is to be removed
         for lane in self._lanes.values():
             lane.queue.clear()
-        for worker in [worker for worker in self._workers.values() if worker.task is not None]:
+        for worker in self._busy():
             worker.task = None
             self._end(worker)
+
+    def close(self) -> None:
+        """End all workers, everything that they started, and what they have in /dev/shm."""
+        self.cancel()
+        end_children()
+        for files in self._files.values():
+            memory_files.remove(files)
 
     def patience(self) -> float:
         """Seconds until the next deadline; infinite when there is none."""
@@ -107,7 +123,7 @@ class Pool:
 
     def turn(self) -> None:
         """Fail the calls whose deadline has passed, kill what they started, hand tasks to idle workers."""
-        for worker in [worker for worker in self._workers.values() if worker.task is not None]:
+        for worker in self._busy():
             self._expire(worker)
         if self._strays:
             self.reap()
@@ -118,17 +134,21 @@ class Pool:
     def reap(self) -> None:
         """Settle the calls of workers that died; end whatever they left behind."""
         for pid, status in dead_children():
-            if (worker := self._workers.get(pid)) is None:
-                continue
-            self._read(worker)
-            if worker.task is not None:
-                self._fail(worker, "crash", f"the worker died during the call: {_how(status)}")
-            elif pid in self._workers:
-                self._end(worker)
+            if worker := self._workers.get(pid):
+                self._bury(worker, status)
+            memory_files.remove(self._files.pop(pid, ()))
         strays = children(os.getpid()) - self._workers.keys()
         for stray in strays:
             kill(stray)
         self._strays = bool(strays)
+
+    def _bury(self, worker: _Worker, status: int) -> None:
+        """It died by itself."""
+        self._read(worker)
+        if worker.task is not None:
+            self._fail(worker, "crash", f"the worker died during the call: {_how(status)}")
+        elif worker.pid in self._workers:
+            self._end(worker)
 
     def _dispatch(self, worker: _Worker, task: Task) -> None:
         worker.task, worker.since = task, time.monotonic()
@@ -137,6 +157,9 @@ class Pool:
             worker.channel.sendall(b"%b %b %b\n" % (task.id, rewards, task.payload))
         except OSError as error:
             self._fail(worker, "crash", f"the worker did not take the call: {error}")
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.task is not None]
 
     def _idle(self, lane: _Lane) -> _Worker | None:
         own = [worker for worker in self._workers.values() if worker.lane is lane]
@@ -194,13 +217,22 @@ class Pool:
             kill(worker.pid)
 
     def _take(self, worker: _Worker, line: bytes) -> None:
-        result = _expected(line, worker.task)
-        if result is None:
-            self._garbled(worker)
+        if line.startswith(CREATED):
+            worker.files.append(line.removeprefix(CREATED))
             return
+        result = _result(line)
+        if result is None or not _answers(result, worker.task):
+            if result is not None and (result.task, result.reward) == worker.answered:
+                self._repeated(worker)
+            else:
+                self._garbled(worker)
+            return
+        worker.answered = (result.task, result.reward)
         self._emit(line + b"\n")
         self._settle(worker)
-        if result.last:
+        if not result.last:
+            worker.files.clear()
+        else:
             self._requeue(worker)
             self._end(worker)
 
@@ -209,6 +241,12 @@ class Pool:
         if worker.task is not None:
             self._fail(worker, "crash", "the call wrote to the channel between worker and host")
         elif worker.pid in self._workers:
+            self._end(worker)
+
+    def _repeated(self, worker: _Worker) -> None:
+        """It answers a second time, so the first answer was the doing of that call; the one it has now is innocent."""
+        if worker.pid in self._workers:
+            self._requeue(worker)
             self._end(worker)
 
     def _settle(self, worker: _Worker) -> None:
@@ -248,6 +286,7 @@ class Pool:
 
     def _end(self, worker: _Worker) -> None:
         del self._workers[worker.pid]
+        self._files[worker.pid] = worker.files
         self._close(worker)
         kill(worker.pid)
         self._strays = True
@@ -263,15 +302,17 @@ def _lane(job: Job, scoring: ScoringConfig) -> _Lane:
     return _Lane(job.source.workers or scoring.workers, memory_mb)
 
 
-def _expected(line: bytes, task: Task | None) -> Result | None:
-    """The result of the task's current call, or None when the line is anything else."""
-    if task is None:
-        return None
+def _result(line: bytes) -> Result | None:
+    """None: the line is anything else."""
     try:
-        result = load_result(line)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return load_result(line)
+    except ValueError:
         return None
-    return result if (result.task, result.reward) == (int(task.id), task.rewards[0]) else None
+
+
+def _answers(result: Result, task: Task | None) -> bool:
+    """Whether it is the result of the task's current call."""
+    return task is not None and (result.task, result.reward) == (int(task.id), task.rewards[0])
 
 
 def _how(code: int) -> str:

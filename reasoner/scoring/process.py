@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,11 @@ import tempfile
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import psutil
 
+from reasoner.processes import scratch_prefix
 from reasoner.reaping import kill
 from reasoner.scoring.wire import CLOSE, START_S, Plan, dump_plan
 
@@ -35,18 +39,23 @@ Inbox = queue.SimpleQueue[bytes | None]
 class HostProcess:
     """Starts the host and ends it. Threads do the reading and writing, so that an interrupt cannot cut a line in two.
 
-    The host is started afresh, not forked: a process that holds CUDA or an inference engine cannot be forked safely.
+    The host is started afresh, not forked: a process that holds CUDA or an inference engine cannot be forked safely. It
+    and its workers have a folder for temporary files of their own, which goes with them: what a killed call had in it
+    is nobody's to remove.
     """
 
     def __init__(self, plan: Plan) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the host)
         self._mark = uuid.uuid4().hex
+        self._scratch = tempfile.mkdtemp(prefix=f"{scratch_prefix()}scoring-")
+        self._lock = os.open(self._scratch, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # it is in use: a folder that nobody locks is taken for abandoned
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, _MARK: self._mark},
+            env={**os.environ, _MARK: self._mark, "TMPDIR": self._scratch},
             start_new_session=True,  # Ctrl-C is for the main process; the host ends when its pipe closes
         )
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -68,6 +77,22 @@ class HostProcess:
     def ended(self) -> bool:
         """True once the host has closed its side."""
         return self._ended.is_set()
+
+    def has_died(self) -> bool:
+        """Whether its process is gone; something it started may still hold its pipe open."""
+        if self._process.poll() is None:
+            return False
+        self._ended.set()
+        return True
+
+    def was_stopped(self) -> bool:
+        """Whether it was stopped by a signal; then it goes on."""
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{self.pid}/stat").read_text(errors="replace")
+            if stat.rpartition(")")[2].split()[0] == "T":
+                self._process.send_signal(signal.SIGCONT)
+                return True
+        return False
 
     def listen(self) -> Inbox:
         """A fresh inbox for everything that arrives from now on; the one before gets no more."""
@@ -116,8 +141,10 @@ class HostProcess:
         if not orderly:
             self._end_orphans()
         for thread in self._threads:
-            thread.join()
+            thread.join(CLOSE_S)  # the pipe of the reader may be held open by what is no child of the host
         self._log.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        os.close(self._lock)
 
     def _write(self) -> None:
         assert self._process.stdin is not None

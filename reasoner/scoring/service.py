@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,12 +24,20 @@ class ScoringService:
     It uses neither signals nor asyncio, so it works in any thread and inside an event loop. One `score` call at a time:
     the next one cancels what is left of the one before.
 
+    `say` takes what is worth knowing, each once: that a source leaves its worker changed, that the host was stopped.
+
     Raises:
         ConfigError: a plugin, a reward source or one of its options is wrong.
         ScoringError: the host did not start.
     """
 
-    def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig, plugins: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        rewards: Sequence[RewardConfig],
+        scoring: ScoringConfig,
+        plugins: Sequence[str] = (),
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._sources = [reward.source for reward in rewards]
         self._tally = Tally(self._sources)
         self._running: Call | None = None
@@ -39,7 +47,9 @@ class ScoringService:
         except BaseException:
             self.close()
             raise
-        self._shared = Shared(tuple(rewards), traits, scoring.max_failure_rate, self._host, Cache(scoring.cache))
+        self._shared = Shared(
+            tuple(rewards), traits, scoring.max_failure_rate, self._host, Cache(scoring.cache), say=say
+        )
 
     def score(self, groups: Iterable[Group]) -> Iterator[ScoredGroup]:
         """Yield each group as soon as all its responses are scored, in the order of completion.
@@ -67,6 +77,10 @@ class ScoringService:
     def statistics(self) -> Mapping[str, SourceStatistics]:
         """Calls, spared calls, failures and seconds by source: of the running `score` call, or of the last one."""
         return self._tally.statistics()
+
+    def left_behind(self) -> Mapping[str, Sequence[str]]:
+        """By source, what its calls left behind in their workers, each once; sources that left nothing are absent."""
+        return self._shared.left
 
     def state(self) -> dict[str, Any]:
         """Calls made of each source, against `max_calls`; JSON values."""
@@ -114,7 +128,10 @@ def _started(host: HostProcess) -> tuple[Traits, ...]:
     line = host.first_line()
     if line is None:
         raise ScoringError(f"the scoring host did not start: it {host.obituary()}")
-    answer = load_start(line)
+    try:
+        answer = load_start(line)
+    except ValueError as error:
+        raise ScoringError(f"the scoring host did not start: {error}; got {line[:200]!r}") from error
     if isinstance(answer, str):
         raise ConfigError(answer)
     return tuple(answer)

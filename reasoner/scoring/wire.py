@@ -3,7 +3,7 @@
     main -> host      plan line, then `<task> <rewards, comma-separated> <payload>` per task, `cancel` or `close`
     host -> main      `{"ready": traits}` or `{"refused": why}`, then one result line per call
     host -> worker    the task, without the rewards that have an outcome
-    worker -> host    one result line per call
+    worker -> host    one result line per call, `created <path>` before a call creates a file in /dev/shm
 
 A task is what its rewards are called with: a response, a group, or a batch. All its rewards are of one lane (`Traits`).
 The host never reads a payload; only the worker does.
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
@@ -30,6 +31,8 @@ CANCEL = b"cancel"
 """forget every task and end what is running"""
 CLOSE = b"close"
 """end"""
+CREATED = b"created "
+"""what a line of a worker begins with that is no result"""
 MAX_LINE_BYTES = 2**21
 """bytes of a result line, all scores of its call together"""
 COMMON = -1
@@ -55,6 +58,8 @@ class Traits:
     lane: int
     """rewards of one lane share workers and a queue; `COMMON` is that of the sources without workers of their own"""
     cache: bool
+    timeout_s: float
+    """seconds per call, all its attempts together"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,8 @@ class Result:
     message: str = ""
     last: bool = False
     """the worker must be replaced: the call left something behind in it"""
+    left: str = ""
+    """what it left, in words"""
 
     def outcomes(self, source: str, responses: int) -> Sequence[Score | Failure | None]:
         """As the rest of the pipeline sees it: one per response, None for not applicable; no secrets in messages."""
@@ -112,9 +119,16 @@ def dump_traits(traits: Sequence[Traits]) -> bytes:
 
 
 def load_start(line: bytes) -> list[Traits] | str:
-    """The traits of the configured rewards, or why the host refuses to start."""
-    data = json.loads(line)
-    return data["refused"] if "refused" in data else [Traits(**each) for each in data["ready"]]
+    """The traits of the configured rewards, or why the host refuses to start.
+
+    Raises:
+        ValueError: the line says neither.
+    """
+    try:
+        data = json.loads(line)
+        return str(data["refused"]) if "refused" in data else [Traits(**each) for each in data["ready"]]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"not the host's first line: {error}") from error
 
 
 def dump_content(problem: Problem) -> bytes:
@@ -164,11 +178,42 @@ def load_result(line: bytes) -> Result:
     """The inverse of `dump_result`.
 
     Raises:
-        ValueError, TypeError, AttributeError, KeyError, RecursionError: the line is not a result.
+        ValueError: the line is not a result. A reward source may have written it, so nothing in it is taken on trust.
     """
-    data = json.loads(line)
-    scores = tuple(_load_score(score) for score in data.pop("scores"))
-    return Result(**data, scores=scores)
+    try:
+        data = json.loads(line)
+        scores = tuple(_load_score(score) for score in data.pop("scores"))
+        result = Result(**data, scores=scores)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise ValueError(f"not a result: {error}") from error
+    if not _is_sound(result):
+        raise ValueError("not a result: a value of the wrong type")
+    return result
+
+
+def _is_sound(result: Result) -> bool:
+    return (
+        all(type(each) is int for each in (result.task, result.reward))
+        and _is_finite(result.seconds)
+        and (result.kind is None or result.kind in get_args(FailureKind))
+        and all(isinstance(each, str) for each in (result.message, result.left))
+        and isinstance(result.last, bool)
+        and all(map(_is_sound_score, result.scores))
+    )
+
+
+def _is_sound_score(score: Score | Refused | None) -> bool:
+    match score:
+        case None:
+            return True
+        case Refused(kind, message):
+            return kind in ("error", "invalid") and isinstance(message, str)
+        case Score(value, parts, note):
+            return _is_finite(value) and isinstance(parts, dict) and isinstance(note, str)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _dump_score(score: Score | Refused | None) -> list[Any] | dict[str, str] | None:

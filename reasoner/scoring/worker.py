@@ -1,27 +1,36 @@
 """What a worker does: one call after the other, in a process that the host may kill at any moment.
 
-A call must not change what the next call sees: when it has left something behind (a process, a thread, an exhausted
-address space, a closed standard stream), the worker asks the host to end all that and to replace it.
+A call must not change what the next call sees, of its own source or of another. It gets copies of what it may change
+(the fields of a problem, lists, options), a context of its own and random generators with a new seed. When it has left
+something behind (a process, a thread, a file in /dev/shm, an exhausted address space, a changed working directory or
+another part of `WorkerState`), the worker says what and asks the host to end all that and to replace it.
 """
 
 from __future__ import annotations
 
+import contextvars
+import decimal
 import os
+import random
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from reasoner.reaping import become_subreaper, die_with_parent, has_children
+from reasoner.reaping import become_subreaper, children, die_with_parent, has_children
 from reasoner.records import FailureKind, Problem, Response, Score
 from reasoner.rewards_api import RewardSource
 from reasoner.scoring.compose import MAX_MESSAGE, InvalidScoreError, Refused, verdict, verdicts
-from reasoner.scoring.wire import MAX_LINE_BYTES, Result, Traits, dump_result, load_task
+from reasoner.scoring.memory_files import MemoryFiles
+from reasoner.scoring.wire import CREATED, MAX_LINE_BYTES, Result, Traits, dump_result, load_task
+from reasoner.scoring.worker_state import WorkerState
 
 BACKOFF_S = 0.2
 """seconds before the second attempt of a call that raised; twice as long before each further one"""
@@ -45,7 +54,29 @@ class Job:
     @property
     def traits(self) -> Traits:
         """What the main process must know of it."""
-        return Traits(self.source.granularity, self.lane, self.source.cache)
+        return Traits(self.source.granularity, self.lane, self.source.cache, self.timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leftovers:
+    """What a call may leave behind."""
+
+    state: WorkerState
+    files: MemoryFiles
+
+    def look(self) -> str:
+        """What it left, in words: processes, threads, files in memory, and what differs in the state of this process.
+        What every call may change is set back."""
+        self.state.set_back()
+        left = self.state.changes()
+        if threading.active_count() > 1:
+            left += [f"thread {each.name}" for each in threading.enumerate() if each is not threading.main_thread()]
+        if has_children():
+            left += [f"process {_command(pid)}" for pid in sorted(children(os.getpid()))]
+        if not _streams_intact():
+            left.append("standard input, output or error")
+        left += [f"file /dev/shm/{name}" for name in self.files.left()]
+        return ", ".join(left)[:MAX_MESSAGE]
 
 
 def confine(memory_mb: int | None) -> None:
@@ -69,26 +100,48 @@ def confine(memory_mb: int | None) -> None:
 
 
 def serve(channel: socket.socket, jobs: Sequence[Job]) -> None:
-    """Answer tasks until the channel is closed."""
+    """Answer tasks until the channel is closed, or a call has left something behind."""
     own = os.getpid()
+    os.register_at_fork(after_in_child=lambda: _shut(channel))
+    files = MemoryFiles(lambda path: channel.sendall(CREATED + path.replace(b"\n", b"?") + b"\n"))
+    leftovers = _Leftovers(WorkerState(), files)
     with channel.makefile("rb") as lines:
         for line in lines:
             task, rewards, payload = line.split(b" ", 2)
             problems, responses = load_task(payload)
             for reward in map(int, rewards.split(b",")):
-                result = _call(int(task), reward, jobs[reward], problems, responses)
+                # A context of its own: what a call sets in context variables ends with it.
+                result = contextvars.copy_context().run(
+                    _call, int(task), reward, jobs[reward], problems, responses, leftovers
+                )
                 if os.getpid() != own:
                     os._exit(0)  # a child that the source forked came back from the call: it must not answer too
                 channel.sendall(_bounded(result))
+                if result.last:
+                    return
 
 
-def _call(task: int, reward: int, job: Job, problems: list[Problem], responses: list[Response]) -> Result:
+def _shut(channel: socket.socket) -> None:
+    """In a child that a source forked: it cannot write where the worker answers."""
+    descriptor = channel.detach()
+    if descriptor >= 0:
+        os.close(descriptor)
+
+
+def _call(
+    task: int, reward: int, job: Job, problems: list[Problem], responses: list[Response], leftovers: _Leftovers
+) -> Result:
+    _prepare()
     own, start = os.getpid(), time.perf_counter()
     kind: FailureKind | None = None
     scores: tuple[Score | Refused | None, ...] = ()
     message, full = "", False
     try:
-        scores = _scores(job, problems, responses)
+        try:
+            returned = _attempt(job, problems, responses)
+        finally:
+            leftovers.state.mend()
+        scores = _scores(job, returned, len(responses))
     except InvalidScoreError as error:
         kind, message = "invalid", str(error)
     except MemoryError as error:
@@ -99,27 +152,21 @@ def _call(task: int, reward: int, job: Job, problems: list[Problem], responses: 
     except BaseException as error:  # sys.exit and KeyboardInterrupt too: whatever a source raises is its failure
         kind, message = "error", _described(error)
     seconds = time.perf_counter() - start
-    last = os.getpid() == own and (full or _left_behind())
-    return Result(task, reward, seconds, scores, kind, message, last)
+    left = leftovers.look() if os.getpid() == own and not full else ""
+    return Result(task, reward, seconds, scores, kind, message, full or bool(left), left)
 
 
-def _scores(job: Job, problems: list[Problem], responses: list[Response]) -> tuple[Score | Refused | None, ...]:
-    match job.source.granularity:
-        case "response":
-            return (verdict(_attempt(job, problems[0], responses[0])),)
-        case "group":
-            return tuple(verdicts(_attempt(job, problems[0], responses), len(responses)))
-        case "batch":
-            return tuple(verdicts(_attempt(job, problems, responses), len(responses)))
+def _scores(job: Job, returned: object, responses: int) -> tuple[Score | Refused | None, ...]:
+    return (verdict(returned),) if job.source.granularity == "response" else tuple(verdicts(returned, responses))
 
 
-def _attempt(job: Job, problem: Problem | list[Problem], response: Response | list[Response]) -> Any:
+def _attempt(job: Job, problems: list[Problem], responses: list[Response]) -> Any:
     """Call the source, again after a pause when it raised, while attempts and time are left."""
     own, end = os.getpid(), time.monotonic() + job.timeout_s
     attempt, pause = 1, BACKOFF_S
     while True:
         try:
-            return job.source(problem, response, **job.options)
+            return _invoke(job, problems, responses)
         except MemoryError:
             raise
         except Exception as error:
@@ -131,6 +178,37 @@ def _attempt(job: Job, problem: Problem | list[Problem], response: Response | li
         attempt, pause = attempt + 1, 2 * pause
 
 
+def _invoke(job: Job, problems: list[Problem], responses: list[Response]) -> Any:
+    """Call the source with what it may change in place: the next call, or the next attempt, sees what was sent."""
+    own_problems = [replace(problem, fields=_copied(problem.fields)) for problem in problems]
+    options = _copied(job.options)
+    match job.source.granularity:
+        case "response":
+            return job.source(own_problems[0], responses[0], **options)
+        case "group":
+            return job.source(own_problems[0], list(responses), **options)
+        case "batch":
+            return job.source(own_problems, list(responses), **options)
+
+
+def _copied(value: Any) -> Any:
+    """`value` with every dictionary and list in it copied, at any depth that JSON was read from."""
+    if isinstance(value, dict):
+        return {name: _copied(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_copied(each) for each in value]
+    return value
+
+
+def _prepare() -> None:
+    """A decimal context of the call's own, and new seeds for the random generators that everybody shares: a source that
+    sets them decides about its own call only."""
+    decimal.setcontext(decimal.getcontext().copy())
+    random.seed(int.from_bytes(os.urandom(8)))  # without an argument it reads 2500 bytes, which takes longer
+    if generator := sys.modules.get("numpy.random"):
+        generator.seed(random.getrandbits(32))
+
+
 def _bounded(result: Result) -> bytes:
     """The line of a result, or of its failure when the line would be longer than the host takes."""
     line = dump_result(result)
@@ -140,9 +218,12 @@ def _bounded(result: Result) -> bytes:
     return dump_result(replace(result, scores=(), kind="invalid", message=message))
 
 
-def _left_behind() -> bool:
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    return has_children() or threading.active_count() > 1 or not _streams_intact()
+def _command(pid: int) -> str:
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        line = b""
+    return line.replace(b"\0", b" ").decode(errors="replace").strip()[:60] or f"{pid} (ended, not waited for)"
 
 
 def _streams_intact() -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -357,6 +358,45 @@ def test_results_cross_the_wire_unchanged(
     assert load_result(line) == result
 
 
+FORGED: tuple[dict[str, Any], ...] = (
+    {"task": "1"},
+    {"reward": 0.5},
+    {"task": True},
+    {"seconds": "1"},
+    {"seconds": float("nan")},
+    {"kind": "odd"},
+    {"message": None},
+    {"last": 1},
+    {"left": []},
+    {"scores": 1},
+    {"scores": ["x"]},
+    {"scores": [[1.0]], "more": 1},
+    {"scores": [["1.0", {}, ""]]},
+    {"scores": [[float("inf"), {}, ""]]},
+    {"scores": [[True, {}, ""]]},
+    {"scores": [[1.0, [], ""]]},
+    {"scores": [[1.0, {}, 3]]},
+    {"scores": [{"kind": "timeout", "message": ""}]},
+    {"scores": [{"kind": "error"}]},
+)
+
+
+@pytest.mark.parametrize("fields", FORGED, ids=str)
+def test_what_is_almost_a_result_is_none(fields: dict[str, Any]) -> None:
+    good = json.loads(dump_result(Result(1, 0, 1.0, (Score(1.0, {"a": 1}, "b"), None, Refused("error", "c")))))
+    assert load_result(json.dumps(good).encode()).task == 1
+    with pytest.raises(ValueError, match="not a result"):
+        load_result(json.dumps({**good, **fields}).encode())
+
+
+@pytest.mark.parametrize("line", [b"", b"garbage", b"[]", b"3", b"{}", b"\xff", b"[" * 10**5, b"null"])
+def test_what_is_no_message_is_none(line: bytes) -> None:
+    with pytest.raises(ValueError, match="not a result"):
+        load_result(line)
+    with pytest.raises(ValueError, match="not the host's first line"):
+        load_start(line)
+
+
 def test_a_failed_call_fails_for_each_of_its_responses() -> None:
     assert Result(1, 0, 1.0, kind="timeout", message=FAILURE.message).outcomes("unit", 2) == [FAILURE, FAILURE]
     assert list(Result(1, 0, 1.0, (None, Score(1.0))).outcomes("unit", 2)) == [None, Score(1.0)]
@@ -365,7 +405,7 @@ def test_a_failed_call_fails_for_each_of_its_responses() -> None:
 
 
 def test_the_host_says_how_sources_are_called_or_why_not() -> None:
-    traits = [Traits("group", -1, True), Traits("response", 1, False)]
+    traits = [Traits("group", -1, True, 5.0), Traits("response", 1, False, 0.5)]
     assert load_start(dump_traits(traits)) == traits
     assert load_start(b'{"refused": "why"}') == "why"
 
@@ -505,7 +545,7 @@ class FakeHost:
     def empty(self) -> bool:
         return not self.answers
 
-    def get(self) -> bytes:
+    def get(self, timeout: float) -> bytes:
         return self.answers.pop(self.pick(len(self.answers)))
 
     def close(self) -> None:
@@ -575,7 +615,7 @@ def set_ups(draw: st.DrawFn) -> tuple[list[RewardConfig], list[Traits], list[lis
         )
         rewards.append(reward)
         lane = draw(st.sampled_from([-1, index]))
-        traits.append(Traits(draw(st.sampled_from(["response", "group", "batch"])), lane, draw(st.booleans())))
+        traits.append(Traits(draw(st.sampled_from(["response", "group", "batch"])), lane, draw(st.booleans()), 5.0))
     columns = [st.sampled_from("10-n" if each.granularity == "batch" else "10-nf") for each in traits]
     texts = st.tuples(*columns).map("".join)
     return rewards, traits, draw(st.lists(st.lists(texts, max_size=4), max_size=5))

@@ -389,13 +389,17 @@ SOURCES = {
     "hashes": Bad("return float(hash(response.text) % 10**6)", "gives the same value in another process"),
     "leaves a thread": Bad(
         "threading.Thread(target=time.sleep, args=(30,), daemon=True).start()\n    return 1.0",
-        "leaves no process or thread",
+        "leaves its worker as it was",
         "thread Thread-1",
     ),
     "leaves a process": Bad(
         "subprocess.Popen(['sleep', '30'], start_new_session=True)\n    return 1.0",
-        "leaves no process or thread",
+        "leaves its worker as it was",
         "process sleep 30",
+    ),
+    "changes its folder": Bad("os.chdir('/')\n    return 1.0", "leaves its worker as it was", "the working directory"),
+    "stops its host": Bad(
+        "os.kill(os.getppid(), 19)\n    return 1.0", "leaves its worker as it was", "stopped by a signal"
     ),
     "has a wrong default": Bad("return 1.0", "accepts its options"),
 }
@@ -433,7 +437,7 @@ def test_a_source_that_sees_several_responses_is_held_to_the_same(tmp_path: Path
     file = plugin(tmp_path, code, "own")
     checklist = check_source(reward_sources(build_manager([file]))["own"], plugins=[file])
     failed = [check for check in checklist.checks if not check.passed]
-    assert [check.name for check in failed] == ["copes with a megabyte of text", "leaves no process or thread behind"]
+    assert [check.name for check in failed] == ["copes with a megabyte of text", "leaves its worker as it was"]
     assert "ValueError: long" in failed[0].detail
     assert "thread Thread-1" in failed[1].detail
 
