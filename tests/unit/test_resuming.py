@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -162,7 +162,7 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(fcntl, "flock", flock)
     message = rf"cannot be locked \({re.escape(os.strerror(code))}\).*no file locks.*--output"
     output = tmp_path / "output"
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: Lock(tmp_path),
         lambda: open_run(output, "task", "", {}),
         lambda: find_place(folder, 10).__enter__(),
