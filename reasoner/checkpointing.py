@@ -22,7 +22,7 @@ from reasoner.config import RunConfig
 from reasoner.errors import RunError
 from reasoner.evaluation import Evaluation
 from reasoner.fresh import Fresh
-from reasoner.ranks import Ranks
+from reasoner.ranks import Ranks, part_of
 from reasoner.runs.folder import Run
 from reasoner.scoring.service import ScoringService
 
@@ -80,6 +80,8 @@ class Keeper:
     """what is drawn beside the update: while it is under way it changes the parts' states"""
     say: Callable[[str], None]
     """shows a sentence"""
+    per_engine: int = 1
+    """neighbouring ranks that have an engine together: the first of them makes the calls of reward sources"""
     _states: dict[str, Any] = field(default_factory=dict)
     """of the parts, after the last committed step"""
     _versions: tuple[int, ...] = ()
@@ -189,13 +191,14 @@ class Keeper:
         return f"scores-{self.ranks.index}.parquet"
 
     def _own(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """This rank's states of those of all ranks; another number of ranks shares what they called."""
+        """This rank's states of those of all ranks; another number of ranks divides what they called, as the budgets
+        of these calls are divided."""
         if len(states) == self.ranks.count:
             return states[self.ranks.index]
         made: Counter[str] = Counter()
         for each in states:
             made.update(each.get(SCORING, {}).get("made", {}))
-        shared = {source: -(-calls // self.ranks.count) for source, calls in made.items()}
+        shared = {source: part_of(calls, self.ranks, self.per_engine) for source, calls in made.items()}
         return states[0] | ({SCORING: {"made": shared}} if SCORING in states[0] else {})
 
     def _now(self) -> tuple[int, ...]:

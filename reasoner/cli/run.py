@@ -21,7 +21,7 @@ from reasoner.config import Config
 from reasoner.data import Splits, load_splits
 from reasoner.errors import ConfigError, UserError
 from reasoner.estimate import find_estimate
-from reasoner.launch import launch, report_folder
+from reasoner.launch import launch
 from reasoner.machine import this_machine
 from reasoner.models import describe_model, resolve_device, resolve_model
 from reasoner.nodes import idle_nodes, read_hostfile, slurm_node
@@ -124,7 +124,6 @@ def run(
     with interruptible(), guard_processes(), leaving_report() as report_on, open_stages(resolved, going_on) as stages:
         if here.first:
             report_on(stages.run.folder)
-            report_folder(stages.run.folder)
         train(stages)
 
 

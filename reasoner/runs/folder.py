@@ -248,7 +248,12 @@ def new_folder(output: Path, name: str, reserve_bytes: int) -> Iterator[Path]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         check_room(output, reserve_bytes)
-        yield _created(output, f"{datetime.now():%Y%m%d-%H%M%S}-{name}")
+        folder = _created(output, f"{datetime.now():%Y%m%d-%H%M%S}-{name}")
+        try:
+            yield folder
+        except UserError:  # it cannot be locked
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         sync(output)
     except OSError as error:
         raise UserError(

@@ -1,4 +1,8 @@
-"""One process at a time works on a run folder: an advisory lock, which the system lets go when its holder ends."""
+"""One process at a time works on a run folder: an advisory lock, which the system lets go when its holder ends.
+
+Some file systems have none (Lustre without the mount option `flock`, NFS without a lock service). A run does not go on
+there without it: two processes that write one folder destroy both runs.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from reasoner.errors import UserError
+
 NAME = ".lock"
 
 
@@ -16,6 +22,8 @@ class Lock:
 
     Raises:
         BlockingIOError: another process holds it.
+        UserError: the folder's file system has no locks.
+        OSError: the file of the lock cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,6 +37,13 @@ class Lock:
                     self.close()
                     raise
                 time.sleep(0.05)  # `is_going` holds it for an instant
+            except OSError as error:
+                self.close()
+                raise UserError(
+                    f"{folder} cannot be locked ({error.strerror or error}), and without a lock a second process could "
+                    "work on it unnoticed. Its file system has no file locks: choose a folder on another one with "
+                    "--output (run.output), or have it mounted with them (Lustre: -o flock; NFS: with its lock service)"
+                ) from error
 
     def close(self) -> None:
         """Let go; safe to call twice."""
@@ -44,14 +59,15 @@ class Lock:
 
 
 def is_going(folder: Path) -> bool:
-    """Whether a process works on the run in `folder` now."""
+    """Whether a process works on the run in `folder` now; True where the file system has no locks, and it may do so."""
     try:
-        descriptor = os.open(folder / NAME, os.O_RDONLY)  # a folder that one may only read can be looked at
+        # For reading: a folder that one may only read can be looked at. A pipe of that name keeps nobody waiting.
+        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         return True
     finally:
         os.close(descriptor)
