@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from reasoner.errors import HandoverError
 from reasoner.models import no_progress_bars
-from reasoner.processes import scratch_prefix
 from reasoner.ranks import ALONE, Ranks
 from reasoner.weights import count_weights, write_weights
 
@@ -139,7 +138,7 @@ def hand_over(learner: Publisher, sampler: Sampler, ranks: Ranks = ALONE, parent
 
 
 def _hand_over_through(parent: Path, learner: Publisher, sampler: Sampler, ranks: Ranks) -> Receipt:
-    with ranks.node_folder(scratch_prefix(), parent) as folder:
+    with ranks.node_folder("weights", parent) as folder:
         version = learner.version
         checksum = learner.publish(folder)
         tensors = count_weights(folder)

@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasoner.child_python import boot_command
 from reasoner.codec import from_json, to_json
 from reasoner.plugins import build_manager, reward_sources
-from reasoner.reaping import become_subreaper, children, end_children
+from reasoner.reaping import become_subreaper, children, end_children, wait_gone
 from reasoner.records import Problem, Response
 from reasoner.rewards_api import RewardSource
 
 START_S = 120
 """seconds in which plugins must be imported and the source prepared"""
-
-_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from reasoner.leftovers import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def left_behind(
     """
     errand = to_json(Errand(source, options, tuple(plugins), tuple(calls)))
     process = subprocess.Popen(
-        [sys.executable, "-c", _BOOT, *sys.path],
+        boot_command("reasoner.leftovers"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -71,7 +70,7 @@ def left_behind(
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        wait_gone(process)
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -13,8 +13,6 @@ import io
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any, Literal
 
 from reasoner.errors import DataError, MissingDependencyError, UserError, nearest
 from reasoner.hub import hub_reachable
+from reasoner.scratch_folders import ScratchFolder
 
 EMBEDDED_PREFIX = "embedded:"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -300,13 +299,13 @@ def _new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder that becomes `target` at the end: whole or not at all, also with several processes at once."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        scratch = ScratchFolder("model", target.parent)
     except OSError as error:
         raise UserError(
             f"cannot write the model cache {target.parent}: {error.strerror}. "
             "Set XDG_CACHE_HOME to a folder that can be written."
         ) from error
-    try:
+    with scratch as folder:
         yield folder
         folder.chmod(0o755)  # mkdtemp and safetensors write for the owner alone; a cache may be shared
         for file in folder.iterdir():
@@ -316,8 +315,6 @@ def _new_folder(target: Path) -> Iterator[Path]:
         except OSError:
             if not target.is_dir():  # otherwise another process was first, with the same files
                 raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _convert(gguf: Path, model: Embedded, folder: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -17,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoner.processes import MARKER
+from reasoner.run_marker import MARKER
 from reasoner.sandbox.base import Limits, Outcome, Sandbox
 from reasoner.sandbox.interpreter import ISOLATED, PYTHON, readable_paths
+from reasoner.scratch_folders import ScratchFolder
 
 _LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=256, processes=8, scratch_mb=8)
 _LONGEST_DEADLINE_S = 5.0
@@ -159,7 +159,7 @@ def answers(sandbox: Sandbox) -> str:
 
 def _outside(stack: ExitStack) -> dict[str, Any]:
     """Things outside of the sandbox that it must not reach."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder = stack.enter_context(ScratchFolder("proof"))
     folder.chmod(0o755)
     secret = folder / "secret"
     secret.write_text("secret")

@@ -75,7 +75,7 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path: Path, with_vllm: bool, num
         assert run.wait(60) == code
     finally:
         run.kill()
-    gone = wait_for(lambda: not any(map(running, ids)) and not marked(facts["marker"]), 20)
+    gone = wait_for(lambda: not any(map(running, ids)) and not list(marked(facts["marker"])), 20)
     assert gone, [psutil.Process(pid).cmdline() for pid in ids if running(pid)]
     if number == signal.SIGKILL:
         assert wait_for(lambda: not Path(facts["scratch"]).exists(), 20)
@@ -111,5 +111,5 @@ def test_a_watchdog_that_comes_too_late_still_cleans_up() -> None:
     run.wait()
     mark = f"REASONER_RUN=late-{os.getpid()}"
     left = subprocess.Popen(["sleep", "60"], env=os.environ | dict([mark.split("=")]))
-    assert watch(run.pid, mark, "reasoner-late-") == 0
+    assert watch(run.pid, mark, "reasoner-late-", []) == []
     assert left.wait(10) == -signal.SIGKILL

@@ -21,8 +21,9 @@ from reasoner.records import Group, Message, Problem, Response
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, open_sandbox
 from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
 from reasoner.sandbox.proof import survivors
-from reasoner.sandbox.scratch import Scratch, remove_stale
+from reasoner.sandbox.scratch import Scratch
 from reasoner.scoring.service import ScoringService
+from reasoner.scratch_folders import remove_abandoned
 
 
 def working() -> list[str]:
@@ -157,7 +158,7 @@ def test_a_caller_that_is_killed_leaves_nothing(backend: str) -> None:
     while list(survivors(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert list(survivors(mark)) == []
-    remove_stale.__wrapped__()  # the next process that makes a folder
+    remove_abandoned.__wrapped__(Path(tempfile.gettempdir()))  # the next process that makes a folder
     left = Path(tempfile.gettempdir()).glob("reasoner-*program-*/mark.txt")
     assert [path for path in left if path.read_text() == mark] == []
 
@@ -208,11 +209,11 @@ def test_every_sandbox_holds_for_an_ordinary_user() -> None:
 
 def test_a_killed_owner_s_folder_is_removed_and_a_living_one_s_is_not(tmp_path: Path) -> None:
     living = Scratch({"x": b"y"}, 2**20)
-    stale = Path(tempfile.mkdtemp(prefix="reasoner-gone-program-"))
+    stale = Path(tempfile.mkdtemp(prefix=f"reasoner-{uuid.uuid4().hex}-program-"))
     (stale / "a" / "b").mkdir(parents=True)
     (stale / "a" / "link").symlink_to(tmp_path)
     (tmp_path / "kept").touch()
-    remove_stale.__wrapped__()
+    remove_abandoned.__wrapped__(Path(tempfile.gettempdir()))
     assert not stale.exists()
     assert living.path.exists()
     assert (tmp_path / "kept").exists()
