@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +72,7 @@ def watch(pid: int, marker: str, prefix: str, folders: Sequence[str]) -> list[st
             pause = max(_LOOK_EVERY, (time.process_time() - before) / _SHARE)
             if select.select([pidfd, sys.stdin], [], [], pause)[0]:
                 break
-    left = end_processes(marker, look(pid, seen))
+    left = end_processes(marker, _without_watchdogs(look(pid, seen)))
     remove_scratch(prefix, folders)
     return left
 
@@ -81,7 +81,7 @@ def look(pid: int, seen: Iterable[Identity]) -> set[Identity]:
     """What is below `pid` now and what was seen there and lives, with everything below that; without `pid` itself."""
     table = processes()
     known = _alive(seen, table)
-    known |= _below({pid, *(each for each, _ in known)}, table, known)
+    known |= _below({pid, *(each for each, _ in known)}, table)
     return {each for each in known if each[0] != pid}
 
 
@@ -95,7 +95,7 @@ def end_processes(marker: str, seen: Iterable[Identity] = ()) -> list[str]:
     while True:
         table = processes() if known else {}
         left = _alive(known, table)
-        left |= _below({pid for pid, _ in left}, table, left)
+        left |= _without_watchdogs(_below({pid for pid, _ in left}, table) - left)
         for each in left:
             send_signal(each, signal.SIGKILL)
         for each in marked(marker):  # slow on a large machine: every environment is read
@@ -168,11 +168,8 @@ def _alive(identities: Iterable[Identity], table: Mapping[int, Process]) -> set[
     }
 
 
-def _below(roots: Iterable[int], table: Mapping[int, Process], known: Container[Identity]) -> set[Identity]:
-    """All living descendants but the known ones, by the parent that each names.
-
-    The watchdog of a rank is left out: it ends by itself, once it has removed what the rank had left.
-    """
+def _below(roots: Iterable[int], table: Mapping[int, Process]) -> set[Identity]:
+    """All living descendants, by the parent that each names."""
     children: dict[int, list[int]] = {}
     for pid, process in table.items():
         children.setdefault(process.parent, []).append(pid)
@@ -182,7 +179,12 @@ def _below(roots: Iterable[int], table: Mapping[int, Process], known: Container[
         for child in children.pop(queue.pop(), ()):
             queue.append(child)
             found.add((child, table[child].start))
-    return {each for each in _alive(found, table) if each not in known and not is_watchdog(command(each[0]))}
+    return _alive(found, table)
+
+
+def _without_watchdogs(identities: Iterable[Identity]) -> set[Identity]:
+    """That of a rank is not to be killed: it ends by itself, once it has removed what the rank had left."""
+    return {each for each in identities if not is_watchdog(command(each[0]))}
 
 
 def send_signal(identity: Identity, number: int) -> None:
