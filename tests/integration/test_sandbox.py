@@ -219,3 +219,29 @@ def test_a_killed_owner_s_folder_is_removed_and_a_living_one_s_is_not(tmp_path: 
     assert (tmp_path / "kept").exists()
     living.remove()
     assert not living.path.exists()
+
+
+UNDER_TMP = """
+import sys
+sys.base_prefix = sys.argv[1]
+from reasoner.sandbox import PYTHON, open_sandbox
+from reasoner.sandbox.base import Limits
+assert PYTHON.startswith(sys.argv[1])
+program = {"main.py": b"import os; open('written', 'w'); print(input(), os.getcwd())"}
+outcome = open_sandbox(sys.argv[2]).run([PYTHON, "-I", "-S", "main.py"], program, b"hello", Limits())
+print(outcome.end, outcome.code, outcome.stdout.decode(), outcome.stderr.decode())
+"""
+
+
+@pytest.mark.skipif(not SYSTEM_PYTHON.exists(), reason="needs a Python of the system, for another one to hand over to")
+@pytest.mark.parametrize("backend", working())
+def test_an_interpreter_in_the_folder_for_temporary_files(backend: str) -> None:
+    """The scratch folder of bubblewrap lies elsewhere then: it would hide the interpreter."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as prefix:
+        python = Path(prefix, "bin", SYSTEM_PYTHON.name)
+        python.parent.mkdir()
+        python.write_text(f'#!/bin/sh\nexec {SYSTEM_PYTHON} "$@"\n')
+        python.chmod(0o755)
+        Path(prefix).chmod(0o755)
+        done = subprocess.run([sys.executable, "-c", UNDER_TMP, prefix, backend], capture_output=True, text=True)
+    assert done.stdout.startswith("exit 0 hello /"), done.stdout + done.stderr
