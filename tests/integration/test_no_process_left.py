@@ -93,8 +93,9 @@ def watchdog_of(pid: int) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=lambda number: number.name)
 def test_the_next_start_cleans_up_after_a_run_without_its_watchdog(tmp_path: Path, number: signal.Signals) -> None:
-    folders = [tmp_path / name for name in ("living", "killed")]
-    (living, kept), (killed, facts) = [start_run(folder, with_vllm=False) for folder in folders if not folder.mkdir()]
+    for name in ("living", "killed"):
+        (tmp_path / name).mkdir()
+    (living, kept), (killed, facts) = (start_run(tmp_path / name, with_vllm=False) for name in ("living", "killed"))
     guard = watchdog_of(killed.pid)
     try:
         os.kill(guard, number)

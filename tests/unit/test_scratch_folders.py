@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from reasoner import scratch_folders
 from reasoner.models import _new_folder
 from reasoner.ranks import ALONE
 from reasoner.scratch_folders import ScratchFolder, remove_abandoned
@@ -91,7 +90,7 @@ def test_where_nothing_can_be_locked_folders_are_made_and_none_is_removed(
 def test_one_that_was_taken_for_abandoned_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
+    made: list[Path] = []
     lock = fcntl.flock
 
     def late(descriptor: int, operation: int) -> None:
@@ -100,7 +99,7 @@ def test_one_that_was_taken_for_abandoned_before_it_was_locked_is_made_again(
             made[0].rmdir()
         lock(descriptor, operation)
 
-    monkeypatch.setattr(scratch_folders.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with ScratchFolder("weights", tmp_path) as folder:
         assert folder.is_dir()
         assert [folder] != made

@@ -111,7 +111,7 @@ def test_it_has_killed_at_least_once(started: Any, monkeypatch: pytest.MonkeyPat
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     most, quiet = watchdog.AT_MOST, watchdog.GIVE_UP
     times = iter([0.0, quiet - 1, quiet + 1, most - 1, most + 1, most, most + quiet - 1, most + quiet + 1])
-    monkeypatch.setattr(watchdog.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
     patience = Patience()
     assert [patience.is_over(died) for died in (False, True, True, True)] == [False, False, False, True]  # a fork bomb
     patience = Patience()
@@ -145,8 +145,8 @@ def test_on_a_machine_with_many_processes_it_looks_less_often(started: Any, monk
         pauses.append(given[3])
         return [[1] if len(pauses) == 2 else []]
 
-    monkeypatch.setattr(watchdog.time, "process_time", lambda: next(costs))
-    monkeypatch.setattr(watchdog.select, "select", select)
+    monkeypatch.setattr(time, "process_time", lambda: next(costs))
+    monkeypatch.setattr("select.select", select)
     assert watchdog.watch(run.pid, NOBODY, "reasoner-nobody-", []) == []
     assert pauses == [1.0, pytest.approx(5.0)]
 
