@@ -98,7 +98,7 @@ class Board:
         finally:
             done.set()
             if self._others:
-                thread.join()
+                thread.join(_SILENT)  # it asks the store, which may be gone
 
     def settle(self, mine: End) -> End:
         """Say how the ranks here ended; returns what was behind the end of all."""

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from reasoner.board import INTERRUPTED, Board, End, open_board
+from reasoner.child_python import module_command
 from reasoner.errors import ReasonerError, RunError, UserError
 from reasoner.nodes import Node
-from reasoner.processes import scratch_prefix
 from reasoner.reaping import children
+from reasoner.run_marker import scratch_prefix
 from reasoner.runs.lock import Lock, is_going
 from reasoner.secrets import redact
 from reasoner.stacks import FILE, where_they_stood
@@ -118,6 +119,7 @@ def _run(node: Node, board: Board, ranks: int, arguments: Sequence[str], logs: P
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said by us
+    python, *options = module_command("reasoner")
     config = LaunchConfig(
         min_nodes=node.count,
         max_nodes=node.count,
@@ -134,7 +136,7 @@ def _run(node: Node, board: Board, ranks: int, arguments: Sequence[str], logs: P
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     with board.watched(_end_ranks) as told, _signals_kept():
         try:
-            elastic_launch(config, sys.executable)("-m", "reasoner", *arguments)
+            elastic_launch(config, python)(*options, *arguments)
             return None
         except ChildFailedError as failed:
             end = _first_of(failed.failures, logs, node)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from reasoner import __version__
 from reasoner.errors import ConfigError, UserError
+from reasoner.scratch_folders import ScratchFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,10 +97,10 @@ class Ranks:
             dist.all_reduce(tensor)
 
     @contextmanager
-    def node_folder(self, prefix: str, parent: Path) -> Iterator[Path]:
+    def node_folder(self, kind: str, parent: Path) -> Iterator[Path]:
         """A temporary folder that the ranks of a node share; removed when all of them have left it."""
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as own:
-            everyone = self.gather((self.node, own))
+        with ScratchFolder(kind, parent) as own:
+            everyone = self.gather((self.node, str(own)))
             yield Path(next(name for node, name in everyone if node == self.node))
             self.gather(None)
 

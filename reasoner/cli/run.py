@@ -121,7 +121,9 @@ def run(
     from reasoner.opening import open_stages
     from reasoner.pipeline import train
 
-    with interruptible(), guard_processes(), leaving_report() as report_on, open_stages(resolved, going_on) as stages:
+    weights = resolved.config.sampling.weights_folder
+    guard = guard_processes([Path(weights)] if weights else [])
+    with interruptible(), guard, leaving_report() as report_on, open_stages(resolved, going_on) as stages:
         if here.first:
             report_on(stages.run.folder)
         train(stages)
