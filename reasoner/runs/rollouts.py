@@ -10,8 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from reasoner.bounded_files import LARGEST
+from reasoner.codec import read_columns
 from reasoner.errors import DataError
 from reasoner.records import Rollout, ScoredGroup
 
@@ -72,14 +73,17 @@ def index_groups(path: Path) -> list[GroupIndex]:
         DataError: the file cannot be read, or is none of rollouts.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=LOOKED_AT)
+        table = read_columns(path, Rollout, LOOKED_AT).combine_chunks()
+        if not len(table):
+            return []
         response = table["response"].combine_chunks()
         lengths = pc.list_value_length(response.field("token_ids")).to_pylist()
         finished = pc.equal(response.field("finish_reason"), "stop").to_pylist()
         values = _components(table["components"].combine_chunks())
         samples, rewards = table["sample"].to_pylist(), table["reward"].to_pylist()
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} cannot be read as rollouts: {error}") from error
     starts = [row for row, sample in enumerate(samples) if sample == 0]
     found = []
@@ -87,11 +91,12 @@ def index_groups(path: Path) -> list[GroupIndex]:
         columns: dict[str, list[float]] = {
             "response/length_mean": lengths[first:end],
             "response/finished": finished[first:end],
-            "reward/mean": [reward for reward in rewards[first:end] if reward is not None],
+            "reward/mean": [reward for reward in rewards[first:end] if reward is not None and abs(reward) <= LARGEST],
         }
         for row in values[first:end]:
             for source, value in row.items():
-                columns.setdefault(f"reward/{source}/mean", []).append(value)
+                if abs(value) <= LARGEST:
+                    columns.setdefault(f"reward/{source}/mean", []).append(value)
         means = {name: fmean(column) for name, column in columns.items() if column}
         found.append(GroupIndex(first, end - first, sum(lengths[first:end]), means))
     return found

@@ -146,7 +146,7 @@ def test_groups_are_indexed_without_reading_them(made: Path) -> None:
     assert sum(group.tokens for group in groups) / 16 == pytest.approx(history[0]["response/length_mean"])
     boxed = [group.means["reward/boxed_format/mean"] for group in groups]
     assert sum(boxed) / 2 == pytest.approx(history[0]["reward/boxed_format/mean"])
-    with pytest.raises(DataError, match="cannot be read as rollouts"):
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
         index_groups(made / "20260101-120000-first" / "config.toml")
 
 
