@@ -32,7 +32,7 @@ MAX_DEPTH = 64
 """levels of nesting in JSON and TOML; ours have fewer than ten"""
 LARGEST = 1e100
 """of a figure that is calculated with, up or down: squares of larger ones cannot be added up"""
-MAX_INTEGER_BITS = 8192
+MAX_INTEGER_BITS = 14_280
 """of an integer: Python writes no larger ones as decimals"""
 MAX_KEY_PARTS = 32
 """of a dotted key in TOML, whose parser takes quadratic time for a long one"""

@@ -125,6 +125,11 @@ def write_parquet(path: Path, records: Sequence[R]) -> None:
         pq.write_table(_table(path, records, struct), temporary, compression="zstd")
 
 
+def unstorable(record: Any) -> str:
+    """Why `write_parquet` refuses a record, with the field; empty: it does not."""
+    return _first_bad([record], _struct(type(record))).removeprefix("row 1").lstrip(",: ")
+
+
 def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) -> list[R]:
     """The records of a Parquet file that `write_parquet` wrote: all, or those with these row numbers (from 0).
 

@@ -27,8 +27,8 @@ from reasoner.prompts import render
 from reasoner.records import Problem, Prompt, ScoredGroup
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
-from reasoner.sampling.factory import check_sampler, choose_engine
 from reasoner.safe_text import printable
+from reasoner.sampling.factory import check_sampler, choose_engine
 from reasoner.settings import Resolved
 
 

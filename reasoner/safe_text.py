@@ -56,9 +56,9 @@ def _storable(value: Any) -> Any:
         return value
     if isinstance(value, dict):
         return {_storable(key): _storable(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_storable, value))
-    return value
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    return tuple(map(_storable, value)) if isinstance(value, tuple) else value
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -13,10 +13,10 @@ from reasoner.cli.console import out
 from reasoner.config import SamplingConfig
 from reasoner.models import resolve_model
 from reasoner.processes import guard_processes, interruptible
+from reasoner.safe_text import printable
 from reasoner.sampling.factory import check_sampler, choose_engine, longest_of, start_of
 from reasoner.sampling.serving import serve as run_server
 from reasoner.sampling.vllm_guard import KEY
-from reasoner.safe_text import printable
 from reasoner.settings import Resolved, load_config
 from reasoner.tasks import TaskFile
 

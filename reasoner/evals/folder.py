@@ -75,7 +75,7 @@ class EvaluationFolder:
             raise DataError(f"{path}: {str(error).removeprefix(f'{path} ')}") from error
         names = [planned.name for planned in plan]
         for name in names:
-            if Path(name).name != name or names.count(name) > 1:  # `..` is no name either
+            if Path(name).name != name or name in ("", "..") or "\0" in name or names.count(name) > 1:
                 raise DataError(f"{path}: {name[:80]!r} is no name of a part")
         return plan
 

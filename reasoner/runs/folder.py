@@ -40,11 +40,12 @@ from reasoner.records import Rollout, Suspect
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.environment import describe, now
 from reasoner.runs.lock import Lock
+from reasoner.runs.rollouts import storable_rollouts
 from reasoner.runs.starts import record_start
 from reasoner.safe_text import printable
 from reasoner.secrets import redact
 
-CONFIG, IDENTITY = "config.toml", "identity.json"
+CONFIG, IDENTITY, LOG = "config.toml", "identity.json", "log.txt"
 METRICS_BYTES = 2 * 2**30
 """of metrics and of evaluations; a step has some 3 kB of metrics"""
 MOST_PROBLEMS = 200_000
@@ -83,7 +84,7 @@ class Run:
         """
         self.folder = folder
         self.model_folder = folder / "model"
-        self.log_file = folder / "log.txt"
+        self.log_file = folder / LOG
         self.checkpoints = Checkpoints(folder)
         self.history = list(history)
         """the metrics of every committed step, as `metrics.jsonl` has them"""
@@ -111,7 +112,7 @@ class Run:
         figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         with self._writing(f"step {step}"):
             if rollouts:  # a step on offline data alone sampled none
-                write_parquet(self.folder / "rollouts" / f"step-{step:06}.parquet", rollouts)
+                self._write_rollouts(step, f"step-{step:06}.parquet", rollouts)
             append_line(self.folder / "metrics.jsonl", to_json({"step": step, **figures}))
         self.history.append(as_read(metrics))
 
@@ -122,7 +123,7 @@ class Run:
             RunError: the disk is full or the folder is gone.
         """
         with self._writing(f"the evaluation after step {step}"):
-            write_parquet(self.folder / "rollouts" / f"eval-{step:06}.parquet", rollouts)
+            self._write_rollouts(step, f"eval-{step:06}.parquet", rollouts)
             append_line(self.folder / "evaluations.jsonl", to_json(Evaluated(step, evaluation)))
         self.evaluations[step] = evaluation
 
@@ -192,6 +193,20 @@ class Run:
                 self._status(state_after(error), f"{type(error).__name__}: {error}")
             except OSError as unwritable:
                 error.add_note(f"The run's end could not be written to {self.folder}: {unwritable.strerror}.")
+
+    def _write_rollouts(self, step: int, name: str, rollouts: Sequence[Rollout]) -> None:
+        """What a reward source wrote must not end the run: where it cannot be written, it is left out and warned of."""
+        path = self.folder / "rollouts" / name
+        try:
+            write_parquet(path, rollouts)
+        except DataError:
+            kept, notes = storable_rollouts(rollouts)
+            if kept:
+                write_parquet(path, kept)
+            what = f"{len(notes)} of the {len(rollouts)} responses in {name} could not be written as they are"
+            advice = f"Look at what the reward sources return. {notes[0]}"
+            self.warn([{"step": step, "name": "rollouts", "what": what, "advice": advice}])
+            self.log("\n".join([f"warning: {what}", *notes]))
 
     def _status(self, state: str, reason: str) -> None:
         status = {
@@ -291,7 +306,7 @@ def record_failure(folder: Path, reason: str) -> bool:
     if status["state"] not in ("finished", "stopped"):
         status |= {"state": "failed", "reason": redact(reason), "ended": status["ended"] or now()}
         replace_text(file, to_json(status, indent=2) + "\n")
-        log_to(folder / "log.txt", f"failed: {redact(reason)}")
+        log_to(folder / LOG, f"failed: {redact(reason)}")
     return bool(Checkpoints(folder).steps())
 
 

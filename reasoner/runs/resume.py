@@ -13,13 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasoner.atomic import keep_lines, remove_leftovers, replace_text
-from reasoner.bounded_files import LARGE_BYTES, check_entries, is_there, parse_json, read_lines, read_object
+from reasoner.bounded_files import (
+    LARGE_BYTES,
+    check_entries,
+    is_there,
+    open_regular,
+    parse_json,
+    read_lines,
+    read_object,
+)
 from reasoner.errors import DataError, UserError
 from reasoner.runs.changes import Change
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.checksums import differences
 from reasoner.runs.environment import describe
-from reasoner.runs.folder import IDENTITY, Evaluated, Run, check_room, read_evaluations, read_metrics
+from reasoner.runs.folder import IDENTITY, LOG, Evaluated, Run, check_room, read_evaluations, read_metrics
+from reasoner.runs.lock import NAME as LOCK
 from reasoner.runs.lock import Lock
 from reasoner.runs.starts import FILE, moved_on, read_starts, record_start
 
@@ -133,6 +142,9 @@ def find_place(folder: Path, steps: int) -> Iterator[Place]:
             "or of a run that ended before it began."
         )
     check_entries(folder)
+    for name in (LOCK, LOG):
+        if is_there(folder / name):
+            open_regular(folder / name).close()
     state, process = _status(folder)
     try:
         lock = Lock(folder)

@@ -21,6 +21,7 @@ from reasoner.consistency import mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError, nearest
 from reasoner.records import Component, Failure, Score
 from reasoner.rewards_api import RewardSource
+from reasoner.safe_text import storable
 
 MAX_RESULT_BYTES = 2**20
 """bytes of JSON that the parts and the note of one score may take together"""
@@ -106,7 +107,7 @@ def verdict(returned: object) -> Score | None:
         raise InvalidScoreError(f"Score.parts must hold JSON values only: {error}") from error
     if size > MAX_RESULT_BYTES:
         raise InvalidScoreError(f"parts and note of a score may take {MAX_RESULT_BYTES} bytes together, got {size}")
-    return Score(_finite(score.value), score.parts, score.note)
+    return Score(_finite(score.value), storable(dict(score.parts)), storable(score.note))
 
 
 def component(reward: RewardConfig, outcome: Score | Failure | None, seconds: float) -> Component:

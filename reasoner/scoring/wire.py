@@ -21,6 +21,7 @@ from typing import Any
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
 from reasoner.rewards_api import Granularity
+from reasoner.safe_text import storable
 from reasoner.scoring.compose import Refused
 from reasoner.secrets import redact
 
@@ -166,7 +167,7 @@ def load_result(line: bytes) -> Result:
     Raises:
         ValueError, TypeError, AttributeError, KeyError, RecursionError: the line is not a result.
     """
-    data = json.loads(line)
+    data = storable(json.loads(line))  # the worker is the plugin's: it may write what `verdict` refuses
     scores = tuple(_load_score(score) for score in data.pop("scores"))
     return Result(**data, scores=scores)
 

@@ -1,12 +1,11 @@
-"""Run folders that anybody may have made: whatever stands in the place of a file of theirs, every command ends soon with
-what it can show, or with one line that names the file."""
+"""Run folders that anybody may have made: whatever stands in the place of a file of theirs, every command ends soon
+with what it can show, or with one line that names the file."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import socket
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -23,17 +22,17 @@ import pyarrow.parquet as pq
 import pytest
 from typer.main import get_command
 
-from reasoner import __main__, rescore
+from reasoner import __main__, codec, rescore
 from reasoner.cli import score as score_command
 from reasoner.cli.app import app
-from reasoner.codec import read_parquet, to_json, write_parquet
+from reasoner.codec import read_parquet, write_parquet
 from reasoner.errors import DataError, UserError
-from reasoner.evals.folder import Planned, reopen
-from reasoner.records import Component, Failure, Rollout
+from reasoner.evals.folder import reopen
+from reasoner.records import Failure, Rollout
 from reasoner.runs.changes import load_resumed
-from reasoner.runs.find import find_run
 from reasoner.runs.folder import open_run
 from reasoner.runs.resume import find_place
+from reasoner.runs.starts import read_starts
 from tests.made_up import made_up_run
 
 DEADLINE_S = 5
@@ -88,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reasoner(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `reasoner ARGUMENTS` beside `runs/`: exit code, output, errors. It must end in time and without traceback."""
+    """Runs `reasoner ARGUMENTS` beside `runs/`: exit code, output, errors. It must end in time, without traceback."""
     monkeypatch.chdir(made.parent)
     monkeypatch.setattr(__main__, "app", BUILT)
     monkeypatch.setattr(score_command, "ScoringService", lambda *arguments: nullcontext())
@@ -176,12 +175,13 @@ CONTENT: Mapping[str, Damage] = {
     "a long number": content(b"9" * 10_000 + b"\n"),
     "half a pair": content(b'{"a": "\\ud800"}\n'),
 }
+WARNINGS = "warnings.jsonl"
 FILES = (
-    *("status.json", "config.toml", "environment.json", "metrics.jsonl", "evaluations.jsonl", "warnings.jsonl"),
+    *("status.json", "config.toml", "environment.json", "metrics.jsonl", "evaluations.jsonl", WARNINGS),
     *("starts.jsonl", "rollouts", STEP, "model/tokenizer.json", "identity.json", ".lock"),
 )
-SHOWN = FILES[:7]
-"""those without which there is no report of a run"""
+SHOWN = tuple(file for file in FILES[:7] if file != WARNINGS)
+"""those without which a run is not shown"""
 SHOW = ("runs", "show", "runs/bad")
 MARKDOWN = ("report", "runs/bad", "--format", "md", "--output", "-")
 PAGE = ("report", "runs/bad", "--output", "-")
@@ -193,7 +193,7 @@ def readers(file: str) -> list[tuple[str, ...]]:
     """The commands that come near the file, but for `runs list` and `runs show`."""
     if file in SHOWN:
         return [("runs", "compare", "runs/good", "runs/bad"), MARKDOWN, *([SCORE] if file == "config.toml" else [])]
-    return {"rollouts": [PAGE, SCORE], "model": [PAGE, EXPORT]}.get(file.partition("/")[0], [])
+    return {WARNINGS: [MARKDOWN], "rollouts": [PAGE, SCORE], "model": [PAGE, EXPORT]}.get(file.partition("/")[0], [])
 
 
 @pytest.mark.parametrize("damage", [*IRREGULAR, *CONTENT])
@@ -201,7 +201,7 @@ def readers(file: str) -> list[tuple[str, ...]]:
 def test_a_damaged_file_is_one_line_of_error(made: Path, reasoner: Command, file: str, damage: str) -> None:
     if file == "rollouts" and damage not in IRREGULAR:
         pytest.skip("a folder has no content")
-    with damaged(made / "bad" / file, (IRREGULAR | CONTENT)[damage]):
+    with damaged(made / "bad" / file, {**IRREGULAR, **CONTENT}[damage]):
         code, listed, _ = reasoner("runs", "list")
         assert (code, "good" in listed) == (0, True)
         for command in (SHOW, *readers(file)):
@@ -209,7 +209,214 @@ def test_a_damaged_file_is_one_line_of_error(made: Path, reasoner: Command, file
             remove(Path("exported"))
             assert code == 0 or said.startswith("error: "), (command, said)
             assert said.count("\n") == (code != 0) or command == SCORE, (command, said)
-            if code == 0 and file in SHOWN and (file, command) != ("warnings.jsonl", SHOW):
+            if code == 0 and (file in SHOWN or (file, command) == (WARNINGS, MARKDOWN)):
                 assert damage == "empty", (command, printed)
-        if file in SHOWN and damage in IRREGULAR and file != "warnings.jsonl":
+        if file in SHOWN and damage in IRREGULAR:
             assert f"notreadable:bad:runs/bad/{file}" in "".join(listed.split())
+
+
+WRONG = (None, True, -1, 10**40, 1e300, "", "2025-01-01T00:00:00", "x" * 10_000, [], [[]], {}, {"a": {}}, ["a", 1])
+"""values of types, sizes and shapes that nobody expects"""
+Value = Any
+
+
+def places(value: Value, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where the values of a JSON value are, the first one of a list only."""
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, each in list(inner)[:12]:
+        yield from places(each, (*path, key))
+
+
+def with_value(value: Value, path: tuple[Any, ...], new: Value) -> Value:
+    copied = json.loads(json.dumps(value))
+    inner = copied
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = new
+    return copied
+
+
+@pytest.mark.parametrize("file", ["status.json", "environment.json", "metrics.jsonl", "evaluations.jsonl", WARNINGS])
+def test_values_of_any_type_are_shown_or_refused(made: Path, reasoner: Command, file: str) -> None:
+    path = made / "bad" / file
+    first, newline, rest = path.read_text().partition("\n") if file.endswith("l") else (path.read_text(), "", "")
+    value = json.loads(first)
+    refused = shown = 0
+    command = MARKDOWN if file in (WARNINGS, "metrics.jsonl") else SHOW
+    for number, place in enumerate(places(value)):
+        for wrong in (*WRONG[number % 2 :: 2], "absent"):
+            changed = with_value(value, place, wrong)
+            if wrong == "absent" and not isinstance(place[-1], int):
+                changed = with_value(value, place[:-1], {}) if len(place) > 1 else {}
+            with damaged(path, content((json.dumps(changed) + newline + rest).encode())):
+                code, _, said = reasoner(*command)
+            assert code == 0 or said.startswith("error: runs/bad/"), (place, wrong, said)
+            assert said.count("\n") == (code != 0), (place, wrong, said)
+            refused, shown = refused + (code != 0), shown + (code == 0)
+    assert refused
+
+
+def with_component(**changes: Any) -> Damage:
+    return rewritten(lambda row: replace(row, components=(replace(row.components[0], **changes),)))
+
+
+def with_response(copies: int = 1, **changes: Any) -> Damage:
+    return rewritten(lambda row: replace(row, response=replace(row.response, **changes)), copies)
+
+
+def with_tokens(id_: int) -> Damage:
+    return rewritten(
+        lambda row: replace(row, response=replace(row.response, token_ids=(id_,) * len(row.weights or ())))
+    )
+
+
+def rewritten(change: Callable[[Rollout], Rollout], copies: int = 1) -> Damage:
+    """Other rollouts, written as ours are."""
+    return lambda path: write_parquet(path, [change(row) for row in read_parquet(path, Rollout)] * copies)
+
+
+def as_table(change: Callable[[pa.Table], pa.Table]) -> Damage:
+    """Another table than the codec writes."""
+    return lambda path: pq.write_table(change(pq.ParquetFile(path).read()), path)
+
+
+def not_text(table: pa.Table) -> pa.Table:
+    response = table["response"].combine_chunks()
+    fields = [response.type.field(index) for index in range(response.type.num_fields)]
+    columns = {field.name: response.field(field.name) for field in fields}
+    columns["text"] = pa.Array.from_buffers(pa.string(), len(table), pa.array([b"\xff\xfe"] * len(table)).buffers())
+    inner = pa.StructArray.from_arrays(list(columns.values()), fields=fields)
+    return table.set_column(table.schema.get_field_index("response"), table.schema.field("response"), inner)
+
+
+def with_parts(text: str) -> Damage:
+    """The free-form part of a score is JSON as text."""
+
+    def change(table: pa.Table) -> pa.Table:
+        field = table.schema.field("components")
+        rows = table["components"].to_pylist()
+        changed = pa.array([[{**part, "parts": text} for part in row] for row in rows], field.type)
+        return table.set_column(table.schema.get_field_index("components"), field, changed)
+
+    return as_table(change)
+
+
+LEFT_OUT: Mapping[str, Damage] = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-200]) and None,
+    "damaged inside": lambda path: path.write_bytes(path.read_bytes().replace(b"PAR1", b"\xff" * 4)) and None,
+    "many numbers": rewritten(lambda row: replace(row, prompt_ids=(7,) * 10**6)),
+    "one text, many times": with_response(copies=50, text="a" * 2**16),
+    "too few columns": as_table(lambda table: table.drop_columns(["reward"])),
+    "another type": as_table(lambda table: table.set_column(0, "step", pa.array(["1"] * len(table)))),
+    "no step": as_table(lambda table: table.set_column(0, "step", pa.nulls(len(table), pa.int64()))),
+    "text that is none": as_table(not_text),
+    "parts without end": with_parts('{"a":' * 10**5),
+    "deep parts": with_parts('{"a":' + "[" * 900 + "]" * 900 + "}"),
+    "parts without object": with_parts("[1]"),
+}
+"""rollout files whose responses are not shown"""
+KEPT: Mapping[str, Damage] = {
+    "no rows": as_table(lambda table: table.slice(0, 0)),
+    "parts that are not finite": with_parts('{"a": 1e999, "b": 1e200}'),
+    "parts of half a pair": with_parts('{"\\ud800": "\\udfff"}'),
+    "huge rewards": rewritten(lambda row: replace(row, reward=1e308, credit=-1e308)),
+    "no number": rewritten(lambda row: replace(row, reward=math.nan, credit=math.inf)),
+    "huge values": with_component(value=1e308, weight=math.inf, seconds=math.nan),
+    "a failure for ever": with_component(failure=Failure("math", "error", "x", math.inf), value=None),
+    "negative tokens": with_tokens(-1),
+    "huge tokens": with_tokens(2**40),
+    "odd samples": rewritten(lambda row: replace(row, sample=row.sample + 7)),
+}
+"""odd ones that are"""
+
+
+@pytest.mark.parametrize("damage", [*LEFT_OUT, *KEPT])
+def test_a_damaged_rollout_file_costs_its_responses_and_no_more(
+    made: Path, reasoner: Command, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "UNPACKED_BYTES", 2**22)
+    with damaged(made / "bad" / STEP, {**LEFT_OUT, **KEPT}[damage]):
+        code, page, said = reasoner(*PAGE)
+        assert (code, said) == (0, "")
+        assert (f"runs/bad/{STEP}" in page) is ("its responses are left out" in page) is (damage in LEFT_OUT)
+        code, _, said = reasoner(*SCORE)
+        if damage in LEFT_OUT or damage in ("no rows", "odd samples"):
+            assert (code, said.startswith(f"error: runs/bad/{STEP}"), said.count("\n")) == (2, True, 1)
+        else:
+            assert (code, said) == (0, "")
+
+
+RESUMED = (
+    *("identity.json", "status.json", "config.toml", "metrics.jsonl", "evaluations.jsonl", WARNINGS, "starts.jsonl"),
+    *(".lock", "log.txt", STEP, f"{CHECKPOINT}/manifest.json", f"{CHECKPOINT}/state.json"),
+)
+
+
+def refusal(call: Callable[[], None]) -> str:
+    """Why a call is refused; empty: it is not."""
+    try:
+        with deadline():
+            call()
+    except (UserError, DataError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("damage", [*IRREGULAR, *CONTENT])
+@pytest.mark.parametrize("file", RESUMED)
+def test_a_damaged_run_does_not_go_on(made: Path, file: str, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before anything in it is changed, or goes on at an earlier place."""
+    monkeypatch.chdir(made.parent)
+    folder = Path("runs/bad")
+
+    def resume() -> None:
+        load_resumed(folder, [])
+        with find_place(folder, 10) as place:
+            place.check({"engine": "hf"})
+            read_starts(folder)
+
+    with damaged(folder.absolute() / file, {**IRREGULAR, **CONTENT}[damage]):
+        before = sorted((path, path.lstat().st_size) for path in folder.rglob("*"))
+        refused = refusal(resume)
+        assert sorted((path, path.lstat().st_size) for path in folder.rglob("*")) == before
+    if refused:
+        assert refused.startswith(("--resume runs/bad", "runs/bad")) or file == "config.toml"
+    else:
+        assert file in (".lock", "log.txt", STEP) or damage == "empty"
+        assert damage not in IRREGULAR or damage == "sparse" or (file, damage) == (STEP, "folder")
+
+
+@pytest.mark.parametrize("damage", [*IRREGULAR, *CONTENT])
+@pytest.mark.parametrize("file", ["plan.json", "part-A/config.toml", "part-A/evaluations.jsonl", "part-A/groups.jsonl"])
+def test_a_damaged_evaluation_does_not_go_on(
+    made: Path, tmp_path: Path, file: str, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made.parent)
+    folder = tmp_path / "runs" / "20260101-eval"
+    shutil.copytree(made / "good", folder / "part-A")
+    (folder / "part-A" / "groups.jsonl").touch()
+    (folder / "plan.json").write_text('[{"name": "part-A", "letter": "A", "identity": {}}]')
+
+    def resume() -> None:
+        with reopen(str(folder)) as evaluation:
+            assert evaluation.configs
+            evaluation.evaluation("part-A")
+            evaluation.groups(SimpleNamespace(name="part-A"))  # type: ignore[arg-type]
+
+    assert refusal(resume) == ""
+    with damaged(folder / file, {**IRREGULAR, **CONTENT}[damage]):
+        refused = refusal(resume)
+    if file == "part-A/config.toml":
+        assert refused
+    else:
+        assert refused.startswith(str(folder)) or (not refused and damage == "empty")
+
+
+@pytest.mark.parametrize("name", ["..", "../good", "/etc", "", "a/b", ".", "x\0"])
+def test_the_parts_of_an_evaluation_are_in_its_folder(tmp_path: Path, name: str) -> None:
+    plan = [{"name": name, "letter": "A", "identity": {}}]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with reopen(str(tmp_path)) as evaluation, pytest.raises(DataError, match=r"plan\.json.*no name of a part"):
+        assert evaluation.plan
