@@ -18,6 +18,7 @@ from reasoner.report.words import ABOUT_EVALUATION, homeless, short, versions
 from reasoner.reporting.format import duration, interval
 from reasoner.reporting.lines import size
 from reasoner.runs.saved import SavedRun, disk_use
+from reasoner.safe_text import printable
 
 KEPT = (".safetensors", ".json", ".txt", ".model", ".jinja", ".py")
 """suffixes of what a model consists of; a pickle is none of it"""
@@ -59,8 +60,8 @@ def export(run: SavedRun, target: Path) -> int:
                 with open_regular(file) as source, (folder / file.name).open("wb") as copy:
                     shutil.copyfileobj(source, copy, 2**20)
             (folder / CONFIG).parent.mkdir()
-            (folder / CONFIG).write_text(homeless(run.config_text), encoding="utf-8")
-            (folder / "README.md").write_text(model_card(run, target.name), encoding="utf-8")
+            (folder / CONFIG).write_text(printable(homeless(run.config_text)), encoding="utf-8")
+            (folder / "README.md").write_text(printable(model_card(run, target.name)), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--to {target} cannot be written: {error.strerror or error}.") from error
     return disk_use(target)

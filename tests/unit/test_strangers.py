@@ -3,9 +3,11 @@ with what it can show, or with one line that names the file."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,12 +27,15 @@ from typer.main import get_command
 from reasoner import __main__, codec, rescore
 from reasoner.cli import score as score_command
 from reasoner.cli.app import app
+from reasoner.cli.console import complain
 from reasoner.codec import read_parquet, write_parquet
 from reasoner.errors import DataError, UserError
 from reasoner.evals.folder import reopen
 from reasoner.records import Failure, Rollout
+from reasoner.reporting.alarms import Warned
+from reasoner.reporting.choose import open_view
 from reasoner.runs.changes import load_resumed
-from reasoner.runs.folder import open_run
+from reasoner.runs.folder import log_to, open_run
 from reasoner.runs.resume import find_place
 from reasoner.runs.starts import read_starts
 from tests.made_up import made_up_run
@@ -420,3 +425,127 @@ def test_the_parts_of_an_evaluation_are_in_its_folder(tmp_path: Path, name: str)
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     with reopen(str(tmp_path)) as evaluation, pytest.raises(DataError, match=r"plan\.json.*no name of a part"):
         assert evaluation.plan
+
+
+ESCAPES = "S\x1b[31m\x1b]0;t\x07\x1b]8;;http://h\x07\x9b2J\x1b]52;c;aGk=\x1b\\\x08\r\x7f\u202e\u2066[link=http://h]:smile:\ud800"
+"""colours, a title, a link, the clipboard; what erases, and what turns text round; what rich would take for its own"""
+NAME = ESCAPES.replace("/", "")[:-1]
+"""what a folder can be called"""
+CURSOR = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
+OURS = re.compile(r"\x1b\[[0-9;]*m")
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def in_every_text(value: Value) -> Value:
+    """With the escapes at the end of every text that is no name of ours."""
+    if isinstance(value, dict):
+        return {key: in_every_text(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [in_every_text(inner) for inner in value]
+    fixed = ("wilson", "bootstrap", "none", "share", "tokens", "reward", "avg@1", "math", "failed")
+    is_text = isinstance(value, str) and value not in fixed and not value.startswith("20")
+    return f"{value}{ESCAPES}" if is_text else value
+
+
+def hostile_run(folder: Path) -> Path:
+    """A run of texts that steer a terminal."""
+    for name in ("status.json", "environment.json"):
+        file = folder / name
+        file.write_text(json.dumps(in_every_text(json.loads(file.read_text()))))
+    for name in ("warnings.jsonl", "starts.jsonl", "evaluations.jsonl"):
+        lines = [in_every_text(json.loads(line)) for line in (folder / name).read_text().splitlines()]
+        file = folder / name
+        # pydantic takes no half of a pair
+        file.write_text("".join(json.dumps(line).replace("\\ud800", "") + "\n" for line in lines))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    file = folder / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line | {f"reward/{ESCAPES}/mean": 0.5}) + "\n" for line in lines))
+    config = (folder / "config.toml").read_text()
+    quoted = json.dumps(ESCAPES.replace("\ud800", ""))
+    changed = re.sub('^(title|template|system) = "[^"]*"$', lambda found: f"{found[1]} = {quoted}", config, flags=re.M)
+    assert changed != config
+    (folder / "config.toml").write_text(changed)
+    for file in (folder / "rollouts").glob("*.parquet"):
+        rows = read_parquet(file, Rollout)
+        odd = [
+            replace(
+                row,
+                problem=replace(row.problem, id=f"{row.problem.id}{ESCAPES}", answer=ESCAPES),
+                response=replace(row.response, text=ESCAPES),
+                components=tuple(replace(part, note=ESCAPES, parts={ESCAPES: ESCAPES}) for part in row.components),
+            )
+            for row in rows
+        ]
+        write_parquet(file, odd)
+    return folder
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_no_text_of_a_run_steers_the_terminal(
+    made: Path, tmp_path: Path, reasoner: Command, colours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = hostile_run(Path(shutil.copytree(made / "good", tmp_path / f"runs/run{NAME}")))
+    monkeypatch.chdir(tmp_path)
+    if colours:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+    change = rescore.Change(1, True, ESCAPES, 0, 0.0, 1.0, {}, {}, None, None, ESCAPES)
+    compared = rescore.Comparison((change,), 1, 0, (rescore.ComponentChange(ESCAPES, 0.0, 1.0, 1),), ESCAPES)
+    monkeypatch.setattr(rescore, "rescore", lambda *arguments: compared)
+    name = str(folder)
+    commands = {
+        ("runs", "list"): 0,
+        ("runs", "show", name): 0,
+        ("runs", "compare", name, str(made / "good")): 0,
+        ("report", name, "--format", "md", "--output", "-"): 0,
+        ("report", name, "--output", "-"): 0,
+        ("report", name): 0,
+        ("score", name): 0,
+        ("config", "show", f"{name}/config.toml"): 0,
+        ("config", "show", f"{name}/config.toml", "--toml"): 0,
+        ("export", name, "--to", f"out{NAME}"): 0,
+        ("export", f"{name}", "--to", f"out{NAME}", "--to", f"out{NAME}"): 2,  # it is there
+        ("runs", "show", f"{name}/rollouts"): 2,
+        ("runs", "rm", f"{name}x"): 2,
+    }
+    for arguments, expected in commands.items():
+        code, printed, said = reasoner(*arguments)
+        assert (code, "Traceback" in said) == (expected, False), said
+        if colours:  # a progress line moves the cursor
+            said = CURSOR.sub("", said)
+            printed, coloured = OURS.sub("", printed), printed
+            assert printed != coloured or arguments[0] != "runs" or code
+        assert CONTROL.findall(printed + said) == [], arguments
+        assert "S\\u001b[31m" in "".join((said if code else printed).split()), arguments
+    card = (tmp_path / f"out{NAME}" / "README.md").read_text()
+    assert CONTROL.findall(card) == []
+
+
+def test_what_a_run_says_while_it_goes_steers_no_terminal(tmp_path: Path) -> None:
+    """The plain view, the live view and the log, in which our own colours and cursor movements stay."""
+    log = tmp_path / "log.txt"
+    plain, live = io.StringIO(), io.StringIO()
+    live.isatty = lambda: True  # type: ignore[method-assign]
+    for stream in (plain, live):
+        with open_view(stream, lambda text: log_to(log, text)) as view:
+            view.started({f"a{ESCAPES}": ESCAPES}, 2)
+            view.message(f"first{ESCAPES}\n\tsecond")
+            view.stage(f"sampling{ESCAPES}", 1, 2)
+            view.step(1, 2, {"reward/mean": 0.5, f"reward/{ESCAPES}/mean": 0.1}, [Warned(1, "x", ESCAPES, ESCAPES)])
+    assert CONTROL.findall(plain.getvalue() + log.read_text()) == []
+    assert "\n\tsecond" in plain.getvalue()
+    assert CURSOR.search(live.getvalue())
+    assert CONTROL.findall(CURSOR.sub("", live.getvalue())) == []
+    assert "S\\u001b[31m" in live.getvalue()
+
+
+def test_errors_and_tracebacks_steer_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complain(UserError(f"no such thing: {ESCAPES}"))
+    __main__._show_bug(ValueError, ValueError(ESCAPES), None)
+    said = capsys.readouterr().err
+    assert CONTROL.findall(said) == []
+    assert said.count("S\\u001b[31m") == 2
