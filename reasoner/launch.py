@@ -30,7 +30,7 @@ from reasoner.nodes import Node
 from reasoner.processes import scratch_prefix
 from reasoner.reaping import children
 from reasoner.runs.lock import Lock, is_going
-from reasoner.secrets import redact
+from reasoner.secrets import redact, redact_end
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """environment variable of torch's launcher: where a rank writes why it failed"""
@@ -209,7 +209,7 @@ def _said(error_file: str) -> dict[str, Any]:
 def _tail(local_rank: int, logs: Path) -> str:
     """The end of what a rank printed."""
     texts = [file.read_text(errors="replace") for file in sorted(logs.glob(f"*/*/{local_rank}/std*.log"))]
-    text = "\n".join(filter(None, texts))[-_TAIL:].strip()
+    text = redact_end("\n".join(filter(None, texts)), _TAIL).strip()
     return f" The end of its output:\n{text}" if text else ""
 
 

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 from reasoner.errors import UserError
+from reasoner.secrets import redact_start
 
 MAX_BYTES = 8 * 2**20
 """bytes of an answer that are read at most"""
@@ -154,7 +155,7 @@ class Service:
         text = got.decode(errors="replace") if isinstance(got, bytes) else str(got)
         for secret in self.secrets:
             text = text.replace(secret, "***")
-        text = " ".join(text.split())
+        text = redact_start(" ".join(text.split()), MAX_SHOWN + 1)
         return (text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...") or "nothing"
 
 

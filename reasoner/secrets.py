@@ -67,6 +67,9 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,30}://[^/\s:@]{0,512}:([^/\s]{1,512})
 LEAST = 8
 """characters of an environment variable's value from which on it is looked for in other texts"""
 
+MARGIN = 100_000
+"""characters beside those that are kept of a long text, in which a secret may begin or end"""
+
 _named_variables: set[str] = set()
 """environment variables that a configuration names (`api_key_env`): secret whatever they are called"""
 
@@ -143,6 +146,16 @@ _LETTERS = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 
 def _any_case(digits: str) -> str:
     return "".join(f"[{each.lower()}{each.upper()}]" if each.isalpha() else each for each in digits)
+
+
+def redact_start(text: str, most: int) -> str:
+    """The first `most` characters of a text that may be very long, redacted before it is cut: half of a key is none."""
+    return redact(text[: most + MARGIN])[:most]
+
+
+def redact_end(text: str, most: int) -> str:
+    """The last ones."""
+    return redact(text[-most - MARGIN :])[-most:]
 
 
 def know_variables(options: Mapping[str, Any]) -> None:

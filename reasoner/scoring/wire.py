@@ -23,7 +23,7 @@ from reasoner.records import Failure, FailureKind, Message, Problem, Response, S
 from reasoner.rewards_api import Granularity
 from reasoner.safe_text import storable
 from reasoner.scoring.compose import Refused
-from reasoner.secrets import redact
+from reasoner.secrets import know_variables, redact
 
 START_S = 120
 """seconds in which the host must have imported and prepared all plugins"""
@@ -96,9 +96,11 @@ def dump_plan(plan: Plan) -> bytes:
 
 
 def load_plan(line: bytes) -> Plan:
-    """The inverse of `dump_plan`."""
+    """The inverse of `dump_plan`. The variables that it names are secret in this process from here on."""
     data = json.loads(line)
     rewards = tuple(RewardConfig.model_validate(reward) for reward in data["rewards"])
+    for reward in rewards:
+        know_variables(reward.options)  # the workers cut messages, and hide what must not be cut
     return Plan(rewards, ScoringConfig.model_validate(data["scoring"]), tuple(data["plugins"]), data["parent"])
 
 

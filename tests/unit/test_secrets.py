@@ -10,16 +10,21 @@ import sys
 import urllib.parse
 from pathlib import Path
 
+import httpx
 import pytest
 
-from reasoner import secrets
+from reasoner import launch, secrets
 from reasoner.cli.console import complain
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError
 from reasoner.records import Failure
+from reasoner.remote import Service
 from reasoner.reporting.choose import open_view
 from reasoner.runs.environment import describe
-from reasoner.scoring.compose import Refused
-from reasoner.scoring.wire import Result
+from reasoner.sampling import server_client
+from reasoner.scoring import worker
+from reasoner.scoring.compose import Refused, verdicts
+from reasoner.scoring.wire import Plan, Result, dump_plan, load_plan
 from reasoner.secrets import redact, why_secret
 from reasoner.settings import load_config
 from tests.unit.test_strangers import deadline
@@ -286,3 +291,31 @@ def test_a_bug_shows_its_traceback_without_secrets(
     said = capsys.readouterr().err
     assert "Traceback" in said
     assert "KeyError: 'no such thing: ***'" in said
+
+
+@pytest.mark.parametrize("before", [*range(170, 205), *range(270, 302), *range(1960, 2002)])
+def test_what_is_cut_is_hidden_first(before: int, tmp_path: Path) -> None:
+    """A key over the place where a message is cut, wherever messages are: no part of it is left."""
+    long = "x" * before + f" {KEY} " + "y" * 3000
+    response = httpx.Response(500, text=long)
+    (tmp_path / "a" / "b" / "0").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "0" / "stdout.log").write_text("y" * 3000 + f" {KEY} " + "x" * (3000 - before))
+    shown = [
+        worker._described(RuntimeError(long)),
+        *(str(each) for each in verdicts([RuntimeError(long), long], 2)),
+        str(Service("http://h/", {}, (), 1).error("failed", long)),
+        str(Service("http://h/", {}, (), 1).error("failed", long.encode())),
+        server_client._said(response),
+        launch._tail(0, tmp_path),
+    ]
+    for text in shown:
+        assert len(text) < 3100
+        for length in (4, 8):
+            assert not any(KEY[at : at + length] in text for at in range(8, len(KEY) - length)), text[-60:]
+
+
+def test_a_worker_hides_what_the_configuration_names() -> None:
+    reward = RewardConfig(source="judge", options={"api_key_env": "JUDGE"})
+    assert redact("open-sesame-99") == "open-sesame-99"
+    load_plan(dump_plan(Plan((reward,), ScoringConfig(), (), 1)))
+    assert redact("open-sesame-99") == "***"
