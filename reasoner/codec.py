@@ -194,11 +194,11 @@ def _batch_rows(path: Path, metadata: Any, most: int) -> int:
     """How many rows can be unpacked at once: a row repeats at most every value that a column holds."""
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
-    sizes = [chunk.total_uncompressed_size for chunk in chunks]
+    sizes: list[int] = [chunk.total_uncompressed_size for chunk in chunks]
     numbers = sum(chunk.num_values for chunk in chunks)
     if sum(sizes) > most or numbers > most or metadata.num_rows > most or min(sizes, default=0) < 0:
         raise _bomb(path, most)
-    return max(1, min(BATCH_ROWS, most // max(1, *sizes)))
+    return max(1, min(BATCH_ROWS, most // max([1, *sizes])))
 
 
 def _bomb(path: Path, most: int) -> DataError:
