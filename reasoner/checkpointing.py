@@ -7,7 +7,6 @@ seeds and schedules are functions of the step and of the metrics, and need no st
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reasoner.ahead import Ahead
+from reasoner.bounded_files import LARGE_BYTES, read_json
 from reasoner.codec import read_parquet, to_json, write_parquet
 from reasoner.config import RunConfig
 from reasoner.errors import RunError
@@ -99,7 +99,7 @@ class Keeper:
         Raises:
             RunError: the checkpoint is of a run with other parts, or a part does not find what it needs.
         """
-        states = self._own(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        states = self._own(read_json(checkpoint / STATE_FILE, LARGE_BYTES))
         if set(states) != set(self.parts):
             raise RunError(
                 f"{checkpoint} holds the state of {', '.join(sorted(states))}, and this run has "

@@ -31,7 +31,7 @@ from reasoner.nodes import Node
 from reasoner.reaping import children
 from reasoner.run_marker import scratch_prefix
 from reasoner.runs.lock import Lock, is_going
-from reasoner.secrets import redact
+from reasoner.secrets import redact, redact_end
 from reasoner.stacks import FILE, where_they_stood
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -236,7 +236,7 @@ def _said(error_file: str) -> dict[str, Any]:
 def _tail(local_rank: int, logs: Path) -> str:
     """The end of what a rank printed."""
     texts = [file.read_text(errors="replace") for file in sorted(logs.glob(f"*/*/{local_rank}/std*.log"))]
-    text = "\n".join(filter(None, texts))[-_TAIL:].strip()
+    text = redact_end("\n".join(filter(None, texts)), _TAIL).strip()
     return f" The end of its output:\n{text}" if text else ""
 
 

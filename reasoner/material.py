@@ -28,6 +28,7 @@ from reasoner.prompts import render
 from reasoner.records import Problem, Prompt, ScoredGroup
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
+from reasoner.safe_text import printable
 from reasoner.sampling.factory import check_sampler, choose_engine
 from reasoner.settings import Resolved
 
@@ -95,7 +96,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     facts = dict(describe_plan(resolved, splits, device, engine, training=training))
     # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
     # first time.
-    print(f"preparing model {facts['model']}", flush=True)  # noqa: T201
+    print(printable(f"preparing model {facts['model']}"), flush=True)  # noqa: T201
     folder = resolve_model(config.model.path)
     if engine:
         check_sampler(config, folder, training=training)

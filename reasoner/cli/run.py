@@ -33,6 +33,7 @@ from reasoner.refusals import refuse_impossible
 from reasoner.runs.changes import load_resumed
 from reasoner.runs.find import find_run
 from reasoner.runs.resume import Resume
+from reasoner.safe_text import printable
 from reasoner.sampling.factory import choose_engine
 from reasoner.settings import Resolved, load_config
 
@@ -177,7 +178,7 @@ def _launch(config: Config, hostfile: Path | None) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+    print(printable(text), flush=True)  # noqa: T201
 
 
 def _plan(resolved: Resolved, hostfile: Path | None) -> Mapping[str, str]:

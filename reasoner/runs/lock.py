@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-from reasoner.errors import UserError
+from reasoner.bounded_files import open_regular
+from reasoner.errors import DataError, UserError
 
 NAME = ".lock"
 
@@ -27,7 +28,8 @@ class Lock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._descriptor: int | None = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        self._descriptor: int | None = os.open(folder / NAME, flags, 0o666)
         for last in (False, False, True):
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,14 +63,12 @@ class Lock:
 def is_going(folder: Path) -> bool:
     """Whether a process works on the run in `folder` now; True where the file system has no locks, and it may do so."""
     try:
-        # For reading: a folder that one may only read can be looked at. A pipe of that name keeps nobody waiting.
-        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
+        file = open_regular(folder / NAME)  # for reading: a folder that one may only read can be looked at
+    except DataError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
     return False

@@ -18,6 +18,7 @@ from reasoner.errors import SamplerError
 from reasoner.reaping import wait_gone
 from reasoner.sampling.vllm_messages import Close, Done, Failed, Reply, Request, Start, Stop
 from reasoner.scratch_folders import ScratchFolder
+from reasoner.secrets import redact_end
 
 _log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class HostProcess:
             time.sleep(1.0)
 
     def _tail(self) -> str:
-        text = self._log_file.read_text(errors="replace")[-_LOG_TAIL:]
+        text = redact_end(self._log_file.read_text(errors="replace"), _LOG_TAIL)
         return f" The last lines of {self._log_file}:\n{text}"
 
 

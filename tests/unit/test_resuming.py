@@ -121,7 +121,7 @@ def test_a_checkpoint_of_a_step_that_is_not_in_the_metrics_is_not_used(tmp_path:
         assert (place.step, place.repeated) == (2, 1)
         assert place.notes == ("The checkpoint of step 4 is not used: metrics.jsonl ends at step 3.",)
     metrics.write_text('{"step": 2}\n')
-    with pytest.raises(DataError, match="not the steps 1 to 1 in order"):
+    with pytest.raises(DataError, match=r"line 1: the steps must be 1, 2, 3, \.\.\. in order; got 2"):
         find_place(folder, 10).__enter__()
 
 
