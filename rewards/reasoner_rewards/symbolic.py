@@ -15,7 +15,7 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
 from typing import Any, cast
@@ -31,6 +31,8 @@ MAX_LOG10 = 3000.0
 """decimal digits of any number that sympy may have to write out"""
 MAX_NODES = 150
 MAX_POLYNOMIAL_POWER = 16
+MAX_BINOMIAL = 300
+"""upper number of a binomial coefficient"""
 """exponent of a sum that contains variables"""
 EXACT = 1e-80
 """a difference below it is zero: sympy works with 100 digits before it calls one so small"""
@@ -43,17 +45,25 @@ _UNKNOWN_COMMAND = re.compile(
     r"varnothing|in|mathbb|le|ge|ne|lt|gt|log|ln|exp|sin|cos|tan|cot|sec|csc|arcsin|"
     r"arccos|arctan|sinh|cosh|tanh|alpha|beta|gamma|delta|epsilon|varepsilon|theta|lambda|mu|"
     r"nu|rho|sigma|tau|phi|varphi|chi|psi|omega|Delta|Omega|lfloor|rfloor|lceil|rceil|vert|"
+    r"zeta|eta|kappa|iota|xi|upsilon|hbar|ell|Theta|Lambda|Phi|Psi|overline|bar|hat|vec|tilde|binom|max|min|"
     r"lvert|rvert|lbrace|rbrace|langle|rangle|begin|end"
     r")(?![A-Za-z]))([A-Za-z]+)"
 )
 _DIGITS = re.compile(r"[0-9]+")
 _AMBIGUOUS = re.compile(
-    r"(?<![_^0-9])[0-9]+\s+[0-9]|[0-9]\s*\\frac\s*\{\s*[0-9]+\s*\}\s*\{\s*[0-9]+\s*\}|/\s*[0-9]+\s*(?:[A-Za-z(]|\\(?:sqrt|pi|frac))"
+    r"(?<![_^0-9])[0-9]+\s+[0-9]|[0-9]\s*\\frac\s*\{\s*[0-9]+\s*\}\s*\{\s*[0-9]+\s*\}|/\s*[0-9]+\s*\("
 )
-"""two numbers side by side, a mixed number inside an expression, `1/2x`: products to the parser, not to everybody"""
+"""two numbers side by side, a mixed number inside an expression, `1/2(x+1)`: products to the parser, not to everybody;
+`1/2x` is half of x, as the order of operations has it"""
+_NUMBER_BELOW = re.compile(r"(/\s*[0-9]+)\s*(?=[A-Za-z]|\\(?:sqrt|pi|frac)(?![A-Za-z]))")
+_DROPPED_MARK = re.compile(r"'|\\prime(?![A-Za-z])|\^\s*\{?\s*(?:T|\\top|\\mathsf|\*|\\dagger)(?![A-Za-z])")
+"""marks that the parser drops: a derivative, a transposed matrix, a conjugate"""
+_ANGLE = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*\{?[0-9]\}?)?\s*[({]?\s*[0-9]+(?:\.[0-9]+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
+_THOUSANDS = re.compile(r"(?<![0-9,.])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?![0-9,])")
 _IN_BASE = re.compile(r"[0-9]\s*_")
 _LARGE_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?\s*[0-9]{5}")
 _ROOT_INDEX = re.compile(r"\\sqrt\s*\[(?!\s*[0-9]{1,2}\s*\])")
+_BINOMIAL = re.compile(r"\\binom\s*\{\s*([0-9]{1,3})\s*\}\s*\{\s*([0-9]{1,3})\s*\}")
 _FORBIDDEN_NODES = frozenset({"Integral", "Derivative", "Sum", "Product", "Limit", "binomial", "Subs"})
 _FLIPPED = {">": "<", ">=": "<="}
 
@@ -73,7 +83,15 @@ def same_expression(answer: str, reference: str) -> bool:
         TooComplexError: one of them is outside the bounds.
         NotMathError: one of them cannot be parsed.
     """
-    return _guarded(lambda: _same(*_parse_alike(answer, reference)))
+    return _guarded(lambda: _same_parsed(*_parse_alike(answer, reference)))
+
+
+def _same_parsed(answer: Any, reference: Any) -> bool:
+    if answer == reference and _is_scalar(answer) and answer.free_symbols:
+        return True
+    for parsed in (answer, reference):
+        _check_size(parsed)
+    return _same(answer, reference)
 
 
 def same_as_number(expression: str, number: Number, tolerance: float = 0.0) -> bool:
@@ -137,6 +155,8 @@ def check_text(text: str) -> None:
         raise TooComplexError("it can be read in two ways: write products and denominators in full")
     if _IN_BASE.search(text):
         raise TooComplexError("a number with a base is compared as text only")  # the parser drops the base
+    if _DROPPED_MARK.search(text):
+        raise TooComplexError("derivatives, transposes and conjugates are compared as text only")
     unknown = _UNKNOWN_COMMAND.search(text)
     if unknown is not None:
         raise TooComplexError(f"the command {unknown.group()} is not supported in answers")
@@ -162,16 +182,38 @@ def _parse_alike(*texts: str) -> tuple[Any, ...]:
     from math_verify.grader import should_treat_as_complex
 
     real = not any(map(should_treat_as_complex, texts))
-    return tuple(_parse(text, real) for text in texts)
+    return tuple(_understand(text, real) for text in texts)
 
 
-def _parse(text: str, real: bool = True) -> Any:
+def _parse(text: str) -> Any:
+    parsed = _understand(text, True)
+    _check_size(parsed)
+    return parsed
+
+
+def _understand(text: str, real: bool) -> Any:
+    text = _BINOMIAL.sub(_binomial, _THOUSANDS.sub(lambda number: number[1].replace(",", ""), _in_radians(text)))
+    text = _NUMBER_BELOW.sub(r"\1\\cdot ", text)
     check_text(text)
     parsed = _parse_checked(text, real)
     if parsed is None:
         raise NotMathError("not understood as LaTeX")
-    _check_size(parsed)
     return parsed
+
+
+def _binomial(found: re.Match[str]) -> str:
+    upper, lower = int(found[1]), int(found[2])
+    return f"({math.comb(upper, lower)})" if upper <= MAX_BINOMIAL else found.group()
+
+
+def _in_radians(text: str) -> str:
+    r"""`\sin 30^\circ` with the angle in radians."""
+    return _ANGLE.sub(_radians, text) if r"\circ" in text else text
+
+
+def _radians(found: re.Match[str]) -> str:
+    head = found[1].rstrip("0123456789.")
+    return rf"{head}{{\frac{{{found[1][len(head) :]}\pi}}{{180}}}}"
 
 
 @lru_cache(maxsize=512)  # the responses of a group share their reference, and often their answers
@@ -237,7 +279,7 @@ def _power_log10(node: Any, sizes: list[float]) -> float:
     compound = node.base.free_symbols and not node.base.is_Symbol
     if compound and exponent > MAX_POLYNOMIAL_POWER:
         raise TooComplexError(f"a sum with variables has an exponent above {MAX_POLYNOMIAL_POWER}")
-    return max(sizes[0], 1.0) * max(exponent, 1.0)
+    return max(sizes[0], 0.5) * max(exponent, 1.0)
 
 
 def _same(answer: Any, reference: Any) -> bool:
@@ -260,9 +302,29 @@ def _same(answer: Any, reference: Any) -> bool:
             return True
         if abs(distance) > TOLERANCE * abs(_value_at(reference, 0) or 0):
             return False
-        if (answer - reference).expand() == 0:
+        if (answer - reference).expand() == 0 or _same_where_real(answer, reference):
             return True
     return bool(_verifier()(reference, answer, timeout_seconds=None))
+
+
+def _same_where_real(answer: Any, reference: Any) -> bool:
+    r"""Whether two expressions with roots or logarithms are equal wherever both are real, as `1/\sqrt{n}` and
+    `\sqrt{1/n}` are: to sympy they differ for negative n, where neither is. `\sqrt{x^2}` and `x` are real there, and
+    differ."""
+    import sympy
+
+    symbols = sorted(answer.free_symbols | reference.free_symbols, key=str)
+    if not 0 < len(symbols) <= 3 or not (answer - reference).has(sympy.Pow, sympy.log):
+        return False
+    positive = {symbol: sympy.Dummy(str(symbol), positive=True) for symbol in symbols}
+    if sympy.simplify((answer - reference).subs(positive)) != 0:
+        return False
+    for signs in range(2 ** len(symbols)):
+        values = [_substitute(side, 0, signs, symbols) for side in (answer, reference)]
+        left, right = (sympy.N(value, 20) for value in values)
+        if left.is_real and right.is_real and abs(left - right) > TOLERANCE * abs(right):
+            return False
+    return True
 
 
 def _same_without_value(answer: Any, reference: Any) -> bool:
@@ -283,12 +345,16 @@ def _value_at(scalar: Any, point: int) -> Any:
     return value if value.is_number and value.is_finite else None
 
 
-def _substitute(scalar: Any, point: int) -> Any:
+def _substitute(scalar: Any, point: int, signs: int = 0, symbols: Sequence[Any] = ()) -> Any:
+    """With a number for every variable; the n-th of `symbols` is negative where the n-th bit of `signs` is set."""
     import sympy
 
     # by name: the same letter may carry other assumptions on the other side
     numbers = {symbol: zlib.crc32(f"{symbol}/{point}".encode()) % 7919 + 1009 for symbol in scalar.free_symbols}
-    return scalar.subs({symbol: sympy.Rational(number, 4099) for symbol, number in numbers.items()})
+    negative = {str(symbol) for place, symbol in enumerate(symbols) if signs >> place & 1}
+    return scalar.subs(
+        {symbol: sympy.Rational(-n if str(symbol) in negative else n, 4099) for symbol, n in numbers.items()}
+    )
 
 
 @lru_cache(maxsize=1)
