@@ -52,14 +52,18 @@ _COMMAND = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])e(?![A-Za-z])")
 _APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
 _CLOSE = Fraction(1, 20)
 """relative difference of what an answer may call approximately equal"""
-_VARIABLES = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi)(?![A-Za-z])")
+_VARIABLES = re.compile(
+    r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi)(?![A-Za-z])"
+)
 _LETTER = re.compile(r"[A-Za-z]")
 _TRAILING_TEXT = re.compile(r"\s*\\text\s*\{([^{}0-9]*)\}(?:\s*\^\s*\{?[23]\}?)?$|\s*\^\s*\{?\s*\\circ\s*\}?$")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CONNECTIVE = re.compile(
     r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE
 )
-_LONG_NUMBER = re.compile(r"(?<![0-9,.])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?=\s*\\(?:sqrt|pi|frac|cdot|times|text)(?![A-Za-z]))")
+_LONG_NUMBER = re.compile(
+    r"(?<![0-9,.])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?=\s*\\(?:sqrt|pi|frac|cdot|times|text)(?![A-Za-z]))"
+)
 """a number with thousands separators before a factor: the commas separate no elements"""
 _BRACKETS = {"(": ")", "[": "]", r"\{": r"\}"}
 
@@ -158,7 +162,11 @@ def _compare_approximate(answer: str, reference: str, tolerance: float) -> Verdi
         if any(abs(value - values[0]) > _CLOSE * abs(values[0]) for value in values) or len(text) > 3:
             return Verdict(False, "expression", "not a single value")
     verdicts = [_compare_sides(mine, theirs, tolerance) for mine in sides[0] for theirs in sides[1]]
-    return next((verdict for verdict in verdicts if verdict.equal), verdicts[-1]) if verdicts else _NOTHING
+    return (
+        next((verdict for verdict in verdicts if verdict.equal), verdicts[-1])
+        if verdicts
+        else Verdict(False, "expression", "nothing is compared")
+    )
 
 
 def _compare(answer: str, reference: str, tolerance: float) -> Verdict:

@@ -70,8 +70,22 @@ _CJK_RUN = re.compile(rf"(?<=[0-9}}%])\s*([{_CJK}]+)")
 _NEGATIVE_POWER = re.compile(r"\^\s*-\s*([0-9]+)")
 _PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 _BASE = re.compile(r"(?<=[0-9])\s*_\s*\{\s*([0-9]+)\s*\}")
-_BASE_WORD = re.compile(r"(?<=[0-9])\s*_\s*\{\s*\\text\s*\{\s*(two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}\s*\}")
-_BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
+_BASE_WORD = re.compile(
+    r"(?<=[0-9])\s*_\s*\{\s*\\text\s*\{\s*(two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}\s*\}"
+)
+_BASE_WORDS = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twelve": 12,
+    "sixteen": 16,
+}
 _DELIMITERS = (
     (r"\(", r"\)"),
     (r"\[", r"\]"),
@@ -124,7 +138,9 @@ def in_front(text: str, infix: str, command: str) -> str:
     while (place := re.search(re.escape(mark) + r"(?![A-Za-z])", text)) is not None:
         begin, end = _group_around(text, place.start())
         left, right = text[begin : place.start()].strip(), text[place.end() : end].strip()
-        outer = (begin - 1, end + 1) if begin and text[begin - 1] == "{" and text[end : end + 1] == "}" else (begin, end)
+        outer = (
+            (begin - 1, end + 1) if begin and text[begin - 1] == "{" and text[end : end + 1] == "}" else (begin, end)
+        )
         text = f"{text[: outer[0]]}\\{command}{{{left}}}{{{right}}}{text[outer[1] :]}"
     return text
 

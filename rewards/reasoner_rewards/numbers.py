@@ -68,6 +68,8 @@ _NOT_UNIT = re.compile(
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|phi|chi|psi|omega|"
     "squared|cubed|factorial|inverse|reciprocal|power|hundred|thousand|million|billion|trillion|dozen"
 )
+
+
 @dataclass(frozen=True, slots=True)
 class Number:
     """One number as an answer gives it."""
@@ -93,7 +95,11 @@ def parse_number(text: str) -> Number | None:
     unit = rest.unit
     if match["currency"]:
         money = _currency(match["currency"])
-        if unit and unit_of(unit) != money and not match["rest"].strip().startswith(("/", "per", r"\text{ per", r"\text{per")):
+        if (
+            unit
+            and unit_of(unit) != money
+            and not match["rest"].strip().startswith(("/", "per", r"\text{ per", r"\text{per"))
+        ):
             return None
         unit = money if not unit or unit_of(unit) == money else unit_of(f"{money} {match['rest']}")
     negative = "-" in (match["sign"], match["inner_sign"])

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from reasoner_rewards.numbers import parse_number
 
-_NAME = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|omega|phi|rho|tau|sigma))(?:_\{?[A-Za-z0-9]+\}?)?"
+_NAME = (
+    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|omega|phi|rho|tau|sigma))(?:_\{?[A-Za-z0-9]+\}?)?"
+)
 _MEMBER = re.compile(rf"{_NAME}(?:\([a-z]\))?\s*\\in(?![A-Za-z])\s*(?P<rest>.+)", re.DOTALL)
 _BOTH_SIGNS = re.compile(r"[A-Za-z]\s*=\s*(?P<rest>[^=]*\\pm(?![A-Za-z])[^=]*)")
 _NAMED = re.compile(r"(?P<name>[A-Za-z])(?:_\{?[0-9]+\}?)?\s*=\s*(?P<value>[^=]+)")

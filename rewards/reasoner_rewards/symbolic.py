@@ -58,7 +58,9 @@ _AMBIGUOUS = re.compile(
 _NUMBER_BELOW = re.compile(r"(/\s*[0-9]+)\s*(?=[A-Za-z]|\\(?:sqrt|pi|frac)(?![A-Za-z]))")
 _DROPPED_MARK = re.compile(r"'|\\prime(?![A-Za-z])|\^\s*\{?\s*(?:T|\\top|\\mathsf|\*|\\dagger)(?![A-Za-z])")
 """marks that the parser drops: a derivative, a transposed matrix, a conjugate"""
-_ANGLE = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*\{?[0-9]\}?)?\s*[({]?\s*[0-9]+(?:\.[0-9]+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
+_ANGLE = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*\{?[0-9]\}?)?\s*[({]?\s*[0-9]+(?:\.[0-9]+)?)\s*\^\s*\{?\s*\\circ\s*\}?"
+)
 _THOUSANDS = re.compile(r"(?<![0-9,.])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?![0-9,])")
 _IN_BASE = re.compile(r"[0-9]\s*_")
 _LARGE_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?\s*[0-9]{5}")
@@ -87,11 +89,21 @@ def same_expression(answer: str, reference: str) -> bool:
 
 
 def _same_parsed(answer: Any, reference: Any) -> bool:
-    if answer == reference and _is_scalar(answer) and answer.free_symbols:
+    if _is_scalar(answer) and answer.free_symbols and _ordered(answer) == _ordered(reference):
         return True
     for parsed in (answer, reference):
         _check_size(parsed)
     return _same(answer, reference)
+
+
+def _ordered(node: Any) -> Any:
+    """The same tree with the terms of sums and the factors of products in one order; nothing is evaluated."""
+    import sympy
+
+    arguments = [_ordered(argument) for argument in getattr(node, "args", ())]
+    if isinstance(node, (sympy.Add, sympy.Mul)):
+        arguments.sort(key=repr)
+    return (type(node).__name__, *arguments) if arguments else node
 
 
 def same_as_number(expression: str, number: Number, tolerance: float = 0.0) -> bool:
