@@ -14,7 +14,7 @@ from reasoner.records import FinishReason, Prompt, Response, SamplingParams
 
 _MARKS = ("<think>", "</think>")
 _OPENED = re.compile(r"<think>\s*$")
-_TEMPLATE_END = 16
+_TEMPLATE_END = 32
 """tokens at the end of a prompt in which the mark and the space after it are looked for"""
 _COLDEST = 0.01
 """vLLM silently raises lower temperatures to this one"""
