@@ -83,8 +83,8 @@ def _settled(text: str, options: ChoiceOptions) -> tuple[str | None, Strategy | 
     for strategy in options.extract:
         found = _LETTERS_OF[strategy](answer, options.letters)
         if strategy == "boxed" and found == set() and "statement" in options.extract:
-            if later := _statement(after_last_box(answer), options.letters):
-                strategy, found = "statement", later
+            later = _statement(after_last_box(answer), options.letters)
+            strategy, found = ("statement", later) if later else (strategy, found)
         if found is not None:
             distinct = sorted(found)
             if len(distinct) == 1:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
+from reasoner_rewards.bounds import NotMathError, TooComplexError
 from reasoner_rewards.named import Named, is_name, named_values, same_named
 from reasoner_rewards.normal import normalise, words
 from reasoner_rewards.numbers import Number, may_be_unit, parse_number, same_number
@@ -28,7 +28,7 @@ from reasoner_rewards.solutions import (
     with_both_signs,
     without_names,
 )
-from reasoner_rewards.symbolic import NotMathError, TooComplexError, same_as_number, same_expression
+from reasoner_rewards.symbolic import rounds_to, same_as_number, same_expression
 from reasoner_rewards.tex import symbols
 from reasoner_rewards.wording import is_words
 
@@ -50,8 +50,6 @@ _BARE_UNIT = re.compile(r"(.*?[0-9])\s?([A-Za-z][A-Za-z. ]*(?:/[A-Za-z]+)?)(\^\{
 _BASE = re.compile(r"(?=[A-Za-z]*[0-9])([0-9A-Za-z]+)(?:_\{?([2-9]|[12][0-9]|3[0-6])\}?)?")
 _COMMAND = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])e(?![A-Za-z])")
 _APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
-_CLOSE = Fraction(1, 20)
-"""relative difference of what an answer may call approximately equal"""
 _VARIABLES = re.compile(
     r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi)(?![A-Za-z])"
 )
@@ -155,18 +153,24 @@ def _like(values: str, reference: str) -> str:
 
 
 def _compare_approximate(answer: str, reference: str, tolerance: float) -> Verdict:
-    r"""`22/7 \approx 3.14` is either of the two, which must be about equal."""
+    r"""`22/7 \approx 3.14` is either of the two; the second must be the rounding of the first."""
     sides = [[side.strip() for side in _APPROXIMATELY.split(text) if side.strip()] for text in (answer, reference)]
-    for text in sides:
-        values = [number.value for side in text if (number := parse_number(side)) is not None]
-        if any(abs(value - values[0]) > _CLOSE * abs(values[0]) for value in values) or len(text) > 3:
-            return Verdict(False, "expression", "not a single value")
+    if any(len(text) > 2 or (len(text) == 2 and not _is_rounding(*text)) for text in sides) or not all(sides):
+        return Verdict(False, "expression", "not a single value")
     verdicts = [_compare_sides(mine, theirs, tolerance) for mine in sides[0] for theirs in sides[1]]
-    return (
-        next((verdict for verdict in verdicts if verdict.equal), verdicts[-1])
-        if verdicts
-        else Verdict(False, "expression", "nothing is compared")
-    )
+    return next((verdict for verdict in verdicts if verdict.equal), verdicts[-1])
+
+
+def _is_rounding(exact: str, rounded: str) -> bool:
+    """Whether a decimal is the correct rounding of a value, or the value is only a name."""
+    last = _EQUALS.split(exact)[-1].strip()
+    number = parse_number(rounded)
+    if number is None or is_name(last):
+        return number is not None
+    try:
+        return rounds_to(_without_unit(last), number)
+    except (TooComplexError, NotMathError):
+        return False
 
 
 def _compare(answer: str, reference: str, tolerance: float) -> Verdict:
@@ -180,6 +184,8 @@ def _compare(answer: str, reference: str, tolerance: float) -> Verdict:
     answer_number = parse_number(answer)
     if answer_number is None and number is not None and number.unit:
         answer_number = _in_unit(answer, number)
+    if number is None and answer_number is not None and answer_number.unit:
+        number = _in_unit(reference, answer_number)
     if number is not None and answer_number is not None:
         equal = same_number(answer_number, number, tolerance)
         return Verdict(equal, "number", "" if equal else "a different number")
@@ -372,7 +378,7 @@ def _without_unit(text: str) -> str:
 def _not_a_value(answer: str) -> str:
     """Why an answer cannot be the value of a number, or an empty string."""
     bare = _without_unit(answer)
-    if _SEVERAL.search(bare):
+    if _SEVERAL.search(bare) or bare.startswith("["):
         return "not a single value"
     if _ARITHMETIC.search(bare):
         return "arithmetic that is not worked out"

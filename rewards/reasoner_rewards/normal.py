@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from reasoner_rewards.latex import as_equations, one_form
+
 _CHARACTERS = str.maketrans(
     {
         "−": "-", "﹣": "-", "－": "-", "＋": "+", "％": "%", "／": "/", "．": ".", "，": ",",
@@ -17,11 +19,13 @@ _CHARACTERS = str.maketrans(
         "\u00a0": r"\,", "\u2009": r"\,", "\u202f": r"\,", "\u200b": "", "\u2060": "", "\ufeff": "",
         "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ",
         "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "…": r"\dots ", "⋯": r"\dots ", "θ": r"\theta ",
-        "（": "(", "）": ")", "［": "[", "］": "]", "【": "[", "】": "]", "｛": r"\{", "｝": r"\}", "、": ",", "；": ";",
-        "：": ":", "∶": ":", "＝": "=", "＜": "<", "＞": ">", "｜": "|", "。": ".", "＊": "*", "＾": "^", "\u3000": " ",
+        "（": "(", "）": ")", "［": "[", "］": "]", "【": "[", "】": "]", "｛": r"\{", "｝": r"\}", "、": ",",
+        "；": ";", "：": ":", "∶": ":", "＝": "=", "＜": "<", "＞": ">",
+        "｜": "|", "。": ".", "＊": "*", "＾": "^", "\u3000": " ",
     }
 )  # fmt: skip
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:[.,][0-9]+)*")
+_SPACED_NUMBER = re.compile(r"-?[1-9][0-9]{0,2}(?: [0-9]{3})+(?:\.[0-9]+)?")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9]+|[a-zA-Z]))")
@@ -40,9 +44,6 @@ _DROPPED = re.compile(
 )
 _SHOWN = re.compile(r"\\(?:boxed|fbox|textcolor\s*\{[^{}]*\}|colorbox\s*\{[^{}]*\}|underline|ensuremath)(?![A-Za-z])")
 """commands that change how their argument looks"""
-_FRAC = re.compile(r"\\(?:[dtc]|nice|s)frac(?![A-Za-z])")
-_BINOM = re.compile(r"\\[dt]binom(?![A-Za-z])")
-_SHORT_FRAC = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
 _RELATION = re.compile(r"\\(?:leq|geq|neq|leqslant|geqslant|leqq|geqq)(?![A-Za-z])")
 _PLAIN_RELATION = re.compile(r"(?<![<>=!:])(?:<=|>=|!=)(?![<>=])")
 _PLAIN_POWER = re.compile(r"(?<=[\w)}\]])\s*\*\*\s*(\{[^{}]*\}|\([^()]*\)|-?[0-9]+(?:\.[0-9]+)?|[A-Za-z])")
@@ -59,10 +60,6 @@ _FUNCTION = re.compile(
     r"(?<![A-Za-z\\])(?:(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|csc|ln|log|exp)(?=\s*[({^0-9]|\s*\\|\s+[A-Za-z](?![A-Za-z]))"
     r"|(sec|gcd|lcm)(?=\s*\())"
 )
-_PLAIN_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt\s*(?=\()")
-_SHORT_ROOT = re.compile(r"\\sqrt\s*(?:\[\s*\{?\s*([0-9]{1,2}|[a-z])\s*\}?\s*\])?\s*([0-9A-Za-z])(?![A-Za-z]*\{)")
-_ROOT_INDEX = re.compile(r"\\sqrt\s*\[\s*\{\s*([0-9]{1,2}|[a-z])\s*\}\s*\]")
-_SYSTEM = re.compile(r"\\begin\s*\{(cases|aligned|array|gathered)\}(?:\s*\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
 _LINE_END = re.compile(r"(?:\s*\\\\)+\s*$")
 _CJK = "\u4e00-\u9fff"
 _EITHER = re.compile(r"\s*(?:或者?|和|与|及|以及)\s*")
@@ -70,22 +67,8 @@ _CJK_RUN = re.compile(rf"(?<=[0-9}}%])\s*([{_CJK}]+)")
 _NEGATIVE_POWER = re.compile(r"\^\s*-\s*([0-9]+)")
 _PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 _BASE = re.compile(r"(?<=[0-9])\s*_\s*\{\s*([0-9]+)\s*\}")
-_BASE_WORD = re.compile(
-    r"(?<=[0-9])\s*_\s*\{\s*\\text\s*\{\s*(two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}\s*\}"
-)
-_BASE_WORDS = {
-    "two": 2,
-    "three": 3,
-    "four": 4,
-    "five": 5,
-    "six": 6,
-    "seven": 7,
-    "eight": 8,
-    "nine": 9,
-    "ten": 10,
-    "twelve": 12,
-    "sixteen": 16,
-}
+_BASE_WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_BASE_WORD = re.compile(rf"(?<=[0-9])\s*_\s*\{{\s*\\text\s*\{{\s*({'|'.join(_BASE_WORDS)})\s*\}}\s*\}}")
 _DELIMITERS = (
     (r"\(", r"\)"),
     (r"\[", r"\]"),
@@ -102,6 +85,8 @@ def normalise(text: str) -> str:
     r"""The answer without delimiters, spacing commands and typographic variants; words stay inside `\text{}`."""
     if _PLAIN_NUMBER.fullmatch(text):
         return text
+    if _SPACED_NUMBER.fullmatch(text):
+        return text.replace(" ", "")
     text = _EITHER.sub(", ", text) if _EITHER.search(text) else text
     text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
     text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), text.translate(_CHARACTERS))
@@ -109,14 +94,12 @@ def normalise(text: str) -> str:
     if len(_DOLLAR.findall(text)) % 2 == 0:  # pairs delimit mathematics; a single one is money
         text = _DOLLAR.sub(" ", text)
     text = _strip_delimiters(_LINE_END.sub("", text.strip()))
-    text = _as_equations(text) if "\\begin" in text else text
+    text = as_equations(text) if "\\begin" in text else text
     text = _ROMAN_CONSTANT.sub(r" \1 ", _CJK_RUN.sub(r"\\text{\1}", text))
     text = _DIGIT_SPACE.sub(",", _WRAPPER.sub(r"\\text{", text))
     text = _TEXT.sub(_unwrap_if_not_words, text)
     text = _DROPPED.sub("", _SHOWN.sub("", text))
-    text = in_front(in_front(text, "over", "frac"), "choose", "binom")
-    text = _SHORT_FRAC.sub(r"\\frac{\1}{\2}", _FRAC.sub(r"\\frac", _BINOM.sub(r"\\binom", text)))
-    text = _SHORT_ROOT.sub(_braced_root, _ROOT_INDEX.sub(r"\\sqrt[\1]", _plain_roots(text)))
+    text = one_form(text)
     text = _PLAIN_POWER.sub(lambda power: "^{" + power[1].strip("{}()") + "}", text)
     text = _PLAIN_RELATION.sub(lambda found: {"<": r"\le ", ">": r"\ge ", "!": r"\ne "}[found.group()[0]], text)
     text = _RELATION.sub(lambda relation: relation.group()[:3], text).replace("\\varnothing", "\\emptyset")
@@ -124,68 +107,12 @@ def normalise(text: str) -> str:
     text = _DOTS.sub(r"\\dots ", _SETS.sub(r"\\mathbb{\1}", _DEGREE.sub(r"^{\\circ}", text)))
     text = _MODULO.sub(lambda found: r"\pmod{" + next(filter(None, found.groups()), "").strip() + "}", text)
     text = _APPROXIMATELY.sub(r"\\approx", text).replace(r"\colon", ":")
-    text = _PI.sub(r"\\pi", _BASE.sub(r"_\1", _BASE_WORD.sub(lambda base: f"_{_BASE_WORDS[base[1]]}", text)))
+    text = _PI.sub(r"\\pi", _BASE.sub(r"_\1", _BASE_WORD.sub(lambda base: f"_{_BASE_WORDS.index(base[1]) + 2}", text)))
     text = _NEGATIVE_POWER.sub(r"^{-\1}", text)
     text = " ".join(_SPACE.sub(" ", _GAP.sub(", ", text)).split())
     if text[:1] in "–—" and text[1:].strip()[:1].isdigit():
         text = "-" + text[1:]
     return _strip_delimiters(text)
-
-
-def in_front(text: str, infix: str, command: str) -> str:
-    r"""`\frac{a}{b}` of `{a \over b}`; the operator splits the group in which it stands."""
-    mark = "\\" + infix
-    while (place := re.search(re.escape(mark) + r"(?![A-Za-z])", text)) is not None:
-        begin, end = _group_around(text, place.start())
-        left, right = text[begin : place.start()].strip(), text[place.end() : end].strip()
-        outer = (
-            (begin - 1, end + 1) if begin and text[begin - 1] == "{" and text[end : end + 1] == "}" else (begin, end)
-        )
-        text = f"{text[: outer[0]]}\\{command}{{{left}}}{{{right}}}{text[outer[1] :]}"
-    return text
-
-
-def _group_around(text: str, place: int) -> tuple[int, int]:
-    """Where the contents of the innermost braces around a place begin and end."""
-    begin, depth = place, 0
-    while begin > 0 and (depth or text[begin - 1] != "{"):
-        begin -= 1
-        depth += {"}": 1, "{": -1}.get(text[begin], 0)
-    end, depth = place, 0
-    while end < len(text) and (depth or text[end] != "}"):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        end += 1
-    return begin, end
-
-
-def _plain_roots(text: str) -> str:
-    r"""`\sqrt{...}` of `sqrt(...)`."""
-    while (place := _PLAIN_ROOT.search(text)) is not None:
-        end, depth = place.end(), 0
-        while end < len(text):
-            depth += {"(": 1, ")": -1}.get(text[end], 0)
-            end += 1
-            if depth == 0:
-                break
-        if depth:
-            return text
-        text = f"{text[: place.start()]}\\sqrt{{{text[place.end() + 1 : end - 1]}}}{text[end:]}"
-    return text
-
-
-def _braced_root(root: re.Match[str]) -> str:
-    index = f"[{root[1]}]" if root[1] else ""
-    return rf"\sqrt{index}{{{root[2]}}}"
-
-
-def _as_equations(text: str) -> str:
-    r"""The equations of a system (`cases`, `aligned`), with commas between them; piecewise definitions as they are."""
-    found = _SYSTEM.fullmatch(text)
-    if found is None:
-        return text
-    lines = [line.replace("&", "").strip().rstrip(",;. ") for line in found[2].split(r"\\")]
-    lines = [line for line in lines if line]
-    return ", ".join(lines) if lines and all("=" in line for line in lines) else text
 
 
 def words(text: str) -> str:

@@ -55,6 +55,7 @@ _REST = re.compile(
     rf"(?P<unit>{_UNIT})(?:\s*\\?(?P<symbol>[$€£¥₹¢]))?\s*\.?"
 )
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_CJK_CHANGES = re.compile("半|分之|多|几|余")
 _CJK_SCALES = {"百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8}
 _SHORT_UNIT = re.compile("[kcm]m|[km]g|ml|hrs?|ft|in|oz|lbs?|mi|yds?|[ap]m|kw|hz|k?mph|sq|cu|deg|usd|eur|gbp")
 _SYMBOLS = {"$": "usd", "US$": "usd", "US\\$": "usd", "€": "eur", "£": "gbp", "¥": "yen", "₹": "rupee", "¢": "cent"}
@@ -192,7 +193,7 @@ def may_be_unit(text: str) -> bool:
 
 
 def _changes_value(words: Iterable[str]) -> bool:
-    return any(_NOT_UNIT.fullmatch(word.strip(".,'()\\")) for word in words)
+    return any(_NOT_UNIT.fullmatch(word.strip(".,'()\\")) or _CJK_CHANGES.search(word) for word in words)
 
 
 def _is_unit_letter(text: str) -> bool:

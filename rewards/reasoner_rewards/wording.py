@@ -12,11 +12,13 @@ from reasoner_rewards.normal import words
 _LETTERS = re.compile(r"[^\W\d_](?:[^\W\d_]|[ .,'’&-])*")
 _RUN = re.compile(r"[^\W\d_]+")
 _VOWEL = re.compile("[aeiouy]")
-_SHORT = frozenset(
-    "yes no odd one two six ten zero red all any none both true even max min left right up down top east west win "
-    "tie draw day dog cat man boy girl mom dad son sun mon tue wed thu fri sat not the is are of to at in on it and "
-    "or day may june july spring never less more equal".split()
-)
+_SHORT = frozenset({
+    "yes", "no", "odd", "one", "two", "six", "ten", "zero", "red", "all", "any", "none", "both", "true", "even",
+    "max", "min", "left", "right", "up", "down", "top", "east", "west", "win", "tie", "draw", "day", "dog", "cat",
+    "man", "boy", "girl", "mom", "dad", "son", "sun", "mon", "tue", "wed", "thu", "fri", "sat", "not", "the", "is",
+    "are", "of", "to", "at", "in", "on", "it", "and", "or", "may", "june", "july", "spring", "never", "less",
+    "more", "equal",
+})  # fmt: skip
 _CONSONANTS = re.compile("[bcdfghjklmnpqrstvwxz]{4}")
 
 

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from reasoner import Problem, Response, Score
 from reasoner.errors import ConfigError
+from reasoner_rewards.bounds import TooComplexError
 from reasoner_rewards.equality import compare
 from reasoner_rewards.math import math
 from reasoner_rewards.numbers import is_endless
-from reasoner_rewards.symbolic import TooComplexError, same_expression
+from reasoner_rewards.symbolic import same_expression
 
 CASES = Path(__file__).parent / "cases" / "math_cases.jsonl"
 GSM8K = os.environ.get("REASONER_GSM8K", "")
