@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from reasoner import TEXT_ONLY
 from reasoner_rewards.bounds import NotMathError, TooComplexError
 from reasoner_rewards.named import Named, is_name, named_values, same_named
 from reasoner_rewards.normal import normalise, words
 from reasoner_rewards.numbers import Number, may_be_unit, parse_number, same_number
-from reasoner_rewards.ratios import same_ratio
+from reasoner_rewards.ratios import is_ratio, same_ratio
 from reasoner_rewards.solutions import (
     interval_of,
     is_increasing,
@@ -28,7 +29,7 @@ from reasoner_rewards.solutions import (
     with_both_signs,
     without_names,
 )
-from reasoner_rewards.symbolic import rounds_to, same_as_number, same_expression
+from reasoner_rewards.symbolic import is_expression, rounds_to, same_as_number, same_expression
 from reasoner_rewards.tex import symbols
 from reasoner_rewards.wording import is_words
 
@@ -107,6 +108,24 @@ def _same_notation(answer: str, reference: str) -> tuple[str, str]:
     if given and (is_interval(reference) or is_increasing(reference)):
         return given[1], reference
     return answer, reference
+
+
+@lru_cache(maxsize=512)  # the responses of a group share their reference
+def kind_of(reference: str) -> str:
+    """How a reference is read: number, words, ratio, list, expression, or `TEXT_ONLY` when it is not understood."""
+    text = normalise(reference)
+    if (named := named_values(text)) is not None:
+        text = named.values
+    if parse_number(text) is not None:
+        return "number"
+    if _is_only_text(text):
+        return "words"
+    if is_ratio(text):
+        return "ratio"
+    listed = _several(text)
+    if listed is not None and len(listed.elements) > 1:
+        return TEXT_ONLY if any(kind_of(element) == TEXT_ONLY for element in listed.elements) else "list"
+    return "expression" if is_expression(_without_unit(text)) else TEXT_ONLY
 
 
 def _compare_sides(answer: str, reference: str, tolerance: float) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from reasoner import Problem, Response, Score, reward
-from reasoner_rewards.equality import compare
+from reasoner_rewards.equality import compare, kind_of
 from reasoner_rewards.extraction import Mode, final_answer, reference_answer
 
 
@@ -27,8 +27,12 @@ def _prepare() -> None:
     compare(r"\frac{x+1}{2}", r"\sqrt{3}")
 
 
+def _reads(problem: Problem) -> str:
+    return kind_of(_reference(problem))
+
+
 # A verification takes micro- to milliseconds.
-@reward("math", timeout_s=5.0, prepare=_prepare)
+@reward("math", timeout_s=5.0, prepare=_prepare, reads=_reads)
 def math(problem: Problem, response: Response, *, options: MathOptions) -> Score:
     r"""1.0 if the final answer equals the reference answer, else 0.0.
 
@@ -43,15 +47,20 @@ def math(problem: Problem, response: Response, *, options: MathOptions) -> Score
     Raises:
         ValueError: the reference has no answer to compare with (the problem is broken, not the response).
     """
+    reference = _reference(problem)
+    found = final_answer(response.text, options.extract)
+    parts = {"extracted": found.answer, "method": found.method, "reference": reference, "reads": kind_of(reference)}
+    if found.answer is None:
+        return Score(0.0, {**parts, "means": "none"}, found.problem)
+    verdict = compare(found.answer, reference, options.tolerance)
+    return Score(float(verdict.equal), {**parts, "means": verdict.means}, verdict.reason)
+
+
+def _reference(problem: Problem) -> str:
     reference = reference_answer(problem.answer)
     if reference.answer is None:
         raise ValueError(
             f"problem {problem.id!r} has no reference answer: {reference.problem}; got {problem.answer[:80]!r}. "
             "Give the answer as it is, after '####', or in \\boxed{}."
         )
-    found = final_answer(response.text, options.extract)
-    parts = {"extracted": found.answer, "method": found.method, "reference": reference.answer}
-    if found.answer is None:
-        return Score(0.0, {**parts, "means": "none"}, found.problem)
-    verdict = compare(found.answer, reference.answer, options.tolerance)
-    return Score(float(verdict.equal), {**parts, "means": verdict.means}, verdict.reason)
+    return reference.answer

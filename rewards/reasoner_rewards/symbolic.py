@@ -75,6 +75,19 @@ def same_as_number(expression: str, number: Number, tolerance: float = 0.0) -> b
     return _guarded(lambda: _has_value(_parse(expression), number, tolerance))
 
 
+def is_expression(text: str) -> bool:
+    """Whether a normalised LaTeX text is understood and inside the bounds."""
+
+    def check() -> bool:
+        check_size(_understand(text, True))
+        return True
+
+    try:
+        return _guarded(check)
+    except (TooComplexError, NotMathError):
+        return False
+
+
 def rounds_to(expression: str, rounded: Number) -> bool:
     """Whether a number is what a LaTeX text without variables is rounded to, at the digits that it has.
 
