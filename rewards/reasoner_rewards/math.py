@@ -15,8 +15,8 @@ class MathOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     extract: Mode = "strict"
-    """`strict`: only `\\boxed{}` and `####`; `lenient`: also "the answer is" and the last number, to evaluate models
-    that were never told a format"""
+    """`strict`: only `\\boxed{}` and `####`; `lenient`: also "the answer is", the last formula and the last number, to
+    evaluate models that were never told a format"""
     tolerance: float = Field(default=0.0, ge=0.0, lt=1.0)
     """relative difference up to which a number equals the reference; 0: none, but a decimal with six significant digits
     or more may be the correct rounding of a fraction or root"""
@@ -39,8 +39,8 @@ def math(problem: Problem, response: Response, *, options: MathOptions) -> Score
     Only the final answer counts, extracted by the same means from the response and from the reference
     (`extraction.py`). `extract="strict"`, the default, takes an answer only from the last `\boxed{}` or a `#### n`
     line: what a policy is trained on must say which of its numbers is the answer, otherwise a rambling text is
-    rewarded for the number that it happens to end with. `extract="lenient"` also takes "the answer is ..." and the
-    last number, to evaluate models that were never told a format.
+    rewarded for the number that it happens to end with. `extract="lenient"` also takes "the answer is ...", the
+    last formula and the last number, to evaluate models that were never told a format.
 
     Assumption: `response.text` is what the policy wrote, without the prompt.
 
