@@ -26,6 +26,7 @@ from reasoner.overlap import keep_apart
 from reasoner.plan import describe_offline, describe_plan
 from reasoner.prompts import render
 from reasoner.records import Problem, Prompt, ScoredGroup
+from reasoner.references import read_references
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
 from reasoner.safe_text import printable
@@ -110,6 +111,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         for source in SOURCES
         if training and source != "online" and config.gro.reads(source)
     }
+    facts |= _readings(config, manager, [*splits.train, *splits.eval])
     facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
     facts |= {"hub": said_offline()} if said_offline() else {}
     held_out, train = prompts(splits.eval), prompts(splits.train)
@@ -128,6 +130,13 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         offline=offline,
         streams={source: _stream(config, source, data) for source, data in offline.items()},
     )
+
+
+def _readings(config: Config, manager: pluggy.PluginManager, problems: Sequence[Problem]) -> dict[str, str]:
+    """How the reward sources that say so read the references."""
+    sources = plugins.reward_sources(manager)
+    found = {reward.source: read_references(sources[reward.source], problems) for reward in config.rewards}
+    return {f"references of {source}": str(readings) for source, readings in found.items() if readings and problems}
 
 
 def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:

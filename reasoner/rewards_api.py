@@ -23,6 +23,9 @@ SEES: Mapping[Granularity, str] = MappingProxyType(
 )
 """the positional parameters of a function"""
 
+TEXT_ONLY = "text only"
+"""what `RewardSource.reads` says of a reference that is compared as text and not understood"""
+
 RewardFunction = Callable[..., Any]
 """It returns `float | Score | None`, or a sequence of them for a group or batch, with an exception in the place of a
 response that it failed on; or it is `async def` and its result does."""
@@ -44,6 +47,9 @@ class RewardSource:
     """runs once in the scoring host before it forks workers: slow imports belong here, not into a call's deadline"""
     preflight: Callable[[Any], str] | None = None
     """takes the options (a model) in the main process before anything is loaded; see `RewardSource.ready`"""
+    reads: Callable[[Problem], str] | None = None
+    """in a word or two how it reads a problem's reference, `TEXT_ONLY` where it only compares texts; raises ValueError
+    for one that it cannot compare with. Looked at before a run starts (`reasoner.references`)"""
     granularity: Granularity = "response"
     """what one call sees"""
     workers: int | None = None
@@ -101,6 +107,7 @@ def reward(
     timeout_s: float = 5.0,
     prepare: Callable[[], None] | None = None,
     preflight: Callable[[Any], str] | None = None,
+    reads: Callable[[Problem], str] | None = None,
     granularity: Granularity = "response",
     workers: int | None = None,
     limit_memory: bool = True,
@@ -144,6 +151,7 @@ def reward(
             summary=(inspect.getdoc(function) or "").partition("\n")[0],
             prepare=prepare,
             preflight=preflight,
+            reads=reads,
             granularity=granularity,
             workers=workers,
             limit_memory=limit_memory,

@@ -40,7 +40,7 @@ def test_strict_takes_the_last_marked_answer(text: str, answer: str) -> None:
         ("the answer is 6", "there is no"),
         (r"\boxed{6} \boxed{}", "empty"),
         (r"\boxed{6} \boxed{7", "closed"),
-        (r"\boxed 7", "closed"),
+        (r"\boxed \frac12", "closed"),
         ("<think> \\boxed{6}", "think"),
         (r"\boxed{6} </think> done", "there is no"),
         ("#### ", "empty"),
