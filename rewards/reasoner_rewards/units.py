@@ -25,7 +25,8 @@ _NAMES = {
     "kilogram": "kg", "kilo": "kg", "gram": "g", "milligram": "mg", "lb": "pound", "ounce": "oz", "tonne": "t",
     "liter": "l", "litre": "l", "milliliter": "ml", "millilitre": "ml", "gallon": "gal", "quart": "qt",
     "degree": "deg", "radian": "rad", "newton": "N", "joule": "J", "watt": "W", "kilowatt": "kW", "volt": "V",
-    "ampere": "A", "amp": "A", "ohm": "ohm", "hertz": "Hz", "pascal": "Pa", "kw": "kW", "hz": "Hz", "yuan": "yuan", "people": "person", "men": "man",
+    "ampere": "A", "amp": "A", "ohm": "ohm", "hertz": "Hz", "pascal": "Pa", "kw": "kW", "hz": "Hz", "yuan": "yuan",
+    "people": "person", "men": "man",
     "women": "woman", "children": "child", "mice": "mouse", "unit": "unit",
 }  # fmt: skip
 MEASURES = frozenset(_NAMES.values()) - {"person", "man", "woman", "child", "mouse"}
