@@ -21,6 +21,7 @@ from reasoner_rewards.normal import normalise, words
 from reasoner_rewards.numbers import Number, may_be_unit, parse_number, same_number
 from reasoner_rewards.ratios import is_ratio, same_ratio
 from reasoner_rewards.solutions import (
+    condition_of,
     interval_of,
     is_increasing,
     is_interval,
@@ -40,6 +41,11 @@ MAX_ELEMENTS = 24
 
 _POINTS = re.compile("[A-Z]{2,}")
 _CHOICE = re.compile(r"\(?([A-Z])\)?")
+_LABELLED = re.compile(r"\(([A-H])\)(?!.*\([A-H]\)).*", re.DOTALL)
+"""a choice with what it says: `(B) 12`"""
+_CHOICES = re.compile("(?=[A-H]{2,5}$)A?B?C?D?E?F?G?H?")
+"""several choices: `ABD`"""
+_BETWEEN_CHOICES = re.compile(r"[\s,&]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
 _EQUALS = re.compile(r"(?<![\\<>!=:])=(?!=)")
 _SEVERAL = re.compile(
     r"[,;<>]|\\(?:pm|mp|le|ge|ne|lt|gt|in|cup|approx|text)(?![A-Za-z])|(?<![A-Za-z])(?:or|and)(?![A-Za-z])"
@@ -96,6 +102,7 @@ def compare(answer: str, reference: str, tolerance: float = 0.0) -> Verdict:
 
 def _same_notation(answer: str, reference: str) -> tuple[str, str]:
     """Both as intervals, where one of them is an inequality that the other can be compared with."""
+    answer, reference = condition_of(answer), condition_of(reference)
     if (inside := member_of(answer)) and (_INEQUALITY.search(reference) or is_increasing(reference)):
         answer = inside
     if not (_INEQUALITY.search(answer) or _INEQUALITY.search(reference)):
@@ -195,8 +202,9 @@ def _is_rounding(exact: str, rounded: str) -> bool:
 def _compare(answer: str, reference: str, tolerance: float) -> Verdict:
     if _same_text(answer, reference):
         return Verdict(True, "text")
-    if (same := same_ratio(answer, reference)) is not None:
-        return Verdict(same, "collection", "" if same else "a different ratio or time")
+    ratio = same_ratio(answer, reference, lambda mine, theirs: _compare(mine, theirs, tolerance).equal)
+    if ratio is not None:
+        return Verdict(ratio, "collection", "" if ratio else "a different ratio or time")
     number = _reference_number(reference)
     if number is not None and (inside := _IN_BRACKETS.fullmatch(answer)):
         answer = inside[1].strip()
@@ -249,8 +257,10 @@ def _same_text(answer: str, reference: str) -> bool:
         return left.casefold() == right.casefold()
     if symbols(answer) == symbols(reference):
         return True
-    choice, wanted = _CHOICE.fullmatch(left), _CHOICE.fullmatch(right)
-    return choice is not None and wanted is not None and choice[1] == wanted[1]
+    choice, wanted = _CHOICE.fullmatch(left) or _LABELLED.fullmatch(left), _CHOICE.fullmatch(right)
+    if choice is not None and wanted is not None:
+        return choice[1] == wanted[1]
+    return bool(_CHOICES.fullmatch(right)) and "," in left and _BETWEEN_CHOICES.sub("", left) == right
 
 
 def _is_only_text(reference: str) -> bool:

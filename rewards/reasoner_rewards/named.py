@@ -19,10 +19,15 @@ _NAME = re.compile(
     r"|\|?\s*(?:\\(?:overline|vec|overrightarrow)\s*\{)?\s*[A-Z]{2,3}\s*\}?\s*\|?"  # AB, |AB|, \overline{AB}
     rf"|\|\s*(?:\\vec\s*\{{?)?{_ATOM}\}}?\s*\|"  # |z|
     r"|m?\s*\\angle\s*(?:[A-Z]{1,3}|\{[A-Z]{1,3}\})(?:_[0-9])?"
+    r"|\\(?:sin|cos|tan|cot)\s*\{?\s*(?:\\angle\s*)?(?:[A-Z]{1,3}|\\(?:alpha|beta|gamma|theta|phi)(?![A-Za-z]))\s*\}?"
+    rf"|\\(?:max|min)\s*\{{?\s*{_ATOM}(?:\s*\([^()=]{{1,20}}\))?\s*\}}?"  # max f(x)
+    r"|P\s*\([^()]{1,40}\)"  # P(X=2)
     r"|\\text\s*\{[^{}=]*\}(?:\s*\([^()=]*\))?|[A-Za-z]{3,}(?: [A-Za-z]+)*"  # words
     rf"|{_ATOM}(?:\s*:\s*{_ATOM})+"  # V_1:V_2
     r")"
 )
+_SUM = re.compile(r"(?![xyz])[a-z](?:\s*\+\s*(?![xyz])[a-z])+")
+"""`m+n`, which names what was asked for; `x+y = 10` is a line"""
 _TUPLE = re.compile(rf"\(\s*{_ATOM}(?:\s*,\s*{_ATOM})+\s*\)")
 _EQUALS = re.compile(r"(?<![\\<>!=:])=(?!=)|\\equiv(?![A-Za-z])")
 _SEPARATORS = re.compile(
@@ -53,6 +58,17 @@ class Named:
             return ", ".join(self.solutions[0].values())
         several = len(self.names) > 1
         return ", ".join(f"({found})" if several else found for found in map(_joined, self.solutions))
+
+
+def _sides(text: str) -> list[str]:
+    """At equal signs outside brackets."""
+    sides, start = [], 0
+    for sign in _EQUALS.finditer(text):
+        before = text[: sign.start()]
+        if before.count("(") <= before.count(")") and before.count("{") <= before.count("}"):
+            sides.append(text[start : sign.start()].strip())
+            start = sign.end()
+    return [*sides, text[start:].strip()]
 
 
 def is_name(text: str) -> bool:
@@ -97,7 +113,7 @@ def _agree(found: dict[str, str], wanted: dict[str, str], same: Same) -> bool:
 
 def _one(text: str) -> dict[str, str] | list[dict[str, str]] | None:
     """`name = value`, or `(x, y) = (1, 2)`, or that with several tuples."""
-    sides = [side.strip() for side in _EQUALS.split(text)]
+    sides = _sides(text)
     if len(sides) != 2 or not sides[1]:
         return None
     left, right = sides
@@ -108,7 +124,7 @@ def _one(text: str) -> dict[str, str] | list[dict[str, str]] | None:
             return None
         found = [dict(zip(names, values, strict=True)) for values in tuples]
         return found[0] if len(found) == 1 else found
-    if not is_name(left) or _split(right, ",")[1:]:
+    if not (is_name(left) or _SUM.fullmatch(left)) or _split(right, ",")[1:]:
         return None
     return {_key(left): right}
 

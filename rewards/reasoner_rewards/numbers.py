@@ -10,12 +10,13 @@ Values are `Fraction`s; nothing is rounded. What is not fully understood is not 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from reasoner_rewards.units import same_unit, unit_of
+from reasoner_rewards.units import MEASURES, same_unit, unit_of
 
 MAX_DIGITS = 100
 """digits of one literal"""
@@ -55,11 +56,12 @@ _REST = re.compile(
     rf"(?P<unit>{_UNIT})(?:\s*\\?(?P<symbol>[$€£¥₹¢]))?\s*\.?"
 )
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_CJK_CHANGES = re.compile("半|分之|多|几|余")
+_CJK_CHANGES = re.compile("半|分之|多|几|余|以上|以下|以内|左右|不到|超过|大约")
 _CJK_SCALES = {"百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8}
 _SHORT_UNIT = re.compile("[kcm]m|[km]g|ml|hrs?|ft|in|oz|lbs?|mi|yds?|[ap]m|kw|hz|k?mph|sq|cu|deg|usd|eur|gbp")
 _SYMBOLS = {"$": "usd", "US$": "usd", "US\\$": "usd", "€": "eur", "£": "gbp", "¥": "yen", "₹": "rupee", "¢": "cent"}
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_CJK_SCALE = re.compile("[百千万亿]+")
 _LETTER_UNIT = re.compile("[smghlLNJWVAKCFTH]")
 """units of one letter, in `\\text{}` only: `\\mathrm{e}`, `\\mathrm{i}` are numbers, `\\text{M}` is a factor"""
 _NOT_UNIT = re.compile(
@@ -90,7 +92,7 @@ def parse_number(text: str) -> Number | None:
     if match is None or text.endswith("..") or (match["sign"] and match["inner_sign"]):
         return None
     magnitude = _magnitude(match)
-    rest = _Rest.parse(match["rest"])
+    rest = _Rest.parse(match["rest"], money=bool(match["currency"]))
     if magnitude is None or rest is None:
         return None
     unit = rest.unit
@@ -163,22 +165,29 @@ class _Rest:
     unit: str
 
     @classmethod
-    def parse(cls, text: str) -> _Rest | None:
-        """What follows the magnitude; None when it is more than a scale word, a percent sign and a unit."""
+    def parse(cls, text: str, money: bool) -> _Rest | None:
+        """What follows the magnitude; None when it is more than a scale word, a percent sign and a unit.
+
+        Args:
+            money: a currency stands before the magnitude, so that `/h` is a unit and no division.
+        """
         match = _REST.fullmatch(text)
         if match is None:
             return None
         unit = match["unit"] or match["symbol"] or ""
         named = _TEXT.sub(r" \1 ", unit).split()
-        scale = _SCALES.get(named[0].lower().rstrip("s"), 0) or _CJK_SCALES.get(named[0], 1) if named else 1
+        scale = _SCALES.get(named[0].lower().rstrip("s"), 1) if named else 1
         if scale != 1:
             named, unit = named[1:], unit.replace(named[0], "", 1)
+        elif named and unit_of(named[0]) not in MEASURES and (large := _CJK_SCALE.match(named[0])):
+            scale = math.prod(_CJK_SCALES[each] for each in large.group())
+            unit = unit.replace(large.group(), "", 1)
         if named == ["times"]:
             named, unit = [], ""
         bare = unit[: unit.find(r"\text")] if r"\text" in unit else unit
         if _changes_value(word.lower() for word in named) or not all(map(_is_unit_letter, _TEXT.findall(unit))):
             return None
-        if (bare.strip() and not _names_unit(bare)) or re.match(r"\s*\^", unit):
+        if (bare.strip() and not _names_unit(bare, money)) or re.match(r"\s*\^", unit):
             return None
         percent = match["percent"] is not None
         if named and named[0].lower() in ("percent", "percentage", "pct"):
@@ -201,10 +210,10 @@ def _is_unit_letter(text: str) -> bool:
     return len(letter) != 1 or not letter.isascii() or _LETTER_UNIT.fullmatch(letter) is not None
 
 
-def _names_unit(bare: str) -> bool:
+def _names_unit(bare: str, money: bool) -> bool:
     """Letters outside `\\text{}` are a unit, not variables: a known short one, or a word of three letters after a
     space."""
-    if bare.strip() in _SYMBOLS or bare.lstrip().startswith(("/", "per ")):
+    if bare.strip() in _SYMBOLS or bare.lstrip().startswith(("/", "per ") if money else "per "):
         return True
     first = bare.lower().split()[0].strip(".'").split("/")[0].split("^")[0]
     known = _SHORT_UNIT.fullmatch(first) or not first.isascii()

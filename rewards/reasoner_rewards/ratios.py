@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+from collections.abc import Callable
 from math import gcd
 
 from reasoner_rewards.normal import words
 from reasoner_rewards.numbers import parse_number
 
+Same = Callable[[str, str], bool]
+
 _TO = re.compile(r"(?<=[0-9A-Za-z)}])\s*(?:\\text\s*\{\s*to\s*\}|(?<![A-Za-z])to(?![A-Za-z]))\s*")
+_TERM = r"[^\s:A-Za-z]*[0-9A-Za-z)}]"
+_TERMS_TO = re.compile(rf"{_TERM}(?:{_TO.pattern}{_TERM})+")
 _TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])(?::([0-5][0-9]))?")
 _CLOCK = re.compile(r"([0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?) ?([ap])\.?m\.?", re.IGNORECASE)
 
 
+def as_ratio(text: str) -> str:
+    """`3:2` of `3 to 2`."""
+    return _TO.sub(":", text) if _TERMS_TO.fullmatch(text) else text
+
+
 def is_ratio(text: str) -> bool:
     """Whether a normalised text is several terms with colons between them."""
+    text = as_ratio(text)
     return ":" in text and all(part.strip() for part in text.split(":")) and "=" not in text and "\\{" not in text
 
 
-def same_ratio(answer: str, reference: str) -> bool | None:
-    """Whether both are the same ratio or time; None: neither, or terms that are no numbers, which text compares."""
+def same_ratio(answer: str, reference: str, same: Same) -> bool | None:
+    """Whether both are the same ratio or time; None: the reference is neither.
+
+    Args:
+        same: whether two terms are equal.
+    """
     if not is_ratio(reference):
         return False if is_ratio(answer) and parse_number(reference) is not None else None
-    given = _TO.sub(":", answer)
+    given, reference = as_ratio(answer), as_ratio(reference)
     clock, wanted_clock = _CLOCK.fullmatch(words(given)), _CLOCK.fullmatch(words(reference))
     if wanted_clock is not None:
         return clock is not None and _same_clock(clock, wanted_clock)
@@ -31,23 +45,27 @@ def same_ratio(answer: str, reference: str) -> bool | None:
         given = clock[1]
     if not is_ratio(given):
         return False
-    mine, theirs = _terms(given), _terms(reference)
-    if mine is None or theirs is None:
-        return None
-    if mine == theirs:
-        return True
-    if len(mine) != len(theirs) or _is_time(reference) or _is_time(given) or not all(mine) or not all(theirs):
+    mine, theirs = ([part.strip() for part in text.split(":")] for text in (given, reference))
+    if len(mine) != len(theirs):
         return False
-    return len({left / right for left, right in zip(mine, theirs, strict=True)}) == 1
+    if all(map(same, mine, theirs)):
+        return True
+    if _is_time(reference) or _is_time(given):
+        return False
+    crossed = [
+        (rf"({left})\cdot({theirs[0]})", rf"({right})\cdot({mine[0]})")
+        for left, right in zip(mine, theirs, strict=True)
+    ]
+    numbers = [parse_number(term) for term in (*mine, *theirs)]
+    if None not in numbers:
+        values = [number.value for number in numbers if number is not None]
+        left, right = values[: len(mine)], values[len(mine) :]
+        return all(left) and all(right) and len({x / y for x, y in zip(left, right, strict=True)}) == 1
+    return all(same(one, other) for one, other in crossed[1:])
 
 
 def _same_clock(answer: re.Match[str], reference: re.Match[str]) -> bool:
     return answer[1].lstrip("0") == reference[1].lstrip("0") and answer[2].lower() == reference[2].lower()
-
-
-def _terms(text: str) -> list[Fraction] | None:
-    numbers = [parse_number(part.strip()) for part in text.split(":")]
-    return None if None in numbers else [number.value for number in numbers if number is not None]
 
 
 def _is_time(text: str) -> bool:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from reasoner_rewards.numbers import parse_number
+from reasoner_rewards.symbolic import value_of
 
 _NAME = (
     r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|omega|phi|rho|tau|sigma))(?:_\{?[A-Za-z0-9]+\}?)?"
 )
 _MEMBER = re.compile(rf"{_NAME}(?:\([a-z]\))?\s*\\in(?![A-Za-z])\s*(?P<rest>.+)", re.DOTALL)
+_BUILDER = re.compile(
+    rf"\\\{{\s*{_NAME}\s*(?:\\in\s*\\mathbb\{{R\}}\s*)?(?:\\mid(?![A-Za-z])|\\vert(?![A-Za-z])|\||:)(?P<condition>.+)\\\}}",
+    re.DOTALL,
+)
 _BOTH_SIGNS = re.compile(r"[A-Za-z]\s*=\s*(?P<rest>[^=]*\\pm(?![A-Za-z])[^=]*)")
 _NAMED = re.compile(r"(?P<name>[A-Za-z])(?:_\{?[0-9]+\}?)?\s*=\s*(?P<value>[^=]+)")
 _RELATION = re.compile(r"\\(?:le|ge|lt|gt)(?![A-Za-z])|[<>]")
@@ -35,6 +39,12 @@ def set_of(text: str) -> str:
         return both["rest"]
     member = _MEMBER.fullmatch(text)
     return member["rest"] if member and (member["rest"].startswith(r"\{") or is_interval(member["rest"])) else text
+
+
+def condition_of(text: str) -> str:
+    r"""`x > 2` of `\{x \mid x > 2\}` and of `\{x \in \mathbb{R} : x > 2\}`; any other text as it is."""
+    builder = _BUILDER.fullmatch(text)
+    return builder["condition"].strip() if builder else text
 
 
 def member_of(text: str) -> str:
@@ -69,8 +79,8 @@ def is_increasing(text: str) -> bool:
     found = _INTERVAL.fullmatch(text)
     if found is None or "," not in text:
         return False
-    low, high = (parse_number(part.strip()) for part in text[1:-1].split(","))
-    return low is not None and high is not None and low.value < high.value
+    low, high = (value_of(part.strip()) for part in text[1:-1].split(","))
+    return low is not None and high is not None and low < high
 
 
 def is_interval(text: str) -> bool:

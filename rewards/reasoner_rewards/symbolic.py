@@ -33,6 +33,9 @@ _ANGLE = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*\{?[0-9]\}?)?\s*[({]?\s*[0-9]+(?:\.[0-9]+)?)\s*\^\s*\{?\s*\\circ\s*\}?"
 )
 _THOUSANDS = re.compile(r"(?<![0-9,.])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?![0-9,])")
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\_{])i(?![A-Za-z])|(?<=[{^])\s*-?i(?![A-Za-z])")
+_INDEX = re.compile(r"_\s*\{?\s*i(?![A-Za-z])|i\s*=")
+"""`i` that counts something"""
 _BINOMIAL = re.compile(r"\\binom\s*\{\s*([0-9]{1,3})\s*\}\s*\{\s*([0-9]{1,3})\s*\}")
 _FLIPPED = {">": "<", ">=": "<="}
 
@@ -86,6 +89,23 @@ def is_expression(text: str) -> bool:
         return _guarded(check)
     except (TooComplexError, NotMathError):
         return False
+
+
+def value_of(text: str) -> float | None:
+    """The value of a LaTeX text that is a real number; None for anything else."""
+    found: list[float] = []
+
+    def evaluate() -> bool:
+        value = _value_at(_parse(text), 0) if "," not in text else None
+        if value is not None and value.is_real and not _parse(text).free_symbols:
+            found.append(float(value))
+        return True
+
+    try:
+        _guarded(evaluate)
+    except (TooComplexError, NotMathError):
+        return None
+    return found[0] if found else None
 
 
 def rounds_to(expression: str, rounded: Number) -> bool:
@@ -145,9 +165,7 @@ def _has_value(parsed: Any, number: Number, tolerance: float) -> bool:
 
 def _parse_alike(*texts: str) -> tuple[Any, ...]:
     """`i` is the imaginary unit in all of them or in none."""
-    from math_verify.grader import should_treat_as_complex
-
-    real = not any(map(should_treat_as_complex, texts))
+    real = not any(_IMAGINARY.search(text) and not _INDEX.search(text) for text in texts)
     return tuple(_understand(text, real) for text in texts)
 
 
@@ -164,7 +182,17 @@ def _understand(text: str, real: bool) -> Any:
     parsed = _parse_checked(text, real)
     if parsed is None:
         raise NotMathError("not understood as LaTeX")
-    return parsed
+    return parsed if real else _with_imaginary_unit(parsed)
+
+
+def _with_imaginary_unit(parsed: Any) -> Any:
+    """The parser takes `i` for a variable."""
+    import sympy
+
+    if not isinstance(parsed, sympy.Expr):
+        return parsed
+    check_size(parsed)  # rebuilding an expression may evaluate it
+    return parsed.subs({symbol: sympy.I for symbol in parsed.free_symbols if symbol.name == "i"})
 
 
 def _binomial(found: re.Match[str]) -> str:
@@ -216,6 +244,8 @@ def _same(answer: Any, reference: Any) -> bool:
     values at a point are different: a proof in microseconds where simplification may not end. Expressions without a
     finite value are equal only when they are the same: it equates `\\infty` times a large number with anything.
     """
+    import sympy
+
     chain_a, chain_r = _relations(answer), _relations(reference)
     if chain_a or chain_r:
         return len(chain_a) == len(chain_r) and all(map(_same_relation, chain_a, chain_r))
@@ -229,7 +259,10 @@ def _same(answer: Any, reference: Any) -> bool:
             return True
         if abs(distance) > TOLERANCE * abs(_value_at(reference, 0) or 0):
             return False
-        if (answer - reference).expand() == 0 or _same_where_real(answer, reference):
+        difference = answer - reference
+        if difference.expand() == 0 or _same_where_real(answer, reference):
+            return True
+        if difference.has(sympy.I) and sympy.simplify(difference.rewrite(sympy.exp).expand()) == 0:
             return True
     return bool(_verifier()(reference, answer, timeout_seconds=None))
 

@@ -24,14 +24,22 @@ _NAMES = {
     "yard": "yd", "mile": "mi",
     "kilogram": "kg", "kilo": "kg", "gram": "g", "milligram": "mg", "lb": "pound", "ounce": "oz", "tonne": "t",
     "liter": "l", "litre": "l", "milliliter": "ml", "millilitre": "ml", "gallon": "gal", "quart": "qt",
-    "degree": "deg", "radian": "rad", "newton": "n", "joule": "j", "watt": "w", "kilowatt": "kw", "volt": "v",
-    "ampere": "a", "amp": "a", "ohm": "ohm", "hertz": "hz", "pascal": "pa", "people": "person", "men": "man",
+    "degree": "deg", "radian": "rad", "newton": "N", "joule": "J", "watt": "W", "kilowatt": "kW", "volt": "V",
+    "ampere": "A", "amp": "A", "ohm": "ohm", "hertz": "Hz", "pascal": "Pa", "kw": "kW", "hz": "Hz", "yuan": "yuan",
+    "people": "person", "men": "man",
     "women": "woman", "children": "child", "mice": "mouse", "unit": "unit",
 }  # fmt: skip
 MEASURES = frozenset(_NAMES.values()) - {"person", "man", "woman", "child", "mouse"}
 """words that name a unit of measurement or a currency"""
 _PLURAL_ABBREVIATIONS = {"hrs": "h", "mins": "min", "secs": "s", "yds": "yd", "lbs": "pound", "ins": "in", "kms": "km"}
 _IGNORED = frozenset({"of", "the", "a", "an", "个", "each"})
+_CHINESE = {
+    "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "米": "m", "千克": "kg", "公斤": "kg", "克": "g", "吨": "t",
+    "升": "l", "毫升": "ml", "小时": "h", "分钟": "min", "秒": "s", "天": "d", "年": "yr", "度": "deg", "人": "person",
+    "平方米": "m^2", "平方厘米": "cm^2", "平方千米": "km^2", "立方米": "m^3", "立方厘米": "cm^3", "元": "yuan",
+}  # fmt: skip
+_SYMBOL = re.compile("([kKMGTmcdunμ]?)(W|J|Pa|Hz|g|V|A|N|eV|Wh|C|F|T)")
+"""an abbreviation in which the case counts: mW and MW"""
 
 
 @lru_cache(maxsize=1024)
@@ -47,7 +55,7 @@ def unit_of(text: str) -> str:
             powers[last] += (int(exponent) - 1) * last_power
         elif word.lower() in _POWERS:
             pending = _POWERS[word.lower()]
-        elif word and word.lower() not in _IGNORED:
+        elif word and (word.lower() not in _IGNORED or word == "A"):
             for name, power in _factors(word):
                 last, last_power = name, sign * power
                 powers[last] += last_power * pending
@@ -66,7 +74,13 @@ def same_unit(answer: str, reference: str) -> bool:
 
 
 def _factors(word: str) -> list[tuple[str, int]]:
-    name = word.lower()
+    name = _CHINESE.get(word, word.lower())
+    if name != word and "^" in name:
+        return [(name.partition("^")[0], int(name[-1]))]
+    if (symbol := _SYMBOL.fullmatch(word)) and name not in _NAMES.values():
+        return [(symbol[1].replace("K", "k") + symbol[2], 1)]
+    if symbol and symbol[1] == "M":
+        return [(word, 1)]
     if name in _COMPOUNDS:
         top, _, bottom = _COMPOUNDS[name].partition("/")
         factor, _, power = top.partition("^")

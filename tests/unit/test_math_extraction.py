@@ -58,8 +58,8 @@ def test_no_answer_says_why(text: str, problem: str) -> None:
     [
         ("The answer is 6. It took 3 steps.", "6", "statement"),
         ("Answer: 1,234.5 dollars", "1,234.5 dollars", "statement"),
-        ("it is 48-24", "24", "number"),
-        ("from 5 to -6", "-6", "number"),
+        ("it is 48-24", "48-24", "number"),
+        ("so it is -6", "-6", "number"),
         ("it is $1,234.50.", "$1,234.50", "number"),
         (r"The answer is 5 but \boxed{6}", "6", "boxed"),
     ],
