@@ -239,15 +239,23 @@ BOMB = gzip.compress(b" " * (remote.MAX_BYTES + 1), mtime=0)
         ("gzip", zlib.compress(BODY), "answered what is not gzip: "),
         ("deflate", BODY, "answered what is not deflate: "),
         ("gzip", BOMB, f"more than {remote.MAX_BYTES} bytes, unpacked, where reading stopped"),
-        ("gzip, gzip", gzip.compress(gzip.compress(bytes(remote.MAX_BYTES), mtime=0) + b"x"), "more than one gzip"),
-        ("gzip", gzip.compress(BODY, mtime=0) + gzip.compress(b""), "answered more than one gzip"),
+        (
+            "gzip, gzip",
+            gzip.compress(gzip.compress(bytes(remote.MAX_BYTES), mtime=0) + b"x", mtime=0),
+            "more than one gzip",
+        ),
+        ("gzip", gzip.compress(BODY, mtime=0) + gzip.compress(b"", mtime=0), "answered more than one gzip"),
         ("gzip", b"", "answered no JSON"),
         (
             "gzip",
             gzip.compress(b"busy", mtime=0),
             "answered no JSON (Expecting value: line 1 column 1 (char 0)); got busy",
         ),
-        ("gzip", gzip.compress(json.dumps({"key": KEY}).encode()), "no choices[0].message.content; got {'key': '***'}"),
+        (
+            "gzip",
+            gzip.compress(json.dumps({"key": KEY}).encode(), mtime=0),
+            "no choices[0].message.content; got {'key': '***'}",
+        ),
     ],
 )
 def test_what_cannot_be_unpacked_is_refused_at_once(encoding: str, data: bytes, why: str) -> None:
