@@ -35,7 +35,7 @@ _REFUSED = (
     *("prlimit64", "setpriority", "pidfd_open"),
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"),
     # what our filter allows to sandlock itself (`STARTING`) and sandlock's own does not refuse
-    *("accept", "accept4", "listen", "memfd_create", "pidfd_getfd", "seccomp"),
+    *("accept", "accept4", "listen", "memfd_create", "name_to_handle_at", "pidfd_getfd", "seccomp"),
     *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
 )
 _DEVICES = ("/dev/full", "/dev/random", "/dev/urandom")

@@ -257,6 +257,7 @@ STARTING: dict[str, Numbers] = {
     "landlock_restrict_self": (446, 446),
     "listen": (50, 201),
     "memfd_create": (319, 279),
+    "name_to_handle_at": (303, 264),
     "pidfd_getfd": (438, 438),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
