@@ -32,6 +32,7 @@ from reasoner_rewards.solutions import (
 )
 from reasoner_rewards.symbolic import is_expression, rounds_to, same_as_number, same_expression
 from reasoner_rewards.tex import symbols
+from reasoner_rewards.units import same_unit, unit_of
 from reasoner_rewards.wording import is_words
 
 Means = Literal["text", "number", "collection", "expression", "none"]
@@ -61,7 +62,10 @@ _VARIABLES = re.compile(
     r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi)(?![A-Za-z])"
 )
 _LETTER = re.compile(r"[A-Za-z]")
-_TRAILING_TEXT = re.compile(r"\s*\\text\s*\{([^{}0-9]*)\}(?:\s*\^\s*\{?[23]\}?)?$|\s*\^\s*\{?\s*\\circ\s*\}?$")
+_TRAILING_TEXT = re.compile(
+    r"(?:\s*/?\s*\\text\s*\{[^{}0-9]*\}(?:\s*\^\s*\{?\s*-?[1-3]\s*\}?)?)+$|\s*\^\s*\{?\s*\\circ\s*\}?$"
+)
+_IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CONNECTIVE = re.compile(
     r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE
@@ -70,6 +74,7 @@ _LONG_NUMBER = re.compile(
     r"(?<![0-9,.])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?=\s*\\(?:sqrt|pi|frac|cdot|times|text)(?![A-Za-z]))"
 )
 """a number with thousands separators before a factor: the commas separate no elements"""
+_OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])")
 _BRACKETS = {"(": ")", "[": "]", r"\{": r"\}"}
 
 
@@ -137,6 +142,8 @@ def kind_of(reference: str) -> str:
 
 def _compare_sides(answer: str, reference: str, tolerance: float) -> Verdict:
     """With the names of values looked at first, then as sets, then what is left."""
+    if _differs_in_or(answer, reference):
+        return Verdict(False, "collection", "one says `or` where the other does not")
     given, wanted = named_values(answer), named_values(reference)
     if given and wanted and set(given.names) == set(wanted.names):
         equal = same_named(given, wanted, lambda mine, theirs: _compare(mine, theirs, tolerance).equal)
@@ -150,6 +157,13 @@ def _compare_sides(answer: str, reference: str, tolerance: float) -> Verdict:
         return _compare_values(given.values, reference, False, tolerance)
     left, right = _same_notation(set_of(answer), set_of(reference))
     return _compare(_last_side(left, right), right, tolerance)
+
+
+def _differs_in_or(answer: str, reference: str) -> bool:
+    """`x = 2 or y = 3` says less than `x = 2, y = 3`; of one variable the two are the same."""
+    names = set(_VARIABLES.findall(_COMMAND.sub(" ", reference)))
+    relations = all(re.search(r"[=<>]|\\(?:le|ge|lt|gt)(?![A-Za-z])", text) for text in (answer, reference))
+    return relations and len(names) > 1 and bool(_OR.search(answer)) != bool(_OR.search(reference))
 
 
 def _compare_in_order(given: Named, reference: str, tolerance: float) -> Verdict:
@@ -379,6 +393,9 @@ def _compare_expressions(
         unfinished = _not_a_value(answer)
         if unfinished:
             return Verdict(False, "expression", unfinished)
+    units = _and_unit(answer)[1], _and_unit(reference)[1] or (number.unit if number else "")
+    if all(units) and not same_unit(*units):
+        return Verdict(False, "expression", "another unit")
     try:
         if number is not None:
             equal = _has_value(_without_unit(answer), number, tolerance)
@@ -400,8 +417,15 @@ def _has_value(expression: str, number: Number, tolerance: float) -> bool:
 
 def _without_unit(text: str) -> str:
     """Without a unit or a degree sign at its end."""
+    return _and_unit(text)[0]
+
+
+def _and_unit(text: str) -> tuple[str, str]:
+    """The value and the unit at its end; the unit is empty when there is none."""
     found = None if _TRIGONOMETRIC.search(text) else _TRAILING_TEXT.search(text)
-    return text if found is None or not may_be_unit(found[1] or "") else text[: found.start()]
+    if found is None or not all(map(may_be_unit, _IN_TEXT.findall(found.group()))):
+        return text, ""
+    return text[: found.start()], unit_of(found.group().replace(r"\circ", r"\text{degree}"))
 
 
 def _not_a_value(answer: str) -> str:

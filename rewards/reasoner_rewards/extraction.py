@@ -18,6 +18,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from reasoner_rewards.surroundings import is_part, last_number
+
 Mode = Literal["strict", "lenient"]
 Method = Literal["boxed", "hashes", "statement", "formula", "number", "text", "none"]
 
@@ -35,14 +37,10 @@ _BARE_CONTENT = re.compile(
 _GAP = re.compile(
     r"(?:\n[ \t]*(?:[-*•]|\(?[0-9a-z]{1,2}[.)])[ \t]|"
     r"\s|[$,;.&*()\[\]\\|/]|\\(?:quad|qquad)\b|\\text\{\s*(?:and|or)\s*\}|\b[a-z](?:_\{?[0-9a-z]\}?)?\s*=|"
-    r"\b(?:and|or|maybe|perhaps|possibly|alternatively|either)\b)*",
+    r"\((?:[a-h]|[ivx]{1,4}|[0-9])\)|\b[a-h]\)|\bpart\s+[a-z0-9]\s*:?|\+|:|\}\s*\{|或者?|和|与|、|，|"
+    r"\b(?:and|or|maybe|perhaps|possibly|alternatively|either|else|versus|vs|min|max|to)\b)*",
     re.IGNORECASE,
 )
-_GOES_ON = re.compile(
-    r"(?:(?<!\n)(?<!\n )(?<!\*)[-−+*/^_0-9]|\\(?:frac|sqrt|cdot|times)\{?|[0-9A-Za-z)]\s*[-−+*/]\s?|\bnot\s*\$?)$"
-)
-"""an expression that the box is a part of: `-\\boxed{2}` is not 2"""
-_MORE = re.compile(r"\s?(?:\\(?:sqrt|pi|frac|cdot|times)(?![A-Za-z])|\^\s*\{?\s*[0-9n])|\}\s*\{")
 _MAX_GAP_CHARS = 40
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*)")
 _STATEMENT = re.compile(r"\banswers?[*_]{0,3}(?:\s+(?:is|are)\b\s*:?|\s*[:=])[*_]{0,3}\s*", re.IGNORECASE)
@@ -52,22 +50,6 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|,?\s(?:because|since|as|so|which)\b", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:(?<![\w)\]}.])[-−])?[$€£]?(?:[0-9][0-9,]*[0-9]|[0-9])(?:\.[0-9]+)?(?:/[0-9]+)?(?:\s?\\?%)?")
-
-
-_PIECE = (
-    r"[0-9][0-9,]*(?:\.[0-9]+)?(?:[A-Za-z]{1,2}(?![A-Za-z]))?|\.[0-9]+|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|"
-    r"\\?(?:sqrt|log|ln|sin|cos|tan|pi|frac|times|cdot)(?![A-Za-z])|(?:[ckm]m|ft|in)(?=\^)|[-−+/^_=<>≤≥()\[\]{}√:×÷]|(?<!\*)\*(?!\*)|"
-    r"(?<=[0-9]),|(?<=[0-9)\]] )(?:and|or|to)|(?<![0-9A-Za-z])\.$"
-)
-_BEFORE = re.compile(rf"(?:(?:{_PIECE})[ ]?)+$")
-"""the pieces of a formula that end where a number begins"""
-_AFTER = re.compile(
-    r"(?:[)\]}]|[A-Za-z](?![A-Za-z'’])|\\?pi(?![A-Za-z])|[√^]|\s?(?:[ckm]m|m|ft|in|cm)\^?[23]?(?![A-Za-z0-9])|"
-    r"\s?(?:hundred|thousand|million|billion|trillion|dozen)(?![A-Za-z])|[0-9])+"
-)
-_WITH_UNITS = re.compile(r"[0-9]\s?[A-Za-z]+\s(?:and|or)\s$")
-"""`3 hours and` before `8 minutes`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +132,7 @@ def _last_boxed(text: str) -> Extraction | None:
     if not starts:
         return None
     begin, end, content = _box_at(text, starts[-1])
-    if content is not None and _is_part(text, begin, end):
+    if content is not None and is_part(text, begin, end):
         return Extraction(None, "boxed", "the last \\boxed holds a part of an expression, or what is not the answer")
     for start in reversed(starts[:-1]):  # a box inside another one: the outer one is the answer
         outer_begin, outer_end, outer = _box_at(text, start)
@@ -171,10 +153,6 @@ def _last_boxed(text: str) -> Extraction | None:
         joint.append(earlier)
     distinct = dict.fromkeys(part.strip() for part in reversed(joint))
     return Extraction(", ".join(distinct), "boxed")
-
-
-def _is_part(text: str, begin: int, end: int) -> bool:
-    return bool(_GOES_ON.search(text, max(0, begin - 12), begin) or _MORE.match(text, end))
 
 
 def _box_at(text: str, start: int) -> tuple[int, int, str | None]:
@@ -236,17 +214,8 @@ def _last_formula_or_number(text: str) -> Extraction | None:
 
 
 def _last_number(text: str) -> Extraction | None:
-    """The last number, with what it is a part of: `3:2` and `x^2`, but not the words around it."""
-    last = None
-    for match in _NUMBER.finditer(text):
-        last = match
-    if last is None:
+    found = last_number(text)
+    if found is None:
         return None
-    begin = max(0, last.start() - MAX_ANSWER_CHARS)
-    before, after = _BEFORE.search(text, begin, last.start()), _AFTER.match(text, last.end())
-    start = before.start() if before else last.start()
-    end = after.end() if after else last.end()
-    found = text[start:end].strip().rstrip(".,;")
-    if _WITH_UNITS.search(text, begin, start):
-        return Extraction(None, "number", "the last number is one of several: mark the answer")
-    return Extraction(found, "number")
+    answer, denied = found
+    return Extraction(None, "number", denied) if denied else Extraction(answer, "number")

@@ -55,6 +55,10 @@ _MODULO = re.compile(
     r"\(\s*(?:\\text\s*\{\s*mod\s*\}|\\mod|\\bmod|mod)(?![A-Za-z])\s*([^()]{1,40})\)"
     r"|(?:\\pmod|\\bmod|\\mod|\\text\s*\{\s*mod\s*\}|(?<![A-Za-z\\])mod)(?![A-Za-z])\s*(?:\{([^{}]*)\}|([0-9]+|[A-Za-z]))"
 )
+_BOLD_MATH = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|mathrm|textbf|bf|text)\s*\{\s*(?=[^{}]*\\(?:frac|sqrt|pi))((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+)
+"""a formula in bold"""
 _ROMAN_CONSTANT = re.compile(r"\\(?:mathrm|text|operatorname|mathbf|rm)\s*\{\s*([ei])\s*\}")
 _FUNCTION = re.compile(
     r"(?<![A-Za-z\\])(?:(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|csc|ln|log|exp)(?=\s*[({^0-9]|\s*\\|\s+[A-Za-z](?![A-Za-z]))"
@@ -90,8 +94,9 @@ _DELIMITERS = (
     ("`", "`"),
     ('"', '"'),
     ("“", "”"),
-    ("{", "}"),
 )
+_MAX_WRAPPERS = 8
+"""delimiters around each other"""
 _LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z,]) | (?![0-9A-Za-z])|(?<=,) (?![0-9])")
 
 
@@ -110,6 +115,7 @@ def normalise(text: str) -> str:
         text = _DOLLAR.sub(" ", text)
     text = _strip_delimiters(_LINE_END.sub("", _LINE_GAP.sub(r"\\\\", text.strip())))
     text = as_equations(text) if "\\begin" in text else text
+    text = _BOLD_MATH.sub(r"{\1}", text)
     text = _ROMAN_CONSTANT.sub(r" \1 ", _CJK_RUN.sub(r"\\text{\1}", text))
     text = _DIGIT_SPACE.sub(",", _WRAPPER.sub(r"\\text{", text))
     text = _UNIT_PARTS.sub(r"\\text{\1}\\text{\2}^{\3}", _OPERATOR.sub(r"\\text{\1}", text))
@@ -117,7 +123,7 @@ def normalise(text: str) -> str:
         lambda unit: rf"\text{{{unit[1]}}}^{{{unit[2]}}}" + (rf"\text{{{unit[3]}}}" if unit[3] else ""), text
     )
     text = _TEXT.sub(_unwrap_if_not_words, _OHM.sub(r"\\text{ ohm}", _LABELS.sub(r" \1 ", text)))
-    text = _DROPPED.sub("", _SHOWN.sub("", text))
+    text = _DROPPED.sub(" ", _SHOWN.sub("", text))
     text = _PLAIN_CALL.sub(lambda call: rf"\sqrt[3]{{{call[2]}}}" if call[1] == "cbrt" else f"|{call[2]}|", text)
     text = one_form(_REPEATING_DOTS.sub(r"\\overline{\1\2\3}", text))
     text = _LG.sub(r"\\log_{10}", _PLAIN_LOG.sub(r"\\log_{\1}", _GREEK.sub(r"\\\1", text)))
@@ -154,14 +160,15 @@ def _unwrap_if_not_words(match: re.Match[str]) -> str:
 
 
 def _strip_delimiters(text: str) -> str:
-    before = None
-    while text != before:
+    for _ in range(_MAX_WRAPPERS):
         before = text
         if text.endswith("\\") and not text.endswith(r"\\"):  # a control space that lost its space
             text = text[:-1]
         if text[-2:] in (r"\,", r"\;", r"\:"):
             text = text[:-2].strip()
         text = _without_full_stop(text.strip().rstrip(",;:")).rstrip()
+        if text.startswith("{") and _closing(text) == len(text) - 1:
+            text = text[1:-1]
         for left, right in _DELIMITERS:
             inside = text[len(left) : len(text) - len(right)]
             if (
@@ -172,4 +179,16 @@ def _strip_delimiters(text: str) -> str:
                 and right not in inside
             ):
                 text = inside
+        if text == before:
+            break
     return text
+
+
+def _closing(text: str) -> int:
+    """Where the brace at the beginning is closed; -1: nowhere."""
+    depth = 0
+    for index, char in enumerate(text):
+        depth += {"{": 1, "}": -1}.get(char, 0) if index == 0 or text[index - 1] != "\\" else 0
+        if depth == 0:
+            return index
+    return -1

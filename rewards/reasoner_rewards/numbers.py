@@ -55,8 +55,9 @@ _REST = re.compile(
     r"(?:\s*(?P<percent>\\?%))?(?:\s*\^\s*\{?\s*(?P<degrees>\\circ)\s*\}?\s*(?P<letter>[CF])?)?"
     rf"(?P<unit>{_UNIT})(?:\s*\\?(?P<symbol>[$€£¥₹¢]))?\s*\.?"
 )
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_CJK_CHANGES = re.compile("半|分之|多|几|余|以上|以下|以内|左右|不到|超过|大约")
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "quadrillion": 10**15, "bn": 10**9, "lakh": 10**5, "crore": 10**7, "gross": 144}  # fmt: skip
+_CJK_CHANGES = re.compile("折|成|十|的|半|分之|多|几|余|以上|以下|以内|左右|不到|超过|大约")
 _CJK_SCALES = {"百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8}
 _SHORT_UNIT = re.compile("[kcm]m|[km]g|ml|hrs?|ft|in|oz|lbs?|mi|yds?|[ap]m|kw|hz|k?mph|sq|cu|deg|usd|eur|gbp")
 _SYMBOLS = {"$": "usd", "US$": "usd", "US\\$": "usd", "€": "eur", "£": "gbp", "¥": "yen", "₹": "rupee", "¢": "cent"}
@@ -69,6 +70,9 @@ _NOT_UNIT = re.compile(
     "(?:hal(?:f|ve)|third|quarter|fourth|(?:fif|six|seven|eigh|nin|ten|hundred|thousand|million|billion)th)s?|"
     "pi|tau|sqrt|(?:arc)?(?:sin|cos|tan|sec|csc|cot)h?|log|exp|inf|infinity|sum|frac|"
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|phi|chi|psi|omega|"
+    "is|are|was|were|be|too|reject(?:ed|s)?|incorrect|wrong|false|fails?|extraneous|impossible|invalid|least|most|more|less|fewer|"
+    "above|under|doubled|tripled|halved|bce?|b\\.?c\\.?e?|mille|basis|bps|ppm|zillions?|myriads?|grand|"
+    "(?:eleven|twelf|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twentie|thirtie|fortie|fiftie)ths?|"
     "squared|cubed|factorial|inverse|reciprocal|power|hundred|thousand|million|billion|trillion|dozen"
 )
 
@@ -202,7 +206,7 @@ def may_be_unit(text: str) -> bool:
 
 
 def _changes_value(words: Iterable[str]) -> bool:
-    return any(_NOT_UNIT.fullmatch(word.strip(".,'()\\")) or _CJK_CHANGES.search(word) for word in words)
+    return any(_NOT_UNIT.fullmatch(word.strip(".,'()\\").lower()) or _CJK_CHANGES.search(word) for word in words)
 
 
 def _is_unit_letter(text: str) -> bool:

@@ -36,6 +36,8 @@ _THOUSANDS = re.compile(r"(?<![0-9,.])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?![0-9,])"
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\_{])i(?![A-Za-z])|(?<=[{^])\s*-?i(?![A-Za-z])")
 _INDEX = re.compile(r"_\s*\{?\s*i(?![A-Za-z])|i\s*=")
 """`i` that counts something"""
+_CAPITAL_I = re.compile(r"(?<![A-Za-z\\])I(?![A-Za-z_])")
+"""which the parser takes for the imaginary unit"""
 _BINOMIAL = re.compile(r"\\binom\s*\{\s*([0-9]{1,3})\s*\}\s*\{\s*([0-9]{1,3})\s*\}")
 _FLIPPED = {">": "<", ">=": "<="}
 
@@ -177,6 +179,7 @@ def _parse(text: str) -> Any:
 
 def _understand(text: str, real: bool) -> Any:
     text = _BINOMIAL.sub(_binomial, _THOUSANDS.sub(lambda number: number[1].replace(",", ""), _in_radians(text)))
+    text = _CAPITAL_I.sub("Q_{I}", text)
     text = _NUMBER_BELOW.sub(r"\1\\cdot ", text)
     check_text(text)
     parsed = _parse_checked(text, real)
