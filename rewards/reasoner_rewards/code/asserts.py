@@ -20,6 +20,7 @@ from reasoner_rewards.code.assertion import NOT_LITERAL, literal, question
 from reasoner_rewards.code.calls import Question
 from reasoner_rewards.code.fields import missing, text_field
 from reasoner_rewards.code.process import Program
+from reasoner_rewards.code.runnable import runnable
 
 CHECK = "check"
 """the function of tests that take the program's as their argument (HumanEval)"""
@@ -67,6 +68,7 @@ def read_asserts(problem: Problem) -> Tests:
     setup = "\n".join(filter(None, (text_field(problem, "imports"), text_field(problem, "setup"))))
     if entry and any(_defines(_parsed(problem, "tests", source), CHECK) for source in sources):
         sources = [f"{source}\n{CHECK}({entry})\n" for source in sources]
+    sources = runnable(problem, sources, [_parsed(problem, "tests", source) for source in sources])
     trees = [_parsed(problem, "tests", source) for source in sources]
     before = _parsed(problem, "prelude", prelude)
     setting = _parsed(problem, "setup", setup)

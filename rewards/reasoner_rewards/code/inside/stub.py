@@ -39,8 +39,6 @@ sys.path.pop(0)
 
 MAX_MESSAGE = 200
 """characters of an exception's message"""
-MAX_OUTPUT = 2**18
-"""bytes that a program may print for one input"""
 MAX_ERRORS = 2**12
 """bytes of what it prints as errors that are kept, the last ones"""
 LOOK_S = 0.05
@@ -67,7 +65,7 @@ class Channel:
 
     def answer(self, fields: dict[str, Any]) -> None:
         """Write one line."""
-        line = json.dumps(fields).encode() + b"\n"
+        line = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         if len(line) > codec.MAX_ANSWER:
             fields = {"error": "ValueError", "message": f"the answer is longer than {codec.MAX_ANSWER} bytes"}
             line = json.dumps(fields).encode() + b"\n"
@@ -247,7 +245,7 @@ class Streams:
             alive = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
             came = read(open_, LOOK_S if alive else 0.0)
             del errors[:-MAX_ERRORS]
-            if len(output) > MAX_OUTPUT:
+            if len(output) > codec.MAX_OUTPUT:
                 end = "output"
             elif not alive and not came:
                 end = "exit"
