@@ -98,6 +98,9 @@ def check(candidate):
     assert found.program("    return x + 1\n").sources == (
         "import math\ndef add(x):\n    '''Add.'''\n    return x + 1\n",
     )
+    body = "\n   \n    return x + 1\n"  # as HumanEval's problem 81 has it
+    assert found.program(body).sources == (f"import math\ndef add(x):\n    '''Add.'''\n{body}",)
+    assert len(found.program("   \ndef add(x): pass").sources) == 2
     # an unfinished function of the prompt must not stand in for one that the program does not define
     assert found.program("def other(): pass").sources == ("import math", "def other(): pass")
 

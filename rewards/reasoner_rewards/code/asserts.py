@@ -17,6 +17,7 @@ from itertools import chain
 
 from reasoner import Problem
 from reasoner_rewards.code.assertion import NOT_LITERAL, literal, question
+from reasoner_rewards.code.bindings import begins_indented
 from reasoner_rewards.code.calls import Question
 from reasoner_rewards.code.fields import missing, text_field
 from reasoner_rewards.code.process import Program
@@ -46,7 +47,7 @@ class Tests:
         """The model's program with what the problem shows before it. One that starts indented is the open body."""
         if not self.prelude.strip():
             return Program((text,))
-        if text[:1] in (" ", "\t"):
+        if begins_indented(text):
             return Program((f"{self.prelude.rstrip()}\n{text}",))
         shown = ast.parse(self.prelude)
         # without the open function: whoever does not define it must not get one that returns None

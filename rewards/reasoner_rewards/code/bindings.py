@@ -1,4 +1,4 @@
-"""Which names a module binds."""
+"""What a program is by its text: which names it binds, and whether it is the body of a function."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def bound_names(tree: ast.Module) -> set[str]:
             case ast.Name(ctx=ast.Store()):
                 found.add(node.id)
     return found
+
+
+def begins_indented(text: str) -> bool:
+    """Whether its first line that is not blank is indented, as that of a function's body."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return first[:1].isspace()
 
 
 def _own_level(node: ast.AST) -> Iterator[ast.AST]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from reasoner import Problem, Response, Score, reward
 from reasoner.sandbox import Sandbox, permitted_sandbox
 from reasoner_rewards.code import asserts, beside, calls, driven, plainly, stdin
-from reasoner_rewards.code.bindings import bound_names
+from reasoner_rewards.code.bindings import begins_indented, bound_names
 from reasoner_rewards.code.extraction import Extract, program_in
 from reasoner_rewards.code.process import Allowance, Program
 from reasoner_rewards.code.verdict import Verdict, cut
@@ -99,8 +99,8 @@ def _check_problem(problem: Problem, options: CodeOptions) -> str:
 
 def _is_program(text: str, names: frozenset[str]) -> bool:
     """Whether it is Python that defines something that is tested, or goes on where a prompt ends."""
-    if text[:1] in (" ", "\t"):
-        return bool(text.strip())
+    if begins_indented(text):
+        return True
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
