@@ -315,7 +315,7 @@ def open_standard_streams_by_name() -> None:
         return opened
 
     open_file = os.open
-    builtins.open = io.open = opens(io.open)  # type: ignore[assignment]
+    builtins.open = io.open = opens(io.open)
     os.open = opens(open_file)
 
 
