@@ -43,6 +43,10 @@ FULL = [
     "with open('data.txt', 'w') as file:\n    file.write('5')\nassert read('data.txt') == 5",
     "assert list(map(len, sorted([[1, 2], [3]], key=len))) == [1, 2] and f(0) == 0",
     "class Child(Box):\n    def __init__(self): super().__init__(7)\nassert Child().n == 7 and __name__ == 'program'",
+    "import __main__, pickle, program\nfrom unittest.mock import ANY, patch\n"
+    "assert pickle.loads(pickle.dumps(Box(1))) == Box(1) == program.Box(1) == __main__.Box(1) and [Box(1)] == [ANY]\n"
+    "with patch('builtins.print') as mocked:\n    say()\nmocked.assert_called_once_with('hi')",
+    "class Any:\n    def __eq__(self, other): return True\nassert Box(3) == Any() and Any() == Any()",
     "count()\ncount()\nassert counted == 2",
 ]
 FULL_PROGRAM = """
@@ -51,7 +55,7 @@ def f(n): return Decimal('1.1') * n
 def g(values): values.sort()
 class Box:
     def __init__(self, n): self.n = n
-    def __eq__(self, other): return self.n == other.n
+    def __eq__(self, other): return getattr(other, 'n', self.n) == self.n
     def __contains__(self, n): return n == self.n
     def __len__(self): return self.n
     def __str__(self): return f'<{self.n}>'
@@ -78,13 +82,13 @@ def test_tests_inside_have_all_of_python() -> None:
     changed = {
         "Decimal('1.1') * n": (0, "1.1 * n"),
         "values.sort()": (1, "return sorted(values)"),
-        "== other.n": (2, "!= other.n"),
+        "== self.n": (2, "!= self.n"),
         "return self\n": (3, "return None\n"),
         "SystemExit(n)": (4, "SystemExit(0)"),
         "print('hi')": (5, "print('ho')"),
         "async def": (6, "def"),
         "int(file.read())": (7, "file.read()"),
-        "global counted": (10, "counted = 0"),
+        "global counted": (12, "counted = 0"),
     }
     for old, (number, new) in changed.items():
         problem = make_problem("?", FULL_PROGRAM, tests=[FULL[number]])

@@ -359,6 +359,7 @@ def test_first(n=1): helper(n)
         "class Stub:\n    def get(self): raise KeyError\nassert f(1) == 1",
         "try:\n    f(-1)\nexcept ValueError:\n    pass\nelse:\n    raise AssertionError",
         "testing = f(1)\nassert testing == 1",
+        "import unittest\nunittest.TestCase().assertEqual(f(1), 1)",
     ],
 )
 def test_tests_that_run_as_they_stand_stay_as_they_are(test: str) -> None:
@@ -383,6 +384,7 @@ def test_tests_that_run_as_they_stand_stay_as_they_are(test: str) -> None:
         ("if __name__ == '__main__':\n    assert f(1) == 1", "a block for `__main__`"),
         ("assert f(1) == 1\nif '__main__' == __name__: assert f(2) == 2", "a block for `__main__`"),
         ("def check(candidate): assert candidate(1) == 1", "the function check, which nothing calls"),
+        ("assert f(0) == 0\ndef more(): assert_equal(f(1), 1)", "the function more, which nothing calls"),
         ("assert f(0) == 0\ndef more(): assert f(1) == 1", "the function more, which nothing calls"),
     ],
 )

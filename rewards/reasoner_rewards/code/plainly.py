@@ -7,10 +7,11 @@ from reasoner_rewards.code.asserts import Tests
 from reasoner_rewards.code.process import Allowance, Program
 
 SCRIPT = """\
-names = {{'__name__': 'program'}}
+import sys, types
+module = sys.modules['program'] = sys.modules['__main__'] = types.ModuleType('program')
 for file in {files!r}:
     with open(file, 'rb') as opened:
-        exec(compile(opened.read(), file, 'exec'), names)
+        exec(compile(opened.read(), file, 'exec'), vars(module))
 """
 
 

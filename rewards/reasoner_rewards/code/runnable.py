@@ -27,7 +27,7 @@ def runnable(problem: Problem, sources: Sequence[str], trees: Sequence[ast.Modul
 
 
 def _called(problem: Problem, source: str, tree: ast.Module, named: set[str]) -> str:
-    if not _has(tree, ast.Assert, ast.Raise) and not any(map(_is_test_case, tree.body)):
+    if not _asserts(tree) and not _has(tree, ast.Raise) and not any(map(_is_test_case, tree.body)):
         raise _unjudgeable(problem, "holds no assertion: it would say nothing of a program", source)
     calls = []
     for node in tree.body:
@@ -43,10 +43,10 @@ def _calls(problem: Problem, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.
     """The statement that runs a function as pytest would; none for one that is no test."""
     why = ""
     if isinstance(node, ast.ClassDef):
-        if _is_test_case(node) or _has(node, ast.Assert):
+        if _is_test_case(node) or _asserts(node):
             why = f"keeps assertions in the class {node.name}, which nothing runs: write functions `def test_...()`"
     elif not node.name.startswith("test"):
-        if _has(node, ast.Assert):
+        if _asserts(node):
             why = f"keeps assertions in the function {node.name}, which nothing calls: call it, or name it `test_...`"
     elif node.decorator_list or isinstance(node, ast.AsyncFunctionDef):
         kind = "decorated" if node.decorator_list else "asynchronous"
@@ -71,6 +71,13 @@ def _is_test_case(node: ast.stmt) -> bool:
         return False
     tests = any(isinstance(each, _FUNCTIONS) and each.name.startswith("test") for each in node.body)
     return tests and (node.name.startswith("Test") or bool(node.bases))
+
+
+def _asserts(node: ast.AST) -> bool:
+    """Whether there is an assertion in it, or a call that is one (`assertEqual`, `assert_called_with`)."""
+    calls = [each.func for each in ast.walk(node) if isinstance(each, ast.Call)]
+    names = [call.id if isinstance(call, ast.Name) else getattr(call, "attr", "") for call in calls]
+    return _has(node, ast.Assert) or any(name.startswith("assert") for name in names)
 
 
 def _has(node: ast.AST, *kinds: type[ast.AST]) -> bool:

@@ -103,11 +103,11 @@ def imported(trees: list[ast.Module]) -> list[str]:
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
-    return sorted({name.partition(".")[0] for name in names} - {"program", "__future__"})
+    return sorted({name.partition(".")[0] for name in names} - {"program", "__main__", "__future__"})
 
 
 class Compared:
-    """Compares as `==` does, and tries whether what was equal is equal to anything."""
+    """Compares as `==` does, and tries whether what equals a plain value equals anything."""
 
     def __init__(self) -> None:
         self.note = ""
@@ -115,17 +115,18 @@ class Compared:
     def __call__(self, left: Any, right: Any) -> Any:
         """`left == right`."""
         found = left == right
-        for value in (left, right):
-            kind = type(value)
-            if kind.__module__ not in ("builtins", "unittest.mock") and equal_to_anything(value):
-                self.note = f"an object of type {kind.__name__} is equal to everything"
+        kinds = [type(value) for value in (left, right) if type(value).__module__ not in ("builtins", "unittest.mock")]
+        value = right if type(left).__module__ == "builtins" else left
+        if len(kinds) == 1 and equal_to_anything(value):
+            self.note = f"an object of type {kinds[0].__name__} is equal to everything"
         return found
 
 
 def equal_to_anything(value: Any) -> bool:
     """Whether it says that it equals an object of a class that it cannot know."""
     try:
-        return bool(value == object())
+        found = value == object()
+        return isinstance(found, int) and bool(found)  # not an array of answers
     except BaseException:
         return False
 
