@@ -219,3 +219,33 @@ TESTS_OF_ADD = {"tests": ADD.fields["tests"]}
 def test_a_difference_to_plain_python_names_the_test(reference: str, test: list[str], why: str) -> None:
     with pytest.raises(ValueError, match=f"problem 'problem': the reference program {why}"):
         check_problem(make_problem("?", reference, tests=test), harness="inside")
+
+
+TRICKS = {
+    "names of its own module replaced": (
+        "names = globals()\nfor name in list(names):\n    names[name] = lambda *a, **k: True\ndef f(n): return 0"
+    ),
+    "what looks for changes replaced": (
+        "import builtins\nold = dict(vars(builtins))\nbuiltins.vars = lambda module: old\n"
+        "builtins.exec = lambda *a: None\ndef f(n): return 0"
+    ),
+    "its own AssertionError": "class AssertionError(Exception): pass\ndef f(n): return 0",
+    "an int equal to everything": (
+        "class Int(int):\n    __hash__ = int.__hash__\n    def __eq__(self, other): return True\ndef f(n): return Int(0)"
+    ),
+    "a thread that ends the process": (
+        "import os, threading, time\n"
+        "def f(n):\n    threading.Thread(target=lambda: os._exit(0)).start()\n    time.sleep(1)\n    return 0"
+    ),
+    "a process that goes on in its place": "import os\ndef f(n):\n    if os.fork(): os._exit(0)\n    return 0",
+    "a trace function set in a test": (
+        "import sys\ndef trace(*_): return trace\ndef f(n):\n    sys.settrace(trace)\n    return n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_a_trick_wins_nothing_inside(name: str) -> None:
+    problem = make_problem("?", "def f(n): return n", tests="import sys\nassert f(3) == 3")
+    assert judged("def f(n): return n", problem, harness="inside").value == 1.0
+    assert judged(TRICKS[name], problem, harness="inside").value == 0.0

@@ -41,6 +41,8 @@ MAX_NOTE = 300
 MAX_REPORT = 2**14
 """bytes that a child may write"""
 KEY_BYTES = 32
+MODULE_NAMES = frozenset(("__doc__", "__spec__", "__loader__", "__file__", "__cached__", "__warningregistry__"))
+"""of every module; importing a submodule may change them"""
 REACHED = "executed an assertion"
 """name of the function that a test calls after every assertion: no program can name it by itself"""
 EQUAL = "equal to"
@@ -135,30 +137,32 @@ class Unchanged:
     """What the tests rely on: builtins and the modules that they import, as they are before the program runs."""
 
     def __init__(self, modules: list[str]) -> None:
-        self._builtins = dict(vars(builtins))
         self._modules = {name: __import__(name) for name in modules}
         kept = {
             name: module for name, module in self._modules.items() if module is not sys
         }  # streams come and go there
-        self._contents = {name: dict(vars(module)) for name, module in kept.items()}
+        self._contents = [(f"{name}.", vars(module), dict(vars(module))) for name, module in kept.items()]
+        self._builtins = [("builtins.", vars(builtins), dict(vars(builtins)))]
+        self._tracers = (sys.gettrace, sys.getprofile)
 
     def after_loading(self) -> str:
         """What the program changed; empty: nothing. Modules that it replaced are put back."""
         sys.modules.update(self._modules)
-        for name, contents in self._contents.items():
-            now = vars(self._modules[name])
-            for key, value in contents.items():
-                if now.get(key, self) is not value and not key.startswith("__"):
-                    return f"the program changed {name}.{key}"
-        return self.after_testing()
+        return changed(self._contents) or self.after_testing()
 
     def after_testing(self) -> str:
         """What was changed of builtins and tracing; empty: nothing."""
-        for key, value in self._builtins.items():
-            if vars(builtins).get(key, self) is not value and key != "_":
-                return f"the program changed builtins.{key}"
-        traced = sys.gettrace() is not None or sys.getprofile() is not None
-        return "the program set a trace function" if traced else ""
+        traced = [tracer for tracer in self._tracers if tracer() is not None]
+        return changed(self._builtins) or ("the program set a trace function" if traced else "")
+
+
+def changed(contents: list[tuple[str, dict[str, Any], dict[str, Any]]]) -> str:
+    """The first name in a namespace that is no longer what it was. It calls no builtin: they may have been changed."""
+    for where, now, before in contents:
+        for name, value in before.items():
+            if now.get(name) is not value and name != "_" and name not in MODULE_NAMES:
+                return f"the program changed {where}{name}"
+    return ""
 
 
 class Run:
@@ -170,29 +174,31 @@ class Run:
     def note(self, test: types.CodeType, source: str, tests: Tests) -> dict[str, Any]:
         """Why the test is not passed (`note`), whether the program failed in it (`ended`); an empty dict: passed."""
         unchanged = Unchanged(self.modules)
+        reached: list[bool] = []
+        compared = Compared()
+        own = {BUILTIN + name: value for name, value in vars(builtins).items()}
+        own |= {EQUAL: compared, REACHED: lambda: reached.append(True)}
         module = types.ModuleType("program")
         sys.modules.update({"program": module, "__main__": module})
-        for own in ("stub", "codec"):
-            del sys.modules[own]
-        module.__dict__.update({BUILTIN + name: value for name, value in vars(builtins).items()})
-        reached: list[bool] = []
-        compared = module.__dict__[EQUAL] = Compared()
-        module.__dict__[REACHED] = lambda: reached.append(True)
+        for harness in ("stub", "codec"):
+            del sys.modules[harness]
+        names = module.__dict__
         try:
             for code in self.codes:
-                exec(code, module.__dict__)
+                exec(code, names)
         except BaseException as error:
             return {"loaded": False, "note": message(error), "ended": False}
-        if changed := unchanged.after_loading():
-            return {"note": changed}
+        if why := unchanged.after_loading():
+            return {"note": why}
+        names |= own
         try:
-            exec(self.setup, module.__dict__)
-            exec(test, module.__dict__)
+            exec(self.setup, names)
+            exec(test, names)
         except BaseException as error:
             texts = (message(error), place(error, source))
             return {"note": ": ".join(filter(None, texts)), "ended": isinstance(error, AssertionError)}
-        if "builtins" not in source and (changed := unchanged.after_testing()):
-            return {"note": changed}
+        if "builtins" not in source and (why := unchanged.after_testing()):
+            return {"note": why}
         if not reached and tests.assertions:
             return {"note": "no assertion was executed"}
         return {"note": compared.note} if compared.note else {}
