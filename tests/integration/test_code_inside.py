@@ -231,7 +231,8 @@ TRICKS = {
     ),
     "its own AssertionError": "class AssertionError(Exception): pass\ndef f(n): return 0",
     "an int equal to everything": (
-        "class Int(int):\n    __hash__ = int.__hash__\n    def __eq__(self, other): return True\ndef f(n): return Int(0)"
+        "class Int(int):\n    __hash__ = int.__hash__\n    def __eq__(self, other): return True\n"
+        "def f(n): return Int(0)"
     ),
     "a thread that ends the process": (
         "import os, threading, time\n"

@@ -151,3 +151,23 @@ def test_labels_by_option() -> None:
     assert program_in(text, "fenced", ("sage",)) == ("x = 2", "")
     assert program_in(text, "fenced", ("",)) == ("x = 3", "")
     assert program_in(text, "fenced", ("ruby",)) == (None, "no program: there is no fenced block")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        f"{'-' * 16_000}1",
+        f"{'(' * 8_000}{')' * 8_000}",
+        f"x{'.x' * 8_000}",
+        f"{'[' * 8_000}",
+        f"{'lambda: ' * 2_000}1",
+        f"x = {'1+' * 8_000}1",
+        "\n".join(f"{' ' * depth}if x:" for depth in range(120)) + " pass",
+        "x = 1\n" * 200_000,
+        "\0",
+    ],
+)
+def test_a_block_that_is_hard_to_parse_is_a_program_like_any(block: str) -> None:
+    for label in ("python", ""):
+        text = f"{fenced(DEFINED, label)}\n{fenced(block, label)}"
+        assert program_in(text, "fenced", LABELS, {"f"})[0] in (block, DEFINED)

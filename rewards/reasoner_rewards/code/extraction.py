@@ -13,6 +13,8 @@ from reasoner_rewards.fences import fenced
 Extract = Literal["fenced", "all"]
 PROMPT = ">>>"
 """what a session in the interpreter begins with"""
+MAX_EXAMPLE = 2**14
+"""characters of a block that only shows how a program is used; a longer one is not looked into"""
 
 
 def program_in(
@@ -40,6 +42,8 @@ def program_in(
         return None, "no program: the last fenced block is not closed"
     texts = [block.text for block in found if block.label and block.text is not None]
     texts = texts or [block.text for block in found if block.text is not None]
+    if len(texts) == 1:
+        return texts[0], ""
     chosen = next((index for index in reversed(range(len(texts))) if not _only_uses(texts[index], names)), None)
     if chosen is None or chosen == len(texts) - 1:
         return texts[-1], ""
@@ -53,10 +57,9 @@ def _only_uses(text: str, names: Collection[str]) -> bool:
     """
     if text.lstrip().startswith(PROMPT):
         return True
-    if not names:
+    if not names or len(text) > MAX_EXAMPLE:
         return False
     try:
-        tree = ast.parse(text)
+        return bound_names(ast.parse(text)).isdisjoint(names)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return bound_names(tree).isdisjoint(names)

@@ -103,9 +103,9 @@ def _is_program(text: str, names: frozenset[str]) -> bool:
         return True
     try:
         tree = ast.parse(text)
+        return bool(tree.body) and (not names or not bound_names(tree).isdisjoint(names))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return bool(tree.body) and (not names or not bound_names(tree).isdisjoint(names))
 
 
 # Above twice the longest `program_timeout_s` (the program's, its checker's): a program that is too slow gets a verdict.
