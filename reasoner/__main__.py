@@ -13,6 +13,7 @@ from reasoner.cli.app import app
 from reasoner.cli.console import complain
 from reasoner.errors import MissingDependencyError, OutOfTimeError, ReasonerError, RunError, UserError
 from reasoner.launch import RankError, report
+from reasoner.safe_text import printable
 from reasoner.secrets import redact
 
 OUT_OF_TIME = 3
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(printable(redact("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def _fail(error: ReasonerError, code: int) -> NoReturn:

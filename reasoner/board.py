@@ -36,7 +36,8 @@ class End:
 
     rung: int
     """how far it is from the cause: 0 a rank said why it failed, or somebody asked for the end; 1 a rank or a launcher
-    was killed; 2 one missed another; 3 its launcher ended it"""
+    was killed, or a rank waited in vain for one that is there; 2 one missed another that is gone; 3 its launcher ended
+    it"""
     time: float
     """seconds since the epoch"""
     message: str
@@ -97,7 +98,7 @@ class Board:
         finally:
             done.set()
             if self._others:
-                thread.join()
+                thread.join(_SILENT)  # it asks the store, which may be gone
 
     def settle(self, mine: End) -> End:
         """Say how the ranks here ended; returns what was behind the end of all."""

@@ -55,7 +55,8 @@ def load_cases(path: Path) -> list[Case]:
         DataError: no such file, no case in it, or a line that is no case; the message names the line and the field.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # not `splitlines`, which also splits at U+2028 and other characters that may stand in a JSON string
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -7,7 +7,6 @@ seeds and schedules are functions of the step and of the metrics, and need no st
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reasoner.ahead import Ahead
+from reasoner.bounded_files import LARGE_BYTES, read_json
 from reasoner.codec import read_parquet, to_json, write_parquet
 from reasoner.config import RunConfig
 from reasoner.errors import RunError
 from reasoner.evaluation import Evaluation
 from reasoner.fresh import Fresh
-from reasoner.ranks import Ranks
+from reasoner.ranks import Ranks, part_of
 from reasoner.runs.folder import Run
 from reasoner.scoring.service import ScoringService
 
@@ -80,6 +80,8 @@ class Keeper:
     """what is drawn beside the update: while it is under way it changes the parts' states"""
     say: Callable[[str], None]
     """shows a sentence"""
+    per_engine: int = 1
+    """neighbouring ranks that have an engine together: the first of them makes the calls of reward sources"""
     _states: dict[str, Any] = field(default_factory=dict)
     """of the parts, after the last committed step"""
     _versions: tuple[int, ...] = ()
@@ -97,7 +99,7 @@ class Keeper:
         Raises:
             RunError: the checkpoint is of a run with other parts, or a part does not find what it needs.
         """
-        states = self._own(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        states = self._own(read_json(checkpoint / STATE_FILE, LARGE_BYTES))
         if set(states) != set(self.parts):
             raise RunError(
                 f"{checkpoint} holds the state of {', '.join(sorted(states))}, and this run has "
@@ -189,13 +191,14 @@ class Keeper:
         return f"scores-{self.ranks.index}.parquet"
 
     def _own(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """This rank's states of those of all ranks; another number of ranks shares what they called."""
+        """This rank's states of those of all ranks; another number of ranks divides what they called, as the budgets
+        of these calls are divided."""
         if len(states) == self.ranks.count:
             return states[self.ranks.index]
         made: Counter[str] = Counter()
         for each in states:
             made.update(each.get(SCORING, {}).get("made", {}))
-        shared = {source: -(-calls // self.ranks.count) for source, calls in made.items()}
+        shared = {source: part_of(calls, self.ranks, self.per_engine) for source, calls in made.items()}
         return states[0] | ({SCORING: {"made": shared}} if SCORING in states[0] else {})
 
     def _now(self) -> tuple[int, ...]:

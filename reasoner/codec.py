@@ -4,14 +4,19 @@
     int -> int64    float -> float64, bit for bit    Mapping[str, Any] -> object / JSON text (it has no fixed columns)
 
 JSON has no NaN and no infinity: JSON lines refuse them, Parquet keeps them in float fields. Free-form mappings hold
-JSON values only; a tuple in them is read back as a list, as JSON has it. Text is UTF-8, so a lone surrogate is refused.
+JSON values only; a tuple in them is read back as a list, as JSON has it. Text is UTF-8, which has no half of a
+surrogate pair: its escape is written in its place (`safe_text.storable`).
+
+What is read may have been written by anybody: only regular files of bounded size are (`reasoner.bounded_files`), and a
+Parquet file unpacks to at most `UNPACKED` times its size.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,23 +28,30 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from reasoner.atomic import replacing
+from reasoner.bounded_files import JSONL_BYTES, open_regular, parse_json, read_lines
 from reasoner.errors import DataError, nearest
+from reasoner.safe_text import storable, storable_json
 
 R = TypeVar("R")
 
+UNPACKED, UNPACKED_BYTES = 64, 2**30
+"""how many times its own size a Parquet file may unpack to, and bytes that any may: ours hold log-probabilities, which
+hardly pack at all"""
+BATCH_ROWS = 1024
+"""rows that are unpacked at once, at most"""
 
-def to_json(record: Any) -> str:
-    """One line of JSON for a dataclass or any JSON value.
+
+def to_json(record: Any, indent: int | None = None) -> str:
+    """JSON for a dataclass or any JSON value: one line, or with `indent` spaces for each level.
 
     Raises:
-        DataError: a value that JSON does not have (NaN, infinity, a set, a lone surrogate).
+        DataError: a value that JSON does not have (NaN, infinity, a set).
     """
     try:
-        text = json.dumps(record, default=_members, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError) as error:
+        text = json.dumps(record, default=_members, ensure_ascii=False, allow_nan=False, indent=indent)
+    except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"a {type(record).__name__} cannot be written as JSON: {error}") from error
-    return text
+    return storable_json(text)
 
 
 def from_json(text: str | bytes, type_: type[R]) -> R:
@@ -53,10 +65,15 @@ def from_json(text: str | bytes, type_: type[R]) -> R:
         # The tuple lets `extra` and `strict` reach the plain dataclasses inside, which know nothing of pydantic.
         record: R = _adapter(cast(Hashable, type_)).validate_json(b"[" + raw + b"]")[0]
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        raise DataError(f"{f'field {where}: ' if where else ''}{first['msg']}, got {_short(first['input'])}") from error
+        raise DataError(first_mistake(error, 1)) from error
     return record
+
+
+def first_mistake(error: ValidationError, skipped: int = 0) -> str:
+    """`field a.b: what is wrong, got 3`, without the `skipped` first parts of the place."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][skipped:])
+    return f"{f'field {where}: ' if where else ''}{first['msg']}, got {_short(first['input'])}"
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
@@ -73,27 +90,25 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
                 raise DataError(f"{path}, line {number}: {error}") from error
 
 
-def read_jsonl(path: Path, type_: type[R], *, appended: bool = False) -> list[R]:
+def read_jsonl(path: Path, type_: type[R], *, appended: bool = False, most: int = JSONL_BYTES) -> list[R]:
     """All records of a JSON lines file.
 
     Args:
         appended: it was written line by line (`atomic.append_line`): a last line that a kill cut is left out.
+        most: bytes of the file.
 
     Raises:
-        DataError: no such file, or a line that is not such a record; the message names the line and the field.
+        DataError: no such file, it cannot be read, or a line that is not such a record; the message names the line and
+            the field.
     """
     records = []
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if appended and not line.endswith(b"\n"):
-                    break
-                try:
-                    records.append(from_json(line, type_))
-                except DataError as error:
-                    raise DataError(f"{path}, line {number}, {type_.__name__}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    for number, line in enumerate(read_lines(path, most), 1):
+        if appended and not line.endswith(b"\n"):
+            break
+        try:
+            records.append(from_json(line, type_))
+        except DataError as error:
+            raise DataError(f"{path}, line {number}, {type_.__name__}: {error}") from error
     return records
 
 
@@ -110,29 +125,93 @@ def write_parquet(path: Path, records: Sequence[R]) -> None:
         pq.write_table(_table(path, records, struct), temporary, compression="zstd")
 
 
+def unstorable(record: Any) -> str:
+    """Why `write_parquet` refuses a record, with the field; empty: it does not."""
+    return _first_bad([record], _struct(type(record))).removeprefix("row 1").lstrip(",: ")
+
+
 def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) -> list[R]:
     """The records of a Parquet file that `write_parquet` wrote: all, or those with these row numbers (from 0). A field
     without a column, in a file that was written before there was the field, has its default, as in JSON.
 
     Raises:
         DataError: no such file, cut short, other columns, or a value that the record refuses; names the row and field.
+            It unpacks to more than a file of its size may.
     """
     struct = _struct(type_)
-    try:
-        # No `read_table`: it would take parts of the path ("step=3") for columns.
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-    _check_columns(path, table.schema, type_, _schema(struct))
-    numbers = range(len(table)) if rows is None else rows
-    records = []
-    for number, row in zip(numbers, (table if rows is None else table.take(rows)).to_pylist(), strict=True):
+    wanted = None if rows is None else frozenset(rows)
+    records: dict[int, R] = {}
+    number = 0
+    for batch in _batches(path, type_, struct, _schema(struct).names):
+        here = [at for at in range(len(batch)) if wanted is None or number + at in wanted]
+        chosen = batch if len(here) == len(batch) else batch.take(here)
+        for at, row in zip(here, _rows(path, chosen), strict=True):
+            try:
+                records[number + at] = struct.unpack(row)
+            except ValueError as error:
+                raise DataError(f"{path}, row {number + at + 1}, {type_.__name__}: {error}") from error
+        number += len(batch)
+    if rows is None:
+        return list(records.values())
+    if missing := [each for each in rows if each not in records]:
+        raise DataError(f"{path} has no row {missing[0] + 1}: it has {number}.")
+    return [records[each] for each in rows]
+
+
+def read_columns(path: Path, type_: type[Any], columns: Sequence[str]) -> pa.Table:
+    """Some columns of a Parquet file that `write_parquet` wrote (`response.token_ids`: of a record inside).
+
+    Raises:
+        DataError: as `read_parquet`.
+    """
+    batches = list(_batches(path, type_, _struct(type_), columns))
+    return pa.Table.from_batches(batches) if batches else pa.table({})
+
+
+def _batches(path: Path, type_: type[Any], struct: _Column, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, a few at a time, with an end where it holds more than a file of its size does."""
+    with open_regular(path) as source:
+        size = os.fstat(source.fileno()).st_size
+        most = max(UNPACKED_BYTES, UNPACKED * size)
         try:
-            records.append(struct.unpack(row))
-        except ValueError as error:
-            raise DataError(f"{path}, row {number + 1}, {type_.__name__}: {error}") from error
-    return records
+            # No `read_table`: it would take parts of the path ("step=3") for columns.
+            with pq.ParquetFile(source) as file:
+                _check_columns(path, file.schema_arrow, type_, _schema(struct))
+                rows = _batch_rows(path, file.metadata, most)
+                unpacked = 0
+                for batch in file.iter_batches(rows, columns=list(columns)):
+                    unpacked += batch.nbytes
+                    if unpacked > most:
+                        raise _bomb(path, most)
+                    _check_values(path, batch, type_, _schema(struct))
+                    yield batch
+        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _batch_rows(path: Path, metadata: Any, most: int) -> int:
+    """How many rows can be unpacked at once: a row repeats at most every value that a column holds."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+    sizes: list[int] = [chunk.total_uncompressed_size for chunk in chunks]
+    numbers = sum(chunk.num_values for chunk in chunks)
+    if sum(sizes) > most or numbers > most or metadata.num_rows > most or min(sizes, default=0) < 0:
+        raise _bomb(path, most)
+    return max(1, min(BATCH_ROWS, most // max([1, *sizes])))
+
+
+def _bomb(path: Path, most: int) -> DataError:
+    return DataError(f"{path} unpacks to more than {most:,} bytes, which is more than a run's file of its size does.")
+
+
+def _rows(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = batch.to_pylist()
+    except (pa.ArrowException, ValueError) as error:  # text that is not UTF-8
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +229,7 @@ def _same(value: Any) -> Any:
 
 
 _SCALARS = {
-    str: _Column(pa.string(), False, _same, _same),
+    str: _Column(pa.string(), False, storable, _same),
     int: _Column(pa.int64(), False, _same, _same),
     float: _Column(pa.float64(), False, _same, _same),
     bool: _Column(pa.bool_(), False, _same, _same),
@@ -200,7 +279,7 @@ def _optional(inner: _Column) -> _Column:
 
 def _list(inner: _Column) -> _Column:
     arrow = pa.list_(pa.field("item", inner.type, inner.nullable))
-    if inner.unpack is _same:  # token ids and log-probabilities: no Python call per token
+    if inner.pack is inner.unpack is _same:  # token ids and log-probabilities: no Python call per token
         return _Column(arrow, False, _same, tuple)
     return _Column(
         arrow, False, lambda items: [inner.pack(item) for item in items], lambda items: tuple(map(inner.unpack, items))
@@ -219,12 +298,15 @@ def _literal(allowed: tuple[Any, ...], where: str) -> _Column:
 def _mapping(where: str) -> _Column:
     def pack(value: Mapping[str, Any]) -> str:
         try:
-            return json.dumps(value, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError) as error:
+            return storable_json(json.dumps(value, ensure_ascii=False, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"field {where}: {error}; it may hold JSON values only") from error
 
     def unpack(text: str) -> dict[str, Any]:
-        value = json.loads(text)
+        try:
+            value = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"field {where}: not JSON: {error}") from error
         if not isinstance(value, dict):
             raise ValueError(f"field {where}: must be a JSON object, got {_short(value)}")
         return value
@@ -275,10 +357,17 @@ def _check_columns(path: Path, found: pa.Schema, type_: type[Any], expected: pa.
             raise DataError(f"{path}: column {field.name!r} of {type_.__name__} must be {field.type}, got {got}")
 
 
+def _check_values(path: Path, batch: pa.RecordBatch, type_: type[Any], expected: pa.Schema) -> None:
+    """What is inside a column has its nulls in its type; the columns themselves do not."""
+    for name in batch.schema.names:
+        if batch.column(name).null_count and not expected.field(name).nullable:
+            raise DataError(f"{path}: column {name!r} of {type_.__name__} must have a value in every row")
+
+
 @cache
 def _adapter(type_: Hashable) -> TypeAdapter[Any]:
     one: Any = GenericAlias(tuple, (type_,))
-    return TypeAdapter(one, config=ConfigDict(strict=True, extra="forbid"))
+    return TypeAdapter(one, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 
 
 def _members(record: Any) -> dict[str, Any]:

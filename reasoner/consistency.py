@@ -125,6 +125,17 @@ def _check_tensor_parallel(config: Config) -> None:
         )
 
 
+def _check_budgets(config: Config) -> None:
+    """A budget of calls is divided over the ranks that score: those with an engine."""
+    scoring = config.run.ranks // config.sampling.tensor_parallel
+    for reward in config.rewards:
+        if reward.max_calls and reward.max_calls < scoring:
+            raise ValueError(
+                f"rewards.{reward.source}.max_calls = {reward.max_calls} is divided over the {scoring} ranks that "
+                f"score, and leaves some of them none: allow at least {scoring}, or set run.ranks (--gpus) lower"
+            )
+
+
 def _check_curriculum(config: Config) -> None:
     if config.curriculum.kind != "none" and config.gro.terms and not config.online:
         raise ValueError(
@@ -220,6 +231,7 @@ CHECKS = (
     _check_refills,
     _check_ahead,
     _check_tensor_parallel,
+    _check_budgets,
     _check_curriculum,
     _check_weights,
     _check_critic,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from reasoner.atomic import replacing_folder
-from reasoner.errors import UserError
+from reasoner.bounded_files import LARGE_BYTES, is_folder, is_there, open_regular
+from reasoner.errors import DataError, UserError
 from reasoner.models import Origin, origin
 from reasoner.report.compare import before_and_after
 from reasoner.report.text import comparison_text, escaped, table
@@ -16,6 +18,7 @@ from reasoner.report.words import ABOUT_EVALUATION, homeless, short, versions
 from reasoner.reporting.format import duration, interval
 from reasoner.reporting.lines import size
 from reasoner.runs.saved import SavedRun, disk_use
+from reasoner.safe_text import printable
 
 KEPT = (".safetensors", ".json", ".txt", ".model", ".jinja", ".py")
 """suffixes of what a model consists of; a pickle is none of it"""
@@ -33,30 +36,44 @@ def export(run: SavedRun, target: Path) -> int:
 
     Raises:
         UserError: the run has no trained model, a file of it is missing, or `target` is not empty or cannot be written.
+        DataError: a file of the model is a link, a pipe or the like, which is not copied.
     """
     model = run.folder / "model"
-    if not model.is_dir():
+    if not is_folder(model):
         raise UserError(f"{run.folder} has no trained model: the run is {run.state} after {run.steps} steps.")
     for name, what in NEEDED.items():
-        if not (model / name).is_file():
+        if not is_there(model / name):
             raise UserError(f"{model} has no {name} ({what}): it is not complete.")
     if not any(model.glob("*.safetensors")):
         raise UserError(f"{model} has no *.safetensors: only those are exported, never pickled weights.")
+    files = [file for file in sorted(model.iterdir()) if file.suffix in KEPT and not is_folder(file)]
+    size_of_all = sum(map(_size, files))
     target = target.expanduser().resolve()  # "new/../old" is old
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--to {target} is there already and not empty; name a new folder.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if size_of_all >= (free := shutil.disk_usage(target.parent).free):
+            raise UserError(f"--to {target}: {size_of_all:,} bytes do not fit into the {free:,} that are free there.")
         with replacing_folder(target, new=True) as folder:
-            for file in sorted(model.iterdir()):
-                if file.is_file() and file.suffix in KEPT:
-                    shutil.copyfile(file, folder / file.name)
+            for file in files:
+                with open_regular(file) as source, (folder / file.name).open("wb") as copy:
+                    shutil.copyfileobj(source, copy, 2**20)
             (folder / CONFIG).parent.mkdir()
-            (folder / CONFIG).write_text(homeless(run.config_text), encoding="utf-8")
-            (folder / "README.md").write_text(model_card(run, target.name), encoding="utf-8")
+            (folder / CONFIG).write_text(printable(homeless(run.config_text)), encoding="utf-8")
+            (folder / "README.md").write_text(printable(model_card(run, target.name)), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--to {target} cannot be written: {error.strerror or error}.") from error
     return disk_use(target)
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file that is copied; only weights are many."""
+    with open_regular(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
+    if size > LARGE_BYTES and file.suffix != ".safetensors":
+        raise DataError(f"{file} is larger than {LARGE_BYTES:,} bytes, which is more than such a file has.")
+    return size
 
 
 def model_card(run: SavedRun, name: str) -> str:

@@ -6,7 +6,8 @@
     .parquet    a table; nested columns become lists and objects
 
 The first three may be compressed (`.jsonl.gz`). All but `.json` are read as a stream. Values are JSON values: of
-Parquet, dates, times and decimals become text; bytes and NaN are refused, as JSON has neither.
+Parquet, dates, times and decimals become text; bytes and NaN are refused, as JSON has neither. Half a surrogate pair,
+which JSON can spell (`"\\ud800"`) and no tokenizer or file takes, becomes its escape as text.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, TextIO
 
 from reasoner.errors import DataError, nearest
 from reasoner.parsing import MAX_DEPTH, is_deep, parse_json
+from reasoner.safe_text import storable
 
 MAX_LINE = 2**26
 """characters; a few kilobytes of a compressed file can stand for gigabytes"""
@@ -68,7 +70,7 @@ def plain(place: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         if is_deep(value):
             raise DataError(f"{place}, field {field!r}: nested more than {MAX_DEPTH} levels deep. Leave the field out.")
         try:
-            values[field] = json.loads(json.dumps(value, default=_as_text, allow_nan=False))
+            values[storable(field)] = storable(json.loads(json.dumps(value, default=_as_text, allow_nan=False)))
         except (TypeError, ValueError) as error:
             raise DataError(f"{place}, field {field!r}: not a JSON value: {error}. Leave the field out.") from None
     return values
@@ -203,4 +205,4 @@ def _opened(path: Path) -> TextIO:
 def _object(place: str, row: Any) -> Mapping[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{place}: a JSON object is needed, got {type(row).__name__} {json.dumps(row)[:60]!r}.")
-    return row
+    return storable(row)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from reasoner.errors import HandoverError
 from reasoner.machine import MEMORY_FOLDER, why_not_in_memory
 from reasoner.models import no_progress_bars
-from reasoner.processes import scratch_prefix
 from reasoner.ranks import ALONE, Ranks
 from reasoner.weights import count_weights, write_weights
 
@@ -150,7 +149,7 @@ def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: Sam
 
 
 def _hand_over_through(parent: Path, learner: Publisher, sampler: Sampler, ranks: Ranks) -> Receipt:
-    with ranks.node_folder(scratch_prefix(), parent) as folder:
+    with ranks.node_folder("weights", parent) as folder:
         version = learner.version
         checksum = learner.publish(folder)
         tensors = count_weights(folder)

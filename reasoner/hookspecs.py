@@ -5,8 +5,9 @@ with an entry point in the group `reasoner`, or as a single file (`--plugin my_v
 built-in reward sources and tasks use the same hooks. Every process that needs plugins discovers them itself.
 
 `register_*` hooks are called to look things up; their results are joined. The others tell what happens in a run, in the
-main process, in the order in which plugins were registered. They only watch: what they return is dropped, and one that
-raises is reported and costs the run nothing. A function may take any of a hook's parameters.
+main process (with several ranks: that of the first), in the order in which plugins were registered. They only watch:
+what they return is dropped, and one that raises is reported and costs the run nothing. A function may take any of a
+hook's parameters.
 """
 
 from __future__ import annotations

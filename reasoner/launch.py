@@ -25,15 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from reasoner.board import INTERRUPTED, Board, End, open_board
+from reasoner.child_python import module_command
 from reasoner.errors import ReasonerError, RunError, UserError
 from reasoner.nodes import Node
-from reasoner.processes import scratch_prefix
 from reasoner.reaping import children
+from reasoner.run_marker import scratch_prefix
 from reasoner.runs.lock import Lock, is_going
-from reasoner.secrets import redact
+from reasoner.secrets import redact, redact_end
+from reasoner.stacks import FILE, where_they_stood
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """environment variable of torch's launcher: where a rank writes why it failed"""
+_ERROR = "error: "
+"""how the message of an error of ours begins; anything else is a traceback"""
 _FOLDER_FILE = "run-folder"
 """beside that file: where the first rank writes the path of the run folder"""
 _END_WITHIN = 15
@@ -74,8 +78,11 @@ def launch(node: Node, ranks: int, arguments: Sequence[str], output: Path) -> No
             raise KeyboardInterrupt
         if not node.first and ended.rung < 2:
             sys.exit(ended.code)
-        again = _keep_failure(folder, ended)
-    raise RankError(ended.message + again, ended.code)
+        told = next(iter(folder.glob(f"*/*/0/{_FOLDER_FILE}")), None)
+        run_folder = Path(told.read_text(encoding="utf-8")) if told else None
+        message = "\n".join(filter(None, (ended.message, _stood(ended, folder, run_folder))))
+        again = _keep_failure(run_folder, message) if run_folder else ""
+    raise RankError(message + again, ended.code)
 
 
 def report(error: BaseException, code: int) -> bool:
@@ -83,12 +90,18 @@ def report(error: BaseException, code: int) -> bool:
     file = os.environ.get(_ERROR_FILE)
     if not file:
         return False
-    text = f"error: {error}" if isinstance(error, ReasonerError) else "".join(traceback.format_exception(error))
+    text = f"{_ERROR}{error}" if isinstance(error, ReasonerError) else "".join(traceback.format_exception(error))
     text = redact(text)
     details = {"py_callstack": text, "timestamp": str(int(time.time()))}
     said = {"message": text, "code": code, "time": time.time(), "extraInfo": details}
     Path(file).write_text(json.dumps({"message": said}), encoding="utf-8")
     return True
+
+
+def error_folder() -> Path | None:
+    """On a rank: the folder in which it says why it fails; None: there is no launcher to tell."""
+    file = os.environ.get(_ERROR_FILE)
+    return Path(file).parent if file else None
 
 
 def report_folder(folder: Path) -> None:
@@ -106,6 +119,7 @@ def _run(node: Node, board: Board, ranks: int, arguments: Sequence[str], logs: P
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said by us
+    python, *options = module_command("reasoner")
     config = LaunchConfig(
         min_nodes=node.count,
         max_nodes=node.count,
@@ -122,7 +136,7 @@ def _run(node: Node, board: Board, ranks: int, arguments: Sequence[str], logs: P
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     with board.watched(_end_ranks) as told, _signals_kept():
         try:
-            elastic_launch(config, sys.executable)("-m", "reasoner", *arguments)
+            elastic_launch(config, python)(*options, *arguments)
             return None
         except ChildFailedError as failed:
             end = _first_of(failed.failures, logs, node)
@@ -157,12 +171,12 @@ def _logs(output: Path) -> Iterator[Path]:
 
     It is beside the run folders: these keep the files by a second name (`reasoner.runs.follower`).
     """
-    here = f"-{socket.gethostname()}"
+    here = f"@{socket.gethostname()}"  # what a host's name cannot hold: `gpu1` is not the end of `rack@gpu1`
     with ExitStack() as stack:
         try:
             output.mkdir(parents=True, exist_ok=True)
-            for left in output.glob(f".reasoner-*{here}"):
-                if not is_going(left):
+            for left in output.glob(".reasoner-*"):
+                if left.name.endswith(here) and not is_going(left):
                     shutil.rmtree(left, ignore_errors=True)
             temporary = tempfile.TemporaryDirectory(
                 prefix=f".{scratch_prefix()}", suffix=here, dir=output, ignore_cleanup_errors=True
@@ -183,18 +197,31 @@ def _end(rank: int, failure: Any, logs: Path, node: Node) -> End:
     """How one rank of this node ended."""
     name = f"rank {rank}" if node.count == 1 else f"rank {rank} on {node.name or f'node {node.index}'}"
     if said := _said(failure.error_file):
-        rung = 2 if _misses_another(said["message"]) else 0
-        return End(rung, float(said["time"]), f"{name} failed.\n{said['message'].strip()}", int(said["code"]))
+        text = said["message"].strip()
+        in_vain = _waited_in_vain(text)
+        rung = 1 if in_vain else 2 if _misses_another(text) else 0
+        how = "waited in vain for another rank, and gave up" if in_vain else "failed"
+        return End(rung, float(said["time"]), f"{name} {how}.\n{text}", int(said["code"]))
     code = failure.exitcode
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     rung = 3 if code == -signal.SIGTERM else 1  # which is how the launcher ends the rest
     said_nothing = f"{name} {how} and said nothing.{_tail(failure.local_rank, logs)}"
-    return End(rung, float(failure.timestamp), said_nothing, 1)
+    return End(rung, failure.timestamp + 1.0, said_nothing, 1)  # torch's whole seconds are rounded down
 
 
 def _misses_another(message: str) -> bool:
     """Whether a rank failed only because it waited for one that is gone."""
-    return any(sign in message for sign in ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer"))
+    return _shows(message, "gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+
+
+def _waited_in_vain(message: str) -> bool:
+    """Whether a collective took longer than `reasoner.ranks.PATIENCE`: gloo's words, the store's and NCCL's."""
+    return _shows(message, "Timed out waiting", "wait timeout", "Watchdog caught collective operation")
+
+
+def _shows(message: str, *signs: str) -> bool:
+    """Whether one of them is in a traceback: an error of ours may quote a server that says the same."""
+    return not message.startswith(_ERROR) and any(sign in message for sign in signs)
 
 
 def _said(error_file: str) -> dict[str, Any]:
@@ -209,16 +236,23 @@ def _said(error_file: str) -> dict[str, Any]:
 def _tail(local_rank: int, logs: Path) -> str:
     """The end of what a rank printed."""
     texts = [file.read_text(errors="replace") for file in sorted(logs.glob(f"*/*/{local_rank}/std*.log"))]
-    text = "\n".join(filter(None, texts))[-_TAIL:].strip()
+    text = redact_end("\n".join(filter(None, texts)), _TAIL).strip()
     return f" The end of its output:\n{text}" if text else ""
 
 
-def _keep_failure(logs: Path, end: End) -> str:
+def _stood(end: End, logs: Path, run_folder: Path | None) -> str:
+    """Where the ranks stood, when no rank has said why the run ended; as lines."""
+    if end.rung == 0:
+        return ""
+    if run_folder is None:
+        return where_they_stood([(int(file.parent.name), file) for file in sorted(logs.glob(f"*/*/*/{FILE}"))])
+    others = [(int(file.parent.name.removeprefix("rank-")), file) for file in run_folder.glob(f"ranks/*/{FILE}")]
+    stood = where_they_stood([(0, run_folder / FILE), *sorted(others)])
+    return stood and f"{stood}\nAll of their threads: {FILE} in {run_folder} and in its folders ranks/*."
+
+
+def _keep_failure(folder: Path, message: str) -> str:
     """Write into the run folder what the first rank cannot know, which was ended; returns how to go on, as a line."""
     from reasoner.runs.folder import record_failure
 
-    told = next(iter(logs.glob(f"*/*/0/{_FOLDER_FILE}")), None)
-    if told is None:
-        return ""
-    folder = Path(told.read_text(encoding="utf-8"))
-    return f"\nTo go on: reasoner run --resume {folder}" if record_failure(folder, end.message) else ""
+    return f"\nTo go on: reasoner run --resume {folder}" if record_failure(folder, message) else ""

@@ -27,8 +27,10 @@ from reasoner.plan import describe_offline, describe_plan
 from reasoner.problem_checks import check_sample
 from reasoner.prompts import render
 from reasoner.records import Problem, Prompt, ScoredGroup
+from reasoner.references import read_references
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
+from reasoner.safe_text import printable
 from reasoner.sampling.factory import check_sampler, choose_engine
 from reasoner.settings import Resolved
 
@@ -97,7 +99,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     facts = {**describe_plan(resolved, splits, device, engine, training=training), **checks}
     # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
     # first time.
-    print(f"preparing model {facts['model']}", flush=True)  # noqa: T201
+    print(printable(f"preparing model {facts['model']}"), flush=True)  # noqa: T201
     folder = resolve_model(config.model.path)
     if engine:
         check_sampler(config, folder, training=training)
@@ -111,6 +113,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         for source in SOURCES
         if training and source != "online" and config.gro.reads(source)
     }
+    facts |= _readings(config, manager, [*splits.train, *splits.eval])
     facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
     facts |= {"hub": said_offline()} if said_offline() else {}
     held_out, train = prompts(splits.eval), prompts(splits.train)
@@ -139,6 +142,13 @@ def _problem_checks(config: Config, manager: pluggy.PluginManager, problems: Seq
         for reward in config.rewards
     }
     return {f"problems of {source}": words for source, words in said.items() if words}
+
+
+def _readings(config: Config, manager: pluggy.PluginManager, problems: Sequence[Problem]) -> dict[str, str]:
+    """How the reward sources that say so read the references."""
+    sources = plugins.reward_sources(manager)
+    found = {reward.source: read_references(sources[reward.source], problems) for reward in config.rewards}
+    return {f"references of {source}": str(readings) for source, readings in found.items() if readings and problems}
 
 
 def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import psutil
 
 from reasoner.records import Component, Response, ScoredGroup
+from reasoner.rewards_api import TEXT_ONLY
 
 T = TypeVar("T")
 
@@ -96,6 +97,8 @@ def _component_metrics(components: Iterable[Component]) -> dict[str, float]:
             values |= {f"{name}/mean": fmean(known), f"{name}/std": pstdev(known)}
         if any(component.weight for component in found):  # gates have none
             values[f"{name}/weighted_mean"] = fmean(component.weight * (component.value or 0.0) for component in found)
+        if any("reads" in component.parts for component in found):
+            values[f"{name}/text_only"] = fmean(component.parts.get("reads") == TEXT_ONLY for component in found)
         values[f"{name}/not_applicable"] = fmean(each.value is None and each.failure is None for each in found)
         values[f"{name}/failed"] = fmean(component.failure is not None for component in found)
         values[f"{name}/seconds"] = fmean(component.seconds for component in found)

@@ -13,8 +13,6 @@ import importlib.util
 import io
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any, Literal
 from reasoner.errors import DataError, MissingDependencyError, UserError, nearest
 from reasoner.hub import hub_reachable
 from reasoner.parsing import read_model_json, table_of
+from reasoner.scratch_folders import ScratchFolder
 from reasoner.weight_files import INDEX, SINGLE, named_files, read_shapes
 
 EMBEDDED_PREFIX = "embedded:"
@@ -309,13 +308,13 @@ def _new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder that becomes `target` at the end: whole or not at all, also with several processes at once."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        scratch = ScratchFolder("model", target.parent)
     except OSError as error:
         raise UserError(
             f"cannot write the model cache {target.parent}: {error.strerror}. "
             "Set XDG_CACHE_HOME to a folder that can be written."
         ) from error
-    try:
+    with scratch as folder:
         yield folder
         folder.chmod(0o755)  # mkdtemp and safetensors write for the owner alone; a cache may be shared
         for file in folder.iterdir():
@@ -325,8 +324,6 @@ def _new_folder(target: Path) -> Iterator[Path]:
         except OSError:
             if not target.is_dir():  # otherwise another process was first, with the same files
                 raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _convert(gguf: Path, model: Embedded, folder: Path) -> None:

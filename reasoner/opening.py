@@ -4,10 +4,9 @@ reverse, whatever happens.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from reasoner.curriculum import Curriculum
 from reasoner.errors import ConfigError, OutOfTimeError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
+from reasoner.launch import error_folder, report_folder
 from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
@@ -30,7 +30,7 @@ from reasoner.measure import seconds_since_start
 from reasoner.models import resolve_device
 from reasoner.plan import describe_checkpoints
 from reasoner.plugins import Events
-from reasoner.ranks import ALONE, Ranks, claim_device, open_ranks
+from reasoner.ranks import ALONE, Ranks, claim_device, open_ranks, part_of, visible_devices
 from reasoner.refusals import refuse_impossible
 from reasoner.reporting.alarms import Watch
 from reasoner.reporting.choose import open_view
@@ -46,6 +46,7 @@ from reasoner.sampling.factory import open_sampler, why_merged
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import Resolved, to_toml
 from reasoner.spread import SpreadSampler, SpreadScorer
+from reasoner.stacks import forget_stacks, keep_stacks
 from reasoner.stages import Evaluator, Stages
 
 
@@ -124,10 +125,12 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
             if place:
                 place.check(material.identity())
                 run, notes = place.reopen(to_toml(config), facts, changes, material.reserve_bytes)
+                forget_stacks(run.folder)
             else:
                 run = _new_run(material, facts)
             stack.enter_context(run)
             view = stack.enter_context(open_view(sys.stdout, run.log, ranks.count))
+            report_folder(run.folder)
             ranks.gather((run.folder, run.history, run.evaluations))
         else:
             nothing: tuple[Path, list[dict[str, float]], dict[int, Any]] = (Path(), [], {})
@@ -138,7 +141,11 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
             view.resumed(run.history, list(run.evaluations.values()), config.run.steps)
         for note in (*notes, *map(str, changes), *(f"WARNING: {warning}" for warning in tight)):
             view.message(note)
-        events = stack.enter_context(watching(material, run, view, tracked=ranks.first))
+        if ranks.count > 1:
+            stack.enter_context(keep_stacks(run.folder))
+        events = Events(None, view.message)  # plugins watch on the first rank, and would be told the same on others
+        if ranks.first:
+            events = stack.enter_context(watching(material, run, view, tracked=True))
         try:
             yield _Base(**vars(material), ranks=ranks, run=run, view=view, events=events)
         except BaseException as error:
@@ -185,14 +192,14 @@ def _what_is_left(run: Run, error: BaseException) -> str:
 def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     config, view = base.config, base.view
     with ExitStack() as stack:
-        rewards = _of_one_rank(config.rewards, base.ranks)
+        shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
+        rewards = _of_one_rank(config.rewards, base.ranks, shared)
         service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins, view.message))
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
         merged = why_merged(config) if config.lora else ""
         rank = config.lora.rank if config.lora and not merged else 0
         log = base.run.folder / "sampler.log"
-        shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
         devices = _devices(base.ranks, shared)
         sampler: Sampler | None = None
         if base.ranks.index % shared == 0:
@@ -219,12 +226,12 @@ def _devices(ranks: Ranks, shared: int) -> str:
     if shared == 1:
         return ""
     first = ranks.index - ranks.index % shared
-    everyone = ranks.gather((ranks.node, os.environ.get("CUDA_VISIBLE_DEVICES", "")))[first : first + shared]
+    everyone = ranks.gather((ranks.node, visible_devices() or []))[first : first + shared]
     if len({node for node, _ in everyone}) > 1:
         raise ConfigError(
             f"sampling.tensor_parallel = {shared} does not divide the ranks of a node, and an engine is on one node"
         )
-    return ",".join(device for _, device in everyone).strip(",")
+    return ",".join(device for _, own in everyone for device in own)
 
 
 def _with_handover(config: Config) -> Config:
@@ -235,10 +242,16 @@ def _with_handover(config: Config) -> Config:
     return config.model_copy(update={"lora": lora})
 
 
-def _of_one_rank(rewards: Sequence[RewardConfig], ranks: Ranks) -> list[RewardConfig]:
-    """The reward sources as one rank calls them: each has its part of a budget of calls."""
+def _of_one_rank(rewards: Sequence[RewardConfig], ranks: Ranks, shared: int) -> list[RewardConfig]:
+    """The reward sources as one rank calls them: each has its part of a budget of calls.
+
+    Args:
+        shared: neighbouring ranks that have an engine together, on the first of them.
+    """
     return [
-        reward if reward.max_calls is None else reward.model_copy(update={"max_calls": reward.max_calls // ranks.count})
+        reward
+        if reward.max_calls is None
+        else reward.model_copy(update={"max_calls": part_of(reward.max_calls, ranks, shared)})
         for reward in rewards
     ]
 
@@ -253,8 +266,9 @@ def _ranks(config: Config) -> Iterator[Ranks]:
     if choose_learner(config) == "torch":
         yield ALONE
         return
-    claim_device()
-    with open_ranks(resolve_device(config.model.device)) as ranks:
+    claim_device(config.model.device)
+    own = error_folder()
+    with keep_stacks(own) if own else nullcontext(), open_ranks(resolve_device(config.model.device)) as ranks:
         ranks.agree(_flat(config.model_dump()) | {"model.device": resolve_device(config.model.device)})
         yield ranks
 

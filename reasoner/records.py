@@ -71,7 +71,9 @@ class Response:
     """What the policy wrote, exactly as it was generated."""
 
     text: str
-    """decoded without special tokens, cut before a stop string; for reading and scoring, never tokenised again"""
+    """decoded without special tokens, cut before a stop string; for reading and scoring, never tokenised again. It
+    begins with `<think>` where the chat template had opened the thinking block, and keeps the marks of thinking where
+    these are special tokens"""
     token_ids: tuple[int, ...]
     """(T,) as generated, the end token included when it was sampled"""
     policy_mask: tuple[bool, ...]

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 from reasoner.errors import UserError
-from reasoner.secrets import hide, know_variable
+from reasoner.secrets import hide, know_variable, redact_start
 
 MAX_BYTES = 8 * 2**20
 """bytes of an answer that are read at most, as it comes and unpacked"""
@@ -169,7 +169,7 @@ class Service:
         text = got.decode(errors="replace") if isinstance(got, bytes) else str(got)
         for secret in self.secrets:  # short ones too
             text = text.replace(secret, "***")
-        text = " ".join(self.hide(text).split())
+        text = redact_start(" ".join(self.hide(text).split()), MAX_SHOWN + 1)
         return (text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...") or "nothing"
 
 

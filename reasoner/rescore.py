@@ -15,6 +15,7 @@ from itertools import combinations, groupby
 from pathlib import Path
 from statistics import fmean
 
+from reasoner.bounded_files import SMALL_BYTES, is_folder, is_there, read_bytes
 from reasoner.cases import Progress, shown
 from reasoner.codec import read_jsonl, read_parquet
 from reasoner.config import Config, SamplingConfig
@@ -132,10 +133,12 @@ def config_for(path: Path, config_file: Path | None, sets: Sequence[str] = (), p
 
     Raises:
         UserError: the run's configuration is not there, or the result is not a configuration.
+        DataError: it cannot be read.
     """
     folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
-    own = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
+    own = next((folder / CONFIG for folder in folders if is_there(folder / CONFIG)), None)
     if own is not None:
+        read_bytes(own, SMALL_BYTES)  # no link, no pipe: what names a configuration on the command line may be a link
         return load_config(own, config_file=config_file, sets=sets, plugins=plugins)
     if config_file is None:
         raise UserError(
@@ -178,16 +181,16 @@ def rescore(
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
+    if is_folder(path):
         files = sorted((path / "rollouts").glob("*.parquet"))
         if not files:
             raise UserError(f"{path} has no saved responses: there is no {path / 'rollouts'}/*.parquet.")
         return files
-    if not path.is_file():
+    if not is_there(path):
         raise UserError(f"there is no run folder and no file {path.absolute()}.")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no file of rollouts: it must end in {' or '.join(SUFFIXES)}.")
-    return [path]
+    return [path.resolve()]
 
 
 def _read(file: Path) -> list[Rollout]:

@@ -23,6 +23,9 @@ SEES: Mapping[Granularity, str] = MappingProxyType(
 )
 """the positional parameters of a function"""
 
+TEXT_ONLY = "text only"
+"""what `RewardSource.reads` says of a reference that is compared as text and not understood"""
+
 RewardFunction = Callable[..., Any]
 """It returns `float | Score | None`, or a sequence of them for a group or batch, with an exception in the place of a
 response that it failed on; or it is `async def` and its result does."""
@@ -47,6 +50,9 @@ class RewardSource:
     check_problem: Callable[[Problem, Any], str] | None = None
     """takes a problem and the options (a model) and says in a few words what became of trying it; raises ValueError for
     one whose responses it cannot judge as it should. See `reasoner.problem_checks`"""
+    reads: Callable[[Problem], str] | None = None
+    """in a word or two how it reads a problem's reference, `TEXT_ONLY` where it only compares texts; raises ValueError
+    for one that it cannot compare with. Looked at before a run starts (`reasoner.references`)"""
     granularity: Granularity = "response"
     """what one call sees"""
     workers: int | None = None
@@ -105,6 +111,7 @@ def reward(
     prepare: Callable[[], None] | None = None,
     preflight: Callable[[Any], str] | None = None,
     check_problem: Callable[[Problem, Any], str] | None = None,
+    reads: Callable[[Problem], str] | None = None,
     granularity: Granularity = "response",
     workers: int | None = None,
     limit_memory: bool = True,
@@ -151,6 +158,7 @@ def reward(
             prepare=prepare,
             preflight=preflight,
             check_problem=check_problem,
+            reads=reads,
             granularity=granularity,
             workers=workers,
             limit_memory=limit_memory,

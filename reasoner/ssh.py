@@ -23,11 +23,14 @@ from io import FileIO
 from pathlib import Path
 
 from reasoner.board import INTERRUPTED, TELL_WITHIN
+from reasoner.child_python import module_command
 from reasoner.codec import from_json, to_json
 from reasoner.errors import MissingDependencyError, RunError
 from reasoner.launch import RankError, launch
 from reasoner.nodes import FIRST_PORT, PORTS, Host, Node
-from reasoner.processes import MARKER, guard_processes, interruptible
+from reasoner.processes import guard_processes, interruptible
+from reasoner.reaping import wait_gone
+from reasoner.run_marker import MARKER
 
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15")
 FORWARDED = (
@@ -77,7 +80,7 @@ def launch_on(hosts: Sequence[Host], arguments: Sequence[str], output: Path, mod
         )
     here = Path.cwd()
     search = f"env PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])} " if os.environ.get("PYTHONPATH") else ""
-    command = f"cd {shlex.quote(str(here))} && exec {search}{shlex.quote(sys.executable)} -m reasoner node"
+    command = f"cd {shlex.quote(str(here))} && exec {search}{shlex.join(module_command('reasoner', 'node'))}"
     port, job = random.randrange(FIRST_PORT, FIRST_PORT + PORTS), f"{os.getpid()}-{time.time_ns()}"
     sessions = []
     try:
@@ -173,4 +176,4 @@ def _end(sessions: Sequence[subprocess.Popen[bytes]]) -> None:
             session.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             os.killpg(session.pid, signal.SIGKILL)
-            session.wait()
+            wait_gone(session)

@@ -156,6 +156,7 @@ class Stages:
             parts,
             self.ahead,
             self.view.message,
+            self.config.sampling.tensor_parallel,
         )
 
     def state(self) -> dict[str, Any]:

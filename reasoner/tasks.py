@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reasoner.errors import ConfigError, ReasonerError, UserError, nearest
+from reasoner.bounded_files import SMALL_BYTES, read_bytes
+from reasoner.errors import ConfigError, DataError, ReasonerError, UserError, nearest
 from reasoner.hookspecs import TaskFamily
 from reasoner.parsing import parse_toml
 from reasoner.plugins import PluginError, TaskFiles, find
@@ -157,12 +158,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: it is not TOML; the message has the line and column.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path.absolute()}: {error.strerror}.") from None
+        data = read_bytes(path, SMALL_BYTES, links=True)
+    except DataError as error:
+        why = str(error).removeprefix(f"{path} ").removeprefix("cannot be read: ").rstrip(".")
+        raise UserError(f"cannot read {path.absolute()}: {why}.") from None
+    try:
+        return _parsed(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text: byte {error.start} cannot be decoded.") from None
-    return _parsed(text, str(path))
 
 
 def _parsed(text: str, origin: str) -> dict[str, Any]:

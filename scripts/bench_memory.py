@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from reasoner.estimate import Estimate, find_estimate
 from reasoner.machine import GIB, this_machine
 from reasoner.models import resolve_model
-from reasoner.processes import MARKER
+from reasoner.run_marker import MARKER
 from reasoner.sampling.factory import choose_engine
 from reasoner.settings import load_config
 from scripts.peak import peak

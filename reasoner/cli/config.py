@@ -10,6 +10,7 @@ from rich.text import Text
 
 from reasoner.cli import options
 from reasoner.cli.console import out
+from reasoner.safe_text import printable
 from reasoner.settings import load_config, settings_of, to_toml
 from reasoner.settings.messages import show_key, show_value
 
@@ -40,7 +41,7 @@ def show(
     """
     resolved = load_config(task, profile, config, sets or (), plugin or ())
     if toml:
-        typer.echo(to_toml(resolved.config), nl=False)
+        typer.echo(printable(to_toml(resolved.config)), nl=False)
         return
     table = Table("key", "value", "from", box=None, pad_edge=False)
     table.columns[0].no_wrap = True

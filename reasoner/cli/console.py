@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.text import Text
 
 from reasoner.secrets import redact
+from reasoner.terminal import SafeConsole
 
 
-def out() -> Console:
+def out() -> SafeConsole:
     """Standard output. Not a terminal: no colours; rich honours NO_COLOR and COLUMNS."""
-    return Console(highlight=False)
+    return SafeConsole()
 
 
 def print_preflights(said: Mapping[str, str]) -> None:
@@ -24,11 +24,11 @@ def print_preflights(said: Mapping[str, str]) -> None:
 
 def warn(message: str) -> None:
     """What does not stop a command but is worth knowing, on standard error."""
-    console = Console(file=sys.stderr, highlight=False)
+    console = SafeConsole(sys.stderr)
     console.print(Text("warning:", style="bold yellow"), Text(redact(message)), soft_wrap=True)
 
 
 def complain(message: object) -> None:
     """An error on standard error, unwrapped: paths and commands in it are there to be copied."""
-    console = Console(file=sys.stderr, highlight=False)
+    console = SafeConsole(sys.stderr)
     console.print(Text("error:", style="bold red"), Text(redact(str(message))), soft_wrap=True)

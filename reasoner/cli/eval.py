@@ -13,8 +13,10 @@ import typer
 
 from reasoner.cli import options
 from reasoner.cli.console import out
+from reasoner.codec import to_json
 from reasoner.errors import UserError
 from reasoner.processes import guard_processes, interruptible
+from reasoner.safe_text import printable
 from reasoner.settings import load_config
 
 
@@ -75,7 +77,7 @@ def evaluate(
     with interruptible(), guard_processes(), progress:
         folder, results = session.start(resolved) if resume is None else session.resume(resume)
     if json_:
-        typer.echo(json.dumps(as_json(folder, results), indent=2, ensure_ascii=False))
+        typer.echo(printable(to_json(as_json(folder, results), indent=2)))
     else:
         print_results(console, folder, results)
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from reasoner.terminal import SafeConsole
 
 QUIET_S = 10.0
 """seconds between lines"""
@@ -20,11 +21,11 @@ Counting = Callable[[str, int], Callable[[int], None]]
 @contextmanager
 def counting() -> Iterator[Counting]:
     """Yields what starts a count; the bars vanish at the end."""
-    console = Console(stderr=True, highlight=False)
+    console = SafeConsole(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
         yield _lines
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
 
         def start(what: str, total: int) -> Callable[[int], None]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from reasoner.cli import options
@@ -16,6 +15,7 @@ from reasoner.cli.console import out
 from reasoner.errors import OutOfTimeError, UserError
 from reasoner.report import TOKENS
 from reasoner.runs.find import find_run
+from reasoner.terminal import SafeConsole
 
 
 def report(
@@ -46,10 +46,10 @@ def report(
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is named twice; name every run once.")
     target = output or report_file(folders, format_)
-    with Console(stderr=True).status("reading") as status:
+    with SafeConsole(stderr=True).status("reading") as status:
         found, text = make_report(folders, format_, tokens, status.update)
     if target == Path("-"):
-        typer.echo(text, nl=False)
+        typer.echo(text, nl=False)  # it is printable
     else:
         save(text, target)
         out().print(Text(str(target)), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ from reasoner.preflight import preflight
 from reasoner.problem_checks import ProblemChecks, check_problems
 from reasoner.processes import guard_processes, interruptible
 from reasoner.records import Problem
+from reasoner.references import read_references
 from reasoner.reporting.format import duration, number
 from reasoner.rewards_api import RewardSource
 from reasoner.scoring.service import ScoringService
@@ -136,6 +138,8 @@ def score_references(
         with _service(reward, config.scoring, config.plugins) as scorer, counting() as count:
             result = self_test(scorer, problems, count)
         _print_self_test(console, result, len(problems))
+        if readings := read_references(hooks.reward_sources(manager)[name], problems, budget_s=math.inf):
+            console.print(Text(f"references: {readings}"))
         rejected += len(result.rejected)
         with interruptible(), guard_processes():
             checks = check_problems(hooks.reward_sources(manager)[name], reward.options, problems)

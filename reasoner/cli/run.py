@@ -21,7 +21,7 @@ from reasoner.config import Config
 from reasoner.data import Splits, load_splits
 from reasoner.errors import ConfigError, UserError
 from reasoner.estimate import find_estimate
-from reasoner.launch import launch, report_folder
+from reasoner.launch import launch
 from reasoner.machine import this_machine
 from reasoner.models import describe_model, resolve_device, resolve_model
 from reasoner.nodes import idle_nodes, read_hostfile, slurm_node
@@ -33,6 +33,7 @@ from reasoner.refusals import refuse_impossible
 from reasoner.runs.changes import load_resumed
 from reasoner.runs.find import find_run
 from reasoner.runs.resume import Resume
+from reasoner.safe_text import printable
 from reasoner.sampling.factory import choose_engine
 from reasoner.settings import Resolved, load_config
 
@@ -121,10 +122,11 @@ def run(
     from reasoner.opening import open_stages
     from reasoner.pipeline import train
 
-    with interruptible(), guard_processes(), leaving_report() as report_on, open_stages(resolved, going_on) as stages:
+    weights = resolved.config.sampling.weights_folder
+    guard = guard_processes([Path(weights)] if weights else [])
+    with interruptible(), guard, leaving_report() as report_on, open_stages(resolved, going_on) as stages:
         if here.first:
             report_on(stages.run.folder)
-            report_folder(stages.run.folder)
         train(stages)
 
 
@@ -176,7 +178,7 @@ def _launch(config: Config, hostfile: Path | None) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+    print(printable(text), flush=True)  # noqa: T201
 
 
 def _plan(resolved: Resolved, hostfile: Path | None) -> Mapping[str, str]:

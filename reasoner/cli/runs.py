@@ -19,7 +19,8 @@ from reasoner.reporting.format import age, interval, number, size
 from reasoner.reporting.lines import label
 from reasoner.reporting.metrics import find, headline
 from reasoner.runs.find import RUNS, find_evaluation, find_run, list_runs
-from reasoner.runs.saved import SavedRun, State, disk_use, is_run, read_run, read_state
+from reasoner.runs.lock import is_going
+from reasoner.runs.saved import SavedRun, State, disk_use, is_run, read_run, read_runs
 
 if TYPE_CHECKING:
     from reasoner.report.compare import Comparison
@@ -112,7 +113,7 @@ def compare(runs: options.RunNames) -> None:
     """
     from reasoner.report.compare import between, settings
 
-    found = [read_run(folder) for folder in _folders(runs)]
+    found = read_runs(_folders(runs))
     if not 2 <= len(found) <= len(LETTERS):
         raise UserError(f"compare takes 2 to {len(LETTERS)} runs, got {len(found)}.")
     console = out()
@@ -149,7 +150,7 @@ def rm(
         if folder.is_symlink():
             raise UserError(f"{folder} is a link; name the folder that it leads to: {folder.resolve()}")
         for run in [folder] if is_run(folder) else list_runs(folder):
-            if read_state(run) == "running":
+            if is_going(run):
                 raise UserError(f"{run} is still running; stop it first, then remove it.")
     sizes = [disk_use(folder) for folder in folders]
     console = out()

@@ -13,6 +13,7 @@ from reasoner.cli.console import out
 from reasoner.config import SamplingConfig
 from reasoner.models import resolve_model
 from reasoner.processes import guard_processes, interruptible
+from reasoner.safe_text import printable
 from reasoner.sampling.factory import check_sampler, choose_engine, longest_of, start_of
 from reasoner.sampling.serving import serve as run_server
 from reasoner.sampling.vllm_guard import KEY
@@ -59,7 +60,7 @@ def serve(
         spread = chosen.sampling.model_copy(update={"tensor_parallel": tensor_parallel})
         chosen = chosen.model_copy(update={"sampling": spread})
     with interruptible(), guard_processes():
-        print(f"preparing model {chosen.model.path}", flush=True)  # noqa: T201
+        print(printable(f"preparing model {chosen.model.path}"), flush=True)  # noqa: T201
         folder = resolve_model(chosen.model.path)
         check_sampler(chosen, folder, training=False)
         run_server(start_of(chosen, folder, longest_of(chosen)), host, port, _say_ready)

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from reasoner.atomic import append_line, keep_lines, remove_leftovers, replace_text
+from reasoner.bounded_files import LARGE_BYTES, SMALL_BYTES, check_entries, read_bytes
 from reasoner.codec import from_json, read_jsonl, to_json
-from reasoner.errors import RunError, UserError
+from reasoner.errors import DataError, RunError, UserError
 from reasoner.evals.parts import Part, identities
 from reasoner.evaluation import Evaluation
 from reasoner.records import ScoredGroup
@@ -68,12 +68,24 @@ class EvaluationFolder:
     @cached_property
     def plan(self) -> tuple[Planned, ...]:
         """The parts, in order."""
-        return from_json((self.folder / PLAN).read_bytes(), tuple[Planned, ...])
+        path = self.folder / PLAN
+        try:
+            plan = from_json(read_bytes(path, LARGE_BYTES), tuple[Planned, ...])
+        except DataError as error:
+            raise DataError(f"{path}: {str(error).removeprefix(f'{path} ')}") from error
+        names = [planned.name for planned in plan]
+        for name in names:
+            if Path(name).name != name or name in ("", "..") or "\0" in name or names.count(name) > 1:
+                raise DataError(f"{path}: {name[:80]!r} is no name of a part")
+        return plan
 
     @cached_property
     def configs(self) -> dict[str, Resolved]:
         """The configuration of every part by its name, in order."""
-        return {planned.name: load_config(self.folder / planned.name / CONFIG) for planned in self.plan}
+        files = {planned.name: self.folder / planned.name / CONFIG for planned in self.plan}
+        for file in files.values():
+            read_bytes(file, SMALL_BYTES)  # no link, no pipe
+        return {name: load_config(file) for name, file in files.items()}
 
     def evaluation(self, name: str) -> Evaluation | None:
         """The figures of a part; None: it is not done."""
@@ -127,7 +139,7 @@ class EvaluationFolder:
     def keep_results(self, results: Mapping[str, Any]) -> None:
         """Everything is done."""
         with self._writing("the results"):
-            replace_text(self.folder / RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+            replace_text(self.folder / RESULTS, to_json(results, indent=2) + "\n")
 
     def log(self, text: str) -> None:
         """Append to `log.txt`, the first line with the time of day."""
@@ -175,10 +187,12 @@ def reopen(name: str) -> EvaluationFolder:
 
     Raises:
         UserError: there is none, or another process works on it.
+        DataError: there is something else than files and folders in it.
     """
     folder = find_evaluation(name)
     if folder is None:
         raise UserError(f"{name} is no evaluation to go on with: there is no {Path(name) / PLAN}.")
+    check_entries(folder)
     try:
         return EvaluationFolder(folder, Lock(folder))
     except BlockingIOError:

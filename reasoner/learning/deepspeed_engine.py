@@ -3,7 +3,8 @@
 The same algorithm-blind accumulator as `torch_engine.py`: same weights in, same gradient out. All ranks hold the whole
 batch; each puts its share of the groups through the model. What that takes: DeepSpeed averages gradients over ranks, so
 losses are multiplied by their number; `step` ends an accumulation, not a count; and ranks go through the model equally
-often, with a token that weighs nothing where a share is smaller, because they wait for each other in between.
+often, with a token that weighs nothing where a share is smaller, because every pass of one waits for the same pass of
+the others. How often they agree on before the first pass: any exchange in between would meet one of DeepSpeed's.
 
 In bfloat16 the parameters are bfloat16; gradients add up in float32 and the optimiser keeps float32 copies.
 """
@@ -40,7 +41,7 @@ from reasoner.learning.schedule import learning_rate
 from reasoner.learning.spread import same_batch, shares_of, spread_logprobs
 from reasoner.learning.weighing import Weighed, weigh_batch
 from reasoner.model_size import EXPERTS, why_no_experts
-from reasoner.ranks import ALONE, Ranks
+from reasoner.ranks import ALONE, Ranks, share_patience
 from reasoner.records import Group, Response
 from reasoner.weights import write_shards
 
@@ -109,6 +110,7 @@ class DeepspeedLearner:
         self._gathered = deepspeed.zero.GatheredParameters
         self._name = f"deepspeed {deepspeed.__version__}"
         self._engine = _initialize(deepspeed, _Scores(self.policy), config, settings)
+        share_patience()
         self.policy.device = torch.device(device)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -137,14 +139,12 @@ class DeepspeedLearner:
     @torch.no_grad()
     def _logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         found: list[list[float]] = [[] for group in groups for _ in group.responses]
-        batches = self.policy.packing.micro_batches(groups)
-        for batch in batches:
-            inputs = self.policy.inputs(batch)
+        for batch in self._rounds(self.policy.packing.micro_batches(groups)):
+            inputs = self.policy.inputs(batch or _IDLE)
             logprobs_S, _ = self._engine(inputs, temperature, False)
-            for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
-                found[index] = part.tolist()
-        for _ in range(self._rounds(batches) - len(batches)):
-            self._engine(self.policy.inputs(_IDLE), temperature, False)
+            if batch:
+                for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
+                    found[index] = part.tolist()
         return found
 
     def accumulate(
@@ -165,10 +165,12 @@ class DeepspeedLearner:
         def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
             return weights([share.rows[row] for row in rows], logprobs_RT)
 
-        done = [self._accumulate_one(batch, share.responses, weigh, temperature, entropy) for batch in batches]
-        for _ in range(self._rounds(batches) - len(batches)):
-            logprobs_S, _ = self._engine(self.policy.inputs(_IDLE), temperature, entropy)
-            self._engine.backward(0.0 * logprobs_S.sum(), scale_wrt_gas=False)
+        done: list[Weighed] = []
+        for batch in self._rounds(batches):
+            if batch:
+                done.append(self._accumulate_one(batch, share.responses, weigh, temperature, entropy))
+            else:
+                self._idle_pass(temperature, entropy)
         loss = sum((float(each.loss) for each in done), 0.0)
         mine = Accumulated.of(batches, share.responses, loss, sum((each.entropy for each in done), 0.0))
         everyone = self._ranks.gather((mine, [float(each.loss) for each in done if each.wanted]))
@@ -190,12 +192,19 @@ class DeepspeedLearner:
         if weighed.wanted or self._ranks.count > 1:
             # A loss that is not finite spoils the gradient, also where its derivative would be: the step is skipped.
             factor = self._ranks.count if math.isfinite(float(weighed.loss.detach())) else math.nan
-            self._engine.backward(weighed.loss * factor, scale_wrt_gas=False)
+            self._engine.backward(weighed.loss * factor + _zero((logprobs_S, entropies_S)), scale_wrt_gas=False)
         return replace(weighed, loss=weighed.loss.detach())  # without what the backward pass would have needed
 
-    def _rounds(self, batches: Sequence[MicroBatch]) -> int:
-        """How often every rank goes through the model."""
-        return max(self._ranks.gather(len(batches)))
+    def _rounds(self, batches: Sequence[MicroBatch]) -> list[MicroBatch | None]:
+        """What this rank puts through the model, one after the other, as often as every other rank; None: nothing of
+        its own is left, and it takes part with the idle one."""
+        most = max(self._ranks.gather(len(batches)))
+        return [*batches, *[None] * (most - len(batches))]
+
+    def _idle_pass(self, temperature: float, entropy: bool) -> None:
+        """Forward and backward for the other ranks' sake: the same collectives, and a gradient of zero."""
+        scores = self._engine(self.policy.inputs(_IDLE), temperature, entropy)
+        self._engine.backward(_zero(scores), scale_wrt_gas=False)
 
     def step(self) -> StepResult:
         config = self._config
@@ -263,8 +272,7 @@ class DeepspeedLearner:
         """An optimiser step that changes no weight."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = 0.0
-        logprobs_S, _ = self._engine(self.policy.inputs(_IDLE), 1.0, False)
-        self._engine.backward(0.0 * logprobs_S.sum(), scale_wrt_gas=False)
+        self._idle_pass(1.0, entropy=False)
         self._engine.step()
 
     @property
@@ -315,6 +323,13 @@ class _Scores(nn.Module):
 
     def forward(self, inputs: Inputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
         return self._policy.scores(inputs, temperature, entropy)
+
+
+def _zero(scores: tuple[Tensor, Tensor | None]) -> Tensor:
+    """A loss of 0 with a gradient for all that a forward pass gave: under ZeRO 3 the backward pass gathers parameters
+    for each output that has one, and must do so on every rank."""
+    logprobs_S, entropies_S = scores
+    return 0.0 * (logprobs_S.sum() if entropies_S is None else logprobs_S.sum() + entropies_S.sum())
 
 
 def _initialize(deepspeed: Any, module: nn.Module, config: LearningConfig, settings: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from math import isfinite, nan
 from operator import itemgetter
 from pathlib import Path
 
+from reasoner.bounded_files import LARGE_BYTES, is_there
 from reasoner.codec import read_jsonl
 from reasoner.report.choose import RolloutFile, rollout_files
 from reasoner.report.compare import Comparison, before_and_after, between, settings
@@ -19,7 +20,7 @@ from reasoner.report.svg import Bars
 from reasoner.reporting.alarms import Warned
 from reasoner.reporting.lines import alerts
 from reasoner.reporting.summary import PHASES, verdicts
-from reasoner.runs.saved import SavedRun, read_run
+from reasoner.runs.saved import SavedRun, read_runs
 
 REST = "rest of the steps"
 OUTSIDE = "set-up, evaluation, saving"
@@ -75,7 +76,7 @@ def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda te
     Raises:
         DataError: a folder is no run's, or cannot be read.
     """
-    runs = [read_run(folder) for folder in folders]
+    runs = read_runs(folders)
     reports, notes = [], list[str]()
     for index, run in enumerate(runs):
         progress(f"reading {run.name}")
@@ -112,7 +113,7 @@ def _run_report(index: int, run: SavedRun, files: Sequence[RolloutFile]) -> RunR
         run=run,
         verdicts=tuple(verdicts(run.correct, run.metrics, evaluations)) if run.metrics else (),
         alerts=tuple(_alerts(run.metrics)),
-        warnings=tuple(read_jsonl(warnings, Warned) if warnings.exists() else ()),
+        warnings=tuple(read_jsonl(warnings, Warned, appended=True, most=LARGE_BYTES) if is_there(warnings) else ()),
         seconds=stage_seconds(run),
         stages=_stages(run),
         comparison=before_and_after(run),

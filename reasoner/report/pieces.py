@@ -7,6 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reasoner.bounded_files import LARGE_BYTES, parse_json, read_text
+from reasoner.errors import DataError
 from reasoner.models import local_file
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ class Pieces:
 def load_pieces(run: Path, config: Mapping[str, Any]) -> Pieces | None:
     """The pieces of a run's model: from the run folder, or from where the model came from if that is on this machine;
     None: there is no fast tokenizer, or `tokenizers` is not installed.
+
+    Raises:
+        DataError: there is one that cannot be read.
     """
     try:
         from tokenizers import Tokenizer
@@ -55,4 +60,11 @@ def load_pieces(run: Path, config: Mapping[str, Any]) -> Pieces | None:
         return None
     source = local_file(str(config.get("model", {}).get("path", "")), "tokenizer.json")
     found = [*sorted(run.rglob("tokenizer.json")), *([source] if source else [])]
-    return Pieces(Tokenizer.from_file(str(found[0]))) if found else None
+    if not found:
+        return None
+    text = read_text(found[0], LARGE_BYTES, links=found[0] == source)  # a hub's cache is made of links
+    try:
+        parse_json(text)  # the library follows a file that nests without end until its stack is full
+        return Pieces(Tokenizer.from_str(text))
+    except Exception as error:  # it raises nothing narrower
+        raise DataError(f"{found[0]} is no tokenizer: {str(error)[:200]}") from error

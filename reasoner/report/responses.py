@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from reasoner.bounded_files import LARGEST
 from reasoner.codec import read_parquet
 from reasoner.errors import DataError
 from reasoner.records import Component, Failure, Problem, Response, Rollout
@@ -93,7 +94,7 @@ class Browsable:
 
 def _text(response: Response, pieces: Pieces | None) -> dict[str, Any]:
     """The text and where its tokens end, in UTF-16 units as a browser counts; without a tokenizer the text alone."""
-    if pieces is None:
+    if pieces is None or not all(0 <= id_ < 2**32 for id_ in response.token_ids):
         return {"text": response.text}
     parts = pieces(response.token_ids)
     special = [at for at, id_ in enumerate(response.token_ids) if id_ in pieces.special]
@@ -114,16 +115,21 @@ def _component(component: Component) -> dict[str, Any]:
 
 
 def _failure(failure: Failure) -> dict[str, Any]:
-    seconds = round(failure.seconds, 2)
+    seconds = _rounded(failure.seconds)
     return {"kind": failure.kind, "message": _cut(failure.message, LONGEST_NOTE), "seconds": seconds}
 
 
 def _parts(parts: Mapping[str, Any]) -> dict[str, Any]:
     """Parts of a score; long text is cut, and so are lists and objects, as text."""
     return {
-        name: part if part is None or isinstance(part, (bool, int, float)) else _cut(str(part), LONGEST_NOTE)
+        name: part if part is None or _is_number(part) else _cut(str(part), LONGEST_NOTE)
         for name, part in parts.items()
     }
+
+
+def _is_number(part: Any) -> bool:
+    """Whether it is one that JSON and a browser have."""
+    return isinstance(part, (bool, int, float)) and -LARGEST <= part <= LARGEST
 
 
 def _packed(weights: Iterable[float]) -> float | list[float]:
@@ -132,7 +138,7 @@ def _packed(weights: Iterable[float]) -> float | list[float]:
 
 
 def _hundredths(logprob: float) -> int | None:
-    return round(-100 * logprob) if math.isfinite(logprob) else None
+    return round(-100 * logprob) if abs(logprob) <= LARGEST else None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from reasoner.atomic import replace_text
-from reasoner.errors import UserError
+from reasoner.errors import DataError, UserError
 from reasoner.report import TOKENS, svg
 from reasoner.report.choose import choose
 from reasoner.report.collect import Report, collect
 from reasoner.report.page import Responses, render
-from reasoner.report.pieces import load_pieces
+from reasoner.report.pieces import Pieces, load_pieces
 from reasoner.report.responses import Browsable
 from reasoner.report.text import as_markdown
+from reasoner.runs.saved import SavedRun
+from reasoner.safe_text import printable
 
 Format = Literal["html", "md"]
 Progress = Callable[[str], None]
@@ -40,7 +42,8 @@ def make_report(
         DataError: a folder is no run's, or cannot be read.
     """
     report = collect(folders, progress)
-    return report, as_markdown(report) if format_ == "md" else _html(report, tokens, progress)
+    text = as_markdown(report) if format_ == "md" else _html(report, tokens, progress)
+    return report, printable(text)  # both are looked at with `cat` and `less`, too; HTML has no control characters
 
 
 def save(text: str, output: Path) -> None:
@@ -76,6 +79,14 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
     return [folder / f"{key}.svg" for key in charts]
 
 
+def _pieces(run: SavedRun) -> tuple[Pieces | None, str]:
+    """The run's tokenizer, and why it cannot be read; empty: it can, or is not here."""
+    try:
+        return load_pieces(run.folder, run.config), ""
+    except DataError as error:
+        return None, str(error)
+
+
 def _html(report: Report, tokens: int, progress: Progress) -> str:
     browsable = Browsable()
     share = tokens // len(report.runs)
@@ -84,8 +95,10 @@ def _html(report: Report, tokens: int, progress: Progress) -> str:
     for index, each in enumerate(report.runs):
         chosen = choose(each.files, share)
         progress(f"packing {sum(one.group.responses for one in chosen):,} responses of {each.run.name}")
-        pieces = load_pieces(each.run.folder, each.run.config) if chosen else None
-        if chosen and pieces is None:
+        pieces, why = _pieces(each.run) if chosen else (None, "")
+        if why:
+            notes.append(f"{why}; there are no tokens to colour.")
+        elif chosen and pieces is None:
             notes.append(f"{each.run.name}: its tokenizer is not on this machine, so there are no tokens to colour.")
         there += sum(group.responses for file in each.files for group in file.groups)
         browsable.add(index, chosen, pieces)

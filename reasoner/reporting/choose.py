@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TextIO
 
-from rich.console import Console
-
 from reasoner.reporting.live import LiveView
 from reasoner.reporting.plain import PlainView
 from reasoner.reporting.view import Views
+from reasoner.safe_text import printable
+from reasoner.terminal import SafeConsole
 
 
 def open_view(stream: TextIO, log: Callable[[str], None], ranks: int = 1) -> Views:
@@ -17,7 +17,7 @@ def open_view(stream: TextIO, log: Callable[[str], None], ranks: int = 1) -> Vie
 
     A terminal that cannot move its cursor (TERM=dumb) gets plain lines too.
     """
-    console = Console(file=stream)
+    console = SafeConsole(stream)
     encoding = stream.encoding or "ascii"
     ascii_only = not encoding.lower().startswith("utf")
     if stream.isatty() and not console.is_dumb_terminal:
@@ -27,7 +27,7 @@ def open_view(stream: TextIO, log: Callable[[str], None], ranks: int = 1) -> Vie
 
 def _writer(stream: TextIO, encoding: str) -> Callable[[str], None]:
     def write(text: str) -> None:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
 
     return write

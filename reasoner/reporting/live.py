@@ -62,17 +62,17 @@ class LiveView:
         self._warnings: Sequence[Warned] = ()
         self._bars = (BarColumn(), BarColumn())
         self._steps = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             self._bars[0],
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             console=console,
         )
         self._stages = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             self._bars[1],
-            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[count]}", markup=False),
             console=console,
         )
         self._stage_name = ""

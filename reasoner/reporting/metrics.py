@@ -36,6 +36,8 @@ METRICS: tuple[Metric, ...] = (
            "gates and weight 0"),
     Metric("reward/<source>/not_applicable", "share", "responses that the source has nothing to say about, or was not "
            "asked about (`when`)"),
+    Metric("reward/<source>/text_only", "share", "responses to problems whose reference the source only compares as "
+           "text; of sources that say so (`math`)"),
     Metric("reward/<source>/failed", "share", "responses whose call of the source failed"),
     Metric("reward/<source>/seconds", "s", "time in the source per response"),
     Metric("reward/abstained", "share", "responses without a reward because a source failed"),

@@ -18,6 +18,7 @@ from reasoner.reporting.format import Direction, duration, interval, sparkline, 
 from reasoner.reporting.lines import label, size
 from reasoner.reporting.metrics import headline
 from reasoner.reporting.view import Summary
+from reasoner.terminal import SafeConsole
 
 WIDTH = 80
 TREND = 20
@@ -66,7 +67,7 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
 def as_text(summary: Summary, ascii_only: bool) -> str:
     """The summary without colours, 80 columns wide."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    console = SafeConsole(buffer, width=WIDTH, plain=True)
     print_summary(console, summary, ascii_only)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasoner.bounded_files import SMALL_BYTES, is_there, read_bytes
 from reasoner.config import Config
 from reasoner.errors import ConfigError, UserError
 from reasoner.settings import Resolved, load_config, settings_of
@@ -83,9 +84,10 @@ def load_resumed(folder: Path, sets: Sequence[str]) -> tuple[Resolved, tuple[Cha
         ConfigError: a key is not allowed, or must not change.
     """
     file = folder / "config.toml"
-    if not file.is_file():
+    if not is_there(file):
         what = "holds no run: config.toml is missing" if folder.is_dir() else "does not exist"
         raise UserError(f"--resume {folder}: the folder {what}. `ls {folder.parent}` shows what there is.")
+    read_bytes(file, SMALL_BYTES)  # no link, no pipe: what names a configuration on the command line may be a link
     before, after = load_config(file), load_config(file, sets=sets)
     found = changes(before.config, after.config)
     refused = [change for change in found if allowed(change.key) is None]

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasoner.atomic import remove_folder, replacing_folder
+from reasoner.bounded_files import LARGE_BYTES, check_entries, read_bytes
 from reasoner.codec import from_json, to_json
 from reasoner.errors import DataError
 from reasoner.runs.checksums import sha256_of_all
@@ -84,10 +85,13 @@ class Checkpoints:
         """
         folder = self.at(step)
         try:
-            manifest = from_json((folder / MANIFEST).read_bytes(), Manifest)
+            check_entries(folder)
+            manifest = from_json(read_bytes(folder / MANIFEST, LARGE_BYTES), Manifest)
             if manifest.step != step:
                 raise DataError(f"{MANIFEST} is of step {manifest.step}")
             for file in manifest.files:
+                if Path(file.name).is_absolute() or ".." in Path(file.name).parts:
+                    raise DataError(f"{file.name} is not in the checkpoint")
                 if (size := (folder / file.name).stat().st_size) != file.bytes:
                     raise DataError(f"{file.name} has {size} bytes, {file.bytes} were written")
             sums = sha256_of_all(folder / file.name for file in manifest.files)
@@ -97,6 +101,10 @@ class Checkpoints:
         except OSError as error:
             name = Path(error.filename or folder).relative_to(folder)
             raise DataError(f"{name} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"a name in {MANIFEST} cannot be one of a file: {error}") from error
 
     def keep(self, steps: Collection[int]) -> None:
         """Remove the checkpoints of all other steps."""

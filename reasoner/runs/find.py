@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reasoner.bounded_files import is_folder, is_there
 from reasoner.errors import UserError, nearest
 from reasoner.runs.saved import PLAN, is_run
 
@@ -22,7 +23,7 @@ def find_run(name: str, below: Path = RUNS) -> Path:
     """
     if is_run(path := Path(name).expanduser()):
         return path
-    names = [str(folder.relative_to(below)) for folder in list_runs(below)] if below.is_dir() else []
+    names = [str(folder.relative_to(below)) for folder in list_runs(below)] if is_folder(below) else []
     found = [name] if name in names else [each for each in names if each.startswith(name)]
     if len(found) == 1:
         return below / found[0]
@@ -30,7 +31,7 @@ def find_run(name: str, below: Path = RUNS) -> Path:
         raise UserError(
             f"{name!r} is the beginning of {len(found)} runs in {below}: {_listed(found)}; give more of it."
         )
-    if path.is_dir():
+    if is_folder(path):
         raise UserError(f"{path} is not a run folder: it has no status.json.{_inside(path)}")
     there = f" The last ones there: {_listed(names[-3:])}." if names else ""
     raise UserError(f"there is no run {name!r}, as a path or below {below}/.{nearest(name, names)}{there}")
@@ -39,7 +40,7 @@ def find_run(name: str, below: Path = RUNS) -> Path:
 def find_evaluation(name: str, below: Path = RUNS) -> Path | None:
     """The folder of an evaluation, by its path or its name below `runs/`; None: there is none."""
     places = (Path(name).expanduser(), below / name)
-    return next((place for place in places if (place / PLAN).is_file()), None)
+    return next((place for place in places if is_there(place / PLAN)), None)
 
 
 def list_runs(folder: Path) -> list[Path]:
@@ -48,11 +49,18 @@ def list_runs(folder: Path) -> list[Path]:
     Raises:
         UserError: there is no such folder.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"there is no folder {folder}; runs are written to {RUNS} in the current folder (run.output).")
-    evaluations = [path.parent for path in folder.glob(f"*/{PLAN}")]
-    inside = [folder, *evaluations]
-    return sorted(path for place in inside for path in place.iterdir() if path.is_dir() and is_run(path))
+    inside = [folder, *(path for path in _folders(folder) if is_there(path / PLAN))]
+    return sorted(path for place in inside for path in _folders(place) if is_run(path))
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder; none where it cannot be looked into."""
+    try:
+        return [path for path in folder.iterdir() if is_folder(path)]
+    except OSError:
+        return []
 
 
 def _inside(path: Path) -> str:

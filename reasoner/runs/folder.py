@@ -20,7 +20,6 @@ A step is committed by its line in `metrics.jsonl`, written last and synced. Rol
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -33,6 +32,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from reasoner.atomic import append_line, replace_text, replacing_folder, sync
+from reasoner.bounded_files import LARGEST, SMALL_BYTES, parse_json, read_lines, read_object
 from reasoner.codec import read_jsonl, to_json, write_parquet
 from reasoner.errors import DataError, RunError, UserError, state_after
 from reasoner.evaluation import Evaluation
@@ -40,10 +40,16 @@ from reasoner.records import Rollout, Suspect
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.environment import describe, now
 from reasoner.runs.lock import Lock
+from reasoner.runs.rollouts import storable_rollouts
 from reasoner.runs.starts import record_start
+from reasoner.safe_text import printable
 from reasoner.secrets import redact
 
-CONFIG, IDENTITY = "config.toml", "identity.json"
+CONFIG, IDENTITY, LOG = "config.toml", "identity.json", "log.txt"
+METRICS_BYTES = 2 * 2**30
+"""of metrics and of evaluations; a step has some 3 kB of metrics"""
+MOST_PROBLEMS = 200_000
+"""of an evaluation: their differences are resampled thousands of times"""
 MINIMUM_FREE = 256 * 2**20
 """bytes; metrics, logs and rollouts of a small run"""
 
@@ -78,7 +84,7 @@ class Run:
         """
         self.folder = folder
         self.model_folder = folder / "model"
-        self.log_file = folder / "log.txt"
+        self.log_file = folder / LOG
         self.checkpoints = Checkpoints(folder)
         self.history = list(history)
         """the metrics of every committed step, as `metrics.jsonl` has them"""
@@ -106,7 +112,7 @@ class Run:
         figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         with self._writing(f"step {step}"):
             if rollouts:  # a step on offline data alone sampled none
-                write_parquet(self.folder / "rollouts" / f"step-{step:06}.parquet", rollouts)
+                self._write_rollouts(step, f"step-{step:06}.parquet", rollouts)
             append_line(self.folder / "metrics.jsonl", to_json({"step": step, **figures}))
         self.history.append(as_read(metrics))
 
@@ -117,7 +123,7 @@ class Run:
             RunError: the disk is full or the folder is gone.
         """
         with self._writing(f"the evaluation after step {step}"):
-            write_parquet(self.folder / "rollouts" / f"eval-{step:06}.parquet", rollouts)
+            self._write_rollouts(step, f"eval-{step:06}.parquet", rollouts)
             append_line(self.folder / "evaluations.jsonl", to_json(Evaluated(step, evaluation)))
         self.evaluations[step] = evaluation
 
@@ -188,6 +194,20 @@ class Run:
             except OSError as unwritable:
                 error.add_note(f"The run's end could not be written to {self.folder}: {unwritable.strerror}.")
 
+    def _write_rollouts(self, step: int, name: str, rollouts: Sequence[Rollout]) -> None:
+        """What a reward source wrote must not end the run: where it cannot be written, it is left out and warned of."""
+        path = self.folder / "rollouts" / name
+        try:
+            write_parquet(path, rollouts)
+        except DataError:
+            kept, notes = storable_rollouts(rollouts)
+            if kept:
+                write_parquet(path, kept)
+            what = f"{len(notes)} of the {len(rollouts)} responses in {name} could not be written as they are"
+            advice = f"Look at what the reward sources return. {notes[0]}"
+            self.warn([{"step": step, "name": "rollouts", "what": what, "advice": advice}])
+            self.log("\n".join([f"warning: {what}", *notes]))
+
     def _status(self, state: str, reason: str) -> None:
         status = {
             "state": state,
@@ -197,7 +217,7 @@ class Run:
             "ended": None if state == "running" else now(),
             "process": os.getpid(),
         }
-        replace_text(self.folder / "status.json", json.dumps(status, indent=2, ensure_ascii=False) + "\n")
+        replace_text(self.folder / "status.json", to_json(status, indent=2) + "\n")
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -234,7 +254,7 @@ def open_run(
         (folder / "checkpoints").mkdir()
         run = start_run(folder, config_toml, chosen)
         if identity:  # last: with it there is a run to go on with
-            replace_text(folder / IDENTITY, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
+            replace_text(folder / IDENTITY, to_json(identity, indent=2) + "\n")
         return run
 
 
@@ -248,7 +268,12 @@ def new_folder(output: Path, name: str, reserve_bytes: int) -> Iterator[Path]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         check_room(output, reserve_bytes)
-        yield _created(output, f"{datetime.now():%Y%m%d-%H%M%S}-{name}")
+        folder = _created(output, f"{datetime.now():%Y%m%d-%H%M%S}-{name}")
+        try:
+            yield folder
+        except UserError:  # it cannot be locked
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         sync(output)
     except OSError as error:
         raise UserError(
@@ -274,19 +299,19 @@ def start_run(folder: Path, config_toml: str, chosen: Mapping[str, str]) -> Run:
 
 def log_to(file: Path, text: str) -> None:
     """Append to a log, the first line with the time of day."""
-    indented = text.rstrip().replace("\n", "\n" + " " * 9)
-    with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
+    indented = printable(text).rstrip().replace("\n", "\n" + " " * 9)  # people `cat` it
+    with file.open("a", encoding="utf-8") as log:
         log.write(f"{datetime.now():%H:%M:%S} {indented}\n")
 
 
 def record_failure(folder: Path, reason: str) -> bool:
     """Write down that a run failed whose own process could not know it; whether there is a checkpoint to go on from."""
     file = folder / "status.json"
-    status = json.loads(file.read_text(encoding="utf-8"))
+    status = read_object(file)
     if status["state"] not in ("finished", "stopped"):
         status |= {"state": "failed", "reason": redact(reason), "ended": status["ended"] or now()}
-        replace_text(file, json.dumps(status, indent=2, ensure_ascii=False) + "\n")
-        log_to(folder / "log.txt", f"failed: {redact(reason)}")
+        replace_text(file, to_json(status, indent=2) + "\n")
+        log_to(folder / LOG, f"failed: {redact(reason)}")
     return bool(Checkpoints(folder).steps())
 
 
@@ -305,12 +330,14 @@ def check_room(folder: Path, reserve_bytes: int) -> None:
 
 
 def as_read(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Metrics as `read_metrics` gives them back: NaN where they are not finite."""
-    return {key: value if value is not None and math.isfinite(value) else math.nan for key, value in metrics.items()}
+    """Metrics as `read_metrics` gives them back: NaN where they are not finite, or too large to be added up."""
+    return {
+        key: value if value is not None and -LARGEST <= value <= LARGEST else math.nan for key, value in metrics.items()
+    }
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The metrics of every committed step, `step` included; null is read as NaN.
+    """The metrics of every committed step, `step` included, which is the number of the line; null is read as NaN.
 
     The last line may have been cut by a kill; it has no newline then, was not committed, and is left out.
 
@@ -318,23 +345,36 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         DataError: no such file, or a malformed line.
     """
     path = folder / "metrics.jsonl"
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return [_metrics(path, number, line) for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
+    lines = enumerate(read_lines(path, METRICS_BYTES, SMALL_BYTES), 1)
+    return [_metrics(path, number, line) for number, line in lines if line.endswith(b"\n")]
 
 
 def read_evaluations(folder: Path) -> list[Evaluated]:
-    """All evaluations of a run, in the order they were made."""
-    return read_jsonl(folder / "evaluations.jsonl", Evaluated, appended=True)
+    """All evaluations of a run, in the order they were made.
+
+    Raises:
+        DataError: no such file, or a line that is no evaluation.
+    """
+    path = folder / "evaluations.jsonl"
+    found = read_jsonl(path, Evaluated, appended=True, most=METRICS_BYTES)
+    for number, evaluated in enumerate(found, 1):
+        for estimate in evaluated.evaluation.estimates:
+            figures = (estimate.value, estimate.low or 0.0, estimate.high or 0.0, *estimate.by_problem.values())
+            if len(figures) > MOST_PROBLEMS or max(map(abs, figures)) > LARGEST:
+                raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is no figure of an evaluation.")
+    return found
 
 
 def _metrics(path: Path, number: int, line: bytes) -> dict[str, float]:
     try:
-        return as_read(json.loads(line))
-    except (ValueError, AttributeError) as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise DataError(f"{path}, line {number}: not a JSON object with numbers: {error}") from error
+    if not isinstance(row, dict) or not all(value is None or isinstance(value, int | float) for value in row.values()):
+        raise DataError(f"{path}, line {number}: not a JSON object with numbers, got {str(row)[:80]}")
+    if row.get("step") != number:
+        raise DataError(f"{path}, line {number}: the steps must be 1, 2, 3, ... in order; got {row.get('step')}")
+    return as_read(row)
 
 
 def _created(output: Path, name: str) -> Path:

@@ -7,19 +7,28 @@ A kill in between changes nothing that matters: the next resume finds the same p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from reasoner.atomic import keep_lines, remove_leftovers, replace_text
+from reasoner.bounded_files import (
+    LARGE_BYTES,
+    check_entries,
+    is_there,
+    open_regular,
+    parse_json,
+    read_lines,
+    read_object,
+)
 from reasoner.errors import DataError, UserError
 from reasoner.runs.changes import Change
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.checksums import differences
 from reasoner.runs.environment import describe
-from reasoner.runs.folder import IDENTITY, Evaluated, Run, check_room, read_evaluations, read_metrics
+from reasoner.runs.folder import IDENTITY, LOG, Evaluated, Run, check_room, read_evaluations, read_metrics
+from reasoner.runs.lock import NAME as LOCK
 from reasoner.runs.lock import Lock
 from reasoner.runs.starts import FILE, moved_on, read_starts, record_start
 
@@ -63,7 +72,7 @@ class Place:
         Raises:
             UserError: with what was and what is.
         """
-        found = differences(json.loads((self.folder / IDENTITY).read_text(encoding="utf-8")), identity)
+        found = differences(read_object(self.folder / IDENTITY), identity)
         if found:
             raise UserError(
                 f"--resume {self.folder}: what the run is made from has changed since it started:\n  "
@@ -109,7 +118,7 @@ class Place:
         checkpoints = Checkpoints(self.folder)
         checkpoints.keep([step for step in checkpoints.steps() if step <= self.step])
         for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl"):
-            keep_lines(self.folder / name, lambda line: json.loads(line)["step"] <= self.step)
+            keep_lines(self.folder / name, lambda line: _step_of(line) <= self.step)
         keep_lines(self.folder / FILE)
         for path in (*self.folder.glob("rollouts/*.parquet"), *self.folder.glob("not-finite/*.parquet")):
             if int(path.stem.partition("-")[2]) > self.step:
@@ -125,24 +134,29 @@ def find_place(folder: Path, steps: int) -> Iterator[Place]:
 
     Raises:
         UserError: there is no training run, another process works on it, it is finished, or it has no use of `steps`.
-        DataError: its files are damaged and no checkpoint can be used.
+        DataError: its files are damaged and no checkpoint can be used, or there is something else than files in it.
     """
-    if not (folder / IDENTITY).is_file():
+    if not is_there(folder / IDENTITY):
         raise UserError(
             f"--resume {folder}: nothing to go on with, {IDENTITY} is missing: the folder is of an evaluation, "
             "or of a run that ended before it began."
         )
-    status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    check_entries(folder)
+    for name in (LOCK, LOG):
+        if is_there(folder / name):
+            open_regular(folder / name).close()
+    state, process = _status(folder)
     try:
         lock = Lock(folder)
     except BlockingIOError:
         raise UserError(
-            f"--resume {folder}: the run is still going, as process {status['process']}. Wait for its end, or end it "
-            f"with `kill {status['process']}`: it saves where it is."
+            f"--resume {folder}: the run is still going, as process {process}. Wait for its end, or end it "
+            f"with `kill {process}`: it saves where it is."
         ) from None
     with lock:
         history = _history(folder)
-        _check_steps(folder, steps, len(history), status["state"])
+        _check_steps(folder, steps, len(history), state)
+        _check_warnings(folder)
         step, notes = _newest(folder, len(history))
         yield Place(
             folder=folder,
@@ -157,10 +171,31 @@ def find_place(folder: Path, steps: int) -> Iterator[Place]:
 
 
 def _history(folder: Path) -> list[dict[str, float]]:
-    rows = read_metrics(folder)
-    if [row.pop("step", None) for row in rows] != list(range(1, len(rows) + 1)):
-        raise DataError(f"{folder / 'metrics.jsonl'}: its lines are not the steps 1 to {len(rows)} in order")
-    return rows
+    return [{name: value for name, value in row.items() if name != "step"} for row in read_metrics(folder)]
+
+
+def _status(folder: Path) -> tuple[str, int]:
+    """State, and the process that works on the run, or did."""
+    status = read_object(folder / "status.json")
+    state, process = status.get("state"), status.get("process")
+    if not isinstance(state, str) or not isinstance(process, int):
+        raise DataError(f"{folder / 'status.json'} is not what a run writes: it has no state or no process")
+    return state, process
+
+
+def _check_warnings(folder: Path) -> None:
+    """They are cut back by their steps, when it is too late to refuse."""
+    path = folder / "warnings.jsonl"
+    for number, line in enumerate(read_lines(path, LARGE_BYTES), 1):
+        try:
+            if line.endswith(b"\n"):
+                _step_of(line)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}, line {number}: not a warning of a step: {error!r}"[:500]) from error
+
+
+def _step_of(line: bytes) -> int:
+    return int(parse_json(line)["step"])
 
 
 def _check_steps(folder: Path, steps: int, committed: int, state: str) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from reasoner.bounded_files import LARGEST
+from reasoner.codec import read_columns, unstorable
 from reasoner.errors import DataError
 from reasoner.records import Rollout, ScoredGroup
 
+MAX_WHY = 500
+"""characters of why a rollout cannot be written"""
 LOOKED_AT = ["sample", "reward", "response.token_ids", "response.finish_reason", "components"]
 
 
@@ -74,6 +78,29 @@ def to_rollouts(
     ]
 
 
+def storable_rollouts(rollouts: Sequence[Rollout]) -> tuple[list[Rollout], list[str]]:
+    """The rollouts as they can be written, and what that cost, in sentences.
+
+    A reward source's parts and note go where they hold what no file does, then the row that its problem was read from;
+    a rollout that cannot be written even so is left out.
+    """
+    kept, notes = [], []
+    for rollout in rollouts:
+        if not (why := unstorable(rollout)):
+            kept.append(rollout)
+            continue
+        said = f"not kept, it cannot be written: {why}"[:MAX_WHY]
+        bare = tuple(replace(part, parts={}, note=said) for part in rollout.components)
+        tried = replace(rollout, components=bare)
+        if unstorable(tried):
+            tried = replace(tried, problem=replace(rollout.problem, fields={}))
+        left_out = bool(unstorable(tried))
+        kept += [] if left_out else [tried]
+        what = "it is left out" if left_out else "parts and notes of its scores are not kept"
+        notes.append(f"problem {rollout.problem.id}, sample {rollout.sample}: {what}: {why}"[:MAX_WHY])
+    return kept, notes
+
+
 def index_groups(path: Path) -> list[GroupIndex]:
     """The groups of a rollout file in order, without reading what was written in them.
 
@@ -81,26 +108,30 @@ def index_groups(path: Path) -> list[GroupIndex]:
         DataError: the file cannot be read, or is none of rollouts.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=LOOKED_AT)
+        table = read_columns(path, Rollout, LOOKED_AT).combine_chunks()
+        if not len(table):
+            return []
         response = table["response"].combine_chunks()
         lengths = pc.list_value_length(response.field("token_ids")).to_pylist()
         finished = pc.equal(response.field("finish_reason"), "stop").to_pylist()
         values = _components(table["components"].combine_chunks())
         samples, rewards = table["sample"].to_pylist(), table["reward"].to_pylist()
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} cannot be read as rollouts: {error}") from error
     starts = [row for row, sample in enumerate(samples) if sample == 0]
     found = []
-    for first, end in zip(starts, [*starts[1:], len(samples)], strict=True):
+    for first, end in pairwise([*starts, len(samples)]):
         columns: dict[str, list[float]] = {
             "response/length_mean": lengths[first:end],
             "response/finished": finished[first:end],
-            "reward/mean": [reward for reward in rewards[first:end] if reward is not None],
+            "reward/mean": [reward for reward in rewards[first:end] if reward is not None and abs(reward) <= LARGEST],
         }
         for row in values[first:end]:
             for source, value in row.items():
-                columns.setdefault(f"reward/{source}/mean", []).append(value)
+                if abs(value) <= LARGEST:
+                    columns.setdefault(f"reward/{source}/mean", []).append(value)
         means = {name: fmean(column) for name, column in columns.items() if column}
         found.append(GroupIndex(first, end - first, sum(lengths[first:end]), means))
     return found

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reasoner.bounded_files import SMALL_BYTES, is_there, read_object, read_text
+from reasoner.codec import first_mistake
 from reasoner.errors import DataError
-from reasoner.runs.folder import IDENTITY, Evaluated, read_evaluations, read_metrics
+from reasoner.parsing import parse_toml
+from reasoner.runs.folder import CONFIG, IDENTITY, Evaluated, read_evaluations, read_metrics
 from reasoner.runs.lock import is_going
 from reasoner.runs.starts import FILE as STARTS
-from reasoner.runs.starts import Start, read_starts
+from reasoner.runs.starts import Start, check_environment, read_starts
 
+STATUS = "status.json"
 PLAN = "plan.json"
 """file by which an evaluation's folder is known"""
 State = Literal["running", "finished", "stopped", "failed", "interrupted", "killed"]
@@ -37,7 +44,7 @@ class SavedRun:
     """one mapping per committed step, `step` included; a value that was not finite is NaN"""
     evaluations: tuple[Evaluated, ...]
     config: Mapping[str, Any]
-    """`config.toml` as it is written, not checked: another version may have written it"""
+    """`config.toml` as it is written, checked only where it is read: another version may have written it"""
     config_text: str
     environment: Mapping[str, Any]
     """`environment.json`"""
@@ -88,8 +95,8 @@ class SavedRun:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder looks like a run's."""
-    return (folder / "status.json").is_file()
+    """Whether a folder looks like a run's, even if it cannot be read."""
+    return is_there(folder / STATUS)
 
 
 def read_state(folder: Path) -> State:
@@ -108,11 +115,9 @@ def read_run(folder: Path) -> SavedRun:
         DataError: it is no run folder, or a file in it is missing or malformed; the message names it.
     """
     state, reason, started, ended = _status(folder)
-    text = _text(folder / "config.toml")
-    try:
-        config = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{folder / 'config.toml'} is not TOML: {error}") from error
+    text, config = _config(folder / CONFIG)
+    environment = read_object(folder / "environment.json")
+    check_environment(str(folder / "environment.json"), environment)
     return SavedRun(
         folder=folder,
         state=state,
@@ -123,54 +128,110 @@ def read_run(folder: Path) -> SavedRun:
         evaluations=tuple(read_evaluations(folder)),
         config=config,
         config_text=text,
-        environment={"chosen": {}} | _object(folder / "environment.json"),
-        starts=tuple(read_starts(folder)) if (folder / STARTS).is_file() else (),
+        environment=environment,
+        starts=tuple(read_starts(folder)) if is_there(folder / STARTS) else (),
     )
+
+
+def read_runs(folders: Sequence[Path]) -> list[SavedRun]:
+    """Read several run folders.
+
+    Raises:
+        DataError: some cannot be read: a line for each of them.
+    """
+    runs, unreadable = [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except DataError as error:
+            unreadable.append(str(error))
+    if unreadable:
+        raise DataError("\n".join(unreadable))
+    return runs
 
 
 def disk_use(folder: Path) -> int:
     """Bytes of a file, or of all files below a folder; what vanishes meanwhile is not counted."""
+    if not folder.is_dir() or folder.is_symlink():
+        return folder.lstat().st_size
     total = 0
-    for path in (folder, *folder.rglob("*")):
-        try:
-            total += path.lstat().st_size if not path.is_dir() or path.is_symlink() else 0
-        except FileNotFoundError:
-            continue
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            with suppress(OSError):
+                found = path.lstat()
+                total += 0 if stat.S_ISDIR(found.st_mode) else found.st_size
     return total
 
 
 def _status(folder: Path) -> tuple[State, str, datetime, datetime | None]:
     """State, reason, start and end."""
-    path = folder / "status.json"
-    if not path.is_file():
-        raise DataError(f"{folder} is not a run folder: it has no status.json")
-    status = _object(path)
+    path = folder / STATUS
+    if not is_run(folder):
+        raise DataError(f"{folder} is not a run folder: it has no {STATUS}")
+    status = read_object(path)
     try:
-        started, ended = datetime.fromisoformat(status["started"]), status["ended"]
         state: State = status["state"]
         if state not in get_args(State):
             raise ValueError(f"state {state!r}")
         if state == "running" and not is_going(folder):
             state = "killed"
-        return state, str(status["reason"]), started, datetime.fromisoformat(ended) if ended else None
+        started, ended = _time(status["started"]), status["ended"]
+        return state, str(status["reason"]), started, _time(ended) if ended else None
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not what a run writes: {error!r}") from error
+        raise DataError(f"{path} is not what a run writes: {error!r}"[:500]) from error
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _time(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return found
+
+
+class _Model(BaseModel):
+    path: str
+
+
+class _Steps(BaseModel):
+    steps: int = Field(ge=0)
+
+
+class _Reward(BaseModel):
+    source: str
+
+
+class _Method(BaseModel):
+    preset: str = ""
+    terms: dict[str, dict[str, Any]] = {}
+
+
+class _Deciding(BaseModel):
+    correct: str = ""
+
+
+class _Shape(BaseModel):
+    """What is read of a configuration."""
+
+    model_config = ConfigDict(strict=True)
+
+    task: str
+    title: str = ""
+    model: _Model
+    run: _Steps
+    rewards: list[_Reward] = []
+    gro: _Method = _Method()
+    evaluation: _Deciding = _Deciding()
+    data: dict[str, Any] = {}
+    prompt: dict[str, Any] = {}
+
+
+def _config(path: Path) -> tuple[str, dict[str, Any]]:
+    text = read_text(path, SMALL_BYTES)
     try:
-        value = json.loads(_text(path))
+        config = parse_toml(text)
+        _Shape.model_validate(config)
+    except ValidationError as error:
+        raise DataError(f"{path}: {first_mistake(error)}") from error
     except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is not a JSON object")
-    return value
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path}: {error}") from error
+    return text, config

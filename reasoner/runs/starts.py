@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from reasoner.atomic import append_line, replace_text
-from reasoner.codec import read_jsonl, to_json
+from reasoner.bounded_files import LARGE_BYTES
+from reasoner.codec import first_mistake, read_jsonl, to_json
+from reasoner.errors import DataError
 from reasoner.runs.environment import now
 
 FILE = "starts.jsonl"
@@ -49,12 +52,58 @@ def record_start(
     """Add a start, and write its environment to `environment.json`."""
     start = Start(now(), os.getpid(), step, repeated, changes or {}, tuple(notes), environment)
     append_line(folder / FILE, to_json(start))
-    replace_text(folder / "environment.json", json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
+    replace_text(folder / "environment.json", to_json(environment, indent=2) + "\n")
 
 
 def read_starts(folder: Path) -> list[Start]:
-    """All starts of a run, the first one first."""
-    return read_jsonl(folder / FILE, Start, appended=True)
+    """All starts of a run, the first one first.
+
+    Raises:
+        DataError: no such file, or a line that is no start.
+    """
+    path = folder / FILE
+    starts = read_jsonl(path, Start, appended=True, most=LARGE_BYTES)
+    for number, start in enumerate(starts, 1):
+        check_environment(f"{path}, line {number}", start.environment)
+        if not all(isinstance(change, list) and len(change) == 2 for change in start.changes.values()):
+            raise DataError(f"{path}, line {number}: a change is [old value, new value]; got {str(start.changes)[:80]}")
+    return starts
+
+
+def check_environment(place: str, environment: Mapping[str, Any]) -> None:
+    """Refuse what `environment.describe` does not write, as far as it is read.
+
+    Raises:
+        DataError: with the first such value.
+    """
+    try:
+        _Environment.model_validate(environment)
+    except ValidationError as error:
+        raise DataError(f"{place}: {first_mistake(error)}") from error
+
+
+class _Commit(BaseModel):
+    commit: str
+    changed: bool
+
+
+class _Package(BaseModel):
+    version: str
+    git: _Commit | None
+
+
+class _Cores(BaseModel):
+    threads: int
+
+
+class _Environment(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    chosen: dict[str, str]
+    reasoner: _Package
+    python: str
+    packages: dict[str, str]
+    cores: _Cores
 
 
 def moved_on(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

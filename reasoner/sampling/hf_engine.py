@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasoner.errors import HandoverError, SamplerError
 from reasoner.models import no_progress_bars
 from reasoner.records import FinishReason, Group, Prompt, Receipt, Response, SamplingParams
-from reasoner.sampling.responses import build_response, check_request, end_tokens
+from reasoner.sampling.responses import build_response, check_request, end_tokens, opened_block
 from reasoner.weights import Digest, read_weights
 
 
@@ -91,7 +91,8 @@ class HfSampler:
         for first in range(0, len(prompts), together):
             batch = prompts[first : first + together]
             for index, rows in self._draw_batch(batch, n, params, generator):
-                responses = tuple(self._response(row, params) for row in rows)
+                opened = opened_block(self._tokenizer, batch[index].token_ids)
+                responses = tuple(self._response(row, params, opened) for row in rows)
                 yield Group(batch[index].problem, batch[index].token_ids, responses)
 
     def _draw_batch(
@@ -174,10 +175,12 @@ class HfSampler:
         tail = self._tokenizer.decode(token_ids[-4 * max(map(len, stop)) :], skip_special_tokens=True)
         return any(string in tail for string in stop)
 
-    def _response(self, row: _Row, params: SamplingParams) -> Response:
+    def _response(self, row: _Row, params: SamplingParams, opened: str) -> Response:
         if row.finish is None:
             raise SamplerError("a response was put together before it was finished; this is a bug")
-        return build_response(self._tokenizer, row.token_ids, row.logprobs, row.finish, params.stop, self._version)
+        return build_response(
+            self._tokenizer, row.token_ids, row.logprobs, row.finish, params.stop, self._version, opened
+        )
 
     @torch.no_grad()
     def load(self, folder: Path, version: int) -> Receipt:

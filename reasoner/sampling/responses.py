@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,11 @@ from reasoner.config import mistake_of_temperature
 from reasoner.errors import SamplerError
 from reasoner.parsing import read_model_json
 from reasoner.records import FinishReason, Prompt, Response, SamplingParams
+
+_MARKS = ("<think>", "</think>")
+_OPENED = re.compile(r"<think>\s*$")
+_TEMPLATE_END = 32
+"""tokens at the end of a prompt in which the mark and the space after it are looked for"""
 
 
 def end_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
@@ -57,6 +64,14 @@ def check_request(prompts: Sequence[Prompt], n: int, params: SamplingParams, max
             )
 
 
+def opened_block(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
+    """The thinking block that the chat template has opened for the response: `<think>` and the space after it, or
+    nothing."""
+    end = tokenizer.decode(prompt_ids[-_TEMPLATE_END:], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    found = _OPENED.search(end)
+    return found.group() if found else ""
+
+
 def build_response(
     tokenizer: Any,
     token_ids: Sequence[int],
@@ -64,15 +79,44 @@ def build_response(
     finish: FinishReason,
     stop: Sequence[str],
     version: int,
+    opened: str = "",
 ) -> Response:
-    """A response from what was generated: (T,) token ids and their log-probabilities."""
-    text = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """A response from what was generated: (T,) token ids and their log-probabilities.
+
+    Args:
+        opened: the thinking block that the prompt ends in (`opened_block`). It goes in front of the text, so that a
+            verifier sees thinking that was never closed.
+    """
+    text = _decode(tokenizer, token_ids)
     ends = [at for at in (text.find(string) for string in stop) if at >= 0]
     return Response(
-        text=text[: min(ends)] if ends else text,
+        text=opened + (text[: min(ends)] if ends else text),
         token_ids=tuple(token_ids),
         policy_mask=(True,) * len(token_ids),
         sampler_logprobs=tuple(logprobs),
         finish_reason=finish,
         policy_version=version,
     )
+
+
+def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """Without special tokens, except for the marks of thinking: some tokenizers count these among them."""
+    marks = _special_marks(tokenizer)
+    parts: list[str] = []
+    begin = 0
+    for place in [place for place, token in enumerate(token_ids) if token in marks] if marks else ():
+        parts += [_plain(tokenizer, token_ids[begin:place]), marks[token_ids[place]]]
+        begin = place + 1
+    return "".join([*parts, _plain(tokenizer, token_ids[begin:])])
+
+
+def _plain(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+@lru_cache(maxsize=8)
+def _special_marks(tokenizer: Any) -> dict[int, str]:
+    """Token id -> text of the marks of thinking that decoding would drop."""
+    special = set(tokenizer.all_special_ids)
+    ids = dict(zip(tokenizer.convert_tokens_to_ids(list(_MARKS)), _MARKS, strict=True))
+    return {id_: mark for id_, mark in ids.items() if id_ in special and tokenizer.convert_ids_to_tokens(id_) == mark}

@@ -27,7 +27,7 @@ from reasoner.errors import HandoverError, RunError, SamplerError
 from reasoner.models import open_tokenizer
 from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
-from reasoner.sampling.responses import build_response, check_request, end_tokens
+from reasoner.sampling.responses import build_response, check_request, end_tokens, opened_block
 from reasoner.sampling.server_check import Wanted, describe, summary
 from reasoner.sampling.server_client import Server, ServerError
 from reasoner.sampling.server_draw import Draw, Drawn, Lost, Order, Seat
@@ -160,6 +160,7 @@ class ServerSampler:
             self._idle.wait()
 
     def _group(self, drawn: Drawn, params: SamplingParams, version: int) -> Group:
+        opened = opened_block(self._tokenizer, drawn.prompt.token_ids)
         responses = tuple(
             build_response(
                 self._tokenizer,
@@ -168,6 +169,7 @@ class ServerSampler:
                 choice.finish_reason,
                 params.stop,
                 version,
+                opened,
             )
             for choice in drawn.choices
         )

@@ -15,10 +15,10 @@ from reasoner.errors import UserError
 from reasoner.machine import MEMORY_FOLDER, why_not_in_memory
 from reasoner.models import folder_at_hand
 from reasoner.parsing import read_model_json, table_of
-from reasoner.processes import scratch_prefix
 from reasoner.sampling.factory import longest_of
 from reasoner.sampling.server_client import Description, Server, ServerError
 from reasoner.sampling.vllm_messages import SHAPE
+from reasoner.scratch_folders import ScratchFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,13 @@ async def describe(servers: Sequence[Server], wanted: Wanted) -> list[Descriptio
         UserError: one cannot be used: with its address, why, and what to start it with.
     """
     try:
-        probe = tempfile.TemporaryDirectory(prefix=scratch_prefix(), dir=wanted.weights_folder)
+        probe = ScratchFolder("probe", wanted.weights_folder)
     except OSError as error:
         raise UserError(
             f"sampling.weights_folder = {str(wanted.weights_folder)!r} cannot be written: {error.strerror}"
         ) from error
     with probe as folder:
-        asked = await asyncio.gather(*(server.describe(Path(folder)) for server in servers), return_exceptions=True)
+        asked = await asyncio.gather(*(server.describe(folder) for server in servers), return_exceptions=True)
     found: list[Description] = []
     for server, answer in zip(servers, asked, strict=True):
         if isinstance(answer, Description):

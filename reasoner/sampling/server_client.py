@@ -24,7 +24,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from reasoner.records import SamplingParams
 from reasoner.sampling.vllm_guard import KEY
-from reasoner.secrets import redact
+from reasoner.secrets import redact, redact_start
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -278,7 +278,8 @@ def _checked(answer: httpx.Response, kind: type[Answer]) -> Answer:
 
 def _said(answer: httpx.Response) -> str:
     text = " ".join(answer.text.split())
-    return redact(f"status {answer.status_code}: {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}")
+    shown = redact_start(text, _SHOWN)
+    return f"status {answer.status_code}: {shown}{'...' if len(text) > _SHOWN else ''}"
 
 
 def _check_choices(choices: Sequence[Choice], n: int, max_tokens: int) -> None:

@@ -9,19 +9,18 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 
+from reasoner.child_python import module_command
 from reasoner.errors import RunError, UserError
-from reasoner.processes import scratch_prefix
+from reasoner.reaping import wait_gone
 from reasoner.sampling.vllm_guard import BOUND
 from reasoner.sampling.vllm_messages import Start
 from reasoner.sampling.vllm_process import host_environment
+from reasoner.scratch_folders import ScratchFolder
 
 _MODULE = "reasoner.sampling.vllm_serve"
 _END_WITHIN = 10.0
@@ -42,11 +41,11 @@ def serve(start: Start, host: str, port: int, ready: Callable[[str], None]) -> N
     """
     _check_free(host, port)
     place = {"host": host, "port": port}
-    with tempfile.TemporaryDirectory(prefix=scratch_prefix(), ignore_cleanup_errors=True) as scratch:
+    with ScratchFolder("vllm") as scratch:
         # the routes that change weights
-        environment = host_environment(start, Path(scratch)) | {"VLLM_SERVER_DEV_MODE": "1", BOUND: host}
+        environment = host_environment(start, scratch) | {"VLLM_SERVER_DEV_MODE": "1", BOUND: host}
         process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE, json.dumps(dataclasses.asdict(start)), json.dumps(place)],
+            module_command(_MODULE, json.dumps(dataclasses.asdict(start)), json.dumps(place)),
             stdin=subprocess.DEVNULL,
             env=environment,
             # Ctrl-C in the terminal is for this process, which then ends the server
@@ -71,7 +70,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(_END_WITHIN)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    wait_gone(process)
 
 
 def _check_free(host: str, port: int) -> None:

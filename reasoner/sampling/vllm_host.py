@@ -26,7 +26,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from reasoner.errors import SamplerError
 from reasoner.records import FinishReason, Response, SamplingParams
-from reasoner.sampling.responses import build_response, end_tokens
+from reasoner.sampling.responses import build_response, end_tokens, opened_block
 from reasoner.sampling.vllm_messages import (
     ADAPTER_RANKS,
     Close,
@@ -121,14 +121,17 @@ class Host:
         )
 
     def _responses(self, output: Any, params: SamplingParams) -> tuple[Response, ...]:
-        return tuple(self._response(each, params) for each in sorted(output.outputs, key=lambda each: int(each.index)))
+        opened = opened_block(self._tokenizer, output.prompt_token_ids)
+        return tuple(
+            self._response(each, params, opened) for each in sorted(output.outputs, key=lambda each: int(each.index))
+        )
 
-    def _response(self, output: Any, params: SamplingParams) -> Response:
+    def _response(self, output: Any, params: SamplingParams, opened: str) -> Response:
         if output.finish_reason not in _FINISHED:
             raise SamplerError(f"vLLM ended a response with {output.finish_reason!r}: it is no sample of the policy")
         logprobs = [at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True)]
         finish = _FINISHED[output.finish_reason]
-        return build_response(self._tokenizer, output.token_ids, logprobs, finish, params.stop, self._version)
+        return build_response(self._tokenizer, output.token_ids, logprobs, finish, params.stop, self._version, opened)
 
     def _load(self, request: Load) -> tuple[str, int]:
         if self._takes_adapters:

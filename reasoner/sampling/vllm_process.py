@@ -7,17 +7,18 @@ import logging
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from multiprocessing import Pipe
 from pathlib import Path
 
 import psutil
 
+from reasoner.child_python import SAFE_PATH, module_command
 from reasoner.errors import SamplerError
-from reasoner.processes import scratch_prefix
+from reasoner.reaping import wait_gone
 from reasoner.sampling.vllm_messages import Close, Done, Failed, Reply, Request, Start, Stop
+from reasoner.scratch_folders import ScratchFolder
+from reasoner.secrets import redact_end
 
 _log = logging.getLogger(__name__)
 
@@ -64,16 +65,16 @@ class HostProcess:
         raise AssertionError("unreachable")
 
     def _spawn(self, start: Start) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix=scratch_prefix(), ignore_cleanup_errors=True)
+        self._scratch = ScratchFolder("vllm")
         self._connection, theirs = Pipe()
         with theirs, self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _HOST_MODULE, str(theirs.fileno())],
+                module_command(_HOST_MODULE, str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=host_environment(start, Path(self._scratch.name)),
+                env=host_environment(start, self._scratch.path),
                 # Ctrl-C in the terminal is for the run, which then ends this process
                 start_new_session=True,
             )
@@ -148,16 +149,19 @@ class HostProcess:
         with contextlib.suppress(psutil.Error):
             others = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
-        self._process.wait()
+        wait_gone(self._process)
         # vLLM's workers end by themselves without their host, and the memory that they shared is removed
         psutil.wait_procs(others, _CLOSE_WITHIN)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._connection.close()
-        self._scratch.cleanup()
+        self._scratch.remove()
 
     def _gone(self) -> SamplerError:
-        code = self._process.wait(_CLOSE_WITHIN)
+        try:
+            code = self._process.wait(_CLOSE_WITHIN)
+        except subprocess.TimeoutExpired:
+            return SamplerError(f"the vLLM process closed its connection and has not ended.{self._tail()}")
         cause = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         hint = " (the system ends processes like this when memory runs out)" if code == -signal.SIGKILL else ""
         return SamplerError(f"the vLLM process ended {cause}{hint}.{self._tail()}")
@@ -169,7 +173,7 @@ class HostProcess:
             time.sleep(1.0)
 
     def _tail(self) -> str:
-        text = self._log_file.read_text(errors="replace")[-_LOG_TAIL:]
+        text = redact_end(self._log_file.read_text(errors="replace"), _LOG_TAIL)
         return f" The last lines of {self._log_file}:\n{text}"
 
 
@@ -189,6 +193,7 @@ def host_environment(start: Start, scratch: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(scratch),
+        **SAFE_PATH,
     }
     if start.devices:
         ours["CUDA_VISIBLE_DEVICES"] = start.devices

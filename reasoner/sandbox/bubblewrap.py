@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from reasoner.errors import MissingDependencyError
-from reasoner.reaping import kill
+from reasoner.reaping import held, kill
 from reasoner.sandbox.base import FILE_BYTES, End, Limits, SandboxError
 from reasoner.sandbox.interpreter import hidden_paths, readable_paths
 from reasoner.sandbox.limits import limit_process
@@ -32,8 +32,10 @@ from reasoner.sandbox.pipes import Pipes, ending, open_gate, read_all
 from reasoner.sandbox.seccomp import program_filter
 from reasoner.sandbox.usage import tree
 
-SCRATCH = "/tmp"
-"""where the scratch folder is inside"""
+SCRATCH = next(
+    place for place in ("/tmp", "/reasoner-scratch") if not any(path.is_relative_to(place) for path in readable_paths())
+)
+"""where the scratch folder is inside: it hides what is below, so not where an interpreter lies that programs need"""
 START_S = 10.0
 """seconds for bubblewrap to set up its namespaces"""
 _DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
@@ -77,14 +79,16 @@ class Contained:
             argv = [command, *_isolation(), *_view(), *_scratch(contents, limits), "--seccomp", str(rules)]
             argv += ["--json-status-fd", str(told), "--", *_INIT, *_other_user(), *program]
             self._process = undo.enter_context(
-                subprocess.Popen(
-                    argv,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    pass_fds=(told, rules, *contents.values()),
-                    env=_ENVIRONMENT,
-                    start_new_session=True,
+                held(
+                    subprocess.Popen(
+                        argv,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        pass_fds=(told, rules, *contents.values()),
+                        env=_ENVIRONMENT,
+                        start_new_session=True,
+                    )
                 )
             )
         undo.callback(self._give_up)

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 from reasoner import watchdog
-from reasoner.processes import MARKER
 from reasoner.reaping import kill
-from reasoner.sandbox.base import Limits
+from reasoner.run_marker import MARKER
+from reasoner.sandbox.base import Limits, SandboxError
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.pipes import Pipes, open_gate
 from reasoner.sandbox.scratch import Scratch
@@ -68,5 +68,6 @@ class Family:
         with self._lock:
             self._root = None
             code = wait()
-        watchdog.end_processes("=".join(self._mark))
+        if left := watchdog.end_processes("=".join(self._mark)):
+            raise SandboxError(f"what a program started could not be ended: {', '.join(left)}")
         return code

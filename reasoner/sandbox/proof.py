@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -18,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoner.processes import MARKER
+from reasoner.run_marker import MARKER
 from reasoner.sandbox.base import Limits, Outcome, Sandbox
 from reasoner.sandbox.interpreter import ISOLATED, PYTHON, hidden_paths, readable_paths
+from reasoner.scratch_folders import ScratchFolder
 
 _LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=256, processes=8, scratch_mb=8)
 _LONGEST_DEADLINE_S = 5.0
@@ -258,7 +258,7 @@ def answers(sandbox: Sandbox) -> str:
 
 def _outside(stack: ExitStack) -> dict[str, Any]:
     """Things outside of the sandbox that it must not reach."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder = stack.enter_context(ScratchFolder("proof"))
     folder.chmod(0o755)
     secret = folder / "secret"
     secret.write_text("secret")

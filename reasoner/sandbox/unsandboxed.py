@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
+from reasoner.reaping import held
 from reasoner.sandbox.base import End, Limits
 from reasoner.sandbox.family import Family
 from reasoner.sandbox.local import LocalSandbox
@@ -27,14 +28,16 @@ class Plain(Family):
     def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, undo: ExitStack) -> None:
         super().__init__(files, limits, undo)
         self._process = undo.enter_context(
-            subprocess.Popen(
-                [*GATE, *program],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=self.folder,
-                env=self.environment(),
-                start_new_session=True,
+            held(
+                subprocess.Popen(
+                    [*GATE, *program],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    cwd=self.folder,
+                    env=self.environment(),
+                    start_new_session=True,
+                )
             )
         )
         undo.callback(self._process.kill)

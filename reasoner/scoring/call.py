@@ -301,7 +301,7 @@ class Call:
         """Send calls that see the same, as one task; those beyond their budget fail."""
         for call in (call for call in calls if self._spent(call.reward)):
             reward = self._rewards[call.reward]
-            message = f"not called: rewards.max_calls = {reward.max_calls} calls of the run have been made"
+            message = f"not called: rewards.max_calls leaves this process {reward.max_calls} calls, which were made"
             self._conclude(call, [Failure(reward.source, "error", message, 0.0)] * len(call.places), 0.0)
         calls = [call for call in calls if not self._spent(call.reward)]
         if not calls:

@@ -21,7 +21,8 @@ from reasoner.consistency import mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError, nearest
 from reasoner.records import Component, Failure, Score
 from reasoner.rewards_api import RewardSource
-from reasoner.secrets import hide
+from reasoner.safe_text import storable
+from reasoner.secrets import hide, redact_start
 
 MAX_RESULT_BYTES = 2**20
 """bytes of JSON that the parts and the note of one score may take together"""
@@ -84,11 +85,11 @@ def verdicts(returned: object, responses: int) -> list[Score | Refused | None]:
 
 def _verdict_or_refused(returned: object) -> Score | Refused | None:
     if isinstance(returned, Exception):
-        return Refused("error", f"{type(returned).__name__}: {str(returned)[:MAX_MESSAGE]}")
+        return Refused("error", f"{type(returned).__name__}: {redact_start(str(returned), MAX_MESSAGE)}")
     try:
         return verdict(returned)
     except InvalidScoreError as error:
-        return Refused("invalid", str(error)[:MAX_MESSAGE])
+        return Refused("invalid", redact_start(str(error), MAX_MESSAGE))
 
 
 def verdict(returned: object) -> Score | None:
@@ -111,7 +112,7 @@ def verdict(returned: object) -> Score | None:
         raise InvalidScoreError(f"Score.parts must hold JSON values only: {error}") from error
     if size > MAX_RESULT_BYTES:
         raise InvalidScoreError(f"parts and note of a score may take {MAX_RESULT_BYTES} bytes together, got {size}")
-    parts, note = hide([score.parts, score.note])
+    parts, note = storable(hide([dict(score.parts), score.note]))
     return Score(_finite(score.value), parts, note)
 
 
@@ -183,4 +184,4 @@ def _check_depth(value: object, levels: int) -> None:
 
 
 def _shown(value: object) -> str:
-    return f"{type(value).__name__} {value!r}"[:200]
+    return redact_start(f"{type(value).__name__} {value!r}", 200)

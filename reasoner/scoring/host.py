@@ -159,7 +159,9 @@ def main() -> None:
     except BrokenPipeError:
         pass  # the main process is gone, so nobody is left to tell
     finally:
-        end_children()
+        left = end_children()
+    if left:
+        sys.exit(f"processes below the scoring host could not be ended: {', '.join(left)}")
 
 
 def _get_ready(source: RewardSource) -> None:

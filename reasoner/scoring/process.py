@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import logging
 import os
 import queue
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
-import time
 import uuid
 from pathlib import Path
 
-import psutil
-
-from reasoner.processes import scratch_prefix
-from reasoner.reaping import kill
+from reasoner.child_python import boot_command
+from reasoner.reaping import kill, wait_gone
 from reasoner.scoring.wire import CLOSE, START_S, Plan, dump_plan
+from reasoner.scratch_folders import ScratchFolder
+from reasoner.watchdog import end_processes
+
+_log = logging.getLogger(__name__)
 
 CLOSE_S = 5.0
 """seconds for the host to end by itself"""
-SWEEP_S = 0.05
-"""seconds between looks at processes that were killed and are not gone"""
 LOG_TAIL = 4000
 """bytes of the host's log that an error shows"""
 
-_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from reasoner.scoring.host import main; main()"
 _MARK = "REASONER_SCORING_HOST"
 
 Inbox = queue.SimpleQueue[bytes | None]
@@ -47,15 +43,13 @@ class HostProcess:
     def __init__(self, plan: Plan) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the host)
         self._mark = uuid.uuid4().hex
-        self._scratch = tempfile.mkdtemp(prefix=f"{scratch_prefix()}scoring-")
-        self._lock = os.open(self._scratch, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # it is in use: a folder that nobody locks is taken for abandoned
+        self._scratch = ScratchFolder("scoring")
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, *sys.path],
+            boot_command("reasoner.scoring.host"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, _MARK: self._mark, "TMPDIR": self._scratch},
+            env={**os.environ, _MARK: self._mark, "TMPDIR": str(self._scratch.path)},
             start_new_session=True,  # Ctrl-C is for the main process; the host ends when its pipe closes
         )
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -137,14 +131,13 @@ class HostProcess:
         except subprocess.TimeoutExpired:
             orderly = False
             kill(self._process.pid)
-            self._process.wait()
-        if not orderly:
-            self._end_orphans()
+            wait_gone(self._process)
+        if not orderly and (left := end_processes(f"{_MARK}={self._mark}")):
+            _log.warning("what reward sources started could not be ended: %s", ", ".join(left))
         for thread in self._threads:
-            thread.join(CLOSE_S)  # the pipe of the reader may be held open by what is no child of the host
+            thread.join(CLOSE_S)  # what could not be ended may hold the other end of a pipe
         self._log.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        os.close(self._lock)
+        self._scratch.remove()
 
     def _write(self) -> None:
         assert self._process.stdin is not None
@@ -161,18 +154,3 @@ class HostProcess:
                 self._inbox.put(line)
         self._ended.set()
         self._inbox.put(None)
-
-    def _end_orphans(self) -> None:
-        """End what the workers of a host that was killed had started; it is found by the inherited mark."""
-        while orphans := self._marked():
-            for orphan in orphans:
-                kill(orphan)
-            time.sleep(SWEEP_S)
-
-    def _marked(self) -> list[int]:
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(_MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process.pid)
-        return found

@@ -22,8 +22,9 @@ from typing import Any, get_args
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
 from reasoner.rewards_api import Granularity
+from reasoner.safe_text import storable
 from reasoner.scoring.compose import Refused
-from reasoner.secrets import redact
+from reasoner.secrets import know_variables, redact
 
 START_S = 120
 """seconds in which the host must have imported and prepared all plugins"""
@@ -102,9 +103,11 @@ def dump_plan(plan: Plan) -> bytes:
 
 
 def load_plan(line: bytes) -> Plan:
-    """The inverse of `dump_plan`."""
+    """The inverse of `dump_plan`. The variables that it names are secret in this process from here on."""
     data = json.loads(line)
     rewards = tuple(RewardConfig.model_validate(reward) for reward in data["rewards"])
+    for reward in rewards:
+        know_variables(reward.options)  # the workers cut messages, and hide what must not be cut
     return Plan(rewards, ScoringConfig.model_validate(data["scoring"]), tuple(data["plugins"]), data["parent"])
 
 
@@ -181,7 +184,7 @@ def load_result(line: bytes) -> Result:
         ValueError: the line is not a result. A reward source may have written it, so nothing in it is taken on trust.
     """
     try:
-        data = json.loads(line)
+        data = storable(json.loads(line))
         scores = tuple(_load_score(score) for score in data.pop("scores"))
         result = Result(**data, scores=scores)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:

@@ -31,6 +31,7 @@ from reasoner.scoring.compose import MAX_MESSAGE, InvalidScoreError, Refused, ve
 from reasoner.scoring.memory_files import MemoryFiles
 from reasoner.scoring.wire import CREATED, MAX_LINE_BYTES, Result, Traits, dump_result, load_task
 from reasoner.scoring.worker_state import WorkerState
+from reasoner.secrets import redact_start
 
 BACKOFF_S = 0.2
 """seconds before the second attempt of a call that raised; twice as long before each further one"""
@@ -237,4 +238,4 @@ def _described(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""  # noqa: PTH119
     notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    return f"{type(error).__name__}: {str(error)[:MAX_MESSAGE]}{where}{notes[:MAX_MESSAGE]}"
+    return f"{type(error).__name__}: {redact_start(str(error), MAX_MESSAGE)}{where}{redact_start(notes, MAX_MESSAGE)}"

@@ -4,7 +4,8 @@ r"""The reward source `choice`: 1.0 if the letter that a response settles on is 
     statement  the sentence after the last "answer is" or "answer:", up to a "not": the letters that stand alone in it
     letter     the last line in which a letter stands alone: all letters that do
 
-The strategies are tried in the order of the option. One whose marker is present decides, even when it finds no letter;
+The strategies are tried in the order of the option. One whose marker is present decides, even when it finds no letter,
+unless a statement follows a box that holds a formula and no letter;
 one that finds two different letters has found no answer. Linear in the length of the text.
 """
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from reasoner import Problem, Response, Score, reward
 from reasoner_rewards.answer_text import after_thinking, reference_text
-from reasoner_rewards.extraction import final_answer
+from reasoner_rewards.extraction import after_last_box, final_answer
 
 Strategy = Literal["boxed", "statement", "letter"]
 
@@ -81,6 +82,9 @@ def _settled(text: str, options: ChoiceOptions) -> tuple[str | None, Strategy | 
         return None, "none", "the think block is not closed"
     for strategy in options.extract:
         found = _LETTERS_OF[strategy](answer, options.letters)
+        if strategy == "boxed" and found == set() and "statement" in options.extract:
+            later = _statement(after_last_box(answer), options.letters)
+            strategy, found = ("statement", later) if later else (strategy, found)
         if found is not None:
             distinct = sorted(found)
             if len(distinct) == 1:

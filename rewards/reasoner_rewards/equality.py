@@ -14,34 +14,62 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from reasoner import TEXT_ONLY
+from reasoner_rewards.bounds import NotMathError, TooComplexError
+from reasoner_rewards.named import Named, is_name, named_values, same_named
 from reasoner_rewards.normal import normalise, words
 from reasoner_rewards.numbers import Number, may_be_unit, parse_number, same_number
-from reasoner_rewards.solutions import interval_of, is_interval, set_of, with_both_signs, without_names
-from reasoner_rewards.symbolic import NotMathError, TooComplexError, same_as_number, same_expression
+from reasoner_rewards.ratios import is_ratio, same_ratio
+from reasoner_rewards.solutions import (
+    condition_of,
+    interval_of,
+    is_increasing,
+    is_interval,
+    member_of,
+    set_of,
+    with_both_signs,
+    without_names,
+)
+from reasoner_rewards.symbolic import is_expression, rounds_to, same_as_number, same_expression
+from reasoner_rewards.tex import symbols
+from reasoner_rewards.wording import is_words
 
 Means = Literal["text", "number", "collection", "expression", "none"]
 
 MAX_ELEMENTS = 24
-"""elements of a list, tuple or set"""
+"""elements of a list or set that are compared each with each, after those that are plainly equal"""
 
-_WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[ .,'’&-])*")
+_POINTS = re.compile("[A-Z]{2,}")
 _CHOICE = re.compile(r"\(?([A-Z])\)?")
+_LABELLED = re.compile(r"\(([A-H])\)(?!.*\([A-H]\)).*", re.DOTALL)
+"""a choice with what it says: `(B) 12`"""
+_CHOICES = re.compile("(?=[A-H]{2,5}$)A?B?C?D?E?F?G?H?")
+"""several choices: `ABD`"""
+_BETWEEN_CHOICES = re.compile(r"[\s,&]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
 _EQUALS = re.compile(r"(?<![\\<>!=:])=(?!=)")
 _SEVERAL = re.compile(
     r"[,;<>]|\\(?:pm|mp|le|ge|ne|lt|gt|in|cup|approx|text)(?![A-Za-z])|(?<![A-Za-z])(?:or|and)(?![A-Za-z])"
 )
 _ARITHMETIC = re.compile(r"[+*]|(?<=[\w)}\]!])\s*-|\\(?:times|cdot|div)(?![A-Za-z])")
 _IN_BRACKETS = re.compile(r"\(([^(),;]*)\)")
-_NAME = re.compile(r"\s*[A-Za-z](?:\([a-z]\))?\s*")
 _INEQUALITY = re.compile(r"[<>]|\\[lg][et](?![A-Za-z])")
-_BARE_UNIT = re.compile(r"(.*?[0-9])\s?([A-Za-z]+(?:/[A-Za-z]+)?)(\^\{?[23]\}?)?")
+_BARE_UNIT = re.compile(r"(.*?[0-9])\s?([A-Za-z][A-Za-z. ]*(?:/[A-Za-z]+)?)(\^\{?[23]\}?)?")
 _BASE = re.compile(r"(?=[A-Za-z]*[0-9])([0-9A-Za-z]+)(?:_\{?([2-9]|[12][0-9]|3[0-6])\}?)?")
-_COMMAND = re.compile(r"\\[A-Za-z]+")
+_COMMAND = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])e(?![A-Za-z])")
+_APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
+_VARIABLES = re.compile(
+    r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|omega|phi)(?![A-Za-z])"
+)
 _LETTER = re.compile(r"[A-Za-z]")
 _TRAILING_TEXT = re.compile(r"\s*\\text\s*\{([^{}0-9]*)\}(?:\s*\^\s*\{?[23]\}?)?$|\s*\^\s*\{?\s*\\circ\s*\}?$")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CONNECTIVE = re.compile(
     r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*", re.IGNORECASE
 )
+_LONG_NUMBER = re.compile(
+    r"(?<![0-9,.])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?=\s*\\(?:sqrt|pi|frac|cdot|times|text)(?![A-Za-z]))"
+)
+"""a number with thousands separators before a factor: the commas separate no elements"""
 _BRACKETS = {"(": ")", "[": "]", r"\{": r"\}"}
 
 
@@ -64,37 +92,131 @@ class _Collection:
 
 def compare(answer: str, reference: str, tolerance: float = 0.0) -> Verdict:
     """Compare two extracted answers. What cannot be compared within bounds is not equal, and the reason says so."""
-    left, right = _same_notation(set_of(normalise(answer)), set_of(normalise(reference)))
-    return _compare(_last_side(left, right), _named_value(right, left), tolerance)
+    left, right = normalise(answer), normalise(reference)
+    if left == right:
+        return Verdict(True, "text")
+    if _APPROXIMATELY.search(left + right):
+        return _compare_approximate(left, right, tolerance)
+    return _compare_sides(left, right, tolerance)
 
 
 def _same_notation(answer: str, reference: str) -> tuple[str, str]:
     """Both as intervals, where one of them is an inequality that the other can be compared with."""
+    answer, reference = condition_of(answer), condition_of(reference)
+    if (inside := member_of(answer)) and (_INEQUALITY.search(reference) or is_increasing(reference)):
+        answer = inside
     if not (_INEQUALITY.search(answer) or _INEQUALITY.search(reference)):
         return answer, reference
     given, wanted = interval_of(answer), interval_of(reference)
     if given and wanted:
         return (given[1], wanted[1]) if given[0] == wanted[0] else (answer, reference)
-    if wanted and _collection(answer):
+    if wanted and (_collection(answer) or is_interval(answer)):
         return answer, wanted[1]
-    if given and is_interval(reference):
+    if given and (is_interval(reference) or is_increasing(reference)):
         return given[1], reference
     return answer, reference
+
+
+@lru_cache(maxsize=512)  # the responses of a group share their reference
+def kind_of(reference: str) -> str:
+    """How a reference is read: number, words, ratio, list, expression, or `TEXT_ONLY` when it is not understood."""
+    text = normalise(reference)
+    if (named := named_values(text)) is not None:
+        text = named.values
+    if parse_number(text) is not None:
+        return "number"
+    if _is_only_text(text):
+        return "words"
+    if is_ratio(text):
+        return "ratio"
+    listed = _several(text)
+    if listed is not None and len(listed.elements) > 1:
+        return TEXT_ONLY if any(kind_of(element) == TEXT_ONLY for element in listed.elements) else "list"
+    return "expression" if is_expression(_without_unit(text)) else TEXT_ONLY
+
+
+def _compare_sides(answer: str, reference: str, tolerance: float) -> Verdict:
+    """With the names of values looked at first, then as sets, then what is left."""
+    given, wanted = named_values(answer), named_values(reference)
+    if given and wanted and set(given.names) == set(wanted.names):
+        equal = same_named(given, wanted, lambda mine, theirs: _compare(mine, theirs, tolerance).equal)
+        if equal or len(wanted.names) > 1 or len(wanted.solutions) > 1:
+            return Verdict(equal, "collection", "" if equal else "different values")
+    elif wanted and "=" not in answer:
+        return _compare_values(answer, wanted.values, len(wanted.names) > 1 and len(wanted.solutions) == 1, tolerance)
+    elif given and "=" not in reference and len(given.names) > 1 and len(given.solutions) == 1:
+        return _compare_in_order(given, reference, tolerance)
+    elif given and "=" not in reference and len(given.solutions) > 1:
+        return _compare_values(given.values, reference, False, tolerance)
+    left, right = _same_notation(set_of(answer), set_of(reference))
+    return _compare(_last_side(left, right), right, tolerance)
+
+
+def _compare_in_order(given: Named, reference: str, tolerance: float) -> Verdict:
+    """`x = 3, y = -1` against `(3, -1)` or `3, -1`: in the order in which it names the values, or that of the names."""
+    values = given.solutions[0]
+    wanted = _collection(reference)
+    if wanted is None or wanted.opening not in ("", "("):
+        return Verdict(False, "collection", "names for values that have none")
+    listed = f"({', '.join(wanted.elements)})"
+    orders = [", ".join(values.values()), ", ".join(value for _, value in sorted(values.items()))]
+    verdicts = [_compare(f"({order})", listed, tolerance) for order in orders]
+    return verdicts[0] if verdicts[0].equal else verdicts[1]
+
+
+def _compare_values(answer: str, reference: str, ordered: bool, tolerance: float) -> Verdict:
+    """Values without names; `ordered` ones stand in the order of their names."""
+    if ordered:
+        answer, reference = _like(answer, f"({reference})"), f"({reference})"
+    left, right = _same_notation(set_of(_like(answer, reference)), set_of(reference))
+    return _compare(left, right, tolerance)
+
+
+def _like(values: str, reference: str) -> str:
+    """A bare list in round brackets where the reference is a tuple."""
+    bare, wanted = _collection(values), _collection(reference)
+    return f"({values})" if bare and not bare.opening and wanted and wanted.opening == "(" else values
+
+
+def _compare_approximate(answer: str, reference: str, tolerance: float) -> Verdict:
+    r"""`22/7 \approx 3.14` is either of the two; the second must be the rounding of the first."""
+    sides = [[side.strip() for side in _APPROXIMATELY.split(text) if side.strip()] for text in (answer, reference)]
+    if any(len(text) > 2 or (len(text) == 2 and not _is_rounding(*text)) for text in sides) or not all(sides):
+        return Verdict(False, "expression", "not a single value")
+    verdicts = [_compare_sides(mine, theirs, tolerance) for mine in sides[0] for theirs in sides[1]]
+    return next((verdict for verdict in verdicts if verdict.equal), verdicts[-1])
+
+
+def _is_rounding(exact: str, rounded: str) -> bool:
+    """Whether a decimal is the correct rounding of a value, or the value is only a name."""
+    last = _EQUALS.split(exact)[-1].strip()
+    number = parse_number(rounded)
+    if number is None or is_name(last):
+        return number is not None
+    try:
+        return rounds_to(_without_unit(last), number)
+    except (TooComplexError, NotMathError):
+        return False
 
 
 def _compare(answer: str, reference: str, tolerance: float) -> Verdict:
     if _same_text(answer, reference):
         return Verdict(True, "text")
+    ratio = same_ratio(answer, reference, lambda mine, theirs: _compare(mine, theirs, tolerance).equal)
+    if ratio is not None:
+        return Verdict(ratio, "collection", "" if ratio else "a different ratio or time")
     number = _reference_number(reference)
     if number is not None and (inside := _IN_BRACKETS.fullmatch(answer)):
         answer = inside[1].strip()
     answer_number = parse_number(answer)
     if answer_number is None and number is not None and number.unit:
-        answer_number = _in_unit(answer, number.unit)
+        answer_number = _in_unit(answer, number)
+    if number is None and answer_number is not None and answer_number.unit:
+        number = _in_unit(reference, answer_number)
     if number is not None and answer_number is not None:
         equal = same_number(answer_number, number, tolerance)
         return Verdict(equal, "number", "" if equal else "a different number")
-    if number is None and _is_words(reference):
+    if number is None and _is_only_text(reference):
         return Verdict(False, "text", "different words")
     if bases := _in_bases(answer, reference):
         return bases
@@ -104,11 +226,11 @@ def _compare(answer: str, reference: str, tolerance: float) -> Verdict:
     return _compare_expressions(answer, answer_number, reference, number, tolerance)
 
 
-def _in_unit(answer: str, unit: str) -> Number | None:
+def _in_unit(answer: str, reference: Number) -> Number | None:
     """`5 m` against a reference in metres: elsewhere a bare letter is a variable."""
     found = _BARE_UNIT.fullmatch(answer)
     number = parse_number(rf"{found[1]}\text{{{found[2]}}}{found[3] or ''}") if found else None
-    return number if number is not None and number.unit == unit else None
+    return number if number is not None and number.unit == reference.unit else None
 
 
 def _in_bases(answer: str, reference: str) -> Verdict | None:
@@ -131,26 +253,25 @@ def _same_text(answer: str, reference: str) -> bool:
     left, right = words(answer), words(reference)
     if left == right:
         return bool(left)
-    if len(right) > 1 and _WORDS.fullmatch(right) and not _is_product(right, reference):
+    if is_words(reference):
         return left.casefold() == right.casefold()
-    choice, wanted = _CHOICE.fullmatch(left), _CHOICE.fullmatch(right)
-    return choice is not None and wanted is not None and choice[1] == wanted[1]
+    if symbols(answer) == symbols(reference):
+        return True
+    choice, wanted = _CHOICE.fullmatch(left) or _LABELLED.fullmatch(left), _CHOICE.fullmatch(right)
+    if choice is not None and wanted is not None:
+        return choice[1] == wanted[1]
+    return bool(_CHOICES.fullmatch(right)) and "," in left and _BETWEEN_CHOICES.sub("", left) == right
 
 
-def _is_words(reference: str) -> bool:
-    """Words and single letters."""
+def _is_only_text(reference: str) -> bool:
+    """Words, a single capital, and names of points: nothing else can equal them."""
     text = words(reference)
-    return bool(_CHOICE.fullmatch(text) or (_WORDS.fullmatch(text) and not _is_product(text, reference)))
-
-
-def _is_product(text: str, reference: str) -> bool:
-    """Two letters without `\\text` are a product of variables, unless they are "no"."""
-    return len(text) == 2 and text.casefold() != "no" and "\\text" not in reference
+    return bool(_CHOICE.fullmatch(text) or _POINTS.fullmatch(text)) or is_words(reference)
 
 
 def _last_side(answer: str, reference: str) -> str:
     """`72` of `x = 72` and `48+24 = 72`, unless the reference is an equation, or several values or `5 = 6` are
-    claimed."""
+    claimed. `2x = 72` is an equation in x and not a way to write 72."""
     if "=" not in answer or "=" in reference or "\\begin" in answer:
         return answer
     sides = [side.strip() for side in _EQUALS.split(answer)]
@@ -159,30 +280,32 @@ def _last_side(answer: str, reference: str) -> str:
     values = [number for side in sides if (number := parse_number(side)) is not None]
     if any(not same_number(value, values[-1]) for value in values[:-1]):
         return answer
-    return sides[-1]
+    return sides[-1] if all(map(_names_value, sides[:-1])) else answer
 
 
-def _named_value(reference: str, answer: str) -> str:
-    """`5` of the reference `x = 5` when the answer does not name the variable."""
-    name, equals, value = reference.partition("=")
-    return value.strip() if equals and "=" not in answer and "=" not in value and _NAME.fullmatch(name) else reference
+def _names_value(side: str) -> bool:
+    """A name, words, something without variables, or a quantity made of several (`m+n`)."""
+    return is_name(side) or r"\text" in side or len(set(_VARIABLES.findall(_COMMAND.sub(" ", side)))) != 1
 
 
 def _collections(answer: str, reference: str, tolerance: float) -> Verdict | None:
-    """Compare as tuple, interval, set or list; None when the reference is none of these."""
-    wanted = _collection(reference)
+    """Compare as tuple, interval, union, set or list; None when the reference is none of these."""
+    wanted = _several(reference)
     if wanted is None or len(wanted.elements) < 2:
         return None
-    given = _collection(answer) or _Collection("", "", (answer,))
-    given = replace(given, elements=with_both_signs(given.elements))
+    given = _several(answer) or _Collection("", "", (answer,))
+    if wanted.opening == r"\cup" != given.opening:
+        return None  # the same set in other words, such as a complement
     if len(given.elements) < 2:
         return Verdict(False, "collection", f"one value where {len(wanted.elements)} are expected")
     if "=" not in reference:
         given = replace(given, elements=without_names(given.elements))
+    elif "=" not in answer:
+        wanted = replace(wanted, elements=without_names(wanted.elements))
     ordered = wanted.opening in ("(", "[")
     if (given.opening, given.closing) != (wanted.opening, wanted.closing) and (ordered or given.opening in ("(", "[")):
         return Verdict(False, "collection", "different brackets")
-    if len(given.elements) != len(wanted.elements) or len(wanted.elements) > MAX_ELEMENTS:
+    if len(given.elements) != len(wanted.elements):
         return Verdict(False, "collection", f"{len(given.elements)} values where {len(wanted.elements)} are expected")
     if ordered:
         pairs = zip(given.elements, wanted.elements, strict=True)
@@ -192,9 +315,28 @@ def _collections(answer: str, reference: str, tolerance: float) -> Verdict | Non
     return Verdict(equal, "collection", "" if equal else "different values")
 
 
+def _several(text: str) -> _Collection | None:
+    r"""As `_collection`; with both signs of a `\pm`, and the intervals of a union."""
+    if r"\cup" in text and is_interval(text):
+        return _Collection(r"\cup", r"\cup", tuple(part.strip() for part in text.split(r"\cup")))
+    found = _collection(text)
+    if r"\pm" not in text:
+        return found
+    if found is None or found.opening in ("(", "["):
+        found = _Collection("", "", (text,))
+    return replace(found, elements=with_both_signs(found.elements))
+
+
 def _same_multiset(given: tuple[str, ...], wanted: tuple[str, ...], tolerance: float) -> bool:
-    left = list(given)
+    left, rest = list(given), []
     for element in wanted:
+        if element in left:
+            left.remove(element)
+        else:
+            rest.append(element)
+    if len(rest) > MAX_ELEMENTS:
+        return False
+    for element in rest:
         match = next((index for index, other in enumerate(left) if _compare(other, element, tolerance).equal), None)
         if match is None:
             return False
@@ -209,7 +351,7 @@ def _collection(text: str) -> _Collection | None:
             elements = _split(text[len(opening) : -len(closing)])
             if elements is not None:
                 return _Collection(opening, closing, elements)
-    elements = _split(_CONNECTIVE.sub(", ", text))
+    elements = _split(_CONNECTIVE.sub(", ", _LONG_NUMBER.sub(lambda number: number[1].replace(",", ""), text)))
     return _Collection("", "", elements) if elements is not None and len(elements) > 1 else None
 
 
@@ -258,14 +400,14 @@ def _has_value(expression: str, number: Number, tolerance: float) -> bool:
 
 def _without_unit(text: str) -> str:
     """Without a unit or a degree sign at its end."""
-    found = _TRAILING_TEXT.search(text)
+    found = None if _TRIGONOMETRIC.search(text) else _TRAILING_TEXT.search(text)
     return text if found is None or not may_be_unit(found[1] or "") else text[: found.start()]
 
 
 def _not_a_value(answer: str) -> str:
     """Why an answer cannot be the value of a number, or an empty string."""
     bare = _without_unit(answer)
-    if _SEVERAL.search(bare):
+    if _SEVERAL.search(bare) or bare.startswith("["):
         return "not a single value"
     if _ARITHMETIC.search(bare):
         return "arithmetic that is not worked out"

@@ -1,8 +1,10 @@
 r"""Finds the one final answer of a text, by declared strategies in a fixed order.
 
-    boxed      the last `\boxed{...}`; boxes that only "or", "and", commas or space separate are one joint answer
+    boxed      the last `\boxed{...}`; boxes that only "or", "and", commas, space or list marks separate are one joint
+               answer
     hashes     the line after the last `####`, as GSM8K writes it
     statement  what follows the last "answer is" or "answer:" up to the end of the sentence      (lenient only)
+    formula    the last `$...$`, `\(...\)` or `\[...\]`, all of it, unless a number comes after it   (lenient only)
     number     the last number of the text                                                       (lenient only)
 
 A strategy whose marker is present decides, even when what it finds is empty or broken: falling through to a weaker
@@ -17,24 +19,55 @@ from dataclasses import dataclass
 from typing import Literal
 
 Mode = Literal["strict", "lenient"]
-Method = Literal["boxed", "hashes", "statement", "number", "text", "none"]
+Method = Literal["boxed", "hashes", "statement", "formula", "number", "text", "none"]
 
 MAX_ANSWER_CHARS = 400
 """characters; a longer "answer" is no answer"""
 MAX_JOINT_BOXES = 16
 """boxes that may together form one joint answer"""
 
-_BOX = "\\boxed"
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_BARE_CONTENT = re.compile(
+    r"\s{0,15}([+-]?[0-9]+(?:[.,/][0-9]+)*|[A-Za-z](?![A-Za-z])|"
+    r"\\(?:pi|infty|theta|alpha|beta|lambda|emptyset|varnothing)(?![A-Za-z]))"
+)
+"""what `\\boxed 7` boxes"""
 _GAP = re.compile(
-    r"(?:\s|[$,;.&*()\[\]\\|/]|\\(?:quad|qquad)\b|\\text\{\s*(?:and|or)\s*\}|\b[a-z]\s*=|"
+    r"(?:\n[ \t]*(?:[-*•]|\(?[0-9a-z]{1,2}[.)])[ \t]|"
+    r"\s|[$,;.&*()\[\]\\|/]|\\(?:quad|qquad)\b|\\text\{\s*(?:and|or)\s*\}|\b[a-z](?:_\{?[0-9a-z]\}?)?\s*=|"
     r"\b(?:and|or|maybe|perhaps|possibly|alternatively|either)\b)*",
     re.IGNORECASE,
 )
+_GOES_ON = re.compile(
+    r"(?:(?<!\n)(?<!\n )(?<!\*)[-−+*/^_0-9]|\\(?:frac|sqrt|cdot|times)\{?|[0-9A-Za-z)]\s*[-−+*/]\s?|\bnot\s*\$?)$"
+)
+"""an expression that the box is a part of: `-\\boxed{2}` is not 2"""
+_MORE = re.compile(r"\s?(?:\\(?:sqrt|pi|frac|cdot|times)(?![A-Za-z])|\^\s*\{?\s*[0-9n])|\}\s*\{")
 _MAX_GAP_CHARS = 40
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]*)")
-_STATEMENT = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*[:=])\s*", re.IGNORECASE)
+_STATEMENT = re.compile(r"\banswers?[*_]{0,3}(?:\s+(?:is|are)\b\s*:?|\s*[:=])[*_]{0,3}\s*", re.IGNORECASE)
+_FORMULA = re.compile(
+    r"\$\$([^$]{1,800})\$\$|(?<![\\$])\$(?![\s$])([^$\n]{0,400}[^$\n\s\\])\$(?![0-9$])|\\\(((?:(?!\\[()]).){1,400})\\\)"
+    r"|\\\[((?:(?!\\[\[\]]).){1,800})\\\]",
+    re.DOTALL,
+)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|,?\s(?:because|since|as|so|which)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:(?<![\w)\]}.])[-−])?[$€£]?(?:[0-9][0-9,]*[0-9]|[0-9])(?:\.[0-9]+)?(?:/[0-9]+)?(?:\s?\\?%)?")
+
+
+_PIECE = (
+    r"[0-9][0-9,]*(?:\.[0-9]+)?(?:[A-Za-z]{1,2}(?![A-Za-z]))?|\.[0-9]+|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|"
+    r"\\?(?:sqrt|log|ln|sin|cos|tan|pi|frac|times|cdot)(?![A-Za-z])|(?:[ckm]m|ft|in)(?=\^)|[-−+/^_=<>≤≥()\[\]{}√:×÷]|(?<!\*)\*(?!\*)|"
+    r"(?<=[0-9]),|(?<=[0-9)\]] )(?:and|or|to)|(?<![0-9A-Za-z])\.$"
+)
+_BEFORE = re.compile(rf"(?:(?:{_PIECE})[ ]?)+$")
+"""the pieces of a formula that end where a number begins"""
+_AFTER = re.compile(
+    r"(?:[)\]}]|[A-Za-z](?![A-Za-z'’])|\\?pi(?![A-Za-z])|[√^]|\s?(?:[ckm]m|m|ft|in|cm)\^?[23]?(?![A-Za-z0-9])|"
+    r"\s?(?:hundred|thousand|million|billion|trillion|dozen)(?![A-Za-z])|[0-9])+"
+)
+_WITH_UNITS = re.compile(r"[0-9]\s?[A-Za-z]+\s(?:and|or)\s$")
+"""`3 hours and` before `8 minutes`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +90,9 @@ def final_answer(text: str, mode: Mode) -> Extraction:
         return Extraction(None, "none", "the think block is not closed")
     found = _marked(after)
     if found is None and mode == "lenient":
-        found = _statement(after) or _last_number(after)
+        found = _statement(after) or _last_formula_or_number(after)
     if found is None:
-        wanted = "\\boxed{} or ####" if mode == "strict" else "\\boxed{}, ####, 'answer is' or number"
+        wanted = "\\boxed{} or ####" if mode == "strict" else "\\boxed{}, ####, 'answer is', formula or number"
         return Extraction(None, "none", f"there is no {wanted} in the response")
     return _bounded(found)
 
@@ -88,6 +121,12 @@ def last_box(text: str) -> tuple[int, Box | None]:
     return len(starts), Box(content, text[end:])
 
 
+def after_last_box(text: str) -> str:
+    r"""What follows the last `\boxed`; empty when there is none."""
+    _, box = last_box(text)
+    return box.tail if box else ""
+
+
 def _bounded(found: Extraction) -> Extraction:
     if found.answer is None:
         return found
@@ -103,7 +142,7 @@ def _marked(text: str) -> Extraction | None:
 
 
 def _starts(text: str) -> list[int]:
-    return [match.start() for match in re.finditer(r"\\boxed(?![A-Za-z])", text)]
+    return [match.start() for match in _BOX.finditer(text)]
 
 
 def _last_boxed(text: str) -> Extraction | None:
@@ -111,6 +150,8 @@ def _last_boxed(text: str) -> Extraction | None:
     if not starts:
         return None
     begin, end, content = _box_at(text, starts[-1])
+    if content is not None and _is_part(text, begin, end):
+        return Extraction(None, "boxed", "the last \\boxed holds a part of an expression, or what is not the answer")
     for start in reversed(starts[:-1]):  # a box inside another one: the outer one is the answer
         outer_begin, outer_end, outer = _box_at(text, start)
         if outer is None or outer_end < end:
@@ -132,13 +173,20 @@ def _last_boxed(text: str) -> Extraction | None:
     return Extraction(", ".join(distinct), "boxed")
 
 
+def _is_part(text: str, begin: int, end: int) -> bool:
+    return bool(_GOES_ON.search(text, max(0, begin - 12), begin) or _MORE.match(text, end))
+
+
 def _box_at(text: str, start: int) -> tuple[int, int, str | None]:
     """`(start, end, content)` of the box that starts there; braces balanced, `\\{` and `\\}` not counted."""
-    position = start + len(_BOX)
+    box = _BOX.match(text, start)
+    assert box is not None
+    position = box.end()
     while position < len(text) and position < start + 16 and text[position].isspace():
         position += 1
     if not text.startswith("{", position):
-        return start, position, None
+        bare = _BARE_CONTENT.match(text, box.end())
+        return (start, bare.end(), bare[1]) if bare else (start, position, None)
     depth, index = 0, position
     limit = min(len(text), position + 4 * MAX_ANSWER_CHARS)
     while index < limit:
@@ -171,12 +219,34 @@ def _statement(text: str) -> Extraction | None:
     if end is None:
         return None
     rest = text[end : end + 4 * MAX_ANSWER_CHARS]
-    stop = _SENTENCE_END.search(rest)
-    return Extraction(rest[: stop.start()] if stop else rest, "statement")
+    hidden = _FORMULA.sub(lambda formula: "x" * len(formula.group()), rest)  # a point inside a formula ends nothing
+    stop = _SENTENCE_END.search(hidden)
+    return Extraction((rest[: stop.start()] if stop else rest).strip("*_ \t\n"), "statement")
+
+
+def _last_formula_or_number(text: str) -> Extraction | None:
+    """Whichever ends last; the numbers in a formula are not looked at one by one."""
+    formula = None
+    for match in _FORMULA.finditer(text):
+        formula = match
+    number = _last_number(text if formula is None else text[formula.end() :])
+    if formula is None or number is not None:
+        return number
+    return Extraction(next(part for part in formula.groups() if part is not None).strip().rstrip(".,;"), "formula")
 
 
 def _last_number(text: str) -> Extraction | None:
+    """The last number, with what it is a part of: `3:2` and `x^2`, but not the words around it."""
     last = None
     for match in _NUMBER.finditer(text):
-        last = match.group()
-    return None if last is None else Extraction(last, "number")
+        last = match
+    if last is None:
+        return None
+    begin = max(0, last.start() - MAX_ANSWER_CHARS)
+    before, after = _BEFORE.search(text, begin, last.start()), _AFTER.match(text, last.end())
+    start = before.start() if before else last.start()
+    end = after.end() if after else last.end()
+    found = text[start:end].strip().rstrip(".,;")
+    if _WITH_UNITS.search(text, begin, start):
+        return Extraction(None, "number", "the last number is one of several: mark the answer")
+    return Extraction(found, "number")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from reasoner import Problem, Response, Score, reward
-from reasoner_rewards.equality import compare
+from reasoner_rewards.equality import compare, kind_of
 from reasoner_rewards.extraction import Mode, final_answer, reference_answer
 
 
@@ -15,8 +15,8 @@ class MathOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     extract: Mode = "strict"
-    """`strict`: only `\\boxed{}` and `####`; `lenient`: also "the answer is" and the last number, to evaluate models
-    that were never told a format"""
+    """`strict`: only `\\boxed{}` and `####`; `lenient`: also "the answer is", the last formula and the last number, to
+    evaluate models that were never told a format"""
     tolerance: float = Field(default=0.0, ge=0.0, lt=1.0)
     """relative difference up to which a number equals the reference; 0: none, but a decimal with six significant digits
     or more may be the correct rounding of a fraction or root"""
@@ -27,31 +27,40 @@ def _prepare() -> None:
     compare(r"\frac{x+1}{2}", r"\sqrt{3}")
 
 
+def _reads(problem: Problem) -> str:
+    return kind_of(_reference(problem))
+
+
 # A verification takes micro- to milliseconds.
-@reward("math", timeout_s=5.0, prepare=_prepare)
+@reward("math", timeout_s=5.0, prepare=_prepare, reads=_reads)
 def math(problem: Problem, response: Response, *, options: MathOptions) -> Score:
     r"""1.0 if the final answer equals the reference answer, else 0.0.
 
     Only the final answer counts, extracted by the same means from the response and from the reference
     (`extraction.py`). `extract="strict"`, the default, takes an answer only from the last `\boxed{}` or a `#### n`
     line: what a policy is trained on must say which of its numbers is the answer, otherwise a rambling text is
-    rewarded for the number that it happens to end with. `extract="lenient"` also takes "the answer is ..." and the
-    last number, to evaluate models that were never told a format.
+    rewarded for the number that it happens to end with. `extract="lenient"` also takes "the answer is ...", the
+    last formula and the last number, to evaluate models that were never told a format.
 
     Assumption: `response.text` is what the policy wrote, without the prompt.
 
     Raises:
         ValueError: the reference has no answer to compare with (the problem is broken, not the response).
     """
+    reference = _reference(problem)
+    found = final_answer(response.text, options.extract)
+    parts = {"extracted": found.answer, "method": found.method, "reference": reference, "reads": kind_of(reference)}
+    if found.answer is None:
+        return Score(0.0, {**parts, "means": "none"}, found.problem)
+    verdict = compare(found.answer, reference, options.tolerance)
+    return Score(float(verdict.equal), {**parts, "means": verdict.means}, verdict.reason)
+
+
+def _reference(problem: Problem) -> str:
     reference = reference_answer(problem.answer)
     if reference.answer is None:
         raise ValueError(
             f"problem {problem.id!r} has no reference answer: {reference.problem}; got {problem.answer[:80]!r}. "
             "Give the answer as it is, after '####', or in \\boxed{}."
         )
-    found = final_answer(response.text, options.extract)
-    parts = {"extracted": found.answer, "method": found.method, "reference": reference.answer}
-    if found.answer is None:
-        return Score(0.0, {**parts, "means": "none"}, found.problem)
-    verdict = compare(found.answer, reference.answer, options.tolerance)
-    return Score(float(verdict.equal), {**parts, "means": verdict.means}, verdict.reason)
+    return reference.answer

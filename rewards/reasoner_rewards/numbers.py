@@ -10,10 +10,13 @@ Values are `Fraction`s; nothing is rounded. What is not fully understood is not 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+
+from reasoner_rewards.units import MEASURES, same_unit, unit_of
 
 MAX_DIGITS = 100
 """digits of one literal"""
@@ -38,18 +41,27 @@ _MIXED = (
     r"|\s+(?:and\s+)?(?P<mixed_over>[0-9]+)\s*/\s*(?P<mixed_under>[0-9]+))"
 )
 _NUMBER = re.compile(
-    r"(?P<sign>[+-]?)\s*(?P<currency>\\?\$|[€£¥₹])?\s*(?P<inner_sign>-?)\s*"
+    r"(?P<sign>[+-]?)\s*(?P<currency>(?:US|A|C)?\\?\$|[€£¥₹]|(?:USD|EUR|GBP|INR|JPY|Rs\.?)(?=[\s0-9]))?\s*(?P<inner_sign>-?)\s*"
     rf"(?:{_SCIENTIFIC}|{_MIXED}|{_FRACTION}|{_REPEATING}|(?P<plain>{_DECIMAL}))"
     r"(?P<rest>.*)",
     re.DOTALL,
 )
+_WORD = r"[^\W\d_\\][^\W\d_]*\.?(?:['’-][^\W\d_]+)*(?![^\W\d_])"
+_UNIT = (
+    r"(?:\s*(?:\\text\s*\{[^{}0-9]*\}|\\frac\s*\{\s*\\text\s*\{[^{}0-9]*\}\s*\}\s*\{\s*\\text\s*\{[^{}0-9]*\}(?:\^\{?[23]\}?)?\s*\}"
+    rf"|/|\\cdot(?![A-Za-z])|\^\s*\{{?\s*-?[1-3]\s*\}}?|{_WORD}))*"
+)
 _REST = re.compile(
     r"(?:\s*(?P<percent>\\?%))?(?:\s*\^\s*\{?\s*(?P<degrees>\\circ)\s*\}?\s*(?P<letter>[CF])?)?"
-    r"(?:\s*\\text\s*\{(?P<text_unit>[^{}0-9]*)\}|(?P<unit>\s*[A-Za-z][A-Za-z './-]*?)|\s*\\?(?P<symbol>[$€£¥₹]))?"
-    r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?\.?"
+    rf"(?P<unit>{_UNIT})(?:\s*\\?(?P<symbol>[$€£¥₹¢]))?\s*\.?"
 )
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_SHORT_UNIT = re.compile("[kcm]m|[km]g|ml|hrs?|ft|in|oz|lbs?|mi|yd|[ap]m|kw|hz|mph|usd|eur|gbp")
+_CJK_CHANGES = re.compile("半|分之|多|几|余|以上|以下|以内|左右|不到|超过|大约")
+_CJK_SCALES = {"百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8}
+_SHORT_UNIT = re.compile("[kcm]m|[km]g|ml|hrs?|ft|in|oz|lbs?|mi|yds?|[ap]m|kw|hz|k?mph|sq|cu|deg|usd|eur|gbp")
+_SYMBOLS = {"$": "usd", "US$": "usd", "US\\$": "usd", "€": "eur", "£": "gbp", "¥": "yen", "₹": "rupee", "¢": "cent"}
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_CJK_SCALE = re.compile("[百千万亿]+")
 _LETTER_UNIT = re.compile("[smghlLNJWVAKCFTH]")
 """units of one letter, in `\\text{}` only: `\\mathrm{e}`, `\\mathrm{i}` are numbers, `\\text{M}` is a factor"""
 _NOT_UNIT = re.compile(
@@ -59,13 +71,6 @@ _NOT_UNIT = re.compile(
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|phi|chi|psi|omega|"
     "squared|cubed|factorial|inverse|reciprocal|power|hundred|thousand|million|billion|trillion|dozen"
 )
-_ALIASES = {
-    "$": "dollar", "usd": "dollar", "€": "euro", "eur": "euro", "£": "pound sterling", "gbp": "pound sterling",
-    "¥": "yen", "₹": "rupee", "hr": "hour", "h": "hour", "min": "minute", "sec": "second", "s": "second",
-    "kilometer": "km", "kilometre": "km", "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m",
-    "kilogram": "kg", "gram": "g", "feet": "ft", "foot": "ft", "inche": "in", "inch": "in", "mile": "mi",
-    "liter": "l", "litre": "l", "degrees": "degree", "people": "person", "lb": "pound",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +92,21 @@ def parse_number(text: str) -> Number | None:
     if match is None or text.endswith("..") or (match["sign"] and match["inner_sign"]):
         return None
     magnitude = _magnitude(match)
-    rest = _Rest.parse(match["rest"])
-    if magnitude is None or rest is None or (match["currency"] and rest.unit and rest.unit != _unit(match["currency"])):
+    rest = _Rest.parse(match["rest"], money=bool(match["currency"]))
+    if magnitude is None or rest is None:
         return None
+    unit = rest.unit
+    if match["currency"]:
+        money = _currency(match["currency"])
+        if (
+            unit
+            and unit_of(unit) != money
+            and not match["rest"].strip().startswith(("/", "per", r"\text{ per", r"\text{per"))
+        ):
+            return None
+        unit = money if not unit or unit_of(unit) == money else unit_of(f"{money} {match['rest']}")
     negative = "-" in (match["sign"], match["inner_sign"])
     value = (-magnitude if negative else magnitude) * rest.scale
-    unit = rest.unit or (_unit(match["currency"].lstrip("\\")) if match["currency"] else "")
     plain = match["plain"]
     digits = len(plain.partition(".")[2]) if plain and rest.scale == 1 else None
     return Number(value, rest.percent, unit, digits)
@@ -104,7 +118,7 @@ def same_number(answer: Number, reference: Number, tolerance: float = 0.0) -> bo
     20% equals 20 (the unit left out) and 0.2 (the value). Units must agree when both name one. A decimal with six
     significant digits or more equals a value without an end, such as 1/3, that it is the correct rounding of.
     """
-    if answer.unit and reference.unit and answer.unit != reference.unit:
+    if answer.unit and reference.unit and not same_unit(answer.unit, reference.unit):
         return False
     if answer.percent != reference.percent:
         plain, factor = (reference, Fraction(1, 100)) if answer.percent else (answer, Fraction(100))
@@ -151,27 +165,35 @@ class _Rest:
     unit: str
 
     @classmethod
-    def parse(cls, text: str) -> _Rest | None:
-        """What follows the magnitude; None when it is more than a scale word, a percent sign and a unit."""
+    def parse(cls, text: str, money: bool) -> _Rest | None:
+        """What follows the magnitude; None when it is more than a scale word, a percent sign and a unit.
+
+        Args:
+            money: a currency stands before the magnitude, so that `/h` is a unit and no division.
+        """
         match = _REST.fullmatch(text)
         if match is None:
             return None
-        bare, text = match["unit"], match["text_unit"]
-        named = (text or bare or match["symbol"] or "").lower().split()
-        scale = _SCALES.get(named[0].rstrip("s"), 1) if named else 1
+        unit = match["unit"] or match["symbol"] or ""
+        named = _TEXT.sub(r" \1 ", unit).split()
+        scale = _SCALES.get(named[0].lower().rstrip("s"), 1) if named else 1
         if scale != 1:
-            named = named[1:]
+            named, unit = named[1:], unit.replace(named[0], "", 1)
+        elif named and unit_of(named[0]) not in MEASURES and (large := _CJK_SCALE.match(named[0])):
+            scale = math.prod(_CJK_SCALES[each] for each in large.group())
+            unit = unit.replace(large.group(), "", 1)
         if named == ["times"]:
-            named = []
-        if _changes_value(named) or (bare and not _names_unit(bare)) or (text and not _is_unit_letter(text)):
+            named, unit = [], ""
+        bare = unit[: unit.find(r"\text")] if r"\text" in unit else unit
+        if _changes_value(word.lower() for word in named) or not all(map(_is_unit_letter, _TEXT.findall(unit))):
             return None
-        if match["power"] and not named:
+        if (bare.strip() and not _names_unit(bare, money)) or re.match(r"\s*\^", unit):
             return None
         percent = match["percent"] is not None
-        if named and named[0] in ("percent", "percentage", "pct"):
-            percent, named = True, []
-        unit = "" if percent else _unit(" ".join(named)) + (match["power"] or "")
-        return cls(percent, scale, f"degree{match['letter'] or ''}" if match["degrees"] and not unit else unit)
+        if named and named[0].lower() in ("percent", "percentage", "pct"):
+            percent, unit = True, ""
+        found = "" if percent else unit_of(unit)
+        return cls(percent, scale, f"deg{match['letter'] or ''}" if match["degrees"] and not found else found)
 
 
 def may_be_unit(text: str) -> bool:
@@ -180,28 +202,26 @@ def may_be_unit(text: str) -> bool:
 
 
 def _changes_value(words: Iterable[str]) -> bool:
-    return any(_NOT_UNIT.fullmatch(word.strip(".,'()\\")) for word in words)
+    return any(_NOT_UNIT.fullmatch(word.strip(".,'()\\")) or _CJK_CHANGES.search(word) for word in words)
 
 
 def _is_unit_letter(text: str) -> bool:
     letter = text.strip(" .")
-    return len(letter) != 1 or _LETTER_UNIT.fullmatch(letter) is not None
+    return len(letter) != 1 or not letter.isascii() or _LETTER_UNIT.fullmatch(letter) is not None
 
 
-def _names_unit(bare: str) -> bool:
+def _names_unit(bare: str, money: bool) -> bool:
     """Letters outside `\\text{}` are a unit, not variables: a known short one, or a word of three letters after a
     space."""
-    parts = bare.lower().split()
-    first = parts[0].strip(".'").split("/")[0]
-    return bool(_SHORT_UNIT.fullmatch(first)) or (bare[0].isspace() and len(first) >= 3)
+    if bare.strip() in _SYMBOLS or bare.lstrip().startswith(("/", "per ") if money else "per "):
+        return True
+    first = bare.lower().split()[0].strip(".'").split("/")[0].split("^")[0]
+    known = _SHORT_UNIT.fullmatch(first) or not first.isascii()
+    return bool(known) or (bare[0].isspace() and len(first) >= 3)
 
 
-def _unit(name: str) -> str:
-    name = name.strip(" .'").replace(".", "")
-    for candidate in (name, name.removesuffix("s")):
-        if candidate in _ALIASES:
-            return _ALIASES[candidate]
-    return name.removesuffix("s")
+def _currency(symbol: str) -> str:
+    return unit_of(_SYMBOLS.get(symbol.lstrip("\\"), symbol.rstrip(".")))
 
 
 def _magnitude(match: re.Match[str]) -> Fraction | None:

@@ -9,14 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![A-Za-z])\s*(?P<rest>.+)", re.DOTALL)
+from reasoner_rewards.symbolic import value_of
+
+_NAME = (
+    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|omega|phi|rho|tau|sigma))(?:_\{?[A-Za-z0-9]+\}?)?"
+)
+_MEMBER = re.compile(rf"{_NAME}(?:\([a-z]\))?\s*\\in(?![A-Za-z])\s*(?P<rest>.+)", re.DOTALL)
+_BUILDER = re.compile(
+    rf"\\\{{\s*{_NAME}\s*(?:\\in\s*\\mathbb\{{R\}}\s*)?(?:\\mid(?![A-Za-z])|\\vert(?![A-Za-z])|\||:)(?P<condition>.+)\\\}}",
+    re.DOTALL,
+)
 _BOTH_SIGNS = re.compile(r"[A-Za-z]\s*=\s*(?P<rest>[^=]*\\pm(?![A-Za-z])[^=]*)")
 _NAMED = re.compile(r"(?P<name>[A-Za-z])(?:_\{?[0-9]+\}?)?\s*=\s*(?P<value>[^=]+)")
 _RELATION = re.compile(r"\\(?:le|ge|lt|gt)(?![A-Za-z])|[<>]")
 _OR = re.compile(r"\s*(?:\\text\s*\{\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z]))\s*")
 _AND = re.compile(r"\s*(?:,|\\text\s*\{\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z]))\s*")
+_SIGNS = re.compile(r"\\([pm])[pm](?![A-Za-z])")
 _INTERVAL = re.compile(r"[(\[](?:(?!\\\{)[^()\[\],])+,(?:(?!\\\{)[^()\[\],])+[)\]]")
-_VARIABLE = re.compile("[A-Za-z]")
+_VARIABLE = re.compile(rf"{_NAME}(?:\({_NAME}\))?|\|{_NAME}\|")
 
 Bound = tuple[str, bool]
 """the value, and whether it belongs to the interval"""
@@ -31,6 +41,18 @@ def set_of(text: str) -> str:
     return member["rest"] if member and (member["rest"].startswith(r"\{") or is_interval(member["rest"])) else text
 
 
+def condition_of(text: str) -> str:
+    r"""`x > 2` of `\{x \mid x > 2\}` and of `\{x \in \mathbb{R} : x > 2\}`; any other text as it is."""
+    builder = _BUILDER.fullmatch(text)
+    return builder["condition"].strip() if builder else text
+
+
+def member_of(text: str) -> str:
+    r"""`(0,1)` of `x \in (0,1)`; empty for anything else."""
+    member = _MEMBER.fullmatch(text)
+    return member["rest"] if member and all(map(_INTERVAL.fullmatch, member["rest"].split(r"\cup"))) else ""
+
+
 def without_names(elements: Sequence[str]) -> tuple[str, ...]:
     """`1`, `2` of `x = 1`, `x = 2` and of `x_1 = 1`, `x_2 = 2`; elements that name different things as they are."""
     found = [_NAMED.fullmatch(element) for element in elements]
@@ -41,12 +63,24 @@ def without_names(elements: Sequence[str]) -> tuple[str, ...]:
 
 
 def with_both_signs(elements: Sequence[str]) -> tuple[str, ...]:
-    r"""`2+\sqrt{3}`, `2-\sqrt{3}` of `2 \pm \sqrt{3}`."""
+    r"""`2+\sqrt{3}`, `2-\sqrt{3}` of `2 \pm \sqrt{3}`; the signs of one element go together."""
     return tuple(
-        element.replace(r"\pm", sign).strip().removeprefix("+").strip() if element.count(r"\pm") == 1 else element
+        _SIGNS.sub(lambda found, sign=sign: sign if found[1] == "p" else "+-"[sign == "+"], element)  # type: ignore[misc]
+        .strip()
+        .removeprefix("+")
+        .strip()
         for element in elements
-        for sign in ("+-" if element.count(r"\pm") == 1 else "+")
+        for sign in ("+-" if _SIGNS.search(element) else "+")
     )
+
+
+def is_increasing(text: str) -> bool:
+    """Whether a pair in round brackets can be an interval: its first number is smaller."""
+    found = _INTERVAL.fullmatch(text)
+    if found is None or "," not in text:
+        return False
+    low, high = (value_of(part.strip()) for part in text[1:-1].split(","))
+    return low is not None and high is not None and low < high
 
 
 def is_interval(text: str) -> bool:
@@ -87,5 +121,7 @@ def _piece(text: str) -> tuple[str, str] | None:
                 (lower if (index < place) == rising else upper).append(bound)
     if len(variables) != 1 or len(lower) > 1 or len(upper) > 1 or not all(value for value, _ in lower + upper):
         return None
+    if not lower and "|" in next(iter(variables)):
+        return None  # `|x| < 2` bounds x from both sides
     (low, closed), (high, shut) = (*lower, (r"-\infty", False))[0], (*upper, (r"\infty", False))[0]
     return variables.pop(), f"{'[' if closed else '('}{low},{high}{']' if shut else ')'}"

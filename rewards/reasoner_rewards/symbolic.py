@@ -1,9 +1,7 @@
 r"""Equality of LaTeX expressions through math-verify and sympy, inside bounds.
 
-A text reaches the parser only when it is short, shallow, has small exponents and uses known commands; an expression
-reaches sympy's evaluation only when an upper bound on its magnitude is small. So `9^{9^{9^9}}`, deep nesting or a sum
-over 10^9 terms cost microseconds. What passes can still be slow to simplify; the deadline of the reward call is the
-last resort.
+What reaches the parser, and what reaches sympy's evaluation, is bounded (`bounds.py`). What passes can still be slow to
+simplify; the deadline of the reward call is the last resort.
 
 math-verify and sympy are imported at the first use: most answers are numbers and never need them. math-verify's own
 deadlines use SIGALRM, which works on the main thread only; they are switched off.
@@ -15,55 +13,31 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
 from typing import Any, cast
 
+from reasoner_rewards.bounds import NotMathError, TooComplexError, check_size, check_text
 from reasoner_rewards.numbers import Number, is_endless, may_be_rounded
 
-MAX_CHARS = 200
-MAX_DEPTH = 8
-"""brackets and braces inside each other"""
-MAX_DIGIT_RUN = 40
-MAX_EXPONENT_DEPTH = 2
-MAX_LOG10 = 3000.0
-"""decimal digits of any number that sympy may have to write out"""
-MAX_NODES = 150
-MAX_POLYNOMIAL_POWER = 16
-"""exponent of a sum that contains variables"""
+MAX_BINOMIAL = 300
+"""upper number of a binomial coefficient"""
 EXACT = 1e-80
 """a difference below it is zero: sympy works with 100 digits before it calls one so small"""
 TOLERANCE = 1e-9
 """relative difference above which two values are different, decimals with 15 digits among their terms included"""
 
-_UNKNOWN_COMMAND = re.compile(
-    r"\\(?!(?:"
-    r"frac|sqrt|cdot|times|div|pm|mp|pi|infty|text|circ|degree|cup|cap|setminus|emptyset|"
-    r"varnothing|in|mathbb|le|ge|ne|lt|gt|log|ln|exp|sin|cos|tan|cot|sec|csc|arcsin|"
-    r"arccos|arctan|sinh|cosh|tanh|alpha|beta|gamma|delta|epsilon|varepsilon|theta|lambda|mu|"
-    r"nu|rho|sigma|tau|phi|varphi|chi|psi|omega|Delta|Omega|lfloor|rfloor|lceil|rceil|vert|"
-    r"lvert|rvert|lbrace|rbrace|langle|rangle|begin|end"
-    r")(?![A-Za-z]))([A-Za-z]+)"
+_NUMBER_BELOW = re.compile(r"(/\s*[0-9]+)\s*(?=[A-Za-z]|\\(?:sqrt|pi|frac)(?![A-Za-z]))")
+_ANGLE = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*\{?[0-9]\}?)?\s*[({]?\s*[0-9]+(?:\.[0-9]+)?)\s*\^\s*\{?\s*\\circ\s*\}?"
 )
-_DIGITS = re.compile(r"[0-9]+")
-_AMBIGUOUS = re.compile(
-    r"(?<![_^0-9])[0-9]+\s+[0-9]|[0-9]\s*\\frac\s*\{\s*[0-9]+\s*\}\s*\{\s*[0-9]+\s*\}|/\s*[0-9]+\s*(?:[A-Za-z(]|\\(?:sqrt|pi|frac))"
-)
-"""two numbers side by side, a mixed number inside an expression, `1/2x`: products to the parser, not to everybody"""
-_IN_BASE = re.compile(r"[0-9]\s*_")
-_LARGE_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?\s*[0-9]{5}")
-_ROOT_INDEX = re.compile(r"\\sqrt\s*\[(?!\s*[0-9]{1,2}\s*\])")
-_FORBIDDEN_NODES = frozenset({"Integral", "Derivative", "Sum", "Product", "Limit", "binomial", "Subs"})
+_THOUSANDS = re.compile(r"(?<![0-9,.])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?![0-9,])")
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\_{])i(?![A-Za-z])|(?<=[{^])\s*-?i(?![A-Za-z])")
+_INDEX = re.compile(r"_\s*\{?\s*i(?![A-Za-z])|i\s*=")
+"""`i` that counts something"""
+_BINOMIAL = re.compile(r"\\binom\s*\{\s*([0-9]{1,3})\s*\}\s*\{\s*([0-9]{1,3})\s*\}")
 _FLIPPED = {">": "<", ">=": "<="}
-
-
-class TooComplexError(ValueError):
-    """An expression is outside the bounds of this module; the message says which one."""
-
-
-class NotMathError(ValueError):
-    """A text is not LaTeX that the parser understands."""
 
 
 def same_expression(answer: str, reference: str) -> bool:
@@ -73,7 +47,25 @@ def same_expression(answer: str, reference: str) -> bool:
         TooComplexError: one of them is outside the bounds.
         NotMathError: one of them cannot be parsed.
     """
-    return _guarded(lambda: _same(*_parse_alike(answer, reference)))
+    return _guarded(lambda: _same_parsed(*_parse_alike(answer, reference)))
+
+
+def _same_parsed(answer: Any, reference: Any) -> bool:
+    if _is_scalar(answer) and answer.free_symbols and _ordered(answer) == _ordered(reference):
+        return True
+    for parsed in (answer, reference):
+        check_size(parsed)
+    return _same(answer, reference)
+
+
+def _ordered(node: Any) -> Any:
+    """The same tree with the terms of sums and the factors of products in one order; nothing is evaluated."""
+    import sympy
+
+    arguments = [_ordered(argument) for argument in getattr(node, "args", ())]
+    if isinstance(node, (sympy.Add, sympy.Mul)):
+        arguments.sort(key=repr)
+    return (type(node).__name__, *arguments) if arguments else node
 
 
 def same_as_number(expression: str, number: Number, tolerance: float = 0.0) -> bool:
@@ -84,6 +76,56 @@ def same_as_number(expression: str, number: Number, tolerance: float = 0.0) -> b
         TooComplexError, NotMathError: as `same_expression`.
     """
     return _guarded(lambda: _has_value(_parse(expression), number, tolerance))
+
+
+def is_expression(text: str) -> bool:
+    """Whether a normalised LaTeX text is understood and inside the bounds."""
+
+    def check() -> bool:
+        check_size(_understand(text, True))
+        return True
+
+    try:
+        return _guarded(check)
+    except (TooComplexError, NotMathError):
+        return False
+
+
+def value_of(text: str) -> float | None:
+    """The value of a LaTeX text that is a real number; None for anything else."""
+    found: list[float] = []
+
+    def evaluate() -> bool:
+        value = _value_at(_parse(text), 0) if "," not in text else None
+        if value is not None and value.is_real and not _parse(text).free_symbols:
+            found.append(float(value))
+        return True
+
+    try:
+        _guarded(evaluate)
+    except (TooComplexError, NotMathError):
+        return None
+    return found[0] if found else None
+
+
+def rounds_to(expression: str, rounded: Number) -> bool:
+    """Whether a number is what a LaTeX text without variables is rounded to, at the digits that it has.
+
+    Raises:
+        TooComplexError, NotMathError: as `same_expression`.
+    """
+
+    def check() -> bool:
+        import sympy
+
+        parsed = _parse(expression)
+        if not isinstance(parsed, sympy.Expr) or parsed.free_symbols:
+            return False
+        value = sympy.Rational(rounded.value.numerator, rounded.value.denominator)
+        distance = abs(sympy.N(parsed.doit() - value, 30))
+        return bool(distance.is_comparable and distance <= sympy.Rational(1, 2 * 10 ** (rounded.digits or 0)))
+
+    return _guarded(check)
 
 
 def _guarded(compare: Callable[[], bool]) -> bool:
@@ -121,57 +163,51 @@ def _has_value(parsed: Any, number: Number, tolerance: float) -> bool:
     return bool(distance.is_comparable and distance <= max(rounding, tolerance * abs(value)))
 
 
-def check_text(text: str) -> None:
-    """Refuse what the parser should not see.
-
-    Raises:
-        TooComplexError: with the bound that is exceeded.
-    """
-    if len(text) > MAX_CHARS:
-        raise TooComplexError(f"longer than {MAX_CHARS} characters")
-    if any(len(run) > MAX_DIGIT_RUN for run in _DIGITS.findall(text)):
-        raise TooComplexError(f"a number has more than {MAX_DIGIT_RUN} digits")
-    if _LARGE_EXPONENT.search(text) or _ROOT_INDEX.search(text):
-        raise TooComplexError("an exponent or root index is too large")
-    if _AMBIGUOUS.search(text):
-        raise TooComplexError("it can be read in two ways: write products and denominators in full")
-    if _IN_BASE.search(text):
-        raise TooComplexError("a number with a base is compared as text only")  # the parser drops the base
-    unknown = _UNKNOWN_COMMAND.search(text)
-    if unknown is not None:
-        raise TooComplexError(f"the command {unknown.group()} is not supported in answers")
-    _check_nesting(text)
-
-
-def _check_nesting(text: str) -> None:
-    opened: list[bool] = []  # True where the bracket opens an exponent
-    previous = ""
-    for char in text:
-        if char in "{([":
-            opened.append(previous == "^")
-            if len(opened) > MAX_DEPTH or sum(opened) > MAX_EXPONENT_DEPTH:
-                raise TooComplexError("brackets or exponents are nested too deeply")
-        elif char in "})]" and opened:
-            opened.pop()
-        if not char.isspace():
-            previous = char
-
-
 def _parse_alike(*texts: str) -> tuple[Any, ...]:
     """`i` is the imaginary unit in all of them or in none."""
-    from math_verify.grader import should_treat_as_complex
-
-    real = not any(map(should_treat_as_complex, texts))
-    return tuple(_parse(text, real) for text in texts)
+    real = not any(_IMAGINARY.search(text) and not _INDEX.search(text) for text in texts)
+    return tuple(_understand(text, real) for text in texts)
 
 
-def _parse(text: str, real: bool = True) -> Any:
+def _parse(text: str) -> Any:
+    parsed = _understand(text, True)
+    check_size(parsed)
+    return parsed
+
+
+def _understand(text: str, real: bool) -> Any:
+    text = _BINOMIAL.sub(_binomial, _THOUSANDS.sub(lambda number: number[1].replace(",", ""), _in_radians(text)))
+    text = _NUMBER_BELOW.sub(r"\1\\cdot ", text)
     check_text(text)
     parsed = _parse_checked(text, real)
     if parsed is None:
         raise NotMathError("not understood as LaTeX")
-    _check_size(parsed)
-    return parsed
+    return parsed if real else _with_imaginary_unit(parsed)
+
+
+def _with_imaginary_unit(parsed: Any) -> Any:
+    """The parser takes `i` for a variable."""
+    import sympy
+
+    if not isinstance(parsed, sympy.Expr):
+        return parsed
+    check_size(parsed)  # rebuilding an expression may evaluate it
+    return parsed.subs({symbol: sympy.I for symbol in parsed.free_symbols if symbol.name == "i"})
+
+
+def _binomial(found: re.Match[str]) -> str:
+    upper, lower = int(found[1]), int(found[2])
+    return f"({math.comb(upper, lower)})" if upper <= MAX_BINOMIAL else found.group()
+
+
+def _in_radians(text: str) -> str:
+    r"""`\sin 30^\circ` with the angle in radians."""
+    return _ANGLE.sub(_radians, text) if r"\circ" in text else text
+
+
+def _radians(found: re.Match[str]) -> str:
+    head = found[1].rstrip("0123456789.")
+    return rf"{head}{{\frac{{{found[1][len(head) :]}\pi}}{{180}}}}"
 
 
 @lru_cache(maxsize=512)  # the responses of a group share their reference, and often their answers
@@ -201,45 +237,6 @@ def _parser() -> Callable[..., Any]:
     )
 
 
-def _check_size(parsed: Any) -> None:
-    import sympy
-
-    roots = [parsed] if isinstance(parsed, sympy.Basic) else list(parsed.flat())
-    for count, node in enumerate(node for root in roots for node in sympy.preorder_traversal(root)):
-        if count > MAX_NODES or type(node).__name__ in _FORBIDDEN_NODES:
-            raise TooComplexError(f"more than {MAX_NODES} operations, or one that is not supported in answers")
-    for root in roots:
-        _log10(root)
-
-
-def _log10(node: Any) -> float:
-    """An upper bound on the decimal digits of the number that a node evaluates to, variables taken as 1."""
-    import sympy
-
-    sizes = [_log10(argument) for argument in node.args]
-    if isinstance(node, sympy.Rational):
-        size = math.log10(abs(node.p) + 1) + math.log10(node.q)
-    elif isinstance(node, sympy.Pow):
-        size = _power_log10(node, sizes)
-    elif isinstance(node, sympy.Mul):
-        size = sum(sizes)
-    elif isinstance(node, (sympy.factorial, sympy.exp)):
-        size = 10 ** min(sizes[0], 5) * max(sizes[0], 1)
-    else:
-        size = max(sizes, default=1.0) + math.log10(len(sizes) + 1)
-    if size > MAX_LOG10:
-        raise TooComplexError(f"a value may have more than {MAX_LOG10:.0f} digits")
-    return size
-
-
-def _power_log10(node: Any, sizes: list[float]) -> float:
-    exponent = abs(float(node.exp)) if node.exp.is_Rational else 10 ** min(sizes[1], 5)
-    compound = node.base.free_symbols and not node.base.is_Symbol
-    if compound and exponent > MAX_POLYNOMIAL_POWER:
-        raise TooComplexError(f"a sum with variables has an exponent above {MAX_POLYNOMIAL_POWER}")
-    return max(sizes[0], 1.0) * max(exponent, 1.0)
-
-
 def _same(answer: Any, reference: Any) -> bool:
     """math-verify's comparison, behind two checks of our own.
 
@@ -247,6 +244,8 @@ def _same(answer: Any, reference: Any) -> bool:
     values at a point are different: a proof in microseconds where simplification may not end. Expressions without a
     finite value are equal only when they are the same: it equates `\\infty` times a large number with anything.
     """
+    import sympy
+
     chain_a, chain_r = _relations(answer), _relations(reference)
     if chain_a or chain_r:
         return len(chain_a) == len(chain_r) and all(map(_same_relation, chain_a, chain_r))
@@ -260,9 +259,32 @@ def _same(answer: Any, reference: Any) -> bool:
             return True
         if abs(distance) > TOLERANCE * abs(_value_at(reference, 0) or 0):
             return False
-        if (answer - reference).expand() == 0:
+        difference = answer - reference
+        if difference.expand() == 0 or _same_where_real(answer, reference):
+            return True
+        if difference.has(sympy.I) and sympy.simplify(difference.rewrite(sympy.exp).expand()) == 0:
             return True
     return bool(_verifier()(reference, answer, timeout_seconds=None))
+
+
+def _same_where_real(answer: Any, reference: Any) -> bool:
+    r"""Whether two expressions with roots or logarithms are equal wherever both are real, as `1/\sqrt{n}` and
+    `\sqrt{1/n}` are: to sympy they differ for negative n, where neither is. `\sqrt{x^2}` and `x` are real there, and
+    differ."""
+    import sympy
+
+    symbols = sorted(answer.free_symbols | reference.free_symbols, key=str)
+    if not 0 < len(symbols) <= 3 or not (answer - reference).has(sympy.Pow, sympy.log):
+        return False
+    positive = {symbol: sympy.Dummy(str(symbol), positive=True) for symbol in symbols}
+    if sympy.simplify((answer - reference).subs(positive)) != 0:
+        return False
+    for signs in range(2 ** len(symbols)):
+        values = [_substitute(side, 0, signs, symbols) for side in (answer, reference)]
+        left, right = (sympy.N(value, 20) for value in values)
+        if left.is_real != right.is_real or (left.is_real and abs(left - right) > TOLERANCE * abs(right)):
+            return False
+    return True
 
 
 def _same_without_value(answer: Any, reference: Any) -> bool:
@@ -283,12 +305,16 @@ def _value_at(scalar: Any, point: int) -> Any:
     return value if value.is_number and value.is_finite else None
 
 
-def _substitute(scalar: Any, point: int) -> Any:
+def _substitute(scalar: Any, point: int, signs: int = 0, symbols: Sequence[Any] = ()) -> Any:
+    """With a number for every variable; the n-th of `symbols` is negative where the n-th bit of `signs` is set."""
     import sympy
 
     # by name: the same letter may carry other assumptions on the other side
     numbers = {symbol: zlib.crc32(f"{symbol}/{point}".encode()) % 7919 + 1009 for symbol in scalar.free_symbols}
-    return scalar.subs({symbol: sympy.Rational(number, 4099) for symbol, number in numbers.items()})
+    negative = {str(symbol) for place, symbol in enumerate(symbols) if signs >> place & 1}
+    return scalar.subs(
+        {symbol: sympy.Rational(-n if str(symbol) in negative else n, 4099) for symbol, n in numbers.items()}
+    )
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ import errno
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.learning.adapter import Adapted, WithoutAdapter
+from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.critic import TorchCritic
-from reasoner.learning.learner import Learner, Weights
+from reasoner.learning.learner import Learner, WeightFunction, Weights
 from reasoner.learning.policy import Dtype
-from reasoner.ranks import Ranks
+from reasoner.learning.spread import Policy
+from reasoner.ranks import PATIENCE, Ranks
+from reasoner.records import Group
 from reasoner.weights import read_files
 from tests.ragged import ragged_groups
 
@@ -44,11 +47,26 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
 }
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
 ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
+ON_THREE_RANKS = ("zero-2", "zero-3", "lora-zero-3")
 """the others on two ranks only"""
 RESUMED = ("zero-0", "zero-3", "lora-zero-2", "lora-zero-3", "zero-1-bfloat16", "zero-2-offload-bfloat16")
 """spreads that are written as a checkpoint and gone on with"""
 GROUPS = ragged_groups(prompts=(3, 24, 7, 9, 5), responses=3)
 TEMPERATURE = 0.8
+ONE_GROUP = ragged_groups(prompts=(20,), responses=3, seed=1)
+THREE_GROUPS = ragged_groups(prompts=(45, 44, 43), responses=2, longest=4, seed=2)
+LONG_AND_SHORT = [
+    *ragged_groups(prompts=(3,), responses=8, longest=30, seed=3),
+    *ragged_groups(prompts=(2,), responses=2, longest=2, seed=4),
+]
+BATCHES: dict[str, list[Group]] = {
+    "one group": ONE_GROUP,
+    "three equal groups": THREE_GROUPS,
+    "a long and a short group": LONG_AND_SHORT,
+    "no group": [],
+    "five groups": GROUPS,
+}
+"""what some ranks have more of than others, or nothing"""
 
 
 def some(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
@@ -74,24 +92,30 @@ def learning(**more: Any) -> LearningConfig:
     return LearningConfig(**values | more)
 
 
-def reference(learner: Adapted) -> list[list[float]]:
-    """The initial model's log-probabilities, from a learner with an adapter."""
-    return WithoutAdapter(learner).logprobs(GROUPS, TEMPERATURE)
+def all_logprobs(policy: Policy) -> list[list[float]]:
+    """Of the responses of every batch."""
+    return [row for groups in BATCHES.values() for row in policy.logprobs(groups, TEMPERATURE)]
+
+
+def steps() -> list[tuple[list[Group], WeightFunction]]:
+    """The optimiser steps: of every batch, and those that cannot be made between them."""
+    made = [(groups, some) for groups in BATCHES.values()]
+    return [*made[:1], (GROUPS, nothing), (ONE_GROUP, nothing), (GROUPS, poisoned), *made[1:]]
 
 
 def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder: Path, name: str) -> None:
-    """Three steps that are made and two that are not, in between; then the weights."""
-    logprobs = [learner.logprobs(GROUPS, TEMPERATURE)]
+    """The steps, the weights after them, and log-probabilities before and after."""
+    logprobs = [all_logprobs(learner)]
     reports = []
     gradient: dict[str, Tensor] = {}
-    for weigh in (some, nothing, poisoned, some, some):
-        done = learner.accumulate(GROUPS, weigh, TEMPERATURE, entropy=weigh is some)
+    for groups, weigh in steps():
+        done = learner.accumulate(groups, weigh, TEMPERATURE, entropy=weigh is some)
         result = learner.step()
         gradient = gradient or first_gradient()
         reports.append((done.loss, done.entropy, done.responses, result.applied, result.finite, result.grad_norm))
-    logprobs.append(learner.logprobs(GROUPS, TEMPERATURE))
+    logprobs.append(all_logprobs(learner))
     if "lora" in name:
-        logprobs.append(reference(learner))
+        logprobs.append(all_logprobs(WithoutAdapter(learner)))  # the initial model's
     published = folder / f"{name}-published"
     published.mkdir(parents=True, exist_ok=True)
     checksum = learner.publish(published)
@@ -151,7 +175,7 @@ def main(model: Path, output: Path) -> None:
     with open_ranks("cpu") as ranks:
         if ranks.count > 1:
             train_critic(model, ranks, output / f"rank-{ranks.index}")
-        names = ON_ONE_RANK if ranks.count == 1 else tuple(SPREADS)
+        names = {1: ON_ONE_RANK, 2: tuple(SPREADS), 3: ON_THREE_RANKS}[ranks.count]
         for name, (dtype, spread) in ((name, SPREADS[name]) for name in names):
             config = learning(deepspeed=spread, gradient_checkpointing=name == "zero-3")
             lora = LORA if name.startswith("lora") else None
@@ -159,12 +183,23 @@ def main(model: Path, output: Path) -> None:
                 DeepspeedLearner, model, device="cpu", dtype=dtype, config=config, total_steps=5, ranks=ranks, lora=lora
             )
             learner = start()
+            if ranks.count > 1:
+                assert limits() == {PATIENCE}, f"{limits()}: a process group waits with another patience"
             folder = output / f"rank-{ranks.index}"
             record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), folder, name)  # type: ignore[misc]
             if name == "lora-zero-3":
                 publish_on_a_full_disk(learner, folder / "full-disk")
-            if name in RESUMED:
+            if name in RESUMED and ranks.count < 3:
                 go_on(learner, lambda at, start=start: start(checkpoint=at), ranks, output, name)  # type: ignore[misc]
+
+
+def limits() -> set[timedelta]:
+    """How long the process groups wait, DeepSpeed's own included."""
+    from torch.distributed import distributed_c10d
+
+    groups = list(distributed_c10d._world.pg_map)
+    assert len(groups) > 2
+    return {group._get_backend(torch.device("cpu")).options._timeout for group in groups}
 
 
 def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
@@ -174,14 +209,17 @@ def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
         model, device="cpu", dtype="float64", config=learning(), learning_rate=1e-2, total_steps=5, ranks=ranks
     )
     reports = []
-    for weigh in (to_returns, nothing_valued, poisoned_values, to_returns, to_returns):
-        done = critic.accumulate(GROUPS, weigh)
+    made = [(groups, to_returns) for groups in BATCHES.values()]
+    cannot = [(GROUPS, nothing_valued), (ONE_GROUP, nothing_valued), (GROUPS, poisoned_values)]
+    for groups, weigh in (*made[:1], *cannot, *made[1:]):
+        done = critic.accumulate(groups, weigh)
         result = critic.step()
         reports.append([done.loss, done.responses, result.applied, result.finite, result.grad_norm, result.reason])
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.first:
         critic.save(folder / "critic", exact=True)
-    (folder / "critic.json").write_text(json.dumps([reports, critic.values(GROUPS), critic.version]))
+    values = [row for groups in BATCHES.values() for row in critic.values(groups)]
+    (folder / "critic.json").write_text(json.dumps([reports, values, critic.version]))
 
 
 def to_returns(rows: Sequence[int], values_RT: Tensor) -> Tensor:

@@ -9,16 +9,17 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from reasoner.processes import MARKER, guard_processes, interruptible, scratch_prefix
+from reasoner.processes import guard_processes, interruptible
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
+from reasoner.run_marker import MARKER
 from reasoner.sampling.vllm_engine import VllmSampler
 from reasoner.sampling.vllm_messages import Start
+from reasoner.scratch_folders import ScratchFolder
 
 ORPHAN = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
 
@@ -31,7 +32,7 @@ def main(folder: Path, model: str | None) -> None:
         if not forked:
             os.setsid()
             time.sleep(600)
-        scratch = tempfile.mkdtemp(prefix=scratch_prefix())
+        scratch = str(ScratchFolder("test").path)
         stream = None
         if model:
             sampler = stack.enter_context(

@@ -13,7 +13,13 @@ def letters(problem: Problem, response: Response) -> float:
     return sum(c.isascii() and c.isalpha() for c in response.text) / max(len(response.text), 1)
 
 
+@reward("begins", timeout_s=5.0)
+def begins(problem: Problem, response: Response) -> float:
+    """1 where the response begins with a byte of ASCII: in some groups all do, or none."""
+    return float(response.text[:1].isascii())
+
+
 @hookimpl
 def register_rewards() -> Iterable[RewardSource]:
-    """`letters`."""
-    return (letters,)
+    """`letters` and `begins`."""
+    return (letters, begins)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from torch import Tensor
 from reasoner.config import LoraConfig
 from reasoner.learning.critic import HEAD_FILE
 from reasoner.learning.policy import Dtype
+from reasoner.learning.spread import shares_of
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.ranks import ALONE
 from tests.integration import deepspeed_steps
 from tests.integration.deepspeed_steps import (
+    BATCHES,
     LORA,
     ON_ONE_RANK,
+    ON_THREE_RANKS,
     RESUMED,
     SPREADS,
     first_moments,
@@ -42,14 +46,15 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the torch engine, one rank and two ranks of DeepSpeed did."""
+    """What the torch engine, and one, two and three ranks of DeepSpeed did."""
     folder = tmp_path_factory.mktemp("deepspeed")
     model = build_tiny_model(folder / "tiny")
     for dtype in ("float32", "bfloat16"):
         _torch(model, dtype, folder / "torch", dtype)
     _torch(model, "float32", folder / "torch", "lora", LORA)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
+    spread = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    launchers = {"one": [], "two": [*spread, "2"], "three": [*spread, "3"]}
     runs = [
         subprocess.Popen(
             [sys.executable, *launcher, "-m", deepspeed_steps.__name__, str(model), str(folder / name)],
@@ -92,9 +97,30 @@ def distance(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 def cases(dtype: str) -> list[tuple[str, str]]:
-    """(`one` or `two` ranks, how the learner is spread)"""
+    """(`one`, `two` or `three` ranks, how the learner is spread)"""
     names = [name for name, (each, _) in SPREADS.items() if each == dtype]
-    return [("two", name) for name in names] + [("one", name) for name in names if name in ON_ONE_RANK]
+    few = [(ranks, name) for ranks, some in RANKS.items() for name in some if name in names]
+    return [("two", name) for name in names] + few
+
+
+RANKS = {"one": ON_ONE_RANK, "three": ON_THREE_RANKS}
+
+
+@pytest.mark.parametrize(
+    ("batch", "two", "three"),
+    [
+        ("one group", [1, 0], [1, 0, 0]),
+        ("three equal groups", [1, 2], [1, 1, 1]),
+        ("a long and a short group", [3, 1], [3, 1, 0]),
+        ("no group", [0, 0], [0, 0, 0]),
+    ],
+)
+def test_the_ranks_have_unequal_shares(outcomes: Path, batch: str, two: list[int], three: list[int]) -> None:
+    """How many micro-batches each rank has: otherwise the tests below are of equal ones."""
+    policy = TorchLearner(outcomes / "tiny", device="cpu", dtype="float32", config=learning(), total_steps=1).policy
+    for expected in (two, three):
+        shares = shares_of(BATCHES[batch], len(expected))
+        assert [len(policy.packing.micro_batches(share.groups)) for share in shares] == expected
 
 
 def largest_difference(got: list[list[list[float]]], expected: list[list[list[float]]]) -> float:
@@ -114,7 +140,7 @@ def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: st
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
     assert distance(got_weights, weights) < 1e-5
-    assert got["version"] == facts["version"] == 3
+    assert got["version"] == facts["version"] == 4
     for mine, expected in zip(got["reports"], facts["reports"], strict=True):
         loss, entropy, responses, applied, finite, norm = expected
         assert mine[2:5] == [responses, applied, finite]
@@ -127,11 +153,12 @@ def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: st
 
 def test_all_ranks_know_what_all_did(outcomes: Path) -> None:
     """Counts, losses, norms, log-probabilities and the checksum of the published weights."""
-    for name in SPREADS:
-        _, _, first = outcome(outcomes / "two" / "rank-0" / f"{name}.safetensors")
-        _, published, second = outcome(outcomes / "two" / "rank-1" / f"{name}.safetensors")
-        assert json.dumps(first) == json.dumps(second)  # as text, where NaN equals NaN
-        assert published == {}
+    for ranks, count, names in (("two", 2, tuple(SPREADS)), ("three", 3, ON_THREE_RANKS)):
+        for name, other in product(names, range(1, count)):
+            _, _, first = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
+            _, published, second = outcome(outcomes / ranks / f"rank-{other}" / f"{name}.safetensors")
+            assert json.dumps(first) == json.dumps(second)  # as text, where NaN equals NaN
+            assert published == {}
 
 
 def test_a_full_disk_while_publishing_is_an_error_of_all_ranks(outcomes: Path) -> None:
@@ -141,22 +168,23 @@ def test_a_full_disk_while_publishing_is_an_error_of_all_ranks(outcomes: Path) -
         assert json.loads((folder / "full-disk" / "facts.json").read_text()) == [errno.ENOSPC, facts["checksum"]]
 
 
-def test_a_critic_on_two_ranks_makes_the_steps_of_one(outcomes: Path, tmp_path: Path) -> None:
+def test_a_critic_on_several_ranks_makes_the_steps_of_one(outcomes: Path, tmp_path: Path) -> None:
     """Beside DeepSpeed's own process group; the same returns, the same gradient, the same weights and values."""
     train_critic(outcomes / "tiny", ALONE, tmp_path)
     expected, values, version = json.loads((tmp_path / "critic.json").read_text())
-    for rank in ("rank-0", "rank-1"):
-        folder = outcomes / "two" / rank
+    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2"):
+        folder = outcomes / rank
         reports, got, done = json.loads((folder / "critic.json").read_text())
-        assert (version, done) == (3, 3)
+        assert (version, done) == (4, 4)
         assert [each[1:4] for each in reports] == [each[1:4] for each in expected]
         for mine, theirs in zip(reports, expected, strict=True):
             if theirs[2]:
                 assert [mine[0], mine[4]] == pytest.approx([theirs[0], theirs[4]], rel=1e-9)
         assert largest_difference([got], [values]) < 1e-9
     for name in ("model.safetensors", HEAD_FILE):  # the first rank saves it
-        saved = outcomes / "two" / "rank-0" / "critic" / name
-        assert distance(load_file(saved), load_file(tmp_path / "critic" / name)) < 1e-9
+        for ranks in ("two", "three"):
+            saved = outcomes / ranks / "rank-0" / "critic" / name
+            assert distance(load_file(saved), load_file(tmp_path / "critic" / name)) < 1e-9
 
 
 @pytest.mark.parametrize(("ranks", "name"), cases("bfloat16"))
@@ -178,7 +206,7 @@ def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, ranks: str, n
 def test_a_checkpoint_goes_on_with_the_same_bits(outcomes: Path, ranks: str, name: str) -> None:
     uninterrupted, resumed = json.loads((outcomes / ranks / "rank-0" / f"{name}-resumed.json").read_text())
     assert resumed == uninterrupted
-    assert resumed[0] == 4
+    assert resumed[0] == 5
 
 
 @pytest.mark.parametrize("name", ["zero-3", "lora-zero-3"])
@@ -192,9 +220,9 @@ def test_the_torch_engine_goes_on_from_a_checkpoint_of_two_ranks(outcomes: Path,
         )
 
     theirs = learner(outcomes / "two" / f"{name}-checkpoint")
-    assert theirs.version == 3
+    assert theirs.version == 4
     (tmp_path / "again").mkdir()
     theirs.checkpoint(tmp_path / "again")
     version, norm, _ = one_more(learner(tmp_path / "again"), tmp_path / "published")
     expected, _ = json.loads((outcomes / "two" / "rank-0" / f"{name}-resumed.json").read_text())
-    assert (version, norm) == (4, pytest.approx(expected[1], rel=1e-5))
+    assert (version, norm) == (5, pytest.approx(expected[1], rel=1e-5))

@@ -212,13 +212,13 @@ BODY = json.dumps(completion(GOOD)).encode()
 @pytest.mark.parametrize(
     ("encoding", "data"),
     [
-        ("gzip", gzip.compress(BODY)),
-        ("X-GZip", gzip.compress(BODY)),
+        ("gzip", gzip.compress(BODY, mtime=0)),
+        ("X-GZip", gzip.compress(BODY, mtime=0)),
         ("deflate", zlib.compress(BODY)),
         ("deflate", raw_deflate(BODY)),
         ("identity", BODY),
         ("", BODY),
-        ("deflate, identity, gzip", gzip.compress(zlib.compress(BODY))),
+        ("deflate, identity, gzip", gzip.compress(zlib.compress(BODY), mtime=0)),
     ],
 )
 def test_a_compressed_answer_is_read(encoding: str, data: bytes) -> None:
@@ -227,7 +227,7 @@ def test_a_compressed_answer_is_read(encoding: str, data: bytes) -> None:
     assert script.requests[0].headers["Accept-Encoding"] == "gzip, deflate"
 
 
-BOMB = gzip.compress(b" " * (remote.MAX_BYTES + 1))
+BOMB = gzip.compress(b" " * (remote.MAX_BYTES + 1), mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -239,11 +239,23 @@ BOMB = gzip.compress(b" " * (remote.MAX_BYTES + 1))
         ("gzip", zlib.compress(BODY), "answered what is not gzip: "),
         ("deflate", BODY, "answered what is not deflate: "),
         ("gzip", BOMB, f"more than {remote.MAX_BYTES} bytes, unpacked, where reading stopped"),
-        ("gzip, gzip", gzip.compress(gzip.compress(bytes(remote.MAX_BYTES)) + b"x"), "more than one gzip"),
-        ("gzip", gzip.compress(BODY) + gzip.compress(b""), "answered more than one gzip"),
+        (
+            "gzip, gzip",
+            gzip.compress(gzip.compress(bytes(remote.MAX_BYTES), mtime=0) + b"x", mtime=0),
+            "more than one gzip",
+        ),
+        ("gzip", gzip.compress(BODY, mtime=0) + gzip.compress(b"", mtime=0), "answered more than one gzip"),
         ("gzip", b"", "answered no JSON"),
-        ("gzip", gzip.compress(b"busy"), "answered no JSON (Expecting value: line 1 column 1 (char 0)); got busy"),
-        ("gzip", gzip.compress(json.dumps({"key": KEY}).encode()), "no choices[0].message.content; got {'key': '***'}"),
+        (
+            "gzip",
+            gzip.compress(b"busy", mtime=0),
+            "answered no JSON (Expecting value: line 1 column 1 (char 0)); got busy",
+        ),
+        (
+            "gzip",
+            gzip.compress(json.dumps({"key": KEY}).encode(), mtime=0),
+            "no choices[0].message.content; got {'key': '***'}",
+        ),
     ],
 )
 def test_what_cannot_be_unpacked_is_refused_at_once(encoding: str, data: bytes, why: str) -> None:
@@ -251,11 +263,11 @@ def test_what_cannot_be_unpacked_is_refused_at_once(encoding: str, data: bytes, 
 
 
 def test_a_compressed_answer_that_is_cut_is_asked_for_again_and_a_compressed_error_is_shown() -> None:
-    half = raw(gzip.compress(BODY)[:-5], Content_Encoding="gzip")
+    half = raw(gzip.compress(BODY, mtime=0)[:-5], Content_Encoding="gzip")
     with serving(half, says(GOOD)) as script:
         assert judged(script.url).value == pytest.approx(0.7)
     assert len(script.requests) == 2
-    error = gzip.compress(f"no such key: {KEY}".encode())
+    error = gzip.compress(f"no such key: {KEY}".encode(), mtime=0)
     assert "got no such key: ***" in refusal(raw(error, 401, Content_Encoding="gzip"))
     assert "got an answer that answered in the encoding" in refusal(raw(error, 401, Content_Encoding="br"))
 

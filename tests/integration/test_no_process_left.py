@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import psutil
 import pytest
 
 from reasoner.processes import Interrupted, guard_processes, interruptible
-from reasoner.watchdog import marked, watch
+from reasoner.reaping import children
+from reasoner.watchdog import command, is_watchdog, marked, watch
 from tests.tiny import build_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -75,10 +77,82 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path: Path, with_vllm: bool, num
         assert run.wait(60) == code
     finally:
         run.kill()
-    gone = wait_for(lambda: not any(map(running, ids)) and not marked(facts["marker"]), 20)
+    gone = wait_for(lambda: not any(map(running, ids)) and not list(marked(facts["marker"])), 20)
     assert gone, [psutil.Process(pid).cmdline() for pid in ids if running(pid)]
     if number == signal.SIGKILL:
         assert wait_for(lambda: not Path(facts["scratch"]).exists(), 20)
+
+
+START = "from reasoner.processes import guard_processes\nwith guard_processes(): pass"
+
+
+def watchdog_of(pid: int) -> int:
+    (found,) = [child for child in children(pid) if is_watchdog(command(child))]
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=lambda number: number.name)
+def test_the_next_start_cleans_up_after_a_run_without_its_watchdog(tmp_path: Path, number: signal.Signals) -> None:
+    for name in ("living", "killed"):
+        (tmp_path / name).mkdir()
+    (living, kept), (killed, facts) = (start_run(tmp_path / name, with_vllm=False) for name in ("living", "killed"))
+    guard = watchdog_of(killed.pid)
+    try:
+        os.kill(guard, number)
+        killed.kill()
+        killed.wait()
+        left = [pid for pid, _ in marked(facts["marker"])]
+        assert len(left) == 2
+        assert Path(facts["scratch"]).exists()
+        starts = [subprocess.Popen([sys.executable, "-c", START], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [start.communicate(timeout=60)[1] for start in starts]
+        assert [start.returncode for start in starts] == [0, 0], said
+        assert "of a killed run" in "".join(said) or "what a killed run left behind" in "".join(said)
+        assert wait_for(lambda: not any(map(running, [guard, *left])), 20)
+        assert not Path(facts["scratch"]).exists()
+        if number == signal.SIGSTOP:  # the other one had it in its memory: forked, it carries no mark
+            assert wait_for(lambda: not running(facts["forked"]), 20)
+        assert living.poll() is None
+        assert len(list(marked(kept["marker"]))) == 2
+        assert Path(kept["scratch"]).exists()
+    finally:
+        for run in (living, killed):
+            run.kill()
+            run.wait()
+        with suppress(ProcessLookupError):
+            os.kill(facts["forked"], signal.SIGKILL)
+    assert wait_for(lambda: not Path(kept["scratch"]).exists(), 20)
+
+
+RANK = """
+import os, sys, time
+from reasoner.processes import guard_processes
+from reasoner.scratch_folders import ScratchFolder
+with guard_processes():
+    print(ScratchFolder("weights").path, flush=True)
+    time.sleep(600)
+"""
+LAUNCHER = f"""
+import subprocess, sys, time
+from reasoner.processes import guard_processes
+with guard_processes():
+    subprocess.Popen([sys.executable, "-c", {RANK!r}])
+    time.sleep(600)
+"""
+
+
+def test_a_killed_launcher_leaves_nothing_of_its_ranks_either() -> None:
+    """Their watchdogs are below it, and must not be killed before they have removed what was the ranks'."""
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        scratch = Path(launcher.stdout.readline().strip())
+        ranks = [pid for pid in children(launcher.pid) if not is_watchdog(command(pid))]
+        guards = [watchdog_of(launcher.pid), *map(watchdog_of, ranks)]
+        time.sleep(2.5)  # so that they have been seen
+        assert scratch.is_dir()
+        launcher.kill()
+    assert wait_for(lambda: not any(map(running, [*ranks, *guards])), 20)
+    assert not scratch.exists()
 
 
 def test_the_guard_ends_what_is_left_when_the_run_ends_by_itself() -> None:
@@ -111,5 +185,5 @@ def test_a_watchdog_that_comes_too_late_still_cleans_up() -> None:
     run.wait()
     mark = f"REASONER_RUN=late-{os.getpid()}"
     left = subprocess.Popen(["sleep", "60"], env=os.environ | dict([mark.split("=")]))
-    assert watch(run.pid, mark, "reasoner-late-") == 0
+    assert watch(run.pid, mark, "reasoner-late-", []) == []
     assert left.wait(10) == -signal.SIGKILL

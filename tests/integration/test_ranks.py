@@ -47,6 +47,10 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     task.write_text(text)
     (grpo,) = re.findall(r'^preset = "grpo"\n.*\n', text, re.MULTILINE)
     task.with_name("ppo-task.toml").write_text(text.replace(grpo, 'preset = "ppo"\n'))
+    begins = text.replace('source = "letters"', 'source = "begins"').replace(
+        'correct = "letters"', 'correct = "begins"'
+    )
+    task.with_name("begins-task.toml").write_text(begins)
     return [
         *(sys.executable, "-m", "reasoner", "run", str(task), "--set", "model.device=cpu"),
         *("--plugin", str(HERE / "rewarding_letters.py")),
@@ -161,6 +165,70 @@ def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str]
     AutoModelForCausalLM.from_pretrained(folder / "model")
     assert (folder / "model" / "critic" / "value_head.safetensors").exists()
     assert not list(folder.glob("ranks/*/critic"))
+
+
+LORA = ("lora.rank=4", "lora.alpha=8")
+RAGGED = (
+    *("sampling.group_size=2", "sampling.refills=1", 'sampling.stop=["a", "e", "i", "1"]'),
+    *("learning.updates_per_step=1", "learning.token_budget=64"),
+    *("evaluation.every=0", "run.keep_last=0"),
+)
+"""responses of many lengths, in micro-batches of a row or two"""
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stage", "more"),
+    [pytest.param(2, 3, LORA, id="2 ranks, ZeRO 3, LoRA"), pytest.param(3, 2, (), id="3 ranks, ZeRO 2")],
+)
+def test_ragged_steps_come_to_an_end(
+    command: list[str], tmp_path: Path, ranks: int, stage: int, more: tuple[str, ...]
+) -> None:
+    """Of ranks with unequal numbers of micro-batches, or none; whose plugins watch on the first one only."""
+    ragged = [part.replace("letters-task", "begins-task") for part in command]
+    ragged += ["--plugin", str(HERE / "noting_ranks.py"), "--gpus", str(ranks), "--steps", "20"]
+    ragged += ["--output", str(tmp_path / "runs")]
+    problems = ranks + 1  # of which some are left: less than the ranks, or one more
+    for each in (*RAGGED, f"learning.problems_per_step={problems}", f"learning.deepspeed.zero_stage={stage}", *more):
+        ragged += ["--set", each]
+    done = run(ragged, RANK_NOTES=str(tmp_path / "notes"))
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert [row["step"] for row in read_metrics(folder)] == list(range(1, 21))
+    assert not list(folder.rglob("stacks.txt"))
+    notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
+    counts = [[int(n) for rank, what, n in notes if (rank, what) == (str(k), "batches")] for k in range(ranks)]
+    passes = list(zip(*counts, strict=True))
+    assert any(min(each) == 0 < max(each) for each in passes), passes
+    assert any(0 < min(each) < max(each) for each in passes), passes
+    events = [(rank, value) for rank, what, value in notes if what == "event"]
+    expected = ["run_started", *["groups_scored", "step_finished"] * 20, "run_finished"]
+    assert events == [("0", name) for name in expected]
+    assert "step_finished failed: ZeroDivisionError: only watching" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("sleeps", ["error: rank 0 waited in vain for another rank, and gave up.", "in all_reduce", "in never_comes"]),
+        ("raises", ["error: rank 1 failed.", "ZeroDivisionError: only here"]),
+    ],
+)
+def test_a_rank_that_stops_within_an_update_ends_the_run(
+    command: list[str], tmp_path: Path, what: str, says: list[str]
+) -> None:
+    stopping = [*command, "--plugin", str(HERE / "stopping_rank.py"), "--gpus", "2", "--output", str(tmp_path)]
+    done = run([*stopping, "--steps", "2", "--set", "evaluation.every=0"], RANK_ONE=what)
+    assert done.returncode == 1
+    (folder,) = tmp_path.iterdir()
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "failed"
+    for each in says:
+        assert each in done.stderr
+        assert each.removeprefix("error: ") in status["reason"]
+    if what == "sleeps":
+        assert "in all_reduce" in (folder / "stacks.txt").read_text()
+        assert "in never_comes" in (folder / "ranks" / "rank-1" / "stacks.txt").read_text()
 
 
 def _rank(process: psutil.Process) -> str | None:

@@ -21,8 +21,9 @@ from reasoner.records import Group, Message, Problem, Response
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, open_sandbox
 from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
 from reasoner.sandbox.proof import survivors
-from reasoner.sandbox.scratch import Scratch, remove_stale
+from reasoner.sandbox.scratch import Scratch
 from reasoner.scoring.service import ScoringService
+from reasoner.scratch_folders import remove_abandoned
 
 
 def working() -> list[str]:
@@ -172,7 +173,7 @@ def test_a_caller_that_is_killed_leaves_nothing(backend: str) -> None:
     while list(survivors(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert list(survivors(mark)) == []
-    remove_stale.__wrapped__()  # the next process that makes a folder
+    remove_abandoned.__wrapped__(Path(tempfile.gettempdir()))  # the next process that makes a folder
     left = Path(tempfile.gettempdir()).glob("reasoner-*program-*/mark.txt")
     assert [path for path in left if path.read_text() == mark] == []
 
@@ -223,13 +224,39 @@ def test_every_sandbox_holds_for_an_ordinary_user() -> None:
 
 def test_a_killed_owner_s_folder_is_removed_and_a_living_one_s_is_not(tmp_path: Path) -> None:
     living = Scratch({"x": b"y"}, 2**20)
-    stale = Path(tempfile.mkdtemp(prefix="reasoner-gone-program-"))
+    stale = Path(tempfile.mkdtemp(prefix=f"reasoner-{uuid.uuid4().hex}-program-"))
     (stale / "a" / "b").mkdir(parents=True)
     (stale / "a" / "link").symlink_to(tmp_path)
     (tmp_path / "kept").touch()
-    remove_stale.__wrapped__()
+    remove_abandoned.__wrapped__(Path(tempfile.gettempdir()))
     assert not stale.exists()
     assert living.path.exists()
     assert (tmp_path / "kept").exists()
     living.remove()
     assert not living.path.exists()
+
+
+UNDER_TMP = """
+import sys
+sys.base_prefix = sys.argv[1]
+from reasoner.sandbox import PYTHON, open_sandbox
+from reasoner.sandbox.base import Limits
+assert PYTHON.startswith(sys.argv[1])
+program = {"main.py": b"import os; open('written', 'w'); print(input(), os.getcwd())"}
+outcome = open_sandbox(sys.argv[2]).run([PYTHON, "-I", "-S", "main.py"], program, b"hello", Limits())
+print(outcome.end, outcome.code, outcome.stdout.decode(), outcome.stderr.decode())
+"""
+
+
+@pytest.mark.skipif(not SYSTEM_PYTHON.exists(), reason="needs a Python of the system, for another one to hand over to")
+@pytest.mark.parametrize("backend", working())
+def test_an_interpreter_in_the_folder_for_temporary_files(backend: str) -> None:
+    """The scratch folder of bubblewrap lies elsewhere then: it would hide the interpreter."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as prefix:
+        python = Path(prefix, "bin", SYSTEM_PYTHON.name)
+        python.parent.mkdir()
+        python.write_text(f'#!/bin/sh\nexec {SYSTEM_PYTHON} "$@"\n')
+        python.chmod(0o755)
+        Path(prefix).chmod(0o755)
+        done = subprocess.run([sys.executable, "-c", UNDER_TMP, prefix, backend], capture_output=True, text=True)
+    assert done.stdout.startswith("exit 0 hello /"), done.stdout + done.stderr

@@ -424,7 +424,7 @@ def test_calls_beyond_the_budget_fail_and_say_so(tmp_path: Path) -> None:
     failure = second.components[1][0].failure
     assert failure is not None
     assert (failure.kind, failure.seconds) == ("error", 0.0)
-    assert "rewards.max_calls = 3 calls of the run have been made" in failure.message
+    assert "rewards.max_calls leaves this process 3 calls, which were made" in failure.message
     assert (statistics.calls, statistics.failed, statistics.cached) == (2, 1, 1)
 
 
@@ -439,7 +439,10 @@ def test_a_budget_counts_batches_and_groups_as_one_call(source: str) -> None:
 
 def test_a_spent_budget_stops_the_run_when_too_much_fails(tmp_path: Path) -> None:
     reward = RewardConfig(source="counted", max_calls=2, options={"file": str(tmp_path / "calls")})
-    with scoring_of(reward, max_failure_rate=0.5) as scorer, pytest.raises(ScoringError, match=r"max_calls = 2 calls"):
+    with (
+        scoring_of(reward, max_failure_rate=0.5) as scorer,
+        pytest.raises(ScoringError, match="max_calls leaves this process 2 calls"),
+    ):
         list(scorer.score([group(*"abcdefghij")]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -25,6 +26,8 @@ def main(connection: Connection) -> None:
         hang_at_start()
     if start.model == "crash":
         os._exit(3)
+    if start.model == "spawn":  # as vLLM does to look at a model
+        subprocess.run([sys.executable, "-c", "import statistics; print('spawned')"], check=True)
     connection.send(Done("a fake"))
     while not isinstance(request := connection.recv(), Close):
         if isinstance(request, Draw):

@@ -49,7 +49,6 @@ def test_an_unfinished_response_scores_nothing(text: str) -> None:
         ("\\boxed{}", "empty"),
         ("\\boxed{  }", "empty"),
         ("\\boxed{6", "closed"),
-        ("\\boxed 6", "closed"),
         ("\\boxed{" + "1" * (MAX_BOX_CHARS + 1) + "}", "longer"),
         ("\\boxed{6}" + "." * (MAX_TAIL_CHARS + 1), "follow"),
         ("<think>\\boxed{6}", "think"),

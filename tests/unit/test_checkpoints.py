@@ -7,18 +7,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reasoner.ahead import Ahead
-from reasoner.checkpointing import STATE_FILE, Keeper
+from reasoner.checkpointing import SCORING, STATE_FILE, Keeper
 from reasoner.config import RunConfig
 from reasoner.errors import DataError, RunError
 from reasoner.evaluation import Estimate, Evaluation
-from reasoner.ranks import ALONE
+from reasoner.ranks import ALONE, Ranks, part_of
 from reasoner.runs.checkpoints import MANIFEST, Checkpoints
 from reasoner.runs.folder import Run, open_run
 
@@ -248,3 +248,18 @@ def test_a_state_that_another_version_wrote_is_refused_with_what_it_lacks(tmp_pa
     file.write_text(json.dumps([{"part": {"draws": 3}}]))
     with pytest.raises(RunError, match=r"state\.json does not hold 'count' of the part 'part': .*another version"):
         made.keeper.restore(made.run.checkpoints.at(1))
+
+
+@pytest.mark.parametrize(("ranks", "per_engine"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4)])
+def test_another_number_of_ranks_divides_the_calls_as_it_divides_the_budget(
+    tmp_path: Path, ranks: int, per_engine: int
+) -> None:
+    """So that what is left of the budget is left of its parts too."""
+    made = trial(tmp_path, checkpoint_every=1)
+    states = [{SCORING: {"made": {"judge": calls}}, "part": {}} for calls in (7, 0, 4, 9, 1)]
+    budget, own = 30, []
+    for index in range(ranks):
+        keeper = replace(made.keeper, ranks=Ranks(index, ranks), per_engine=per_engine)
+        own.append(keeper._own(states)[SCORING]["made"]["judge"])
+        assert own[-1] <= part_of(budget, Ranks(index, ranks), per_engine)
+    assert sum(own) == 21

@@ -108,6 +108,21 @@ def test_none_is_not_applicable_and_a_score_keeps_its_parts() -> None:
     assert verdict(Score(1, {"extracted": "4"}, "why")) == Score(1.0, {"extracted": "4"}, "why")
 
 
+@pytest.mark.parametrize("half", ["\ud800", "a\ud83d b"])
+def test_half_a_surrogate_pair_is_kept_as_its_escape(half: str) -> None:
+    """From a verifier, and from a worker that does not do what ours does."""
+    escaped = half.encode("utf-8", "backslashreplace").decode()
+    given = Score(1.0, {half: [half, {"in": (half,)}], "n": 10**30, "whole": "\U0001f600\x00\u202e"}, half)
+    expected = Score(
+        1.0, {escaped: [escaped, {"in": (escaped,)}], "n": 10**30, "whole": "\U0001f600\x00\u202e"}, escaped
+    )
+    assert verdict(given) == expected
+    read = load_result(dump_result(Result(1, 0, 0.0, (given, Refused("error", half)), message=half)))
+    assert (cast(Score, read.scores[0]).note, read.message) == (escaped, escaped)
+    assert cast(Score, read.scores[0]).parts[escaped] == [escaped, {"in": [escaped]}]
+    assert read.scores[1] == Refused("error", escaped)
+
+
 @pytest.mark.parametrize(
     "returned",
     [
@@ -121,6 +136,9 @@ def test_none_is_not_applicable_and_a_score_keeps_its_parts() -> None:
         Score(cast(float, "1")),
         Score(1.0, {"set": {1}}),
         Score(1.0, {"nan": math.nan}),
+        Score(1.0, {"bytes": b"x"}),
+        Score(1.0, {"long": 10**5000}),
+        Score(1.0, cast(Mapping[str, Any], {("a", "b"): 1})),
         Score(1.0, cast(Mapping[str, Any], [1])),
         Score(1.0, nested(40)),
         Score(1.0, {"text": "x" * MAX_RESULT_BYTES}),

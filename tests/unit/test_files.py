@@ -16,7 +16,7 @@ import pytest
 
 from reasoner import files
 from reasoner.errors import DataError
-from reasoner.files import read_file, stem_of_file
+from reasoner.files import plain, read_file, stem_of_file
 
 ROWS = [
     {"question": "One, or\ntwo?", "answer": "1"},
@@ -54,6 +54,14 @@ def test_text_formats_give_the_same_rows(tmp_path: Path, name: str, compressed: 
     path.write_bytes(gzip.compress(content) if compressed else content)
     assert [fields for _, fields in read_file(path)] == ROWS
     assert stem_of_file(path.name) == name.partition(".")[0]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_half_a_surrogate_pair_becomes_its_escape(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(FORMATS[name]([{"question": "\ud800?", "a\udc00": "\U0001f600"}]))
+    assert [fields for _, fields in read_file(path)] == [{"question": "\\ud800?", "a\\udc00": "\U0001f600"}]
+    assert plain("row 1", {"a": {"b": "\ud800"}}) == {"a": {"b": "\\ud800"}}
 
 
 def parquet(path: Path, columns: Mapping[str, Any]) -> Path:

@@ -81,10 +81,10 @@ def test_not_a_number(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "unit"),
     [
-        ("5 km", "km"), ("5\\text{ kilometers}", "km"), ("\\$5", "dollar"), ("5 dollars", "dollar"), ("5 cm^2", "cm2"),
-        ("5^\\circ", "degree"),
-        ("5^\\circ C", "degreeC"), ("5", ""), ("5 hours", "hour"), ("5 hr", "hour"),
-        ("5\\text{ m}", "m"), ("5 \\text{ m}^{2}", "m2"),
+        ("5 km", "km"), ("5\\text{ kilometers}", "km"), ("\\$5", "usd"), ("5 dollars", "usd"), ("5 cm^2", "cm^2"),
+        ("5^\\circ", "deg"),
+        ("5^\\circ C", "degC"), ("5", ""), ("5 hours", "h"), ("5 hr", "h"),
+        ("5\\text{ m}", "m"), ("5 \\text{ m}^{2}", "m^2"),
     ],
 )  # fmt: skip
 def test_units(text: str, unit: str) -> None:

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from reasoner import Problem, Response, Score
 from reasoner.errors import ConfigError
+from reasoner_rewards.bounds import TooComplexError
 from reasoner_rewards.equality import compare
 from reasoner_rewards.math import math
 from reasoner_rewards.numbers import is_endless
-from reasoner_rewards.symbolic import TooComplexError, same_expression
+from reasoner_rewards.symbolic import same_expression
 
 CASES = Path(__file__).parent / "cases" / "math_cases.jsonl"
 GSM8K = os.environ.get("REASONER_GSM8K", "")
@@ -83,7 +84,9 @@ def test_labelled_cases(kind: str) -> None:
 def test_score_keeps_what_was_compared_and_says_why_not() -> None:
     score = verify("so \\boxed{73}", "48+24 = 72\n#### 72")
     assert score == Score(
-        0.0, {"extracted": "73", "method": "boxed", "reference": "72", "means": "number"}, "a different number"
+        0.0,
+        {"extracted": "73", "method": "boxed", "reference": "72", "reads": "number", "means": "number"},
+        "a different number",
     )
     assert verify("no idea", "72").parts["extracted"] is None
     assert verify("no idea", "72").note == "there is no \\boxed{} or #### in the response"

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from reasoner import launch
-from reasoner.errors import RunError, UserError
+from reasoner import launch, opening
+from reasoner.board import End
+from reasoner.config import RewardConfig
+from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.learning.spread import SpreadPolicy, same_batch, shares_of
 from reasoner.nodes import Node
-from reasoner.ranks import ALONE, Ranks, claim_device, launched, share
+from reasoner.ranks import ALONE, Ranks, claim_device, launched, part_of, share, visible_devices
 from reasoner.records import Group
+from reasoner.stacks import forget_stacks
 from tests.ragged import ragged_groups
 
 
@@ -92,16 +98,74 @@ def test_ranks_are_those_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not launched().leads_node
 
 
-@pytest.mark.parametrize(("visible", "mine"), [(None, "1"), ("4,6", "6"), ("", "1"), ("4", "4")])
-def test_a_rank_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch, visible: str | None, mine: str) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    claim_device()
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """This process is the second rank of two on a node."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("visible", "mine"),
+    [
+        (None, "1"),
+        ("4,6", "6"),
+        ("4, 6,7", "6"),
+        ("GPU-8c1e,GPU-77aa", "GPU-77aa"),
+        ("MIG-GPU-8c1e/1/0,MIG-55", "MIG-55"),
+        *((hidden, hidden) for hidden in ("", " ", "-1", "-1,0,1", "NoDevFiles", "none")),
+    ],
+)
+def test_a_rank_sees_its_own_gpu(second: pytest.MonkeyPatch, visible: str | None, mine: str) -> None:
+    if visible is not None:
+        second.setenv("CUDA_VISIBLE_DEVICES", visible)
+    claim_device("auto")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == mine
+
+
+@pytest.mark.parametrize("visible", ["4", "4,-1,5", "4,,5", "MIG-55"])
+def test_a_rank_without_a_gpu_takes_no_other_ones(second: pytest.MonkeyPatch, visible: str) -> None:
+    second.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(ConfigError, match=r"leaves rank 1 without a GPU: .* take all 1;") as refused:
+        claim_device("auto")
+    assert repr(visible) in str(refused.value)
+    claim_device("cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, None), ("", []), ("-1", []), ("2,3", ["2", "3"])])
+def test_gpus_that_are_hidden_are_not_those_of_an_engine(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: list[str] | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_devices() == seen
+    assert opening._devices(Faked(count=2), 2) == ",".join([*(seen or []), *(seen or [])])
+
+
+@pytest.mark.parametrize("per_engine", [1, 2, 4])
+def test_a_budget_of_calls_is_divided_without_a_rest(per_engine: int) -> None:
+    for engines, calls in product((1, 2, 3, 7, 8, 64), (0, 1, 5, 63, 64, 65, 20_000)):
+        count = engines * per_engine
+        parts = [part_of(calls, Ranks(index, count), per_engine) for index in range(count)]
+        if count == 1:
+            assert parts == [calls]
+            continue
+        assert sum(parts) == calls
+        scoring = parts[::per_engine]
+        assert max(scoring) - min(scoring) <= 1
+        assert not any(part for index, part in enumerate(parts) if index % per_engine)
+    assert part_of(7, ALONE, per_engine) == 7
+
+
+def test_a_rank_has_its_part_of_the_budget_and_all_of_no_budget() -> None:
+    rewards = [RewardConfig(source="judge", max_calls=11), RewardConfig(source="exact")]
+    for index, expected in enumerate((6, 0, 5, 0)):
+        budgets = [each.max_calls for each in opening._of_one_rank(rewards, Ranks(index, 4), 2)]
+        assert budgets == [expected, None]
 
 
 def failure(folder: Path, rank: int, exitcode: int, said: dict[str, Any] | None) -> Any:
@@ -144,16 +208,95 @@ def test_a_rank_of_another_node_is_named_with_it(tmp_path: Path) -> None:
     assert found.message.endswith("out of memory")
 
 
-def test_logs_that_a_killed_launcher_left_are_removed(tmp_path: Path) -> None:
-    left = tmp_path / f".reasoner-gone-{socket.gethostname()}"
-    of_another = tmp_path / ".reasoner-gone-elsewhere"
+def test_logs_that_a_killed_launcher_left_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this host, and of none whose name ends with its name."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "rack-gpu1")
+    with launch._logs(tmp_path) as folder:
+        of_another = tmp_path / folder.name
+    of_another.mkdir()
+    (of_another / ".lock").touch()
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu1")
+    with launch._logs(tmp_path) as folder:
+        left = tmp_path / folder.name
     run = tmp_path / "20260101-120000-math"
-    for folder in (left, of_another, run):
-        folder.mkdir()
+    for each in (left, run):
+        each.mkdir()
     with launch._logs(tmp_path) as first, launch._logs(tmp_path) as second:
         assert first != second
         assert sorted(tmp_path.iterdir()) == sorted([first, second, of_another, run])
     assert sorted(tmp_path.iterdir()) == sorted([of_another, run])
+
+
+GLOO = "RuntimeError: [../gloo/unbound_buffer.cc:84] Timed out waiting 3600000ms for recv operation to complete"
+
+
+def test_a_rank_that_waited_in_vain_comes_before_the_one_that_was_ended(tmp_path: Path) -> None:
+    failures = {
+        0: failure(tmp_path, 0, 1, {"message": GLOO, "code": 1, "time": 20.5}),
+        1: failure(tmp_path, 1, 130, None),  # it unwound after the launcher's SIGTERM
+        2: failure(tmp_path, 2, 1, {"message": "Connection closed by peer", "code": 1, "time": 20.1}),
+    }
+    found = launch._first_of(failures, tmp_path, Node())
+    assert found.message.startswith("rank 0 waited in vain for another rank, and gave up.\n")
+    assert found.rung > 0  # nobody said why: the stacks are shown
+
+
+@pytest.mark.parametrize("quoted", ["Timed out waiting", "wait timeout", "Connection reset by peer", "gloo"])
+def test_an_error_that_quotes_a_server_is_a_cause(tmp_path: Path, quoted: str) -> None:
+    said = {"message": f"error: reward source 'judge' failed: {quoted}", "code": 1, "time": 20.5}
+    failures = {0: failure(tmp_path, 0, -9, None), 1: failure(tmp_path, 1, 1, said)}
+    found = launch._first_of(failures, tmp_path, Node())
+    assert (found.rung, found.message.splitlines()[0]) == (0, "rank 1 failed.")
+
+
+def test_the_stacks_are_shown_where_no_rank_said_why(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "ranks" / "rank-10").mkdir(parents=True)
+    main = [f'  File "loop.py", line {n} in f{n}' for n in range(40)]
+    dump = ["Thread 0x1 (most recent call first):", '  File "threading.py", line 1 in wait', ""]
+    dump += ["Current thread 0x2 (most recent call first):", *main, "", "Extension modules: numpy"]
+    (run / "ranks" / "rank-10" / "stacks.txt").write_text("\n".join(dump))
+    error = ["Traceback (most recent call last):", '  File "pipeline.py", line 7, in train', "    all_reduce()"]
+    error += ['  File "torch.py", line 8, in all_reduce', GLOO]
+    (run / "stacks.txt").write_text("\n".join(error))
+    logs = tmp_path / "logs"
+    shown = launch._stood(End(1, 0.0, "", 1), logs, run)
+    assert shown.splitlines()[1:4] == ["rank 0:", *error[3:4], *error[1:2]]
+    assert shown.splitlines()[4:-1] == ["rank 10:", *main[:12]]
+    assert str(run) in shown.splitlines()[-1]
+    assert launch._stood(End(0, 0.0, "", 1), logs, run) == ""
+    assert launch._stood(End(1, 0.0, "", 1), logs, None) == ""
+    (logs / "job" / "attempt_0" / "1").mkdir(parents=True)
+    (logs / "job" / "attempt_0" / "1" / "stacks.txt").write_text("\n".join(dump))
+    assert launch._stood(End(1, 0.0, "", 1), logs, None).splitlines()[1:3] == ["rank 1:", main[0]]
+    forget_stacks(run)
+    assert [each for each in run.rglob("*") if each.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ("os.kill(os.getpid(), signal.SIGTERM)", "line 4 in stands"),
+        ("os.abort()", "line 4 in stands"),
+        ("raise ValueError('odd')", "ValueError: odd"),
+        ("raise UserError('a key')", None),
+        ("pass", None),
+    ],
+)
+def test_a_process_that_is_ended_leaves_its_stacks(tmp_path: Path, end: str, expected: str | None) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from reasoner.stacks import keep_stacks\n"
+        "from reasoner.errors import UserError\n"
+        f"def stands():\n    {end}\n"
+        "(outer := Path(sys.argv[1]) / 'outer').mkdir()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "with keep_stacks(outer), keep_stacks(outer.parent):\n    stands()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, timeout=60)
+    assert (done.returncode == 7) == ("SIGTERM" in end)  # what was to be done about the signal is done
+    file = tmp_path / "stacks.txt"
+    assert file.exists() == (expected is not None)
+    assert expected is None or expected in file.read_text()
 
 
 def test_a_rank_tells_its_launcher_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

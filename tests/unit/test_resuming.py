@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from reasoner import launch
 from reasoner.errors import ConfigError, DataError, UserError
 from reasoner.runs.changes import ALLOWED, DRAWS, FAILURES, LENGTH, PLACE, ROUNDING, allowed, load_resumed
 from reasoner.runs.checksums import differences, identify
 from reasoner.runs.environment import describe
 from reasoner.runs.folder import Run, open_run, read_evaluations, read_metrics
-from reasoner.runs.lock import Lock, is_going
+from reasoner.runs.lock import NAME, Lock, is_going
 from reasoner.runs.resume import Place, find_place
 from reasoner.runs.starts import moved_on, read_starts
 from reasoner.settings import load_config, to_toml
@@ -117,7 +121,7 @@ def test_a_checkpoint_of_a_step_that_is_not_in_the_metrics_is_not_used(tmp_path:
         assert (place.step, place.repeated) == (2, 1)
         assert place.notes == ("The checkpoint of step 4 is not used: metrics.jsonl ends at step 3.",)
     metrics.write_text('{"step": 2}\n')
-    with pytest.raises(DataError, match="not the steps 1 to 1 in order"):
+    with pytest.raises(DataError, match=r"line 1: the steps must be 1, 2, 3, \.\.\. in order; got 2"):
         find_place(folder, 10).__enter__()
 
 
@@ -144,6 +148,38 @@ def test_the_lock_goes_with_its_process_however_it_ends(tmp_path: Path) -> None:
     assert not is_going(tmp_path)
     with Lock(tmp_path) as lock:
         lock.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """As Lustre without `flock` and NFS without a lock service; by whatever wants to lock a folder."""
+    folder = started(tmp_path / "before")
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(fcntl, "flock", flock)
+    message = rf"cannot be locked \({re.escape(os.strerror(code))}\).*no file locks.*--output"
+    output = tmp_path / "output"
+    attempts: list[Callable[[], object]] = [
+        lambda: Lock(tmp_path),
+        lambda: open_run(output, "task", "", {}),
+        lambda: find_place(folder, 10).__enter__(),
+        lambda: launch._logs(output).__enter__(),
+    ]
+    for attempt in attempts:
+        with pytest.raises(UserError, match=message):
+            attempt()
+    assert list(output.iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
+    assert is_going(folder)  # nobody can know that nobody works on it
+    assert not is_going(output)  # nobody ever did
+
+
+def test_a_pipe_in_the_place_of_a_lock_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / NAME)
+    assert not is_going(tmp_path)
 
 
 def test_a_finished_run_goes_on_with_more_steps_only(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,15 @@ import pytest
 
 import reasoner.runs.folder as folder_module
 from reasoner.atomic import append_line, replace_text, replacing_folder
-from reasoner.codec import read_parquet
+from reasoner.codec import read_jsonl, read_parquet
 from reasoner.errors import DataError, RunError, UserError
 from reasoner.evaluation import Evaluation, summarise
 from reasoner.records import Component, Group, Message, Problem, Response, Rollout, ScoredGroup
+from reasoner.reporting.alarms import Warned
 from reasoner.runs.environment import describe, git_commit
 from reasoner.runs.folder import Run, open_run, read_evaluations, read_metrics
 from reasoner.runs.rollouts import to_rollouts
+from reasoner.runs.starts import read_starts
 
 
 def scored_group() -> ScoredGroup:
@@ -246,3 +249,53 @@ def test_rollouts_follow_the_order_of_groups_and_responses() -> None:
         to_rollouts(4, [other], [0.1])
     with pytest.raises(ValueError, match="2 responses that were trained on needs weights, got 3"):
         to_rollouts(4, [other], [0.1, 0.2], [(), (), ()])
+
+
+def test_what_cannot_be_written_costs_a_note_and_not_the_run(tmp_path: Path) -> None:
+    """The fields that a reward source fills, then the row of the data, then the response itself."""
+    good, bad = rollouts()
+    worst = replace(bad, sample=2, step=2**70)
+    parts = replace(bad, components=(Component("math", 1.0, 0.0, {"x": math.inf}, "a long reason"),))
+    row = replace(bad, sample=1, problem=replace(bad.problem, fields={"x": {1}}))
+    with start(tmp_path) as run:
+        run.commit(1, {"reward/mean": 0.5}, [good, parts])
+        run.commit(2, {"reward/mean": 0.5}, [good, row, worst])
+        run.commit(3, {"reward/mean": 0.5}, [worst])
+        run.commit_evaluation(3, evaluation(), [good, parts])
+    assert len(read_metrics(run.folder)) == 3
+    for name in ("step-000001", "eval-000003"):
+        first, second = read_parquet(run.folder / "rollouts" / f"{name}.parquet", Rollout)
+        assert (first, second.reward, second.response) == (good, bad.reward, bad.response)
+        assert second.components[0].note.startswith("not kept, it cannot be written: field components[].parts: ")
+        assert second.components[0].parts == {}
+    second = read_parquet(run.folder / "rollouts" / "step-000002.parquet", Rollout)[1]
+    assert (second.problem, second.response) == (replace(bad.problem, fields={}), bad.response)
+    assert not (run.folder / "rollouts" / "step-000003.parquet").exists()
+    warnings = read_jsonl(run.folder / "warnings.jsonl", Warned)
+    assert [(each.step, each.what[:1]) for each in warnings] == [
+        (1, "1"),
+        (2, "2"),
+        (3, "1"),
+        (3, "1"),
+    ]
+    assert "problem p:1, sample 2: it is left out" in run.log_file.read_text()
+
+
+def test_half_a_surrogate_pair_goes_into_every_file_of_a_run(tmp_path: Path) -> None:
+    """In whatever a plugin, a verifier or a file name brings."""
+    half, escaped = "x\ud800", "x\\ud800"
+    named = replace(evaluation(), estimates=tuple(replace(e, name=half) for e in evaluation().estimates))
+    with suppress(RuntimeError), open_run(tmp_path, "task", "", {half: half}, identity={half: half}) as run:
+        run.commit(1, {f"reward/{half}/mean": 0.5}, [replace(rollouts()[0], components=(Component(half, 1.0, 1.0),))])
+        run.commit_evaluation(1, named, rollouts())
+        run.warn([Warned(1, half, half, half)])
+        run.log(half)
+        raise RuntimeError(half)
+    assert status(run)["reason"] == f"RuntimeError: {escaped}"
+    assert f"reward/{escaped}/mean" in read_metrics(run.folder)[0]
+    assert read_evaluations(run.folder)[0].evaluation.estimates[0].name == escaped
+    assert read_jsonl(run.folder / "warnings.jsonl", Warned)[0].what == escaped
+    assert escaped in run.log_file.read_text()
+    assert read_starts(run.folder)[0].environment["chosen"] == {escaped: escaped}
+    assert json.loads((run.folder / "identity.json").read_text()) == {escaped: escaped}
+    assert json.loads((run.folder / "environment.json").read_text())["chosen"] == {escaped: escaped}

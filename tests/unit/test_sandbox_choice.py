@@ -95,7 +95,7 @@ class Reporting:
 
     def __init__(self, **report: Any) -> None:
         ways = ("tcp", "mptcp", "fast open", "abstract", "write", "read", "home", "parent")
-        held = {"own": "done", "environment": [], "calls": [], "sockets": [], "forks": 8}
+        held = {"own": "done", "environment": [], "calls": [], "sockets": [], "packages": [], "forks": 8}
         self._report = {**{way: {"refused": ""} for way in ways}, **held, **report}
 
     @contextlib.contextmanager
@@ -120,6 +120,7 @@ PROBES: list[tuple[str, Any, str]] = [
     ("parent", "A=B", "the environment of other processes can be read"),
     ("own", {"refused": "no space"}, "the scratch folder cannot be written ({'refused': 'no space'})"),
     ("environment", ["TOKEN"], "environment variables are visible: TOKEN"),
+    ("packages", ["/usr/lib/python3/dist-packages"], "installed packages can be read: /usr/lib/python3/dist-packages"),
     ("forks", 9, "the limit on processes does not hold (8 allowed, 9 started)"),
     *(("sockets", [name], f"sockets can be opened: {name}") for name in SOCKETS),
     *(("calls", [call], f"a program can {what}: {call}") for what, calls in CALLS.items() for call in calls),

@@ -96,11 +96,11 @@ def test_a_resumed_run_tells_its_starts_and_not_the_time_between_them(made: Path
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("status.json", "{", r"status\.json is not JSON"),
+        ("status.json", "{", r"status\.json: not JSON"),
         ("status.json", "[]", r"status\.json is not a JSON object"),
         ("status.json", '{"state": "asleep", "started": "2026-01-01T00:00:00", "ended": null}', "state 'asleep'"),
         ("status.json", '{"state": "finished"}', "not what a run writes"),
-        ("config.toml", "a = ", r"config\.toml is not TOML"),
+        ("config.toml", "a = ", r"config\.toml: not TOML"),
         ("environment.json", None, r"environment\.json cannot be read"),
         ("metrics.jsonl", None, r"metrics\.jsonl cannot be read"),
         ("evaluations.jsonl", '{"step": "0"}\n', r"evaluations\.jsonl, line 1"),
@@ -146,7 +146,7 @@ def test_groups_are_indexed_without_reading_them(made: Path) -> None:
     assert sum(group.tokens for group in groups) / 16 == pytest.approx(history[0]["response/length_mean"])
     boxed = [group.means["reward/boxed_format/mean"] for group in groups]
     assert sum(boxed) / 2 == pytest.approx(history[0]["reward/boxed_format/mean"])
-    with pytest.raises(DataError, match="cannot be read as rollouts"):
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
         index_groups(made / "20260101-120000-first" / "config.toml")
 
 

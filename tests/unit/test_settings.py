@@ -202,6 +202,14 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ["sampling.tensor_parallel = 4 does not divide the 6 ranks", "set it to 1, 2, 3 or 6"],
         ),
         (["sampling.engine=hf", "sampling.tensor_parallel=2"], ["tensor_parallel = 2 needs vLLM"]),
+        (
+            ["run.ranks=8", "rewards.math.max_calls=7"],
+            ["rewards.math.max_calls = 7 is divided over the 8 ranks that score", "allow at least 8"],
+        ),
+        (
+            ["run.ranks=8", "sampling.tensor_parallel=4", "rewards.math.max_calls=1"],
+            ["rewards.math.max_calls = 1 is divided over the 2 ranks that score", "allow at least 2"],
+        ),
         (["lora.handover=adapters"], ["one of auto, adapter, merged", "Did you mean 'adapter'"]),
         (["data.eval.seed=1"], ["data.train.seed and data.eval.seed are both 1"]),
         (["evaluation.correct=maths"], ["evaluation.correct = 'maths'", "['math', 'boxed_format']"]),

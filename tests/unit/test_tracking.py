@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.evaluation import Estimate, Evaluation
+from reasoner.hookspecs import hookimpl
 from reasoner.plugins import Events, PluginError, build_manager, trackers
 from reasoner.preflight import ready
 from reasoner.reporting.tracking import Trackers, check_trackers, preflight_trackers
@@ -175,3 +179,33 @@ def test_a_preflight_of_a_tracker_may_ask_for_a_package() -> None:
 )
 def test_secrets_do_not_leave(settings: dict[str, Any], expected: dict[str, Any]) -> None:
     assert without_secrets(settings, {"SOME_API_KEY": "sk-12345678", "HOME": "/root", "SHORT_KEY": "a"}) == expected
+
+
+def test_what_a_plugin_draws_at_an_event_changes_no_draw_of_the_run() -> None:
+    """With several ranks only the first one's plugins are told, and credits may draw on all of them."""
+
+    class Dice:
+        @hookimpl
+        def step_finished(self) -> None:
+            draws()
+            random.seed(1)
+            torch.manual_seed(1)
+            raise ZeroDivisionError("odd")
+
+    def draws() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    manager, said = build_manager(), list[str]()
+    manager.register(Dice(), name="dice")
+    for events in (Events(manager, said.append), Events(None, said.append)):
+        random.seed(7)
+        np.random.seed(7)
+        torch.manual_seed(7)
+        expected = [draws(), draws()]
+        random.seed(7)
+        np.random.seed(7)
+        torch.manual_seed(7)
+        found = [draws()]
+        events.emit("step_finished", step=1, metrics={})
+        assert [*found, draws()] == expected
+    assert said == ["dice: step_finished failed: ZeroDivisionError: odd"]

@@ -1,0 +1,87 @@
+"""Looks at every reference answer before anything is loaded: one that is not understood gives its problem no signal."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from reasoner.errors import UserError
+from reasoner.records import Problem
+from reasoner.rewards_api import TEXT_ONLY, RewardSource
+
+BUDGET_S = 5.0
+"""seconds per source at the start of a run; what is left then is not looked at"""
+_NAMED = 3
+"""problems that are named"""
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """How a source reads the references of some problems."""
+
+    kinds: Counter[str]
+    """number of references by what they are read as"""
+    text_only: tuple[str, ...]
+    """problems whose reference is compared as text and not understood"""
+    broken: tuple[tuple[str, str], ...]
+    """problems without a reference to compare with, and why"""
+    looked_at: int
+    problems: int
+
+    def __str__(self) -> str:
+        of_all = "" if self.looked_at == self.problems else f" (the first {self.looked_at} of {self.problems})"
+        parts = [f"{count} {kind}" for kind, count in self.kinds.most_common() if kind != TEXT_ONLY]
+        if self.text_only:
+            parts.append(f"{len(self.text_only)} compared as text only: {_named(self.text_only)}")
+        if self.broken:
+            parts.append(f"{len(self.broken)} that cannot be compared with: {_named([id_ for id_, _ in self.broken])}")
+        return ", ".join(parts) + of_all
+
+
+def read_references(source: RewardSource, problems: Sequence[Problem], budget_s: float = BUDGET_S) -> Readings | None:
+    """How the source reads the problems' references; None: it does not say (`RewardSource.reads`).
+
+    Args:
+        budget_s: seconds after which the rest is left out.
+
+    Raises:
+        UserError: the source's function fails with anything but a ValueError, which means a broken reference.
+    """
+    if source.reads is None:
+        return None
+    kinds: Counter[str] = Counter()
+    text_only: list[str] = []
+    broken: list[tuple[str, str]] = []
+    deadline = time.monotonic() + budget_s
+    looked_at = 0
+    for problem in _until(deadline, problems):
+        looked_at += 1
+        try:
+            kind = source.reads(problem)
+        except ValueError as error:
+            broken.append((problem.id, str(error)))
+            continue
+        except Exception as error:
+            raise UserError(
+                f"reward source {source.name!r}: reading the reference of problem {problem.id} failed: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        kinds[kind] += 1
+        if kind == TEXT_ONLY:
+            text_only.append(problem.id)
+    return Readings(kinds, tuple(text_only), tuple(broken), looked_at, len(problems))
+
+
+def _until(deadline: float, problems: Iterable[Problem]) -> Iterable[Problem]:
+    for problem in problems:
+        if time.monotonic() > deadline:
+            return
+        yield problem
+
+
+def _named(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(islice(ids, _NAMED)) + more

@@ -1,0 +1,74 @@
+"""Ratios and times of day: `3:2` is `6:4` and `3 to 2`, `12:30` is neither `2:5` nor a division."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import gcd
+
+from reasoner_rewards.normal import words
+from reasoner_rewards.numbers import parse_number
+
+Same = Callable[[str, str], bool]
+
+_TO = re.compile(r"(?<=[0-9A-Za-z)}])\s*(?:\\text\s*\{\s*to\s*\}|(?<![A-Za-z])to(?![A-Za-z]))\s*")
+_TERM = r"[^\s:A-Za-z]*[0-9A-Za-z)}]"
+_TERMS_TO = re.compile(rf"{_TERM}(?:{_TO.pattern}{_TERM})+")
+_TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])(?::([0-5][0-9]))?")
+_CLOCK = re.compile(r"([0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?) ?([ap])\.?m\.?", re.IGNORECASE)
+
+
+def as_ratio(text: str) -> str:
+    """`3:2` of `3 to 2`."""
+    return _TO.sub(":", text) if _TERMS_TO.fullmatch(text) else text
+
+
+def is_ratio(text: str) -> bool:
+    """Whether a normalised text is several terms with colons between them."""
+    text = as_ratio(text)
+    return ":" in text and all(part.strip() for part in text.split(":")) and "=" not in text and "\\{" not in text
+
+
+def same_ratio(answer: str, reference: str, same: Same) -> bool | None:
+    """Whether both are the same ratio or time; None: the reference is neither.
+
+    Args:
+        same: whether two terms are equal.
+    """
+    if not is_ratio(reference):
+        return False if is_ratio(answer) and parse_number(reference) is not None else None
+    given, reference = as_ratio(answer), as_ratio(reference)
+    clock, wanted_clock = _CLOCK.fullmatch(words(given)), _CLOCK.fullmatch(words(reference))
+    if wanted_clock is not None:
+        return clock is not None and _same_clock(clock, wanted_clock)
+    if clock is not None:
+        given = clock[1]
+    if not is_ratio(given):
+        return False
+    mine, theirs = ([part.strip() for part in text.split(":")] for text in (given, reference))
+    if len(mine) != len(theirs):
+        return False
+    if all(map(same, mine, theirs)):
+        return True
+    if _is_time(reference) or _is_time(given):
+        return False
+    crossed = [
+        (rf"({left})\cdot({theirs[0]})", rf"({right})\cdot({mine[0]})")
+        for left, right in zip(mine, theirs, strict=True)
+    ]
+    numbers = [parse_number(term) for term in (*mine, *theirs)]
+    if None not in numbers:
+        values = [number.value for number in numbers if number is not None]
+        left, right = values[: len(mine)], values[len(mine) :]
+        return all(left) and all(right) and len({x / y for x, y in zip(left, right, strict=True)}) == 1
+    return all(same(one, other) for one, other in crossed[1:])
+
+
+def _same_clock(answer: re.Match[str], reference: re.Match[str]) -> bool:
+    return answer[1].lstrip("0") == reference[1].lstrip("0") and answer[2].lower() == reference[2].lower()
+
+
+def _is_time(text: str) -> bool:
+    """Hours and minutes, rather than a ratio in lowest terms."""
+    found = _TIME.fullmatch(text.replace(" ", ""))
+    return found is not None and (gcd(int(found[1]), int(found[2])) != 1 or found[2].startswith("0"))
