@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from reasoner.cases import Progress
 from reasoner.errors import UserError
 from reasoner.records import Problem
 from reasoner.rewards_api import RewardSource
@@ -51,6 +52,7 @@ def check_problems(
     problems: Sequence[Problem],
     *,
     budget_s: float | None = None,
+    progress: Progress = lambda done: None,
 ) -> ProblemChecks | None:
     """Try problems, as many at a time as there are cores; None: the source has no such check.
 
@@ -79,8 +81,10 @@ def check_problems(
             ) from error
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = list(zip(problems, pool.map(tried, problems), strict=True))
-    said = [(problem.id, *result) for problem, result in found if result is not None]
+        said = []
+        for done, (problem, result) in enumerate(zip(problems, pool.map(tried, problems), strict=True), 1):
+            said += [(problem.id, *result)] if result is not None else []
+            progress(done)
     refused = tuple((id_, why) for id_, _, why in said if why)
     return ProblemChecks(Counter(kind for _, kind, why in said if not why), refused, len(problems))
 

@@ -141,8 +141,9 @@ def score_references(
         if readings := read_references(hooks.reward_sources(manager)[name], problems, budget_s=math.inf):
             console.print(Text(f"references: {readings}"))
         rejected += len(result.rejected)
-        with interruptible(), guard_processes():
-            checks = check_problems(hooks.reward_sources(manager)[name], reward.options, problems)
+        source = hooks.reward_sources(manager)[name]
+        with interruptible(), guard_processes(), counting() as count:
+            checks = check_problems(source, reward.options, problems, progress=count("problems tried", len(problems)))
         if checks is not None:
             _print_problem_checks(console, checks)
             rejected += len(checks.refused)

@@ -59,7 +59,9 @@ def refusing(problem: Problem, options: Any) -> str:
 
 
 def test_all_problems_are_tried_with_the_checked_options_and_counted() -> None:
-    found = check_problems(source(refusing), {}, problems(5))
+    done: list[int] = []
+    found = check_problems(source(refusing), {}, problems(5), progress=done.append)
+    assert done == [1, 2, 3, 4, 5]
     assert found == ProblemChecks(Counter(even=3, odd=1), (("p3", "problem 'p3': cannot be judged"),), 5)
     assert str(found) == "3 even, 1 odd, 1 that cannot be judged"
     found = check_problems(source(refusing), {"bad": "0"}, problems(5))
