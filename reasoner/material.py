@@ -24,6 +24,7 @@ from reasoner.models import open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
 from reasoner.overlap import keep_apart
 from reasoner.plan import describe_offline, describe_plan
+from reasoner.problem_checks import check_sample
 from reasoner.prompts import render
 from reasoner.records import Problem, Prompt, ScoredGroup
 from reasoner.references import read_references
@@ -92,9 +93,10 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     manager = plugins.build_manager(config.plugins)
     generators = plugins.generators(manager)
     splits = _splits(config, generators, training=training)
+    checks = _problem_checks(config, manager, [*splits.train, *splits.eval])
     device = resolve_device(config.model.device)
     engine = choose_engine(config.sampling) if config.online or not training else ""
-    facts = dict(describe_plan(resolved, splits, device, engine, training=training))
+    facts = {**describe_plan(resolved, splits, device, engine, training=training), **checks}
     # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
     # first time.
     print(printable(f"preparing model {facts['model']}"), flush=True)  # noqa: T201
@@ -130,6 +132,16 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         offline=offline,
         streams={source: _stream(config, source, data) for source, data in offline.items()},
     )
+
+
+def _problem_checks(config: Config, manager: pluggy.PluginManager, problems: Sequence[Problem]) -> dict[str, str]:
+    """What became of trying a few of the problems with each source."""
+    sources = plugins.reward_sources(manager)
+    said = {
+        reward.source: check_sample(sources[reward.source], reward.options, problems, config.run.seed)
+        for reward in config.rewards
+    }
+    return {f"problems of {source}": words for source, words in said.items() if words}
 
 
 def _readings(config: Config, manager: pluggy.PluginManager, problems: Sequence[Problem]) -> dict[str, str]:

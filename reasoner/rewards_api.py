@@ -47,6 +47,9 @@ class RewardSource:
     """runs once in the scoring host before it forks workers: slow imports belong here, not into a call's deadline"""
     preflight: Callable[[Any], str] | None = None
     """takes the options (a model) in the main process before anything is loaded; see `RewardSource.ready`"""
+    check_problem: Callable[[Problem, Any], str] | None = None
+    """takes a problem and the options (a model) and says in a few words what became of trying it; raises ValueError for
+    one whose responses it cannot judge as it should. See `reasoner.problem_checks`"""
     reads: Callable[[Problem], str] | None = None
     """in a word or two how it reads a problem's reference, `TEXT_ONLY` where it only compares texts; raises ValueError
     for one that it cannot compare with. Looked at before a run starts (`reasoner.references`)"""
@@ -107,6 +110,7 @@ def reward(
     timeout_s: float = 5.0,
     prepare: Callable[[], None] | None = None,
     preflight: Callable[[Any], str] | None = None,
+    check_problem: Callable[[Problem, Any], str] | None = None,
     reads: Callable[[Problem], str] | None = None,
     granularity: Granularity = "response",
     workers: int | None = None,
@@ -127,7 +131,9 @@ def reward(
     with everything it started when `timeout_s` seconds have passed. `prepare` imports what is slow to import, once for
     all workers. `preflight` runs in the main process when a command starts, before anything is loaded: it takes the
     options, as a model, and returns one line for the run's plan and its environment.json ("sandbox: bubblewrap 0.8.0"),
-    or raises `UserError` with what to install or set. The other arguments are the fields of `RewardSource`.
+    or raises `UserError` with what to install or set. `check_problem` runs there too, on a few problems when a run
+    starts and on all of them in `reasoner rewards test`: it tries whether the source can judge responses to a problem.
+    The other arguments are the fields of `RewardSource`.
 
         @reward("contains_unit", timeout_s=1.0)
         def contains_unit(problem, response, *, unit: str = "km") -> float:
@@ -151,6 +157,7 @@ def reward(
             summary=(inspect.getdoc(function) or "").partition("\n")[0],
             prepare=prepare,
             preflight=preflight,
+            check_problem=check_problem,
             reads=reads,
             granularity=granularity,
             workers=workers,

@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first problem, from 0")
     parser.add_argument("--limit", type=int, help="problems from there; without it: all")
     parser.add_argument("--seed", type=int, default=0, help="of the places of the mutations")
+    parser.add_argument("--harness", choices=("outside", "inside"), default="outside", help="option of the source")
     parser.add_argument("--no-mutants", action="store_true", help="only the solutions")
     arguments = parser.parse_args()
     files = {"code-mbpp": arguments.mbpp, "code-humaneval": arguments.humaneval}
@@ -234,6 +235,7 @@ def main() -> None:
             continue
         sets = [
             f"data.eval.path={json.dumps(str(file))}",
+            f"rewards.code.options.harness={arguments.harness}",
             f"rewards.code.options.timeout_s={TIMEOUT_S}",
             f"rewards.code.options.program_timeout_s={PROGRAM_TIMEOUT_S}",
             "scoring.max_failure_rate=1.0",

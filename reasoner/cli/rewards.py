@@ -32,6 +32,7 @@ from reasoner.data import load_held_out, load_problems
 from reasoner.errors import ConfigError, DataError, UserError
 from reasoner.parsing import parse_toml
 from reasoner.preflight import preflight
+from reasoner.problem_checks import ProblemChecks, check_problems
 from reasoner.processes import guard_processes, interruptible
 from reasoner.records import Problem
 from reasoner.references import read_references
@@ -112,7 +113,9 @@ def score_references(
 ) -> None:
     """Score every reference answer of a task's data as a response: all must get 1.0.
 
-    The exit code is 1 when one does not. Without --task, a task whose data is not there is said and left out.
+    A source that can try whether it judges a problem as it should (`code`: as plain Python does) tries all of them.
+    The exit code is 1 when an answer does not get 1.0, or a problem cannot be judged. Without --task, a task whose data
+    is not there is said and left out.
 
     Example: reasoner rewards test math --task math-gsm8k --profile laptop
     """
@@ -138,6 +141,12 @@ def score_references(
         if readings := read_references(hooks.reward_sources(manager)[name], problems, budget_s=math.inf):
             console.print(Text(f"references: {readings}"))
         rejected += len(result.rejected)
+        source = hooks.reward_sources(manager)[name]
+        with interruptible(), guard_processes(), counting() as count:
+            checks = check_problems(source, reward.options, problems, progress=count("problems tried", len(problems)))
+        if checks is not None:
+            _print_problem_checks(console, checks)
+            rejected += len(checks.refused)
     if rejected or not tested:
         raise typer.Exit(1)
 
@@ -324,6 +333,15 @@ def _print_self_test(console: Console, result: SelfTest, problems: int) -> None:
         console.print(Text(f"  {_short(each.text)}"))
     if len(result.rejected) > MOST:
         console.print(f"\nand {len(result.rejected) - MOST} more")
+
+
+def _print_problem_checks(console: Console, checks: ProblemChecks) -> None:
+    """What became of trying each problem, and the first ones that cannot be judged."""
+    console.print(Text(f"tried: {checks}"), soft_wrap=True)
+    for _, why in checks.refused[:MOST]:
+        console.print(Text(f"  {why}"), soft_wrap=True)
+    if len(checks.refused) > MOST:
+        console.print(f"and {len(checks.refused) - MOST} more")
 
 
 def _print_bench(console: Console, result: Bench, wall_s: float, workers: int) -> None:

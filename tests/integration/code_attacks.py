@@ -18,7 +18,7 @@ from reasoner.records import Problem, Score
 from reasoner.sandbox import open_sandbox
 from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
 from reasoner.testing import make_problem, make_response
-from reasoner_rewards.code.source import code
+from reasoner_rewards.code.source import Harness, code
 
 Route = Literal["calls", "driven", "stdin"]
 
@@ -689,7 +689,55 @@ ATTACKS: dict[str, list[Attack]] = {
 }
 
 
-def judged(attack: Attack, sandbox: str) -> Score:
+BESIDE = [
+    *attack(
+        "every key that lies in a pipe, written to every pipe",
+        """
+        import os
+        def f(n):
+            keys = []
+            for descriptor in range(3, 64):
+                try:
+                    os.set_blocking(descriptor, False)
+                    keys.append(os.read(descriptor, 32))
+                except OSError:
+                    pass
+            for descriptor in range(3, 64):
+                for key in keys:
+                    try:
+                        os.write(descriptor, key)
+                    except OSError:
+                        pass
+            os._exit(0)
+        """,
+    ),
+    *attack(
+        "the expected value read from the frame of the test",
+        """
+        import sys
+        def f(n):
+            return next(each for each in sys._getframe(1).f_code.co_consts if isinstance(each, int) and each > n)
+        """,
+    ),
+    *attack(
+        "an object equal to every int",
+        """
+        class Any:
+            def __eq__(self, other): return isinstance(other, int)
+        def f(n): return Any()
+        """,
+    ),
+]
+"""against `harness = "inside"`, and nothing else"""
+GET_THROUGH_INSIDE = {
+    "an object equal to everything": "driven",
+    "expected values looked for in frames, gc, files, environment": "calls",
+    **{each.name: each.route for each in BESIDE},
+}
+"""those that win something with `harness = "inside"`, and on which route"""
+
+
+def judged(attack: Attack, sandbox: str, harness: Harness = "outside") -> Score:
     """What the source says of an attack; a part of the tests is worth something here."""
     score = code(
         PROBLEMS[attack.route],
@@ -699,6 +747,7 @@ def judged(attack: Attack, sandbox: str) -> Score:
         timeout_s=attack.timeout_s,
         program_timeout_s=2.0,
         sandbox=sandbox,
+        harness=harness,
     )
     assert isinstance(score, Score)
     return score

@@ -20,6 +20,8 @@ from reasoner.sandbox.choose import UNSANDBOXED
 from reasoner.sandbox.permission import ALLOWED
 from tests.integration.code_attacks import (
     ATTACKS,
+    BESIDE,
+    GET_THROUGH_INSIDE,
     KEEPING_TIME,
     RIGHT,
     SLOW_TO_READ,
@@ -105,4 +107,43 @@ def test_what_is_hidden_is_where_packages_are_and_never_the_library(monkeypatch:
 def test_right_programs_pass_the_same_tests(right: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ALLOWED, "1")
     score = judged(right, "auto")
+    assert (score.value, score.note) == (1.0, "")
+
+
+INSIDE = [each for attacks in ATTACKS.values() for each in attacks if each.route != "stdin"] + BESIDE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", INSIDE, ids=lambda attack: f"{attack.route}-{attack.name}")
+def test_inside_it_passes_no_test_unless_the_documentation_says_so(
+    attack: Attack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each that passes is one that docs/code.md lists: one that no longer does must be taken from there."""
+    monkeypatch.setenv(ALLOWED, "1")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    score = judged(attack, "auto", "inside")
+    assert (score.value > 0) is (GET_THROUGH_INSIDE.get(attack.name) == attack.route), score.note
+    assert psutil.Process().children(recursive=True) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("attack", BESIDE, ids=lambda attack: attack.name)
+def test_what_gets_through_inside_does_not_outside(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, "1")
+    score = judged(attack, "auto")
+    assert (score.value, score.parts["tests_passed"]) == (0.0, 0), score.note
+
+
+def test_what_gets_through_inside_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "code.md").read_text(encoding="utf-8")
+    table = page.partition("### Inside\n")[2].partition("\n### ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    through = {row.split(" | ")[0].removeprefix("| ") for row in rows if row.endswith(" passes |")}
+    assert through == set(GET_THROUGH_INSIDE)
+
+
+@pytest.mark.parametrize("right", [each for each in RIGHT if each.route != "stdin"], ids=lambda right: right.route)
+def test_right_programs_pass_the_same_tests_inside(right: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, "1")
+    score = judged(right, "auto", "inside")
     assert (score.value, score.note) == (1.0, "")

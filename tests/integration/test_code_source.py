@@ -241,7 +241,25 @@ SQUARE = "import sys\nx = float(input())\n"
         ),
         ("input()\ninput()", 0.0, "test 1 of 2: the input '3\\n': exit 1, EOFError: EOF when reading a line"),
         (SQUARE + "while True: pass", 0.0, "test 1 of 2: the input '3\\n': longer than 1 s"),
-        (SQUARE + "while True: print(x)", 0.0, "test 1 of 2: the input '3\\n': more output than allowed"),
+        (
+            SQUARE + "while True: print('3' * 10**6)",
+            0.0,
+            "test 1 of 2: the input '3\\n': printed more than 8388608 bytes",
+        ),
+        ("import sys\nx = float(open('/dev/stdin').read())\nopen('/dev/stdout', 'w').write(str(x * x))", 1.0, ""),
+        (
+            "import os\nx = float(os.read(os.open('/dev/stdin', os.O_RDONLY), 9))\n"
+            "print(x * x, file=open('/dev/fd/1', 'w'))",
+            1.0,
+            "",
+        ),
+        (
+            SQUARE + "import threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(2**29)\n"
+            "def deep(n): return deep(n - 1) if n else x * x\n"
+            "threading.Thread(target=lambda: print(deep(20000))).start()",
+            1.0,
+            "",
+        ),
         (SQUARE + "print(", 0.0, "the program is not Python: SyntaxError: '(' was never closed (program.py, line 3)"),
     ],
 )
@@ -251,6 +269,70 @@ def test_standard_input_and_output(program: str, value: float, note: str) -> Non
     assert score.value == value
     assert score.note.startswith(note)
     assert bool(score.note) is (value < 1.0)
+
+
+def test_what_a_program_may_print_is_bounded_and_the_note_says_so() -> None:
+    line = "1234567\n"
+    count = 2**23 // len(line)  # all that it may print
+    problem = make_problem("?", "x", tests=[{"input": "", "output": line * count}])
+    right = f"for _ in range({count // 1024}): print('1234567\\n' * 1024, end='')"
+    assert judged(right, problem, "stdin").value == 1.0
+    score = judged(f"{right}\nprint()", problem, "stdin")
+    assert (score.value, score.note) == (0.0, "test 1 of 1: the input '': printed more than 8388608 bytes")
+    # characters that take more room on the way out
+    problem = make_problem("?", "x", tests=[{"input": "", "output": "\u044f" * 2**22}])
+    assert judged("print('\\u044f' * 2**22, end='')", problem, "stdin").value == 1.0
+    score = judged("print('\\0' * 2**22)", problem, "stdin")
+    assert score.note == "test 1 of 1: the input '': ValueError: the answer is longer than 16777216 bytes"
+
+
+def test_what_all_tests_of_a_program_print_is_bounded_and_the_note_says_so() -> None:
+    problem = make_problem("?", "x", tests=[{"input": "", "output": "1" * 2**22}] * 9)
+    score = judged("print('1' * 2**22)", problem, "stdin", score="fraction")
+    assert score.parts["tests_passed"] == 7
+    assert "gave more than 33554432 bytes of answers to all tests" in score.note
+
+
+def test_large_values_are_compared_and_larger_ones_named() -> None:
+    problem = make_problem("?", "x", tests=[{"function": "f", "args": [200_000], "expected": [*range(200_000)]}])
+    assert judged("def f(n): return list(range(n))", problem, "calls").value == 1.0
+    score = judged("def f(n): return '1' * 2**24", problem, "calls")
+    assert score.note == "test 1 of 1: f(200000) raised ValueError: the answer is longer than 16777216 bytes"
+
+
+def test_texts_of_half_characters_come_out_as_they_are() -> None:
+    problem = make_problem("?", "x", tests=["assert f() == ['\\ud83d' + '\\ude00', '\U0001f600']"])
+    assert judged("def f(): return ['\\ud83d' + '\\ude00', '\U0001f600']", problem).value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("program", "value"),
+    [
+        ("class Solution:\n    def add(self, a, b): return a + b", 1.0),
+        ("class Solution:\n    @staticmethod\n    def add(a, b): return a + b", 1.0),
+        (
+            "class Solution:\n    n = 0\n    def add(self, *n): self.n += sum(n); return self.n",
+            1.0,
+        ),
+        ("class Solution:\n    def add(self, a, b): return a - b", 0.0),
+        ("class Solution:\n    def __init__(self, n): pass\n    def add(self, a, b): return a + b", 0.0),
+        ("def add(a, b): return a + b", 0.0),
+        ("class Solution: pass\n'Solution.add'", 0.0),
+    ],
+)
+def test_calls_of_a_method_make_an_instance_for_each(program: str, value: float) -> None:
+    tests = [{"function": "Solution.add", "args": [n, 1], "expected": n + 1} for n in (1, 2)]
+    assert judged(program, make_problem("?", "x", tests=tests), "calls").value == value
+
+
+def test_the_block_that_defines_what_is_tested_is_the_program() -> None:
+    text = "```python\ndef add(a, b): return {}\n```\nUse:\n```python\nprint(add(1, 2))\n```\nIt prints\n```\n3\n```"
+    assert code(ADD, make_response(text.format("a + b")), tests="asserts").value == 1.0
+    score = code(ADD, make_response(text.format("3")), tests="asserts")
+    assert score.note == (
+        "test 2 of 2: add('a', 'b') returned 3, expected 'ab' "
+        "(block 1 of 2: those after it define nothing that is tested)"
+    )
 
 
 CHECKER = """

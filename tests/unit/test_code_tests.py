@@ -65,7 +65,7 @@ def test_assertions_about_one_call_become_calls(test: str, right: object, wrong:
         "x = f(1)\nassert x == 2",
         "assert f(1) == 10 ** 3",
         "assert f(...) == 1",
-        "f(1)",
+        "f(1)\nassert True",
     ],
 )
 def test_other_tests_need_a_driver(test: str) -> None:
@@ -98,6 +98,9 @@ def check(candidate):
     assert found.program("    return x + 1\n").sources == (
         "import math\ndef add(x):\n    '''Add.'''\n    return x + 1\n",
     )
+    body = "\n   \n    return x + 1\n"  # as HumanEval's problem 81 has it
+    assert found.program(body).sources == (f"import math\ndef add(x):\n    '''Add.'''\n{body}",)
+    assert len(found.program("   \ndef add(x): pass").sources) == 2
     # an unfinished function of the prompt must not stand in for one that the program does not define
     assert found.program("def other(): pass").sources == ("import math", "def other(): pass")
 
@@ -159,6 +162,28 @@ def test_calls_are_read_and_shown() -> None:
         (1, True, False),
         (True, 1, False),
         (1, 1.0, True),
+        (1.0, 1, True),
+        (1.0000001, 1, False),
+        (1.0000001, 1.0, True),
+        (1000000008, 1000000007, False),
+        (1000000007.0, 1000000007, True),
+        (1000000008.0, 1000000007, False),
+        (3333333.3333, 3333333, False),
+        (10**100, 10**100, True),
+        (10**100 + 1, 10**100, False),
+        (1e100, 10**100, False),
+        (-0.0, 0, True),
+        (True, 1.0, False),
+        (1.0, True, False),
+        (0, False, False),
+        ([True], [1.0], False),
+        ({"a": 1000000008}, {"a": 1000000007}, False),
+        (math.nan, math.nan, True),
+        (0.5, math.nan, False),
+        (1, math.nan, False),
+        (math.inf, math.inf, True),
+        (-math.inf, math.inf, False),
+        (1e308, math.inf, False),
         ("1", 1, False),
         (Opaque("X"), 1, False),
         (None, None, True),
@@ -166,6 +191,52 @@ def test_calls_are_read_and_shown() -> None:
 )
 def test_values_are_compared_with_json(value: object, expected: object, same: bool) -> None:
     assert alike(value, expected, 1e-6) is same
+
+
+def test_without_a_tolerance_floats_are_exact_and_kinds_still_count() -> None:
+    assert not alike(0.30000000000000004, 0.3, 0.0)
+    assert alike(1, 1.0, 0.0)
+    assert not alike(True, 1.0, 0.0)
+    assert alike(math.nan, math.nan, 0.0)
+
+
+def without(test: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return test | dict.fromkeys(keys)
+
+
+def test_keys_that_are_null_are_missing_as_parquet_writes_them() -> None:
+    full = {"function": "f", "args": [1], "kwargs": {"k": None}, "expected": 2}
+    tests = [
+        full,
+        without(full, "kwargs", "fn_name", "input", "output"),
+        without(full, "args", "kwargs"),
+        without(full, "expected"),
+    ]
+    first, second, third, fourth = read_calls(make_problem("?", "x", tests=tests), 0.0)
+    assert [each.text for each in (first, second, third)] == ["f(1, k=None)", "f(1)", "f()"]
+    # the expectation is one: None
+    assert fourth.holds(None)
+    assert not fourth.holds(2)
+    for broken in (without(full, "function"), {"function": "f", "args": [1]}, full | {"fn_name": "g"}):
+        with pytest.raises(ValueError, match="a test of kind 'calls' must be"):
+            read_calls(make_problem("?", "x", tests=[broken]), 0.0)
+
+
+def test_outputs_that_are_null_are_missing_too() -> None:
+    tests = [{"input": "1", "output": None, "fn_name": None}]
+    assert read_cases(make_problem("?", "x", tests=tests), outputs=False) == [Case("1", None)]
+    with pytest.raises(
+        ValueError, match=r"must be an object with the texts 'input' and 'output', got \{'input': '1', 'output': None"
+    ):
+        read_cases(make_problem("?", "x", tests=tests), outputs=True)
+    with pytest.raises(ValueError, match="must be an object"):
+        read_cases(make_problem("?", "x", tests=[{"input": None, "output": "1"}]), outputs=True)
+
+
+def test_fields_of_asserts_that_are_null_are_missing_too() -> None:
+    found = read_asserts(asking("assert f(1) == 2", setup=None, imports=None, prelude=None, entry_point=None))
+    assert (found.setup, found.prelude, found.entry_point, found.names) == ("", "", "", ("f",))
+    assert found.questions is not None
 
 
 @pytest.mark.parametrize(
@@ -201,7 +272,8 @@ def test_broken_cases_are_the_problems_fault(test: object) -> None:
         ("\n1 2\nthree", 0.0, False),
         ("1 2", 0.0, False),
         ("1.0 2.0000001\nthree", 0.0, False),
-        ("1.0 2.0000001\nthree", 1e-6, True),
+        ("1.0 2.0000001\nthree", 1e-6, False),
+        ("1.0 2\nthree", 1e-6, True),
         ("1  2\nthree", 1e-6, True),
         ("1 2.1\nthree", 1e-6, False),
         ("1 nan\nthree", 1e-6, False),
@@ -212,3 +284,115 @@ def test_broken_cases_are_the_problems_fault(test: object) -> None:
 )
 def test_outputs_are_compared_by_lines_and_numbers(printed: str, tolerance: float, same: bool) -> None:
     assert (same_output(tolerance)(Case("", "1 2\nthree\n"), printed) == "") is same
+
+
+BIG = "9" * 100
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed", "same"),
+    [
+        ("1000000007", "1000000008", False),
+        ("1000000007", "1000000007.0", True),
+        ("1000000007", "1000000008.0", False),
+        ("1000000007", "1000000007.0000001", False),
+        ("1000000000", "1e9", True),
+        ("1000000001", "1e9", False),
+        ("1000000001", "1.000000001E+9", True),
+        ("3333333", "3333333.3333", False),
+        ("5", "+5", True),
+        ("+5", "5", True),
+        ("0", "-0", True),
+        ("-0", "0.0", True),
+        ("5", "-5", False),
+        ("5", "5.", True),
+        ("5", "05", True),
+        ("5", "5_0", False),
+        ("50", "5_0", False),
+        ("5", "nan", False),
+        ("5", "True", False),
+        ("5", "1e999999999", False),
+        (BIG, BIG, True),
+        (BIG, f"{BIG}.0", True),
+        (BIG, BIG[:-1] + "8", False),
+        (BIG, "1e100", False),
+        ("0.5", "0.5000001", True),
+        ("2.0", "2", True),
+        ("2.0", "3", False),
+        ("1.5 7", "1.5000001 7", True),
+        ("1.5 7", "1.5000001 7.0000001", False),
+        ("yes", "yes", True),
+    ],
+)
+def test_a_tolerance_never_applies_to_integers(expected: str, printed: str, same: bool) -> None:
+    assert (same_output(1e-6)(Case("", expected), printed) == "") is same
+    # without one, texts are compared
+    assert (same_output(0.0)(Case("", expected), printed) == "") is (expected == printed)
+
+
+def sources(*tests: str, **fields: Any) -> tuple[str, ...]:
+    return read_asserts(asking(*tests, **fields)).sources
+
+
+def test_functions_as_pytest_finds_them_are_called_in_their_order() -> None:
+    test = """
+values = [1, 2]
+def test_second(): assert f(2) == 2
+def helper(n): assert f(n) == n
+def test_first(n=1): helper(n)
+"""
+    (source,) = sources(test)
+    assert source == f"{test}\ntest_second()\ntest_first()\n"
+    assert read_asserts(asking(test)).questions is None
+    assert read_asserts(asking(test)).names == ("f",)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "def test_f(): assert f(1) == 1\ntest_f()",
+        "def test_f(n): assert f(n) == n\nfor n in range(3): test_f(n)",
+        "def check(g): assert g(1) == 1\ncheck(f)",
+        "class Case:\n    def run(self): assert f(1) == 1\nCase().run()",
+        "class TestF:\n    def test_f(self): assert f(1) == 1\nTestF().test_f()",
+        "def unused(): pass\nassert f(1) == 1",
+        "class Stub:\n    def get(self): raise KeyError\nassert f(1) == 1",
+        "try:\n    f(-1)\nexcept ValueError:\n    pass\nelse:\n    raise AssertionError",
+        "testing = f(1)\nassert testing == 1",
+        "import unittest\nunittest.TestCase().assertEqual(f(1), 1)",
+    ],
+)
+def test_tests_that_run_as_they_stand_stay_as_they_are(test: str) -> None:
+    assert sources(test) == (test,)
+
+
+@pytest.mark.parametrize(
+    ("test", "why"),
+    [
+        ("f(1)", "holds no assertion"),
+        ("print(f(1) == 2)", "holds no assertion"),
+        ("def test_f():\n    return f(1) == 2", "holds no assertion"),
+        ("def test_f(value): assert f(value) == 1", "the function test_f with arguments: there are no fixtures"),
+        ("def test_f(*, value): assert f(value) == 1", "the function test_f with arguments"),
+        ("@parametrize('n', [1])\ndef test_f(): assert f(1) == 1", "the decorated function test_f, which needs pytest"),
+        ("async def test_f(): assert await f(1) == 1", "the asynchronous function test_f, which needs pytest"),
+        ("class TestF:\n    def test_f(self): assert f(1) == 1", "the class TestF, which nothing runs"),
+        (
+            "import unittest\nclass F(unittest.TestCase):\n    def test_f(self): self.assertEqual(f(1), 1)",
+            "the class F, which nothing runs",
+        ),
+        ("if __name__ == '__main__':\n    assert f(1) == 1", "a block for `__main__`"),
+        ("assert f(1) == 1\nif '__main__' == __name__: assert f(2) == 2", "a block for `__main__`"),
+        ("def check(candidate): assert candidate(1) == 1", "the function check, which nothing calls"),
+        ("assert f(0) == 0\ndef more(): assert_equal(f(1), 1)", "the function more, which nothing calls"),
+        ("assert f(0) == 0\ndef more(): assert f(1) == 1", "the function more, which nothing calls"),
+    ],
+)
+def test_tests_that_would_never_run_are_refused_when_they_are_read(test: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"problem 'problem': a test .*{why}.*; got "):
+        read_asserts(asking("assert f(1) == 1", test))
+
+
+def test_a_helper_of_one_test_may_be_called_by_another() -> None:
+    tests = ("def check(n): assert f(n) == n", "check(1)\nassert True")
+    assert sources(*tests) == tests

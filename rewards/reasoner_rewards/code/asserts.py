@@ -17,9 +17,11 @@ from itertools import chain
 
 from reasoner import Problem
 from reasoner_rewards.code.assertion import NOT_LITERAL, literal, question
+from reasoner_rewards.code.bindings import begins_indented
 from reasoner_rewards.code.calls import Question
 from reasoner_rewards.code.fields import missing, text_field
 from reasoner_rewards.code.process import Program
+from reasoner_rewards.code.runnable import runnable
 
 CHECK = "check"
 """the function of tests that take the program's as their argument (HumanEval)"""
@@ -45,7 +47,7 @@ class Tests:
         """The model's program with what the problem shows before it. One that starts indented is the open body."""
         if not self.prelude.strip():
             return Program((text,))
-        if text[:1] in (" ", "\t"):
+        if begins_indented(text):
             return Program((f"{self.prelude.rstrip()}\n{text}",))
         shown = ast.parse(self.prelude)
         # without the open function: whoever does not define it must not get one that returns None
@@ -67,6 +69,7 @@ def read_asserts(problem: Problem) -> Tests:
     setup = "\n".join(filter(None, (text_field(problem, "imports"), text_field(problem, "setup"))))
     if entry and any(_defines(_parsed(problem, "tests", source), CHECK) for source in sources):
         sources = [f"{source}\n{CHECK}({entry})\n" for source in sources]
+    sources = runnable(problem, sources, [_parsed(problem, "tests", source) for source in sources])
     trees = [_parsed(problem, "tests", source) for source in sources]
     before = _parsed(problem, "prelude", prelude)
     setting = _parsed(problem, "setup", setup)

@@ -10,7 +10,7 @@ from typing import Any
 
 from reasoner import Problem
 from reasoner.sandbox import Sandbox
-from reasoner_rewards.code.fields import list_of_tests
+from reasoner_rewards.code.fields import list_of_tests, without_nulls
 from reasoner_rewards.code.inside import codec
 from reasoner_rewards.code.process import Allowance, Call, Program, Silent, ask, exception_text, fields_of
 from reasoner_rewards.code.verdict import Tested, Verdict, cut, shown
@@ -96,13 +96,16 @@ def equal(expected: Any) -> Callable[[Any], bool]:
 def read_calls(problem: Problem, tolerance: float) -> list[Question]:
     """The field `tests` as a list of `{"function": ..., "args": [...], "kwargs": {...}, "expected": ...}`.
 
+    A key whose value is null is missing, as Parquet writes it; but for `expected`: then None is expected.
+
     Raises:
         ValueError: it is something else (the problem is broken, not the response).
     """
     return [_question(problem, each, tolerance) for each in list_of_tests(problem)]
 
 
-def _question(problem: Problem, test: Any, tolerance: float) -> Question:
+def _question(problem: Problem, given: Any, tolerance: float) -> Question:
+    test = without_nulls(given, kept="expected")
     if (
         not isinstance(test, Mapping)
         or not {"function", "expected"} <= set(test) <= KEYS
@@ -112,11 +115,11 @@ def _question(problem: Problem, test: Any, tolerance: float) -> Question:
     ):
         raise ValueError(
             f"problem {problem.id!r}: a test of kind 'calls' must be an object with a text 'function', 'expected', and "
-            f"if need be a list 'args' and an object 'kwargs'; got {str(test)[:200]}"
+            f"if need be a list 'args' and an object 'kwargs'; got {str(given)[:200]}"
         )
     call = Call(test["function"], tuple(test.get("args", ())), test.get("kwargs", {}))
-    given = [*map(repr, call.args), *(f"{name}={value!r}" for name, value in call.keywords.items())]
-    text = cut(f"{call.function}({', '.join(given)})")
+    arguments = [*map(repr, call.args), *(f"{name}={value!r}" for name, value in call.keywords.items())]
+    text = cut(f"{call.function}({', '.join(arguments)})")
     expected = test["expected"]
     return Question(call, text, lambda value: alike(value, expected, tolerance), shown(expected), _largest(expected))
 
@@ -129,14 +132,18 @@ def _largest(expected: Any) -> int:
 
 
 def alike(value: Any, expected: Any, tolerance: float) -> bool:
-    """Whether a returned value is what JSON says: tuples are lists, floats may differ by `tolerance` (absolute and
-    relative)."""
+    """Whether a returned value is what JSON says: tuples are lists, nan is nan, and a number may differ from an
+    expected float by `tolerance` (absolute and relative). Integers, and true and false, are exact."""
     if isinstance(expected, list):
         same = isinstance(value, (list, tuple)) and len(value) == len(expected)
         return same and all(alike(*pair, tolerance) for pair in zip(value, expected, strict=True))
     if isinstance(expected, Mapping):
         same = isinstance(value, dict) and value.keys() == expected.keys()
         return same and all(alike(value[key], expected[key], tolerance) for key in expected)
-    if tolerance and isinstance(expected, float) and isinstance(value, (int, float)):
-        return math.isclose(value, expected, rel_tol=tolerance, abs_tol=tolerance)
-    return bool(value == expected) and isinstance(value, bool) == isinstance(expected, bool)
+    if isinstance(value, bool) is not isinstance(expected, bool):
+        return False
+    if isinstance(expected, float) and isinstance(value, (int, float)):
+        if math.isnan(expected):
+            return math.isnan(value)
+        return value == expected or math.isclose(value, expected, rel_tol=tolerance, abs_tol=tolerance)
+    return bool(value == expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from reasoner import Problem
@@ -39,6 +40,14 @@ def list_of_tests(problem: Problem) -> list[Any]:
     if not isinstance(value, list) or not value:
         raise missing(problem, "a list")
     return value
+
+
+def without_nulls(test: Any, kept: str = "") -> Any:
+    """A test without the keys whose value is null, but for `kept`: in Parquet all tests have the same keys, and null
+    stands where one has none."""
+    if not isinstance(test, Mapping):
+        return test
+    return {key: value for key, value in test.items() if value is not None or key == kept}
 
 
 def missing(problem: Problem, needed: str) -> ValueError:

@@ -24,7 +24,7 @@ from reasoner_rewards.code import inside
 from reasoner_rewards.code.inside import codec
 from reasoner_rewards.code.verdict import Verdict, cut, refused
 
-OUTPUT_BYTES = 2**24
+OUTPUT_BYTES = 2**25
 """bytes of all answers of a program together"""
 GRACE_S = 0.25
 """seconds beyond those of a test in which the stub can say itself that they are over"""
@@ -84,10 +84,10 @@ class Program:
 
 
 @cache
-def harness(name: str) -> Mapping[str, bytes]:
-    """A file of `inside` with what it imports."""
+def harness(*names: str) -> Mapping[str, bytes]:
+    """Files of `inside` with what they import."""
     folder = Path(inside.__file__).parent
-    return {file: (folder / file).read_bytes() for file in (name, "codec.py")}
+    return {file: (folder / file).read_bytes() for file in (*names, "codec.py")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +171,8 @@ def ending(outcome: Outcome, allowance: Allowance) -> Silent:
             return Silent(f"ended with exit status {code}")
         case "memory", _:
             return Silent(f"used more than {allowance.memory_mb} MB of memory")
+        case "output", _:
+            return Silent(f"gave more than {OUTPUT_BYTES} bytes of answers to all tests")
         case end, _:
             return Silent(f"used more {end} than allowed")
 

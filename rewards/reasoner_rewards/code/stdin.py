@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 
 from reasoner import Problem
 from reasoner.sandbox import ISOLATED, PYTHON, Sandbox
-from reasoner_rewards.code.fields import list_of_tests, text_field
-from reasoner_rewards.code.process import Allowance, Program, Silent, ask, fields_of, line
+from reasoner_rewards.code.fields import list_of_tests, text_field, without_nulls
+from reasoner_rewards.code.inside.codec import MAX_OUTPUT
+from reasoner_rewards.code.process import Allowance, Program, Silent, ask, exception_text, fields_of, line
 from reasoner_rewards.code.verdict import Tested, Verdict, cut, shown
 
 MAX_READ = 2**12
 """bytes of what a checker prints that are looked at"""
+INTEGER = re.compile(r"[+-]?[0-9]+")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +40,19 @@ Judge = Callable[[Case, str], str]
 def read_cases(problem: Problem, *, outputs: bool) -> list[Case]:
     """The field `tests` as a list of `{"input": text, "output": text}`; unless `outputs`, the second may be missing.
 
+    A key whose value is null is missing, as Parquet writes it.
+
     Raises:
         ValueError: it is something else (the problem is broken, not the response).
     """
     cases = []
-    for test in list_of_tests(problem):
+    for given in list_of_tests(problem):
+        test = without_nulls(given)
         known = isinstance(test, Mapping) and {"input"} <= set(test) <= {"input", "output"}
         if not known or not all(isinstance(text, str) for text in test.values()) or (outputs and "output" not in test):
             raise ValueError(
                 f"problem {problem.id!r}: a test must be an object with the texts 'input' and 'output', got "
-                f"{str(test)[:200]}"
+                f"{str(given)[:200]}"
             )
         cases.append(Case(test["input"], test.get("output")))
     return cases
@@ -71,7 +79,8 @@ def _tested(case: Case, answer: bytes | Silent, allowance: Allowance, judged: Ju
     output = fields.get("output")
     ended = fields.get("end"), fields.get("code")
     if not isinstance(output, str) or not isinstance(ended[0], str) or not isinstance(ended[1], int):
-        return Tested(False, f"{said}: an answer that cannot be read", ended=False)
+        why = exception_text(fields) if "error" in fields else "an answer that cannot be read"
+        return Tested(False, f"{said}: {why}", ended=False)
     match ended:
         case "exit", 0:
             note = judged(case, output)
@@ -79,7 +88,7 @@ def _tested(case: Case, answer: bytes | Silent, allowance: Allowance, judged: Ju
         case "timeout", _:
             return Tested(False, f"{said}: longer than {allowance.timeout_s:g} s", ended=False, timed_out=True)
         case "output", _:
-            return Tested(False, f"{said}: more output than allowed", ended=False)
+            return Tested(False, f"{said}: printed more than {MAX_OUTPUT} bytes", ended=False)
         case end, code:
             message = fields.get("message")
             why = f", {cut(message)}" if isinstance(message, str) and message else ""
@@ -89,7 +98,8 @@ def _tested(case: Case, answer: bytes | Silent, allowance: Allowance, judged: Ju
 def same_output(tolerance: float) -> Judge:
     """Compare with the case's output, line by line without trailing white space.
 
-    With a `tolerance` above 0, words that both are numbers may differ by it (absolute and relative).
+    With a `tolerance` above 0, words that both are numbers may differ by it (absolute and relative), unless the
+    expected one is an integer: then the other has exactly its value, in any notation (`5`, `5.0`, `+5`, `5e0`).
     """
     return partial(_differs, tolerance)
 
@@ -116,6 +126,8 @@ def _close(tolerance: float, expected: str, printed: str) -> bool:
 def _close_word(tolerance: float, expected: str, printed: str) -> bool:
     if expected == printed:
         return True
+    if INTEGER.fullmatch(expected):
+        return NUMBER.fullmatch(printed) is not None and Decimal(expected) == Decimal(printed)
     try:
         return math.isclose(float(expected), float(printed), rel_tol=tolerance, abs_tol=tolerance)
     except ValueError:

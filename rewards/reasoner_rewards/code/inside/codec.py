@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     Other = Callable[[Any], Any]
 
-MAX_ANSWER = 2**20
-"""bytes of the line that holds a value"""
+MAX_ANSWER = 2**24
+"""bytes of the line that holds a value, or what a program printed"""
+MAX_OUTPUT = 2**23
+"""bytes that a program may print for one input"""
 MAX_DEPTH = 64
 """levels of nesting"""
 SHORT = 2**53
