@@ -13,6 +13,7 @@ objects that are asked for what they do and believed in nothing that the problem
 
 from __future__ import annotations
 
+import _thread
 import ast
 import builtins
 import contextlib
@@ -21,6 +22,8 @@ import operator
 import os
 import sys
 import traceback
+import types
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +54,16 @@ SAME = "are one object"
 """name of the function that the tests call for `is`"""
 UNSHARED = 3
 """references to an object that only its table, and who counts them, holds"""
+SINGLE = {"NotImplemented": NotImplemented, "Ellipsis": ...}
+FUNCTIONS = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.MethodWrapperType,
+    type,
+)
+"""what is handed over as a function of the tests"""
 FILES = frozenset({"open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.scandir", "subprocess.Popen"})
 """what a test does with files, by the names of audit events: the program has others"""
 
@@ -72,6 +85,14 @@ class Program(heap.Heap):  # type: ignore[misc]
         self.broken: BrokenError | None = None
         """why the tests cannot be judged, also where they caught that"""
         self.operators = Operators(None)
+        self.expects_stop = False
+        """whether a test speaks of StopIteration"""
+        self._lent: set[int] = set()
+        """functions and iterators of the tests that the program may hold"""
+        self.world = World()
+        self._lock = _thread.RLock()
+        self._waiting = 0
+        """threads of the tests that have something to ask: one asks at a time"""
         self.timeout_s = 0.0
 
     def first_line(self) -> dict[str, Any]:
@@ -79,6 +100,7 @@ class Program(heap.Heap):  # type: ignore[misc]
         given: dict[str, Any] = json.loads(self._answers.readline())
         self.timeout_s = given["timeout_s"]
         self.operators = Operators(given["operators"])
+        self.expects_stop = any("StopIteration" in test for test in given["tests"])
         return given
 
     def say(self, **fields: Any) -> None:
@@ -99,9 +121,16 @@ class Program(heap.Heap):  # type: ignore[misc]
             StopIteration: operation `__next__`, and there is none.
             RefusedError: no answer, or one that is malformed.
         """
-        answer = self._answer(operation, values, keywords)
-        while "call" in answer:
-            answer = self._called(answer)
+        if (change := self.world.change()) is not None:
+            raise self.cannot_judge(f"a test changes {change}, which the program has for itself")
+        self._waiting += 1
+        with self._lock:
+            self._waiting -= 1
+            if (limit := self.world.new_limit()) is not None:
+                self._answer("recursion", [limit], {})
+            answer = self._answer(operation, values, keywords)
+            while "call" in answer:
+                answer = self._called(answer)
         if answer.get("stop") is True and operation == "__next__":
             raise StopIteration(answer["value"])
         if "value" in answer:
@@ -110,7 +139,6 @@ class Program(heap.Heap):  # type: ignore[misc]
         raise self.raised
 
     def _answer(self, operation: str, values: Any, keywords: dict[str, Any]) -> dict[str, Any]:
-        dropped = [*self._dropped()]
         try:
             encoded = [self.encode(value) for value in values]
             named = {name: self.encode(value) for name, value in keywords.items()}
@@ -121,6 +149,7 @@ class Program(heap.Heap):  # type: ignore[misc]
             ) from None
         except codec.CodecError as error:
             raise self.cannot_judge(str(error)) from None
+        dropped = [*self._dropped()]
         self.say(op=operation, values=encoded, keywords=named, timeout_s=self.timeout_s, heap=changed, forget=dropped)
         try:
             return self._read(json.loads(self._answers.readline()))
@@ -130,13 +159,17 @@ class Program(heap.Heap):  # type: ignore[misc]
     def _dropped(self) -> Iterator[int]:
         """Objects that no test holds any more: those that others hold come after these."""
         for number in sorted(self.objects):
-            if isinstance(self.objects[number], type) or sys.getrefcount(self.objects[number]) >= UNSHARED:
+            if number in self._lent or isinstance(self.objects[number], type):
+                continue
+            if sys.getrefcount(self.objects[number]) >= UNSHARED:
                 continue
             MADE.discard(id(self.objects[number]))
             self.forget(number)
             yield number
 
     def _read(self, answer: dict[str, Any]) -> dict[str, Any]:
+        if "gone" in answer and self._waiting:
+            raise self.cannot_judge("a test asks the program from several threads at a time")
         if "gone" in answer:
             raise RefusedError(answer["gone"])
         for number, described in answer.get("types", ()):
@@ -184,11 +217,16 @@ class Program(heap.Heap):  # type: ignore[misc]
             with contextlib.suppress(AttributeError, TypeError):
                 if operator.attrgetter(place)(sys.modules[module]) is value:
                     return ["m", module, place]
-        if isinstance(value, Iterator):
-            return ["I", self.number(value)]
-        if callable(value):
-            return ["T", self.number(value)]
+        if isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
+            return ["I", self._lend(value)]
+        if isinstance(value, FUNCTIONS) or (callable(value) and type(value).__module__ in ("functools", "operator")):
+            return ["T", self._lend(value), name or "function", value.__doc__, parameters(value)]
         raise codec.NotPlainError(f"not a plain value: {type(value).__name__}")
+
+    def _lend(self, value: Any) -> int:
+        number: int = self.number(value)
+        self._lent.add(number)
+        return number
 
     def referred(self, data: list[Any]) -> Any:
         """What the program named."""
@@ -196,13 +234,31 @@ class Program(heap.Heap):  # type: ignore[misc]
         if tag in ("T", "I", "C"):
             return self.objects[name]
         if tag == "n":
-            return {"NotImplemented": NotImplemented, "Ellipsis": ...}.get(name) or known(name)
+            return SINGLE[name] if name in SINGLE else known(name)
         if tag == "x":
+            if name == "StopIteration" and self.expects_stop:
+                raise self.cannot_judge("the program raises StopIteration where it is not asked for a next element")
             return exception(name, self.decode(rest[0]))
         if name not in self.objects:
             own, *value = rest
             self.keep(name, instance(self.objects[own], [self.decode(each) for each in value]))
         return self.objects[name]
+
+
+def parameters(function: Any) -> list[list[Any]] | None:
+    """Name, kind and, where there is one, the default of each; None: nobody knows."""
+    import inspect
+
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    scalar = heap.SCALARS
+    return [
+        [each.name, int(each.kind)]
+        + ([each.default if type(each.default) in scalar else None] if each.default is not inspect._empty else [])
+        for each in found
+    ]
 
 
 def known(name: str) -> Any:
@@ -263,6 +319,7 @@ class Instrument(ast.NodeTransformer):
 
     def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
         """The assertion, and a call after it. One of a constant that is false must not be passed."""
+        self.generic_visit(node)
         if isinstance(node.test, ast.Constant) and not node.test.value:
             return [node]
         self.assertions[len(self.assertions)] = node
@@ -336,15 +393,74 @@ def said(error: BaseException) -> str:
         return f"its message raises {type(worse).__name__}"
 
 
+class World:
+    """What a test may change of its process in order to change what the program does; the program has another one."""
+
+    def __init__(self) -> None:
+        self._was = self._now()
+        self._limit = sys.getrecursionlimit()
+
+    def _now(self) -> dict[str, Any]:
+        return {
+            "standard input": sys.stdin,
+            "input": builtins.input,
+            "open": builtins.open,
+            "the environment": dict(os.environ),
+            "the arguments of the process": [*sys.argv],
+            "the working directory": os.getcwd(),
+            "functions by unittest.mock": "unittest.mock" in sys.modules,
+            "how warnings are shown": getattr(sys.modules.get("warnings"), "_showwarnmsg_impl", None),
+            "the handlers of logs": [*logs.root.handlers] if (logs := sys.modules.get("logging")) else [],
+        }
+
+    def change(self) -> str | None:
+        """What is not as it was."""
+        now = self._now()
+        return None if now == self._was else next(name for name in now if now[name] != self._was[name])
+
+    def new_limit(self) -> int | None:
+        """The recursion limit, if it has changed."""
+        if sys.getrecursionlimit() == self._limit:
+            return None
+        self._limit = sys.getrecursionlimit()
+        return self._limit
+
+
 def watch_files(program: Program) -> None:
     """A test that reads or writes files cannot be judged: the program's are in another folder."""
-    library = os.path.dirname(os.__file__)
+    library = tuple({os.path.dirname(os.__file__), sys.base_prefix, *filter(None, sys.path)})
+
+    def check(event: str, path: Any) -> None:
+        if not isinstance(path, int) and not os.fsdecode(path).startswith((*library, os.devnull, "<")):
+            raise program.cannot_judge(f"a test works with files, which the program does not share: {event} {path!r}")
 
     def look(event: str, values: Any) -> None:
-        if event in FILES and not str(values[0]).startswith((library, os.devnull, "<")):
-            raise program.cannot_judge(f"a test works with files, which the program does not share: {event}")
+        if event in FILES:
+            check(event, "." if values[0] is None else values[0])
 
+    def watched(name: str, do: Any) -> Any:
+        def stat(path: Any, *values: Any, **keywords: Any) -> Any:
+            check(name, path)
+            return do(path, *values, **keywords)
+
+        return stat
+
+    os.stat, os.lstat = watched("stat", os.stat), watched("lstat", os.lstat)
     sys.addaudithook(look)
+    warnings.showwarning = lambda *_, **__: None  # it would look for the line in a file
+
+
+def share_seeds(program: Program) -> None:
+    """A seed that a test sets is the program's, too."""
+    import random
+
+    seed = random.seed
+
+    def both(*values: Any, **keywords: Any) -> None:
+        seed(*values, **keywords)
+        program.ask("seed", *values, **keywords)
+
+    random.seed = both  # type: ignore[assignment]
 
 
 def serve(program: Program) -> None:
@@ -362,7 +478,10 @@ def serve(program: Program) -> None:
     exec(compile(given["prelude"], "<prelude>", "exec"), names)
     for name in given["names"]:
         names.pop(name, None)
+    if any("random" in text for text in (given["setup"], *given["tests"])):
+        share_seeds(program)
     watch_files(program)
+    program.world = World()
     setup, ended = attempt(given["setup"], "<setup>", names, program)
     for number, source in enumerate(given["tests"]):
         note, ended = (f"setup: {setup}", ended) if setup else attempt(source, "<test>", names, program)

@@ -11,7 +11,7 @@ answer what the program changed, printed, and which types it is the first to nam
     ["C", number]                                      a class
     ["n", name]                                        a builtin class, an exception among them
     ["x", name, args]                                  a builtin exception
-    ["T", number], ["I", number]                       a function and an iterator of the tests
+    ["T", number, ...], ["I", number]                  a function and an iterator of the tests
     ["m", module, name]                                something of the standard library that the tests hand over
 """
 
@@ -22,6 +22,7 @@ import builtins
 import io
 import operator
 import sys
+import types
 
 import codec  # type: ignore[import-not-found]
 import heap  # type: ignore[import-not-found]
@@ -69,7 +70,7 @@ for _name in "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow",
     SPECIAL[f"__r{_name}__"] = lambda own, other, do=_do: do(other, own)
 SPECIAL["__divmod__"] = divmod
 SPECIAL["__rdivmod__"] = lambda own, other: divmod(other, own)
-for _name in "trunc", "floor", "ceil", "enter", "exit", "aiter", "anext", "aenter", "aexit":
+for _name in "missing", "trunc", "floor", "ceil", "enter", "exit", "aiter", "anext", "aenter", "aexit":
     SPECIAL[f"__{_name}__"] = lambda own, *values, name=f"__{_name}__": getattr(type(own), name)(own, *values)
 KNOWN = {*SPECIAL, "__call__", "__await__"}
 
@@ -139,11 +140,12 @@ class Objects(heap.Heap):  # type: ignore[misc]
             return self._raised(error)
 
     def _given(self, request: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        for number in request["forget"]:
-            self.forget(number)
         self.receive(request["heap"])
         named = {name: self.decode(value) for name, value in request["keywords"].items()}
-        return [self.decode(value) for value in request["values"]], named
+        values = [self.decode(value) for value in request["values"]]
+        for number in request["forget"]:
+            self.forget(number)
+        return values, named
 
     def _do(self, operation: str, values: list[Any], keywords: dict[str, Any]) -> Any:
         if operation == "call":
@@ -157,7 +159,7 @@ class Objects(heap.Heap):  # type: ignore[misc]
             return getattr(*values)
         if operation == "await":
             return self._awaited(values[0])
-        return OPERATIONS[operation](*values)
+        return OPERATIONS[operation](*values, **keywords)
 
     def _awaited(self, awaitable: Any) -> Any:
         import asyncio
@@ -197,13 +199,13 @@ class Objects(heap.Heap):  # type: ignore[misc]
         if own is Theirs or own is TheirIterator:
             return [own.TAG, value.number]
         if issubclass(own, BaseException) and is_known(own):
-            return ["x", own.__name__, self.encode(value.args, depth - 1)]
+            return ["x", own.__name__, self.encode(arguments(value), depth - 1)]
         if heap.kind_of(own) is not None:
             return ["@", self.number(value)]
         handle = ["h", self.number(value), self.type_number(own)]
         base = next((each for each in VALUES if issubclass(own, each)), None)
         if issubclass(own, BaseException):
-            handle.append(self.encode(value.args, depth - 1))
+            handle.append(self.encode(arguments(value), depth - 1))
         elif base is not None:
             handle.append(self.encode(plain(base, value), depth - 1))
         elif own in codec.VIEWS:
@@ -249,7 +251,7 @@ class Objects(heap.Heap):  # type: ignore[misc]
             __import__(name)
             return operator.attrgetter(rest[0])(sys.modules[name])
         if name not in self._theirs:
-            self._theirs[name] = (Theirs if tag == "T" else TheirIterator)(name, self.ask)
+            self._theirs[name] = Theirs(name, self.ask, *rest) if tag == "T" else TheirIterator(name, self.ask)
         return self._theirs[name]
 
     def ask(self, number: int, values: Any, keywords: dict[str, Any]) -> Any:
@@ -272,18 +274,39 @@ class Theirs:
 
     TAG = "T"
 
-    def __init__(self, number: int, ask: Callable[..., Any]) -> None:
-        self.number, self._ask = number, ask
+    def __init__(self, number: int, ask: Callable[..., Any], name: str, text: str | None, parameters: Any) -> None:
+        self.number, self._ask, self._parameters = number, ask, parameters
+        self.__name__ = self.__qualname__ = name
+        self.__doc__ = text
 
-    def __call__(self, *values: Any, **keywords: Any) -> Any:
+    def __call__(self, /, *values: Any, **keywords: Any) -> Any:
         return self._ask(self.number, values, keywords)
 
+    @property
+    def __signature__(self) -> Any:
+        import inspect
 
-class TheirIterator(Theirs):
+        if self._parameters is None:
+            raise AttributeError("__signature__")
+        parts = [
+            inspect.Parameter(name, inspect._ParameterKind(kind), default=default[0] if default else inspect._empty)
+            for name, kind, *default in self._parameters
+        ]
+        return inspect.Signature(parts)
+
+    @property
+    def __code__(self) -> Any:
+        names = [name for name, kind, *_ in self._parameters or () if kind < 2]
+        return types.SimpleNamespace(co_argcount=len(names), co_varnames=tuple(names))
+
+
+class TheirIterator:
     """An iterator of the tests."""
 
     TAG = "I"
-    __call__ = None  # type: ignore[assignment]
+
+    def __init__(self, number: int, ask: Callable[..., Any]) -> None:
+        self.number, self._ask = number, ask
 
     def __iter__(self) -> TheirIterator:
         return self
@@ -303,6 +326,13 @@ def plain(base: Any, value: Any) -> Any:
     return base(base.__iter__(value))
 
 
+def arguments(error: BaseException) -> tuple[Any, ...]:
+    """What an exception is made of."""
+    if isinstance(error, OSError) and len(error.args) == 2 and error.filename is not None:
+        return *error.args, error.filename
+    return error.args
+
+
 def is_known(own: Any) -> bool:
     """Whether the tests' side has the class itself: plain types and builtin exceptions."""
     if own in VALUES or own in heap.TAGS or own in (bool, type(None), object, range, type):
@@ -316,5 +346,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "delattr": delattr,
     "dir": dir,
     "copy": lambda own: __import__("copy").copy(own),
+    "recursion": sys.setrecursionlimit,
+    "seed": lambda *values, **keywords: __import__("random").seed(*values, **keywords),
     "deepcopy": lambda own: __import__("copy").deepcopy(own),
 }

@@ -37,7 +37,7 @@ TAME = {
     for name, each in vars(builtins).items()
     if isinstance(each, type)
     and (issubclass(each, Exception) or each in (BaseException, SystemExit, KeyboardInterrupt))
-    and not issubclass(each, (StopIteration, StopAsyncIteration))
+    and not issubclass(each, StopIteration)
 }
 """exceptions that end nothing but what is tried: a StopIteration would end the loops of a test"""
 NATIVE: dict[str, type] = {
