@@ -16,7 +16,7 @@ from tests.integration.code_semantics import PROBLEMS, Problem
 
 def programs() -> Iterator[tuple[Problem, str, str]]:
     for each in PROBLEMS:
-        for kind, texts in (("right", (each.reference, *each.right)), ("wrong", each.wrong)):
+        for kind, texts in (("right", (*filter(str.strip, [each.reference]), *each.right)), ("wrong", each.wrong)):
             for text in texts:
                 yield each, text, kind
 

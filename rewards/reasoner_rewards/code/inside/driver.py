@@ -134,7 +134,14 @@ class Program(heap.Heap):  # type: ignore[misc]
         if answer.get("stop") is True and operation == "__next__":
             raise StopIteration(answer["value"])
         if "value" in answer:
-            return answer["value"]
+            value = answer["value"]
+            if (
+                isinstance(type(value), RemoteType)
+                and values
+                and (id(values[0]) in MADE or self.operators.has(values[0]))
+            ):
+                MADE.add(id(value))
+            return value
         self.raised = raised(answer, operation)
         raise self.raised
 
@@ -263,7 +270,10 @@ def parameters(function: Any) -> list[list[Any]] | None:
 
 def known(name: str) -> Any:
     """A builtin class of that name that does no harm; a program that names another one has named none."""
-    return BASES[name] if name in BASES else TAME[name]
+    found = BASES.get(name) or vars(builtins).get(name)
+    if not isinstance(found, type) or (name not in BASES and not issubclass(found, BaseException)):
+        raise codec.CodecError("not a class that is known")
+    return found
 
 
 def instance(own: Any, value: list[Any]) -> Any:

@@ -4,9 +4,10 @@ A class of the program is a class here: with its name, its bases and, by name, w
 `except`, `callable` and `is` need no help. What extends a plain type *is* of that type here: its operators are Python's
 own, on the value that was sent. Anything else is asked of the program's side when a test asks for it.
 
-One thing is never taken from the program: that an object of its own equals, contains or is near a value of the tests,
-unless the problem asks for a class that defines such operators (`Operators`). Otherwise a program could return an
-object that agrees with everything.
+One thing is not taken from the program: that an object of its own equals, contains or is near a value of the tests.
+Otherwise a program could return an object that agrees with everything. Operators are asked for where a class of the
+reference program defines them (`Operators`), and believed beside values only of what a test made itself with that class
+(`MADE`).
 """
 
 from __future__ import annotations
@@ -91,6 +92,10 @@ class Operators:
         """Whether any class defines it; None: nobody knows."""
         return None if self._all is None else not self._all.isdisjoint(_forms(name))
 
+    def has(self, own: Any) -> bool:
+        """Whether the problem asks for this class."""
+        return self._classes is not None and isinstance(own, RemoteType) and own.__name__ in self._classes
+
     def of(self, own: type, name: str) -> bool:
         """Whether this very class defines it."""
         defined = () if self._classes is None else self._classes.get(own.__name__, ())
@@ -115,10 +120,7 @@ class RemoteType(type):
         super().__init__(name, bases, space)
 
     def __call__(cls, /, *values: Any, **keywords: Any) -> Any:
-        made = LINK[0].ask("call", cls, *values, **keywords)
-        if isinstance(type(made), RemoteType):
-            MADE.add(id(made))
-        return made
+        return LINK[0].ask("call", cls, *values, **keywords)
 
     def __getattr__(cls, name: str) -> Any:
         return _attribute(cls, name)
@@ -146,7 +148,7 @@ class RemoteType(type):
 
 
 MADE: set[int] = set()
-"""objects that a test made itself, by calling a class, and what came of operators with them; by `id`"""
+"""objects that a test made with a class that the problem asks for, and what it got from these; by `id`"""
 
 
 class Remote(metaclass=RemoteType, mirror=True):
@@ -263,27 +265,34 @@ def _special(name: str) -> Callable[..., Any]:
 
 
 def _compared(name: str, own: Any, other: Any) -> Any:
-    """Of two objects of the program it says itself how they compare. That one agrees with a value of the tests is
-    believed only of what a test made with a class that the problem asks for."""
+    """Two objects of the program say themselves how they compare; so does one that a test made, with a value."""
     _known_operator(name)
     answer = LINK[0].ask(name, own, other)
-    both = isinstance(type(other), RemoteType)
-    if both or (id(own) in MADE and LINK[0].operators.of(type(own), name)):
+    differs = answer is (name == "__ne__") and name in ("__eq__", "__ne__", "__contains__")
+    if isinstance(type(other), RemoteType) or _believed(own, name) or differs:
         return answer
-    differs = answer is (name == "__ne__")
-    if name in ("__eq__", "__ne__") and differs:
-        return answer
-    if name == "__contains__":
-        return answer
-    raise LINK[0].cannot_judge(f"a test compares an object of the program, of type {type(own).__name__}, with a value")
+    raise _doubt(own, name)
 
 
 def _calculated(name: str, own: Any, *others: Any) -> Any:
+    """As with comparing: `f(1) - 2` of an object that calls itself 0 would be near any value."""
     _known_operator(name)
-    answer = LINK[0].ask(name, own, *others)
-    if answer is not own and id(own) in MADE and isinstance(type(answer), RemoteType):
-        MADE.add(id(answer))
-    return answer
+    if not (_believed(own, name) or all(isinstance(type(other), RemoteType) for other in others)):
+        raise _doubt(own, name)
+    return LINK[0].ask(name, own, *others)
+
+
+def _believed(own: Any, name: str) -> bool:
+    return id(own) in MADE and LINK[0].operators.of(type(own), name)
+
+
+def _doubt(own: Any, name: str) -> BaseException:
+    kind = type(own).__name__
+    if LINK[0].operators.of(type(own), name):
+        return LINK[0].cannot_judge(f"a test uses {name} of a {kind}, which it has from a function, with a value")
+    return RefusedError(
+        f"an object of type {kind}, which the problem does not ask for, says that it agrees with a test"
+    )
 
 
 def _known_operator(name: str) -> None:
