@@ -259,7 +259,7 @@ def _decimal(parts: list[Any]) -> Any:
     from decimal import Decimal, InvalidOperation
 
     try:
-        return Decimal(*_digits(parts))
+        return Decimal(_short(_text(parts)))
     except InvalidOperation as error:
         raise CodecError(f"no number: {error}") from None
 
