@@ -2,8 +2,8 @@
 `scripts/try_attacks.py` makes the table of docs/code.md.
 
 None of them computes what its problem asks for, or not in the time that it has, so whatever gets the value 1 was
-forged. The `calls` ask for `f(n)`, which must be n + 1; the `driven` and `shared` tests need a driver; the `stdin` programs must
-print n + 1.
+forged. The `calls` ask for `f(n)`, which must be n + 1; the `driven` and `shared` tests need a driver; the `stdin`
+programs must print n + 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DRIVEN = make_problem(
     ],
 )
 SHARED = make_problem(
-    "order(a) sorts a in place; price(n) is a quarter of n, a Decimal; row(n) is a deque; level(n) is a Level; Vec adds",
+    "order(a) sorts a in place; price(n) is n / 4, a Decimal; row(n) is a deque; level(n) is a Level; Vec adds",
     """
 class Level: pass
 class Vec:
@@ -51,7 +51,7 @@ def each(f, a): pass
         "expected = [1, 2, 3]\na = [3, 1, 2]\nassert order(a) is None\nassert a == expected\nassert a == [1, 2, 3]",
         "from decimal import Decimal\nfor n in (1, 3):\n    assert price(n) == Decimal(n) / 4\nassert price(1) != 0",
         "from decimal import Decimal\nfor n in (1, 3):\n    assert abs(price(n) - Decimal(n) / 4) < Decimal('1e-6')",
-        "from collections import deque\nr = row(3)\nassert r == deque([0, 1, 2])\nr.append(3)\nassert [*r] == [0, 1, 2, 3]",
+        "from collections import deque\nr = row(3)\nassert r == deque([0, 1, 2])\nr.append(3)\nassert len(r) == 4",
         "assert level(1) == 1 and level(1).name == 'LOW' and level(1).name != 'HIGH'\nassert level(2) > 1",
         "v = Vec(1, 2) + Vec(3, 4)\nassert (v.x, v.y) == (4, 6)",
         "assert each(lambda n: n + 1, [1, 2]) == [2, 3]",

@@ -37,20 +37,20 @@ def problem(
 
 problem(
     "sorts in place",
-    'def f(x): x.sort()',
+    "def f(x): x.sort()",
     r"""
     a = [3, 1, 2]
     assert f(a) is None
     assert a == [1, 2, 3]
     """,
-    'def f(x): pass',
-    'def f(x): x = sorted(x)',
-    'def f(x): x.sort(); return x',
-    right=('def f(x): x[:] = sorted(x)',),
+    "def f(x): pass",
+    "def f(x): x = sorted(x)",
+    "def f(x): x.sort(); return x",
+    right=("def f(x): x[:] = sorted(x)",),
 )
 problem(
     "must not change its argument",
-    'def f(x): return sorted(x)',
+    "def f(x): return sorted(x)",
     r"""
     a = [3, 1]
     assert f(a) == [1, 3]
@@ -64,13 +64,13 @@ problem(
 )
 problem(
     "returns a copy",
-    'def f(x): return list(x)',
+    "def f(x): return list(x)",
     r"""
     a = [3, 1]
     b = f(a)
     assert b == a and b is not a
     """,
-    'def f(x): return x',
+    "def f(x): return x",
 )
 problem(
     "returns its argument",
@@ -84,7 +84,7 @@ problem(
     assert f(a) is a
     assert a == [1]
     """,
-    'def f(x): return x + [1]',
+    "def f(x): return x + [1]",
 )
 problem(
     "deep copy",
@@ -100,8 +100,8 @@ problem(
     assert a == [[1], {2: [3]}]
     assert b == [[1, 9], {2: [3, 9]}]
     """,
-    'def f(x): return list(x)',
-    'def f(x): return x',
+    "def f(x): return list(x)",
+    "def f(x): return x",
 )
 problem(
     "changes a nested argument",
@@ -116,12 +116,12 @@ problem(
     assert g == [[2, 1], [4, 3]]
     assert row is g[0] and row == [2, 1]
     """,
-    'def f(grid): grid[:] = [row[::-1] for row in grid]',
-    'def f(grid): pass',
+    "def f(grid): grid[:] = [row[::-1] for row in grid]",
+    "def f(grid): pass",
 )
 problem(
     "changes a dict",
-    'def f(d, k): d.setdefault(k, []).append(1)',
+    "def f(d, k): d.setdefault(k, []).append(1)",
     r"""
     d = {}
     f(d, 'a')
@@ -129,22 +129,22 @@ problem(
     assert d == {'a': [1, 1]}
     assert list(d) == ['a']
     """,
-    'def f(d, k): d = {k: [1, 1]}',
-    'def f(d, k): d[k] = [1]',
+    "def f(d, k): d = {k: [1, 1]}",
+    "def f(d, k): d[k] = [1]",
 )
 problem(
     "changes a set",
-    'def f(s): s.discard(1)',
+    "def f(s): s.discard(1)",
     r"""
     s = {1, 2}
     f(s)
     assert s == {2}
     """,
-    'def f(s): return s - {1}',
+    "def f(s): return s - {1}",
 )
 problem(
     "changes a bytearray",
-    'def f(b): b[0] = 65',
+    "def f(b): b[0] = 65",
     r"""
     b = bytearray(b'xyz')
     f(b)
@@ -155,14 +155,14 @@ problem(
 )
 problem(
     "changes a deque",
-    'def f(d): d.rotate(1)',
+    "def f(d): d.rotate(1)",
     r"""
     from collections import deque
     d = deque([1, 2, 3])
     f(d)
     assert d == deque([3, 1, 2])
     """,
-    'def f(d): d.rotate(-1)',
+    "def f(d): d.rotate(-1)",
 )
 problem(
     "keeps what it was given",
@@ -246,13 +246,13 @@ problem(
 )
 problem(
     "no shared rows",
-    'def f(n): return [[0] * n for _ in range(n)]',
+    "def f(n): return [[0] * n for _ in range(n)]",
     r"""
     g = f(2)
     g[0][0] = 1
     assert g == [[1, 0], [0, 0]]
     """,
-    'def f(n): return [[0] * n] * n',
+    "def f(n): return [[0] * n] * n",
 )
 problem(
     "a cached list",
@@ -265,27 +265,27 @@ problem(
     assert f(1) is f(1)
     assert f(1) is not f(2)
     """,
-    'def f(n): return [n]',
+    "def f(n): return [n]",
 )
 problem(
     "two arguments that are one",
-    'def f(a, b): return a is b',
+    "def f(a, b): return a is b",
     r"""
     x = []
     assert f(x, x) is True
     assert f(x, []) is False
     """,
-    'def f(a, b): return a == b',
+    "def f(a, b): return a == b",
 )
 problem(
-    "an argument"s tuple of lists",
-    'def f(t): t[0].append(1)',
+    "an argument's tuple of lists",
+    "def f(t): t[0].append(1)",
     r"""
     t = ([], 2)
     f(t)
     assert t == ([1], 2)
     """,
-    'def f(t): return ([1], 2)',
+    "def f(t): return ([1], 2)",
 )
 problem(
     "removes while a loop runs",
@@ -319,7 +319,7 @@ problem(
     assert isinstance(f('1'), Decimal)
     assert str(f('1')) == '0.25'
     """,
-    'def f(x): return float(x) / 4',
+    "def f(x): return float(x) / 4",
     r"""
     from decimal import Decimal
     def f(x): return Decimal('0.250')
@@ -331,7 +331,7 @@ problem(
     from decimal import Decimal
     def f(x): return Decimal(x)
     """,
-    'assert f(2) == 2',
+    "assert f(2) == 2",
     "def f(x): return '2'",
 )
 problem(
@@ -340,7 +340,7 @@ problem(
     from fractions import Fraction
     def f(x): return Fraction(x, 2)
     """,
-    'assert f(1) == 0.5',
+    "assert f(1) == 0.5",
     r"""
     from fractions import Fraction
     def f(x): return Fraction(x, 3)
@@ -358,7 +358,7 @@ problem(
     assert f(2, 4).denominator == 2
     assert type(f(1, 2)) is Fraction
     """,
-    'def f(a, b): return a / b',
+    "def f(a, b): return a / b",
 )
 problem(
     "date",
@@ -396,12 +396,12 @@ problem(
 )
 problem(
     "a date as an argument",
-    'def f(d): return d.weekday()',
+    "def f(d): return d.weekday()",
     r"""
     import datetime
     assert f(datetime.date(2024, 1, 1)) == 0
     """,
-    'def f(d): return 1',
+    "def f(d): return 1",
 )
 problem(
     "deque",
@@ -420,7 +420,7 @@ problem(
     from collections import deque
     def f(n): return deque([2, 3, 4])
     """,
-    'def f(n): return [2, 3, 4]',
+    "def f(n): return [2, 3, 4]",
 )
 problem(
     "named tuple",
@@ -582,7 +582,7 @@ problem(
     assert f() != OrderedDict(a=1, b=2)
     assert list(f().items()) == [('b', 2), ('a', 1)]
     """,
-    'def f(): return dict(a=1, b=2)',
+    "def f(): return dict(a=1, b=2)",
 )
 problem(
     "counter",
@@ -596,63 +596,63 @@ problem(
     assert c.most_common(1) == [('l', 2)]
     assert c == {'h': 1, 'e': 1, 'l': 2, 'o': 1}
     """,
-    'def f(s): return {c: s.count(c) for c in s}',
+    "def f(s): return {c: s.count(c) for c in s}",
 )
 problem(
     "bytes and bytearray",
-    'def f(x): return bytearray(x)',
+    "def f(x): return bytearray(x)",
     r"""
     assert isinstance(f(b'a'), bytearray)
     assert f(b'a') == b'a'
     """,
-    'def f(x): return bytes(x)',
+    "def f(x): return bytes(x)",
 )
 problem(
     "range",
-    'def f(n): return range(n)',
-    'assert f(3) == range(3) and isinstance(f(3), range) and f(9)[4] == 4',
-    'def f(n): return list(range(n))',
+    "def f(n): return range(n)",
+    "assert f(3) == range(3) and isinstance(f(3), range) and f(9)[4] == 4",
+    "def f(n): return list(range(n))",
 )
 problem(
     "complex",
-    'def f(x): return complex(x, 1)',
+    "def f(x): return complex(x, 1)",
     r"""
     z = f(2)
     assert z == 2 + 1j and z.imag == 1.0 and abs(z * z.conjugate() - 5) < 1e-9
     """,
-    'def f(x): return (x, 1)',
+    "def f(x): return (x, 1)",
 )
 problem(
     "sets",
-    'def f(x): return frozenset(x)',
+    "def f(x): return frozenset(x)",
     r"""
     assert f([1, 1]) == {1} and isinstance(f([1]), frozenset)
     assert {f([1]): 2}[frozenset([1])] == 2
     """,
-    'def f(x): return set(x)',
+    "def f(x): return set(x)",
 )
 problem(
-    "a set"s kind",
-    'def f(x): return set(x)',
+    "a set's kind",
+    "def f(x): return set(x)",
     r"""
     s = f([1])
     assert type(s) is set
     s.add(2)
     assert s == {1, 2}
     """,
-    'def f(x): return frozenset(x)',
+    "def f(x): return frozenset(x)",
 )
 problem(
     "int and bool",
-    'def f(x): return x > 1',
-    'assert f(2) is True and type(f(2)) is bool',
-    'def f(x): return int(x > 1)',
+    "def f(x): return x > 1",
+    "assert f(2) is True and type(f(2)) is bool",
+    "def f(x): return int(x > 1)",
 )
 problem(
     "float and int",
-    'def f(x): return x / 1',
-    'assert type(f(2)) is float and f(2) == 2',
-    'def f(x): return x',
+    "def f(x): return x / 1",
+    "assert type(f(2)) is float and f(2) == 2",
+    "def f(x): return x",
 )
 problem(
     "nan",
@@ -661,7 +661,7 @@ problem(
     import math
     assert math.isnan(f()) and f() != f()
     """,
-    'def f(): return None',
+    "def f(): return None",
 )
 problem(
     "slices and ellipsis",
@@ -743,12 +743,12 @@ problem(
     assert d['q'] == 'qq'
     assert dict(d) == {'a': 1, 'b': 5}
     """,
-    'class D(dict): pass',
+    "class D(dict): pass",
 )
 problem(
     "a class that extends list lies about its length",
-    'def f(): return [1, 2]',
-    'assert len(f()) == 2 and f() == [1, 2]',
+    "def f(): return [1, 2]",
+    "assert len(f()) == 2 and f() == [1, 2]",
     r"""
     class L(list):
         def __len__(self): return 7
@@ -832,22 +832,22 @@ problem(
     d['self'] = d
     assert f(d) is True
     """,
-    'def f(d): return False',
+    "def f(d): return False",
 )
 problem(
     "a million elements",
-    'def f(n): return list(range(n))',
+    "def f(n): return list(range(n))",
     r"""
     x = f(10**6)
     assert len(x) == 10**6 and x[-1] == 10**6 - 1 and sum(x) == 499999500000
     """,
-    'def f(n): return list(range(n - 1))',
+    "def f(n): return list(range(n - 1))",
 )
 problem(
     "a million elements given",
-    'def f(x): return sum(x)',
-    'assert f(list(range(10**6))) == 499999500000',
-    'def f(x): return len(x)',
+    "def f(x): return sum(x)",
+    "assert f(list(range(10**6))) == 499999500000",
+    "def f(x): return len(x)",
 )
 problem(
     "2 MB of text",
@@ -870,7 +870,7 @@ problem(
         x, n = x[0], n + 1
     assert n == 300
     """,
-    'def f(n): return [[]]',
+    "def f(n): return [[]]",
 )
 problem(
     "operators: equality",
@@ -1070,7 +1070,7 @@ problem(
             self.x += o.x
             return self
     """,
-    'assert Vec(1, 2) + Vec(3, 4) == Vec(4, 6)',
+    "assert Vec(1, 2) + Vec(3, 4) == Vec(4, 6)",
     r"""
     class Vec:
         def __init__(self, x, y): self.x, self.y = x, y
@@ -1181,7 +1181,7 @@ problem(
             self.x += o.x
             return self
     """,
-    'assert Vec(1, 2) * 3 == Vec(3, 6) == 3 * Vec(1, 2)',
+    "assert Vec(1, 2) * 3 == Vec(3, 6) == 3 * Vec(1, 2)",
     r"""
     class Vec:
         def __init__(self, x, y): self.x, self.y = x, y
@@ -1235,7 +1235,7 @@ problem(
             self.x += o.x
             return self
     """,
-    'assert Vec(1, 2) @ Vec(3, 4) == 11',
+    "assert Vec(1, 2) @ Vec(3, 4) == 11",
     r"""
     class Vec:
         def __init__(self, x, y): self.x, self.y = x, y
@@ -1289,7 +1289,7 @@ problem(
             self.x += o.x
             return self
     """,
-    'assert -Vec(1, 2) == Vec(-1, -2)',
+    "assert -Vec(1, 2) == Vec(-1, -2)",
     r"""
     class Vec:
         def __init__(self, x, y): self.x, self.y = x, y
@@ -1516,7 +1516,7 @@ problem(
             self.x += o.x
             return self
     """,
-    'assert len(Vec(1, 2)) == 2',
+    "assert len(Vec(1, 2)) == 2",
     r"""
     class Vec:
         def __init__(self, x, y): self.x, self.y = x, y
@@ -2142,7 +2142,8 @@ problem(
     class P:
         def __init__(self, x, y=0): self.x, self.y = x, y
     """,
-    right=(r"""
+    right=(
+        r"""
     from functools import total_ordering
     @total_ordering
     class P:
@@ -2150,7 +2151,8 @@ problem(
         def __eq__(self, o): return (self.x, self.y) == (o.x, o.y)
         def __lt__(self, o): return (self.x, self.y) < (o.x, o.y)
         def __repr__(self): return f'P(x={self.x}, y={self.y})'
-    """,),
+    """,
+    ),
 )
 problem(
     "data class, unhashable",
@@ -2225,7 +2227,7 @@ problem(
         def __eq__(self, o): return self.n == getattr(o, 'n', o)
     def pay(): return Money(5)
     """,
-    'assert pay() == 5',
+    "assert pay() == 5",
     judged=False,
 )
 problem(
@@ -2293,16 +2295,16 @@ problem(
 )
 problem(
     "isinstance of builtins",
-    'def f(x): return [x]',
+    "def f(x): return [x]",
     r"""
     assert isinstance(f(1), list)
     assert not isinstance(f(1), tuple)
     """,
-    'def f(x): return (x,)',
+    "def f(x): return (x,)",
 )
 problem(
     "isinstance Iterable",
-    'def f(): return [1]',
+    "def f(): return [1]",
     r"""
     from collections.abc import Iterable
     assert isinstance(f(), Iterable)
@@ -2314,7 +2316,7 @@ problem(
 )
 problem(
     "isinstance Iterator",
-    'def f(): return (x for x in [1, 2])',
+    "def f(): return (x for x in [1, 2])",
     r"""
     from collections.abc import Iterator
     import types
@@ -2323,23 +2325,23 @@ problem(
     assert next(g) == 1 and list(g) == [2]
     assert next(g, None) is None
     """,
-    'def f(): return [1, 2]',
+    "def f(): return [1, 2]",
 )
 problem(
     "callable",
-    'def f(): return lambda x: x + 1',
-    'assert callable(f()) and f()(1) == 2',
+    "def f(): return lambda x: x + 1",
+    "assert callable(f()) and f()(1) == 2",
     r"""
     class A: pass
     def f(): return A()
     """,
-    'def f(): return 2',
+    "def f(): return 2",
 )
 problem(
     "callable, of the program",
-    'def f(x): return x',
-    'assert callable(f)',
-    'f = 3',
+    "def f(x): return x",
+    "assert callable(f)",
+    "f = 3",
 )
 problem(
     "not callable",
@@ -2347,7 +2349,7 @@ problem(
     class A:
         x = 1
     """,
-    'assert not callable(A())',
+    "assert not callable(A())",
     r"""
     class A:
         def __call__(self): pass
@@ -2481,7 +2483,7 @@ problem(
         return 2 * x
     """,
     "assert f.__doc__ == 'Doubles.' and f.__name__ == 'f'",
-    'def f(x): return 2 * x',
+    "def f(x): return 2 * x",
 )
 problem(
     "a decorator",
@@ -2503,11 +2505,11 @@ problem(
         def inner(*a): return g(*a) * 2
         return inner
     """,
-    'def twice(g): return g',
+    "def twice(g): return g",
 )
 problem(
     "a function handed over",
-    'def apply(g, xs): return [g(x) for x in xs]',
+    "def apply(g, xs): return [g(x) for x in xs]",
     r"""
     assert apply(lambda x: x + 1, [1, 2]) == [2, 3]
     assert apply(str, [1]) == ['1']
@@ -2515,7 +2517,7 @@ problem(
     apply(seen.append, [1, 2])
     assert seen == [1, 2]
     """,
-    'def apply(g, xs): return xs',
+    "def apply(g, xs): return xs",
 )
 problem(
     "a function that raises, handed over",
@@ -2543,12 +2545,12 @@ problem(
 )
 problem(
     "a key function",
-    'def top(xs, key): return max(xs, key=key)',
+    "def top(xs, key): return max(xs, key=key)",
     r"""
     assert top(['a', 'bbb', 'cc'], len) == 'bbb'
     assert top([1, -5], key=lambda x: -x) == -5
     """,
-    'def top(xs, key): return max(xs)',
+    "def top(xs, key): return max(xs)",
 )
 problem(
     "a cache of calls",
@@ -2568,18 +2570,18 @@ problem(
         return x * x
     assert sq(3) == 9 and sq(3) == 9 and calls == [3]
     """,
-    'def memo(g): return g',
+    "def memo(g): return g",
 )
 problem(
     "an iterator handed over",
-    'def take(it, n): return [next(it) for _ in range(n)]',
+    "def take(it, n): return [next(it) for _ in range(n)]",
     r"""
     it = iter([1, 2, 3])
     assert take(it, 2) == [1, 2]
     assert next(it) == 3
     assert take((x * x for x in range(9)), 3) == [0, 1, 4]
     """,
-    'def take(it, n): return list(it)[:n]',
+    "def take(it, n): return list(it)[:n]",
 )
 problem(
     "functions of the library handed over",
@@ -2595,7 +2597,7 @@ problem(
     assert fold(math.gcd, [12, 18]) == 6
     assert fold(max, [1, 5, 2]) == 5
     """,
-    'def fold(g, xs): return sum(xs)',
+    "def fold(g, xs): return sum(xs)",
 )
 problem(
     "context manager",
@@ -2783,8 +2785,8 @@ problem(
             if cls.one is None: cls.one = super().__new__(cls)
             return cls.one
     """,
-    'assert S() is S()',
-    'class S: pass',
+    "assert S() is S()",
+    "class S: pass",
 )
 problem(
     "a global of the program",
@@ -2813,7 +2815,7 @@ problem(
     PI = 3.14
     def f(): return PI
     """,
-    'assert abs(PI - f()) < 1e-9 and PI == 3.14',
+    "assert abs(PI - f()) < 1e-9 and PI == 3.14",
     r"""
     PI = 3
     def f(): return PI
@@ -2821,7 +2823,7 @@ problem(
 )
 problem(
     "equal tuples are one",
-    'def f(t): return t',
+    "def f(t): return t",
     r"""
     t = (1, 2)
     assert f(t) is t
@@ -2887,7 +2889,7 @@ problem(
     """,
 )
 problem(
-    "an exception"s text",
+    "an exception's text",
     r"""
     class E(Exception):
         def __str__(self): return 'own'
@@ -2943,7 +2945,7 @@ problem(
     else:
         assert False
     """,
-    'def f(s): raise ValueError(s)',
+    "def f(s): raise ValueError(s)",
 )
 problem(
     "a cause",
@@ -2974,7 +2976,7 @@ problem(
     else:
         assert False
     """,
-    'def f(n): raise RuntimeError(n)',
+    "def f(n): raise RuntimeError(n)",
     r"""
     import sys
     def f(n): sys.exit(1)
@@ -3031,7 +3033,7 @@ problem(
     else:
         raise SystemError
     """,
-    'def f(x): pass',
+    "def f(x): pass",
 )
 problem(
     "captured output",
@@ -3085,7 +3087,7 @@ problem(
     "def f(): print('b')",
 )
 problem(
-    "output in a callback"s order",
+    "output in a callback's order",
     r"""
     def f(g):
         print('a')
@@ -3118,8 +3120,8 @@ problem(
     import asyncio
     assert asyncio.run(f(1)) == 2
     """,
-    'async def f(x): return x',
-    'def f(x): return x + 1',
+    "async def f(x): return x",
+    "def f(x): return x + 1",
 )
 problem(
     "coroutines awaited",
@@ -3160,13 +3162,13 @@ problem(
 )
 problem(
     "is a coroutine function",
-    'async def f(): pass',
+    "async def f(): pass",
     r"""
     import asyncio, inspect
     assert asyncio.iscoroutinefunction(f) and inspect.iscoroutinefunction(f)
     assert asyncio.run(f()) is None
     """,
-    'def f(): pass',
+    "def f(): pass",
 )
 problem(
     "coroutines side by side",
@@ -3185,7 +3187,7 @@ problem(
 )
 problem(
     "a file that the test wrote",
-    'def f(path): return open(path).read()',
+    "def f(path): return open(path).read()",
     r"""
     with open('x.txt', 'w') as file:
         file.write('hi')
@@ -3230,7 +3232,7 @@ problem(
 )
 problem(
     "text files in memory",
-    'def f(file): return file.read()',
+    "def f(file): return file.read()",
     r"""
     import io
     assert f(io.StringIO('abc')) == 'abc'
@@ -3239,7 +3241,7 @@ problem(
 )
 problem(
     "patched input",
-    'def f(): return input()',
+    "def f(): return input()",
     r"""
     from unittest import mock
     with mock.patch('builtins.input', return_value='5'):
@@ -3249,7 +3251,7 @@ problem(
 )
 problem(
     "standard input replaced",
-    'def f(): return input()',
+    "def f(): return input()",
     r"""
     import io, sys
     sys.stdin = io.StringIO('7\n')
@@ -3278,7 +3280,7 @@ problem(
 )
 problem(
     "an object of the tests",
-    'def f(o): return o.x',
+    "def f(o): return o.x",
     r"""
     class O:
         x = 5
@@ -3328,17 +3330,17 @@ problem(
 )
 problem(
     "the recursion limit",
-    'def f(n): return n and f(n - 1)',
+    "def f(n): return n and f(n - 1)",
     r"""
     import sys
     sys.setrecursionlimit(5000)
     assert f(3000) == 0
     """,
-    'def f(n): return f(n + 1)',
+    "def f(n): return f(n + 1)",
 )
 problem(
     "source of a function",
-    'def f(): return 1',
+    "def f(): return 1",
     r"""
     import inspect
     assert 'return 1' in inspect.getsource(f)
@@ -3347,26 +3349,26 @@ problem(
 )
 problem(
     "signature",
-    'def f(a, b=2, *, c): return a',
+    "def f(a, b=2, *, c): return a",
     r"""
     import inspect
     assert list(inspect.signature(f).parameters) == ['a', 'b', 'c']
     """,
-    'def f(a, b=2): return a',
+    "def f(a, b=2): return a",
 )
 problem(
     "not equal",
-    'def f(x): return x + 1',
+    "def f(x): return x + 1",
     r"""
     assert f(1) != 1
     assert f(1) != 3
     """,
-    'def f(x): return x',
-    'def f(x): return 3 * x',
+    "def f(x): return x",
+    "def f(x): return 3 * x",
 )
 problem(
     "not equal, by an object",
-    'def f(x): return x + 1',
+    "def f(x): return x + 1",
     r"""
     assert f(1) != 2 or f(1) == 2
     assert not (f(1) != 2)
@@ -3381,38 +3383,38 @@ problem(
 )
 problem(
     "loops over cases",
-    'def f(x): return x * 2',
+    "def f(x): return x * 2",
     r"""
     for x, y in [(1, 2), (2, 4), ('a', 'aa')]:
         assert f(x) == y, x
     """,
-    'def f(x): return x * 3',
+    "def f(x): return x * 3",
 )
 problem(
     "nearly",
-    'def f(x): return x / 3',
+    "def f(x): return x / 3",
     r"""
     import math
     for x in (1, 2):
         assert math.isclose(f(x), x / 3)
         assert abs(f(x) - x / 3) < 1e-9
     """,
-    'def f(x): return round(x / 3, 3)',
+    "def f(x): return round(x / 3, 3)",
 )
 problem(
     "setup of many calls",
-    'def f(x): return [x]',
+    "def f(x): return [x]",
     r"""
     xs = [f(i) for i in range(300)]
     assert [x[0] for x in xs] == list(range(300))
     """,
-    'def f(x): return [x + 1]',
+    "def f(x): return [x + 1]",
 )
 problem(
     "chained comparisons",
-    'def f(x): return x',
+    "def f(x): return x",
     "assert 1 < f(2) < 3 and f(2) in (1, 2) and f('b') in 'abc'",
-    'def f(x): return 1',
+    "def f(x): return 1",
 )
 problem(
     "warnings",
@@ -3499,13 +3501,15 @@ problem(
     def add(a, b=1): return a + b
     assert curry(add)(1)(2) == 3
     """,
-    'def curry(g): return g',
-    right=(r"""
+    "def curry(g): return g",
+    right=(
+        r"""
     def curry(g):
         n = g.__code__.co_argcount
         def inner(*a): return g(*a) if len(a) >= n else lambda *b: inner(*a, *b)
         return inner
-    """,),
+    """,
+    ),
 )
 problem(
     "user dict",
@@ -3527,13 +3531,15 @@ problem(
 )
 problem(
     "no reference",
-    '',
-    'assert Point(1) == Point(1)',
-    right=(r"""
+    "",
+    "assert Point(1) == Point(1)",
+    right=(
+        r"""
     class Point:
         def __init__(self, x): self.x = x
         def __eq__(self, o): return self.x == o.x
-    """,),
+    """,
+    ),
     judged=False,
 )
 problem(
