@@ -33,8 +33,8 @@ STUB = [PYTHON, *ISOLATED, "stub.py"]
 """what is run in the sandbox of a program"""
 
 HARNESS = {
-    "stub.py": ("codec.py", "heap.py", "objects.py"),
-    "driver.py": ("codec.py", "heap.py", "remote.py"),
+    "stub.py": ("codec.py", "heap.py", "library.py", "objects.py"),
+    "driver.py": ("codec.py", "heap.py", "library.py", "remote.py"),
 }
 """what these files of `inside` import"""
 

@@ -18,6 +18,7 @@ values goes through `other`: the program's side keeps it and writes a handle.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections import Counter
@@ -104,52 +105,22 @@ def encode(value: Any, other: Other = refuse, depth: int = MAX_DEPTH) -> Any:
 _COLLECTIONS: tuple[tuple[Any, str], ...] = ((list, "l"), (tuple, "t"), (set, "s"), (frozenset, "z"))
 
 
-_CLOCK = "hour", "minute", "second", "microsecond", "fold"
-_LIBRARY: dict[str, dict[str, tuple[str, Callable[[Any], list[Any]]]]] = {
-    "decimal": {"Decimal": ("D", lambda value: [_short(str(value))])},
-    "fractions": {
-        "Fraction": ("Q", lambda value: [_short(f"{part:x}") for part in (value.numerator, value.denominator)])
-    },
-    "datetime": {
-        "date": ("date", lambda value: [value.year, value.month, value.day]),
-        "time": ("time", lambda value: [*(getattr(value, part) for part in _CLOCK), _zone(value)]),
-        "datetime": (
-            "datetime",
-            lambda value: [*(getattr(value, part) for part in ("year", "month", "day", *_CLOCK)), _zone(value)],
-        ),
-        "timedelta": ("timedelta", lambda value: _parts_of_delta(value)),
-        "timezone": ("timezone", lambda value: _parts_of_delta(value.utcoffset(None))),
-    },
-}
-"""the value types of modules that a program may not have imported: tag and parts of a value"""
+_MODULES = frozenset({"decimal", "fractions", "datetime"})
+_TAGS = frozenset({"D", "Q", "date", "time", "datetime", "timedelta", "timezone"})
+_FOLDER = os.path.dirname(__file__)
 
 
-def _library(kind: Any) -> tuple[str, Callable[[Any], list[Any]]] | None:
-    """Of exactly this type; a class that only says that it comes from there is none."""
-    found = _LIBRARY.get(kind.__module__, {}).get(kind.__name__) if isinstance(kind.__module__, str) else None
-    if found is None or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind:
-        return None
-    return found
+def _library() -> Any:
+    """What knows the value types of these modules; most programs need it not, and would wait for it to be compiled."""
+    if __package__:
+        from reasoner_rewards.code.inside import library
 
-
-def _parts_of_delta(delta: Any) -> list[int]:
-    return [delta.days, delta.seconds, delta.microseconds]
-
-
-def _zone(value: Any) -> Any:
-    """Of a time: as a timezone, None for none."""
-    zone = value.tzinfo
-    if zone is None:
-        return None
-    if type(zone) is not sys.modules["datetime"].timezone:
-        raise NotPlainError(f"not a plain value: a time in {type(zone).__name__}")
-    return _parts_of_delta(zone.utcoffset(None))
-
-
-def _short(text: str) -> str:
-    if len(text) > MAX_DIGITS:
-        raise CodecError(f"a number of more than {MAX_DIGITS} digits")
-    return text
+        return library
+    if "library" not in sys.modules:
+        sys.path.insert(0, _FOLDER)
+        __import__("library")
+        sys.path.pop(0)
+    return sys.modules["library"]
 
 
 _VALUES = (complex, bytes, range)
@@ -159,7 +130,7 @@ VIEWS: dict[Any, str] = {type({}.keys()): "keys", type({}.values()): "values", t
 def is_value(value: Any) -> bool:
     """Whether it is of one of the immutable types above, exactly, and not made of other values."""
     kind = type(value)
-    return kind in _VALUES or _library(kind) is not None
+    return kind in _VALUES or (kind.__module__ in _MODULES and _library().kind_of(kind) is not None)
 
 
 def _encode_composed(value: Any, other: Other, depth: int) -> Any:
@@ -177,9 +148,8 @@ def _encode_composed(value: Any, other: Other, depth: int) -> Any:
         return ["d", *(encode(part, other, depth - 1) for part in items)]
     if type(value) in VIEWS:
         return [VIEWS[type(value)], *(encode(each, other, depth - 1) for each in value)]
-    if (library := _library(type(value))) is not None:
-        tag, parts = library
-        return [tag, *parts(value)]
+    if type(value).__module__ in _MODULES and _library().kind_of(type(value)) is not None:
+        return _library().encode(value)
     return other(value)
 
 
@@ -197,9 +167,11 @@ def decode(data: Any, other: Other = refuse, bounds: Bounds = UNBOUNDED, depth: 
         raise CodecError(f"not an encoded value: {_named(data)}")
     bounds.check()
     tag, parts = data[0], data[1:]
-    if tag not in _KINDS:
+    if tag not in _KINDS and tag not in _TAGS:
         return other(data)
     try:
+        if tag in _TAGS:
+            return _library().decode(tag, parts)
         return _KINDS[tag](parts, other, bounds, depth - 1)
     except CodecError:
         raise
@@ -236,68 +208,19 @@ def _table(parts: list[Any], other: Other, bounds: Bounds, depth: int) -> dict[A
     return dict(zip(hashed(members[::2], bounds), members[1::2], strict=True))
 
 
-def _text(parts: list[Any]) -> str:
+def text_of(parts: list[Any]) -> str:
+    """The one text that they are."""
     if len(parts) != 1 or type(parts[0]) is not str:
         raise CodecError("one text is needed")
     return parts[0]
 
 
-def _numbers(parts: list[Any], kinds: tuple[type, ...], count: int) -> list[Any]:
+def numbers_of(parts: list[Any], kinds: tuple[type, ...], count: int) -> list[Any]:
+    """So many numbers of these kinds."""
     numbers = [decode(part) for part in parts[: count + 1]]
     if len(numbers) != count or any(type(number) not in kinds for number in numbers):
         raise CodecError("numbers are needed")
     return numbers
-
-
-def _digits(parts: list[Any]) -> list[str]:
-    if any(type(part) is not str for part in parts):
-        raise CodecError("digits are needed")
-    return [_short(part) for part in parts]
-
-
-def _decimal(parts: list[Any]) -> Any:
-    from decimal import Decimal, InvalidOperation
-
-    try:
-        return Decimal(_short(_text(parts)))
-    except InvalidOperation as error:
-        raise CodecError(f"no number: {error}") from None
-
-
-def _fraction(parts: list[Any]) -> Any:
-    from fractions import Fraction
-
-    numerator, denominator = (int(part, 16) for part in _digits(parts))
-    if denominator < 1:
-        raise CodecError("no fraction")
-    return Fraction(numerator, denominator)
-
-
-def _delta(parts: list[Any]) -> Any:
-    import datetime
-
-    return datetime.timedelta(*_numbers(parts, (int,), 3))
-
-
-def _moment(kind: str, parts: list[Any]) -> Any:
-    import datetime
-
-    *numbers, fold, zone = parts
-    place = None if zone is None else datetime.timezone(_delta(zone))
-    make = datetime.time if kind == "time" else datetime.datetime
-    return make(*_numbers(numbers, (int,), 4 if kind == "time" else 7), tzinfo=place, fold=fold)
-
-
-def _date(parts: list[Any]) -> Any:
-    import datetime
-
-    return datetime.date(*_numbers(parts, (int,), 3))
-
-
-def _timezone(parts: list[Any]) -> Any:
-    import datetime
-
-    return datetime.timezone(_delta(parts))
 
 
 def _view(kind: str, members: list[Any], bounds: Bounds) -> Any:
@@ -311,23 +234,16 @@ def _view(kind: str, members: list[Any], bounds: Bounds) -> Any:
 
 
 _KINDS: dict[str, Callable[[list[Any], Other, Bounds, int], Any]] = {
-    "i": lambda parts, other, bounds, depth: int(_text(parts), 16),
-    "f": lambda parts, other, bounds, depth: float(_text(parts)),
-    "c": lambda parts, other, bounds, depth: complex(*_numbers(parts, (float,), 2)),
-    "b": lambda parts, other, bounds, depth: bytes.fromhex(_text(parts)),
-    "r": lambda parts, other, bounds, depth: range(*_numbers(parts, (int,), 3)),
+    "i": lambda parts, other, bounds, depth: int(text_of(parts), 16),
+    "f": lambda parts, other, bounds, depth: float(text_of(parts)),
+    "c": lambda parts, other, bounds, depth: complex(*numbers_of(parts, (float,), 2)),
+    "b": lambda parts, other, bounds, depth: bytes.fromhex(text_of(parts)),
+    "r": lambda parts, other, bounds, depth: range(*numbers_of(parts, (int,), 3)),
     "l": _members,
     "t": lambda parts, other, bounds, depth: tuple(_members(parts, other, bounds, depth)),
     "s": _set,
     "z": lambda parts, other, bounds, depth: frozenset(_set(parts, other, bounds, depth)),
     "d": _table,
-    "D": lambda parts, other, bounds, depth: _decimal(parts),
-    "Q": lambda parts, other, bounds, depth: _fraction(parts),
-    "date": lambda parts, other, bounds, depth: _date(parts),
-    "time": lambda parts, other, bounds, depth: _moment("time", parts),
-    "datetime": lambda parts, other, bounds, depth: _moment("datetime", parts),
-    "timedelta": lambda parts, other, bounds, depth: _delta(parts),
-    "timezone": lambda parts, other, bounds, depth: _timezone(parts),
     **{
         kind: lambda parts, other, bounds, depth, kind=kind: _view(kind, _members(parts, other, bounds, depth), bounds)
         for kind in VIEWS.values()

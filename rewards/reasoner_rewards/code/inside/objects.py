@@ -95,11 +95,6 @@ class Printed(io.TextIOBase):
         """Yes."""
         return True
 
-    @property
-    def encoding(self) -> str:
-        """As of the standard streams."""
-        return "utf-8"
-
     def taken(self) -> str:
         """What was written since this was asked last."""
         text = "".join(self._texts)
@@ -214,9 +209,9 @@ class Objects(heap.Heap):  # type: ignore[misc]
 
     def type_number(self, own: type) -> int:
         """The number of a class, which is described when it is first named."""
-        number = self.numbers.get(id(own))
-        if number is None:
-            number = self.number(own)
+        known = id(own) in self.numbers
+        number: int = self.number(own)
+        if not known:
             self._types.append([number, self._described(own)])
         return number
 
