@@ -244,8 +244,7 @@ _KINDS: dict[str, Callable[[list[Any], Other, Bounds, int], Any]] = {
     "s": _set,
     "z": lambda parts, other, bounds, depth: frozenset(_set(parts, other, bounds, depth)),
     "d": _table,
-    **{
-        kind: lambda parts, other, bounds, depth, kind=kind: _view(kind, _members(parts, other, bounds, depth), bounds)
-        for kind in VIEWS.values()
-    },
+    "keys": lambda parts, other, bounds, depth: _view("keys", _members(parts, other, bounds, depth), bounds),
+    "values": lambda parts, other, bounds, depth: _view("values", _members(parts, other, bounds, depth), bounds),
+    "items": lambda parts, other, bounds, depth: _view("items", _members(parts, other, bounds, depth), bounds),
 }

@@ -31,6 +31,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, "")
 import codec  # type: ignore[import-not-found]  # noqa: E402
 import heap  # type: ignore[import-not-found]  # noqa: E402
+import library  # type: ignore[import-not-found]  # noqa: E402, F401  (before files are watched)
 from remote import (  # type: ignore[import-not-found]  # noqa: E402
     BASES,
     LINK,
@@ -205,7 +206,7 @@ class Program(heap.Heap):  # type: ignore[misc]
 
     def type_number(self, own: type) -> int:
         """Of a class of the program's."""
-        return self.numbers[id(own)]
+        return int(self.numbers[id(own)])
 
     def refer(self, value: Any, depth: int) -> Any:
         """How the program's side names it."""
@@ -220,7 +221,7 @@ class Program(heap.Heap):  # type: ignore[misc]
             return ["x", type(value).__name__, self.encode(value.args, depth - 1)]
         module = getattr(value, "__module__", None) if callable(value) else None
         if isinstance(module, str) and module.partition(".")[0] in sys.stdlib_module_names:
-            place = getattr(value, "__qualname__", name)
+            place = str(getattr(value, "__qualname__", name))
             with contextlib.suppress(AttributeError, TypeError):
                 if operator.attrgetter(place)(sys.modules[module]) is value:
                     return ["m", module, place]
@@ -438,10 +439,10 @@ class World:
 
 def watch_files(program: Program) -> None:
     """A test that reads or writes files cannot be judged: the program's are in another folder."""
-    library = tuple({os.path.dirname(os.__file__), sys.base_prefix, *filter(None, sys.path)})
+    allowed = tuple({os.path.dirname(os.__file__), sys.base_prefix, *filter(None, sys.path)})
 
     def check(event: str, path: Any) -> None:
-        if not isinstance(path, int) and not os.fsdecode(path).startswith((*library, os.devnull, "<")):
+        if not isinstance(path, int) and not os.fsdecode(path).startswith((*allowed, os.devnull, "<")):
             raise program.cannot_judge(f"a test works with files, which the program does not share: {event} {path!r}")
 
     def look(event: str, values: Any) -> None:
@@ -470,7 +471,7 @@ def share_seeds(program: Program) -> None:
         seed(*values, **keywords)
         program.ask("seed", *values, **keywords)
 
-    random.seed = both  # type: ignore[assignment]
+    random.seed = both
 
 
 def serve(program: Program) -> None:

@@ -104,7 +104,7 @@ def _moment(kind: str, parts: list[Any]) -> Any:
 
     *numbers, fold, zone = parts
     place = None if zone is None else datetime.timezone(_delta(zone))
-    make = datetime.time if kind == "time" else datetime.datetime
+    make: Any = datetime.time if kind == "time" else datetime.datetime
     return make(*numbers_of(numbers, (int,), 4 if kind == "time" else 7), tzinfo=place, fold=fold)
 
 

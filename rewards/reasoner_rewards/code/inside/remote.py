@@ -217,14 +217,13 @@ def mirrored(described: dict[str, Any], objects: dict[int, Any]) -> RemoteType:
     if module == "builtins" and name in NATIVE:
         space["__class__"] = property(lambda own: NATIVE[name])
     if name == "coroutine":
-        space |= {"send": _send, "throw": _throw, "close": lambda own: None}
+        space["send"], space["throw"], space["close"] = _send, _throw, _close
     with contextlib.suppress(TypeError):
         return RemoteType(name, tuple(dict.fromkeys(bases)), space, mirror=True)
-    space["__slots__"] = ()
     return RemoteType(name, (Remote,), space, mirror=True)  # no class here can extend all of these
 
 
-def _known(name: str) -> type:
+def _known(name: str) -> Any:
     if name in BASES:
         return BASES[name]
     if isinstance(found := vars(builtins).get(name), type) and issubclass(found, BaseException):
@@ -334,6 +333,10 @@ def _send(own: Any, value: Any) -> Any:
 
 def _throw(own: Any, *error: Any) -> Any:
     raise error[0]
+
+
+def _close(own: Any) -> None:
+    """What was not begun needs no end."""
 
 
 def is_instance(value: Any, kinds: Any) -> bool:
