@@ -482,6 +482,20 @@ order = price = row = level = Vec = each = forge
         "shared",
     ),
     *attack(
+        "classes described as having operators for attributes",
+        ALWAYS
+        + """
+import sys
+names = [name for name in dir(Always) if name.startswith('__')] + ['__eq__', '__sub__', '__lt__', '__abs__']
+described = sys.modules['objects'].Objects._described
+sys.modules['objects'].Objects._described = lambda self, own: {
+    **described(self, own), 'names': names, 'special': [*names, '__getattribute__'], 'bases': ['int']
+}
+order = price = row = level = Vec = each = lambda *a: Always()
+""",
+        "shared",
+    ),
+    *attack(
         "calls of the tests' functions without end",
         "def each(f, a):\n    while True: f(1)\norder = price = row = level = Vec = lambda *a: 0",
         "shared",

@@ -194,6 +194,8 @@ class Program(heap.Heap):  # type: ignore[misc]
 
     def _called(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The program calls a function of the tests."""
+        if answer["call"] not in self._lent:
+            raise RefusedError("the program calls what the tests did not hand to it")
         function = self.objects[answer["call"]]
         values, keywords = answer.pop("values"), answer.pop("keywords")
         try:
@@ -206,7 +208,8 @@ class Program(heap.Heap):  # type: ignore[misc]
 
     def type_number(self, own: type) -> int:
         """Of a class of the program's."""
-        return int(self.numbers[id(own)])
+        number: int = self.numbers[id(own)]
+        return number
 
     def refer(self, value: Any, depth: int) -> Any:
         """How the program's side names it."""

@@ -169,7 +169,7 @@ class Heap:
 
     def decode_all(self, members: list[Any]) -> list[Any]:
         """The values of a list of data."""
-        return [self.decode(each) for each in members] if list in set(map(type, members)) else members
+        return [self.decode(each) for each in members] if not {list, dict}.isdisjoint(map(type, members)) else members
 
     REFERENCES: frozenset[str] = frozenset()
     """tags of what a side refers to in its own ways"""

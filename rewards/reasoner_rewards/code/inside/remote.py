@@ -29,6 +29,15 @@ _BINARY = "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "d
 ARITHMETIC = {f"__{kind}{name}__": f"__{name}__" for name in (*_BINARY, "and", "xor", "or") for kind in ("", "r", "i")}
 """binary operators, by the plain form of each"""
 AWAITED = frozenset({"__anext__", "__aenter__", "__aexit__"})
+ASKED = AWAITED | {
+    f"__{name}__"
+    for name in (
+        *("len", "iter", "next", "reversed", "bool", "str", "repr", "format", "bytes", "hash", "int", "float"),
+        *("complex", "index", "round", "abs", "neg", "pos", "invert", "getitem", "setitem", "delitem", "missing"),
+        *("trunc", "floor", "ceil", "enter", "exit", "aiter", "call", "await"),
+    )
+}
+"""what an object is asked for whatever the problem says: none of it takes a value of the tests and calls it right"""
 BASES: dict[str, Any] = {
     each.__name__: each
     for each in (int, float, complex, str, bytes, tuple, frozenset, bool, range, object, type, type(None))
@@ -210,7 +219,7 @@ def mirrored(described: dict[str, Any], objects: dict[int, Any]) -> RemoteType:
     if not any(issubclass(each, Remote) for each in bases):
         bases.insert(0, Remote)
     space: dict[str, Any] = {"__slots__": (), "__module__": module, "__doc__": Forward("__doc__")}
-    space |= {each: Forward(each) for each in described["names"]}
+    space |= {each: Forward(each) for each in described["names"] if not _is_special(each)}
     space |= {each: _special(each) for each in described["special"] if _offered(each)}
     if described["unhashable"] and LINK[0].operators.asked("__eq__"):
         space["__hash__"] = None
@@ -243,7 +252,7 @@ def _library_exception(module: str, name: str) -> type | None:
 def _offered(name: str) -> bool:
     """Operators that nobody asks for are not there, so that no object agrees with a test by itself."""
     if name not in COMPARING and name not in ARITHMETIC:
-        return True
+        return name in ASKED
     return LINK[0].operators.asked(name) is not False
 
 
