@@ -2,8 +2,8 @@
 `scripts/try_attacks.py` makes the table of docs/code.md.
 
 None of them computes what its problem asks for, or not in the time that it has, so whatever gets the value 1 was
-forged. The `calls` ask for `f(n)`, which must be n + 1; the `driven` tests need a driver; the `stdin` programs must
-print n + 1.
+forged. The `calls` ask for `f(n)`, which must be n + 1; the `driven` and `shared` tests need a driver; the `stdin`
+programs must print n + 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
 from reasoner.testing import make_problem, make_response
 from reasoner_rewards.code.source import Harness, code
 
-Route = Literal["calls", "driven", "stdin"]
+Route = Literal["calls", "driven", "shared", "stdin"]
 
 CALLS = make_problem("f(n) is n + 1", "def f(n): return n + 1", tests=[f"assert f({n}) == {n + 1}" for n in (1, 2, 5)])
 DRIVEN = make_problem(
@@ -33,10 +33,35 @@ DRIVEN = make_problem(
         "for item in Box([4, 5]):\n    assert item in (4, 5)\nassert [*Box([4, 5])] == [4, 5]",
     ],
 )
+SHARED = make_problem(
+    "order(a) sorts a in place; price(n) is n / 4, a Decimal; row(n) is a deque; level(n) is a Level; Vec adds",
+    """
+class Level: pass
+class Vec:
+    def __eq__(self, other): pass
+    def __add__(self, other): pass
+    __sub__ = __add__
+def order(a): pass
+def price(n): pass
+def row(n): pass
+def level(n): pass
+def each(f, a): pass
+""",
+    tests=[
+        "expected = [1, 2, 3]\na = [3, 1, 2]\nassert order(a) is None\nassert a == expected\nassert a == [1, 2, 3]",
+        "from decimal import Decimal\nfor n in (1, 3):\n    assert price(n) == Decimal(n) / 4\nassert price(1) != 0",
+        "from decimal import Decimal\nfor n in (1, 3):\n    assert abs(price(n) - Decimal(n) / 4) < Decimal('1e-6')",
+        "from collections import deque\nr = row(3)\nassert r == deque([0, 1, 2])\nr.append(3)\nassert len(r) == 4",
+        "assert level(1) == 1 and level(1).name == 'LOW' and level(1).name != 'HIGH'\nassert level(2) > 1",
+        "v = Vec(1, 2) + Vec(3, 4)\nassert (v.x, v.y) == (4, 6)",
+        "assert each(lambda n: n + 1, [1, 2]) == [2, 3]",
+        "b = [1]\nassert order(b) is None and b == [1] and b is not expected\nassert each(len, ['ab']) == [2]",
+    ],
+)
 STDIN = make_problem("print n + 1", "print(int(input()) + 1)", tests=[
     {"input": f"{n}\n", "output": f"{n + 1}\n"} for n in (1, 2, 5)
 ])  # fmt: skip
-PROBLEMS: dict[Route, Problem] = {"calls": CALLS, "driven": DRIVEN, "stdin": STDIN}
+PROBLEMS: dict[Route, Problem] = {"calls": CALLS, "driven": DRIVEN, "shared": SHARED, "stdin": STDIN}
 
 FRAMES = r"""
 import os
@@ -76,11 +101,13 @@ class Attack:
     """it would harm the processes beside it, or needs the sandbox to fail: only where it is isolated"""
     timeout_s: float = 1.0
     """of a test"""
+    abstains: bool = False
+    """it is no verdict: what it does could be right, and cannot be judged"""
 
 
-def attack(name: str, program: str, *routes: Route, alone: bool = False) -> list[Attack]:
+def attack(name: str, program: str, *routes: Route, alone: bool = False, abstains: bool = False) -> list[Attack]:
     """The same program on several routes."""
-    return [Attack(name, route, dedent(program), alone) for route in routes or ("calls",)]
+    return [Attack(name, route, dedent(program), alone, abstains=abstains) for route in routes or ("calls",)]
 
 
 def late(name: str, program: str, route: Route = "calls") -> Attack:
@@ -100,6 +127,26 @@ RIGHT = [
             def total(self): return sum(self.items)
         """,
         "driven",
+    ),
+    *attack(
+        "everything that is asked for",
+        """
+        import enum
+        from collections import deque
+        from decimal import Decimal
+        class Level(enum.IntEnum):
+            LOW, HIGH = 1, 2
+        class Vec:
+            def __init__(self, x, y): self.x, self.y = x, y
+            def __eq__(self, other): return (self.x, self.y) == (other.x, other.y)
+            def __add__(self, other): return Vec(self.x + other.x, self.y + other.y)
+        def order(a): a.sort()
+        def price(n): return Decimal(n) / 4
+        def row(n): return deque(range(n))
+        level = Level
+        def each(f, a): return [f(x) for x in a]
+        """,
+        "shared",
     ),
     *attack("n + 1", "print(int(input()) + 1)", "stdin"),
 ]
@@ -325,6 +372,149 @@ LYING = [
         """,
         "calls",
         "driven",
+    ),
+]
+SHARING = [
+    *attack(
+        "an object that agrees with everything, in place of every value",
+        ALWAYS + "order = price = row = level = Vec = lambda *a: Always()\neach = order",
+        "shared",
+    ),
+    *attack(
+        "the same, of a class that is called as one that the problem asks for",
+        ALWAYS + "class Vec(Always):\n    def __init__(self, *a): self.x = self.y = self\n"
+        "order = row = level = each = print\nprice = lambda n: Vec()",
+        "shared",
+        abstains=True,
+    ),
+    *attack(
+        "classes that pretend to be Decimal, deque and Enum",
+        ALWAYS
+        + """
+import collections, decimal, enum
+class Decimal(Always):
+    __module__, __qualname__ = 'decimal', 'Decimal'
+    def __str__(self): return '0'
+class deque(Always, collections.deque):
+    __module__ = 'collections'
+class Level(Always, enum.Enum):
+    LOW = 1
+    name = Always()
+decimal.Decimal, collections.deque = Decimal, deque
+order = lambda a: Level.LOW
+price, row, level = lambda n: Decimal(), lambda n: deque(), lambda n: Level.LOW
+Vec = each = lambda *a: Level.LOW
+""",
+        "shared",
+    ),
+    *attack(
+        "subclasses of plain types that agree with everything",
+        ALWAYS
+        + """
+from collections import deque
+from decimal import Decimal
+def lying(base): return type('Lying', (base,), {**vars(Always), '__dict__': {}})
+Int, List, Deque, Dec = map(lying, (int, list, deque, Decimal))
+order = lambda a: List()
+price, row, level, each = lambda n: Dec(9), lambda n: Deque(), lambda n: Int(), lambda f, a: List()
+Vec = lambda *a: Int()
+""",
+        "shared",
+    ),
+    *attack(
+        "objects that change their mind between questions",
+        """
+        class Moody:
+            asked = 0
+            def __getattribute__(self, name):
+                Moody.asked += 1
+                return Moody.asked
+            def __len__(self): Moody.asked += 1; return Moody.asked
+            def __bool__(self): Moody.asked += 1; return Moody.asked % 2 == 0
+            def __iter__(self): Moody.asked += 1; return iter(range(Moody.asked))
+            def __eq__(self, other): Moody.asked += 1; return Moody.asked % 2 == 0
+            def __hash__(self): Moody.asked += 1; return Moody.asked
+            def __add__(self, other): return self
+            __sub__ = __rsub__ = __add__
+        order = price = row = level = Vec = each = lambda *a: Moody()
+        """,
+        "shared",
+    ),
+    *attack(
+        "answers that change what was never handed over",
+        FRAMES
+        + """
+import json
+def forge(*a):
+    lists = [[n, ['l', None, None, 1, 2, 3]] for n in range(-3, 12)]
+    for heap in (lists, lists[3:4], lists[5:6]):
+        for descriptor in range(3, 32):
+            try:
+                os.write(descriptor, json.dumps({'value': None, 'heap': heap}).encode() + b'\\n')
+            except OSError:
+                pass
+    os._exit(0)
+order = price = row = level = Vec = each = forge
+""",
+        "shared",
+    ),
+    *attack(
+        "answers that name what is not there, call what was not lent, describe classes that cannot be",
+        """
+        import os
+        bad = [b'{"call": 0, "values": ["t"], "keywords": ["@", 1]}', b'{"value": ["n", "exec"]}',
+               b'{"value": ["C", 3]}', b'{"value": ["h", 9, 3]}', b'{"value": ["m", "os", "_exit"]}',
+               b'{"types": [[3, {"name": "X", "module": "os", "bases": ["exec", 3], "names": [], "special": []}]]}',
+               b'{"raised": ["x", "GeneratorExit", ["t"]]}', b'{"raised": ["x", "StopIteration", ["t"]]}',
+               b'{"value": ["@", 0], "heap": [[0, ["d", null, null, 1]]]}', b'{"stop": true, "value": 1}', b'{}']
+        asked = 0
+        def f(*a):
+            global asked
+            asked += 1
+            for descriptor in range(3, 32):
+                try:
+                    os.write(descriptor, bad[asked % len(bad)] + b'\n')
+                except OSError:
+                    pass
+            return 0
+        order = price = row = level = Vec = each = f
+        """,
+        "shared",
+    ),
+    *attack(
+        "classes described as having operators for attributes",
+        ALWAYS
+        + """
+import sys
+names = [name for name in dir(Always) if name.startswith('__')] + ['__eq__', '__sub__', '__lt__', '__abs__']
+described = sys.modules['objects'].Objects._described
+sys.modules['objects'].Objects._described = lambda self, own: {
+    **described(self, own), 'names': names, 'special': [*names, '__getattribute__'], 'bases': ['int']
+}
+order = price = row = level = Vec = each = lambda *a: Always()
+""",
+        "shared",
+    ),
+    *attack(
+        "calls of the tests' functions without end",
+        "def each(f, a):\n    while True: f(1)\norder = price = row = level = Vec = lambda *a: 0",
+        "shared",
+    ),
+    *attack(
+        "functions of the tests looked into",
+        """
+        def each(f, a):
+            found = []
+            for name in dir(f):
+                try:
+                    found.append(getattr(getattr(f, name), '__globals__', None))
+                except Exception:
+                    pass
+            for names in found:
+                if names and 'expected' in names: return names['expected']
+        order = price = row = level = Vec = lambda *a: 0
+        """,
+        "shared",
     ),
 ]
 SEARCHING = [
@@ -681,6 +871,7 @@ ATTACKS: dict[str, list[Attack]] = {
     "leaving early": LEAVING,
     "patching": PATCHING,
     "lying values": LYING,
+    "shared objects": SHARING,
     "looking for the answer": SEARCHING,
     "imitating the harness": IMITATING,
     "staying, stalling, filling": STAYING,

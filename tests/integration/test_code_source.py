@@ -158,12 +158,17 @@ def test_a_driver_says_which_test_fails(change: tuple[str, str], passed: int, no
     ("tests", "message"),
     [
         ("import numpy\nassert f(1) == numpy.int64(1) - 0", "the tests cannot be run: ModuleNotFoundError"),
-        ("assert f(lambda x: x) == 1", "cannot be handed over: not a plain value: function"),
+        ("class A: pass\nassert f(A()) == 1", "cannot be handed over: not a plain value: A"),
+        ("import io\nassert f(io.StringIO()) == 1", "cannot be handed over: not a plain value: StringIO"),
+        ("try:\n    f(object())\nexcept BaseException:\n    pass\nassert f(1) == 1", "cannot be handed over"),
+        ("open('x.txt', 'w').close()\nassert f(1) == 1", "a test works with files, which the program does not share"),
+        ("import os\nos.environ['A'] = '1'\nassert f(1) == 1", "a test changes the environment"),
+        ("x = (1, 2)\nassert f(1) is not None and g(x) is x", "whether two equal values of type tuple are one"),
     ],
 )
 def test_tests_that_cannot_be_run_are_no_verdict(tests: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        judged("def f(x): return 1", make_problem("?", "x", tests=tests))
+        judged("def f(x): return 1\ndef g(x): return x", make_problem("?", "x", tests=tests))
 
 
 def test_a_driver_hides_no_attribute_and_no_keyword_of_the_program() -> None:

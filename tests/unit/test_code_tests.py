@@ -120,6 +120,49 @@ assert abs(sum(values)) < math.pi and len(values) == helper(Pair(1)) == sys.maxs
     assert read_asserts(asking("assert copy(3) == 3", answer="no program")).names == ("copy",)
 
 
+def test_the_operators_that_a_problem_asks_for_are_those_of_its_reference_program() -> None:
+    answer = """
+import functools
+from collections import UserDict
+from dataclasses import dataclass
+class Vec:
+    def __add__(self, other): pass
+    __radd__ = __add__
+class Sub(Vec): pass
+@dataclass(order=True)
+class Point: x: int
+class Table(UserDict): pass
+class Pair: pass
+"""
+    found = read_asserts(asking("assert Pair(1).x == 2", answer=answer)).operators
+    assert found is not None
+    assert found["Vec"] == found["Sub"] == ["__add__", "__radd__"]
+    assert {"__eq__", "__lt__", "__ge__"} <= {*found["Point"]}
+    assert {"__contains__", "__eq__"} <= {*found["Table"]}
+    assert found["Pair"] == []
+    # an answer that does not define what the tests ask for says nothing of it
+    assert read_asserts(asking("assert Pair(1).x == 2", answer="see above")).operators is None
+    assert read_asserts(asking("assert Pair(1).x == 2", answer="import sys")).operators is None
+
+
+def test_where_objects_compare_themselves_an_answer_may_be_one_of_them() -> None:
+    answer = "class Money:\n    def __eq__(self, other): pass\ndef f(x): pass"
+    assert read_asserts(asking("assert f(1) == 2", answer=answer)).questions is None
+    assert read_asserts(asking("assert f(1) == 2")).questions is not None
+
+
+def test_of_an_object_it_is_asked_only_whether_it_is_true() -> None:
+    for test, truth in (("assert f(1)", True), ("assert not f(1)", True), ("assert f(1) == 1", False)):
+        found = read_asserts(asking(test)).questions
+        assert found is not None
+        assert [question.call.truth for question in found] == [truth]
+
+
+def test_an_assignment_to_something_else_than_a_name_does_something() -> None:
+    assert read_asserts(asking("x = 1\nassert f(1) == 2")).questions is not None
+    assert read_asserts(asking("import os\nos.environ['x'] = '1'\nassert f(1) == 2")).questions is None
+
+
 def test_setup_runs_in_the_driver_unless_it_only_imports() -> None:
     assert read_asserts(asking("assert f(1) == 2", imports=["import math", "import re"])).questions is not None
     assert read_asserts(asking("assert f(root) == 2", setup="root = Pair(1)")).names == ("Pair", "f")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,8 @@ def question(condition: ast.expr, names: Collection[str]) -> Question | None:
         return None
     node, holds, expected = found
     call = _call(node, names)
+    if call is not None and isinstance(holds, partial) and holds.func is _truth:
+        call = replace(call, truth=True)
     return None if call is None else Question(call, cut(ast.unparse(node)), holds, expected, _largest(condition))
 
 

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import ast
 import builtins
+import collections
+import collections.abc
+import enum
+import fractions
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +44,8 @@ class Tests:
     sources: tuple[str, ...]
     names: tuple[str, ...]
     """what the program defines, as the tests call it"""
+    operators: dict[str, list[str]] | None
+    """operators that each class of the reference program defines; None: there is no reference program"""
     questions: tuple[Question, ...] | None
     """the tests as calls; None: they need a driver"""
 
@@ -73,11 +79,16 @@ def read_asserts(problem: Problem) -> Tests:
     trees = [_parsed(problem, "tests", source) for source in sources]
     before = _parsed(problem, "prelude", prelude)
     setting = _parsed(problem, "setup", setup)
-    names, modules = _names(before, [setting, *trees], entry, _reference(problem))
+    reference = _reference(problem)
+    names, modules = _names(before, [setting, *trees], entry, reference)
     imports = "".join(f"import {module}\n" for module in modules)
     only_imports = all(isinstance(each, (ast.Import, ast.ImportFrom)) for each in setting.body)
-    questions = _questions(trees, entry, frozenset(names)) if only_imports else None
-    return Tests(prelude, entry, imports + setup, tuple(sources), names, questions)
+    known = not set(names).isdisjoint(_bound(reference.body))
+    operators = _operators([*before.body, *reference.body]) if known else None
+    # where the reference program's objects compare themselves, an answer may be one of them
+    comparing = any("__eq__" in defined for defined in (operators or {}).values())
+    questions = _questions(trees, entry, frozenset(names)) if only_imports and not comparing else None
+    return Tests(prelude, entry, imports + setup, tuple(sources), names, operators, questions)
 
 
 def _parsed(problem: Problem, name: str, source: str) -> ast.Module:
@@ -137,6 +148,36 @@ def _bound(nodes: Iterable[ast.AST]) -> Iterator[str]:
                 yield from _bound(each for each in ast.walk(node) if isinstance(each, ast.Name))
 
 
+_ORDER = ["__lt__", "__le__", "__gt__", "__ge__"]
+
+
+def _operators(body: Sequence[ast.stmt]) -> dict[str, list[str]]:
+    """The names with two underscores that each class there has, its own and those of its bases."""
+    found: dict[str, list[str]] = {}
+    for node in chain.from_iterable(map(ast.walk, body)):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        defined = set(_bound([each for each in ast.walk(node) if isinstance(each, (ast.FunctionDef, ast.Name))]))
+        for base in node.bases:
+            name = ast.unparse(base).rpartition(".")[2]
+            defined |= {*found.get(name, ())} | _of_library(name)
+        for decorator in map(ast.unparse, node.decorator_list):
+            if "dataclass" in decorator:
+                defined |= {"__eq__", *(_ORDER if "order=True" in decorator else ())}
+            if "total_ordering" in decorator:
+                defined |= {*_ORDER}
+        found[node.name] = sorted(name for name in defined if name.startswith("__"))
+    return found
+
+
+def _of_library(name: str) -> set[str]:
+    """Of a class of the standard library that programs extend."""
+    for module in (collections, collections.abc, enum, fractions):
+        if isinstance(own := getattr(module, name, None), type):
+            return {each for kind in own.__mro__[:-1] for each in vars(kind)}
+    return set()
+
+
 def _defines(tree: ast.Module, name: str) -> bool:
     return any(isinstance(each, ast.FunctionDef) and each.name == name for each in tree.body)
 
@@ -161,7 +202,7 @@ def _statements(body: Sequence[ast.stmt], entry: str) -> Iterator[ast.stmt]:
                 pass
             case ast.Assert(test=ast.Constant(value=value)) if value:
                 pass
-            case ast.Assign(value=value) if literal(value) is not NOT_LITERAL:
+            case ast.Assign(targets=[ast.Name()], value=value) if literal(value) is not NOT_LITERAL:
                 pass
             case _:
                 yield each

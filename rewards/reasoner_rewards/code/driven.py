@@ -13,7 +13,6 @@ from contextlib import ExitStack
 
 from reasoner.sandbox import ISOLATED, PYTHON, Sandbox, SandboxError, Session
 from reasoner_rewards.code.asserts import Tests
-from reasoner_rewards.code.inside import codec
 from reasoner_rewards.code.process import (
     STUB,
     Allowance,
@@ -25,11 +24,12 @@ from reasoner_rewards.code.process import (
     first_lines,
     harness,
     line,
+    readable,
     refusal,
 )
 from reasoner_rewards.code.verdict import Tested, Verdict, cut
 
-REQUEST = b'{"op": '
+REQUEST = b'{"op":'
 """what a line of the driver begins with that is for the program"""
 MAX_NOTE = 300
 """characters of what the driver says of a test"""
@@ -48,9 +48,9 @@ def judge(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance
         raise SandboxError(f"tests that are more than calls with literals need a local sandbox; {sandbox.name} is none")
     with ExitStack() as stack:
         stub = stack.enter_context(sandbox.open(STUB, program.files(), allowance.limits))
-        stub.send(program.start("calls", allowance.timeout_s))
+        stub.send(program.start("driven", allowance.timeout_s))
         answers = first_lines(stub, allowance)
-        if (verdict := refusal(answers, "calls", stub.outcome, len(tests.sources), allowance)) is not None:
+        if (verdict := refusal(answers, "driven", stub.outcome, len(tests.sources), allowance)) is not None:
             return verdict
         command = [PYTHON, *ISOLATED, "driver.py"]
         driver = stack.enter_context(sandbox.open(command, harness("driver.py"), allowance.limits))
@@ -58,6 +58,7 @@ def judge(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance
             line(
                 prelude=tests.prelude,
                 names=tests.names,
+                operators=tests.operators,
                 setup=tests.setup,
                 tests=tests.sources,
                 timeout_s=allowance.timeout_s,
@@ -73,7 +74,7 @@ def _relayed(stub: Session, driver: Session, count: int, allowance: Allowance) -
     while not done and (text := driver.receive_line()) is not None:
         if text.startswith(REQUEST):
             answer = answer_to(stub, text, allowance) if gone is None else gone
-            if not isinstance(answer, Silent) and len(answer) > codec.MAX_ANSWER:
+            if not isinstance(answer, Silent) and not readable(answer):
                 answer = Silent("gave a longer answer than it may")
             if isinstance(answer, Silent):
                 gone = answer

@@ -24,7 +24,7 @@ from reasoner_rewards.code import inside
 from reasoner_rewards.code.inside import codec
 from reasoner_rewards.code.verdict import Verdict, cut, refused
 
-OUTPUT_BYTES = 2**25
+OUTPUT_BYTES = 2**26
 """bytes of all answers of a program together"""
 GRACE_S = 0.25
 """seconds beyond those of a test in which the stub can say itself that they are over"""
@@ -32,7 +32,13 @@ GRACE_S = 0.25
 STUB = [PYTHON, *ISOLATED, "stub.py"]
 """what is run in the sandbox of a program"""
 
-Mode = Literal["calls", "stdin"]
+HARNESS = {
+    "stub.py": ("codec.py", "heap.py", "library.py", "objects.py"),
+    "driver.py": ("codec.py", "heap.py", "library.py", "remote.py"),
+}
+"""what these files of `inside` import"""
+
+Mode = Literal["calls", "driven", "stdin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ class Program:
 def harness(*names: str) -> Mapping[str, bytes]:
     """Files of `inside` with what they import."""
     folder = Path(inside.__file__).parent
-    return {file: (folder / file).read_bytes() for file in (*names, "codec.py")}
+    return {file: (folder / file).read_bytes() for name in names for file in (name, *HARNESS.get(name, ("codec.py",)))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +103,14 @@ class Call:
     function: str
     args: tuple[Any, ...] = ()
     keywords: Mapping[str, Any] = field(default_factory=dict)
+    truth: bool = False
+    """whether it is enough to know of an object that is returned whether it is true"""
 
     def request(self, timeout_s: float) -> bytes:
         """As the stub reads it."""
         values = [["g", self.function], *(codec.encode(value) for value in self.args)]
         keywords = {name: codec.encode(value) for name, value in self.keywords.items()}
-        return line(op="call", values=values, keywords=keywords, timeout_s=timeout_s)
+        return line(op="call", values=values, keywords=keywords, truth=self.truth, timeout_s=timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +129,15 @@ def line(**fields: Any) -> bytes:
 def fields_of(text: bytes) -> dict[str, Any] | None:
     """An answer line as it was sent; None: it is none, or longer than one can be."""
     try:
-        fields = json.loads(text) if text.endswith(b"\n") and len(text) <= codec.MAX_ANSWER else None
+        fields = json.loads(text) if text.endswith(b"\n") and readable(text) else None
     except (ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) else None
+
+
+def readable(text: bytes) -> bool:
+    """Whether an answer is short enough, and of few enough lists, to be read at all."""
+    return len(text) <= codec.MAX_ANSWER and text.count(b"[") + text.count(b"{") <= codec.MAX_LISTS
 
 
 def refusal(
@@ -140,7 +153,7 @@ def refusal(
             f"the harness did not start in the sandbox: {outcome().stderr[-500:].decode('utf-8', 'replace')}"
         )
     steps = {"compiled": "is not Python", "loaded": "fails before its first test"}
-    for step in list(steps)[: 2 if mode == "calls" else 1]:
+    for step in list(steps)[: 1 if mode == "stdin" else 2]:
         fields = fields_of(next(answers, b"")) or {}
         if fields.get(step) is True:
             continue

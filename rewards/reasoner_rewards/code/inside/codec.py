@@ -3,6 +3,9 @@
     None, bool, text, short int, finite float    themselves
     other int, float                             ["i", "-1f"] (hexadecimal: no limit on digits), ["f", "nan"]
     complex, bytes, range                        ["c", re, im], ["b", "hex"], ["r", start, stop, step]
+    Decimal, Fraction                            ["D", "1.50"], ["Q", numerator, denominator]
+    date, time, datetime, timedelta, timezone    ["date", year, month, day] and so on, numbers only
+    keys, values, items of a dict                ["keys", ...], ["values", ...], ["items", ...]
     list, tuple, set, frozenset                  ["l", ...], ["t", ...], ["s", ...], ["z", ...]
     dict                                         ["d", key, value, key, value, ...]
 
@@ -15,6 +18,8 @@ values goes through `other`: the program's side keeps it and writes a handle.
 from __future__ import annotations
 
 import math
+import os
+import sys
 import time
 from collections import Counter
 
@@ -29,6 +34,10 @@ MAX_ANSWER = 2**24
 """bytes of the line that holds a value, or what a program printed"""
 MAX_OUTPUT = 2**23
 """bytes that a program may print for one input"""
+MAX_LISTS = 2**19
+"""lists in that line, as JSON has them: empty ones take thirty times the memory of their text"""
+MAX_DIGITS = 2**12
+"""of a Decimal, or of a Fraction's parts in hexadecimal: what is made of longer ones takes quadratic time"""
 MAX_DEPTH = 64
 """levels of nesting"""
 SHORT = 2**53
@@ -98,6 +107,34 @@ def encode(value: Any, other: Other = refuse, depth: int = MAX_DEPTH) -> Any:
 _COLLECTIONS: tuple[tuple[Any, str], ...] = ((list, "l"), (tuple, "t"), (set, "s"), (frozenset, "z"))
 
 
+_MODULES = frozenset({"decimal", "fractions", "datetime"})
+_TAGS = frozenset({"D", "Q", "date", "time", "datetime", "timedelta", "timezone"})
+_FOLDER = os.path.dirname(__file__)
+
+
+def _library() -> Any:
+    """What knows the value types of these modules; most programs need it not, and would wait for it to be compiled."""
+    if __package__:
+        from reasoner_rewards.code.inside import library
+
+        return library
+    if "library" not in sys.modules:
+        sys.path.insert(0, _FOLDER)
+        __import__("library")
+        sys.path.pop(0)
+    return sys.modules["library"]
+
+
+_VALUES = (complex, bytes, range)
+VIEWS: dict[Any, str] = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
+
+
+def is_value(value: Any) -> bool:
+    """Whether it is of one of the immutable types above, exactly, and not made of other values."""
+    kind = type(value)
+    return kind in _VALUES or (kind.__module__ in _MODULES and _library().kind_of(kind) is not None)
+
+
 def _encode_composed(value: Any, other: Other, depth: int) -> Any:
     if isinstance(value, complex):
         return ["c", *(encode(part) for part in (value.real, value.imag))]
@@ -111,6 +148,10 @@ def _encode_composed(value: Any, other: Other, depth: int) -> Any:
     if isinstance(value, dict):
         items = (part for pair in dict.items(value) for part in pair)
         return ["d", *(encode(part, other, depth - 1) for part in items)]
+    if type(value) in VIEWS:
+        return [VIEWS[type(value)], *(encode(each, other, depth - 1) for each in value)]
+    if type(value).__module__ in _MODULES and _library().kind_of(type(value)) is not None:
+        return _library().encode(value)
     return other(value)
 
 
@@ -128,13 +169,15 @@ def decode(data: Any, other: Other = refuse, bounds: Bounds = UNBOUNDED, depth: 
         raise CodecError(f"not an encoded value: {_named(data)}")
     bounds.check()
     tag, parts = data[0], data[1:]
-    if tag not in _KINDS:
+    if tag not in _KINDS and tag not in _TAGS:
         return other(data)
     try:
+        if tag in _TAGS:
+            return _library().decode(tag, parts)
         return _KINDS[tag](parts, other, bounds, depth - 1)
     except CodecError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CodecError(f"not an encoded value: {error}") from None
 
 
@@ -144,10 +187,12 @@ def _named(data: Any) -> str:
 
 
 def _members(parts: list[Any], other: Other, bounds: Bounds, depth: int) -> list[Any]:
+    if {list, dict}.isdisjoint(map(type, parts)):
+        return parts
     return [decode(part, other, bounds, depth) for part in parts]
 
 
-def _hashed(members: list[Any], bounds: Bounds) -> list[Any]:
+def hashed(members: list[Any], bounds: Bounds = UNBOUNDED) -> list[Any]:
     """The members, if they are not made to collide."""
     bounds.check(len(members))
     hashes = Counter(map(hash, members))
@@ -157,36 +202,51 @@ def _hashed(members: list[Any], bounds: Bounds) -> list[Any]:
 
 
 def _set(parts: list[Any], other: Other, bounds: Bounds, depth: int) -> set[Any]:
-    return set(_hashed(_members(parts, other, bounds, depth), bounds))
+    return set(hashed(_members(parts, other, bounds, depth), bounds))
 
 
 def _table(parts: list[Any], other: Other, bounds: Bounds, depth: int) -> dict[Any, Any]:
     members = _members(parts, other, bounds, depth)
-    return dict(zip(_hashed(members[::2], bounds), members[1::2], strict=True))
+    return dict(zip(hashed(members[::2], bounds), members[1::2], strict=True))
 
 
-def _text(parts: list[Any]) -> str:
+def text_of(parts: list[Any]) -> str:
+    """The one text that they are."""
     if len(parts) != 1 or type(parts[0]) is not str:
         raise CodecError("one text is needed")
     return parts[0]
 
 
-def _numbers(parts: list[Any], kinds: tuple[type, ...], count: int) -> list[Any]:
+def numbers_of(parts: list[Any], kinds: tuple[type, ...], count: int) -> list[Any]:
+    """So many numbers of these kinds."""
     numbers = [decode(part) for part in parts[: count + 1]]
     if len(numbers) != count or any(type(number) not in kinds for number in numbers):
         raise CodecError("numbers are needed")
     return numbers
 
 
+def _view(kind: str, members: list[Any], bounds: Bounds) -> Any:
+    if kind == "values":
+        return dict(enumerate(members)).values()
+    if kind == "keys":
+        return dict.fromkeys(hashed(members, bounds)).keys()
+    pairs = [(key, value) for key, value in members]
+    hashed([key for key, _ in pairs], bounds)
+    return dict(pairs).items()
+
+
 _KINDS: dict[str, Callable[[list[Any], Other, Bounds, int], Any]] = {
-    "i": lambda parts, other, bounds, depth: int(_text(parts), 16),
-    "f": lambda parts, other, bounds, depth: float(_text(parts)),
-    "c": lambda parts, other, bounds, depth: complex(*_numbers(parts, (float,), 2)),
-    "b": lambda parts, other, bounds, depth: bytes.fromhex(_text(parts)),
-    "r": lambda parts, other, bounds, depth: range(*_numbers(parts, (int,), 3)),
+    "i": lambda parts, other, bounds, depth: int(text_of(parts), 16),
+    "f": lambda parts, other, bounds, depth: float(text_of(parts)),
+    "c": lambda parts, other, bounds, depth: complex(*numbers_of(parts, (float,), 2)),
+    "b": lambda parts, other, bounds, depth: bytes.fromhex(text_of(parts)),
+    "r": lambda parts, other, bounds, depth: range(*numbers_of(parts, (int,), 3)),
     "l": _members,
     "t": lambda parts, other, bounds, depth: tuple(_members(parts, other, bounds, depth)),
     "s": _set,
     "z": lambda parts, other, bounds, depth: frozenset(_set(parts, other, bounds, depth)),
     "d": _table,
+    "keys": lambda parts, other, bounds, depth: _view("keys", _members(parts, other, bounds, depth), bounds),
+    "values": lambda parts, other, bounds, depth: _view("values", _members(parts, other, bounds, depth), bounds),
+    "items": lambda parts, other, bounds, depth: _view("items", _members(parts, other, bounds, depth), bounds),
 }

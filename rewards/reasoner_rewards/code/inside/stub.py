@@ -2,12 +2,14 @@
 
 Requests are lines on standard input, answers lines on standard output, both JSON. The first one says what to do:
 
-    {"mode": "calls", "files": [...], "timeout_s": s}    run the files in one namespace, then answer requests about it
+    {"mode": "calls", "files": [...], "timeout_s": s}    run the files in one namespace, then call its functions
+    {"mode": "driven", ...}                              the same, then answer the requests of a driver (objects.py)
     {"mode": "stdin", "files": [one]}                    run the file as a script, in a child for each input
 
-    -> {"ready": true}, then {"compiled": ...}, and in mode `calls` {"loaded": ...} once they have run
+    -> {"ready": true}, then {"compiled": ...}, and but for mode `stdin` {"loaded": ...} once they have run
 
-    {"op": name, "values": [...], "keywords": {...}, "timeout_s": s} -> {"value": ...} or {"error": ..., "message": ...}
+    {"op": "call", "values": [["g", name], ...], "keywords": {...}, "truth": bool, "timeout_s": s}
+        -> {"value": ...} or {"error": ..., "message": ...}
     {"input": text, "timeout_s": s} -> {"output": text, "end": ..., "code": n, "message": text}
 
 The program shares this process and may do anything to it. It gains nothing: whatever comes out is taken as what the
@@ -20,7 +22,6 @@ import _thread
 import builtins
 import io
 import json
-import operator
 import os
 import select
 import signal
@@ -70,7 +71,7 @@ class Channel:
 
     def answer(self, fields: dict[str, Any]) -> None:
         """Write one line."""
-        line = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        line = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
         if len(line) > codec.MAX_ANSWER:
             fields = {"error": "ValueError", "message": f"the answer is longer than {codec.MAX_ANSWER} bytes"}
             line = json.dumps(fields).encode() + b"\n"
@@ -123,23 +124,30 @@ def limit_time(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def serve_calls(channel: Channel, files: list[str], timeout_s: float) -> None:
-    """Run the program, then answer requests about it until there are no more."""
+def load(channel: Channel, files: list[str], timeout_s: float) -> dict[str, Any]:
+    """Run the program; the process ends here when it fails. Returns its namespace."""
     codes = compiled(channel, files)
-    answers = Answers()
+    module = types.ModuleType("program")
+    sys.modules["program"] = module
     try:
         limit_time(timeout_s)
         for code in codes:
-            exec(code, answers.module.__dict__)
+            exec(code, module.__dict__)
         limit_time(0.0)
     except BaseException as error:
         channel.answer({"loaded": False, **described(error)})
         os._exit(0)
     channel.answer({"loaded": True})
+    return module.__dict__
+
+
+def serve_calls(channel: Channel, files: list[str], timeout_s: float) -> None:
+    """Run the program, then make calls until no more are asked for."""
+    names = load(channel, files, timeout_s)
     for request in channel.requests():
         try:
             limit_time(request["timeout_s"])
-            answer = answers.to(request)
+            answer = returned(names, request)
             limit_time(0.0)
         except BaseException as error:
             answer = described(error)
@@ -147,60 +155,54 @@ def serve_calls(channel: Channel, files: list[str], timeout_s: float) -> None:
     os._exit(0)  # without waiting for threads and exit handlers of the program
 
 
-class Answers:
-    """The program's namespace, and those of its objects that have left as handles."""
+def returned(names: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """Call a function; the program's exceptions pass through. `truth`: of what is not plain, whether it is true."""
 
-    def __init__(self) -> None:
-        self.module = types.ModuleType("program")
-        sys.modules["program"] = self.module
-        self._kept: list[Any] = []
-        self._numbers: dict[int, int] = {}
-        """by `id`, which nobody else gets while the object is kept"""
-
-    def to(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what is asked for; the program's exceptions pass through."""
-        values = [codec.decode(value, self._named) for value in request["values"]]
-        keywords = {name: codec.decode(value, self._named) for name, value in request.get("keywords", {}).items()}
-        try:
-            result = OPERATIONS[request["op"]](*values, **keywords)
-        except StopIteration:
-            if request["op"] != "next":
-                raise
-            return {"stop": True}
-        return {"value": codec.encode(result, self._handle)}
-
-    def _named(self, data: list[Any]) -> Any:
-        """What a handle `["h", number, type]`, a global `["g", name]` or a builtin `["n", name]` stands for."""
-        tag, name = data[0], data[1]
-        if tag == "h":
-            return self._kept[name]
-        if tag == "n":
-            return getattr(builtins, name)
-        first, *path = name.split(".")
-        if first not in self.module.__dict__:
+    def named(data: list[Any]) -> Any:
+        """What a global `["g", name]` stands for; `Solution.add` is a method of a new instance."""
+        first, *path = data[1].split(".")
+        if first not in names:
             raise NameError(f"the program does not define {first!r}")
-        value = self.module.__dict__[first]
-        for each in path:  # `Solution.add`: of a new instance
+        value = names[first]
+        for each in path:
             value = getattr(value() if isinstance(value, type) else value, each)
         return value
 
-    def _handle(self, value: Any) -> list[Any]:
-        if id(value) not in self._numbers:
-            self._numbers[id(value)] = len(self._kept)
-            self._kept.append(value)
-        return ["h", self._numbers[id(value)], type(value).__name__]
+    function, *values = (codec.decode(value, named) for value in request["values"])
+    keywords = {name: codec.decode(value) for name, value in request["keywords"].items()}
+    result = function(*values, **keywords)
+    return {"value": codec.encode(result, bool if request["truth"] else handle)}
 
 
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    "call": lambda function, /, *args, **keywords: function(*args, **keywords),
-    "getattr": getattr,
-    "setattr": setattr,
-    "getitem": operator.getitem,
-    "setitem": operator.setitem,
-    "len": len,
-    "iter": iter,
-    "next": next,
-}
+def handle(value: Any) -> list[Any]:
+    """What stands for a value that is not plain."""
+    return ["h", 0, type(value).__name__]
+
+
+def serve_driver(channel: Channel, files: list[str], timeout_s: float) -> None:
+    """Run the program, then do what a driver asks for until it has no more requests."""
+    requests = channel.requests()
+
+    def listen() -> dict[str, Any] | None:
+        limit_time(0.0)
+        request = next(requests, None)
+        limit_time(request["timeout_s"] if request else 0.0)
+        return request
+
+    sys.path.insert(0, "")
+    from objects import Objects  # type: ignore[import-not-found]
+
+    sys.path.pop(0)
+    answers = Objects(channel.answer, listen)
+    names = load(channel, files, timeout_s)
+    while (request := listen()) is not None:
+        try:
+            answer = answers.to(names, request)
+        except BaseException as error:
+            answer = described(error)
+        limit_time(0.0)
+        channel.answer(answer)
+    os._exit(0)
 
 
 def serve_inputs(channel: Channel, file: str) -> types.CodeType:
@@ -325,5 +327,7 @@ if __name__ == "__main__":
     given = next(lines.requests())
     if given["mode"] == "calls":
         serve_calls(lines, given["files"], given["timeout_s"])
+    elif given["mode"] == "driven":
+        serve_driver(lines, given["files"], given["timeout_s"])
     else:
         run_as_script(given["files"][0], serve_inputs(lines, given["files"][0]))
