@@ -127,6 +127,14 @@ def test_cases_are_read_with_their_fields_and_refused_with_their_line(tmp_path: 
         load_cases(tmp_path / "none.jsonl")
 
 
+def test_cases_are_read_as_training_data_is(tmp_path: Path) -> None:
+    """With a byte order mark, and with characters that end lines elsewhere than in JSON lines."""
+    path = tmp_path / "cases.jsonl"
+    line = '{"reference": "1", "response": "a\u2028b\u0085c", "expected": 1.0}'
+    path.write_text(f"\ufeff{line}\r\n{line}\n", encoding="utf-8", newline="")
+    assert [case.response.text for case in load_cases(path)] == ["a\u2028b\u0085c"] * 2
+
+
 def test_problems_with_one_id_are_told_apart() -> None:
     problem = make_problem("?", "1")
     judge = Judge(lambda _, response: Score(float(response.text)))
