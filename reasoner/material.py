@@ -27,7 +27,7 @@ from reasoner.plan import describe_offline, describe_plan
 from reasoner.problem_checks import check_sample
 from reasoner.prompts import render
 from reasoner.records import Problem, Prompt, ScoredGroup
-from reasoner.references import read_references
+from reasoner.references import describe_references
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
 from reasoner.safe_text import printable
@@ -113,7 +113,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         for source in SOURCES
         if training and source != "online" and config.gro.reads(source)
     }
-    facts |= _readings(config, manager, [*splits.train, *splits.eval])
+    facts |= describe_references(config.rewards, plugins.reward_sources(manager), [*splits.train, *splits.eval])
     facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
     facts |= {"hub": said_offline()} if said_offline() else {}
     held_out, train = prompts(splits.eval), prompts(splits.train)
@@ -142,13 +142,6 @@ def _problem_checks(config: Config, manager: pluggy.PluginManager, problems: Seq
         for reward in config.rewards
     }
     return {f"problems of {source}": words for source, words in said.items() if words}
-
-
-def _readings(config: Config, manager: pluggy.PluginManager, problems: Sequence[Problem]) -> dict[str, str]:
-    """How the reward sources that say so read the references."""
-    sources = plugins.reward_sources(manager)
-    found = {reward.source: read_references(sources[reward.source], problems) for reward in config.rewards}
-    return {f"references of {source}": str(readings) for source, readings in found.items() if readings and problems}
 
 
 def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:

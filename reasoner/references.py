@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from reasoner.config import RewardConfig
 from reasoner.errors import UserError
 from reasoner.records import Problem
 from reasoner.rewards_api import TEXT_ONLY, RewardSource
@@ -33,12 +34,20 @@ class Readings:
 
     def __str__(self) -> str:
         of_all = "" if self.looked_at == self.problems else f" (the first {self.looked_at} of {self.problems})"
-        parts = [f"{count} {kind}" for kind, count in self.kinds.most_common() if kind != TEXT_ONLY]
+        parts = [f"{kind} {count}" for kind, count in self.kinds.most_common() if kind != TEXT_ONLY]
         if self.text_only:
-            parts.append(f"{len(self.text_only)} compared as text only: {_named(self.text_only)}")
+            parts.append(f"text only {len(self.text_only)} ({_named(self.text_only)})")
         if self.broken:
-            parts.append(f"{len(self.broken)} that cannot be compared with: {_named([id_ for id_, _ in self.broken])}")
+            parts.append(f"not to be compared with {len(self.broken)} ({_named([id_ for id_, _ in self.broken])})")
         return ", ".join(parts) + of_all
+
+
+def describe_references(
+    rewards: Sequence[RewardConfig], sources: Mapping[str, RewardSource], problems: Sequence[Problem]
+) -> dict[str, str]:
+    """How the reward sources that say so read the references: facts of a run's plan."""
+    found = {reward.source: read_references(sources[reward.source], problems) for reward in rewards}
+    return {f"references of {source}": str(readings) for source, readings in found.items() if readings and problems}
 
 
 def read_references(source: RewardSource, problems: Sequence[Problem], budget_s: float = BUDGET_S) -> Readings | None:

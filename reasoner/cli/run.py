@@ -29,6 +29,7 @@ from reasoner.plan import describe_plan
 from reasoner.preflight import ready
 from reasoner.processes import guard_processes, interruptible
 from reasoner.ranks import Ranks, launched
+from reasoner.references import describe_references
 from reasoner.refusals import refuse_impossible
 from reasoner.runs.changes import load_resumed
 from reasoner.runs.find import find_run
@@ -185,11 +186,13 @@ def _plan(resolved: Resolved, hostfile: Path | None) -> Mapping[str, str]:
     config = resolved.config
     config.check_trains()
     splits, engine, device = Splits((), (), ()), "", resolve_device(config.model.device)
+    read: dict[str, str] = {}
     if config.online:
-        generators = hooks.generators(hooks.build_manager(config.plugins))
-        splits = load_splits(config.data, config.prompt, generators, config.run.seed)
+        manager = hooks.build_manager(config.plugins)
+        splits = load_splits(config.data, config.prompt, hooks.generators(manager), config.run.seed)
         engine = choose_engine(config.sampling)
-    facts = describe_plan(resolved, splits, device, engine)
+        read = describe_references(config.rewards, hooks.reward_sources(manager), [*splits.train, *splits.eval])
+    facts = {**describe_plan(resolved, splits, device, engine), **read}
     estimate = find_estimate(config, this_machine(device), engine)
     nodes = len(read_hostfile(hostfile)) if hostfile else slurm_node(os.environ).count
     refuse_impossible(estimate, nodes)

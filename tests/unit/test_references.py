@@ -47,9 +47,7 @@ def test_what_is_compared_as_text_only_and_what_is_broken_is_counted_and_named()
     readings = read_references(math, problems("72", "#### ", "f'", "73", "g'", "h'", "i'"))
     assert readings is not None
     assert (readings.text_only, [id_ for id_, _ in readings.broken]) == (("p:2", "p:4", "p:5", "p:6"), ["p:1"])
-    assert str(readings) == (
-        "2 number, 4 compared as text only: p:2, p:4, p:5 and 1 more, 1 that cannot be compared with: p:1"
-    )
+    assert str(readings) == "number 2, text only 4 (p:2, p:4, p:5 and 1 more), not to be compared with 1 (p:1)"
 
 
 def test_a_budget_that_is_used_up_is_said() -> None:
