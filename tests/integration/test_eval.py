@@ -241,8 +241,9 @@ def test_two_processes_do_not_go_on_at_once(cli: Cli, killed: Path) -> None:
 def test_what_has_changed_since_is_not_mixed_in(cli: Cli, folder: Path, killed: Path, file: str, message: str) -> None:
     before = (folder / file).read_bytes()
     try:
-        other = bytes([before[-1] ^ 1])  # of as many bytes: a file of weights that is cut off is refused as such
-        (folder / file).write_bytes(before.replace(b"+ 1?", b"+ 2?") if b"+ 1?" in before else before[:-1] + other)
+        longer = before.replace(b"+ 1?", b"+ 2?") if b"+ 1?" in before else before + b"\n"
+        weights = before[:-1] + bytes([before[-1] ^ 1])  # of as many bytes: others are refused as cut off
+        (folder / file).write_bytes(weights if file.endswith(".safetensors") else longer)
         refused = cli("--resume", killed)
     finally:
         (folder / file).write_bytes(before)
