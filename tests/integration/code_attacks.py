@@ -55,7 +55,8 @@ def each(f, a): pass
         "assert level(1) == 1 and level(1).name == 'LOW' and level(1).name != 'HIGH'\nassert level(2) > 1",
         "v = Vec(1, 2) + Vec(3, 4)\nassert (v.x, v.y) == (4, 6)",
         "assert each(lambda n: n + 1, [1, 2]) == [2, 3]",
-        "expected, b = [2], [1]\nassert order(b) is None and b == [1] and b is not expected\nassert each(len, ['ab']) == [2]",
+        "expected, b = [2], [1]\nassert order(b) is None and b == [1] and b is not expected\n"
+        "assert each(len, ['ab']) == [2]",
     ],
 )
 STDIN = make_problem("print n + 1", "print(int(input()) + 1)", tests=[
