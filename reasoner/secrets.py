@@ -203,9 +203,14 @@ def without_secrets(settings: Mapping[str, Any], environment: Mapping[str, str] 
 def _values(environment: Mapping[str, str]) -> list[str]:
     """Values of secret environment variables, and passwords in addresses, the longest first: one may be a part of
     another."""
+    return _secret_values(tuple(environment.items()), frozenset(_named_variables))
+
+
+@lru_cache(maxsize=4)  # looked for in every score, and the environment hardly ever changes
+def _secret_values(environment: tuple[tuple[str, str], ...], named: frozenset[str]) -> list[str]:
     found = set()
-    for name, value in environment.items():
-        if name in _named_variables or (_VARIABLE.search(name) and not _PLACE.search(name)):
+    for name, value in environment:
+        if name in named or (_VARIABLE.search(name) and not _PLACE.search(name)):
             found.add(value)
         elif address := _ADDRESS.match(value):
             found.add(address[1])
