@@ -19,7 +19,6 @@ import builtins
 import importlib.util
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -270,12 +269,7 @@ def watched(pid: int, report: int, timeout_s: float) -> tuple[bytes, int | str]:
             end = "exit"
         elif time.monotonic() > deadline:
             end = "timeout"
-    for kill in (os.killpg, os.kill):  # it may not lead a group yet
-        try:
-            kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = stub.ended(pid)
     return bytes(said), "timeout" if end == "timeout" else code
 
 

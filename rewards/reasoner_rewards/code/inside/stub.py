@@ -262,12 +262,7 @@ class Streams:
                 end = "exit"
             elif time.monotonic() > deadline:
                 end = "timeout"
-        for kill in (os.killpg, os.kill):  # it may not lead a group yet
-            try:
-                kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = ended(pid)
         for pipe in (self._output, self._errors):
             os.close(pipe)
         return {
@@ -290,6 +285,16 @@ def read(open_: dict[int, bytearray], patience_s: float) -> bool:
         if not data:
             del open_[pipe]
     return bool(ready)
+
+
+def ended(pid: int) -> int:
+    """End a child with its group; its exit status, a signal's below 0."""
+    for kill in (os.killpg, os.kill):  # it may not lead a group yet
+        try:
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def run_as_script(file: str, code: types.CodeType) -> None:
