@@ -478,6 +478,8 @@ class EvaluationConfig(Model):
     """tokens per response; None: as in sampling"""
     correct: str
     """the reward source whose value decides whether a response is correct"""
+    threshold: float = 1.0
+    """value of that source from which on a response is correct: 0.8 for a judge that rarely gives full marks"""
 
     @model_validator(mode="after")
     def _greedy_once(self) -> Self:

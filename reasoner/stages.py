@@ -20,7 +20,7 @@ from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
 from reasoner.data import Stream
 from reasoner.deadline import Deadline
-from reasoner.evaluation import Evaluation, Scorer, evaluate, evaluation_params
+from reasoner.evaluation import Criterion, Evaluation, Scorer, evaluate, evaluation_params
 from reasoner.fresh import Drawer, Fresh
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
@@ -70,8 +70,9 @@ class Evaluator:
         config = self.config.required_evaluation
         params = evaluation_params(self.config)
         progress = partial(self.view.stage, "evaluation")
+        criterion = Criterion.of(self.config)
         evaluation, groups = evaluate(
-            self.sampler, self.scorer, self.held_out, params, config.samples, config.correct, progress
+            self.sampler, self.scorer, self.held_out, params, config.samples, criterion, progress
         )
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
@@ -371,7 +372,7 @@ class Stages:
         self.view.finished(
             Summary(
                 task=self.config.task,
-                correct=self.config.evaluation.correct if self.config.evaluation else "",
+                correct=str(Criterion.of(self.config)) if self.config.evaluation else "",
                 history=self.history,
                 warnings=self.watch.given,
                 evaluations=(before, after) if before and after else None,

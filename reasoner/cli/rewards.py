@@ -111,10 +111,13 @@ def score_references(
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
 ) -> None:
-    """Score every reference answer of a task's data as a response: all must get 1.0.
+    """Score every reference answer of a task's data as a response: all must be correct.
+
+    Correct is 1.0, or evaluation.threshold for the source that decides. A source may say that it does not apply to a
+    problem, but not to all of them.
 
     A source that can try whether it judges a problem as it should (`code`: as plain Python does) tries all of them.
-    The exit code is 1 when an answer does not get 1.0, or a problem cannot be judged. Without --task, a task whose data
+    The exit code is 1 when an answer is not correct, or a problem cannot be judged. Without --task, a task whose data
     is not there is said and left out.
 
     Example: reasoner rewards test math --task math-gsm8k --profile laptop
@@ -136,8 +139,9 @@ def score_references(
         reward = _reward_of(config, name, given)
         console.print(Text(f"{name} on {config.task}{f', profile {config.profile}' if config.profile else ''}"))
         with _service(reward, config.scoring, config.plugins) as scorer, counting() as count:
-            result = self_test(scorer, problems, count)
-        _print_self_test(console, result, len(problems))
+            result = self_test(scorer, problems, count, least := _least(config, name))
+        _print_self_test(console, result, len(problems), least)
+        rejected += not any(result.scored.values()) and not result.bare
         if readings := read_references(hooks.reward_sources(manager)[name], problems, budget_s=math.inf):
             console.print(Text(f"references: {readings}"))
         rejected += len(result.rejected)
@@ -319,13 +323,22 @@ def _reward_of(config: Config, name: str, given: str | None) -> RewardConfig:
     return RewardConfig(source=name, options={**own.options, **parse_options(given)}, timeout_s=own.timeout_s)
 
 
-def _print_self_test(console: Console, result: SelfTest, problems: int) -> None:
+def _least(config: Config, name: str) -> float:
+    """The value from which on a response is correct by the source."""
+    evaluation = config.evaluation
+    return evaluation.threshold if evaluation is not None and evaluation.correct == name else 1.0
+
+
+def _print_self_test(console: Console, result: SelfTest, problems: int, least: float) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_row("problems", str(problems))
+    if result.inapplicable:
+        table.add_row("not applicable", f"{result.inapplicable} of {problems}")
+    value = "1.0" if least == 1.0 else f"{least:g} or more"
     for form, count in result.scored.items():
         wrong = sum(each.form == form for each in result.rejected)
         bare = f" ({result.bare} bare answers are scored as below only)" if form == "as given" and result.bare else ""
-        table.add_row(form, f"{count - wrong} of {count} get 1.0{bare}")
+        table.add_row(form, f"{count - wrong} of {count} get {value}{bare}")
     console.print(table)
     for each in result.rejected[:MOST]:
         note = f": {each.note}" if each.note else ""

@@ -7,7 +7,7 @@ from functools import partial
 
 from reasoner.evals.folder import EvaluationFolder
 from reasoner.evals.parts import Part
-from reasoner.evaluation import Evaluation, counted, evaluation_params, in_order, summarise
+from reasoner.evaluation import Criterion, Evaluation, counted, evaluation_params, in_order, summarise
 from reasoner.handover import SavedModel, hand_over
 from reasoner.opening import watching
 from reasoner.records import ScoredGroup
@@ -37,7 +37,7 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
             for part in together:
                 with folder.start(part) as run, watching(part.material, run, view, tracked=False) as events:
                     groups = _sample_and_score(part, sampler, folder, view)
-                    evaluation = summarise(groups, part.samples, part.config.required_evaluation.correct)
+                    evaluation = summarise(groups, part.samples, Criterion.of(part.config))
                     folder.finish(part, run, groups, evaluation)
                     view.message(_in_short(part, evaluation))
                     events.emit("evaluation_finished", step=0, evaluation=evaluation)

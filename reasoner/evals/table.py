@@ -25,7 +25,7 @@ def print_results(console: Console, folder: Path, results: Sequence[Result]) -> 
         console.print(Text(f"\n{_heading(task, of_task)}", style="bold"))
         console.print(_figures(of_task, names) if len(of_task) > 1 else _every_figure(of_task[0].evaluation))
         if compared := comparisons(of_task):
-            console.print(Text("\npaired by problem; shares in points", style="bold"))
+            console.print(Text(f"\npaired by problem; shares in points{_judged(of_task, compared)}", style="bold"))
             console.print(_differences(compared, names))
     console.print()
     for letter, path in {result.letter: result.config.model.path for result in results}.items():
@@ -37,6 +37,15 @@ def _heading(task: str, results: Sequence[Result]) -> str:
     params = evaluation_params(results[0].config)
     how = "greedy" if params.temperature == 0.0 else f"temperature {params.temperature:g}"
     return f"{task}: {size(results[0].evaluation)}, {how}"
+
+
+def _judged(results: Sequence[Result], compared: Sequence[Comparison]) -> str:
+    """Over how many problems correctness is compared, where these are not all; empty otherwise."""
+    all_of_them = results[0].evaluation.problems
+    found = {each.problems for pair in compared for each in pair.differences if each.name.startswith("avg@")}
+    if found <= {all_of_them}:
+        return ""
+    return f"; correctness over {' and '.join(map(str, sorted(found)))} of {all_of_them} problems, judged on both sides"
 
 
 def _table() -> Table:
@@ -52,14 +61,18 @@ def _every_figure(evaluation: Evaluation) -> Table:
 
 def _figures(results: Sequence[Result], names: Sequence[str]) -> Table:
     table = _table()
+    judged = any(result.evaluation.judged < result.evaluation.problems for result in results)
     abstained = any(result.evaluation.abstained for result in results)
     table.add_column("")
     for name in names:
         table.add_column(f"{name} [95% interval]" if name == names[0] else name, justify="right")
+    if judged:
+        table.add_column("judged", justify="right")
     if abstained:
         table.add_column("abstained", justify="right")
     for result in results:
         cells = [_cell(result.evaluation.find(name), with_interval=name == names[0]) for name in names]
+        cells += [str(result.evaluation.judged)] if judged else []
         table.add_row(result.letter, *cells, *([str(result.evaluation.abstained)] if abstained else []))
     return table
 

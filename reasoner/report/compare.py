@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reasoner.evaluation import Difference, Estimate, Evaluation, compare
+from reasoner.evaluation import Difference, Estimate, Evaluation, compare, why_not_comparable
 from reasoner.runs.folder import Evaluated
 from reasoner.runs.saved import SavedRun
 
@@ -71,6 +71,8 @@ def between(base: SavedRun, other: SavedRun) -> Comparison | None:
     ]
     if rows and differing:
         note = f"Their settings of {' and '.join(differing)} differ: the difference may not be the training's alone."
+    last = [run.evaluations[-1].evaluation for run in (base, other)]
+    note = " ".join(filter(None, (why_not_comparable(*last), note)))
     return Comparison(f"{other.name} against {base.name}", base.name, other.name, rows, note)
 
 

@@ -71,10 +71,11 @@ def evaluation(when: str, result: Evaluation) -> str:
 
 
 def size(result: Evaluation) -> str:
-    """How much an evaluation measured."""
+    """How much an evaluation measured, and how many problems have a verdict where not all do."""
     each = "1 response each" if result.samples == 1 else f"{result.samples} responses each"
+    judged = f" ({result.judged} of them judged)" if result.judged < result.problems else ""
     abstained = f", {result.abstained} abstained" if result.abstained else ""
-    return f"{result.problems} problems, {each}{abstained}"
+    return f"{result.problems} problems{judged}, {each}{abstained}"
 
 
 def label(name: str) -> str:

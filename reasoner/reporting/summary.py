@@ -78,7 +78,7 @@ def verdicts(
     """What a run achieved, in plain sentences.
 
     Args:
-        correct: the reward source that decides whether a response is correct.
+        correct: what makes a response correct (`Summary.correct`).
         history: the metrics of every step.
         evaluations: before and after training.
     """
@@ -104,10 +104,11 @@ def _accuracy(correct: str, after: Evaluation, differences: Sequence[Difference]
     if found is None:
         return f"Accuracy ({correct}) could not be compared: no problem has a verdict before and after."
     change = f"{100 * found.change:+.1f} points"
+    part = f" on the {found.problems} of {after.problems} problems judged" if found.problems < after.problems else ""
     bounds = "" if found.low is None or found.high is None else _bounds(found.low, found.high)
     noise = "within noise" if found.within_noise else "more than noise"
     return (
-        f"Accuracy ({correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%: "
+        f"Accuracy ({correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%{part}: "
         f"{change}{bounds}, {noise}."
     )
 

@@ -18,7 +18,7 @@ class Summary:
 
     task: str
     correct: str
-    """the reward source that decides whether a response is correct"""
+    """what makes a response correct: `math`, `judge >= 0.8`; empty: nothing was sampled"""
     history: Sequence[Mapping[str, float]]
     """the metrics of every step"""
     warnings: Sequence[Warned]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reasoner.bounded_files import SMALL_BYTES, is_there, read_object, read_text
 from reasoner.codec import first_mistake
 from reasoner.errors import DataError
+from reasoner.evaluation import Criterion
 from reasoner.parsing import parse_toml
 from reasoner.runs.folder import CONFIG, IDENTITY, Evaluated, read_evaluations, read_metrics
 from reasoner.runs.lock import is_going
@@ -80,8 +81,10 @@ class SavedRun:
 
     @property
     def correct(self) -> str:
-        """The reward source that decides whether a response is correct; empty: there is no evaluation."""
-        return str(self.config.get("evaluation", {}).get("correct", ""))
+        """What makes a response correct (`math`, `judge >= 0.8`); empty: the run samples nothing to evaluate it."""
+        evaluation = self.config.get("evaluation", {})
+        source = str(evaluation.get("correct", ""))
+        return str(Criterion(source, evaluation.get("threshold", 1.0))) if source else ""
 
     @property
     def seconds(self) -> float | None:
@@ -207,6 +210,7 @@ class _Method(BaseModel):
 
 class _Deciding(BaseModel):
     correct: str = ""
+    threshold: float = 1.0
 
 
 class _Shape(BaseModel):

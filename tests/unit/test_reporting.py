@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from reasoner.evaluation import Evaluation, summarise
+from reasoner.evaluation import Criterion, Evaluation, summarise
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 from reasoner.reporting import lines
 from reasoner.reporting.alarms import Warned
@@ -86,7 +86,7 @@ def offline(step: int) -> dict[str, float]:
 
 
 def evaluation(right: int, boxed: int, problems: int = 48) -> Evaluation:
-    return summarise([_scored(i, i < right, i < boxed) for i in range(problems)], 1, "math")
+    return summarise([_scored(i, i < right, i < boxed) for i in range(problems)], 1, Criterion("math"))
 
 
 def _scored(index: int, right: bool, boxed: bool) -> ScoredGroup:

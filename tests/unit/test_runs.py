@@ -15,7 +15,7 @@ import reasoner.runs.folder as folder_module
 from reasoner.atomic import append_line, replace_text, replacing_folder
 from reasoner.codec import read_jsonl, read_parquet
 from reasoner.errors import DataError, RunError, UserError
-from reasoner.evaluation import Evaluation, summarise
+from reasoner.evaluation import Criterion, Evaluation, summarise
 from reasoner.records import Component, Group, Message, Problem, Response, Rollout, ScoredGroup
 from reasoner.reporting.alarms import Warned
 from reasoner.runs.environment import describe, git_commit
@@ -36,7 +36,7 @@ def rollouts(step: int = 1) -> list[Rollout]:
 
 
 def evaluation() -> Evaluation:
-    return summarise([scored_group()], 2, "math")
+    return summarise([scored_group()], 2, Criterion("math"))
 
 
 def start(output: Path) -> Run:
