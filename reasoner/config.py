@@ -560,6 +560,11 @@ class Config(Model):
         return self.gro.reads("online")
 
     @property
+    def conditions(self) -> dict[str, str]:
+        """Reward source -> the one that it is `when`."""
+        return {reward.source: reward.when for reward in self.rewards if reward.when is not None}
+
+    @property
     def learner(self) -> Literal["torch", "deepspeed"]:
         """The engine that computes gradients and steps."""
         if self.learning.engine == "auto":

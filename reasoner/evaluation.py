@@ -68,12 +68,11 @@ class Criterion:
             ConfigError: `evaluation` is not set.
         """
         evaluation = config.required_evaluation
-        when = {reward.source: reward.when for reward in config.rewards}
         chain: list[str] = []
-        condition = when.get(evaluation.correct)
-        while condition is not None:
-            chain.append(condition)
-            condition = when.get(condition)
+        source = evaluation.correct
+        while source in config.conditions:
+            source = config.conditions[source]
+            chain.append(source)
         return cls(evaluation.correct, evaluation.threshold, tuple(chain))
 
     def __str__(self) -> str:

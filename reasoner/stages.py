@@ -329,7 +329,7 @@ class Stages:
     def _fresh_metrics(self, fresh: Fresh, report: UpdateReport) -> dict[str, float]:
         """Figures of everything that was sampled for the step, whether it was trained on or dropped; staleness alone is
         that of what was trained on."""
-        metrics = {**fresh.metrics, **rollout_metrics(fresh.sampled)}
+        metrics = {**fresh.metrics, **rollout_metrics(fresh.sampled, self.config.conditions)}
         metrics["tokens/sampled"] = float(fresh.tokens)
         metrics["score/seconds"] = fresh.scoring_s
         metrics["tokens_per_s/sample"] = fresh.tokens / fresh.seconds["sample"]

@@ -269,6 +269,30 @@ def failures_rise(history: History, evaluations: Evaluations = ()) -> Finding | 
     )
 
 
+def never_applies(history: History, evaluations: Evaluations = ()) -> Finding | None:
+    """A reward source has no value for any response in three steps; from the first step on where it had none for any
+    problem of the evaluation either.
+
+    A source may apply to a part of the problems, and a step may hold none of them by chance. One that never answers has
+    most likely a function that ends without `return`.
+    """
+    last = history[-SPAN:]
+    silent = []
+    for source in sources(name for metrics in last for name in metrics):
+        shares = [metrics[name] for metrics in last if (name := f"reward/{source}/not_applicable") in metrics]
+        measured = len(shares) == SPAN or any(each.samples for _, each in evaluations)
+        answered = len(shares) < SPAN and any(each.find(f"reward/{source}") for _, each in evaluations)
+        if shares and measured and not answered and all(share == 1.0 for share in shares):
+            silent.append(source)
+    if not silent:
+        return None
+    return Finding(
+        f"the reward source {' and '.join(silent)} has nothing to say about any response (not applicable)",
+        "It contributes nothing. Does its function return a value on every path? `reasoner plugins check` shows it. If "
+        "it is for another kind of problem, data.train has few of them, or none",
+    )
+
+
 Rule = Callable[[History, Evaluations], Finding | None]
 RULES: Mapping[str, Rule] = {
     "no credit": no_credit,
@@ -281,6 +305,7 @@ RULES: Mapping[str, Rule] = {
     "reward hacking": reward_without_skill,
     "sampler gap": gap_grows,
     "reward failures": failures_rise,
+    "not applicable": never_applies,
 }
 
 
