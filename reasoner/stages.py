@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from reasoner.ahead import Ahead
+from reasoner.applicability import why_nothing_is_judged, why_nothing_is_rewarded
 from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
 from reasoner.data import Stream
 from reasoner.deadline import Deadline
+from reasoner.errors import ScoringError
 from reasoner.evaluation import Criterion, Evaluation, Scorer, evaluate, evaluation_params
 from reasoner.fresh import Drawer, Fresh
 from reasoner.gro.schedules import factor
@@ -64,7 +66,8 @@ class Evaluator:
         """Sample and score the held-out problems with the sampler's weights; the result is in the run folder.
 
         Raises:
-            RunError: the sampler, the scoring service or the disk failed.
+            RunError: the sampler, the scoring service or the disk failed; or the deciding source has no value for any
+                response before training.
         """
         started = time.perf_counter()
         config = self.config.required_evaluation
@@ -74,6 +77,8 @@ class Evaluator:
         evaluation, groups = evaluate(
             self.sampler, self.scorer, self.held_out, params, config.samples, criterion, progress
         )
+        if step == 0 and (found := why_nothing_is_judged(self.config, groups)):
+            raise ScoringError(found)  # not committed: the resumed run makes this evaluation again
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
         self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
@@ -191,7 +196,8 @@ class Stages:
         """The step's groups of every source that a term reads: sampled and scored, or from a data set.
 
         Raises:
-            RunError: the hand-over, the sampler or the scoring service failed.
+            RunError: the hand-over, the sampler or the scoring service failed; or no reward source has anything to say
+                about the first responses.
         """
         seed_generators(self.config.run.seed, step)
         batches: dict[Source, Batch] = {}
@@ -201,6 +207,7 @@ class Stages:
                 self.fresh_steps += 1
                 self.fresh = fresh = self._fresh(step, timer)
                 self._tell(fresh)
+                self._check_first(fresh)
                 batches[source] = Batch(
                     fresh.groups, greedy_rewards=fresh.greedy_rewards, temperature=self.config.sampling.temperature
                 )
@@ -223,6 +230,13 @@ class Stages:
         if self.config.sampling.ahead and step < self.config.run.steps and self._reads_fresh(step + 1):
             self.ahead.begin(partial(self.drawer.draw, step + 1, greedy=self._needs_greedy(step + 1)))
         return fresh
+
+    def _check_first(self, fresh: Fresh) -> None:
+        """End a run whose first responses no reward source has anything to say about."""
+        first = not any("reward/abstained" in metrics for metrics in self.history)
+        before = self.run.evaluations.get(0)
+        if first and (found := why_nothing_is_rewarded(self.config, fresh.sampled, before)):
+            raise ScoringError(found)
 
     def _reads_fresh(self, step: int) -> bool:
         return any(each.term.source == "online" for each in self.active_terms(step))

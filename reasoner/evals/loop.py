@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from reasoner.applicability import why_nothing_is_judged
 from reasoner.evals.folder import EvaluationFolder
 from reasoner.evals.parts import Part
 from reasoner.evaluation import Criterion, Evaluation, counted, evaluation_params, in_order, summarise
@@ -39,6 +40,8 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
                     groups = _sample_and_score(part, sampler, folder, view)
                     evaluation = summarise(groups, part.samples, Criterion.of(part.config))
                     folder.finish(part, run, groups, evaluation)
+                    if found := why_nothing_is_judged(part.config, groups):
+                        view.message(f"WARNING: {found}")
                     view.message(_in_short(part, evaluation))
                     events.emit("evaluation_finished", step=0, evaluation=evaluation)
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from reasoner.codec import read_parquet
-from reasoner.errors import DataError
+from reasoner.errors import DataError, ScoringError
 from reasoner.gro.presets import PRESETS
 from reasoner.handover import Gap, check_gap
 from reasoner.learning.learner import Learner
@@ -157,6 +157,45 @@ def test_a_task_with_offline_data_alone_is_enough(task: Path, tmp_path: Path, mo
     )
     _, history = run(alone)
     assert history[-1]["term/sft/loss"] < 0.7 * history[0]["term/sft/loss"]
+
+
+FORGETFUL = """
+from reasoner import hookimpl, reward
+
+
+@reward("forgets")
+def forgets(problem, response):
+    float("e" in response.text)
+
+
+@hookimpl
+def register_rewards():
+    return [forgets]
+"""
+
+
+@pytest.mark.parametrize(
+    ("correct", "weights", "evaluated"),
+    [("forgets", (0.1, 1.0), False), ("letters", (0.0, 1.0), True)],
+)
+def test_a_verifier_that_forgets_its_return_ends_the_run_before_it_learns(
+    task: Path, tmp_path: Path, correct: str, weights: tuple[float, float], evaluated: bool
+) -> None:
+    """As the source that decides, before anything is kept of the evaluation; as the only reward, in the first step."""
+    (tmp_path / "forgets.py").write_text(FORGETFUL)
+    rewards = ", ".join(
+        f"{{source = '{name}', weight = {weight}}}"
+        for name, weight in zip(("letters", "forgets"), weights, strict=True)
+    )
+    sets = ["gro.preset=grpo", f"rewards=[{rewards}]", f"evaluation.correct={correct}"]
+    resolved = load_config(task, sets=sets, plugins=[LETTERS, str(tmp_path / "forgets.py")])
+    with (
+        pytest.raises(ScoringError, match="reward source 'forgets' has nothing to say"),
+        open_stages(resolved) as stages,
+    ):
+        train(stages)
+    assert stages.history == []
+    assert [each.step for each in read_evaluations(stages.run.folder)] == ([0] if evaluated else [])
 
 
 def test_several_passes_and_mini_batches_move_the_ratio_and_count_the_optimiser_steps(task: Path, model: Path) -> None:
