@@ -108,8 +108,9 @@ class PromptConfig(Model):
 class SourceConfig(Model):
     """`[data.train]`, `[data.eval]`: exactly one of `path`, `hub`, `generator`."""
 
-    path: str | None = None
-    """local file: .jsonl, .json, .csv or .parquet"""
+    path: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """local file (.jsonl, .json, .csv, .tsv, .parquet), a pattern such as `shards/*.parquet`, or a list of them; in a
+    task or configuration file relative to that file"""
     hub: str | None = None
     """data set id on the Hugging Face hub"""
     generator: str | None = None
@@ -119,7 +120,8 @@ class SourceConfig(Model):
     split: str = "train"
     """split of a hub data set"""
     columns: dict[str, str] = Field(default_factory=dict)
-    """mapping: `question` and `answer` (and any template variable) to the names in the data"""
+    """`question` and `answer` (and any template variable) -> the field's name in the data, or a Jinja template of the
+    row such as `{{ reward_model.ground_truth }}`"""
     limit: Positive | None = None
     """rows used; None: all (generators need a number)"""
     shuffle: bool = True
@@ -144,9 +146,7 @@ class OfflineConfig(SourceConfig):
     per_step: Positive | None = None
     """rows per training step; None: learning.problems_per_step"""
     max_tokens: Positive = 1024
-    """tokens of a prompt and its longest response together"""
-    too_long: Literal["refuse", "drop"] = "refuse"
-    """what happens to longer rows; how many were dropped is said"""
+    """tokens of a prompt and its longest response together; longer rows cannot be used (`data.on_bad_row`)"""
 
 
 class DataConfig(Model):
@@ -165,6 +165,12 @@ class DataConfig(Model):
     overlap: Literal["refuse", "drop", "allow"] = "refuse"
     """training problems that are evaluation problems, but for white space, case and punctuation: the run is refused,
     they are left out (generated ones always are, unless allowed), or they stay"""
+    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """share of the problems that is held out for evaluation, in the place of `data.eval`, whatever `run.seed` is; of
+    `pairs`, `labelled` and `demos`, too"""
+    on_bad_row: Literal["refuse", "drop"] = "refuse"
+    """rows that cannot be used (an empty answer, a missing field, a prompt that is too long): the run is refused with a
+    list of them, or they are left out, and duplicates too; how many were is said"""
 
     @property
     def sources(self) -> dict[str, SourceConfig]:

@@ -47,7 +47,7 @@ def _check_sources(config: Config) -> None:
                 key
                 for key, value in (
                     ("data.train", config.data.train),
-                    ("data.eval", config.data.eval),
+                    ("data.eval (or data.holdout = 0.05)", config.data.eval or config.data.holdout),
                     ("rewards", config.rewards),
                     ("evaluation", config.evaluation),
                 )
@@ -215,6 +215,12 @@ def _check_reference(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     train, held_out = config.data.train, config.data.eval
+    offline = any((config.data.pairs, config.data.labelled, config.data.demos))
+    if config.data.holdout is not None and held_out is not None and not offline:
+        raise ValueError(
+            f"data.holdout = {config.data.holdout} has no effect beside data.eval: leave one of them out "
+            "(--set data.eval=none)"
+        )
     if train is None or held_out is None:
         return
     if train.generator is not None and train.generator == held_out.generator and train.seed == held_out.seed:

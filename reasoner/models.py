@@ -13,7 +13,7 @@ import importlib.util
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -137,6 +137,25 @@ def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
             f"the model in {folder} needs Python code that comes with it ({code}), and that code would run with all "
             "your rights. Read it; to allow it: --set model.trust_remote_code=true"
         ) from None
+
+
+def open_tokenizer_alone(path: str, trust_remote_code: bool) -> Any:
+    """The tokenizer of a model, without its weights: nothing is converted, and of a model on the hub the small files
+    are downloaded at most.
+
+    Args:
+        path: as `model.path`.
+
+    Raises:
+        UserError, MissingDependencyError: as `resolve_model` and `open_tokenizer`.
+    """
+    folder = folder_at_hand(path)
+    if folder is None and path.startswith(EMBEDDED_PREFIX):
+        return _gguf_tokenizer(embedded_gguf(path.removeprefix(EMBEDDED_PREFIX)))
+    if folder is None:
+        _check_hub_id(path)
+        folder = _hub_download(path, hub_reachable())
+    return open_tokenizer(folder, trust_remote_code)
 
 
 def describe_model(path: str) -> str:
@@ -332,13 +351,13 @@ def _convert(gguf: Path, model: Embedded, folder: Path) -> None:
         import accelerate as _accelerate  # noqa: F401  transformers needs both to read GGUF, and names neither in its error
         import gguf as _gguf  # noqa: F401
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoModelForCausalLM, GenerationConfig
     except ImportError as error:
         raise MissingDependencyError(
             f"converting the embedded model needs torch, transformers, accelerate and gguf, and {error.name} is not "
             "installed; install them with `pip install 'reasoner[laptop]'`"
         ) from error
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = _gguf_tokenizer(gguf)
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars, which would run through the live view
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     end_ids = tokenizer.convert_tokens_to_ids(list(model.end_tokens))
@@ -356,21 +375,38 @@ def _convert(gguf: Path, model: Embedded, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
+def _gguf_tokenizer(gguf: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+
+
 def _hub_folder(hub_id: str) -> Path:
+    online = hub_reachable()
+    folder = _hub_download(hub_id, online)
+    if online:  # which files hold the weights stands in the index, where there is one
+        weights = [glob.escape(name) for name in named_files(folder)]
+        _hub_download(hub_id, online, weights, revision=folder.name)  # the folder's name is the commit
+    return _checked(folder)
+
+
+def _hub_download(hub_id: str, online: bool, patterns: Sequence[str] = _HUB_FILES, revision: str | None = None) -> Path:
+    """The folder of some files of a model on the hub; offline those of the local cache.
+
+    Raises:
+        UserError: they cannot be had; it says what to pass instead.
+    """
     instead = (
         "Download it elsewhere and pass the folder, `--set model.path=FOLDER`, or take the embedded model, "
         f"`--set model.path={next(_embedded_paths())}`."
     )
-    online = hub_reachable()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, local_files_only=not online))
-        if online:  # which files hold the weights stands in the index, where there is one
-            weights = [glob.escape(name) for name in named_files(folder)]
-            snapshot_download(hub_id, revision=folder.name, allow_patterns=weights)  # the folder's name is the commit
-        return _checked(folder)
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns), local_files_only=not online)
+        )
     except LocalEntryNotFoundError as error:
         reason = "no such local folder, the Hugging Face hub cannot be reached, and it is not in the local hub cache"
         raise UserError(f"model.path = {hub_id!r}: {reason}. {instead}") from error

@@ -12,6 +12,7 @@ from reasoner.gro.terms import SOURCES, Source
 from reasoner.learning.factory import describe_learner
 from reasoner.models import describe_model
 from reasoner.offline import OfflineData
+from reasoner.rows import describe_origin
 from reasoner.settings import Resolved
 
 
@@ -40,8 +41,11 @@ def describe_plan(
         facts["engine"] = f"{engine} ({_engine_reason(asked, engine)})"
     if config.online and training and config.data.train:
         facts["training data"] = describe_source(config.data.train, len(splits.train))
-    if (config.online or not training) and config.data.eval:
-        facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
+    if config.online or not training:
+        if config.data.eval:
+            facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
+        elif config.data.holdout is not None:
+            facts["evaluation data"] = f"{len(splits.eval)} held out of the training data (data.holdout)"
         facts["rewards"] = describe_rewards(config)
     if training:
         facts["learner"] = describe_learner(config)
@@ -82,7 +86,8 @@ def _describe_term(config: TermConfig) -> str:
 def describe_offline(config: Config, source: Source, data: OfflineData) -> str:
     """Where offline responses come from, how many they are, and what was left out."""
     offline: OfflineConfig = getattr(config.data, source)
-    return " ".join([describe_source(offline, len(data.groups)) + ".", *data.notes])
+    held_out = f" and {len(data.held_out)} that are held out" if data.held_out else ""
+    return " ".join([f"{describe_source(offline, len(data.groups))}{held_out}.", *data.notes])
 
 
 def describe_checkpoints(config: RunConfig, size: int) -> str:
@@ -109,7 +114,7 @@ def describe_source(source: SourceConfig, problems: int | None = None) -> str:
     """Where problems come from, and how many they are when that is known."""
     if source.generator is not None:
         return f"{source.limit if problems is None else problems} from generator {source.generator}, seed {source.seed}"
-    origin = source.path or f"{source.hub} ({source.split})"
+    origin = describe_origin(source) if source.path else f"{source.hub} ({source.split})"
     limit = "" if source.limit is None else f" (at most {source.limit})"
     return f"{origin}{limit}" if problems is None else f"{problems} from {origin}{limit}"
 

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import jinja2
 
-from reasoner.errors import ConfigError, DataError
+from reasoner.errors import ConfigError
 from reasoner.records import Problem, Prompt
+from reasoner.row_report import RowError, RowReport
 from reasoner.templates import FailedError, Template, UnboundedError
 
 _tried: set[str] = set()
@@ -33,12 +34,19 @@ def render(
     tokenizer: ChatTokenizer,
     chat_template_kwargs: Mapping[str, Any],
     max_prompt_tokens: int,
+    report: RowReport | None = None,
+    section: str = "data.train",
 ) -> list[Prompt]:
     """Each problem's conversation through the chat template, with the generation prompt, as token ids.
 
+    Args:
+        report: collects prompts that are too long, which are left out of the result; None: they are refused here.
+        section: the configuration section of the problems' source, for messages.
+
     Raises:
         ConfigError: the tokenizer has no chat template, or the template refuses the conversation or its arguments.
-        DataError: a prompt is longer than `max_prompt_tokens`; the message names the longest and how many there are.
+        DataError: a prompt is longer than `max_prompt_tokens`; the message names the longest ones and how many there
+            are.
     """
     if not tokenizer.chat_template:
         raise ConfigError(
@@ -49,15 +57,25 @@ def render(
     if problems:
         _try_chat_template(tokenizer, chat_template_kwargs, problems)
     prompts = [Prompt(problem, _token_ids(problem, tokenizer, chat_template_kwargs)) for problem in problems]
-    too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
-    if too_long:
-        longest = max(too_long, key=lambda prompt: len(prompt.token_ids))
-        raise DataError(
-            f"{len(too_long)} of {len(prompts)} prompts are longer than sampling.max_prompt_tokens = "
-            f"{max_prompt_tokens}; the longest is problem {longest.problem.id} with {len(longest.token_ids)} tokens. "
-            "Raise the limit, or leave such problems out."
-        )
-    return prompts
+    fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= max_prompt_tokens]
+    if len(fitting) < len(prompts):
+        bad = report or RowReport()
+        too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
+        for prompt in sorted(too_long, key=lambda prompt: -len(prompt.token_ids)):  # the longest one is named
+            bad.add(section, _too_long(prompt, max_prompt_tokens))
+        if report is None:
+            bad.keep(section, len(fitting))
+            bad.settle()
+    return fitting
+
+
+def _too_long(prompt: Prompt, most: int) -> RowError:
+    limit = f"sampling.max_prompt_tokens = {most}"
+    return RowError(
+        f"problem {prompt.problem.id}",
+        f"its prompt has {len(prompt.token_ids):,} tokens, more than {limit}. Raise the limit.",
+        f"with a prompt longer than {limit}",
+    )
 
 
 def _try_chat_template(tokenizer: ChatTokenizer, kwargs: Mapping[str, Any], problems: Sequence[Problem]) -> None:

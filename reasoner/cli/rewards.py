@@ -28,7 +28,7 @@ from reasoner.cli import options
 from reasoner.cli.console import out, print_preflights, warn
 from reasoner.cli.progress import counting
 from reasoner.config import Config, RewardConfig, ScoringConfig
-from reasoner.data import load_held_out, load_problems
+from reasoner.data import HELD_OUT_SEED, ProblemLoader
 from reasoner.errors import ConfigError, DataError, UserError
 from reasoner.parsing import parse_toml
 from reasoner.preflight import preflight
@@ -38,8 +38,10 @@ from reasoner.records import Problem
 from reasoner.references import read_references
 from reasoner.reporting.format import duration, number
 from reasoner.rewards_api import RewardSource
+from reasoner.row_report import RowReport
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import load_config
+from reasoner.sources import answers_needed
 
 app = typer.Typer(help="List, show, test and measure reward sources.", no_args_is_help=True)
 
@@ -139,13 +141,16 @@ def score_references(
         reward = _reward_of(config, name, given)
         console.print(Text(f"{name} on {config.task}{f', profile {config.profile}' if config.profile else ''}"))
         with _service(reward, config.scoring, config.plugins) as scorer, counting() as count:
-            result = self_test(scorer, problems, count, least := _least(config, name))
+            answered = [problem for problem in problems if problem.answer]
+            result = self_test(scorer, answered, count, least := _least(config, name))
         _print_self_test(console, result, len(problems), least)
         rejected += not any(result.scored.values()) and not result.bare
-        if readings := read_references(hooks.reward_sources(manager)[name], problems, budget_s=math.inf):
+        if len(answered) < len(problems):
+            console.print(Text(f"without a reference answer: {len(problems) - len(answered)}"))
+        source = hooks.reward_sources(manager)[name]
+        if readings := read_references(source, answered, reward.options, budget_s=math.inf):
             console.print(Text(f"references: {readings}"))
         rejected += len(result.rejected)
-        source = hooks.reward_sources(manager)[name]
         with interruptible(), guard_processes(), counting() as count:
             checks = check_problems(source, reward.options, problems, progress=count("problems tried", len(problems)))
         if checks is not None:
@@ -306,10 +311,12 @@ def _task(task: str, profile: str | None, sets: list[str] | None, plugin: list[s
 
 def _problems(config: Config, manager: pluggy.PluginManager) -> list[Problem]:
     """The training and evaluation problems, those that are in both once."""
-    generators = hooks.generators(manager)
     found: dict[tuple[object, str], Problem] = {}
-    train = load_problems(config.data.train, config.prompt, generators, config.run.seed) if config.data.train else []
-    held_out = load_held_out(config.data.eval, config.prompt, generators) if config.data.eval else []
+    report = RowReport(config.data.on_bad_row)
+    load = ProblemLoader(config.prompt, hooks.generators(manager), report, needs_answer=answers_needed(config, manager))
+    train = load.problems(config.data.train, config.run.seed, "data.train") if config.data.train else ()
+    held_out = load.problems(config.data.eval, HELD_OUT_SEED, "data.eval") if config.data.eval else ()
+    report.settle()
     for problem in (*train, *held_out):
         found.setdefault((problem.messages, problem.answer), problem)
     if not found:

@@ -143,7 +143,7 @@ def alone(resolved: Resolved) -> Resolved:
 
 
 def _check(config: Config) -> None:
-    if config.data.eval is None:
+    if config.data.eval is None and (config.data.holdout is None or config.data.train is None):
         raise ConfigError(
             f"task {config.task!r} has nothing to evaluate on: data.eval is not set, for example --set "
             "data.eval.path=FILE."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from reasoner.reporting.tracking import check_trackers
 from reasoner.rows import check_generator
 from reasoner.scoring.compose import check_rewards
 from reasoner.secrets import why_secret
-from reasoner.settings.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, nest, overlay, reward_names
+from reasoner.settings.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, located, nest, overlay, reward_names
 from reasoner.settings.messages import explain, show_key
 from reasoner.settings.schema import Path as Key
 from reasoner.settings.write import settings_of, term_table
@@ -70,7 +70,7 @@ def load_config(
             raise ConfigError(f"{config_file} is a configuration of task {extra['task']!r}, not of {found.name!r}.")
         found, extra = TaskFile(found.name, Path(str(config_file)), str(config_file), extra), {}
     leaves = _task_leaves(found, profile)
-    for layer in (layer_of(extra, str(config_file)), layer_of_sets(sets, leaves)):
+    for layer in (_layer_of_file(extra, str(config_file), config_file), layer_of_sets(sets, leaves)):
         _refuse_identity(layer)
         leaves = overlay(leaves, layer)
     leaves = _with_plugins(leaves, plugins)
@@ -92,15 +92,22 @@ def _task_leaves(found: TaskFile, profile: str | None) -> Leaves:
                 f"--profile {profile} cannot be laid over it. Leave --profile out, or start from the task."
             )
         return layer_of(found.table, found.origin).leaves
-    task = layer_of({key: value for key, value in found.table.items() if key != "profiles"}, found.origin)
+    own = {key: value for key, value in found.table.items() if key != "profiles"}
+    task = _layer_of_file(own, found.origin, found.path)
     _refuse_identity(task)
     name, reason = _choose_profile(found, profile)
     leaves = task.leaves
     if name:
-        chosen = layer_of(found.profiles[name], f"profile {name}")
+        chosen = _layer_of_file(found.profiles[name], f"profile {name}", found.path)
         _refuse_identity(chosen)
         leaves = overlay(leaves, chosen)
     return {("task",): Leaf(found.name, "command line"), ("profile",): Leaf(name, reason), **leaves}
+
+
+def _layer_of_file(table: Mapping[str, Any], origin: str, file: str | Path | None) -> Layer:
+    """The layer of a table that a file holds; the data files and plugins that it names are relative to it."""
+    layer = layer_of(table, origin)
+    return layer if file is None else replace(layer, leaves=located(layer.leaves, str(Path(file).expanduser().parent)))
 
 
 def _choose_profile(found: TaskFile, wanted: str | None) -> tuple[str, str]:
@@ -144,7 +151,8 @@ def _with_plugins(leaves: Leaves, plugins: Sequence[str]) -> Leaves:
     configured = leaves.get(("plugins",), Leaf([], "default"))
     if not plugins or not isinstance(configured.value, list):
         return leaves
-    more = [plugin for plugin in plugins if plugin not in configured.value]
+    known = {Path(each).expanduser().resolve() for each in configured.value if isinstance(each, str)}
+    more = [plugin for plugin in plugins if Path(plugin).expanduser().resolve() not in known]
     return {**leaves, ("plugins",): Leaf([*configured.value, *more], "--plugin")} if more else leaves
 
 

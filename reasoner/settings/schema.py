@@ -54,6 +54,20 @@ def is_text(path: Path) -> bool:
     return any(option is str for option in _options(annotation_at(path)))
 
 
+def is_list(path: Path) -> bool:
+    """Whether the key at `path` takes a list."""
+    return any(get_origin(_bare(option)) is list for option in _options(annotation_at(path)))
+
+
+def is_one_value(path: Path) -> bool:
+    """Whether the key at `path` takes a table whose keys are the user's and belong together: `columns`, `options`."""
+    bare = _bare(annotation_at(path))
+    if get_origin(bare) is not dict:
+        return False
+    value = get_args(bare)[1]
+    return get_origin(value) is not dict and not (isinstance(value, type) and issubclass(value, BaseModel))
+
+
 def choices_of(path: Path) -> list[str]:
     """The values that the key at `path` allows, when they are a fixed set of names."""
     annotation = _bare(annotation_at(path))

@@ -276,11 +276,11 @@ data.train.hub data.train.generator data.train.options data.train.split data.tra
 data.train.shuffle data.train.seed data.eval.path data.eval.hub data.eval.generator data.eval.options data.eval.split
 data.eval.columns data.eval.limit data.eval.shuffle data.eval.seed data.pairs.path data.pairs.hub data.pairs.generator
 data.pairs.options data.pairs.split data.pairs.columns data.pairs.limit data.pairs.shuffle data.pairs.seed
-data.pairs.per_step data.pairs.max_tokens data.pairs.too_long data.labelled.path data.labelled.hub
+data.pairs.per_step data.pairs.max_tokens data.labelled.path data.labelled.hub
 data.labelled.generator data.labelled.options data.labelled.split data.labelled.columns data.labelled.limit
-data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.labelled.too_long
+data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.holdout data.on_bad_row
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
-data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens data.demos.too_long
+data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
