@@ -475,15 +475,15 @@ class EvaluationConfig(Model):
     """`[evaluation]`: before, during and after training."""
 
     every: Annotated[int, Field(ge=0)] = 0
-    """steps between evaluations; 0: only before and after"""
+    """steps between evaluations, on `data.eval` and on what is held out of offline data; 0: only before and after"""
     samples: Positive = 1
     """responses per problem (the k of avg@k, pass@k, maj@k)"""
     temperature: Annotated[float, AfterValidator(_temperature)] = 0.0
     """0: greedy; otherwise from 0.01 to 2"""
     max_tokens: Positive | None = None
     """tokens per response; None: as in sampling"""
-    correct: str
-    """the reward source whose value decides whether a response is correct"""
+    correct: str = ""
+    """the reward source whose value decides whether a response is correct; needed where responses are sampled"""
     threshold: float = 1.0
     """value of that source from which on a response is correct: 0.8 for a judge that rarely gives full marks"""
 
@@ -562,8 +562,15 @@ class Config(Model):
 
     @property
     def online(self) -> bool:
-        """Whether some term reads fresh groups; otherwise there is no sampler and no scoring."""
+        """Whether some term reads fresh groups."""
         return self.gro.reads("online")
+
+    @property
+    def has_sampler(self) -> bool:
+        """Whether a training samples and scores: for terms that read fresh groups, or for its evaluations alone, where
+        there are problems in `data.eval`, rewards, and one that decides."""
+        decides = self.evaluation is not None and self.evaluation.correct != ""
+        return self.online or (self.data.eval is not None and bool(self.rewards) and decides)
 
     @property
     def conditions(self) -> dict[str, str]:
@@ -587,9 +594,9 @@ class Config(Model):
         """`evaluation`, where the command needs it.
 
         Raises:
-            ConfigError: it is not set.
+            ConfigError: it is not set, or does not say what is correct.
         """
-        if self.evaluation is None:
+        if self.evaluation is None or not self.evaluation.correct:
             raise ConfigError("evaluation.correct is needed and not set: the reward source that decides.")
         return self.evaluation
 

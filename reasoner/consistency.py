@@ -35,8 +35,26 @@ def _check_rewards(config: Config) -> None:
         raise ValueError(f"rewards: each source may appear once, got {names}")
     if found := mistake_of_conditions(config.rewards):
         raise ValueError(found)
-    if config.evaluation is not None and config.evaluation.correct not in names:
+    if config.evaluation is not None and config.evaluation.correct not in ("", *names):
         raise ValueError(f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: {names}")
+
+
+def _check_evaluation(config: Config) -> None:
+    """There is something to evaluate on, and what decides where responses are sampled."""
+    evaluation = config.evaluation
+    if evaluation is None:
+        return
+    samples = config.online or not config.gro.terms or (config.data.eval is not None and bool(config.rewards))
+    if samples and not evaluation.correct:
+        raise ValueError(
+            "evaluation.correct is needed and not set: the reward source that decides whether a response is correct, "
+            f"one of {', '.join(reward.source for reward in config.rewards) or 'the rewards, which are not set either'}"
+        )
+    if evaluation.every and config.gro.terms and not config.has_sampler and config.data.holdout is None:
+        raise ValueError(
+            f"evaluation.every = {evaluation.every} has nothing to evaluate on: hold out a share of the rows, "
+            "data.holdout = 0.05, or set data.eval, rewards and evaluation.correct to have responses sampled"
+        )
 
 
 def _check_sources(config: Config) -> None:
@@ -233,6 +251,7 @@ def _check_data(config: Config) -> None:
 CHECKS = (
     _check_rewards,
     _check_sources,
+    _check_evaluation,
     _check_groups,
     _check_refills,
     _check_ahead,

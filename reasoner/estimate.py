@@ -223,7 +223,7 @@ class Estimate:
     @property
     def described_handover(self) -> str:
         """How the weights would get into the sampler; empty: there is none, or the machine is not this one."""
-        if not self.config.online or self.machine.planned:
+        if not self.config.has_sampler or self.machine.planned:
             return ""
         size = published_bytes(self.config, self.model, self.engine, self.machine.device)
         return describe_handover(size, self.config.sampling.weights_folder)

@@ -35,7 +35,7 @@ from reasoner.records import Component, Group, Prompt, SamplingParams, ScoredGro
 from reasoner.sampling.base import Sampler
 from reasoner.seeds import derive_seed
 
-Unit = Literal["share", "tokens", "reward"]
+Unit = Literal["share", "tokens", "reward", "nats", "number"]
 Verdict = Literal["correct", "wrong", "not applicable", "failed"]
 VERDICT = ("avg@", "pass@", "maj@", "parsable")
 """how the names of the figures begin that are over the problems that were judged"""
@@ -136,6 +136,22 @@ class Evaluation:
     """the deciding source; empty: not known, or nothing was sampled"""
     threshold: float = 1.0
     """its value from which on a response is correct"""
+    rows: int = 0
+    """held-out rows of offline data that the learner measured (`reasoner.held_out`)"""
+
+    @property
+    def quality(self) -> tuple[float, float, float]:
+        """What the checkpoints of a run are compared by: accuracy, then mean reward, then held-out loss, the lower the
+        better."""
+        figures = (self.accuracy, self.find("reward"))
+        accuracy, reward = (-math.inf if figure is None else figure.value for figure in figures)
+        losses = [estimate.value for estimate in self.estimates if is_loss(estimate.name)]
+        return accuracy, reward, -sum(losses) if losses else -math.inf
+
+    @property
+    def held_out(self) -> tuple[Estimate, ...]:
+        """The figures of held-out rows."""
+        return tuple(estimate for estimate in self.estimates if is_held_out(estimate.name))
 
     @property
     def judged(self) -> int:
@@ -177,6 +193,16 @@ class Difference:
     def within_noise(self) -> bool:
         """Whether the interval holds 0, or there is none."""
         return self.low is None or self.high is None or self.low <= 0.0 <= self.high
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a figure is one of held-out rows: named as the metric of a term."""
+    return name.startswith("term/")
+
+
+def is_loss(name: str) -> bool:
+    """Whether a figure is the better the lower it is."""
+    return is_held_out(name) and name.endswith("/loss")
 
 
 def evaluate(

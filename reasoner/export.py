@@ -140,7 +140,8 @@ The system prompt, the template of the question and the worked examples that it 
 
 def _evaluation(run: SavedRun) -> Iterator[str]:
     if comparison := before_and_after(run):
-        yield f"On {size(run.evaluations[-1].evaluation)}; correct by `{run.correct}`."
+        last = run.evaluations[-1].evaluation
+        yield f"On {size(last)}{f'; correct by `{run.correct}`' if last.samples else ''}."
         yield comparison_text(comparison)
         yield ABOUT_EVALUATION
     elif run.evaluations:

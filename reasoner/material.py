@@ -90,7 +90,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     report = RowReport(config.data.on_bad_row)
     read = read_sources(config, manager, report, training=training)
     device = resolve_device(config.model.device)
-    engine = choose_engine(config.sampling) if config.online or not training else ""
+    engine = choose_engine(config.sampling) if config.has_sampler or not training else ""
     facts = describe_plan(resolved, read.splits, device, engine, training=training)
     checks: dict[str, str] | None = None
     if folder_at_hand(config.model.path) is None:  # before a model is downloaded or converted, which takes longer

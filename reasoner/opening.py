@@ -19,6 +19,8 @@ from reasoner.curriculum import Curriculum
 from reasoner.errors import ConfigError, OutOfTimeError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
+from reasoner.gro.terms import Term
+from reasoner.held_out import HeldOut
 from reasoner.launch import error_folder, report_folder
 from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.critic import TorchCritic
@@ -77,11 +79,13 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
         ahead = stack.enter_context(Ahead())
-        evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
+        evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
         learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
         base.view.message(f"learner: {learner.description}")
         algorithms = plugins.algorithms(base.manager)
+        terms = {name: algorithms.bind(term.term) for name, term in config.gro.terms.items()}
+        reference = _reference(base, learner)
         stages = Stages(
             config=config,
             device=base.device,
@@ -89,11 +93,12 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             view=base.view,
             events=base.events,
             ranks=ranks,
-            terms={name: algorithms.bind(term.term) for name, term in config.gro.terms.items()},
+            terms=terms,
             learner=learner,
-            reference=_reference(base, learner),
+            reference=reference,
             critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
+            held_out=_held_out(base, terms, learner, reference),
             drawer=_drawer(base, evaluator),
             ahead=ahead,
             offline=base.streams,
@@ -236,7 +241,7 @@ def _devices(ranks: Ranks, shared: int) -> str:
 
 def _with_handover(config: Config) -> Config:
     """With what the learner publishes chosen, where that is left open."""
-    if config.lora is None or not config.online:
+    if config.lora is None or not config.has_sampler:
         return config
     lora = config.lora.model_copy(update={"handover": "merged" if why_merged(config) else "adapter"})
     return config.model_copy(update={"lora": lora})
@@ -290,6 +295,11 @@ def _drawer(base: _Base, evaluator: Evaluator | None) -> Drawer | None:
         curriculum = Curriculum(base.problems, config.run.seed, config.curriculum.longest_rest)
     prompts = {prompt.problem.id: prompt for prompt in base.train}
     return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum)
+
+
+def _held_out(base: _Base, terms: Mapping[str, Term], learner: Policy, reference: Policy | None) -> HeldOut | None:
+    rows = {source: data.held_out for source, data in base.offline.items() if data.held_out}
+    return HeldOut(rows, terms, learner, reference, base.config.sampling.max_tokens) if rows else None
 
 
 def _reference(base: _Base, learner: Adapted) -> Policy | None:

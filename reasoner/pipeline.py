@@ -13,9 +13,9 @@ from pathlib import Path
 from reasoner.gro.terms import Source
 from reasoner.handover import check_gap, gap_limit, verify_gap
 from reasoner.measure import Timer
-from reasoner.records import Batch, Group, Mismatched
+from reasoner.records import Batch, Mismatched
 from reasoner.stages import Stages
-from reasoner.update import ActiveTerm, UpdateReport, update
+from reasoner.update import ActiveTerm, UpdateReport, mismatch, update
 
 
 def train(stages: Stages) -> Path:
@@ -82,14 +82,6 @@ def annotate(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Sourc
             batch = replace(batch, values=_frozen(stages.critic.values(groups)))
         annotated[source] = batch
     return annotated
-
-
-def mismatch(groups: Sequence[Group]) -> list[Group]:
-    """Every group's prompt with the responses of the group after it, the last one's with the first's."""
-    return [
-        replace(group, responses=following.responses)
-        for group, following in zip(groups, [*groups[1:], *groups[:1]], strict=True)
-    ]
 
 
 def learn(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> UpdateReport:

@@ -37,11 +37,11 @@ def describe_plan(
         "model": f"{describe_model(config.model.path)}, {config.model.dtype}{_own_code(config)}",
         "device": f"{device} ({_device_reason(wanted, device)})",
     }
-    if config.online or not training:
+    if config.has_sampler or not training:
         facts["engine"] = f"{engine} ({_engine_reason(asked, engine)})"
     if config.online and training and config.data.train:
         facts["training data"] = describe_source(config.data.train, len(splits.train))
-    if config.online or not training:
+    if config.has_sampler or not training:
         if config.data.eval:
             facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
         elif config.data.holdout is not None:

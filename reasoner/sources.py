@@ -96,7 +96,7 @@ def read_sources(config: Config, manager: pluggy.PluginManager, report: RowRepor
     splits = Splits((), (), ())
     if training and config.online:
         splits = load_splits(config.data, config.prompt, generators, seed, report, needs_answer=needs_answer)
-    elif not training:
+    elif not training or config.has_sampler:
         held_out = load_held_out(config.data, config.prompt, generators, report, needs_answer=needs_answer)
         splits = Splits((), held_out, ())
     offline: dict[Source, OfflineRows] = {

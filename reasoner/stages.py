@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -22,11 +22,12 @@ from reasoner.config import Config
 from reasoner.data import Stream
 from reasoner.deadline import Deadline
 from reasoner.errors import ScoringError
-from reasoner.evaluation import Criterion, Evaluation, Scorer, evaluate, evaluation_params
+from reasoner.evaluation import Criterion, Estimate, Evaluation, Scorer, evaluate, evaluation_params
 from reasoner.fresh import Drawer, Fresh
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import hand_over
+from reasoner.held_out import HeldOut
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import Learner
 from reasoner.learning.spread import Policy
@@ -62,8 +63,12 @@ class Evaluator:
     seconds: float = 0.0
     """spent in evaluations"""
 
-    def evaluate(self, step: int, when: str) -> Evaluation:
+    def evaluate(self, step: int, when: str, rows: int = 0, measured: Sequence[Estimate] = ()) -> Evaluation:
         """Sample and score the held-out problems with the sampler's weights; the result is in the run folder.
+
+        Args:
+            rows: held-out rows of offline data.
+            measured: their figures, which go with those of the responses.
 
         Raises:
             RunError: the sampler, the scoring service or the disk failed; or the deciding source has no value for any
@@ -77,6 +82,7 @@ class Evaluator:
         evaluation, groups = evaluate(
             self.sampler, self.scorer, self.held_out, params, config.samples, criterion, progress
         )
+        evaluation = replace(evaluation, rows=rows, estimates=(*evaluation.estimates, *measured))
         if step == 0 and (found := why_nothing_is_judged(self.config, groups)):
             raise ScoringError(found)  # not committed: the resumed run makes this evaluation again
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
@@ -113,7 +119,9 @@ class Stages:
     critic: TorchCritic | None
     """value model; None: no term asks for it"""
     evaluator: Evaluator | None
-    """sampler and scorer; None: no term reads fresh groups"""
+    """sampler and scorer; None: no term reads fresh groups, and no evaluation samples"""
+    held_out: HeldOut | None
+    """offline responses that are not trained on; None: there are none"""
     drawer: Drawer | None
     """samples and scores the fresh groups of a step; None: no term reads any"""
     ahead: Ahead
@@ -128,6 +136,10 @@ class Stages:
     """steps that sampled, since this start"""
     fresh: Fresh | None = None
     """of the current step; None: it reads no fresh groups"""
+    asleep: bool = False
+    """the sampler has given its memory back"""
+    held_out_s: float = 0.0
+    """seconds in measuring `held_out`"""
     told: set[str] = field(default_factory=set)
     """what was said once for all steps"""
     watch: Watch = field(default_factory=Watch)
@@ -168,11 +180,12 @@ class Stages:
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
         total_s = self.earlier_s + seconds_since_start()
-        return {"set_up_s": self.set_up_s, "total_s": total_s}
+        return {"set_up_s": self.set_up_s, "total_s": total_s, "held_out_s": self.held_out_s}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.set_up_s += state["set_up_s"]
         self.earlier_s = state["total_s"]
+        self.held_out_s = state["held_out_s"]
 
     def check_time(self) -> None:
         """Another step, or the last evaluation, is about to begin.
@@ -297,23 +310,50 @@ class Stages:
         every = self.config.evaluation.every if self.config.evaluation else 0
         when = {0: "before training", self.config.run.steps: "after training"}.get(step)
         due = when is not None or (every and step % every == 0)
-        if self.evaluator and due and step not in self.run.evaluations:
-            self.ahead.wait()
+        if not due or step in self.run.evaluations:
+            return
+        when = when or f"after step {step}"
+        self.ahead.wait()
+        measured = self._measure_held_out()
+        rows = self.held_out.count if self.held_out else 0
+        if self.evaluator:
+            self.wake_sampler()
             self.publish()
-            self.evaluator.evaluate(step, when or f"after step {step}")
+            self.evaluator.evaluate(step, when, rows, measured)
+        elif rows:
+            evaluation = Evaluation(0, 0, 0, measured, rows=rows)
+            self.run.commit_evaluation(step, evaluation, [])
+            self.view.evaluated(when, evaluation)
+            self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
+
+    def _measure_held_out(self) -> tuple[Estimate, ...]:
+        if self.held_out is None:
+            return ()
+        started = time.perf_counter()
+        with self.sampler_asleep(Timer()):
+            found = self.held_out.measure(partial(self.view.stage, "held out"))
+        self.held_out_s += time.perf_counter() - started
+        return found
 
     @contextmanager
     def sampler_asleep(self, timer: Timer) -> Iterator[None]:
-        """The sampler gives its memory back meanwhile, unless it draws ahead. Its going to sleep and waking up are a
-        part of the update's time."""
+        """The sampler gives its memory back meanwhile, unless it draws ahead; one that only evaluates until the next
+        evaluation. Its going to sleep and waking up are a part of the update's time."""
         sampler = self.evaluator.sampler if self.evaluator and not self.config.sampling.ahead else None
-        if sampler:
-            with timer("update"):
+        with timer("update"):
+            if sampler and not self.asleep:
                 sampler.sleep()
+                self.asleep = True
         yield
-        if sampler:
+        if self.config.online:
             with timer("update"):
-                sampler.wake()
+                self.wake_sampler()
+
+    def wake_sampler(self) -> None:
+        """Give the sampler its memory again."""
+        if self.evaluator and self.asleep:
+            self.evaluator.sampler.wake()
+            self.asleep = False
 
     def commit(self, step: int, report: UpdateReport, timer: Timer) -> None:
         """Measure the step, write it to the run folder and show it.
@@ -380,18 +420,18 @@ class Stages:
             commands["Train it further"] = (
                 f"reasoner run --resume {self.run.folder} --steps {2 * self.config.run.steps}"
             )
-        if self.config.evaluation is not None:
+        if self.config.has_sampler:
             compared = f"reasoner eval {complete} --model {self.config.model.path} --model {model}"
             commands = {"Compare the trained model with the initial one": compared} | commands
         self.view.finished(
             Summary(
                 task=self.config.task,
-                correct=str(Criterion.of(self.config)) if self.config.evaluation else "",
+                correct=str(Criterion.of(self.config)) if self.config.has_sampler else "",
                 history=self.history,
                 warnings=self.watch.given,
                 evaluations=(before, after) if before and after else None,
                 set_up_s=self.set_up_s,
-                evaluation_s=self.evaluator.seconds if self.evaluator else 0.0,
+                evaluation_s=self.held_out_s + (self.evaluator.seconds if self.evaluator else 0.0),
                 total_s=self.earlier_s + seconds_since_start(),
                 run_folder=self.run.folder,
                 model_folder=model,

@@ -80,12 +80,12 @@ def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> Estima
     sampling = config.sampling
     if gpu_memory is None:
         describe_learner(config)
-        engine = choose_engine(sampling) if config.online else ""
+        engine = choose_engine(sampling) if config.has_sampler else ""
         return find_estimate(config, this_machine(resolve_device(config.model.device)), engine)
     if config.model.device == "cpu":
         raise ConfigError("--gpu-memory plans for GPUs, and model.device is 'cpu': leave one of them out")
     asked = "servers" if sampling.mode == "server" else sampling.engine
-    engine = ("vllm" if asked == "auto" else asked) if config.online else ""
+    engine = ("vllm" if asked == "auto" else asked) if config.has_sampler else ""
     return find_estimate(config, planned_machine(gpu_memory, gpus), engine)
 
 

@@ -144,7 +144,7 @@ def score_references(
             answered = [problem for problem in problems if problem.answer]
             result = self_test(scorer, answered, count, least := _least(config, name))
         _print_self_test(console, result, len(problems), least)
-        rejected += not any(result.scored.values()) and not result.bare
+        rejected += bool(answered) and not any(result.scored.values()) and not result.bare
         if len(answered) < len(problems):
             console.print(Text(f"without a reference answer: {len(problems) - len(answered)}"))
         source = hooks.reward_sources(manager)[name]

@@ -193,7 +193,7 @@ def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str],
     config = resolved.config
     config.check_trains()
     device = resolve_device(config.model.device)
-    engine = choose_engine(config.sampling) if config.online else ""
+    engine = choose_engine(config.sampling) if config.has_sampler else ""
     found = rehearse(config, hooks.build_manager(config.plugins))
     facts = {**describe_plan(resolved, found.splits, device, engine), **found.facts}
     estimate = find_estimate(config, this_machine(device), engine)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reasoner.evaluation import Difference, Estimate, Evaluation, compare, why_not_comparable
+from reasoner.evaluation import Difference, Estimate, Evaluation, compare, is_loss, why_not_comparable
 from reasoner.runs.folder import Evaluated
 from reasoner.runs.saved import SavedRun
 
@@ -30,10 +30,10 @@ class Row:
 
     @property
     def tone(self) -> Tone:
-        """Beyond noise; a length is neither better nor worse."""
+        """Beyond noise; a length is neither better nor worse, and a loss the better the lower it is."""
         if self.difference.within_noise or self.difference.unit == "tokens":
             return "neutral"
-        return "better" if self.difference.change > 0 else "worse"
+        return "better" if (self.difference.change > 0) != is_loss(self.name) else "worse"
 
 
 @dataclass(frozen=True, slots=True)

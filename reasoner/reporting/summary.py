@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reasoner.evaluation import Difference, Evaluation, compare
+from reasoner.evaluation import Difference, Evaluation, compare, is_held_out
 from reasoner.reporting.alarms import Warned
 from reasoner.reporting.format import Direction, duration, interval, sparkline, thirds
-from reasoner.reporting.lines import label, size
+from reasoner.reporting.lines import figure, label, size
 from reasoner.reporting.metrics import headline
 from reasoner.reporting.view import Summary
 from reasoner.terminal import SafeConsole
@@ -84,8 +84,9 @@ def verdicts(
     """
     differences = compare(*evaluations) if evaluations else ()
     return [
-        *([_accuracy(correct, evaluations[1], differences)] if evaluations else []),
-        *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
+        *([_accuracy(correct, evaluations[1], differences)] if evaluations and evaluations[1].samples else []),
+        *_grouped("In the evaluation", ((figure(d.name), _direction(d)) for d in differences if _is_reward(d))),
+        *_grouped("On held-out rows", ((label(d.name), _direction(d)) for d in differences if is_held_out(d.name))),
         *_grouped("Over the training steps", _training(history)),
     ]
 
@@ -144,10 +145,6 @@ def _is_reward(difference: Difference) -> bool:
     return difference.name.startswith("reward")
 
 
-def _short(name: str) -> str:
-    return name.removeprefix("reward/")
-
-
 def _headline(history: Sequence[Mapping[str, float]]) -> list[str]:
     return headline(dict.fromkeys(name for metrics in history for name in metrics))
 
@@ -175,7 +172,7 @@ def _evaluation_table(
         old, new = before.find(difference.name), after.find(difference.name)
         if old is not None and new is not None:
             table.add_row(
-                _short(difference.name),
+                figure(difference.name),
                 *(interval(e.value, *((e.low, e.high) if bounds else (None, None)), e.unit) for e in (old, new)),
                 interval(difference.change, difference.low, difference.high, difference.unit, signed=True),
                 style=None if difference.within_noise else "bold",

@@ -24,7 +24,7 @@ class Summary:
     warnings: Sequence[Warned]
     """all that were given, in order"""
     evaluations: tuple[Evaluation, Evaluation] | None
-    """before and after training; None: the run read offline data only and had no sampler"""
+    """before and after training; None: the run had nothing to evaluate on"""
     set_up_s: float
     """seconds from the command to the first evaluation: imports, model, data, engines"""
     evaluation_s: float

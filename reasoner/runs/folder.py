@@ -123,7 +123,8 @@ class Run:
             RunError: the disk is full or the folder is gone.
         """
         with self._writing(f"the evaluation after step {step}"):
-            self._write_rollouts(step, f"eval-{step:06}.parquet", rollouts)
+            if rollouts:  # an evaluation on held-out offline data alone sampled none
+                self._write_rollouts(step, f"eval-{step:06}.parquet", rollouts)
             append_line(self.folder / "evaluations.jsonl", to_json(Evaluated(step, evaluation)))
         self.evaluations[step] = evaluation
 
