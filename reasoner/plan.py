@@ -47,6 +47,8 @@ def describe_plan(
         elif config.data.holdout is not None:
             facts["evaluation data"] = f"{len(splits.eval)} held out of the training data (data.holdout)"
         facts["rewards"] = describe_rewards(config)
+    elif config.data.holdout is None:
+        facts["evaluation data"] = "none: data.holdout = 0.05 would hold rows out and measure them"
     if training:
         facts["learner"] = describe_learner(config)
         facts |= describe_method(config)

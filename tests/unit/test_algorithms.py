@@ -296,6 +296,35 @@ def test_fresh_groups_need_rewards_and_evaluation_and_offline_data_does_not(tmp_
     assert (config.online, config.rewards, config.evaluation) == (False, [], None)
 
 
+def test_offline_training_samples_where_there_is_all_that_an_evaluation_needs(tmp_path: Path) -> None:
+    assert load(tmp_path, "gro.preset=dpo").config.has_sampler
+    for sets, sections in (
+        (["data.eval=none"], {}),
+        ([], {"evaluation": None}),
+        (["evaluation={every=5}", "data.eval=none", "data.holdout=0.05"], {"evaluation": None, "rewards": None}),
+        (["evaluation={every=5}", "data.holdout=0.05"], {"evaluation": None, "rewards": None, "data": OFFLINE}),
+    ):
+        config = load(tmp_path, "gro.preset=dpo", *sets, **sections).config
+        assert (config.online, config.has_sampler) == (False, False), (sets, sections)
+
+
+@pytest.mark.parametrize(
+    ("sets", "sections", "message"),
+    [
+        (["gro.preset=grpo", "evaluation={every=5}"], {"evaluation": None}, "evaluation.correct is needed and not set"),
+        (["gro.preset=dpo", "evaluation={every=5}"], {"evaluation": None}, "one of math, boxed_format"),
+        (["gro.preset=dpo", "evaluation.every=5", "data.eval=none"], {}, "data.holdout = 0.05, or set data.eval"),
+        (["evaluation={every=5}"], {"evaluation": None}, "evaluation.correct is needed and not set"),
+        (["gro.preset=dpo", "evaluation.correct=maths"], {}, "'maths' is not among the rewards"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_made_is_refused(
+    tmp_path: Path, sets: list[str], sections: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(tmp_path, *sets, **sections)
+
+
 def test_the_example_is_short_and_imports_no_torch() -> None:
     lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 30

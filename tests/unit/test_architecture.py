@@ -310,5 +310,5 @@ learning.warmup_steps learning.decay learning.betas learning.weight_decay learni
 learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.share_prompts learning.reference
 lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip handover.check_every
 handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct
-trackers
+evaluation.threshold trackers
 """

@@ -113,7 +113,7 @@ def test_the_plan_has_what_each_source_says(own: list[str], monkeypatch: pytest.
 
 
 def test_a_training_on_offline_data_alone_asks_nobody(own: list[str], tmp_path: Path) -> None:
-    sets = ["gro.preset=dpo", f"data.pairs.path={tmp_path / 'pairs.jsonl'}"]
+    sets = ["gro.preset=dpo", "data.eval=none", f"data.pairs.path={tmp_path / 'pairs.jsonl'}"]
     resolved = load_config("math-gsm8k", "laptop", own[3], sets=sets, plugins=own[1:2])
     assert ready(resolved).preflights == {}
     with pytest.raises(UserError, match="set SANDBOX"):
