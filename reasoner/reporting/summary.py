@@ -85,8 +85,8 @@ def verdicts(
     differences = compare(*evaluations) if evaluations else ()
     return [
         *([_accuracy(correct, evaluations[1], differences)] if evaluations and evaluations[1].samples else []),
-        *_grouped("In the evaluation", ((figure(d.name), _direction(d)) for d in differences if _is_reward(d))),
-        *_grouped("On held-out rows", ((label(d.name), _direction(d)) for d in differences if is_held_out(d.name))),
+        *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
+        *_grouped("On held-out rows", ((_short(d.name), _direction(d)) for d in differences if is_held_out(d.name))),
         *_grouped("Over the training steps", _training(history)),
     ]
 
@@ -145,6 +145,11 @@ def _is_reward(difference: Difference) -> bool:
     return difference.name.startswith("reward")
 
 
+def _short(name: str) -> str:
+    """A figure, under a title that says what is held out."""
+    return figure(name).removeprefix("held-out ")
+
+
 def _headline(history: Sequence[Mapping[str, float]]) -> list[str]:
     return headline(dict.fromkeys(name for metrics in history for name in metrics))
 
@@ -172,7 +177,7 @@ def _evaluation_table(
         old, new = before.find(difference.name), after.find(difference.name)
         if old is not None and new is not None:
             table.add_row(
-                figure(difference.name),
+                _short(difference.name),
                 *(interval(e.value, *((e.low, e.high) if bounds else (None, None)), e.unit) for e in (old, new)),
                 interval(difference.change, difference.low, difference.high, difference.unit, signed=True),
                 style=None if difference.within_noise else "bold",

@@ -18,14 +18,16 @@ import pytest
 from tokenizers import Tokenizer
 
 from reasoner.cli.report import leaving_report
-from reasoner.codec import read_parquet, write_parquet
+from reasoner.codec import read_parquet, to_json, write_parquet
 from reasoner.errors import DataError, RunError, UserError
+from reasoner.evaluation import Evaluation, estimate
 from reasoner.records import Rollout
 from reasoner.report.collect import collect
 from reasoner.report.compare import settings
 from reasoner.report.pieces import Pieces, load_pieces
 from reasoner.report.text import as_markdown
 from reasoner.report.write import make_report, save, write_plots
+from reasoner.runs.folder import Evaluated, read_evaluations
 from tests.made_up import HOSTILE, edit_json, made_up_run, write_tokenizer
 
 
@@ -183,6 +185,35 @@ def test_a_run_on_offline_data_is_told_by_its_terms(made: Path, tmp_path: Path) 
     assert 'id="responses"' not in page
     assert 'id="evaluation"' not in page
     assert "| dpo accuracy | 56% | 72% |" in as_markdown(collect([run]))
+
+
+def test_held_out_rows_have_tiles_a_table_and_curves(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "offline"))
+    shutil.rmtree(run / "rollouts")
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "term/dpo/loss": 0.7, "time/total": 2.0}) + "\n")
+    evaluations = []
+    for step, loss in ((0, 0.69), (1, 0.6), (2, 0.5)):
+        losses = {f"pairs:{n}": loss + 0.01 * (n % 3) for n in range(12)}
+        figures = (estimate("term/dpo/loss", "number", losses, 1),)
+        evaluations.append(to_json(Evaluated(step, Evaluation(0, 0, 0, figures, rows=12))) + "\n")
+    (run / "evaluations.jsonl").write_text("".join(evaluations))
+    report = collect([run])
+    (comparison,) = [each.comparison for each in report.runs if each.comparison]
+    assert [(row.name, row.tone) for row in comparison.rows] == [("term/dpo/loss", "better")]  # it fell
+    page = page_of(run)
+    assert "<h3>Held-out dpo loss</h3>" in page
+    assert "Evaluation: held-out dpo loss" in page
+    assert "| held-out dpo loss | 0.700 [" in as_markdown(report)
+
+
+def test_runs_that_were_judged_by_other_thresholds_are_not_compared_by_accuracy(made: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(made / "first", tmp_path / "other"))
+    lenient = [replace(each, evaluation=replace(each.evaluation, threshold=0.5)) for each in read_evaluations(other)]
+    (other / "evaluations.jsonl").write_text("".join(to_json(each) + "\n" for each in lenient))
+    (comparison,) = collect([made / "first", other]).comparisons
+    assert "What counts as correct differs (by math >= 1 and by math >= 0.5)" in comparison.note
+    assert not [row.name for row in comparison.rows if "@" in row.name]
+    assert "length" in [row.name for row in comparison.rows]
 
 
 def test_numbers_that_are_not_finite_become_gaps(made: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from reasoner.evaluation import Criterion, Evaluation, summarise
+from reasoner.evaluation import Criterion, Evaluation, estimate, summarise
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 from reasoner.reporting import lines
 from reasoner.reporting.alarms import Warned
@@ -424,6 +424,53 @@ def test_a_run_without_a_sampler_shows_its_terms_while_it_runs() -> None:
     block = "\n".join(frame(80, 7, offline))
     assert re.search(r"dpo accuracy\s+78%\s+54%\s+▁", block)
     assert "reward" not in block
+
+
+def held_out(loss: float, right: float) -> Evaluation:
+    """Of 40 pairs, with the loss of each around the mean."""
+    pairs = {f"pairs:{n}": loss + 0.002 * (n % 5) for n in range(40)}
+    accuracy = {name: float(n < 40 * right) for n, name in enumerate(pairs)}
+    figures = (
+        estimate("term/dpo/loss", "number", pairs, 1),
+        estimate("term/dpo/accuracy", "share", accuracy, 1),
+    )
+    return Evaluation(0, 0, 0, figures, rows=40)
+
+
+def test_held_out_rows_have_lines_a_summary_and_a_place_in_the_live_view() -> None:
+    before, after = held_out(0.69, 0.5), held_out(0.52, 0.9)
+    said = lines.evaluation("before training", before)
+    assert said.splitlines()[0] == "evaluation before training: 40 held-out rows"
+    assert "  held-out dpo loss    0.694 [0.693, 0.695]" in said
+    made = replace(offline_summary(), correct="", evaluations=(before, after))
+    text = as_text(made, ascii_only=False)
+    flat = " ".join(text.split())
+    assert "Accuracy" not in flat
+    assert "On held-out rows, dpo loss fell; dpo accuracy rose." in flat
+    assert "Evaluation on 40 held-out rows" in flat
+    assert re.search(r"\ndpo loss\W+0\.694 \[.*\]\W+0\.524 \[.*\]\W+0\.170 \[", text)
+    assert max(len(line) for line in text.splitlines() if "model.path" not in line) <= 80
+    console = Console(width=80, height=40, file=io.StringIO())
+    view = LiveView(console, ascii_only=False)
+    view.evaluated("before training", before)
+    view.evaluated("after step 2", after)
+    view.step(1, STEPS, offline(1), ())
+    with console.capture() as shown:
+        console.print(view.render())
+    assert re.search(r"held-out dpo loss\s+0\.524\s+0\.694", shown.get())
+    assert "eval accuracy" not in shown.get()
+
+
+def test_how_many_problems_are_judged_is_said_where_not_all_are() -> None:
+    whole = evaluation(20, 40)
+    assert lines.size(whole) == "48 problems, 1 response each"
+    scored = [_scored(n, n < 20, True) for n in range(48)]
+    inapplicable = Component("math", 1.0, None)
+    scored[24:] = [replace(each, components=((inapplicable, each.components[0][1]),)) for each in scored[24:]]
+    part = summarise(scored, 1, Criterion("math"))
+    assert lines.size(part) == "48 problems (24 of them judged), 1 response each"
+    flat = " ".join(as_text(summary(after=part), ascii_only=False).split())
+    assert "Accuracy (math, avg@1) went from 4.2% to 83.3% on the 24 of 48 problems judged: +79.2 points" in flat
 
 
 def demo() -> None:
