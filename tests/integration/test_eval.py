@@ -147,6 +147,43 @@ def test_two_models_on_two_tasks_each_loaded_once(
     assert len(events) == 4  # nothing was loaded
 
 
+PARTLY = """
+from reasoner import hookimpl, reward
+
+@reward("partly", timeout_s=5.0)
+def partly(problem, response, *, all_of_them: bool = False):
+    if int(problem.answer) % 3 == 0 and not all_of_them:
+        return 0.6
+
+@hookimpl
+def register_rewards():
+    return (partly,)
+"""
+
+
+def test_the_threshold_and_the_problems_that_the_source_applies_to_decide_the_figures(
+    cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    plugin = tmp_path / "partly.py"
+    plugin.write_text(PARTLY)
+    common = ["--plugin", plugin, "--set", "evaluation.correct=partly"]
+    rewards = ["--set", "rewards=[{source = 'partly'}]"]
+    done = cli(folder / "sums.toml", *common, *rewards, "--set", "evaluation.threshold=0.5", "--json")
+    assert done.code == 0, done.err
+    (task,) = json.loads(done.out)["tasks"]
+    (result,) = task["results"].values()
+    assert (task["problems"], task["threshold"], result["judged"]) == (PROBLEMS, 0.5, PROBLEMS // 3)
+    assert result["figures"]["avg@1"] | {"low": None, "high": None} == {
+        **{"unit": "share", "problems": PROBLEMS // 3, "value": 1.0, "low": None, "high": None},
+    }
+    assert result["figures"]["length"]["problems"] == PROBLEMS
+    silent = ["--set", "rewards=[{source = 'partly', options = {all_of_them = true}}]"]
+    done = cli(folder / "sums.toml", *common, *silent)
+    assert done.code == 0, done.err
+    assert f"{PROBLEMS} problems (0 of them judged)" in done.out
+    assert "WARNING: reward source 'partly' has nothing to say about any of the 12 responses" in done.out
+
+
 KILL = f"""
 import os, signal, sys
 from reasoner.__main__ import main
