@@ -62,11 +62,6 @@ class RowReport:
         self._policy = policy
         self._sections: dict[str, _Section] = {}
 
-    @property
-    def refuses(self) -> bool:
-        """Whether `settle` will refuse the rows that were read so far."""
-        return any(each.bad and (self._policy == "refuse" or not each.kept) for each in self._sections.values())
-
     @contextmanager
     def collecting(self, section: str) -> Iterator[None]:
         """A row that turns out to be bad inside is noted, and passed over.

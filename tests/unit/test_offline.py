@@ -16,6 +16,7 @@ from reasoner.errors import ConfigError, DataError
 from reasoner.offline import Kind, OfflineData, load_offline
 from reasoner.prompts import render
 from reasoner.records import Message, Problem, ScoredGroup
+from reasoner.row_report import RowReport
 from tests.tiny import CHAT_TEMPLATE, build_tiny_model
 
 PLAIN = PromptConfig()
@@ -127,7 +128,7 @@ def test_text_prompts_are_asked_like_the_tasks_questions_and_messages_taken_as_t
         OPENING,
     ]
     assert [texts(scored) for scored in data.groups] == [["2"], ["4"], ["It is 2."]]
-    with pytest.raises(ConfigError, match=r"does not fit .*set\.jsonl, line 1: 'level' is undefined"):
+    with pytest.raises(DataError, match=r"set\.jsonl, line 1: prompt.template does not fit: 'level' is undefined"):
         load("demos", source(tmp_path, {"prompt": "a", "completion": "b"}), tokenizer, prompt)
 
 
@@ -175,17 +176,20 @@ def test_long_rows_are_refused_or_dropped_and_equal_pairs_left_out(tmp_path: Pat
     ]
     (first, *_) = load("pairs", source(tmp_path, *rows), tokenizer).groups
     fits = len(first.group.prompt_ids) + 11  # the end token included
-    with pytest.raises(
-        DataError,
-        match=rf"2 of 4 rows are longer than data\.pairs\.max_tokens = {fits}; the longest is .*set\.jsonl, line 4 "
-        rf"with {fits + 20} tokens .*--set data\.pairs\.too_long=drop",
-    ):
-        load("pairs", source(tmp_path, *rows, max_tokens=fits), tokenizer)
-    data = load("pairs", source(tmp_path, *rows, max_tokens=fits, too_long="drop"), tokenizer)
+    long = source(tmp_path, *rows, max_tokens=fits)
+    with pytest.raises(DataError) as caught:
+        load("pairs", long, tokenizer)
+    first_line, longest, _, advice = str(caught.value).splitlines()
+    assert first_line == "data.pairs: 2 of 3 rows cannot be used."
+    assert f"line 4: prompt and longest response have {fits + 20} tokens, more than data.pairs.max_tokens" in longest
+    assert advice.endswith("--set data.on_bad_row=drop.")
+    report = RowReport("drop")
+    data = load_offline("pairs", long, PLAIN, {}, tokenizer, {}, seed=0, report=report)
     assert data.groups == (first,)
-    assert data.notes == (
-        "data.pairs: 1 of 4 rows were left out: their two responses are the same.",
-        f"data.pairs: 2 of 4 rows were left out: they are longer than max_tokens = {fits}.",
+    assert data.notes == ("data.pairs: 1 of 4 rows were left out: their two responses are the same.",)
+    (dropped,) = report.settle()
+    assert dropped.startswith(
+        f"data.pairs: 2 of 3 rows cannot be used and were left out: 2 longer than data.pairs.max_tokens = {fits} ("
     )
     with pytest.raises(DataError, match=r"no row is left to train on\. data\.pairs: 1 of 1 rows were left out: their"):
         load("pairs", source(tmp_path, rows[1]), tokenizer)

@@ -37,31 +37,31 @@ def problems(*references: str) -> list[Problem]:
     ],
 )
 def test_math_says_how_it_reads_a_reference(reference: str, kind: str) -> None:
-    readings = read_references(math, problems(reference))
+    readings = read_references(math, problems(reference), {})
     assert readings is not None
     assert dict(readings.kinds) == {kind: 1}
     assert scored(math, "\\boxed{0}", reference).parts["reads"] == kind
 
 
 def test_what_is_compared_as_text_only_and_what_is_broken_is_counted_and_named() -> None:
-    readings = read_references(math, problems("72", "#### ", "f'", "73", "g'", "h'", "i'"))
+    readings = read_references(math, problems("72", "#### ", "f'", "73", "g'", "h'", "i'"), {})
     assert readings is not None
     assert (readings.text_only, [id_ for id_, _ in readings.broken]) == (("p:2", "p:4", "p:5", "p:6"), ["p:1"])
     assert str(readings) == "number 2, text only 4 (p:2, p:4, p:5 and 1 more), not to be compared with 1 (p:1)"
 
 
 def test_a_budget_that_is_used_up_is_said() -> None:
-    readings = read_references(math, problems("72", "73"), budget_s=-1.0)
+    readings = read_references(math, problems("72", "73"), {}, budget_s=-1.0)
     assert readings is not None
     assert str(readings).endswith("(the first 0 of 2)")
 
 
 def test_a_source_that_does_not_say_is_not_asked() -> None:
-    assert read_references(boxed_format, problems("72")) is None
+    assert read_references(boxed_format, problems("72"), {}) is None
 
 
 def test_an_error_of_the_source_itself_is_not_taken_for_a_broken_reference() -> None:
-    def reads(problem: Problem) -> str:
+    def reads(problem: Problem, options: object) -> tuple[str, str]:
         raise RuntimeError("a bug")
 
     @reward("odd", reads=reads)
@@ -69,4 +69,4 @@ def test_an_error_of_the_source_itself_is_not_taken_for_a_broken_reference() -> 
         return 0.0
 
     with pytest.raises(UserError, match="'odd': reading the reference of problem p:0 failed: RuntimeError: a bug"):
-        read_references(odd, problems("72"))
+        read_references(odd, problems("72"), {})
