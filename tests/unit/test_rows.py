@@ -233,12 +233,12 @@ def test_all_bad_rows_are_named_at_once_the_first_five_and_the_others_by_kind(tm
     with pytest.raises(DataError) as caught:
         load_splits(data, PLAIN, {}, 3)
     first, *named, more, repeated, advice = str(caught.value).splitlines()
-    assert first == "data.train: 9 of 39 rows cannot be used."
+    assert first == "data.train: 9 of 40 rows cannot be used."
     assert len(named) == NAMED
     where = [line.split("x.jsonl, ")[1].split(":")[0].split(",")[0] for line in named]
     assert where == ["line 6", "line 24", "line 4", "line 8", "line 9"]  # what is malformed is known first
     assert more == "  and 4 more: 3 with an empty field 'answer', 1 whose field 'answer' is neither text nor a number"
-    assert repeated == "  1 others repeat an earlier row"
+    assert repeated == "  rows that repeat an earlier one: 1"
     assert advice == "Mend these rows, or leave them out: --set data.on_bad_row=drop."
 
 
@@ -248,11 +248,11 @@ def test_dropped_rows_are_counted_and_repeated_ones_go_too(tmp_path: Path) -> No
     gone = {3, 5, 7, 8, 11, 13, 17, 19, 23, 30}
     assert ids(splits.train) == [f"x:{n}" for n in range(40) if n not in gone]
     bad, repeated = splits.notes
-    assert bad.startswith("data.train: 9 of 39 rows cannot be used and were left out: 4 with an empty field 'answer', ")
+    assert bad.startswith("data.train: 9 of 40 rows cannot be used and were left out: 4 with an empty field 'answer', ")
     assert "(the first: " in bad
     assert repeated == (
-        f"data.train: 1 rows repeat an earlier one and were left out (the first is {tmp_path}/x.jsonl, line 31, as "
-        f"{tmp_path}/x.jsonl, line 3)."
+        f"data.train: rows that repeat an earlier one and were left out: 1 (the first is {tmp_path}/x.jsonl, line 31, "
+        f"as {tmp_path}/x.jsonl, line 3)."
     )
 
 
@@ -261,7 +261,7 @@ def test_rows_that_repeat_others_are_said_and_kept_unless_bad_rows_are_dropped(t
     data = DataConfig(train=source(jsonl(tmp_path / "x.jsonl", [*ROWS[:2], ROWS[0], near])))
     splits = load_splits(data, PLAIN, {}, 0)
     assert len(splits.train) == 4
-    assert [note.partition(" (")[0] for note in splits.notes] == ["data.train: 1 of 4 rows repeat an earlier one"]
+    assert [note.partition(" (")[0] for note in splits.notes] == ["data.train: rows that repeat an earlier one: 1"]
     dropped = load_splits(data.model_copy(update={"on_bad_row": "drop"}), PLAIN, {}, 0)
     assert ids(dropped.train) == ["x:0", "x:1", "x:3"]
 
