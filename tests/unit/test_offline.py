@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.offline import Kind, OfflineData, load_offline
+from reasoner.overlap import normal_text
 from reasoner.prompts import render
 from reasoner.records import Message, Problem, ScoredGroup
 from reasoner.row_report import RowReport
@@ -387,3 +388,60 @@ def test_the_shuffle_is_the_runs(tmp_path: Path, tokenizer: Any) -> None:
     }
     assert orders[1] != orders[2]
     assert sorted(orders[1]) == sorted(orders[2]) == sorted(f"set:{n}" for n in range(12))
+
+
+def pairs(*prompts: str) -> list[dict[str, str]]:
+    return [{"prompt": prompt, "chosen": f"a{n}", "rejected": f"b{n}"} for n, prompt in enumerate(prompts)]
+
+
+def test_a_share_of_the_prompts_is_held_out_with_all_of_their_rows(tmp_path: Path, tokenizer: Any) -> None:
+    config = source(tmp_path, *pairs(*(f"{n}?" for n in (*range(10), *range(10))), "3 ?"), shuffle=True)
+
+    def split(seed: int) -> tuple[set[str], tuple[str, ...], set[str]]:
+        data = load_offline("pairs", config, PLAIN, {}, tokenizer, {}, seed, holdout=0.2)
+        sides = [[scored.group.problem for scored in side] for side in (data.groups, data.held_out)]
+        train, held_out = ({normal_text(problem.messages[0].content) for problem in side} for side in sides)
+        assert not train & held_out
+        assert (len(train), len(held_out)) == (8, 2)
+        return {problem.id for problem in sides[0]}, tuple(problem.id for problem in sides[1]), held_out
+
+    (first, held_out, _), other = split(1), split(2)
+    assert (first, held_out) == other[:2]
+    assert len(first) + len(held_out) == 21
+    assert len(held_out) >= 4  # two rows of each prompt
+    everything = load_offline("pairs", config, PLAIN, {}, tokenizer, {}, 1)
+    assert (len(everything.groups), everything.held_out) == (21, ())
+
+
+def test_bad_rows_of_offline_data_are_named_at_once_or_left_out(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        *pairs("p", "q"),
+        {"prompt": "r", "chosen": "", "rejected": "b"},
+        {"prompt": "s", "chosen": "a<|im_end|>", "rejected": "b"},
+        {"prompt": "t", "rejected": "b"},
+        {"prompt": ["u"], "chosen": "a", "rejected": "b"},
+        {"prompt": "v" * 500, "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "chosen": "a0", "rejected": "b0"},
+    ]
+    config = source(tmp_path, *rows, max_tokens=400)
+    with pytest.raises(DataError) as caught:
+        load("pairs", config, tokenizer)
+    first, *named, repeated, _ = str(caught.value).splitlines()
+    assert first == "data.pairs: 5 of 8 rows cannot be used."
+    assert [line.split("set.jsonl, line ")[1][0] for line in named] == ["3", "5", "6", "4", "7"]
+    assert repeated == "  rows that repeat an earlier one: 1"
+    report = RowReport("drop")
+    data = load_offline("pairs", config, PLAIN, {}, tokenizer, {}, seed=0, report=report)
+    assert [scored.group.problem.id for scored in data.groups] == ["set:0", "set:1"]
+    assert [note.split(" (")[0] for note in report.settle()] == [
+        "data.pairs: 5 of 8 rows cannot be used and were left out: 1 with an empty field 'chosen', 1 without the field "
+        "'chosen', 1 with a broken message in 'prompt', 1 that the chat template does not fit, 1 longer than "
+        "data.pairs.max_tokens = 400",
+        "data.pairs: rows that repeat an earlier one and were left out: 1",
+    ]
+
+
+def test_the_limit_counts_what_is_held_out_too(tmp_path: Path, tokenizer: Any) -> None:
+    config = source(tmp_path, *pairs(*(f"{n}?" for n in range(20))), limit=10)
+    data = load_offline("pairs", config, PLAIN, {}, tokenizer, {}, seed=0, holdout=0.2)
+    assert (len(data.groups), len(data.held_out)) == (8, 2)
