@@ -177,7 +177,7 @@ def reward(
         ValueError: an argument is out of range.
         TypeError: the function does not take what it is called with.
     """
-    if name is not None and not isinstance(name, str):
+    if callable(name):
         return reward()(name)
     _check_declaration(name or "(named by its function)", timeout_s, granularity, workers, limit_memory, retries)
 
