@@ -7,7 +7,6 @@ seeds and schedules are functions of the step and of the metrics, and need no st
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +19,10 @@ from reasoner.bounded_files import LARGE_BYTES, read_json
 from reasoner.codec import read_parquet, to_json, write_parquet
 from reasoner.config import RunConfig
 from reasoner.errors import RunError
-from reasoner.evaluation import Evaluation
 from reasoner.fresh import Fresh
 from reasoner.ranks import Ranks, part_of
 from reasoner.runs.folder import Run
+from reasoner.runs.model import best_steps
 from reasoner.scoring.service import ScoringService
 
 STATE_FILE = "state.json"
@@ -225,14 +224,5 @@ class Keeper:
         self.run.keep_checkpoints({*self.run.checkpoints.steps()[-self.config.keep_last :], *self._best()})
 
     def _best(self) -> set[int]:
-        """The steps with the best evaluations; of two equal ones the later."""
-        evaluated = [step for step in self.run.evaluations if step > 0]
-        ranked = sorted(evaluated, key=lambda step: (*quality(self.run.evaluations[step]), step), reverse=True)
-        return set(ranked[: self.config.keep_best])
-
-
-def quality(evaluation: Evaluation) -> tuple[float, float]:
-    """What checkpoints are compared by: accuracy, then mean reward."""
-    figures = (evaluation.accuracy, evaluation.find("reward"))
-    accuracy, reward = (-math.inf if figure is None else figure.value for figure in figures)
-    return accuracy, reward
+        """The steps with the best evaluations."""
+        return set(best_steps(self.run.evaluations)[: self.config.keep_best])

@@ -49,11 +49,16 @@ class Comparison:
     """why the two may not be comparable; empty: nothing against it"""
 
 
-def before_and_after(run: SavedRun) -> Comparison | None:
-    """The first and the last evaluation of a run; None: there are no two."""
-    if len(run.evaluations) < 2:
+def before_and_after(run: SavedRun, until: int | None = None) -> Comparison | None:
+    """The first and the last evaluation of a run; None: there are no two.
+
+    Args:
+        until: leave out those after later steps; None: none of them.
+    """
+    evaluations = [made for made in run.evaluations if until is None or made.step <= until]
+    if len(evaluations) < 2:
         return None
-    first, last = run.evaluations[0], run.evaluations[-1]
+    first, last = evaluations[0], evaluations[-1]
     rows = _rows(first.evaluation, last.evaluation)
     return Comparison(run.name, when(run, first), when(run, last), rows)
 

@@ -12,7 +12,7 @@
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
         not-finite/         step-000010.parquet: the responses of an update that was not finite (`Suspect`)
         checkpoints/        step-000020/: what a resumed run goes on from (`reasoner.runs.checkpoints`)
-        model/              the trained model in Hugging Face format
+        model/              the trained model in Hugging Face format, and its step (`reasoner.runs.model`)
         log.txt             what the terminal showed, without colours
 
 A step is committed by its line in `metrics.jsonl`, written last and synced. Rollouts without that line are not.
@@ -40,6 +40,7 @@ from reasoner.records import Rollout, Suspect
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.environment import describe, now
 from reasoner.runs.lock import Lock
+from reasoner.runs.model import FOLDER, record_step
 from reasoner.runs.rollouts import storable_rollouts
 from reasoner.runs.starts import record_start
 from reasoner.safe_text import printable
@@ -83,7 +84,7 @@ class Run:
             started: when the run was started for the first time; empty: now.
         """
         self.folder = folder
-        self.model_folder = folder / "model"
+        self.model_folder = folder / FOLDER
         self.log_file = folder / LOG
         self.checkpoints = Checkpoints(folder)
         self.history = list(history)
@@ -164,6 +165,7 @@ class Run:
         """Yield a folder to save the trained model in; it becomes `model/` when everything is written."""
         with self._writing("the model"), replacing_folder(self.model_folder) as folder:
             yield folder
+            record_step(folder, self.steps)
 
     def keep_checkpoints(self, steps: Collection[int]) -> None:
         """Remove the checkpoints of all other steps."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from reasoner.atomic import keep_lines, remove_leftovers, replace_text
+from reasoner.atomic import keep_lines, remove_folder, remove_leftovers, replace_text
 from reasoner.bounded_files import (
     LARGE_BYTES,
     check_entries,
@@ -30,6 +30,7 @@ from reasoner.runs.environment import describe
 from reasoner.runs.folder import IDENTITY, LOG, Evaluated, Run, check_room, read_evaluations, read_metrics
 from reasoner.runs.lock import NAME as LOCK
 from reasoner.runs.lock import Lock
+from reasoner.runs.model import FOLDER, recorded_step
 from reasoner.runs.starts import FILE, moved_on, read_starts, record_start
 
 
@@ -117,6 +118,8 @@ class Place:
             remove_leftovers(self.folder / name)
         checkpoints = Checkpoints(self.folder)
         checkpoints.keep([step for step in checkpoints.steps() if step <= self.step])
+        if (recorded_step(self.folder / FOLDER) or 0) > self.step:
+            remove_folder(self.folder / FOLDER)  # of steps that are made again, on a GPU not with the same bits
         for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl"):
             keep_lines(self.folder / name, lambda line: _step_of(line) <= self.step)
         keep_lines(self.folder / FILE)

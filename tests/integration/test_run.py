@@ -18,6 +18,7 @@ from reasoner.codec import read_parquet
 from reasoner.export import export
 from reasoner.records import Rollout
 from reasoner.runs.folder import read_evaluations, read_metrics
+from reasoner.runs.model import run_model
 from reasoner.runs.saved import read_run
 from tests.tiny import build_tiny_model
 
@@ -84,7 +85,8 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
     assert "\x1b" not in done.stdout + (folder / "log.txt").read_text()
     assert str(folder / "model") in done.stdout
     assert f"Report:\n  {folder / 'report.html'}\n" in done.stdout
-    export(read_run(folder), tmp_path / "exported")
+    saved = read_run(folder)
+    export(saved, run_model(saved), tmp_path / "exported")
     AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     AutoTokenizer.from_pretrained(tmp_path / "exported")
 

@@ -230,7 +230,7 @@ def test_the_command_line_has_these_options() -> None:
         "runs compare": "--help runs",
         "runs rm": "--help --yes runs",
         "report": "--format --help --output --plots --tokens runs",
-        "export": "--help --to run",
+        "export": "--help --step --to run",
         "tasks": "--help",
         "tasks list": "--help --plugin",
         "tasks show": "--help --plugin task",
