@@ -26,7 +26,6 @@ from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.spread import Policy, SpreadPolicy
 from reasoner.material import Material, load_material
-from reasoner.measure import seconds_since_start
 from reasoner.models import resolve_device
 from reasoner.plan import describe_checkpoints
 from reasoner.plugins import Events
@@ -100,9 +99,9 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             drawer=_drawer(base, evaluator),
             ahead=ahead,
             offline=base.streams,
-            set_up_s=seconds_since_start(),
             watch=Watch(base.run.history, list(base.run.evaluations.items())),
         )
+        base.run.clock.end_set_up()
         if checkpoint:
             stages.keeper.restore(checkpoint, forget_scores=forget_scores)
         try:
