@@ -65,7 +65,7 @@ def plan(
     if gpus is not None or nodes > 1:
         arguments.append(f"run.ranks={(gpus or 1) * nodes}")
     resolved = load_config(task, profile, config, arguments, plugin or ())
-    resolved.config.check_trains()
+    resolved.config.check_trains(resolved.typed)
     estimate = _estimate(resolved, gpus or 1, gpu_memory)
     refuse_impossible(estimate, nodes)
     if json_:

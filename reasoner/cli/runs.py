@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -194,16 +195,17 @@ def _disk(folder: Path) -> dict[str, str]:
 
 def _next(run: SavedRun) -> dict[str, str]:
     """What one may want to do, by the state of the run."""
+    folder, log = quote(str(run.folder)), quote(str(run.folder / "log.txt"))
     if run.state == "running":
-        return {"Watch it": f"tail -f {run.folder / 'log.txt'}", "Look so far": f"reasoner report {run.folder}"}
-    commands = {"See everything": f"reasoner report {run.folder}"}
+        return {"Watch it": f"tail -f {log}", "Look so far": f"reasoner report {folder}"}
+    commands = {"See everything": f"reasoner report {folder}"}
     if models := model_folders(run.folder):
-        commands[f"Take the model, after step {max(models)}"] = f"reasoner export {run.folder} --to DIR"
+        commands[f"Take the model, after step {max(models)}"] = f"reasoner export {folder} --to DIR"
     elif run.trains:
-        commands["See what happened"] = f"less {run.folder / 'log.txt'}"
-        commands["Start it again"] = f"reasoner run {run.config['task']} --config {run.folder / 'config.toml'}"
+        commands["See what happened"] = f"less {log}"
+        commands["Start it again"] = f"reasoner run {quote(str(run.folder / 'config.toml'))}"
     if run.can_resume:
-        commands = {"Go on with it": f"reasoner run --resume {run.folder}"} | commands
+        commands = {"Go on with it": f"reasoner run --resume {folder}"} | commands
     return commands
 
 
