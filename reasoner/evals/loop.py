@@ -40,6 +40,7 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
                     groups = _sample_and_score(part, sampler, folder, view)
                     evaluation = summarise(groups, part.samples, Criterion.of(part.config))
                     folder.finish(part, run, groups, evaluation)
+                    run.clock.evaluation = run.clock.total
                     if found := why_nothing_is_judged(part.config, groups):
                         view.message(f"WARNING: {found}")
                     view.message(_in_short(part, evaluation))
