@@ -162,7 +162,7 @@ def rescore(
     reordered = done = 0
     failures: dict[str, int] = {}
     for batch in batches:
-        fresh = _score(batch, scorer)
+        fresh = score_in_order([scored.group for scored in batch.groups], scorer)
         done += sum(len(scored.rewards) for scored in fresh)
         progress(done)
         old_credits = new_credits = None
@@ -178,6 +178,16 @@ def rescore(
                 failures[part.source] = failures.get(part.source, 0) + 1
     groups = sum(len(batch.groups) for batch in batches)
     return Comparison(tuple(changes), groups, reordered, _components(changes), reason, failures)
+
+
+def score_in_order(groups: Sequence[Group], scorer: Scorer) -> tuple[ScoredGroup, ...]:
+    """The groups scored, in their order; each problem has one.
+
+    Raises:
+        ScoringError: a source fails too often.
+    """
+    found = {scored.group.problem.id: scored for scored in scorer.score(groups)}
+    return tuple(found[group.problem.id] for group in groups)
 
 
 def _files(path: Path) -> list[Path]:
@@ -218,11 +228,6 @@ def _group(rows: Sequence[Rollout]) -> ScoredGroup:
     first = rows[0]
     group = Group(first.problem, first.prompt_ids, tuple(row.response for row in rows))
     return ScoredGroup(group, tuple(row.components for row in rows), tuple(row.reward for row in rows))
-
-
-def _score(batch: SavedBatch, scorer: Scorer) -> tuple[ScoredGroup, ...]:
-    found = {scored.group.problem.id: scored for scored in scorer.score(old.group for old in batch.groups)}
-    return tuple(found[old.group.problem.id] for old in batch.groups)
 
 
 def _first_online(config: Config, algorithms: Algorithms) -> tuple[str, Term | None]:
