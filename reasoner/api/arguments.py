@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,21 @@ Plugin = RewardSource | str | Path
 def settings(config: Mapping[str, Any] | None) -> list[str]:
     """`{"run.steps": 3, "learning": {"decay": "linear"}}` as the `KEY=VALUE` of `--set`.
 
+    Dotted keys and nested tables mean the same. Of two values of one key the later one counts, so that
+    `{**config, "run.steps": 5}` is what it looks like.
+
     Raises:
-        ConfigError: a value that TOML cannot spell; the message names its key.
+        ConfigError: a value that TOML cannot spell, or a key below another one that has a value.
     """
     if config is not None and not isinstance(config, Mapping):
         raise ConfigError(f"config must be a table such as {{'run.steps': 3}}, got {type(config).__name__}.")
-    return [f"{key}={_spelled(key, value)}" for key, value in (config or {}).items()]
+    values: dict[str, Any] = {}
+    for key, value in _flat(config or {}, ""):
+        for other in values:
+            if key.startswith(f"{other}.") or other.startswith(f"{key}."):
+                raise ConfigError(f"config sets {other} and {key}, one inside the other; put both into one value.")
+        values[key] = value
+    return [f"{key}={_spelled(key, value)}" for key, value in values.items()]
 
 
 def check_plugins(plugins: Iterable[Plugin]) -> list[Plugin]:
@@ -42,6 +51,21 @@ def check_plugins(plugins: Iterable[Plugin]) -> list[Plugin]:
                 + (" Put @reward('a_name') over it." if callable(plugin) else "")
             )
     return found
+
+
+def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Tables whose names can stand in a dotted key are taken apart; the others are values."""
+    for name, value in table.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"config: {prefix}{name} must be text, got {type(name).__name__}.")
+        if isinstance(value, Mapping) and value and all(_is_simple(inner) for inner in value):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _is_simple(name: object) -> bool:
+    return isinstance(name, str) and bool(name) and not set(name) & set(".= \t\n")
 
 
 def _spelled(key: str, value: Any) -> str:

@@ -62,10 +62,11 @@ def call(*arguments: str, resume: str) -> Path:
         answer = _read(answers)
     if not interrupted and process.returncode == 0:
         return Path(answer["folder"])
-    error = KeyboardInterrupt() if interrupted else _error(process.returncode, answer)
-    if "folder" in answer and (interrupted or not isinstance(error, UserError)):
-        error.add_note(f"To go on: {resume.format(folder=answer['folder'])}")
-    raise error
+    error = _error(process.returncode, answer)
+    ended = KeyboardInterrupt() if interrupted else error
+    if "folder" in answer and isinstance(ended, KeyboardInterrupt | RunError | OutOfTimeError):
+        ended.add_note(f"To go on: {resume.format(folder=answer['folder'])}")
+    raise ended from (error if interrupted and "message" in answer else None)
 
 
 @contextmanager

@@ -130,8 +130,7 @@ class _Writer:
         if name not in namespace and getattr(builtins[name], "__module__", "builtins") in ("builtins", "_io"):
             return
         value = namespace[name] if name in namespace else builtins[name]
-        if isinstance(value, RewardSource):
-            value = value.function
+        function = _function_of(value)
         if isinstance(value, ModuleType):
             self._add_module(name, value, used_in)
         elif self._add_value(name, value):
@@ -140,8 +139,14 @@ class _Writer:
             module, attribute = origin
             self._add_path(sys.modules[module])
             self._imports[f"from {module} import {attribute}" + (f" as {name}" if attribute != name else "")] = None
-        elif isinstance(function := inspect.unwrap(value) if callable(value) else value, FunctionType):
-            self._add_alias(name, function, self._add_function(function, name))
+        elif function is not None:
+            text = self._add_function(function, name)
+            if is_decorated(text) and name == function.__name__:
+                return
+            if function is not value or is_decorated(text):
+                self.refuse(f"uses {name!r}, which is made of {function.__name__!r}; decorate that in the place of its def")
+            if name != function.__name__:
+                self._define_text(name, function, f"{name} = {function.__name__}")
         elif isinstance(value, type):
             self._add_class(name, value, namespace)
         else:
@@ -168,14 +173,6 @@ class _Writer:
         self._define(function.__name__, function, text, function.__globals__, bool(future))
         return text
 
-    def _add_alias(self, name: str, function: FunctionType, text: str) -> None:
-        """Another name of a function."""
-        if name == function.__name__:
-            return
-        if is_decorated(text):
-            self.refuse(f"uses {name!r}, which is made of {function.__name__!r}; call that by its own name")
-        self._define_text(name, function, f"{name} = {function.__name__}")
-
     def _add_class(self, name: str, kind: type, namespace: Mapping[str, Any]) -> None:
         try:
             text = source_of_class(kind)
@@ -195,7 +192,8 @@ class _Writer:
         self._definitions[name] = (value, "")  # it may use itself
         dotted = " ".join(sorted(dotted_names(text)))
         for used in names_used(text, future_annotations=future_annotations):
-            if used != name or used in namespace and not _is_of(namespace[used], value):
+            own = namespace.get(used)
+            if used != name or not (own is value or (own is not None and _function_of(own) is value)):
                 self._add_global(used, namespace, dotted)
         del self._definitions[name]  # what it uses comes first
         self._definitions[name] = (value, text)
@@ -317,10 +315,11 @@ def _found_anew(module: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def _is_of(value: object, definition: object) -> bool:
-    """Whether a name stands for the definition: as itself, as the reward source, or as what a decorator made of it."""
-    function = value.function if isinstance(value, RewardSource) else value
-    return function is definition or (callable(function) and inspect.unwrap(function) is definition)
+def _function_of(value: object) -> FunctionType | None:
+    """The function that was defined where a value is a function, a reward source, or what a decorator made of one."""
+    inner = value.function if isinstance(value, RewardSource) else value
+    found = inspect.unwrap(inner) if callable(inner) else None
+    return found if isinstance(found, FunctionType) else None
 
 
 def _kind(value: object) -> str:
