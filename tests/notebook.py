@@ -1,4 +1,4 @@
-"""Runs the cells of a notebook one after the other, in one namespace, as a kernel does; nothing of Jupyter is needed."""
+"""Runs the cells of a notebook one after the other in one namespace, as a kernel does; without Jupyter."""
 
 from __future__ import annotations
 

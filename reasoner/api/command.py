@@ -2,9 +2,9 @@
 
 Why a child, and not this process: a run takes memory of the GPU that no Python process gives back, starts engines,
 watches the whole process tree and kills what is left of it, and turns signals into its own end. A notebook's kernel
-lives on, with processes and memory of its own. So the kernel starts what a terminal would start, and nothing of a run is
-left in it: not after its end, not after an error, and not after an interrupt. With several GPUs the child starts its
-ranks as ever.
+lives on, with processes and memory of its own. So the kernel starts what a terminal would start, and nothing of a run
+is left in it: not after its end, not after an error, and not after an interrupt. With several GPUs the child starts
+its ranks as ever.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def run(
         accept_changes: go on although plugins, data or the model have changed since (`--accept-changes`).
 
     Raises:
-        UserError: the configuration, data, model or verifiers are not as they must be (`ConfigError`, `DataError`, ...).
+        UserError: the configuration (`ConfigError`), data, model or verifiers are not as they must be.
         RunError: the run could not go on; what was committed is on disk.
         OutOfTimeError: `run.max_hours` is over; it can be resumed.
         KeyboardInterrupt: it was interrupted, and has saved.

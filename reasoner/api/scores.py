@@ -76,8 +76,12 @@ class Scores:
         for scored in self.groups:
             problem = scored.group.problem
             for response, reward, parts in zip(scored.group.responses, scored.rewards, scored.components, strict=True):
-                row = {"question": problem.messages[-1].content, "answer": problem.answer, "response": response.text}
-                row["reward"] = reward
+                row: dict[str, Any] = {
+                    "question": problem.messages[-1].content,
+                    "answer": problem.answer,
+                    "response": response.text,
+                    "reward": reward,
+                }
                 for part in parts:
                     row |= verdict(part)
                 yield row
@@ -189,8 +193,12 @@ def _rows(responses: Any) -> Iterator[Mapping[str, Any]]:
                 f"{type(row).__name__}."
             )
         if not isinstance(row.get("response"), str):
-            got = f"got {type(row['response']).__name__}" if "response" in row else f"it has: {', '.join(map(str, row))}"
-            raise UserError(f"response {number}: the column 'response' must be text;{nearest('response', map(str, row))} {got}.")
+            got = (
+                f"got {type(row['response']).__name__}" if "response" in row else f"it has: {', '.join(map(str, row))}"
+            )
+            raise UserError(
+                f"response {number}: the column 'response' must be text;{nearest('response', map(str, row))} {got}."
+            )
         yield row
 
 

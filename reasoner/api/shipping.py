@@ -144,7 +144,9 @@ class _Writer:
             if is_decorated(text) and name == function.__name__:
                 return
             if function is not value or is_decorated(text):
-                self.refuse(f"uses {name!r}, which is made of {function.__name__!r}; decorate that in the place of its def")
+                self.refuse(
+                    f"uses {name!r}, which is made of {function.__name__!r}; decorate that in the place of its def"
+                )
             if name != function.__name__:
                 self._define_text(name, function, f"{name} = {function.__name__}")
         elif isinstance(value, type):
@@ -230,7 +232,9 @@ class _Writer:
         except (TypeError, RecursionError):
             return False
         if len(text) > LARGEST:
-            self.refuse(f"uses {name!r}, whose value takes {len(text):,} characters; read it from a file in the function")
+            self.refuse(
+                f"uses {name!r}, whose value takes {len(text):,} characters; read it from a file in the function"
+            )
         if why_secret(("options", name), value) or redact(f"{name} = {text}").count(HIDDEN) > text.count(HIDDEN):
             self.refuse(f"uses {name!r}, which looks like a secret; read it from the environment in the function")
         if self._values.setdefault(name, text) != text:
@@ -324,7 +328,9 @@ def _function_of(value: object) -> FunctionType | None:
 
 def _kind(value: object) -> str:
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def _file_name(name: str) -> str:

@@ -1,7 +1,6 @@
 """The source text of a function, and the names that it uses from outside."""
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -95,9 +94,7 @@ def _globals_of(table: symtable.SymbolTable, *, top: bool = False) -> Iterator[s
 def _class_in(text: str, kind: type) -> str | None:
     """The last definition of the class in a text, if it defines what the class has."""
     try:
-        found = [
-            node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__
-        ]
+        found = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
     except SyntaxError:  # not all that is kept is Python
         return None
     for node in reversed(found):

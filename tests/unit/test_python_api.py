@@ -20,18 +20,30 @@ import numpy as np
 import pytest
 
 import reasoner
-from reasoner import errors
+from reasoner import caller, errors
 from reasoner.api import command, frames
 from reasoner.api.arguments import check_plugins, settings
 from reasoner.api.command import call
 from reasoner.api.evaluation import EvaluationResults
-from reasoner.errors import ConfigError, MissingDependencyError, OutOfTimeError, RunError, UserError
+from reasoner.errors import ConfigError, MissingDependencyError, OutOfTimeError, RunError, ScoringError, UserError
+from reasoner.launch import RankError
+from reasoner.plugins import PluginError
 from reasoner.settings import load_config
 from tests.command import Cli
 from tests.made_up import made_up_run
 from tests.notebook import Cells
 
-FOR_PLUGINS = {"TEXT_ONLY", "Message", "Problem", "Response", "RewardSource", "Score", "__version__", "hookimpl", "reward"}
+FOR_PLUGINS = {
+    "TEXT_ONLY",
+    "Message",
+    "Problem",
+    "Response",
+    "RewardSource",
+    "Score",
+    "__version__",
+    "hookimpl",
+    "reward",
+}
 FOR_PROGRAMS = {"EvaluationResults", "Report", "Run", "Scores", "evaluate", "open_run", "run", "score"}
 
 
@@ -45,7 +57,7 @@ def test_these_names_are_public() -> None:
         *("config", "evaluations", "metrics", "model", "model_path", "name", "report", "rollouts", "state", "steps")
     }
     with pytest.raises(AttributeError, match="'reasoner' has no attribute 'runn'"):
-        _ = reasoner.runn  # type: ignore[attr-defined]
+        _ = reasoner.runn
 
 
 def test_importing_it_and_reading_a_run_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -67,7 +79,10 @@ CONFIG = {
     "run.seed": np.int64(7),
     "learning": {"learning_rate": np.float32(0.5), "betas": (0.8, 0.9)},
     "model.chat_template_kwargs": {"a.b": True, "c": None},
-    "rewards": [{"source": "math", "options": {"extract": "lenient"}}, {"source": "regex", "options": {"pattern": '\\d"é'}}],
+    "rewards": [
+        {"source": "math", "options": {"extract": "lenient"}},
+        {"source": "regex", "options": {"pattern": '\\d"é'}},
+    ],
     "prompt.system": "two\nlines",
     "gro.terms": {"grpo": {"kl": {"coefficient": 0.25, "estimator": "k3"}}},
     "evaluation": {"temperature": 0},
@@ -213,43 +228,54 @@ tell_folder(Path("/some/folder"))
     assert capsys.readouterr().out == "step 1, é\nsaid on the other stream\nNone None \n"
 
 
-@pytest.mark.parametrize(
-    ("raised", "code", "kind"),
-    [
-        ("errors.ConfigError('no such key')", 2, ConfigError),
-        ("PluginError('no such key')", 2, UserError),
-        ("errors.MissingDependencyError('no such key')", 2, MissingDependencyError),
-        ("errors.ScoringError('no such key')", 1, errors.ScoringError),
-        ("errors.RunError('no such key')", 1, RunError),
-        ("errors.OutOfTimeError('no such key')", 3, OutOfTimeError),
-        ("RankError('no such key', 2)", 2, UserError),
-        ("RankError('no such key', 3)", 3, OutOfTimeError),
-        ("RankError('no such key', 1)", 1, RunError),
-    ],
-)
-def test_the_childs_error_is_raised_with_its_class_and_message(
-    child: Child, raised: str, code: int, kind: type[Exception]
+RAISED = [
+    (ConfigError("no such key"), 2, ConfigError),
+    (PluginError("no such key"), 2, UserError),
+    (MissingDependencyError("no such key"), 2, MissingDependencyError),
+    (ScoringError("no such key"), 1, ScoringError),
+    (RunError("no such key"), 1, RunError),
+    (OutOfTimeError("no such key"), 3, OutOfTimeError),
+    (RankError("no such key", 2), 2, UserError),
+    (RankError("no such key", 3), 3, OutOfTimeError),
+    (RankError("no such key", 1), 1, RunError),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "kind"), RAISED, ids=[f"{type(e).__name__} {code}" for e, code, _ in RAISED])
+def test_an_error_comes_back_with_its_class_and_message(
+    error: Exception, code: int, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(kind) as found:
+    monkeypatch.setattr(caller, "_answers", tmp_path / "answers")
+    assert caller.tell_error(error, code)
+    found = command._error(code, command._read(tmp_path / "answers"))
+    assert type(found) is kind
+    assert str(found) == "no such key"
+
+
+@pytest.mark.parametrize(("kind", "notes"), [("RunError", ["To go on: go on with /some/folder"]), ("UserError", [])])
+def test_the_childs_error_is_raised_here(child: Child, kind: str, notes: list[str]) -> None:
+    with pytest.raises(getattr(errors, kind)) as found:
         child(f"""
-from reasoner import errors
-from reasoner.launch import RankError
-from reasoner.plugins import PluginError
+from reasoner.errors import {kind}
 tell_folder(Path("/some/folder"))
-tell_error({raised}, {code})
-sys.exit({code})
+tell_error({kind}("no such key"), 1)
+sys.exit(1)
 """)
-    assert type(found.value) is kind
     assert str(found.value) == "no such key"
-    notes = getattr(found.value, "__notes__", [])
-    assert notes == (["To go on: go on with /some/folder"] if code != 2 else [])
+    assert getattr(found.value, "__notes__", []) == notes
 
 
 @pytest.mark.parametrize(
     ("end", "message"),
     [
-        ("try: 1 / 0\nexcept ZeroDivisionError as error: tell_error(error, 1)\nsys.exit(1)", "a mistake in reasoner.*\n.*ZeroDiv"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL: by somebody, or by the system, because memory"),
+        (
+            "try: 1 / 0\nexcept ZeroDivisionError as error: tell_error(error, 1)\nsys.exit(1)",
+            "a mistake in reasoner.*\n.*ZeroDiv",
+        ),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "was killed by SIGKILL: by somebody, or by the system, because memory",
+        ),
         ("sys.exit(130)", "was interrupted by somebody else"),
         ("sys.exit(7)", "ended with exit code 7"),
     ],
@@ -290,16 +316,17 @@ def test_an_interrupt_ends_the_child_which_saves(child: Child) -> None:
 
     said: list[str] = []
     thread = threading.Thread(target=interrupt)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt) as raised:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", Out())
-        child(SAVES)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            child(SAVES)
     assert "".join(said) == "ready\nsaving\nsaved\n"
     assert raised.value.__notes__ == ["To go on: go on with /some/folder"]
     thread.join()
 
 
 def test_it_runs_inside_of_an_event_loop_and_in_a_thread(child: Child) -> None:
-    async def cell() -> Path:
+    async def cell() -> object:
         return child("tell_folder(Path('/in/a/loop'))")
 
     assert asyncio.run(cell()) == Path("/in/a/loop")
@@ -391,7 +418,18 @@ def test_an_evaluation_compares_runs_and_models(asked: list[list[str]], tmp_path
     (tmp_path / "results.json").write_text('{"models": {}, "tasks": []}')
     found = reasoner.evaluate(["math-500", "aime24"], models=["BASE", tmp_path], config={"evaluation.samples": 4})
     assert asked == [
-        ["eval", "--model", "BASE", "--model", str(tmp_path), "--set", "evaluation.samples=4", "--", "math-500", "aime24"]
+        [
+            "eval",
+            "--model",
+            "BASE",
+            "--model",
+            str(tmp_path),
+            "--set",
+            "evaluation.samples=4",
+            "--",
+            "math-500",
+            "aime24",
+        ]
     ]
     assert found.folder == tmp_path
     reasoner.evaluate(resume=tmp_path)
@@ -410,7 +448,10 @@ def test_results_of_an_evaluation_are_frames(tmp_path: Path) -> None:
         "tasks": [
             {
                 "task": "math-500",
-                "results": {"A": {"figures": {"avg@1": figure}}, "B": {"figures": {"avg@1": {**figure, "value": 0.75}}}},
+                "results": {
+                    "A": {"figures": {"avg@1": figure}},
+                    "B": {"figures": {"avg@1": {**figure, "value": 0.75}}},
+                },
                 "comparisons": [{"baseline": "A", "model": "B", "figures": {"avg@1": change}}],
             }
         ],
@@ -490,5 +531,7 @@ def test_without_pandas_frames_are_of_polars(finished: reasoner.Run, monkeypatch
     assert isinstance(finished.metrics, DataFrame)
     assert finished.metrics["step"] == [1, 2, 3]
     monkeypatch.setattr(frames, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match="need pandas or polars, and neither is installed: pip install pandas"):
+    with pytest.raises(
+        MissingDependencyError, match="need pandas or polars, and neither is installed: pip install pandas"
+    ):
         _ = finished.metrics

@@ -1,4 +1,4 @@
-"""Functions of notebook cells and scripts as plugin files: what they use comes along, what cannot is refused by name."""
+"""Functions of cells and scripts as plugin files: what they use comes along, what cannot is refused by name."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ async def verifier(problem, response, *, options: Options) -> Score:
 
 
 def test_a_value_is_what_it_was_when_the_function_was_given(cells: Cells, tmp_path: Path) -> None:
-    cells.run("UNIT = 'km'\n@reward('verifier')\ndef verifier(problem, response):\n    return float(UNIT in response.text)")
+    cells.run(
+        "UNIT = 'km'\n@reward('verifier')\ndef verifier(problem, response):\n    return float(UNIT in response.text)"
+    )
     first = write_plugin(cells.namespace["verifier"], tmp_path)
     cells.run("UNIT = 'mile'")
     second = write_plugin(cells.namespace["verifier"], tmp_path)
@@ -125,7 +127,7 @@ from tests.notebook import Cells
 from reasoner.api.shipping import plugin_text
 cells = Cells()
 cells.run("from reasoner import reward\\nimport os, json, os.path\\nNAMES = {'a', 'b', 'c', 'd', 'e', 'f'}")
-cells.run("@reward('v')\\ndef v(p, r):\\n    return float(r.text in NAMES and os.path.exists(os.sep) and len(json.dumps(1)))")
+cells.run("@reward('v')\\ndef v(p, r):\\n    return float(r.text in NAMES and os.path.exists(json.dumps(os.sep)))")
 print(plugin_text(cells.namespace["v"]))
 """
     texts = {
@@ -168,7 +170,8 @@ REFUSED = {
         "uses 'client' (Client), which cannot be written",
     ),
     "an object of a helper": (
-        "lock = object()\ndef helper():\n    return lock\n@reward('verifier')\ndef verifier(p, r):\n    return helper()",
+        "lock = object()\ndef helper():\n    return lock\n@reward('verifier')\n"
+        "def verifier(p, r):\n    return helper()",
         "uses 'lock' (object)",
     ),
     "an object inside of a list": (
@@ -181,7 +184,8 @@ REFUSED = {
         "uses 'ask'",
     ),
     "a partial": (
-        "from functools import partial\nadd = partial(max, 1)\n@reward('verifier')\ndef verifier(p, r):\n    return add(2)",
+        "from functools import partial\nadd = partial(max, 1)\n@reward('verifier')\n"
+        "def verifier(p, r):\n    return add(2)",
         "uses 'add' (functools.partial)",
     ),
     "something that is not there": (
@@ -197,7 +201,8 @@ REFUSED = {
         "uses 'table', whose value takes",
     ),
     "two of one name": (
-        "def f():\n    return 1.0\ng = f\ndef f():\n    return g()\n@reward('verifier')\ndef verifier(p, r):\n    return f()",
+        "def f():\n    return 1.0\ng = f\ndef f():\n    return g()\n@reward('verifier')\n"
+        "def verifier(p, r):\n    return f()",
         "two different things that are both called 'f'",
     ),
     "made of another": (
