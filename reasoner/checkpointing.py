@@ -92,8 +92,12 @@ class Keeper:
     _seconds: float = 0.0
     """that it took"""
 
-    def restore(self, checkpoint: Path) -> None:
+    def restore(self, checkpoint: Path, *, forget_scores: bool = False) -> None:
         """Give every part but the models, which read it themselves, its state back.
+
+        Args:
+            checkpoint: its folder.
+            forget_scores: leave out the known scores, and the groups that were scored ahead: other ones are sampled.
 
         Raises:
             RunError: the checkpoint is of a run with other parts, or a part does not find what it needs.
@@ -112,9 +116,9 @@ class Keeper:
                     f"{checkpoint / STATE_FILE} does not hold {error} of the part {name!r}: it was written by another "
                     "version of reasoner or its plugins. Resume the run with that version, or start a new one"
                 ) from error
-        if self.scoring:
+        if self.scoring and not forget_scores:
             self.scoring.load_scores(checkpoint / self._scores_file)
-        if (checkpoint / AHEAD_FILE).exists():
+        if (checkpoint / AHEAD_FILE).exists() and not forget_scores:
             (drawn,) = read_parquet(checkpoint / AHEAD_FILE, Fresh)
             self.ahead.restore(drawn)
         self.committed()

@@ -16,7 +16,7 @@ from reasoner.ahead import Ahead
 from reasoner.checkpointing import CRITIC
 from reasoner.config import Config, RewardConfig
 from reasoner.curriculum import Curriculum
-from reasoner.errors import ConfigError, OutOfTimeError, state_after
+from reasoner.errors import ConfigError, OutOfTimeError, ScoringError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
 from reasoner.launch import error_folder, report_folder
@@ -26,7 +26,6 @@ from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.spread import Policy, SpreadPolicy
 from reasoner.material import Material, load_material
-from reasoner.measure import seconds_since_start
 from reasoner.models import resolve_device
 from reasoner.plan import describe_checkpoints
 from reasoner.plugins import Events
@@ -72,8 +71,11 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
     config.check_trains()
     with ExitStack() as stack:
         ranks = stack.enter_context(_ranks(config))
-        place = stack.enter_context(find_place(resume.folder, config.run.steps)) if resume and ranks.first else None
+        place = None
+        if resume and ranks.first:
+            place = stack.enter_context(find_place(resume.folder, config.run.steps, accept=resume.accept))
         checkpoint = ranks.of_first(place.checkpoint if place else None)
+        forget_scores = ranks.of_first(place.forgets if place else False)
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
         ahead = stack.enter_context(Ahead())
@@ -97,11 +99,11 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             drawer=_drawer(base, evaluator),
             ahead=ahead,
             offline=base.streams,
-            set_up_s=seconds_since_start(),
             watch=Watch(base.run.history, list(base.run.evaluations.items())),
         )
+        base.run.clock.end_set_up()
         if checkpoint:
-            stages.keeper.restore(checkpoint)
+            stages.keeper.restore(checkpoint, forget_scores=forget_scores)
         try:
             yield stages
         except BaseException as error:
@@ -123,8 +125,9 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
         notes: Sequence[str] = ()
         if ranks.first:
             if place:
-                place.check(material.identity())
-                run, notes = place.reopen(to_toml(config), facts, changes, material.reserve_bytes)
+                identity = material.identity()
+                changes = (*changes, *place.check(identity))
+                run, notes = place.reopen(to_toml(config), identity, facts, changes, material.reserve_bytes)
                 forget_stacks(run.folder)
             else:
                 run = _new_run(material, facts)
@@ -182,10 +185,11 @@ def _what_is_left(run: Run, error: BaseException) -> str:
     if isinstance(error, OutOfTimeError):
         how += f", because {error}"
     saved = run.checkpoints.steps()
+    mended = " (after mending a reward source: with --accept-changes)" if isinstance(error, ScoringError) else ""
     if not saved:
         return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
     again = "" if saved[-1] == run.steps else f" ({run.steps - saved[-1]} committed steps after it are made again)"
-    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {run.folder}"
+    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {run.folder}{mended}"
 
 
 @contextmanager

@@ -57,8 +57,6 @@ class Evaluator:
     sampler: Sampler
     events: Events
     """the plugins that watch"""
-    seconds: float = 0.0
-    """spent in evaluations"""
 
     def evaluate(self, step: int, when: str) -> Evaluation:
         """Sample and score the held-out problems with the sampler's weights; the result is in the run folder.
@@ -76,15 +74,15 @@ class Evaluator:
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
         self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
-        self.seconds += time.perf_counter() - started
+        self.run.clock.evaluation += time.perf_counter() - started
         return evaluation
 
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
-        return {"seconds": self.seconds}
+        return {"seconds": self.run.clock.evaluation}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.seconds = state["seconds"]
+        self.run.clock.evaluation = state["seconds"]
 
 
 @dataclass
@@ -114,10 +112,6 @@ class Stages:
     """what it draws beside the update (`sampling.ahead`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
-    set_up_s: float
-    """seconds from the start of the process until everything was ready; with those of earlier starts of the run"""
-    earlier_s: float = 0.0
-    """seconds of earlier starts"""
     fresh_steps: int = 0
     """steps that sampled, since this start"""
     fresh: Fresh | None = None
@@ -161,12 +155,10 @@ class Stages:
 
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
-        total_s = self.earlier_s + seconds_since_start()
-        return {"set_up_s": self.set_up_s, "total_s": total_s}
+        return {"set_up_s": self.run.clock.set_up, "total_s": self.run.clock.total}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.set_up_s += state["set_up_s"]
-        self.earlier_s = state["total_s"]
+        self.run.clock.go_on_from(state["set_up_s"], state["total_s"])
 
     def check_time(self) -> None:
         """Another step, or the last evaluation, is about to begin.
@@ -358,6 +350,7 @@ class Stages:
     def finish(self, model: Path) -> None:
         """Remove what only an interrupted run needs, and show the summary."""
         self.keeper.finish()
+        self.run.clock.stop()
         before, after = (self.run.evaluations.get(step) for step in (0, self.config.run.steps))
         complete = self.run.folder / "config.toml"
         commands = {"Repeat this run exactly": f"reasoner run {complete}"}
@@ -375,9 +368,9 @@ class Stages:
                 history=self.history,
                 warnings=self.watch.given,
                 evaluations=(before, after) if before and after else None,
-                set_up_s=self.set_up_s,
-                evaluation_s=self.evaluator.seconds if self.evaluator else 0.0,
-                total_s=self.earlier_s + seconds_since_start(),
+                set_up_s=self.run.clock.set_up,
+                evaluation_s=self.run.clock.evaluation,
+                total_s=self.run.clock.total,
                 run_folder=self.run.folder,
                 model_folder=model,
                 next_commands=commands,

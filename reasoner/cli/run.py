@@ -71,6 +71,13 @@ def run(
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: go on with plugin files, or options of reward sources, that have changed.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
     """Train a model on a task.
@@ -88,6 +95,8 @@ def run(
     srun --nodes=2 --ntasks-per-node=1 reasoner run math-gsm8k --profile gpu --gpus 8
 
     reasoner run --resume runs/20260101-120000-math-gsm8k
+
+    reasoner run --resume 20260101-12 --accept-changes
     """
     arguments = list(sets or ())
     if steps is not None:
@@ -99,14 +108,16 @@ def run(
     here = launched()
     arguments += _ranks_wanted(here, gpus, hostfile, arguments)
     going_on: Resume | None = None
+    if accept and resume is None:
+        raise UserError("--accept-changes is for a run that goes on: --resume RUN.")
     if resume is None and task is not None:
         resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
     elif resume is not None:
         given = {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
         _refuse_beside_resume(given)
         folder = find_run(resume)
-        resolved, changes = load_resumed(folder, arguments)
-        resolved, going_on = ready(resolved), Resume(folder, changes)
+        resolved, changes = load_resumed(folder, arguments, accept=accept)
+        resolved, going_on = ready(resolved), Resume(folder, changes, accept)
     else:
         raise UserError("what is to be trained? Name a TASK (`reasoner tasks list`), or a run with --resume RUN.")
     if dry_run:

@@ -39,6 +39,7 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
                     groups = _sample_and_score(part, sampler, folder, view)
                     evaluation = summarise(groups, part.samples, part.config.required_evaluation.correct)
                     folder.finish(part, run, groups, evaluation)
+                    run.clock.evaluation = run.clock.total
                     view.message(_in_short(part, evaluation))
                     events.emit("evaluation_finished", step=0, evaluation=evaluation)
 

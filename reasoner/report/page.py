@@ -23,7 +23,7 @@ from markupsafe import Markup
 import reasoner
 from reasoner.evaluation import Estimate
 from reasoner.report import svg
-from reasoner.report.collect import OUTSIDE, Report, RunReport
+from reasoner.report.collect import Report, RunReport
 from reasoner.report.compare import Comparison, when
 from reasoner.report.panels import Panel
 from reasoner.report.series import Series, thin
@@ -172,7 +172,7 @@ def _times(each: RunReport) -> list[dict[str, Any]]:
             "name": phase,
             "time": duration(seconds),
             "share": f"{100 * seconds / total:.0f}%",
-            "colour": None if phase == OUTSIDE else colours.get(phase),
+            "colour": colours.get(phase),
         }
         for phase, seconds in each.seconds.items()
     ]

@@ -5,7 +5,7 @@
         identity.json       checksums of what it was made from (`reasoner.runs.checksums`)
         environment.json    versions, hardware, what was chosen and why, at the last start
         starts.jsonl        one `Start` per start, with its environment
-        status.json         running, finished, stopped, interrupted or failed, and why
+        status.json         running, finished, stopped, interrupted or failed, and why; steps and seconds so far
         metrics.jsonl       one object per committed step (`reasoner.reporting.metrics` names the keys)
         evaluations.jsonl   one `Evaluated` per evaluation
         warnings.jsonl      one object per warning: step, name, what was seen, what to try
@@ -25,7 +25,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ from reasoner.errors import DataError, RunError, UserError, state_after
 from reasoner.evaluation import Evaluation
 from reasoner.records import Rollout, Suspect
 from reasoner.runs.checkpoints import Checkpoints
+from reasoner.runs.clock import Clock
 from reasoner.runs.environment import describe, now
 from reasoner.runs.lock import Lock
 from reasoner.runs.model import FOLDER, record_step
@@ -84,6 +85,7 @@ class Run:
             started: when the run was started for the first time; empty: now.
         """
         self.folder = folder
+        self.clock = Clock()
         self.model_folder = folder / FOLDER
         self.log_file = folder / LOG
         self.checkpoints = Checkpoints(folder)
@@ -116,6 +118,8 @@ class Run:
                 self._write_rollouts(step, f"step-{step:06}.parquet", rollouts)
             append_line(self.folder / "metrics.jsonl", to_json({"step": step, **figures}))
         self.history.append(as_read(metrics))
+        with self._writing("status.json"):
+            self._status("running", "")
 
     def commit_evaluation(self, step: int, evaluation: Evaluation, rollouts: Sequence[Rollout]) -> None:
         """Keep an evaluation made after `step` steps, and its responses.
@@ -218,6 +222,7 @@ class Run:
             "started": self._started,
             "ended": None if state == "running" else now(),
             "process": os.getpid(),
+            "seconds": asdict(self.clock.read()),
         }
         replace_text(self.folder / "status.json", to_json(status, indent=2) + "\n")
 
