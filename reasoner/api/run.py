@@ -12,7 +12,7 @@ from reasoner.api.frames import columns_of, to_frame, verdict
 from reasoner.api.page import TOKENS, Report, report_of
 from reasoner.api.plugins import keep, place
 from reasoner.codec import read_parquet
-from reasoner.errors import UserError
+from reasoner.errors import ScoringError, UserError
 from reasoner.records import Rollout
 from reasoner.runs.find import find_run
 from reasoner.runs.model import Which, run_model
@@ -185,7 +185,11 @@ def run(
         if accept_changes:
             arguments.append("--accept-changes")
     arguments += _each("--set", sets)
-    return Run(call("run", *arguments, *last, resume="reasoner.run(resume={folder!r})"))
+    try:
+        return Run(call("run", *arguments, *last, resume="reasoner.run(resume={folder!r})"))
+    except ScoringError as error:
+        error.add_note("With a mended function, beside resume: plugins=[...], accept_changes=True")
+        raise
 
 
 def _replaced(folder: Path, given: list[Plugin]) -> list[str]:

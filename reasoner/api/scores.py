@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from pydantic import BaseModel, ValidationError
 from reasoner.api.arguments import Plugin, check_plugins
 from reasoner.api.frames import columns_of, to_frame, verdict
 from reasoner.api.plugins import written
+from reasoner.api.rows import groups_of
 from reasoner.api.run import Run
-from reasoner.cases import make_response
 from reasoner.config import RewardConfig, ScoringConfig
-from reasoner.errors import ConfigError, UserError, nearest
+from reasoner.errors import ConfigError
 from reasoner.plugins import build_manager, reward_sources
 from reasoner.preflight import preflight
-from reasoner.records import Component, Group, Message, Problem, ScoredGroup
+from reasoner.records import Component, ScoredGroup
 from reasoner.rescore import load_saved, score_in_order
 from reasoner.rewards_api import RewardSource
 from reasoner.scoring.compose import check_rewards
@@ -33,11 +32,6 @@ _log = logging.getLogger(__name__)
 Reward = str | RewardSource | Mapping[str, Any]
 """a registered source's name, a function marked with `@reward`, or an entry of `[[rewards]]` as a table, whose `source`
 is one or the other"""
-KNOWN = ("question", "answer", "response", "fields", "finish_reason", "tokens", "problem", "sample")
-"""columns of a row; of others a problem's fields are made"""
-OF_SCORES = ("step", "policy_version", "reward", "credit", "dropped", "token_ids", "token_logprobs", "token_weights")
-"""columns of a frame of `Run.rollouts` that say nothing of the problem; nor do those that begin with one of"""
-OF_SOURCES = ("reward/", "note/", "failure/")
 SCORING = ScoringConfig(max_failure_rate=1.0)
 """no number of failures stops it: they are there to be looked at"""
 
@@ -122,7 +116,11 @@ def score(
         UserError: a source cannot work here, a row has no response, or a function cannot be given to workers.
         ScoringError: a source with `on_failure = "abort"` failed. Other failures are in the scores, however many.
     """
-    batches = _batches(responses)
+    if isinstance(responses, Run | str | Path):
+        path = responses.folder if isinstance(responses, Run) else Path(responses)
+        batches = [[scored.group for scored in batch.groups] for batch in load_saved(path)]
+    else:
+        batches = [groups_of(responses)]
     entries, functions = _entries(rewards)
     given = check_plugins(plugins)
     given += [function for function in functions if not any(function is each for each in given)]
@@ -154,64 +152,3 @@ def _entries(rewards: Sequence[Reward]) -> tuple[list[RewardConfig], list[Reward
         return _Rewards(rewards=tables).rewards, functions  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigError(explain(error, leaves)) from None
-
-
-def _batches(responses: Any) -> list[list[Group]]:
-    """The responses as groups, with no problem twice in a batch."""
-    if isinstance(responses, Run | str | Path):
-        path = responses.folder if isinstance(responses, Run) else Path(responses)
-        return [[scored.group for scored in batch.groups] for batch in load_saved(path)]
-    groups: list[Group] = []
-    for _, rows in groupby(enumerate(_rows(responses)), key=lambda numbered: _problem_key(*numbered)):
-        numbered = list(rows)
-        first, row = numbered[0]
-        fields = _fields(row)
-        question, answer = str(row.get("question", "")), str(row.get("answer", ""))
-        fields = {"question": question, "answer": answer, **fields}
-        problem = Problem(f"responses:{first}", (Message("user", question),), answer, fields)
-        found = tuple(
-            make_response(each["response"], finish_reason=each.get("finish_reason", "stop"), tokens=each.get("tokens"))
-            for _, each in numbered
-        )
-        groups.append(Group(problem, (0,), found))
-    if not groups:
-        raise UserError("there are no responses to score.")
-    return [groups]
-
-
-def _rows(responses: Any) -> Iterator[Mapping[str, Any]]:
-    if hasattr(responses, "to_dicts"):  # polars
-        responses = responses.to_dicts()
-    elif hasattr(responses, "to_dict") and not isinstance(responses, Mapping):  # pandas
-        responses = responses.to_dict("records")
-    if isinstance(responses, Mapping) or not isinstance(responses, Iterable):
-        raise UserError("responses takes a list of rows: [{'question': ..., 'answer': ..., 'response': ...}].")
-    for number, row in enumerate(responses):
-        if not isinstance(row, Mapping):
-            raise UserError(
-                f"response {number}: must be a row such as {{'question': ..., 'answer': ..., 'response': ...}}, got "
-                f"{type(row).__name__}."
-            )
-        if not isinstance(row.get("response"), str):
-            got = (
-                f"got {type(row['response']).__name__}" if "response" in row else f"it has: {', '.join(map(str, row))}"
-            )
-            raise UserError(
-                f"response {number}: the column 'response' must be text;{nearest('response', map(str, row))} {got}."
-            )
-        yield row
-
-
-def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    rest = {
-        name: value
-        for name, value in row.items()
-        if name not in (*KNOWN, *OF_SCORES) and not str(name).startswith(OF_SOURCES)
-    }
-    return {**rest, **(row.get("fields") or {})}
-
-
-def _problem_key(number: int, row: Mapping[str, Any]) -> object:
-    if row.get("problem") is not None:
-        return row.get("step"), row["problem"]
-    return row.get("question"), row.get("answer"), repr(_fields(row))

@@ -26,8 +26,8 @@ def open_view(stream: TextIO, log: Callable[[str], None], ranks: int = 1) -> Vie
 
 
 def _writer(stream: TextIO, encoding: str) -> Callable[[str], None]:
-    """Writes to the stream for as long as somebody reads it: a run does not fail because its reader has, and is asked to
-    end where that was the terminal or the program that started it. The log has everything."""
+    """Writes to the stream for as long as somebody reads it. A run does not fail because its reader has: the log has
+    everything, and a program that started the run and is gone has it end by a signal (`reasoner.caller`)."""
     gone = False
 
     def write(text: str) -> None:
