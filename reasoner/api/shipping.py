@@ -31,10 +31,12 @@ from types import FunctionType, ModuleType
 from typing import Any, NoReturn
 
 from reasoner.api.sources import (
+    FUTURE,
     FUTURE_ANNOTATIONS,
     NoSourceError,
     dotted_names,
     is_decorated,
+    names_in_annotations,
     names_used,
     source_of_class,
     source_of_function,
@@ -94,7 +96,7 @@ class _Writer:
         self._paths: dict[str, None] = {}
         self._values: dict[str, str] = {}
         self._definitions: dict[str, tuple[object, str]] = {}
-        self._future = 0
+        self._future = False
 
     def text(self, function: str) -> str:
         """The file, which registers `function`."""
@@ -170,9 +172,8 @@ class _Writer:
             text = source_of_function(function)
         except NoSourceError as error:
             self.refuse(f"{what}{error}")
-        future = function.__code__.co_flags & FUTURE_ANNOTATIONS
-        self._future |= future
-        self._define(function.__name__, function, text, function.__globals__, bool(future))
+        future = bool(function.__code__.co_flags & FUTURE_ANNOTATIONS)
+        self._define(function.__name__, function, text, function.__globals__, future)
         return text
 
     def _add_class(self, name: str, kind: type, namespace: Mapping[str, Any]) -> None:
@@ -182,18 +183,22 @@ class _Writer:
             self.refuse(f"uses {name!r}, which {error}")
         if kind.__module__ != namespace.get("__name__"):
             namespace = vars(sys.modules[kind.__module__])
-        self._define(kind.__name__, kind, text, namespace, future_annotations=False)
+        self._define(kind.__name__, kind, text, namespace, namespace.get("annotations") is FUTURE)
         if name != kind.__name__:
             self._define_text(name, kind, f"{name} = {kind.__name__}")
 
     def _define(
         self, name: str, value: object, text: str, namespace: Mapping[str, Any], future_annotations: bool
     ) -> None:
+        """A definition, after everything that it uses. Where annotations are text, of what they name what is there."""
         if self._is_there(name, value):
             return
+        self._future |= future_annotations
         self._definitions[name] = (value, "")  # it may use itself
         dotted = " ".join(sorted(dotted_names(text)))
-        for used in names_used(text, future_annotations=future_annotations):
+        needed = names_used(text, future_annotations=future_annotations)
+        needed += [used for used in names_in_annotations(text) if future_annotations and used in namespace]
+        for used in dict.fromkeys(needed):
             own = namespace.get(used)
             if used != name or not (own is value or (own is not None and _function_of(own) is value)):
                 self._add_global(used, namespace, dotted)

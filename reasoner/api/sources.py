@@ -11,7 +11,8 @@ import textwrap
 from collections.abc import Iterator
 from types import CodeType, FunctionType
 
-FUTURE_ANNOTATIONS = __future__.annotations.compiler_flag
+FUTURE = __future__.annotations
+FUTURE_ANNOTATIONS = FUTURE.compiler_flag
 
 
 class NoSourceError(Exception):
@@ -62,13 +63,23 @@ def is_decorated(text: str) -> bool:
 
 
 def names_used(text: str, *, future_annotations: bool) -> list[str]:
-    """The global names that a definition needs, in it and in whatever is defined in it."""
+    """The global names that a definition needs, in it and in whatever is defined in it.
+
+    Args:
+        future_annotations: whether annotations are text, so that nothing in them is needed.
+    """
+    text = f"from __future__ import annotations\n{text}" if future_annotations else text
     names = dict.fromkeys(_globals_of(symtable.symtable(text, "<source>", "exec"), top=True))
-    if future_annotations:  # they are text then, and yet looked up where options are read from them
-        for node in ast.walk(ast.parse(text)):
-            for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-                if annotation is not None:
-                    names |= dict.fromkeys(each.id for each in ast.walk(annotation) if isinstance(each, ast.Name))
+    return [name for name in names if name != "annotations" or not future_annotations]
+
+
+def names_in_annotations(text: str) -> list[str]:
+    """The names in the annotations of a definition: where these are text, it is looked up where options are read."""
+    names: dict[str, None] = {}
+    for node in ast.walk(ast.parse(text)):
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if annotation is not None:
+                names |= dict.fromkeys(each.id for each in ast.walk(annotation) if isinstance(each, ast.Name))
     return list(names)
 
 

@@ -238,18 +238,27 @@ SCRIPT = """
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import helpers
 from helpers import cleaned
 from reasoner import Score, reward
 from reasoner.api.shipping import write_plugin
 
+if TYPE_CHECKING:
+    from reasoner import Response
+
 LIMIT = 3
+Number = int
+
+
+def text_of(response: Response) -> str:
+    return cleaned(response.text)
 
 
 @reward("verifier")
-def verifier(problem, response, *, limit: int = 2) -> Score:
-    return Score(float(len(cleaned(response.text)) > limit + helpers.MORE))
+def verifier(problem, response, *, limit: Number = 2) -> Score:
+    return Score(float(len(text_of(response)) > limit + helpers.MORE))
 
 
 if __name__ == "__main__":
