@@ -178,7 +178,7 @@ def rescore(
     reordered = done = 0
     failures: dict[str, int] = {}
     for batch in batches:
-        fresh = _score(batch, scorer)
+        fresh = score_in_order([scored.group for scored in batch.groups], scorer)
         done += sum(len(scored.rewards) for scored in fresh)
         progress(done)
         old_credits = new_credits = None
@@ -209,6 +209,16 @@ def _rates(
 def _correctness(criterion: Criterion, rates: Sequence[tuple[float, float]]) -> Correctness:
     old, new = (fmean(column) for column in zip(*rates, strict=True))
     return Correctness(criterion, old, new, len(rates))
+
+
+def score_in_order(groups: Sequence[Group], scorer: Scorer) -> tuple[ScoredGroup, ...]:
+    """The groups scored, in their order; each problem has one.
+
+    Raises:
+        ScoringError: a source fails too often.
+    """
+    found = {scored.group.problem.id: scored for scored in scorer.score(groups)}
+    return tuple(found[group.problem.id] for group in groups)
 
 
 def _files(path: Path) -> list[Path]:
@@ -249,11 +259,6 @@ def _group(rows: Sequence[Rollout]) -> ScoredGroup:
     first = rows[0]
     group = Group(first.problem, first.prompt_ids, tuple(row.response for row in rows))
     return ScoredGroup(group, tuple(row.components for row in rows), tuple(row.reward for row in rows))
-
-
-def _score(batch: SavedBatch, scorer: Scorer) -> tuple[ScoredGroup, ...]:
-    found = {scored.group.problem.id: scored for scored in scorer.score(old.group for old in batch.groups)}
-    return tuple(found[old.group.problem.id] for old in batch.groups)
 
 
 def _first_online(config: Config, algorithms: Algorithms) -> tuple[str, Term | None]:

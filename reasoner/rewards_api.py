@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints, overload
@@ -76,7 +77,7 @@ class RewardSource:
         """What the function returns: one score, or one per response for a group or batch."""
         given = {"options": self.options.model_validate(options)} if self.takes_model else options
         returned = self.function(problem, response, **given)
-        return asyncio.run(_finished(returned)) if inspect.isawaitable(returned) else returned
+        return _waited_for(returned) if inspect.isawaitable(returned) else returned
 
     def ready(self, options: Mapping[str, Any]) -> str:
         """What the preflight says of this machine, in one line; empty: the source has none.
@@ -263,6 +264,15 @@ def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
             )
     config = ConfigDict(extra="forbid", frozen=True)
     return create_model(f"{name}_options", __config__=config, **fields)
+
+
+def _waited_for(awaitable: Any) -> Any:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_finished(awaitable))
+    with ThreadPoolExecutor(1) as thread:  # a loop runs in this one, as in a notebook, and cannot run another
+        return thread.submit(asyncio.run, _finished(awaitable)).result()
 
 
 async def _finished(awaitable: Any) -> Any:

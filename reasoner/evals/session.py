@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
+from reasoner.caller import tell_folder
 from reasoner.evals.folder import EvaluationFolder, create, reopen
 from reasoner.evals.loop import evaluate
 from reasoner.evals.parts import Part, describe, letters_of, memory_warnings, prepare
@@ -29,12 +30,14 @@ def start(resolved: Sequence[Resolved]) -> tuple[Path, list[Result]]:
     parts = prepare([ready(each, training=False) for each in resolved], letters_of(resolved))
     tight = memory_warnings(parts)
     with create(Path(resolved[0].config.run.output), parts) as folder:
+        tell_folder(folder.folder)
         return folder.folder, _carry_on(folder, parts, tight)
 
 
 def resume(name: str) -> tuple[Path, list[Result]]:
     """Go on with what is left of an evaluation, if anything is; returns all its results. As `start` otherwise."""
     with reopen(name) as folder:
+        tell_folder(folder.folder)
         left = [ready(each, training=False) for name, each in folder.configs.items() if not folder.evaluation(name)]
         if not left:
             return folder.folder, _results(folder)

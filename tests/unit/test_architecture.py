@@ -84,11 +84,15 @@ def test_only_the_command_line_imports_the_evaluation_tool() -> None:
     assert {file for file in users if not file.startswith(("reasoner/cli/", "reasoner/evals/"))} == set()
 
 
-def test_only_the_command_line_imports_what_looks_at_saved_runs() -> None:
+def test_only_the_command_line_and_the_interface_import_what_looks_at_saved_runs() -> None:
     users = {each.file for each in IMPORTS if each.is_of("reasoner.report", "reasoner.export")}
-    assert {
-        file for file in users if not file.startswith(("reasoner/cli/", "reasoner/report/", "reasoner/export.py"))
-    } == set()
+    own = ("reasoner/cli/", "reasoner/api/", "reasoner/report/", "reasoner/export.py")
+    assert {file for file in users if not file.startswith(own)} == set()
+
+
+def test_nothing_imports_the_interface_but_the_public_names() -> None:
+    users = {each.file for each in IMPORTS if each.is_of("reasoner.api")}
+    assert {file for file in users if not file.startswith("reasoner/api/")} == {"reasoner/__init__.py"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,5 +1,7 @@
+import contextlib
 import io
 import math
+import os
 import random
 import re
 import sys
@@ -481,3 +483,16 @@ def demo() -> None:
 
 if __name__ == "__main__":
     demo()
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_shows() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    log: list[str] = []
+    stream = os.fdopen(writer, "w", encoding="utf-8")
+    with open_view(stream, log.append) as view:
+        view.message("interrupted: to go on from step 1")
+        view.message("and more")
+    assert log == ["interrupted: to go on from step 1", "and more"]
+    with contextlib.suppress(BrokenPipeError):  # what it held back
+        stream.close()
