@@ -111,6 +111,12 @@ def no_progress_bars() -> Iterator[None]:
         bars.enable_progress_bar()
 
 
+def attention_of(config: Any) -> str | None:
+    """The attention that learner and sampler load a model with; None: transformers' choice. A soft cap of the scores
+    needs `eager`: sdpa leaves it out without a word."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
 def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     """The tokenizer of a folder in Hugging Face format, whose configuration is read too.
 

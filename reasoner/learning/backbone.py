@@ -34,7 +34,7 @@ from reasoner.learning.adapter import (
 from reasoner.learning.attention import IMPLEMENTATION
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
-from reasoner.models import no_progress_bars
+from reasoner.models import attention_of, no_progress_bars
 from reasoner.records import Group
 from reasoner.weights import check_room, io_errors, write_weights
 
@@ -126,7 +126,7 @@ class Backbone:
                     folder if lora or weights is None else weights,
                     config=config,
                     dtype=torch.float32 if self._autocast else self._published_dtype,
-                    attn_implementation=_attention_of(config),
+                    attn_implementation=attention_of(config),
                     trust_remote_code=trust_remote_code,
                     use_safetensors=True,
                 )
@@ -324,11 +324,6 @@ def _without_dropout(config: Any) -> None:
         for name, value in part.to_dict().items():
             if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "drop_path", "jitter")):
                 setattr(part, name, 0.0)
-
-
-def _attention_of(config: Any) -> str | None:
-    """None: transformers' choice. A soft cap of the scores needs `eager`: sdpa leaves it out without a word."""
-    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 
 def _choose_packing(model: Any, sharing: Sharing, token_budget: int) -> Packing:
