@@ -9,7 +9,8 @@ group order, T tokens padded to the longest response at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -99,6 +100,16 @@ class Learner(Protocol):
     @property
     def version(self) -> int:
         """Optimiser steps behind the current weights."""
+        ...
+
+    @property
+    def trained(self) -> Sequence[str]:
+        """The names of the weights that are trained, as the model has them."""
+        ...
+
+    def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
+        """Change these of the trained weights for a while (`perturbing`); the comparison on the first batch waits until
+        afterwards."""
         ...
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:

@@ -167,6 +167,20 @@ class HfSampler:
         )
 
     @torch.no_grad()
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        return {"": [logprobs for group in groups for logprobs in self._score(group)]}
+
+    def _score(self, group: Group) -> Iterator[list[float]]:
+        """The responses side by side: what is padded comes after what is read."""
+        rows = [torch.tensor([*group.prompt_ids, *response.token_ids]) for response in group.responses]
+        ids_RT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._device)
+        logits_RTV = self._model(input_ids=ids_RT, use_cache=False).logits[:, len(group.prompt_ids) - 1 : -1].float()
+        chosen_RT1 = ids_RT[:, len(group.prompt_ids) :, None]
+        logprobs_RT = logits_RTV.log_softmax(-1).gather(-1, chosen_RT1)[..., 0]
+        for response, logprobs_T in zip(group.responses, logprobs_RT.tolist(), strict=True):
+            yield logprobs_T[: len(response.token_ids)]
+
+    @torch.no_grad()
     def load(self, folder: Path, version: int) -> Receipt:
         started = time.monotonic()
         digest = Digest()
