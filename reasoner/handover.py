@@ -24,7 +24,7 @@ from reasoner.ranks import ALONE, Ranks
 from reasoner.weights import count_weights, write_weights
 
 if TYPE_CHECKING:
-    from reasoner.learning.learner import Learner
+    from reasoner.learning.spread import Policy
     from reasoner.records import Group, Receipt
     from reasoner.sampling.base import Sampler
 
@@ -170,7 +170,7 @@ def _compare(what: str, published: object, loaded: object) -> None:
         )
 
 
-def check_gap(learner: Learner, groups: Sequence[Group], temperature: float) -> Gap:
+def check_gap(learner: Policy, groups: Sequence[Group], temperature: float) -> Gap:
     """Score the groups again with the learner and compare with what the sampler reported.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import vllm
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 
 from reasoner.errors import SamplerError
 from reasoner.sampling.vllm_messages import SHAPE
@@ -33,8 +34,18 @@ class WorkerExtension:
     def take_weights(self, folder: str) -> tuple[str, int]:
         """Load every tensor of `folder`; returns checksum and number of what was read."""
         digest = Digest()
+        if current_platform.is_cpu():
+            self._pack_experts_again()
         self.reload_weights(weights_iterator=read_weights(Path(folder), digest))
         return digest.checksum, digest.tensors
+
+    def _pack_experts_again(self) -> None:
+        """For the CPU vLLM packs experts when it makes their kernel, and a reload keeps that kernel: what it loads would
+        be read as if it were packed. Without the old kernel, a new one is made."""
+        for module in self.model_runner.model.modules():
+            method = getattr(module, "quant_method", None)
+            if getattr(method, "moe_kernel", None) is not None:
+                method.moe_kernel = None
 
     def describe(self, folder: str) -> dict[str, Any]:
         """What this engine is, for a run that wants to sample with it.

@@ -138,7 +138,9 @@ def test_a_sampler_that_takes_everything_passes_and_ends_with_the_exact_weights(
         canary = each.canary
         found = canary.prove(each.prompts)
         count = len(families_of(each.learner.trained))
-        assert re.match(rf"the sampler takes all {count} families of parameters \(each moved \d\d tokens by .* nats\)$", found)
+        assert re.match(
+            rf"the sampler takes all {count} families of parameters \(each moved \d\d tokens by .* nats\)$", found
+        )
         assert each.handed == [PERTURBED, 0]
         assert each.sampler.version == 0
         after = each.learner.policy.model.state_dict()
