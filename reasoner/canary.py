@@ -192,15 +192,17 @@ class Canary:
         without = {family: self._without(sizes, family) for family in effects}
         effects_NF = torch.stack([self._before_N + change_N - each for each in without.values()], dim=1)
         for engine, lack_N in unclear.items():
-            withheld = [list(effects)[at].name for at in withheld_of(lack_N, effects_NF)]
-            if withheld:
-                raise HandoverError(_message(engine, withheld))
-            if not float(lack_N.square().sum()) <= 0.5 * float(change_N.square().sum()):
+            found = withheld_of(lack_N, effects_NF)
+            names = ", ".join(list(effects)[at].name for at in found.families)
+            if found.families and found.explained > 0.5:
+                raise HandoverError(_message(engine, names))
+            if found.families or not _rms(lack_N) <= _ERRORS * self._noise:
+                like = f" (it looks most like a part of {names})" if names else ""
                 raise HandoverError(
                     f"the sampler{_by(engine)} holds wrong weights after a hand-over: all families of parameters were "
-                    f"changed on purpose, which moved the learner's log-probabilities by {_rms(change_N):.2g} nats, and "
-                    f"the sampler's are {_rms(lack_N):.2g} off, as no family that is missing explains. Its load "
-                    f"garbles what it is given. {_WHAT_TO_DO}"
+                    f"changed on purpose, which moved the learner's log-probabilities by {_rms(change_N):.2g} nats, "
+                    f"and the sampler's are {_rms(lack_N):.2g} off, which no missing family explains{like}. Its load "
+                    f"garbles or leaves out a part of what it is given. {_WHAT_TO_DO}"
                 )
 
     def _without(self, sizes: Mapping[str, float], family: Family) -> Tensor:
@@ -236,8 +238,18 @@ def families_of(names: Iterable[str]) -> list[Family]:
     return [Family(name, _spread(members)) for name, members in found.items()]
 
 
-def withheld_of(lack_N: Tensor, effects_NF: Tensor) -> list[int]:
-    """Which families' effects are what the sampler's change lacks; none where that is rounding, or something else.
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What the sampler's change lacks, put down to families."""
+
+    families: tuple[int, ...]
+    """those whose effects are in it beyond chance"""
+    explained: float
+    """share of it that their effects are: sum of squares"""
+
+
+def withheld_of(lack_N: Tensor, effects_NF: Tensor) -> Lack:
+    """Which families' effects are what the sampler's change lacks; none where that is rounding.
 
     Args:
         lack_N: change of the sampler's log-probabilities minus change of the learner's.
@@ -245,13 +257,11 @@ def withheld_of(lack_N: Tensor, effects_NF: Tensor) -> list[int]:
     """
     fit = torch.linalg.lstsq(effects_NF.double(), -lack_N.double()[:, None], driver="gelsd").solution[:, 0]
     rest = float((lack_N.double() + effects_NF.double() @ fit).square().sum())
-    if not rest <= 0.5 * float(lack_N.double().square().sum()):
-        return []
     count, families = effects_NF.shape
     variance = rest / max(count - families, 1)
     errors_F = (variance * torch.linalg.pinv(effects_NF.double().T @ effects_NF.double()).diagonal()).sqrt()
     sure_F = (fit > 0.25) & (fit > _ERRORS * errors_F)
-    return sure_F.nonzero()[:, 0].tolist()
+    return Lack(tuple(sure_F.nonzero()[:, 0].tolist()), 1.0 - rest / float(lack_N.square().sum()))
 
 
 def _family(name: str) -> str:
@@ -280,13 +290,12 @@ _WHAT_TO_DO = (
 )
 
 
-def _message(engine: str, withheld: Sequence[str]) -> str:
-    names = ", ".join(withheld)
+def _message(engine: str, names: str) -> str:
     adapters = "; lora.handover = 'merged' gives it whole weights" if "adapter of" in names else ""
     return (
-        f"the sampler{_by(engine)} does not take what it is given of {names}: these parameters were changed on purpose, "
-        "which moved the learner's log-probabilities, and the sampler's stayed as if they had not been. Nothing was "
-        f"trained yet. {_WHAT_TO_DO}{adapters}"
+        f"the sampler{_by(engine)} does not take what it is given of {names}: these parameters were changed on "
+        "purpose, which moved the learner's log-probabilities, and the sampler's stayed as if they had not been. "
+        f"Nothing was trained yet. {_WHAT_TO_DO}{adapters}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Before figures are believed: what the sampler says of its first responses, beside a plain forward pass of the model."""
+"""Before figures are believed: what the sampler says of some responses, beside a plain forward pass of the model."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def check_engine(part: Part, sampler: Sampler, say: Callable[[str], None]) -> No
     limit = gap_limit(config.model.dtype, config.handover.max_gap)
     if not gap.mean <= limit:
         raise SamplerError(
-            f"model {part.letter}: the log-probabilities of {sampler.name} differ from those of a plain forward pass by "
-            f"{gap.mean:.2g} nats per token on average (max {gap.max:.2g}, {gap.tokens} tokens); the limit is "
+            f"model {part.letter}: the log-probabilities of {sampler.name} differ from those of a plain forward pass "
+            f"by {gap.mean:.2g} nats per token on average (max {gap.max:.2g}, {gap.tokens} tokens); the limit is "
             f"{limit:.2g} (handover.max_gap). Its figures would be those of another model. Set sampling.engine = "
             f"{'vllm' if sampler.name == 'hf' else 'hf'!r}, or use another version of what samples"
         )

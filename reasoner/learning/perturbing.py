@@ -21,8 +21,8 @@ def perturbed(
     sizes: Mapping[str, float],
     gather: Gather = lambda parameters: nullcontext(),
 ) -> Iterator[None]:
-    """Meanwhile, add to every weight that `sizes` names so many times the root mean square of its own elements, as noise
-    that depends on its name alone; afterwards its elements are exactly the old ones.
+    """Meanwhile, add noise to every weight that `sizes` names, so many times the root mean square of its own elements;
+    afterwards they are exactly the old ones. The noise depends on the weight's name alone.
 
     The noise of a matrix is the outer product of two random vectors: as good as independent noise for what a
     perturbation is for, and made on the CPU, the same on every rank and device, in no time.

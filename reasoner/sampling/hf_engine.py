@@ -224,8 +224,8 @@ class HfSampler:
 
 
 def _refuse_two_rotations(config: Any, max_model_len: int) -> None:
-    """With `longrope` the rotation of all positions changes where a sequence grows beyond the original context, and what
-    the cache holds was rotated the other way.
+    """With `longrope` the rotation of all positions changes where a sequence grows beyond the original context, and
+    what the cache holds was rotated the other way.
 
     Raises:
         SamplerError: sequences may grow that long.
@@ -234,7 +234,7 @@ def _refuse_two_rotations(config: Any, max_model_len: int) -> None:
     short = rope.get("original_max_position_embeddings", max_model_len)
     if rope.get("rope_type") == "longrope" and max_model_len > short:
         raise SamplerError(
-            f"sampling.engine = 'hf' takes {short} tokens of this model, and sampling.max_prompt_tokens + max_tokens is "
-            f"{max_model_len}: beyond its original context (longrope) the positions of what was read already change. "
-            "Lower one of them"
+            f"sampling.engine = 'hf' takes {short} tokens of this model, and sampling.max_prompt_tokens + max_tokens "
+            f"is {max_model_len}: beyond its original context (longrope) the positions of what was read already "
+            "change. Lower one of them"
         )

@@ -212,9 +212,10 @@ class Server:
         body = {"token_ids": [*prompt, *response], "sampling_params": wanted}
         found = _checked(await self._post("/inference/v1/generate", body, LOAD_S), _Read)
         read = found.prompt_logprobs[len(prompt) :]
-        if len(read) != len(response) or any(at is None or token not in at for token, at in zip(response, read)):
+        known = [at for at in read if at is not None]
+        if len(known) != len(response) or not all(token in at for token, at in zip(response, known, strict=True)):
             raise ServerError("answers log-probabilities of other tokens than those that it was given")
-        logprobs = [at[token].logprob for token, at in zip(response, read, strict=True) if at]
+        logprobs = [at[token].logprob for token, at in zip(response, known, strict=True)]
         return logprobs, {span.version for choice in found.choices for span in choice.weight_versions}
 
     async def take(self, folder: Path, name: str, seed: int) -> tuple[str, int]:

@@ -4,7 +4,7 @@ sampler that leaves out what the test tells it to."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from reasoner.canary import PERTURBED, Canary, families_of, withheld_of
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import HandoverError
 from reasoner.handover import gap_limit, hand_over
+from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.ranks import ALONE
 from reasoner.records import Message, Problem, Prompt, Receipt
@@ -147,3 +148,121 @@ def test_a_sampler_that_takes_everything_passes_and_ends_with_the_exact_weights(
         assert all(torch.equal(value, after[name]) for name, value in before.items())
         assert not canary.settled
         assert canary.follow() == ""  # nothing has changed yet
+
+
+def test_adapters_that_do_not_arrive_are_caught_and_told_apart(built: Callable[[str], Path]) -> None:
+    lora = LoraConfig(rank=4, targets=["q_proj", "down_proj"]).model_copy(update={"handover": "merged"})
+    with world(built("llama"), lora=lora) as each:
+        assert re.match("the sampler takes all 2 families", each.canary.prove(each.prompts))
+        each.sampler.withheld = ("down_proj",)
+        with pytest.raises(HandoverError, match=r"given of adapter of mlp\.down_proj: .*lora\.handover = 'merged'"):
+            each.canary.prove(each.prompts)
+
+
+def test_a_tied_output_layer_that_stays_behind_is_caught(built: Callable[[str], Path]) -> None:
+    """As vLLM's CPU build keeps its packed copy of it: what is one parameter in the learner is two there."""
+    with world(built("llama")) as each:
+        model = each.sampler._model
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+        assert "all 11 families" in each.canary.prove(each.prompts)
+        each.sampler.withheld = ("lm_head",)
+        with pytest.raises(HandoverError, match=r"the sampler does not take|holds wrong weights"):
+            each.canary.prove(each.prompts)
+
+
+def test_a_load_that_garbles_is_caught(built: Callable[[str], Path]) -> None:
+    with world(built("llama")) as each:
+        each.sampler.garbles = True
+        with pytest.raises(HandoverError, match=r"wrong weights after a hand-over: .* Its load garbles"):
+            each.canary.prove(each.prompts)
+
+
+def test_a_sampler_that_does_not_take_the_original_weights_back_is_caught(built: Callable[[str], Path]) -> None:
+    with world(built("llama")) as each:
+        take = each.sampler.load
+
+        def load_once(folder: Path, version: int) -> Receipt:
+            each.sampler.withheld = ("mlp",) if each.sampler.loads else ()
+            return take(folder, version)
+
+        each.sampler.load = load_once  # type: ignore[method-assign]
+        with pytest.raises(HandoverError, match="differ from the learner's"):
+            each.canary.prove(each.prompts)
+
+
+def test_a_sampler_that_is_off_before_anything_was_handed_over_is_caught(built: Callable[[str], Path]) -> None:
+    with world(built("llama")) as each:
+        with torch.no_grad():
+            each.sampler._model.model.norm.weight.mul_(1.1)
+        with pytest.raises(HandoverError, match="differ from the learner's"):
+            each.canary.prove(each.prompts)
+        assert each.handed == []
+
+
+@pytest.mark.parametrize("withheld", [(), ("mlp", "self_attn")])
+def test_after_the_first_update_the_sampler_has_moved_as_the_learner_has(
+    built: Callable[[str], Path], withheld: tuple[str, ...]
+) -> None:
+    with world(built("llama")) as each:
+        canary = each.canary
+        canary.prove(each.prompts)
+        each.sampler.withheld = withheld
+        learn(each.learner, canary)
+        each._hand_over(each.learner)
+        if withheld:
+            with pytest.raises(
+                HandoverError, match=r"moved the learner's log-probabilities by 1, .* by 0\.\d\d \(\+- "
+            ):
+                canary.follow()
+        else:
+            assert canary.follow().startswith("the sampler follows the learner: 1.00 of ")
+            assert canary.settled
+            assert canary.follow() == ""
+
+
+def test_a_change_that_is_rounding_proves_nothing_and_is_compared_later(built: Callable[[str], Path]) -> None:
+    with world(built("llama"), "bfloat16") as each:
+        canary = each.canary
+        canary.prove(each.prompts)
+        each.learner._optimizer._peak = 1e-7
+        learn(each.learner, canary)
+        each.sampler.withheld = ("model.",)  # nothing arrives, and nothing can be seen of it yet
+        each._hand_over(each.learner)
+        assert canary.follow() == ""
+        assert not canary.settled
+        each.learner._optimizer._peak = 3e-2
+        learn(each.learner, canary)
+        each._hand_over(each.learner)
+        with pytest.raises(HandoverError, match="does not follow the learner"):
+            canary.follow()
+
+
+def learn(learner: TorchLearner, canary: Canary) -> None:
+    learner.accumulate(canary.groups, lambda rows, logprobs_RT: Weights(torch.ones_like(logprobs_RT)), 1.0)
+    assert learner.step().applied
+
+
+def test_families_are_what_names_tell_without_numbers() -> None:
+    names = [
+        *(f"model.layers.{layer}.mlp.experts.{expert}.w1.weight" for layer in range(9) for expert in range(2)),
+        *(f"model.layers.{layer}.self_attn.q_proj.lora_{part}.default.weight" for layer in range(2) for part in "AB"),
+        "model.norm.weight",
+    ]
+    families = {family.name: family.parameters for family in families_of(names)}
+    assert list(families) == ["mlp.experts.*.w1.weight", "adapter of self_attn.q_proj", "model.norm.weight"]
+    assert families["mlp.experts.*.w1.weight"] == tuple(
+        f"model.layers.{layer}.mlp.experts.{expert}.w1.weight" for layer in (0, 4, 8) for expert in range(2)
+    )
+    assert len(families["adapter of self_attn.q_proj"]) == 4
+
+
+def test_what_is_missing_is_told_from_rounding_by_regression() -> None:
+    generator = torch.Generator().manual_seed(0)
+    effects_NF = 0.3 * torch.randn(96, 20, generator=generator, dtype=torch.float64)
+    rounding_N = 0.05 * torch.randn(96, generator=generator, dtype=torch.float64)
+    assert withheld_of(rounding_N, effects_NF).families == ()
+    both = withheld_of(rounding_N - effects_NF[:, 3] - effects_NF[:, 17], effects_NF)
+    assert both.families == (3, 17)
+    assert both.explained > 0.9
+    garbled = withheld_of(rounding_N + 2.0 * torch.randn(96, generator=generator).double(), effects_NF)
+    assert garbled.explained < 0.5
