@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from reasoner.errors import HandoverError
-from reasoner.handover import Gap, Publisher, check_gap, verify_gap
+from reasoner.handover import Gap, Publisher, gap_of, verify_gap
 from reasoner.learning.learner import Learner
 from reasoner.ranks import Ranks
 from reasoner.records import Group, Prompt, SamplingParams
@@ -38,9 +38,9 @@ from reasoner.sampling.base import Sampler
 
 PERTURBED = -2
 """version of weights that nobody may sample with"""
-_PROMPT_TOKENS = 32
+_PROMPT_TOKENS = 16
 """of a prompt that are read: its end"""
-_RESPONSES, _TOKENS = 4, 12
+_RESPONSES, _TOKENS = 4, 10
 """to each prompt, and of each response"""
 _LAYERS = 3
 """of a family that are perturbed: the first, the last and the one between"""
@@ -152,10 +152,12 @@ class Canary:
         few = [replace(prompt, token_ids=prompt.token_ids[-_PROMPT_TOKENS:]) for prompt in shortest]
         sampled = list(self.sampler.sample(few, _RESPONSES, SamplingParams(1.0, _TOKENS)))
         groups = [group for some in self.ranks.gather(sampled) for group in some]
+        groups.sort(key=lambda group: group.problem.id)
         with self.learner.perturbed({}):
-            verify_gap(check_gap(self.learner, groups, 1.0), self.limit)
-        self.groups = sorted(groups, key=lambda group: group.problem.id)[:2]
-        self._before_N = self._learner({})
+            scored = self.learner.logprobs(groups, 1.0)
+        verify_gap(gap_of(scored, groups), self.limit)
+        self.groups = groups[:2]
+        self._before_N = _flat(scored[: sum(len(group.responses) for group in self.groups)])
         self._sampler_N = self._scores()
         for engine, scores_N in self._sampler_N.items():
             self._verify(engine, scores_N)
