@@ -31,7 +31,7 @@ from torch import Tensor
 
 from reasoner.errors import HandoverError
 from reasoner.handover import Gap, Publisher, gap_of, verify_gap
-from reasoner.learning.learner import Learner
+from reasoner.learning.learner import PerturbableLearner
 from reasoner.ranks import Ranks
 from reasoner.records import Group, Prompt, SamplingParams
 from reasoner.sampling.base import Sampler
@@ -71,7 +71,7 @@ class Family:
 class Perturbed:
     """A learner whose weights are perturbed, as a publisher of weights of their own."""
 
-    learner: Learner
+    learner: PerturbableLearner
     version: int = PERTURBED
 
     def publish(self, folder: Path) -> str:
@@ -83,7 +83,7 @@ class Perturbed:
 class Canary:
     """The check, and what `follow` needs of it."""
 
-    learner: Learner
+    learner: PerturbableLearner
     sampler: Sampler
     ranks: Ranks
     limit: float

@@ -27,7 +27,7 @@ from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
 from reasoner.handover import Publisher, gap_limit, hand_over
 from reasoner.learning.critic import TorchCritic
-from reasoner.learning.learner import Learner
+from reasoner.learning.learner import PerturbableLearner
 from reasoner.learning.spread import Policy
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
@@ -102,7 +102,7 @@ class Stages:
     """this process among those that train together"""
     terms: Mapping[str, Term]
     """the objective's terms, bound to the functions of plugins"""
-    learner: Learner
+    learner: PerturbableLearner
     reference: Policy | None
     """frozen copy of the initial model; None: no term asks for it"""
     critic: TorchCritic | None

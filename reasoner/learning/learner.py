@@ -102,16 +102,6 @@ class Learner(Protocol):
         """Optimiser steps behind the current weights."""
         ...
 
-    @property
-    def trained(self) -> Sequence[str]:
-        """The names of the weights that are trained, as the model has them."""
-        ...
-
-    def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
-        """Change these of the trained weights for a while (`perturbing`); the comparison on the first batch waits until
-        afterwards."""
-        ...
-
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         ...
@@ -155,4 +145,18 @@ class Learner(Protocol):
     def checkpoint(self, folder: Path) -> None:
         """Write everything that a learner needs to go on from here, exactly: the optimiser, and, once there was a step,
         the model as `save` does, or its adapter alone, in `model/`."""
+        ...
+
+
+class PerturbableLearner(Learner, Protocol):
+    """A learner whose weights can be changed on purpose for a while."""
+
+    @property
+    def trained(self) -> Sequence[str]:
+        """The names of the weights that are trained, as the model has them."""
+        ...
+
+    def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
+        """Change these of the trained weights for a while (`perturbing`); the comparison on the first batch waits until
+        afterwards."""
         ...

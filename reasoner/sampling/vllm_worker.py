@@ -50,7 +50,8 @@ class WorkerExtension:
         Returns:
             what makes the kernel of each layer with experts.
         """
-        methods = {name: getattr(part, "quant_method", None) for name, part in self.model_runner.model.named_modules()}
+        parts = self.model_runner.model.named_modules()
+        methods: dict[str, Any] = {name: getattr(part, "quant_method", None) for name, part in parts}
         packed = {name: method for name, method in methods.items() if getattr(method, "moe_kernel", None) is not None}
         for method in packed.values():
             method.moe_kernel = None

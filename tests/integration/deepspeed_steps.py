@@ -24,7 +24,7 @@ from torch import Tensor
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.critic import TorchCritic
-from reasoner.learning.learner import Learner, WeightFunction, Weights
+from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction, Weights
 from reasoner.learning.policy import Dtype
 from reasoner.learning.spread import Policy
 from reasoner.ranks import PATIENCE, Ranks
@@ -127,7 +127,7 @@ def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder
     save_file(found, folder / f"{name}.safetensors", {"facts": json.dumps(facts)})
 
 
-def perturb(learner: Learner) -> list[list[list[float]]]:
+def perturb(learner: PerturbableLearner) -> list[list[list[float]]]:
     """Log-probabilities before, while and after some of the trained weights are changed on purpose."""
     sizes = {name: 0.2 for name in learner.trained if "mlp" in name or "embed" in name}
     found = [learner.logprobs(ONE_GROUP, TEMPERATURE)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -24,6 +24,8 @@ from reasoner.ranks import ALONE
 from reasoner.records import Message, Problem, Prompt, Receipt
 from reasoner.sampling.hf_engine import HfSampler
 from tests.architectures import build
+
+Dtype = Literal["float32", "bfloat16"]
 
 
 class Forgetful(HfSampler):
@@ -58,7 +60,7 @@ class World:
     folder: Path
     learner: TorchLearner
     sampler: Forgetful
-    dtype: str
+    dtype: Dtype
     handed: list[int] = field(default_factory=list)
 
     @property
@@ -79,7 +81,7 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, dtype: Any = "float32", lora: LoraConfig | None = None) -> Iterator[World]:
+def world(folder: Path, dtype: Dtype = "float32", lora: LoraConfig | None = None) -> Iterator[World]:
     config = LearningConfig(token_budget=512, learning_rate=1e-3)
     learner = TorchLearner(folder, device="cpu", dtype=dtype, config=config, total_steps=9, lora=lora)
     with Forgetful(folder, dtype, "cpu", 200, 64, False) as sampler:
@@ -132,7 +134,7 @@ def test_a_family_that_does_not_reach_the_sampler_ends_the_run_by_name(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", ["llama", "qwen2", "qwen3", "gemma2", "gpt_oss", "qwen3_moe", "qwen3_5", "lfm2"])
 def test_a_sampler_that_takes_everything_passes_and_ends_with_the_exact_weights(
-    built: Callable[[str], Path], model: str, dtype: str
+    built: Callable[[str], Path], model: str, dtype: Dtype
 ) -> None:
     with world(built(model), dtype) as each:
         before = {name: value.clone() for name, value in each.learner.policy.model.state_dict().items()}
