@@ -235,13 +235,19 @@ def build(
         texts: all that it says, by which rows that say the same are known.
     """
     found: list[T] = []
+    bad: list[tuple[int, RowError]] = []
     for row in rows:
         if limit is not None and len(found) == limit:
             break
-        with report.collecting(section):
+        try:
             item = make(row)
-            if not report.is_repeated(section, row.place, texts(item)):
-                found.append(item)
+        except RowError as error:
+            bad.append((row.index, error))
+            continue
+        if not report.is_repeated(section, row.place, texts(item)):
+            found.append(item)
+    for _, wrong in sorted(bad, key=lambda each: each[0]):  # the first ones of the source are named
+        report.add(section, wrong)
     report.keep(section, len(found))
     return found
 

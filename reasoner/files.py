@@ -168,8 +168,8 @@ def _names(place: str, names: list[str], delimiter: str) -> list[str]:
         wrong = f"{twice[0]!r} is there twice" if twice else "a name is empty"
         raise DataError(f"{place}: the first line must name the columns, and {wrong}.")
     if len(names) == 1 and any(other in names[0] for other in ",;\t" if other != delimiter):
-        by, other = ("commas", ".tsv for tabs") if delimiter == "," else ("tabs", ".csv for commas")
-        raise DataError(f"{place}: the columns must be separated by {by} ({other}), got {names[0][:60]!r}.")
+        by = "commas (or tabs, in a .tsv file)" if delimiter == "," else "tabs (or commas, in a .csv file)"
+        raise DataError(f"{place}: the columns must be separated by {by}, got {names[0][:60]!r}.")
     return names
 
 

@@ -89,13 +89,13 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     manager = plugins.build_manager(config.plugins)
     report = RowReport(config.data.on_bad_row)
     read = read_sources(config, manager, report, training=training)
-    device = resolve_device(config.model.device)
-    engine = choose_engine(config.sampling) if config.has_sampler or not training else ""
-    facts = describe_plan(resolved, read.splits, device, engine, training=training)
     checks: dict[str, str] | None = None
     if folder_at_hand(config.model.path) is None:  # before a model is downloaded or converted, which takes longer
         report.settle()
         checks = check_problems_of(config, manager, read.splits)
+    device = resolve_device(config.model.device)
+    engine = choose_engine(config.sampling) if config.has_sampler or not training else ""
+    facts = describe_plan(resolved, read.splits, device, engine, training=training)
     # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
     # first time.
     print(printable(f"preparing model {facts['model']}"), flush=True)  # noqa: T201

@@ -177,12 +177,12 @@ def reward(
         ValueError: an argument is out of range.
         TypeError: the function does not take what it is called with.
     """
-    if name is not None and not isinstance(name, str):
+    if callable(name):
         return reward()(name)
     _check_declaration(name or "(named by its function)", timeout_s, granularity, workers, limit_memory, retries)
 
     def decorate(function: RewardFunction) -> RewardSource:
-        called = name or function.__name__
+        called = name or _name_of(function)
         _check_parameters(called, function, granularity)
         options = _whole_model(function)
         return RewardSource(
@@ -205,6 +205,13 @@ def reward(
         )
 
     return decorate
+
+
+def _name_of(function: RewardFunction) -> str:
+    name = getattr(function, "__name__", "")
+    if not name.isidentifier():
+        raise TypeError(f"{function!r} has no name that a reward source could have: give one, @reward('NAME')")
+    return str(name)
 
 
 def _check_declaration(

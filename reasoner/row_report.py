@@ -46,8 +46,8 @@ class _Section:
     notes: list[str] = field(default_factory=list)
     seen: dict[bytes, str] = field(default_factory=dict)
     """digest of what a row says -> its place"""
-    repeated: list[tuple[str, str]] = field(default_factory=list)
-    """places of the first rows that say the same as an earlier one, and of those"""
+    repeated: tuple[str, str] = ("", "")
+    """places of the first row that says the same as an earlier one, and of that"""
     repetitions: int = 0
 
     @property
@@ -61,11 +61,6 @@ class RowReport:
     def __init__(self, policy: Policy = "refuse") -> None:
         self._policy = policy
         self._sections: dict[str, _Section] = {}
-
-    @property
-    def refuses(self) -> bool:
-        """Whether `settle` will refuse the rows that were read so far."""
-        return any(each.bad and (self._policy == "refuse" or not each.kept) for each in self._sections.values())
 
     @contextmanager
     def collecting(self, section: str) -> Iterator[None]:
@@ -106,8 +101,8 @@ class RowReport:
         if earlier == place:
             return False
         of_source.repetitions += 1
-        if len(of_source.repeated) < NAMED:
-            of_source.repeated.append((place, earlier))
+        if of_source.repetitions == 1:
+            of_source.repeated = (place, earlier)
         return self._policy == "drop"
 
     def settle(self) -> tuple[str, ...]:
@@ -117,7 +112,7 @@ class RowReport:
             DataError: there are bad rows and the policy refuses them, or leaves them out and nothing is left.
         """
         refused = [
-            _refusal(section, each, self._policy)
+            self._refusal(section, each)
             for section, each in self._sections.items()
             if each.bad and (self._policy == "refuse" or not each.kept)
         ]
@@ -128,47 +123,39 @@ class RowReport:
         return tuple(note for section, each in self._sections.items() for note in self._notes(section, each))
 
     def _notes(self, section: str, each: _Section) -> Iterator[str]:
-        rows = each.kept + each.bad
+        rows = f"{each.bad:,} of {self._total(each):,} rows"
         if each.bad:
-            examples = "; ".join(str(error).rstrip(".") for error in each.named[:1])
-            yield (
-                f"{section}: {each.bad:,} of {rows:,} rows cannot be used and were left out: {_counted(each.kinds)} "
-                f"(the first: {examples})."
-            )
+            first = str(each.named[0]).rstrip(".")
+            yield f"{section}: {rows} cannot be used and were left out: {_counted(each.kinds)} (the first: {first})."
         if each.repetitions:
-            place, earlier = each.repeated[0]
-            first = f"the first is {place}, as {earlier}"
+            what, (place, earlier) = f"{section}: rows that repeat an earlier one", each.repeated
+            count = f"{each.repetitions:,} (the first is {place}, as {earlier})"
             if self._policy == "drop":
-                yield f"{section}: {each.repetitions:,} rows repeat an earlier one and were left out ({first})."
+                yield f"{what} and were left out: {count}."
             else:
-                yield (
-                    f"{section}: {each.repetitions:,} of {rows:,} rows repeat an earlier one ({first}); to leave them "
-                    "out: --set data.on_bad_row=drop."
-                )
+                yield f"{what}: {count}; to leave them out: --set data.on_bad_row=drop."
         yield from each.notes
+
+    def _total(self, each: _Section) -> int:
+        return each.kept + each.bad + (each.repetitions if self._policy == "drop" else 0)
+
+    def _refusal(self, section: str, each: _Section) -> str:
+        """The bad rows of one source: the first ones named, the others counted."""
+        left = "" if each.kept or self._policy == "refuse" else ": nothing is left"
+        lines = [f"{section}: {each.bad:,} of {self._total(each):,} rows cannot be used{left}."]
+        detail = ""
+        for error in each.named:
+            lines.append(f"  {error.place}: the same" if error.detail == detail else f"  {error}")
+            detail = error.detail
+        rest = each.kinds - Counter(error.kind for error in each.named)
+        if rest:
+            lines.append(f"  and {rest.total():,} more: {_counted(rest)}")
+        if each.repetitions:
+            lines.append(f"  rows that repeat an earlier one: {each.repetitions:,}")
+        return "\n".join(lines)
 
     def _of(self, section: str) -> _Section:
         return self._sections.setdefault(section, _Section())
-
-
-def _refusal(section: str, each: _Section, policy: Policy) -> str:
-    """The bad rows of one source: the first ones named, the others counted."""
-    rows = each.kept + each.bad
-    left = ": nothing is left" if policy == "drop" else ""
-    lines = [f"{section}: {each.bad:,} of {rows:,} rows cannot be used{left}."]
-    lines += [
-        f"  {error.place}: the same" if error.detail == before.detail else f"  {error}"
-        for before, error in zip([_NOTHING, *each.named], each.named, strict=False)
-    ]
-    rest = each.kinds - Counter(error.kind for error in each.named)
-    if rest:
-        lines.append(f"  and {rest.total():,} more: {_counted(rest)}")
-    if each.repetitions:
-        lines.append(f"  {each.repetitions:,} others repeat an earlier row")
-    return "\n".join(lines)
-
-
-_NOTHING = RowError("", "", "")
 
 
 def _counted(kinds: Counter[str]) -> str:

@@ -28,6 +28,8 @@ from reasoner.row_report import RowError
 class Row:
     """One row and where it is."""
 
+    index: int
+    """from 0, in the order of the source, over all its files"""
     id: str
     """`train:17`: of the problem that it becomes, whatever the order and number of those that are used"""
     place: str
@@ -48,13 +50,15 @@ def read_rows(
         DataError: the source is missing, unreachable, empty, or malformed as a whole.
         ConfigError: there is no such generator, or it has no such option.
     """
-    empty = True
+    index = -1
     for stem, placed in _parts(source, generators, section):
         for number, (place, fields) in enumerate(placed):
-            empty = False
-            bad = isinstance(fields, RowError)
-            yield Row(f"{stem}:{number}", place, {} if bad else fields), fields if bad else None
-    if empty:
+            index += 1
+            if isinstance(fields, RowError):
+                yield Row(index, f"{stem}:{number}", place, {}), fields
+            else:
+                yield Row(index, f"{stem}:{number}", place, fields), None
+    if index < 0:
         raise DataError(f"{section}: {describe_origin(source)} holds no rows.")
 
 

@@ -9,6 +9,7 @@ date.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import Any, get_args, get_type_hints
 
 from typer.main import get_command
 
+import reasoner.records
 from reasoner import hookspecs
 from reasoner.cli.app import app
 from reasoner.gro import describe
@@ -76,6 +78,23 @@ def hooks() -> str:
             parameters = ", ".join(inspect.signature(function).parameters)
             rows.append(f"| `{name}({parameters})` | {first} |")
     return "\n".join(["| hook | when, and what for |", "|---|---|", *rows]) + "\n"
+
+
+def records() -> str:
+    """One row per field of what a verifier gets and returns: the docstrings of `reasoner.records`."""
+    tree = ast.parse(inspect.getsource(reasoner.records))
+    classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    aliases = {ast.unparse(each.targets[0]): each.value for each in tree.body if isinstance(each, ast.Assign)}
+    rows = []
+    for name in ("Problem", "Message", "Response", "Score"):
+        for at, node in enumerate(classes[name]):
+            if not isinstance(node, ast.AnnAssign):
+                continue
+            after = classes[name][at + 1] if at + 1 < len(classes[name]) else None
+            text = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
+            kind = ast.unparse(aliases.get(ast.unparse(node.annotation), node.annotation)).replace("|", "\\|")
+            rows.append(f"| `{name.lower()}.{ast.unparse(node.target)}` | `{kind}` | {' '.join(text.split())} |")
+    return "\n".join(["| | type | what it holds |", "|---|---|---|", *rows]) + "\n"
 
 
 def changes() -> str:
@@ -149,6 +168,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "checkpoints": partial(found, "checkpoints"),
     "configuration": configuration,
     "hooks": hooks,
+    "records": records,
     "changes": changes,
     "commands": commands,
 }

@@ -37,6 +37,7 @@ def test_there_are_tables() -> None:
         "scoring",
         "mathematics",
         "hooks",
+        "records",
         "commands",
         "changes",
         "attacks",

@@ -6,12 +6,18 @@ import re
 import shlex
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from reasoner.__main__ import main
+from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
+from reasoner.data import load_problems
 from reasoner.files import READERS
+from reasoner.offline import read_offline
+from reasoner.records import Message
+from reasoner.row_report import RowReport
 from reasoner.runs.folder import read_evaluations, read_metrics
 from reasoner.settings import load_config
 from tests.tiny import build_tiny_model
@@ -69,11 +75,41 @@ def test_the_commands_do_what_the_page_says(
     reasoner(*[argument.replace("runs/RUN", str(folder)) for argument in evaluate], *quick)
 
 
+BLOCKS = re.findall(r"^```(json|toml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+EXAMPLES = [(row, table) for (kind, row), (_, table) in pairwise(BLOCKS) if kind == "json" and table.startswith("[")]
+
+
 def test_the_other_settings_load(tmp_path: Path) -> None:
-    (columns,) = [
-        block for block in re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if block[0] == "["
-    ]
-    own = tmp_path / "own.toml"
-    own.write_text(columns)
-    assert tomllib.loads(columns)["data"]["train"]["columns"] == {"question": "problem", "answer": "solution"}
-    assert load_config("math-gsm8k", "laptop", own).config.data.train is not None
+    tables = [block for kind, block in BLOCKS if kind == "toml" and block.startswith("[")]
+    assert len(tables) == len(EXAMPLES) + 2
+    for table in tables:
+        own = tmp_path / "own.toml"
+        own.write_text(table)
+        assert load_config("math-gsm8k", "laptop", own).config.data.train is not None
+
+
+def test_rows_of_trl_and_verl_load_as_the_page_says(tmp_path: Path) -> None:
+    user = (Message("user", "What is 2 + 2?"),)
+    assert len(EXAMPLES) == 3
+    for row, table in EXAMPLES:
+        ((name, settings),) = tomllib.loads(table)["data"].items()
+        (tmp_path / "rows.jsonl").write_text(row)
+        settings["path"] = str(tmp_path / "rows.jsonl")
+        if name == "train":
+            (problem,) = load_problems(SourceConfig(**settings), PromptConfig(), {}, 0)
+            assert (problem.messages, problem.answer) == (user, "4")
+        else:
+            report = RowReport()
+            rows = read_offline("pairs", OfflineConfig(**settings), PromptConfig(), {}, 0, None, report)
+            (written,) = rows.written
+            assert (written.messages, [each.text for each in written.completions]) == (user, ["4", "5"])
+            assert report.settle() == ()
+
+
+def test_the_quiz_is_read_as_the_page_says(tmp_path: Path) -> None:
+    (line,) = re.findall(r'^path = "quiz.jsonl" +# (.*)$', PAGE, re.MULTILINE)
+    (table,) = [block for kind, block in BLOCKS if kind == "toml" and "quiz.jsonl" in block]
+    (tmp_path / "quiz.jsonl").write_text(line)
+    settings = tomllib.loads(table)["data"]["train"] | {"path": str(tmp_path / "quiz.jsonl")}
+    (problem,) = load_problems(SourceConfig(**settings), PromptConfig(), {}, 0)
+    assert (problem.answer, problem.fields["text"]) == ("B", "blue")

@@ -233,7 +233,7 @@ def test_the_command_line_has_these_options() -> None:
         "export": "--help --to run",
         "tasks": "--help",
         "tasks list": "--help --plugin",
-        "tasks show": "--help --plugin task",
+        "tasks show": "--help --plugin --sample task",
         "rewards": "--help",
         "rewards list": "--help --plugin",
         "rewards show": "--help --plugin name",
