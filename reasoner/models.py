@@ -16,12 +16,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import Any, Literal
 
 from reasoner.errors import DataError, MissingDependencyError, UserError, nearest
 from reasoner.hub import hub_reachable
 from reasoner.parsing import read_model_json, table_of
+from reasoner.runs.model import model_folders, recorded_step
 from reasoner.scratch_folders import ScratchFolder
 from reasoner.weight_files import INDEX, SINGLE, named_files, read_shapes
 
@@ -167,8 +169,9 @@ def describe_model(path: str) -> str:
     if path.startswith(EMBEDDED_PREFIX):
         target = _embedded_target(path.removeprefix(EMBEDDED_PREFIX))
         return f"{path} ({'converted: ' + str(target) if target.is_dir() else 'to be converted once, half a minute'})"
-    if Path(path).expanduser().is_dir():
-        return f"{path} (local folder)"
+    if (folder := Path(path).expanduser()).is_dir():
+        step = recorded_step(folder)
+        return f"{path} (local folder{'' if step is None else f', step {step} of its run'})"
     _check_hub_id(path)
     return f"{path} (from the Hugging Face hub or its local cache)"
 
@@ -423,8 +426,7 @@ def _checked(folder: Path) -> Path:
         DataError: a file is missing; the message names it.
     """
     if not (folder / "config.json").is_file():
-        trained = folder / "model"
-        hint = f" Did you mean {trained}?" if (trained / "config.json").is_file() else ""
+        hint = _of_run(folder)
         raise DataError(f"model folder {folder} has no config.json: it is not a model in Hugging Face format.{hint}")
     if not read_shapes(folder):
         pickled = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
@@ -439,6 +441,16 @@ def _checked(folder: Path) -> Path:
             f"model folder {folder} has no tokenizer (tokenizer.json): save the tokenizer into the same folder."
         )
     return folder
+
+
+def _of_run(folder: Path) -> str:
+    """What may be meant by a run's folder, or by a checkpoint that has an adapter alone."""
+    if folder.parent.parent.name == "checkpoints" and any(folder.glob("adapter-*.safetensors")):
+        run, step = quote(str(folder.parents[2])), int(folder.parent.name.rpartition("-")[2])
+        export = f"reasoner export {run} --step {step} --to DIR"
+        return f" It is an adapter alone; `{export}` writes the model with it."
+    trained = model_folders(folder)
+    return f" Did you mean {trained[max(trained)]}, after step {max(trained)} of the run?" if trained else ""
 
 
 def _embedded_paths() -> Iterator[str]:

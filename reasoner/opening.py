@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from reasoner import plugins
@@ -16,7 +17,7 @@ from reasoner.ahead import Ahead
 from reasoner.checkpointing import CRITIC
 from reasoner.config import Config, RewardConfig
 from reasoner.curriculum import Curriculum
-from reasoner.errors import ConfigError, OutOfTimeError, state_after
+from reasoner.errors import ConfigError, OutOfTimeError, ScoringError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
 from reasoner.gro.terms import Term
@@ -28,7 +29,6 @@ from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.spread import Policy, SpreadPolicy
 from reasoner.material import Material, load_material
-from reasoner.measure import seconds_since_start
 from reasoner.models import resolve_device
 from reasoner.plan import describe_checkpoints
 from reasoner.plugins import Events
@@ -71,11 +71,14 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         RunError: an engine did not start.
     """
     config = resolved.config
-    config.check_trains()
+    config.check_trains(resolved.typed)
     with ExitStack() as stack:
         ranks = stack.enter_context(_ranks(config))
-        place = stack.enter_context(find_place(resume.folder, config.run.steps)) if resume and ranks.first else None
+        place = None
+        if resume and ranks.first:
+            place = stack.enter_context(find_place(resume.folder, config.run.steps, accept=resume.accept))
         checkpoint = ranks.of_first(place.checkpoint if place else None)
+        forget_scores = ranks.of_first(place.forgets if place else False)
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
         ahead = stack.enter_context(Ahead())
@@ -102,11 +105,11 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             drawer=_drawer(base, evaluator),
             ahead=ahead,
             offline=base.streams,
-            set_up_s=seconds_since_start(),
             watch=Watch(base.run.history, list(base.run.evaluations.items())),
         )
+        base.run.clock.end_set_up()
         if checkpoint:
-            stages.keeper.restore(checkpoint)
+            stages.keeper.restore(checkpoint, forget_scores=forget_scores)
         try:
             yield stages
         except BaseException as error:
@@ -128,8 +131,9 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
         notes: Sequence[str] = ()
         if ranks.first:
             if place:
-                place.check(material.identity())
-                run, notes = place.reopen(to_toml(config), facts, changes, material.reserve_bytes)
+                identity = material.identity()
+                changes = (*changes, *place.check(identity))
+                run, notes = place.reopen(to_toml(config), identity, facts, changes, material.reserve_bytes)
                 forget_stacks(run.folder)
             else:
                 run = _new_run(material, facts)
@@ -187,10 +191,11 @@ def _what_is_left(run: Run, error: BaseException) -> str:
     if isinstance(error, OutOfTimeError):
         how += f", because {error}"
     saved = run.checkpoints.steps()
+    mended = " (after mending a reward source: with --accept-changes)" if isinstance(error, ScoringError) else ""
     if not saved:
         return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
     again = "" if saved[-1] == run.steps else f" ({run.steps - saved[-1]} committed steps after it are made again)"
-    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {run.folder}"
+    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
 
 
 @contextmanager
@@ -199,7 +204,9 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     with ExitStack() as stack:
         shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
         rewards = _of_one_rank(config.rewards, base.ranks, shared)
-        service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins, view.message))
+        service = stack.enter_context(
+            ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
+        )
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
         merged = why_merged(config) if config.lora else ""

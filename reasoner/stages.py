@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from shlex import quote
 from statistics import fmean
 from typing import Any
 
@@ -60,8 +61,6 @@ class Evaluator:
     sampler: Sampler
     events: Events
     """the plugins that watch"""
-    seconds: float = 0.0
-    """spent in evaluations"""
 
     def evaluate(self, step: int, when: str, rows: int = 0, measured: Sequence[Estimate] = ()) -> Evaluation:
         """Sample and score the held-out problems with the sampler's weights; the result is in the run folder.
@@ -88,15 +87,8 @@ class Evaluator:
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
         self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
-        self.seconds += time.perf_counter() - started
+        self.run.clock.evaluation += time.perf_counter() - started
         return evaluation
-
-    def state(self) -> dict[str, Any]:
-        """A part of the run (`checkpointing.Part`)."""
-        return {"seconds": self.seconds}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.seconds = state["seconds"]
 
 
 @dataclass
@@ -128,18 +120,12 @@ class Stages:
     """what it draws beside the update (`sampling.ahead`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
-    set_up_s: float
-    """seconds from the start of the process until everything was ready; with those of earlier starts of the run"""
-    earlier_s: float = 0.0
-    """seconds of earlier starts"""
     fresh_steps: int = 0
     """steps that sampled, since this start"""
     fresh: Fresh | None = None
     """of the current step; None: it reads no fresh groups"""
     asleep: bool = False
     """the sampler has given its memory back"""
-    held_out_s: float = 0.0
-    """seconds in measuring `held_out`"""
     told: set[str] = field(default_factory=set)
     """what was said once for all steps"""
     watch: Watch = field(default_factory=Watch)
@@ -160,8 +146,8 @@ class Stages:
         """Writes the run's checkpoints."""
         parts: dict[str, Part] = {"stages": self}
         scoring = self.evaluator.service if self.evaluator else None
-        if self.evaluator and scoring:
-            parts |= {"evaluator": self.evaluator, SCORING: scoring}
+        if scoring:
+            parts[SCORING] = scoring
         if self.drawer:
             parts["drawer"] = self.drawer
         return Keeper(
@@ -179,13 +165,12 @@ class Stages:
 
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
-        total_s = self.earlier_s + seconds_since_start()
-        return {"set_up_s": self.set_up_s, "total_s": total_s, "held_out_s": self.held_out_s}
+        clock = self.run.clock
+        return {"set_up_s": clock.set_up, "evaluation_s": clock.evaluation, "total_s": clock.total}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.set_up_s += state["set_up_s"]
-        self.earlier_s = state["total_s"]
-        self.held_out_s = state["held_out_s"]
+        self.run.clock.go_on_from(state["set_up_s"], state["total_s"])
+        self.run.clock.evaluation = state["evaluation_s"]
 
     def check_time(self) -> None:
         """Another step, or the last evaluation, is about to begin.
@@ -332,7 +317,7 @@ class Stages:
         started = time.perf_counter()
         with self.sampler_asleep(Timer()):
             found = self.held_out.measure(partial(self.view.stage, "held out"))
-        self.held_out_s += time.perf_counter() - started
+        self.run.clock.evaluation += time.perf_counter() - started
         return found
 
     @contextmanager
@@ -413,15 +398,15 @@ class Stages:
     def finish(self, model: Path) -> None:
         """Remove what only an interrupted run needs, and show the summary."""
         self.keeper.finish()
+        self.run.clock.stop()
         before, after = (self.run.evaluations.get(step) for step in (0, self.config.run.steps))
-        complete = self.run.folder / "config.toml"
+        folder = quote(str(self.run.folder))
+        complete = quote(str(self.run.folder / "config.toml"))
         commands = {"Repeat this run exactly": f"reasoner run {complete}"}
         if self.config.run.keep_last:
-            commands["Train it further"] = (
-                f"reasoner run --resume {self.run.folder} --steps {2 * self.config.run.steps}"
-            )
+            commands["Train it further"] = f"reasoner run --resume {folder} --steps {2 * self.config.run.steps}"
         if self.config.has_sampler:
-            compared = f"reasoner eval {complete} --model {self.config.model.path} --model {model}"
+            compared = f"reasoner eval {complete} --model {quote(self.config.model.path)} --model {quote(str(model))}"
             commands = {"Compare the trained model with the initial one": compared} | commands
         self.view.finished(
             Summary(
@@ -430,9 +415,9 @@ class Stages:
                 history=self.history,
                 warnings=self.watch.given,
                 evaluations=(before, after) if before and after else None,
-                set_up_s=self.set_up_s,
-                evaluation_s=self.held_out_s + (self.evaluator.seconds if self.evaluator else 0.0),
-                total_s=self.earlier_s + seconds_since_start(),
+                set_up_s=self.run.clock.set_up,
+                evaluation_s=self.run.clock.evaluation,
+                total_s=self.run.clock.total,
                 run_folder=self.run.folder,
                 model_folder=model,
                 next_commands=commands,

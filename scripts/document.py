@@ -26,7 +26,8 @@ from reasoner.cli.app import app
 from reasoner.gro import describe
 from reasoner.gro.presets import PRESETS
 from reasoner.reporting.metrics import METRICS
-from reasoner.runs.changes import ALLOWED
+from reasoner.runs.changes import ALLOWED, ON_REQUEST
+from reasoner.settings.other_names import table
 from scripts.keys import configuration
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -102,6 +103,8 @@ def changes() -> str:
     by_effect: dict[str, list[str]] = {}
     for key, effect in ALLOWED.items():
         by_effect.setdefault(effect or "nothing", []).append(f"`{key}`")
+    for key, effect in ON_REQUEST.items():
+        by_effect.setdefault(f"with `--accept-changes` alone: {effect}", []).append(f"`{key}`")
     rows = [f"| {', '.join(keys)} | {effect} |" for effect, keys in by_effect.items()]
     return "\n".join(["| keys | what may differ |", "|---|---|", *rows]) + "\n"
 
@@ -170,6 +173,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "hooks": hooks,
     "records": records,
     "changes": changes,
+    "trl": lambda: table("TRL"),
+    "verl": lambda: table("verl"),
     "commands": commands,
 }
 

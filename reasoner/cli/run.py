@@ -50,6 +50,9 @@ def run(
         str | None, typer.Option(metavar="RUN", help="Go on with this run, in the place of TASK: its folder or name.")
     ] = None,
     profile: options.Profile = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, hub id or embedded model to train (model.path).", show_default=False)
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for run folders (run.output).")] = None,
     gpus: Annotated[
@@ -69,6 +72,13 @@ def run(
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: go on with plugin files, or options of reward sources, that have changed.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -92,8 +102,12 @@ def run(
     srun --nodes=2 --ntasks-per-node=1 reasoner run math-gsm8k --profile gpu --gpus 8
 
     reasoner run --resume runs/20260101-120000-math-gsm8k
+
+    reasoner run --resume 20260101-12 --accept-changes
     """
     arguments = list(sets or ())
+    if model is not None:
+        arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
     if steps is not None:
         arguments.append(f"run.steps={steps}")
     if output is not None:
@@ -103,14 +117,16 @@ def run(
     here = launched()
     arguments += _ranks_wanted(here, gpus, hostfile, arguments)
     going_on: Resume | None = None
+    if accept and resume is None:
+        raise UserError("--accept-changes is for a run that goes on: --resume RUN.")
     if resume is None and task is not None:
         resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
     elif resume is not None:
         given = {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
         _refuse_beside_resume(given)
         folder = find_run(resume)
-        resolved, changes = load_resumed(folder, arguments)
-        resolved, going_on = ready(resolved), Resume(folder, changes)
+        resolved, changes = load_resumed(folder, arguments, accept=accept)
+        resolved, going_on = ready(resolved), Resume(folder, changes, accept)
     else:
         raise UserError("what is to be trained? Name a TASK (`reasoner tasks list`), or a run with --resume RUN.")
     if dry_run:
@@ -191,7 +207,7 @@ def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str],
     from reasoner.rehearsal import rehearse
 
     config = resolved.config
-    config.check_trains()
+    config.check_trains(resolved.typed)
     device = resolve_device(config.model.device)
     engine = choose_engine(config.sampling) if config.has_sampler else ""
     found = rehearse(config, hooks.build_manager(config.plugins))

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,7 @@ from reasoner.reporting.lines import label
 from reasoner.reporting.metrics import find, headline
 from reasoner.runs.find import RUNS, find_evaluation, find_run, list_runs
 from reasoner.runs.lock import is_going
+from reasoner.runs.model import model_folders
 from reasoner.runs.saved import SavedRun, State, disk_use, is_run, read_run, read_runs
 
 if TYPE_CHECKING:
@@ -97,6 +99,9 @@ def show(run: options.RunName) -> None:
         console.print(Text("\nEvaluation [95% interval]", "bold"))
         estimates = found.evaluations[-1].evaluation.estimates
         console.print(_facts({e.name: interval(e.value, e.low, e.high, e.unit) for e in estimates}))
+    if models := model_folders(found.folder):
+        console.print(Text("\nModel", "bold"))
+        console.print(_facts({f"after step {step}": str(at.relative_to(found.folder)) for step, at in models.items()}))
     console.print(Text("\nDisk", "bold"))
     console.print(_facts(_disk(found.folder)))
     console.print(Text("\nNext", "bold"))
@@ -190,16 +195,17 @@ def _disk(folder: Path) -> dict[str, str]:
 
 def _next(run: SavedRun) -> dict[str, str]:
     """What one may want to do, by the state of the run."""
+    folder, log = quote(str(run.folder)), quote(str(run.folder / "log.txt"))
     if run.state == "running":
-        return {"Watch it": f"tail -f {run.folder / 'log.txt'}", "Look so far": f"reasoner report {run.folder}"}
-    commands = {"See everything": f"reasoner report {run.folder}"}
-    if (run.folder / "model").is_dir():
-        commands["Take the model"] = f"reasoner export {run.folder} --to DIR"
+        return {"Watch it": f"tail -f {log}", "Look so far": f"reasoner report {folder}"}
+    commands = {"See everything": f"reasoner report {folder}"}
+    if models := model_folders(run.folder):
+        commands[f"Take the model, after step {max(models)}"] = f"reasoner export {folder} --to DIR"
     elif run.trains:
-        commands["See what happened"] = f"less {run.folder / 'log.txt'}"
-        commands["Start it again"] = f"reasoner run {run.config['task']} --config {run.folder / 'config.toml'}"
+        commands["See what happened"] = f"less {log}"
+        commands["Start it again"] = f"reasoner run {quote(str(run.folder / 'config.toml'))}"
     if run.can_resume:
-        commands = {"Go on with it": f"reasoner run --resume {run.folder}"} | commands
+        commands = {"Go on with it": f"reasoner run --resume {folder}"} | commands
     return commands
 
 

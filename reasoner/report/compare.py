@@ -12,7 +12,8 @@ from reasoner.evaluation import Difference, Estimate, Evaluation, compare, is_lo
 from reasoner.runs.folder import Evaluated
 from reasoner.runs.saved import SavedRun
 
-Tone = Literal["better", "worse", "neutral"]
+Tone = Literal["better", "worse", "changed", "neutral"]
+"""`changed`: beyond noise, and neither better nor worse; `neutral`: within noise"""
 _ENTRY = re.compile(r"(?:gro\.terms|rewards)\.[^.]+\.")
 
 
@@ -30,9 +31,11 @@ class Row:
 
     @property
     def tone(self) -> Tone:
-        """Beyond noise; a length is neither better nor worse, and a loss the better the lower it is."""
-        if self.difference.within_noise or self.difference.unit == "tokens":
+        """A length is neither better nor worse, and a loss the better the lower it is."""
+        if self.difference.within_noise:
             return "neutral"
+        if self.difference.unit == "tokens":
+            return "changed"
         return "better" if (self.difference.change > 0) != is_loss(self.name) else "worse"
 
 
@@ -49,11 +52,16 @@ class Comparison:
     """why the two may not be comparable; empty: nothing against it"""
 
 
-def before_and_after(run: SavedRun) -> Comparison | None:
-    """The first and the last evaluation of a run; None: there are no two."""
-    if len(run.evaluations) < 2:
+def before_and_after(run: SavedRun, until: int | None = None) -> Comparison | None:
+    """The first and the last evaluation of a run; None: there are no two.
+
+    Args:
+        until: leave out those after later steps; None: none of them.
+    """
+    evaluations = [made for made in run.evaluations if until is None or made.step <= until]
+    if len(evaluations) < 2:
         return None
-    first, last = run.evaluations[0], run.evaluations[-1]
+    first, last = evaluations[0], evaluations[-1]
     rows = _rows(first.evaluation, last.evaluation)
     return Comparison(run.name, when(run, first), when(run, last), rows)
 

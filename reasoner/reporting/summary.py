@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from math import nan
+from math import isfinite, nan
 from textwrap import fill
 
 from rich import box
@@ -33,6 +33,8 @@ PHASES = {
     "time/handover": "hand-over",
     "time/check": "log-probability check",
 }
+
+REST, ELSE = "rest of the steps", "everything else"
 
 SAID: Mapping[Direction, str] = {
     "rose": "rose",
@@ -201,14 +203,26 @@ def _training_table(history: Sequence[Mapping[str, float]], ascii_only: bool) ->
     return table
 
 
-def _time_table(summary: Summary, ascii_only: bool) -> Table:
-    parts = {"set-up": summary.set_up_s}
+def time_by_phase(
+    history: Sequence[Mapping[str, float]], set_up_s: float, evaluation_s: float, total_s: float
+) -> dict[str, float]:
+    """Where the time of a run went, seconds by phase, in the order in which it is shown; the sum is `total_s`."""
+    parts = {"set-up": set_up_s}
     for name, phase in PHASES.items():
-        if any(name in metrics for metrics in summary.history):
-            parts[phase] = sum(metrics.get(name, 0.0) for metrics in summary.history)
-    if summary.evaluations:
-        parts["evaluation"] = summary.evaluation_s
-    parts["everything else"] = max(0.0, summary.total_s - sum(parts.values()))
+        if any(name in metrics for metrics in history):
+            parts[phase] = _total(history, name)
+    parts[REST] = max(0.0, _total(history, "time/total") - sum(parts.values()) + set_up_s)
+    parts["evaluation"] = evaluation_s
+    parts[ELSE] = max(0.0, total_s - sum(parts.values()))
+    return {phase: seconds for phase, seconds in parts.items() if seconds > 0.0}
+
+
+def _total(history: Sequence[Mapping[str, float]], name: str) -> float:
+    return sum(value for metrics in history if isfinite(value := metrics.get(name, nan)))
+
+
+def _time_table(summary: Summary, ascii_only: bool) -> Table:
+    parts = time_by_phase(summary.history, summary.set_up_s, summary.evaluation_s, summary.total_s)
     table = _table("Where the time went", ascii_only)
     table.add_column("")
     table.add_column("time", justify="right")

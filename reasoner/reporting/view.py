@@ -26,11 +26,11 @@ class Summary:
     evaluations: tuple[Evaluation, Evaluation] | None
     """before and after training; None: the run had nothing to evaluate on"""
     set_up_s: float
-    """seconds from the command to the first evaluation: imports, model, data, engines"""
+    """seconds from the run's folder to the first evaluation: models and engines"""
     evaluation_s: float
     """seconds in all evaluations"""
     total_s: float
-    """seconds from the command to this summary"""
+    """seconds from the run's folder to this summary (`reasoner.runs.clock`)"""
     run_folder: Path
     model_folder: Path
     next_commands: Mapping[str, str]

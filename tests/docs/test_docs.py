@@ -40,6 +40,8 @@ def test_there_are_tables() -> None:
         "records",
         "commands",
         "changes",
+        "trl",
+        "verl",
         "attacks",
         "checkpoints",
         "configuration",

@@ -218,8 +218,8 @@ def test_the_command_line_has_these_options() -> None:
     """Adding an option is a decision."""
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
-        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --hostfile --max-hours --output --plugin "
-        "--profile --resume --set --steps task",
+        "run": "--accept-changes --allow-unsandboxed-code --config --dry-run --gpus --help --hostfile --max-hours "
+        "--model --output --plugin --profile --resume --set --steps task",
         "eval": "--allow-unsandboxed-code --config --help --json --model --output --plugin --profile --resume "
         "--samples --set --temperature tasks",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
@@ -230,7 +230,7 @@ def test_the_command_line_has_these_options() -> None:
         "runs compare": "--help runs",
         "runs rm": "--help --yes runs",
         "report": "--format --help --output --plots --tokens runs",
-        "export": "--help --to run",
+        "export": "--help --step --to run",
         "tasks": "--help",
         "tasks list": "--help --plugin",
         "tasks show": "--help --plugin --sample task",

@@ -11,6 +11,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ from reasoner.report.compare import settings
 from reasoner.report.pieces import Pieces, load_pieces
 from reasoner.report.text import as_markdown
 from reasoner.report.write import make_report, save, write_plots
+from reasoner.reporting.summary import as_text
+from reasoner.reporting.view import Summary
 from reasoner.runs.folder import Evaluated, read_evaluations
+from reasoner.runs.saved import read_run
+from reasoner.runs.starts import record_start
 from tests.made_up import HOSTILE, edit_json, made_up_run, write_tokenizer
 
 
@@ -368,3 +373,48 @@ def test_dropped_groups_are_in_the_report_and_say_so(made: Path, tmp_path: Path)
     groups = [group for group in data_of(page_of(run))["groups"] if group["training"]]
     assert [group["dropped"] for group in groups if group["step"] == 2] == [True, False, False]
     assert not any(group["dropped"] for group in groups if group["step"] != 2)
+
+
+def test_a_significant_change_of_length_is_not_shown_as_noise(made: Path) -> None:
+    """Grey is noise; a length beyond it has a colour of its own, neither that of better nor that of worse."""
+    comparison = collect([made / "first"]).runs[0].comparison
+    assert comparison
+    (length,) = (row for row in comparison.rows if row.difference.unit == "tokens")
+    moved = replace(length, difference=replace(length.difference, low=5.0, high=9.0, change=7.0, p=0.001))
+    still = replace(length, difference=replace(length.difference, low=-5.0, high=9.0, change=2.0, p=0.5))
+    assert (moved.tone, still.tone) == ("changed", "neutral")
+    style = (files("reasoner.report") / "assets" / "style.css").read_text()
+    for place in (".tile.{} .chip", "tr.{} .change", "tr.{} .change-plot .dot", "tr.{} .change-plot .reach"):
+        rules = [re.search(re.escape(place.format(tone)) + r" \{([^}]*)\}", style) for tone in ("better", "changed")]
+        assert all(rules), place
+        assert len({rule[1] for rule in rules if rule}) == 2
+
+
+def test_the_report_and_the_terminal_have_one_clock(tmp_path: Path) -> None:
+    """Steps of 25 s of which 12 are sampled; also of a run that was resumed, as there is one total for all starts."""
+    folder = made_up_run(tmp_path, steps=4, problems=1)
+    edit_json(folder / "status.json", seconds={"set_up": 20.0, "evaluation": 40.0, "total": 180.0})
+    record_start(folder, json.loads((folder / "environment.json").read_text()), step=2)
+    run = read_run(folder)
+    summary = Summary(
+        task="t",
+        correct="math",
+        history=run.metrics,
+        warnings=(),
+        evaluations=None,
+        set_up_s=run.times.set_up,
+        evaluation_s=run.times.evaluation,
+        total_s=run.times.total,
+        run_folder=folder,
+        model_folder=folder,
+        next_commands={},
+    )
+    report, text = make_report([folder], "md")
+    rows = re.findall(r"^\| ([a-z -]+) \| ([\d:. s]+) \| (\d*%?) \|$", text, re.MULTILINE)
+    assert [name for name, _, _ in rows][-4:] == ["rest of the steps", "evaluation", "everything else", "total"]
+    assert rows[-1][1:] == ("3:00", "")
+    assert rows[-2][1:] == ("20 s", "11%")
+    shown = " ".join(as_text(summary, ascii_only=True).replace("|", " ").split())
+    for name, time, share in rows:
+        assert " ".join(f"{name} {time} {share}".split()) in shown
+    assert sum(report.runs[0].seconds.values()) == pytest.approx(180.0)

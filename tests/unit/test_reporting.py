@@ -362,7 +362,8 @@ def test_the_summary_fits_80_columns_and_copies_paths_whole() -> None:
     assert "In the evaluation, reward and boxed_format rose; math stayed within noise." in flat
     assert "Over the training steps, reward and boxed_format rose; math stayed within noise." in flat
     assert re.search(r"sampling\W+5:36\W+54%", flat)
-    assert re.search(r"everything else\W+5\.4 s", flat)
+    assert re.search(r"rest of the steps\W+2\.4 s", flat)
+    assert re.search(r"everything else\W+3\.0 s", flat)
     assert "runs/20250131-120000-math-gsm8k/model" in flat
     assert "- Warning at step 5: entropy fell from 0.72 to 0.08 nats per token" in flat
 

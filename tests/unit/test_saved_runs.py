@@ -83,14 +83,20 @@ def test_a_run_that_nobody_works_on_was_killed_if_it_says_that_it_runs(made: Pat
 
 def test_a_resumed_run_tells_its_starts_and_not_the_time_between_them(made: Path, tmp_path: Path) -> None:
     folder = copy(made, tmp_path)
-    assert read_run(folder).seconds is not None
+    edit_json(folder / "status.json", seconds={"set_up": 2.0, "evaluation": 3.0, "total": 60.0})
     environment = json.loads((folder / "environment.json").read_text())
     record_start(folder, environment, step=1, changes={"run.steps": [1, 9]}, notes=["checkpoint 2 is damaged"])
     run = read_run(folder)
-    assert run.seconds is None
-    assert "resumed once" in ended(run)
+    assert run.seconds == 60.0
+    assert ended(run).endswith("resumed once, took 1:00")
     (said,) = resumptions(run)
     assert said.endswith(" from step 1; run.steps: 1 -> 9; checkpoint 2 is damaged")
+
+
+STATUS = (
+    '{"state": "finished", "reason": "", "started": "2026-01-01T00:00:00+00:00", "ended": null, '
+    '"seconds": {"set_up": 0.5, "evaluation": 0.0, "total": 1.5}}'
+)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +106,8 @@ def test_a_resumed_run_tells_its_starts_and_not_the_time_between_them(made: Path
         ("status.json", "[]", r"status\.json is not a JSON object"),
         ("status.json", '{"state": "asleep", "started": "2026-01-01T00:00:00", "ended": null}', "state 'asleep'"),
         ("status.json", '{"state": "finished"}', "not what a run writes"),
+        ("status.json", STATUS.replace("1.5", "-1.5"), r"status\.json: seconds\.field total: .*greater than or equal"),
+        ("status.json", STATUS.replace("1.5", '"1.5"'), r"status\.json: seconds\.field total: .*valid number"),
         ("config.toml", "a = ", r"config\.toml: not TOML"),
         ("environment.json", None, r"environment\.json cannot be read"),
         ("metrics.jsonl", None, r"metrics\.jsonl cannot be read"),
