@@ -113,6 +113,27 @@ def no_progress_bars() -> Iterator[None]:
         bars.enable_progress_bar()
 
 
+def attention_of(config: Any) -> str | None:
+    """The attention that learner and sampler load a model with; None: transformers' choice. A soft cap of the scores
+    needs `eager`: sdpa leaves it out without a word."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def read_config(folder: Path, trust_remote_code: bool) -> Any:
+    """The configuration of the model in `folder`, as transformers has it."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def has_recurrent_layers(config: Any) -> bool:
+    """Whether layers of the model (configuration of transformers) carry a state from token to token, as recurrent and
+    convolutional ones do: what stands before a sequence is in it, padding too, and it cannot be cut to a prefix."""
+    from transformers import DynamicCache
+
+    return any(hasattr(layer, "conv_states") for layer in DynamicCache(config=config.get_text_config()).layers)
+
+
 def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     """The tokenizer of a folder in Hugging Face format, whose configuration is read too.
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.config import LoraConfig
@@ -34,7 +34,8 @@ from reasoner.learning.adapter import (
 from reasoner.learning.attention import IMPLEMENTATION
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
-from reasoner.models import no_progress_bars
+from reasoner.learning.perturbing import Gather, perturbed
+from reasoner.models import attention_of, no_progress_bars
 from reasoner.records import Group
 from reasoner.weights import check_room, io_errors, write_weights
 
@@ -126,7 +127,7 @@ class Backbone:
                     folder if lora or weights is None else weights,
                     config=config,
                     dtype=torch.float32 if self._autocast else self._published_dtype,
-                    attn_implementation=_attention_of(config),
+                    attn_implementation=attention_of(config),
                     trust_remote_code=trust_remote_code,
                     use_safetensors=True,
                 )
@@ -195,6 +196,23 @@ class Backbone:
                 "please report the model"
             )
         self._checked = True
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that are trained, by the names of the model as it is in memory."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    @contextmanager
+    def perturbed(
+        self, sizes: Mapping[str, float], gather: Gather = lambda parameters: nullcontext()
+    ) -> Iterator[None]:
+        """See `perturbing`. The comparison on the first batch waits for one that is trained on."""
+        before, self._checked = self._checked, True
+        try:
+            with perturbed(self.trained, sizes, gather):
+                yield
+        finally:
+            self._checked = before
 
     def sources(self) -> dict[str, tuple[Tensor, ...]]:
         """What each weight of the plain model is made of (`whole`); a tied output layer is there under its own name."""
@@ -324,11 +342,6 @@ def _without_dropout(config: Any) -> None:
         for name, value in part.to_dict().items():
             if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "drop_path", "jitter")):
                 setattr(part, name, 0.0)
-
-
-def _attention_of(config: Any) -> str | None:
-    """None: transformers' choice. A soft cap of the scores needs `eager`: sdpa leaves it out without a word."""
-    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 
 def _choose_packing(model: Any, sharing: Sharing, token_budget: int) -> Packing:

@@ -19,7 +19,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -131,6 +131,14 @@ class DeepspeedLearner:
         over = f" over {self._ranks.count} ranks" if self._ranks.count > 1 else ""
         zero = f"ZeRO {config.deepspeed.zero_stage}{over}{moved}"
         return f"{self._name}, {zero}; {self.policy.description}; AdamW{recompute}"
+
+    @property
+    def trained(self) -> Sequence[str]:
+        return list(self.policy.trained)
+
+    def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
+        """As in the protocol; the optimiser's own copies of the weights stay as they are."""
+        return self.policy.perturbed(sizes, lambda parameters: self._gathered(parameters, modifier_rank=0))
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         self.policy.check(groups, temperature)
@@ -256,7 +264,7 @@ class DeepspeedLearner:
         if not self.version:
             return
         weights = self._all({name: (value,) for name, value in kept.items()}, writes) | exact_weights(kept, writes)
-        tensors = moments(self._trained, self._engine.optimizer, self.version)
+        tensors = moments(self.policy.trained, self._engine.optimizer, self.version)
         if writes:
             self.policy.keep(folder / TRAINED, weights)
             write_shards(folder, STEM, tensors)
@@ -266,7 +274,7 @@ class DeepspeedLearner:
     def _restore(self, checkpoint: Path) -> None:
         self.version = load_version(checkpoint)
         if self.version:
-            restore(self._trained, self._engine.optimizer, checkpoint, self.version, self._idle_step)
+            restore(self.policy.trained, self._engine.optimizer, checkpoint, self.version, self._idle_step)
 
     def _idle_step(self) -> None:
         """An optimiser step that changes no weight."""
@@ -274,10 +282,6 @@ class DeepspeedLearner:
             group["lr"] = 0.0
         self._idle_pass(1.0, entropy=False)
         self._engine.step()
-
-    @property
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: value for name, value in self.policy.model.named_parameters() if value.requires_grad}
 
     def _written(self, write: Callable[[], T]) -> T:
         """What the first rank's `write` gives. An error of one rank is raised by all, so that none waits."""
