@@ -198,10 +198,10 @@ def _evaluation(run: SavedRun, step: int) -> Iterator[str]:
     if not made:
         yield "The run made none."
         return
-    last = made[-1].evaluation
     if made[-1].step != step:
         yield f"After step {step} the run made none; these are the figures {when(run, made[-1])}, not of these weights."
     if comparison := before_and_after(run, step):
+        last = made[-1].evaluation
         yield f"On {size(last)}{f'; correct by `{run.correct}`' if last.samples else ''}."
         yield comparison_text(comparison)
         yield ABOUT_EVALUATION

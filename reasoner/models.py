@@ -119,6 +119,13 @@ def attention_of(config: Any) -> str | None:
     return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 
+def read_config(folder: Path, trust_remote_code: bool) -> Any:
+    """The configuration of the model in `folder`, as transformers has it."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
 def has_recurrent_layers(config: Any) -> bool:
     """Whether layers of the model (configuration of transformers) carry a state from token to token, as recurrent and
     convolutional ones do: what stands before a sequence is in it, padding too, and it cannot be cut to a prefix."""

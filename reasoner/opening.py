@@ -204,7 +204,9 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     with ExitStack() as stack:
         shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
         rewards = _of_one_rank(config.rewards, base.ranks, shared)
-        service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins, view.message))
+        service = stack.enter_context(
+            ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
+        )
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
         merged = why_merged(config) if config.lora else ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from reasoner.config import Config, OfflineConfig, RunConfig, SourceConfig, TermConfig
 from reasoner.data import Splits
+from reasoner.evaluation import Criterion
 from reasoner.gro.describe import choices_of, schedule
 from reasoner.gro.presets import PRESETS
 from reasoner.gro.terms import SOURCES, Source
@@ -46,7 +47,7 @@ def describe_plan(
             facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
         elif config.data.holdout is not None:
             facts["evaluation data"] = f"{len(splits.eval)} held out of the training data (data.holdout)"
-        facts["rewards"] = describe_rewards(config)
+        facts["rewards"] = f"{describe_rewards(config)}; correct by {Criterion.of(config)}"
     elif config.data.holdout is None:
         facts["evaluation data"] = "none: data.holdout = 0.05 would hold rows out and measure them"
     if training:

@@ -147,7 +147,7 @@ class Stages:
         """Writes the run's checkpoints."""
         parts: dict[str, Part] = {"stages": self}
         scoring = self.evaluator.service if self.evaluator else None
-        if self.evaluator and scoring:
+        if scoring:
             parts[SCORING] = scoring
         if self.drawer:
             parts["drawer"] = self.drawer

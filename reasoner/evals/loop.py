@@ -43,9 +43,9 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
                     evaluation = summarise(groups, part.samples, Criterion.of(part.config))
                     folder.finish(part, run, groups, evaluation)
                     run.clock.evaluation = run.clock.total
+                    view.message(_in_short(part, evaluation))
                     if found := why_nothing_is_judged(part.config, groups):
                         view.message(f"WARNING: {found}")
-                    view.message(_in_short(part, evaluation))
                     events.emit("evaluation_finished", step=0, evaluation=evaluation)
 
 
@@ -67,7 +67,8 @@ def _sample_and_score(part: Part, sampler: Sampler, folder: EvaluationFolder, vi
         drawn = sampler.sample(left, part.samples, evaluation_params(config, len(done)))
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
-        with ScoringService(config.rewards, config.scoring, config.plugins, view.message) as scorer:
+        told = view.message
+        with ScoringService(config.rewards, config.scoring, config.plugins, told, fail=told, log=folder.log) as scorer:
             for scored in scorer.score(counting):
                 folder.commit(part, scored)
                 groups.append(scored)

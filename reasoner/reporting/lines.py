@@ -70,7 +70,7 @@ def evaluation(when: str, result: Evaluation) -> str:
 
 def size(result: Evaluation) -> str:
     """How much an evaluation measured, and how many problems have a verdict where not all do."""
-    rows = f"{result.rows} held-out rows" if result.rows else ""
+    rows = f"{result.rows} held-out row{'s' if result.rows > 1 else ''}" if result.rows else ""
     if not result.samples:
         return rows
     each = "1 response each" if result.samples == 1 else f"{result.samples} responses each"

@@ -98,7 +98,7 @@ def recorded_step(model_folder: Path) -> int | None:
 
 
 def best_steps(evaluations: Mapping[int, Evaluation]) -> list[int]:
-    """The evaluated steps after the start, best first: by `Evaluation.quality`, then the later ones."""
+    """The evaluated steps after the start, best first (`Evaluation.quality`); of equal ones the later."""
     evaluated = [step for step in evaluations if step > 0]
     return sorted(evaluated, key=lambda step: (*evaluations[step].quality, step), reverse=True)
 

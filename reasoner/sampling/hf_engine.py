@@ -15,10 +15,10 @@ from typing import Any, Self
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.errors import HandoverError, SamplerError
-from reasoner.models import attention_of, no_progress_bars
+from reasoner.models import attention_of, no_progress_bars, read_config
 from reasoner.records import FinishReason, Group, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.hf_decoding import Decoder
 from reasoner.sampling.responses import build_response, check_request, end_tokens, opened_block
@@ -56,7 +56,7 @@ class HfSampler:
         self, folder: Path, dtype: str, device: str, max_model_len: int, max_sequences: int, trust_remote_code: bool
     ) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = read_config(folder, trust_remote_code)
         _refuse_two_rotations(config, max_model_len)
         with no_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import vllm
-from transformers import AutoConfig
 from vllm import LLM
 from vllm import SamplingParams as VllmParams
 from vllm.lora.request import LoRARequest
@@ -26,7 +25,6 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from reasoner.errors import SamplerError
-from reasoner.models import has_recurrent_layers
 from reasoner.records import FinishReason, Response, SamplingParams
 from reasoner.sampling.responses import build_response, end_tokens, opened_block
 from reasoner.sampling.vllm_messages import (
@@ -184,7 +182,6 @@ def _open(start: Start) -> LLM:
 
 def engine_arguments(start: Start) -> dict[str, Any]:
     """vLLM's own arguments."""
-    config = AutoConfig.from_pretrained(start.model, trust_remote_code=start.trust_remote_code)
     common = {
         "model": start.model,
         "dtype": start.dtype,
@@ -193,8 +190,7 @@ def engine_arguments(start: Start) -> dict[str, Any]:
         "trust_remote_code": start.trust_remote_code,
         # never a pickle
         "load_format": "safetensors",
-        # a recurrent layer's state is no prefix that others share: some of vLLM's models end with an IndexError
-        "enable_prefix_caching": not has_recurrent_layers(config),
+        "enable_prefix_caching": start.prefix_caching,
         # raw log-probabilities, vLLM's default, leave out the temperature
         "logprobs_mode": "processed_logprobs",
         # no sampling defaults from the model's generation_config.json

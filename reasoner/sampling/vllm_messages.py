@@ -34,6 +34,9 @@ class Start:
     """`Load` brings adapters of this rank for the model, which itself stays; 0: it brings whole weights"""
     tensor_parallel: int = 1
     """processes that share the model, each with a device of its own"""
+    prefix_caching: bool = True
+    """the prompt of a group is read once; not with recurrent layers, with which some of vLLM's models end with an
+    IndexError"""
     devices: str = ""
     """CUDA's numbers of those, with commas; empty: as this process sees them"""
 

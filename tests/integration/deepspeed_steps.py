@@ -129,7 +129,7 @@ def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder
 
 def perturb(learner: PerturbableLearner) -> list[list[list[float]]]:
     """Log-probabilities before, while and after some of the trained weights are changed on purpose."""
-    sizes = {name: 0.2 for name in learner.trained if "mlp" in name or "embed" in name}
+    sizes = {name: 20.0 if "lora_B" in name else 0.2 for name in learner.trained if "mlp" in name or "embed" in name}
     found = [learner.logprobs(ONE_GROUP, TEMPERATURE)]
     with learner.perturbed(sizes):
         found.append(learner.logprobs(ONE_GROUP, TEMPERATURE))

@@ -116,12 +116,19 @@ def test_every_preset_trains(preset: str, task: Path, model: Path) -> None:
     assert [each.step for each in read_evaluations(folder)] == [0, 2]
 
 
-def test_offline_training_evaluates_on_the_problems_of_the_task_and_on_what_is_held_out(task: Path) -> None:
-    """Before, after and in between; with the trained weights, and with the curves of both."""
+def test_offline_training_evaluates_on_the_problems_of_the_task_and_on_what_is_held_out(
+    task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, after and in between; with the trained weights, and with the curves of both. The sampler is awake for its
+    evaluations only."""
+    told: list[str] = []
+    monkeypatch.setattr(HfSampler, "sleep", lambda self: told.append("sleep"))
+    monkeypatch.setattr(HfSampler, "wake", lambda self: told.append("wake"))
     sets = ["data.holdout=0.25", "data.pairs.per_step=3", "evaluation.every=2", "run.steps=6"]
     folder, history = run(task, "gro.preset=dpo", *sets, "learning.learning_rate=3e-3")
     evaluations = {each.step: each.evaluation for each in read_evaluations(folder)}
     assert list(evaluations) == [0, 2, 4, 6]
+    assert told == ["sleep", "wake"] * 4
     names = [estimate.name for estimate in evaluations[6].estimates]
     assert names == [
         *("avg@1", "finished", "length", "reward", "reward/letters"),

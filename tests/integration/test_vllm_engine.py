@@ -236,10 +236,9 @@ def test_the_canary_sees_every_family_arrive_and_a_stale_output_layer_stay(sampl
         spoilt.prove(prompts(folder))
 
 
-def test_recurrent_layers_and_experts_are_sampled_and_loaded_right(tmp_path: Path) -> None:
-    """vLLM packs experts once, and would read what is loaded later as if it were packed; prefixes of recurrent layers
-    cannot be kept."""
-    model = architectures.build("granite4-experts", tmp_path / "model")
+def test_experts_are_loaded_right(tmp_path: Path) -> None:
+    """For the CPU vLLM packs experts once, and would read what is loaded later as if it were packed."""
+    model = architectures.build("qwen3_moe", tmp_path / "model")
     learner = TorchLearner(model, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9)
     with VllmSampler(
         Start(str(model), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False), tmp_path / "log"

@@ -62,7 +62,8 @@ def test_what_was_written_is_verified(checkpoints: Checkpoints) -> None:
 def test_damage_is_found_and_named(checkpoints: Checkpoints, damage: Any, message: str) -> None:
     damage(write(checkpoints, 20))
     with pytest.raises(DataError, match=message):
-        checkpoints.verify(*checkpoints.steps())
+        for step in checkpoints.steps():
+            checkpoints.verify(step)
 
 
 def test_a_checkpoint_that_is_not_completely_written_does_not_appear(checkpoints: Checkpoints) -> None:
