@@ -52,7 +52,7 @@ def tell_error(error: BaseException, code: int) -> bool:
 
 
 def _answer(answer: Mapping[str, object]) -> bool:
-    if _answers is None:
+    if _answers is None or not _answers.parent.is_dir():  # the caller was killed, and its folder removed
         return False
     with _answers.open("a", encoding="utf-8") as file:
         file.write(json.dumps(answer) + "\n")
