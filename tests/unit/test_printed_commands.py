@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer import Context
@@ -56,7 +57,7 @@ def _text(node: ast.expr) -> str:
     return ""
 
 
-def parse(command: str) -> dict[str, object]:
+def parse(command: str) -> dict[str, Any]:
     """The parameters of a command line, as the real command line takes them.
 
     Raises:

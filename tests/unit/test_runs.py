@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -43,8 +44,8 @@ def start(output: Path) -> Run:
     return open_run(output, "math-gsm8k", 'task = "math-gsm8k"\n', {"engine": "vllm: it can be imported"})
 
 
-def status(run: Run) -> dict[str, object]:
-    read: dict[str, object] = json.loads((run.folder / "status.json").read_text())
+def status(run: Run) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((run.folder / "status.json").read_text())
     return read
 
 
