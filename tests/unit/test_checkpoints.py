@@ -61,9 +61,9 @@ def test_what_was_written_is_verified(checkpoints: Checkpoints) -> None:
 )
 def test_damage_is_found_and_named(checkpoints: Checkpoints, damage: Any, message: str) -> None:
     damage(write(checkpoints, 20))
+    (step,) = checkpoints.steps()
     with pytest.raises(DataError, match=message):
-        for step in checkpoints.steps():
-            checkpoints.verify(step)
+        checkpoints.verify(step)
 
 
 def test_a_checkpoint_that_is_not_completely_written_does_not_appear(checkpoints: Checkpoints) -> None:
