@@ -86,9 +86,9 @@ def _print(console: Console, comparison: Comparison) -> None:
         "credits of another sign", f"not computed: {comparison.no_credit}" if comparison.no_credit else turned
     )
     if (found := comparison.correctness) is not None:
-        change = f"{100 * found.old:.1f}% -> {100 * found.new:.1f}%"
+        shares = f"{100 * found.old:.1f}% -> {100 * found.new:.1f}%"
         over = f"over {found.groups} of {comparison.groups} groups, judged before and now"
-        facts.add_row(Text(f"correct ({found.criterion})"), f"{change}, {over}")
+        facts.add_row(Text(f"correct ({found.criterion})"), f"{shares}, {over}")
     for source, failed in comparison.failures.items():
         facts.add_row("failed calls", Text(f"{source}: {failed}"))
     console.print(facts)
