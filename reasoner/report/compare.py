@@ -74,7 +74,7 @@ def between(base: SavedRun, other: SavedRun) -> Comparison | None:
     note = "" if rows else "They have no problem in common: nothing can be paired."
     differing = [
         name
-        for name in ("data.eval", "prompt", "evaluation")
+        for name in ("data.eval", "data.holdout", "prompt", "evaluation")
         if _section(base.config, name) != _section(other.config, name)
     ]
     if rows and differing:

@@ -77,7 +77,7 @@ def test_files_that_are_missing_or_named_twice_are_refused(tmp_path: Path) -> No
 
 # Columns that are templates, conversations in a column
 
-VERL = {
+VERL: dict[str, Any] = {
     "data_source": "openai/gsm8k",
     "prompt": [{"role": "user", "content": "What is 2 + 2?"}],
     "reward_model": {"style": "rule", "ground_truth": "4"},

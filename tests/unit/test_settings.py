@@ -170,7 +170,8 @@ def test_files_that_a_task_names_are_beside_it_and_those_of_set_here(
 ) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "units.py").write_text(PLUGIN)
-    data = {"train": {"path": ["a.jsonl", "/b.jsonl", "~/c.jsonl"]}, "eval": {"path": "../d.jsonl"}}
+    files = ["a.jsonl", "/b.jsonl", "~/c.jsonl"]
+    data = {"train": {"path": files}, "eval": {"path": "../d.jsonl"}}
     own = {**{key: value for key, value in TASK.items() if key != "profiles"}, "data": data, "plugins": ["units.py"]}
     own["profiles"] = {"only": {"data": {"pairs": {"path": "p.jsonl"}}}}
     write(tmp_path / "tasks" / "own.toml", own)
@@ -189,7 +190,7 @@ def test_files_that_a_task_names_are_beside_it_and_those_of_set_here(
     monkeypatch.chdir(tmp_path / "tasks")
     here = load_config("own.toml").config
     assert here.data.train is not None
-    assert (here.data.train.path, here.plugins) == (data["train"]["path"], ["units.py"])
+    assert (here.data.train.path, here.plugins) == (files, ["units.py"])
     saved = tmp_path / "config.toml"  # a run's own configuration names its files as the run found them
     saved.write_text(to_toml(here), encoding="utf-8")
     assert load_config(saved).config == here
