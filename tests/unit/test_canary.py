@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from reasoner.canary import PERTURBED, Canary, families_of, withheld_of
+from reasoner.canary import PERTURBED, Canary, families_of
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import HandoverError
 from reasoner.handover import gap_limit, hand_over
@@ -259,15 +259,3 @@ def test_families_are_what_names_tell_without_numbers() -> None:
         f"model.layers.{layer}.mlp.experts.{expert}.w1.weight" for layer in (0, 4, 8) for expert in range(2)
     )
     assert len(families["adapter of self_attn.q_proj"]) == 4
-
-
-def test_what_is_missing_is_told_from_rounding_by_regression() -> None:
-    generator = torch.Generator().manual_seed(0)
-    effects_NF = 0.3 * torch.randn(96, 20, generator=generator, dtype=torch.float64)
-    rounding_N = 0.05 * torch.randn(96, generator=generator, dtype=torch.float64)
-    assert withheld_of(rounding_N, effects_NF).families == ()
-    both = withheld_of(rounding_N - effects_NF[:, 3] - effects_NF[:, 17], effects_NF)
-    assert both.families == (3, 17)
-    assert both.explained > 0.9
-    garbled = withheld_of(rounding_N + 2.0 * torch.randn(96, generator=generator).double(), effects_NF)
-    assert garbled.explained < 0.5
