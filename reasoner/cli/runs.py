@@ -178,10 +178,14 @@ def _folders(names: Sequence[str]) -> list[Path]:
 
 
 def _accuracy(run: SavedRun) -> str:
-    """`4.2% -> 41.7%`, or the last step's first figure where nothing was evaluated."""
-    found = [accuracy.value for at in run.evaluations if (accuracy := at.evaluation.accuracy) is not None]
-    if found:
-        return " -> ".join(number(value, "share") for value in ([found[0], found[-1]] if len(found) > 1 else found))
+    """`4.2% -> 41.7%`; without an accuracy the first figure of held-out rows, or the last step's where nothing was
+    evaluated."""
+    for name in ("accuracy", *(each.name for at in run.evaluations[-1:] for each in at.evaluation.held_out[:1])):
+        figures = (at.evaluation.accuracy if name == "accuracy" else at.evaluation.find(name) for at in run.evaluations)
+        found = [number(each.value, each.unit) for each in figures if each is not None]
+        if found:
+            change = " -> ".join([found[0], found[-1]] if len(found) > 1 else found)
+            return change if name == "accuracy" else f"{label(name)} {change}"
     last = run.metrics[-1] if run.metrics else {}
     return ", ".join(f"{label(name)} {number(last[name], find(name).unit)}" for name in headline(last)[:1])
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from reasoner.__main__ import main
+from reasoner.codec import to_json
 from reasoner.errors import DataError, UserError
+from reasoner.evaluation import Evaluation, estimate
 from reasoner.report.words import ended, resumptions
 from reasoner.reporting.format import age, size
 from reasoner.runs.find import find_run, list_runs
+from reasoner.runs.folder import Evaluated
 from reasoner.runs.lock import Lock
 from reasoner.runs.rollouts import index_groups
 from reasoner.runs.saved import disk_use, read_run, read_state
@@ -177,6 +180,16 @@ def test_list_fits_80_columns_and_names_what_cannot_be_read(reasoner: Command, m
     assert lines[1].split()[:4] == ["20260101-120000-first", "finished", "3/3", "4.5%"]
     assert "failed" in lines[3]
     assert "not readable: 20260303-broken: " in text
+
+
+def test_list_has_the_held_out_loss_of_a_run_that_samples_nothing(
+    reasoner: Command, made: Path, tmp_path: Path
+) -> None:
+    folder = copy(made, tmp_path)
+    figures = [estimate("term/dpo/loss", "number", {"pairs:0": loss}, 1) for loss in (0.693, 0.25)]
+    made_at = [Evaluated(step, Evaluation(0, 0, 0, (each,), rows=1)) for step, each in enumerate(figures)]
+    (folder / "evaluations.jsonl").write_text("".join(to_json(each) + "\n" for each in made_at))
+    assert "dpo loss 0.693 -> 0.25" in " ".join(reasoner("runs", "list", str(folder.parent))[1].split())
 
 
 def test_show_tells_what_to_do_next(reasoner: Command) -> None:
