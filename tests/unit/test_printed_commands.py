@@ -137,7 +137,8 @@ def check(text: str) -> set[str]:
         parameters = parse(re.sub(r"\bN\b", HOLE, command.replace("KEY=VALUE", "run.steps=9")).rstrip("."))
         seen.add(" ".join(command.split()[1:3]) if command.split()[1] == "runs" else command.split()[1])
         task = parameters.get("task")
-        for each in ([task] if isinstance(task, str) else []) + list(parameters.get("tasks") or ()):
+        tasks = parameters.get("tasks")
+        for each in (*([task] if isinstance(task, str) else ()), *(tasks if isinstance(tasks, list) else ())):
             load_config(each, parameters.get("profile"), parameters.get("config"))  # type: ignore[arg-type]
         for name in ("run", "resume"):
             if isinstance(run := parameters.get(name), str):
