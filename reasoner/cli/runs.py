@@ -74,7 +74,7 @@ def show(run: options.RunName) -> None:
 
     Example: reasoner runs show 20260101-12
     """
-    from reasoner.report.compare import before_and_after
+    from reasoner.report.compare import before_and_after, when
     from reasoner.report.words import ended, resumptions
 
     found = read_run(find_run(run))
@@ -94,9 +94,9 @@ def show(run: options.RunName) -> None:
         console.print(_facts({label(name): number(last[name], find(name).unit) for name in names}))
     if comparison := before_and_after(found):
         console.print(Text("\nEvaluation [95% interval]", "bold"))
-        console.print(_comparison(comparison, ("before", "after")))
+        console.print(_comparison(comparison, (comparison.before, comparison.after)))
     elif found.evaluations:
-        console.print(Text("\nEvaluation [95% interval]", "bold"))
+        console.print(Text(f"\nEvaluation {when(found, found.evaluations[-1])} [95% interval]", "bold"))
         estimates = found.evaluations[-1].evaluation.estimates
         console.print(_facts({e.name: interval(e.value, e.low, e.high, e.unit) for e in estimates}))
     if models := model_folders(found.folder):

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reasoner import rewards_api
 from reasoner.reaping import become_subreaper, children, die_with_parent, has_children
 from reasoner.records import FailureKind, Problem, Response, Score
 from reasoner.rewards_api import RewardSource
@@ -41,6 +42,8 @@ MOST_FRAMES = 4
 """of a traceback"""
 MAX_TRACE = 2000
 """characters"""
+_OURS = (__file__, rewards_api.__file__)
+"""between the worker and the source: nothing of it is in a traceback"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +265,7 @@ def _flush() -> None:
 
 def _last_lines(error: BaseException) -> str:
     """The end of the traceback: the last frames, and the error."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in _OURS]
     lines = traceback.format_list(frames[-MOST_FRAMES:])
     return redact_end(f"{''.join(lines)}{type(error).__name__}: {redact_start(str(error), MAX_MESSAGE)}", MAX_TRACE)
 

@@ -765,7 +765,10 @@ def test_what_a_source_prints_is_logged_and_its_first_exception_told_once(
     (told,) = failed
     first, *lines = told.splitlines()
     assert re.fullmatch(r"talks on problem p, response [67], failed \(the first time; the others are counted\):", first)
-    assert f'File "{plugin}"' in told
+    assert [line for line in lines if "File " in line] == [
+        f'  File "{plugin}", line 25, in talks',
+        f'  File "{plugin}", line 30, in look_up',
+    ]
     assert "    raise LookupError" in told
     assert lines[-1].startswith("LookupError: no such unit as ")
 
