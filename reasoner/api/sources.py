@@ -31,7 +31,10 @@ def source_of_function(function: FunctionType) -> str:
         text = textwrap.dedent(inspect.getsource(function))
         whole = "".join(inspect.findsource(function)[0])
     except (OSError, TypeError):
-        raise NoSourceError("has no source that can be read: it was typed at a prompt, or made by a program") from None
+        raise NoSourceError(
+            "has no source that can be read: it was typed at a prompt or in a cell with %%time, or made by a program; "
+            "define it in a cell or a script"
+        ) from None
     alone = _compiled(text, function)
     if alone is None:
         raise NoSourceError("has a source that cannot stand alone")
@@ -123,9 +126,10 @@ def _compiled(text: str, function: FunctionType) -> CodeType | None:
     """The code of a text, as that of the function was made; None: it is no Python, as a cell with a magic."""
     flags = function.__code__.co_flags & FUTURE_ANNOTATIONS | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     try:
-        return compile(text, "<source>", "exec", flags=flags, dont_inherit=True)
+        code: CodeType = compile(text, "<source>", "exec", flags=flags, dont_inherit=True)
     except SyntaxError:
         return None
+    return code
 
 
 def _codes(code: CodeType | None) -> Iterator[CodeType]:
