@@ -82,6 +82,8 @@ def _spelled(key: str, value: Any) -> str:
         value = value.item()  # a number of numpy or torch
     if isinstance(value, bool | int | float):
         return tomli_w.dumps({"value": value}).partition("=")[2].strip()
+    if isinstance(value, RewardSource):
+        raise ConfigError(f"config: {key} takes a name: {value.name!r}. The function goes into plugins=[...].")
     raise ConfigError(
         f"config: {key} has a value of type {type(value).__name__}; a configuration holds text, numbers, true and "
         "false, None, lists and tables."

@@ -92,10 +92,11 @@ class _Writer:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._meanings: dict[str, object] = {}
         self._imports: dict[str, None] = {}
         self._paths: dict[str, None] = {}
         self._values: dict[str, str] = {}
-        self._definitions: dict[str, tuple[object, str]] = {}
+        self._definitions: dict[str, str] = {}
         self._future = False
 
     def text(self, function: str) -> str:
@@ -107,7 +108,7 @@ class _Writer:
             "\n".join(["import sys", *paths]) if paths else "",
             "\n".join(["from reasoner import hookimpl as _reasoner_hookimpl", *self._imports]),
             "\n".join(f"{name} = {value}" for name, value in self._values.items()),
-            *(f"\n{text.strip()}" for _, text in self._definitions.values()),
+            *(f"\n{text.strip()}" for text in self._definitions.values()),
         ]
         return "\n\n".join(filter(None, parts)) + "\n" + _HOOK.format(name=function)
 
@@ -139,8 +140,7 @@ class _Writer:
             return
         elif origin := _origin(name, value):
             module, attribute = origin
-            self._add_path(sys.modules[module])
-            self._imports[f"from {module} import {attribute}" + (f" as {name}" if attribute != name else "")] = None
+            self._import(name, f"from {module} import {attribute}", attribute, sys.modules[module])
         elif function is not None:
             text = self._add_function(function, name)
             if is_decorated(text) and name == function.__name__:
@@ -191,10 +191,9 @@ class _Writer:
         self, name: str, value: object, text: str, namespace: Mapping[str, Any], future_annotations: bool
     ) -> None:
         """A definition, after everything that it uses. Where annotations are text, of what they name what is there."""
-        if self._is_there(name, value):
+        if self._means(name, value):
             return
         self._future |= future_annotations
-        self._definitions[name] = (value, "")  # it may use itself
         dotted = " ".join(sorted(dotted_names(text)))
         needed = names_used(text, future_annotations=future_annotations)
         needed += [used for used in names_in_annotations(text) if future_annotations and used in namespace]
@@ -202,30 +201,35 @@ class _Writer:
             own = namespace.get(used)
             if used != name or not (own is value or (own is not None and _function_of(own) is value)):
                 self._add_global(used, namespace, dotted)
-        del self._definitions[name]  # what it uses comes first
-        self._definitions[name] = (value, text)
+        self._definitions[name] = text  # what it uses comes first
 
     def _define_text(self, name: str, value: object, text: str) -> None:
-        if not self._is_there(name, value):
-            self._definitions[name] = (value, text)
+        if not self._means(name, value):
+            self._definitions[name] = text
 
-    def _is_there(self, name: str, value: object) -> bool:
-        known = self._definitions.get(name)
-        if known is not None and known[0] is not value:
+    def _means(self, name: str, meaning: object) -> bool:
+        """Whether the name is in the file already: there it stands for one thing, whatever module uses it."""
+        known = self._meanings.get(name)
+        if known is None:
+            self._meanings[name] = meaning
+            return False
+        if known is not meaning and (not isinstance(meaning, str) or known != meaning):
             self.refuse(f"uses two different things that are both called {name!r}; rename one of them")
-        return known is not None
+        return True
 
     def _add_module(self, name: str, module: ModuleType, used_in: str) -> None:
         if module.__name__ == "__main__" or getattr(module, "__spec__", None) is None:
             self.refuse(f"uses the module {name!r}, which was not imported from a file; use what is in it by its name")
-        self._add_path(module)
+        self._import(name, f"import {module.__name__}", module.__name__, module)
         top = module.__name__.partition(".")[0]
-        self._imports[f"import {module.__name__}" + (f" as {name}" if name != module.__name__ else "")] = None
         for dotted in used_in.split():  # `import a.b` is found as `a`, and `a.b.c` in the text
             if name == top and dotted.startswith(f"{name}.") and isinstance(sys.modules.get(dotted), ModuleType):
                 self._imports[f"import {dotted}"] = None
 
-    def _add_path(self, module: ModuleType) -> None:
+    def _import(self, name: str, line: str, called: str, module: ModuleType) -> None:
+        line += f" as {name}" if name != called else ""
+        self._means(name, line)
+        self._imports[line] = None
         if folder := _loose_folder(module):
             self._paths[str(folder)] = None
 
@@ -242,8 +246,8 @@ class _Writer:
             )
         if why_secret(("options", name), value) or redact(f"{name} = {text}").count(HIDDEN) > text.count(HIDDEN):
             self.refuse(f"uses {name!r}, which looks like a secret; read it from the environment in the function")
-        if self._values.setdefault(name, text) != text:
-            self.refuse(f"uses two different values that are both called {name!r}; rename one of them")
+        self._means(name, f"= {text}")
+        self._values[name] = text
         self._imports |= imports
         return True
 
@@ -279,7 +283,8 @@ def _literal(value: object, imports: dict[str, None]) -> str:
 def _origin(name: str, value: object) -> tuple[str, str] | None:
     """From which module a value can be imported, and under which name; None: it is of the notebook or script."""
     of = getattr(value, "__module__", None)
-    called = [each for each in (getattr(value, "__qualname__", None), getattr(value, "_name", None), name) if each]
+    own = [getattr(value, attribute, None) for attribute in ("__qualname__", "_name")]
+    called = [each for each in (*own, name) if isinstance(each, str)]
     near = [sys.modules.get(each) for each in (of.partition(".")[0], of)] if isinstance(of, str) else []
     rest = list(sys.modules.values())
     for module, attributes in [*((each, called) for each in near), *((each, [name]) for each in rest)]:

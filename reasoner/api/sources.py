@@ -29,12 +29,18 @@ def source_of_function(function: FunctionType) -> str:
         raise NoSourceError("is a lambda; write it with def")
     try:
         text = textwrap.dedent(inspect.getsource(function))
-        module = compile(text, "<source>", "exec", flags=_future(function), dont_inherit=True)
+        whole = "".join(inspect.findsource(function)[0])
     except (OSError, TypeError):
-        raise NoSourceError("has no source that can be read: it was typed at a prompt, or made by a program") from None
-    except SyntaxError:
-        raise NoSourceError("has a source that cannot stand alone") from None
-    if not any(_same(code, function.__code__) for code in _codes(module)):
+        raise NoSourceError(
+            "has no source that can be read: it was typed at a prompt or in a cell with %%time, or made by a program; "
+            "define it in a cell or a script"
+        ) from None
+    alone = _compiled(text, function)
+    if alone is None:
+        raise NoSourceError("has a source that cannot stand alone")
+    # What is compiled together matters: a call of `re.search` is another one where the text has the import of `re` too.
+    # IPython compiles every statement of a cell alone, Python a whole file.
+    if not any(_same(code, function.__code__) for unit in (alone, _compiled(whole, function)) for code in _codes(unit)):
         raise NoSourceError("has changed in its file since it was defined; run its definition again")
     return text
 
@@ -116,12 +122,18 @@ def _class_in(text: str, kind: type) -> str | None:
     return None
 
 
-def _future(function: FunctionType) -> int:
-    return function.__code__.co_flags & FUTURE_ANNOTATIONS
+def _compiled(text: str, function: FunctionType) -> CodeType | None:
+    """The code of a text, as that of the function was made; None: it is no Python, as a cell with a magic."""
+    flags = function.__code__.co_flags & FUTURE_ANNOTATIONS | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    try:
+        code: CodeType = compile(text, "<source>", "exec", flags=flags, dont_inherit=True)
+    except SyntaxError:
+        return None
+    return code
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    for constant in code.co_consts:
+def _codes(code: CodeType | None) -> Iterator[CodeType]:
+    for constant in code.co_consts if code else ():
         if isinstance(constant, CodeType):
             yield constant
             yield from _codes(constant)

@@ -104,6 +104,11 @@ def test_values_are_what_they_are_on_the_command_line() -> None:
     assert load_config("math-gsm8k", "laptop", None, settings({"run.max_hours": None})).config.run.max_hours is None
 
 
+@reasoner.reward("given")
+def FUNCTION(problem: object, response: object) -> float:  # noqa: N802
+    return 1.0
+
+
 def test_the_later_value_of_a_key_counts() -> None:
     base = {"data": {"train": {"path": "a"}, "eval": {"path": "b"}}}
     assert settings({**base, "data.train.path": "c"}) == ['data.train.path="c"', 'data.eval.path="b"']
@@ -113,6 +118,7 @@ def test_the_later_value_of_a_key_counts() -> None:
     ("config", "message"),
     [
         ({"learning": {"betas": [0.9, object()]}}, r"learning\.betas\[1\] has a value of type object"),
+        ({"rewards": [{"source": FUNCTION}]}, r"rewards\[0\]\.source takes a name: 'given'\. .* plugins=\[\.\.\.\]"),
         ({"rewards": [{"source": "math"}], "rewards.math.weight": 2.0}, "rewards and rewards.math.weight"),
         ({"run.steps": 3, "run": 4}, "run.steps and run, one inside the other"),
         ({1: 2}, "1 must be text, got int"),

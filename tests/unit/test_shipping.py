@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import linecache
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +285,48 @@ def test_a_script_and_a_module_beside_it(tmp_path: Path) -> None:
     assert "limit" in source.options.model_fields
 
 
+def test_a_name_stands_for_one_thing_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two modules may mean different things by it, and the file is one module."""
+    (tmp_path / "others.py").write_text(
+        "import json as codec\nWORTH = 1.0\ndef f(text):\n    return codec.dumps(text)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cells = Cells()
+    cells.run("from reasoner import reward\nfrom others import f\nimport re as codec")
+    cells.run("@reward('verifier')\ndef verifier(p, r):\n    return float(len(f(codec.escape(r.text))))")
+    with pytest.raises(UserError, match="two different things that are both called 'codec'"):
+        plugin_text(cells.namespace["verifier"])
+    cells.run("import json as codec")
+    assert plugin_text(cells.namespace["verifier"]).count("import json as codec") == 1
+
+
+def test_tables_of_data_are_refused_by_name(cells: Cells) -> None:
+    cells.run("import numpy as np\nimport pandas as pd\ntable = pd.Series([1], name=('a', 'b'))\narray = np.zeros(3)")
+    for name, kind in {"table": "pandas.*Series", "array": "numpy.ndarray"}.items():
+        cells.run(f"@reward('verifier')\ndef verifier(p, r):\n    return float({name}[0])")
+        with pytest.raises(UserError, match=rf"uses '{name}' \({kind}\)"):
+            plugin_text(cells.namespace["verifier"])
+
+
+TOGETHER = """
+import re
+from reasoner import reward
+@reward('verifier')
+def verifier(p, r):
+    return float(re.search('k', r.text) is not None)
+"""
+
+
+def test_a_cell_with_imports_may_be_compiled_at_once_or_by_statements(cells: Cells) -> None:
+    """As Python and IPython do: calls of what is imported in the same text are other ones."""
+    at_once = plugin_text(cells.run(TOGETHER + "verifier"))
+    name = "<by statements>"
+    linecache.cache[name] = (len(TOGETHER), None, TOGETHER.splitlines(keepends=True), name)
+    for statement in ast.parse(TOGETHER).body:
+        exec(compile(ast.Module([statement], []), name, "exec"), cells.namespace)
+    assert plugin_text(cells.namespace["verifier"]) == at_once
+
+
 def test_a_script_that_was_edited_meanwhile_is_noticed(tmp_path: Path) -> None:
     program = tmp_path / "script.py"
     text = "from reasoner import reward\n@reward('verifier')\ndef verifier(p, r):\n    return {}\n"
@@ -290,6 +334,7 @@ def test_a_script_that_was_edited_meanwhile_is_noticed(tmp_path: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(program.read_text(), str(program), "exec"), namespace)
     assert "return 1.0" in plugin_text(namespace["verifier"])
-    program.write_text(text.format("22.0"))
-    with pytest.raises(UserError, match="has changed in its file since it was defined"):
-        plugin_text(namespace["verifier"])
+    for other in ("22.0", "-1.0", "1.0 + r"):
+        program.write_text(text.format(other))
+        with pytest.raises(UserError, match="has changed in its file since it was defined"):
+            plugin_text(namespace["verifier"])
