@@ -198,14 +198,16 @@ class Canary:
         without = {family: self._without(sizes, [family]) for family in effects}
         for engine, moved_N in unclear.items():
             withheld, rest_N = self._withheld(moved_N, change_N, without, sizes)
+            names = ", ".join(family.name for family in withheld)
             if withheld and _rms(rest_N) < 0.7 * _rms(moved_N - change_N):
-                raise HandoverError(_message(engine, [family.name for family in withheld]))
+                raise HandoverError(_message(engine, names))
             if withheld or not _rms(rest_N) <= _ROUNDING * self._noise:
                 raise HandoverError(
                     f"the sampler{_by(engine)} holds wrong weights after a hand-over: all families of parameters were "
                     f"changed on purpose, which moved the learner's log-probabilities by {_rms(change_N):.2g} nats, "
-                    f"and the sampler's are {_rms(moved_N - change_N):.2g} off, which no missing family explains. Its "
-                    f"load garbles or leaves out a part of what it is given. {_WHAT_TO_DO}"
+                    f"and the sampler's are {_rms(moved_N - change_N):.2g} off, which no missing family explains"
+                    f"{f', {names} the best' if names else ''}. Its load garbles or leaves out a part of what it is "
+                    f"given. {_WHAT_TO_DO}"
                 )
 
     def _withheld(
@@ -287,8 +289,7 @@ _WHAT_TO_DO = (
 )
 
 
-def _message(engine: str, withheld: Sequence[str]) -> str:
-    names = ", ".join(withheld)
+def _message(engine: str, names: str) -> str:
     adapters = "; lora.handover = 'merged' gives it whole weights" if "adapter of" in names else ""
     return (
         f"the sampler{_by(engine)} does not take what it is given of {names}: these parameters were changed on "

@@ -347,7 +347,7 @@ class Stages:
         self.publish()
         prompts = list(self.drawer.prompts.values()) if self.drawer else list(self.evaluator.held_out)
         found = self.canary.prove(prompts)
-        self.run.add_fact("hand-over", found)
+        self.run.add_fact("sampler check", found)
         self.view.message(f"{found}; {time.perf_counter() - started:.1f} s")
 
     def follow_sampler(self) -> None:

@@ -85,6 +85,10 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
     assert {rollout.response.policy_version for rollout in rollouts} == {2}
     assert any(rollout.credit for rollout in rollouts)
     assert "\x1b" not in done.stdout + (folder / "log.txt").read_text()
+    seen = json.loads((folder / "environment.json").read_text())["chosen"]["sampler check"]
+    assert seen.startswith("the sampler takes all 11 families of parameters ")
+    assert seen in (folder / "log.txt").read_text()
+    assert "the sampler follows the learner: 1.00 of " in done.stdout
     assert str(folder / "model") in done.stdout
     assert f"Report:\n  {folder / 'report.html'}\n" in done.stdout
     total = duration(read_run(folder).times.total)
