@@ -111,6 +111,8 @@ class Columns:
 def _lookup(template: str) -> Callable[..., Any] | None:
     """A function of the row's fields, where all that the template does is to look a value up."""
     body = parse(template).body
+    if not (template.startswith("{{") and template.endswith("}}")):
+        return None
     if len(body) != 1 or not isinstance(body[0], nodes.Output) or len(body[0].nodes) != 1:
         return None
     expression = body[0].nodes[0]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from reasoner import plugins
+from reasoner.errors import DataError
+from reasoner.material import load_material
 from reasoner.rehearsal import Rehearsal, rehearse
 from reasoner.settings import load_config
 from tests.command import Cli, Outcome
@@ -127,6 +129,29 @@ def test_a_row_that_is_wrong_and_a_prompt_that_is_too_long_are_told_together_or_
     assert (
         "note data.train: 2 of 12 rows cannot be used and were left out: 1 without the field 'answer', 1 with" in facts
     )
+
+
+def test_a_run_says_the_same_and_waits_for_no_model_with_what_needs_none(folder: Path) -> None:
+    write(folder / "train.jsonl", [*ROWS, {"question": "x" * 300, "answer": "1"}, {"question": "?"}])
+    with pytest.raises(DataError) as caught:
+        load_material(load_config("online.toml"), training=True)
+    assert "2 of 12 rows" in str(caught.value)
+    assert "problem train:10: its prompt has" in str(caught.value)
+    with pytest.raises(DataError, match=r"1 of 12 rows cannot be used\.\n.*line 12: the field 'answer' is missing"):
+        load_material(load_config("online.toml", sets=["model.path=/nowhere"]), training=True)
+    kept = load_material(load_config("online.toml", sets=["data.on_bad_row=drop"]), training=True)
+    assert (len(kept.train), len(kept.held_out)) == (8, 2)
+    assert kept.problems is not None
+    assert kept.problems.size == 8
+    assert "2 of 12 rows cannot be used and were left out" in kept.facts["note"]
+
+
+def test_offline_data_that_are_held_out_are_there_for_an_evaluation(folder: Path) -> None:
+    material = load_material(load_config("dpo.toml"), training=True)
+    held_out = material.offline["pairs"].held_out
+    assert (material.streams["pairs"].size, len(held_out)) == (8, 2)
+    trained = {scored.group.problem.id for scored in material.streams["pairs"].epoch(0)}
+    assert trained.isdisjoint(scored.group.problem.id for scored in held_out)
 
 
 def test_the_task_shows_samples_of_its_data(cli: Cli, folder: Path) -> None:

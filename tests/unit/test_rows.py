@@ -102,6 +102,9 @@ VERL: dict[str, Any] = {
         ("{{ solution.split('####')[-1]|trim }}", {"solution": "so\n#### 7"}, "7"),
         ("{% for n in numbers %}{{ n }};{% endfor %}", {"numbers": [1, 2]}, "1;2;"),
         (" {{ n }} ", {"n": 4}, "4"),
+        ("{{- n -}}", {"n": 4}, "4"),
+        ("{# the number #}{{ n }}", {"n": 4}, "4"),
+        ("{{ a['}}'] }}", {"a": {"}}": 4}}, "4"),
     ],
 )
 def test_a_reference_is_looked_up_by_a_template(
