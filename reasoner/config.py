@@ -425,6 +425,9 @@ class LearningConfig(Model):
     """response positions whose logits are in memory at once"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, about a third more time"""
+    packing: Literal["auto", "packed", "padded"] = "auto"
+    """whether responses go through the model one after the other without padding (`packed`) or one per padded sequence;
+    `auto`: packed where the model can"""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """one row holds a group's prompt once; `auto`: where it saves more than a fifth of the tokens"""
     reference: Literal["auto", "none"] = "auto"

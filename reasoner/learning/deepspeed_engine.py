@@ -93,6 +93,7 @@ class DeepspeedLearner:
             dtype=dtype,
             token_budget=config.token_budget,
             logit_chunk=config.logit_chunk,
+            packing=config.packing,
             share_prompts=config.share_prompts,
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
