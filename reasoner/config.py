@@ -442,7 +442,8 @@ class LoraConfig(Model):
     alpha: Annotated[float, Field(gt=0.0)] = 32.0
     """the adapter's output is scaled by alpha / rank"""
     targets: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["all-linear"])
-    """last parts of the names of linear layers (`q_proj`); `all-linear`: all but the output layer"""
+    """last parts of the names of linear layers (`q_proj`); `all-linear`: all but the output layer, routers, experts and
+    what the kernels of a Mamba layer read themselves"""
     handover: Literal["auto", "adapter", "merged"] = "auto"
     """what the sampler gets: the `adapter` alone, or all weights with the adapter `merged` into them; `auto`: the
     adapter where the sampler can take it"""

@@ -109,11 +109,15 @@ class ModelSize:
         return size if lora is None else size.with_adapter(lora)
 
     def with_adapter(self, lora: LoraConfig) -> ModelSize:
-        """With an adapter beside the matrices of `lora.targets`; `all-linear`: all but the vocabulary's."""
+        """With an adapter beside the matrices of `lora.targets`; `all-linear`: all but the vocabulary's.
+
+        Experts have none, although a published folder has a matrix for each.
+        """
         names = tuple(f".{target}.weight" for target in lora.targets)
         beside = [
             rows + columns
             for name, rows, columns in self.matrices
+            if ".experts." not in name
             if (rows != self.vocabulary if lora.targets == ["all-linear"] else name.endswith(names))
         ]
         return replace(self, adapter=lora.rank * sum(beside))

@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
 from reasoner.learning.adapter import (
+    adapted,
     add_adapter,
     load_adapter,
     merge,
@@ -155,9 +156,10 @@ class Backbone:
 
     @property
     def description(self) -> str:
-        """Versions, device, number format and packing, for the log."""
+        """Versions, device, number format, packing and adapter, for the log."""
         numbers = "bfloat16 over float32 parameters" if self._autocast else self.dtype
-        return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}"
+        adapter = f"; adapter beside {', '.join(adapted(self.model))}" if self._lora is not None else ""
+        return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}{adapter}"
 
     def inputs(self, batch: MicroBatch) -> Inputs:
         """A micro-batch as it goes through the model."""
