@@ -11,6 +11,7 @@ something ended in a traceback, gave wrong numbers, or lost a weight: the table 
 from __future__ import annotations
 
 import argparse
+import io
 import multiprocessing
 import os
 import sys
@@ -94,8 +95,7 @@ def _tried(trial: str, name: str) -> Verdict:
 
 
 def _send(trial: str, name: str, sending: Connection) -> None:
-    nowhere = Path(os.devnull).open("w")
-    with tempfile.TemporaryDirectory() as place, nowhere, redirect_stderr(nowhere):
+    with tempfile.TemporaryDirectory() as place, redirect_stderr(io.StringIO()):
         folder, scratch = Path(place) / "model", Path(place) / "scratch"
         scratch.mkdir()
         sending.send(model_trials.guarded(lambda: TRIALS[trial](build(name, folder), scratch), folder))
