@@ -61,6 +61,8 @@ engine = "hf"
 group_size = 4
 max_tokens = 12
 max_prompt_tokens = 128
+[scoring]
+workers = 1
 [[rewards]]
 source = "letters"
 [gro]
