@@ -81,7 +81,9 @@ def _keep(name: str, verdicts: Mapping[str, Sequence[str]]) -> None:
 
 
 def _tried(trial: str, name: str) -> Verdict:
-    """The verdict of a trial in a process of its own: engines leave things behind, and some end a process."""
+    """The verdict of a trial; with DeepSpeed in a process of its own, because it can be started once only."""
+    if trial != "deepspeed":
+        return _on_a_model(trial, name)
     receiving, sending = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_send, args=(trial, name, sending))
     process.start()
@@ -98,10 +100,14 @@ def _tried(trial: str, name: str) -> Verdict:
 
 
 def _send(trial: str, name: str, sending: Connection) -> None:
+    sending.send(_on_a_model(trial, name))
+
+
+def _on_a_model(trial: str, name: str) -> Verdict:
     with tempfile.TemporaryDirectory() as place, redirect_stderr(io.StringIO()):
         folder, scratch = Path(place) / "model", Path(place) / "scratch"
         scratch.mkdir()
-        sending.send(model_trials.guarded(lambda: TRIALS[trial](build(name, folder), scratch), folder))
+        return model_trials.guarded(lambda: TRIALS[trial](build(name, folder), scratch), folder)
 
 
 def _versions() -> Sequence[tuple[str, str]]:

@@ -17,10 +17,12 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from statistics import mean
+from typing import Any, Literal, Self
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -31,7 +33,7 @@ from reasoner.errors import MissingDependencyError, ReasonerError
 from reasoner.learning.policy import TorchPolicy
 from reasoner.opening import open_stages
 from reasoner.pipeline import train
-from reasoner.records import Group
+from reasoner.records import Component, Group, ScoredGroup
 from reasoner.settings import load_config
 from reasoner.weight_files import read_shapes
 from tests.ragged import make_group, ragged_groups
@@ -61,8 +63,6 @@ engine = "hf"
 group_size = 4
 max_tokens = 12
 max_prompt_tokens = 128
-[scoring]
-workers = 1
 [[rewards]]
 source = "letters"
 [gro]
@@ -84,6 +84,33 @@ class Verdict:
     kind: Literal["works", "refused", "FAULT"]
     words: str = ""
     """how it works, the sentence that the user sees, or what is wrong"""
+
+
+class ScoresHere:
+    """The scoring service without its processes: rewards are no part of these trials, and starting it takes longer."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def score(self, groups: Iterable[Group]) -> Iterator[ScoredGroup]:
+        """Share of even token ids."""
+        for group in groups:
+            values = [mean(token % 2 == 0 for token in response.token_ids) for response in group.responses]
+            yield ScoredGroup(group, tuple((Component("letters", 1.0, value),) for value in values), tuple(values))
+
+    def statistics(self) -> dict[str, Any]:
+        return {}
+
+    left_behind = state = statistics
+
+    def save_scores(self, path: Path) -> None:
+        path.write_text("")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def learner(folder: Path) -> Verdict:
@@ -129,7 +156,7 @@ def run(folder: Path, scratch: Path, *sets: str) -> Verdict:
 
     def trial() -> Verdict:
         task = _write_task(folder, scratch)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), patch("reasoner.opening.ScoringService", ScoresHere):
             resolved = load_config(task, sets=sets, plugins=[str(_PLUGIN)])
             with open_stages(resolved) as stages:
                 train(stages)

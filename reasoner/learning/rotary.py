@@ -44,7 +44,12 @@ def _one_by_one(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines (B, L, D) of all sequences in `position_ids` (B, L)."""
-    rows = [[_forget(module) or forward(x, part, *args, **kwargs) for part in _sequences(row)] for row in position_ids]
+
+    def alone(sequence: Tensor) -> tuple[Tensor, Tensor]:
+        _forget(module)
+        return forward(x, sequence, *args, **kwargs)
+
+    rows = [[alone(sequence) for sequence in _sequences(row)] for row in position_ids]
     cosines, sines = (torch.cat([torch.cat([pair[which] for pair in row], 1) for row in rows]) for which in (0, 1))
     return cosines, sines
 
