@@ -21,6 +21,7 @@ from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
 from reasoner.launch import error_folder, report_folder
 from reasoner.learning.adapter import Adapted, WithoutAdapter
+from reasoner.learning.backbone import Backbone
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
@@ -42,7 +43,7 @@ from reasoner.runs.folder import Run, open_run
 from reasoner.runs.follower import Follower
 from reasoner.runs.resume import Place, Resume, find_place
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.factory import open_sampler, why_merged
+from reasoner.sampling.factory import longest_of, open_sampler, why_merged
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import Resolved, to_toml
 from reasoner.spread import SpreadSampler, SpreadScorer
@@ -80,6 +81,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
         base.view.message("loading the learner")
         learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
+        _rotate_as_sampled(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
         algorithms = plugins.algorithms(base.manager)
         stages = Stages(
@@ -292,6 +294,12 @@ def _drawer(base: _Base, evaluator: Evaluator | None) -> Drawer | None:
     return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum)
 
 
+def _rotate_as_sampled(base: _Base, model: Backbone) -> None:
+    """Where vLLM samples, it decides how positions are rotated."""
+    if base.engine in ("vllm", "servers"):
+        model.rotate_as_vllm(longest_of(base.config))
+
+
 def _reference(base: _Base, learner: Adapted) -> Policy | None:
     config = base.config
     if not config.gro.needs_reference:
@@ -309,6 +317,7 @@ def _reference(base: _Base, learner: Adapted) -> Policy | None:
         trust_remote_code=config.model.trust_remote_code,
         autocast=choose_learner(config) == "torch",
     )
+    _rotate_as_sampled(base, policy)
     return policy if base.ranks.count == 1 else SpreadPolicy(policy, base.ranks)
 
 
@@ -316,7 +325,7 @@ def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
     config = base.config
     if not config.gro.needs_critic:
         return None
-    return TorchCritic(
+    critic = TorchCritic(
         base.critic_folder,
         device=base.device,
         dtype=config.model.dtype,
@@ -327,3 +336,5 @@ def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
         trust_remote_code=config.model.trust_remote_code,
         checkpoint=checkpoint,
     )
+    _rotate_as_sampled(base, critic.backbone)
+    return critic

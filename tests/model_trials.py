@@ -62,7 +62,7 @@ correct = "letters"
 engine = "hf"
 group_size = 4
 max_tokens = 12
-max_prompt_tokens = 128
+max_prompt_tokens = 50
 [[rewards]]
 source = "letters"
 [gro]
@@ -170,7 +170,8 @@ def run_vllm(folder: Path, scratch: Path, *sets: str) -> Verdict:
     """As `run` with vLLM, in a process of its own."""
     task = _write_task(folder, scratch)
     command = [sys.executable, "-m", "reasoner", "run", str(task), "--plugin", str(_PLUGIN)]
-    for each in ("sampling.engine=vllm", "sampling.kv_cache_gib=1", *sets):
+    # Beyond the 64 tokens that models with `longrope` have as their original context.
+    for each in ("sampling.engine=vllm", "sampling.kv_cache_gib=1", "sampling.max_prompt_tokens=128", *sets):
         command += ["--set", each]
     with (scratch / "output").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, text=True, start_new_session=True)

@@ -35,7 +35,7 @@ from reasoner.learning.adapter import (
 from reasoner.learning.attention import IMPLEMENTATION, CannotPackError
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import Layout, MicroBatch, Row, Sharing, pack, pack_padded
-from reasoner.learning.rotary import separate_sequences
+from reasoner.learning.rotary import rotate_as_vllm, separate_sequences
 from reasoner.models import no_progress_bars
 from reasoner.records import Group, Response
 from reasoner.weights import check_room, io_errors, write_weights
@@ -160,6 +160,10 @@ class Backbone:
         numbers = "bfloat16 over float32 parameters" if self._autocast else self.dtype
         adapter = f"; adapter beside {', '.join(adapted(self.model))}" if self._lora is not None else ""
         return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}{adapter}"
+
+    def rotate_as_vllm(self, max_model_len: int) -> None:
+        """Rotate positions as the vLLM engine does that samples sequences of up to `max_model_len` tokens."""
+        rotate_as_vllm(self.model, max_model_len)
 
     def inputs(self, batch: MicroBatch) -> Inputs:
         """A micro-batch as it goes through the model."""

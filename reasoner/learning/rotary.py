@@ -4,6 +4,9 @@
 stretches them with the length. transformers takes the longest sequence of a batch for all of it, and `dynamic` also
 remembers the longest one that it ever saw: log-probabilities would depend on what else is in the micro-batch. Here the
 embedding is called once per sequence, as a forward pass over that sequence alone would call it.
+
+vLLM decides once for all sequences: with `longrope` it takes the frequencies for long ones wherever its longest
+sequence could be one. `rotate_as_vllm` does the same.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 _BY_LENGTH = {"longrope", "dynamic"}
+_LONGEST = "longest_sequence"
+"""attribute of a rotary embedding: tokens of the longest sequence that there could be"""
 
 
 def separate_sequences(model: nn.Module) -> bool:
@@ -28,6 +33,16 @@ def separate_sequences(model: nn.Module) -> bool:
     for module in modules:
         module.forward = partial(_one_by_one, module, module.forward)
     return bool(modules)
+
+
+def rotate_as_vllm(model: nn.Module, max_model_len: int) -> None:
+    """Take the frequencies that a vLLM engine takes for sequences of up to `max_model_len` tokens.
+
+    For a model of `separate_sequences`; with another rotary embedding than `longrope` nothing changes.
+    """
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "longrope":
+            setattr(module, _LONGEST, max_model_len)
 
 
 def _by_length(module: Any) -> bool:
@@ -47,7 +62,13 @@ def _one_by_one(
 
     def alone(sequence: Tensor) -> tuple[Tensor, Tensor]:
         _forget(module)
-        return forward(x, sequence, *args, **kwargs)
+        longest = getattr(module, _LONGEST, 0)
+        if not longest:
+            return forward(x, sequence, *args, **kwargs)
+        # A further position, which is cut off again, has the longest sequence decide.
+        last = sequence.new_full((1, 1), longest - 1)
+        cosines, sines = forward(x, torch.cat([sequence, last], 1), *args, **kwargs)
+        return cosines[:, :-1], sines[:, :-1]
 
     rows = [[alone(sequence) for sequence in _sequences(row)] for row in position_ids]
     cosines, sines = (torch.cat([torch.cat([pair[which] for pair in row], 1) for row in rows]) for which in (0, 1))

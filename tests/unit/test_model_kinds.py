@@ -76,6 +76,23 @@ def test_a_rotary_embedding_that_depends_on_the_length_sees_each_sequence_by_its
         assert "prompts not shared (its rotary embedding depends on the length of a sequence)" in policy.description
 
 
+@pytest.mark.parametrize(("max_model_len", "factors"), [(64, "short_factor"), (65, "long_factor")])
+@pytest.mark.parametrize("layout", ["auto", "padded"])
+def test_where_vllm_samples_its_longest_sequence_decides(
+    tmp_path: Path, layout: Layout, max_model_len: int, factors: str
+) -> None:
+    folder = _longrope(tmp_path / "model")
+    policy = make_policy(folder, packing=layout)
+    policy.rotate_as_vllm(max_model_len)
+    within = SHORT_FIRST[:2]  # shorter than the original context, like all that the engine samples in the first case
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rope = model.config.rope_parameters
+    always = {**rope, "short_factor": rope[factors], "long_factor": rope[factors]}
+    AutoModelForCausalLM.from_pretrained(folder, rope_parameters=always).save_pretrained(tmp_path / "always")
+    assert same(policy.logprobs(within, 1.0), plain_logprobs(tmp_path / "always", within))
+    assert same(make_policy(folder).logprobs(within, 1.0), plain_logprobs(folder, within))
+
+
 def test_what_makes_sharing_wrong_refuses_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="share_prompts = 'always' is impossible for Phi3ForCausalLM: its rotary"):
         make_policy(_longrope(tmp_path), share_prompts="always")
