@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from reasoner.errors import DataError
 from reasoner.vocabulary import check_token_ids
+from tests import model_trials
 from tests.tiny import build_tiny_model
 
 
@@ -57,3 +60,17 @@ def test_the_tokenizer_of_another_model_is_refused(tiny: Path) -> None:
 def test_a_critic_is_named_as_such(tiny: Path) -> None:
     with pytest.raises(DataError, match=r"^critic\.path: "):
         check_token_ids(tiny, AutoTokenizer.from_pretrained(tiny), [("a prompt", (260,))], "critic.path")
+
+
+def test_a_run_is_refused_before_anything_is_opened(tiny: Path, tmp_path: Path) -> None:
+    folder, scratch = tmp_path / "model", tmp_path / "scratch"
+    shutil.copytree(tiny, folder)
+    scratch.mkdir()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<|new|>"], special_tokens=True)
+    tokenizer.chat_template = "<|new|>" + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    verdict = model_trials.run(folder, scratch)
+    assert verdict.kind == "refused"
+    assert re.search(r"the prompt of problem \S+ with the token '<\|new\|>', number 260", verdict.words)
+    assert not (scratch / "runs").exists()
