@@ -120,10 +120,10 @@ def learner(folder: Path) -> Verdict:
         policy = _policy(folder)
         got = [value for row in policy.logprobs(GROUPS, 1.0) for value in row]
         for batch in policy.packing.micro_batches(GROUPS):
-            policy.scores(policy.inputs(batch), 1.0, False)[0].sum().backward()
+            policy.scores(policy.inputs(batch), 1.0, False)[0].sum().backward()  # type: ignore[no-untyped-call]
         model = plain_model(folder)
         expected = [value for group in GROUPS for part in plain_logprobs(model, group) for value in part]
-        torch.stack(expected).sum().backward()
+        torch.stack(expected).sum().backward()  # type: ignore[no-untyped-call]
         gap = max(abs(mine - float(theirs)) for mine, theirs in zip(got, expected, strict=True))
         slope = _gradient_gap(policy.model, model)
         if gap > LIMIT or slope > LIMIT:

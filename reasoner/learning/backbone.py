@@ -34,10 +34,19 @@ from reasoner.learning.adapter import (
 )
 from reasoner.learning.attention import IMPLEMENTATION, CannotPackError
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
-from reasoner.learning.packing import Layout, MicroBatch, Row, Sharing, pack, pack_padded
+from reasoner.learning.packing import (
+    Layout,
+    MicroBatch,
+    Row,
+    Sharing,
+    extremes_of,
+    longest_of,
+    pack,
+    pack_padded,
+)
 from reasoner.learning.rotary import rotate_as_vllm, separate_sequences
 from reasoner.models import no_progress_bars
-from reasoner.records import Group, Response
+from reasoner.records import Group
 from reasoner.weights import check_room, io_errors, write_weights
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -196,16 +205,13 @@ class Backbone:
         Raises:
             RunError: they differ by more than rounding.
         """
-        longest = max((_length(group, response) for group in groups for response in group.responses), default=0)
+        longest = longest_of(groups)
         if longest <= GROWTH * self._compared:
             return
-        for batch in replace(self.packing, sharing=self._sharing_compared).micro_batches(_extremes(groups)):
+        sharing: Sharing = "never" if self.packing.sharing == "never" else "always"
+        for batch in replace(self.packing, sharing=sharing).micro_batches(extremes_of(groups)):
             self._judge(gap(batch), what)
         self._compared = longest
-
-    @property
-    def _sharing_compared(self) -> Sharing:
-        return "never" if self.packing.sharing == "never" else "always"
 
     def _judge(self, found: float, what: str) -> None:
         """Raises RunError for a gap that is more than rounding."""
@@ -331,7 +337,7 @@ class Backbone:
             UserError: what is asked for is impossible.
         """
         name = type(self.model).__name__
-        why = "learning.packing" if wanted == "padded" else _why_not_flat(self.model) or self._try_packing()
+        why = "learning.packing = 'padded'" if wanted == "padded" else _why_not_flat(self.model) or self._try_packing()
         if why and wanted == "packed":
             raise UserError(f"learning.packing = 'packed' is impossible for {name}: {why}; use 'auto'")
         alone = why or ("its rotary embedding depends on the length of a sequence" if self._by_length else "")
@@ -428,19 +434,3 @@ def _why_not_flat(model: Any) -> str:
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     return ""
-
-
-def _length(group: Group, response: Response) -> int:
-    return len(group.prompt_ids) + len(response.token_ids)
-
-
-def _extremes(groups: Sequence[Group]) -> list[Group]:
-    """The groups of the longest and of the shortest sequence, with their own longest and shortest response."""
-    sequences = [(_length(group, response), n) for n, group in enumerate(groups) for response in group.responses]
-    chosen = sorted({max(sequences)[1], min(sequences)[1]})
-    return [_two_responses(groups[n]) for n in chosen]
-
-
-def _two_responses(group: Group) -> Group:
-    ordered = sorted(group.responses, key=lambda response: len(response.token_ids))
-    return replace(group, responses=(ordered[-1], ordered[0]) if len(ordered) > 1 else tuple(ordered))

@@ -5,6 +5,7 @@ Nothing of the learner or of the objective is used for the replay.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -82,7 +83,7 @@ def replayed(folder: Path, batch: Batch) -> tuple[Any, dict[str, Tensor]]:
             logprobs = logprobs_of(model, scored.group.prompt_ids, response.token_ids)
             # At the first update the ratio to the old policy is 1, inside the clip: its gradient is that of l.
             loss = loss - credit * logprobs[written].sum() / len(written) / count
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return model, before
@@ -117,4 +118,4 @@ def test_the_first_update_equals_its_replay(kind: str, tmp_path: Path) -> None:
 
 def _norm(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> float:
     """Euclidean norm of the difference of all parameters."""
-    return float(sum((some[name] - others[name]).square().sum() for name in others)) ** 0.5
+    return math.sqrt(sum(float((some[name] - others[name]).square().sum()) for name in others))

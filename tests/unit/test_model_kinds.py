@@ -102,11 +102,11 @@ def test_what_makes_sharing_wrong_refuses_it(tmp_path: Path) -> None:
 def test_padding_is_a_choice(tmp_path: Path, sharing: Sharing) -> None:
     folder = build("llama", tmp_path)
     if sharing == "always":
-        with pytest.raises(UserError, match=r"impossible for LlamaForCausalLM: learning\.packing"):
+        with pytest.raises(UserError, match=r"impossible for LlamaForCausalLM: learning\.packing = 'padded'"):
             make_policy(folder, packing="padded", share_prompts=sharing)
         return
     policy = make_policy(folder, packing="padded")
-    assert "one response per padded sequence (learning.packing)" in policy.description
+    assert "one response per padded sequence (learning.packing = 'padded')" in policy.description
     assert same(policy.logprobs(SHORT_FIRST, 1.0), make_policy(folder, packing="packed").logprobs(SHORT_FIRST, 1.0))
 
 
@@ -137,7 +137,7 @@ def test_activations_are_recomputed_where_that_is_asked_for(tmp_path: Path, chec
     seen: list[nn.Module] = []
     policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda module, _: seen.append(module))
     inputs = policy.inputs(policy.packing.micro_batches(SHORT_FIRST[:1])[0])
-    policy.scores(inputs, 1.0, False)[0].sum().backward()
+    policy.scores(inputs, 1.0, False)[0].sum().backward()  # type: ignore[no-untyped-call]
     assert len(seen) == passes
 
 
