@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,7 @@ from reasoner.safe_text import printable
 from reasoner.sampling.factory import check_sampler, choose_engine
 from reasoner.settings import Resolved
 from reasoner.sources import check_problems_of, read_sources, references_of
+from reasoner.vocabulary import check_token_ids
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     facts |= {f"data.{source}": describe_offline(config, source, found) for source, found in data.offline.items()}
     facts |= {"hub": said_offline()} if said_offline() else {}
     critic = config.critic.path if training and config.gro.needs_critic else None
+    critic_folder = resolve_model(critic) if critic else folder
+    sequences = [*_sequences([*data.held_out, *data.train], data.offline)]
+    check_token_ids(folder, tokenizer, sequences)
+    if critic:
+        check_token_ids(critic_folder, tokenizer, sequences, "critic.path")
     return Material(
         config=config,
         manager=manager,
@@ -119,13 +125,26 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         device=device,
         engine=engine,
         folder=folder,
-        critic_folder=resolve_model(critic) if critic else folder,
+        critic_folder=critic_folder,
         held_out=data.held_out,
         train=data.train,
         problems=_problems(config, data.train) if training and config.online else None,
         offline=data.offline,
         streams={source: _stream(config, source, found) for source, found in data.offline.items()},
     )
+
+
+def _sequences(
+    prompts: Sequence[Prompt], offline: Mapping[Source, OfflineData]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """All token ids of a run that no model sampled, and what they are of."""
+    for prompt in prompts:
+        yield f"the prompt of problem {prompt.problem.id}", prompt.token_ids
+    for data in offline.values():
+        for scored in (*data.groups, *data.held_out):
+            yield f"the prompt of {scored.group.problem.id}", scored.group.prompt_ids
+            for response in scored.group.responses:
+                yield f"a response to {scored.group.problem.id}", response.token_ids
 
 
 def _problems(config: Config, prompts: Sequence[Prompt]) -> Stream[Problem]:

@@ -24,6 +24,7 @@ from reasoner.gro.terms import Term
 from reasoner.held_out import HeldOut
 from reasoner.launch import error_folder, report_folder
 from reasoner.learning.adapter import Adapted, WithoutAdapter
+from reasoner.learning.backbone import Backbone
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
@@ -44,7 +45,7 @@ from reasoner.runs.folder import Run, open_run
 from reasoner.runs.follower import Follower
 from reasoner.runs.resume import Place, Resume, find_place
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.factory import open_sampler, why_merged
+from reasoner.sampling.factory import longest_of, open_sampler, why_merged
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import Resolved, to_toml
 from reasoner.spread import SpreadSampler, SpreadScorer
@@ -85,6 +86,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
         learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
+        _rotate_as_sampled(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
         algorithms = plugins.algorithms(base.manager)
         terms = {name: algorithms.bind(term.term) for name, term in config.gro.terms.items()}
@@ -309,6 +311,12 @@ def _held_out(base: _Base, terms: Mapping[str, Term], learner: Policy, reference
     return HeldOut(rows, terms, learner, reference, base.config.sampling.max_tokens) if rows else None
 
 
+def _rotate_as_sampled(base: _Base, model: Backbone) -> None:
+    """Where vLLM samples, it decides how positions are rotated."""
+    if base.engine in ("vllm", "servers"):
+        model.rotate_as_vllm(longest_of(base.config))
+
+
 def _reference(base: _Base, learner: Adapted) -> Policy | None:
     config = base.config
     if not config.gro.needs_reference:
@@ -321,10 +329,12 @@ def _reference(base: _Base, learner: Adapted) -> Policy | None:
         dtype=config.model.dtype,
         token_budget=config.learning.token_budget,
         logit_chunk=config.learning.logit_chunk,
+        packing=config.learning.packing,
         share_prompts=config.learning.share_prompts,
         trust_remote_code=config.model.trust_remote_code,
         autocast=choose_learner(config) == "torch",
     )
+    _rotate_as_sampled(base, policy)
     return policy if base.ranks.count == 1 else SpreadPolicy(policy, base.ranks)
 
 
@@ -332,7 +342,7 @@ def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
     config = base.config
     if not config.gro.needs_critic:
         return None
-    return TorchCritic(
+    critic = TorchCritic(
         base.critic_folder,
         device=base.device,
         dtype=config.model.dtype,
@@ -343,3 +353,5 @@ def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
         trust_remote_code=config.model.trust_remote_code,
         checkpoint=checkpoint,
     )
+    _rotate_as_sampled(base, critic.backbone)
+    return critic

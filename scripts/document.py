@@ -28,6 +28,7 @@ from reasoner.gro.presets import PRESETS
 from reasoner.reporting.metrics import METRICS
 from reasoner.runs.changes import ALLOWED, ON_REQUEST
 from reasoner.settings.other_names import table
+from scripts import models_table
 from scripts.keys import configuration
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -168,6 +169,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),
+    "models": lambda: models_table.table(models_table.read()),
     "checkpoints": partial(found, "checkpoints"),
     "configuration": configuration,
     "hooks": hooks,

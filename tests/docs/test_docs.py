@@ -43,6 +43,7 @@ def test_there_are_tables() -> None:
         "trl",
         "verl",
         "attacks",
+        "models",
         "checkpoints",
         "configuration",
     }
