@@ -19,6 +19,7 @@ from reasoner.hookspecs import Generator
 from reasoner.hub import said_offline
 from reasoner.machine import this_machine
 from reasoner.memory import Need, needs
+from reasoner.model_loading import check_weights
 from reasoner.model_size import ModelSize
 from reasoner.models import open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
@@ -104,6 +105,8 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     if engine:
         check_sampler(config, folder, training=training)
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
+    if training or engine == "hf":
+        check_weights(folder, config.model.trust_remote_code)
 
     def prompts(problems: Sequence[Problem]) -> list[Prompt]:
         return render(problems, tokenizer, config.model.chat_template_kwargs, config.sampling.max_prompt_tokens)
@@ -118,6 +121,9 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     facts |= {"hub": said_offline()} if said_offline() else {}
     held_out, train = prompts(splits.eval), prompts(splits.train)
     critic = config.critic.path if training and config.gro.needs_critic else None
+    critic_folder = resolve_model(critic) if critic else folder
+    if training and config.gro.needs_critic:
+        check_weights(critic_folder, config.model.trust_remote_code, head=False)
     return Material(
         config=config,
         manager=manager,
@@ -125,7 +131,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         device=device,
         engine=engine,
         folder=folder,
-        critic_folder=resolve_model(critic) if critic else folder,
+        critic_folder=critic_folder,
         held_out=held_out,
         train=train,
         problems=_problems(config, train) if training and config.online else None,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import vllm
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 from reasoner.errors import SamplerError
 from reasoner.sampling.vllm_messages import SHAPE
@@ -25,6 +26,7 @@ class WorkerExtension:
     remove_lora: Any
     list_loras: Any
     model_runner: Any
+    get_model: Any
 
     def seed_sampling(self, seed: int) -> None:
         """Seed the generator that all requests draw from: the CPU build cannot seed single requests."""
@@ -34,6 +36,7 @@ class WorkerExtension:
         """Load every tensor of `folder`; returns checksum and number of what was read."""
         digest = Digest()
         self.reload_weights(weights_iterator=read_weights(Path(folder), digest))
+        _pack_tied_again(self.get_model())
         return digest.checksum, digest.tensors
 
     def describe(self, folder: str) -> dict[str, Any]:
@@ -73,3 +76,13 @@ class WorkerExtension:
                 "set lora.handover = 'merged'"
             )
         return digest.checksum, digest.tensors
+
+
+def _pack_tied_again(model: torch.nn.Module) -> None:
+    """Refresh what vLLM's CPU build packed of output layers that are the embedding: its reload refreshes a layer by the
+    weights of its own that it gets, and these get none."""
+    layers = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    for layer in layers:
+        tied = any(other is not layer and getattr(other, "weight", None) is layer.weight for other in layers)
+        if tied and isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)
