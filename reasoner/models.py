@@ -117,6 +117,14 @@ def attention_of(config: Any) -> str | None:
     return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 
+def has_recurrent_layers(config: Any) -> bool:
+    """Whether layers of the model (configuration of transformers) carry a state from token to token, as recurrent and
+    convolutional ones do: what stands before a sequence is in it, padding too, and it cannot be cut to a prefix."""
+    from transformers import DynamicCache
+
+    return any(hasattr(layer, "conv_states") for layer in DynamicCache(config=config.get_text_config()).layers)
+
+
 def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     """The tokenizer of a folder in Hugging Face format, whose configuration is read too.
 

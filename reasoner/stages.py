@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from reasoner.ahead import Ahead
+from reasoner.canary import Canary
 from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
 from reasoner.data import Stream
@@ -24,9 +25,9 @@ from reasoner.evaluation import Evaluation, Scorer, evaluate, evaluation_params
 from reasoner.fresh import Drawer, Fresh
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
-from reasoner.handover import hand_over
+from reasoner.handover import Publisher, gap_limit, hand_over
 from reasoner.learning.critic import TorchCritic
-from reasoner.learning.learner import Learner
+from reasoner.learning.learner import PerturbableLearner
 from reasoner.learning.spread import Policy
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
@@ -101,7 +102,7 @@ class Stages:
     """this process among those that train together"""
     terms: Mapping[str, Term]
     """the objective's terms, bound to the functions of plugins"""
-    learner: Learner
+    learner: PerturbableLearner
     reference: Policy | None
     """frozen copy of the initial model; None: no term asks for it"""
     critic: TorchCritic | None
@@ -216,6 +217,8 @@ class Stages:
             fresh = self.ahead.take(step, partial(self.view.stage, "sample"))
         with timer("handover"):
             self.publish()
+        with timer("check"):
+            self.follow_sampler()
         if fresh is None:
             fresh = self.drawer.draw(step, greedy=self._needs_greedy(step), progress=partial(self.view.stage, "sample"))
             timer.add(fresh.seconds)
@@ -263,8 +266,12 @@ class Stages:
             HandoverError: the sampler did not take them.
         """
         if self.evaluator and self.learner.version != self.evaluator.sampler.version:
-            parent = self.config.sampling.weights_folder
-            hand_over(self.learner, self.evaluator.sampler, self.ranks, parent, self._say_once)
+            self._hand_over(self.learner)
+
+    def _hand_over(self, publisher: Publisher) -> None:
+        assert self.evaluator is not None
+        parent = self.config.sampling.weights_folder
+        hand_over(publisher, self.evaluator.sampler, self.ranks, parent, self._say_once)
 
     def _say_once(self, text: str) -> None:
         """Say what is the same at every step once."""
@@ -286,6 +293,47 @@ class Stages:
             self.ahead.wait()
             self.publish()
             self.evaluator.evaluate(step, when or f"after step {step}")
+
+    @cached_property
+    def canary(self) -> Canary | None:
+        """Sees whether the sampler takes what it is given; None: there is no sampler."""
+        if self.evaluator is None:
+            return None
+        limit = gap_limit(self.config.model.dtype, self.config.handover.max_gap)
+        return Canary(self.learner, self.evaluator.sampler, self.ranks, limit, self._hand_over)
+
+    def prove_sampler(self) -> None:
+        """Before anything is trained: every family of parameters reaches the sampler (`canary`).
+
+        Raises:
+            RunError: one does not; or the sampler gives other log-probabilities than the learner, or failed.
+        """
+        if self.canary is None or self.evaluator is None:
+            return
+        started = time.perf_counter()
+        self.view.stage("check", 0, 0)
+        self.publish()
+        prompts = list(self.drawer.prompts.values()) if self.drawer else list(self.evaluator.held_out)
+        found = self.canary.prove(prompts)
+        self.run.add_fact("hand-over", found)
+        self.view.message(f"{found}; {time.perf_counter() - started:.1f} s")
+
+    def follow_sampler(self) -> None:
+        """After the first update, and then at every k-th step until it is seen: the sampler, which has the learner's
+        weights, follows it (`canary`).
+
+        Raises:
+            RunError: it does not, or failed.
+        """
+        if self.check_due and self.canary and (found := self.canary.follow()):
+            self.view.message(found)
+
+    @property
+    def check_due(self) -> bool:
+        """Whether sampler and learner are compared at this step: at the first that samples, at the second (after a
+        hand-over), then at every k-th."""
+        count = self.fresh_steps
+        return count in (1, 2) or count % self.config.handover.check_every == 0
 
     @contextmanager
     def sampler_asleep(self, timer: Timer) -> Iterator[None]:

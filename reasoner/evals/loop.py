@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from reasoner.evals.check import check_engine
 from reasoner.evals.folder import EvaluationFolder
 from reasoner.evals.parts import Part
 from reasoner.evaluation import Evaluation, counted, evaluation_params, in_order, summarise
@@ -34,6 +35,7 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
                 model = first.config.model
                 saved = SavedModel(first.material.folder, model.dtype, model.trust_remote_code)
                 hand_over(saved, sampler, parent=first.config.sampling.weights_folder, say=view.message)
+            check_engine(first, sampler, view.message)
             for part in together:
                 with folder.start(part) as run, watching(part.material, run, view, tracked=False) as events:
                     groups = _sample_and_score(part, sampler, folder, view)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -37,6 +37,7 @@ from reasoner.learning.adapter import (
 from reasoner.learning.attention import IMPLEMENTATION
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
 from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
+from reasoner.learning.perturbing import Gather, perturbed
 from reasoner.model_files import ModelFiles, write_model
 from reasoner.model_loading import load_model
 from reasoner.models import attention_of
@@ -201,6 +202,23 @@ class Backbone:
                 "please report the model"
             )
         self._checked = True
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that are trained, by the names of the model as it is in memory."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    @contextmanager
+    def perturbed(
+        self, sizes: Mapping[str, float], gather: Gather = lambda parameters: nullcontext()
+    ) -> Iterator[None]:
+        """See `perturbing`. The comparison on the first batch waits for one that is trained on."""
+        before, self._checked = self._checked, True
+        try:
+            with perturbed(self.trained, sizes, gather):
+                yield
+        finally:
+            self._checked = before
 
     def sources(self) -> dict[str, tuple[Tensor, ...]]:
         """What each weight of the plain model is made of (`whole`), by its name in memory; a tied output layer is there

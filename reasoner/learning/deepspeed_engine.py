@@ -18,8 +18,8 @@ import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,14 @@ class DeepspeedLearner:
         over = f" over {self._ranks.count} ranks" if self._ranks.count > 1 else ""
         zero = f"ZeRO {config.deepspeed.zero_stage}{over}{moved}"
         return f"{self._name}, {zero}; {self.policy.description}; AdamW{recompute}"
+
+    @property
+    def trained(self) -> Sequence[str]:
+        return list(self.policy.trained)
+
+    def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
+        """As in the protocol; the optimiser's own copies of the weights stay as they are."""
+        return self.policy.perturbed(sizes, lambda parameters: self._gathered(parameters, modifier_rank=0))
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         self.policy.check(groups, temperature)
@@ -254,7 +262,7 @@ class DeepspeedLearner:
         fetch = partial(self._gather_exact, wanted=writes)
         weights = self.policy.stored(fetch, exact=True) if self._lora is None else self._adapter(fetch)
         self._written_by(writes, weights, lambda: self.policy.keep(folder / TRAINED, weights))
-        tensors = moments(self._trained, self._engine.optimizer, self.version)
+        tensors = moments(self.policy.trained, self._engine.optimizer, self.version)
         self._written_by(writes, tensors, lambda: write_shards(folder, STEM, tensors))
 
     def _adapter(self, fetch: Fetch) -> Iterator[tuple[str, Tensor]]:
@@ -267,7 +275,7 @@ class DeepspeedLearner:
     def _restore(self, checkpoint: Path) -> None:
         self.version = load_version(checkpoint)
         if self.version:
-            restore(self._trained, self._engine.optimizer, checkpoint, self.version, self._idle_step)
+            restore(self.policy.trained, self._engine.optimizer, checkpoint, self.version, self._idle_step)
             restore_weights(self.policy, checkpoint)
 
     def _idle_step(self) -> None:
@@ -276,10 +284,6 @@ class DeepspeedLearner:
             group["lr"] = 0.0
         self._idle_pass(1.0, entropy=False)
         self._engine.step()
-
-    @property
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: value for name, value in self.policy.model.named_parameters() if value.requires_grad}
 
     def _written_by(self, writes: bool, weights: Iterator[object], write: Callable[[], T]) -> T | None:
         """What `write` gives on a rank that writes, and on the first one elsewhere.

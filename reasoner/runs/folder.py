@@ -41,7 +41,7 @@ from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.environment import describe, now
 from reasoner.runs.lock import Lock
 from reasoner.runs.rollouts import storable_rollouts
-from reasoner.runs.starts import record_start
+from reasoner.runs.starts import ENVIRONMENT, record_start
 from reasoner.safe_text import printable
 from reasoner.secrets import redact
 
@@ -98,6 +98,17 @@ class Run:
     def steps(self) -> int:
         """How many are committed."""
         return len(self.history)
+
+    def add_fact(self, name: str, fact: str) -> None:
+        """Add what was found out after the start to the facts in `environment.json`.
+
+        Raises:
+            RunError: the disk is full or the folder is gone.
+        """
+        with self._writing(ENVIRONMENT):
+            environment = read_object(self.folder / ENVIRONMENT)
+            environment["chosen"][name] = redact(fact)
+            replace_text(self.folder / ENVIRONMENT, to_json(environment, indent=2) + "\n")
 
     def commit(self, step: int, metrics: Mapping[str, float], rollouts: Sequence[Rollout]) -> None:
         """Write the step's rollouts, then its metrics line: after that the step is committed.

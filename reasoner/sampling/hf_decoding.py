@@ -22,6 +22,8 @@ import transformers
 from torch import Tensor
 from torch.nn.functional import pad
 
+from reasoner.models import has_recurrent_layers
+
 _CACHES = ("past_key_values", "cache_params")
 """names under which models take transformers' cache"""
 
@@ -32,8 +34,7 @@ class Decoder:
     def __init__(self, model: Any, device: torch.device) -> None:
         self._model, self._device = model, device
         self._known = inspect.signature(model.forward).parameters
-        layers = transformers.DynamicCache(config=model.config.get_text_config()).layers
-        state_in_cache = any(hasattr(layer, "conv_states") for layer in layers)
+        state_in_cache = has_recurrent_layers(model.config)
         recurrent = state_in_cache or bool(getattr(model, "_is_stateful", False))
         cacheable = not recurrent or state_in_cache
         usual = getattr(model, "_supports_default_dynamic_cache", lambda: True)()
@@ -55,8 +56,7 @@ class Decoder:
             decoding = Decoding(self, None, None, ids_BP.repeat_interleave(n, 0).to(self._device))
             return decoding, self.logits(decoding)
         cache = transformers.DynamicCache(config=self._model.config.get_text_config())
-        mask_BP = None if self.even else mask_BP.to(self._device)
-        decoding = Decoding(self, cache, mask_BP, ids_BP.to(self._device))
+        decoding = Decoding(self, cache, None if self.even else mask_BP.to(self._device), ids_BP.to(self._device))
         logits_BV = self.logits(decoding)
         decoding.keep(torch.arange(len(prompts), device=self._device).repeat_interleave(n))
         return decoding, logits_BV.repeat_interleave(n, 0)

@@ -168,6 +168,20 @@ class HfSampler:
         )
 
     @torch.no_grad()
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        return {"": [logprobs for group in groups for logprobs in self._score(group)]}
+
+    def _score(self, group: Group) -> Iterator[list[float]]:
+        """The responses side by side: what is padded comes after what is read."""
+        rows = [torch.tensor([*group.prompt_ids, *response.token_ids]) for response in group.responses]
+        ids_RT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._device)
+        logits_RTV = self._model(input_ids=ids_RT, use_cache=False).logits[:, len(group.prompt_ids) - 1 : -1].float()
+        chosen_RT1 = ids_RT[:, len(group.prompt_ids) :, None]
+        logprobs_RT = logits_RTV.log_softmax(-1).gather(-1, chosen_RT1)[..., 0]
+        for response, logprobs_T in zip(group.responses, logprobs_RT.tolist(), strict=True):
+            yield logprobs_T[: len(response.token_ids)]
+
+    @torch.no_grad()
     def load(self, folder: Path, version: int) -> Receipt:
         started = time.monotonic()
         digest = Digest()
@@ -205,8 +219,8 @@ class HfSampler:
 
 
 def _refuse_two_rotations(config: Any, max_model_len: int) -> None:
-    """With `longrope` the rotation of all positions changes where a sequence grows beyond the original context, and what
-    the cache holds was rotated the other way.
+    """With `longrope` the rotation of all positions changes where a sequence grows beyond the original context, and
+    what the cache holds was rotated the other way.
 
     Raises:
         SamplerError: sequences may grow that long.
@@ -215,7 +229,7 @@ def _refuse_two_rotations(config: Any, max_model_len: int) -> None:
     short = rope.get("original_max_position_embeddings", max_model_len)
     if rope.get("rope_type") == "longrope" and max_model_len > short:
         raise SamplerError(
-            f"sampling.engine = 'hf' takes {short} tokens of this model, and sampling.max_prompt_tokens + max_tokens is "
-            f"{max_model_len}: beyond its original context (longrope) the positions of what was read already change. "
-            "Lower one of them"
+            f"sampling.engine = 'hf' takes {short} tokens of this model, and sampling.max_prompt_tokens + max_tokens "
+            f"is {max_model_len}: beyond its original context (longrope) the positions of what was read already "
+            "change. Lower one of them"
         )

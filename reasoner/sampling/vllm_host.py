@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import vllm
+from transformers import AutoConfig
 from vllm import LLM
 from vllm import SamplingParams as VllmParams
 from vllm.lora.request import LoRARequest
@@ -25,6 +26,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from reasoner.errors import SamplerError
+from reasoner.models import has_recurrent_layers
 from reasoner.records import FinishReason, Response, SamplingParams
 from reasoner.sampling.responses import build_response, end_tokens, opened_block
 from reasoner.sampling.vllm_messages import (
@@ -36,9 +38,11 @@ from reasoner.sampling.vllm_messages import (
     Failed,
     Load,
     Request,
+    Score,
     Sleep,
     Start,
     Stop,
+    Value,
     Wake,
 )
 
@@ -78,10 +82,12 @@ class Host:
             except Exception:
                 self._connection.send(Failed(traceback.format_exc()))
 
-    def _answer(self, request: Request) -> tuple[str, int] | None:
+    def _answer(self, request: Request) -> Value:
         match request:
             case Draw():
                 self._draw(request)
+            case Score():
+                return self._score(request)
             case Load():
                 return self._load(request)
             case Sleep() if self._device == "cuda":
@@ -107,6 +113,23 @@ class Host:
                         self._connection.send(Drawn(int(output.request_id), responses))
         finally:
             self._engine.abort_request(pending)
+
+    def _score(self, request: Score) -> list[list[float]]:
+        """vLLM gives these by the raw logits, so at temperature 1; it reads no cached prefix for such requests."""
+        params = VllmParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False)
+        for index, (prompt, response) in enumerate(request.rows):
+            tokens = {"prompt_token_ids": [*prompt, *response]}
+            self._engine.add_request(str(index), tokens, params, lora_request=self._adapter)
+        found: dict[int, list[float]] = {}
+        while len(found) < len(request.rows):
+            for output in self._engine.step():
+                prompt, response = request.rows[int(output.request_id)]
+                given = output.prompt_logprobs[len(prompt) :] if output.finished else ()
+                if output.finished:
+                    found[int(output.request_id)] = [
+                        at[token].logprob for token, at in zip(response, given, strict=True)
+                    ]
+        return [found[index] for index in range(len(request.rows))]
 
     def _params(self, request: Draw) -> VllmParams:
         return VllmParams(
@@ -161,6 +184,7 @@ def _open(start: Start) -> LLM:
 
 def engine_arguments(start: Start) -> dict[str, Any]:
     """vLLM's own arguments."""
+    config = AutoConfig.from_pretrained(start.model, trust_remote_code=start.trust_remote_code)
     common = {
         "model": start.model,
         "dtype": start.dtype,
@@ -169,7 +193,8 @@ def engine_arguments(start: Start) -> dict[str, Any]:
         "trust_remote_code": start.trust_remote_code,
         # never a pickle
         "load_format": "safetensors",
-        "enable_prefix_caching": True,
+        # a recurrent layer's state is no prefix that others share: some of vLLM's models end with an IndexError
+        "enable_prefix_caching": not has_recurrent_layers(config),
         # raw log-probabilities, vLLM's default, leave out the temperature
         "logprobs_mode": "processed_logprobs",
         # no sampling defaults from the model's generation_config.json

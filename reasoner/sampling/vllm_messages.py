@@ -48,6 +48,14 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """Say the log-probabilities of given responses at temperature 1."""
+
+    rows: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    """(R,) token ids of the prompt and of the response"""
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """Take the weights, or the adapter, in `folder`."""
 
@@ -75,7 +83,7 @@ class Close:
     """End the host process."""
 
 
-Request = Start | Draw | Load | Sleep | Wake | Stop | Close
+Request = Start | Draw | Score | Load | Sleep | Wake | Stop | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +95,15 @@ class Drawn:
     responses: tuple[Response, ...]
 
 
+Value = tuple[str, int] | str | list[list[float]] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """A request is complete; what it returns, if anything."""
 
-    value: tuple[str, int] | str | None = None
-    """of `Load`: checksum and number of tensors; of `Start`: the description"""
+    value: Value = None
+    """of `Load`: checksum and number of tensors; of `Start`: the description; of `Score`: (R)(T) log-probabilities"""
 
 
 @dataclass(frozen=True, slots=True)

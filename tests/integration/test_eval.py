@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from reasoner.__main__ import main
 from reasoner.codec import read_parquet
@@ -190,7 +191,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     monkeypatch.setattr(HfSampler, "sample", counting)
     done = cli("--resume", saved, "--json")
     assert done.code == 0, done.err
-    assert drawn == [PROBLEMS - 5]
+    assert drawn == [2, PROBLEMS - 5]  # two for the comparison with a plain forward pass
     (task,) = json.loads(done.out)["tasks"]
     (whole,) = json.loads(cli(folder / "sums.toml", "--model", folder / "trained", "--json").out)["tasks"]
     assert task["results"]["B"] == whole["results"]["A"]  # greedy: the same as in one go
@@ -209,6 +210,29 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     assert max(len(line) for line in lines if not line.startswith("evaluation folder")) <= 80
     assert "sums: 12 problems, 1 response each, greedy" in lines
     assert [line.split()[0] for line in lines if line[:1] in ("A", "B")] == ["A", "B", "B", "A", "B"]
+
+
+def test_a_sampler_that_is_off_gives_no_figures(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose engine computes something else than the model's own forward pass does."""
+    init = HfSampler.__init__
+
+    def other(self: HfSampler, *rest: Any) -> None:
+        init(self, *rest)
+        with torch.no_grad():
+            self._model.model.norm.weight.mul_(1.1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HfSampler, "__init__", other)
+        done = cli(folder / "sums.toml")
+    assert done.code == 1
+    assert "model A: the log-probabilities of hf differ from those of a plain forward pass by " in done.err
+    assert "Its figures would be those of another model." in done.err
+    assert not list(tmp_path.rglob("eval-*.parquet"))
+    done = cli(folder / "sums.toml", "--json")
+    assert done.code == 0
+    assert "model A: log-probabilities as of a plain forward pass" in done.err
 
 
 def test_an_interruption_says_how_to_go_on(

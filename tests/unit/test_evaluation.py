@@ -81,6 +81,9 @@ class FakeSampler:
             answers = self.answers[prompt.problem.id][:n]
             yield Group(prompt.problem, prompt.token_ids, tuple(response(answer) for answer in answers))
 
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        raise NotImplementedError
+
     def load(self, folder: Path, version: int) -> Receipt:
         raise NotImplementedError
 
