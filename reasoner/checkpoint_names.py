@@ -78,7 +78,7 @@ class CheckpointNames:
     buffers: frozenset[str]
     """Tensors of the folder that are no parameters in memory: they keep their number format."""
 
-    def __init__(self, model: Any, shapes: Shapes, where: str, *, head: bool = True) -> None:
+    def __init__(self, model: Any, shapes: Shapes, where: str, *, head: bool = True, part: bool = False) -> None:
         """Compare a model with a folder.
 
         Args:
@@ -86,6 +86,7 @@ class CheckpointNames:
             shapes: of the folder's tensors by name.
             where: the folder, for messages.
             head: whether the folder's output layer belongs to the model; otherwise it is left out.
+            part: whether the model is only the text's part of the folder's, which has images or sound too.
 
         Raises:
             DataError: the folder lacks a tensor of the model, has one that the model has no place for, or of another
@@ -95,7 +96,7 @@ class CheckpointNames:
         state: dict[str, Tensor] = model.state_dict(keep_vars=True)
         mapping = get_model_conversion_mapping(model)
         self.readers, left = _readers(model, state, shapes, mapping)
-        self.kept = _kept(model, left, where, head=head)
+        self.kept = _kept(model, left, where, head=head, beside=self._first_names if part else None)
         self.writers = _writers(model, state, shapes, mapping)
         self._check_read(model, state, shapes, where)
         self._check_written(shapes, where)
@@ -103,6 +104,11 @@ class CheckpointNames:
         self.buffers = frozenset(
             name for writer in self.writers if parameters.isdisjoint(writer.sources) for name in writer.results
         )
+
+    @property
+    def _first_names(self) -> set[str]:
+        """What the names of the model's tensors in the folder begin with."""
+        return {name.partition(".")[0] for reader in self.readers for name in reader.sources}
 
     def loaded(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """The tensors in memory, from those of the folder in any order, a few at a time.
@@ -271,8 +277,11 @@ def _converted(conversion: Conversion, tensors: Sequence[Tensor]) -> dict[str, T
     return {name: value[0] if isinstance(value, list) else value for name, value in found.items()}
 
 
-def _kept(model: Any, left: Mapping[str, str], where: str, *, head: bool) -> tuple[str, ...]:
-    """Those of the tensors that no one takes which transformers expects not to take.
+def _kept(model: Any, left: Mapping[str, str], where: str, *, head: bool, beside: set[str] | None) -> tuple[str, ...]:
+    """Those of the tensors that no one takes which transformers expects not to take, or which are of another part.
+
+    Args:
+        beside: first names of a model that is a part; None: it is the whole.
 
     Raises:
         DataError: there are others.
@@ -282,16 +291,16 @@ def _kept(model: Any, left: Mapping[str, str], where: str, *, head: bool) -> tup
     inside = {model.base_model_prefix, *(name for name, _ in model.named_children())}
     kept, strange = [], []
     for name, renamed in left.items():
-        if former.search(renamed) or (known and known.search(renamed)) or _predicts_further(model, renamed):
+        further = former.search(renamed) or (known and known.search(renamed)) or _predicts_further(model, renamed)
+        if further or (beside is not None and name.partition(".")[0] not in beside):
             kept.append(name)
         elif head or renamed.partition(".")[0] in inside:
             strange.append(name)
     if strange:
         raise DataError(
             f"{where} has {_listed(strange)}, which {type(model).__name__} has no place for: the model would compute "
-            "something else without them, and a saved one would lack them. Its config.json is that of another model, "
-            "or transformers loads only a part of it, such as the text's of a model with images: take a folder that "
-            "has that part alone."
+            "something else without them, and a saved one would lack them. The folder's config.json is that of another "
+            "model, or of another version of it."
         )
     return tuple(kept)
 

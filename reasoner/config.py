@@ -425,6 +425,9 @@ class LearningConfig(Model):
     """response positions whose logits are in memory at once"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, about a third more time"""
+    packing: Literal["auto", "packed", "padded"] = "auto"
+    """whether responses go through the model one after the other without padding (`packed`) or one per padded sequence;
+    `auto`: packed where the model can"""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """one row holds a group's prompt once; `auto`: where it saves more than a fifth of the tokens"""
     reference: Literal["auto", "none"] = "auto"
@@ -439,7 +442,8 @@ class LoraConfig(Model):
     alpha: Annotated[float, Field(gt=0.0)] = 32.0
     """the adapter's output is scaled by alpha / rank"""
     targets: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["all-linear"])
-    """last parts of the names of linear layers (`q_proj`); `all-linear`: all but the output layer"""
+    """last parts of the names of linear layers (`q_proj`); `all-linear`: all but the output layer, routers, experts and
+    what the kernels of a Mamba layer read themselves"""
     handover: Literal["auto", "adapter", "merged"] = "auto"
     """what the sampler gets: the `adapter` alone, or all weights with the adapter `merged` into them; `auto`: the
     adapter where the sampler can take it"""

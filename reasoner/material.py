@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ from reasoner.runs.folder import MINIMUM_FREE
 from reasoner.safe_text import printable
 from reasoner.sampling.factory import check_sampler, choose_engine
 from reasoner.settings import Resolved
+from reasoner.vocabulary import check_token_ids
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,10 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     critic_folder = resolve_model(critic) if critic else folder
     if training and config.gro.needs_critic:
         check_weights(critic_folder, config.model.trust_remote_code, head=False)
+    sequences = [*_sequences([*held_out, *train], offline)]
+    check_token_ids(folder, tokenizer, sequences)
+    if critic:
+        check_token_ids(critic_folder, tokenizer, sequences, "critic.path")
     return Material(
         config=config,
         manager=manager,
@@ -138,6 +143,19 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         offline=offline,
         streams={source: _stream(config, source, data) for source, data in offline.items()},
     )
+
+
+def _sequences(
+    prompts: Sequence[Prompt], offline: Mapping[Source, OfflineData]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """All token ids of a run that no model sampled, and what they are of."""
+    for prompt in prompts:
+        yield f"the prompt of problem {prompt.problem.id}", prompt.token_ids
+    for data in offline.values():
+        for scored in data.groups:
+            yield f"the prompt of {scored.group.problem.id}", scored.group.prompt_ids
+            for response in scored.group.responses:
+                yield f"a response to {scored.group.problem.id}", response.token_ids
 
 
 def _problem_checks(config: Config, manager: pluggy.PluginManager, problems: Sequence[Problem]) -> dict[str, str]:

@@ -80,7 +80,9 @@ def check_weights(folder: Path, trust_remote_code: bool, *, head: bool = True) -
     shapes = read_shapes(folder)
     if not shapes:
         raise DataError(f"{folder} has no {SINGLE} and no {INDEX}: weights are read from safetensors files alone.")
-    return Skeleton(model, CheckpointNames(model, shapes, str(folder), head=head))
+    # a folder with images of which transformers has the text's part as a model of its own
+    part = config.get_text_config() is not config and model.config.get_text_config() is model.config
+    return Skeleton(model, CheckpointNames(model, shapes, str(folder), head=head, part=part))
 
 
 @dataclass(frozen=True, slots=True)

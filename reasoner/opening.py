@@ -304,6 +304,7 @@ def _reference(base: _Base, learner: Adapted) -> Policy | None:
         dtype=config.model.dtype,
         token_budget=config.learning.token_budget,
         logit_chunk=config.learning.logit_chunk,
+        packing=config.learning.packing,
         share_prompts=config.learning.share_prompts,
         trust_remote_code=config.model.trust_remote_code,
         autocast=choose_learner(config) == "torch",

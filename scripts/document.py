@@ -25,6 +25,7 @@ from reasoner.gro import describe
 from reasoner.gro.presets import PRESETS
 from reasoner.reporting.metrics import METRICS
 from reasoner.runs.changes import ALLOWED
+from scripts import models_table
 from scripts.keys import configuration
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -146,6 +147,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),
+    "models": lambda: models_table.table(models_table.read()),
     "checkpoints": partial(found, "checkpoints"),
     "configuration": configuration,
     "hooks": hooks,

@@ -41,7 +41,7 @@ from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.schedule import learning_rate
 from reasoner.learning.spread import same_batch, shares_of, spread_logprobs
 from reasoner.learning.weighing import Weighed, weigh_batch
-from reasoner.model_size import EXPERTS, why_no_experts
+from reasoner.model_size import EXPERTS, has_experts, why_no_experts
 from reasoner.ranks import ALONE, Ranks, share_patience
 from reasoner.records import Group, Response
 from reasoner.weights import write_shards
@@ -93,6 +93,7 @@ class DeepspeedLearner:
             dtype=dtype,
             token_budget=config.token_budget,
             logit_chunk=config.logit_chunk,
+            packing=config.packing,
             share_prompts=config.share_prompts,
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
@@ -395,5 +396,5 @@ def _quiet() -> Iterator[None]:
 def _refuse_experts(model: Any) -> None:
     config = model.config.get_text_config()
     count = next((getattr(config, name) for name in EXPERTS if getattr(config, name, None)), 0)
-    if count > 1:
+    if count > 1 and has_experts(name for name, _ in model.named_parameters()):
         raise UserError(why_no_experts(type(model).__name__, count))

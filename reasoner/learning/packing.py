@@ -17,6 +17,7 @@ from typing import Literal
 
 from reasoner.records import Group
 
+Layout = Literal["auto", "packed", "padded"]
 Sharing = Literal["auto", "always", "never"]
 WORTH_SHARING = 0.2
 """share of a group's tokens that one common prompt must save under `auto`"""

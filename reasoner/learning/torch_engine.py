@@ -54,6 +54,7 @@ class TorchLearner:
             dtype=dtype,
             token_budget=config.token_budget,
             logit_chunk=config.logit_chunk,
+            packing=config.packing,
             share_prompts=config.share_prompts,
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,

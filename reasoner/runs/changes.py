@@ -47,6 +47,7 @@ ALLOWED: Mapping[str, str] = {
     "learning.token_budget": ROUNDING,
     "learning.logit_chunk": ROUNDING,
     "learning.gradient_checkpointing": ROUNDING,
+    "learning.packing": ROUNDING,
     "learning.share_prompts": ROUNDING,
     "sampling.tensor_parallel": DRAWS,
     "sampling.memory_share": DRAWS,

@@ -40,6 +40,7 @@ def test_there_are_tables() -> None:
         "commands",
         "changes",
         "attacks",
+        "models",
         "checkpoints",
         "configuration",
     }
