@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from reasoner.errors import HandoverError
 from reasoner.machine import MEMORY_FOLDER, why_not_in_memory
-from reasoner.models import no_progress_bars
 from reasoner.ranks import ALONE, Ranks
-from reasoner.weights import count_weights, write_weights
+from reasoner.weights import count_weights, read_tensors, write_weights
 
 if TYPE_CHECKING:
     from reasoner.learning.spread import Policy
@@ -93,16 +92,14 @@ class SavedModel:
     def publish(self, folder: Path) -> str:
         """As of `Learner`."""
         import torch
-        from transformers import AutoModelForCausalLM
 
-        with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                self.folder,
-                dtype=getattr(torch, self.dtype),
-                trust_remote_code=self.trust_remote_code,
-                use_safetensors=True,
-            )
-        return write_weights(folder, model.named_parameters(remove_duplicate=False))
+        from reasoner.model_loading import check_weights
+
+        names, dtype = check_weights(self.folder, self.trust_remote_code).names, getattr(torch, self.dtype)
+        tensors = read_tensors(self.folder, names.written)
+        return write_weights(
+            folder, ((name, value if name in names.buffers else value.to(dtype)) for name, value in tensors)
+        )
 
 
 def hand_over(

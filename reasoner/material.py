@@ -17,6 +17,7 @@ from reasoner.gro.terms import Source
 from reasoner.hub import said_offline
 from reasoner.machine import this_machine
 from reasoner.memory import Need, needs
+from reasoner.model_loading import check_weights
 from reasoner.model_size import ModelSize
 from reasoner.models import folder_at_hand, open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import OfflineData
@@ -104,6 +105,8 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     if engine:
         check_sampler(config, folder, training=training)
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
+    if training or engine == "hf":
+        check_weights(folder, config.model.trust_remote_code)
     data = read.rendered(config, tokenizer, report)
     data = replace(data, splits=replace(data.splits, notes=(*report.settle(), *data.splits.notes)))
     if checks is None:
@@ -114,6 +117,8 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     facts |= {"hub": said_offline()} if said_offline() else {}
     critic = config.critic.path if training and config.gro.needs_critic else None
     critic_folder = resolve_model(critic) if critic else folder
+    if training and config.gro.needs_critic:
+        check_weights(critic_folder, config.model.trust_remote_code, head=False)
     sequences = [*_sequences([*data.held_out, *data.train], data.offline)]
     check_token_ids(folder, tokenizer, sequences)
     if critic:

@@ -8,7 +8,7 @@ bytes of a number in `model.dtype`.
     reference    4 bytes per parameter; with DeepSpeed b; none with an adapter
     critic       as a learner
     sampler      its own weights, and its KV cache: 2 K b per token and layer
-    published    what the sampler loads, in memory until it has: (N + H V of a tied output layer) b, or an adapter
+    published    what the sampler loads, in memory until it has: N b, or an adapter
 
 These follow from the number formats: they are certain, and a run is refused where they do not fit. The others are
 estimates:
@@ -279,9 +279,9 @@ def hf_cache_bytes(config: Config, model: ModelSize, device: str) -> float:
 
 
 def published_bytes(config: Config, model: ModelSize, engine: str, device: str) -> float:
-    """The file that samplers load: all weights, a tied output layer under its own name too; or the adapter alone."""
+    """The file that samplers load: all weights, or the adapter alone."""
     whole = config.lora is None or why_merged(config, engine, device)
-    numbers = model.parameters + model.embedding * model.tied if whole else model.adapter
+    numbers = model.parameters if whole else model.adapter
     return float(numbers * WIDTH[config.model.dtype])
 
 

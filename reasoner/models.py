@@ -139,6 +139,7 @@ def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
 
     Raises:
         UserError: transformers cannot read one of them, or would have to run Python code that comes with the model.
+        MissingDependencyError: it needs a package to read one of them.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -151,9 +152,16 @@ def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     except (
         Exception
     ) as error:  # of a malformed file each reader raises whatever it meets; the tokenizers' is no subclass
+        if missing := _missing_for_tokenizer(folder):
+            raise MissingDependencyError(
+                f"the model in {folder} has its tokenizer as tokenizer.model, which takes {' and '.join(missing)} to "
+                f"read: `pip install {' '.join(missing)}`"
+            ) from error
+        if isinstance(error, ImportError):
+            raise MissingDependencyError(f"the model in {folder} needs a package: {first_line(error)}") from error
         if trust_remote_code or "trust_remote_code" not in str(error):
             raise UserError(
-                f"transformers cannot open the model in {folder}: {type(error).__name__}: {_first_line(error)}"
+                f"transformers cannot open the model in {folder}: {type(error).__name__}: {first_line(error)}"
             ) from error
         code = ", ".join(sorted(path.name for path in folder.glob("*.py"))) or "in another repository"
         raise UserError(
@@ -179,6 +187,22 @@ def open_tokenizer_alone(path: str, trust_remote_code: bool) -> Any:
         _check_hub_id(path)
         folder = _hub_download(path, hub_reachable())
     return open_tokenizer(folder, trust_remote_code)
+
+
+def _missing_for_tokenizer(folder: Path) -> list[str]:
+    """Packages that are not installed and that transformers needs for a tokenizer which is no tokenizer.json: without
+    them it tries other readers, and what it says in the end is about those."""
+    if (folder / "tokenizer.json").is_file() or not (folder / "tokenizer.model").is_file():
+        return []
+    packages = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+    return [package for package, module in packages.items() if not _is_installed(module)]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
 
 
 def describe_model(path: str) -> str:
@@ -436,7 +460,7 @@ def _hub_download(hub_id: str, online: bool, patterns: Sequence[str] = _HUB_FILE
         raise UserError(f"model.path = {hub_id!r}: {reason}. {instead}") from error
     except (HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"model.path = {hub_id!r}: cannot be downloaded from the hub: {_first_line(error)} {instead}"
+            f"model.path = {hub_id!r}: cannot be downloaded from the hub: {first_line(error)} {instead}"
         ) from error
 
 
@@ -482,6 +506,7 @@ def _embedded_names() -> str:
     return ", ".join(repr(path) for path in _embedded_paths())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without what follows."""
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__

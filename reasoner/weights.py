@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from reasoner.weight_files import weight_files
 
 SHARD_BYTES = 2**30
 """size of a file, or of the one tensor in it: as much memory is needed beside the tensors while it is written"""
@@ -78,9 +80,6 @@ def check_room(folder: Path, size: int) -> None:
 def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Write the tensors into `folder`, a few at a time, and return their checksum.
 
-    The caller names `lm_head.weight` even where it is the embedding, because vLLM packs its own copy of it and would
-    keep the old one.
-
     Raises:
         OSError: the disk is full; what is in `folder` then are not all of the weights.
     """
@@ -122,6 +121,19 @@ def read_files(folder: Path, stem: str = "*") -> Iterator[tuple[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 yield name, file.get_tensor(name)
+
+
+def read_tensors(folder: Path, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of the model in `folder` by these names, on the CPU, as they are there.
+
+    Raises:
+        DataError: see `weight_files`.
+    """
+    for path in weight_files(folder) if names else []:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                if name in names:
+                    yield name, file.get_tensor(name)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 
-from reasoner.errors import SamplerError
+from reasoner.errors import DataError, MissingDependencyError, SamplerError, UserError
 from reasoner.evals.parts import Part
 from reasoner.handover import check_gap, gap_limit
 from reasoner.learning.policy import TorchPolicy
@@ -27,6 +27,7 @@ def check_engine(part: Part, sampler: Sampler, say: Callable[[str], None]) -> No
 
     Raises:
         SamplerError: they differ by more than rounding.
+        DataError: the model's folder is not complete.
     """
     config = part.config
     prompts = sorted(part.prompts, key=lambda prompt: len(prompt.token_ids))[:_PROMPTS]
@@ -42,15 +43,16 @@ def check_engine(part: Part, sampler: Sampler, say: Callable[[str], None]) -> No
                 f"pass: that takes {size:.1f} GiB, and less is free beside the sampler"
             )
             return
-        policy = TorchPolicy(
-            part.material.folder,
-            device=device,
-            dtype=config.model.dtype,
-            token_budget=config.learning.token_budget,
-            logit_chunk=config.learning.logit_chunk,
-            trust_remote_code=config.model.trust_remote_code,
-            autocast=False,
-        )
+        try:
+            policy = _plain(part, device)
+        except DataError:
+            raise
+        except (UserError, MissingDependencyError) as error:  # quantised, say: vLLM has it, and a learner would not
+            say(
+                f"WARNING: model {part.letter}: its log-probabilities are not compared with those of a plain forward "
+                f"pass: {error}"
+            )
+            return
         gap = check_gap(policy, groups, 1.0)
         del policy
         gc.collect()
@@ -66,6 +68,19 @@ def check_engine(part: Part, sampler: Sampler, say: Callable[[str], None]) -> No
             f"{'vllm' if sampler.name == 'hf' else 'hf'!r}, or use another version of what samples"
         )
     say(f"model {part.letter}: log-probabilities as of a plain forward pass ({gap.mean:.1g} nats per token)")
+
+
+def _plain(part: Part, device: str) -> TorchPolicy:
+    config = part.config
+    return TorchPolicy(
+        part.material.folder,
+        device=device,
+        dtype=config.model.dtype,
+        token_budget=config.learning.token_budget,
+        logit_chunk=config.learning.logit_chunk,
+        trust_remote_code=config.model.trust_remote_code,
+        autocast=False,
+    )
 
 
 def _device(part: Part) -> str | None:

@@ -147,11 +147,33 @@ def only_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if _INSIDE in name}
 
 
+def adapter_names(weights: Iterable[str], renamed: Mapping[str, str]) -> dict[str, str]:
+    """What the adapter's weights are called beside the model as its folder names it.
+
+    Args:
+        weights: names of `only_adapter`.
+        renamed: name in memory -> name in the folder, of the weights that are the same in both.
+
+    Raises:
+        ConfigError: one is beside a weight that the folder has in another form.
+    """
+    found = {}
+    for name in weights:
+        layer, _, rest = name.partition(_INSIDE)
+        if f"{layer}.weight" not in renamed:
+            raise ConfigError(
+                f"lora.handover = 'adapter': the folder of the model has {layer}.weight in another form than it is "
+                "trained, and an adapter has only one; set lora.handover = 'merged'"
+            )
+        found[name] = f"{renamed[f'{layer}.weight'].removesuffix('.weight')}{_INSIDE}{rest}"
+    return found
+
+
 def write_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]], config: LoraConfig) -> str:
     """Write the adapter as peft does, which is what vLLM reads; returns its checksum (`weights`).
 
     Args:
-        weights: of `only_adapter`, one after the other.
+        weights: of `only_adapter`, one after the other, under their `adapter_names`.
 
     Raises:
         OSError: the disk is full.
@@ -176,9 +198,14 @@ def write_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]], config: L
     return digest.checksum
 
 
-def save_adapter(folder: Path, weights: Mapping[str, Tensor]) -> None:
+def save_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
     """Write what `only_adapter` gave, exactly."""
-    write_shards(folder, _STEM, weights.items())
+    write_shards(folder, _STEM, weights)
+
+
+def read_adapter(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """What `save_adapter` wrote."""
+    return read_files(folder, f"{_STEM}-*")
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
@@ -187,7 +214,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     Raises:
         RunError: it was written with another model, or another adapter.
     """
-    own, found = only_adapter(dict(model.named_parameters())), dict(read_files(folder, f"{_STEM}-*"))
+    own, found = only_adapter(dict(model.named_parameters())), dict(read_adapter(folder))
     for name in sorted(own.keys() | found.keys()):
         mine, theirs = (list(each[name].shape) if name in each else "missing" for each in (own, found))
         if mine != theirs:

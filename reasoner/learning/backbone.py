@@ -13,21 +13,24 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig
 
 from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
 from reasoner.learning.adapter import (
     adapted,
+    adapter_names,
     add_adapter,
     load_adapter,
     merge,
     only_adapter,
+    read_adapter,
     save_adapter,
     sources,
     write_adapter,
@@ -46,16 +49,17 @@ from reasoner.learning.packing import (
 )
 from reasoner.learning.perturbing import Gather, perturbed
 from reasoner.learning.rotary import rotate_as_vllm, separate_sequences
-from reasoner.models import attention_of, no_progress_bars
+from reasoner.model_files import ModelFiles, write_model
+from reasoner.model_loading import load_model
+from reasoner.models import attention_of
 from reasoner.records import Group
-from reasoner.weights import check_room, io_errors, write_weights
+from reasoner.weights import check_room, read_files, write_weights
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
 """mean difference per token between the packed and the plain forward pass on the first batch: absolute for
 log-probabilities, relative for hidden states (float64 models of transformers still normalise in float32)"""
-SHARD_SIZE = "4GB"
-"""size of a file of saved weights: as much memory is needed beside them"""
+Fetch = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...] | None]
 GROWTH = 1.5
 """a batch with a sequence this many times longer than any that was compared is compared again"""
 
@@ -131,32 +135,34 @@ class Backbone:
         os.environ.setdefault("DS_ACCELERATOR", self.device.type)
         self.dtype = dtype
         self._autocast = autocast and dtype == "bfloat16"
-        self._folder = folder
-        self._trust = trust_remote_code
+        self._folder = Path(folder)
         self._compared: float = 0
         """tokens of the longest sequence whose packed and plain forward passes were compared"""
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         _without_dropout(config)
-        with no_progress_bars():
-            self.model: Any = (
-                (AutoModelForCausalLM if output_layer else AutoModel)
-                .from_pretrained(
-                    folder if lora or weights is None else weights,
-                    config=config,
-                    dtype=torch.float32 if self._autocast else self._published_dtype,
-                    attn_implementation=attention_of(config),
-                    trust_remote_code=trust_remote_code,
-                    use_safetensors=True,
-                )
-                .to(self.device)
-            )
+        loaded = load_model(
+            self._folder,
+            device=self.device,
+            dtype=torch.float32 if self._autocast else self._published_dtype,
+            trust_remote_code=trust_remote_code,
+            head=output_layer,
+            weights=None if lora else weights,
+            config=config,
+            attn_implementation=attention_of(config),
+        )
+        self.model: Any = loaded.model
+        self.names = loaded.names
+        self._files = ModelFiles(
+            self._folder, loaded.skeleton.generation, None if output_layer else type(self.model).__name__
+        )
         self._lora = lora
         if lora is not None:
             add_adapter(self.model, lora)
             if weights is not None:
                 load_adapter(self.model, weights)
         # now, before DeepSpeed spreads the parameters
-        self._published_bytes = sum(_size(parts[0], self._published_dtype) for parts in self.published().values())
+        sizes = [value.numel() for value in self.kept().values()] if self._adapter_alone else self.names.sizes
+        self._published_bytes = sum(sizes) * self._published_dtype.itemsize
         self._by_length = separate_sequences(self.model)
         self._plain_attention = self.model.config._attn_implementation
         self.model.eval()
@@ -253,85 +259,109 @@ class Backbone:
             self._compared = before
 
     def sources(self) -> dict[str, tuple[Tensor, ...]]:
-        """What each weight of the plain model is made of (`whole`); a tied output layer is there under its own name."""
+        """What each weight of the plain model is made of (`whole`), by its name in memory; a tied output layer is there
+        under its own name."""
         return sources(self.model.state_dict(keep_vars=True))
 
-    def whole(self, parts: Sequence[Tensor], *, exact: bool = False) -> Tensor:
+    def whole(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """A weight of the plain model, with the adapter in it where it has one.
 
         Args:
             parts: of `sources`.
-            exact: as it is trained, not in the number format in which it is published.
+            dtype: of the result.
         """
         weight, *adapter = (part.detach() for part in parts)
         if adapter:
             assert self._lora is not None
             weight = merge(weight, adapter[0], adapter[1], self._lora)
-        return _cast(weight, self._trained_dtype if exact else self._published_dtype)
+        return weight.to(dtype)
 
-    def published(self) -> dict[str, tuple[Tensor, ...]]:
-        """What samplers get, and what each of it is made of (`whole`): the plain model, or the adapter alone."""
-        if self._adapter_alone:
-            return {name: (value,) for name, value in self.kept().items()}
-        return self.sources()
+    def stored(self, fetch: Fetch | None = None, *, exact: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """All weights of the plain model under the names that they have in its folder, a few at a time.
+
+        Args:
+            fetch: has the numbers of a weight's parts, or None where they are not wanted here: then nothing comes, but
+                every part was asked for, in the same order everywhere; None: the parts have them.
+            exact: as they are trained, not in the number format in which they are published.
+        """
+        named, dtype = self.sources(), self._trained_dtype if exact else self._published_dtype
+        for writer in self.names.writers:
+            parts = [fetch(named[name]) if fetch else named[name] for name in writer.sources]
+            whole = [
+                self.whole(each, dtype if isinstance(named[name][0], nn.Parameter) else named[name][0].dtype)
+                for name, each in zip(writer.sources, parts, strict=True)
+                if each is not None
+            ]
+            if whole:
+                yield from writer(whole).items()
+
+    def published(self, fetch: Fetch | None = None) -> Iterator[tuple[str, Tensor]]:
+        """What samplers get, as `stored`: the plain model, or the adapter alone."""
+        if not self._adapter_alone:
+            yield from self.stored(fetch)
+            return
+        names = adapter_names(self.kept(), self.names.renamed)
+        for name, value in self.kept().items():
+            parts = fetch((value,)) if fetch else (value,)
+            if parts is not None:
+                yield names[name], self.whole(parts, self._published_dtype)
 
     def publish(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> str:
         """Write what a sampler loads, a few weights at a time; returns its checksum.
 
         Args:
-            weights: `published`, whole, one after the other; None: those of the model.
+            weights: `published`; None: with the numbers of the model.
 
         Raises:
             OSError: the disk is full; ENOSPC before anything is written where that can be seen.
         """
         check_room(folder, self._published_bytes)
-        if weights is None:
-            weights = ((name, self.whole(parts)) for name, parts in self.published().items())
+        weights = self.published() if weights is None else weights
         if self._adapter_alone:
             assert self._lora is not None
             return write_adapter(folder, weights, self._lora)
         return write_weights(folder, weights)
 
-    def weights(self, *, exact: bool = False) -> dict[str, Tensor]:
-        """All weights of the plain model by name.
-
-        Args:
-            exact: see `whole`.
-        """
-        found: dict[int, Tensor] = {}  # what is one tensor still is one afterwards: transformers writes it once
-        for parts in (named := self.sources()).values():
-            if id(parts[0]) not in found:
-                found[id(parts[0])] = self.whole(parts, exact=exact)
-        return {name: found[id(parts[0])] for name, parts in named.items()}
-
     def kept(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the model: all of it, or its adapter, beside which nothing changes."""
+        """What a checkpoint keeps of the model, by its name in memory: all of it, or its adapter, beside which nothing
+        changes."""
         state = self.model.state_dict(keep_vars=True)
         return state if self._lora is None else only_adapter(state)
 
-    def keep(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    def kept_in(self, folder: Path) -> Iterator[tuple[str, Tensor]]:
+        """What `keep` wrote, by its name in memory, a few at a time; what is tied comes once."""
+        if self._lora is not None:
+            return read_adapter(folder)
+        return self.names.loaded(read_files(folder))
+
+    def keep(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
         """Write what is trained, exactly: the model as `save` does, or the adapter alone.
 
         Args:
-            weights: of `kept`, in the numbers that are trained; None: those of the model.
+            weights: `stored`, or of `kept`, in the numbers that are trained; None: those of the model.
         """
         if self._lora is None:
             self.save(folder, weights, exact=True)
         else:
             folder.mkdir()
-            save_adapter(folder, self.kept() if weights is None else weights)
+            save_adapter(folder, self.kept().items() if weights is None else weights)
 
-    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None, *, exact: bool = False) -> None:
-        """Write the model in Hugging Face format: weights (None: `weights`), configuration, tokenizer."""
-        found = self.weights(exact=exact) if weights is None else weights
-        with no_progress_bars(), io_errors():
-            self.model.save_pretrained(folder, state_dict=dict(found), max_shard_size=SHARD_SIZE)
-        # The source's own configuration, not the loaded one, in which dropout was set to 0.
-        config = AutoConfig.from_pretrained(self._folder, trust_remote_code=self._trust)
-        config.architectures = self.model.config.architectures  # as written, with or without an output layer
-        config.dtype = self._trained_dtype if exact else self._published_dtype
-        config.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust).save_pretrained(folder)
+    def save(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None, *, exact: bool = False) -> None:
+        """Write a folder like the one that the model came from, with its weights instead.
+
+        Args:
+            weights: `stored`; None: with the numbers of the model.
+            exact: in the numbers that are trained, not in the published format.
+
+        Raises:
+            OSError: the disk is full.
+            RunError: what was written are not the tensors of the folder that the model came from.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        dtype = self._trained_dtype if exact else self._published_dtype
+        self._files.write(folder, str(dtype).removeprefix("torch."))
+        weights = self.stored(exact=exact) if weights is None else weights
+        write_model(folder, chain(weights, self._files.tensors(self.names.kept)), self.names.saved)
 
     @property
     def _adapter_alone(self) -> bool:
@@ -390,15 +420,6 @@ class Backbone:
     def autocast(self) -> torch.autocast:
         """The number format of the forward pass."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast)
-
-
-def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype) if value.is_floating_point() else value
-
-
-def _size(value: Tensor, dtype: torch.dtype) -> int:
-    """Bytes after `_cast`."""
-    return value.numel() * (dtype.itemsize if value.is_floating_point() else value.element_size())
 
 
 def _without_dropout(config: Any) -> None:

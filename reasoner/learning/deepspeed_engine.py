@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,10 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.errors import UserError
-from reasoner.learning.backbone import Dtype
+from reasoner.errors import RunError, UserError
+from reasoner.learning.backbone import Dtype, Fetch
 from reasoner.learning.deepspeed_settings import deepspeed_settings
-from reasoner.learning.deepspeed_state import exact_weights, moments, restore
+from reasoner.learning.deepspeed_state import exact_weight, moments, restore, restore_weights
 from reasoner.learning.inputs import Inputs
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction, Weights
 from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, trained_weights, why_not
@@ -49,7 +50,6 @@ T = TypeVar("T")
 
 _IDLE = MicroBatch((Row((0,), ((0,),), (0,)),))
 """what a rank without a share puts through the model"""
-_NOTHING = torch.empty(0)
 
 
 class DeepspeedLearner:
@@ -103,6 +103,7 @@ class DeepspeedLearner:
         )
         _refuse_experts(self.policy.model)
         self.version = 0
+        self._lora = lora
         self._config = config
         self._total_steps = total_steps
         self._losses: list[float] = []
@@ -242,40 +243,41 @@ class DeepspeedLearner:
     def publish(self, folder: Path) -> str:
         """As in the protocol; the first rank of every node writes, while all of them gather weight after weight."""
         writes = self._ranks.leads_node
-        weights = self._published(writes)
+        weights = self.policy.published(partial(self._gather, wanted=writes))
 
-        def write() -> str:
-            try:
-                return self.policy.publish(folder, weights) if writes else ""
-            finally:
-                deque(weights, maxlen=0)  # whatever became of the file here, the other ranks wait for this one
-
-        return self._written(write)
+        return self._written_by(writes, weights, lambda: self.policy.publish(folder, weights)) or ""
 
     def save(self, folder: Path) -> None:
         """As in the protocol; the first rank writes."""
-        weights = self._all(self.policy.sources(), self._ranks.first)
-        self._written(lambda: self.policy.save(folder, weights) if self._ranks.first else None)
+        writes = self._ranks.first
+        weights = self.policy.stored(partial(self._gather, wanted=writes))
+        self._written_by(writes, weights, lambda: self.policy.save(folder, weights))
 
     def checkpoint(self, folder: Path) -> None:
         """As in the protocol; the first rank writes."""
-        writes, kept = self._ranks.first, self.policy.kept()
+        writes = self._ranks.first
         if writes:
             save_version(folder, self.version)
         if not self.version:
             return
-        weights = self._all({name: (value,) for name, value in kept.items()}, writes) | exact_weights(kept, writes)
+        fetch = partial(self._gather_exact, wanted=writes)
+        weights = self.policy.stored(fetch, exact=True) if self._lora is None else self._adapter(fetch)
+        self._written_by(writes, weights, lambda: self.policy.keep(folder / TRAINED, weights))
         tensors = moments(self.policy.trained, self._engine.optimizer, self.version)
-        if writes:
-            self.policy.keep(folder / TRAINED, weights)
-            write_shards(folder, STEM, tensors)
-        else:
-            deque(tensors, maxlen=0)  # they are gathered one by one, by all ranks
+        self._written_by(writes, tensors, lambda: write_shards(folder, STEM, tensors))
+
+    def _adapter(self, fetch: Fetch) -> Iterator[tuple[str, Tensor]]:
+        """The adapter's weights by their names in memory; nothing on a rank where they are not wanted."""
+        for name, value in self.policy.kept().items():
+            parts = fetch((value,))
+            if parts is not None:
+                yield name, parts[0]
 
     def _restore(self, checkpoint: Path) -> None:
         self.version = load_version(checkpoint)
         if self.version:
             restore(self.policy.trained, self._engine.optimizer, checkpoint, self.version, self._idle_step)
+            restore_weights(self.policy, checkpoint)
 
     def _idle_step(self) -> None:
         """An optimiser step that changes no weight."""
@@ -284,38 +286,35 @@ class DeepspeedLearner:
         self._idle_pass(1.0, entropy=False)
         self._engine.step()
 
-    def _written(self, write: Callable[[], T]) -> T:
-        """What the first rank's `write` gives. An error of one rank is raised by all, so that none waits."""
-        outcome: T | OSError
+    def _written_by(self, writes: bool, weights: Iterator[object], write: Callable[[], T]) -> T | None:
+        """What `write` gives on a rank that writes, and on the first one elsewhere.
+
+        All ranks gather `weights`, one after the other. An error of one rank is raised by all, so that none waits.
+        """
+        outcome: T | Exception | None = None
         try:
-            outcome = write()
-        except OSError as error:
+            outcome = write() if writes else None
+        except (OSError, RunError) as error:
             outcome = error
+        finally:
+            deque(weights, maxlen=0)  # whatever became of the file here, the other ranks wait for this one
         everyone = self._ranks.gather(outcome)
         for each in everyone:
-            if isinstance(each, OSError):
+            if isinstance(each, Exception):
                 raise each
-        return cast(T, everyone[0])
+        return cast(T | None, everyone[0])
 
-    def _published(self, wanted: bool) -> Iterator[tuple[str, Tensor]]:
-        """What is published in host memory, one after the other; nothing on a rank where it is not wanted."""
-        for name, parts in self.policy.published().items():
-            found = self._gather(parts, wanted)
-            if wanted:
-                yield name, self.policy.whole(found)
-
-    def _all(self, sources: Mapping[str, tuple[Tensor, ...]], wanted: bool) -> dict[str, Tensor]:
-        """All of them in host memory; what is one tensor in the model is one there."""
-        gathered: dict[int, Tensor] = {}
-        for parts in sources.values():
-            if id(parts[0]) not in gathered:
-                found = self._gather(parts, wanted)
-                gathered[id(parts[0])] = self.policy.whole(found) if wanted else _NOTHING
-        return {name: gathered[id(parts[0])] for name, parts in sources.items()} if wanted else {}
-
-    def _gather(self, parts: Sequence[Tensor], wanted: bool) -> tuple[Tensor, ...]:
+    def _gather(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
+        """The parts in host memory; None on a rank where they are not wanted."""
         with self._gathered([part for part in parts if isinstance(part, nn.Parameter)]):
-            return tuple(part.detach().to("cpu", copy=True) for part in parts) if wanted else ()
+            return tuple(part.detach().to("cpu", copy=True) for part in parts) if wanted else None
+
+    def _gather_exact(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
+        """As `_gather`, in the float32 numbers that the optimiser changes, where it has them."""
+        found = [exact_weight(part) if part.requires_grad else None for part in parts]
+        if any(part is None for part in found):
+            return self._gather(parts, wanted=wanted)
+        return tuple(part.to("cpu", copy=True) for part in found if part is not None) if wanted else None
 
 
 class _Scores(nn.Module):

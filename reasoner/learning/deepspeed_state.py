@@ -13,24 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reasoner.learning.backbone import Backbone
 from reasoner.learning.optimizer import MOMENTS, STEM, trained_weights
 from reasoner.weights import read_files
 
 
-def exact_weights(named: Mapping[str, Tensor], wanted: bool) -> dict[str, Tensor]:
-    """The float32 numbers that the optimiser changes, in host memory, for those of `named` that it has.
-
-    Args:
-        wanted: by this rank; otherwise it only takes part, and gets nothing.
-    """
+def exact_weight(tensor: Tensor) -> Tensor | None:
+    """The float32 numbers that the optimiser changes for a trained parameter; None: DeepSpeed has none beside it."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    found: dict[str, Tensor] = {}
-    for name, tensor in named.items():
-        whole = safe_get_full_fp32_param(tensor) if _is_spread(tensor) else None
-        if whole is not None and wanted:
-            found[name] = whole.to("cpu", copy=True)
-    return found
+    whole: Tensor | None = safe_get_full_fp32_param(tensor) if _is_spread(tensor) else None
+    return whole
 
 
 def moments(named: Mapping[str, nn.Parameter], optimizer: Any, steps: int) -> Iterator[tuple[str, Tensor]]:
@@ -54,7 +47,7 @@ def moments(named: Mapping[str, nn.Parameter], optimizer: Any, steps: int) -> It
 def restore(
     named: Mapping[str, nn.Parameter], optimizer: Any, checkpoint: Path, steps: int, idle_step: Callable[[], None]
 ) -> None:
-    """Put back what `moments` gave, and the weights in float32.
+    """Put back what `moments` gave.
 
     Args:
         named: the trained parameters, with the checkpoint's weights.
@@ -62,7 +55,7 @@ def restore(
         steps: that the old one made.
         idle_step: makes a step at learning rate 0: DeepSpeed makes room for its state at the first one.
     """
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    from deepspeed.utils import safe_set_full_optimizer_state
 
     idle_step()
     for key, tensor in read_files(checkpoint, f"{STEM}-*"):
@@ -72,13 +65,20 @@ def restore(
             safe_set_full_optimizer_state(parameter, tensor, kind)
         elif kind in MOMENTS:
             optimizer.state[parameter][kind].copy_(tensor)
-    weights = trained_weights(checkpoint)
-    assert weights is not None
-    for name, tensor in read_files(weights):
-        if name in named and _is_spread(named[name]):
-            safe_set_full_fp32_param(named[name], tensor)
     for state in getattr(optimizer, "optimizer", optimizer).state.values():
         state["step"] = torch.full_like(torch.as_tensor(state["step"], dtype=torch.float32), float(steps))
+
+
+def restore_weights(policy: Backbone, checkpoint: Path) -> None:
+    """Put back the trained weights of a checkpoint in float32."""
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    folder = trained_weights(checkpoint)
+    assert folder is not None
+    state = policy.model.state_dict(keep_vars=True)
+    for name, tensor in policy.kept_in(folder):
+        if state[name].requires_grad and _is_spread(state[name]):
+            safe_set_full_fp32_param(state[name], tensor)
 
 
 def _is_spread(tensor: Tensor) -> bool:

@@ -15,10 +15,11 @@ from typing import Any, Self
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from reasoner.errors import HandoverError, SamplerError
-from reasoner.models import attention_of, no_progress_bars, read_config
+from reasoner.errors import DataError, HandoverError, SamplerError
+from reasoner.model_loading import load_model
+from reasoner.models import attention_of, read_config
 from reasoner.records import FinishReason, Group, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.hf_decoding import Decoder
 from reasoner.sampling.responses import build_response, check_request, end_tokens, opened_block
@@ -58,22 +59,22 @@ class HfSampler:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config = read_config(folder, trust_remote_code)
         _refuse_two_rotations(config, max_model_len)
-        with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=getattr(torch, dtype),
-                attn_implementation=attention_of(config),
-                trust_remote_code=trust_remote_code,
-                use_safetensors=True,
-            )
+        loaded = load_model(
+            folder,
+            device=device,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            config=config,
+            attn_implementation=attention_of(config),
+        )
+        model, self._names = loaded.model, loaded.names
         longest = getattr(model.config, "max_position_embeddings", max_model_len)
         if max_model_len > longest:
             raise SamplerError(
                 f"the model in {folder} takes {longest} tokens, and sampling.max_prompt_tokens + max_tokens is "
                 f"{max_model_len}: lower one of them"
             )
-        self._model: Any = model.to(device).eval()
+        self._model: Any = model.eval()
         self._decoder: Any = Decoder(self._model, torch.device(device))
         self._end_tokens = frozenset(end_tokens(folder, self._tokenizer))
         self._device = torch.device(device)
@@ -184,21 +185,15 @@ class HfSampler:
     def load(self, folder: Path, version: int) -> Receipt:
         started = time.monotonic()
         digest = Digest()
-        ours = dict(self._model.named_parameters(remove_duplicate=False))
-        missing = set(ours)
-        for name, tensor in read_weights(folder, digest):
-            if name not in ours or ours[name].shape != tensor.shape:
-                raise HandoverError(
-                    f"the published tensor {name!r} of shape {list(tensor.shape)} is not one of the sampler's model: "
-                    "learner and sampler were opened with different models"
-                )
-            ours[name].copy_(tensor)
-            missing -= {other for other in missing if ours[other] is ours[name]}
-        if missing:
+        ours = self._model.state_dict(keep_vars=True)
+        try:
+            for name, tensor in self._names.loaded(read_weights(folder, digest)):
+                ours[name].copy_(tensor)
+        except DataError as error:
             raise HandoverError(
-                f"the published weights lack {len(missing)} tensors of the sampler's model, among them "
-                f"{sorted(missing)[:3]}: it would keep the old ones"
-            )
+                f"the published weights are not those of the sampler's model: {error}. Learner and sampler were opened "
+                "with different models."
+            ) from error
         self._version = version
         return Receipt(version, digest.checksum, digest.tensors, time.monotonic() - started)
 

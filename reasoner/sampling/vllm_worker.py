@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import vllm
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.platforms import current_platform
 
 from reasoner.errors import SamplerError
@@ -26,6 +27,7 @@ class WorkerExtension:
     remove_lora: Any
     list_loras: Any
     model_runner: Any
+    get_model: Any
 
     def seed_sampling(self, seed: int) -> None:
         """Seed the generator that all requests draw from: the CPU build cannot seed single requests."""
@@ -36,6 +38,7 @@ class WorkerExtension:
         digest = Digest()
         packed = self._unpack_experts() if current_platform.is_cpu() else {}
         self.reload_weights(weights_iterator=read_weights(Path(folder), digest))
+        _pack_tied_again(self.get_model())
         if lost := [name for name, method in packed.items() if method.moe_kernel is None]:
             raise SamplerError(
                 f"vLLM did not take the experts of {len(lost)} layers ({lost[0]}, ...) from what it was given: it does "
@@ -94,3 +97,13 @@ class WorkerExtension:
                 "set lora.handover = 'merged'"
             )
         return digest.checksum, digest.tensors
+
+
+def _pack_tied_again(model: torch.nn.Module) -> None:
+    """Refresh what vLLM's CPU build packed of output layers that are the embedding: its reload refreshes a layer by the
+    weights of its own that it gets, and these get none."""
+    layers = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    for layer in layers:
+        tied = any(other is not layer and getattr(other, "weight", None) is layer.weight for other in layers)
+        if tied and isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)

@@ -56,8 +56,8 @@ class Reference:
         return found
 
     def publish(self, folder: Path) -> str:
-        named = dict(self.model.named_parameters(remove_duplicate=False))
-        return write_weights(folder, ((name, tensor) for name, tensor in named.items() if name not in self.lost))
+        named = self.model.named_parameters()  # what is tied comes once, as in the model's folder
+        return write_weights(folder, ((name, tensor) for name, tensor in named if name not in self.lost))
 
     @torch.no_grad()
     def change(self, part: str) -> None:
@@ -194,13 +194,13 @@ def test_changed_weights_are_in_use_after_a_hand_over(sampler: VllmSampler, fold
     reference.change(part)
     assert gap_of(sampler, reference, folder) > LIMIT
     receipt = hand_over(reference.learner, sampler)
-    assert (receipt.version, receipt.tensors, sampler.version) == (1, 21, 1)
+    assert (receipt.version, receipt.tensors, sampler.version) == (1, 20, 1)
     assert gap_of(sampler, reference, folder) < 1e-4
 
 
 def test_a_sampler_that_lost_a_family_of_parameters_is_caught(sampler: VllmSampler, folder: Path) -> None:
     reference = Reference(folder)
-    reference.lost = {"lm_head.weight"}
+    reference.lost = {"model.embed_tokens.weight"}
     reference.change("embed_tokens")
     hand_over(reference.learner, sampler)
     groups = list(sampler.sample(prompts(folder), 4, SamplingParams(1.0, 24, seed=1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import sys
 import threading
@@ -96,7 +97,7 @@ def test_pickled_weights_are_refused_and_never_loaded(tmp_path: Path) -> None:
         lambda: TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=64),
         lambda: HfSampler(folder, "float32", "cpu", 64, 8, trust_remote_code=False),
     ):
-        with pytest.raises(OSError, match="safetensors"):
+        with pytest.raises(DataError, match="from safetensors files alone"):
             load()
     assert not exploded.exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)
@@ -263,3 +264,25 @@ def test_the_gpu_is_found_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> None
     for there in (True, False):
         monkeypatch.setattr(Path, "exists", lambda path, there=there: there and str(path) == "/dev/nvidiactl")
         assert has_nvidia_gpu() is there
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        (["sentencepiece"], "takes sentencepiece to read: `pip install sentencepiece`"),
+        (["sentencepiece", "google.protobuf"], "`pip install sentencepiece protobuf`"),
+    ],
+)
+def test_a_tokenizer_that_needs_a_package_is_refused_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: list[str], words: str
+) -> None:
+    folder = build_tiny_model(tmp_path / "tiny")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    with pytest.raises(UserError, match="transformers cannot open the model"):
+        open_tokenizer(folder, False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in missing else find(name))
+    with pytest.raises(MissingDependencyError, match=words):
+        open_tokenizer(folder, False)
