@@ -19,6 +19,8 @@ from reasoner.curriculum import Curriculum
 from reasoner.errors import ConfigError, OutOfTimeError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
+from reasoner.gro.links import check_flat
+from reasoner.gro.terms import CustomLink, Term
 from reasoner.launch import error_folder, report_folder
 from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.critic import TorchCritic
@@ -77,11 +79,11 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
         ahead = stack.enter_context(Ahead())
+        terms = _bound_terms(base)
         evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
         base.view.message("loading the learner")
         learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
         base.view.message(f"learner: {learner.description}")
-        algorithms = plugins.algorithms(base.manager)
         stages = Stages(
             config=config,
             device=base.device,
@@ -89,7 +91,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             view=base.view,
             events=base.events,
             ranks=ranks,
-            terms={name: algorithms.bind(term.term) for name, term in config.gro.terms.items()},
+            terms=terms,
             learner=learner,
             reference=_reference(base, learner),
             critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
@@ -215,6 +217,21 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         how = f", {f'merged hand-over ({merged})' if merged else 'adapter hand-over'}" if config.lora else ""
         view.message(f"sampler: {sampler.description}{how}")
         yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events)
+
+
+def _bound_terms(base: _Base) -> dict[str, Term]:
+    """The terms with the functions of plugins.
+
+    Raises:
+        ConfigError: a plugin's link breaks the contract.
+    """
+    algorithms = plugins.algorithms(base.manager)
+    terms = {name: each.term for name, each in base.config.gro.terms.items()}
+    bound = {name: algorithms.bind(term) for name, term in terms.items()}
+    for name, term in terms.items():
+        if isinstance(term.link, CustomLink):
+            check_flat(term.link.name, bound[name].link)
+    return bound
 
 
 def _devices(ranks: Ranks, shared: int) -> str:
