@@ -19,7 +19,7 @@ from reasoner.curriculum import Curriculum
 from reasoner.errors import ConfigError, OutOfTimeError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
-from reasoner.gro.links import check_flat
+from reasoner.gro.links import slope_without_credit
 from reasoner.gro.terms import CustomLink, Term
 from reasoner.launch import error_folder, report_folder
 from reasoner.learning.adapter import Adapted, WithoutAdapter
@@ -229,8 +229,12 @@ def _bound_terms(base: _Base) -> dict[str, Term]:
     terms = {name: each.term for name, each in base.config.gro.terms.items()}
     bound = {name: algorithms.bind(term) for name, term in terms.items()}
     for name, term in terms.items():
-        if isinstance(term.link, CustomLink):
-            check_flat(term.link.name, bound[name].link)
+        if isinstance(term.link, CustomLink) and (found := slope_without_credit(bound[name].link)):
+            raise ConfigError(
+                f"gro.terms.{name}.link.name = {term.link.name!r}: for credit 0 this link has the slope {found[1]:.3g} "
+                f"at u = {found[0]:g}. Responses without credit get no forward pass, so a link must be flat there: a "
+                "product with c, or a function of its sign, is."
+            )
     return bound
 
 

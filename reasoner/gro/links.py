@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from reasoner.errors import ConfigError
 from reasoner.gro.evidence import NEARLY_CERTAIN
 from reasoner.gro.terms import (
     Clip,
@@ -48,7 +47,7 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor, old: Tensor | None = N
     square:      -c u^2
     hinge:       c min(u, 0)
 
-    All are flat at c = 0 (`check_flat`): what has no credit has no weight, and needs no forward.
+    All are flat at c = 0 (`slope_without_credit`): what has no credit has no weight, and needs no forward.
 
     Args:
         spec: which link.
@@ -99,24 +98,18 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor, old: Tensor | None = N
             return value
 
 
-def check_flat(name: str, function: Link | LinkFunction) -> None:
-    """See that a plugin's link gives no weight where there is no credit: such responses get no forward pass, whatever
-    the link says of them.
-
-    Raises:
-        ConfigError: it does.
+def slope_without_credit(function: Link | LinkFunction) -> tuple[float, float] | None:
+    """Where a link breaks its contract, (u, its slope there at c = 0): such responses get no forward pass, whatever the
+    link says of them. None: it is flat at c = 0.
     """
     u = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64, requires_grad=True)
     with torch.enable_grad():
         value = link(function, u, torch.zeros_like(u))
         slope = torch.autograd.grad(value.sum(), u, allow_unused=True)[0] if value.requires_grad else None
-    if slope is not None and bool((slope != 0).any()):
-        at = int((slope != 0).to(torch.int64).argmax())
-        raise ConfigError(
-            f"the link {name!r} has the slope {slope[at].item():.3g} at u = {u[at].item():g} for credit 0: responses "
-            "without credit get no forward pass, so a link must be flat there (a product with c, or a function of its "
-            "sign, is)."
-        )
+    if slope is None or not bool((slope != 0).any()):
+        return None
+    at = int((slope != 0).to(torch.int64).argmax())
+    return u[at].item(), slope[at].item()
 
 
 def _by_sign(c: Tensor, positive: float, negative: float) -> Tensor:
