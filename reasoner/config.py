@@ -27,14 +27,20 @@ from reasoner.gro.terms import (
     Correction,
     CustomCredit,
     CustomLink,
+    Divergence,
     Evidence,
+    Gamma,
     Hinge,
     Label,
     Linear,
     LogSigmoid,
+    Marginal,
     One,
     Pairing,
+    PassAtK,
+    Ratio,
     Sigmoid,
+    SoftClip,
     Source,
     Square,
     Term,
@@ -319,7 +325,8 @@ class TermConfig(Model):
     source: Source = "online"
     """which responses: fresh groups, or one of the data sets `[data.pairs]`, `[data.labelled]`, `[data.demos]`"""
     credit: Annotated[
-        Advantage | Best | Threshold | Label | One | Chosen | CustomCredit, Field(discriminator="kind")
+        Advantage | Best | Marginal | PassAtK | Threshold | Label | One | Chosen | CustomCredit,
+        Field(discriminator="kind"),
     ] = Advantage()
     """how good a response was"""
     evidence: Evidence = Evidence()
@@ -327,7 +334,19 @@ class TermConfig(Model):
     anchor: Anchor = Anchor()
     """the constant that separates pushing up from pushing down"""
     link: Annotated[
-        Linear | Clip | Truncate | LogSigmoid | Sigmoid | Square | Hinge | CustomLink, Field(discriminator="kind")
+        Linear
+        | Ratio
+        | Clip
+        | SoftClip
+        | Divergence
+        | Truncate
+        | Gamma
+        | LogSigmoid
+        | Sigmoid
+        | Square
+        | Hinge
+        | CustomLink,
+        Field(discriminator="kind"),
     ] = Linear()
     """how distance from the anchor becomes weight"""
     aggregation: Aggregation = Aggregation()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from reasoner.errors import nearest
 from reasoner.gro.schedules import mistake
-from reasoner.gro.terms import SOURCES, Advantage, Linear
+from reasoner.gro.terms import SOURCES, Advantage, Linear, PassAtK
 
 if TYPE_CHECKING:
     from reasoner.config import Config, RewardConfig
@@ -93,6 +93,11 @@ def _check_groups(config: Config) -> None:
                 f"sampling.group_size = {size} with gro.terms.{name}: it compares the responses of a group, which "
                 "needs at least 2; raise sampling.group_size, or take a method that does not, such as "
                 "reinforce or remax"
+            )
+        if isinstance(term.credit, PassAtK) and term.source == "online" and term.credit.k > size:
+            raise ValueError(
+                f"gro.terms.{name}.credit.k = {term.credit.k} is of subsets of k responses, and sampling.group_size = "
+                f"{size}; raise sampling.group_size, or lower k"
             )
         if term.source == "labelled" and term.anchor.kind == "kl" and config.per_step("labelled") < 2:
             raise ValueError(

@@ -20,7 +20,8 @@ from reasoner.curriculum import Curriculum
 from reasoner.errors import ConfigError, OutOfTimeError, ScoringError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
-from reasoner.gro.terms import Term
+from reasoner.gro.links import slope_without_credit
+from reasoner.gro.terms import CustomLink, Term
 from reasoner.held_out import HeldOut
 from reasoner.launch import error_folder, report_folder
 from reasoner.learning.adapter import Adapted, WithoutAdapter
@@ -83,13 +84,12 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
         ahead = stack.enter_context(Ahead())
+        terms = _bound_terms(base)
         evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
         learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
         _rotate_as_sampled(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
-        algorithms = plugins.algorithms(base.manager)
-        terms = {name: algorithms.bind(term.term) for name, term in config.gro.terms.items()}
         reference = _reference(base, learner)
         stages = Stages(
             config=config,
@@ -229,6 +229,25 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         how = f", {f'merged hand-over ({merged})' if merged else 'adapter hand-over'}" if config.lora else ""
         view.message(f"sampler: {sampler.description}{how}")
         yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events)
+
+
+def _bound_terms(base: _Base) -> dict[str, Term]:
+    """The terms with the functions of plugins.
+
+    Raises:
+        ConfigError: a plugin's link breaks the contract.
+    """
+    algorithms = plugins.algorithms(base.manager)
+    terms = {name: each.term for name, each in base.config.gro.terms.items()}
+    bound = {name: algorithms.bind(term) for name, term in terms.items()}
+    for name, term in terms.items():
+        if isinstance(term.link, CustomLink) and (found := slope_without_credit(bound[name].link)):
+            raise ConfigError(
+                f"gro.terms.{name}.link.name = {term.link.name!r}: for credit 0 this link has the slope {found[1]:.3g} "
+                f"at u = {found[0]:g}. Responses without credit get no forward pass, so a link must be flat there: a "
+                "product with c, or a function of its sign, is."
+            )
+    return bound
 
 
 def _devices(ranks: Ranks, shared: int) -> str:

@@ -7,6 +7,7 @@ wrote and only responses that were scored count, wherever a sum or a mean is wri
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -398,6 +399,174 @@ def gspo(case: Case, variant: Variant = PLAIN) -> Tensor:
     return loss + in_loss(case, ids, kl, response_mean)
 
 
+def maxrl(case: Case, variant: Variant = PLAIN) -> Tensor:
+    """(R_i - mean_j R_j) / mean_j R_j, 0 where the mean is not above 0; 2602.02710."""
+    kl = variant.kl or NO_KL
+
+    def how(mine: float, others: list[float]) -> float:
+        mean = _mean([mine, *others])
+        return (mine - mean) / mean if mean > 0 else 0.0
+
+    credit = compared(case, penalised_rewards(case, kl), how)
+    return on_tokens(case, variant, kl, token_mean, lambda i, t: clipped(log_ratio(case, i, t), credit[i], 0.2, 0.2))
+
+
+def opo(case: Case, variant: Variant = PLAIN) -> Tensor:
+    """R_i - sum_j T_j R_j / sum_j T_j over the group, T tokens of the policy; 2505.23585."""
+    kl = variant.kl or NO_KL
+    rewards = penalised_rewards(case, kl)
+    credit = {}
+    for i in rewards:
+        mates = [j for j in rewards if group_of(case, j) == group_of(case, i)]
+        base = sum(len(tokens(case, j)) * rewards[j] for j in mates) / sum(len(tokens(case, j)) for j in mates)
+        credit[i] = rewards[i] - base if len({rewards[j] for j in mates}) > 1 else 0.0
+    return on_tokens(case, variant, kl, response_sum, lambda i, t: credit[i] * log_ratio(case, i, t))
+
+
+def over_subsets(case: Case, k: int) -> dict[int, float]:
+    """The credit of pass@k by counting every subset of k scored responses of a group; 2508.10751.
+
+    A subset's reward is 1 when one of its responses is right. Its advantage is that reward minus the mean over the
+    subsets, over their standard deviation; a response has the mean of its subsets' advantages.
+    """
+    credit = dict.fromkeys(scored(case), 0.0)
+    for n in range(len(case.rewards)):
+        mine = [i for i in scored(case) if group_of(case, i) == n]
+        subsets = list(itertools.combinations(mine, k))
+        passes = [1.0 if any(number(reward(case, i)) >= 1.0 for i in subset) else 0.0 for subset in subsets]
+        if len(set(passes)) < 2:
+            continue
+        mean = _mean(passes)
+        deviation = math.sqrt(_mean([(p - mean) ** 2 for p in passes]))
+        for i in mine:
+            credit[i] = _mean(
+                [(p - mean) / deviation for subset, p in zip(subsets, passes, strict=True) if i in subset]
+            )
+    return credit
+
+
+def pass_at_k(case: Case, variant: Variant = PLAIN, k: int = 4) -> Tensor:
+    """Credit over subsets of k; 2508.10751."""
+    kl = variant.kl or NO_KL
+    credit = over_subsets(case, k)
+    return on_tokens(case, variant, kl, token_mean, lambda i, t: clipped(log_ratio(case, i, t), credit[i], 0.2, 0.2))
+
+
+def best_of_n(case: Case, variant: Variant = PLAIN) -> Tensor:
+    """(the group's best reward minus the best without response i) sum_t l; 2503.19595."""
+    kl = variant.kl or NO_KL
+    rewards = {i: number(reward(case, i)) for i in scored(case)}
+    credit = compared(case, rewards, lambda mine, others: max([mine, *others]) - max(others))
+    return on_tokens(case, variant, kl, response_sum, lambda i, t: credit[i] * log_ratio(case, i, t))
+
+
+def sapo(case: Case, variant: Variant = PLAIN) -> Tensor:
+    """4 / tau s(tau (r - 1)) A, tau 1 for A > 0 and 1.05 for A < 0; 2511.20347."""
+    kl = variant.kl or NO_KL
+    credit = over_group_std(case, kl)
+
+    def link(i: int, t: int) -> Tensor:
+        tau = 1.0 if credit[i] > 0 else 1.05
+        return 4 / tau / (1 + torch.exp(-tau * (torch.exp(log_ratio(case, i, t)) - 1))) * credit[i]
+
+    return on_tokens(case, variant, kl, response_mean, link)
+
+
+def on_responses(
+    case: Case, variant: Variant, kl: Penalty, z: Callable[[int], float], value: Callable[[int], Tensor], k: Aggregate
+) -> Tensor:
+    """-sum_i z_i rho_i value_i, and a KL in the loss aggregated by k."""
+    ids, gap = counted(case, variant), variant.gap
+    assert gap.kind == "none" or gap.level != "token"
+    total = zero()
+    for i in ids:
+        weight = rho(case, i, tokens(case, i)[0], gap.kind, gap.level, gap.low, gap.high)
+        total = total + z(i) * weight * value(i)
+    return -total + in_loss(case, ids, kl, k)
+
+
+def gmpo(case: Case, variant: Variant = PLAIN) -> Tensor:
+    """Geometric mean of the tokens' ratios, each held within e^0.4 on the side its credit pushes it to; 2507.20673."""
+    kl = variant.kl or NO_KL
+    credit, ids = over_group_std(case, kl), counted(case, variant)
+
+    def value(i: int) -> Tensor:
+        total = zero()
+        for t in tokens(case, i):
+            u = log_ratio(case, i, t)
+            beyond = u.item() > 0.4 if credit[i] > 0 else u.item() < -0.4
+            total = total + (math.copysign(0.4, credit[i]) if beyond else u)
+        return torch.exp(total / len(tokens(case, i))) * credit[i]
+
+    return on_responses(case, variant, kl, lambda _: 1 / len(ids), value, response_mean)
+
+
+def luspo(case: Case, variant: Variant = PLAIN) -> Tensor:
+    """GSPO's surrogate of each response times its length; 2602.05261."""
+    kl = variant.kl or NO_KL
+    credit, ids = over_group_std(case, kl), counted(case, variant)
+
+    def value(i: int) -> Tensor:
+        return len(tokens(case, i)) * clipped(mean_of(case, i, case.old), credit[i], 2e-3, 2.5e-3)
+
+    return on_responses(case, variant, kl, lambda _: 1 / len(ids), value, response_sum)
+
+
+def vespo(case: Case, variant: Variant = PLAIN) -> Tensor:
+    """phi(W) A sum_t l, phi(W) = W^k e^(lambda (1 - W)) without gradient, W = e^(sum_t u); (k, lambda) = (2, 3) for
+    A > 0, (3, 2) for A < 0; mean over tokens; 2602.10693."""
+    kl = variant.kl or NO_KL
+    credit, ids = over_group_std(case, kl), counted(case, variant)
+    count = sum(len(tokens(case, i)) for i in ids)
+
+    def value(i: int) -> Tensor:
+        u = sum_of(case, i, case.old)
+        ratio = math.exp(u.item())
+        k, rate = (2, 3) if credit[i] > 0 else (3, 2)
+        return ratio**k * math.exp(rate * (1 - ratio)) * credit[i] * u
+
+    return on_responses(case, variant, kl, lambda _: 1 / count, value, token_mean)
+
+
+def topr(case: Case, variant: Variant = PLAIN) -> Tensor:
+    """Right responses with weight 1, wrong ones with -min(W, 1) without gradient; 2503.14286."""
+    kl = variant.kl or NO_KL
+    ids = counted(case, variant)
+
+    def value(i: int) -> Tensor:
+        u = sum_of(case, i, case.old)
+        return u if number(reward(case, i)) >= 1.0 else -min(math.exp(u.item()), 1.0) * u
+
+    return on_responses(case, variant, kl, lambda _: 1 / len(ids), value, response_sum)
+
+
+def dppo(case: Case, measure: str, limit: float) -> Tensor:
+    """r A with r = p / p_mu, mu the sampler; nothing for a token that has left the trust region and is pushed farther:
+    |p - p_mu| or the KL of the binary "this token or another" above the limit; 2602.04879."""
+    credit = over_group_std(case, NO_KL)
+
+    def link(i: int, t: int) -> Tensor:
+        u = case.l[i][t] - case.sampler[i][t]
+        p, q = math.exp(case.l[i][t].item()), math.exp(case.sampler[i][t])
+        apart = abs(p - q) if measure == "tv" else q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
+        outward = (p > q) if credit[i] > 0 else (p < q)
+        return zero() if apart > limit and outward else torch.exp(u) * credit[i]
+
+    return -token_mean(case, scored(case), lambda i, t: link(i, t))
+
+
+def vapo(case: Case) -> Tensor:
+    """PPO with lambda = 1 - 1 / (0.05 T), clip-higher, and 0.1 of the likelihood of right responses; 2504.05118."""
+    credit: dict[tuple[int, int], float] = {}
+    for i in scored(case):
+        trace = max(0.0, 1 - 1 / (0.05 * len(tokens(case, i))))
+        credit |= {key: c for key, c in gae(case, NO_KL, trace=trace).items() if key[0] == i}
+    credit = whitened(credit)
+    policy = -token_mean(case, scored(case), lambda i, t: clipped(log_ratio(case, i, t), credit[i, t], 0.2, 0.28))
+    right = [i for i in scored(case) if number(reward(case, i)) >= 1.0]
+    return policy - 0.1 * token_mean(case, right, lambda i, t: case.l[i][t])
+
+
 def sft(case: Case) -> Tensor:
     """Negative log-likelihood per token."""
     return -token_mean(case, scored(case), lambda i, t: case.l[i][t])
@@ -546,6 +715,15 @@ FRESH: dict[str, Fresh] = {
     "dapo": dapo,
     "gspo": gspo,
     "cispo": cispo,
+    "maxrl": maxrl,
+    "opo": opo,
+    "pass@k": pass_at_k,
+    "best-of-n": best_of_n,
+    "sapo": sapo,
+    "gmpo": gmpo,
+    "luspo": luspo,
+    "vespo": vespo,
+    "topr": topr,
 }
 """methods on fresh groups; the plain preset without a variant"""
 PAIRED: dict[str, Callable[[Case], Tensor]] = {
@@ -564,7 +742,16 @@ REFERENCES: dict[str, Callable[[Case], Tensor]] = {
     "raft": raft,
     "sft": sft,
     "kto": kto,
+    "dppo-tv": lambda case: dppo(case, "tv", 0.2),
+    "dppo-kl": lambda case: dppo(case, "kl", 0.05),
+    "vapo": vapo,
 }
+DETACHED = ("cispo", "vespo", "topr")
+"""methods with a factor of the policy through which no gradient flows: their weights are no slope of their loss"""
+OF_RESPONSES = ("gspo", "gmpo", "luspo", "vespo", "topr")
+"""methods whose unit is a response"""
+OF_ONE_RESPONSE = ("reinforce", "remax", "topr")
+"""methods on fresh groups that do not compare a response with its group"""
 
 
 def weights(case: Case, loss: Tensor) -> list[list[float]]:
@@ -612,7 +799,8 @@ def random_case(
         l=[[torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in row] for row in now],
         old=old,
         reference=near(now, [0.7] * len(lengths)),
-        sampler=near(old, [rng.choice((0.05, 1.0)) for _ in lengths]),
+        # below 0, as a probability's logarithm is
+        sampler=[[min(x, -0.01) for x in row] for row in near(old, [rng.choice((0.05, 1.0)) for _ in lengths])],
         mask=mask,
         rewards=rewards,
         greedy=[None if holes and rng.random() < 0.2 else rng.choice((0.0, 1.0)) for _ in range(N)],

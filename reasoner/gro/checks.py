@@ -9,11 +9,16 @@ from reasoner.gro.terms import (
     Advantage,
     Chosen,
     Clip,
+    Divergence,
     Evidence,
+    Gamma,
     LogSigmoid,
     One,
     Pairing,
+    PassAtK,
+    Ratio,
     Sigmoid,
+    SoftClip,
     Term,
     Truncate,
     Unit,
@@ -21,9 +26,13 @@ from reasoner.gro.terms import (
 
 AGGREGATIONS: dict[Unit, tuple[str, ...]] = {
     "token": ("token-mean", "response-mean", "response-sum", "constant"),
-    "response": ("responses",),
+    "response": ("responses", "token-mean", "response-mean", "response-sum", "constant"),
     "pair": ("pairs",),
 }
+
+
+_OF_RATIOS = Clip | Ratio | SoftClip | Divergence | Truncate | Gamma
+"""links of the ratio to the policy that is the anchor"""
 
 
 def mistake_of_term(term: Term) -> str:
@@ -39,19 +48,42 @@ def _mistakes(term: Term) -> Iterator[str]:
     yield from _of_penalties(term)
 
 
+def _of_link(link: object) -> Iterator[str]:
+    match link:
+        case Clip():
+            if not 0.0 <= link.low <= 1.0 or link.high < 0.0:
+                yield f"link.low must be in [0, 1] and link.high >= 0, got {link.low}, {link.high}"
+            if link.dual is not None and link.dual <= 1.0:
+                yield f"link.dual must be above 1, got {link.dual}"
+        case SoftClip():
+            if min(link.positive, link.negative) <= 0.0:
+                yield f"link.positive and link.negative must be above 0, got {link.positive}, {link.negative}"
+        case Divergence():
+            if link.limit <= 0.0:
+                yield f"link.limit must be above 0, got {link.limit}"
+        case Truncate():
+            if link.cap <= 0.0:
+                yield f"link.cap must be above 0, got {link.cap}"
+        case Gamma():
+            four = (link.positive_power, link.positive_rate, link.negative_power, link.negative_rate)
+            if min(four) < 0.0:
+                yield f"the link's powers and rates must be at least 0, got {', '.join(map(str, four))}"
+        case LogSigmoid():
+            if not 0.0 <= link.smoothing < 0.5:
+                yield f"link.smoothing must be in [0, 0.5), got {link.smoothing}: it is the share of flipped labels"
+        case Sigmoid():
+            if min(link.desirable, link.undesirable) < 0.0:
+                numbers = f"{link.desirable}, {link.undesirable}"
+                yield f"link.desirable and link.undesirable must be at least 0, got {numbers}"
+
+
 def _of_numbers(term: Term) -> Iterator[str]:
-    link, evidence, correction = term.link, term.evidence, term.correction
-    if isinstance(link, Clip):
-        if not 0.0 <= link.low <= 1.0 or link.high < 0.0:
-            yield f"link.low must be in [0, 1] and link.high >= 0, got {link.low}, {link.high}"
-        if link.dual is not None and link.dual <= 1.0:
-            yield f"link.dual must be above 1, got {link.dual}"
-    if isinstance(link, Truncate) and link.cap <= 0.0:
-        yield f"link.cap must be above 0, got {link.cap}"
-    if isinstance(link, LogSigmoid) and not 0.0 <= link.smoothing < 0.5:
-        yield f"link.smoothing must be in [0, 0.5), got {link.smoothing}: it is the share of flipped labels"
-    if isinstance(link, Sigmoid) and min(link.desirable, link.undesirable) < 0.0:
-        yield f"link.desirable and link.undesirable must be at least 0, got {link.desirable}, {link.undesirable}"
+    evidence, correction = term.evidence, term.correction
+    yield from _of_link(term.link)
+    if isinstance(term.credit, PassAtK) and term.credit.k < 1:
+        yield f"credit.k must be at least 1, got {term.credit.k}"
+    if evidence.bound is not None and evidence.bound <= 0.0:
+        yield f"evidence.bound must be above 0, got {evidence.bound}"
     if term.anchor.margin != 0.0 and term.anchor.kind != "margin":
         yield f"anchor.margin = {term.anchor.margin} needs anchor.kind = 'margin', got {term.anchor.kind!r}"
     if evidence.beta <= 0.0:
@@ -103,8 +135,25 @@ def _of_unit(term: Term) -> Iterator[str]:
         yield "evidence.reduce = 'log-odds' is a function of a probability; it takes no reference"
     if evidence.bias != 1.0 and unit != "pair":
         yield f"evidence.bias = {evidence.bias} is the weight of a pair's rejected response; evidence.unit is {unit!r}"
-    if isinstance(term.link, Clip | Truncate) and term.anchor.kind != "old":
-        yield f"link.kind = {term.link.kind!r} needs anchor.kind = 'old': it bounds the ratio to the old policy"
+    of_policy = term.anchor.kind in ("old", "sampler")
+    if isinstance(term.link, _OF_RATIOS) and not of_policy:
+        yield f"link.kind = {term.link.kind!r} needs anchor.kind = 'old' or 'sampler': it is of the ratio to a policy"
+    if isinstance(term.link, Divergence) and unit != "token":
+        yield f"link.kind = 'divergence' compares the probabilities of a token; evidence.unit is {unit!r}"
+    if evidence.bound is not None and not (
+        of_policy and unit == "response" and evidence.reduce != "log-odds" and not evidence.reference
+    ):
+        yield (
+            f"evidence.bound = {evidence.bound} bounds a response's distance from a policy token by token: it needs "
+            "evidence.unit = 'response', reduce 'sum' or 'mean', no reference, and anchor.kind = 'old' or 'sampler'"
+        )
+    if unit == "response" and evidence.reduce == "log-odds" and term.aggregation.kind != "responses":
+        yield (
+            "aggregation.kind must be 'responses' with evidence.reduce = 'log-odds', which is no sum over tokens; got "
+            f"{term.aggregation.kind!r}"
+        )
+    if term.anchor.kind == "sampler" and term.correction.kind != "none":
+        yield "anchor.kind = 'sampler' leaves no gap to correct: set correction.kind = 'none', or anchor.kind = 'old'"
     if term.anchor.kind == "kl" and not (unit == "response" and evidence.reference):
         yield "anchor.kind = 'kl' needs evidence.unit = 'response' and evidence.reference = true"
     if unit == "pair":
@@ -122,8 +171,8 @@ def _of_source(term: Term) -> Iterator[str]:
     source = term.source
     if source != "online":
         why = f"needs source = 'online', got {source!r}: nobody here sampled it"
-        if term.anchor.kind == "old":
-            yield f"anchor.kind = 'old' {why}"
+        if term.anchor.kind in ("old", "sampler"):
+            yield f"anchor.kind = {term.anchor.kind!r} {why}"
         if term.correction.kind != "none":
             yield f"correction.kind = {term.correction.kind!r} {why}"
         if isinstance(term.credit, Advantage) and term.credit.baseline in ("greedy", "critic"):
@@ -154,9 +203,14 @@ def _of_credit(term: Term) -> Iterator[str]:
         if term.kl.in_reward:
             yield f"kl.place = 'reward' needs credit.kind = 'advantage', got {getattr(credit, 'kind', 'a function')!r}"
         return
-    if credit.baseline != "critic" and (credit.discount, credit.trace) != (1.0, 0.95):
-        yield f"credit.discount and credit.trace belong to credit.baseline = 'critic', got {credit.baseline!r}"
-    if credit.baseline == "critic" and (credit.scale == "group" or term.evidence.unit != "token"):
+    if credit.baseline != "critic" and (credit.discount, credit.trace, credit.trace_scale) != (1.0, 0.95, None):
+        yield (
+            "credit.discount, credit.trace and credit.trace_scale belong to credit.baseline = 'critic', got "
+            f"{credit.baseline!r}"
+        )
+    if credit.trace_scale is not None and credit.trace_scale <= 0.0:
+        yield f"credit.trace_scale must be above 0, got {credit.trace_scale}"
+    if credit.baseline == "critic" and (credit.scale in ("group", "mean") or term.evidence.unit != "token"):
         yield "credit.baseline = 'critic' gives credit per token: scale must be none or batch, evidence.unit 'token'"
     if credit.combine == "normalise-then-sum":
         if credit.baseline in ("critic", "greedy") or credit.scale == "batch":
@@ -166,7 +220,11 @@ def _of_credit(term: Term) -> Iterator[str]:
             )
         if term.kl.in_reward:
             yield "credit.combine = 'normalise-then-sum' and kl.place = 'reward' exclude each other; use place = 'loss'"
-    if term.kl.in_reward and term.evidence.unit != "token" and (credit.baseline == "none" and credit.scale != "group"):
+    if (
+        term.kl.in_reward
+        and term.evidence.unit != "token"
+        and (credit.baseline == "none" and credit.scale not in ("group", "mean"))
+    ):
         yield "kl.place = 'reward' without a baseline gives credit per token and needs evidence.unit = 'token'"
 
 

@@ -7,12 +7,27 @@ rounding must not turn "no difference" into a weight, or the update could not sk
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from reasoner.gro.inputs import Inputs, masked
 from reasoner.gro.kl import reward_penalty
-from reasoner.gro.terms import KL, Advantage, Best, Chosen, CustomCredit, Label, One, Term, Threshold
+from reasoner.gro.terms import (
+    GROUP_BASELINES,
+    KL,
+    Advantage,
+    Best,
+    Chosen,
+    CustomCredit,
+    Label,
+    Marginal,
+    One,
+    PassAtK,
+    Term,
+    Threshold,
+)
 
 GROUP_EPSILON = 1e-4
 """added to the group's standard deviation (as in the common implementations of 2402.03300)"""
@@ -34,6 +49,10 @@ def credit(term: Term, inputs: Inputs, pairs_P2: Tensor) -> Tensor:
             credit_RT = _advantage(term.credit, term, inputs)
         case Best():
             credit_RT = _best(rewards_NG, inputs.valid_NG).reshape(-1, 1)
+        case Marginal():
+            credit_RT = _marginal(rewards_NG, inputs.valid_NG).reshape(-1, 1)
+        case PassAtK():
+            credit_RT = _pass_at_k(term.credit, rewards_NG, inputs.valid_NG).reshape(-1, 1)
         case Threshold():
             credit_RT = (rewards_NG >= term.credit.at).to(rewards_NG.dtype).reshape(-1, 1)
         case Label():
@@ -64,7 +83,8 @@ def returns_and_advantages(spec: Advantage, kl: KL, inputs: Inputs) -> tuple[Ten
         delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma trace A_{t+1},    return_t = A_t + V_t
 
     r is the reward at the last token, minus the KL penalty at each token; V after the last token is 0. Tokens that the
-    policy did not write are passed over.
+    policy did not write are passed over. With `trace_scale` the advantages' trace depends on the response's length, and
+    the returns, on which the critic is trained, have a trace of 1 (2504.05118).
     """
     values_RT = masked(inputs.needed("values_RT", "a critic as baseline"), inputs.mask_RT).to(inputs.rewards_NG)
     mask_RT = inputs.mask_RT
@@ -75,15 +95,28 @@ def returns_and_advantages(spec: Advantage, kl: KL, inputs: Inputs) -> tuple[Ten
     penalty_RT = reward_penalty(kl, inputs)
     if penalty_RT is not None:
         rewards_RT = rewards_RT - penalty_RT
+    if spec.trace_scale is None:
+        advantages_RT = _estimated(rewards_RT, values_RT, mask_RT, spec.discount, spec.trace)
+        return advantages_RT + values_RT, advantages_RT
+    lengths_R = inputs.lengths_R.to(values_RT).clamp(min=1)
+    trace_R = (1 - 1 / (spec.trace_scale * lengths_R)).clamp(min=0)
+    advantages_RT = _estimated(rewards_RT, values_RT, mask_RT, spec.discount, trace_R)
+    return _estimated(rewards_RT, values_RT, mask_RT, spec.discount, 1.0) + values_RT, advantages_RT
+
+
+def _estimated(
+    rewards_RT: Tensor, values_RT: Tensor, mask_RT: Tensor, discount: float, trace_R: Tensor | float
+) -> Tensor:
+    """(R, T) generalised advantage estimates, 0 where the policy did not write."""
     advantages_RT = torch.zeros_like(values_RT)
     advantage_R, next_R = torch.zeros_like(values_RT[:, 0]), torch.zeros_like(values_RT[:, 0])
     for t in reversed(range(values_RT.shape[1])):
-        delta_R = rewards_RT[:, t] + spec.discount * next_R - values_RT[:, t]
+        delta_R = rewards_RT[:, t] + discount * next_R - values_RT[:, t]
         here_R = mask_RT[:, t]
-        advantage_R = torch.where(here_R, delta_R + spec.discount * spec.trace * advantage_R, advantage_R)
+        advantage_R = torch.where(here_R, delta_R + discount * trace_R * advantage_R, advantage_R)
         next_R = torch.where(here_R, values_RT[:, t], next_R)
         advantages_RT[:, t] = masked(advantage_R, here_R)
-    return advantages_RT + values_RT, advantages_RT
+    return advantages_RT
 
 
 def _advantage(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
@@ -107,7 +140,7 @@ def _unscaled(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
     penalty_RT = reward_penalty(term.kl, inputs)
     if penalty_RT is not None:
         penalty_RT = penalty_RT.to(rewards_NG)
-        if spec.baseline == "none" and spec.scale != "group":
+        if spec.baseline == "none" and spec.scale not in ("group", "mean"):
             return rewards_NG.reshape(-1, 1) - penalty_RT.flip(1).cumsum(dim=1).flip(1)
         rewards_NG = masked(rewards_NG - penalty_RT.sum(dim=1).reshape(rewards_NG.shape), inputs.valid_NG)
     return _compared(spec, rewards_NG, inputs).reshape(-1, 1)
@@ -116,10 +149,14 @@ def _unscaled(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
 def _compared(spec: Advantage, rewards_NG: Tensor, inputs: Inputs) -> Tensor:
     """(R - b) / s with b and s over the group's valid responses.
 
-    mean:           b = mean_j R_j
-    leave-one-out:  b_i = mean_{j != i} R_j, so that R_i - b_i = n / (n - 1) (R_i - mean)    (2402.14740)
-    greedy:         b = reward of a greedy response to the same problem                      (2310.10505)
-    group:          s = sqrt(sum_j (R_j - mean)^2 / (n - 1)) + 1e-4                          (2402.03300)
+    mean:             b = mean_j R_j
+    leave-one-out:    b_i = mean_{j != i} R_j, so that R_i - b_i = n / (n - 1) (R_i - mean)    (2402.14740)
+    length-weighted:  b = sum_j len_j R_j / sum_j len_j                                        (2505.23585)
+    greedy:           b = reward of a greedy response to the same problem                      (2310.10505)
+    scale group:      s = sqrt(sum_j (R_j - mean)^2 / (n - 1)) + 1e-4                          (2402.03300)
+    scale mean:       s = mean_j R_j; where it is not above 0 the credit is 0                  (2602.02710)
+
+    Rewards 1, 0, 0, 0 with baseline and scale `mean`: credit 3, -1, -1, -1.
     """
     valid_NG = inputs.valid_NG
     count_N1 = valid_NG.sum(dim=1, keepdim=True).to(rewards_NG.dtype)
@@ -133,6 +170,10 @@ def _compared(spec: Advantage, rewards_NG: Tensor, inputs: Inputs) -> Tensor:
             credit_NG = centred_NG
         case "leave-one-out":
             credit_NG = centred_NG * count_N1 / others_N1
+        case "length-weighted":
+            lengths_NG = masked(inputs.lengths_R.reshape(valid_NG.shape).to(rewards_NG), valid_NG)
+            weighted_N1 = (lengths_NG * rewards_NG).sum(dim=1, keepdim=True)
+            credit_NG = masked(rewards_NG - weighted_N1 / lengths_NG.sum(dim=1, keepdim=True).clamp(min=1), valid_NG)
         case "greedy":
             greedy_N1 = inputs.needed("greedy_N", "a greedy baseline")[:, None]
             credit_NG = masked(rewards_NG - greedy_N1, ~greedy_N1.isnan().expand_as(rewards_NG))
@@ -140,7 +181,9 @@ def _compared(spec: Advantage, rewards_NG: Tensor, inputs: Inputs) -> Tensor:
             raise ValueError("a critic's credit is per token; it cannot be computed for each reward apart")
     if spec.scale == "group":
         credit_NG = credit_NG / ((centred_NG.square().sum(dim=1, keepdim=True) / others_N1).sqrt() + GROUP_EPSILON)
-    if spec.baseline in ("none", "greedy") and spec.scale != "group":
+    if spec.scale == "mean":
+        credit_NG = masked(credit_NG / mean_N1, (mean_N1 > 0).expand_as(credit_NG))
+    if spec.baseline not in GROUP_BASELINES and spec.scale not in ("group", "mean"):
         return credit_NG
     return credit_NG * informative(rewards_NG, valid_NG)[:, None]
 
@@ -171,3 +214,33 @@ def _best(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
     winner_N = rewards_NG.masked_fill(~valid_NG, -torch.inf).argmax(dim=1)
     chosen_NG = torch.nn.functional.one_hot(winner_N, rewards_NG.shape[1]).to(rewards_NG.dtype)
     return chosen_NG * informative(rewards_NG, valid_NG)[:, None]
+
+
+def _marginal(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
+    """max_j R_j - max_{j != i} R_j: rewards 3, 1, 0 give 2, 0, 0; two best responses give 0 to all."""
+    known_NG = rewards_NG.masked_fill(~valid_NG, -torch.inf)
+    best_N2 = known_NG.topk(min(2, known_NG.shape[1]), dim=1).values
+    lead_N1 = best_N2[:, :1] - best_N2[:, -1:]
+    return masked(lead_N1, informative(rewards_NG, valid_NG)[:, None]) * (known_NG == best_N2[:, :1])
+
+
+def _pass_at_k(spec: PassAtK, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
+    """Of n responses w are wrong; a subset of k passes with probability p = 1 - C(w, k) / C(n, k), s = sqrt(p (1 - p)).
+
+        right responses: (1 - p) / s        wrong ones: (1 - p - C(w - 1, k - 1) / C(n - 1, k - 1)) / s
+
+    0 where every subset passes or none does, and where fewer than k responses are valid. With 1 of 4 right and k = 2:
+    p = 1/2, credit 1 and -1/3 for each of the others. k = 1: (R - p) / sqrt(p (1 - p)).
+    """
+    credit_NG = torch.zeros_like(rewards_NG)
+    right_NG = valid_NG & (rewards_NG >= spec.at)
+    for row, (n, right) in enumerate(zip(valid_NG.sum(dim=1).tolist(), right_NG.sum(dim=1).tolist(), strict=True)):
+        wrong = n - right
+        passing = 1 - math.comb(wrong, spec.k) / math.comb(n, spec.k) if n >= spec.k else 0.0
+        if not 0.0 < passing < 1.0:
+            continue
+        deviation = math.sqrt(passing * (1 - passing))
+        others_wrong = math.comb(wrong - 1, spec.k - 1) / math.comb(n - 1, spec.k - 1)
+        credit_NG[row] = (1 - passing - others_wrong) / deviation
+        credit_NG[row, right_NG[row]] = (1 - passing) / deviation
+    return masked(credit_NG, valid_NG)

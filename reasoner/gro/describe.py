@@ -14,13 +14,19 @@ from reasoner.gro.terms import (
     Clip,
     CustomCredit,
     CustomLink,
+    Divergence,
     Evidence,
+    Gamma,
     Hinge,
     Label,
     Linear,
     LogSigmoid,
+    Marginal,
     One,
+    PassAtK,
+    Ratio,
     Sigmoid,
+    SoftClip,
     Square,
     Term,
     Threshold,
@@ -31,6 +37,7 @@ _BASELINES = {
     "none": "R",
     "mean": "R - mean",
     "leave-one-out": "R - others' mean",
+    "length-weighted": "R - mean by length",
     "greedy": "R - greedy R",
 }
 _REDUCED = {"sum": "sum({})", "mean": "mean({})", "log-odds": "log-odds({})"}
@@ -68,6 +75,10 @@ def credit(spec: object) -> str:
             return _advantage(spec)
         case Best():
             return "1 if best"
+        case Marginal():
+            return "lead over the second"
+        case PassAtK():
+            return f"pass@{spec.k}" + ("" if spec.at == 1.0 else f" of R >= {spec.at:g}")
         case Threshold():
             return f"1 if R >= {spec.at:g}"
         case Label():
@@ -82,9 +93,10 @@ def credit(spec: object) -> str:
 
 
 def _advantage(spec: Advantage) -> str:
-    text = _BASELINES.get(spec.baseline) or f"GAE({spec.discount:g}, {spec.trace:g})"
-    if spec.scale == "group":
-        text = f"({text}) / std"
+    trace = f"{spec.trace:g}" if spec.trace_scale is None else f"1 - 1 / {spec.trace_scale:g} T"
+    text = _BASELINES.get(spec.baseline) or f"GAE({spec.discount:g}, {trace})"
+    if spec.scale in ("group", "mean"):
+        text = f"({text}) / {'std' if spec.scale == 'group' else 'mean'}"
     if spec.combine == "normalise-then-sum":
         return f"sum of {text} per reward, whitened"
     return f"{text}, whitened" if spec.scale == "batch" else text
@@ -100,12 +112,12 @@ def evidence(spec: Evidence) -> str:
         inner = f"{spec.discount:g}^t ({inner})"
     text = beta + _REDUCED[spec.reduce].format(inner)
     if spec.unit == "response":
-        return text
+        return text if spec.bound is None else f"{text} within {spec.bound:g}"
     return f"{text} diff" if spec.bias == 1.0 else f"{text} diff, bias {spec.bias:g}"
 
 
 def anchor(spec: Anchor, of: Evidence) -> str:
-    """`old`, `0`, a margin, or the batch's KL."""
+    """`old`, `sampler`, `0`, a margin, or the batch's KL."""
     match spec.kind:
         case "none":
             return "0"
@@ -113,8 +125,8 @@ def anchor(spec: Anchor, of: Evidence) -> str:
             return f"{spec.margin:g}"
         case "kl":
             return f"{of.beta:g} KL"
-        case "old":
-            return "old"
+        case "old" | "sampler":
+            return spec.kind
 
 
 def link(spec: object) -> str:
@@ -125,8 +137,17 @@ def link(spec: object) -> str:
         case Clip():
             dual = "" if spec.dual is None else f", dual {spec.dual:g}"
             return f"clip({spec.low:g}, {spec.high:g}{dual})"
+        case Ratio():
+            return "e^u c"
+        case SoftClip():
+            return f"soft-clip({spec.positive:g}, {spec.negative:g})"
+        case Divergence():
+            return f"{spec.measure} <= {spec.limit:g}"
+        case Gamma():
+            positive, negative = (spec.positive_power, spec.positive_rate), (spec.negative_power, spec.negative_rate)
+            return "gamma({:g}, {:g}; {:g}, {:g})".format(*positive, *negative)
         case Truncate():
-            return f"truncate({spec.cap:g})"
+            return f"truncate({spec.cap:g}{', c < 0' if spec.only_negative else ''})"
         case LogSigmoid():
             return f"log s(u), smoothing {spec.smoothing:g}" if spec.smoothing else "log s(u)"
         case Sigmoid():
@@ -173,7 +194,11 @@ def _custom(name: str, options: Mapping[str, object]) -> str:
 LINK_FORMULAS: Mapping[str, str] = {
     "linear": "c u",
     "clip": "min(e^u c, clamp(e^u, 1 - low, 1 + high) c)",
+    "ratio": "e^u c",
+    "soft-clip": "(4 / tau) s(tau (e^u - 1)) c, tau by the sign of c",
+    "divergence": "e^u c, 0 beyond the limit",
     "truncate": "sg(min(e^u, cap)) c u",
+    "gamma": "sg(e^(k u + rate (1 - e^u))) c u, k and rate by the sign of c",
     "logsigmoid": "c ((1 - smoothing) log s(u) + smoothing log s(-u))",
     "sigmoid": "lambda_y s(y u), y = sign(c)",
     "square": "-c u^2",

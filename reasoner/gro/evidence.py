@@ -32,3 +32,9 @@ def of_responses(spec: Evidence, logprobs_RT: Tensor, reference_RT: Tensor | Non
     if spec.reduce == "mean":
         return mean_R
     return mean_R - torch.log(-torch.expm1(mean_R.clamp(max=NEARLY_CERTAIN)))
+
+
+def bounded(bound: float, u_RT: Tensor, credit_R1: Tensor) -> Tensor:
+    """min(u, bound) where the credit is positive, max(u, -bound) where it is not: what has gone that far counts, and
+    carries gradient, no further (2507.20673)."""
+    return torch.where(credit_R1 > 0, u_RT.clamp(max=bound), u_RT.clamp(min=-bound))

@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from reasoner.gro.evidence import NEARLY_CERTAIN
 from reasoner.gro.terms import (
     Clip,
     CustomLink,
+    Divergence,
+    Gamma,
     Hinge,
     Linear,
     Link,
     LinkFunction,
     LogSigmoid,
+    Ratio,
     Sigmoid,
+    SoftClip,
     Square,
     Truncate,
 )
@@ -27,26 +32,54 @@ LARGEST = 60.0
 """log-ratio above which a ratio grows no further: e^u of a long response would overflow, and inf * 0 is NaN"""
 
 
-def link(spec: Link | LinkFunction, u: Tensor, c: Tensor) -> Tensor:
+def link(spec: Link | LinkFunction, u: Tensor, c: Tensor, old: Tensor | None = None) -> Tensor:
     """link(c, u), elementwise.
 
     linear:      c u
+    ratio:       e^u c
     clip:        min(e^u c, clamp(e^u, 1 - low, 1 + high) c); with `dual = d` and c < 0 also max(., d c)
-    truncate:    sg(min(e^u, cap)) c u
+    soft-clip:   (4 / tau) s(tau (e^u - 1)) c, tau by the sign of c
+    divergence:  e^u c, 0 where c and u have the same sign and D(old, u) > limit
+    truncate:    sg(min(e^u, cap)) c u; with `only_negative` c u where c > 0
+    gamma:       sg(W^k e^(rate (1 - W))) c u, W = e^u, k and rate by the sign of c
     logsigmoid:  c ((1 - smoothing) log s(u) + smoothing log s(-u))
     sigmoid:     lambda_y s(y u) with y = sign(c), 0 for c = 0
     square:      -c u^2
     hinge:       c min(u, 0)
+
+    All are flat at c = 0 (`slope_without_credit`): what has no credit has no weight, and needs no forward.
+
+    Args:
+        spec: which link.
+        u: evidence - anchor.
+        c: credit, of the shape of u.
+        old: the tokens' log-probabilities under the policy of the anchor, which `divergence` reads.
     """
     match spec:
         case Linear():
             return c * u
+        case Ratio():
+            return u.clamp(max=LARGEST).exp() * c
         case Clip():
             ratio = u.clamp(max=LARGEST).exp()
             value = torch.minimum(ratio * c, ratio.clamp(1 - spec.low, 1 + spec.high) * c)
             return value if spec.dual is None else torch.where(c < 0, torch.maximum(value, spec.dual * c), value)
+        case SoftClip():
+            tau = _by_sign(c, spec.positive, spec.negative)
+            return 4 / tau * torch.sigmoid(tau * (u.clamp(max=LARGEST).exp() - 1)) * c
+        case Divergence():
+            if old is None:
+                raise ValueError("the link 'divergence' needs the log-probabilities of the anchor's policy; got none")
+            far = (_divergence(spec, old, u.detach()) > spec.limit) & (u * c > 0)
+            return (u.clamp(max=LARGEST).exp() * c).masked_fill(far, 0.0)
         case Truncate():
-            return u.exp().clamp(max=spec.cap).detach() * c * u
+            factor = u.exp().clamp(max=spec.cap).detach()
+            return (factor.masked_fill(c > 0, 1.0) if spec.only_negative else factor) * c * u
+        case Gamma():
+            power = _by_sign(c, spec.positive_power, spec.negative_power)
+            rate = _by_sign(c, spec.positive_rate, spec.negative_rate)
+            # by its logarithm: W^k alone would overflow
+            return (power * u + rate * (1 - u.clamp(max=LARGEST).exp())).exp().detach() * c * u
         case LogSigmoid():
             return c * ((1 - spec.smoothing) * logsigmoid(u) + spec.smoothing * logsigmoid(-u))
         case Sigmoid():
@@ -63,3 +96,32 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor) -> Tensor:
             if not isinstance(value, Tensor) or value.shape != u.shape:
                 raise ValueError(f"a link must return one value per unit, shape {tuple(u.shape)}; got {value!r}")
             return value
+
+
+def slope_without_credit(function: Link | LinkFunction) -> tuple[float, float] | None:
+    """Where a link breaks its contract, (u, its slope there at c = 0): such responses get no forward pass, whatever the
+    link says of them. None: it is flat at c = 0.
+    """
+    u = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64, requires_grad=True)
+    with torch.enable_grad():
+        value = link(function, u, torch.zeros_like(u))
+        slope = torch.autograd.grad(value.sum(), u, allow_unused=True)[0] if value.requires_grad else None
+    if slope is None or not bool((slope != 0).any()):
+        return None
+    at = int((slope != 0).to(torch.int64).argmax())
+    return u[at].item(), slope[at].item()
+
+
+def _by_sign(c: Tensor, positive: float, negative: float) -> Tensor:
+    """`positive` where c > 0, else `negative`."""
+    return torch.full_like(c, negative).masked_fill(c > 0, positive)
+
+
+def _divergence(spec: Divergence, old: Tensor, u: Tensor) -> Tensor:
+    """Between two policies that say q = e^old and p = e^(old + u) of a token, and 1 - q and 1 - p of anything else."""
+    before, now = old.exp(), (old + u).exp()
+    if spec.measure == "tv":
+        return (now - before).abs()
+    # log(1 - p) from expm1, which keeps its digits near p = 1; p is kept below 1 there, where it would be -inf
+    other_before, other_now = (torch.log(-torch.expm1(each.clamp(max=NEARLY_CERTAIN))) for each in (old, old + u))
+    return -before * u + (1 - before) * (other_before - other_now)

@@ -21,12 +21,12 @@ from torch import Tensor
 from reasoner.gro.corrections import correction
 from reasoner.gro.credit import credit
 from reasoner.gro.diagnostics import Diagnostics
-from reasoner.gro.evidence import of_responses
+from reasoner.gro.evidence import bounded, of_responses
 from reasoner.gro.inputs import Inputs, masked
 from reasoner.gro.kl import kl_estimate
 from reasoner.gro.links import link
 from reasoner.gro.pairs import mine
-from reasoner.gro.terms import Aggregation, Term
+from reasoner.gro.terms import Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def plan(
         term=term,
         weight=weight,
         credit_RT=credit_RT,
-        scale_R=_scale(term.aggregation, credit_RT, counted_R, inputs.lengths_R, max_tokens),
+        scale_R=_scale(term, credit_RT, counted_R, inputs.lengths_R, max_tokens),
         pairs_P2=_pairs(term, inputs, counted_R),
         z0=z0 or 0.0,
         tokens=int(inputs.lengths_R[counted_R].sum()),
@@ -150,7 +150,7 @@ def sampled_kl(inputs: Inputs, counted_R: Tensor) -> float:
     return max(0.0, float(total_R.mean())) if len(total_R) else 0.0
 
 
-def _scale(spec: Aggregation, credit_RT: Tensor, counted_R: Tensor, lengths_R: Tensor, max_tokens: int) -> Tensor:
+def _scale(term: Term, credit_RT: Tensor, counted_R: Tensor, lengths_R: Tensor, max_tokens: int) -> Tensor:
     """z of every token or response. Abstained responses leave Z; those with zero credit stay in it, unless `credited`.
 
     token-mean:     1 / sum_j len_j
@@ -159,7 +159,11 @@ def _scale(spec: Aggregation, credit_RT: Tensor, counted_R: Tensor, lengths_R: T
     constant:       1 / (R K)
     responses:      1 / R, of each response
     pairs:          not per response: 1 / P of each pair
+
+    The first four are what a token counts. A response's evidence is the sum or the mean of its tokens, so that its z is
+    that of one token or of all of them.
     """
+    spec = term.aggregation
     if spec.credited:
         counted_R = counted_R & (credit_RT != 0).any(dim=1)
     ones_R = torch.ones_like(credit_RT[:, 0])
@@ -176,6 +180,8 @@ def _scale(spec: Aggregation, credit_RT: Tensor, counted_R: Tensor, lengths_R: T
             scale_R = ones_R / (responses * (spec.length or max_tokens))
         case "pairs":
             scale_R = ones_R
+    if term.evidence.unit == "response" and term.evidence.reduce == "mean" and spec.kind != "responses":
+        scale_R = scale_R * lengths_R
     return scale_R * counted_R
 
 
@@ -231,6 +237,12 @@ class _Here:
             sampler_RT=cut(inputs.sampler_RT),
         )
 
+    def anchored(self, term: Term) -> Tensor | None:
+        """Log-probabilities under the policy that is the term's anchor; None: the anchor is a number."""
+        if term.anchor.kind == "sampler" and self.sampler_RT is None:
+            raise ValueError("the anchor 'sampler' needs the sampler's log-probabilities; got none")
+        return {"old": self.old_RT, "sampler": self.sampler_RT}.get(term.anchor.kind)
+
     def of_rows(self, values: Tensor) -> Tensor:
         """Values of all R responses, of those at hand."""
         return values[self.rows].to(self.old_RT)
@@ -258,23 +270,27 @@ def _loss(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> tuple[Tensor, Ten
 
 def _token_value(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
     # masked on both sides of the link: padding may hold anything, and 0 * inf is NaN in the gradient too
-    anchor = here.old_RT if each.term.anchor.kind == "old" else each.term.anchor.constant
+    before_RT = here.anchored(each.term)
+    anchor = each.term.anchor.constant if before_RT is None else before_RT
     u_RT = masked(logprobs_RT - anchor, here.mask_RT)
     width = 1 if each.credit_RT.shape[1] == 1 else u_RT.shape[1]
-    return link(each.term.link, u_RT, here.of_rows(each.credit_RT[:, :width]).expand_as(u_RT))
+    credit_RT = here.of_rows(each.credit_RT[:, :width]).expand_as(u_RT)
+    return link(each.term.link, u_RT, credit_RT, None if before_RT is None else masked(before_RT, here.mask_RT))
 
 
 def _response_value(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
     spec, anchor = each.term.evidence, each.term.anchor
+    credit_R = here.of_rows(each.credit_RT)[:, 0]
+    before_RT = here.anchored(each.term)
+    if before_RT is not None and spec.bound is not None:
+        u_RT = bounded(spec.bound, masked(logprobs_RT - before_RT, here.mask_RT), credit_R[:, None])
+        return link(each.term.link, spec.beta * of_responses(spec, u_RT, None, here.mask_RT), credit_R)
     evidence_R = of_responses(spec, logprobs_RT, here.reference_RT, here.mask_RT)
-    match anchor.kind:
-        case "old":
-            anchor_R = spec.beta * of_responses(spec, here.old_RT, here.reference_RT, here.mask_RT)
-        case "kl":
-            anchor_R = torch.full_like(evidence_R, spec.beta * each.z0)
-        case _:
-            anchor_R = torch.full_like(evidence_R, anchor.constant)
-    return link(each.term.link, spec.beta * evidence_R - anchor_R, here.of_rows(each.credit_RT)[:, 0])
+    if before_RT is not None:
+        anchor_R = spec.beta * of_responses(spec, before_RT, here.reference_RT, here.mask_RT)
+    else:
+        anchor_R = torch.full_like(evidence_R, spec.beta * each.z0 if anchor.kind == "kl" else anchor.constant)
+    return link(each.term.link, spec.beta * evidence_R - anchor_R, credit_R)
 
 
 def _pair_loss(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:

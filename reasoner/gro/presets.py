@@ -15,15 +15,22 @@ from reasoner.gro.terms import (
     Best,
     Chosen,
     Clip,
+    Divergence,
     Evidence,
+    Gamma,
     Hinge,
     Label,
     Linear,
     LogSigmoid,
+    Marginal,
     One,
+    PassAtK,
+    Ratio,
     Sigmoid,
+    SoftClip,
     Square,
     Term,
+    Threshold,
     Truncate,
 )
 
@@ -54,12 +61,12 @@ class Preset:
         return weighted.term
 
 
-_OLD = Anchor("old")
+_OLD, _SAMPLER = Anchor("old"), Anchor("sampler")
 _RAW = Advantage(baseline="none")
 _OVER_STD = Advantage(baseline="mean", scale="group")
 _GROUP_THEN_BATCH = Advantage(baseline="mean", scale="batch")
 _WHITENED = Advantage(baseline="none", scale="batch")
-_SEQUENCE = Evidence("response", "mean")
+_SEQUENCE, _WHOLE = Evidence("response", "mean"), Evidence("response", "sum")
 _K1, _K2, _K3 = KL(0.01, "k1", "reward"), KL(0.01, "k2"), KL(0.0, "k3")
 _TOKENS, _PER_RESPONSE, _SUM = Aggregation("token-mean"), Aggregation("response-mean"), Aggregation("response-sum")
 _CREDITED = Aggregation("token-mean", credited=True)
@@ -93,6 +100,22 @@ _METHODS: Mapping[str, tuple[Term, str]] = {
     "dapo":        (Term("online", _OVER_STD, Evidence(), _OLD, Clip(high=0.28), _TOKENS), "2503.14476"),
     "gspo":        (Term("online", _OVER_STD, _SEQUENCE, _OLD, Clip(low=3e-4, high=4e-4), _RESPONSES), "2507.18071"),
     "cispo":       (Term("online", _OVER_STD, Evidence(), _OLD, Truncate(cap=5.0), _TOKENS), "2506.13585"),
+    "maxrl":       (Term("online", Advantage(baseline="mean", scale="mean"), Evidence(), _OLD, Clip(), _TOKENS),
+                    "2602.02710"),
+    "opo":         (Term("online", Advantage(baseline="length-weighted"), Evidence(), _OLD, Linear(), _SUM),
+                    "2505.23585"),
+    "pass@k":      (Term("online", PassAtK(), Evidence(), _OLD, Clip(), _TOKENS), "2508.10751"),
+    "best-of-n":   (Term("online", Marginal(), Evidence(), _OLD, Linear(), _SUM), "2503.19595"),
+    "sapo":        (Term("online", _OVER_STD, Evidence(), _OLD, SoftClip(), _PER_RESPONSE), "2511.20347"),
+    "gmpo":        (Term("online", _OVER_STD, Evidence("response", "mean", bound=0.4), _OLD, Ratio(), _RESPONSES),
+                    "2507.20673"),
+    "luspo":       (Term("online", _OVER_STD, _SEQUENCE, _OLD, Clip(low=2e-3, high=2.5e-3), _SUM), "2602.05261"),
+    "vespo":       (Term("online", _OVER_STD, _WHOLE, _OLD, Gamma(), _TOKENS), "2602.10693"),
+    "dppo-tv":     (Term("online", _OVER_STD, Evidence(), _SAMPLER, Divergence(), _TOKENS), "2602.04879"),
+    "dppo-kl":     (Term("online", _OVER_STD, Evidence(), _SAMPLER, Divergence("divergence", "kl", 0.05), _TOKENS),
+                    "2602.04879"),
+    "topr":        (Term("online", Label(), _WHOLE, _OLD, Truncate(cap=1.0, only_negative=True), _RESPONSES),
+                    "2503.14286"),
     "raft":        (Term("online", Best(), aggregation=_CREDITED), "2304.06767"),
     "sft":         (Term("demos", One(), aggregation=_CREDITED), "maximum likelihood"),
     "dpo":         (_pairs(Evidence("pair", "sum", True, 0.1), LogSigmoid()), "2305.18290"),
@@ -107,6 +130,9 @@ _METHODS: Mapping[str, tuple[Term, str]] = {
 _MIXTURES: Mapping[str, Preset] = {
     "orpo": Preset({"odds": Weighted(_pairs(Evidence("pair", "log-odds"), LogSigmoid()), 0.1),
                     "sft": Weighted(_chosen(Aggregation("response-mean", credited=True)))}, "2403.07691"),
+    "vapo": Preset({"ppo": Weighted(Term("online", Advantage(baseline="critic", scale="batch", trace_scale=0.05),
+                                         Evidence(), _OLD, Clip(high=0.28), _TOKENS)),
+                    "likelihood": Weighted(Term("online", Threshold(), aggregation=_CREDITED), 0.1)}, "2504.05118"),
     "cpo":  Preset({"prefer": Weighted(_pairs(Evidence("pair", "sum", False, 0.1), LogSigmoid())),
                     "sft": Weighted(_chosen(_CREDITED))}, "2401.08417"),
     "grpo+dpo":   Preset({"grpo": Weighted(_METHODS["grpo"][0]),

@@ -17,6 +17,8 @@ Source = Literal["online", "pairs", "labelled", "demos"]
 """fresh groups, or one of the data sets `[data.pairs]`, `[data.labelled]`, `[data.demos]`"""
 SOURCES: tuple[Source, ...] = ("online", "pairs", "labelled", "demos")
 Unit = Literal["token", "response", "pair"]
+GROUP_BASELINES = ("mean", "leave-one-out", "length-weighted")
+"""baselines that compare a response with its group"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +26,23 @@ class Advantage:
     """(R_i - baseline) / scale."""
 
     kind: Literal["advantage"] = "advantage"
-    baseline: Literal["none", "mean", "leave-one-out", "greedy", "critic"] = "mean"
-    """`greedy`: the reward of a greedy response to the same problem; `critic`: generalised advantage estimation with
-    the critic's values, per token"""
-    scale: Literal["none", "group", "batch"] = "none"
-    """`group`: the unbiased standard deviation of the group's rewards + 1e-4; `batch`: minus the mean and over the
-    standard deviation of the batch, both over tokens"""
+    baseline: Literal["none", "mean", "leave-one-out", "length-weighted", "greedy", "critic"] = "mean"
+    """`length-weighted`: the mean of the group's rewards weighted by the responses' tokens (2505.23585); `greedy`: the
+    reward of a greedy response to the same problem; `critic`: generalised advantage estimation with the critic's
+    values, per token"""
+    scale: Literal["none", "group", "mean", "batch"] = "none"
+    """`group`: the unbiased standard deviation of the group's rewards + 1e-4; `mean`: the mean of the group's rewards,
+    which must be above 0, else the credit is 0 (2602.02710); `batch`: minus the mean and over the standard deviation of
+    the batch, both over tokens"""
     combine: Literal["sum-then-normalise", "normalise-then-sum"] = "sum-then-normalise"
     """several rewards: credit of their sum, or each reward's own credit, summed and then normalised over the batch"""
     discount: float = 1.0
     """gamma of the critic's returns"""
     trace: float = 0.95
     """lambda of generalised advantage estimation (1506.02438)"""
+    trace_scale: float | None = None
+    """alpha: in place of `trace`, lambda = max(0, 1 - 1 / (alpha T)) for a response of T tokens, and the critic is
+    trained on returns with lambda 1 (2504.05118); None: `trace` for both"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,25 @@ class Best:
     """1 for the group's best response (the first of equals), 0 for the others; 0 for all when all rewards are equal."""
 
     kind: Literal["best"] = "best"
+
+
+@dataclass(frozen=True, slots=True)
+class Marginal:
+    """What the response adds to the best reward of its group, max_j R_j - max_{j != i} R_j: the best response's lead
+    over the second, 0 for the others. The policy gradient of the best of G (2503.19595)."""
+
+    kind: Literal["marginal"] = "marginal"
+
+
+@dataclass(frozen=True, slots=True)
+class PassAtK:
+    """The expected credit of a response in the subsets of k responses of its group, of which each is right when one of
+    them has a reward of at least `at`, normalised over the subsets (2508.10751)."""
+
+    kind: Literal["pass-at-k"] = "pass-at-k"
+    k: int = 4
+    at: float = 1.0
+    """reward of a right response"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +113,7 @@ class CustomCredit:
 
 CreditFunction = Callable[..., Any]
 """`(rewards_NG, valid_NG) -> credit_NG`: what a plugin registers, its options bound"""
-Credit = Advantage | Best | Threshold | Label | One | Chosen | CustomCredit
+Credit = Advantage | Best | Marginal | PassAtK | Threshold | Label | One | Chosen | CustomCredit
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +137,21 @@ class Evidence:
     """gamma of `sum`, per token from the first"""
     bias: float = 1.0
     """weight of the rejected response (2310.13639)"""
+    bound: float | None = None
+    """of a response with a policy as anchor: a token's distance from it counts no further than this to the side that
+    the credit pushes it to (2507.20673); None: all of it"""
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
     """The constant that separates pushing up from pushing down; it never carries gradient.
 
-    none: 0; margin: `margin`; old: the same evidence under the policy when the batch arrived; kl: beta times an
-    estimate of KL(theta || reference) over the batch, at least 0 (2402.01306).
+    none: 0; margin: `margin`; old: the same evidence under the policy when the batch arrived; sampler: under the policy
+    that sampled, as the sampler reported it, so that no gap is left to correct (2602.04879); kl: beta times an estimate
+    of KL(theta || reference) over the batch, at least 0 (2402.01306).
     """
 
-    kind: Literal["none", "margin", "old", "kl"] = "none"
+    kind: Literal["none", "margin", "old", "sampler", "kl"] = "none"
     margin: float = 0.0
 
     @property
@@ -150,11 +180,56 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
+class Ratio:
+    """e^u c: the importance-weighted credit, without a bound of its own."""
+
+    kind: Literal["ratio"] = "ratio"
+
+
+@dataclass(frozen=True, slots=True)
+class SoftClip:
+    """(4 / tau) s(tau (e^u - 1)) c (SAPO, 2511.20347): like the ratio near u = 0, and flatter the farther it is."""
+
+    kind: Literal["soft-clip"] = "soft-clip"
+    positive: float = 1.0
+    """tau where c > 0"""
+    negative: float = 1.05
+    """tau where c < 0"""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """e^u c while the policy is within `limit` of the old one at the token, or is pushed back to it; else 0 (DPPO,
+    2602.04879). With p and q the probability of the token now and before: `tv` |p - q|, `kl`
+    q log(q / p) + (1 - q) log((1 - q) / (1 - p))."""
+
+    kind: Literal["divergence"] = "divergence"
+    measure: Literal["tv", "kl"] = "tv"
+    limit: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Gamma:
+    """W^k e^(rate (1 - W)) c u, W = e^u, with no gradient through the first factors (VESPO, 2602.10693): 1 at W = 1,
+    less on both sides of its top at W = k / rate."""
+
+    kind: Literal["gamma"] = "gamma"
+    positive_power: float = 2.0
+    """k where c > 0"""
+    positive_rate: float = 3.0
+    negative_power: float = 3.0
+    """k where c < 0"""
+    negative_rate: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
 class Truncate:
     """min(e^u, cap) c u with no gradient through the first factor (CISPO, 2506.13585)."""
 
     kind: Literal["truncate"] = "truncate"
     cap: float = 5.0
+    only_negative: bool = False
+    """where c > 0 the first factor is 1 (TOPR, 2503.14286)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +278,20 @@ class CustomLink:
 
 LinkFunction = Callable[..., Any]
 """`(u, c) -> value`, elementwise and differentiable in u: what a plugin registers, its options bound"""
-Link = Linear | Clip | Truncate | LogSigmoid | Sigmoid | Square | Hinge | CustomLink
+Link = (
+    Linear
+    | Ratio
+    | Clip
+    | SoftClip
+    | Divergence
+    | Truncate
+    | Gamma
+    | LogSigmoid
+    | Sigmoid
+    | Square
+    | Hinge
+    | CustomLink
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +299,8 @@ class Aggregation:
     """How the units of a term are summed and normalised; Z is fixed over the global mini-batch before any forward."""
 
     kind: Literal["token-mean", "response-mean", "response-sum", "constant", "responses", "pairs"] = "token-mean"
-    """tokens: `token-mean`, `response-mean`, `response-sum` or `constant` (sum / (length x responses)); responses and
-    pairs: their mean"""
+    """what a token counts: `token-mean`, `response-mean`, `response-sum` or `constant` (sum / (length x responses)); a
+    response with the evidence `mean` or `sum` counts what its tokens do. `responses`, `pairs`: their mean"""
     credited: bool = False
     """Z counts only responses with credit"""
     length: int | None = None
@@ -322,11 +410,13 @@ class Term:
     @property
     def is_corrected_when_stale(self) -> bool:
         """Whether responses of older weights need a correction: fresh ones do, but in pairs, which may be anybody's."""
-        return self.source == "online" and self.evidence.unit != "pair"
+        return self.source == "online" and self.evidence.unit != "pair" and self.anchor.kind != "sampler"
 
     @property
     def compares(self) -> bool:
         """Whether a group of one response can give no credit."""
         if isinstance(self.credit, Advantage):
-            return self.credit.baseline in ("mean", "leave-one-out") or self.credit.scale == "group"
-        return isinstance(self.credit, Best | Chosen | CustomCredit) or self.evidence.unit == "pair"
+            return self.credit.baseline in GROUP_BASELINES or self.credit.scale in ("group", "mean")
+        return (
+            isinstance(self.credit, Best | Marginal | PassAtK | Chosen | CustomCredit) or self.evidence.unit == "pair"
+        )

@@ -15,8 +15,9 @@ def register_tasks() -> Iterable[Path]:
 
 @hookimpl
 def register_generators() -> Mapping[str, Generator]:
-    """`gsm_symbolic`, `stdin_exercises`."""
+    """`gsm_symbolic`, `stdin_exercises`, `word_problems`."""
     from reasoner_tasks.generators import gsm_symbolic
     from reasoner_tasks.stdin_exercises import stdin_exercises
+    from reasoner_tasks.word_problems import word_problems
 
-    return {"gsm_symbolic": gsm_symbolic, "stdin_exercises": stdin_exercises}
+    return {"gsm_symbolic": gsm_symbolic, "stdin_exercises": stdin_exercises, "word_problems": word_problems}

@@ -173,7 +173,10 @@ def schedule(**choices: Any) -> str:
         ),
         (["gro.preset=", "gro.terms.a.weight=1.0"], ["gro.terms.a (--set): there is no such term. A new term needs"]),
         (["gro.terms=3"], ["gro.terms = 3 (--set): must be a table"]),
-        (["gro.terms.grpo.link.kind=clpi"], ["gro.terms.grpo.link.kind", "one of linear, clip,", "mean 'clip'?"]),
+        (
+            ["gro.terms.grpo.link.kind=clpi"],
+            ["gro.terms.grpo.link.kind", "one of linear, ratio, clip,", "mean 'clip'?"],
+        ),
         (["gro.terms.grpo.credit.kind=bset"], ["gro.terms.grpo.credit.kind", "one of advantage, best", "mean 'best'?"]),
         (["gro.terms.grpo.link.kind=custom"], ["gro.terms.grpo.link.name is needed and not set"]),
         (

@@ -13,22 +13,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from reasoner.gro.credit import returns_and_advantages
 from reasoner.gro.inputs import Inputs
+from reasoner.gro.links import link, slope_without_credit
 from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.presets import PRESETS, Weighted
 from reasoner.gro.terms import (
     KL,
     Advantage,
     Aggregation,
+    Anchor,
+    Best,
     Clip,
     Correction,
+    Divergence,
     Evidence,
+    Gamma,
     Linear,
+    Link,
+    LinkFunction,
     LogSigmoid,
+    PassAtK,
+    Ratio,
     Sigmoid,
+    SoftClip,
+    Truncate,
 )
 from tests.gro_reference import (
+    DETACHED,
     FRESH,
+    OF_ONE_RESPONSE,
+    OF_RESPONSES,
     PAIRED,
     REFERENCES,
     Case,
@@ -42,6 +57,7 @@ from tests.gro_reference import (
     grpo,
     kto,
     mined,
+    pass_at_k,
     random_case,
     response_mean,
     response_sum,
@@ -235,7 +251,12 @@ def test_a_batch_without_verdicts_says_nothing(name: str) -> None:
     assert not any(w for row in found.weights for w in row)
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo", "dr-grpo", "dapo", "gspo", "cispo", "raft", *PAIRED])
+COMPARING = sorted(
+    {*FRESH, "dppo-tv", "dppo-kl", "raft", *PAIRED} - {*OF_ONE_RESPONSE, "ppo", "reinforce++", "reinforce++-baseline"}
+)
+
+
+@pytest.mark.parametrize("name", COMPARING)
 def test_groups_without_a_difference_get_weights_of_exactly_zero(name: str) -> None:
     case = random_case(3, groups=3, size=3)
     case = replace(case, rewards=[[0.1, 0.1, 0.1], [None, 0.3, None], [None, 0.7, 0.7]])
@@ -267,7 +288,7 @@ def test_weights_have_the_number_format_of_the_log_probabilities(name: str) -> N
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("name", sorted(set(REFERENCES) - {"cispo"}))
+@pytest.mark.parametrize("name", sorted(set(REFERENCES) - set(DETACHED)))
 def test_weights_are_minus_the_slope_of_the_loss(name: str, seed: int) -> None:
     case = random_case(seed, groups=3, size=3)
     terms, step = _terms(name), 1e-6
@@ -309,7 +330,9 @@ def test_kl_in_the_loss_and_in_the_reward(name: str, kl: KL) -> None:
 
 
 @pytest.mark.parametrize("kind", ["truncate", "mask"])
-@pytest.mark.parametrize(("name", "level"), [pair for pair in product(FRESH, LEVELS) if pair != ("gspo", "token")])
+@pytest.mark.parametrize(
+    ("name", "level"), [(n, level) for n, level in product(FRESH, LEVELS) if n not in OF_RESPONSES or level != "token"]
+)
 def test_corrections_leave_the_kl_alone(name: str, level: str, kind: str) -> None:
     correction = Correction(kind, level, 0.7, 1.3)  # type: ignore[arg-type]
     variant = Variant(kl=Penalty(0.3, "k2", "loss"), gap=Gap(kind, level, 0.7, 1.3))
@@ -352,13 +375,20 @@ def test_pairs_are_counted_in_their_mini_batch(name: str) -> None:
     _assert_close([found.weights[i] for i in rows], [expected[i] for i in rows])
 
 
-@pytest.mark.parametrize("name", ["reinforce", "rloo", "ppo", "grpo", "dr-grpo", "dapo", "gspo", "cispo"])
+@pytest.mark.parametrize("name", sorted({*FRESH, "dppo-tv"}))
 @pytest.mark.parametrize("mask_truncated", [False, True])
 def test_the_entropy_bonus_is_aggregated_as_its_term(name: str, mask_truncated: bool) -> None:
     aggregate = {
         "reinforce": response_sum,
         "rloo": response_sum,
+        "remax": response_sum,
+        "opo": response_sum,
+        "best-of-n": response_sum,
+        "luspo": response_sum,
+        "topr": response_sum,
         "grpo": response_mean,
+        "sapo": response_mean,
+        "gmpo": response_mean,
         "gspo": response_mean,
         "dr-grpo": constant,
     }.get(name, token_mean)
@@ -516,6 +546,196 @@ def test_reinforce_weighs_every_token_with_the_reward(seed: int) -> None:
         for i, row in enumerate(case.l)
     ]
     _assert_close(_weighed(case, _terms("reinforce")).weights, expected)
+
+
+def _with(case: Case, rewards: Sequence[float]) -> Case:
+    """The case with these rewards, taken in turn, in every group."""
+    return replace(case, rewards=[[rewards[g % len(rewards)] for g in range(len(group))] for group in case.rewards])
+
+
+def _near(case: Case, distance: float) -> Case:
+    """The case with an old policy at most this far from the current one, nats per token, to both sides."""
+    moved = [
+        [token.item() + distance * math.sin(13.0 * i + 7.0 * t) for t, token in enumerate(row)]
+        for i, row in enumerate(case.l)
+    ]
+    return replace(case, old=moved)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_maxrl_of_right_and_wrong_times_the_pass_rate_is_the_mean_baseline(seed: int) -> None:
+    case = _with(random_case(seed, size=4, holes=False), [1.0, 0.0, 0.0, 0.0])
+    mean = _weighed(case, _terms("maxrl", credit=Advantage())).weights
+    _assert_close([[w / 4 for w in row] for row in _weighed(case, _terms("maxrl")).weights], mean)
+
+
+@pytest.mark.parametrize("rewards", [[0.0, -1.0], [-0.5, 0.5], [0.0, -0.0]])
+def test_maxrl_says_nothing_where_the_mean_reward_is_not_above_0(rewards: list[float]) -> None:
+    case = _with(random_case(2, size=4, holes=False), rewards)
+    assert not any(w for row in _weighed(case, _terms("maxrl")).weights for w in row)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_opo_on_equal_lengths_has_the_mean_baseline(seed: int) -> None:
+    case = random_case(seed, shortest=4, longest=4, holes=False)
+    _assert_close(_weighed(case, _terms("opo")).weights, _weighed(case, _terms("opo", credit=Advantage())).weights)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pass_at_1_is_the_mean_baseline_over_the_deviation(seed: int) -> None:
+    case = _with(random_case(seed, size=4, holes=False), [1.0, 0.0, 0.0, 0.0])
+    mean = _weighed(case, _terms("pass@k", credit=Advantage())).weights
+    deviation = math.sqrt(0.25 * 0.75)
+    _assert_close(
+        _weighed(case, _terms("pass@k", credit=PassAtK(k=1))).weights, [[w / deviation for w in row] for row in mean]
+    )
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pass_at_k_counts_subsets(seed: int, k: int) -> None:
+    """Groups of 2 to 5 with abstentions, so that some have fewer than k responses."""
+    case = random_case(seed)
+    _assert_equal(_weighed(case, _terms("pass@k", credit=PassAtK(k=k))), case, pass_at_k(case, k=k))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_best_of_n_with_one_winner_is_raft_before_its_normaliser(seed: int) -> None:
+    case = _with(random_case(seed, size=3, holes=False), [0.0, 1.0, 0.0])
+    raft = _weighed(case, _terms("best-of-n", credit=Best())).weights
+    _assert_close(_weighed(case, _terms("best-of-n")).weights, raft)
+
+
+def test_best_of_n_with_two_winners_says_nothing() -> None:
+    case = _with(random_case(1, size=4, holes=False), [1.0, 0.0])
+    assert not any(w for row in _weighed(case, _terms("best-of-n")).weights for w in row)
+
+
+@pytest.mark.parametrize("name", ["sapo", "gmpo", "dppo-tv", "dppo-kl", "vespo", "luspo"])
+def test_what_bounds_the_ratio_starts_as_the_linear_link(name: str) -> None:
+    """On a policy that has not moved by more than d, weights differ from plain REINFORCE's by no more than order d."""
+    for distance in (1e-3, 1e-5):
+        case = _near(random_case(3, holes=False), distance)
+        case = replace(case, sampler=case.old)
+        found = _weighed(case, _terms(name)).weights
+        plain = _weighed(case, _terms(name, link=Linear(), evidence=replace(PRESETS[name].term.evidence, bound=None)))
+        _assert_close(found, plain.weights, rtol=20 * distance)
+        assert any(w for row in found for w in row)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sapo_pushes_less_the_farther_the_policy_is(seed: int) -> None:
+    case = _near(random_case(seed, holes=False), 3.0)
+    found, ratio = _weighed(case, _terms("sapo")).weights, _weighed(case, _terms("sapo", link=Ratio())).weights
+    pairs = [
+        (abs(a), abs(b)) for mine, theirs in zip(found, ratio, strict=True) for a, b in zip(mine, theirs, strict=True)
+    ]
+    assert all(a <= b for a, b in pairs)
+    assert any(a < 0.1 * b for a, b in pairs)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gmpo_with_a_distant_bound_is_gspo_without_a_clip(seed: int) -> None:
+    case = random_case(seed)
+    free = _weighed(case, _terms("gmpo", evidence=Evidence("response", "mean", bound=100.0))).weights
+    _assert_close(free, _weighed(case, _terms("gspo", link=Ratio())).weights)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_luspo_over_the_length_is_gspo(seed: int) -> None:
+    case, clip = random_case(seed), Clip(low=0.2, high=0.2)
+    luspo = _weighed(case, _terms("luspo", link=clip)).weights
+    gspo = _weighed(case, _terms("gspo", link=clip)).weights
+    _assert_close([[w / max(len(tokens(case, i)), 1) for w in row] for i, row in enumerate(luspo)], gspo)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_topr_starts_as_reinforce_with_labels(seed: int) -> None:
+    case = random_case(seed)
+    labels = [[None if r is None else 1.0 if r >= 1.0 else -1.0 for r in group] for group in case.rewards]
+    reinforce = _weighed(replace(case, rewards=labels), _terms("reinforce"), None).weights
+    _assert_close(_weighed(case, _terms("topr"), _on_policy(case)).weights, reinforce)
+
+
+@pytest.mark.parametrize("name", ["dppo-tv", "dppo-kl"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_dppo_without_a_limit_is_importance_sampling(name: str, seed: int) -> None:
+    case = random_case(seed)
+    spec = PRESETS[name].term.link
+    assert isinstance(spec, Divergence)
+    found = _weighed(case, _terms(name, link=replace(spec, limit=1e9))).weights
+    _assert_close(found, _weighed(case, _terms(name, link=Ratio())).weights)
+
+
+def test_the_cases_reach_both_sides_of_every_limit() -> None:
+    """Kept, cut outward, and kept because it is pushed back, for both signs of the credit."""
+    for name in ("dppo-tv", "dppo-kl"):
+        seen = set()
+        for seed in SEEDS:
+            case = random_case(seed)
+            found, free = (_weighed(case, _terms(name, **more)).weights for more in ({}, {"link": Ratio()}))
+            for i in counted(case, Variant()):
+                for t in tokens(case, i):
+                    u = case.l[i][t].item() - case.sampler[i][t]
+                    seen.add((found[i][t] == free[i][t], u > 0, free[i][t] > 0))
+        assert {(False, True, True), (False, False, False), (True, True, False), (True, False, True)} <= seen
+
+
+@pytest.mark.parametrize("name", ["grpo", "gspo", "dapo"])
+def test_the_sampler_as_anchor_is_the_old_policy_where_both_agree(name: str) -> None:
+    case = random_case(4)
+    case = replace(case, sampler=case.old)
+    _assert_close(_weighed(case, _terms(name, anchor=Anchor("sampler"))).weights, _weighed(case, _terms(name)).weights)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_vapo_with_a_large_scale_has_a_trace_of_1(seed: int) -> None:
+    case = random_case(seed)
+    credit = Advantage(baseline="critic", scale="batch")
+    long = _weighed(case, _terms("ppo", credit=replace(credit, trace_scale=1e12))).weights
+    _assert_close(long, _weighed(case, _terms("ppo", credit=replace(credit, trace=1.0))).weights, rtol=1e-8)
+
+
+def test_a_critic_with_a_scaled_trace_learns_from_plain_returns() -> None:
+    """With discount 1 and trace 1 every return is the response's reward."""
+    inputs = _inputs(random_case(3))
+    spec = Advantage(baseline="critic", trace_scale=0.05)
+    returns_RT, _ = returns_and_advantages(spec, KL(), inputs)
+    rewards_RT = inputs.rewards_NG.reshape(-1, 1).expand_as(returns_RT)
+    counted_RT = inputs.mask_RT & inputs.valid_R[:, None]
+    torch.testing.assert_close(returns_RT[counted_RT], rewards_RT[counted_RT])
+
+
+@pytest.mark.parametrize("c", [1.0, -1.0, 0.0])
+@pytest.mark.parametrize(
+    "spec",
+    [Ratio(), SoftClip(), Divergence(), Divergence(measure="kl"), Gamma(), Truncate(cap=1.0, only_negative=True)],
+)
+def test_links_are_finite_and_flat_without_credit(spec: Link, c: float) -> None:
+    u = torch.tensor([-2000.0, -60.0, -1e-9, 0.0, 1e-9, 60.0, 2000.0], dtype=torch.float64, requires_grad=True)
+    old = torch.tensor([-1e-12, -30.0, -1.0, -1e-12, -1.0, -61.0, -2001.0], dtype=torch.float64)
+    value = link(spec, u, torch.full_like(u, c), old)
+    (slope,) = torch.autograd.grad(value.sum(), u)
+    assert bool(value.isfinite().all())
+    assert bool(slope.isfinite().all())
+    assert c != 0.0 or not bool(slope.any())
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda u, c: c * torch.tanh(u), None),
+        (lambda u, c: torch.sigmoid(torch.sign(c) * u) * (c != 0), None),
+        (lambda u, c: torch.zeros_like(u), None),
+        (lambda u, c: (c - 0.5) * u, (-8.0, -0.5)),
+        (lambda u, c: c * u - u.square(), (-8.0, 16.0)),
+        (lambda u, c: c * u + u.clamp(min=7.6), (8.0, 1.0)),
+    ],
+)
+def test_a_link_that_is_not_flat_without_credit_is_found(
+    function: LinkFunction, found: tuple[float, float] | None
+) -> None:
+    assert slope_without_credit(function) == found
 
 
 @st.composite
