@@ -24,12 +24,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from reasoner.config import OfflineConfig, PromptConfig
-from reasoner.data import build, conversation, example_turns, load_rows, open_template, ordered, split_items
+from reasoner.data import conversation, example_turns, open_template
 from reasoner.errors import ConfigError, DataError
 from reasoner.hookspecs import Generator
 from reasoner.prompts import ChatTokenizer, render
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 from reasoner.row_report import RowError, RowReport
+from reasoner.row_selection import build, load_rows, ordered, split_items
 from reasoner.rows import Row, field_names, text_field
 from reasoner.templates import Template
 from reasoner.turns import ends_with_user, last_turn, opening_of

@@ -117,10 +117,11 @@ def text_field(row: Row, name: str, section: str) -> str:
         RowError: it is missing, empty, or neither text nor a number.
     """
     if name not in row.fields:
+        without = " A verifier that needs none says so: @reward(needs_answer=False)." if name == "answer" else ""
         raise RowError(
             row.place,
             f"the field {name!r} is missing.{nearest(name, row.fields)} The row has: {field_names(row.fields)}. If it "
-            f"has another name, map it: --set {section}.columns.{name}=FIELD.",
+            f"has another name, map it: --set {section}.columns.{name}=FIELD.{without}",
             f"without the field {name!r}",
         )
     value, where = row.fields[name], f"field {name!r}"

@@ -28,7 +28,7 @@ from reasoner.cli import options
 from reasoner.cli.console import out, print_preflights, warn
 from reasoner.cli.progress import counting
 from reasoner.config import Config, RewardConfig, ScoringConfig
-from reasoner.data import HELD_OUT_SEED, ProblemLoader
+from reasoner.data import ProblemLoader
 from reasoner.errors import ConfigError, DataError, UserError
 from reasoner.parsing import parse_toml
 from reasoner.preflight import preflight
@@ -39,6 +39,7 @@ from reasoner.references import read_references
 from reasoner.reporting.format import duration, number
 from reasoner.rewards_api import RewardSource
 from reasoner.row_report import RowReport
+from reasoner.row_selection import HELD_OUT_SEED
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import load_config
 from reasoner.sources import answers_needed
