@@ -580,8 +580,11 @@ class Config(Model):
             raise ConfigError("evaluation.correct is needed and not set: the reward source that decides.")
         return self.evaluation
 
-    def check_trains(self) -> None:
+    def check_trains(self, typed: str) -> None:
         """Refuse to train on a task that only evaluates.
+
+        Args:
+            typed: what names the task on the command line (`Resolved.typed`).
 
         Raises:
             ConfigError: there is no method; it says how to evaluate, and how to train all the same.
@@ -589,7 +592,7 @@ class Config(Model):
         if not self.gro.terms:
             raise ConfigError(
                 f"task {self.task!r} only evaluates: it names no method to train with. Evaluate a model on it with "
-                f"`reasoner eval {self.task}`; to train on it, give it a method and training problems: "
+                f"`reasoner eval {typed}`; to train on it, give it a method and training problems: "
                 "--set gro.preset=grpo --set data.train.path=FILE (`reasoner algorithms list`)."
             )
 

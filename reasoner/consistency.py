@@ -115,7 +115,7 @@ def _check_tensor_parallel(config: Config) -> None:
     if gpus > 1 and config.sampling.mode == "server":
         raise ValueError(
             f"sampling.tensor_parallel = {gpus} has no effect with sampling.mode = 'server': spread the model where it "
-            f"is served, `reasoner serve --tensor-parallel {gpus}`"
+            f"is served, `reasoner serve TASK --tensor-parallel {gpus}`"
         )
     if ranks > 1 and ranks % gpus:
         fitting = [str(count) for count in range(1, ranks + 1) if ranks % count == 0]

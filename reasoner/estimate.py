@@ -234,7 +234,7 @@ class Estimate:
         tokens, by = self.longest_context
         if not tokens:
             return f"none: already the shortest does not fit ({by})"
-        return f"about {tokens:,} tokens of prompt and response on a rank; what ends it: {by}"
+        return f"about {tokens:,} tokens of prompt and response (limit: {by})"
 
 
 def find_estimate(config: Config, machine: Machine, engine: str) -> Estimate:

@@ -168,7 +168,7 @@ def _body(run: SavedRun, model: RunModel, name: str, base: Origin) -> Iterator[s
         facts["time"] = duration(run.seconds)
     facts["versions"] = versions(run)
     yield table(("", ""), [(fact, homeless(text)) for fact, text in facts.items()]).replace("---:", "---")
-    again = f"reasoner run {run.config.get('task')} --config {CONFIG}"
+    again = f"reasoner run {CONFIG}"
     yield f"Every setting is in [{CONFIG}]({CONFIG}): `{again}` repeats the run."
     yield "## Licence"
     if base.licence:

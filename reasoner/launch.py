@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from reasoner.board import INTERRUPTED, Board, End, open_board
@@ -260,4 +261,4 @@ def _keep_failure(folder: Path, message: str) -> str:
     """Write into the run folder what the first rank cannot know, which was ended; returns how to go on, as a line."""
     from reasoner.runs.folder import record_failure
 
-    return f"\nTo go on: reasoner run --resume {folder}" if record_failure(folder, message) else ""
+    return f"\nTo go on: reasoner run --resume {quote(str(folder))}" if record_failure(folder, message) else ""

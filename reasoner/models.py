@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -409,7 +410,8 @@ def _checked(folder: Path) -> Path:
 def _of_run(folder: Path) -> str:
     """What may be meant by a run's folder, or by a checkpoint that has an adapter alone."""
     if folder.parent.parent.name == "checkpoints" and any(folder.glob("adapter-*.safetensors")):
-        export = f"reasoner export {folder.parents[2]} --step {int(folder.parent.name.rpartition('-')[2])} --to DIR"
+        run, step = quote(str(folder.parents[2])), int(folder.parent.name.rpartition("-")[2])
+        export = f"reasoner export {run} --step {step} --to DIR"
         return f" It is an adapter alone; `{export}` writes the model with it."
     trained = model_folders(folder)
     return f" Did you mean {trained[max(trained)]}, after step {max(trained)} of the run?" if trained else ""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from reasoner import plugins
@@ -68,7 +69,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         RunError: an engine did not start.
     """
     config = resolved.config
-    config.check_trains()
+    config.check_trains(resolved.typed)
     with ExitStack() as stack:
         ranks = stack.enter_context(_ranks(config))
         place = None
@@ -189,7 +190,7 @@ def _what_is_left(run: Run, error: BaseException) -> str:
     if not saved:
         return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
     again = "" if saved[-1] == run.steps else f" ({run.steps - saved[-1]} committed steps after it are made again)"
-    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {run.folder}{mended}"
+    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
 
 
 @contextmanager
@@ -198,7 +199,9 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     with ExitStack() as stack:
         shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
         rewards = _of_one_rank(config.rewards, base.ranks, shared)
-        service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins, view.message))
+        service = stack.enter_context(
+            ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
+        )
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
         merged = why_merged(config) if config.lora else ""

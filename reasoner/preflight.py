@@ -39,7 +39,7 @@ def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
         if config.sampling.mode == "server":
             from reasoner.sampling.server_check import preflight_servers
 
-            said["servers"] = preflight_servers(config)
+            said["servers"] = preflight_servers(config, resolved.typed)
     if training:
         found = preflight_trackers(config.trackers, trackers(build_manager(config.plugins)))
         said |= {f"tracker {name}": line for name, line in found.items()}

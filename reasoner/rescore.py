@@ -305,6 +305,8 @@ def _notes(before: Sequence[Component], after: Sequence[Component]) -> Iterator[
         if former is None or (former.value, former.failure is None) != (part.value, part.failure is None):
             said = part.note or (former.note and f"no longer: {former.note}" if former else "")
             yield f"{part.source} {shown(former) if former else '-'} -> {shown(part)}{f' ({said})' if said else ''}"
+        elif former.weight != part.weight:
+            yield f"{part.source} {shown(part)}, weight {former.weight:g} -> {part.weight:g}"
     for source in old.keys() - {part.source for part in after}:
         yield f"{source} {shown(old[source])} -> -"
 

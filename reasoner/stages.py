@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from shlex import quote
 from statistics import fmean
 from typing import Any
 
@@ -352,14 +353,13 @@ class Stages:
         self.keeper.finish()
         self.run.clock.stop()
         before, after = (self.run.evaluations.get(step) for step in (0, self.config.run.steps))
-        complete = self.run.folder / "config.toml"
+        folder = quote(str(self.run.folder))
+        complete = quote(str(self.run.folder / "config.toml"))
         commands = {"Repeat this run exactly": f"reasoner run {complete}"}
         if self.config.run.keep_last:
-            commands["Train it further"] = (
-                f"reasoner run --resume {self.run.folder} --steps {2 * self.config.run.steps}"
-            )
+            commands["Train it further"] = f"reasoner run --resume {folder} --steps {2 * self.config.run.steps}"
         if self.config.evaluation is not None:
-            compared = f"reasoner eval {complete} --model {self.config.model.path} --model {model}"
+            compared = f"reasoner eval {complete} --model {quote(self.config.model.path)} --model {quote(str(model))}"
             commands = {"Compare the trained model with the initial one": compared} | commands
         self.view.finished(
             Summary(

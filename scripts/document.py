@@ -25,6 +25,7 @@ from reasoner.gro import describe
 from reasoner.gro.presets import PRESETS
 from reasoner.reporting.metrics import METRICS
 from reasoner.runs.changes import ALLOWED, ON_REQUEST
+from reasoner.settings.other_names import table
 from scripts.keys import configuration
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -152,6 +153,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "configuration": configuration,
     "hooks": hooks,
     "changes": changes,
+    "trl": lambda: table("TRL"),
+    "verl": lambda: table("verl"),
     "commands": commands,
 }
 

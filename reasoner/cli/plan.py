@@ -65,7 +65,7 @@ def plan(
     if gpus is not None or nodes > 1:
         arguments.append(f"run.ranks={(gpus or 1) * nodes}")
     resolved = load_config(task, profile, config, arguments, plugin or ())
-    resolved.config.check_trains()
+    resolved.config.check_trains(resolved.typed)
     estimate = _estimate(resolved, gpus or 1, gpu_memory)
     refuse_impossible(estimate, nodes)
     if json_:
@@ -128,7 +128,7 @@ def _print(resolved: Resolved, estimate: Estimate) -> None:
     out().print(grid)
     out().print()
     out().print(memory_table(estimate))
-    out().print("~ is an estimate; the others follow from the number formats.", style="dim")
+    out().print("~ estimated", style="dim")
     out().print()
     if estimate.advice:
         out().print("To make it fit:", style="bold")
@@ -148,8 +148,8 @@ def _facts(resolved: Resolved, estimate: Estimate) -> Mapping[str, str]:
         "task": f"{config.task}, profile {config.profile or 'none'} ({resolved.origins['profile']})",
         "model": f"{config.model.path}: {model.parameters / 1e6:,.1f} million parameters{adapter}, "
         f"{config.model.dtype}",
-        "machine": where,
-        "learner": config.learner + (f", ZeRO {_stage(estimate)}" if config.learner == "deepspeed" else ""),
+        "machine": f"{where}; {config.learner}"
+        + (f", ZeRO {_stage(estimate)}" if config.learner == "deepspeed" else ""),
         "step": _step(estimate),
     }
     if estimate.engine == "vllm":
@@ -174,10 +174,10 @@ def _stage(estimate: Estimate) -> str:
 def _step(estimate: Estimate) -> str:
     """Tokens of a step, at most: responses are as long as they are."""
     config, tokens = estimate.config, step_tokens(estimate.config)
-    each = " each" if config.run.ranks > 1 else ""
+    each = " a rank" if config.run.ranks > 1 else ""
     return (
-        f"up to {tokens * config.run.ranks:,} tokens through the learner: {_counted(config.run.ranks, 'rank')} x "
-        f"{_counted(estimate.micro_batches, 'micro-batch')}{each} of up to {micro_batch_tokens(config):,}"
+        f"up to {tokens * config.run.ranks:,} tokens, in {_counted(estimate.micro_batches, 'micro-batch')}{each} of up "
+        f"to {micro_batch_tokens(config):,}"
     )
 
 

@@ -52,6 +52,9 @@ def run(
         str | None, typer.Option(metavar="RUN", help="Go on with this run, in the place of TASK: its folder or name.")
     ] = None,
     profile: options.Profile = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, hub id or embedded model to train (model.path).", show_default=False)
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for run folders (run.output).")] = None,
     gpus: Annotated[
@@ -99,6 +102,8 @@ def run(
     reasoner run --resume 20260101-12 --accept-changes
     """
     arguments = list(sets or ())
+    if model is not None:
+        arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
     if steps is not None:
         arguments.append(f"run.steps={steps}")
     if output is not None:
@@ -195,7 +200,7 @@ def _say(text: str) -> None:
 
 def _plan(resolved: Resolved, hostfile: Path | None) -> Mapping[str, str]:
     config = resolved.config
-    config.check_trains()
+    config.check_trains(resolved.typed)
     splits, engine, device = Splits((), (), ()), "", resolve_device(config.model.device)
     read: dict[str, str] = {}
     if config.online:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,7 +74,7 @@ def show(run: options.RunName) -> None:
 
     Example: reasoner runs show 20260101-12
     """
-    from reasoner.report.compare import before_and_after
+    from reasoner.report.compare import before_and_after, when
     from reasoner.report.words import ended, resumptions
 
     found = read_run(find_run(run))
@@ -93,9 +94,9 @@ def show(run: options.RunName) -> None:
         console.print(_facts({label(name): number(last[name], find(name).unit) for name in names}))
     if comparison := before_and_after(found):
         console.print(Text("\nEvaluation [95% interval]", "bold"))
-        console.print(_comparison(comparison, ("before", "after")))
+        console.print(_comparison(comparison, (comparison.before, comparison.after)))
     elif found.evaluations:
-        console.print(Text("\nEvaluation [95% interval]", "bold"))
+        console.print(Text(f"\nEvaluation {when(found, found.evaluations[-1])} [95% interval]", "bold"))
         estimates = found.evaluations[-1].evaluation.estimates
         console.print(_facts({e.name: interval(e.value, e.low, e.high, e.unit) for e in estimates}))
     if models := model_folders(found.folder):
@@ -194,16 +195,17 @@ def _disk(folder: Path) -> dict[str, str]:
 
 def _next(run: SavedRun) -> dict[str, str]:
     """What one may want to do, by the state of the run."""
+    folder, log = quote(str(run.folder)), quote(str(run.folder / "log.txt"))
     if run.state == "running":
-        return {"Watch it": f"tail -f {run.folder / 'log.txt'}", "Look so far": f"reasoner report {run.folder}"}
-    commands = {"See everything": f"reasoner report {run.folder}"}
+        return {"Watch it": f"tail -f {log}", "Look so far": f"reasoner report {folder}"}
+    commands = {"See everything": f"reasoner report {folder}"}
     if models := model_folders(run.folder):
-        commands[f"Take the model, after step {max(models)}"] = f"reasoner export {run.folder} --to DIR"
+        commands[f"Take the model, after step {max(models)}"] = f"reasoner export {folder} --to DIR"
     elif run.trains:
-        commands["See what happened"] = f"less {run.folder / 'log.txt'}"
-        commands["Start it again"] = f"reasoner run {run.config['task']} --config {run.folder / 'config.toml'}"
+        commands["See what happened"] = f"less {log}"
+        commands["Start it again"] = f"reasoner run {quote(str(run.folder / 'config.toml'))}"
     if run.can_resume:
-        commands = {"Go on with it": f"reasoner run --resume {run.folder}"} | commands
+        commands = {"Go on with it": f"reasoner run --resume {folder}"} | commands
     return commands
 
 

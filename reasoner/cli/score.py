@@ -92,7 +92,8 @@ def _print(console: Console, comparison: Comparison) -> None:
     console.print(Text("\nLargest changes" if largest else "\nNo reward changed.", style="bold"))
     for change in largest:
         console.print(Text(_heading(change)))
-        console.print(Text(f"  {change.note}"))
+        if change.note:
+            console.print(Text(f"  {change.note}"))
 
 
 def _heading(change: Change) -> str:

@@ -62,7 +62,8 @@ def _sample_and_score(part: Part, sampler: Sampler, folder: EvaluationFolder, vi
         drawn = sampler.sample(left, part.samples, evaluation_params(config, len(done)))
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
-        with ScoringService(config.rewards, config.scoring, config.plugins, view.message) as scorer:
+        told = view.message
+        with ScoringService(config.rewards, config.scoring, config.plugins, told, fail=told, log=folder.log) as scorer:
             for scored in scorer.score(counting):
                 folder.commit(part, scored)
                 groups.append(scored)

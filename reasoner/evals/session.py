@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from reasoner.caller import tell_folder
 from reasoner.evals.folder import EvaluationFolder, create, reopen
@@ -53,7 +54,7 @@ def _carry_on(folder: EvaluationFolder, parts: Sequence[Part], warnings: Sequenc
         try:
             evaluate(parts, folder, view)
         except BaseException:
-            view.message(f"to go on from here: reasoner eval --resume {folder.folder}")
+            view.message(f"to go on from here: reasoner eval --resume {quote(str(folder.folder))}")
             raise
     results = _results(folder)
     folder.keep_results(as_json(folder.folder, results))

@@ -13,6 +13,7 @@ from reasoner.evals.results import Comparison, Result, by_task, comparisons
 from reasoner.evaluation import Difference, Estimate, Evaluation, evaluation_params
 from reasoner.reporting.format import interval
 from reasoner.reporting.lines import size
+from reasoner.runs.model import recorded_step
 
 VERDICTS = {0: "within noise", 1: "borderline", 2: "beyond noise"}
 """by how many of interval and test say that something changed: on few problems they can differ"""
@@ -29,7 +30,8 @@ def print_results(console: Console, folder: Path, results: Sequence[Result]) -> 
             console.print(_differences(compared, names))
     console.print()
     for letter, path in {result.letter: result.config.model.path for result in results}.items():
-        console.print(Text(f"{letter}  {path}"), soft_wrap=True)
+        step = recorded_step(Path(path))
+        console.print(Text(f"{letter}  {path}{'' if step is None else f', step {step} of its run'}"), soft_wrap=True)
     console.print(Text(f"\nevaluation folder: {folder}"), soft_wrap=True)
 
 

@@ -12,7 +12,8 @@ from reasoner.evaluation import Difference, Estimate, Evaluation, compare
 from reasoner.runs.folder import Evaluated
 from reasoner.runs.saved import SavedRun
 
-Tone = Literal["better", "worse", "neutral"]
+Tone = Literal["better", "worse", "changed", "neutral"]
+"""`changed`: beyond noise, and neither better nor worse; `neutral`: within noise"""
 _ENTRY = re.compile(r"(?:gro\.terms|rewards)\.[^.]+\.")
 
 
@@ -30,9 +31,11 @@ class Row:
 
     @property
     def tone(self) -> Tone:
-        """Beyond noise; a length is neither better nor worse."""
-        if self.difference.within_noise or self.difference.unit == "tokens":
+        """A length is neither better nor worse."""
+        if self.difference.within_noise:
             return "neutral"
+        if self.difference.unit == "tokens":
+            return "changed"
         return "better" if self.difference.change > 0 else "worse"
 
 

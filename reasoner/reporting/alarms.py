@@ -199,7 +199,7 @@ def no_credit(history: History, evaluations: Evaluations = ()) -> Finding | None
         "The problems may be solved: take harder ones, or end here"
         if better
         else "Easier problems, more responses per problem (sampling.group_size) or a reward with more than two values "
-        "give differences; `reasoner rewards test` shows whether the verifier can be satisfied at all",
+        "give differences; `reasoner rewards test NAME --task TASK` shows whether the verifier can be satisfied at all",
     )
 
 
@@ -264,7 +264,7 @@ def failures_rise(history: History, evaluations: Evaluations = ()) -> Finding | 
     named = ", ".join(f"{source} {number(rate, 'share')}" for source, rate in rates.items())
     return Finding(
         f"failed reward calls: {named}",
-        "The rollout files have each failure's kind and message (`reasoner score RUN` shows them too). Timeouts: raise "
+        "The rollout files have each failure's kind and message (`reasoner report RUN` shows them). Timeouts: raise "
         "rewards.NAME.timeout_s or lower scoring.workers; a service: look at its own log",
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from reasoner.bounded_files import SMALL_BYTES, is_there, read_bytes
@@ -111,7 +112,7 @@ def load_resumed(folder: Path, sets: Sequence[str], *, accept: bool = False) -> 
     if fatal or (refused and not accept):
         raise ConfigError(
             _refusal(folder, map(str, refused), fatal=bool(fatal))
-            + f" A new run with them: reasoner run {file} --set ..."
+            + f" A new run with them: reasoner run {quote(str(file))} --set KEY=VALUE"
         )
     return after, tuple(found)
 

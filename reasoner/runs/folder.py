@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Any, Self
 
@@ -234,7 +235,7 @@ class Run:
             raise RunError(
                 f"{what} cannot be written to {self.folder}: {error.strerror or error}. "
                 f"{self.steps} steps are committed there; make room or mend the folder, then go on with `reasoner run "
-                f"--resume {self.folder}`."
+                f"--resume {quote(str(self.folder))}`."
             ) from error
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from reasoner.atomic import keep_lines, remove_folder, remove_leftovers, replace_text
 from reasoner.bounded_files import (
@@ -231,7 +232,7 @@ def _step_of(line: bytes) -> int:
 
 
 def _check_steps(folder: Path, steps: int, committed: int, state: str) -> None:
-    more = f"To train on: reasoner run --resume {folder} --steps N, with N above {committed}."
+    more = f"To train on: reasoner run --resume {quote(str(folder))} --steps N, with N above {committed}."
     if steps < committed:
         raise UserError(f"--resume {folder}: run.steps = {steps}, and {committed} steps are done already. {more}")
     if steps == committed and state == "finished":
@@ -257,6 +258,6 @@ def _newest(folder: Path, committed: int) -> tuple[int | None, tuple[str, ...]]:
         why = " ".join(notes) or "It has none (run.keep_last was 0, or they were removed)."
         raise DataError(
             f"--resume {folder}: no checkpoint of its {committed} steps can be used. {why} To start it again: "
-            f"reasoner run {folder / 'config.toml'}"
+            f"reasoner run {quote(str(folder / 'config.toml'))}"
         )
     return None, tuple(notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,7 @@ def open_sampler(
         return ServerSampler(
             config.sampling.servers,
             folder,
-            Wanted.by(config, folder, max_model_len),
+            Wanted.by(config, folder, max_model_len, shlex.join([str(folder)])),
             seed=config.run.seed,
             say=say,
             trust_remote_code=config.model.trust_remote_code,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ class Resolved:
     config: Config
     origins: Mapping[str, str]
     """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, the `--config` file, `--set`"""
+    typed: str = ""
+    """what names the task after a command, so that it can be copied: `my-task.toml --profile gpu --plugin mine.py`"""
     preflights: Mapping[str, str] = field(default_factory=dict)
     """what reward sources and trackers say of this machine (`reasoner.preflight`), by how the plan calls them"""
 
@@ -80,7 +83,16 @@ def load_config(
     algorithms = hooks.algorithms(manager)
     config = _validated(leaves := _over_presets(leaves, algorithms))
     _check_names(config, manager, algorithms)
-    return Resolved(config, _origins(config, leaves))
+    return Resolved(config, _origins(config, leaves), _typed(found, config, plugins))
+
+
+def _typed(found: TaskFile, config: Config, plugins: Sequence[str]) -> str:
+    """A task of one's own goes by its file; a complete configuration has its profile and plugins."""
+    if found.is_complete:
+        return shlex.join([found.origin])
+    profile = ["--profile", config.profile] if config.profile else []
+    more = [part for plugin in plugins for part in ("--plugin", plugin)]
+    return shlex.join([found.origin.removeprefix("task "), *profile, *more])
 
 
 def _task_leaves(found: TaskFile, profile: str | None) -> Leaves:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
@@ -68,6 +69,16 @@ def kinds_of(path: Path) -> list[str]:
         if dataclasses.is_dataclass(option)
         for value in get_args(_bare(get_type_hints(option)["kind"]))
     ]
+
+
+@cache
+def last_parts(path: Path = ()) -> frozenset[str]:
+    """The last parts of all keys below a table, those of its tables included."""
+    names = set()
+    for name in keys_of(path) or ():
+        inner = (*path, name, "NAME") if _entry(annotation_at((*path, name))) is not None else (*path, name)
+        names |= {name, *last_parts(inner)}
+    return frozenset(names)
 
 
 def document_of(path: Path) -> str:

@@ -39,6 +39,8 @@ def test_there_are_tables() -> None:
         "hooks",
         "commands",
         "changes",
+        "trl",
+        "verl",
         "attacks",
         "checkpoints",
         "configuration",

@@ -149,6 +149,35 @@ def test_hostile_text_stays_text_and_a_link_opens_what_it_names(tmp_path: Path) 
     assert page.said["wide"] <= 500
 
 
+NUMBERS = """
+const broken = [];
+for (const cell of document.querySelectorAll(".figures td")) {
+  const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    for (const found of node.data.matchAll(/[-+]?[0-9][0-9.,]*%?/g)) {
+      const range = document.createRange();
+      range.setStart(node, found.index);
+      range.setEnd(node, found.index + found[0].length);
+      const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (lines.size > 1) broken.push(found[0]);
+    }
+  }
+}
+const table = document.querySelector(".figures");
+return { broken, cells: document.querySelectorAll(".figures td").length, width: document.documentElement.scrollWidth,
+  table: table.getBoundingClientRect().width, room: table.parentElement.clientWidth };
+"""
+
+
+@pytest.mark.parametrize("width", [500, 600, 1200])
+def test_no_number_of_the_evaluation_breaks_and_the_table_fits(report: Path, width: int) -> None:
+    said = open_page(report, NUMBERS, width=width).said
+    assert said["cells"] > 20
+    assert said["broken"] == []
+    assert said["width"] <= width
+    assert said["table"] <= said["room"] + 1 or width < 600  # below it the table is scrolled
+
+
 def test_dropped_groups_are_named_and_filtered(report: Path, tmp_path: Path) -> None:
     run = made_up_run(tmp_path / "runs", steps=2, every=2, problems=3)
     file = run / "rollouts" / "step-000002.parquet"

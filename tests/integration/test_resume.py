@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from reasoner.codec import read_parquet
-from reasoner.errors import RunError, UserError
+from reasoner.errors import RunError, ScoringError, UserError
 from reasoner.opening import open_stages
 from reasoner.pipeline import train
 from reasoner.records import Rollout
@@ -271,6 +272,13 @@ def test_a_mended_verifier_goes_on_with_its_run_and_with_no_score_of_before(
     watcher.write_text(WATCHER + VERIFIER)
     sets = ("rewards=[{source='mine'}]", "evaluation.correct=mine", *drawn)
     run = trial.interrupted("mended", "scored-3", *sets)
+    watcher.write_text(WATCHER + VERIFIER.replace("return right", "print('called'); raise ValueError('broken here')"))
+    with pytest.raises(ScoringError, match="ValueError: broken here"):
+        trial.go_on(run, accept=True)
+    log = (run / "log.txt").read_text()
+    assert log.count("print('called'); raise ValueError('broken here')\n") == 1  # the end of the traceback, once
+    assert re.search(r"mine on problem \S+, response \d, printed:\n +called\n", log)
+    assert f"reasoner run --resume {run} (after mending a reward source: with --accept-changes)" in log
     watcher.write_text(WATCHER + VERIFIER.replace("return right", "return 2 * right"))
     with pytest.raises(UserError, match="--accept-changes"):
         trial.go_on(run)

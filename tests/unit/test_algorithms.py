@@ -26,6 +26,7 @@ from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.presets import PRESETS, Weighted
 from reasoner.gro.terms import Clip, CustomCredit, Term
 from reasoner.settings import Resolved, load_config, term_table, to_toml
+from reasoner.settings.schema import annotation_at
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "plugins" / "tanh_grpo.py"
@@ -98,6 +99,24 @@ def test_the_list_has_every_method_and_fits_80_columns() -> None:
     assert max(map(len, lines)) <= 80
     firsts = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
     assert [name for name in PRESETS if firsts.count(name) != 1] == []
+
+
+def test_the_list_says_what_each_of_its_columns_means() -> None:
+    text = shown("list")
+    heads = set(" ".join(text.splitlines()[:2]).split()) - {"preset", "paper"}
+    legend = text.partition("What the columns mean\n")[2]
+    assert heads == {line.split()[0] for line in legend.splitlines() if re.match(r"[a-z]+ {2,}", line)}
+    assert len(heads) == 6
+
+
+def test_show_says_what_of_a_paper_is_a_setting_and_its_keys_are_there() -> None:
+    text = " ".join(shown("show", "dapo").split())
+    assert "Dynamic sampling, the paper's replacement of groups whose rewards are all equal, is a setting:" in text
+    for preset in PRESETS.values():
+        for key in re.findall(r"\b[a-z_]+\.[a-z_.]+\b", preset.note):
+            assert annotation_at(tuple(key.split("."))) is not None, key
+    assert "sampling.refills" in PRESETS["dapo"].note
+    assert "Beside the method" not in shown("show", "grpo")
 
 
 def test_the_list_has_the_methods_of_plugins() -> None:

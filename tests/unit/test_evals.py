@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from reasoner.evals.table import print_results
 from reasoner.evaluation import Evaluation, summarise
 from reasoner.models import context_of
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
+from reasoner.runs.model import record_step
 from reasoner.settings import load_config
 
 SAMPLES = 16
@@ -67,6 +69,14 @@ def test_two_models_fit_80_columns_even_where_some_abstained() -> None:
     assert differences[0][-3:] == ["<0.001", "beyond", "noise"]
     assert [row[0] for row in differences[1:6]] == ["pass@16", "maj@16", "finished", "length", "reward"]
     assert lines[-4:] == [f"A  {'a' * 100}", f"B  {'b' * 100}", "", "evaluation folder: runs/one"]
+
+
+def test_a_model_of_a_run_is_named_with_its_step(tmp_path: Path) -> None:
+    """The one that `reasoner export` and the model card name."""
+    record_step(tmp_path, 20)
+    found = result("A", evaluation(0.3, 9))
+    of_run = replace(found, config=load_config("math-500", "gpu", sets=[f"model.path={tmp_path}"]).config)
+    assert f"A  {tmp_path}, step 20 of its run" in shown([of_run])
 
 
 def test_of_three_models_the_others_are_compared_with_the_first_by_correctness() -> None:

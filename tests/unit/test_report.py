@@ -11,6 +11,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,21 @@ def test_dropped_groups_are_in_the_report_and_say_so(made: Path, tmp_path: Path)
     groups = [group for group in data_of(page_of(run))["groups"] if group["training"]]
     assert [group["dropped"] for group in groups if group["step"] == 2] == [True, False, False]
     assert not any(group["dropped"] for group in groups if group["step"] != 2)
+
+
+def test_a_significant_change_of_length_is_not_shown_as_noise(made: Path) -> None:
+    """Grey is noise; a length beyond it has a colour of its own, neither that of better nor that of worse."""
+    comparison = collect([made / "first"]).runs[0].comparison
+    assert comparison
+    (length,) = (row for row in comparison.rows if row.difference.unit == "tokens")
+    moved = replace(length, difference=replace(length.difference, low=5.0, high=9.0, change=7.0, p=0.001))
+    still = replace(length, difference=replace(length.difference, low=-5.0, high=9.0, change=2.0, p=0.5))
+    assert (moved.tone, still.tone) == ("changed", "neutral")
+    style = (files("reasoner.report") / "assets" / "style.css").read_text()
+    for place in (".tile.{} .chip", "tr.{} .change", "tr.{} .change-plot .dot", "tr.{} .change-plot .reach"):
+        rules = [re.search(re.escape(place.format(tone)) + r" \{([^}]*)\}", style) for tone in ("better", "changed")]
+        assert all(rules), place
+        assert len({rule[1] for rule in rules if rule}) == 2
 
 
 def test_the_report_and_the_terminal_have_one_clock(tmp_path: Path) -> None:

@@ -292,6 +292,14 @@ def test_the_run_s_plugin_is_executed_once_in_each_process_of_score(cli: Cli, ru
     assert len(processes) == len(set(processes)) == 2  # the host of the workers is the other
 
 
+def test_score_with_another_weight_says_so_for_every_response(cli: Cli, run: Path) -> None:
+    code, out, err = cli("score", str(run), "--set", "rewards.number.weight=3.0")
+    assert (code, err) == (0, "")
+    shown = out.partition("Largest changes\n")[2].splitlines()
+    assert [line.strip() for line in shown[1::2]] == ["number -2, weight 1 -> 3", "number 1, weight 1 -> 3"]
+    assert not [line for line in shown if not line.strip()]
+
+
 def test_score_with_other_rewards_says_what_they_do(cli: Cli, run: Path, tmp_path: Path) -> None:
     output = tmp_path / "all.jsonl"
     code, out, err = cli("score", str(run), "--set", "rewards.number.options.factor=-2.0", "--output", str(output))

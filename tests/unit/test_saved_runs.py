@@ -246,4 +246,4 @@ def test_an_evaluation_alone_is_listed_and_shown(reasoner: Command, made: Path, 
     assert " eval " in reasoner("runs", "list", str(tmp_path / "runs"))[1]
     text = reasoner("runs", "show", str(folder))[1]
     assert "evaluation only" in text
-    assert "Evaluation [95% interval]" in text
+    assert "Evaluation without training [95% interval]" in text

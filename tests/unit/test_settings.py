@@ -291,11 +291,16 @@ def test_a_missing_key_is_named_with_what_it_means(tmp_path: Path) -> None:
 
 def test_a_task_without_a_method_only_evaluates(task: Path, tmp_path: Path) -> None:
     only = write(tmp_path / "only.toml", {key: value for key, value in TASK.items() if key != "gro"})
-    config = load_config(only, "laptop").config
+    resolved = load_config(only, "laptop")
+    config, typed = resolved.config, resolved.typed
+    assert typed == f"{only} --profile laptop"
     assert (config.gro.terms, config.online) == ({}, False)
-    with pytest.raises(ConfigError, match=r"task 'only' only evaluates.*`reasoner eval only`.*--set gro.preset=grpo"):
-        config.check_trains()
-    load_config(only, "laptop", sets=["gro.preset=grpo"]).config.check_trains()
+    with pytest.raises(
+        ConfigError,
+        match=r"task 'only' only evaluates.*`reasoner eval /.*only.toml --profile laptop`.*--set gro.preset=grpo",
+    ):
+        config.check_trains(typed)
+    load_config(only, "laptop", sets=["gro.preset=grpo"]).config.check_trains("")
     saved = tmp_path / "config.toml"
     saved.write_text(to_toml(config), encoding="utf-8")
     assert load_config(saved).config == config
