@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,11 @@ from reasoner.preflight import preflight
 from reasoner.records import Component, ScoredGroup
 from reasoner.rescore import load_saved, score_in_order
 from reasoner.rewards_api import RewardSource
+from reasoner.safe_text import printable
 from reasoner.scoring.compose import check_rewards
 from reasoner.scoring.service import ScoringService
 from reasoner.settings.layers import layer_of
 from reasoner.settings.messages import explain
-
-_log = logging.getLogger(__name__)
 
 Reward = str | RewardSource | Mapping[str, Any]
 """a registered source's name, a function marked with `@reward`, or an entry of `[[rewards]]` as a table, whose `source`
@@ -100,7 +98,8 @@ def score(
 
         reasoner.score([{"question": "2 + 3?", "answer": "5", "response": "It is 5."}], rewards=["math", my_verifier])
 
-    Nothing that it starts is left when it returns. It works in any thread and inside of an event loop.
+    What sources print appears, and the first exception of each with the end of its traceback. Nothing that it starts is
+    left when it returns. It works in any thread and inside of an event loop.
 
     Args:
         responses: rows, as tables or as a frame of pandas or polars (one of `Run.rollouts` is one). `response` is the
@@ -127,8 +126,12 @@ def score(
     with written(given) as files:
         check_rewards(entries, reward_sources(build_manager(files)))
         preflight(entries, files)
-        with ScoringService(entries, SCORING, files, _log.warning) as service:
+        with ScoringService(entries, SCORING, files, _say, fail=_say, log=_say) as service:
             return Scores(tuple(scored for groups in batches for scored in score_in_order(groups, service)))
+
+
+def _say(text: str) -> None:
+    print(printable(text), flush=True)  # noqa: T201
 
 
 def _entries(rewards: Sequence[Reward]) -> tuple[list[RewardConfig], list[RewardSource]]:

@@ -43,6 +43,7 @@ def hangs(problem, response):
 
 @reward("fails")
 def fails(problem, response):
+    print("looking at", response.text)
     return 1 / 0
 """
 ROWS = [
@@ -81,7 +82,9 @@ def test_rows_are_scored_by_functions_in_killable_workers(sources: dict[str, Any
     assert repr(scores) == "<Scores: 3 responses, mean reward 2, 1 with a failed call>"
 
 
-def test_failures_are_results_and_it_works_inside_of_an_event_loop(sources: dict[str, Any]) -> None:
+def test_failures_are_results_and_it_works_inside_of_an_event_loop(
+    sources: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     async def cell() -> reasoner.Scores:
         return reasoner.score(ROWS[:1], ["exact", sources["fails"]])
 
@@ -91,6 +94,9 @@ def test_failures_are_results_and_it_works_inside_of_an_event_loop(sources: dict
     assert exact.value == 1.0
     assert failed.failure is not None
     assert failed.failure.message.startswith("ZeroDivisionError: division by zero (fails.py:")
+    said = capsys.readouterr().out
+    assert "looking at 5 km" in said
+    assert "return 1 / 0" in said  # the end of its traceback
 
 
 def test_a_runs_responses_and_a_frame_of_them_are_scored_alike(tmp_path: Path) -> None:
