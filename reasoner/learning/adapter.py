@@ -9,6 +9,7 @@ the initial one: the reference policy costs no second copy.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,16 +81,20 @@ def _adaptable(model: Any) -> dict[str, nn.Linear]:
     """Layers that can have an adapter, by name.
 
     Not the output layer; not what is no linear layer or does more than one (experts that are one tensor, routers that
-    choose); nothing outside the part that reads text; and of a Mamba layer `in_proj` alone, because its kernels take
-    the other weights without calling their layers.
+    choose); not layers that share one weight, into which only one adapter could be merged; nothing outside the part
+    that reads text; and of a Mamba layer `in_proj` alone, because its kernels take the other weights without calling
+    their layers.
     """
     text = {id(module) for module in model.get_decoder().modules()} - {id(model.get_output_embeddings())}
+    layers_of = Counter(id(module.weight) for module in model.modules() if isinstance(module, nn.Linear))
     found = {}
     for name, module in model.named_modules():
         plain = type(module).forward is nn.Linear.forward or _last(name) not in _ROUTERS
         parent = model.get_submodule(name.rpartition(".")[0])
         mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
-        if isinstance(module, nn.Linear) and plain and id(module) in text and (not mamba or _last(name) == "in_proj"):
+        if not isinstance(module, nn.Linear) or layers_of[id(module.weight)] > 1:
+            continue
+        if plain and id(module) in text and (not mamba or _last(name) == "in_proj"):
             found[name] = module
     return found
 

@@ -118,6 +118,7 @@ MLP = {"gate_proj", "up_proj", "down_proj"}
         ("mamba2", {"in_proj"}),
         ("nemotron_h", ATTENTION | {"up_proj", "down_proj", "in_proj"}),
         ("jamba", ATTENTION | MLP | {"in_proj"}),
+        ("zamba2", {"in_proj", "linear"}),  # its attention is in several layers, with one weight
         ("gemma3_vl", ATTENTION | MLP),  # and not those of the part that reads images
     ],
 )
