@@ -32,7 +32,6 @@ KEPT = (".safetensors", ".json", ".txt", ".model", ".jinja", ".py")
 NEEDED = {
     "config.json": "the model's configuration",
     "generation_config.json": "what ends a response",
-    "tokenizer_config.json": "the tokenizer's configuration",
 }
 CONFIG = "training/config.toml"
 FACTS = ("training data", "evaluation data", "rewards", "method", "steps", "device", "engine")

@@ -119,7 +119,7 @@ def test_what_leaves_a_learner_has_the_names_of_the_folder(
     assert all(torch.equal(again[key], trained[key]) for key in trained)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "mixtral", "deepseek_v3", "gemma4", "qwen3_5_vl"])
+@pytest.mark.parametrize("name", ["gemma2", "mixtral", "deepseek_v3", "gemma4", "gemma3_vl", "qwen3_5_vl"])
 def test_a_sampler_takes_what_was_published(model: Callable[[str], Path], tmp_path: Path, name: str) -> None:
     some = learner(model(name))
     train(some)
