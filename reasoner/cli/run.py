@@ -67,7 +67,7 @@ def run(
             metavar="H", help="Hours after which it saves and ends, for --resume (run.max_hours); exit code 3."
         ),
     ] = None,
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
@@ -100,7 +100,7 @@ def run(
     arguments += _ranks_wanted(here, gpus, hostfile, arguments)
     going_on: Resume | None = None
     if resume is None and task is not None:
-        resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
+        resolved = ready(load_config(task, profile, config or (), arguments, plugin or ()))
     elif resume is not None:
         given = {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
         _refuse_beside_resume(given)

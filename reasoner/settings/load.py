@@ -41,7 +41,7 @@ class Resolved:
 
     config: Config
     origins: Mapping[str, str]
-    """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, the `--config` file, `--set`"""
+    """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, a `--config` file, `--set`"""
     preflights: Mapping[str, str] = field(default_factory=dict)
     """what reward sources and trackers say of this machine (`reasoner.preflight`), by how the plan calls them"""
 
@@ -49,14 +49,17 @@ class Resolved:
 def load_config(
     task: str | Path | TaskFile,
     profile: str | None = None,
-    config_file: str | Path | None = None,
+    config_files: Sequence[Path] = (),
     sets: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> Resolved:
     """The configuration of a run: `task` is a registered task's name, a TOML file of the user's, or read already.
 
     A complete configuration (a run folder's config.toml: it names its task and profile) stands for task and profile
-    both, whether it is given as `config_file` or as `task`.
+    both, whether it is given as `task` or as the first of `config_files`.
+
+    Args:
+        config_files: laid over task and profile in this order, later ones over earlier ones.
 
     Raises:
         ConfigError: a key, value or combination is not allowed; one line for each, with where the value came from.
@@ -64,15 +67,14 @@ def load_config(
     """
     manager = hooks.build_manager(plugins)
     found = task if isinstance(task, TaskFile) else find_task(task, hooks.task_files(manager))
-    extra = read_toml(Path(config_file)) if config_file else {}
-    if is_complete(extra):
-        if extra["task"] != found.name:
-            raise ConfigError(f"{config_file} is a configuration of task {extra['task']!r}, not of {found.name!r}.")
-        found, extra = TaskFile(found.name, Path(str(config_file)), str(config_file), extra), {}
+    tables = [(str(file), read_toml(file)) for file in config_files]
+    if tables and is_complete(tables[0][1]):
+        found = _complete(found, *tables.pop(0))
     leaves = _task_leaves(found, profile)
-    for layer in (layer_of(extra, str(config_file)), layer_of_sets(sets, leaves)):
-        _refuse_identity(layer)
-        leaves = overlay(leaves, layer)
+    for origin, table in tables:
+        _refuse_complete(origin, table)
+        leaves = _laid_over(leaves, layer_of(table, origin))
+    leaves = _laid_over(leaves, layer_of_sets(sets, leaves))
     leaves = _with_plugins(leaves, plugins)
     _check_entries(leaves)
     _refuse_secrets(leaves)
@@ -81,6 +83,26 @@ def load_config(
     config = _validated(leaves := _over_presets(leaves, algorithms))
     _check_names(config, manager, algorithms)
     return Resolved(config, _origins(config, leaves))
+
+
+def _complete(found: TaskFile, origin: str, table: Mapping[str, Any]) -> TaskFile:
+    """A complete configuration in the place of the task that was named."""
+    if table["task"] != found.name:
+        raise ConfigError(f"{origin} is a configuration of task {table['task']!r}, not of {found.name!r}.")
+    return TaskFile(found.name, Path(origin), origin, table)
+
+
+def _refuse_complete(origin: str, table: Mapping[str, Any]) -> None:
+    if is_complete(table):
+        raise ConfigError(
+            f"--config {origin} is a complete configuration, which sets every key and would undo the --config before "
+            "it: give it first, and the files that change it after it."
+        )
+
+
+def _laid_over(lower: Leaves, upper: Layer) -> Leaves:
+    _refuse_identity(upper)
+    return overlay(lower, upper)
 
 
 def _task_leaves(found: TaskFile, profile: str | None) -> Leaves:
