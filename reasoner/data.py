@@ -19,6 +19,7 @@ from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.hookspecs import Generator
 from reasoner.overlap import Policy, keep_apart
+from reasoner.prompts import plain_values
 from reasoner.records import Message, Problem
 from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
 from reasoner.templates import FailedError, Template, UnboundedError
@@ -233,8 +234,9 @@ def conversation(row: Row, prompt: PromptConfig, template: Template, section: st
     """
     if "question" in row.fields:
         text_field(row, "question", section)
+    plain = prompt.format == "plain"
     try:
-        text = template.render(row.fields)
+        text = template.render(plain_values(row.fields, prompt) if plain else row.fields)
     except jinja2.UndefinedError as error:
         found = re.match(r"'(\w+)' is undefined", error.message or "")
         missing = found[1] if found else "NAME"
@@ -246,6 +248,8 @@ def conversation(row: Row, prompt: PromptConfig, template: Template, section: st
         raise ConfigError(f"prompt.template fails on {row.place}: {error}.") from error
     if not text.strip():
         raise DataError(f"{row.place}: prompt.template gives an empty message.")
+    if plain:
+        return (Message("user", text),)
     turns = [Message("system", prompt.system)] if prompt.system else []
     for example in prompt.examples:
         turns += [Message("user", example["user"]), Message("assistant", example["assistant"])]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pluggy
 
 from reasoner import plugins
+from reasoner.chat_probe import TurnEnd
 from reasoner.config import Config, OfflineConfig
 from reasoner.data import Splits, Stream, load_held_out, load_splits, overlap_policy
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, SamplerError, UserError
 from reasoner.estimate import Estimate
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.hookspecs import Generator
@@ -21,17 +22,18 @@ from reasoner.machine import this_machine
 from reasoner.memory import Need, needs
 from reasoner.model_size import ModelSize
 from reasoner.models import open_tokenizer, resolve_device, resolve_model
-from reasoner.offline import Kind, OfflineData, OfflineTokenizer, load_offline
+from reasoner.offline import Kind, OfflineData, load_offline
 from reasoner.overlap import keep_apart
 from reasoner.plan import describe_offline, describe_plan
 from reasoner.problem_checks import check_sample
-from reasoner.prompts import render
-from reasoner.records import Problem, Prompt, ScoredGroup
+from reasoner.prompts import Renderer, open_renderer, render
+from reasoner.records import Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.references import describe_references
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
 from reasoner.safe_text import printable
 from reasoner.sampling.factory import check_sampler, choose_engine
+from reasoner.sampling.responses import all_end_tokens, end_tokens
 from reasoner.settings import Resolved
 
 
@@ -56,6 +58,8 @@ class Material:
     offline: Mapping[Source, OfflineData]
     streams: Mapping[Source, Stream[ScoredGroup]]
     """the groups of `offline` by step"""
+    turn_end: TurnEnd
+    """what ends a response beside the model's own end tokens"""
 
     def identity(self) -> dict[str, str]:
         """Checksums of all that (see `checksums.identify`)."""
@@ -105,11 +109,13 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         check_sampler(config, folder, training=training)
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
 
+    renderer = open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
+
     def prompts(problems: Sequence[Problem]) -> list[Prompt]:
-        return render(problems, tokenizer, config.model.chat_template_kwargs, config.sampling.max_prompt_tokens)
+        return render(problems, renderer, config.sampling.max_prompt_tokens)
 
     offline: dict[Source, OfflineData] = {
-        source: _offline(config, source, generators, tokenizer, splits.eval)
+        source: _offline(config, source, generators, renderer, splits.eval)
         for source in SOURCES
         if training and source != "online" and config.gro.reads(source)
     }
@@ -117,6 +123,9 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
     facts |= {"hub": said_offline()} if said_offline() else {}
     held_out, train = prompts(splits.eval), prompts(splits.train)
+    facts |= renderer.facts()
+    if engine:
+        facts["responses end"] = _said_ends(config, folder, tokenizer, renderer)
     critic = config.critic.path if training and config.gro.needs_critic else None
     return Material(
         config=config,
@@ -131,7 +140,24 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         problems=_problems(config, train) if training and config.online else None,
         offline=offline,
         streams={source: _stream(config, source, data) for source, data in offline.items()},
+        turn_end=renderer.turn_end(),
     )
+
+
+def _said_ends(config: Config, folder: Path, tokenizer: Any, renderer: Renderer) -> str:
+    """Where responses end, in words.
+
+    Raises:
+        UserError: nothing ends them.
+    """
+    own = end_tokens(folder, tokenizer)
+    params = renderer.turn_end().added_to(SamplingParams(0.0, 1, tuple(config.sampling.stop)))
+    try:
+        all_end_tokens(own, params)
+    except SamplerError as error:
+        raise UserError(f"model.path = {config.model.path!r}: {error}") from None
+    said = renderer.said_end(own)
+    return f"before {list(config.sampling.stop)} (sampling.stop), and {said}" if config.sampling.stop else said
 
 
 def _problem_checks(config: Config, manager: pluggy.PluginManager, problems: Sequence[Problem]) -> dict[str, str]:
@@ -159,13 +185,12 @@ def _offline(
     config: Config,
     source: Kind,
     generators: Mapping[str, Generator],
-    tokenizer: OfflineTokenizer,
+    renderer: Renderer,
     held_out: Sequence[Problem],
 ) -> OfflineData:
     """The responses of one source, apart from the evaluation problems."""
     wanted: OfflineConfig = getattr(config.data, source)
-    kwargs, seed = config.model.chat_template_kwargs, config.run.seed
-    data = load_offline(source, wanted, config.prompt, generators, tokenizer, kwargs, seed)
+    data = load_offline(source, wanted, config.prompt, generators, renderer, config.run.seed)
     policy = overlap_policy(config.data, wanted)
     groups, notes = keep_apart(data.groups, lambda scored: scored.group.problem, held_out, f"data.{source}", policy)
     return OfflineData(groups, (*data.notes, *notes))

@@ -18,16 +18,16 @@ complaint names the source, the row (a file's line) and the field.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from reasoner.config import OfflineConfig, PromptConfig
+from reasoner.control_tokens import NotTextError
 from reasoner.data import conversation, open_template
 from reasoner.errors import ConfigError, DataError, nearest
 from reasoner.hookspecs import Generator
-from reasoner.prompts import ChatTokenizer, render
+from reasoner.prompts import Renderer, not_text, prompt_ids
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
 from reasoner.templates import Template
@@ -37,18 +37,6 @@ Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
 VERDICTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 """spellings of a label, in lower case"""
-
-
-class OfflineTokenizer(ChatTokenizer, Protocol):
-    """What is needed of a Hugging Face tokenizer."""
-
-    @property
-    def eos_token(self) -> str | None: ...
-
-    @property
-    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +54,7 @@ def load_offline(
     config: OfflineConfig,
     prompt: PromptConfig,
     generators: Mapping[str, Generator],
-    tokenizer: OfflineTokenizer,
-    template_kwargs: Mapping[str, Any],
+    writer: Renderer,
     seed: int,
 ) -> OfflineData:
     """The rows of `data.<kind>` as scored groups. Ids are `<stem>:<row>`, as those of problems.
@@ -76,7 +63,7 @@ def load_offline(
     `too_long` says. The notes count both.
 
     Args:
-        template_kwargs: arguments of the chat template, `model.chat_template_kwargs`.
+        writer: of `prompt` and the model.
         seed: the run's seed, for the shuffle.
 
     Raises:
@@ -85,7 +72,7 @@ def load_offline(
         ConfigError: the prompt's or the chat template, a generator or the tokenizer does not fit.
     """
     section = f"data.{kind}"
-    renderer = _Renderer(tokenizer, template_kwargs, _special_tokens(tokenizer))
+    renderer = _Renderer(writer)
     stem = stem_of(config)
     rows = load_rows(config, generators, seed, section)
     with open_template(prompt) as template:
@@ -265,49 +252,31 @@ def _message(turn: Any, place: str) -> Message:
     return Message(role, content)
 
 
-def _special_tokens(tokenizer: OfflineTokenizer) -> tuple[str, ...]:
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return tuple(sorted(special | ({tokenizer.eos_token} if tokenizer.eos_token else set())))
-
-
 @dataclass(frozen=True, slots=True)
 class _Renderer:
-    """Rows through the chat template."""
+    """Rows as the model reads and writes them."""
 
-    tokenizer: OfflineTokenizer
-    template_kwargs: Mapping[str, Any]
-    special: tuple[str, ...]
+    writer: Renderer
 
     def group(self, row: Row, problem_id: str, written: _Written) -> tuple[ScoredGroup, bool]:
         """The group, and whether the template writes the white space around a response in its own way."""
         problem = Problem(problem_id, written.messages, "", row.fields)
-        prompt_ids = render([problem], self.tokenizer, self.template_kwargs, sys.maxsize)[0].token_ids
-        prompt = self._text(problem_id, written.messages, add_generation_prompt=True)
+        asked = problem
+        if "prompt" in row.fields:  # what `prompt.template` had as its question
+            asked = replace(problem, fields={**row.fields, "question": row.fields["prompt"]})
+        self.writer.check([asked])
+        prompt, ids = self.writer.prompt(asked), prompt_ids(asked, self.writer)
         responses, changed = [], False
         for completion in written.completions:
             place = f"{row.place}, field {completion.field!r}"
-            turn = Message("assistant", completion.text)
-            whole = self._text(problem_id, (*written.messages, turn), add_generation_prompt=False)
+            whole = self.writer.whole(asked, completion.text)
             body, end = self._parts(prompt, whole, completion.text.strip(), place)
-            changed |= body != completion.text
-            responses.append(_response(body, self._token_ids(prompt_ids, prompt, body + end, place)))
+            text = self.writer.control.restore(body)
+            changed |= text != completion.text
+            responses.append(_response(text, self._token_ids(ids, prompt, body + end, place)))
         rewards = tuple(completion.reward for completion in written.completions)
-        group = Group(problem, prompt_ids, tuple(responses))
+        group = Group(problem, ids, tuple(responses))
         return ScoredGroup(group, ((),) * len(responses), rewards), changed
-
-    def _text(self, problem_id: str, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, add_generation_prompt=add_generation_prompt, tokenize=False, **self.template_kwargs
-                )
-            )
-        except Exception as error:  # as in `render`: templates raise their own errors
-            raise ConfigError(
-                f"the model's chat template fails on {problem_id} with its response: {type(error).__name__}: {error}. "
-                "See model.chat_template_kwargs."
-            ) from error
 
     def _parts(self, prompt: str, whole: str, core: str, place: str) -> tuple[str, str]:
         """What the template writes of a response after the prompt, and the token that ends it.
@@ -324,13 +293,14 @@ class _Renderer:
             )
         rest = whole[len(prompt) :]
         start = len(rest) - len(rest.lstrip())
-        if not rest.startswith(core, start):
+        written = self.writer.control.protect(core)
+        if not rest.startswith(written, start):
             raise DataError(
                 f"{place}: the chat template changes the response: it writes {rest[:60]!r} for {core[:60]!r}. {advice}"
             )
-        stop = start + len(core)
-        ends = [(at, -len(token), token) for token in self.special if (at := rest.find(token, stop)) >= 0]
-        at, _, end = min(ends) if ends else (len(rest), 0, self.tokenizer.eos_token)
+        stop = start + len(written)
+        found = self.writer.control.first_in(rest[stop:])
+        at, end = (stop + found.start(), found[0]) if found else (len(rest), self.writer.end_token)
         if not end:
             raise ConfigError(
                 "model.path: neither its chat template nor its tokenizer has a token that ends a response. Set "
@@ -343,10 +313,13 @@ class _Renderer:
                 f"{place}: it contains {end!r}, the token that ends a response. Give the text alone: the chat template "
                 "adds its tokens."
             )
-        return rest[:at] if ends else rest[:stop], end
+        return rest[:at] if found else rest[:stop], end
 
     def _token_ids(self, prompt_ids: tuple[int, ...], prompt: str, response: str, place: str) -> tuple[int, ...]:
-        ids = tuple(self.tokenizer.encode(prompt + response, add_special_tokens=False))
+        try:
+            ids = self.writer.token_ids(prompt + response)
+        except NotTextError as error:
+            raise not_text(place, error) from error
         if ids[: len(prompt_ids)] != prompt_ids:
             raise DataError(
                 f"{place}: a token spans the end of the prompt and the start of the response, {response[:20]!r}, so "

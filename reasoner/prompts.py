@@ -1,22 +1,37 @@
-"""Problems as the policy sees them: chat template, tokens."""
+"""Problems as the policy reads them: chat template or plain text, and token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, Protocol
 
-import jinja2
+from jinja2 import meta
 
+from reasoner.chat_probe import SYSTEM, ChatProbe, ChatTraits, Turn, TurnEnd
+from reasoner.config import PromptConfig
+from reasoner.control_tokens import ControlTokens, EncodingTokenizer, NotTextError
 from reasoner.errors import ConfigError, DataError
-from reasoner.records import Problem, Prompt
-from reasoner.templates import FailedError, Template, UnboundedError
+from reasoner.records import Message, Problem, Prompt
+from reasoner.templates import FailedError, Template, UnboundedError, parse
+from reasoner.thinking import parts
 
-_tried: set[str] = set()
-"""chat templates that did not go beyond their bounds"""
+_NO_TEMPLATE = (
+    "model.path: its tokenizer has no chat template, so that a conversation cannot be written for it. Take an "
+    "instruction-tuned model, put a chat_template.jinja into the model's folder, or, for a base model, have "
+    "prompt.template write the whole text: --set prompt.format=plain (docs/tasks.md)."
+)
+
+_TRAITS: dict[str, ChatTraits] = {}
+"""chat template and its values -> what it writes"""
+_TRIED: dict[str, int] = {}
+"""the same -> characters of the longest conversation with which it stayed within its bounds"""
 
 
-class ChatTokenizer(Protocol):
+class ChatTokenizer(EncodingTokenizer, Protocol):
     """What is needed of a Hugging Face tokenizer."""
 
     @property
@@ -28,27 +43,88 @@ class ChatTokenizer(Protocol):
     def apply_chat_template(self, conversation: Sequence[Mapping[str, str]], **kwargs: Any) -> Any: ...
 
 
-def render(
-    problems: Iterable[Problem],
-    tokenizer: ChatTokenizer,
-    chat_template_kwargs: Mapping[str, Any],
-    max_prompt_tokens: int,
-) -> list[Prompt]:
-    """Each problem's conversation through the chat template, with the generation prompt, as token ids.
+class Renderer(Protocol):
+    """Writes problems, and responses to them, as one text with stand-ins (`ControlTokens`), and as token ids."""
+
+    control: ControlTokens
+    end_token: str | None
+    """the tokenizer's own end token, as it is spelled"""
+    typed: Counter[str]
+    """control tokens that messages spell -> the number of prompts that have them as text"""
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """See whether the problems can be written as they are meant to be, and what that takes.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        ...
+
+    def prompt(self, problem: Problem) -> str:
+        """The text that a response continues.
+
+        Raises:
+            ConfigError: the template fails.
+            DataError: it spells control tokens that cannot be written as text.
+        """
+        ...
+
+    def whole(self, problem: Problem, response: str) -> str:
+        """The same text with a response and what ends it."""
+        ...
+
+    def token_ids(self, text: str) -> tuple[int, ...]:
+        """Of what `prompt` and `whole` give.
+
+        Raises:
+            NotTextError: it spells control tokens that cannot be written as text.
+        """
+        ...
+
+    def turn_end(self) -> TurnEnd:
+        """What ends a response beside the model's own end tokens."""
+        ...
+
+    def said_end(self, own: Collection[int]) -> str:
+        """Where responses end, in words.
+
+        Args:
+            own: the model's end tokens.
+        """
+        ...
+
+    def facts(self) -> dict[str, str]:
+        """What else is worth knowing of it, by name."""
+        ...
+
+
+def open_renderer(
+    tokenizer: ChatTokenizer, prompt: PromptConfig, template_kwargs: Mapping[str, Any] | None = None
+) -> Renderer:
+    """The renderer of `prompt.format`.
+
+    Args:
+        template_kwargs: arguments of the chat template, `model.chat_template_kwargs`.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, and one is needed.
+    """
+    if prompt.format == "plain":
+        return PlainRenderer(tokenizer, prompt)
+    return ChatRenderer(tokenizer, prompt, template_kwargs or {})
+
+
+def render(problems: Iterable[Problem], renderer: Renderer, max_prompt_tokens: int) -> list[Prompt]:
+    """Each problem as token ids, up to where its response begins.
 
     Raises:
         ConfigError: the tokenizer has no chat template, or the template refuses the conversation or its arguments.
-        DataError: a prompt is longer than `max_prompt_tokens`; the message names the longest and how many there are.
+        DataError: a prompt is longer than `max_prompt_tokens` (the message names the longest and how many there are),
+            or spells control tokens that cannot be written as text.
     """
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            "model.path: its tokenizer has no chat template, so that a conversation cannot be written for it. Take an "
-            "instruction-tuned model, or put a chat_template.jinja into the model's folder."
-        )
     problems = list(problems)
-    if problems:
-        _try_chat_template(tokenizer, chat_template_kwargs, problems)
-    prompts = [Prompt(problem, _token_ids(problem, tokenizer, chat_template_kwargs)) for problem in problems]
+    renderer.check(problems)
+    prompts = [Prompt(problem, prompt_ids(problem, renderer)) for problem in problems]
     too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
     if too_long:
         longest = max(too_long, key=lambda prompt: len(prompt.token_ids))
@@ -60,45 +136,327 @@ def render(
     return prompts
 
 
-def _try_chat_template(tokenizer: ChatTokenizer, kwargs: Mapping[str, Any], problems: Sequence[Problem]) -> None:
-    """Render the first conversation and the longest one within bounds, before transformers does it without any.
+def prompt_ids(problem: Problem, renderer: Renderer) -> tuple[int, ...]:
+    """One problem as token ids; see `render`."""
+    text = renderer.prompt(problem)
+    renderer.typed.update(renderer.control.stand_ins_in(text))
+    try:
+        return renderer.token_ids(text)
+    except NotTextError as error:
+        raise not_text(problem.id, error) from error
 
-    Once per template and process. What else is wrong with the template, transformers tells.
+
+def not_text(place: str, error: NotTextError) -> DataError:
+    """The error of a problem or response whose control tokens cannot be written as text."""
+    return DataError(f"{place}: {error}. Leave it out, or take the control tokens out of its text.")
+
+
+class ChatRenderer:
+    """With the tokenizer's chat template; see `Renderer`.
 
     Raises:
-        ConfigError: it takes more time or memory than a template may.
+        ConfigError: the tokenizer has none.
     """
-    template = kwargs.get("chat_template") or tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not isinstance(template, str) or template in _tried:
-        return
-    values = {**tokenizer.special_tokens_map, "tools": None, "documents": None, "add_generation_prompt": True, **kwargs}
-    longest = max(problems, key=lambda problem: sum(len(message.content) for message in problem.messages))
-    with Template(template, "chat") as trial:
-        for problem in (problems[0], longest):
-            try:
-                with suppress(FailedError, jinja2.UndefinedError):
-                    trial.render({**values, "messages": _turns(problem)})
-            except UnboundedError as error:
-                raise ConfigError(f"the model's chat template fails on problem {problem.id}: {error}.") from None
-    _tried.add(template)
 
+    def __init__(self, tokenizer: ChatTokenizer, prompt: PromptConfig, template_kwargs: Mapping[str, Any]) -> None:
+        if not tokenizer.chat_template:
+            raise ConfigError(_NO_TEMPLATE)
+        self._tokenizer, self._prompt, self._kwargs = tokenizer, prompt, template_kwargs
+        self.end_token = tokenizer.eos_token
+        self.typed = Counter[str]()
+        self._has_written = {"system": False, "examples": False}
+        self._values = {**tokenizer.special_tokens_map, "tools": None, "documents": None, **template_kwargs}
+        self._template = _template_of(tokenizer, template_kwargs)
+        self._key = json.dumps([self._template, self._values], default=str)
 
-def _turns(problem: Problem) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in problem.messages]
+    @property
+    def traits(self) -> ChatTraits:
+        """What the template writes beside the messages."""
+        if self._template is None:
+            return ChatTraits()
+        if self._key not in _TRAITS:
+            with ChatProbe(self._template, self._values) as probe:
+                _TRAITS[self._key] = ChatTraits.of(probe)
+        return _TRAITS[self._key]
 
+    @cached_property
+    def control(self) -> ControlTokens:
+        return ControlTokens(self._tokenizer, self.traits.frame)
 
-def _token_ids(problem: Problem, tokenizer: ChatTokenizer, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    try:
-        ids = tokenizer.apply_chat_template(
-            _turns(problem), add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Render the first conversation and the longest one within bounds, before transformers does it without any, and
+        see whether the template writes what it is given. What else is wrong with it, transformers tells.
+
+        Raises:
+            ConfigError: the template takes more time or memory than one may, has no place for a system message, or
+                leaves the thinking of an example out.
+        """
+        if self._template is None or not problems:
+            return
+        self._try(problems)
+        if not self._has_written["system"] and (found := next(filter(self._has_system, problems), None)):
+            self._check_system(found)
+            self._has_written["system"] = True
+        if not self._has_written["examples"] and (found := next(filter(self._has_examples, problems), None)):
+            self._check_examples(found)
+            self._has_written["examples"] = True
+
+    def prompt(self, problem: Problem) -> str:
+        return self._text(problem, [], f"problem {problem.id}", generation=True)
+
+    def whole(self, problem: Problem, response: str) -> str:
+        turn = Message("assistant", response)
+        return self._text(problem, [turn], f"{problem.id} with its response", generation=False)
+
+    def token_ids(self, text: str) -> tuple[int, ...]:
+        return self.control.token_ids(text)
+
+    def turn_end(self) -> TurnEnd:
+        return self.traits.turn_end(self.control)
+
+    def said_end(self, own: Collection[int]) -> str:
+        end = self.turn_end()
+        if end.token is not None and end.token in own:
+            return f"at {end.text}, as the chat template has it"
+        if end.token is not None:
+            return f"at {end.text}, as the chat template has it, and at the model's end tokens, of which it is none"
+        if end.text:
+            return f"before {end.text!r}, as the chat template has it, and at the model's end tokens"
+        return "at the model's end tokens; the chat template writes nothing after a response"
+
+    def facts(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if opened := self.traits.opened.strip():
+            found["thinking"] = (
+                f"the chat template writes {opened} before every response: the text that reward sources see begins "
+                "with it"
+            )
+        elif closed := self.traits.closed:
+            found["thinking"] = (
+                f"the chat template writes an empty block, {closed.strip()!r}, before every response: the policy is "
+                "asked not to think, and think_format gives 0 (model.chat_template_kwargs)"
+            )
+        return found | _said_typed(self.typed)
+
+    def _text(self, problem: Problem, more: Sequence[Message], place: str, *, generation: bool) -> str:
+        try:
+            turns = self._turns(problem, more, self.control)
+        except NotTextError as error:
+            raise not_text(place, error) from error
+        try:
+            return self._rendered(turns, generation=generation)
+        except Exception as error:  # templates raise their own errors
+            raise ConfigError(
+                f"the model's chat template fails on {place}: {type(error).__name__}: {error}. See "
+                "model.chat_template_kwargs."
+            ) from error
+
+    def _rendered(self, turns: Sequence[Turn], *, generation: bool) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(turns, add_generation_prompt=generation, tokenize=False, **self._kwargs)
         )
-    except (
-        Exception
-    ) as error:  # templates raise their own errors, for example for a system message that they do not take
+
+    def _turns(
+        self, problem: Problem, more: Sequence[Message] = (), control: ControlTokens | None = None
+    ) -> list[dict[str, str]]:
+        """The messages, system messages as `prompt.system_role` has it; with `control`: protected."""
+        messages = (*problem.messages, *more)
+        system = [message.content for message in messages if message.role == "system"]
+        if system and self._prompt.system_role == "user":
+            messages = tuple(message for message in messages if message.role != "system")
+            at = next((at for at, message in enumerate(messages) if message.role == "user"), 0)
+            first = Message("user", "\n\n".join([*system, messages[at].content]))
+            messages = (*messages[:at], first, *messages[at + 1 :])
+        return [
+            {"role": message.role, "content": control.protect(message.content) if control else message.content}
+            for message in messages
+        ]
+
+    def _has_system(self, problem: Problem) -> bool:
+        return any(turn["role"] == "system" for turn in self._turns(problem))
+
+    def _has_examples(self, problem: Problem) -> bool:
+        said = [message.content for message in problem.messages if message.role == "assistant"]
+        return bool(said) and said == [example["assistant"] for example in self._prompt.examples]
+
+    def _try(self, problems: Sequence[Problem]) -> None:
+        """Once per template and process, and where a conversation is more than twice as long as those that were tried.
+
+        Raises:
+            ConfigError: the template goes beyond its bounds.
+        """
+        assert self._template is not None
+        lengths = [sum(len(message.content) for message in problem.messages) for problem in problems]
+        tried = _TRIED.get(self._key, -1)
+        if max(lengths) <= 2 * tried:
+            return
+        with ChatProbe(self._template, self._values) as probe:
+            for problem in (problems[0], problems[lengths.index(max(lengths))]):
+                try:
+                    with suppress(FailedError):
+                        probe.render(self._turns(problem))
+                except UnboundedError as error:
+                    raise ConfigError(f"the model's chat template fails on problem {problem.id}: {error}.") from None
+            if self._key not in _TRAITS:
+                _TRAITS[self._key] = ChatTraits.of(probe)
+        _TRIED[self._key] = max(tried, *lengths)
+
+    def _check_system(self, problem: Problem) -> None:
+        """The template writes system messages.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        turns = self._turns(problem)
+        marked = [{**turn, "content": SYSTEM} if turn["role"] == "system" else turn for turn in turns]
+        try:
+            if SYSTEM in self._rendered(marked, generation=True):
+                return
+            what = "leaves the system message out"
+        except Exception as error:  # templates raise their own errors
+            if not self._takes([turn for turn in turns if turn["role"] != "system"]):
+                return  # it refuses something else, which is told when the problem is rendered
+            what = f"refuses a system message ({type(error).__name__}: {error})"
+        own = problem.messages[0] == Message("system", self._prompt.system)
         raise ConfigError(
-            f"the model's chat template fails on problem {problem.id}: {type(error).__name__}: {error}. "
-            "See prompt.system and model.chat_template_kwargs."
-        ) from error
-    return tuple(ids)
+            f"{'prompt.system' if own else f'problem {problem.id}'}: the model's chat template {what}. To put it "
+            "before the first user message: --set prompt.system_role=user; or leave it out."
+        )
+
+    def _takes(self, turns: Sequence[Turn]) -> bool:
+        try:
+            self._rendered(turns, generation=True)
+        except Exception:  # templates raise their own errors
+            return False
+        return True
+
+    def _check_examples(self, problem: Problem) -> None:
+        """The template writes what the assistant says in the worked examples.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        try:
+            written = self._rendered(self._turns(problem), generation=True)
+        except Exception:  # told when it is rendered
+            return
+        for at, example in enumerate(self._prompt.examples):
+            for part in parts(example["assistant"]):
+                if part not in written:
+                    raise ConfigError(
+                        f"prompt.examples[{at}].assistant: the model's chat template leaves {_short(part)} out, as "
+                        "templates do with the thinking of earlier responses: the policy would see examples without "
+                        "it. Take it out of the example, write the examples into prompt.system or prompt.template, or "
+                        "look whether the template has an argument that keeps it (model.chat_template_kwargs)."
+                    )
+
+
+class PlainRenderer:
+    """Without chat template: `prompt.template` is the whole text, after the token with which the tokenizer begins one.
+
+    Control tokens that the template itself has are meant; those in a row's fields are text.
+    """
+
+    def __init__(self, tokenizer: ChatTokenizer, prompt: PromptConfig) -> None:
+        self._tokenizer, self._prompt = tokenizer, prompt
+        self.end_token = tokenizer.eos_token
+        self.control = ControlTokens(tokenizer)
+        self.typed = Counter[str]()
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Nothing is asked of the model."""
+
+    @cached_property
+    def _begin(self) -> tuple[int, ...]:
+        """What the tokenizer puts before a text."""
+        with_, without = (self._tokenizer.encode("a", add_special_tokens=special) for special in (True, False))
+        found = next((at for at in range(len(with_)) if with_[at : at + len(without)] == without), 0)
+        return tuple(with_[:found])
+
+    def prompt(self, problem: Problem) -> str:
+        if len(problem.messages) != 1:
+            raise DataError(
+                f"problem {problem.id}: it is a conversation of {len(problem.messages)} messages, and with "
+                "prompt.format = 'plain' a prompt is one text. Give text in the place of messages."
+            )
+        text = problem.messages[0].content
+        if self.control.first_in(text) is None:
+            return text
+        return self._protected(problem, text)
+
+    def _protected(self, problem: Problem, text: str) -> str:
+        """The text, rendered again with stand-ins in the row's fields."""
+        try:
+            fields = self.control.protect_all(dict(problem.fields))
+        except NotTextError as error:
+            raise not_text(f"problem {problem.id}", error) from error
+        with Template(self._prompt.template) as template:
+            protected = template.render(plain_values(fields, self._prompt))
+        if self.control.restore(protected) != text:
+            raise DataError(
+                f"problem {problem.id}: prompt.template looks into control tokens of the model that the row spells. "
+                "Leave the row out."
+            )
+        return protected
+
+    def whole(self, problem: Problem, response: str) -> str:
+        end = self.end_token or ""
+        try:
+            return self.prompt(problem) + self.control.protect(response) + end
+        except NotTextError as error:
+            raise not_text(f"{problem.id} with its response", error) from error
+
+    def token_ids(self, text: str) -> tuple[int, ...]:
+        ids = self.control.token_ids(text)
+        return ids if ids[: len(self._begin)] == self._begin else (*self._begin, *ids)
+
+    def turn_end(self) -> TurnEnd:
+        return TurnEnd()
+
+    def said_end(self, own: Collection[int]) -> str:
+        return "at the model's end tokens (a base model seldom writes them: see sampling.stop)"
+
+    def facts(self) -> dict[str, str]:
+        return {"prompt": "plain text, without chat template"} | _said_typed(self.typed)
+
+
+def plain_values(fields: Mapping[str, Any], prompt: PromptConfig) -> dict[str, Any]:
+    """What `prompt.template` has with `prompt.format = "plain"`: the row's columns, `system` and `examples`."""
+    return {**fields, "system": prompt.system, "examples": prompt.examples}
+
+
+def check_prompt(prompt: PromptConfig) -> None:
+    """Everything that is set reaches the policy.
+
+    Raises:
+        ConfigError: with `prompt.format = "plain"` the template leaves `prompt.system` or `prompt.examples` out.
+    """
+    if prompt.format != "plain":
+        return
+    used = meta.find_undeclared_variables(parse(prompt.template))
+    for name, value in (("system", prompt.system), ("examples", prompt.examples)):
+        if value and name not in used:
+            raise ConfigError(
+                f"prompt.{name} is set, and prompt.template, which with prompt.format = 'plain' is the whole text, "
+                f"does not use the variable `{name}`: write it there, or leave prompt.{name} out."
+            )
+
+
+def _template_of(tokenizer: ChatTokenizer, kwargs: Mapping[str, Any]) -> str | None:
+    """The chat template that is used; None: transformers chooses among several."""
+    named, wanted = tokenizer.chat_template, kwargs.get("chat_template")
+    if isinstance(named, dict):
+        return named.get(wanted or "default", wanted)
+    return wanted or named
+
+
+def _said_typed(typed: Counter[str]) -> dict[str, str]:
+    if not typed:
+        return {}
+    named = ", ".join(f"{token} in {count}" for token, count in typed.most_common(3))
+    more = f" and {len(typed) - 3} others" if len(typed) > 3 else ""
+    return {"control tokens": f"spelled in prompts, where they stay text: {named}{more}"}
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")

@@ -64,6 +64,8 @@ class SamplingParams:
     """strings that end a response; the text is cut before them, their tokens stay"""
     seed: int = 0
     """same seed, same engine, same weights: same responses"""
+    end_tokens: tuple[int, ...] = ()
+    """token ids that end a response beside the model's own: how the chat template ends a turn"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,9 @@ class Response:
     """What the policy wrote, exactly as it was generated."""
 
     text: str
-    """decoded without special tokens, cut before a stop string; for reading and scoring, never tokenised again. It
-    begins with `<think>` where the chat template had opened the thinking block, and keeps the marks of thinking where
-    these are special tokens"""
+    """decoded without special tokens and the end token, cut before a stop string; for reading and scoring, never
+    tokenised again. It begins with `<think>` (or another mark, `reasoner.thinking`) where the chat template had opened
+    the thinking, and keeps the marks of thinking where these are special tokens"""
     token_ids: tuple[int, ...]
     """(T,) as generated, the end token included when it was sampled"""
     policy_mask: tuple[bool, ...]

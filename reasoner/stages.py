@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from reasoner.ahead import Ahead
+from reasoner.chat_probe import TurnEnd
 from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
 from reasoner.data import Stream
@@ -57,6 +58,8 @@ class Evaluator:
     sampler: Sampler
     events: Events
     """the plugins that watch"""
+    turn_end: TurnEnd
+    """what ends a response beside the model's own end tokens"""
     seconds: float = 0.0
     """spent in evaluations"""
 
@@ -68,7 +71,7 @@ class Evaluator:
         """
         started = time.perf_counter()
         config = self.config.required_evaluation
-        params = evaluation_params(self.config)
+        params = self.turn_end.added_to(evaluation_params(self.config))
         progress = partial(self.view.stage, "evaluation")
         evaluation, groups = evaluate(
             self.sampler, self.scorer, self.held_out, params, config.samples, config.correct, progress

@@ -21,6 +21,7 @@ from reasoner.gro.presets import Preset, Weighted
 from reasoner.gro.schedules import MetricSwitch
 from reasoner.gro.terms import CustomCredit, CustomLink
 from reasoner.models import has_nvidia_gpu
+from reasoner.prompts import check_prompt
 from reasoner.reporting.metrics import find, sources, terms
 from reasoner.reporting.tracking import check_trackers
 from reasoner.rows import check_generator
@@ -274,6 +275,7 @@ def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algo
         if isinstance(term.schedule, MetricSwitch):
             _check_metric(f"gro.terms.{name}.schedule.metric", term.schedule.metric, config)
     open_template(config.prompt).close()
+    check_prompt(config.prompt)
 
 
 def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..., Any]]) -> None:

@@ -76,4 +76,4 @@ def test_the_other_settings_load(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text(columns)
     assert tomllib.loads(columns)["data"]["train"]["columns"] == {"question": "problem", "answer": "solution"}
-    assert load_config("math-gsm8k", "laptop", own).config.data.train is not None
+    assert load_config("math-gsm8k", "laptop", [own]).config.data.train is not None

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.offline import Kind, OfflineData, load_offline
-from reasoner.prompts import render
+from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, Problem, ScoredGroup
 from tests.tiny import CHAT_TEMPLATE, build_tiny_model
 
@@ -50,7 +50,7 @@ def source(folder: Path, *rows: Any, **settings: Any) -> OfflineConfig:
 def load(
     kind: Kind, config: OfflineConfig, tokenizer: Any, prompt: PromptConfig = PLAIN, **template_kwargs: Any
 ) -> OfflineData:
-    return load_offline(kind, config, prompt, {}, tokenizer, template_kwargs, seed=0)
+    return load_offline(kind, config, prompt, {}, open_renderer(tokenizer, prompt, template_kwargs), seed=0)
 
 
 def texts(scored: ScoredGroup) -> list[str]:
@@ -103,7 +103,7 @@ def test_the_prompt_is_the_one_that_fresh_responses_are_sampled_for(tmp_path: Pa
     (scored,) = load("demos", source(tmp_path, row), tokenizer).groups
     assert scored.rewards == (1.0,)
     assert [message.role for message in scored.group.problem.messages] == ["system", "user", "assistant", "user"]
-    (prompt,) = render([scored.group.problem], tokenizer, {}, 1000)
+    (prompt,) = render([scored.group.problem], open_renderer(tokenizer, PLAIN), 1000)
     assert scored.group.prompt_ids == prompt.token_ids
     assert tokenizer.decode(scored.group.responses[0].token_ids) == "4\n\n<|im_end|>"
 
@@ -159,7 +159,7 @@ def test_generated_problems_are_demonstrations(tokenizer: Any) -> None:
         yield from ({"question": f"{n} + {seed}", "answer": n + seed} for n in range(count))
 
     config = OfflineConfig(generator="sums", limit=2, seed=5, shuffle=False)
-    data = load_offline("demos", config, PLAIN, {"sums": sums}, tokenizer, {}, seed=0)
+    data = load_offline("demos", config, PLAIN, {"sums": sums}, open_renderer(tokenizer, PLAIN), seed=0)
     assert [(scored.group.problem.id, texts(scored)) for scored in data.groups] == [
         ("sums-5:0", ["5"]),
         ("sums-5:1", ["6"]),
@@ -378,7 +378,10 @@ def test_a_token_over_the_border_of_prompt_and_response_is_refused(tmp_path: Pat
 def test_the_shuffle_is_the_runs(tmp_path: Path, tokenizer: Any) -> None:
     config = source(tmp_path, *({"prompt": str(n), "completion": "a"} for n in range(12)), shuffle=True)
     orders = {
-        seed: [s.group.problem.id for s in load_offline("demos", config, PLAIN, {}, tokenizer, {}, seed).groups]
+        seed: [
+            s.group.problem.id
+            for s in load_offline("demos", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed).groups
+        ]
         for seed in (1, 2)
     }
     assert orders[1] != orders[2]
