@@ -164,6 +164,15 @@ def test_responses_end_with_any_end_token_a_stop_string_or_at_their_limit(sample
     for response in stopped:
         assert response.finish_reason == "stop"
         assert tokenizer.decode(response.token_ids, skip_special_tokens=True) == response.text + "k"
+    [end] = tokenizer.encode("e")
+    params = SamplingParams(1.0, 40, seed=5, end_tokens=(end,))
+    responses = [r for group in sampler.sample(prompts(folder), 64, params) for r in group.responses]
+    ended = [r for r in responses if end in r.token_ids]
+    assert ended
+    for response in ended:
+        assert (response.finish_reason, response.token_ids.index(end)) == ("stop", len(response.token_ids) - 1)
+        assert tokenizer.decode(response.token_ids[:-1]) == response.text
+    assert {r.token_ids[-1] for r in responses if r.finish_reason == "stop" and r not in ended} >= ends
 
 
 def test_a_caller_that_has_enough_leaves_the_engine_ready(sampler: VllmSampler, folder: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from transformers import AutoTokenizer
 
 from reasoner.errors import SamplerError
 from reasoner.handover import SavedModel, check_gap, hand_over
@@ -149,6 +150,10 @@ def test_log_probabilities_of_both_servers_agree_with_transformers(
     stopped = next(sampler.sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, stop=("e", "a"))))
     assert all(not {"e", "a"} & set(response.text) for response in stopped.responses)
     assert "stop" in {response.finish_reason for response in stopped.responses}
+    [end] = AutoTokenizer.from_pretrained(folder).encode("e")
+    ended = next(sampler.sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, end_tokens=(end,))))
+    assert any(response.token_ids[-1] == end for response in ended.responses)
+    assert all(end not in response.token_ids[:-1] and "e" not in response.text for response in ended.responses)
 
 
 def _in_order(sampler: ServerSampler, folder: Path) -> list[Group]:
