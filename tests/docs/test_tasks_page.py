@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reasoner.__main__ import main
+from reasoner.data import load_held_out
 from reasoner.files import READERS
 from reasoner.runs.folder import read_evaluations, read_metrics
 from reasoner.settings import load_config
@@ -67,6 +68,21 @@ def test_the_commands_do_what_the_page_says(
     assert len(read_metrics(folder)) == 2
     assert [evaluated.step for evaluated in read_evaluations(folder)] == [0, 2]
     reasoner(*[argument.replace("runs/RUN", str(folder)) for argument in evaluate], *quick)
+
+
+def test_the_prompt_of_a_base_model_is_written_as_the_page_has_it(tmp_path: Path) -> None:
+    (plain,) = re.findall(r'^```toml\n(prompt\.format = "plain"\n.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "plain.toml").write_text(plain)
+    (tmp_path / "rows.jsonl").write_text(FILES["test.jsonl"])
+    sets = [f"data.{name}.path={tmp_path / 'rows.jsonl'}" for name in ("train", "eval")]
+    config = load_config("math-gsm8k", "laptop", [tmp_path / "plain.toml"], sets).config
+    assert config.data.eval is not None
+    problems = load_held_out(config.data.eval, config.prompt, {})
+    (text,) = {problem.messages[0].content for problem in problems if "book" in problem.messages[0].content}
+    assert text == (
+        "Problems, and their solutions in a few words.\n\nProblem: A pen costs 2 euros. What do 3 pens cost?\n"
+        "Solution: 3 x 2 = 6. \\boxed{6}\n\nProblem: A book costs 7 euros. What do 2 books cost?\nSolution:"
+    )
 
 
 def test_the_other_settings_load(tmp_path: Path) -> None:
