@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from reasoner.errors import DataError
 from reasoner.thinking import MARKS
 
 if TYPE_CHECKING:
@@ -43,6 +45,11 @@ class NotTextError(ValueError):
     """The text of a message cannot be written without control tokens."""
 
 
+def not_text(place: str, error: NotTextError) -> DataError:
+    """The error of a problem or response whose control tokens cannot be written as text."""
+    return DataError(f"{place}: {error}. Leave it out, or take the control tokens out of its text.")
+
+
 class ControlTokens:
     """The control tokens of a tokenizer: its special tokens, and what a chat template writes beside the messages.
 
@@ -66,6 +73,7 @@ class ControlTokens:
         self._spelled = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._stand_ins = {spelling: chr(_FIRST + at) for at, spelling in enumerate(longest_first)}
         self._restored = {ord(stand_in): spelling for spelling, stand_in in self._stand_ins.items()}
+        self._typed = Counter[str]()
         unknown = getattr(tokenizer, "unk_token_id", None)  # any text can become that one
         self._counted = frozenset(self._ids.values()) - {unknown}
 
@@ -95,9 +103,17 @@ class ControlTokens:
             return {key: self.protect_all(inner) for key, inner in value.items()}
         return [self.protect_all(inner) for inner in value] if isinstance(value, list) else value
 
-    def stand_ins_in(self, text: str) -> list[str]:
-        """The control tokens whose stand-ins are in a text, each once."""
-        return list(dict.fromkeys(self._restored[ord(found)] for found in _OURS.findall(text)))
+    def count_typed(self, text: str) -> None:
+        """Remember which stand-ins are in the text of a prompt, for `facts`."""
+        self._typed.update(dict.fromkeys((self._restored[ord(found)] for found in _OURS.findall(text)), 1))
+
+    def facts(self) -> dict[str, str]:
+        """What is worth knowing: which control tokens prompts have as text, and how many prompts."""
+        if not self._typed:
+            return {}
+        named = ", ".join(f"{token} in {count}" for token, count in self._typed.most_common(3))
+        more = f" and {len(self._typed) - 3} others" if len(self._typed) > 3 else ""
+        return {"control tokens": f"spelled in prompts, where they stay text: {named}{more}"}
 
     def restore(self, text: str) -> str:
         """The text with the control tokens' spellings in place of their stand-ins."""

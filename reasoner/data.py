@@ -19,7 +19,7 @@ from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.hookspecs import Generator
 from reasoner.overlap import Policy, keep_apart
-from reasoner.prompts import plain_values
+from reasoner.plain_renderer import plain_values
 from reasoner.records import Message, Problem
 from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
 from reasoner.templates import FailedError, Template, UnboundedError

@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from reasoner.config import OfflineConfig, PromptConfig
-from reasoner.control_tokens import NotTextError
+from reasoner.control_tokens import NotTextError, not_text
 from reasoner.data import conversation, open_template
 from reasoner.errors import ConfigError, DataError, nearest
 from reasoner.hookspecs import Generator
-from reasoner.prompts import Renderer, not_text, prompt_ids
+from reasoner.prompts import Renderer, prompt_ids
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
 from reasoner.templates import Template
@@ -252,6 +252,14 @@ def _message(turn: Any, place: str) -> Message:
     return Message(role, content)
 
 
+def _question(row: Row, written: _Written) -> Any:
+    """What a row has in the place of a question: text for `prompt.template`, or the messages that are taken as they
+    are."""
+    fields = ("messages", "prompt", *(completion.field for completion in written.completions))
+    conversations = [row.fields[name] for name in fields if isinstance(row.fields.get(name), list)]
+    return conversations[0] if conversations else row.fields.get("prompt")
+
+
 @dataclass(frozen=True, slots=True)
 class _Renderer:
     """Rows as the model reads and writes them."""
@@ -262,8 +270,8 @@ class _Renderer:
         """The group, and whether the template writes the white space around a response in its own way."""
         problem = Problem(problem_id, written.messages, "", row.fields)
         asked = problem
-        if "prompt" in row.fields:  # what `prompt.template` had as its question
-            asked = replace(problem, fields={**row.fields, "question": row.fields["prompt"]})
+        if question := _question(row, written):
+            asked = replace(problem, fields={**row.fields, "question": question})
         self.writer.check([asked])
         prompt, ids = self.writer.prompt(asked), prompt_ids(asked, self.writer)
         responses, changed = [], False

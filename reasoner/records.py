@@ -35,7 +35,7 @@ class Problem:
     id: str
     """Unique within its data source and stable across runs (`gsm8k-test:17`)."""
     messages: tuple[Message, ...]
-    """The conversation that the policy continues."""
+    """The conversation that the policy continues; with `prompt.format = "plain"` one message, the whole text."""
     answer: str
     """The reference answer, as the data source spells it (for GSM8K: the whole solution that ends in `#### n`)."""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -48,7 +48,8 @@ class Prompt:
 
     problem: Problem
     token_ids: tuple[int, ...]
-    """The chat-templated conversation with the generation prompt, tokenised once for every engine."""
+    """The text up to where a response begins (the chat-templated conversation with the generation prompt, or the plain
+    text), tokenised once for every engine."""
 
 
 @dataclass(frozen=True, slots=True)

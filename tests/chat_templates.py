@@ -152,7 +152,7 @@ def _core(kind: str) -> tuple[Tokenizer, Any]:
         core.normalizer = normalizers.NFKC()
         core.pre_tokenizer = pre_tokenizers.Metaspace()
         core.decoder = decoders.Metaspace()
-        special = {"special_tokens": ["<s>", "</s>", "<unk>"], "unk_token": "<unk>"}
+        special: dict[str, Any] = {"special_tokens": ["<s>", "</s>", "<unk>"], "unk_token": "<unk>"}
         return core, trainers.UnigramTrainer(initial_alphabet=alphabet, **special, **size)
     assert kind == "words"
     core = Tokenizer(models.WordPiece(unk_token="<unk>"))

@@ -21,7 +21,7 @@ from reasoner.gro.presets import Preset, Weighted
 from reasoner.gro.schedules import MetricSwitch
 from reasoner.gro.terms import CustomCredit, CustomLink
 from reasoner.models import has_nvidia_gpu
-from reasoner.prompts import check_prompt
+from reasoner.plain_renderer import check_prompt
 from reasoner.reporting.metrics import find, sources, terms
 from reasoner.reporting.tracking import check_trackers
 from reasoner.rows import check_generator

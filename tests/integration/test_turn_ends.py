@@ -113,10 +113,11 @@ def test_responses_of_training_and_evaluation_end_where_the_template_ends_a_turn
     assert said == "at <|im_end|>, as the chat template has it, and at the model's end tokens, of which it is none"
 
 
-def test_responses_of_an_evaluation_end_there_too(task: Path) -> None:
+def test_responses_of_an_evaluation_end_there_too(task: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = session.start([resolved(task)])
     [responses] = responses_in(folder).values()
     check_ended(responses)
+    assert "responses end" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -141,8 +142,9 @@ def test_a_base_model_without_a_chat_template_is_trained_on_plain_text(plain: Pa
     for responses in responses_in(folder).values():
         assert any(tokenizer.decode(response.token_ids).endswith("k") for response in responses)
         assert all("k" not in response.text for response in responses)
-    [prompt] = {tokenizer.decode(each.token_ids) for each in stages.drawer.prompts.values() if "0" in each.problem.id}
-    assert prompt == "Q: 0 + 1?\nA:"
+    assert stages.drawer is not None
+    prompts = {tokenizer.decode(prompt.token_ids) for prompt in stages.drawer.prompts.values()}
+    assert prompts == {f"Q: {n} + 1?\nA:" for n in range(4)}
     chosen = json.loads((folder / "environment.json").read_text())["chosen"]
     assert chosen["prompt"] == "plain text, without chat template"
     assert chosen["responses end"].startswith("before ['k'] (sampling.stop), and at the model's end tokens")

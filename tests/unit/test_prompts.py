@@ -206,11 +206,15 @@ def test_offline_responses_to_plain_prompts_end_with_the_tokenizers_end_token(tm
     (scored,) = load_offline("demos", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0).groups
     assert tokenizer.decode(scored.group.prompt_ids) == "<s>Question: 2 <|end|>?\nAnswer:"
     assert tokenizer.convert_tokens_to_ids("<|end|>") not in scored.group.prompt_ids
-    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
-    with pytest.raises(DataError, match=r"problem rows:0: it is a conversation of 3 messages, .* one text"):
-        demonstrations(
-            tmp_path, tokenizer, PLAIN, "demos", {"messages": [*chat, {"role": "assistant", "content": "d"}]}
-        )
+    asked, said = ({"role": role, "content": "a"} for role in ("user", "assistant"))
+    for row in (
+        {"messages": [asked, said]},
+        {"messages": [asked, said, asked, said]},
+        {"prompt": [asked], "completion": "b"},
+        {"prompt": "a", "completion": [asked, said]},
+    ):
+        with pytest.raises(DataError, match=r"problem rows:0: it is a conversation, .* one text"):
+            demonstrations(tmp_path, tokenizer, PLAIN, "demos", row)
 
 
 def test_control_tokens_in_demonstrations_are_text(tmp_path: Path) -> None:
