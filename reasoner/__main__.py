@@ -9,6 +9,7 @@ import traceback
 from types import TracebackType
 from typing import NoReturn
 
+from reasoner.caller import answer_caller, tell_error
 from reasoner.cli.app import app
 from reasoner.cli.console import complain
 from reasoner.errors import MissingDependencyError, OutOfTimeError, ReasonerError, RunError, UserError
@@ -22,21 +23,22 @@ OUT_OF_TIME = 3
 def main() -> None:
     """Run the command line. Errors that a user can act on are one message; anything else is a bug, with traceback."""
     sys.excepthook = _show_bug
+    answer_caller()
     try:
         app()
     except RankError as error:
-        if error.code != OUT_OF_TIME:
+        if not tell_error(error, error.code) and error.code != OUT_OF_TIME:
             complain(error)
         sys.exit(error.code)
     except OutOfTimeError as error:  # the run has said it, and how to go on
-        report(error, OUT_OF_TIME)
+        _told(error, OUT_OF_TIME)
         sys.exit(OUT_OF_TIME)
     except (UserError, MissingDependencyError) as error:
         _fail(error, 2)
     except RunError as error:
         _fail(error, 1)
     except Exception as error:
-        if not report(error, 1):
+        if not _told(error, 1):
             raise
         sys.exit(1)
 
@@ -46,10 +48,15 @@ def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def _fail(error: ReasonerError, code: int) -> NoReturn:
-    """End with one message: on the terminal, or on a rank by the launcher."""
-    if not report(error, code):
+    """End with one message: on the terminal, or by whoever started this command."""
+    if not _told(error, code):
         complain(error)
     sys.exit(code)
+
+
+def _told(error: BaseException, code: int) -> bool:
+    """Whether the launcher of this rank, or the program that called this command, says it."""
+    return report(error, code) or tell_error(error, code)
 
 
 if __name__ == "__main__":

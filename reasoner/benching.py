@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reasoner.cases import Case, Progress, make_response, score_cases, shown
-from reasoner.evaluation import CORRECT, Scorer
+from reasoner.evaluation import Scorer
 from reasoner.records import Component, FailureKind, Problem, Response
 from reasoner.testing import agrees
 
@@ -90,16 +90,21 @@ class SelfTest:
     """responses by form"""
     bare: int
     """answers without a mark, in which the verifier finds none: they were scored in one only"""
+    inapplicable: int
+    """answers of problems to which the source says that it does not apply"""
     rejected: tuple[Rejected, ...]
 
 
-def self_test(scorer: Scorer, problems: Sequence[Problem], counting: Counting) -> SelfTest:
+def self_test(scorer: Scorer, problems: Sequence[Problem], counting: Counting, least: float = 1.0) -> SelfTest:
     r"""Score every reference answer as the data source gives it, and in the mark that its source looks for.
 
     A source that looks for a final answer by some method says so: `method` is in its parts, and `reference` is the
     final answer that it compares with; the mark is `\boxed{}`. One that looks for a program has `program` in its parts;
     the mark is a fenced block, for an answer without one. The others are tested with the answers as given. An answer in
     which such a source finds nothing because it has no mark is scored in the mark only.
+
+    Args:
+        least: the value that a reference answer must get.
     """
     given = [make_response(problem.answer) for problem in problems]
     first = _components(scorer, problems, given, counting("answers as given", len(problems)))
@@ -107,10 +112,11 @@ def self_test(scorer: Scorer, problems: Sequence[Problem], counting: Counting) -
         (problem, *mark) for problem, part in zip(problems, first, strict=True) if (mark := _marked(problem, part))
     ]
     bare = [_is_bare(problem, part) for problem, part in zip(problems, first, strict=True)]
+    inapplicable = [part.value is None and part.failure is None for part in first]
     rejected = [
         _rejected(problem, "as given", problem.answer, part)
-        for problem, part, skip in zip(problems, first, bare, strict=True)
-        if not skip and part.value != CORRECT
+        for problem, part, *skip in zip(problems, first, bare, inapplicable, strict=True)
+        if not any(skip) and not _is_taken(part, least)
     ]
     again = _components(
         scorer,
@@ -121,10 +127,15 @@ def self_test(scorer: Scorer, problems: Sequence[Problem], counting: Counting) -
     rejected += [
         _rejected(problem, form, text, part)
         for (problem, form, text), part in zip(marked, again, strict=True)
-        if part.value != CORRECT
+        if not _is_taken(part, least)
     ]
-    scored = {"as given": len(problems) - sum(bare), **Counter(form for _, form, _ in marked)}
-    return SelfTest(scored, sum(bare), tuple(rejected))
+    given_alone = len(problems) - sum(bare) - sum(inapplicable)
+    scored = {"as given": given_alone, **Counter(form for _, form, _ in marked)}
+    return SelfTest(scored, sum(bare), sum(inapplicable), tuple(rejected))
+
+
+def _is_taken(part: Component, least: float) -> bool:
+    return part.value is not None and part.value >= least
 
 
 def _marked(problem: Problem, part: Component) -> tuple[Form, str] | None:

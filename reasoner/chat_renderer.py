@@ -90,11 +90,10 @@ class ChatRenderer:
             self._has_written["examples"] = True
 
     def prompt(self, problem: Problem) -> str:
-        return self._text(problem, [], f"problem {problem.id}", generation=True)
+        return self._text(problem, [], generation=True)
 
     def whole(self, problem: Problem, response: str) -> str:
-        turn = Message("assistant", response)
-        return self._text(problem, [turn], f"{problem.id} with its response", generation=False)
+        return self._text(problem, [Message("assistant", response)], generation=False)
 
     def token_ids(self, text: str) -> tuple[int, ...]:
         return self.control.token_ids(text)
@@ -126,17 +125,18 @@ class ChatRenderer:
             )
         return found | self.control.facts()
 
-    def _text(self, problem: Problem, more: Sequence[Message], place: str, *, generation: bool) -> str:
+    def _text(self, problem: Problem, more: Sequence[Message], *, generation: bool) -> str:
+        where = "its response" if more else ""
         try:
             turns = self._turns(problem, more, self.control)
         except NotTextError as error:
-            raise not_text(place, error) from error
+            raise not_text(f"problem {problem.id}", error, where=where) from error
         try:
             return self._rendered(turns, generation=generation)
         except Exception as error:  # templates raise their own errors
             raise ConfigError(
-                f"the model's chat template fails on {place}: {type(error).__name__}: {error}. See "
-                "model.chat_template_kwargs."
+                f"the model's chat template fails on problem {problem.id}{f' with {where}' if where else ''}: "
+                f"{type(error).__name__}: {error}. See model.chat_template_kwargs."
             ) from error
 
     def _rendered(self, turns: Sequence[Turn], *, generation: bool) -> str:

@@ -7,7 +7,6 @@ seeds and schedules are functions of the step and of the metrics, and need no st
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +19,10 @@ from reasoner.bounded_files import LARGE_BYTES, read_json
 from reasoner.codec import read_parquet, to_json, write_parquet
 from reasoner.config import RunConfig
 from reasoner.errors import RunError
-from reasoner.evaluation import Evaluation
 from reasoner.fresh import Fresh
 from reasoner.ranks import Ranks, part_of
 from reasoner.runs.folder import Run
+from reasoner.runs.model import best_steps
 from reasoner.scoring.service import ScoringService
 
 STATE_FILE = "state.json"
@@ -93,8 +92,12 @@ class Keeper:
     _seconds: float = 0.0
     """that it took"""
 
-    def restore(self, checkpoint: Path) -> None:
+    def restore(self, checkpoint: Path, *, forget_scores: bool = False) -> None:
         """Give every part but the models, which read it themselves, its state back.
+
+        Args:
+            checkpoint: its folder.
+            forget_scores: leave out the known scores, and the groups that were scored ahead: other ones are sampled.
 
         Raises:
             RunError: the checkpoint is of a run with other parts, or a part does not find what it needs.
@@ -113,9 +116,9 @@ class Keeper:
                     f"{checkpoint / STATE_FILE} does not hold {error} of the part {name!r}: it was written by another "
                     "version of reasoner or its plugins. Resume the run with that version, or start a new one"
                 ) from error
-        if self.scoring:
+        if self.scoring and not forget_scores:
             self.scoring.load_scores(checkpoint / self._scores_file)
-        if (checkpoint / AHEAD_FILE).exists():
+        if (checkpoint / AHEAD_FILE).exists() and not forget_scores:
             (drawn,) = read_parquet(checkpoint / AHEAD_FILE, Fresh)
             self.ahead.restore(drawn)
         self.committed()
@@ -225,14 +228,5 @@ class Keeper:
         self.run.keep_checkpoints({*self.run.checkpoints.steps()[-self.config.keep_last :], *self._best()})
 
     def _best(self) -> set[int]:
-        """The steps with the best evaluations; of two equal ones the later."""
-        evaluated = [step for step in self.run.evaluations if step > 0]
-        ranked = sorted(evaluated, key=lambda step: (*quality(self.run.evaluations[step]), step), reverse=True)
-        return set(ranked[: self.config.keep_best])
-
-
-def quality(evaluation: Evaluation) -> tuple[float, float]:
-    """What checkpoints are compared by: accuracy, then mean reward."""
-    figures = (evaluation.accuracy, evaluation.find("reward"))
-    accuracy, reward = (-math.inf if figure is None else figure.value for figure in figures)
-    return accuracy, reward
+        """The steps with the best evaluations."""
+        return set(best_steps(self.run.evaluations)[: self.config.keep_best])

@@ -115,8 +115,9 @@ class PromptConfig(Model):
 class SourceConfig(Model):
     """`[data.train]`, `[data.eval]`: exactly one of `path`, `hub`, `generator`."""
 
-    path: str | None = None
-    """local file: .jsonl, .json, .csv or .parquet"""
+    path: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """local file (.jsonl, .json, .csv, .tsv, .parquet), a pattern such as `shards/*.parquet`, or a list of them; in a
+    task or configuration file relative to that file"""
     hub: str | None = None
     """data set id on the Hugging Face hub"""
     generator: str | None = None
@@ -126,7 +127,8 @@ class SourceConfig(Model):
     split: str = "train"
     """split of a hub data set"""
     columns: dict[str, str] = Field(default_factory=dict)
-    """mapping: `question` and `answer` (and any template variable) to the names in the data"""
+    """`question` and `answer` (and any template variable) -> the field's name in the data, or a Jinja template of the
+    row such as `{{ reward_model.ground_truth }}`"""
     limit: Positive | None = None
     """rows used; None: all (generators need a number)"""
     shuffle: bool = True
@@ -151,9 +153,7 @@ class OfflineConfig(SourceConfig):
     per_step: Positive | None = None
     """rows per training step; None: learning.problems_per_step"""
     max_tokens: Positive = 1024
-    """tokens of a prompt and its longest response together"""
-    too_long: Literal["refuse", "drop"] = "refuse"
-    """what happens to longer rows; how many were dropped is said"""
+    """tokens of a prompt and its longest response together; longer rows cannot be used (`data.on_bad_row`)"""
 
 
 class DataConfig(Model):
@@ -172,6 +172,12 @@ class DataConfig(Model):
     overlap: Literal["refuse", "drop", "allow"] = "refuse"
     """training problems that are evaluation problems, but for white space, case and punctuation: the run is refused,
     they are left out (generated ones always are, unless allowed), or they stay"""
+    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """share of the problems that is held out for evaluation, in the place of `data.eval`, whatever `run.seed` is; of
+    `pairs`, `labelled` and `demos`, too"""
+    on_bad_row: Literal["refuse", "drop"] = "refuse"
+    """rows that cannot be used (an empty answer, a missing field, a prompt that is too long): the run is refused with a
+    list of them, or they are left out, and duplicates too; how many were is said"""
 
     @property
     def sources(self) -> dict[str, SourceConfig]:
@@ -432,6 +438,9 @@ class LearningConfig(Model):
     """response positions whose logits are in memory at once"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, about a third more time"""
+    packing: Literal["auto", "packed", "padded"] = "auto"
+    """whether responses go through the model one after the other without padding (`packed`) or one per padded sequence;
+    `auto`: packed where the model can"""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """one row holds a group's prompt once; `auto`: where it saves more than a fifth of the tokens"""
     reference: Literal["auto", "none"] = "auto"
@@ -446,7 +455,8 @@ class LoraConfig(Model):
     alpha: Annotated[float, Field(gt=0.0)] = 32.0
     """the adapter's output is scaled by alpha / rank"""
     targets: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["all-linear"])
-    """last parts of the names of linear layers (`q_proj`); `all-linear`: all but the output layer"""
+    """last parts of the names of linear layers (`q_proj`); `all-linear`: all but the output layer, routers, experts and
+    what the kernels of a Mamba layer read themselves"""
     handover: Literal["auto", "adapter", "merged"] = "auto"
     """what the sampler gets: the `adapter` alone, or all weights with the adapter `merged` into them; `auto`: the
     adapter where the sampler can take it"""
@@ -476,15 +486,17 @@ class EvaluationConfig(Model):
     """`[evaluation]`: before, during and after training."""
 
     every: Annotated[int, Field(ge=0)] = 0
-    """steps between evaluations; 0: only before and after"""
+    """steps between evaluations, on `data.eval` and on what is held out of offline data; 0: only before and after"""
     samples: Positive = 1
     """responses per problem (the k of avg@k, pass@k, maj@k)"""
     temperature: Annotated[float, AfterValidator(_temperature)] = 0.0
     """0: greedy; otherwise from 0.01 to 2"""
     max_tokens: Positive | None = None
     """tokens per response; None: as in sampling"""
-    correct: str
-    """the reward source whose value decides whether a response is correct"""
+    correct: str = ""
+    """the reward source whose value decides whether a response is correct; needed where responses are sampled"""
+    threshold: float = 1.0
+    """value of that source from which on a response is correct: 0.8 for a judge that rarely gives full marks"""
 
     @model_validator(mode="after")
     def _greedy_once(self) -> Self:
@@ -561,8 +573,20 @@ class Config(Model):
 
     @property
     def online(self) -> bool:
-        """Whether some term reads fresh groups; otherwise there is no sampler and no scoring."""
+        """Whether some term reads fresh groups."""
         return self.gro.reads("online")
+
+    @property
+    def has_sampler(self) -> bool:
+        """Whether a training samples and scores: for terms that read fresh groups, or for its evaluations alone, where
+        there are problems in `data.eval`, rewards, and one that decides."""
+        decides = self.evaluation is not None and self.evaluation.correct != ""
+        return self.online or (self.data.eval is not None and bool(self.rewards) and decides)
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """Reward source -> the one that it is `when`."""
+        return {reward.source: reward.when for reward in self.rewards if reward.when is not None}
 
     @property
     def learner(self) -> Literal["torch", "deepspeed"]:
@@ -581,14 +605,17 @@ class Config(Model):
         """`evaluation`, where the command needs it.
 
         Raises:
-            ConfigError: it is not set.
+            ConfigError: it is not set, or does not say what is correct.
         """
-        if self.evaluation is None:
+        if self.evaluation is None or not self.evaluation.correct:
             raise ConfigError("evaluation.correct is needed and not set: the reward source that decides.")
         return self.evaluation
 
-    def check_trains(self) -> None:
+    def check_trains(self, typed: str) -> None:
         """Refuse to train on a task that only evaluates.
+
+        Args:
+            typed: what names the task on the command line (`Resolved.typed`).
 
         Raises:
             ConfigError: there is no method; it says how to evaluate, and how to train all the same.
@@ -596,7 +623,7 @@ class Config(Model):
         if not self.gro.terms:
             raise ConfigError(
                 f"task {self.task!r} only evaluates: it names no method to train with. Evaluate a model on it with "
-                f"`reasoner eval {self.task}`; to train on it, give it a method and training problems: "
+                f"`reasoner eval {typed}`; to train on it, give it a method and training problems: "
                 "--set gro.preset=grpo --set data.train.path=FILE (`reasoner algorithms list`)."
             )
 

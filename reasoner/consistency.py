@@ -35,8 +35,26 @@ def _check_rewards(config: Config) -> None:
         raise ValueError(f"rewards: each source may appear once, got {names}")
     if found := mistake_of_conditions(config.rewards):
         raise ValueError(found)
-    if config.evaluation is not None and config.evaluation.correct not in names:
+    if config.evaluation is not None and config.evaluation.correct not in ("", *names):
         raise ValueError(f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: {names}")
+
+
+def _check_evaluation(config: Config) -> None:
+    """There is something to evaluate on, and what decides where responses are sampled."""
+    evaluation = config.evaluation
+    if evaluation is None:
+        return
+    samples = config.online or not config.gro.terms or (config.data.eval is not None and bool(config.rewards))
+    if samples and not evaluation.correct:
+        raise ValueError(
+            "evaluation.correct is needed and not set: the reward source that decides whether a response is correct, "
+            f"one of {', '.join(reward.source for reward in config.rewards) or 'the rewards, which are not set either'}"
+        )
+    if evaluation.every and config.gro.terms and not config.has_sampler and config.data.holdout is None:
+        raise ValueError(
+            f"evaluation.every = {evaluation.every} has nothing to evaluate on: hold out a share of the rows, "
+            "data.holdout = 0.05, or set data.eval, rewards and evaluation.correct to have responses sampled"
+        )
 
 
 def _check_sources(config: Config) -> None:
@@ -47,7 +65,7 @@ def _check_sources(config: Config) -> None:
                 key
                 for key, value in (
                     ("data.train", config.data.train),
-                    ("data.eval", config.data.eval),
+                    ("data.eval (or data.holdout = 0.05)", config.data.eval or config.data.holdout),
                     ("rewards", config.rewards),
                     ("evaluation", config.evaluation),
                 )
@@ -115,7 +133,7 @@ def _check_tensor_parallel(config: Config) -> None:
     if gpus > 1 and config.sampling.mode == "server":
         raise ValueError(
             f"sampling.tensor_parallel = {gpus} has no effect with sampling.mode = 'server': spread the model where it "
-            f"is served, `reasoner serve --tensor-parallel {gpus}`"
+            f"is served, `reasoner serve TASK --tensor-parallel {gpus}`"
         )
     if ranks > 1 and ranks % gpus:
         fitting = [str(count) for count in range(1, ranks + 1) if ranks % count == 0]
@@ -229,6 +247,12 @@ def _check_prompt(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     train, held_out = config.data.train, config.data.eval
+    offline = any((config.data.pairs, config.data.labelled, config.data.demos))
+    if config.data.holdout is not None and held_out is not None and not offline:
+        raise ValueError(
+            f"data.holdout = {config.data.holdout} has no effect beside data.eval: leave one of them out "
+            "(--set data.eval=none)"
+        )
     if train is None or held_out is None:
         return
     if train.generator is not None and train.generator == held_out.generator and train.seed == held_out.seed:
@@ -241,6 +265,7 @@ def _check_data(config: Config) -> None:
 CHECKS = (
     _check_rewards,
     _check_sources,
+    _check_evaluation,
     _check_groups,
     _check_refills,
     _check_ahead,

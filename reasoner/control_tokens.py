@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reasoner.errors import DataError
+from reasoner.row_report import RowError
 from reasoner.thinking import MARKS
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ class NotTextError(ValueError):
     """The text of a message cannot be written without control tokens."""
 
 
-def not_text(place: str, error: NotTextError) -> DataError:
-    """The error of a problem or response whose control tokens cannot be written as text."""
-    return DataError(f"{place}: {error}. Leave it out, or take the control tokens out of its text.")
+def not_text(place: str, error: NotTextError, *, where: str = "") -> RowError:
+    """The error of a problem or response whose control tokens cannot be written as text; arguments as of `RowError`."""
+    complaint = f"{error}. Leave it out, or take the control tokens out of its text."
+    return RowError(place, complaint, "with control tokens that cannot be written as text", where=where)
 
 
 class ControlTokens:
@@ -80,6 +81,10 @@ class ControlTokens:
     def first_in(self, text: str) -> re.Match[str] | None:
         """The first control token that the text spells."""
         return self._spelled.search(text)
+
+    def is_in(self, text: str) -> bool:
+        """Whether the text spells control tokens, or has characters that are kept for stand-ins."""
+        return self._spelled.search(text) is not None or _OURS.search(text) is not None
 
     def id_of(self, spelling: str) -> int:
         """The id of a control token."""

@@ -1,28 +1,32 @@
 """Problems to train and evaluate on, and the stream of what each training step takes.
 
-    rows --template--> Problem
+    rows --columns--> renamed --order, limit--> chosen --template--> Problem
 
-Every complaint names the source, the row (a file's line) and the field.
+Every complaint names the source, the row (a file's line) and the field. Rows that cannot be used are collected
+(`reasoner.row_report`), so that one message names all of them.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import jinja2
 
+from reasoner.columns import Columns
 from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.hookspecs import Generator
-from reasoner.overlap import Policy, keep_apart
-from reasoner.plain_renderer import plain_values
+from reasoner.overlap import Policy, hold_out, keep_apart, once
+from reasoner.plain_renderer import not_one_text, plain_values
 from reasoner.records import Message, Problem
-from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
+from reasoner.row_report import RowError, RowReport
+from reasoner.rows import Row, field_names, read_rows, text_field
 from reasoner.templates import FailedError, Template, UnboundedError
+from reasoner.turns import opening_of
 
 T = TypeVar("T")
 
@@ -40,31 +44,64 @@ class Splits:
     """what is worth knowing about them, in sentences: problems that are in both"""
 
 
-def load_splits(data: DataConfig, prompt: PromptConfig, generators: Mapping[str, Generator], seed: int) -> Splits:
+def load_splits(
+    data: DataConfig,
+    prompt: PromptConfig,
+    generators: Mapping[str, Generator],
+    seed: int,
+    report: RowReport | None = None,
+    *,
+    needs_answer: bool = True,
+) -> Splits:
     """Training and evaluation problems; none where the configuration has no source (it refuses that where a term needs
-    one).
+    one). Without `data.eval`, `data.holdout` of the training problems are those to evaluate on.
+
+    Args:
+        report: collects bad rows, for a caller that settles it; None: bad rows are refused or noted here.
+        needs_answer: whether a row must have an answer, because a reward source compares with it.
 
     Raises:
         DataError: a source is missing, empty or malformed, or training problems are evaluation problems
             (`data.overlap`).
         ConfigError: the template or a generator does not fit.
     """
-    held_out = load_held_out(data.eval, prompt, generators) if data.eval is not None else []
-    if data.train is None:
-        return Splits((), tuple(held_out), ())
-    train = load_problems(data.train, prompt, generators, seed, "data.train")
-    fresh, notes = keep_apart(train, lambda problem: problem, held_out, "data.train", overlap_policy(data, data.train))
-    return Splits(fresh, tuple(held_out), notes)
+    rows = report or RowReport(data.on_bad_row)
+    load = ProblemLoader(prompt, generators, rows, needs_answer=needs_answer)
+    train: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    held_out = load.problems(data.eval, HELD_OUT_SEED, "data.eval") if data.eval is not None else ()
+    if data.train is not None and data.eval is None and data.holdout is not None:
+        train, held_out = load.split(data.train, seed, data.holdout)
+    elif data.train is not None:
+        train = load.problems(data.train, seed, "data.train")
+        examples = example_turns(prompt)
+        policy = overlap_policy(data, data.train)
+        train, notes = keep_apart(train, _itself, held_out, "data.train", policy, examples)
+    return Splits(train, held_out, notes if report else (*rows.settle(), *notes))
 
 
-def load_held_out(source: SourceConfig, prompt: PromptConfig, generators: Mapping[str, Generator]) -> list[Problem]:
-    """The evaluation problems: the same ones in the same order for every `run.seed`.
+def load_held_out(
+    data: DataConfig,
+    prompt: PromptConfig,
+    generators: Mapping[str, Generator],
+    report: RowReport | None = None,
+    *,
+    needs_answer: bool = True,
+) -> tuple[Problem, ...]:
+    """The evaluation problems: the same ones in the same order for every `run.seed`. Arguments as in `load_splits`.
 
     Raises:
         DataError: the source is missing, empty or malformed.
-        ConfigError: the template or a generator does not fit.
+        ConfigError: neither `data.eval` nor a share of the training problems is set, or the template or a generator
+            does not fit.
     """
-    return load_problems(source, prompt, generators, HELD_OUT_SEED, "data.eval")
+    if data.eval is None and (data.holdout is None or data.train is None):
+        raise ConfigError(
+            "data.eval is needed to evaluate and not set, for example --set data.eval.path=FILE; or hold out a share "
+            "of the training problems: --set data.holdout=0.05."
+        )
+    wanted = data if data.eval is None else data.model_copy(update={"train": None})
+    return load_splits(wanted, prompt, generators, 0, report, needs_answer=needs_answer).eval
 
 
 def overlap_policy(data: DataConfig, source: SourceConfig) -> Policy:
@@ -79,29 +116,166 @@ def load_problems(
     generators: Mapping[str, Generator],
     seed: int,
     section: str = "data.train",
+    *,
+    needs_answer: bool = True,
 ) -> list[Problem]:
-    """The problems of one source. Ids are `<stem>:<row>`, the same whatever `seed` and `limit` choose.
+    """The problems of one source, whose bad rows are refused. Ids are `<stem>:<row>`, the same whatever `seed` and
+    `limit` choose.
 
     Args:
         seed: for the shuffle.
         section: the configuration section that describes the source, for messages.
+        needs_answer: as in `load_splits`.
 
     Raises:
         DataError: the source is missing, empty or malformed.
         ConfigError: the template or a generator does not fit.
     """
-    rows = load_rows(source, generators, seed, section)
-    stem = stem_of(source)
-    with open_template(prompt) as template:
-        return [
-            Problem(
-                f"{stem}:{row.number}",
-                conversation(row, prompt, template, section),
-                text_field(row, "answer", section),
-                row.fields,
+    report = RowReport()
+    found = ProblemLoader(prompt, generators, report, needs_answer=needs_answer).problems(source, seed, section)
+    report.settle()
+    return list(found)
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemLoader:
+    """Makes problems of rows."""
+
+    prompt: PromptConfig
+    generators: Mapping[str, Generator]
+    report: RowReport
+    """collects the rows of which none can be made"""
+    needs_answer: bool = True
+    """whether a row must have an answer"""
+
+    def problems(self, source: SourceConfig, seed: int, section: str) -> tuple[Problem, ...]:
+        """The problems of a source that a command uses: shuffled, the first `limit` of them.
+
+        Raises:
+            DataError: the source is missing, empty, or malformed as a whole.
+            ConfigError: the template or a generator does not fit.
+        """
+        rows = ordered(self._rows(source, section), source, seed)
+        return self._made(rows, source.limit, section)
+
+    def split(self, source: SourceConfig, seed: int, share: float) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+        """Problems to train on and held-out ones of the training data, each of those once; `limit` counts both.
+
+        Raises:
+            DataError, ConfigError: as `problems`.
+        """
+        everything = self._made(self._rows(source, "data.train"), None, "data.train")
+        examples = example_turns(self.prompt)
+        train, held_out = split_items(everything, _itself, source, seed, share, examples, "data.train")
+        return train, once(held_out, _itself, examples)
+
+    def _rows(self, source: SourceConfig, section: str) -> list[Row]:
+        return load_rows(source, self.generators, section, self.report)
+
+    def _made(self, rows: Iterable[Row], limit: int | None, section: str) -> tuple[Problem, ...]:
+        with open_template(self.prompt) as template:
+            found = build(rows, limit, section, self.report, lambda row: self._problem(row, template, section), _texts)
+        as_they_are = sum(isinstance(problem.fields.get("question"), list) for problem in found)
+        if as_they_are and (ignored := _ignored(self.prompt)):
+            self.report.note(
+                section,
+                f"{section}: {as_they_are:,} of {len(found):,} prompts are messages, which are taken as they are: "
+                f"{ignored} not apply to them.",
             )
-            for row in rows
-        ]
+        return tuple(found)
+
+    def _problem(self, row: Row, template: Template, section: str) -> Problem:
+        return Problem(
+            row.id, conversation(row, self.prompt, template, section), self._answer(row, section), row.fields
+        )
+
+    def _answer(self, row: Row, section: str) -> str:
+        value = row.fields.get("answer")
+        if not self.needs_answer and (value is None or (isinstance(value, str) and not value.strip())):
+            return ""
+        return text_field(row, "answer", section)
+
+
+def load_rows(source: SourceConfig, generators: Mapping[str, Generator], section: str, report: RowReport) -> list[Row]:
+    """The rows of a source in its own order, with the names of `columns`.
+
+    Raises:
+        DataError: the source is missing, unreachable, empty, or malformed as a whole.
+        ConfigError: there is no such generator, it has no such option, or a column is no template.
+    """
+    rows: list[Row] = []
+    with Columns(source.columns, section) as mapped:
+        for row, bad in read_rows(source, generators, section):
+            with report.collecting(section):
+                if bad is not None:
+                    raise bad
+                rows.append(mapped(row))
+    return rows
+
+
+def ordered(items: Iterable[T], source: SourceConfig, seed: int) -> list[T]:
+    """The items in the order in which a source's are taken."""
+    found = list(items)
+    if source.shuffle:
+        random.Random(seed).shuffle(found)
+    return found
+
+
+def build(
+    rows: Iterable[Row],
+    limit: int | None,
+    section: str,
+    report: RowReport,
+    make: Callable[[Row], T],
+    texts: Callable[[T], Sequence[str]],
+) -> list[T]:
+    """What becomes of the rows, of the first `limit` that can be used.
+
+    Args:
+        make: makes something of a row, or raises `RowError`.
+        texts: all that it says, by which rows that say the same are known.
+    """
+    found: list[T] = []
+    bad: list[tuple[int, RowError]] = []
+    for row in rows:
+        if limit is not None and len(found) == limit:
+            break
+        try:
+            item = make(row)
+        except RowError as error:
+            bad.append((row.index, error))
+            continue
+        if not report.is_repeated(section, row.place, texts(item)):
+            found.append(item)
+    for _, wrong in sorted(bad, key=lambda each: each[0]):  # the first ones of the source are named
+        report.add(section, wrong)
+    report.keep(section, len(found))
+    return found
+
+
+def split_items(
+    items: Sequence[T],
+    problem_of: Callable[[T], Problem],
+    source: SourceConfig,
+    seed: int,
+    share: float,
+    examples: Sequence[Message],
+    section: str,
+) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """Items to train on and held-out ones (`data.holdout`), in the order in which they are taken; `limit` counts both.
+
+    Raises:
+        ConfigError: nothing is left to train on.
+    """
+    train, held_out = hold_out(items, problem_of, share, most=source.limit, examples=examples)
+    kept = ordered(train, source, seed)
+    kept = kept if source.limit is None else kept[: max(0, source.limit - len(held_out))]
+    if items and not kept:
+        raise ConfigError(
+            f"data.holdout = {share:g} of the {len(items)} rows of {section} leaves nothing to train on: lower it, or "
+            "give more rows."
+        )
+    return tuple(kept), tuple(ordered(held_out, source, HELD_OUT_SEED))
 
 
 class Stream(Generic[T]):
@@ -225,32 +399,68 @@ def open_template(prompt: PromptConfig) -> Template:
         ) from None
 
 
+def example_turns(prompt: PromptConfig) -> tuple[Message, ...]:
+    """The worked examples of a task, as turns."""
+    turns: list[Message] = []
+    for example in prompt.examples:
+        turns += [Message("user", example["user"]), Message("assistant", example["assistant"])]
+    return tuple(turns)
+
+
 def conversation(row: Row, prompt: PromptConfig, template: Template, section: str) -> tuple[Message, ...]:
-    """The row's question as the policy is asked it: system message, worked examples, the template's user message.
+    """The row's question as the policy is asked it: system message, worked examples, the template's user message; or
+    the row's own messages as they are, where the question is a list of them.
 
     Raises:
-        DataError: the question is empty, or the template makes an empty message of it.
-        ConfigError: the template does not fit the row, or takes more time or memory than one may.
+        RowError: the question is empty, the template does not fit the row or makes an empty message of it, or the
+            messages are none.
+        ConfigError: the template takes more time or memory than one may.
     """
+    plain = prompt.format == "plain"
+    if isinstance(row.fields.get("question"), list):
+        if plain:
+            raise not_one_text(row.place)
+        return opening_of(row, "question")
     if "question" in row.fields:
         text_field(row, "question", section)
-    plain = prompt.format == "plain"
     try:
         text = template.render(plain_values(row.fields, prompt) if plain else row.fields)
     except jinja2.UndefinedError as error:
         found = re.match(r"'(\w+)' is undefined", error.message or "")
         missing = found[1] if found else "NAME"
-        raise ConfigError(
-            f"prompt.template does not fit {row.place}: {error.message}. The row has: {field_names(row.fields)}. "
-            f"Change the template, or say which field it is: --set {section}.columns.{missing}=FIELD."
+        raise RowError(
+            row.place,
+            f"prompt.template does not fit: {error.message}. The row has: {field_names(row.fields)}. Change the "
+            f"template, or say which field it is: --set {section}.columns.{missing}=FIELD.",
+            f"without {missing!r}, which prompt.template uses" if found else "that prompt.template does not fit",
         ) from None
-    except (FailedError, UnboundedError) as error:
+    except UnboundedError as error:
         raise ConfigError(f"prompt.template fails on {row.place}: {error}.") from error
+    except FailedError as error:
+        raise RowError(row.place, f"prompt.template fails: {error}.", "on which prompt.template fails") from error
     if not text.strip():
-        raise DataError(f"{row.place}: prompt.template gives an empty message.")
+        raise RowError(
+            row.place, "prompt.template gives an empty message.", "of which prompt.template makes an empty message"
+        )
     if plain:
         return (Message("user", text),)
     turns = [Message("system", prompt.system)] if prompt.system else []
-    for example in prompt.examples:
-        turns += [Message("user", example["user"]), Message("assistant", example["assistant"])]
-    return (*turns, Message("user", text))
+    return (*turns, *example_turns(prompt), Message("user", text))
+
+
+def _itself(problem: Problem) -> Problem:
+    return problem
+
+
+def _texts(problem: Problem) -> list[str]:
+    return [*(f"{message.role}: {message.content}" for message in problem.messages), problem.answer]
+
+
+def _ignored(prompt: PromptConfig) -> str:
+    """The keys of the prompt that say something about a task's own questions, with a verb."""
+    named = [
+        f"prompt.{key}"
+        for key, value in prompt
+        if value != type(prompt).model_fields[key].get_default(call_default_factory=True)
+    ]
+    return "" if not named else f"{' and '.join(named)} {'does' if len(named) == 1 else 'do'}"

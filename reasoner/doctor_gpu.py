@@ -143,7 +143,7 @@ def versions(version: Version, requires: Callable[[str], Iterable[str]]) -> Iter
         return
     mistakes = [mistake for name in installed for mistake in _mismatches(name, installed, requires(name))]
     if not mistakes:
-        yield Check("versions", "ok", ", ".join(f"{name} {found}" for name, found in installed.items()) + " fit")
+        yield Check("versions", "ok", f"{', '.join(installed)} fit together")
     for detail, advice in mistakes:
         yield Check("versions", "broken", detail, advice)
 
@@ -176,9 +176,7 @@ def launcher(version: Version) -> Check:
     if version("deepspeed") is None:
         advice = "several ranks train with it: `DS_BUILD_OPS=0 pip install 'reasoner[deepspeed]'`"
         return Check("launcher", "missing", "torchrun is here, deepspeed is not", advice)
-    script = shutil.which("torchrun")
-    detail = f"torchrun ({script or 'python -m torch.distributed.run; the script is not on the PATH'})"
-    return Check("launcher", "ok", f"{detail}; `reasoner run TASK --gpus N` starts it")
+    return Check("launcher", "ok", "torchrun: `reasoner run TASK --gpus N`")
 
 
 def shared_memory() -> Check:
@@ -186,8 +184,9 @@ def shared_memory() -> Check:
     if not SHARED.is_dir():
         return Check("/dev/shm", "missing", "not there", "mount it; weights go to samplers through the disk until then")
     size, free = (each / GIB for each in shutil.disk_usage(SHARED)[::2])
-    detail = f"{free:.1f} of {size:.1f} GiB free; a hand-over takes 2 bytes per parameter in bfloat16, 4 in float32"
     if free * GIB < _SMALL:
         advice = "start the container with `--shm-size=16g` or `--ipc=host`; weights go through the disk until then"
-        return Check("/dev/shm", "missing", f"too small: {detail}", advice)
-    return Check("/dev/shm", "ok", f"{detail}: up to {free * GIB / 2e9:.0f} billion parameters")
+        return Check("/dev/shm", "missing", f"too small: {free:.1f} of {size:.1f} GiB free", advice)
+    return Check(
+        "/dev/shm", "ok", f"{free:.1f} GiB free, for up to {free * GIB / 2e9:.0f} billion parameters in bfloat16"
+    )

@@ -223,7 +223,7 @@ class Estimate:
     @property
     def described_handover(self) -> str:
         """How the weights would get into the sampler; empty: there is none, or the machine is not this one."""
-        if not self.config.online or self.machine.planned:
+        if not self.config.has_sampler or self.machine.planned:
             return ""
         size = published_bytes(self.config, self.model, self.engine, self.machine.device)
         return describe_handover(size, self.config.sampling.weights_folder)
@@ -234,7 +234,7 @@ class Estimate:
         tokens, by = self.longest_context
         if not tokens:
             return f"none: already the shortest does not fit ({by})"
-        return f"about {tokens:,} tokens of prompt and response on a rank; what ends it: {by}"
+        return f"about {tokens:,} tokens of prompt and response (limit: {by})"
 
 
 def find_estimate(config: Config, machine: Machine, engine: str) -> Estimate:

@@ -11,9 +11,11 @@ Every figure is a mean over problems of a per-problem value, so a problem counts
     length   tokens per response
     reward   total reward, and `reward/<source>` for each component before weighting, where it applied
 
-A response is correct when the deciding source gives it at least 1. A response whose verifier failed is counted as
-abstained and left out of the figures that need that verdict; so is a problem without any verdict. `parsable`, `maj@k`
-need a source that puts `extracted` (the answer, or None) into its parts. Intervals: `reasoner.intervals`.
+A response is correct when the deciding source gives it at least `evaluation.threshold` (`Criterion`). The figures that
+need a verdict (`VERDICT`) are over the problems that were judged: those to which the deciding source applies, so that
+it gave some response a value. `judged` counts them. A response whose verifier failed is counted as abstained and left
+out. `parsable`, `maj@k` need a source that puts `extracted` (the answer, or None) into its parts. Intervals:
+`reasoner.intervals`.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ from reasoner.records import Component, Group, Prompt, SamplingParams, ScoredGro
 from reasoner.sampling.base import Sampler
 from reasoner.seeds import derive_seed
 
-CORRECT = 1.0
-"""value of the deciding source from which on a response is correct"""
-
-Unit = Literal["share", "tokens", "reward"]
+Unit = Literal["share", "tokens", "reward", "nats", "number"]
+Verdict = Literal["correct", "wrong", "not applicable", "failed"]
+VERDICT = ("avg@", "pass@", "maj@", "parsable")
+"""how the names of the figures begin that are over the problems that were judged"""
 Progress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
 
@@ -50,8 +52,64 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Criterion:
+    """What makes a response correct: the deciding source gives it at least the threshold."""
+
+    source: str
+    threshold: float = 1.0
+    conditions: tuple[str, ...] = ()
+    """the source's `when`, the `when` of that one, and so on"""
+
+    @classmethod
+    def of(cls, config: Config) -> Criterion:
+        """As configured.
+
+        Raises:
+            ConfigError: `evaluation` is not set.
+        """
+        evaluation = config.required_evaluation
+        chain: list[str] = []
+        source = evaluation.correct
+        while source in config.conditions:
+            source = config.conditions[source]
+            chain.append(source)
+        return cls(evaluation.correct, evaluation.threshold, tuple(chain))
+
+    def __str__(self) -> str:
+        """`math`, or `judge >= 0.8`: what is not said is at least 1."""
+        return self.source if self.threshold == 1.0 else f"{self.source} >= {self.threshold:g}"
+
+    def verdicts(self, scored: ScoredGroup) -> list[tuple[Component, bool]]:
+        """The deciding source's verdicts on the responses to a problem, each with whether it is correct.
+
+        Whether a source applies is a matter of the problem and not of the response: where it gave some response a
+        value, one that it gave none is not correct. Where it gave none to any, the problem is not judged, and there are
+        no verdicts. A response that did not meet the source's condition (`when`) is not correct either. Those on which
+        the source or a condition failed are left out.
+        """
+        rows = ({part.source: part for part in row} for row in scored.components)
+        found = [(parts[self.source], self._verdict(parts)) for parts in rows if self.source in parts]
+        judged = any(verdict in ("correct", "wrong") for _, verdict in found)
+        return [(part, verdict == "correct") for part, verdict in found if judged and verdict != "failed"]
+
+    def _verdict(self, parts: Mapping[str, Component]) -> Verdict:
+        """On one response, by its components."""
+        decides = parts[self.source]
+        if decides.failure is not None:
+            return "failed"
+        if decides.value is not None:
+            return "correct" if decides.value >= self.threshold else "wrong"
+        for condition in (parts[name] for name in self.conditions if name in parts):
+            if condition.failure is not None:
+                return "failed"
+            if condition.value is not None:  # above 0 the source was called, and had nothing to say
+                return "wrong" if condition.value <= 0.0 else "not applicable"
+        return "not applicable"
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
-    """One figure over all problems, with its 95% interval."""
+    """One figure over the problems that have it, with its 95% interval."""
 
     name: str
     unit: Unit
@@ -74,6 +132,31 @@ class Evaluation:
     abstained: int
     """responses with a failed verdict"""
     estimates: tuple[Estimate, ...]
+    correct: str = ""
+    """the deciding source; empty: not known, or nothing was sampled"""
+    threshold: float = 1.0
+    """its value from which on a response is correct"""
+    rows: int = 0
+    """held-out rows of offline data that the learner measured (`reasoner.held_out`)"""
+
+    @property
+    def quality(self) -> tuple[float, float, float]:
+        """What the checkpoints of a run are compared by: accuracy, then mean reward, then held-out loss, the lower the
+        better."""
+        figures = (self.accuracy, self.find("reward"))
+        accuracy, reward = (-math.inf if figure is None else figure.value for figure in figures)
+        losses = [estimate.value for estimate in self.estimates if is_loss(estimate.name)]
+        return accuracy, reward, -sum(losses) if losses else -math.inf
+
+    @property
+    def held_out(self) -> tuple[Estimate, ...]:
+        """The figures of held-out rows."""
+        return tuple(estimate for estimate in self.estimates if is_held_out(estimate.name))
+
+    @property
+    def judged(self) -> int:
+        """Problems to which the deciding source applies: those that accuracy is over."""
+        return len(self.accuracy.by_problem) if self.accuracy else 0
 
     def find(self, name: str) -> Estimate | None:
         """The figure of that name; None when no response had what it needs."""
@@ -112,13 +195,23 @@ class Difference:
         return self.low is None or self.high is None or self.low <= 0.0 <= self.high
 
 
+def is_held_out(name: str) -> bool:
+    """Whether a figure is one of held-out rows: named as the metric of a term."""
+    return name.startswith("term/")
+
+
+def is_loss(name: str) -> bool:
+    """Whether a figure is the better the lower it is."""
+    return is_held_out(name) and name.endswith("/loss")
+
+
 def evaluate(
     sampler: Sampler,
     scorer: Scorer,
     prompts: Sequence[Prompt],
     params: SamplingParams,
     samples: int,
-    correct: str,
+    criterion: Criterion,
     progress: Progress,
 ) -> tuple[Evaluation, tuple[ScoredGroup, ...]]:
     """Sample and score every prompt, scoring while others are sampled; groups come back in the order of the prompts.
@@ -130,7 +223,7 @@ def evaluate(
     _places(prompts)
     drawn = counted(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
     groups = in_order(list(scorer.score(drawn)), prompts, samples)
-    return summarise(groups, samples, correct), groups
+    return summarise(groups, samples, criterion), groups
 
 
 def in_order(groups: Sequence[ScoredGroup], prompts: Sequence[Prompt], samples: int) -> tuple[ScoredGroup, ...]:
@@ -169,7 +262,7 @@ def counted(groups: Iterable[Group], total: int, progress: Progress, done: int =
         yield group
 
 
-def summarise(groups: Sequence[ScoredGroup], samples: int, correct: str) -> Evaluation:
+def summarise(groups: Sequence[ScoredGroup], samples: int, criterion: Criterion) -> Evaluation:
     """The figures of scored groups, also of saved ones."""
     abstained = sum(
         reward is None or any(component.failure for component in components)
@@ -177,24 +270,37 @@ def summarise(groups: Sequence[ScoredGroup], samples: int, correct: str) -> Eval
         for reward, components in zip(scored.rewards, scored.components, strict=True)
     )
     estimates = (
-        _estimate(name, unit, values, samples)
-        for (name, unit), values in _by_problem(groups, samples, correct).items()
+        estimate(name, unit, values, samples)
+        for (name, unit), values in _by_problem(groups, samples, criterion).items()
         if values
     )
-    return Evaluation(len(groups), samples, abstained, tuple(estimates))
+    return Evaluation(len(groups), samples, abstained, tuple(estimates), criterion.source, criterion.threshold)
 
 
-def pass_rates(groups: Sequence[ScoredGroup], correct: str) -> dict[str, float]:
+def pass_rates(groups: Sequence[ScoredGroup], criterion: Criterion) -> dict[str, float]:
     """Problem id -> share of correct responses among those with a verdict; a group without any is left out."""
-    verdicts = {scored.group.problem.id: _judged(scored, correct) for scored in groups}
-    return {name: fmean(map(_is_right, components)) for name, components in verdicts.items() if components}
+    verdicts = {scored.group.problem.id: criterion.verdicts(scored) for scored in groups}
+    return {name: fmean(right for _, right in some) for name, some in verdicts.items() if some}
 
 
 def compare(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
-    """The change of every figure that both have, over the problems that both have."""
-    pairs = ((old, after.find(old.name)) for old in before.estimates)
+    """The change of every figure that both have, over the problems for which both have it. Figures of correctness are
+    left out where the two do not mean the same by it (`why_not_comparable`)."""
+    mixed = why_not_comparable(before, after)
+    pairs = ((old, after.find(old.name)) for old in before.estimates if not (mixed and old.name.startswith(VERDICT)))
     differences = (_difference(old, new) for old, new in pairs if new is not None)
     return tuple(difference for difference in differences if difference is not None)
+
+
+def why_not_comparable(before: Evaluation, after: Evaluation) -> str:
+    """Why two evaluations mean different things by a correct response; empty: they do not."""
+    if not before.correct or not after.correct:
+        return ""
+    sides = [(side.correct, side.threshold) for side in (before, after)]
+    if sides[0] == sides[1]:
+        return ""
+    said = " and by ".join(f"{source} >= {threshold:g}" for source, threshold in sides)
+    return f"What counts as correct differs (by {said}): its figures are not compared."
 
 
 def evaluation_params(config: Config, done: int = 0) -> SamplingParams:
@@ -237,15 +343,15 @@ def majority(answers: Sequence[Any], correct: Sequence[bool]) -> float:
 Table = dict[tuple[str, Unit], dict[str, float]]
 
 
-def _by_problem(groups: Sequence[ScoredGroup], samples: int, correct: str) -> Table:
+def _by_problem(groups: Sequence[ScoredGroup], samples: int, criterion: Criterion) -> Table:
     """(figure, unit) -> problem id -> value, in the order of the report."""
     table: Table = defaultdict(dict)
-    extracts = any("extracted" in c.parts for scored in groups for c in _judged(scored, correct))
+    extracts = any("extracted" in part.parts for scored in groups for part, _ in criterion.verdicts(scored))
     ks = sorted({2**i for i in range(1, samples.bit_length()) if 2**i <= samples} | ({samples} - {1}))
     for scored in groups:
-        verdicts = _judged(scored, correct)
-        right = [_is_right(component) for component in verdicts]
-        answers = [component.parts.get("extracted") for component in verdicts]
+        verdicts = criterion.verdicts(scored)
+        right = [correct for _, correct in verdicts]
+        answers = [part.parts.get("extracted") for part, _ in verdicts]
         values: dict[tuple[str, Unit], list[float]] = {(f"avg@{samples}", "share"): [float(r) for r in right]}
         for k in ks:
             values[f"pass@{k}", "share"] = [pass_at(k, len(right), sum(right))] if len(right) >= k else []
@@ -266,21 +372,16 @@ def _by_problem(groups: Sequence[ScoredGroup], samples: int, correct: str) -> Ta
     return table
 
 
-def _judged(scored: ScoredGroup, correct: str) -> list[Component]:
-    """The deciding source's verdicts on the responses, without the failed ones."""
-    components = (c for components in scored.components for c in components)
-    return [component for component in components if component.source == correct and component.failure is None]
-
-
-def _is_right(verdict: Component) -> bool:
-    return verdict.value is not None and verdict.value >= CORRECT
-
-
 def _present(answer: Any) -> bool:
     return answer is not None and answer != ""
 
 
-def _estimate(name: str, unit: Unit, by_problem: Mapping[str, float], samples: int) -> Estimate:
+def estimate(name: str, unit: Unit, by_problem: Mapping[str, float], samples: int) -> Estimate:
+    """A figure from its value for each problem.
+
+    Args:
+        samples: responses that a share is one of.
+    """
     values = list(by_problem.values())
     mean = fmean(values)
     low, high, interval = mean_interval(values, unit == "share", samples)

@@ -3,11 +3,14 @@
     .jsonl      one JSON object per line
     .json       a list of objects, or an object with such a list under `data`
     .csv        separated by commas, the names in the first line; every value is text
+    .tsv        the same, separated by tabs
     .parquet    a table; nested columns become lists and objects
 
-The first three may be compressed (`.jsonl.gz`). All but `.json` are read as a stream. Values are JSON values: of
+All but the last may be compressed (`.jsonl.gz`). All but `.json` are read as a stream. Values are JSON values: of
 Parquet, dates, times and decimals become text; bytes and NaN are refused, as JSON has neither. Half a surrogate pair,
 which JSON can spell (`"\\ud800"`) and no tokenizer or file takes, becomes its escape as text.
+
+In the place of a row that is malformed by itself stands a `RowError`, and reading goes on after it.
 """
 
 from __future__ import annotations
@@ -24,32 +27,37 @@ from typing import Any, TextIO
 
 from reasoner.errors import DataError, nearest
 from reasoner.parsing import MAX_DEPTH, is_deep, parse_json
+from reasoner.row_report import RowError
 from reasoner.safe_text import storable
 
 MAX_LINE = 2**26
 """characters; a few kilobytes of a compressed file can stand for gigabytes"""
 MAX_CHARACTERS = 2**30
 """of a .json file, which is read as a whole"""
-Placed = tuple[str, Mapping[str, Any]]
-"""where a row is (`train.jsonl, line 18`), and its fields"""
+Placed = tuple[str, Mapping[str, Any] | RowError]
+"""where a row is (`train.jsonl, line 18`), and its fields or what is wrong with it"""
 
 
 def read_file(path: Path) -> Iterator[Placed]:
     """The rows of a file in its own order, each with its place for messages.
 
     Raises:
-        DataError: there is no such file, its suffix is none of those, it cannot be read or is malformed; the message
-            has the line (of .json and .parquet: the row, counted from 0) and the field.
+        DataError: there is no such file, its suffix is none of those, it cannot be read or is malformed as a whole; the
+            message has the line (of .json and .parquet: the row, counted from 0).
     """
     text = path.name.removesuffix(".gz")
     suffix = next((known for known in READERS if text.endswith(known)), None)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name the files in it, for example {path / '*.jsonl'}.")
     if suffix is None or (suffix == ".parquet" and text != path.name):
         raise DataError(
-            f"{path}: a data file ends in {', '.join(READERS)} (or .gz after the first three)."
+            f"{path}: a data file ends in {', '.join(READERS)} (or .gz after all but the last)."
             f"{nearest(Path(text).suffix, READERS)}"
         )
     if not path.is_file():
-        raise DataError(f"there is no data file {path.absolute()}.")
+        here = Path(path.name)
+        hint = " What a task file names is relative to that file." if here.is_file() and here != path else ""
+        raise DataError(f"there is no data file {path.absolute()}.{hint}")
     return READERS[suffix](path)
 
 
@@ -59,20 +67,18 @@ def stem_of_file(name: str) -> str:
     return next((stem.removesuffix(known) for known in READERS if stem.endswith(known)), stem)
 
 
-def plain(place: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields as JSON values.
-
-    Raises:
-        DataError: a value that JSON does not have; the message names the field.
-    """
+def plain(place: str, fields: Mapping[str, Any]) -> dict[str, Any] | RowError:
+    """The fields as JSON values, or which of them is none."""
     values = {}
     for field, value in fields.items():
         if is_deep(value):
-            raise DataError(f"{place}, field {field!r}: nested more than {MAX_DEPTH} levels deep. Leave the field out.")
+            complaint = f"nested more than {MAX_DEPTH} levels deep. Leave the field out."
+            return RowError(place, complaint, f"nested too deeply in {field!r}", where=f"field {field!r}")
         try:
             values[storable(field)] = storable(json.loads(json.dumps(value, default=_as_text, allow_nan=False)))
         except (TypeError, ValueError) as error:
-            raise DataError(f"{place}, field {field!r}: not a JSON value: {error}. Leave the field out.") from None
+            complaint = f"not a JSON value: {error}. Leave the field out."
+            return RowError(place, complaint, f"with no JSON value in {field!r}", where=f"field {field!r}")
     return values
 
 
@@ -90,10 +96,10 @@ def _jsonl(path: Path) -> Iterator[Placed]:
             continue
         place = f"{path}, line {line}"
         try:
-            row = parse_json(text)
+            yield place, _object(place, parse_json(text))
         except ValueError as error:
-            raise DataError(f"{place}: {error}. The file must hold one JSON object per line.") from None
-        yield place, _object(place, row)
+            complaint = f"{error}. The file must hold one JSON object per line."
+            yield place, RowError(place, complaint, "that are no JSON object")
 
 
 def _json(path: Path) -> Iterator[Placed]:
@@ -105,12 +111,7 @@ def _json(path: Path) -> Iterator[Placed]:
             raise DataError(
                 f"{path}: more than {MAX_CHARACTERS:,} characters; write it as .jsonl, one object per line."
             )
-    text = "".join(lines)
-    try:
-        rows = parse_json(text) if text.strip() else []
-    except ValueError as error:
-        hint = " If it holds one object per line, name it .jsonl." if "Extra data" in str(error) else ""
-        raise DataError(f"{path}: {error}.{hint}") from None
+    rows, look = _json_rows(path, "".join(lines))
     if isinstance(rows, dict):
         rows = rows.get("data", rows)
     if not isinstance(rows, list):
@@ -120,12 +121,25 @@ def _json(path: Path) -> Iterator[Placed]:
         raise DataError(f"{path}: a list of objects is needed, or an object with one under 'data'; got {got[:80]}.")
     for number, row in enumerate(rows):
         place = f"{path}, row {number}"
-        yield place, _object(place, row)
+        yield place, plain(place, row) if look and isinstance(row, dict) else _object(place, row)
 
 
-def _csv(path: Path) -> Iterator[Placed]:
+def _json_rows(path: Path, text: str) -> tuple[Any, bool]:
+    """What the file holds, and whether some value in it is none that JSON has or nested too deeply: the row that it is
+    in has yet to be found."""
+    try:
+        return (parse_json(text) if text.strip() else []), False
+    except ValueError as error:
+        try:
+            return json.loads(text), True
+        except (ValueError, RecursionError):
+            hint = " If it holds one object per line, name it .jsonl." if "Extra data" in str(error) else ""
+            raise DataError(f"{path}: {error}.{hint}") from None
+
+
+def _csv(path: Path, delimiter: str = ",") -> Iterator[Placed]:
     csv.field_size_limit(MAX_LINE)  # a long solution is no mistake
-    reader = csv.reader((text for _, text in _lines(path)), strict=True)
+    reader = csv.reader((text for _, text in _lines(path)), strict=True, delimiter=delimiter)
     names: list[str] = []
     while True:
         place = f"{path}, line {reader.line_num + 1}"
@@ -136,20 +150,26 @@ def _csv(path: Path) -> Iterator[Placed]:
         if values is None:
             return
         if not names:
-            names = _names(place, values)
+            names = _names(place, values, delimiter)
         elif len(values) == len(names):
             yield place, dict(zip(names, values, strict=True))
         elif values:
-            raise DataError(f"{place}: {len(values)} values for the {len(names)} columns {', '.join(names)}.")
+            complaint = f"{len(values)} values for the {len(names)} columns {', '.join(names)}."
+            yield place, RowError(place, complaint, f"without {len(names)} values")
 
 
-def _names(place: str, names: list[str]) -> list[str]:
+def _tsv(path: Path) -> Iterator[Placed]:
+    return _csv(path, "\t")
+
+
+def _names(place: str, names: list[str], delimiter: str) -> list[str]:
     twice = [name for name in names if names.count(name) > 1]
     if twice or not all(name.strip() for name in names):
         wrong = f"{twice[0]!r} is there twice" if twice else "a name is empty"
         raise DataError(f"{place}: the first line must name the columns, and {wrong}.")
-    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
-        raise DataError(f"{place}: the columns must be separated by commas, got {names[0][:60]!r}.")
+    if len(names) == 1 and any(other in names[0] for other in ",;\t" if other != delimiter):
+        by = "commas (or tabs, in a .tsv file)" if delimiter == "," else "tabs (or commas, in a .csv file)"
+        raise DataError(f"{place}: the columns must be separated by {by}, got {names[0][:60]!r}.")
     return names
 
 
@@ -165,8 +185,6 @@ def _parquet(path: Path) -> Iterator[Placed]:
                     place = f"{path}, row {number}"
                     yield place, plain(place, row)
                     number += 1
-    except DataError:
-        raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: cannot be read as Parquet after {number} rows: {error}") from error
 
@@ -175,6 +193,7 @@ READERS: Mapping[str, Callable[[Path], Iterator[Placed]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
+    ".tsv": _tsv,
     ".parquet": _parquet,
 }
 """suffix -> reader"""
@@ -202,7 +221,9 @@ def _opened(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _object(place: str, row: Any) -> Mapping[str, Any]:
+def _object(place: str, row: Any) -> Mapping[str, Any] | RowError:
     if not isinstance(row, dict):
-        raise DataError(f"{place}: a JSON object is needed, got {type(row).__name__} {json.dumps(row)[:60]!r}.")
+        shown = "" if is_deep(row) else f" {json.dumps(row)[:60]!r}"
+        complaint = f"a JSON object is needed, got {type(row).__name__}{shown}."
+        return RowError(place, complaint, "that are no JSON object")
     return storable(row)

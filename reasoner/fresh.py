@@ -10,7 +10,7 @@ from reasoner.chat_probe import TurnEnd
 from reasoner.config import Config
 from reasoner.curriculum import Curriculum
 from reasoner.data import Cursor, Stream
-from reasoner.evaluation import Progress, Scorer, counted, pass_rates
+from reasoner.evaluation import Criterion, Progress, Scorer, counted, pass_rates
 from reasoner.measure import Timer
 from reasoner.records import Group, Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Sampler
@@ -113,7 +113,7 @@ class Drawer:
             params = self._params(temperature, "sampling", step, round_)
             groups = self._score(prompts, size, params, timer, progress, seen)
             if self.curriculum:
-                self.curriculum.observe(pass_rates(groups, self.config.required_evaluation.correct))
+                self.curriculum.observe(pass_rates(groups, Criterion.of(self.config)))
             rounds.append(groups)
             kept += [scored for scored in groups if not refills or scored.informative]
             if len(kept) == wanted:

@@ -24,11 +24,11 @@ from reasoner.ranks import ALONE, Ranks
 from reasoner.weights import count_weights, write_weights
 
 if TYPE_CHECKING:
-    from reasoner.learning.learner import Learner
+    from reasoner.learning.spread import Policy
     from reasoner.records import Group, Receipt
     from reasoner.sampling.base import Sampler
 
-__all__ = ["Gap", "Publisher", "SavedModel", "check_gap", "gap_limit", "hand_over", "verify_gap"]
+__all__ = ["Gap", "Publisher", "SavedModel", "check_gap", "gap_limit", "gap_of", "hand_over", "verify_gap"]
 
 _LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
 
@@ -170,7 +170,7 @@ def _compare(what: str, published: object, loaded: object) -> None:
         )
 
 
-def check_gap(learner: Learner, groups: Sequence[Group], temperature: float) -> Gap:
+def check_gap(learner: Policy, groups: Sequence[Group], temperature: float) -> Gap:
     """Score the groups again with the learner and compare with what the sampler reported.
 
     Args:
@@ -179,7 +179,15 @@ def check_gap(learner: Learner, groups: Sequence[Group], temperature: float) -> 
     Raises:
         HandoverError: the groups hold no token of the policy.
     """
-    scored = learner.logprobs(groups, temperature)
+    return gap_of(learner.logprobs(groups, temperature), groups)
+
+
+def gap_of(scored: Sequence[Sequence[float]], groups: Sequence[Group]) -> Gap:
+    """The gap between these (R)(T) log-probabilities and what the sampler reported.
+
+    Raises:
+        HandoverError: the groups hold no token of the policy.
+    """
     responses = [response for group in groups for response in group.responses]
     pairs = [
         (mine, theirs)

@@ -22,9 +22,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from reasoner.board import INTERRUPTED, Board, End, open_board
+from reasoner.caller import tell_folder
 from reasoner.child_python import module_command
 from reasoner.errors import ReasonerError, RunError, UserError
 from reasoner.nodes import Node
@@ -71,6 +73,10 @@ def launch(node: Node, ranks: int, arguments: Sequence[str], output: Path) -> No
         board = open_board(node)
         board.meet(lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
         ended = _run(node, board, ranks, arguments, folder)
+        told = next(iter(folder.glob(f"*/*/0/{_FOLDER_FILE}")), None)
+        run_folder = Path(told.read_text(encoding="utf-8")) if told else None
+        if run_folder:
+            tell_folder(run_folder)
         if ended is None:
             return
         ended = board.settle(ended)
@@ -78,8 +84,6 @@ def launch(node: Node, ranks: int, arguments: Sequence[str], output: Path) -> No
             raise KeyboardInterrupt
         if not node.first and ended.rung < 2:
             sys.exit(ended.code)
-        told = next(iter(folder.glob(f"*/*/0/{_FOLDER_FILE}")), None)
-        run_folder = Path(told.read_text(encoding="utf-8")) if told else None
         message = "\n".join(filter(None, (ended.message, _stood(ended, folder, run_folder))))
         again = _keep_failure(run_folder, message) if run_folder else ""
     raise RankError(message + again, ended.code)
@@ -105,9 +109,11 @@ def error_folder() -> Path | None:
 
 
 def report_folder(folder: Path) -> None:
-    """On the first rank: tell the launcher which run folder is written, where there is a launcher of ours."""
+    """On the first rank: tell the launcher which run folder is written, or the program that called this command."""
     if file := os.environ.get(_ERROR_FILE):
         Path(file).with_name(_FOLDER_FILE).write_text(str(folder.absolute()), encoding="utf-8")
+    else:
+        tell_folder(folder)
 
 
 def _run(node: Node, board: Board, ranks: int, arguments: Sequence[str], logs: Path) -> End | None:
@@ -255,4 +261,4 @@ def _keep_failure(folder: Path, message: str) -> str:
     """Write into the run folder what the first rank cannot know, which was ended; returns how to go on, as a line."""
     from reasoner.runs.folder import record_failure
 
-    return f"\nTo go on: reasoner run --resume {folder}" if record_failure(folder, message) else ""
+    return f"\nTo go on: reasoner run --resume {quote(str(folder))}" if record_failure(folder, message) else ""

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pluggy
 
 from reasoner import plugins
 from reasoner.chat_probe import TurnEnd
 from reasoner.config import Config, OfflineConfig
-from reasoner.data import Splits, Stream, load_held_out, load_splits, overlap_policy
-from reasoner.errors import ConfigError, SamplerError, UserError
+from reasoner.data import Stream
 from reasoner.estimate import Estimate
-from reasoner.gro.terms import SOURCES, Source
-from reasoner.hookspecs import Generator
+from reasoner.gro.terms import Source
 from reasoner.hub import said_offline
 from reasoner.machine import this_machine
 from reasoner.memory import Need, needs
 from reasoner.model_size import ModelSize
-from reasoner.models import open_tokenizer, resolve_device, resolve_model
-from reasoner.offline import Kind, OfflineData, load_offline
-from reasoner.overlap import keep_apart
+from reasoner.models import folder_at_hand, open_tokenizer, resolve_device, resolve_model
+from reasoner.offline import OfflineData
 from reasoner.plan import describe_offline, describe_plan
-from reasoner.problem_checks import check_sample
-from reasoner.prompts import Renderer, open_renderer, render
-from reasoner.records import Problem, Prompt, SamplingParams, ScoredGroup
-from reasoner.references import describe_references
+from reasoner.prompts import open_renderer
+from reasoner.records import Problem, Prompt, ScoredGroup
+from reasoner.row_report import RowReport
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
 from reasoner.safe_text import printable
 from reasoner.sampling.factory import check_sampler, choose_engine
-from reasoner.sampling.responses import all_end_tokens, end_tokens
 from reasoner.settings import Resolved
+from reasoner.sources import check_problems_of, read_sources, references_of, response_end
+from reasoner.vocabulary import check_token_ids
 
 
 @dataclass(frozen=True)
@@ -95,12 +92,15 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     """
     config = resolved.config
     manager = plugins.build_manager(config.plugins)
-    generators = plugins.generators(manager)
-    splits = _splits(config, generators, training=training)
-    checks = _problem_checks(config, manager, [*splits.train, *splits.eval])
+    report = RowReport(config.data.on_bad_row)
+    read = read_sources(config, manager, report, training=training)
+    checks: dict[str, str] | None = None
+    if folder_at_hand(config.model.path) is None:  # before a model is downloaded or converted, which takes longer
+        report.settle()
+        checks = check_problems_of(config, manager, read.splits)
     device = resolve_device(config.model.device)
-    engine = choose_engine(config.sampling) if config.online or not training else ""
-    facts = {**describe_plan(resolved, splits, device, engine, training=training), **checks}
+    engine = choose_engine(config.sampling) if config.has_sampler or not training else ""
+    facts = describe_plan(resolved, read.splits, device, engine, training=training)
     # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
     # first time.
     print(printable(f"preparing model {facts['model']}"), flush=True)  # noqa: T201
@@ -108,25 +108,24 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     if engine:
         check_sampler(config, folder, training=training)
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
-
     renderer = open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
-
-    def prompts(problems: Sequence[Problem]) -> list[Prompt]:
-        return render(problems, renderer, config.sampling.max_prompt_tokens)
-
-    offline: dict[Source, OfflineData] = {
-        source: _offline(config, source, generators, renderer, splits.eval)
-        for source in SOURCES
-        if training and source != "online" and config.gro.reads(source)
-    }
-    facts |= describe_references(config.rewards, plugins.reward_sources(manager), [*splits.train, *splits.eval])
-    facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
+    data = read.rendered(config, renderer, report)
+    data = replace(data, splits=replace(data.splits, notes=(*report.settle(), *data.splits.notes)))
+    if checks is None:
+        checks = check_problems_of(config, manager, data.splits)
+    facts = {**describe_plan(resolved, data.splits, device, engine, training=training), **checks}
+    facts |= references_of(config, manager, data.splits)
+    facts |= {f"data.{source}": describe_offline(config, source, found) for source, found in data.offline.items()}
     facts |= {"hub": said_offline()} if said_offline() else {}
-    held_out, train = prompts(splits.eval), prompts(splits.train)
     facts |= renderer.facts()
     if engine:
-        facts["responses end"] = _said_ends(config, folder, tokenizer, renderer)
+        facts["responses end"] = response_end(config, tokenizer, renderer, folder)
     critic = config.critic.path if training and config.gro.needs_critic else None
+    critic_folder = resolve_model(critic) if critic else folder
+    sequences = [*_sequences([*data.held_out, *data.train], data.offline)]
+    check_token_ids(folder, tokenizer, sequences)
+    if critic:
+        check_token_ids(critic_folder, tokenizer, sequences, "critic.path")
     return Material(
         config=config,
         manager=manager,
@@ -134,66 +133,27 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         device=device,
         engine=engine,
         folder=folder,
-        critic_folder=resolve_model(critic) if critic else folder,
-        held_out=held_out,
-        train=train,
-        problems=_problems(config, train) if training and config.online else None,
-        offline=offline,
-        streams={source: _stream(config, source, data) for source, data in offline.items()},
+        critic_folder=critic_folder,
+        held_out=data.held_out,
+        train=data.train,
+        problems=_problems(config, data.train) if training and config.online else None,
+        offline=data.offline,
+        streams={source: _stream(config, source, found) for source, found in data.offline.items()},
         turn_end=renderer.turn_end(),
     )
 
 
-def _said_ends(config: Config, folder: Path, tokenizer: Any, renderer: Renderer) -> str:
-    """Where responses end, in words.
-
-    Raises:
-        UserError: nothing ends them.
-    """
-    own = end_tokens(folder, tokenizer)
-    params = renderer.turn_end().added_to(SamplingParams(0.0, 1, tuple(config.sampling.stop)))
-    try:
-        all_end_tokens(own, params)
-    except SamplerError as error:
-        raise UserError(f"model.path = {config.model.path!r}: {error}") from None
-    said = renderer.said_end(own)
-    return f"before {list(config.sampling.stop)} (sampling.stop), and {said}" if config.sampling.stop else said
-
-
-def _problem_checks(config: Config, manager: pluggy.PluginManager, problems: Sequence[Problem]) -> dict[str, str]:
-    """What became of trying a few of the problems with each source."""
-    sources = plugins.reward_sources(manager)
-    said = {
-        reward.source: check_sample(sources[reward.source], reward.options, problems, config.run.seed)
-        for reward in config.rewards
-    }
-    return {f"problems of {source}": words for source, words in said.items() if words}
-
-
-def _splits(config: Config, generators: Mapping[str, Generator], *, training: bool) -> Splits:
-    """The problems that the command uses."""
-    if training and config.online:
-        return load_splits(config.data, config.prompt, generators, config.run.seed)
-    if training:
-        return Splits((), (), ())
-    if config.data.eval is None:
-        raise ConfigError("data.eval is needed to evaluate and not set, for example --set data.eval.path=FILE.")
-    return Splits((), tuple(load_held_out(config.data.eval, config.prompt, generators)), ())
-
-
-def _offline(
-    config: Config,
-    source: Kind,
-    generators: Mapping[str, Generator],
-    renderer: Renderer,
-    held_out: Sequence[Problem],
-) -> OfflineData:
-    """The responses of one source, apart from the evaluation problems."""
-    wanted: OfflineConfig = getattr(config.data, source)
-    data = load_offline(source, wanted, config.prompt, generators, renderer, config.run.seed)
-    policy = overlap_policy(config.data, wanted)
-    groups, notes = keep_apart(data.groups, lambda scored: scored.group.problem, held_out, f"data.{source}", policy)
-    return OfflineData(groups, (*data.notes, *notes))
+def _sequences(
+    prompts: Sequence[Prompt], offline: Mapping[Source, OfflineData]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """All token ids of a run that no model sampled, and what they are of."""
+    for prompt in prompts:
+        yield f"the prompt of problem {prompt.problem.id}", prompt.token_ids
+    for data in offline.values():
+        for scored in (*data.groups, *data.held_out):
+            yield f"the prompt of {scored.group.problem.id}", scored.group.prompt_ids
+            for response in scored.group.responses:
+                yield f"a response to {scored.group.problem.id}", response.token_ids
 
 
 def _problems(config: Config, prompts: Sequence[Prompt]) -> Stream[Problem]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean, pstdev
+from types import MappingProxyType
 from typing import TypeVar
 
 import psutil
@@ -56,7 +57,11 @@ class Timer:
         return {**stages, "time/total": time.perf_counter() - self._started}
 
 
-def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+Conditions = Mapping[str, str]
+"""reward source -> the one that it is `when`; others are always called"""
+
+
+def rollout_metrics(groups: Sequence[ScoredGroup], conditions: Conditions = MappingProxyType({})) -> dict[str, float]:
     """Rewards, components, lengths and what gives no credit, over all responses that were sampled for a step."""
     rewards = [reward for scored in groups for reward in scored.rewards]
     valid = [reward for reward in rewards if reward is not None]
@@ -71,7 +76,7 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     }
     if valid:
         values |= {"reward/mean": fmean(valid), "reward/std": pstdev(valid)}
-    return values | _component_metrics(component for s in groups for row in s.components for component in row)
+    return values | _component_metrics([row for scored in groups for row in scored.components], conditions)
 
 
 def _sampled_entropy(responses: Sequence[Response]) -> float:
@@ -85,10 +90,24 @@ def _sampled_entropy(responses: Sequence[Response]) -> float:
     return -fmean(drawn) if drawn else 0.0
 
 
-def _component_metrics(components: Iterable[Component]) -> dict[str, float]:
+def asked(rows: Sequence[Sequence[Component]], conditions: Conditions) -> dict[str, list[Component]]:
+    """By source its components of the responses that it was called for: all, or those that its condition is met by."""
+    found: dict[str, list[Component]] = {}
+    for row in rows:
+        values = {component.source: component.value for component in row}
+        for component in row:
+            of_source = found.setdefault(component.source, [])
+            condition = conditions.get(component.source)
+            if condition is None or (values.get(condition) or 0.0) > 0.0:
+                of_source.append(component)
+    return found
+
+
+def _component_metrics(rows: Sequence[Sequence[Component]], conditions: Conditions) -> dict[str, float]:
     by_source: dict[str, list[Component]] = {}
-    for component in components:
+    for component in (component for row in rows for component in row):
         by_source.setdefault(component.source, []).append(component)
+    called = asked(rows, conditions)
     values: dict[str, float] = {}
     for source, found in by_source.items():
         name = f"reward/{source}"
@@ -99,7 +118,12 @@ def _component_metrics(components: Iterable[Component]) -> dict[str, float]:
             values[f"{name}/weighted_mean"] = fmean(component.weight * (component.value or 0.0) for component in found)
         if any("reads" in component.parts for component in found):
             values[f"{name}/text_only"] = fmean(component.parts.get("reads") == TEXT_ONLY for component in found)
-        values[f"{name}/not_applicable"] = fmean(each.value is None and each.failure is None for each in found)
+        if source in conditions:
+            values[f"{name}/asked"] = len(called[source]) / len(found)
+        if called[source]:
+            values[f"{name}/not_applicable"] = fmean(
+                each.value is None and each.failure is None for each in called[source]
+            )
         values[f"{name}/failed"] = fmean(component.failure is not None for component in found)
         values[f"{name}/seconds"] = fmean(component.seconds for component in found)
     return values

@@ -331,7 +331,7 @@ def _key_values(config: Config, model: ModelSize, device: str) -> float:
 def _shares_prompts(config: Config) -> bool:
     """Whether a group of the largest lengths is one row (as `packing.worth_sharing`)."""
     sampling, sharing = config.sampling, config.learning.share_prompts
-    if not config.online or sharing == "never":
+    if not config.online or sharing == "never" or config.learning.packing == "padded":
         return False
     apart = sampling.group_size * (sampling.max_prompt_tokens + sampling.max_tokens)
     return sharing == "always" or (sampling.group_size - 1) * sampling.max_prompt_tokens > 0.2 * apart

@@ -6,7 +6,7 @@ else, the hub), they are those of the model that transformers builds of it on to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -102,18 +102,24 @@ class ModelSize:
             head_size=_number(text, "head_dim") or (hidden // heads if heads else 0),
             context=context_in(text) or 0,
             tied=bool(text.get("tie_word_embeddings")),
-            experts=next((count for name in EXPERTS if (count := _number(text, name))), 0),
+            experts=next((count for name in EXPERTS if (count := _number(text, name))), 0)
+            if has_experts(shapes)
+            else 0,
             architecture=next(iter(map(str, list_of(settings, "architectures"))), ""),
             matrices=tuple((name, *shape) for name, shape in shapes.items() if len(shape) == 2),  # type: ignore[misc]
         )
         return size if lora is None else size.with_adapter(lora)
 
     def with_adapter(self, lora: LoraConfig) -> ModelSize:
-        """With an adapter beside the matrices of `lora.targets`; `all-linear`: all but the vocabulary's."""
+        """With an adapter beside the matrices of `lora.targets`; `all-linear`: all but the vocabulary's.
+
+        Experts have none, although a published folder has a matrix for each.
+        """
         names = tuple(f".{target}.weight" for target in lora.targets)
         beside = [
             rows + columns
             for name, rows, columns in self.matrices
+            if ".experts." not in name
             if (rows != self.vocabulary if lora.targets == ["all-linear"] else name.endswith(names))
         ]
         return replace(self, adapter=lora.rank * sum(beside))
@@ -161,6 +167,12 @@ def _uneven(model: ModelSize, parts: int) -> list[str]:
         f"vocabulary of {words} (padded)": words % parts,
     }
     return [name for name, rest in uneven.items() if rest]
+
+
+def has_experts(names: Iterable[str]) -> bool:
+    """Whether weights of these names are of experts: a hybrid model's configuration counts them also where no layer has
+    any."""
+    return any("expert" in name or "moe" in name for name in names)
 
 
 def why_no_experts(name: str, count: int) -> str:

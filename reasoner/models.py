@@ -13,15 +13,17 @@ import importlib.util
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import Any, Literal
 
 from reasoner.errors import DataError, MissingDependencyError, UserError, nearest
 from reasoner.hub import hub_reachable
 from reasoner.parsing import read_model_json, table_of
+from reasoner.runs.model import model_folders, recorded_step
 from reasoner.scratch_folders import ScratchFolder
 from reasoner.weight_files import INDEX, SINGLE, named_files, read_shapes
 
@@ -111,6 +113,27 @@ def no_progress_bars() -> Iterator[None]:
         bars.enable_progress_bar()
 
 
+def attention_of(config: Any) -> str | None:
+    """The attention that learner and sampler load a model with; None: transformers' choice. A soft cap of the scores
+    needs `eager`: sdpa leaves it out without a word."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def read_config(folder: Path, trust_remote_code: bool) -> Any:
+    """The configuration of the model in `folder`, as transformers has it."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def has_recurrent_layers(config: Any) -> bool:
+    """Whether layers of the model (configuration of transformers) carry a state from token to token, as recurrent and
+    convolutional ones do: what stands before a sequence is in it, padding too, and it cannot be cut to a prefix."""
+    from transformers import DynamicCache
+
+    return any(hasattr(layer, "conv_states") for layer in DynamicCache(config=config.get_text_config()).layers)
+
+
 def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     """The tokenizer of a folder in Hugging Face format, whose configuration is read too.
 
@@ -139,6 +162,25 @@ def open_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
         ) from None
 
 
+def open_tokenizer_alone(path: str, trust_remote_code: bool) -> Any:
+    """The tokenizer of a model, without its weights: nothing is converted, and of a model on the hub the small files
+    are downloaded at most.
+
+    Args:
+        path: as `model.path`.
+
+    Raises:
+        UserError, MissingDependencyError: as `resolve_model` and `open_tokenizer`.
+    """
+    folder = folder_at_hand(path)
+    if folder is None and path.startswith(EMBEDDED_PREFIX):
+        return _gguf_tokenizer(embedded_gguf(path.removeprefix(EMBEDDED_PREFIX)))
+    if folder is None:
+        _check_hub_id(path)
+        folder = _hub_download(path, hub_reachable())
+    return open_tokenizer(folder, trust_remote_code)
+
+
 def describe_model(path: str) -> str:
     """One line that says where the model is, without converting, downloading or loading anything.
 
@@ -148,8 +190,9 @@ def describe_model(path: str) -> str:
     if path.startswith(EMBEDDED_PREFIX):
         target = _embedded_target(path.removeprefix(EMBEDDED_PREFIX))
         return f"{path} ({'converted: ' + str(target) if target.is_dir() else 'to be converted once, half a minute'})"
-    if Path(path).expanduser().is_dir():
-        return f"{path} (local folder)"
+    if (folder := Path(path).expanduser()).is_dir():
+        step = recorded_step(folder)
+        return f"{path} (local folder{'' if step is None else f', step {step} of its run'})"
     _check_hub_id(path)
     return f"{path} (from the Hugging Face hub or its local cache)"
 
@@ -332,13 +375,13 @@ def _convert(gguf: Path, model: Embedded, folder: Path) -> None:
         import accelerate as _accelerate  # noqa: F401  transformers needs both to read GGUF, and names neither in its error
         import gguf as _gguf  # noqa: F401
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoModelForCausalLM, GenerationConfig
     except ImportError as error:
         raise MissingDependencyError(
             f"converting the embedded model needs torch, transformers, accelerate and gguf, and {error.name} is not "
             "installed; install them with `pip install 'reasoner[laptop]'`"
         ) from error
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = _gguf_tokenizer(gguf)
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars, which would run through the live view
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     end_ids = tokenizer.convert_tokens_to_ids(list(model.end_tokens))
@@ -356,21 +399,38 @@ def _convert(gguf: Path, model: Embedded, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
+def _gguf_tokenizer(gguf: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+
+
 def _hub_folder(hub_id: str) -> Path:
+    online = hub_reachable()
+    folder = _hub_download(hub_id, online)
+    if online:  # which files hold the weights stands in the index, where there is one
+        weights = [glob.escape(name) for name in named_files(folder)]
+        _hub_download(hub_id, online, weights, revision=folder.name)  # the folder's name is the commit
+    return _checked(folder)
+
+
+def _hub_download(hub_id: str, online: bool, patterns: Sequence[str] = _HUB_FILES, revision: str | None = None) -> Path:
+    """The folder of some files of a model on the hub; offline those of the local cache.
+
+    Raises:
+        UserError: they cannot be had; it says what to pass instead.
+    """
     instead = (
         "Download it elsewhere and pass the folder, `--set model.path=FOLDER`, or take the embedded model, "
         f"`--set model.path={next(_embedded_paths())}`."
     )
-    online = hub_reachable()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, local_files_only=not online))
-        if online:  # which files hold the weights stands in the index, where there is one
-            weights = [glob.escape(name) for name in named_files(folder)]
-            snapshot_download(hub_id, revision=folder.name, allow_patterns=weights)  # the folder's name is the commit
-        return _checked(folder)
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns), local_files_only=not online)
+        )
     except LocalEntryNotFoundError as error:
         reason = "no such local folder, the Hugging Face hub cannot be reached, and it is not in the local hub cache"
         raise UserError(f"model.path = {hub_id!r}: {reason}. {instead}") from error
@@ -387,8 +447,7 @@ def _checked(folder: Path) -> Path:
         DataError: a file is missing; the message names it.
     """
     if not (folder / "config.json").is_file():
-        trained = folder / "model"
-        hint = f" Did you mean {trained}?" if (trained / "config.json").is_file() else ""
+        hint = _of_run(folder)
         raise DataError(f"model folder {folder} has no config.json: it is not a model in Hugging Face format.{hint}")
     if not read_shapes(folder):
         pickled = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
@@ -403,6 +462,16 @@ def _checked(folder: Path) -> Path:
             f"model folder {folder} has no tokenizer (tokenizer.json): save the tokenizer into the same folder."
         )
     return folder
+
+
+def _of_run(folder: Path) -> str:
+    """What may be meant by a run's folder, or by a checkpoint that has an adapter alone."""
+    if folder.parent.parent.name == "checkpoints" and any(folder.glob("adapter-*.safetensors")):
+        run, step = quote(str(folder.parents[2])), int(folder.parent.name.rpartition("-")[2])
+        export = f"reasoner export {run} --step {step} --to DIR"
+        return f" It is an adapter alone; `{export}` writes the model with it."
+    trained = model_folders(folder)
+    return f" Did you mean {trained[max(trained)]}, after step {max(trained)} of the run?" if trained else ""
 
 
 def _embedded_paths() -> Iterator[str]:

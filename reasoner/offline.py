@@ -1,6 +1,6 @@
 """Responses that somebody else wrote, as the same records as fresh ones: nothing downstream knows a difference.
 
-    rows --shape--> conversation and completions --chat template--> ScoredGroup
+    rows --shape--> conversation and completions --renderer--> ScoredGroup
 
 A preference pair is a group of two with rewards 1 and 0, a labelled response a group of one with reward 1 or 0, a
 demonstration a group of one with reward 1. The columns are those of the common preference data sets:
@@ -20,21 +20,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.control_tokens import NotTextError, not_text
-from reasoner.data import conversation, open_template
-from reasoner.errors import ConfigError, DataError, nearest
+from reasoner.data import build, conversation, example_turns, load_rows, open_template, ordered, split_items
+from reasoner.errors import ConfigError, DataError
 from reasoner.hookspecs import Generator
 from reasoner.prompts import Renderer, prompt_ids
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
-from reasoner.rows import Row, field_names, load_rows, stem_of, text_field
+from reasoner.row_report import RowError, RowReport
+from reasoner.rows import Row, field_names, text_field
 from reasoner.templates import Template
+from reasoner.turns import ends_with_user, last_turn, opening_of
 
 Kind = Literal["pairs", "labelled", "demos"]
-Role = Literal["system", "user", "assistant"]
-ROLES: tuple[Role, ...] = get_args(Role)
 VERDICTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 """spellings of a label, in lower case"""
 
@@ -44,9 +44,23 @@ class OfflineData:
     """The groups of one source of offline data."""
 
     groups: tuple[ScoredGroup, ...]
-    """in the order of the chosen rows"""
+    """to train on, in the order of the chosen rows"""
     notes: tuple[str, ...]
     """what was left out and what the chat template changed, in sentences"""
+    held_out: tuple[ScoredGroup, ...] = ()
+    """those that are not trained on (`data.holdout`), the same for every `run.seed`"""
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineRows:
+    """The rows of one source as conversations, before a tokenizer is there."""
+
+    config: OfflineConfig
+    section: str
+    written: tuple[WrittenRow, ...]
+    """in their own order where a share is held out, otherwise in the order in which they are taken"""
+    examples: tuple[Message, ...]
+    """the task's worked examples"""
 
 
 def load_offline(
@@ -54,49 +68,112 @@ def load_offline(
     config: OfflineConfig,
     prompt: PromptConfig,
     generators: Mapping[str, Generator],
-    writer: Renderer,
+    renderer: Renderer,
     seed: int,
+    *,
+    holdout: float | None = None,
+    report: RowReport | None = None,
 ) -> OfflineData:
     """The rows of `data.<kind>` as scored groups. Ids are `<stem>:<row>`, as those of problems.
 
-    A pair of two equal responses says nothing and is left out; a row that is too long is refused or left out, as
-    `too_long` says. The notes count both.
+    A pair of two equal responses says nothing and is left out; the notes count them.
 
     Args:
-        writer: of `prompt` and the model.
+        renderer: of `prompt` and the model.
         seed: the run's seed, for the shuffle.
+        holdout: share of the problems that is not trained on.
+        report: collects bad rows, for a caller that settles it; None: bad rows are refused here.
 
     Raises:
-        DataError: the source is missing, empty, malformed or too long, or its responses cannot be told apart from what
-            the chat template writes around them.
+        DataError: the source is missing, empty or malformed, or its responses cannot be told apart from what the chat
+            template writes around them.
         ConfigError: the prompt's or the chat template, a generator or the tokenizer does not fit.
     """
+    own = report or RowReport()
+    rows = read_offline(kind, config, prompt, generators, seed, holdout, own)
+    data = render_offline(rows, renderer, seed, holdout, own)
+    notes = () if report else own.settle()
+    return replace(data, notes=(*notes, *data.notes))
+
+
+def read_offline(
+    kind: Kind,
+    config: OfflineConfig,
+    prompt: PromptConfig,
+    generators: Mapping[str, Generator],
+    seed: int,
+    holdout: float | None,
+    report: RowReport,
+) -> OfflineRows:
+    """The rows of `data.<kind>` as conversations: all that can be said of them without a model's tokenizer. Arguments
+    as in `load_offline`.
+
+    Raises:
+        DataError: the source is missing, empty, or malformed as a whole.
+        ConfigError: the prompt's template or a generator does not fit.
+    """
     section = f"data.{kind}"
-    renderer = _Renderer(writer)
-    stem = stem_of(config)
-    rows = load_rows(config, generators, seed, section)
+    rows = load_rows(config, generators, section, report)
     with open_template(prompt) as template:
         shape = _Shape(section, prompt, template)
         read = {"pairs": shape.pair, "labelled": shape.labelled, "demos": shape.demo}[kind]
-        built = [(row.place, *renderer.group(row, f"{stem}:{row.number}", read(row))) for row in rows]
+        chosen, limit = (ordered(rows, config, seed), config.limit) if holdout is None else (rows, None)
+        written = build(chosen, limit, section, report, lambda row: WrittenRow(row, *read(row)), WrittenRow.texts)
+    return OfflineRows(config, section, tuple(written), example_turns(prompt))
+
+
+def render_offline(
+    rows: OfflineRows,
+    renderer: Renderer,
+    seed: int,
+    holdout: float | None,
+    report: RowReport,
+) -> OfflineData:
+    """The conversations as the policy sees them. Arguments as in `load_offline`.
+
+    Raises:
+        ConfigError: the chat template or the tokenizer does not fit.
+        DataError: every pair is a tie.
+    """
+    section, config = rows.section, rows.config
+    writer = _Writer(renderer)
+    built: list[tuple[Row, ScoredGroup, bool]] = []
+    for each in rows.written:
+        with report.collecting(section):
+            built.append((each.row, *writer.group(each)))
     different = [each for each in built if not _is_tie(each[1])]
     kept = [each for each in different if _tokens(each[1]) <= config.max_tokens]
-    if len(kept) < len(different) and config.too_long == "refuse":
-        place, group, _ = max(different, key=lambda each: _tokens(each[1]))
-        raise DataError(
-            f"{len(different) - len(kept)} of {len(rows)} rows are longer than {section}.max_tokens = "
-            f"{config.max_tokens}; the longest is {place} with {_tokens(group)} tokens (prompt and longest response). "
-            f"Raise the limit, or leave such rows out: --set {section}.too_long=drop."
-        )
+    too_long = [each for each in different if _tokens(each[1]) > config.max_tokens]
+    for row, group, _ in sorted(too_long, key=lambda each: -_tokens(each[1])):  # the longest one is named
+        report.add(section, _too_long(row, section, _tokens(group), config.max_tokens))
+    report.keep(section, len(kept))
     counts = {
         "were left out: their two responses are the same": len(built) - len(different),
-        f"were left out: they are longer than max_tokens = {config.max_tokens}": len(different) - len(kept),
         "have other white space around a response once the chat template has written it": sum(each[2] for each in kept),
     }
-    notes = tuple(f"{section}: {count} of {len(rows)} rows {what}." for what, count in counts.items() if count)
-    if not kept:
+    count = len(rows.written)
+    notes = tuple(f"{section}: {found} of {count} rows {what}." for what, found in counts.items() if found)
+    groups = tuple(group for _, group, _ in kept)
+    if built and not different:
         raise DataError(f"no row is left to train on. {' '.join(notes)}")
-    return OfflineData(tuple(group for _, group, _ in kept), notes)
+    if holdout is None or not groups:
+        return OfflineData(groups, notes)
+    train, held_out = split_items(groups, problem_of, config, seed, holdout, rows.examples, section)
+    return OfflineData(train, notes, held_out)
+
+
+def problem_of(scored: ScoredGroup) -> Problem:
+    """The problem that the group's responses answer."""
+    return scored.group.problem
+
+
+def _too_long(row: Row, section: str, tokens: int, most: int) -> RowError:
+    return RowError(
+        row.place,
+        f"prompt and longest response have {tokens:,} tokens, more than {section}.max_tokens = {most}. "
+        "Raise the limit.",
+        f"longer than {section}.max_tokens = {most}",
+    )
 
 
 def _is_tie(scored: ScoredGroup) -> bool:
@@ -118,12 +195,22 @@ class _Completion:
     reward: float
 
 
+Written = tuple[tuple[Message, ...], tuple[_Completion, ...]]
+"""a conversation and what continues it"""
+
+
 @dataclass(frozen=True, slots=True)
-class _Written:
+class WrittenRow:
     """One row: a conversation and what continues it."""
 
+    row: Row
     messages: tuple[Message, ...]
     completions: tuple[_Completion, ...]
+
+    def texts(self) -> list[str]:
+        """All that it says."""
+        asked = [f"{message.role}: {message.content}" for message in self.messages]
+        return asked + [f"{completion.reward}: {completion.text}" for completion in self.completions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,51 +221,55 @@ class _Shape:
     prompt: PromptConfig
     template: Template
 
-    def pair(self, row: Row) -> _Written:
+    def pair(self, row: Row) -> Written:
         before, chosen = self._completion(row, "chosen")
         before_rejected, rejected = self._completion(row, "rejected")
         if before != before_rejected:
-            raise DataError(
-                f"{row.place}, field 'rejected': it continues another conversation than 'chosen'. Both must be the "
-                "same up to their last message, or both the response alone, with the conversation in 'prompt'."
+            raise RowError(
+                row.place,
+                "it continues another conversation than 'chosen'. Both must be the same up to their last message, or "
+                "both the response alone, with the conversation in 'prompt'.",
+                "whose two responses continue different conversations",
+                where="field 'rejected'",
             )
         messages = self._opening(row, before, "chosen")
-        return _Written(messages, (_Completion("chosen", chosen, 1.0), _Completion("rejected", rejected, 0.0)))
+        return (messages, (_Completion("chosen", chosen, 1.0), _Completion("rejected", rejected, 0.0)))
 
-    def labelled(self, row: Row) -> _Written:
+    def labelled(self, row: Row) -> Written:
         before, text = self._completion(row, "completion")
         messages = self._opening(row, before, "completion")
-        return _Written(messages, (_Completion("completion", text, float(self._verdict(row))),))
+        return (messages, (_Completion("completion", text, float(self._verdict(row))),))
 
-    def demo(self, row: Row) -> _Written:
+    def demo(self, row: Row) -> Written:
         if "messages" in row.fields:
-            before, text = _last_turn(row, "messages")
-            return _Written(self._checked(row, before, "messages"), (_Completion("messages", text, 1.0),))
+            before, text = last_turn(row, "messages")
+            return (ends_with_user(row, before, "messages"), (_Completion("messages", text, 1.0),))
         if "prompt" in row.fields or "completion" in row.fields:
             before, text = self._completion(row, "completion")
-            return _Written(self._opening(row, before, "completion"), (_Completion("completion", text, 1.0),))
+            return (self._opening(row, before, "completion"), (_Completion("completion", text, 1.0),))
         if "question" in row.fields and "answer" in row.fields:
             text = text_field(row, "answer", self.section)
             asked = conversation(row, self.prompt, self.template, self.section)
-            return _Written(asked, (_Completion("answer", text, 1.0),))
-        raise DataError(
-            f"{row.place}: a demonstration needs 'messages', or 'prompt' and 'completion', or 'question' and 'answer'. "
-            f"The row has: {field_names(row.fields)}. Map what has another name: --set "
-            f"{self.section}.columns.messages=FIELD."
+            return (asked, (_Completion("answer", text, 1.0),))
+        raise RowError(
+            row.place,
+            "a demonstration needs 'messages', or 'prompt' and 'completion', or 'question' and 'answer'. The row has: "
+            f"{field_names(row.fields)}. Map what has another name: --set {self.section}.columns.messages=FIELD.",
+            "without the fields of a demonstration",
         )
 
     def _completion(self, row: Row, field: str) -> tuple[tuple[Message, ...], str]:
         """The messages that the field itself has before the response, and the response."""
         if isinstance(row.fields.get(field), list):
-            return _last_turn(row, field)
+            return last_turn(row, field)
         return (), self._text(row, field)
 
     def _opening(self, row: Row, before: tuple[Message, ...], field: str) -> tuple[Message, ...]:
         """The conversation that is continued: the field `prompt`, or what `field` has before the response."""
         if before and "prompt" not in row.fields:
-            return self._checked(row, before, field)
+            return ends_with_user(row, before, field)
         if isinstance(row.fields.get("prompt"), list):
-            messages = self._checked(row, _messages(row, "prompt"), "prompt")
+            messages = opening_of(row, "prompt")
             repeated = not before or before == messages
         else:
             question = self._text(row, "prompt")
@@ -186,23 +277,23 @@ class _Shape:
             messages = before or conversation(asked, self.prompt, self.template, self.section)
             repeated = not before or before[-1] == Message("user", question)
         if not repeated:
-            raise DataError(
-                f"{row.place}, field {field!r}: it holds a whole conversation that does not repeat the field 'prompt'. "
-                "Give the response alone, or the same prompt in both."
+            raise RowError(
+                row.place,
+                "it holds a whole conversation that does not repeat the field 'prompt'. Give the response alone, or "
+                "the same prompt in both.",
+                f"whose field {field!r} does not repeat 'prompt'",
+                where=f"field {field!r}",
             )
-        return self._checked(row, messages, field if before else "prompt")
-
-    def _checked(self, row: Row, messages: tuple[Message, ...], field: str) -> tuple[Message, ...]:
-        if not messages or messages[-1].role != "user":
-            got = f"got one from {messages[-1].role!r}" if messages else "there is none"
-            raise DataError(f"{row.place}, field {field!r}: a user message is needed just before the response; {got}.")
-        return messages
+        return ends_with_user(row, messages, field if before else "prompt")
 
     def _text(self, row: Row, field: str) -> str:
         value = row.fields.get(field, "")
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise DataError(
-                f"{row.place}, field {field!r}: text or a list of messages is needed, got {str(value)[:60]!r}."
+            raise RowError(
+                row.place,
+                f"text or a list of messages is needed, got {str(value)[:60]!r}.",
+                f"whose field {field!r} is neither text nor messages",
+                where=f"field {field!r}",
             )
         return text_field(row, field, self.section)
 
@@ -210,49 +301,17 @@ class _Shape:
         value = row.fields.get("label")
         spelling = (str(value) if isinstance(value, bool) else text_field(row, "label", self.section)).lower()
         if spelling not in VERDICTS:
-            raise DataError(
-                f"{row.place}, field 'label': true or false (or 1 or 0) is needed, got {value!r}. A rating must be "
-                "made a verdict first, with a threshold of your choice."
+            raise RowError(
+                row.place,
+                f"true or false (or 1 or 0) is needed, got {value!r}. A rating must be made a verdict first, with a "
+                "threshold of your choice.",
+                "whose label is no verdict",
+                where="field 'label'",
             )
         return VERDICTS[spelling]
 
 
-def _last_turn(row: Row, field: str) -> tuple[tuple[Message, ...], str]:
-    """The messages before the last one, and the last one's text; it must be the assistant's."""
-    messages = _messages(row, field)
-    if messages[-1].role != "assistant":
-        raise DataError(
-            f"{row.place}, field {field!r}: the last message must be the assistant's, got {messages[-1].role!r}."
-        )
-    return messages[:-1], messages[-1].content
-
-
-def _messages(row: Row, field: str) -> tuple[Message, ...]:
-    value = row.fields[field]
-    if not isinstance(value, list) or not value:
-        raise DataError(
-            f"{row.place}, field {field!r}: a list of {{role, content}} messages is needed, got {str(value)[:60]!r}."
-        )
-    return tuple(_message(turn, f"{row.place}, field {field!r}, message {at}") for at, turn in enumerate(value, 1))
-
-
-def _message(turn: Any, place: str) -> Message:
-    if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
-        raise DataError(f"{place}: an object with role and content is needed, got {str(turn)[:60]!r}.")
-    more = [key for key, value in turn.items() if key not in ("role", "content") and value is not None]
-    if more:
-        raise DataError(f"{place}: role and content are understood, got also {more[0]!r}. Leave it out.")
-    role, content = turn["role"], turn["content"]
-    if role not in ROLES:
-        raise DataError(f"{place}: role = {role!r} is none of {', '.join(ROLES)}.{nearest(str(role), ROLES)}")
-    if not isinstance(content, str):
-        raise DataError(f"{place}: content must be text, got {str(content)[:60]!r}.")
-    if not content.strip():
-        raise DataError(f"{place}: content is empty.")
-    return Message(role, content)
-
-
-def _question(row: Row, written: _Written) -> Any:
+def _question(row: Row, written: WrittenRow) -> Any:
     """What a row has in the place of a question: text for `prompt.template`, or the messages that are taken as they
     are."""
     fields = ("messages", "prompt", *(completion.field for completion in written.completions))
@@ -261,32 +320,49 @@ def _question(row: Row, written: _Written) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Renderer:
+class _Place:
+    """Where a response is, for messages."""
+
+    row: str
+    where: str
+
+    def error(self, complaint: str) -> RowError:
+        return RowError(self.row, complaint, "that the chat template does not fit", where=self.where)
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
     """Rows as the model reads and writes them."""
 
-    writer: Renderer
+    renderer: Renderer
 
-    def group(self, row: Row, problem_id: str, written: _Written) -> tuple[ScoredGroup, bool]:
-        """The group, and whether the template writes the white space around a response in its own way."""
-        problem = Problem(problem_id, written.messages, "", row.fields)
+    def group(self, written: WrittenRow) -> tuple[ScoredGroup, bool]:
+        """The group, and whether the template writes the white space around a response in its own way.
+
+        Raises:
+            RowError: the response cannot be told apart from what the template writes around it.
+            ConfigError: the chat template or the tokenizer does not fit.
+        """
+        row = written.row
+        problem = Problem(row.id, written.messages, "", row.fields)
         asked = problem
         if question := _question(row, written):
             asked = replace(problem, fields={**row.fields, "question": question})
-        self.writer.check([asked])
-        prompt, ids = self.writer.prompt(asked), prompt_ids(asked, self.writer)
+        self.renderer.check([asked])
+        prompt, ids = self.renderer.prompt(asked), prompt_ids(asked, self.renderer)
         responses, changed = [], False
         for completion in written.completions:
-            place = f"{row.place}, field {completion.field!r}"
-            whole = self.writer.whole(asked, completion.text)
+            place = _Place(row.place, f"field {completion.field!r}")
+            whole = self.renderer.whole(asked, completion.text)
             body, end = self._parts(prompt, whole, completion.text.strip(), place)
-            text = self.writer.control.restore(body)
+            text = self.renderer.control.restore(body)
             changed |= text != completion.text
             responses.append(_response(text, self._token_ids(ids, prompt, body + end, place)))
         rewards = tuple(completion.reward for completion in written.completions)
         group = Group(problem, ids, tuple(responses))
         return ScoredGroup(group, ((),) * len(responses), rewards), changed
 
-    def _parts(self, prompt: str, whole: str, core: str, place: str) -> tuple[str, str]:
+    def _parts(self, prompt: str, whole: str, core: str, place: _Place) -> tuple[str, str]:
         """What the template writes of a response after the prompt, and the token that ends it.
 
         Args:
@@ -295,43 +371,43 @@ class _Renderer:
         advice = "Templates that add or drop thinking blocks do this: see model.chat_template_kwargs."
         if not whole.startswith(prompt):
             common = next((at for at, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
-            raise DataError(
-                f"{place}: the chat template does not write the prompt in the same way with and without the response: "
+            raise place.error(
+                "the chat template does not write the prompt in the same way with and without the response: "
                 f"{prompt[common : common + 40]!r} without it is {whole[common : common + 40]!r} with it. {advice}"
             )
         rest = whole[len(prompt) :]
         start = len(rest) - len(rest.lstrip())
-        written = self.writer.control.protect(core)
+        written = self.renderer.control.protect(core)
         if not rest.startswith(written, start):
-            raise DataError(
-                f"{place}: the chat template changes the response: it writes {rest[:60]!r} for {core[:60]!r}. {advice}"
+            raise place.error(
+                f"the chat template changes the response: it writes {rest[:60]!r} for {core[:60]!r}. {advice}"
             )
         stop = start + len(written)
-        found = self.writer.control.first_in(rest[stop:])
-        at, end = (stop + found.start(), found[0]) if found else (len(rest), self.writer.end_token)
+        found = self.renderer.control.first_in(rest[stop:])
+        at, end = (stop + found.start(), found[0]) if found else (len(rest), self.renderer.end_token)
         if not end:
             raise ConfigError(
                 "model.path: neither its chat template nor its tokenizer has a token that ends a response. Set "
                 "eos_token in tokenizer_config.json."
             )
         if rest[stop:at].strip():
-            raise DataError(f"{place}: the chat template writes {rest[stop:at][:60]!r} after it, which ends no turn.")
+            raise place.error(f"the chat template writes {rest[stop:at][:60]!r} after it, which ends no turn.")
         if end in core:
-            raise DataError(
-                f"{place}: it contains {end!r}, the token that ends a response. Give the text alone: the chat template "
-                "adds its tokens."
+            raise place.error(
+                f"it contains {end!r}, the token that ends a response. Give the text alone: the chat template adds its "
+                "tokens."
             )
         return rest[:at] if found else rest[:stop], end
 
-    def _token_ids(self, prompt_ids: tuple[int, ...], prompt: str, response: str, place: str) -> tuple[int, ...]:
+    def _token_ids(self, prompt_ids: tuple[int, ...], prompt: str, response: str, place: _Place) -> tuple[int, ...]:
         try:
-            ids = self.writer.token_ids(prompt + response)
+            ids = self.renderer.token_ids(prompt + response)
         except NotTextError as error:
-            raise not_text(place, error) from error
+            raise not_text(place.row, error, where=place.where) from error
         if ids[: len(prompt_ids)] != prompt_ids:
-            raise DataError(
-                f"{place}: a token spans the end of the prompt and the start of the response, {response[:20]!r}, so "
-                "that the model could not have written it. Take away the white space that the response starts with."
+            raise place.error(
+                f"a token spans the end of the prompt and the start of the response, {response[:20]!r}, so that the "
+                "model could not have written it. Take away the white space that the response starts with."
             )
         return ids[len(prompt_ids) :]
 

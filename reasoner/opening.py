@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from reasoner import plugins
@@ -16,17 +17,19 @@ from reasoner.ahead import Ahead
 from reasoner.checkpointing import CRITIC
 from reasoner.config import Config, RewardConfig
 from reasoner.curriculum import Curriculum
-from reasoner.errors import ConfigError, OutOfTimeError, state_after
+from reasoner.errors import ConfigError, OutOfTimeError, ScoringError, state_after
 from reasoner.evaluation import Scorer
 from reasoner.fresh import Drawer
+from reasoner.gro.terms import Term
+from reasoner.held_out import HeldOut
 from reasoner.launch import error_folder, report_folder
 from reasoner.learning.adapter import Adapted, WithoutAdapter
+from reasoner.learning.backbone import Backbone
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import choose_learner, open_learner
 from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.spread import Policy, SpreadPolicy
 from reasoner.material import Material, load_material
-from reasoner.measure import seconds_since_start
 from reasoner.models import resolve_device
 from reasoner.plan import describe_checkpoints
 from reasoner.plugins import Events
@@ -42,7 +45,7 @@ from reasoner.runs.folder import Run, open_run
 from reasoner.runs.follower import Follower
 from reasoner.runs.resume import Place, Resume, find_place
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.factory import open_sampler, why_merged
+from reasoner.sampling.factory import longest_of, open_sampler, why_merged
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import Resolved, to_toml
 from reasoner.spread import SpreadSampler, SpreadScorer
@@ -69,19 +72,25 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         RunError: an engine did not start.
     """
     config = resolved.config
-    config.check_trains()
+    config.check_trains(resolved.typed)
     with ExitStack() as stack:
         ranks = stack.enter_context(_ranks(config))
-        place = stack.enter_context(find_place(resume.folder, config.run.steps)) if resume and ranks.first else None
+        place = None
+        if resume and ranks.first:
+            place = stack.enter_context(find_place(resume.folder, config.run.steps, accept=resume.accept))
         checkpoint = ranks.of_first(place.checkpoint if place else None)
+        forget_scores = ranks.of_first(place.forgets if place else False)
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
         ahead = stack.enter_context(Ahead())
-        evaluator = stack.enter_context(_open_evaluator(base)) if config.online else None
+        evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
         learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
+        _rotate_as_sampled(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
         algorithms = plugins.algorithms(base.manager)
+        terms = {name: algorithms.bind(term.term) for name, term in config.gro.terms.items()}
+        reference = _reference(base, learner)
         stages = Stages(
             config=config,
             device=base.device,
@@ -89,19 +98,20 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
             view=base.view,
             events=base.events,
             ranks=ranks,
-            terms={name: algorithms.bind(term.term) for name, term in config.gro.terms.items()},
+            terms=terms,
             learner=learner,
-            reference=_reference(base, learner),
+            reference=reference,
             critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
+            held_out=_held_out(base, terms, learner, reference),
             drawer=_drawer(base, evaluator),
             ahead=ahead,
             offline=base.streams,
-            set_up_s=seconds_since_start(),
             watch=Watch(base.run.history, list(base.run.evaluations.items())),
         )
+        base.run.clock.end_set_up()
         if checkpoint:
-            stages.keeper.restore(checkpoint)
+            stages.keeper.restore(checkpoint, forget_scores=forget_scores)
         try:
             yield stages
         except BaseException as error:
@@ -123,8 +133,9 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
         notes: Sequence[str] = ()
         if ranks.first:
             if place:
-                place.check(material.identity())
-                run, notes = place.reopen(to_toml(config), facts, changes, material.reserve_bytes)
+                identity = material.identity()
+                changes = (*changes, *place.check(identity))
+                run, notes = place.reopen(to_toml(config), identity, facts, changes, material.reserve_bytes)
                 forget_stacks(run.folder)
             else:
                 run = _new_run(material, facts)
@@ -182,10 +193,11 @@ def _what_is_left(run: Run, error: BaseException) -> str:
     if isinstance(error, OutOfTimeError):
         how += f", because {error}"
     saved = run.checkpoints.steps()
+    mended = " (after mending a reward source: with --accept-changes)" if isinstance(error, ScoringError) else ""
     if not saved:
         return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
     again = "" if saved[-1] == run.steps else f" ({run.steps - saved[-1]} committed steps after it are made again)"
-    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {run.folder}"
+    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
 
 
 @contextmanager
@@ -194,7 +206,9 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     with ExitStack() as stack:
         shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
         rewards = _of_one_rank(config.rewards, base.ranks, shared)
-        service = stack.enter_context(ScoringService(rewards, config.scoring, config.plugins, view.message))
+        service = stack.enter_context(
+            ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
+        )
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
         merged = why_merged(config) if config.lora else ""
@@ -236,7 +250,7 @@ def _devices(ranks: Ranks, shared: int) -> str:
 
 def _with_handover(config: Config) -> Config:
     """With what the learner publishes chosen, where that is left open."""
-    if config.lora is None or not config.online:
+    if config.lora is None or not config.has_sampler:
         return config
     lora = config.lora.model_copy(update={"handover": "merged" if why_merged(config) else "adapter"})
     return config.model_copy(update={"lora": lora})
@@ -292,6 +306,17 @@ def _drawer(base: _Base, evaluator: Evaluator | None) -> Drawer | None:
     return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum, base.turn_end)
 
 
+def _held_out(base: _Base, terms: Mapping[str, Term], learner: Policy, reference: Policy | None) -> HeldOut | None:
+    rows = {source: data.held_out for source, data in base.offline.items() if data.held_out}
+    return HeldOut(rows, terms, learner, reference, base.config.sampling.max_tokens) if rows else None
+
+
+def _rotate_as_sampled(base: _Base, model: Backbone) -> None:
+    """Where vLLM samples, it decides how positions are rotated."""
+    if base.engine in ("vllm", "servers"):
+        model.rotate_as_vllm(longest_of(base.config))
+
+
 def _reference(base: _Base, learner: Adapted) -> Policy | None:
     config = base.config
     if not config.gro.needs_reference:
@@ -304,10 +329,12 @@ def _reference(base: _Base, learner: Adapted) -> Policy | None:
         dtype=config.model.dtype,
         token_budget=config.learning.token_budget,
         logit_chunk=config.learning.logit_chunk,
+        packing=config.learning.packing,
         share_prompts=config.learning.share_prompts,
         trust_remote_code=config.model.trust_remote_code,
         autocast=choose_learner(config) == "torch",
     )
+    _rotate_as_sampled(base, policy)
     return policy if base.ranks.count == 1 else SpreadPolicy(policy, base.ranks)
 
 
@@ -315,7 +342,7 @@ def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
     config = base.config
     if not config.gro.needs_critic:
         return None
-    return TorchCritic(
+    critic = TorchCritic(
         base.critic_folder,
         device=base.device,
         dtype=config.model.dtype,
@@ -326,3 +353,5 @@ def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
         trust_remote_code=config.model.trust_remote_code,
         checkpoint=checkpoint,
     )
+    _rotate_as_sampled(base, critic.backbone)
+    return critic

@@ -1,4 +1,4 @@
-"""The loop: evaluate, keep, hand over, sample, score, annotate, credit, update, commit.
+"""The loop: prove the sampler, evaluate, keep, hand over, sample, score, annotate, credit, update, commit.
 
 What it works with is `reasoner.stages`, built in `reasoner.opening`; every arrow is a type of `reasoner.records`.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 from reasoner.gro.terms import Source
 from reasoner.handover import check_gap, gap_limit, verify_gap
 from reasoner.measure import Timer
-from reasoner.records import Batch, Group, Mismatched
+from reasoner.records import Batch, Mismatched
 from reasoner.stages import Stages
-from reasoner.update import ActiveTerm, UpdateReport, update
+from reasoner.update import ActiveTerm, UpdateReport, mismatch, update
 
 
 def train(stages: Stages) -> Path:
@@ -26,6 +26,8 @@ def train(stages: Stages) -> Path:
         OutOfTimeError: `run.max_hours` are nearly over.
     """
     steps = stages.config.run.steps
+    if stages.run.steps < steps:
+        stages.prove_sampler()
     for step in range(stages.run.steps + 1, steps + 1):
         stages.check_time()
         stages.evaluate(step - 1)
@@ -54,8 +56,7 @@ def check_sampler(stages: Stages) -> None:
     Raises:
         HandoverError: they differ by more than rounding: the sampler holds other weights than the learner.
     """
-    count = stages.fresh_steps
-    if stages.fresh and (count in (1, 2) or count % stages.config.handover.check_every == 0):
+    if stages.fresh and stages.check_due:
         few = stages.drawn_now()
         if few:
             gap = check_gap(stages.learner, few, stages.config.sampling.temperature)
@@ -82,14 +83,6 @@ def annotate(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Sourc
             batch = replace(batch, values=_frozen(stages.critic.values(groups)))
         annotated[source] = batch
     return annotated
-
-
-def mismatch(groups: Sequence[Group]) -> list[Group]:
-    """Every group's prompt with the responses of the group after it, the last one's with the first's."""
-    return [
-        replace(group, responses=following.responses)
-        for group, following in zip(groups, [*groups[1:], *groups[:1]], strict=True)
-    ]
 
 
 def learn(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> UpdateReport:

@@ -12,8 +12,9 @@ from jinja2 import meta
 from reasoner.chat_probe import TurnEnd
 from reasoner.config import PromptConfig
 from reasoner.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
-from reasoner.errors import ConfigError, DataError
+from reasoner.errors import ConfigError
 from reasoner.records import Problem
+from reasoner.row_report import RowError
 from reasoner.templates import FailedError, Template, UnboundedError, parse
 
 
@@ -27,15 +28,26 @@ class PlainRenderer:
         self._tokenizer, self._prompt = tokenizer, prompt
         self.end_token = tokenizer.eos_token
         self.control = ControlTokens(tokenizer)
-        self._protected: dict[str, str] = {}
-        """id of a problem whose row spells control tokens -> its text with stand-ins"""
+        self._protected: dict[tuple[str, str], str | RowError] = {}
+        """id and text of a problem whose row spells control tokens -> the text with stand-ins, or why there is none"""
 
     def check(self, problems: Sequence[Problem]) -> None:
-        """Render those again whose rows spell control tokens, with stand-ins for these."""
-        asked = [problem for problem in problems if self._spells(problem)]
+        """Render those again whose rows spell control tokens, with stand-ins for these; what is wrong with one of them
+        is told by `prompt`."""
+        asked: list[tuple[Problem, dict[str, Any]]] = []
+        for problem in filter(self._has_control, problems):
+            fields = self._fields(problem)
+            if isinstance(fields, RowError):
+                self._protected[_key(problem)] = fields
+            elif fields == problem.fields:  # the control tokens are the template's own
+                self._protected[_key(problem)] = problem.messages[0].content
+            else:
+                asked.append((problem, fields))
         if asked:
             with Template(self._prompt.template) as template:
-                self._protected |= {problem.id: self._rendered(problem, template) for problem in asked}
+                self._protected |= {
+                    _key(problem): self._rendered(problem, fields, template) for problem, fields in asked
+                }
 
     @cached_property
     def _begin(self) -> tuple[int, ...]:
@@ -45,35 +57,41 @@ class PlainRenderer:
         return tuple(with_[:found])
 
     def prompt(self, problem: Problem) -> str:
-        if len(problem.messages) != 1 or isinstance(problem.fields.get("question"), list):
-            raise DataError(
-                f"problem {problem.id}: it is a conversation, and with prompt.format = 'plain' a prompt is one text. "
-                "Give text in the place of messages."
-            )
-        if self._spells(problem) and problem.id not in self._protected:
+        if not _is_one_text(problem):
+            raise not_one_text(f"problem {problem.id}")
+        if not self._has_control(problem):
+            return problem.messages[0].content
+        if _key(problem) not in self._protected:
             self.check([problem])
-        return self._protected.get(problem.id, problem.messages[0].content)
+        protected = self._protected[_key(problem)]
+        if isinstance(protected, RowError):
+            raise protected
+        return protected
 
-    def _fields(self, problem: Problem) -> Any:
+    def _has_control(self, problem: Problem) -> bool:
+        return _is_one_text(problem) and self.control.is_in(problem.messages[0].content)
+
+    def _fields(self, problem: Problem) -> dict[str, Any] | RowError:
+        """The row's columns with stand-ins."""
         try:
-            return self.control.protect_all(dict(problem.fields))
+            self.control.protect(problem.messages[0].content)
+            return {name: self.control.protect_all(value) for name, value in problem.fields.items()}
         except NotTextError as error:
-            raise not_text(f"problem {problem.id}", error) from error
+            return not_text(f"problem {problem.id}", error)
 
-    def _spells(self, problem: Problem) -> bool:
-        """Whether there are control tokens in its text, and in its row: others are the template's own."""
-        text = problem.messages[0].content
-        return self.control.first_in(text) is not None and self._fields(problem) != problem.fields
-
-    def _rendered(self, problem: Problem, template: Template) -> str:
+    def _rendered(self, problem: Problem, fields: Mapping[str, Any], template: Template) -> str | RowError:
+        place = f"problem {problem.id}"
         try:
-            protected = template.render(plain_values(self._fields(problem), self._prompt))
-        except (FailedError, UnboundedError, jinja2.UndefinedError) as error:
-            raise ConfigError(f"prompt.template fails on problem {problem.id}: {error}.") from error
+            protected = template.render(plain_values(fields, self._prompt))
+        except UnboundedError as error:
+            raise ConfigError(f"prompt.template fails on {place}: {error}.") from error
+        except (FailedError, jinja2.UndefinedError) as error:
+            return RowError(place, f"prompt.template fails: {error}.", "on which prompt.template fails")
         if self.control.restore(protected) != problem.messages[0].content:
-            raise DataError(
-                f"problem {problem.id}: prompt.template looks into control tokens of the model that the row spells. "
-                "Leave the row out."
+            return RowError(
+                place,
+                "prompt.template looks into control tokens of the model that the row spells. Leave the row out.",
+                "with control tokens into which prompt.template looks",
             )
         return protected
 
@@ -82,7 +100,7 @@ class PlainRenderer:
         try:
             return self.prompt(problem) + self.control.protect(response) + end
         except NotTextError as error:
-            raise not_text(f"{problem.id} with its response", error) from error
+            raise not_text(f"problem {problem.id}", error, where="its response") from error
 
     def token_ids(self, text: str) -> tuple[int, ...]:
         ids = self.control.token_ids(text)
@@ -96,6 +114,25 @@ class PlainRenderer:
 
     def facts(self) -> dict[str, str]:
         return {"prompt": "plain text, without chat template"} | self.control.facts()
+
+
+def _key(problem: Problem) -> tuple[str, str]:
+    """Problems of different sources can have one id."""
+    return problem.id, problem.messages[0].content
+
+
+def _is_one_text(problem: Problem) -> bool:
+    return len(problem.messages) == 1 and not isinstance(problem.fields.get("question"), list)
+
+
+def not_one_text(place: str) -> RowError:
+    """The error of a row that holds a conversation."""
+    return RowError(
+        place,
+        "it is a conversation, and with prompt.format = 'plain' a prompt is one text. Give text in the place of "
+        "messages.",
+        "that hold a conversation, with prompt.format = 'plain'",
+    )
 
 
 def plain_values(fields: Mapping[str, Any], prompt: PromptConfig) -> dict[str, Any]:

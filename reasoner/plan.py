@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from reasoner.config import Config, OfflineConfig, RunConfig, SourceConfig, TermConfig
 from reasoner.data import Splits
+from reasoner.evaluation import Criterion
 from reasoner.gro.describe import choices_of, schedule
 from reasoner.gro.presets import PRESETS
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.learning.factory import describe_learner
 from reasoner.models import describe_model
 from reasoner.offline import OfflineData
+from reasoner.rows import describe_origin
 from reasoner.settings import Resolved
 
 
@@ -36,13 +38,18 @@ def describe_plan(
         "model": f"{describe_model(config.model.path)}, {config.model.dtype}{_own_code(config)}",
         "device": f"{device} ({_device_reason(wanted, device)})",
     }
-    if config.online or not training:
+    if config.has_sampler or not training:
         facts["engine"] = f"{engine} ({_engine_reason(asked, engine)})"
     if config.online and training and config.data.train:
         facts["training data"] = describe_source(config.data.train, len(splits.train))
-    if (config.online or not training) and config.data.eval:
-        facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
-        facts["rewards"] = describe_rewards(config)
+    if config.has_sampler or not training:
+        if config.data.eval:
+            facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
+        elif config.data.holdout is not None:
+            facts["evaluation data"] = f"{len(splits.eval)} held out of the training data (data.holdout)"
+        facts["rewards"] = f"{describe_rewards(config)}; correct by {Criterion.of(config)}"
+    elif config.data.holdout is None:
+        facts["evaluation data"] = "none: data.holdout = 0.05 would hold rows out and measure them"
     if training:
         facts["learner"] = describe_learner(config)
         facts |= describe_method(config)
@@ -82,7 +89,8 @@ def _describe_term(config: TermConfig) -> str:
 def describe_offline(config: Config, source: Source, data: OfflineData) -> str:
     """Where offline responses come from, how many they are, and what was left out."""
     offline: OfflineConfig = getattr(config.data, source)
-    return " ".join([describe_source(offline, len(data.groups)) + ".", *data.notes])
+    held_out = f" and {len(data.held_out)} that are held out" if data.held_out else ""
+    return " ".join([f"{describe_source(offline, len(data.groups))}{held_out}.", *data.notes])
 
 
 def describe_checkpoints(config: RunConfig, size: int) -> str:
@@ -109,7 +117,7 @@ def describe_source(source: SourceConfig, problems: int | None = None) -> str:
     """Where problems come from, and how many they are when that is known."""
     if source.generator is not None:
         return f"{source.limit if problems is None else problems} from generator {source.generator}, seed {source.seed}"
-    origin = source.path or f"{source.hub} ({source.split})"
+    origin = describe_origin(source) if source.path else f"{source.hub} ({source.split})"
     limit = "" if source.limit is None else f" (at most {source.limit})"
     return f"{origin}{limit}" if problems is None else f"{problems} from {origin}{limit}"
 

@@ -27,19 +27,19 @@ def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
 
     Args:
         training: False for an evaluation, which always scores and has no tracker. A training on offline data alone
-            scores nothing.
+            scores nothing unless it evaluates.
 
     Raises:
         UserError: as `preflight`.
     """
     config = resolved.config
     said: dict[str, str] = {}
-    if config.online or not training:
+    if config.has_sampler or not training:
         said |= {f"reward {source}": line for source, line in preflight(config.rewards, config.plugins).items()}
         if config.sampling.mode == "server":
             from reasoner.sampling.server_check import preflight_servers
 
-            said["servers"] = preflight_servers(config)
+            said["servers"] = preflight_servers(config, resolved.typed)
     if training:
         found = preflight_trackers(config.trackers, trackers(build_manager(config.plugins)))
         said |= {f"tracker {name}": line for name, line in found.items()}

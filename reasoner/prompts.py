@@ -9,9 +9,9 @@ from reasoner.chat_probe import TurnEnd
 from reasoner.chat_renderer import ChatRenderer, ChatTokenizer
 from reasoner.config import PromptConfig
 from reasoner.control_tokens import ControlTokens, NotTextError, not_text
-from reasoner.errors import DataError
 from reasoner.plain_renderer import PlainRenderer
 from reasoner.records import Problem, Prompt
+from reasoner.row_report import RowError, RowReport
 
 
 class Renderer(Protocol):
@@ -38,12 +38,17 @@ class Renderer(Protocol):
 
         Raises:
             ConfigError: the template fails.
-            DataError: it spells control tokens that cannot be written as text.
+            RowError: it spells control tokens that cannot be written as text, or is a conversation where one text is
+                needed.
         """
         ...
 
     def whole(self, problem: Problem, response: str) -> str:
-        """The same text with a response and what ends it."""
+        """The same text with a response and what ends it.
+
+        Raises:
+            ConfigError, RowError: as `prompt`.
+        """
         ...
 
     def token_ids(self, text: str) -> tuple[int, ...]:
@@ -87,33 +92,60 @@ def open_renderer(
     return ChatRenderer(tokenizer, prompt, template_kwargs or {})
 
 
-def render(problems: Iterable[Problem], renderer: Renderer, max_prompt_tokens: int) -> list[Prompt]:
+def render(
+    problems: Iterable[Problem],
+    renderer: Renderer,
+    max_prompt_tokens: int,
+    report: RowReport | None = None,
+    section: str = "data.train",
+) -> list[Prompt]:
     """Each problem as token ids, up to where its response begins.
 
+    Args:
+        report: collects problems that cannot be written and prompts that are too long, which are left out of the
+            result; None: they are refused here.
+        section: the configuration section of the problems' source, for messages.
+
     Raises:
-        ConfigError: the tokenizer has no chat template, or the template refuses the conversation or its arguments.
-        DataError: a prompt is longer than `max_prompt_tokens` (the message names the longest and how many there are),
-            or spells control tokens that cannot be written as text.
+        ConfigError: the chat template refuses the conversation or its arguments.
+        DataError: a prompt is longer than `max_prompt_tokens`, or spells control tokens that cannot be written as
+            text; the message names the first ones, of those that are too long the longest, and how many there are.
     """
-    problems = list(problems)
+    problems, bad = list(problems), report or RowReport()
     renderer.check(problems)
-    prompts = [Prompt(problem, prompt_ids(problem, renderer)) for problem in problems]
+    prompts: list[Prompt] = []
+    for problem in problems:
+        with bad.collecting(section):
+            prompts.append(Prompt(problem, prompt_ids(problem, renderer)))
+    fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= max_prompt_tokens]
     too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
-    if too_long:
-        longest = max(too_long, key=lambda prompt: len(prompt.token_ids))
-        raise DataError(
-            f"{len(too_long)} of {len(prompts)} prompts are longer than sampling.max_prompt_tokens = "
-            f"{max_prompt_tokens}; the longest is problem {longest.problem.id} with {len(longest.token_ids)} tokens. "
-            "Raise the limit, or leave such problems out."
-        )
-    return prompts
+    for prompt in sorted(too_long, key=lambda prompt: -len(prompt.token_ids)):  # the longest one is named
+        bad.add(section, _too_long(prompt, max_prompt_tokens))
+    if report is None:
+        bad.keep(section, len(fitting))
+        bad.settle()
+    return fitting
+
+
+def _too_long(prompt: Prompt, most: int) -> RowError:
+    limit = f"sampling.max_prompt_tokens = {most}"
+    return RowError(
+        f"problem {prompt.problem.id}",
+        f"its prompt has {len(prompt.token_ids):,} tokens, more than {limit}. Raise the limit.",
+        f"with a prompt longer than {limit}",
+    )
 
 
 def prompt_ids(problem: Problem, renderer: Renderer) -> tuple[int, ...]:
-    """One problem as token ids; see `render`."""
+    """One problem as token ids; see `render`.
+
+    Raises:
+        RowError: it cannot be written.
+    """
     text = renderer.prompt(problem)
-    renderer.control.count_typed(text)
     try:
-        return renderer.token_ids(text)
+        ids = renderer.token_ids(text)
     except NotTextError as error:
         raise not_text(f"problem {problem.id}", error) from error
+    renderer.control.count_typed(text)
+    return ids

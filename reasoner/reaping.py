@@ -42,9 +42,9 @@ def become_subreaper() -> None:
         )
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process (SIGKILL) when the thread that forked it ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when the thread that forked it ends."""
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def children(pid: int) -> set[int]:

@@ -25,7 +25,9 @@ class Message:
     """One turn of a chat, before the chat template."""
 
     role: Literal["system", "user", "assistant"]
+    """Who speaks."""
     content: str
+    """What is said, as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,11 @@ class Problem:
     messages: tuple[Message, ...]
     """The conversation that the policy continues; with `prompt.format = "plain"` one message, the whole text."""
     answer: str
-    """The reference answer, as the data source spells it (for GSM8K: the whole solution that ends in `#### n`)."""
+    """The reference answer, as the data source spells it (for GSM8K: the whole solution that ends in `#### n`); empty
+    where the row has none and no reward source of the task compares with it."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """The row as it was read, JSON values only: reward sources may need more than the answer."""
+    """The row as it was read, all its columns, with the names of `columns` beside them, JSON values only: reward
+    sources may need more than the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +116,11 @@ class Score:
     """What a reward source returns: a finite value, its parts for the logs, and why."""
 
     value: float
+    """Finite, before weighting; 1.0 for a right response."""
     parts: Mapping[str, Any] = field(default_factory=dict)
     """JSON values worth keeping: the extracted answer, sub-scores"""
     note: str = ""
+    """Why, in a few words, for whoever reads the responses."""
 
 
 @dataclass(frozen=True, slots=True)

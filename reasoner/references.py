@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from reasoner.config import RewardConfig
 from reasoner.errors import UserError
@@ -43,17 +44,46 @@ class Readings:
 
 
 def describe_references(
-    rewards: Sequence[RewardConfig], sources: Mapping[str, RewardSource], problems: Sequence[Problem]
+    rewards: Sequence[RewardConfig],
+    sources: Mapping[str, RewardSource],
+    problems: Sequence[Problem],
+    most_failures: float,
 ) -> dict[str, str]:
-    """How the reward sources that say so read the references: facts of a run's plan."""
-    found = {reward.source: read_references(sources[reward.source], problems) for reward in rewards}
-    return {f"references of {source}": str(readings) for source, readings in found.items() if readings and problems}
+    """How the reward sources that say so read the references: facts of a run's plan.
+
+    Args:
+        most_failures: share of calls that may fail in a step (`scoring.max_failure_rate`).
+
+    Raises:
+        UserError: a source cannot compare with more references than that: the run would end in its first step.
+    """
+    facts: dict[str, str] = {}
+    for reward in rewards:
+        readings = read_references(sources[reward.source], problems, reward.options)
+        if readings is None or not problems:
+            continue
+        if len(readings.broken) > most_failures * readings.looked_at:
+            reasons = "\n".join(f"  {why}" for _, why in readings.broken[:_NAMED])
+            raise UserError(
+                f"reward source {reward.source!r} cannot compare with the reference answers of "
+                f"{len(readings.broken):,} of {readings.looked_at:,} problems that were looked at:\n{reasons}\nMap the "
+                "field that holds what it understands (columns.answer, which may be a template), or take another "
+                "source; scoring.max_failure_rate says how many may fail."
+            )
+        facts[f"references of {reward.source}"] = str(readings)
+    return facts
 
 
-def read_references(source: RewardSource, problems: Sequence[Problem], budget_s: float = BUDGET_S) -> Readings | None:
+def read_references(
+    source: RewardSource,
+    problems: Sequence[Problem],
+    options: Mapping[str, Any],
+    budget_s: float = BUDGET_S,
+) -> Readings | None:
     """How the source reads the problems' references; None: it does not say (`RewardSource.reads`).
 
     Args:
+        options: of the source.
         budget_s: seconds after which the rest is left out.
 
     Raises:
@@ -61,6 +91,7 @@ def read_references(source: RewardSource, problems: Sequence[Problem], budget_s:
     """
     if source.reads is None:
         return None
+    model = source.options.model_validate(source.check_options(options))
     kinds: Counter[str] = Counter()
     text_only: list[str] = []
     broken: list[tuple[str, str]] = []
@@ -69,7 +100,7 @@ def read_references(source: RewardSource, problems: Sequence[Problem], budget_s:
     for problem in _until(deadline, problems):
         looked_at += 1
         try:
-            kind = source.reads(problem)
+            kind, _ = source.reads(problem, model)
         except ValueError as error:
             broken.append((problem.id, str(error)))
             continue

@@ -39,7 +39,7 @@ def refuse_impossible(estimate: Estimate, nodes: int = 1) -> None:
 def _of_model(config: Config, model: ModelSize) -> Iterator[str]:
     if config.learner == "deepspeed" and model.experts > 1:
         yield f"learning.engine = 'deepspeed': {why_no_experts(model.architecture or 'the model', model.experts)}"
-    if config.online and 0 < model.context < longest_sequence(config):
+    if config.has_sampler and 0 < model.context < longest_sequence(config):
         yield (
             f"sampling.max_prompt_tokens + sampling.max_tokens is {longest_sequence(config)}, and the model knows "
             f"{model.context} positions: lower one of them"
@@ -48,7 +48,7 @@ def _of_model(config: Config, model: ModelSize) -> Iterator[str]:
 
 def _of_sampler(config: Config, model: ModelSize) -> Iterator[str]:
     gpus = config.sampling.tensor_parallel
-    if config.online and (why := why_not_spread(model, gpus)):
+    if config.has_sampler and (why := why_not_spread(model, gpus)):
         yield f"sampling.tensor_parallel = {gpus} {why}"
 
 

@@ -157,6 +157,26 @@ class Service:
         except ValueError as error:
             raise self.error(f"answered no JSON ({error})", data) from None
 
+    def check_answers(self, within_s: float = 10.0) -> int:
+        """The status of its answer to a GET, whatever it is: somebody is there. It is asked once.
+
+        Raises:
+            UserError: nobody answers.
+        """
+        request = urllib.request.Request(self.url, headers=dict(self.headers))
+        try:
+            with _opener(self.url).open(request, timeout=within_s) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code
+        except (OSError, http.client.HTTPException) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise UserError(
+                f"{shown(self.url)} does not answer ({self._shown(reason)}): start it, or correct the address in the "
+                "options"
+            ) from None
+
     def hide(self, data: Any) -> Any:
         """JSON data of an answer without the secrets, which a server can repeat."""
         return hide(data, self.secrets)

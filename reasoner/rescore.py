@@ -20,7 +20,7 @@ from reasoner.cases import Progress, shown
 from reasoner.codec import read_jsonl, read_parquet
 from reasoner.config import Config, SamplingConfig
 from reasoner.errors import DataError, UserError
-from reasoner.evaluation import Scorer
+from reasoner.evaluation import Criterion, Scorer, pass_rates
 from reasoner.gro.algorithms import Algorithms
 from reasoner.gro.terms import Term
 from reasoner.records import Batch, Component, Group, Rollout, ScoredGroup
@@ -83,6 +83,18 @@ class ComponentChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Correctness:
+    """How many responses are correct, as a mean over the groups that both scorings judged."""
+
+    criterion: Criterion
+    old: float
+    """share of the correct responses"""
+    new: float
+    groups: int
+    """judged by both"""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """All responses, scored again."""
 
@@ -94,6 +106,8 @@ class Comparison:
     components: tuple[ComponentChange, ...]
     no_credit: str
     """why credit was not recomputed; empty: it was"""
+    correctness: Correctness | None = None
+    """None: nothing decides what is correct, or no group was judged by both"""
     failures: Mapping[str, int] = field(default_factory=dict)
     """failed calls by reward source, in the new scoring"""
 
@@ -160,11 +174,13 @@ def rescore(
     """
     name, term = _first_online(config, algorithms)
     reason = _why_no_credit(batches, term)
+    criterion = Criterion.of(config) if config.evaluation else None
+    rates: list[tuple[float, float]] = []
     changes: list[Change] = []
     reordered = done = 0
     failures: dict[str, int] = {}
     for batch in batches:
-        fresh = _score(batch, scorer)
+        fresh = score_in_order([scored.group for scored in batch.groups], scorer)
         done += sum(len(scored.rewards) for scored in fresh)
         progress(done)
         old_credits = new_credits = None
@@ -175,11 +191,36 @@ def rescore(
         reordered += sum(
             _order(old.rewards) != _order(new.rewards) for old, new in zip(batch.groups, fresh, strict=True)
         )
+        rates += _rates(criterion, batch.groups, fresh) if criterion else ()
         for part in (part for scored in fresh for row in scored.components for part in row):
             if part.failure is not None:
                 failures[part.source] = failures.get(part.source, 0) + 1
     groups = sum(len(batch.groups) for batch in batches)
-    return Comparison(tuple(changes), groups, reordered, _components(changes), reason, failures)
+    correctness = _correctness(criterion, rates) if criterion and rates else None
+    return Comparison(tuple(changes), groups, reordered, _components(changes), reason, correctness, failures)
+
+
+def _rates(
+    criterion: Criterion, before: Sequence[ScoredGroup], after: Sequence[ScoredGroup]
+) -> Iterator[tuple[float, float]]:
+    """Shares of correct responses in each group that was judged both times."""
+    old, new = pass_rates(before, criterion), pass_rates(after, criterion)
+    return ((rate, new[name]) for name, rate in old.items() if name in new)
+
+
+def _correctness(criterion: Criterion, rates: Sequence[tuple[float, float]]) -> Correctness:
+    old, new = (fmean(column) for column in zip(*rates, strict=True))
+    return Correctness(criterion, old, new, len(rates))
+
+
+def score_in_order(groups: Sequence[Group], scorer: Scorer) -> tuple[ScoredGroup, ...]:
+    """The groups scored, in their order; each problem has one.
+
+    Raises:
+        ScoringError: a source fails too often.
+    """
+    found = {scored.group.problem.id: scored for scored in scorer.score(groups)}
+    return tuple(found[group.problem.id] for group in groups)
 
 
 def _files(path: Path) -> list[Path]:
@@ -220,11 +261,6 @@ def _group(rows: Sequence[Rollout]) -> ScoredGroup:
     first = rows[0]
     group = Group(first.problem, first.prompt_ids, tuple(row.response for row in rows))
     return ScoredGroup(group, tuple(row.components for row in rows), tuple(row.reward for row in rows))
-
-
-def _score(batch: SavedBatch, scorer: Scorer) -> tuple[ScoredGroup, ...]:
-    found = {scored.group.problem.id: scored for scored in scorer.score(old.group for old in batch.groups)}
-    return tuple(found[old.group.problem.id] for old in batch.groups)
 
 
 def _first_online(config: Config, algorithms: Algorithms) -> tuple[str, Term | None]:
@@ -302,6 +338,8 @@ def _notes(before: Sequence[Component], after: Sequence[Component]) -> Iterator[
         if former is None or (former.value, former.failure is None) != (part.value, part.failure is None):
             said = part.note or (former.note and f"no longer: {former.note}" if former else "")
             yield f"{part.source} {shown(former) if former else '-'} -> {shown(part)}{f' ({said})' if said else ''}"
+        elif former.weight != part.weight:
+            yield f"{part.source} {shown(part)}, weight {former.weight:g} -> {part.weight:g}"
     for source in old.keys() - {part.source for part in after}:
         yield f"{source} {shown(old[source])} -> -"
 

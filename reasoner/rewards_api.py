@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -50,9 +51,13 @@ class RewardSource:
     check_problem: Callable[[Problem, Any], str] | None = None
     """takes a problem and the options (a model) and says in a few words what became of trying it; raises ValueError for
     one whose responses it cannot judge as it should. See `reasoner.problem_checks`"""
-    reads: Callable[[Problem], str] | None = None
-    """in a word or two how it reads a problem's reference, `TEXT_ONLY` where it only compares texts; raises ValueError
-    for one that it cannot compare with. Looked at before a run starts (`reasoner.references`)"""
+    reads: Callable[[Problem, Any], tuple[str, str]] | None = None
+    """takes a problem and the options (a model) and says in a word or two what it reads the reference as, `TEXT_ONLY`
+    where it only compares texts, and the reference as it compares with it; raises ValueError for one that it cannot
+    compare with. Looked at before a run starts (`reasoner.references`)"""
+    needs_answer: bool | Callable[[Any], bool] = True
+    """whether it compares with `Problem.answer`, or a function of the options (a model) that says so: where no source
+    of a task does, rows need none"""
     granularity: Granularity = "response"
     """what one call sees"""
     workers: int | None = None
@@ -72,7 +77,7 @@ class RewardSource:
         """What the function returns: one score, or one per response for a group or batch."""
         given = {"options": self.options.model_validate(options)} if self.takes_model else options
         returned = self.function(problem, response, **given)
-        return asyncio.run(_finished(returned)) if inspect.isawaitable(returned) else returned
+        return _waited_for(returned) if inspect.isawaitable(returned) else returned
 
     def ready(self, options: Mapping[str, Any]) -> str:
         """What the preflight says of this machine, in one line; empty: the source has none.
@@ -95,6 +100,11 @@ class RewardSource:
             ) from error
         return said
 
+    def compares(self, options: Mapping[str, Any]) -> bool:
+        """Whether it compares with the reference answer, with these options."""
+        needs = self.needs_answer
+        return needs if isinstance(needs, bool) else needs(self.options.model_validate(self.check_options(options)))
+
     def check_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The complete options, defaults filled in.
 
@@ -104,20 +114,43 @@ class RewardSource:
         return check_options(f"reward source {self.name!r}", self.options, given)
 
 
+@overload
+def reward(name: RewardFunction, /) -> RewardSource: ...
+
+
+@overload
 def reward(
-    name: str,
+    name: str | None = None,
     *,
     timeout_s: float = 5.0,
     prepare: Callable[[], None] | None = None,
     preflight: Callable[[Any], str] | None = None,
     check_problem: Callable[[Problem, Any], str] | None = None,
-    reads: Callable[[Problem], str] | None = None,
+    reads: Callable[[Problem, Any], tuple[str, str]] | None = None,
+    needs_answer: bool | Callable[[Any], bool] = True,
     granularity: Granularity = "response",
     workers: int | None = None,
     limit_memory: bool = True,
     retries: int = 0,
     cache: bool = True,
-) -> Callable[[RewardFunction], RewardSource]:
+) -> Callable[[RewardFunction], RewardSource]: ...
+
+
+def reward(
+    name: str | RewardFunction | None = None,
+    *,
+    timeout_s: float = 5.0,
+    prepare: Callable[[], None] | None = None,
+    preflight: Callable[[Any], str] | None = None,
+    check_problem: Callable[[Problem, Any], str] | None = None,
+    reads: Callable[[Problem, Any], tuple[str, str]] | None = None,
+    needs_answer: bool | Callable[[Any], bool] = True,
+    granularity: Granularity = "response",
+    workers: int | None = None,
+    limit_memory: bool = True,
+    retries: int = 0,
+    cache: bool = True,
+) -> RewardSource | Callable[[RewardFunction], RewardSource]:
     """Make a reward source of a function.
 
         response   (problem, response, *, options...) -> float | Score | None
@@ -133,7 +166,8 @@ def reward(
     options, as a model, and returns one line for the run's plan and its environment.json ("sandbox: bubblewrap 0.8.0"),
     or raises `UserError` with what to install or set. `check_problem` runs there too, on a few problems when a run
     starts and on all of them in `reasoner rewards test`: it tries whether the source can judge responses to a problem.
-    The other arguments are the fields of `RewardSource`.
+    The other arguments are the fields of `RewardSource`. Without a name, the source has that of the function: `@reward`
+    and `@reward(timeout_s=1.0)` do.
 
         @reward("contains_unit", timeout_s=1.0)
         def contains_unit(problem, response, *, unit: str = "km") -> float:
@@ -144,21 +178,25 @@ def reward(
         ValueError: an argument is out of range.
         TypeError: the function does not take what it is called with.
     """
-    _check_declaration(name, timeout_s, granularity, workers, limit_memory, retries)
+    if callable(name):
+        return reward()(name)
+    _check_declaration(name or "(named by its function)", timeout_s, granularity, workers, limit_memory, retries)
 
     def decorate(function: RewardFunction) -> RewardSource:
-        _check_parameters(name, function, granularity)
+        called = name or _name_of(function)
+        _check_parameters(called, function, granularity)
         options = _whole_model(function)
         return RewardSource(
-            name,
+            called,
             function,
-            options or _options_model(name, function),
+            options or _options_model(called, function),
             timeout_s,
             summary=(inspect.getdoc(function) or "").partition("\n")[0],
             prepare=prepare,
             preflight=preflight,
             check_problem=check_problem,
             reads=reads,
+            needs_answer=needs_answer,
             granularity=granularity,
             workers=workers,
             limit_memory=limit_memory,
@@ -168,6 +206,13 @@ def reward(
         )
 
     return decorate
+
+
+def _name_of(function: RewardFunction) -> str:
+    name = getattr(function, "__name__", "")
+    if not name.isidentifier():
+        raise TypeError(f"{function!r} has no name that a reward source could have: give one, @reward('NAME')")
+    return str(name)
 
 
 def _check_declaration(
@@ -219,6 +264,15 @@ def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
             )
     config = ConfigDict(extra="forbid", frozen=True)
     return create_model(f"{name}_options", __config__=config, **fields)
+
+
+def _waited_for(awaitable: Any) -> Any:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_finished(awaitable))
+    with ThreadPoolExecutor(1) as thread:  # a loop runs in this one, as in a notebook, and cannot run another
+        return thread.submit(asyncio.run, _finished(awaitable)).result()
 
 
 async def _finished(awaitable: Any) -> Any:

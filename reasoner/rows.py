@@ -1,15 +1,15 @@
-"""Rows of a data source: a file, a hub data set, or a generator.
-
-    rows --columns--> renamed --shuffle, limit--> chosen
+"""Rows of a data source: files, a hub data set, or a generator.
 
 Each row comes with its place (a file's line, a row number), so that whoever finds it wrong can say where it is.
 """
 
 from __future__ import annotations
 
+import glob
 import inspect
-import random
-from collections.abc import Iterator, Mapping
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,86 +21,121 @@ from reasoner.errors import ConfigError, DataError, MissingDependencyError, near
 from reasoner.files import Placed, plain, read_file, stem_of_file
 from reasoner.hookspecs import Generator
 from reasoner.hub import hub_reachable
+from reasoner.row_report import RowError
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row and where it is."""
 
-    number: int
-    """from 0, in the order of the source"""
+    index: int
+    """from 0, in the order of the source, over all its files"""
+    id: str
+    """`train:17`: of the problem that it becomes, whatever the order and number of those that are used"""
     place: str
     """`train.jsonl, line 18`, for messages"""
     fields: Mapping[str, Any]
 
 
-def load_rows(source: SourceConfig, generators: Mapping[str, Generator], seed: int, section: str) -> list[Row]:
-    """The rows that a run uses: with the names of `columns`, shuffled, the first `limit` of them.
-
-    Args:
-        seed: for the shuffle.
-        section: the configuration section that describes the source (`data.train`), for messages.
-
-    Raises:
-        DataError: the source is missing, unreachable, empty or malformed.
-        ConfigError: there is no such generator, or it has no such option.
-    """
-    rows = [_renamed(row, source.columns, section) for row in read_rows(source, generators, section)]
-    if not rows:
-        raise DataError(f"{section}: {source.path or source.hub or source.generator} holds no rows.")
-    if source.shuffle:
-        random.Random(seed).shuffle(rows)
-    return rows[: source.limit]
-
-
-def read_rows(source: SourceConfig, generators: Mapping[str, Generator], section: str) -> Iterator[Row]:
-    """All rows of the source (a generator: `limit` of them), in its own order.
+def read_rows(
+    source: SourceConfig, generators: Mapping[str, Generator], section: str
+) -> Iterator[tuple[Row, RowError | None]]:
+    """All rows of the source (a generator: `limit` of them) in its own order, each with what is wrong with it, if it is
+    malformed by itself: it has no fields then.
 
     Args:
         section: the configuration section that describes the source (`data.train`), for messages.
 
     Raises:
-        DataError: the source is missing, unreachable or malformed.
+        DataError: the source is missing, unreachable, empty, or malformed as a whole.
         ConfigError: there is no such generator, or it has no such option.
     """
-    placed = _placed_rows(source, generators, section)
-    return (Row(number, place, fields) for number, (place, fields) in enumerate(placed))
+    index = -1
+    for stem, placed in _parts(source, generators, section):
+        for number, (place, fields) in enumerate(placed):
+            index += 1
+            if isinstance(fields, RowError):
+                yield Row(index, f"{stem}:{number}", place, {}), fields
+            else:
+                yield Row(index, f"{stem}:{number}", place, fields), None
+    if index < 0:
+        raise DataError(f"{section}: {describe_origin(source)} holds no rows.")
 
 
-def _placed_rows(source: SourceConfig, generators: Mapping[str, Generator], section: str) -> Iterator[Placed]:
+def describe_origin(source: SourceConfig) -> str:
+    """The file, the files, the data set or the generator that the source names."""
+    if isinstance(source.path, list):
+        return ", ".join(source.path[:3]) + (f" and {len(source.path) - 3} more" if len(source.path) > 3 else "")
+    return source.path or source.hub or str(source.generator)
+
+
+def _parts(
+    source: SourceConfig, generators: Mapping[str, Generator], section: str
+) -> Iterator[tuple[str, Iterator[Placed]]]:
+    """The files of a source, or all of it, each with the part of its rows' ids before the number: `gsm8k-test`."""
     if source.path is not None:
-        return read_file(Path(source.path).expanduser())
-    if source.hub is not None:
-        return _hub_rows(source, section)
-    return _generated_rows(source, generators, section)
+        files = _files([source.path] if isinstance(source.path, str) else source.path, section)
+        yield from ((stem, read_file(file)) for stem, file in zip(_stems(files), files, strict=True))
+    elif source.hub is not None:
+        yield f"{source.hub.rpartition('/')[2]}-{source.split}", _hub_rows(source, section)
+    else:
+        yield f"{source.generator}-{source.seed}", _generated_rows(source, generators, section)
 
 
-def stem_of(source: SourceConfig) -> str:
-    """The part of a problem's id before the row number: `gsm8k-test`."""
-    if source.path is not None:
-        return stem_of_file(Path(source.path).name)
-    if source.hub is not None:
-        return f"{source.hub.rpartition('/')[2]}-{source.split}"
-    return f"{source.generator}-{source.seed}"
+def _files(paths: Sequence[str], section: str) -> list[Path]:
+    """The files that paths and patterns name, those of a pattern in the order of their names."""
+    files: list[Path] = []
+    for path in paths:
+        file = Path(path).expanduser()
+        if glob.has_magic(path) and not file.exists():
+            found = sorted(map(Path, glob.glob(str(file), recursive=True)))  # noqa: PTH207 (absolute patterns, too)
+            if not found:
+                raise DataError(f"{section}.path: no file matches {path} (in {Path.cwd()}).")
+            files += found
+        else:
+            files.append(file)
+    if twice := [file for file, count in Counter(files).items() if count > 1]:
+        raise DataError(f"{section}.path names {twice[0]} twice; name each file once.")
+    return files
+
+
+def _stems(files: Sequence[Path]) -> list[str]:
+    """A name for each file, from its own; with folders where several files have the same."""
+    stems = [stem_of_file(file.name) for file in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    common = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    relative = [file.absolute().relative_to(common) for file in files]
+    stems = [str(file.with_name(stem)) for file, stem in zip(relative, stems, strict=True)]
+    return stems if len(set(stems)) == len(stems) else list(map(str, relative))  # train.jsonl beside train.csv
 
 
 def text_field(row: Row, name: str, section: str) -> str:
     """The text of a field that the row must have.
 
     Raises:
-        DataError: it is missing, empty, or neither text nor a number.
+        RowError: it is missing, empty, or neither text nor a number.
     """
     if name not in row.fields:
-        raise DataError(
-            f"{row.place}: the field {name!r} is missing. The row has: {field_names(row.fields)}. "
-            f"If it has another name, map it: --set {section}.columns.{name}=FIELD."
+        raise RowError(
+            row.place,
+            f"the field {name!r} is missing.{nearest(name, row.fields)} The row has: {field_names(row.fields)}. If it "
+            f"has another name, map it: --set {section}.columns.{name}=FIELD.",
+            f"without the field {name!r}",
         )
-    value = row.fields[name]
+    value, where = row.fields[name], f"field {name!r}"
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{row.place}, field {name!r}: text or a number is needed, got {value!r}.")
+        inside = f" To take a part of it: --set '{section}.columns.{name}={{{{ {name}... }}}}'." if value else ""
+        complaint = f"text or a number is needed, got {_short(value)}.{inside}"
+        raise RowError(row.place, complaint, f"whose field {name!r} is neither text nor a number", where=where)
     if not str(value).strip():
-        raise DataError(f"{row.place}, field {name!r}: it is empty.")
+        raise RowError(row.place, "it is empty.", f"with an empty field {name!r}", where=where)
     return str(value)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def field_names(fields: Mapping[str, Any]) -> str:
@@ -135,18 +170,6 @@ def check_generator(source: SourceConfig, generators: Mapping[str, Generator], s
             TypeAdapter(hints.get(key, Any)).validate_python(value, strict=True)
         except ValidationError as error:
             raise ConfigError(f"{section}.options.{key} = {value!r}: {error.errors()[0]['msg']}.") from error
-
-
-def _renamed(row: Row, columns: Mapping[str, str], section: str) -> Row:
-    fields = dict(row.fields)
-    for name, column in columns.items():
-        if column not in row.fields:
-            raise DataError(
-                f"{row.place}: {section}.columns.{name} names the field {column!r}, which the row does not have. "
-                f"It has: {field_names(row.fields)}. To take the names as they are: --set '{section}.columns={{}}'."
-            )
-        fields[name] = row.fields[column]
-    return Row(row.number, row.place, fields)
 
 
 def _hub_rows(source: SourceConfig, section: str) -> Iterator[Placed]:

@@ -45,6 +45,15 @@ class SpreadSampler:
         params = replace(params, seed=derive_seed(params.seed, "engine", self._engine))
         return self._sampler.sample(mine, n, params) if mine and self._sampler else iter(())
 
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        """All groups by every engine; servers, which all ranks share, are asked once."""
+        mine = self._sampler.score(groups) if self._sampler else {}
+        return {
+            name or f"rank {rank}": logprobs
+            for rank, found in enumerate(self._ranks.gather(mine))
+            for name, logprobs in found.items()
+        }
+
     def load(self, folder: Path, version: int) -> Receipt:
         receipt = self._of_holder(self._sampler.load(folder, version) if self._sampler else None)
         self._loaded = receipt.version

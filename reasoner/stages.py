@@ -6,9 +6,10 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from shlex import quote
 from statistics import fmean
 from typing import Any
 
@@ -16,18 +17,22 @@ import numpy as np
 import torch
 
 from reasoner.ahead import Ahead
+from reasoner.applicability import why_nothing_is_judged, why_nothing_is_rewarded
+from reasoner.canary import Canary
 from reasoner.chat_probe import TurnEnd
 from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
 from reasoner.data import Stream
 from reasoner.deadline import Deadline
-from reasoner.evaluation import Evaluation, Scorer, evaluate, evaluation_params
+from reasoner.errors import ScoringError
+from reasoner.evaluation import Criterion, Estimate, Evaluation, Scorer, evaluate, evaluation_params
 from reasoner.fresh import Drawer, Fresh
 from reasoner.gro.schedules import factor
 from reasoner.gro.terms import Source, Term
-from reasoner.handover import hand_over
+from reasoner.handover import Publisher, gap_limit, hand_over
+from reasoner.held_out import HeldOut
 from reasoner.learning.critic import TorchCritic
-from reasoner.learning.learner import Learner
+from reasoner.learning.learner import PerturbableLearner
 from reasoner.learning.spread import Policy
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
@@ -60,34 +65,34 @@ class Evaluator:
     """the plugins that watch"""
     turn_end: TurnEnd
     """what ends a response beside the model's own end tokens"""
-    seconds: float = 0.0
-    """spent in evaluations"""
 
-    def evaluate(self, step: int, when: str) -> Evaluation:
+    def evaluate(self, step: int, when: str, rows: int = 0, measured: Sequence[Estimate] = ()) -> Evaluation:
         """Sample and score the held-out problems with the sampler's weights; the result is in the run folder.
 
+        Args:
+            rows: held-out rows of offline data.
+            measured: their figures, which go with those of the responses.
+
         Raises:
-            RunError: the sampler, the scoring service or the disk failed.
+            RunError: the sampler, the scoring service or the disk failed; or the deciding source has no value for any
+                response before training.
         """
         started = time.perf_counter()
         config = self.config.required_evaluation
         params = self.turn_end.added_to(evaluation_params(self.config))
         progress = partial(self.view.stage, "evaluation")
+        criterion = Criterion.of(self.config)
         evaluation, groups = evaluate(
-            self.sampler, self.scorer, self.held_out, params, config.samples, config.correct, progress
+            self.sampler, self.scorer, self.held_out, params, config.samples, criterion, progress
         )
+        evaluation = replace(evaluation, rows=rows, estimates=(*evaluation.estimates, *measured))
+        if step == 0 and (found := why_nothing_is_judged(self.config, groups)):
+            raise ScoringError(found)  # not committed: the resumed run makes this evaluation again
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
         self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
-        self.seconds += time.perf_counter() - started
+        self.run.clock.evaluation += time.perf_counter() - started
         return evaluation
-
-    def state(self) -> dict[str, Any]:
-        """A part of the run (`checkpointing.Part`)."""
-        return {"seconds": self.seconds}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.seconds = state["seconds"]
 
 
 @dataclass
@@ -104,27 +109,27 @@ class Stages:
     """this process among those that train together"""
     terms: Mapping[str, Term]
     """the objective's terms, bound to the functions of plugins"""
-    learner: Learner
+    learner: PerturbableLearner
     reference: Policy | None
     """frozen copy of the initial model; None: no term asks for it"""
     critic: TorchCritic | None
     """value model; None: no term asks for it"""
     evaluator: Evaluator | None
-    """sampler and scorer; None: no term reads fresh groups"""
+    """sampler and scorer; None: no term reads fresh groups, and no evaluation samples"""
+    held_out: HeldOut | None
+    """offline responses that are not trained on; None: there are none"""
     drawer: Drawer | None
     """samples and scores the fresh groups of a step; None: no term reads any"""
     ahead: Ahead
     """what it draws beside the update (`sampling.ahead`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
-    set_up_s: float
-    """seconds from the start of the process until everything was ready; with those of earlier starts of the run"""
-    earlier_s: float = 0.0
-    """seconds of earlier starts"""
     fresh_steps: int = 0
     """steps that sampled, since this start"""
     fresh: Fresh | None = None
     """of the current step; None: it reads no fresh groups"""
+    asleep: bool = False
+    """the sampler has given its memory back"""
     told: set[str] = field(default_factory=set)
     """what was said once for all steps"""
     watch: Watch = field(default_factory=Watch)
@@ -145,8 +150,8 @@ class Stages:
         """Writes the run's checkpoints."""
         parts: dict[str, Part] = {"stages": self}
         scoring = self.evaluator.service if self.evaluator else None
-        if self.evaluator and scoring:
-            parts |= {"evaluator": self.evaluator, SCORING: scoring}
+        if scoring:
+            parts[SCORING] = scoring
         if self.drawer:
             parts["drawer"] = self.drawer
         return Keeper(
@@ -164,12 +169,11 @@ class Stages:
 
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
-        total_s = self.earlier_s + seconds_since_start()
-        return {"set_up_s": self.set_up_s, "total_s": total_s}
+        clock = self.run.clock
+        return {"set_up_s": clock.set_up, "evaluation_s": clock.evaluation, "total_s": clock.total}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.set_up_s += state["set_up_s"]
-        self.earlier_s = state["total_s"]
+        self.run.clock.go_on_from(state["set_up_s"], state["evaluation_s"], state["total_s"])
 
     def check_time(self) -> None:
         """Another step, or the last evaluation, is about to begin.
@@ -193,7 +197,8 @@ class Stages:
         """The step's groups of every source that a term reads: sampled and scored, or from a data set.
 
         Raises:
-            RunError: the hand-over, the sampler or the scoring service failed.
+            RunError: the hand-over, the sampler or the scoring service failed; or no reward source has anything to say
+                about the first responses.
         """
         seed_generators(self.config.run.seed, step)
         batches: dict[Source, Batch] = {}
@@ -203,6 +208,7 @@ class Stages:
                 self.fresh_steps += 1
                 self.fresh = fresh = self._fresh(step, timer)
                 self._tell(fresh)
+                self._check_first(fresh)
                 batches[source] = Batch(
                     fresh.groups, greedy_rewards=fresh.greedy_rewards, temperature=self.config.sampling.temperature
                 )
@@ -219,12 +225,21 @@ class Stages:
             fresh = self.ahead.take(step, partial(self.view.stage, "sample"))
         with timer("handover"):
             self.publish()
+        with timer("check"):
+            self.follow_sampler()
         if fresh is None:
             fresh = self.drawer.draw(step, greedy=self._needs_greedy(step), progress=partial(self.view.stage, "sample"))
             timer.add(fresh.seconds)
         if self.config.sampling.ahead and step < self.config.run.steps and self._reads_fresh(step + 1):
             self.ahead.begin(partial(self.drawer.draw, step + 1, greedy=self._needs_greedy(step + 1)))
         return fresh
+
+    def _check_first(self, fresh: Fresh) -> None:
+        """End a run whose first responses no reward source has anything to say about."""
+        first = not any("reward/abstained" in metrics for metrics in self.history)
+        before = self.run.evaluations.get(0)
+        if first and (found := why_nothing_is_rewarded(self.config, fresh.sampled, before)):
+            raise ScoringError(found)
 
     def _reads_fresh(self, step: int) -> bool:
         return any(each.term.source == "online" for each in self.active_terms(step))
@@ -266,8 +281,12 @@ class Stages:
             HandoverError: the sampler did not take them.
         """
         if self.evaluator and self.learner.version != self.evaluator.sampler.version:
-            parent = self.config.sampling.weights_folder
-            hand_over(self.learner, self.evaluator.sampler, self.ranks, parent, self._say_once)
+            self._hand_over(self.learner)
+
+    def _hand_over(self, publisher: Publisher) -> None:
+        assert self.evaluator is not None
+        parent = self.config.sampling.weights_folder
+        hand_over(publisher, self.evaluator.sampler, self.ranks, parent, self._say_once)
 
     def _say_once(self, text: str) -> None:
         """Say what is the same at every step once."""
@@ -285,23 +304,91 @@ class Stages:
         every = self.config.evaluation.every if self.config.evaluation else 0
         when = {0: "before training", self.config.run.steps: "after training"}.get(step)
         due = when is not None or (every and step % every == 0)
-        if self.evaluator and due and step not in self.run.evaluations:
-            self.ahead.wait()
+        if not due or step in self.run.evaluations:
+            return
+        when = when or f"after step {step}"
+        self.ahead.wait()
+        measured = self._measure_held_out()
+        rows = self.held_out.count if self.held_out else 0
+        if self.evaluator:
+            self.wake_sampler()
             self.publish()
-            self.evaluator.evaluate(step, when or f"after step {step}")
+            self.evaluator.evaluate(step, when, rows, measured)
+        elif rows:
+            evaluation = Evaluation(0, 0, 0, measured, rows=rows)
+            self.run.commit_evaluation(step, evaluation, [])
+            self.view.evaluated(when, evaluation)
+            self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
+
+    def _measure_held_out(self) -> tuple[Estimate, ...]:
+        if self.held_out is None:
+            return ()
+        started = time.perf_counter()
+        with self.sampler_asleep(Timer()):
+            found = self.held_out.measure(partial(self.view.stage, "held out"))
+        self.run.clock.evaluation += time.perf_counter() - started
+        return found
+
+    @cached_property
+    def canary(self) -> Canary | None:
+        """Sees whether the sampler takes what it is given; None: there is no sampler."""
+        if self.evaluator is None:
+            return None
+        limit = gap_limit(self.config.model.dtype, self.config.handover.max_gap)
+        return Canary(self.learner, self.evaluator.sampler, self.ranks, limit, self._hand_over)
+
+    def prove_sampler(self) -> None:
+        """Before anything is trained: every family of parameters reaches the sampler (`canary`).
+
+        Raises:
+            RunError: one does not; or the sampler gives other log-probabilities than the learner, or failed.
+        """
+        if self.canary is None or self.evaluator is None:
+            return
+        started = time.perf_counter()
+        self.view.stage("check", 0, 0)
+        self.publish()
+        prompts = list(self.drawer.prompts.values()) if self.drawer else list(self.evaluator.held_out)
+        found = self.canary.prove(prompts)
+        self.run.add_fact("sampler check", found)
+        self.view.message(f"{found}; {time.perf_counter() - started:.1f} s")
+
+    def follow_sampler(self) -> None:
+        """After the first update, and then at every k-th step until it is seen: the sampler, which has the learner's
+        weights, follows it (`canary`).
+
+        Raises:
+            RunError: it does not, or failed.
+        """
+        if self.check_due and self.canary and (found := self.canary.follow()):
+            self.view.message(found)
+
+    @property
+    def check_due(self) -> bool:
+        """Whether sampler and learner are compared at this step: at the first that samples, at the second (after a
+        hand-over), then at every k-th."""
+        count = self.fresh_steps
+        return count in (1, 2) or count % self.config.handover.check_every == 0
 
     @contextmanager
     def sampler_asleep(self, timer: Timer) -> Iterator[None]:
-        """The sampler gives its memory back meanwhile, unless it draws ahead. Its going to sleep and waking up are a
-        part of the update's time."""
+        """The sampler gives its memory back meanwhile, unless it draws ahead; one that only evaluates until the next
+        evaluation. Its going to sleep and waking up are a part of the update's time."""
         sampler = self.evaluator.sampler if self.evaluator and not self.config.sampling.ahead else None
-        if sampler:
-            with timer("update"):
+        with timer("update"):
+            if sampler and not self.asleep:
                 sampler.sleep()
+                self.asleep = True
         yield
-        if sampler:
+        if self.config.online:
             with timer("update"):
-                sampler.wake()
+                self.wake_sampler()
+
+    def wake_sampler(self) -> None:
+        """Give the sampler its memory again."""
+        if self.evaluator and self.asleep:
+            self.evaluator.sampler.wake()
+            self.asleep = False
 
     def commit(self, step: int, report: UpdateReport, timer: Timer) -> None:
         """Measure the step, write it to the run folder and show it.
@@ -331,7 +418,7 @@ class Stages:
     def _fresh_metrics(self, fresh: Fresh, report: UpdateReport) -> dict[str, float]:
         """Figures of everything that was sampled for the step, whether it was trained on or dropped; staleness alone is
         that of what was trained on."""
-        metrics = {**fresh.metrics, **rollout_metrics(fresh.sampled)}
+        metrics = {**fresh.metrics, **rollout_metrics(fresh.sampled, self.config.conditions)}
         metrics["tokens/sampled"] = float(fresh.tokens)
         metrics["score/seconds"] = fresh.scoring_s
         metrics["tokens_per_s/sample"] = fresh.tokens / fresh.seconds["sample"]
@@ -361,26 +448,26 @@ class Stages:
     def finish(self, model: Path) -> None:
         """Remove what only an interrupted run needs, and show the summary."""
         self.keeper.finish()
+        self.run.clock.stop()
         before, after = (self.run.evaluations.get(step) for step in (0, self.config.run.steps))
-        complete = self.run.folder / "config.toml"
+        folder = quote(str(self.run.folder))
+        complete = quote(str(self.run.folder / "config.toml"))
         commands = {"Repeat this run exactly": f"reasoner run {complete}"}
         if self.config.run.keep_last:
-            commands["Train it further"] = (
-                f"reasoner run --resume {self.run.folder} --steps {2 * self.config.run.steps}"
-            )
-        if self.config.evaluation is not None:
-            compared = f"reasoner eval {complete} --model {self.config.model.path} --model {model}"
+            commands["Train it further"] = f"reasoner run --resume {folder} --steps {2 * self.config.run.steps}"
+        if self.config.has_sampler:
+            compared = f"reasoner eval {complete} --model {quote(self.config.model.path)} --model {quote(str(model))}"
             commands = {"Compare the trained model with the initial one": compared} | commands
         self.view.finished(
             Summary(
                 task=self.config.task,
-                correct=self.config.evaluation.correct if self.config.evaluation else "",
+                correct=str(Criterion.of(self.config)) if self.config.has_sampler else "",
                 history=self.history,
                 warnings=self.watch.given,
                 evaluations=(before, after) if before and after else None,
-                set_up_s=self.set_up_s,
-                evaluation_s=self.evaluator.seconds if self.evaluator else 0.0,
-                total_s=self.earlier_s + seconds_since_start(),
+                set_up_s=self.run.clock.set_up,
+                evaluation_s=self.run.clock.evaluation,
+                total_s=self.run.clock.total,
                 run_folder=self.run.folder,
                 model_folder=model,
                 next_commands=commands,

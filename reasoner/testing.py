@@ -23,14 +23,15 @@ file asks for it with `pytest_plugins = ["reasoner.pytest_plugin"]`:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from reasoner.cases import Case, make_problem, make_response, score_cases, shown
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError, UserError
-from reasoner.records import Component, Problem, Response
-from reasoner.rewards_api import RewardSource
+from reasoner.records import Component, Group, Problem, Response
+from reasoner.rewards_api import Granularity, RewardSource
 from reasoner.scoring.service import ScoringService
 
 __all__ = ["Case", "Check", "Checklist", "check_source", "make_problem", "make_response"]
@@ -39,10 +40,16 @@ TOLERANCE = 1e-9
 """how far a value may be from the expected one"""
 MEGABYTE = 2**20
 UNICODE = "Ответ: ٤٢, ４２, 四十二, x² ≤ ½, ∑ 🧮👩🏽‍🔬, e\u0301, \u202e24\u202c, \u200b, \x00, \ufeff."
+SIZES = {1: (1,), 2: (1, 1), 5: (2, 3)}
+"""responses of a group, or of a batch with the sizes of the groups in it"""
+PROBLEM = make_problem("What is 6 times 7?", "42")
+"""what is asked where there are no cases"""
 BARE = "a problem without a reference"
 """the one thing that a source may refuse: the problem is broken then, not the response"""
 WORKER = ScoringConfig(workers=1, max_failure_rate=1.0, cache=0)
 """one worker that makes every call, and no number of failures that stops it"""
+
+Call = tuple[Problem, Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +96,9 @@ def check_source(
 
     It accepts its options and finds what it needs; it is found in a worker; it copes with an empty text, a megabyte,
     unicode and a problem without a reference within its deadline; it returns None, a finite number or a Score with JSON
-    parts; it gives every case its expected value; it gives the same value twice and in another process; it leaves its
-    worker as it was: no process, no thread, no other working directory.
+    parts, and not None for everything; it gives every case its expected value; it gives the same value twice and in
+    another process; one that sees groups or batches takes them in every size; it leaves its worker as it was: no
+    process, no thread, no other working directory.
 
     Args:
         source: registered by an installed distribution or by one of `plugins`.
@@ -107,17 +115,23 @@ def check_source(
         return Checklist(source.name, tuple(checks))
     probes = _probes(cases)
     calls = [*probes.values(), *((case.problem, case.response) for case in cases)]
+    calls += [] if cases else [(PROBLEM, make_response(text)) for text in ("42", "The answer is \\boxed{42}.")]
+    sized = {} if source.granularity == "response" else _sized(source.granularity, cases)
     try:
-        first, left = _score(source, given, plugins, [*calls, *calls])
-        second, _ = _score(source, given, plugins, calls)
+        first, of_size, left = _score(source, given, plugins, [*calls, *calls], sized)
+        second, _, _ = _score(source, given, plugins, calls)
     except (ConfigError, ScoringError) as error:
         return Checklist(source.name, (*checks, Check("is found in a worker", False, str(error))))
     once, again = first[: len(calls)], first[len(calls) :]
     checks.append(Check("is found in a worker", True))
     checks += [_check_probe(name, part, own=bool(cases)) for name, part in zip(probes, once, strict=False)]
     checks.append(_check_returned(once))
+    if any(part.failure is None for part in once):  # of one that always fails the checks above say enough
+        checks.append(_check_answers(once, own=bool(cases)))
     if cases:
         checks.append(_check_cases(cases, once[len(probes) :]))
+    if sized:
+        checks.append(_check_sizes(source.granularity, of_size))
     checks.append(_check_same("gives the same value twice", calls, once, again))
     checks.append(_check_same("gives the same value in another process", calls, once, second))
     checks.append(Check("leaves its worker as it was", not left, "; ".join(left)))
@@ -125,7 +139,7 @@ def check_source(
 
 
 def _probes(cases: Sequence[Case]) -> dict[str, tuple[Problem, Response]]:
-    problem = cases[0].problem if cases else make_problem("What is 6 times 7?", "42")
+    problem = cases[0].problem if cases else PROBLEM
     bare = Problem(problem.id, problem.messages, "", {**problem.fields, "answer": ""})
     return {
         "an empty text": (problem, make_response("")),
@@ -135,20 +149,46 @@ def _probes(cases: Sequence[Case]) -> dict[str, tuple[Problem, Response]]:
     }
 
 
+def _sized(granularity: Granularity, cases: Sequence[Case]) -> dict[int, list[Group]]:
+    """For each size the groups of one call: a group with so many responses, or groups that make such a batch. As in a
+    run, some responses are equal."""
+    problem = cases[0].problem if cases else PROBLEM
+    own = [case.response for case in cases if _asked(case.problem) == _asked(problem)]
+    responses = [*own, *(make_response(text) for text in ("42", "It is 41.", "", UNICODE))][:4]
+    responses.append(responses[0])
+    return {
+        size: [
+            Group(replace(problem, id=f"{index}:{problem.id}"), (0,), tuple(responses[:count]))
+            for index, count in enumerate((size,) if granularity == "group" else parts)
+        ]
+        for size, parts in SIZES.items()
+    }
+
+
+def _asked(problem: Problem) -> tuple[object, str]:
+    return problem.messages, problem.answer
+
+
 def _score(
     source: RewardSource,
     options: Mapping[str, Any],
     plugins: Sequence[str],
-    calls: Sequence[tuple[Problem, Response]],
-) -> tuple[list[Component], Sequence[str]]:
-    """The verdicts, and what the calls left behind or did to the process that starts their workers."""
+    calls: Sequence[Call],
+    sized: Mapping[int, Sequence[Group]] = MappingProxyType({}),
+) -> tuple[list[Component], dict[int, list[Component]], Sequence[str]]:
+    """The verdicts, those of each size, and what the calls left behind or did to the process that starts their
+    workers."""
     said: list[str] = []
     reward = RewardConfig(source=source.name, options=dict(options))
     with ScoringService([reward], WORKER, plugins, said.append) as service:
         # One by one: in a batch, one response that kills the call would fail those beside it.
         parts = [score_cases(service, [call])[0][0] for call in calls]
+        of_size = {
+            size: [row[0] for scored in service.score(groups) for row in scored.components]
+            for size, groups in sized.items()
+        }
         left = service.left_behind().get(source.name)
-        return parts, left or said
+        return parts, of_size, left or said
 
 
 def _check_options(source: RewardSource, options: Mapping[str, Any]) -> Check:
@@ -189,6 +229,27 @@ def _check_probe(name: str, part: Component, own: bool) -> Check:
 def _check_returned(parts: Sequence[Component]) -> Check:
     wrong = [part.failure.message for part in parts if part.failure is not None and part.failure.kind == "invalid"]
     return Check("returns None, a finite number or a Score", not wrong, wrong[0] if wrong else "")
+
+
+def _check_answers(parts: Sequence[Component], own: bool) -> Check:
+    """`own`: there were cases, so that some problem is of the source's kind."""
+    answered = sum(part.value is not None for part in parts)
+    name = "gives some response a value"
+    if answered:
+        return Check(name, True, f"{answered} of {len(parts)} calls")
+    kind = "" if own else " Is it for problems of another kind? Then give it cases."
+    why = "it says of every response that it does not apply (None). Does the function end without `return`?"
+    return Check(name, False, why + kind)
+
+
+def _check_sizes(granularity: Granularity, of_size: Mapping[int, Sequence[Component]]) -> Check:
+    several = "groups" if granularity == "group" else "batches"
+    name = f"takes {several} of {', '.join(map(str, of_size))} responses"
+    for size, parts in of_size.items():
+        failed = next((part for part in parts if part.failure is not None), None)
+        if failed is not None:
+            return Check(name, False, f"of {size}: {shown(failed)}")
+    return Check(name, True)
 
 
 def _check_cases(cases: Sequence[Case], parts: Sequence[Component]) -> Check:

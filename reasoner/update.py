@@ -24,7 +24,7 @@ from reasoner.gro.terms import Source, Term
 from reasoner.handover import Gap
 from reasoner.learning.learner import Accumulated, Learner, StepResult, Weights
 from reasoner.ranks import ALONE, Ranks
-from reasoner.records import Batch, Response, ScoredGroup, Suspect
+from reasoner.records import Batch, Group, Response, ScoredGroup, Suspect
 from reasoner.suspects import Seen
 from reasoner.value import Critic, CriticReport, update_critic
 
@@ -348,12 +348,12 @@ def inputs_of(batch: Batch) -> Inputs:
     return Inputs(
         rewards_NG=rewards_NG,
         valid_NG=~rewards_NG.isnan(),
-        mask_RT=_padded([response.policy_mask for response in responses], torch.bool),
+        mask_RT=padded([response.policy_mask for response in responses], torch.bool),
         truncated_R=torch.tensor([response.finish_reason == "length" for response in responses]),
         greedy_N=None if batch.greedy_rewards is None else _rewards([batch.greedy_rewards])[0],
         old_RT=_annotation(batch.old_logprobs),
         reference_RT=_annotation(batch.reference_logprobs),
-        sampler_RT=_padded([response.sampler_logprobs for response in responses], torch.float32),
+        sampler_RT=padded([response.sampler_logprobs for response in responses], torch.float32),
         values_RT=_annotation(batch.values),
         components_KNG=(
             torch.stack([_rewards([[c.value or 0.0 for c in column]]).reshape(shape) for column in by_source])
@@ -366,15 +366,24 @@ def inputs_of(batch: Batch) -> Inputs:
     )
 
 
+def mismatch(groups: Sequence[Group]) -> list[Group]:
+    """Every group's prompt with the responses of the group after it, the last one's with the first's."""
+    return [
+        replace(group, responses=following.responses)
+        for group, following in zip(groups, [*groups[1:], *groups[:1]], strict=True)
+    ]
+
+
 def _rewards(values: Sequence[Sequence[float | None]]) -> Tensor:
     return torch.tensor([[math.nan if r is None else r for r in row] for row in values], dtype=torch.float64)
 
 
 def _annotation(values: tuple[tuple[float, ...], ...] | None) -> Tensor | None:
-    return None if values is None else _padded(values, torch.float32)
+    return None if values is None else padded(values, torch.float32)
 
 
-def _padded(values: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+def padded(values: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """(R, T) of rows of different lengths, right-padded with 0."""
     rows = [torch.tensor(row, dtype=dtype) for row in values]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 

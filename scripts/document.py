@@ -9,6 +9,7 @@ date.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +20,15 @@ from typing import Any, get_args, get_type_hints
 
 from typer.main import get_command
 
+import reasoner.records
 from reasoner import hookspecs
 from reasoner.cli.app import app
 from reasoner.gro import describe
 from reasoner.gro.presets import PRESETS
 from reasoner.reporting.metrics import METRICS
-from reasoner.runs.changes import ALLOWED
+from reasoner.runs.changes import ALLOWED, ON_REQUEST
+from reasoner.settings.other_names import table
+from scripts import models_table
 from scripts.keys import configuration
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -78,11 +82,30 @@ def hooks() -> str:
     return "\n".join(["| hook | when, and what for |", "|---|---|", *rows]) + "\n"
 
 
+def records() -> str:
+    """One row per field of what a verifier gets and returns: the docstrings of `reasoner.records`."""
+    tree = ast.parse(inspect.getsource(reasoner.records))
+    classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+    aliases = {ast.unparse(each.targets[0]): each.value for each in tree.body if isinstance(each, ast.Assign)}
+    rows = []
+    for name in ("Problem", "Message", "Response", "Score"):
+        for at, node in enumerate(classes[name]):
+            if not isinstance(node, ast.AnnAssign):
+                continue
+            after = classes[name][at + 1] if at + 1 < len(classes[name]) else None
+            text = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
+            kind = ast.unparse(aliases.get(ast.unparse(node.annotation), node.annotation)).replace("|", "\\|")
+            rows.append(f"| `{name.lower()}.{ast.unparse(node.target)}` | `{kind}` | {' '.join(text.split())} |")
+    return "\n".join(["| | type | what it holds |", "|---|---|---|", *rows]) + "\n"
+
+
 def changes() -> str:
     """What may change in a run that goes on: keys by what may differ afterwards."""
     by_effect: dict[str, list[str]] = {}
     for key, effect in ALLOWED.items():
         by_effect.setdefault(effect or "nothing", []).append(f"`{key}`")
+    for key, effect in ON_REQUEST.items():
+        by_effect.setdefault(f"with `--accept-changes` alone: {effect}", []).append(f"`{key}`")
     rows = [f"| {', '.join(keys)} | {effect} |" for effect, keys in by_effect.items()]
     return "\n".join(["| keys | what may differ |", "|---|---|", *rows]) + "\n"
 
@@ -146,10 +169,14 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),
+    "models": lambda: models_table.table(models_table.read()),
     "checkpoints": partial(found, "checkpoints"),
     "configuration": configuration,
     "hooks": hooks,
+    "records": records,
     "changes": changes,
+    "trl": lambda: table("TRL"),
+    "verl": lambda: table("verl"),
     "commands": commands,
 }
 

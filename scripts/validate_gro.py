@@ -38,7 +38,6 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from transformers.utils import logging as transformers_logging
 
 from reasoner.errors import ReasonerError
-from reasoner.evals import session
 from reasoner.gro.presets import PRESETS
 from reasoner.opening import open_stages
 from reasoner.pipeline import train
@@ -136,8 +135,7 @@ def start(work: Path, seed: int) -> tuple[Path, float]:
     """The warmed-up model of a seed and its share of right answers."""
     random_model = build_model(work / f"random-{seed}", seed)
     folder, _ = run([f"model.path={random_model}", f"run.seed={seed}", *WARM_UP], work)
-    model = folder / "model"
-    return model, accuracy(model, seed, work)
+    return folder / "model", accuracy(folder)
 
 
 def train_one(name: str, seed: int, steps: int, model: Path, before: float, work: Path) -> Training:
@@ -148,15 +146,13 @@ def train_one(name: str, seed: int, steps: int, model: Path, before: float, work
             own.append(f"gro.terms.{term_name}.source=online")
     started = time.perf_counter()
     folder, rewards = run(own, work)
-    evaluations = read_evaluations(folder)
-    after = evaluations[-1].evaluation.find("avg@1") if evaluations else None
     return Training(
         preset=name,
         seed=seed,
         steps=steps,
         setting=setting(),
         before=before,
-        after=after.value if after else accuracy(folder / "model", seed, work),
+        after=accuracy(folder),
         rewards=tuple(rewards),
         seconds=round(time.perf_counter() - started, 1),
     )
@@ -171,21 +167,9 @@ def run(sets: Sequence[str], work: Path) -> tuple[Path, list[float]]:
         return stages.run.folder, rewards
 
 
-def accuracy(model: Path, seed: int, work: Path) -> float:
-    """Share of right answers on the held-out problems."""
-    resolved = load_config(
-        TASK,
-        sets=[
-            f"plugins=['{PLUGIN}']",
-            f"run.output={work / 'runs'}",
-            f"model.path={model}",
-            f"run.seed={seed}",
-            "gro.preset=grpo",
-        ],
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        _, (result,) = session.start([resolved])
-    found = result.evaluation.accuracy
+def accuracy(run_folder: Path) -> float:
+    """Share of right answers on the held-out problems, after training."""
+    found = read_evaluations(run_folder)[-1].evaluation.accuracy
     if found is None:
         raise ReasonerError("the evaluation gave no accuracy")
     return found.value

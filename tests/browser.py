@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--virtual-time-budget=20000",
+    "--disable-features=IsolateSandboxedIframes",  # its virtual time is that of one process
     "--enable-logging=stderr",
 ]
 CONSOLE = re.compile(r"CONSOLE[:(].*")
@@ -41,15 +43,22 @@ class Page:
     """what the driver returned"""
 
 
-def open_page(file: Path, driver: str, hash_: str = "", width: int = 1200) -> Page:
+def open_page(
+    file: Path, driver: str, hash_: str = "", width: int = 1200, around: Callable[[str], str] = lambda page: page
+) -> Page:
     """Open a report, run the body of an async function in it after its scripts, and return what that returned.
 
     The page's content security policy is kept: the driver's hash is added to it.
+
+    Args:
+        around: the page that is opened, of the report's with its driver; one with the report in a frame hears from
+            there what the driver returned.
     """
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         copy = Path(folder) / "page.html"
-        copy.write_text(_with_driver(file.read_text(encoding="utf-8"), driver), encoding="utf-8")
+        page = around(_with_driver(file.read_text(encoding="utf-8"), driver))
+        copy.write_text(page, encoding="utf-8")
         profile, size = f"--user-data-dir={folder}/profile", f"--window-size={width},1000"
         command = [CHROMIUM, *FLAGS, profile, size, "--dump-dom", f"{copy.as_uri()}{hash_}"]
         done = subprocess.run(command, capture_output=True, timeout=120, check=True)
@@ -73,6 +82,7 @@ def _with_driver(page: str, driver: str) -> str:
   box.id = "said";
   box.textContent = JSON.stringify(said);
   document.body.append(box);
+  if (parent !== window) parent.postMessage(box.textContent, "*");
 }})();
 """
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -16,7 +16,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from reasoner.evaluation import summarise
+from reasoner.evaluation import Criterion, summarise
 from reasoner.measure import rollout_metrics
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
 from reasoner.reporting.alarms import Warned
@@ -181,7 +181,7 @@ def _step(run: Run, step: int, made: MadeUp, problems: int, skill: float) -> Non
 
 def _evaluate(run: Run, step: int, made: MadeUp, skill: float) -> None:
     groups = [made.group(f"eval:{n}", skill, 1) for n in range(24)]
-    run.commit_evaluation(step, summarise(groups, 1, "math"), to_rollouts(step, groups))
+    run.commit_evaluation(step, summarise(groups, 1, Criterion("math")), to_rollouts(step, groups))
 
 
 def edit_json(file: Path, **values: object) -> None:

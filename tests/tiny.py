@@ -24,7 +24,7 @@ def build_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
     Two tokens end a response (`<|im_end|>`, `<|endoftext|>`). The weights are larger than usual at initialisation: the
     distribution over the next token is far from uniform, and a wrong weight shows in the log-probabilities.
     """
-    tokenizer = _byte_tokenizer()
+    tokenizer = byte_tokenizer()
     end, turn_end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -50,7 +50,8 @@ def build_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
     return folder
 
 
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of 260 tokens: every byte, and four special tokens."""
     vocabulary = {character: index for index, character in enumerate(sorted(ByteLevel.alphabet()))}
     core = Tokenizer(BPE(vocab=vocabulary, merges=[]))
     core.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich import box
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,11 +22,15 @@ from reasoner.settings import term_toml
 
 app = typer.Typer(help="List the methods, and show what each one is.", no_args_is_help=True)
 
-LEGEND = (
-    "\nl: log-probability, R: reward, c: credit, u = evidence - anchor, s: logistic"
-    "\nfunction, diff: chosen - rejected. `reasoner algorithms show NAME` has the"
-    "\nformula, the numbers, what it needs, and the TOML."
-)
+LEGEND = {
+    "unit": "what has a weight of its own: a token, a response, a pair of responses",
+    "evidence": "what is made likelier or less likely; l: log-probability, diff: chosen - rejected, s: logistic "
+    "function",
+    "anchor": "what the evidence is compared with, u = evidence - anchor; old: the policy that sampled, 0: nothing",
+    "credit": "c, from the rewards R of a group; mean and std are the group's, whitened: over the batch",
+    "link": "the loss as a function of u and c; clip(low, high): the ratio e^u counts between 1 - low and 1 + high",
+    "aggregation": "over what the units are averaged; constant(longest): over the longest response allowed",
+}
 PAPER = re.compile(r"\d{4}\.\d{4,5}")
 NEEDS = {
     "pairs": "preference pairs: [data.pairs], or source = 'online' to mine them from fresh groups",
@@ -45,7 +50,12 @@ def list_algorithms(plugin: options.Plugins = None) -> None:
     console.print(_table({name: preset for name, preset in presets.items() if len(preset.terms) == 1}))
     console.print(Text("\nSeveral terms (weight, term)", style="bold"))
     console.print(_table({name: preset for name, preset in presets.items() if len(preset.terms) > 1}))
-    console.print(Text(LEGEND), soft_wrap=True)
+    legend = Table.grid(padding=(0, 2))
+    for column, meaning in LEGEND.items():
+        legend.add_row(Text(column, style="bold"), Text(meaning))
+    console.print(Text("\nWhat the columns mean", style="bold"))
+    console.print(legend)
+    console.print(Text("\nFormula, numbers, needs and TOML of one: reasoner algorithms show NAME"), soft_wrap=True)
 
 
 def _table(presets: Mapping[str, Preset]) -> Table:
@@ -90,6 +100,9 @@ def show(
         for choice, text in describe.choices_of(weighted.term).items():
             table.add_row(Text(f"  {choice}"), Text(text, overflow="fold"))
         console.print(table)
+    if preset.note:
+        console.print(Text("\nBeside the method", style="bold"))
+        console.print(Padding(Text(preset.note), (0, 0, 0, 2)))
     console.print(Text("\nNeeds", style="bold"))
     for need in dict.fromkeys(need for weighted in preset.terms.values() for need in _needs(weighted.term)):
         console.print(Text(f"  - {need}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
@@ -20,6 +20,13 @@ def print_preflights(said: Mapping[str, str]) -> None:
     """What reward sources say of this machine, a line each."""
     for source, line in said.items():
         out().print(Text(f"{source}: {line}"))
+
+
+def print_samples(samples: Sequence[str]) -> None:
+    """Prompts as the policy sees them, each after an empty line."""
+    for sample in samples:
+        out().print()
+        out().print(Text(sample), soft_wrap=True)
 
 
 def warn(message: str) -> None:

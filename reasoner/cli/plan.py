@@ -65,7 +65,7 @@ def plan(
     if gpus is not None or nodes > 1:
         arguments.append(f"run.ranks={(gpus or 1) * nodes}")
     resolved = load_config(task, profile, config or (), arguments, plugin or ())
-    resolved.config.check_trains()
+    resolved.config.check_trains(resolved.typed)
     estimate = _estimate(resolved, gpus or 1, gpu_memory)
     refuse_impossible(estimate, nodes)
     if json_:
@@ -80,12 +80,12 @@ def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> Estima
     sampling = config.sampling
     if gpu_memory is None:
         describe_learner(config)
-        engine = choose_engine(sampling) if config.online else ""
+        engine = choose_engine(sampling) if config.has_sampler else ""
         return find_estimate(config, this_machine(resolve_device(config.model.device)), engine)
     if config.model.device == "cpu":
         raise ConfigError("--gpu-memory plans for GPUs, and model.device is 'cpu': leave one of them out")
     asked = "servers" if sampling.mode == "server" else sampling.engine
-    engine = ("vllm" if asked == "auto" else asked) if config.online else ""
+    engine = ("vllm" if asked == "auto" else asked) if config.has_sampler else ""
     return find_estimate(config, planned_machine(gpu_memory, gpus), engine)
 
 
@@ -128,7 +128,7 @@ def _print(resolved: Resolved, estimate: Estimate) -> None:
     out().print(grid)
     out().print()
     out().print(memory_table(estimate))
-    out().print("~ is an estimate; the others follow from the number formats.", style="dim")
+    out().print("~ estimated", style="dim")
     out().print()
     if estimate.advice:
         out().print("To make it fit:", style="bold")
@@ -148,8 +148,8 @@ def _facts(resolved: Resolved, estimate: Estimate) -> Mapping[str, str]:
         "task": f"{config.task}, profile {config.profile or 'none'} ({resolved.origins['profile']})",
         "model": f"{config.model.path}: {model.parameters / 1e6:,.1f} million parameters{adapter}, "
         f"{config.model.dtype}",
-        "machine": where,
-        "learner": config.learner + (f", ZeRO {_stage(estimate)}" if config.learner == "deepspeed" else ""),
+        "machine": f"{where}; {config.learner}"
+        + (f", ZeRO {_stage(estimate)}" if config.learner == "deepspeed" else ""),
         "step": _step(estimate),
     }
     if estimate.engine == "vllm":
@@ -174,10 +174,10 @@ def _stage(estimate: Estimate) -> str:
 def _step(estimate: Estimate) -> str:
     """Tokens of a step, at most: responses are as long as they are."""
     config, tokens = estimate.config, step_tokens(estimate.config)
-    each = " each" if config.run.ranks > 1 else ""
+    each = " a rank" if config.run.ranks > 1 else ""
     return (
-        f"up to {tokens * config.run.ranks:,} tokens through the learner: {_counted(config.run.ranks, 'rank')} x "
-        f"{_counted(estimate.micro_batches, 'micro-batch')}{each} of up to {micro_batch_tokens(config):,}"
+        f"up to {tokens * config.run.ranks:,} tokens, in {_counted(estimate.micro_batches, 'micro-batch')}{each} of up "
+        f"to {micro_batch_tokens(config):,}"
     )
 
 

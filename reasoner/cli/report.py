@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 import typer
@@ -84,7 +85,7 @@ def _leave_report(folder: Path) -> None:
         save(make_report([folder])[1], target)
     except Exception as error:  # whatever it is: the run itself is done, and its folder is whole
         console.print(Text(f"The report could not be written: {error or type(error).__name__}"))
-        console.print(Text(f"  reasoner report {folder}"), soft_wrap=True)
+        console.print(Text(f"  reasoner report {quote(str(folder))}"), soft_wrap=True)
         return
     console.print(Text("Report:", "bold"))
     console.print(Text(f"  {target}"), soft_wrap=True)

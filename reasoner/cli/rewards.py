@@ -28,7 +28,7 @@ from reasoner.cli import options
 from reasoner.cli.console import out, print_preflights, warn
 from reasoner.cli.progress import counting
 from reasoner.config import Config, RewardConfig, ScoringConfig
-from reasoner.data import load_held_out, load_problems
+from reasoner.data import HELD_OUT_SEED, ProblemLoader
 from reasoner.errors import ConfigError, DataError, UserError
 from reasoner.parsing import parse_toml
 from reasoner.preflight import preflight
@@ -38,8 +38,10 @@ from reasoner.records import Problem
 from reasoner.references import read_references
 from reasoner.reporting.format import duration, number
 from reasoner.rewards_api import RewardSource
+from reasoner.row_report import RowReport
 from reasoner.scoring.service import ScoringService
 from reasoner.settings import load_config
+from reasoner.sources import answers_needed
 
 app = typer.Typer(help="List, show, test and measure reward sources.", no_args_is_help=True)
 
@@ -111,10 +113,13 @@ def score_references(
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
 ) -> None:
-    """Score every reference answer of a task's data as a response: all must get 1.0.
+    """Score every reference answer of a task's data as a response: all must be correct.
+
+    Correct is 1.0, or evaluation.threshold for the source that decides. A source may say that it does not apply to a
+    problem, but not to all of them.
 
     A source that can try whether it judges a problem as it should (`code`: as plain Python does) tries all of them.
-    The exit code is 1 when an answer does not get 1.0, or a problem cannot be judged. Without --task, a task whose data
+    The exit code is 1 when an answer is not correct, or a problem cannot be judged. Without --task, a task whose data
     is not there is said and left out.
 
     Example: reasoner rewards test math --task math-gsm8k --profile laptop
@@ -136,12 +141,16 @@ def score_references(
         reward = _reward_of(config, name, given)
         console.print(Text(f"{name} on {config.task}{f', profile {config.profile}' if config.profile else ''}"))
         with _service(reward, config.scoring, config.plugins) as scorer, counting() as count:
-            result = self_test(scorer, problems, count)
-        _print_self_test(console, result, len(problems))
-        if readings := read_references(hooks.reward_sources(manager)[name], problems, budget_s=math.inf):
+            answered = [problem for problem in problems if problem.answer]
+            result = self_test(scorer, answered, count, least := _least(config, name))
+        _print_self_test(console, result, len(problems), least)
+        rejected += bool(answered) and not any(result.scored.values()) and not result.bare
+        if len(answered) < len(problems):
+            console.print(Text(f"without a reference answer: {len(problems) - len(answered)}"))
+        source = hooks.reward_sources(manager)[name]
+        if readings := read_references(source, answered, reward.options, budget_s=math.inf):
             console.print(Text(f"references: {readings}"))
         rejected += len(result.rejected)
-        source = hooks.reward_sources(manager)[name]
         with interruptible(), guard_processes(), counting() as count:
             checks = check_problems(source, reward.options, problems, progress=count("problems tried", len(problems)))
         if checks is not None:
@@ -302,10 +311,12 @@ def _task(task: str, profile: str | None, sets: list[str] | None, plugin: list[s
 
 def _problems(config: Config, manager: pluggy.PluginManager) -> list[Problem]:
     """The training and evaluation problems, those that are in both once."""
-    generators = hooks.generators(manager)
     found: dict[tuple[object, str], Problem] = {}
-    train = load_problems(config.data.train, config.prompt, generators, config.run.seed) if config.data.train else []
-    held_out = load_held_out(config.data.eval, config.prompt, generators) if config.data.eval else []
+    report = RowReport(config.data.on_bad_row)
+    load = ProblemLoader(config.prompt, hooks.generators(manager), report, needs_answer=answers_needed(config, manager))
+    train = load.problems(config.data.train, config.run.seed, "data.train") if config.data.train else ()
+    held_out = load.problems(config.data.eval, HELD_OUT_SEED, "data.eval") if config.data.eval else ()
+    report.settle()
     for problem in (*train, *held_out):
         found.setdefault((problem.messages, problem.answer), problem)
     if not found:
@@ -319,13 +330,22 @@ def _reward_of(config: Config, name: str, given: str | None) -> RewardConfig:
     return RewardConfig(source=name, options={**own.options, **parse_options(given)}, timeout_s=own.timeout_s)
 
 
-def _print_self_test(console: Console, result: SelfTest, problems: int) -> None:
+def _least(config: Config, name: str) -> float:
+    """The value from which on a response is correct by the source."""
+    evaluation = config.evaluation
+    return evaluation.threshold if evaluation is not None and evaluation.correct == name else 1.0
+
+
+def _print_self_test(console: Console, result: SelfTest, problems: int, least: float) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_row("problems", str(problems))
+    if result.inapplicable:
+        table.add_row("not applicable", f"{result.inapplicable} of {problems}")
+    value = "1.0" if least == 1.0 else f"{least:g} or more"
     for form, count in result.scored.items():
         wrong = sum(each.form == form for each in result.rejected)
         bare = f" ({result.bare} bare answers are scored as below only)" if form == "as given" and result.bare else ""
-        table.add_row(form, f"{count - wrong} of {count} get 1.0{bare}")
+        table.add_row(form, f"{count - wrong} of {count} get {value}{bare}")
     console.print(table)
     for each in result.rejected[:MOST]:
         note = f": {each.note}" if each.note else ""

@@ -15,10 +15,9 @@ from rich.text import Text
 
 from reasoner import plugins as hooks
 from reasoner.cli import options
-from reasoner.cli.console import out
+from reasoner.cli.console import out, print_samples
 from reasoner.cli.report import leaving_report
 from reasoner.config import Config
-from reasoner.data import Splits, load_splits
 from reasoner.errors import ConfigError, UserError
 from reasoner.estimate import find_estimate
 from reasoner.launch import launch
@@ -29,7 +28,6 @@ from reasoner.plan import describe_plan
 from reasoner.preflight import ready
 from reasoner.processes import guard_processes, interruptible
 from reasoner.ranks import Ranks, launched
-from reasoner.references import describe_references
 from reasoner.refusals import refuse_impossible
 from reasoner.runs.changes import load_resumed
 from reasoner.runs.find import find_run
@@ -52,6 +50,9 @@ def run(
         str | None, typer.Option(metavar="RUN", help="Go on with this run, in the place of TASK: its folder or name.")
     ] = None,
     profile: options.Profile = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, hub id or embedded model to train (model.path).", show_default=False)
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for run folders (run.output).")] = None,
     gpus: Annotated[
@@ -71,7 +72,20 @@ def run(
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: go on with plugin files, or options of reward sources, that have changed.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Read the data, try what can be tried without the model, print what would be done, and stop.",
+        ),
+    ] = False,
 ) -> None:
     """Train a model on a task.
 
@@ -88,8 +102,12 @@ def run(
     srun --nodes=2 --ntasks-per-node=1 reasoner run math-gsm8k --profile gpu --gpus 8
 
     reasoner run --resume runs/20260101-120000-math-gsm8k
+
+    reasoner run --resume 20260101-12 --accept-changes
     """
     arguments = list(sets or ())
+    if model is not None:
+        arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
     if steps is not None:
         arguments.append(f"run.steps={steps}")
     if output is not None:
@@ -99,18 +117,20 @@ def run(
     here = launched()
     arguments += _ranks_wanted(here, gpus, hostfile, arguments)
     going_on: Resume | None = None
+    if accept and resume is None:
+        raise UserError("--accept-changes is for a run that goes on: --resume RUN.")
     if resume is None and task is not None:
         resolved = ready(load_config(task, profile, config or (), arguments, plugin or ()))
     elif resume is not None:
         given = {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
         _refuse_beside_resume(given)
         folder = find_run(resume)
-        resolved, changes = load_resumed(folder, arguments)
-        resolved, going_on = ready(resolved), Resume(folder, changes)
+        resolved, changes = load_resumed(folder, arguments, accept=accept)
+        resolved, going_on = ready(resolved), Resume(folder, changes, accept)
     else:
         raise UserError("what is to be trained? Name a TASK (`reasoner tasks list`), or a run with --resume RUN.")
     if dry_run:
-        _print_plan(_plan(resolved, hostfile))
+        _print_plan(*_plan(resolved, hostfile))
         return
     if here.count == 1 and resolved.config.run.ranks > 1:
         _launch(resolved.config, hostfile)
@@ -182,25 +202,25 @@ def _say(text: str) -> None:
     print(printable(text), flush=True)  # noqa: T201
 
 
-def _plan(resolved: Resolved, hostfile: Path | None) -> Mapping[str, str]:
+def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str], Sequence[str]]:
+    """The facts of a run, and a prompt of each source as the policy sees it."""
+    from reasoner.rehearsal import rehearse
+
     config = resolved.config
-    config.check_trains()
-    splits, engine, device = Splits((), (), ()), "", resolve_device(config.model.device)
-    read: dict[str, str] = {}
-    if config.online:
-        manager = hooks.build_manager(config.plugins)
-        splits = load_splits(config.data, config.prompt, hooks.generators(manager), config.run.seed)
-        engine = choose_engine(config.sampling)
-        read = describe_references(config.rewards, hooks.reward_sources(manager), [*splits.train, *splits.eval])
-    facts = {**describe_plan(resolved, splits, device, engine), **read}
+    config.check_trains(resolved.typed)
+    device = resolve_device(config.model.device)
+    engine = choose_engine(config.sampling) if config.has_sampler else ""
+    found = rehearse(config, hooks.build_manager(config.plugins))
+    facts = {**describe_plan(resolved, found.splits, device, engine), **found.facts}
     estimate = find_estimate(config, this_machine(device), engine)
     nodes = len(read_hostfile(hostfile)) if hostfile else slurm_node(os.environ).count
     refuse_impossible(estimate, nodes)
-    return {**facts, **estimate.facts}
+    return {**facts, **estimate.facts}, list(found.samples(1))
 
 
-def _print_plan(facts: Mapping[str, str]) -> None:
+def _print_plan(facts: Mapping[str, str], samples: Sequence[str]) -> None:
     table = Table.grid(padding=(0, 2))
     for name, fact in facts.items():
         table.add_row(Text(name, style="bold"), Text(fact, overflow="fold"))
     out().print(table)
+    print_samples(samples)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,7 @@ from reasoner.reporting.lines import label
 from reasoner.reporting.metrics import find, headline
 from reasoner.runs.find import RUNS, find_evaluation, find_run, list_runs
 from reasoner.runs.lock import is_going
+from reasoner.runs.model import model_folders
 from reasoner.runs.saved import SavedRun, State, disk_use, is_run, read_run, read_runs
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def show(run: options.RunName) -> None:
 
     Example: reasoner runs show 20260101-12
     """
-    from reasoner.report.compare import before_and_after
+    from reasoner.report.compare import before_and_after, when
     from reasoner.report.words import ended, resumptions
 
     found = read_run(find_run(run))
@@ -92,11 +94,14 @@ def show(run: options.RunName) -> None:
         console.print(_facts({label(name): number(last[name], find(name).unit) for name in names}))
     if comparison := before_and_after(found):
         console.print(Text("\nEvaluation [95% interval]", "bold"))
-        console.print(_comparison(comparison, ("before", "after")))
+        console.print(_comparison(comparison, (comparison.before, comparison.after)))
     elif found.evaluations:
-        console.print(Text("\nEvaluation [95% interval]", "bold"))
+        console.print(Text(f"\nEvaluation {when(found, found.evaluations[-1])} [95% interval]", "bold"))
         estimates = found.evaluations[-1].evaluation.estimates
         console.print(_facts({e.name: interval(e.value, e.low, e.high, e.unit) for e in estimates}))
+    if models := model_folders(found.folder):
+        console.print(Text("\nModel", "bold"))
+        console.print(_facts({f"after step {step}": str(at.relative_to(found.folder)) for step, at in models.items()}))
     console.print(Text("\nDisk", "bold"))
     console.print(_facts(_disk(found.folder)))
     console.print(Text("\nNext", "bold"))
@@ -173,10 +178,14 @@ def _folders(names: Sequence[str]) -> list[Path]:
 
 
 def _accuracy(run: SavedRun) -> str:
-    """`4.2% -> 41.7%`, or the last step's first figure where nothing was evaluated."""
-    found = [accuracy.value for at in run.evaluations if (accuracy := at.evaluation.accuracy) is not None]
-    if found:
-        return " -> ".join(number(value, "share") for value in ([found[0], found[-1]] if len(found) > 1 else found))
+    """`4.2% -> 41.7%`; without an accuracy the first figure of held-out rows, or the last step's where nothing was
+    evaluated."""
+    for name in ("accuracy", *(each.name for at in run.evaluations[-1:] for each in at.evaluation.held_out[:1])):
+        figures = (at.evaluation.accuracy if name == "accuracy" else at.evaluation.find(name) for at in run.evaluations)
+        found = [number(each.value, each.unit) for each in figures if each is not None]
+        if found:
+            change = " -> ".join([found[0], found[-1]] if len(found) > 1 else found)
+            return change if name == "accuracy" else f"{label(name)} {change}"
     last = run.metrics[-1] if run.metrics else {}
     return ", ".join(f"{label(name)} {number(last[name], find(name).unit)}" for name in headline(last)[:1])
 
@@ -190,16 +199,17 @@ def _disk(folder: Path) -> dict[str, str]:
 
 def _next(run: SavedRun) -> dict[str, str]:
     """What one may want to do, by the state of the run."""
+    folder, log = quote(str(run.folder)), quote(str(run.folder / "log.txt"))
     if run.state == "running":
-        return {"Watch it": f"tail -f {run.folder / 'log.txt'}", "Look so far": f"reasoner report {run.folder}"}
-    commands = {"See everything": f"reasoner report {run.folder}"}
-    if (run.folder / "model").is_dir():
-        commands["Take the model"] = f"reasoner export {run.folder} --to DIR"
+        return {"Watch it": f"tail -f {log}", "Look so far": f"reasoner report {folder}"}
+    commands = {"See everything": f"reasoner report {folder}"}
+    if models := model_folders(run.folder):
+        commands[f"Take the model, after step {max(models)}"] = f"reasoner export {folder} --to DIR"
     elif run.trains:
-        commands["See what happened"] = f"less {run.folder / 'log.txt'}"
-        commands["Start it again"] = f"reasoner run {run.config['task']} --config {run.folder / 'config.toml'}"
+        commands["See what happened"] = f"less {log}"
+        commands["Start it again"] = f"reasoner run {quote(str(run.folder / 'config.toml'))}"
     if run.can_resume:
-        commands = {"Go on with it": f"reasoner run --resume {run.folder}"} | commands
+        commands = {"Go on with it": f"reasoner run --resume {folder}"} | commands
     return commands
 
 

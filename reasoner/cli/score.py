@@ -85,6 +85,10 @@ def _print(console: Console, comparison: Comparison) -> None:
     facts.add_row(
         "credits of another sign", f"not computed: {comparison.no_credit}" if comparison.no_credit else turned
     )
+    if (found := comparison.correctness) is not None:
+        shares = f"{100 * found.old:.1f}% -> {100 * found.new:.1f}%"
+        over = f"over {found.groups} of {comparison.groups} groups, judged before and now"
+        facts.add_row(Text(f"correct ({found.criterion})"), f"{shares}, {over}")
     for source, failed in comparison.failures.items():
         facts.add_row("failed calls", Text(f"{source}: {failed}"))
     console.print(facts)
@@ -92,7 +96,8 @@ def _print(console: Console, comparison: Comparison) -> None:
     console.print(Text("\nLargest changes" if largest else "\nNo reward changed.", style="bold"))
     for change in largest:
         console.print(Text(_heading(change)))
-        console.print(Text(f"  {change.note}"))
+        if change.note:
+            console.print(Text(f"  {change.note}"))
 
 
 def _heading(change: Change) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated
+
 import typer
 from rich.table import Table
 
 from reasoner import plugins as hooks
 from reasoner.cli import options
-from reasoner.cli.console import out
+from reasoner.cli.console import out, print_samples
 from reasoner.errors import ReasonerError
 from reasoner.hookspecs import TaskFamily
 from reasoner.plan import describe_method, describe_rewards, describe_source
@@ -31,14 +34,28 @@ def list_tasks(plugin: options.Plugins = None) -> None:
 
 
 @app.command("show")
-def show(task: options.Task, plugin: options.Plugins = None) -> None:
+def show(
+    task: options.Task,
+    sample: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Show N prompts of its data, with their tokens and references, instead."),
+    ] = 0,
+    plugin: options.Plugins = None,
+) -> None:
     """A task's file, and what each of its profiles stands for; of a family the names of its tasks.
 
-    Example: reasoner tasks show math-gsm8k
+    Examples:
+
+    reasoner tasks show math-gsm8k
+
+    reasoner tasks show my-task.toml --sample 3
     """
     registered = hooks.task_files(hooks.build_manager(plugin or ()))
     if task in registered.families and task not in registered:
         _show_family(task, registered.families[task])
+        return
+    if sample:
+        _show_samples(task, sample, plugin or ())
         return
     found = find_task(task, registered)
     console = out()
@@ -58,6 +75,19 @@ def show(task: options.Task, plugin: options.Plugins = None) -> None:
         console.print()
         console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
         console.print(table)
+
+
+def _show_samples(task: str, count: int, plugin: Sequence[str]) -> None:
+    """Prompts as the policy sees them, with the profile that a run takes."""
+    from reasoner.rehearsal import rehearse
+
+    config = load_config(task, plugins=plugin).config
+    found = rehearse(config, hooks.build_manager(config.plugins), training=bool(config.gro.terms))
+    for name, fact in found.facts.items():
+        out().print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)
+    for note in found.splits.notes:
+        out().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    print_samples(list(found.samples(count)))
 
 
 def _size(name: str, family: TaskFamily) -> str:

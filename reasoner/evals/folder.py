@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any, Self
 
 from reasoner.atomic import append_line, keep_lines, remove_leftovers, replace_text
@@ -159,7 +160,7 @@ class EvaluationFolder:
         except OSError as error:
             raise RunError(
                 f"{what} cannot be written to {self.folder}: {error.strerror or error}. What was done is kept there: "
-                f"make room or mend the folder, then go on with `reasoner eval --resume {self.folder}`."
+                f"make room or mend the folder, then go on with `reasoner eval --resume {quote(str(self.folder))}`."
             ) from error
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from reasoner.applicability import why_nothing_is_judged
+from reasoner.evals.check import check_engine
 from reasoner.evals.folder import EvaluationFolder
 from reasoner.evals.parts import Part
-from reasoner.evaluation import Evaluation, counted, evaluation_params, in_order, summarise
+from reasoner.evaluation import Criterion, Evaluation, counted, evaluation_params, in_order, summarise
 from reasoner.handover import SavedModel, hand_over
 from reasoner.opening import watching
 from reasoner.records import ScoredGroup
@@ -34,12 +36,16 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
                 model = first.config.model
                 saved = SavedModel(first.material.folder, model.dtype, model.trust_remote_code)
                 hand_over(saved, sampler, parent=first.config.sampling.weights_folder, say=view.message)
+            check_engine(first, sampler, view.message)
             for part in together:
                 with folder.start(part) as run, watching(part.material, run, view, tracked=False) as events:
                     groups = _sample_and_score(part, sampler, folder, view)
-                    evaluation = summarise(groups, part.samples, part.config.required_evaluation.correct)
+                    evaluation = summarise(groups, part.samples, Criterion.of(part.config))
                     folder.finish(part, run, groups, evaluation)
+                    run.clock.evaluation = run.clock.total
                     view.message(_in_short(part, evaluation))
+                    if found := why_nothing_is_judged(part.config, groups):
+                        view.message(f"WARNING: {found}")
                     events.emit("evaluation_finished", step=0, evaluation=evaluation)
 
 
@@ -62,7 +68,8 @@ def _sample_and_score(part: Part, sampler: Sampler, folder: EvaluationFolder, vi
         drawn = sampler.sample(left, part.samples, params)
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
-        with ScoringService(config.rewards, config.scoring, config.plugins, view.message) as scorer:
+        told = view.message
+        with ScoringService(config.rewards, config.scoring, config.plugins, told, fail=told, log=folder.log) as scorer:
             for scored in scorer.score(counting):
                 folder.commit(part, scored)
                 groups.append(scored)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reasoner.config import Config
 from reasoner.errors import ConfigError, UserError
-from reasoner.evaluation import evaluation_params
+from reasoner.evaluation import Criterion, evaluation_params
 from reasoner.machine import free_memory
 from reasoner.material import Material, load_material
 from reasoner.memory import check_memory
@@ -125,7 +125,7 @@ def describe(parts: Sequence[Part]) -> dict[str, str]:
         facts[f"task {part.config.task}"] = (
             f"{part.material.facts['evaluation data']}; {part.samples} "
             f"{'response' if part.samples == 1 else 'responses'} each, {how}, up to {part.params.max_tokens} tokens; "
-            f"correct by {part.config.required_evaluation.correct}"
+            f"correct by {Criterion.of(part.config)}"
         )
     for part in parts:
         facts[f"model {part.letter}"] = (
@@ -154,7 +154,7 @@ def alone(resolved: Resolved) -> Resolved:
 
 
 def _check(config: Config) -> None:
-    if config.data.eval is None:
+    if config.data.eval is None and (config.data.holdout is None or config.data.train is None):
         raise ConfigError(
             f"task {config.task!r} has nothing to evaluate on: data.eval is not set, for example --set "
             "data.eval.path=FILE."

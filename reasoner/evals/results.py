@@ -68,6 +68,7 @@ def _task(task: str, results: Sequence[Result]) -> dict[str, Any]:
         "max_tokens": params.max_tokens,
         "seed": config.run.seed,
         "correct": config.required_evaluation.correct,
+        "threshold": config.required_evaluation.threshold,
         "results": {result.letter: _figures(result.evaluation) for result in results},
         "comparisons": [_compared(comparison) for comparison in comparisons(results)],
     }
@@ -76,8 +77,15 @@ def _task(task: str, results: Sequence[Result]) -> dict[str, Any]:
 def _figures(evaluation: Evaluation) -> Mapping[str, Any]:
     return {
         "abstained": evaluation.abstained,
+        "judged": evaluation.judged,
         "figures": {
-            each.name: {"unit": each.unit, "value": each.value, "low": each.low, "high": each.high}
+            each.name: {
+                "unit": each.unit,
+                "problems": len(each.by_problem),
+                "value": each.value,
+                "low": each.low,
+                "high": each.high,
+            }
             for each in evaluation.estimates
         },
     }

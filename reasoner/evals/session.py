@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
+from reasoner.caller import tell_folder
 from reasoner.evals.folder import EvaluationFolder, create, reopen
 from reasoner.evals.loop import evaluate
 from reasoner.evals.parts import Part, describe, letters_of, memory_warnings, prepare
@@ -28,12 +30,14 @@ def start(resolved: Sequence[Resolved]) -> tuple[Path, list[Result]]:
     parts = prepare([ready(each, training=False) for each in resolved], letters_of(resolved))
     tight = memory_warnings(parts)
     with create(Path(resolved[0].config.run.output), parts) as folder:
+        tell_folder(folder.folder)
         return folder.folder, _carry_on(folder, parts, tight)
 
 
 def resume(name: str) -> tuple[Path, list[Result]]:
     """Go on with what is left of an evaluation, if anything is; returns all its results. As `start` otherwise."""
     with reopen(name) as folder:
+        tell_folder(folder.folder)
         left = [ready(each, training=False) for name, each in folder.configs.items() if not folder.evaluation(name)]
         if not left:
             return folder.folder, _results(folder)
@@ -50,7 +54,7 @@ def _carry_on(folder: EvaluationFolder, parts: Sequence[Part], warnings: Sequenc
         try:
             evaluate(parts, folder, view)
         except BaseException:
-            view.message(f"to go on from here: reasoner eval --resume {folder.folder}")
+            view.message(f"to go on from here: reasoner eval --resume {quote(str(folder.folder))}")
             raise
     results = _results(folder)
     folder.keep_results(as_json(folder.folder, results))

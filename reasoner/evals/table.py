@@ -13,6 +13,7 @@ from reasoner.evals.results import Comparison, Result, by_task, comparisons
 from reasoner.evaluation import Difference, Estimate, Evaluation, evaluation_params
 from reasoner.reporting.format import interval
 from reasoner.reporting.lines import size
+from reasoner.runs.model import recorded_step
 
 VERDICTS = {0: "within noise", 1: "borderline", 2: "beyond noise"}
 """by how many of interval and test say that something changed: on few problems they can differ"""
@@ -25,11 +26,12 @@ def print_results(console: Console, folder: Path, results: Sequence[Result]) -> 
         console.print(Text(f"\n{_heading(task, of_task)}", style="bold"))
         console.print(_figures(of_task, names) if len(of_task) > 1 else _every_figure(of_task[0].evaluation))
         if compared := comparisons(of_task):
-            console.print(Text("\npaired by problem; shares in points", style="bold"))
+            console.print(Text(f"\npaired by problem; shares in points{_judged(of_task, compared)}", style="bold"))
             console.print(_differences(compared, names))
     console.print()
     for letter, path in {result.letter: result.config.model.path for result in results}.items():
-        console.print(Text(f"{letter}  {path}"), soft_wrap=True)
+        step = recorded_step(Path(path))
+        console.print(Text(f"{letter}  {path}{'' if step is None else f', step {step} of its run'}"), soft_wrap=True)
     console.print(Text(f"\nevaluation folder: {folder}"), soft_wrap=True)
 
 
@@ -37,6 +39,15 @@ def _heading(task: str, results: Sequence[Result]) -> str:
     params = evaluation_params(results[0].config)
     how = "greedy" if params.temperature == 0.0 else f"temperature {params.temperature:g}"
     return f"{task}: {size(results[0].evaluation)}, {how}"
+
+
+def _judged(results: Sequence[Result], compared: Sequence[Comparison]) -> str:
+    """Over how many problems correctness is compared, where these are not all; empty otherwise."""
+    all_of_them = results[0].evaluation.problems
+    found = {each.problems for pair in compared for each in pair.differences if each.name.startswith("avg@")}
+    if found <= {all_of_them}:
+        return ""
+    return f"; correctness over {' and '.join(map(str, sorted(found)))} of {all_of_them} problems, judged on both sides"
 
 
 def _table() -> Table:
@@ -52,14 +63,18 @@ def _every_figure(evaluation: Evaluation) -> Table:
 
 def _figures(results: Sequence[Result], names: Sequence[str]) -> Table:
     table = _table()
+    judged = any(result.evaluation.judged < result.evaluation.problems for result in results)
     abstained = any(result.evaluation.abstained for result in results)
     table.add_column("")
     for name in names:
         table.add_column(f"{name} [95% interval]" if name == names[0] else name, justify="right")
+    if judged:
+        table.add_column("judged", justify="right")
     if abstained:
         table.add_column("abstained", justify="right")
     for result in results:
         cells = [_cell(result.evaluation.find(name), with_interval=name == names[0]) for name in names]
+        cells += [str(result.evaluation.judged)] if judged else []
         table.add_row(result.letter, *cells, *([str(result.evaluation.abstained)] if abstained else []))
     return table
 

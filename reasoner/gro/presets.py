@@ -44,6 +44,8 @@ class Preset:
     terms: Mapping[str, Weighted]
     paper: str
     """arXiv id or citation; of a mixture what it is for"""
+    note: str = ""
+    """what of the paper is a setting beside the method, in sentences"""
 
     @property
     def term(self) -> Term:
@@ -121,6 +123,18 @@ _MIXTURES: Mapping[str, Preset] = {
 }
 # fmt: on
 
+_NOTES = {
+    "dapo": "Dynamic sampling, the paper's replacement of groups whose rewards are all equal, is a setting: "
+    "sampling.refills = N, times per step; 0, the default, is off. Its overlong penalty is the reward source 'length' "
+    "(`reasoner rewards show length`).",
+}
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {**{name: Preset({name: Weighted(term)}, paper) for name, (term, paper) in _METHODS.items()}, **_MIXTURES}
+    {
+        **{
+            name: Preset({name: Weighted(term)}, paper, _NOTES.get(name, ""))
+            for name, (term, paper) in _METHODS.items()
+        },
+        **_MIXTURES,
+    }
 )

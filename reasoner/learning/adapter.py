@@ -29,6 +29,9 @@ _INSIDE = ".lora_"
 """in the names of the adapter's own weights"""
 _STEM = "adapter"
 """of the files in which a checkpoint has it"""
+_WHOLE = "whole"
+_ROUTERS = frozenset({"gate", "wg", "router", "shared_expert_gate", "modality_router"})
+"""linear layers that decide which experts, or how much of them, a token goes through"""
 _SEED = 0
 """of A's initial values: the same on every rank"""
 
@@ -36,40 +39,68 @@ _SEED = 0
 def add_adapter(model: Any, config: LoraConfig) -> None:
     """Freeze `model` and put an adapter beside the linear layers that `config.targets` names.
 
+    `all-linear` leaves routers as they are: an adapter that moves them moves which experts are trained.
+
     Raises:
-        ConfigError: no layer has such a name, or it is the output layer.
-        UserError: one of the layers is no plain linear layer.
+        ConfigError: a target names no layer that can have an adapter.
+        UserError: the model has none.
     """
     import peft
 
-    output = model.get_output_embeddings()
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not output
-    }
-    last = next((name.rpartition(".")[2] for name, module in model.named_modules() if module is output), "")
-    if last in config.targets:
-        raise ConfigError(f"lora.targets = {config.targets}: the output layer cannot have an adapter; leave {last} out")
-    targets: Any = "all-linear" if config.targets == ["all-linear"] else list(config.targets)
+    possible = _adaptable(model)
+    if not possible:
+        raise UserError(
+            f"{type(model).__name__} has no plain linear layers inside, so that it cannot have an adapter: remove "
+            "[lora] to train all weights"
+        )
+    if config.targets == ["all-linear"]:
+        chosen = [name for name in possible if _last(name) not in _ROUTERS]
+    else:
+        chosen = [name for name in possible if _last(name) in config.targets]
+        if missing := sorted(set(config.targets) - {_last(name) for name in possible}):
+            raise ConfigError(
+                f"lora.targets = {config.targets}: {type(model).__name__} has no such layers that can have an adapter: "
+                f"{', '.join(missing)}. There are {', '.join(sorted({_last(name) for name in possible}))}, and "
+                "'all-linear' for all of them but routers"
+            )
     wanted = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]
-        target_modules=targets,
+        target_modules=[f"{_WHOLE}.{name}" for name in chosen],
         lora_dropout=0.0,
     )
+    # In a module that has no configuration: for some models peft would take `gate_proj` for that of the experts.
+    whole = nn.ModuleDict({_WHOLE: model})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        try:
-            peft.inject_adapter_in_model(wanted, model)
-        except ValueError as error:
-            raise ConfigError(
-                f"lora.targets = {config.targets}: {type(model).__name__} has no such layers; there are "
-                f"{', '.join(sorted(linear))}, and 'all-linear' for all but the output layer"
-            ) from error
-    for name, module in _layers(model):
-        if not isinstance(module.base_layer, nn.Linear):
-            raise UserError(f"{name} is a {type(module.base_layer).__name__}: adapters go beside linear layers only")
+        peft.inject_adapter_in_model(wanted, whole)
+
+
+def _adaptable(model: Any) -> dict[str, nn.Linear]:
+    """Layers that can have an adapter, by name.
+
+    Not the output layer; not what is no linear layer or does more than one (experts that are one tensor, routers that
+    choose); nothing outside the part that reads text; and of a Mamba layer `in_proj` alone, because its kernels take
+    the other weights without calling their layers.
+    """
+    text = {id(module) for module in model.get_decoder().modules()} - {id(model.get_output_embeddings())}
+    found = {}
+    for name, module in model.named_modules():
+        plain = type(module).forward is nn.Linear.forward or _last(name) not in _ROUTERS
+        parent = model.get_submodule(name.rpartition(".")[0])
+        mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
+        if isinstance(module, nn.Linear) and plain and id(module) in text and (not mamba or _last(name) == "in_proj"):
+            found[name] = module
+    return found
+
+
+def adapted(model: nn.Module) -> list[str]:
+    """Last parts of the names of the layers that have an adapter, in alphabetical order."""
+    return sorted({_last(name) for name, _ in _layers(model)})
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 @contextmanager
@@ -126,11 +157,21 @@ def write_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]], config: L
         OSError: the disk is full.
     """
     digest = Digest()
-    named = ((f"base_model.model.{name.replace('.default.', '.')}", value) for name, value in weights)
+    targets: list[str] = []
+
+    def renamed() -> Iterator[tuple[str, Tensor]]:
+        for name, value in weights:
+            targets.append(name.partition(_INSIDE)[0])
+            yield f"base_model.model.{name.replace('.default.', '.')}", value
+
     with io_errors():
-        save_file(dict(digest.passing(named)), folder / "adapter_model.safetensors")
-    targets = "all-linear" if config.targets == ["all-linear"] else config.targets
-    facts = {"peft_type": "LORA", "r": config.rank, "lora_alpha": config.alpha, "target_modules": targets}
+        save_file(dict(digest.passing(renamed())), folder / "adapter_model.safetensors")
+    facts = {
+        "peft_type": "LORA",
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "target_modules": sorted(set(targets)),
+    }
     (folder / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
     return digest.checksum
 

@@ -25,6 +25,12 @@ from reasoner.errors import RunError
 from reasoner.learning.inputs import RowShape
 
 IMPLEMENTATION = "reasoner_rows"
+
+
+class CannotPackError(RunError):
+    """A model asks for attention that packed rows do not have."""
+
+
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "cache")
 
 
@@ -40,14 +46,14 @@ def rows_attention(
 ) -> tuple[Tensor, None]:
     """Attention of every row by itself: query (1, heads, L, D), key and value (1, kv heads, L, D) -> (1, L, heads, D).
 
-    Raises RunError when the model asks for something that this function would ignore.
+    Raises CannotPackError when the model asks for something that this function would ignore.
     """
-    asked = [name for name in _UNSUPPORTED if others.get(name) is not None]
-    if row_shapes is None or attention_mask is not None or asked or others.get("dropout"):
-        raise RunError(
-            f"{type(module).__name__} cannot be packed: it called attention with "
-            f"{', '.join(asked) or 'a mask, dropout or no rows'}. Please report the model: it needs one response per "
-            "sequence"
+    asked = [f"with {name}" for name in _UNSUPPORTED if others.get(name) is not None]
+    asked += ["with a mask"] if attention_mask is not None else []
+    asked += ["with dropout"] if others.get("dropout") else []
+    if asked or row_shapes is None:
+        raise CannotPackError(
+            f"{type(module).__name__} calls attention {', '.join(asked) or 'without saying where rows begin'}"
         )
     if key.shape[1] != query.shape[1] and query.device.type != "cpu":
         # Off the CPU, grouped heads with a mask fall back to a kernel that holds all scores.

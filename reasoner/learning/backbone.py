@@ -11,18 +11,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
 from reasoner.learning.adapter import (
+    adapted,
     add_adapter,
     load_adapter,
     merge,
@@ -31,10 +32,21 @@ from reasoner.learning.adapter import (
     sources,
     write_adapter,
 )
-from reasoner.learning.attention import IMPLEMENTATION
+from reasoner.learning.attention import IMPLEMENTATION, CannotPackError
 from reasoner.learning.inputs import Inputs, flat_inputs, padded_inputs
-from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded
-from reasoner.models import no_progress_bars
+from reasoner.learning.packing import (
+    Layout,
+    MicroBatch,
+    Row,
+    Sharing,
+    extremes_of,
+    longest_of,
+    pack,
+    pack_padded,
+)
+from reasoner.learning.perturbing import Gather, perturbed
+from reasoner.learning.rotary import rotate_as_vllm, separate_sequences
+from reasoner.models import attention_of, no_progress_bars
 from reasoner.records import Group
 from reasoner.weights import check_room, io_errors, write_weights
 
@@ -44,8 +56,8 @@ ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16":
 log-probabilities, relative for hidden states (float64 models of transformers still normalise in float32)"""
 SHARD_SIZE = "4GB"
 """size of a file of saved weights: as much memory is needed beside them"""
-_CHECKED_TOKENS = 64
-"""tokens of a response that the comparison on the first batch reads: it holds their whole logits"""
+GROWTH = 1.5
+"""a batch with a sequence this many times longer than any that was compared is compared again"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,7 @@ class Packing:
     sharing: Sharing
     token_budget: int
     why: str = ""
+    """what keeps rows from being packed, or prompts from being shared; empty: nothing does"""
 
     def micro_batches(self, groups: Sequence[Group], together: Sequence[int] | None = None) -> tuple[MicroBatch, ...]:
         """The groups in pieces of at most `token_budget` tokens; `together`: see `packing`."""
@@ -68,7 +81,8 @@ class Packing:
         if not self.flat:
             return f"one response per padded sequence ({self.why}), {self.token_budget} tokens per micro-batch"
         shared = {"auto": "shared where it pays", "always": "shared", "never": "not shared"}[self.sharing]
-        return f"packed rows, prompts {shared}, {self.token_budget} tokens per micro-batch"
+        why = f" ({self.why})" if self.why else ""
+        return f"packed rows, prompts {shared}{why}, {self.token_budget} tokens per micro-batch"
 
 
 class Backbone:
@@ -81,6 +95,7 @@ class Backbone:
         device: str,
         dtype: Dtype,
         token_budget: int,
+        packing: Layout = "auto",
         share_prompts: Sharing = "auto",
         gradient_checkpointing: bool = False,
         trust_remote_code: bool = False,
@@ -96,6 +111,7 @@ class Backbone:
             device: a torch device, `cpu` or `cuda`.
             dtype: number format of the forward pass; float64 is for tests.
             token_budget: tokens per micro-batch.
+            packing: whether rows are laid one after the other without padding; `auto`: where the model can.
             share_prompts: whether a group's prompt is in a row once.
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
@@ -107,7 +123,8 @@ class Backbone:
                 None: without.
 
         Raises:
-            UserError: prompts cannot be shared in this model although `share_prompts` is `always`.
+            UserError: this model cannot be packed although `packing` is `packed`, or its prompts not be shared although
+                `share_prompts` is `always`.
         """
         self.device = torch.device(device)
         # transformers imports DeepSpeed, where it is installed, to save a model; it would look for a GPU and complain.
@@ -116,7 +133,8 @@ class Backbone:
         self._autocast = autocast and dtype == "bfloat16"
         self._folder = folder
         self._trust = trust_remote_code
-        self._checked = False
+        self._compared: float = 0
+        """tokens of the longest sequence whose packed and plain forward passes were compared"""
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         _without_dropout(config)
         with no_progress_bars():
@@ -126,7 +144,7 @@ class Backbone:
                     folder if lora or weights is None else weights,
                     config=config,
                     dtype=torch.float32 if self._autocast else self._published_dtype,
-                    attn_implementation=_attention_of(config),
+                    attn_implementation=attention_of(config),
                     trust_remote_code=trust_remote_code,
                     use_safetensors=True,
                 )
@@ -139,20 +157,23 @@ class Backbone:
                 load_adapter(self.model, weights)
         # now, before DeepSpeed spreads the parameters
         self._published_bytes = sum(_size(parts[0], self._published_dtype) for parts in self.published().values())
-        self.packing = _choose_packing(self.model, share_prompts, token_budget)
+        self._by_length = separate_sequences(self.model)
         self._plain_attention = self.model.config._attn_implementation
-        if self.packing.flat:
-            self.model.set_attn_implementation(IMPLEMENTATION)
-        # transformers recomputes activations in training mode only; no dropout is left that this mode would switch on.
-        self.model.train(gradient_checkpointing)
+        self.model.eval()
+        self.packing = self._choose_packing(packing, share_prompts, token_budget)
         if gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            _recompute(self.model)
 
     @property
     def description(self) -> str:
-        """Versions, device, number format and packing, for the log."""
+        """Versions, device, number format, packing and adapter, for the log."""
         numbers = "bfloat16 over float32 parameters" if self._autocast else self.dtype
-        return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}"
+        adapter = f"; adapter beside {', '.join(adapted(self.model))}" if self._lora is not None else ""
+        return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}{adapter}"
+
+    def rotate_as_vllm(self, max_model_len: int) -> None:
+        """Rotate positions as the vLLM engine does that samples sequences of up to `max_model_len` tokens."""
+        rotate_as_vllm(self.model, max_model_len)
 
     def inputs(self, batch: MicroBatch) -> Inputs:
         """A micro-batch as it goes through the model."""
@@ -160,41 +181,76 @@ class Backbone:
 
     def hidden(self, inputs: Inputs) -> Tensor:
         """(S, H) states that predict a micro-batch's response tokens, in the order of its `indices`, with gradient."""
-        flat = {"position_ids": inputs.position_ids_BL, "row_shapes": inputs.shapes} if self.packing.flat else {}
+        extra: dict[str, Any] = {}
+        if inputs.shapes is not None:
+            extra = {"position_ids": inputs.position_ids_BL, "row_shapes": inputs.shapes}
+        elif self._by_length:  # otherwise the padding would count as part of its sequence
+            extra = {"position_ids": inputs.position_ids_BL}
         with self.autocast():
-            output = self.model.base_model(input_ids=inputs.input_ids_BL, use_cache=False, **flat)
+            output = _without_head(self.model)(input_ids=inputs.input_ids_BL, use_cache=False, **extra)
         hidden_SH: Tensor = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
         return hidden_SH
 
-    def compare_once(self, groups: Sequence[Group], what: str, gap: Callable[[Sequence[Row]], float]) -> None:
-        """On the first batch: compare a few packed responses with plain forward passes over one sequence each.
+    def compare(self, groups: Sequence[Group], what: str, gap: Callable[[MicroBatch], float]) -> None:
+        """Compare packed responses with plain forward passes over one sequence each: the longest and the shortest.
+
+        On the first batch, and again on a batch with a sequence that is much longer than those compared before: a
+        window, or an embedding that changes with the length, shows there only.
 
         Args:
-            groups: the batch; only a piece of it is read.
+            groups: the batch; only its longest and its shortest sequence, and those beside them, are read.
             what: what is compared, for the message.
-            gap: mean difference per token between the rows' packed and plain forward passes, without gradient.
+            gap: mean difference per token between the packed and the plain forward passes of a micro-batch, without
+                gradient.
 
         Raises:
             RunError: they differ by more than rounding.
         """
-        if self._checked or not groups:
+        longest = longest_of(groups)
+        if longest <= GROWTH * self._compared:
             return
-        few = [_shortened(group) for group in groups[:2]]
-        sharing: Sharing = "never" if not self.packing.flat or self.packing.sharing == "never" else "always"
-        found = gap([row for batch in pack(few, self.packing.token_budget, sharing) for row in batch.rows])
+        sharing: Sharing = "never" if self.packing.sharing == "never" else "always"
+        for batch in replace(self.packing, sharing=sharing).micro_batches(extremes_of(groups)):
+            self._judge(gap(batch), what)
+        self._compared = longest
+
+    def _judge(self, found: float, what: str) -> None:
+        """Raises RunError for a gap that is more than rounding."""
         if not math.isfinite(found):
             raise RunError(
                 f"{type(self.model).__name__}: {what} are not finite numbers ({found}) on the first batch: the weights "
                 f"in {self._folder} are damaged, or too large for {self.dtype}"
             )
-        if found > ALLOWED_GAP[self.dtype]:
-            raise RunError(
-                f"{type(self.model).__name__}: {what} of packed responses differ from those of single "
-                f"sequences by {found:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}): training would be "
-                "wrong. Its attention or output layer does something that the packed forward pass does not know: "
-                "please report the model"
-            )
-        self._checked = True
+        if found <= ALLOWED_GAP[self.dtype]:
+            return
+        instead = (
+            "Until then, learning.packing = 'padded' may be right: it is compared in the same way"
+            if self.packing.flat
+            else "Until then, train another model"
+        )
+        raise RunError(
+            f"{type(self.model).__name__}: {what} of {'packed' if self.packing.flat else 'padded'} responses differ "
+            f"from those of single sequences by {found:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}): "
+            "training would be wrong. Its attention or output layer does something that the learner does not know: "
+            f"please report the model. {instead}"
+        )
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that are trained, by the names of the model as it is in memory."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    @contextmanager
+    def perturbed(
+        self, sizes: Mapping[str, float], gather: Gather = lambda parameters: nullcontext()
+    ) -> Iterator[None]:
+        """See `perturbing`. The comparison on the first batch waits for one that is trained on."""
+        before, self._compared = self._compared, math.inf
+        try:
+            with perturbed(self.trained, sizes, gather):
+                yield
+        finally:
+            self._compared = before
 
     def sources(self) -> dict[str, tuple[Tensor, ...]]:
         """What each weight of the plain model is made of (`whole`); a tied output layer is there under its own name."""
@@ -292,6 +348,33 @@ class Backbone:
         """Of the numbers that the optimiser changes."""
         return torch.float64 if self.dtype == "float64" else torch.float32
 
+    def _choose_packing(self, wanted: Layout, sharing: Sharing, token_budget: int) -> Packing:
+        """How sequences go through this model; it has the attention for that afterwards.
+
+        Raises:
+            UserError: what is asked for is impossible.
+        """
+        name = type(self.model).__name__
+        why = "learning.packing = 'padded'" if wanted == "padded" else _why_not_flat(self.model) or self._try_packing()
+        if why and wanted == "packed":
+            raise UserError(f"learning.packing = 'packed' is impossible for {name}: {why}; use 'auto'")
+        alone = why or ("its rotary embedding depends on the length of a sequence" if self._by_length else "")
+        if alone and sharing == "always":
+            raise UserError(f"learning.share_prompts = 'always' is impossible for {name}: {alone}; use 'auto'")
+        return Packing(not why, "never" if alone else sharing, token_budget, alone)
+
+    def _try_packing(self) -> str:
+        """Put a few tokens through the model in packed rows; returns what keeps it from that, empty: nothing."""
+        rows = Row((0, 0), ((0, 0),), (0,)), Row((0,), ((0,),), (1,))
+        self.model.set_attn_implementation(IMPLEMENTATION)
+        try:
+            with torch.no_grad():
+                self.hidden(flat_inputs(MicroBatch(rows), self.device))
+        except (CannotPackError, TypeError) as error:
+            self.model.set_attn_implementation(self._plain_attention)
+            return str(error)
+        return ""
+
     @contextmanager
     def own_attention(self) -> Iterator[None]:
         """The model's own attention instead of the packed one."""
@@ -319,25 +402,34 @@ def _size(value: Tensor, dtype: torch.dtype) -> int:
 
 
 def _without_dropout(config: Any) -> None:
-    """Set every dropout and routing noise to 0: log-probabilities must be a function of the weights."""
+    """Set every dropout to 0: log-probabilities must be a function of the weights.
+
+    Noise of routers is another matter (`_recompute`): what is called jitter in Phi's experts is a threshold that their
+    evaluation uses too.
+    """
     for part in (config, config.get_text_config()):
         for name, value in part.to_dict().items():
-            if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "drop_path", "jitter")):
+            if isinstance(value, float) and any(
+                word in name for word in ("dropout", "pdrop", "drop_path", "layerdrop")
+            ):
                 setattr(part, name, 0.0)
 
 
-def _attention_of(config: Any) -> str | None:
-    """None: transformers' choice. A soft cap of the scores needs `eager`: sdpa leaves it out without a word."""
-    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+def _recompute(model: Any) -> None:
+    """Have a model recompute its layers' activations, which transformers does in training mode only.
+
+    The layers are in that mode, and not what is inside them, where routers would draw experts at random.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        module.training = bool(getattr(module, "gradient_checkpointing", False))
 
 
-def _choose_packing(model: Any, sharing: Sharing, token_budget: int) -> Packing:
-    why = _why_not_flat(model)
-    if why and sharing == "always":
-        raise UserError(
-            f"learning.share_prompts = 'always' is impossible for {type(model).__name__}: {why}; use 'auto'"
-        )
-    return Packing(not why, "never" if why else sharing, token_budget, why)
+def _without_head(model: Any) -> Any:
+    """What gives a model's hidden states."""
+    if model.base_model is model and model.get_output_embeddings() is not None:
+        return model.model  # Llama 4's text model names another part of the whole as its base
+    return model.base_model
 
 
 def _why_not_flat(model: Any) -> str:
@@ -355,17 +447,3 @@ def _why_not_flat(model: Any) -> str:
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     return ""
-
-
-def _shortened(group: Group) -> Group:
-    """Two responses of a group, cut to what the comparison reads."""
-    few = tuple(
-        replace(
-            response,
-            token_ids=response.token_ids[:_CHECKED_TOKENS],
-            policy_mask=response.policy_mask[:_CHECKED_TOKENS],
-            sampler_logprobs=response.sampler_logprobs[:_CHECKED_TOKENS],
-        )
-        for response in group.responses[:2]
-    )
-    return replace(group, responses=few)

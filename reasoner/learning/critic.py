@@ -76,6 +76,7 @@ class TorchCritic:
             device=device,
             dtype=dtype,
             token_budget=config.token_budget,
+            packing=config.packing,
             share_prompts=config.share_prompts,
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
@@ -171,23 +172,23 @@ class TorchCritic:
         return values_S1.squeeze(1), inputs
 
     def _check(self, groups: Sequence[Group]) -> None:
-        """On the first batch: hidden states, because a new head makes every value 0."""
-        self.backbone.compare_once(groups, "hidden states", self._gap)
+        """Of hidden states, because a new head makes every value 0."""
+        self.backbone.compare(groups, "hidden states", self._gap)
 
     @torch.no_grad()
-    def _gap(self, rows: Sequence[Row]) -> float:
+    def _gap(self, batch: MicroBatch) -> float:
         """Mean over tokens of |packed - plain| / |plain|, Euclidean norms of hidden states."""
-        packed_SH = self.backbone.hidden(self.backbone.inputs(MicroBatch(tuple(rows))))
+        packed_SH = self.backbone.hidden(self.backbone.inputs(batch))
         with self.backbone.own_attention():
-            plain_SH = torch.cat([self._plain(row, response) for row in rows for response in row.responses])
+            plain_SH = torch.cat([self._plain(row, response) for row in batch.rows for response in row.responses])
         return float(((packed_SH - plain_SH).norm(dim=1) / plain_SH.norm(dim=1)).mean())
 
     def _plain(self, row: Row, response: tuple[int, ...]) -> Tensor:
         """(T, H) by the model's own forward pass."""
-        ids = torch.tensor([[*row.prompt_ids, *response]], device=self.backbone.device)
+        ids = torch.tensor([[*row.prompt_ids, *response[:-1]]], device=self.backbone.device)
         with self.backbone.autocast():
             hidden_BLH: Tensor = self.backbone.model(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden_BLH[0, len(row.prompt_ids) - 1 : -1]
+        return hidden_BLH[0, len(row.prompt_ids) - 1 :]
 
 
 def _fill(head: nn.Linear, file: Path) -> None:

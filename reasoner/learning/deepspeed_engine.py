@@ -19,7 +19,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -40,7 +40,7 @@ from reasoner.learning.policy import TorchPolicy
 from reasoner.learning.schedule import learning_rate
 from reasoner.learning.spread import same_batch, shares_of, spread_logprobs
 from reasoner.learning.weighing import Weighed, weigh_batch
-from reasoner.model_size import EXPERTS, why_no_experts
+from reasoner.model_size import EXPERTS, has_experts, why_no_experts
 from reasoner.ranks import ALONE, Ranks, share_patience
 from reasoner.records import Group, Response
 from reasoner.weights import write_shards
@@ -93,6 +93,7 @@ class DeepspeedLearner:
             dtype=dtype,
             token_budget=config.token_budget,
             logit_chunk=config.logit_chunk,
+            packing=config.packing,
             share_prompts=config.share_prompts,
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
@@ -131,6 +132,14 @@ class DeepspeedLearner:
         over = f" over {self._ranks.count} ranks" if self._ranks.count > 1 else ""
         zero = f"ZeRO {config.deepspeed.zero_stage}{over}{moved}"
         return f"{self._name}, {zero}; {self.policy.description}; AdamW{recompute}"
+
+    @property
+    def trained(self) -> Sequence[str]:
+        return list(self.policy.trained)
+
+    def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
+        """As in the protocol; the optimiser's own copies of the weights stay as they are."""
+        return self.policy.perturbed(sizes, lambda parameters: self._gathered(parameters, modifier_rank=0))
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         self.policy.check(groups, temperature)
@@ -256,7 +265,7 @@ class DeepspeedLearner:
         if not self.version:
             return
         weights = self._all({name: (value,) for name, value in kept.items()}, writes) | exact_weights(kept, writes)
-        tensors = moments(self._trained, self._engine.optimizer, self.version)
+        tensors = moments(self.policy.trained, self._engine.optimizer, self.version)
         if writes:
             self.policy.keep(folder / TRAINED, weights)
             write_shards(folder, STEM, tensors)
@@ -266,7 +275,7 @@ class DeepspeedLearner:
     def _restore(self, checkpoint: Path) -> None:
         self.version = load_version(checkpoint)
         if self.version:
-            restore(self._trained, self._engine.optimizer, checkpoint, self.version, self._idle_step)
+            restore(self.policy.trained, self._engine.optimizer, checkpoint, self.version, self._idle_step)
 
     def _idle_step(self) -> None:
         """An optimiser step that changes no weight."""
@@ -274,10 +283,6 @@ class DeepspeedLearner:
             group["lr"] = 0.0
         self._idle_pass(1.0, entropy=False)
         self._engine.step()
-
-    @property
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: value for name, value in self.policy.model.named_parameters() if value.requires_grad}
 
     def _written(self, write: Callable[[], T]) -> T:
         """What the first rank's `write` gives. An error of one rank is raised by all, so that none waits."""
@@ -392,5 +397,5 @@ def _quiet() -> Iterator[None]:
 def _refuse_experts(model: Any) -> None:
     config = model.config.get_text_config()
     count = next((getattr(config, name) for name in EXPERTS if getattr(config, name, None)), 0)
-    if count > 1:
+    if count > 1 and has_experts(name for name, _ in model.named_parameters()):
         raise UserError(why_no_experts(type(model).__name__, count))

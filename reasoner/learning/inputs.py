@@ -34,7 +34,7 @@ class Inputs:
 
     input_ids_BL: Tensor
     position_ids_BL: Tensor
-    """restarting after each prompt; in padded sequences simply counting up"""
+    """restarting after each prompt; in padded sequences counting up to the last token, which padding repeats"""
     shapes: tuple[RowShape, ...] | None
     """rows of a flat sequence (B = 1); None: one response per sequence, padded on the right"""
     predictors_S: Tensor
@@ -97,11 +97,12 @@ def padded_inputs(batch: MicroBatch, device: torch.device) -> Inputs:
     """One response per sequence, padded on the right: a causal model, recurrent or not, never sees the padding."""
     longest = max(row.tokens for row in batch.rows)
     ids = [_sequence(row) + [0] * (longest - row.tokens) for row in batch.rows]
+    positions = [[min(place, row.tokens - 1) for place in range(longest)] for row in batch.rows]
     predictors: list[int] = []
     for place, row in enumerate(batch.rows):
         first = place * longest + len(row.prompt_ids) - 1
         predictors += range(first, first + len(row.responses[0]))
-    return _inputs(batch, ids, [list(range(longest))] * len(ids), None, predictors, device)
+    return _inputs(batch, ids, positions, None, predictors, device)
 
 
 def _sequence(row: Row) -> list[int]:

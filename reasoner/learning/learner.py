@@ -9,7 +9,8 @@ group order, T tokens padded to the longest response at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -144,4 +145,18 @@ class Learner(Protocol):
     def checkpoint(self, folder: Path) -> None:
         """Write everything that a learner needs to go on from here, exactly: the optimiser, and, once there was a step,
         the model as `save` does, or its adapter alone, in `model/`."""
+        ...
+
+
+class PerturbableLearner(Learner, Protocol):
+    """A learner whose weights can be changed on purpose for a while."""
+
+    @property
+    def trained(self) -> Sequence[str]:
+        """The names of the weights that are trained, as the model has them."""
+        ...
+
+    def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
+        """Change these of the trained weights for a while (`perturbing`); the comparison on the first batch waits until
+        afterwards."""
         ...

@@ -77,7 +77,7 @@ def head_of(model: Any) -> Head:
         layer.weight,
         layer.bias,
         scale / _number(config, "logits_scaling", 1.0),
-        _number(config, "final_logit_softcapping", 0.0) or None,
+        _number(config, "final_logit_softcapping", 0.0) or _number(config, "logits_soft_cap", 0.0) or None,
     )
 
 

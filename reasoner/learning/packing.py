@@ -12,11 +12,12 @@ of every response, in group order; None: every response is its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from reasoner.records import Group
 
+Layout = Literal["auto", "packed", "padded"]
 Sharing = Literal["auto", "always", "never"]
 WORTH_SHARING = 0.2
 """share of a group's tokens that one common prompt must save under `auto`"""
@@ -94,6 +95,30 @@ def pack_padded(
             batches.append([*piece])
             longest = _longest(piece)
     return tuple(MicroBatch(tuple(rows)) for rows in batches)
+
+
+def longest_of(groups: Sequence[Group]) -> int:
+    """Tokens of the longest prompt with its response; 0 without any."""
+    return max((tokens for tokens, _ in _sequences(groups)), default=0)
+
+
+def extremes_of(groups: Sequence[Group]) -> list[Group]:
+    """The groups of the longest and of the shortest sequence (or the one of both), with their own longest and shortest
+    response."""
+    sequences = sorted(_sequences(groups))
+    return [_two_responses(groups[place]) for place in sorted({sequences[0][1], sequences[-1][1]})]
+
+
+def _sequences(groups: Sequence[Group]) -> Iterator[tuple[int, int]]:
+    """Tokens of each prompt with its response, and the place of its group."""
+    for place, group in enumerate(groups):
+        for response in group.responses:
+            yield len(group.prompt_ids) + len(response.token_ids), place
+
+
+def _two_responses(group: Group) -> Group:
+    ordered = sorted(group.responses, key=lambda response: len(response.token_ids))
+    return replace(group, responses=tuple(ordered[:1] + ordered[1:][-1:]))
 
 
 def worth_sharing(group: Group) -> bool:

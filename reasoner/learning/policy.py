@@ -5,21 +5,23 @@ The learner is one with an optimiser around it; the reference policy is one that
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reasoner.config import LoraConfig
 from reasoner.learning.backbone import Backbone, Dtype, Packing
 from reasoner.learning.inputs import Inputs
 from reasoner.learning.logprobs import head_of, token_logprobs
-from reasoner.learning.packing import MicroBatch, Row, Sharing
+from reasoner.learning.packing import Layout, MicroBatch, Row, Sharing
 from reasoner.records import Group
 
 __all__ = ["Dtype", "Packing", "TorchPolicy"]
+
+COMPARED_TOKENS = 64
+"""last tokens of a response that the comparison with a plain forward pass reads: it holds their whole logits"""
 
 
 class TorchPolicy(Backbone):
@@ -33,6 +35,7 @@ class TorchPolicy(Backbone):
         dtype: Dtype,
         token_budget: int,
         logit_chunk: int,
+        packing: Layout = "auto",
         share_prompts: Sharing = "auto",
         gradient_checkpointing: bool = False,
         trust_remote_code: bool = False,
@@ -48,6 +51,7 @@ class TorchPolicy(Backbone):
             dtype: number format of the forward pass; float64 is for tests.
             token_budget: tokens per micro-batch.
             logit_chunk: response positions whose logits are in memory at once.
+            packing: whether rows are laid one after the other without padding; `auto`: where the model can.
             share_prompts: whether a group's prompt is in a row once.
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
@@ -56,14 +60,15 @@ class TorchPolicy(Backbone):
             lora: freeze the model and put an adapter into it; None: without.
 
         Raises:
-            UserError: prompts cannot be shared in this model although `share_prompts` is `always`, or it has no linear
-                output layer.
+            UserError: this model cannot be packed although `packing` is `packed`, or its prompts not be shared although
+                `share_prompts` is `always`, or it has no linear output layer.
         """
         super().__init__(
             folder,
             device=device,
             dtype=dtype,
             token_budget=token_budget,
+            packing=packing,
             share_prompts=share_prompts,
             gradient_checkpointing=gradient_checkpointing,
             trust_remote_code=trust_remote_code,
@@ -99,28 +104,38 @@ class TorchPolicy(Backbone):
             return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk), None
 
     def check(self, groups: Sequence[Group], temperature: float) -> None:
-        """On the first batch: compare a few packed responses with plain forward passes over one sequence each.
+        """Compare packed responses with plain forward passes over one sequence each, on the first batch (`compare`).
 
         Raises:
             RunError: they differ by more than rounding.
         """
-        self.compare_once(groups, "log-probabilities", lambda rows: self._gap(rows, temperature))
+        self.compare(groups, "log-probabilities", lambda batch: self._gap(batch, temperature))
 
     @torch.no_grad()
-    def _gap(self, rows: Sequence[Row], temperature: float) -> float:
-        """Mean absolute difference per token."""
-        packed_S, _ = self.scores(self.inputs(MicroBatch(tuple(rows))), temperature, False)
+    def _gap(self, batch: MicroBatch, temperature: float) -> float:
+        """Mean absolute difference per token, over the last tokens of each response."""
+        inputs = self.inputs(batch)
+        packed_S, _ = self.scores(inputs, temperature, False)
+        packed_S = torch.cat([part[-COMPARED_TOKENS:] for part in inputs.parts(packed_S)])
         with self.own_attention():
-            plain_S = torch.cat([self._plain(row, response, temperature) for row in rows for response in row.responses])
+            rows = [(row, response) for row in batch.rows for response in row.responses]
+            plain_S = torch.cat([self._plain(row, response, temperature) for row, response in rows])
         return float((packed_S - plain_S).abs().mean())
 
     def _plain(self, row: Row, response: tuple[int, ...], temperature: float) -> Tensor:
-        """(T,) by the model's own forward pass with its own output layer."""
-        ids = torch.tensor([[*row.prompt_ids, *response]], device=self.device)
-        keep = len(response) + 1
-        known = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        with self.autocast():
-            logits = self.model(input_ids=ids, use_cache=False, **({"logits_to_keep": keep} if known else {})).logits
+        """(T,) of the last tokens, by the model's own forward pass with its own output layer."""
+        ids = torch.tensor([[*row.prompt_ids, *response[:-1]]], device=self.device)
+        last = response[-COMPARED_TOKENS:]
+
+        def only_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return inputs[0][:, -len(last) :], *inputs[1:]
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(only_last)
+        try:
+            with self.autocast():
+                logits = self.model(input_ids=ids, use_cache=False).logits
+        finally:
+            hook.remove()
         wide = torch.float64 if self.dtype == "float64" else torch.float32
-        logprobs = torch.log_softmax(logits[0, -keep:-1].to(wide) / temperature, dim=-1)
-        return logprobs.gather(1, torch.tensor(response, device=self.device).unsqueeze(1)).squeeze(1)
+        logprobs = torch.log_softmax(logits[0].to(wide) / temperature, dim=-1)
+        return logprobs.gather(1, torch.tensor(last, device=self.device).unsqueeze(1)).squeeze(1)

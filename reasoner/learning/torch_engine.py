@@ -7,7 +7,8 @@ not depend on how the batch was cut.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from reasoner.config import LearningConfig, LoraConfig
@@ -53,6 +54,7 @@ class TorchLearner:
             dtype=dtype,
             token_budget=config.token_budget,
             logit_chunk=config.logit_chunk,
+            packing=config.packing,
             share_prompts=config.share_prompts,
             gradient_checkpointing=config.gradient_checkpointing,
             trust_remote_code=trust_remote_code,
@@ -74,6 +76,13 @@ class TorchLearner:
     @property
     def version(self) -> int:
         return self._optimizer.version
+
+    @property
+    def trained(self) -> Sequence[str]:
+        return list(self.policy.trained)
+
+    def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
+        return self.policy.perturbed(sizes)
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         return self.policy.logprobs(groups, temperature)

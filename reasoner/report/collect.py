@@ -19,11 +19,9 @@ from reasoner.report.series import Series
 from reasoner.report.svg import Bars
 from reasoner.reporting.alarms import Warned
 from reasoner.reporting.lines import alerts
-from reasoner.reporting.summary import PHASES, verdicts
+from reasoner.reporting.summary import PHASES, REST, time_by_phase, verdicts
 from reasoner.runs.saved import SavedRun, read_runs
 
-REST = "rest of the steps"
-OUTSIDE = "set-up, evaluation, saving"
 _SHARE = re.compile(r"([\d.]+)%")
 
 
@@ -95,16 +93,6 @@ def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda te
     )
 
 
-def stage_seconds(run: SavedRun) -> dict[str, float]:
-    """Where the time of a run went: its stages, what else happened in the steps, and what happened around them."""
-    parts = {phase: _total(run, name) for name, phase in PHASES.items() if any(name in m for m in run.metrics)}
-    in_steps = _total(run, "time/total")
-    parts[REST] = max(0.0, in_steps - sum(parts.values()))
-    if run.seconds is not None:
-        parts[OUTSIDE] = max(0.0, run.seconds - in_steps)
-    return {phase: seconds for phase, seconds in parts.items() if seconds > 0}
-
-
 def _run_report(index: int, run: SavedRun, files: Sequence[RolloutFile]) -> RunReport:
     evaluations = (run.evaluations[0].evaluation, run.evaluations[-1].evaluation) if len(run.evaluations) > 1 else None
     warnings = run.folder / "warnings.jsonl"
@@ -114,7 +102,7 @@ def _run_report(index: int, run: SavedRun, files: Sequence[RolloutFile]) -> RunR
         verdicts=tuple(verdicts(run.correct, run.metrics, evaluations)) if run.metrics else (),
         alerts=tuple(_alerts(run.metrics)),
         warnings=tuple(read_jsonl(warnings, Warned, appended=True, most=LARGE_BYTES) if is_there(warnings) else ()),
-        seconds=stage_seconds(run),
+        seconds=time_by_phase(run.metrics, run.times.set_up, run.times.evaluation, run.times.total),
         stages=_stages(run),
         comparison=before_and_after(run),
         files=tuple(files),
@@ -135,10 +123,6 @@ def _stages(run: SavedRun) -> Bars | None:
         for at, metrics in enumerate(run.metrics)
     )
     return Bars("stage-times", "Stage times", (*parts, Series(REST, len(PHASES), steps, rest)))
-
-
-def _total(run: SavedRun, name: str) -> float:
-    return sum(value for metrics in run.metrics if isfinite(value := metrics.get(name, nan)))
 
 
 def _alerts(history: Sequence[Mapping[str, float]]) -> Iterator[str]:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reasoner.evaluation import Difference, Estimate, Evaluation, compare
+from reasoner.evaluation import Difference, Estimate, Evaluation, compare, is_loss, why_not_comparable
 from reasoner.runs.folder import Evaluated
 from reasoner.runs.saved import SavedRun
 
-Tone = Literal["better", "worse", "neutral"]
+Tone = Literal["better", "worse", "changed", "neutral"]
+"""`changed`: beyond noise, and neither better nor worse; `neutral`: within noise"""
 _ENTRY = re.compile(r"(?:gro\.terms|rewards)\.[^.]+\.")
 
 
@@ -30,10 +31,12 @@ class Row:
 
     @property
     def tone(self) -> Tone:
-        """Beyond noise; a length is neither better nor worse."""
-        if self.difference.within_noise or self.difference.unit == "tokens":
+        """A length is neither better nor worse, and a loss the better the lower it is."""
+        if self.difference.within_noise:
             return "neutral"
-        return "better" if self.difference.change > 0 else "worse"
+        if self.difference.unit == "tokens":
+            return "changed"
+        return "better" if (self.difference.change > 0) != is_loss(self.name) else "worse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,16 @@ class Comparison:
     """why the two may not be comparable; empty: nothing against it"""
 
 
-def before_and_after(run: SavedRun) -> Comparison | None:
-    """The first and the last evaluation of a run; None: there are no two."""
-    if len(run.evaluations) < 2:
+def before_and_after(run: SavedRun, until: int | None = None) -> Comparison | None:
+    """The first and the last evaluation of a run; None: there are no two.
+
+    Args:
+        until: leave out those after later steps; None: none of them.
+    """
+    evaluations = [made for made in run.evaluations if until is None or made.step <= until]
+    if len(evaluations) < 2:
         return None
-    first, last = run.evaluations[0], run.evaluations[-1]
+    first, last = evaluations[0], evaluations[-1]
     rows = _rows(first.evaluation, last.evaluation)
     return Comparison(run.name, when(run, first), when(run, last), rows)
 
@@ -66,11 +74,13 @@ def between(base: SavedRun, other: SavedRun) -> Comparison | None:
     note = "" if rows else "They have no problem in common: nothing can be paired."
     differing = [
         name
-        for name in ("data.eval", "prompt", "evaluation")
+        for name in ("data.eval", "data.holdout", "prompt", "evaluation")
         if _section(base.config, name) != _section(other.config, name)
     ]
     if rows and differing:
         note = f"Their settings of {' and '.join(differing)} differ: the difference may not be the training's alone."
+    last = [run.evaluations[-1].evaluation for run in (base, other)]
+    note = " ".join(filter(None, (why_not_comparable(*last), note)))
     return Comparison(f"{other.name} against {base.name}", base.name, other.name, rows, note)
 
 

@@ -23,7 +23,7 @@ from markupsafe import Markup
 import reasoner
 from reasoner.evaluation import Estimate
 from reasoner.report import svg
-from reasoner.report.collect import OUTSIDE, Report, RunReport
+from reasoner.report.collect import Report, RunReport
 from reasoner.report.compare import Comparison, when
 from reasoner.report.panels import Panel
 from reasoner.report.series import Series, thin
@@ -99,7 +99,7 @@ def render(report: Report, payload: Mapping[str, Any], responses: Responses) -> 
         versions=versions,
         short=short,
         when=when,
-        estimated=_estimated,
+        estimated=lambda estimate: _apart(_estimated(estimate)),
         environment=lambda run: homeless(json.dumps(run.environment, indent=2, ensure_ascii=False)),
         homeless=homeless,
         resumptions=resumptions,
@@ -148,9 +148,9 @@ def _figures(comparison: Comparison) -> list[dict[str, Any]]:
         {
             "name": short(row.name),
             "tone": row.tone,
-            "before": _estimated(row.before),
-            "after": _estimated(row.after),
-            "change": interval(found.change, found.low, found.high, found.unit, signed=True),
+            "before": _apart(_estimated(row.before)),
+            "after": _apart(_estimated(row.after)),
+            "change": _apart(interval(found.change, found.low, found.high, found.unit, signed=True)),
             "drawing": Markup(svg.change(found, reach[found.unit == "tokens"])),
             "moved": f"{found.rose} / {found.problems - found.rose - found.fell} / {found.fell}",
             "p": p_value(found.p),
@@ -164,6 +164,13 @@ def _estimated(estimate: Estimate) -> str:
     return interval(estimate.value, estimate.low, estimate.high, estimate.unit)
 
 
+def _apart(figure: str) -> Markup:
+    """`4.2% [2.1, 8.0]` with its interval as an element: on a narrow page it has a line of its own."""
+    value, bracket, bounds = figure.partition(" [")
+    whole = Markup('{} <span class="bounds">[{}</span>').format(value, bounds)
+    return whole if bracket else Markup("{}").format(value)
+
+
 def _times(each: RunReport) -> list[dict[str, Any]]:
     colours = {part.label: part.colour for part in each.stages.parts} if each.stages else {}
     total = sum(each.seconds.values())
@@ -172,7 +179,7 @@ def _times(each: RunReport) -> list[dict[str, Any]]:
             "name": phase,
             "time": duration(seconds),
             "share": f"{100 * seconds / total:.0f}%",
-            "colour": None if phase == OUTSIDE else colours.get(phase),
+            "colour": colours.get(phase),
         }
         for phase, seconds in each.seconds.items()
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reasoner.report.series import Series, half_width, series
-from reasoner.reporting.lines import label
+from reasoner.reporting.lines import figure, label
 from reasoner.reporting.metrics import Unit, find
 from reasoner.runs.folder import Evaluated
 from reasoner.runs.rollouts import GroupIndex
@@ -108,7 +108,7 @@ def evaluation_panels(runs: Sequence[SavedRun]) -> list[Panel]:
             unit = next(
                 found.unit for run in runs for at in run.evaluations if (found := at.evaluation.find(name)) is not None
             )
-            title = f"Evaluation: {name.removeprefix('reward/')}"
+            title = f"Evaluation: {figure(name)}"
             made.append(Panel("", title, unit, tuple(curve for curve in curves if curve.steps)))
     return _with_keys(made)
 

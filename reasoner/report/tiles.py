@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import nan
 
+from reasoner.evaluation import is_held_out
 from reasoner.report.collect import Report, RunReport
 from reasoner.report.compare import Row, Tone
 from reasoner.report.words import method, short
@@ -53,7 +54,9 @@ def tiles(each: RunReport) -> list[Tile]:
     if each.comparison:
         rows = {row.name: row for row in each.comparison.rows}
         first = [name for name in rows if name.startswith("avg@")]
-        return [_evaluated(rows[name]) for name in [*first, "reward", "finished", "length"] if name in rows][:MOST]
+        held_out = [name for name in rows if is_held_out(name)]
+        names = [*first, "reward", "finished", "length", *held_out]
+        return [_evaluated(rows[name]) for name in names if name in rows][:MOST]
     names = headline(dict.fromkeys(name for metrics in each.run.metrics for name in metrics))
     return [_trained(each.run, name) for name in names[:MOST]]
 
@@ -64,6 +67,7 @@ def overview(report: Report) -> Overview:
     there = dict.fromkeys(estimate.name for found in last if found for estimate in found.estimates)
     names = [name for name in there if name.startswith("avg@")]
     names += [name for name in ("reward", "length") if name in there]
+    names += [name for name in there if is_held_out(name) and name.endswith(("/loss", "/accuracy"))]
     rows = []
     for each, found in zip(report.runs, last, strict=True):
         estimates = [found.find(name) if found else None for name in names]
@@ -96,4 +100,5 @@ def _trained(run: SavedRun, name: str) -> Tile:
 
 
 def _plain(value: float, unit: str) -> str:
-    return f"{100 * value:.1f}%" if unit == "share" else f"{value:.0f}" if unit == "tokens" else f"{value:.2f}"
+    digits = {"share": 1, "tokens": 0, "nats": 3, "number": 3}.get(unit, 2)
+    return f"{100 * value:.{digits}f}%" if unit == "share" else f"{value:.{digits}f}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reasoner.reporting.format import duration
+from reasoner.reporting.lines import figure
 from reasoner.runs.saved import SavedRun
 
 ABOUT_CURVES = (
@@ -27,7 +28,7 @@ def homeless(text: str) -> str:
 
 def short(name: str) -> str:
     """A figure of an evaluation as one reads it."""
-    return f"accuracy ({name})" if name.startswith("avg@") else name.removeprefix("reward/")
+    return f"accuracy ({name})" if name.startswith("avg@") else figure(name)
 
 
 def p_value(p: float) -> str:

@@ -106,7 +106,7 @@ def _html(report: Report, tokens: int, progress: Progress) -> str:
     if count < there:
         notes.append(
             f"Showing {count:,} of {there:,} responses: whole groups, spread over the run, with at most {tokens:,} "
-            "tokens together. `reasoner report --tokens N` chooses how many."
+            "tokens together. `reasoner report RUN --tokens N` chooses how many."
         )
     responses = Responses(len(browsable.groups), count, (*notes, *browsable.notes))
     return render(report, browsable.payload, responses)

@@ -199,7 +199,7 @@ def no_credit(history: History, evaluations: Evaluations = ()) -> Finding | None
         "The problems may be solved: take harder ones, or end here"
         if better
         else "Easier problems, more responses per problem (sampling.group_size) or a reward with more than two values "
-        "give differences; `reasoner rewards test` shows whether the verifier can be satisfied at all",
+        "give differences; `reasoner rewards test NAME --task TASK` shows whether the verifier can be satisfied at all",
     )
 
 
@@ -264,8 +264,32 @@ def failures_rise(history: History, evaluations: Evaluations = ()) -> Finding | 
     named = ", ".join(f"{source} {number(rate, 'share')}" for source, rate in rates.items())
     return Finding(
         f"failed reward calls: {named}",
-        "The rollout files have each failure's kind and message (`reasoner score RUN` shows them too). Timeouts: raise "
+        "The rollout files have each failure's kind and message (`reasoner report RUN` shows them). Timeouts: raise "
         "rewards.NAME.timeout_s or lower scoring.workers; a service: look at its own log",
+    )
+
+
+def never_applies(history: History, evaluations: Evaluations = ()) -> Finding | None:
+    """A reward source has no value for any response in three steps; from the first step on where it had none for any
+    problem of the evaluation either.
+
+    A source may apply to a part of the problems, and a step may hold none of them by chance. One that never answers has
+    most likely a function that ends without `return`.
+    """
+    last = history[-SPAN:]
+    silent = []
+    for source in sources(name for metrics in last for name in metrics):
+        shares = [metrics[name] for metrics in last if (name := f"reward/{source}/not_applicable") in metrics]
+        measured = len(shares) == SPAN or any(each.samples for _, each in evaluations)
+        answered = len(shares) < SPAN and any(each.find(f"reward/{source}") for _, each in evaluations)
+        if shares and measured and not answered and all(share == 1.0 for share in shares):
+            silent.append(source)
+    if not silent:
+        return None
+    return Finding(
+        f"the reward source {' and '.join(silent)} has nothing to say about any response (not applicable)",
+        "It contributes nothing. Does its function return a value on every path? `reasoner plugins check` shows it. If "
+        "it is for another kind of problem, data.train has few of them, or none",
     )
 
 
@@ -281,6 +305,7 @@ RULES: Mapping[str, Rule] = {
     "reward hacking": reward_without_skill,
     "sampler gap": gap_grows,
     "reward failures": failures_rise,
+    "not applicable": never_applies,
 }
 
 

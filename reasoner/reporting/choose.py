@@ -26,8 +26,18 @@ def open_view(stream: TextIO, log: Callable[[str], None], ranks: int = 1) -> Vie
 
 
 def _writer(stream: TextIO, encoding: str) -> Callable[[str], None]:
+    """Writes to the stream for as long as somebody reads it. A run does not fail because its reader has: the log has
+    everything, and a program that started the run and is gone has it end by a signal (`reasoner.caller`)."""
+    gone = False
+
     def write(text: str) -> None:
-        stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        stream.flush()
+        nonlocal gone
+        if gone:
+            return
+        try:
+            stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            stream.flush()
+        except BrokenPipeError:
+            gone = True
 
     return write

@@ -35,7 +35,8 @@ def number(value: float, unit: str) -> str:
 
 def interval(value: float, low: float | None, high: float | None, unit: str, signed: bool = False) -> str:
     """`12.5% [5.9, 24.7]`; with a sign for changes, shares then in points: `+10.4 [-2.1, +22.9]`."""
-    factor, digits = (100.0, 1) if unit == "share" else (1.0, 1) if unit == "tokens" else (1.0, 2)
+    factor = 100.0 if unit == "share" else 1.0
+    digits = {"share": 1, "tokens": 1, "nats": 3, "number": 3}.get(unit, 2)
     sign = "+" if signed else ""
 
     def text(part: float) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from reasoner.evaluation import Evaluation
+from reasoner.evaluation import Evaluation, is_held_out
 from reasoner.reporting.alarms import Warned
 from reasoner.reporting.format import duration, interval, number
 from reasoner.reporting.metrics import find, headline, sources
@@ -64,17 +64,24 @@ def alerts(metrics: Mapping[str, float]) -> list[str]:
 def evaluation(when: str, result: Evaluation) -> str:
     """The figures of an evaluation with their intervals on a few lines."""
     lines = [f"evaluation {when}: {size(result)}"]
-    lines += [
-        f"  {e.name.removeprefix('reward/'):<20} {interval(e.value, e.low, e.high, e.unit)}" for e in result.estimates
-    ]
+    lines += [f"  {figure(e.name):<20} {interval(e.value, e.low, e.high, e.unit)}" for e in result.estimates]
     return "\n".join(lines)
 
 
 def size(result: Evaluation) -> str:
-    """How much an evaluation measured."""
+    """How much an evaluation measured, and how many problems have a verdict where not all do."""
+    rows = f"{result.rows} held-out row{'s' if result.rows > 1 else ''}" if result.rows else ""
+    if not result.samples:
+        return rows
     each = "1 response each" if result.samples == 1 else f"{result.samples} responses each"
+    judged = f" ({result.judged} of them judged)" if result.judged < result.problems else ""
     abstained = f", {result.abstained} abstained" if result.abstained else ""
-    return f"{result.problems} problems, {each}{abstained}"
+    return f"{result.problems} problems{judged}, {each}{abstained}{f'; {rows}' if rows else ''}"
+
+
+def figure(name: str) -> str:
+    """A figure of an evaluation as one reads it: `avg@4`, `math`, `held-out dpo loss`."""
+    return f"held-out {label(name)}" if is_held_out(name) else name.removeprefix("reward/")
 
 
 def label(name: str) -> str:

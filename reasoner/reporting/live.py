@@ -158,8 +158,12 @@ class LiveView:
     def _evaluation(self) -> Iterable[_Row]:
         found = [evaluation.accuracy for evaluation in self._evaluations]
         values = [nan if accuracy is None else accuracy.value for accuracy in found]
-        if values:
+        if any(evaluation.samples for evaluation in self._evaluations):
             yield _Row("eval accuracy", number(values[-1], "share"), number(values[0], "share"), values)
+        for name, unit in {e.name: e.unit for made in self._evaluations for e in made.held_out}.items():
+            estimates = [made.find(name) for made in self._evaluations]
+            values = [nan if estimate is None else estimate.value for estimate in estimates]
+            yield _Row(lines.figure(name), number(values[-1], unit), number(values[0], unit), values)
 
     def _table(self, rows: Sequence[_Row]) -> Table:
         table = Table(box=box.ASCII2 if self._ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

@@ -34,8 +34,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/<source>/std", "reward", "standard deviation of that value"),
     Metric("reward/<source>/weighted_mean", "reward", "weight * value over all responses, 0 where it has none; not of "
            "gates and weight 0"),
-    Metric("reward/<source>/not_applicable", "share", "responses that the source has nothing to say about, or was not "
-           "asked about (`when`)"),
+    Metric("reward/<source>/asked", "share", "responses that the source was called for; of sources with a condition "
+           "(`when`)"),
+    Metric("reward/<source>/not_applicable", "share", "responses that the source has nothing to say about (it returned "
+           "None), of those that it was called for"),
     Metric("reward/<source>/text_only", "share", "responses to problems whose reference the source only compares as "
            "text; of sources that say so (`math`)"),
     Metric("reward/<source>/failed", "share", "responses whose call of the source failed"),
@@ -103,7 +105,7 @@ METRICS: tuple[Metric, ...] = (
 )
 # fmt: on
 
-_SOURCE = re.compile(r"reward/(?P<source>.+)/(?P<kind>mean|std|weighted_mean|not_applicable|failed|seconds)")
+_SOURCE = re.compile(r"reward/(?P<source>.+)/(?P<kind>mean|std|weighted_mean|asked|not_applicable|failed|seconds)")
 _TERM = re.compile(r"term/(?P<term>.+)/(?P<kind>[a-z_]+)")
 _BY_NAME = {metric.name: metric for metric in METRICS}
 

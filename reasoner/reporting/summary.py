@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from math import nan
+from math import isfinite, nan
 from textwrap import fill
 
 from rich import box
@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reasoner.evaluation import Difference, Evaluation, compare
+from reasoner.evaluation import Difference, Evaluation, compare, is_held_out
 from reasoner.reporting.alarms import Warned
 from reasoner.reporting.format import Direction, duration, interval, sparkline, thirds
-from reasoner.reporting.lines import label, size
+from reasoner.reporting.lines import figure, label, size
 from reasoner.reporting.metrics import headline
 from reasoner.reporting.view import Summary
 from reasoner.terminal import SafeConsole
@@ -33,6 +33,8 @@ PHASES = {
     "time/handover": "hand-over",
     "time/check": "log-probability check",
 }
+
+REST, ELSE = "rest of the steps", "everything else"
 
 SAID: Mapping[Direction, str] = {
     "rose": "rose",
@@ -78,14 +80,15 @@ def verdicts(
     """What a run achieved, in plain sentences.
 
     Args:
-        correct: the reward source that decides whether a response is correct.
+        correct: what makes a response correct (`Summary.correct`).
         history: the metrics of every step.
         evaluations: before and after training.
     """
     differences = compare(*evaluations) if evaluations else ()
     return [
-        *([_accuracy(correct, evaluations[1], differences)] if evaluations else []),
+        *([_accuracy(correct, evaluations[1], differences)] if evaluations and evaluations[1].samples else []),
         *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
+        *_grouped("On held-out rows", ((_short(d.name), _direction(d)) for d in differences if is_held_out(d.name))),
         *_grouped("Over the training steps", _training(history)),
     ]
 
@@ -104,10 +107,11 @@ def _accuracy(correct: str, after: Evaluation, differences: Sequence[Difference]
     if found is None:
         return f"Accuracy ({correct}) could not be compared: no problem has a verdict before and after."
     change = f"{100 * found.change:+.1f} points"
+    part = f" on the {found.problems} of {after.problems} problems judged" if found.problems < after.problems else ""
     bounds = "" if found.low is None or found.high is None else _bounds(found.low, found.high)
     noise = "within noise" if found.within_noise else "more than noise"
     return (
-        f"Accuracy ({correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%: "
+        f"Accuracy ({correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%{part}: "
         f"{change}{bounds}, {noise}."
     )
 
@@ -144,7 +148,8 @@ def _is_reward(difference: Difference) -> bool:
 
 
 def _short(name: str) -> str:
-    return name.removeprefix("reward/")
+    """A figure, under a title that says what is held out."""
+    return figure(name).removeprefix("held-out ")
 
 
 def _headline(history: Sequence[Mapping[str, float]]) -> list[str]:
@@ -198,14 +203,26 @@ def _training_table(history: Sequence[Mapping[str, float]], ascii_only: bool) ->
     return table
 
 
-def _time_table(summary: Summary, ascii_only: bool) -> Table:
-    parts = {"set-up": summary.set_up_s}
+def time_by_phase(
+    history: Sequence[Mapping[str, float]], set_up_s: float, evaluation_s: float, total_s: float
+) -> dict[str, float]:
+    """Where the time of a run went, seconds by phase, in the order in which it is shown; the sum is `total_s`."""
+    parts = {"set-up": set_up_s}
     for name, phase in PHASES.items():
-        if any(name in metrics for metrics in summary.history):
-            parts[phase] = sum(metrics.get(name, 0.0) for metrics in summary.history)
-    if summary.evaluations:
-        parts["evaluation"] = summary.evaluation_s
-    parts["everything else"] = max(0.0, summary.total_s - sum(parts.values()))
+        if any(name in metrics for metrics in history):
+            parts[phase] = _total(history, name)
+    parts[REST] = max(0.0, _total(history, "time/total") - sum(parts.values()) + set_up_s)
+    parts["evaluation"] = evaluation_s
+    parts[ELSE] = max(0.0, total_s - sum(parts.values()))
+    return {phase: seconds for phase, seconds in parts.items() if seconds > 0.0}
+
+
+def _total(history: Sequence[Mapping[str, float]], name: str) -> float:
+    return sum(value for metrics in history if isfinite(value := metrics.get(name, nan)))
+
+
+def _time_table(summary: Summary, ascii_only: bool) -> Table:
+    parts = time_by_phase(summary.history, summary.set_up_s, summary.evaluation_s, summary.total_s)
     table = _table("Where the time went", ascii_only)
     table.add_column("")
     table.add_column("time", justify="right")

@@ -18,19 +18,19 @@ class Summary:
 
     task: str
     correct: str
-    """the reward source that decides whether a response is correct"""
+    """what makes a response correct: `math`, `judge >= 0.8`; empty: nothing was sampled"""
     history: Sequence[Mapping[str, float]]
     """the metrics of every step"""
     warnings: Sequence[Warned]
     """all that were given, in order"""
     evaluations: tuple[Evaluation, Evaluation] | None
-    """before and after training; None: the run read offline data only and had no sampler"""
+    """before and after training; None: the run had nothing to evaluate on"""
     set_up_s: float
-    """seconds from the command to the first evaluation: imports, model, data, engines"""
+    """seconds from the run's folder to the first evaluation: models and engines"""
     evaluation_s: float
     """seconds in all evaluations"""
     total_s: float
-    """seconds from the command to this summary"""
+    """seconds from the run's folder to this summary (`reasoner.runs.clock`)"""
     run_folder: Path
     model_folder: Path
     next_commands: Mapping[str, str]

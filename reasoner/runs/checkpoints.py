@@ -77,8 +77,11 @@ class Checkpoints:
             ]
             (folder / MANIFEST).write_text(to_json(Manifest(step, tuple(files))) + "\n", encoding="utf-8")
 
-    def verify(self, step: int) -> None:
+    def verify(self, step: int, below: str = "") -> None:
         """Read every file of a checkpoint and compare it with the manifest.
+
+        Args:
+            below: a folder of the checkpoint whose files alone are read.
 
         Raises:
             DataError: something is missing or is not what was written; the message names the file.
@@ -89,13 +92,14 @@ class Checkpoints:
             manifest = from_json(read_bytes(folder / MANIFEST, LARGE_BYTES), Manifest)
             if manifest.step != step:
                 raise DataError(f"{MANIFEST} is of step {manifest.step}")
-            for file in manifest.files:
+            files = [file for file in manifest.files if Path(file.name).is_relative_to(below)]
+            for file in files:
                 if Path(file.name).is_absolute() or ".." in Path(file.name).parts:
                     raise DataError(f"{file.name} is not in the checkpoint")
                 if (size := (folder / file.name).stat().st_size) != file.bytes:
                     raise DataError(f"{file.name} has {size} bytes, {file.bytes} were written")
-            sums = sha256_of_all(folder / file.name for file in manifest.files)
-            for file, sha256 in zip(manifest.files, sums, strict=True):
+            sums = sha256_of_all(folder / file.name for file in files)
+            for file, sha256 in zip(files, sums, strict=True):
                 if sha256 != file.sha256:
                     raise DataError(f"{file.name} is not what was written: its checksum differs")
         except OSError as error:

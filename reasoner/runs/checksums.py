@@ -58,13 +58,14 @@ def identify(
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What is not as it was, a line each."""
     return [
-        f"{name}: was {_short(before.get(name))}, is {_short(now.get(name))}"
+        f"{name}: was {shortened(before.get(name))}, is {shortened(now.get(name))}"
         for name in {**before, **now}
         if before.get(name) != now.get(name)
     ]
 
 
-def _short(value: str | None) -> str:
+def shortened(value: str | None) -> str:
+    """A value of `identify` as one reads it."""
     return "not there" if value is None else _SHA256.sub(r"sha256 \1...", value)
 
 

@@ -5,14 +5,14 @@
         identity.json       checksums of what it was made from (`reasoner.runs.checksums`)
         environment.json    versions, hardware, what was chosen and why, at the last start
         starts.jsonl        one `Start` per start, with its environment
-        status.json         running, finished, stopped, interrupted or failed, and why
+        status.json         running, finished, stopped, interrupted or failed, and why; steps and seconds so far
         metrics.jsonl       one object per committed step (`reasoner.reporting.metrics` names the keys)
         evaluations.jsonl   one `Evaluated` per evaluation
         warnings.jsonl      one object per warning: step, name, what was seen, what to try
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
         not-finite/         step-000010.parquet: the responses of an update that was not finite (`Suspect`)
         checkpoints/        step-000020/: what a resumed run goes on from (`reasoner.runs.checkpoints`)
-        model/              the trained model in Hugging Face format
+        model/              the trained model in Hugging Face format, and its step (`reasoner.runs.model`)
         log.txt             what the terminal showed, without colours
 
 A step is committed by its line in `metrics.jsonl`, written last and synced. Rollouts without that line are not.
@@ -25,9 +25,10 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,10 +39,12 @@ from reasoner.errors import DataError, RunError, UserError, state_after
 from reasoner.evaluation import Evaluation
 from reasoner.records import Rollout, Suspect
 from reasoner.runs.checkpoints import Checkpoints
+from reasoner.runs.clock import Clock
 from reasoner.runs.environment import describe, now
 from reasoner.runs.lock import Lock
+from reasoner.runs.model import FOLDER, record_step
 from reasoner.runs.rollouts import storable_rollouts
-from reasoner.runs.starts import record_start
+from reasoner.runs.starts import ENVIRONMENT, record_start
 from reasoner.safe_text import printable
 from reasoner.secrets import redact
 
@@ -83,7 +86,8 @@ class Run:
             started: when the run was started for the first time; empty: now.
         """
         self.folder = folder
-        self.model_folder = folder / "model"
+        self.clock = Clock()
+        self.model_folder = folder / FOLDER
         self.log_file = folder / LOG
         self.checkpoints = Checkpoints(folder)
         self.history = list(history)
@@ -98,6 +102,17 @@ class Run:
     def steps(self) -> int:
         """How many are committed."""
         return len(self.history)
+
+    def add_fact(self, name: str, fact: str) -> None:
+        """Add what was found out after the start to the facts in `environment.json`.
+
+        Raises:
+            RunError: the disk is full or the folder is gone.
+        """
+        with self._writing(ENVIRONMENT):
+            environment = read_object(self.folder / ENVIRONMENT)
+            environment["chosen"][name] = redact(fact)
+            replace_text(self.folder / ENVIRONMENT, to_json(environment, indent=2) + "\n")
 
     def commit(self, step: int, metrics: Mapping[str, float], rollouts: Sequence[Rollout]) -> None:
         """Write the step's rollouts, then its metrics line: after that the step is committed.
@@ -115,6 +130,8 @@ class Run:
                 self._write_rollouts(step, f"step-{step:06}.parquet", rollouts)
             append_line(self.folder / "metrics.jsonl", to_json({"step": step, **figures}))
         self.history.append(as_read(metrics))
+        with self._writing("status.json"):
+            self._status("running", "")
 
     def commit_evaluation(self, step: int, evaluation: Evaluation, rollouts: Sequence[Rollout]) -> None:
         """Keep an evaluation made after `step` steps, and its responses.
@@ -123,7 +140,8 @@ class Run:
             RunError: the disk is full or the folder is gone.
         """
         with self._writing(f"the evaluation after step {step}"):
-            self._write_rollouts(step, f"eval-{step:06}.parquet", rollouts)
+            if rollouts:  # an evaluation on held-out offline data alone sampled none
+                self._write_rollouts(step, f"eval-{step:06}.parquet", rollouts)
             append_line(self.folder / "evaluations.jsonl", to_json(Evaluated(step, evaluation)))
         self.evaluations[step] = evaluation
 
@@ -164,6 +182,7 @@ class Run:
         """Yield a folder to save the trained model in; it becomes `model/` when everything is written."""
         with self._writing("the model"), replacing_folder(self.model_folder) as folder:
             yield folder
+            record_step(folder, self.steps)
 
     def keep_checkpoints(self, steps: Collection[int]) -> None:
         """Remove the checkpoints of all other steps."""
@@ -216,6 +235,7 @@ class Run:
             "started": self._started,
             "ended": None if state == "running" else now(),
             "process": os.getpid(),
+            "seconds": asdict(self.clock.read()),
         }
         replace_text(self.folder / "status.json", to_json(status, indent=2) + "\n")
 
@@ -227,7 +247,7 @@ class Run:
             raise RunError(
                 f"{what} cannot be written to {self.folder}: {error.strerror or error}. "
                 f"{self.steps} steps are committed there; make room or mend the folder, then go on with `reasoner run "
-                f"--resume {self.folder}`."
+                f"--resume {quote(str(self.folder))}`."
             ) from error
 
 

@@ -37,6 +37,9 @@ class Follower(Run):
         super().__init__(folder, Lock(folder), history, evaluations)
         self.model_folder = run_folder / "model"
 
+    def add_fact(self, name: str, fact: str) -> None:
+        pass
+
     def commit(self, step: int, metrics: Mapping[str, float], rollouts: Sequence[Rollout]) -> None:
         self.history.append(as_read(metrics))
 

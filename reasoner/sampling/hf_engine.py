@@ -1,8 +1,6 @@
 """The transformers sampler: needs no vLLM and runs wherever the model does; slower, and in this process.
 
-Several groups are decoded as one batch. Every prompt goes through the model once; its cache is then repeated for the
-responses of its group. Axes: B prompts of a batch, P prompt positions (left-padded), R = B * n responses that are still
-being drawn, V vocabulary.
+Several groups are decoded as one batch (`hf_decoding`). Axes: R responses that are still being drawn, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,8 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.errors import HandoverError, SamplerError
-from reasoner.models import no_progress_bars
+from reasoner.models import attention_of, no_progress_bars, read_config
 from reasoner.records import FinishReason, Group, Prompt, Receipt, Response, SamplingParams
+from reasoner.sampling.hf_decoding import Decoder
 from reasoner.sampling.responses import all_end_tokens, build_response, check_request, end_tokens, opened_block
 from reasoner.weights import Digest, read_weights
 
@@ -57,9 +56,16 @@ class HfSampler:
         self, folder: Path, dtype: str, device: str, max_model_len: int, max_sequences: int, trust_remote_code: bool
     ) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = read_config(folder, trust_remote_code)
+        _refuse_two_rotations(config, max_model_len)
         with no_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
+                folder,
+                config=config,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention_of(config),
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
             )
         longest = getattr(model.config, "max_position_embeddings", max_model_len)
         if max_model_len > longest:
@@ -68,6 +74,7 @@ class HfSampler:
                 f"{max_model_len}: lower one of them"
             )
         self._model: Any = model.to(device).eval()
+        self._decoder: Any = Decoder(self._model, torch.device(device))
         self._end_tokens = end_tokens(folder, self._tokenizer)
         self._device = torch.device(device)
         self._max_model_len = max_model_len
@@ -75,6 +82,7 @@ class HfSampler:
         self._version = 0
         self.description = (
             f"transformers {transformers.__version__}, {device}, {dtype}, up to {max_sequences} sequences at once"
+            f"{self._decoder.description}"
         )
 
     @property
@@ -87,13 +95,19 @@ class HfSampler:
 
     def _draw(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
         generator = torch.Generator(self._device).manual_seed(params.seed)
-        together = max(1, self._max_sequences // n)
-        for first in range(0, len(prompts), together):
-            batch = prompts[first : first + together]
+        for batch in self._batches(prompts, max(1, self._max_sequences // n)):
             for index, rows in self._draw_batch(batch, n, params, generator):
                 opened = opened_block(self._tokenizer, batch[index].token_ids)
                 responses = tuple(self._response(row, params, opened) for row in rows)
                 yield Group(batch[index].problem, batch[index].token_ids, responses)
+
+    def _batches(self, prompts: Sequence[Prompt], most: int) -> Iterator[Sequence[Prompt]]:
+        """At most so many prompts at a time, in their order; those of one length where the model needs that."""
+        lengths: dict[int, list[Prompt]] = {}
+        for prompt in prompts:
+            lengths.setdefault(len(prompt.token_ids) if self._decoder.even else 0, []).append(prompt)
+        for some in lengths.values():
+            yield from (some[first : first + most] for first in range(0, len(some), most))
 
     def _draw_batch(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, generator: torch.Generator
@@ -101,7 +115,7 @@ class HfSampler:
         """Yield the rows of each group when its last one is finished; finished groups leave the batch."""
         groups = [[_Row(index) for _ in range(n)] for index in range(len(prompts))]
         rows = [row for group in groups for row in group]
-        logits_RV, cache, mask_RP = self._prefill(prompts, n)
+        decoding, logits_RV = self._decoder.begin([prompt.token_ids for prompt in prompts], n)
         while True:
             tokens_R = self._choose(logits_RV, rows, params, generator)
             complete = [index for index in sorted({row.group for row in rows}) if all(r.finish for r in groups[index])]
@@ -112,39 +126,9 @@ class HfSampler:
             if complete:
                 keep_R = torch.tensor(kept, device=self._device)
                 rows = [rows[at] for at in kept]
-                cache.batch_select_indices(keep_R)
-                tokens_R, mask_RP = tokens_R[keep_R], mask_RP[keep_R]
-            mask_RP = torch.nn.functional.pad(mask_RP, (0, 1), value=1)
-            logits_RV = self._forward(tokens_R[:, None], mask_RP, cache)
-
-    def _prefill(self, prompts: Sequence[Prompt], n: int) -> tuple[Tensor, Any, Tensor]:
-        """Logits after each prompt, the filled cache and the attention mask, repeated for n responses each."""
-        longest = max(len(prompt.token_ids) for prompt in prompts)
-        ids_BP = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask_BP = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for at, prompt in enumerate(prompts):
-            ids_BP[at, longest - len(prompt.token_ids) :] = torch.tensor(prompt.token_ids)
-            mask_BP[at, longest - len(prompt.token_ids) :] = 1
-        mask_BP = mask_BP.to(self._device)
-        cache = transformers.DynamicCache(config=self._model.config)
-        logits_BV = self._forward(ids_BP.to(self._device), mask_BP, cache)
-        cache.batch_repeat_interleave(n)
-        return logits_BV.repeat_interleave(n, 0), cache, mask_BP.repeat_interleave(n, 0)
-
-    @torch.no_grad()
-    def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """Logits (rows, V) at the last position, float32; adds the positions of `ids` to the cache."""
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
+                decoding.keep(keep_R)
+                tokens_R = tokens_R[keep_R]
+            logits_RV = decoding.next(tokens_R)
 
     def _choose(
         self, logits_RV: Tensor, rows: Sequence[_Row], params: SamplingParams, generator: torch.Generator
@@ -184,6 +168,20 @@ class HfSampler:
         )
 
     @torch.no_grad()
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        return {"": [logprobs for group in groups for logprobs in self._score(group)]}
+
+    def _score(self, group: Group) -> Iterator[list[float]]:
+        """The responses side by side: what is padded comes after what is read."""
+        rows = [torch.tensor([*group.prompt_ids, *response.token_ids]) for response in group.responses]
+        ids_RT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._device)
+        logits_RTV = self._model(input_ids=ids_RT, use_cache=False).logits[:, len(group.prompt_ids) - 1 : -1].float()
+        chosen_RT1 = ids_RT[:, len(group.prompt_ids) :, None]
+        logprobs_RT = logits_RTV.log_softmax(-1).gather(-1, chosen_RT1)[..., 0]
+        for response, logprobs_T in zip(group.responses, logprobs_RT.tolist(), strict=True):
+            yield logprobs_T[: len(response.token_ids)]
+
+    @torch.no_grad()
     def load(self, folder: Path, version: int) -> Receipt:
         started = time.monotonic()
         digest = Digest()
@@ -214,7 +212,7 @@ class HfSampler:
         self._model.to(self._device)
 
     def close(self) -> None:
-        self._model = None
+        self._model = self._decoder = None
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -224,3 +222,20 @@ class HfSampler:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _refuse_two_rotations(config: Any, max_model_len: int) -> None:
+    """With `longrope` the rotation of all positions changes where a sequence grows beyond the original context, and
+    what the cache holds was rotated the other way.
+
+    Raises:
+        SamplerError: sequences may grow that long.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    short = rope.get("original_max_position_embeddings", max_model_len)
+    if rope.get("rope_type") == "longrope" and max_model_len > short:
+        raise SamplerError(
+            f"sampling.engine = 'hf' takes {short} tokens of this model, and sampling.max_prompt_tokens + max_tokens "
+            f"is {max_model_len}: beyond its original context (longrope) the positions of what was read already "
+            "change. Lower one of them"
+        )

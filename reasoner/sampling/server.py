@@ -46,6 +46,16 @@ class _Given:
     """address of a server that did not take them -> why"""
 
 
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What the servers say of given responses."""
+
+    logprobs: dict[str, list[list[float]]]
+    """address -> (R)(T)"""
+    out: dict[str, str]
+    """address of a server that did not say -> why"""
+
+
 class ServerSampler:
     """Samples with vLLM servers.
 
@@ -175,6 +185,47 @@ class ServerSampler:
             for choice in drawn.choices
         )
         return Group(drawn.prompt.problem, drawn.prompt.token_ids, responses)
+
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        """As in the protocol; a collective. Every server that holds the weights scores all of them.
+
+        Raises:
+            SamplerError: no server is left.
+        """
+        scored: _Scored | RunError | None = None
+        if self._ranks.first:
+            try:
+                scored = self._portal.call(self._score, groups)
+            except RunError as error:  # the other ranks wait for word of it
+                scored = error
+        scored = self._ranks.of_first(scored)
+        if not isinstance(scored, _Scored):
+            raise scored or SamplerError("the first rank did not say what the servers scored")
+        for url, why in scored.out.items():
+            self._lose(url, why)
+        if not scored.logprobs:
+            raise SamplerError(_none_left(self._out))
+        return scored.logprobs
+
+    async def _score(self, groups: Sequence[Group]) -> _Scored:
+        servers = [server for server in self._servers if server.url not in self._out]
+        answers = await asyncio.gather(*(self._score_by(server, groups) for server in servers), return_exceptions=True)
+        found = _Scored({}, {})
+        for server, answer in zip(servers, answers, strict=True):
+            if isinstance(answer, ServerError):
+                found.out[server.url] = str(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found.logprobs[server.url] = answer
+        return found
+
+    async def _score_by(self, server: Server, groups: Sequence[Group]) -> list[list[float]]:
+        rows = [(group.prompt_ids, response.token_ids) for group in groups for response in group.responses]
+        scored = await asyncio.gather(*(server.score(prompt, response) for prompt, response in rows))
+        if others := {name for _, names in scored for name in names} - {self._name(self._version)}:
+            raise ServerError(f"scored with other weights than those that it was given: {sorted(others)}")
+        return [logprobs for logprobs, _ in scored]
 
     def load(self, folder: Path, version: int) -> Receipt:
         """As in the protocol; a collective. Servers that were lost are back if they take the weights.

@@ -34,20 +34,20 @@ class Wanted:
     weights_folder: Path
 
     @classmethod
-    def by(cls, config: Config, folder: Path | None, max_model_len: int) -> Wanted:
+    def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> Wanted:
         """As a configuration has it.
 
         Args:
+            typed: what names it on the command line (`Resolved.typed`).
             folder: of the model; None: it is not at hand yet.
         """
         found: dict[str, Any] = {}
         if folder is not None:
             found = read_model_json(folder / "config.json")
             found |= table_of(found, "text_config")
-        profile = f" --profile {config.profile}" if config.profile else ""
         memory = tempfile.gettempdir() if why_not_in_memory() else MEMORY_FOLDER
         return cls(
-            command=f"reasoner serve {config.task}{profile}",
+            command=f"reasoner serve {typed}",
             shape={name: found[name] for name in SHAPE if name in found},
             dtype=config.model.dtype,
             max_model_len=max_model_len,
@@ -77,13 +77,17 @@ class Wanted:
         return [what for what, is_so in wrong.items() if is_so]
 
 
-def preflight_servers(config: Config) -> str:
+def preflight_servers(config: Config, typed: str) -> str:
     """The servers of a configuration, in a few words.
+
+    Args:
+        config: names them.
+        typed: what names it on the command line (`Resolved.typed`).
 
     Raises:
         UserError: one cannot be used.
     """
-    wanted = Wanted.by(config, folder_at_hand(config.model.path), longest_of(config))
+    wanted = Wanted.by(config, folder_at_hand(config.model.path), longest_of(config), typed)
 
     async def ask() -> list[Description]:
         servers = [Server(url) for url in config.sampling.servers]

@@ -76,6 +76,18 @@ class Choice(BaseModel):
     weight_versions: Annotated[list[_Span], Field(min_length=1)]
 
 
+class _Known(BaseModel):
+    logprob: Annotated[float, Field(gt=-9999.0, le=1e-3, allow_inf_nan=False)]
+
+
+class _Read(BaseModel):
+    """What a server says of a prompt that it has read."""
+
+    choices: Annotated[list[Choice], Field(min_length=1)]
+    prompt_logprobs: list[dict[int, _Known] | None]
+    """of every token; None: of the first"""
+
+
 class _Generated(BaseModel):
     choices: list[Choice]
 
@@ -189,6 +201,22 @@ class Server:
         choices = _checked(await self._post("/inference/v1/generate", body, None), _Generated).choices
         _check_choices(choices, n, params.max_tokens)
         return sorted(choices, key=lambda choice: choice.index)
+
+    async def score(self, prompt: Sequence[int], response: Sequence[int]) -> tuple[list[float], set[str]]:
+        """Log-probabilities of a response's tokens at temperature 1, and the names of the weights that gave them.
+
+        Raises:
+            ServerError: what came is not that.
+        """
+        wanted = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "logprobs": 0, "detokenize": False}
+        body = {"token_ids": [*prompt, *response], "sampling_params": wanted}
+        found = _checked(await self._post("/inference/v1/generate", body, LOAD_S), _Read)
+        read = found.prompt_logprobs[len(prompt) :]
+        known = [at for at in read if at is not None]
+        if len(known) != len(response) or not all(token in at for token, at in zip(response, known, strict=True)):
+            raise ServerError("answers log-probabilities of other tokens than those that it was given")
+        logprobs = [at[token].logprob for token, at in zip(response, known, strict=True)]
+        return logprobs, {span.version for choice in found.choices for span in choice.weight_versions}
 
     async def take(self, folder: Path, name: str, seed: int) -> tuple[str, int]:
         """Load the weights in `folder`, call them `name`, and forget what the old ones computed.

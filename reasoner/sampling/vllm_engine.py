@@ -10,7 +10,7 @@ from typing import Self
 from reasoner.errors import SamplerError
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
 from reasoner.sampling.responses import check_request
-from reasoner.sampling.vllm_messages import Done, Draw, Drawn, Load, Request, Sleep, Start, Stop, Wake
+from reasoner.sampling.vllm_messages import Done, Draw, Drawn, Load, Request, Score, Sleep, Start, Stop, Value, Wake
 from reasoner.sampling.vllm_process import HostProcess
 
 
@@ -58,6 +58,13 @@ class VllmSampler:
             while isinstance(self._host.reply(), Drawn):
                 pass
 
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        rows = tuple((group.prompt_ids, response.token_ids) for group in groups for response in group.responses)
+        value = self._ask(Score(rows))
+        if not isinstance(value, list):
+            raise SamplerError(f"vLLM answered {value!r} in place of log-probabilities; this is a bug")
+        return {"": value}
+
     def load(self, folder: Path, version: int) -> Receipt:
         started = time.monotonic()
         try:
@@ -87,7 +94,7 @@ class VllmSampler:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _ask(self, request: Request) -> tuple[str, int] | str | None:
+    def _ask(self, request: Request) -> Value:
         self._host.request(request)
         reply = self._host.reply()
         if not isinstance(reply, Done):

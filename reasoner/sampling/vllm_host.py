@@ -36,9 +36,11 @@ from reasoner.sampling.vllm_messages import (
     Failed,
     Load,
     Request,
+    Score,
     Sleep,
     Start,
     Stop,
+    Value,
     Wake,
 )
 
@@ -78,10 +80,12 @@ class Host:
             except Exception:
                 self._connection.send(Failed(traceback.format_exc()))
 
-    def _answer(self, request: Request) -> tuple[str, int] | None:
+    def _answer(self, request: Request) -> Value:
         match request:
             case Draw():
                 self._draw(request)
+            case Score():
+                return self._score(request)
             case Load():
                 return self._load(request)
             case Sleep() if self._device == "cuda":
@@ -107,6 +111,23 @@ class Host:
                         self._connection.send(Drawn(int(output.request_id), responses))
         finally:
             self._engine.abort_request(pending)
+
+    def _score(self, request: Score) -> list[list[float]]:
+        """vLLM gives these by the raw logits, so at temperature 1; it reads no cached prefix for such requests."""
+        params = VllmParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False)
+        for index, (prompt, response) in enumerate(request.rows):
+            tokens = {"prompt_token_ids": [*prompt, *response]}
+            self._engine.add_request(str(index), tokens, params, lora_request=self._adapter)
+        found: dict[int, list[float]] = {}
+        while len(found) < len(request.rows):
+            for output in self._engine.step():
+                prompt, response = request.rows[int(output.request_id)]
+                given = output.prompt_logprobs[len(prompt) :] if output.finished else ()
+                if output.finished:
+                    found[int(output.request_id)] = [
+                        at[token].logprob for token, at in zip(response, given, strict=True)
+                    ]
+        return [found[index] for index in range(len(request.rows))]
 
     def _params(self, request: Draw) -> VllmParams:
         return VllmParams(
@@ -172,7 +193,7 @@ def engine_arguments(start: Start) -> dict[str, Any]:
         "trust_remote_code": start.trust_remote_code,
         # never a pickle
         "load_format": "safetensors",
-        "enable_prefix_caching": True,
+        "enable_prefix_caching": start.prefix_caching,
         # raw log-probabilities, vLLM's default, leave out the temperature
         "logprobs_mode": "processed_logprobs",
         # no sampling defaults from the model's generation_config.json

@@ -34,6 +34,9 @@ class Start:
     """`Load` brings adapters of this rank for the model, which itself stays; 0: it brings whole weights"""
     tensor_parallel: int = 1
     """processes that share the model, each with a device of its own"""
+    prefix_caching: bool = True
+    """the prompt of a group is read once; not with recurrent layers, with which some of vLLM's models end with an
+    IndexError"""
     devices: str = ""
     """CUDA's numbers of those, with commas; empty: as this process sees them"""
 
@@ -45,6 +48,14 @@ class Draw:
     prompts: tuple[tuple[int, ...], ...]
     n: int
     params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Say the log-probabilities of given responses at temperature 1."""
+
+    rows: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    """(R,) token ids of the prompt and of the response"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,7 @@ class Close:
     """End the host process."""
 
 
-Request = Start | Draw | Load | Sleep | Wake | Stop | Close
+Request = Start | Draw | Score | Load | Sleep | Wake | Stop | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +98,15 @@ class Drawn:
     responses: tuple[Response, ...]
 
 
+Value = tuple[str, int] | str | list[list[float]] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """A request is complete; what it returns, if anything."""
 
-    value: tuple[str, int] | str | None = None
-    """of `Load`: checksum and number of tensors; of `Start`: the description"""
+    value: Value = None
+    """of `Load`: checksum and number of tensors; of `Start`: the description; of `Score`: (R)(T) log-probabilities"""
 
 
 @dataclass(frozen=True, slots=True)

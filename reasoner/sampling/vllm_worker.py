@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import vllm
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 
 from reasoner.errors import SamplerError
 from reasoner.sampling.vllm_messages import SHAPE
@@ -33,8 +34,28 @@ class WorkerExtension:
     def take_weights(self, folder: str) -> tuple[str, int]:
         """Load every tensor of `folder`; returns checksum and number of what was read."""
         digest = Digest()
+        packed = self._unpack_experts() if current_platform.is_cpu() else {}
         self.reload_weights(weights_iterator=read_weights(Path(folder), digest))
+        if lost := [name for name, method in packed.items() if method.moe_kernel is None]:
+            raise SamplerError(
+                f"vLLM did not take the experts of {len(lost)} layers ({lost[0]}, ...) from what it was given: it does "
+                "not know them by the names under which they were published. Set sampling.engine = 'hf'"
+            )
         return digest.checksum, digest.tensors
+
+    def _unpack_experts(self) -> dict[str, Any]:
+        """For the CPU vLLM packs experts when it makes their kernel, and a reload keeps that kernel: what it loads
+        would be read as if it were packed. Without the old kernel, a new one is made.
+
+        Returns:
+            what makes the kernel of each layer with experts.
+        """
+        parts = self.model_runner.model.named_modules()
+        methods: dict[str, Any] = {name: getattr(part, "quant_method", None) for name, part in parts}
+        packed = {name: method for name, method in methods.items() if getattr(method, "moe_kernel", None) is not None}
+        for method in packed.values():
+            method.moe_kernel = None
+        return packed
 
     def describe(self, folder: str) -> dict[str, Any]:
         """What this engine is, for a run that wants to sample with it.

@@ -21,7 +21,17 @@ from reasoner.scoring.cache import Cache, Key, digest
 from reasoner.scoring.compose import component, totals
 from reasoner.scoring.process import HostProcess, Inbox
 from reasoner.scoring.tally import Failed, Tally
-from reasoner.scoring.wire import Result, Traits, dump_content, dump_problem, dump_response, dump_task, load_result
+from reasoner.scoring.wire import (
+    PRINTED,
+    Result,
+    Traits,
+    dump_content,
+    dump_problem,
+    dump_response,
+    dump_task,
+    load_printed,
+    load_result,
+)
 from reasoner.secrets import redact
 
 BATCH_SIZE = 64
@@ -30,6 +40,8 @@ LOOK_S = 1.0
 """seconds of silence between looks at the host"""
 SLACK_S = 60.0
 """seconds beyond the longest deadline for a host on a machine that is busy: it forks and kills workers meanwhile"""
+MAX_LOGGED = 200_000
+"""characters of what a source prints that are logged"""
 MOST_NAMED = 4
 """calls that a message names"""
 _HOST = "the scoring host, which runs the reward sources,"
@@ -52,6 +64,14 @@ class Shared:
     """takes what is worth knowing, once"""
     left: dict[str, list[str]] = field(default_factory=dict)
     """by source, what its calls left behind in their workers, each once"""
+    log: Callable[[str], None] = lambda text: None
+    """takes what the sources print"""
+    fail: Callable[[str], None] = lambda text: None
+    """takes the first failure of a source, with the end of its traceback"""
+    logged: Counter[str] = field(default_factory=Counter)
+    """characters that a source printed, by its name"""
+    failed: set[str] = field(default_factory=set)
+    """sources whose failure was told"""
     was_stopped: bool = False
     """whether the host was once stopped by a signal, and it was said"""
 
@@ -89,6 +109,12 @@ class _Sent:
     """per response of the call, who waits for its outcome: itself, and those for which an equal call was spared"""
     key: Key | None
     """None: not for the cache"""
+
+
+def _on(sent: _Sent) -> str:
+    """The call's first response."""
+    slots, sample = sent.places[0][0]
+    return f"on problem {slots.group.problem.id}, response {sample},"
 
 
 class Call:
@@ -164,6 +190,9 @@ class Call:
             raise ScoringError("this score call was cancelled: another one was started on the same service")
         if line is None:
             raise ScoringError(f"{_HOST} {host.obituary()}{self._in_flight()}")
+        if line.startswith(PRINTED):
+            self._log(line)
+            return
         try:
             result = load_result(line)
         except ValueError as error:
@@ -219,12 +248,30 @@ class Call:
             result = replace(result, scores=(), kind="crash", message=message)
         if result.left:
             self._note(source, redact(result.left))
+        if result.trace and source not in self._shared.failed:
+            self._shared.failed.add(source)
+            self._shared.fail(
+                f"{source} {_on(sent)} failed (the first time; the others are counted):\n{redact(result.trace)}"
+            )
         outcomes = result.outcomes(source, len(sent.places))
         if sent.key is not None:
             del self._equal[sent.key]
             if not isinstance(outcomes[0], Failure):
                 self._shared.cache[sent.key] = outcomes[0]
         self._conclude(sent, outcomes, result.seconds)
+
+    def _log(self, line: bytes) -> None:
+        """What a call printed."""
+        call, text = load_printed(line)
+        sent = self._sent.get(call)
+        if sent is None:
+            return  # of a call that was cancelled
+        source, logged = self._rewards[sent.reward].source, self._shared.logged
+        if logged[source] <= MAX_LOGGED:
+            logged[source] += len(text)
+            self._shared.log(f"{source} {_on(sent)} printed:\n{redact(text)}")
+            if logged[source] > MAX_LOGGED:
+                self._shared.log(f"{source} has printed {logged[source]:,} characters: no more of it is logged")
 
     def _note(self, source: str, left: str) -> None:
         """A call left something behind: its source is named once."""

@@ -25,13 +25,25 @@ from reasoner.config import ScoringConfig
 from reasoner.reaping import children, dead_children, end_children, kill
 from reasoner.records import FailureKind
 from reasoner.scoring import memory_files
-from reasoner.scoring.wire import CREATED, MAX_LINE_BYTES, LineBuffer, Result, dump_result, load_result
+from reasoner.scoring.wire import (
+    CREATED,
+    MAX_LINE_BYTES,
+    LineBuffer,
+    Result,
+    dump_printed,
+    dump_result,
+    load_result,
+)
 from reasoner.scoring.worker import Job, confine, serve
 
 SWEEP_S = 0.01
 """seconds between looks at processes that were killed and are not gone"""
 SEND_S = 5
 """seconds for an idle worker to take a call"""
+MAX_PRINTED = 4000
+"""bytes of what a call prints that are kept"""
+_READ_BYTES, _READS = 2**16, 4
+"""of what a worker prints, at a time: one that never stops must not keep the host"""
 
 
 @dataclass(slots=True)
@@ -57,6 +69,10 @@ class _Worker:
     pid: int
     channel: socket.socket
     lane: _Lane
+    output: int
+    """descriptor of what it prints; -1: closed"""
+    printed: bytearray = field(default_factory=bytearray)
+    """by the current call, cut"""
     lines: LineBuffer = field(default_factory=LineBuffer)
     task: Task | None = None
     since: float = 0.0
@@ -151,6 +167,8 @@ class Pool:
             self._end(worker)
 
     def _dispatch(self, worker: _Worker, task: Task) -> None:
+        self._drain(worker)
+        worker.printed.clear()
         worker.task, worker.since = task, time.monotonic()
         rewards = ",".join(map(str, task.rewards)).encode()
         try:
@@ -170,23 +188,31 @@ class Pool:
 
     def _fork(self, lane: _Lane) -> _Worker:
         ours, theirs = socket.socketpair()
+        reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            self._become_worker(lane, ours, theirs)
+            self._become_worker(lane, ours, theirs, reading, writing)
         theirs.close()
+        os.close(writing)
+        os.set_blocking(reading, False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
-        worker = self._workers[pid] = _Worker(pid, ours, lane)
+        worker = self._workers[pid] = _Worker(pid, ours, lane, reading)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(worker))
+        self._selector.register(reading, selectors.EVENT_READ, lambda: self._drain(worker))
         return worker
 
-    def _become_worker(self, lane: _Lane, ours: socket.socket, theirs: socket.socket) -> None:
+    def _become_worker(
+        self, lane: _Lane, ours: socket.socket, theirs: socket.socket, reading: int, writing: int
+    ) -> None:
         try:
-            confine(lane.memory_mb)
+            confine(lane.memory_mb, writing)
             self._detach()
             for channel in (ours, *(worker.channel for worker in self._workers.values())):
                 channel.close()
+            for output in (reading, *(worker.output for worker in self._workers.values() if worker.output >= 0)):
+                os.close(output)
             serve(theirs, self._jobs)
         finally:
             os._exit(1)  # never back into the host's loop, nor through its exit handlers
@@ -208,6 +234,27 @@ class Pool:
             if worker.lines.pending > MAX_LINE_BYTES:
                 self._garbled(worker)
 
+    def _drain(self, worker: _Worker) -> None:
+        """Take what the worker has printed; what is more than is kept goes nowhere."""
+        for _ in range(_READS if worker.output >= 0 else 0):
+            try:
+                data = os.read(worker.output, _READ_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                self._close_output(worker)
+                return
+            worker.printed += data[: MAX_PRINTED - len(worker.printed)]
+
+    def _tell_printed(self, worker: _Worker) -> None:
+        """The current call is about to have its outcome: what it printed goes first."""
+        assert worker.task is not None
+        self._drain(worker)
+        if worker.printed:
+            text = worker.printed.decode(errors="replace")
+            self._emit(dump_printed(int(worker.task.id), worker.task.rewards[0], text))
+            worker.printed.clear()
+
     def _hung_up(self, worker: _Worker) -> None:
         """It died, or closed its channel. When it was at work, `reap` learns how it died and settles its call."""
         if worker.task is None:
@@ -228,6 +275,7 @@ class Pool:
                 self._garbled(worker)
             return
         worker.answered = (result.task, result.reward)
+        self._tell_printed(worker)
         self._emit(line + b"\n")
         self._settle(worker)
         if not result.last:
@@ -268,6 +316,7 @@ class Pool:
         task = worker.task
         assert task is not None
         seconds = time.monotonic() - worker.since
+        self._tell_printed(worker)
         self._emit(dump_result(Result(int(task.id), task.rewards[0], seconds, kind=kind, message=message)))
         self._settle(worker)
         self._requeue(worker)
@@ -288,6 +337,7 @@ class Pool:
         del self._workers[worker.pid]
         self._files[worker.pid] = worker.files
         self._close(worker)
+        self._close_output(worker)
         kill(worker.pid)
         self._strays = True
 
@@ -295,6 +345,12 @@ class Pool:
         if worker.channel.fileno() >= 0:
             self._selector.unregister(worker.channel)
             worker.channel.close()
+
+    def _close_output(self, worker: _Worker) -> None:
+        if worker.output >= 0:
+            self._selector.unregister(worker.output)
+            os.close(worker.output)
+            worker.output = -1
 
 
 def _lane(job: Job, scoring: ScoringConfig) -> _Lane:

@@ -25,6 +25,8 @@ class ScoringService:
     the next one cancels what is left of the one before.
 
     `say` takes what is worth knowing, each once: that a source leaves its worker changed, that the host was stopped.
+    `fail` takes the first failure of every source that raised, with the end of its traceback; `log` what the sources
+    print.
 
     Raises:
         ConfigError: a plugin, a reward source or one of its options is wrong.
@@ -37,6 +39,9 @@ class ScoringService:
         scoring: ScoringConfig,
         plugins: Sequence[str] = (),
         say: Callable[[str], None] = lambda text: None,
+        *,
+        fail: Callable[[str], None] = lambda text: None,
+        log: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._sources = [reward.source for reward in rewards]
         self._tally = Tally(self._sources)
@@ -48,7 +53,14 @@ class ScoringService:
             self.close()
             raise
         self._shared = Shared(
-            tuple(rewards), traits, scoring.max_failure_rate, self._host, Cache(scoring.cache), say=say
+            tuple(rewards),
+            traits,
+            scoring.max_failure_rate,
+            self._host,
+            Cache(scoring.cache),
+            say=say,
+            fail=fail,
+            log=log,
         )
 
     def score(self, groups: Iterable[Group]) -> Iterator[ScoredGroup]:

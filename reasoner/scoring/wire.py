@@ -1,7 +1,8 @@
 """The lines that pass between the main process, the scoring host and its workers: JSON, never a pickle.
 
     main -> host      plan line, then `<task> <rewards, comma-separated> <payload>` per task, `cancel` or `close`
-    host -> main      `{"ready": traits}` or `{"refused": why}`, then one result line per call
+    host -> main      `{"ready": traits}` or `{"refused": why}`, then one result line per call, before it
+                      `printed {"task", "reward", "text"}` if the call wrote to standard output or error
     host -> worker    the task, without the rewards that have an outcome
     worker -> host    one result line per call, `created <path>` before a call creates a file in /dev/shm
 
@@ -34,6 +35,8 @@ CLOSE = b"close"
 """end"""
 CREATED = b"created "
 """what a line of a worker begins with that is no result"""
+PRINTED = b"printed "
+"""what a line of the host begins with that has what a call printed"""
 MAX_LINE_BYTES = 2**21
 """bytes of a result line, all scores of its call together"""
 COMMON = -1
@@ -79,6 +82,8 @@ class Result:
     """the worker must be replaced: the call left something behind in it"""
     left: str = ""
     """what it left, in words"""
+    trace: str = ""
+    """of a call that raised: the last lines of its traceback"""
 
     def outcomes(self, source: str, responses: int) -> Sequence[Score | Failure | None]:
         """As the rest of the pipeline sees it: one per response, None for not applicable; no secrets in messages."""
@@ -177,6 +182,17 @@ def dump_result(result: Result) -> bytes:
     return _line({**{name: getattr(result, name) for name in _RESULT}, "scores": scores})
 
 
+def dump_printed(task: int, reward: int, text: str) -> bytes:
+    """One line: what a call printed."""
+    return PRINTED + _line({"task": task, "reward": reward, "text": text})
+
+
+def load_printed(line: bytes) -> tuple[tuple[int, int], str]:
+    """Task and reward of the call, and what it printed."""
+    data = storable(json.loads(line.removeprefix(PRINTED)))
+    return (data["task"], data["reward"]), data["text"]
+
+
 def load_result(line: bytes) -> Result:
     """The inverse of `dump_result`.
 
@@ -199,7 +215,7 @@ def _is_sound(result: Result) -> bool:
         all(type(each) is int for each in (result.task, result.reward))
         and _is_finite(result.seconds)
         and (result.kind is None or result.kind in get_args(FailureKind))
-        and all(isinstance(each, str) for each in (result.message, result.left))
+        and all(isinstance(each, str) for each in (result.message, result.left, result.trace))
         and isinstance(result.last, bool)
         and all(map(_is_sound_score, result.scores))
     )

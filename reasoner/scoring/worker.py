@@ -20,10 +20,12 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reasoner import rewards_api
 from reasoner.reaping import become_subreaper, children, die_with_parent, has_children
 from reasoner.records import FailureKind, Problem, Response, Score
 from reasoner.rewards_api import RewardSource
@@ -31,12 +33,17 @@ from reasoner.scoring.compose import MAX_MESSAGE, InvalidScoreError, Refused, ve
 from reasoner.scoring.memory_files import MemoryFiles
 from reasoner.scoring.wire import CREATED, MAX_LINE_BYTES, Result, Traits, dump_result, load_task
 from reasoner.scoring.worker_state import WorkerState
-from reasoner.secrets import redact_start
+from reasoner.secrets import redact_end, redact_start
 
 BACKOFF_S = 0.2
 """seconds before the second attempt of a call that raised; twice as long before each further one"""
 
-_NOWHERE = os.stat(os.devnull).st_rdev  # noqa: PTH116
+MOST_FRAMES = 4
+"""of a traceback"""
+MAX_TRACE = 2000
+"""characters"""
+_OURS = (__file__, rewards_api.__file__)
+"""between the worker and the source: nothing of it is in a traceback"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,8 @@ class _Leftovers:
 
     state: WorkerState
     files: MemoryFiles
+    streams: tuple[tuple[int, int], ...]
+    """what standard input, output and error were when the worker began"""
 
     def look(self) -> str:
         """What it left, in words: processes, threads, files in memory, and what differs in the state of this process.
@@ -74,14 +83,19 @@ class _Leftovers:
             left += [f"thread {each.name}" for each in threading.enumerate() if each is not threading.main_thread()]
         if has_children():
             left += [f"process {_command(pid)}" for pid in sorted(children(os.getpid()))]
-        if not _streams_intact():
+        if _streams() != self.streams:
             left.append("standard input, output or error")
         left += [f"file /dev/shm/{name}" for name in self.files.left()]
         return ", ".join(left)[:MAX_MESSAGE]
 
 
-def confine(memory_mb: int | None) -> None:
-    """Cut the worker off from its host and limit its memory (None: no limit); called right after the fork."""
+def confine(memory_mb: int | None, output: int) -> None:
+    """Cut the worker off from its host and limit its memory (None: no limit); called right after the fork.
+
+    Args:
+        memory_mb: of address space.
+        output: descriptor for what the sources print; it is taken over.
+    """
     os.setsid()
     die_with_parent()
     become_subreaper()
@@ -90,9 +104,13 @@ def confine(memory_mb: int | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nowhere, stream)
+    os.dup2(nowhere, 0)
     os.close(nowhere)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+    with suppress(AttributeError):  # a plugin may have put something else in its place
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed call flushes nothing
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_mb is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -105,7 +123,7 @@ def serve(channel: socket.socket, jobs: Sequence[Job]) -> None:
     own = os.getpid()
     os.register_at_fork(after_in_child=lambda: _shut(channel))
     files = MemoryFiles(lambda path: channel.sendall(CREATED + path.replace(b"\n", b"?") + b"\n"))
-    leftovers = _Leftovers(WorkerState(), files)
+    leftovers = _Leftovers(WorkerState(), files, _streams())
     with channel.makefile("rb") as lines:
         for line in lines:
             task, rewards, payload = line.split(b" ", 2)
@@ -136,7 +154,7 @@ def _call(
     own, start = os.getpid(), time.perf_counter()
     kind: FailureKind | None = None
     scores: tuple[Score | Refused | None, ...] = ()
-    message, full = "", False
+    message, trace, full = "", "", False
     try:
         try:
             returned = _attempt(job, problems, responses)
@@ -151,10 +169,11 @@ def _call(
         limit = "scoring.memory_mb" if job.source.limit_memory else "the machine has"
         kind, message, full = "error", f"MemoryError: the call needed more than {limit}", True
     except BaseException as error:  # sys.exit and KeyboardInterrupt too: whatever a source raises is its failure
-        kind, message = "error", _described(error)
+        kind, message, trace = "error", _described(error), _last_lines(error)
+    _flush()
     seconds = time.perf_counter() - start
     left = leftovers.look() if os.getpid() == own and not full else ""
-    return Result(task, reward, seconds, scores, kind, message, full or bool(left), left)
+    return Result(task, reward, seconds, scores, kind, message, full or bool(left), left, trace)
 
 
 def _scores(job: Job, returned: object, responses: int) -> tuple[Score | Refused | None, ...]:
@@ -227,11 +246,28 @@ def _command(pid: int) -> str:
     return line.replace(b"\0", b" ").decode(errors="replace").strip()[:60] or f"{pid} (ended, not waited for)"
 
 
-def _streams_intact() -> bool:
-    try:
-        return all(os.fstat(stream).st_rdev == _NOWHERE for stream in (0, 1, 2))
-    except OSError:
-        return False
+def _streams() -> tuple[tuple[int, int], ...]:
+    """What standard input, output and error are; shorter where one of them is closed."""
+    found = []
+    for stream in (0, 1, 2):
+        with suppress(OSError):
+            status = os.fstat(stream)
+            found.append((status.st_dev, status.st_ino))
+    return tuple(found)
+
+
+def _flush() -> None:
+    """What the call printed is for its own log entry."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # whatever the call has put there, or closed
+            stream.flush()
+
+
+def _last_lines(error: BaseException) -> str:
+    """The end of the traceback: the last frames, and the error."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in _OURS]
+    lines = traceback.format_list(frames[-MOST_FRAMES:])
+    return redact_end(f"{''.join(lines)}{type(error).__name__}: {redact_start(str(error), MAX_MESSAGE)}", MAX_TRACE)
 
 
 def _described(error: BaseException) -> str:

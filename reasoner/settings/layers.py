@@ -4,6 +4,8 @@ Values are kept flat, by the parts of their key, each with its origin. Laying a 
 and keeps the rest, with rules that keep values apart that were never meant for each other:
 
 - a list of `[[rewards]]` replaces the lower list; a table `[rewards.math]` changes one entry of it;
+- a table whose keys are the user's (`columns`, `options`, `chat_template_kwargs`) is one value: given as a table, it
+  replaces the lower one; `--set data.train.columns.answer=FIELD` changes one entry of it;
 - a layer that sets `kind` in a table of `[gro]` drops what lower layers set in that table;
 - a layer that sets `preset` in `[gro]` or in one of its terms drops what lower layers set there;
 - a layer that names the origin of a data source (`path`, `hub`, `generator`) drops the origin of lower layers and what
@@ -14,6 +16,7 @@ and keeps the rest, with rules that keep values apart that were never meant for 
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +24,7 @@ from typing import Any
 from reasoner.config import DataConfig
 from reasoner.errors import ConfigError, nearest
 from reasoner.parsing import parse_toml
-from reasoner.settings.schema import Path, allows_none, is_section, is_text
+from reasoner.settings.schema import Path, allows_none, is_list, is_one_value, is_section, is_text
 
 ORIGINS = ("path", "hub", "generator")
 ORIGIN_BOUND = (*ORIGINS, "options", "columns", "split", "seed")
@@ -52,6 +55,14 @@ def layer_of(table: Mapping[str, Any], origin: str) -> Layer:
     Raises:
         ConfigError: the table names two origins of one data source, or one reward source twice.
     """
+    return _layer(table, origin, set(_whole_tables(table, ())))
+
+
+def _layer(table: Mapping[str, Any], origin: str, whole: set[Path]) -> Layer:
+    """
+    Args:
+        whole: tables that replace those of lower layers.
+    """
     leaves = {path: Leaf(value, origin) for path, value in _leaves(table, (), origin)}
     for name in DataConfig.model_fields:
         named = [key for key in ORIGINS if _is_set(leaves, ("data", name, key))]
@@ -61,7 +72,7 @@ def layer_of(table: Mapping[str, Any], origin: str) -> Layer:
     drops = {prefix for path, leaf in leaves.items() for prefix in _drops(path, leaf)}
     if isinstance(table.get("rewards"), list):
         drops.add(("rewards",))
-    return Layer(leaves, frozenset(drops))
+    return Layer(leaves, frozenset(drops | whole))
 
 
 def overlay(lower: Leaves, upper: Layer) -> Leaves:
@@ -89,6 +100,26 @@ def nest(leaves: Leaves) -> dict[str, Any]:
     return table
 
 
+def located(leaves: Leaves, folder: str) -> Leaves:
+    """The leaves of a file in `folder`, with the data files and plugins that it names relative to itself."""
+    if folder in ("", "."):
+        return leaves
+    return {
+        path: Leaf(_located(leaf.value, folder), leaf.origin)
+        if path == ("plugins",) or (len(path) == 3 and path[0] == "data" and path[2] == "path")
+        else leaf
+        for path, leaf in leaves.items()
+    }
+
+
+def _located(value: Any, folder: str) -> Any:
+    if isinstance(value, list):
+        return [_located(each, folder) for each in value]
+    if not isinstance(value, str) or value.startswith("~"):
+        return value
+    return os.path.join(folder, value)  # noqa: PTH118 (an absolute path stays as it is written)
+
+
 def reward_names(leaves: Leaves) -> list[str]:
     """The entries of `[[rewards]]` by source, in order."""
     return list(dict.fromkeys(path[1] for path in leaves if path[0] == "rewards" and len(path) > 1))
@@ -105,6 +136,7 @@ def layer_of_sets(sets: Sequence[str], lower: Leaves) -> Layer:
     """
     seen: dict[Path, str] = {}
     table: dict[str, Any] = {}
+    whole: set[Path] = set()
     for argument in sets:
         key, separator, text = argument.partition("=")
         path = tuple(part.strip() for part in key.split("."))
@@ -119,8 +151,10 @@ def layer_of_sets(sets: Sequence[str], lower: Leaves) -> Layer:
         inner = table
         for part in path[:-1]:
             inner = inner.setdefault(part, {})
-        inner[path[-1]] = _value(path, argument, text.strip())
-    return layer_of(table, "--set")
+        inner[path[-1]] = value = _value(path, argument, text.strip())
+        if isinstance(value, Mapping) and not is_section(path):
+            whole.add(path)
+    return _layer(table, "--set", whole)
 
 
 def _leaves(value: Any, path: Path, origin: str) -> Iterator[tuple[Path, Any]]:
@@ -137,6 +171,15 @@ def _leaves(value: Any, path: Path, origin: str) -> Iterator[tuple[Path, Any]]:
         yield path, str(value)  # no key holds a date; a folder named 2026-01-31 is text
     else:
         yield path, value
+
+
+def _whole_tables(value: Any, path: Path) -> Iterator[Path]:
+    """The tables in a file's table that replace those of lower layers."""
+    if path and is_one_value(path):
+        yield path
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _whole_tables(inner, (*path, key))
 
 
 def _by_source(entries: list[Any], origin: str) -> dict[str, Any]:
@@ -177,7 +220,8 @@ def _by_name(path: Path, names: Sequence[str], argument: str) -> Path:
 
 
 def _value(path: Path, argument: str, text: str) -> Any:
-    if is_text(path) and not text.startswith(('"', "'")):
+    quoted = text.startswith(('"', "'")) or (text.startswith("[") and is_list(path))
+    if is_text(path) and not quoted:
         return text  # also what looks like TOML: a template `{{ question }}`, a folder named 2026
     try:
         parsed = parse_toml(f"value = {text}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from reasoner.reporting.tracking import check_trackers
 from reasoner.rows import check_generator
 from reasoner.scoring.compose import check_rewards
 from reasoner.secrets import why_secret
-from reasoner.settings.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, nest, overlay, reward_names
+from reasoner.settings.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, located, nest, overlay, reward_names
 from reasoner.settings.messages import explain, show_key
 from reasoner.settings.schema import Path as Key
 from reasoner.settings.write import settings_of, term_table
@@ -43,6 +44,8 @@ class Resolved:
     config: Config
     origins: Mapping[str, str]
     """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, a `--config` file, `--set`"""
+    typed: str = ""
+    """what names the task after a command, so that it can be copied: `my-task.toml --profile gpu --plugin mine.py`"""
     preflights: Mapping[str, str] = field(default_factory=dict)
     """what reward sources and trackers say of this machine (`reasoner.preflight`), by how the plan calls them"""
 
@@ -74,7 +77,7 @@ def load_config(
     leaves = _task_leaves(found, profile)
     for origin, table in tables:
         _refuse_complete(origin, table)
-        leaves = _laid_over(leaves, layer_of(table, origin))
+        leaves = _laid_over(leaves, _layer_of_file(table, origin, origin))
     leaves = _laid_over(leaves, layer_of_sets(sets, leaves))
     leaves = _with_plugins(leaves, plugins)
     _check_entries(leaves)
@@ -83,7 +86,16 @@ def load_config(
     algorithms = hooks.algorithms(manager)
     config = _validated(leaves := _over_presets(leaves, algorithms))
     _check_names(config, manager, algorithms)
-    return Resolved(config, _origins(config, leaves))
+    return Resolved(config, _origins(config, leaves), _typed(found, config, plugins))
+
+
+def _typed(found: TaskFile, config: Config, plugins: Sequence[str]) -> str:
+    """A task of one's own goes by its file; a complete configuration has its profile and plugins."""
+    if found.is_complete:
+        return shlex.join([found.origin])
+    profile = ["--profile", config.profile] if config.profile else []
+    more = [part for plugin in plugins for part in ("--plugin", plugin)]
+    return shlex.join([found.origin.removeprefix("task "), *profile, *more])
 
 
 def _complete(found: TaskFile, origin: str, table: Mapping[str, Any]) -> TaskFile:
@@ -115,15 +127,22 @@ def _task_leaves(found: TaskFile, profile: str | None) -> Leaves:
                 f"--profile {profile} cannot be laid over it. Leave --profile out, or start from the task."
             )
         return layer_of(found.table, found.origin).leaves
-    task = layer_of({key: value for key, value in found.table.items() if key != "profiles"}, found.origin)
+    own = {key: value for key, value in found.table.items() if key != "profiles"}
+    task = _layer_of_file(own, found.origin, found.path)
     _refuse_identity(task)
     name, reason = _choose_profile(found, profile)
     leaves = task.leaves
     if name:
-        chosen = layer_of(found.profiles[name], f"profile {name}")
+        chosen = _layer_of_file(found.profiles[name], f"profile {name}", found.path)
         _refuse_identity(chosen)
         leaves = overlay(leaves, chosen)
     return {("task",): Leaf(found.name, "command line"), ("profile",): Leaf(name, reason), **leaves}
+
+
+def _layer_of_file(table: Mapping[str, Any], origin: str, file: str | Path | None) -> Layer:
+    """The layer of a table that a file holds; the data files and plugins that it names are relative to it."""
+    layer = layer_of(table, origin)
+    return layer if file is None else replace(layer, leaves=located(layer.leaves, str(Path(file).expanduser().parent)))
 
 
 def _choose_profile(found: TaskFile, wanted: str | None) -> tuple[str, str]:
@@ -167,7 +186,8 @@ def _with_plugins(leaves: Leaves, plugins: Sequence[str]) -> Leaves:
     configured = leaves.get(("plugins",), Leaf([], "default"))
     if not plugins or not isinstance(configured.value, list):
         return leaves
-    more = [plugin for plugin in plugins if plugin not in configured.value]
+    known = {Path(each).expanduser().resolve() for each in configured.value if isinstance(each, str)}
+    more = [plugin for plugin in plugins if Path(plugin).expanduser().resolve() not in known]
     return {**leaves, ("plugins",): Leaf([*configured.value, *more], "--plugin")} if more else leaves
 
 

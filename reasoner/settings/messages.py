@@ -11,7 +11,8 @@ from pydantic_core import ErrorDetails
 
 from reasoner.errors import nearest
 from reasoner.settings.layers import Leaves, reward_names
-from reasoner.settings.schema import Path, allows_none, choices_of, document_of, keys_of, kinds_of
+from reasoner.settings.other_names import renamed
+from reasoner.settings.schema import Path, allows_none, choices_of, document_of, keys_of, kinds_of, last_parts
 
 _KEY = re.compile(r"[\w+>-]+(?:\.[\w+>-]+)*")
 """a term may be called `reinforce++` or `raft->grpo`"""
@@ -97,7 +98,15 @@ def _unknown(path: Path, leaves: Leaves) -> str:
     keys = list(keys_of(table, chosen.value if chosen else None) or ())
     place = f"[{show_key(table)}]" if table else "The top level"
     with_kind = f" with kind = {show_value(chosen.value)}" if chosen else ""
-    return f"unknown key.{nearest(name, keys)} {place}{with_kind} has: {', '.join(keys)}."
+    whole = next((other for other in leaves if other[: len(path)] == path), path)
+    hint = _with_term(renamed(whole, last_parts()), path, leaves) or nearest(name, keys)
+    return f"unknown key.{hint} {place}{with_kind} has: {', '.join(keys)}."
+
+
+def _with_term(hint: str, path: Path, leaves: Leaves) -> str:
+    """With the term's name in the place of NAME, where there is but one that can be meant."""
+    terms = {other[2] for other in ((path,) if path[:2] == TERMS else leaves) if other[:2] == TERMS and len(other) > 2}
+    return hint.replace("gro.terms.NAME", show_key((*TERMS, *terms))) if len(terms) == 1 else hint
 
 
 def _allowed(path: Path, value: Any) -> str:

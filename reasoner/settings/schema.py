@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
@@ -54,6 +55,20 @@ def is_text(path: Path) -> bool:
     return any(option is str for option in _options(annotation_at(path)))
 
 
+def is_list(path: Path) -> bool:
+    """Whether the key at `path` takes a list."""
+    return any(get_origin(_bare(option)) is list for option in _options(annotation_at(path)))
+
+
+def is_one_value(path: Path) -> bool:
+    """Whether the key at `path` takes a table whose keys are the user's and belong together: `columns`, `options`."""
+    bare = _bare(annotation_at(path))
+    if get_origin(bare) is not dict:
+        return False
+    value = get_args(bare)[1]
+    return get_origin(value) is not dict and not (isinstance(value, type) and issubclass(value, BaseModel))
+
+
 def choices_of(path: Path) -> list[str]:
     """The values that the key at `path` allows, when they are a fixed set of names."""
     annotation = _bare(annotation_at(path))
@@ -68,6 +83,16 @@ def kinds_of(path: Path) -> list[str]:
         if dataclasses.is_dataclass(option)
         for value in get_args(_bare(get_type_hints(option)["kind"]))
     ]
+
+
+@cache
+def last_parts(path: Path = ()) -> frozenset[str]:
+    """The last parts of all keys below a table, those of its tables included."""
+    names = set()
+    for name in keys_of(path) or ():
+        inner = (*path, name, "NAME") if _entry(annotation_at((*path, name))) is not None else (*path, name)
+        names |= {name, *last_parts(inner)}
+    return frozenset(names)
 
 
 def document_of(path: Path) -> str:

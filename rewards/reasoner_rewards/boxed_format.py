@@ -11,7 +11,7 @@ MAX_TAIL_CHARS = 64
 """characters after the box: a closing word, not another problem"""
 
 
-@reward("boxed_format", timeout_s=2.0)
+@reward("boxed_format", timeout_s=2.0, needs_answer=False)
 def boxed_format(problem: Problem, response: Response) -> Score:
     r"""1.0 if the response finished and gives exactly one short `\boxed{}` at its end, after any think block, else 0.0.
 

@@ -49,7 +49,28 @@ class ChoiceOptions(BaseModel):
         return letters
 
 
-@reward("choice", timeout_s=2.0)
+def _wanted(problem: Problem, options: ChoiceOptions) -> str:
+    """The reference's letter."""
+    wanted = _dressed(reference_text(problem), options.letters)
+    if wanted is None:
+        index = problem.answer.strip()
+        hint = (
+            f" For an index, counted from 0: columns.answer = \"{{{{ '{options.letters}'[answer|int] }}}}\"."
+            if index.isdecimal()
+            else " Map the data to letters, or set the option 'letters'."
+        )
+        raise ValueError(
+            f"problem {problem.id!r}: the reference answer must be one of the letters {options.letters}, "
+            f"got {problem.answer[:80]!r}.{hint}"
+        )
+    return wanted
+
+
+def _reads(problem: Problem, options: ChoiceOptions) -> tuple[str, str]:
+    return "letter", _wanted(problem, options)
+
+
+@reward("choice", timeout_s=2.0, reads=_reads)
 def choice(problem: Problem, response: Response, *, options: ChoiceOptions) -> Score:
     """1.0 if the letter that the response settles on is the reference's, else 0.0.
 
@@ -63,12 +84,7 @@ def choice(problem: Problem, response: Response, *, options: ChoiceOptions) -> S
     Raises:
         ValueError: the reference names none of the letters (the problem is broken, not the response).
     """
-    wanted = _dressed(reference_text(problem), options.letters)
-    if wanted is None:
-        raise ValueError(
-            f"problem {problem.id!r}: the reference answer must be one of the letters {options.letters}, "
-            f"got {problem.answer[:80]!r}. Map the data to letters, or set the option 'letters'."
-        )
+    wanted = _wanted(problem, options)
     letter, method, note = _settled(response.text, options)
     if letter is not None and letter != wanted:
         note = "a different letter"

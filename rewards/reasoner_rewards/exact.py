@@ -31,7 +31,20 @@ class ExactOptions(BaseModel):
     """what is compared: the whole answer, its last line, or its final box"""
 
 
-@reward("exact", timeout_s=5.0)
+def _wanted(problem: Problem, options: ExactOptions) -> tuple[str, frozenset[Step]]:
+    """The reference as it is compared, and the steps that both sides go through."""
+    wanted = reference_text(problem)
+    steps: frozenset[Step] = frozenset(options.normalise)
+    if not normalised(wanted, steps):
+        steps -= {"punctuation"}
+    return normalised(wanted, steps), steps
+
+
+def _reads(problem: Problem, options: ExactOptions) -> tuple[str, str]:
+    return "text", _wanted(problem, options)[0]
+
+
+@reward("exact", timeout_s=5.0, reads=_reads)
 def exact(problem: Problem, response: Response, *, options: ExactOptions) -> Score:
     r"""1.0 if the answer equals the reference answer after normalisation, else 0.0.
 
@@ -48,11 +61,7 @@ def exact(problem: Problem, response: Response, *, options: ExactOptions) -> Sco
     Raises:
         ValueError: the reference is empty (the problem is broken, not the response).
     """
-    wanted = reference_text(problem)
-    steps: frozenset[Step] = frozenset(options.normalise)
-    if not normalised(wanted, steps):
-        steps -= {"punctuation"}
-    reference = normalised(wanted, steps)
+    reference, steps = _wanted(problem, options)
     answer, missing = _extracted(response.text, options.extract)
     if missing:
         return Score(0.0, {"extracted": None, "reference": reference[:200]}, missing)

@@ -76,13 +76,13 @@ class _Answer(BaseModel):
 
 
 def _preflight(options: HttpOptions) -> str:
-    """Where the service is; the values of its headers must be there."""
-    for variable in options.headers_env.values():
-        secret(variable)
+    """Where the service is; the values of its headers must be there, and it must answer."""
+    values = {header: secret(variable) for header, variable in options.headers_env.items()}
+    Service(options.url, values, tuple(values.values()), 1).check_answers()
     return f"service at {shown(options.url)}"
 
 
-@reward("http", timeout_s=120.0, granularity="batch", workers=4, preflight=_preflight)
+@reward("http", timeout_s=120.0, granularity="batch", workers=4, preflight=_preflight, needs_answer=False)
 def http(
     problems: Sequence[Problem], responses: Sequence[Response], *, options: HttpOptions
 ) -> list[Score | RemoteError | None]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from reasoner import Problem, Response, Score, reward
-from reasoner.errors import nearest
+from reasoner.errors import UserError, nearest
 from reasoner.remote import DECODER, Service, Url, secret, shown
 from reasoner_rewards.answer_text import after_thinking
 
@@ -21,6 +21,8 @@ NAMES = ("question", "response", "answer")
 """what a rubric may show"""
 OWN_KEYS = ("model", "messages", "temperature", "max_tokens", "n", "stream")
 """keys of a request that have an option, or that the answer's form depends on"""
+UNAUTHORIZED = 401
+"""status of an answer to a wrong key"""
 TEXT_PARTS = ("text", "output_text")
 """types of the parts of a message that hold what the judge wrote"""
 MAX_VERDICT = 2**16
@@ -114,14 +116,20 @@ def _prepare() -> None:
 
 
 def _preflight(options: JudgeOptions) -> str:
-    """Where the judge is; its key must be there."""
-    if options.api_key_env:
-        secret(options.api_key_env)
+    """Where the judge is; its key must be there, and it must answer. No model is asked."""
+    value = secret(options.api_key_env) if options.api_key_env else ""
+    headers = {"Authorization": f"Bearer {value}"} if value else {}
+    address = _below(options.url, "models")
+    if Service(address, headers, (value,) if value else (), 1).check_answers() == UNAUTHORIZED:
+        raise UserError(
+            f"{shown(address)} does not take the key (status {UNAUTHORIZED}): correct "
+            f"{options.api_key_env or 'api_key_env, which names no variable'}"
+        )
     key = f"key from {options.api_key_env}" if options.api_key_env else "no key"
     return f"{options.model} at {shown(options.url)}, {key}"
 
 
-@reward("judge", timeout_s=120.0, workers=16, prepare=_prepare, preflight=_preflight)
+@reward("judge", timeout_s=120.0, workers=16, prepare=_prepare, preflight=_preflight, needs_answer=False)
 def judge(problem: Problem, response: Response, *, options: JudgeOptions) -> Score:
     """A language model's grade by a rubric, mapped to 0..1.
 
@@ -143,7 +151,7 @@ def judge(problem: Problem, response: Response, *, options: JudgeOptions) -> Sco
     """
     key = secret(options.api_key_env) if options.api_key_env else ""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    service = Service(_endpoint(options.url), headers, (key,) if key else (), options.attempts)
+    service = Service(_below(options.url, "chat/completions"), headers, (key,) if key else (), options.attempts)
     answer = service.post(_request(problem, response, options))
     try:
         content = _content(answer)
@@ -161,9 +169,9 @@ class _NoVerdictError(ValueError):
         self.got = got
 
 
-def _endpoint(url: str) -> str:
+def _below(url: str, path: str) -> str:
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/chat/completions"))
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}"))
 
 
 def _request(problem: Problem, response: Response, options: JudgeOptions) -> dict[str, Any]:

@@ -27,8 +27,9 @@ def _prepare() -> None:
     compare(r"\frac{x+1}{2}", r"\sqrt{3}")
 
 
-def _reads(problem: Problem) -> str:
-    return kind_of(_reference(problem))
+def _reads(problem: Problem, options: MathOptions) -> tuple[str, str]:
+    reference = _reference(problem)
+    return kind_of(reference), reference
 
 
 # A verification takes micro- to milliseconds.

@@ -54,7 +54,11 @@ class RegexOptions(BaseModel):
         return group
 
 
-@reward("regex", timeout_s=2.0)
+def _needs_answer(options: RegexOptions) -> bool:
+    return ANSWER in options.pattern or options.group is not None
+
+
+@reward("regex", timeout_s=2.0, needs_answer=_needs_answer)
 def regex(problem: Problem, response: Response, *, options: RegexOptions) -> Score:
     """1.0 if the pattern is found in the response, else 0.0.
 

@@ -54,7 +54,15 @@ def _preflight(options: RewardModelOptions) -> str:
 
 
 # The first call of a worker imports torch and loads the model: minutes for a large one.
-@reward("reward_model", timeout_s=600.0, granularity="batch", workers=1, limit_memory=False, preflight=_preflight)
+@reward(
+    "reward_model",
+    timeout_s=600.0,
+    granularity="batch",
+    workers=1,
+    limit_memory=False,
+    preflight=_preflight,
+    needs_answer=False,
+)
 def reward_model(
     problems: Sequence[Problem], responses: Sequence[Response], *, options: RewardModelOptions
 ) -> list[Score]:

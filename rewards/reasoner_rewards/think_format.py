@@ -28,7 +28,7 @@ class ThinkFormatOptions(BaseModel):
         return close
 
 
-@reward("think_format", timeout_s=2.0)
+@reward("think_format", timeout_s=2.0, needs_answer=False)
 def think_format(problem: Problem, response: Response, *, options: ThinkFormatOptions) -> Score:
     """1.0 if the response is one closed thinking block and then an answer, else 0.0.
 

@@ -37,9 +37,13 @@ def test_there_are_tables() -> None:
         "scoring",
         "mathematics",
         "hooks",
+        "records",
         "commands",
         "changes",
+        "trl",
+        "verl",
         "attacks",
+        "models",
         "checkpoints",
         "configuration",
     }

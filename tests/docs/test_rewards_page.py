@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import TypeAdapter
 
-from reasoner import RewardSource
+from reasoner import Message, Problem, Response, RewardSource, Score
 from reasoner.cases import load_cases
 from reasoner.config import RewardConfig
 from reasoner_rewards import language, register_rewards
@@ -60,6 +61,16 @@ def test_examples_are_accepted(name: str) -> None:
     configured = RewardConfig.model_validate(entry)
     assert configured.source == name
     assert set(SOURCES[name].check_options(configured.options)) == set(SOURCES[name].options.model_fields)
+
+
+def test_every_field_that_a_verifier_gets_is_described() -> None:
+    """The table is written from `reasoner.records`; that it is up to date is tested with the others."""
+    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| `(.+?)` \| (.*) \|$", PAGE, flags=re.MULTILINE)
+    records = (Problem, Message, Response, Score)
+    named = [(record.__name__.lower(), each.name) for record in records for each in fields(record)]
+    assert [(record, name) for record, name, _, _ in rows] == named
+    assert all(len(meaning) > 10 for *_, meaning in rows)
+    assert "docs/rewards.md#what-it-gets" in (ROOT / "plugins" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_languages_are_listed() -> None:

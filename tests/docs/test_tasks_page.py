@@ -6,13 +6,18 @@ import re
 import shlex
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from reasoner.__main__ import main
-from reasoner.data import load_held_out
+from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
+from reasoner.data import load_held_out, load_problems
 from reasoner.files import READERS
+from reasoner.offline import read_offline
+from reasoner.records import Message
+from reasoner.row_report import RowReport
 from reasoner.runs.folder import read_evaluations, read_metrics
 from reasoner.settings import load_config
 from tests.tiny import build_tiny_model
@@ -76,8 +81,7 @@ def test_the_prompt_of_a_base_model_is_written_as_the_page_has_it(tmp_path: Path
     (tmp_path / "rows.jsonl").write_text(FILES["test.jsonl"])
     sets = [f"data.{name}.path={tmp_path / 'rows.jsonl'}" for name in ("train", "eval")]
     config = load_config("math-gsm8k", "laptop", [tmp_path / "plain.toml"], sets).config
-    assert config.data.eval is not None
-    problems = load_held_out(config.data.eval, config.prompt, {})
+    problems = load_held_out(config.data, config.prompt, {})
     (text,) = {problem.messages[0].content for problem in problems if "book" in problem.messages[0].content}
     assert text == (
         "Problems, and their solutions in a few words.\n\nProblem: A pen costs 2 euros. What do 3 pens cost?\n"
@@ -85,11 +89,41 @@ def test_the_prompt_of_a_base_model_is_written_as_the_page_has_it(tmp_path: Path
     )
 
 
+BLOCKS = re.findall(r"^```(json|toml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+EXAMPLES = [(row, table) for (kind, row), (_, table) in pairwise(BLOCKS) if kind == "json" and table.startswith("[")]
+
+
 def test_the_other_settings_load(tmp_path: Path) -> None:
-    (columns,) = [
-        block for block in re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if block[0] == "["
-    ]
-    own = tmp_path / "own.toml"
-    own.write_text(columns)
-    assert tomllib.loads(columns)["data"]["train"]["columns"] == {"question": "problem", "answer": "solution"}
-    assert load_config("math-gsm8k", "laptop", [own]).config.data.train is not None
+    tables = [block for kind, block in BLOCKS if kind == "toml" and block.startswith("[")]
+    assert len(tables) == len(EXAMPLES) + 2
+    for table in tables:
+        own = tmp_path / "own.toml"
+        own.write_text(table)
+        assert load_config("math-gsm8k", "laptop", [own]).config.data.train is not None
+
+
+def test_rows_of_trl_and_verl_load_as_the_page_says(tmp_path: Path) -> None:
+    user = (Message("user", "What is 2 + 2?"),)
+    assert len(EXAMPLES) == 3
+    for row, table in EXAMPLES:
+        ((name, settings),) = tomllib.loads(table)["data"].items()
+        (tmp_path / "rows.jsonl").write_text(row)
+        settings["path"] = str(tmp_path / "rows.jsonl")
+        if name == "train":
+            (problem,) = load_problems(SourceConfig(**settings), PromptConfig(), {}, 0)
+            assert (problem.messages, problem.answer) == (user, "4")
+        else:
+            report = RowReport()
+            rows = read_offline("pairs", OfflineConfig(**settings), PromptConfig(), {}, 0, None, report)
+            (written,) = rows.written
+            assert (written.messages, [each.text for each in written.completions]) == (user, ["4", "5"])
+            assert report.settle() == ()
+
+
+def test_the_quiz_is_read_as_the_page_says(tmp_path: Path) -> None:
+    (line,) = re.findall(r'^path = "quiz.jsonl" +# (.*)$', PAGE, re.MULTILINE)
+    (table,) = [block for kind, block in BLOCKS if kind == "toml" and "quiz.jsonl" in block]
+    (tmp_path / "quiz.jsonl").write_text(line)
+    settings = tomllib.loads(table)["data"]["train"] | {"path": str(tmp_path / "quiz.jsonl")}
+    (problem,) = load_problems(SourceConfig(**settings), PromptConfig(), {}, 0)
+    assert (problem.answer, problem.fields["text"]) == ("B", "blue")

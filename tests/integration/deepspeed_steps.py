@@ -24,7 +24,7 @@ from torch import Tensor
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.critic import TorchCritic
-from reasoner.learning.learner import Learner, WeightFunction, Weights
+from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction, Weights
 from reasoner.learning.policy import Dtype
 from reasoner.learning.spread import Policy
 from reasoner.ranks import PATIENCE, Ranks
@@ -106,6 +106,7 @@ def steps() -> list[tuple[list[Group], WeightFunction]]:
 def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder: Path, name: str) -> None:
     """The steps, the weights after them, and log-probabilities before and after."""
     logprobs = [all_logprobs(learner)]
+    perturbed = perturb(learner)
     reports = []
     gradient: dict[str, Tensor] = {}
     for groups, weigh in steps():
@@ -122,7 +123,17 @@ def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder
     # Only the first rank of a node publishes.
     found = dict(read_files(published)) | {f"gradient:{key}": value for key, value in gradient.items()}
     facts = {"reports": reports, "logprobs": logprobs, "checksum": checksum, "version": learner.version}
+    facts["perturbed"] = perturbed
     save_file(found, folder / f"{name}.safetensors", {"facts": json.dumps(facts)})
+
+
+def perturb(learner: PerturbableLearner) -> list[list[list[float]]]:
+    """Log-probabilities before, while and after some of the trained weights are changed on purpose."""
+    sizes = {name: 20.0 if "lora_B" in name else 0.2 for name in learner.trained if "mlp" in name or "embed" in name}
+    found = [learner.logprobs(ONE_GROUP, TEMPERATURE)]
+    with learner.perturbed(sizes):
+        found.append(learner.logprobs(ONE_GROUP, TEMPERATURE))
+    return [*found, learner.logprobs(ONE_GROUP, TEMPERATURE)]
 
 
 def publish_on_a_full_disk(learner: Learner, output: Path) -> None:

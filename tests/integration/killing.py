@@ -186,7 +186,20 @@ TRIALS = (
     Trial(
         "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 6
     ),
-    Trial("offline", ("gro.preset=dpo", "run.steps=12", "run.checkpoint_every=1", "run.keep_last=1"), 6),
+    # held-out rows are measured before training, in between and after it
+    Trial(
+        "offline",
+        (
+            "gro.preset=dpo",
+            "run.steps=12",
+            "run.checkpoint_every=1",
+            "run.keep_last=1",
+            "data.eval=none",
+            "data.holdout=0.2",
+            "evaluation.every=4",
+        ),
+        6,
+    ),
     # the reference is the model without its adapter
     Trial("lora", ("gro.preset=dpo", "lora.rank=4", "run.checkpoint_every=2"), 6),
 )

@@ -151,6 +151,19 @@ def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: st
     assert largest_difference(got["logprobs"], facts["logprobs"]) < 1e-4
 
 
+@pytest.mark.parametrize(("ranks", "name"), cases("float32"))
+def test_weights_that_are_changed_on_purpose_are_the_same_ones_however_they_are_spread(
+    outcomes: Path, ranks: str, name: str
+) -> None:
+    expected = "lora" if name.startswith("lora") else "float32"
+    _, _, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
+    _, _, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
+    before, changed, after = got["perturbed"]
+    assert largest_difference([changed], [facts["perturbed"][1]]) < 1e-4
+    assert largest_difference([changed], [before]) > 0.05
+    assert after == before
+
+
 def test_all_ranks_know_what_all_did(outcomes: Path) -> None:
     """Counts, losses, norms, log-probabilities and the checksum of the published weights."""
     for ranks, count, names in (("two", 2, tuple(SPREADS)), ("three", 3, ON_THREE_RANKS)):

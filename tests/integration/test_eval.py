@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from reasoner.__main__ import main
 from reasoner.codec import read_parquet
@@ -147,6 +148,43 @@ def test_two_models_on_two_tasks_each_loaded_once(
     assert len(events) == 4  # nothing was loaded
 
 
+PARTLY = """
+from reasoner import hookimpl, reward
+
+@reward("partly", timeout_s=5.0)
+def partly(problem, response, *, all_of_them: bool = False):
+    if int(problem.answer) % 3 == 0 and not all_of_them:
+        return 0.6
+
+@hookimpl
+def register_rewards():
+    return (partly,)
+"""
+
+
+def test_the_threshold_and_the_problems_that_the_source_applies_to_decide_the_figures(
+    cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    plugin = tmp_path / "partly.py"
+    plugin.write_text(PARTLY)
+    common = ["--plugin", plugin, "--set", "evaluation.correct=partly"]
+    rewards = ["--set", "rewards=[{source = 'partly'}]"]
+    done = cli(folder / "sums.toml", *common, *rewards, "--set", "evaluation.threshold=0.5", "--json")
+    assert done.code == 0, done.err
+    (task,) = json.loads(done.out)["tasks"]
+    (result,) = task["results"].values()
+    assert (task["problems"], task["threshold"], result["judged"]) == (PROBLEMS, 0.5, PROBLEMS // 3)
+    assert result["figures"]["avg@1"] | {"low": None, "high": None} == {
+        **{"unit": "share", "problems": PROBLEMS // 3, "value": 1.0, "low": None, "high": None},
+    }
+    assert result["figures"]["length"]["problems"] == PROBLEMS
+    silent = ["--set", "rewards=[{source = 'partly', options = {all_of_them = true}}]"]
+    done = cli(folder / "sums.toml", *common, *silent)
+    assert done.code == 0, done.err
+    assert f"{PROBLEMS} problems (0 of them judged)" in done.out
+    assert "WARNING: reward source 'partly' has nothing to say about any of the 12 responses" in done.out
+
+
 KILL = f"""
 import os, signal, sys
 from reasoner.__main__ import main
@@ -190,7 +228,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     monkeypatch.setattr(HfSampler, "sample", counting)
     done = cli("--resume", saved, "--json")
     assert done.code == 0, done.err
-    assert drawn == [PROBLEMS - 5]
+    assert drawn == [2, PROBLEMS - 5]  # two for the comparison with a plain forward pass
     (task,) = json.loads(done.out)["tasks"]
     (whole,) = json.loads(cli(folder / "sums.toml", "--model", folder / "trained", "--json").out)["tasks"]
     assert task["results"]["B"] == whole["results"]["A"]  # greedy: the same as in one go
@@ -209,6 +247,29 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     assert max(len(line) for line in lines if not line.startswith("evaluation folder")) <= 80
     assert "sums: 12 problems, 1 response each, greedy" in lines
     assert [line.split()[0] for line in lines if line[:1] in ("A", "B")] == ["A", "B", "B", "A", "B"]
+
+
+def test_a_sampler_that_is_off_gives_no_figures(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose engine computes something else than the model's own forward pass does."""
+    init = HfSampler.__init__
+
+    def other(self: HfSampler, *rest: Any) -> None:
+        init(self, *rest)
+        with torch.no_grad():
+            self._model.model.norm.weight.mul_(1.1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HfSampler, "__init__", other)
+        done = cli(folder / "sums.toml")
+    assert done.code == 1
+    assert "model A: the log-probabilities of hf differ from those of a plain forward pass by " in done.err
+    assert "Its figures would be those of another model." in done.err
+    assert not list(tmp_path.rglob("eval-*.parquet"))
+    done = cli(folder / "sums.toml", "--json")
+    assert done.code == 0
+    assert "model A: log-probabilities as of a plain forward pass" in done.err
 
 
 def test_an_interruption_says_how_to_go_on(

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from reasoner.codec import read_parquet
-from reasoner.errors import DataError
+from reasoner.errors import DataError, ScoringError
 from reasoner.gro.presets import PRESETS
 from reasoner.handover import Gap, check_gap
 from reasoner.learning.learner import Learner
@@ -113,16 +113,69 @@ def test_every_preset_trains(preset: str, task: Path, model: Path) -> None:
     assert named == set(PRESETS[preset].terms)
     online = any(weighted.term.source == "online" for weighted in PRESETS[preset].terms.values())
     assert ("reward/mean" in history[0]) == online
-    assert bool(read_evaluations(folder)) == online
+    assert [each.step for each in read_evaluations(folder)] == [0, 2]
 
 
-def test_offline_training_starts_neither_sampler_nor_scoring(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("an offline run has no use for this")
+def test_offline_training_evaluates_on_the_problems_of_the_task_and_on_what_is_held_out(
+    task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, after and in between; with the trained weights, and with the curves of both. The sampler is awake for its
+    evaluations only."""
+    told: list[str] = []
+    monkeypatch.setattr(HfSampler, "sleep", lambda self: told.append("sleep"))
+    monkeypatch.setattr(HfSampler, "wake", lambda self: told.append("wake"))
+    sets = ["data.holdout=0.25", "data.pairs.per_step=3", "evaluation.every=2", "run.steps=6"]
+    folder, history = run(task, "gro.preset=dpo", *sets, "learning.learning_rate=3e-3")
+    evaluations = {each.step: each.evaluation for each in read_evaluations(folder)}
+    assert list(evaluations) == [0, 2, 4, 6]
+    assert told == ["sleep", "wake"] * 4
+    names = [estimate.name for estimate in evaluations[6].estimates]
+    assert names == [
+        *("avg@1", "finished", "length", "reward", "reward/letters"),
+        *("term/dpo/loss", "term/dpo/accuracy", "term/dpo/margin", "term/dpo/logprob"),
+    ]
+    assert (evaluations[0].problems, evaluations[0].rows) == (2, 2)
+    before, after = evaluations[0].find("term/dpo/loss"), evaluations[6].find("term/dpo/loss")
+    assert before is not None
+    assert after is not None
+    assert before.value == pytest.approx(math.log(2), abs=1e-6)
+    assert after.value < 0.9 * before.value
+    assert set(before.by_problem) == set(after.by_problem)
+    rows = read_parquet(folder / "rollouts" / "eval-000006.parquet", Rollout)
+    assert {row.response.policy_version for row in rows} == {6}
+    assert "reward/mean" not in history[0]
+    log = (folder / "log.txt").read_text()
+    assert "evaluation after step 2: 2 problems, 1 response each; 2 held-out rows" in log
+    assert "On held-out rows, dpo loss fell" in log
 
+
+@pytest.mark.parametrize("preset", ["dpo", "kto", "sft"])
+def test_without_a_sampler_held_out_rows_are_measured(preset: str, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reasoner.opening.open_sampler", never)
     monkeypatch.setattr("reasoner.opening.ScoringService", never)
-    folder, history = run(task, "gro.preset=dpo", "run.steps=12")
+    source = {"dpo": "pairs", "kto": "labelled", "sft": "demos"}[preset]
+    sets = ["data.eval=none", "data.holdout=0.25", f"data.{source}.per_step=3", "evaluation={every=1}", "run.steps=3"]
+    folder, _ = run(task, f"gro.preset={preset}", *sets)
+    evaluations = [each.evaluation for each in read_evaluations(folder)]
+    assert [(each.problems, each.samples, each.rows) for each in evaluations] == [(0, 0, 2)] * 4
+    assert list(folder.glob("rollouts/*")) == []
+    pairs = {f"term/{preset}/accuracy", f"term/{preset}/margin"} if preset == "dpo" else set()
+    for each in evaluations:
+        assert {found.name for found in each.estimates} - {f"term/{preset}/logprob"} == {f"term/{preset}/loss"} | pairs
+    assert "evaluation before training: 2 held-out rows" in (folder / "log.txt").read_text()
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("an offline run has no use for this")
+
+
+def test_offline_training_without_an_evaluation_starts_neither_sampler_nor_scoring(
+    task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reasoner.opening.open_sampler", never)
+    monkeypatch.setattr("reasoner.opening.ScoringService", never)
+    folder, history = run(task, "gro.preset=dpo", "run.steps=12", "data.eval=none")
+    assert read_evaluations(folder) == []
     assert history[-1]["term/dpo/accuracy"] == 1.0
     assert history[-1]["term/dpo/margin"] > history[0]["term/dpo/margin"]
     assert history[-1]["term/dpo/loss"] < history[0]["term/dpo/loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -157,6 +210,45 @@ def test_a_task_with_offline_data_alone_is_enough(task: Path, tmp_path: Path, mo
     )
     _, history = run(alone)
     assert history[-1]["term/sft/loss"] < 0.7 * history[0]["term/sft/loss"]
+
+
+FORGETFUL = """
+from reasoner import hookimpl, reward
+
+
+@reward("forgets")
+def forgets(problem, response):
+    float("e" in response.text)
+
+
+@hookimpl
+def register_rewards():
+    return [forgets]
+"""
+
+
+@pytest.mark.parametrize(
+    ("correct", "weights", "evaluated"),
+    [("forgets", (0.1, 1.0), False), ("letters", (0.0, 1.0), True)],
+)
+def test_a_verifier_that_forgets_its_return_ends_the_run_before_it_learns(
+    task: Path, tmp_path: Path, correct: str, weights: tuple[float, float], evaluated: bool
+) -> None:
+    """As the source that decides, before anything is kept of the evaluation; as the only reward, in the first step."""
+    (tmp_path / "forgets.py").write_text(FORGETFUL)
+    rewards = ", ".join(
+        f"{{source = '{name}', weight = {weight}}}"
+        for name, weight in zip(("letters", "forgets"), weights, strict=True)
+    )
+    sets = ["gro.preset=grpo", f"rewards=[{rewards}]", f"evaluation.correct={correct}"]
+    resolved = load_config(task, sets=sets, plugins=[LETTERS, str(tmp_path / "forgets.py")])
+    with (
+        pytest.raises(ScoringError, match="reward source 'forgets' has nothing to say"),
+        open_stages(resolved) as stages,
+    ):
+        train(stages)
+    assert stages.history == []
+    assert [each.step for each in read_evaluations(stages.run.folder)] == ([0] if evaluated else [])
 
 
 def test_several_passes_and_mini_batches_move_the_ratio_and_count_the_optimiser_steps(task: Path, model: Path) -> None:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from transformers import AutoModelForCausalLM
 
+from reasoner.api.command import call
 from reasoner.codec import read_parquet
 from reasoner.records import Rollout
 from reasoner.runs.folder import read_evaluations, read_metrics
@@ -181,18 +182,27 @@ RAGGED = (
     [pytest.param(2, 3, LORA, id="2 ranks, ZeRO 3, LoRA"), pytest.param(3, 2, (), id="3 ranks, ZeRO 2")],
 )
 def test_ragged_steps_come_to_an_end(
-    command: list[str], tmp_path: Path, ranks: int, stage: int, more: tuple[str, ...]
+    command: list[str],
+    tmp_path: Path,
+    ranks: int,
+    stage: int,
+    more: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of ranks with unequal numbers of micro-batches, or none; whose plugins watch on the first one only."""
+    """Of ranks with unequal numbers of micro-batches, or none; whose plugins watch on the first one only. As a program
+    starts them, which hears of the folder and shows the first rank's lines."""
     ragged = [part.replace("letters-task", "begins-task") for part in command]
     ragged += ["--plugin", str(HERE / "noting_ranks.py"), "--gpus", str(ranks), "--steps", "20"]
     ragged += ["--output", str(tmp_path / "runs")]
     problems = ranks + 1  # of which some are left: less than the ranks, or one more
     for each in (*RAGGED, f"learning.problems_per_step={problems}", f"learning.deepspeed.zero_stage={stage}", *more):
         ragged += ["--set", each]
-    done = run(ragged, RANK_NOTES=str(tmp_path / "notes"))
-    assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs").iterdir()
+    for name, value in {"RANK_NOTES": str(tmp_path / "notes"), "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    folder = call(*ragged[ragged.index("run") :], resume="{folder}")
+    assert folder.parent == tmp_path / "runs"
+    assert capsys.readouterr().out.count("step 20/20") == 1
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert [row["step"] for row in read_metrics(folder)] == list(range(1, 21))
     assert not list(folder.rglob("stacks.txt"))

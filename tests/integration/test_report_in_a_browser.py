@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reasoner.api.page import Report
 from reasoner.codec import read_parquet, write_parquet
 from reasoner.records import Rollout
 from reasoner.report.write import make_report, save
@@ -148,6 +149,35 @@ def test_hostile_text_stays_text_and_a_link_opens_what_it_names(tmp_path: Path) 
     assert page.said["wide"] <= 500
 
 
+NUMBERS = """
+const broken = [];
+for (const cell of document.querySelectorAll(".figures td")) {
+  const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    for (const found of node.data.matchAll(/[-+]?[0-9][0-9.,]*%?/g)) {
+      const range = document.createRange();
+      range.setStart(node, found.index);
+      range.setEnd(node, found.index + found[0].length);
+      const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (lines.size > 1) broken.push(found[0]);
+    }
+  }
+}
+const table = document.querySelector(".figures");
+return { broken, cells: document.querySelectorAll(".figures td").length, width: document.documentElement.scrollWidth,
+  table: table.getBoundingClientRect().width, room: table.parentElement.clientWidth };
+"""
+
+
+@pytest.mark.parametrize("width", [500, 600, 1200])
+def test_no_number_of_the_evaluation_breaks_and_the_table_fits(report: Path, width: int) -> None:
+    said = open_page(report, NUMBERS, width=width).said
+    assert said["cells"] > 20
+    assert said["broken"] == []
+    assert said["width"] <= width
+    assert said["table"] <= said["room"] + 1 or width < 600  # below it the table is scrolled
+
+
 def test_dropped_groups_are_named_and_filtered(report: Path, tmp_path: Path) -> None:
     run = made_up_run(tmp_path / "runs", steps=2, every=2, problems=3)
     file = run / "rollouts" / "step-000002.parquet"
@@ -173,3 +203,43 @@ def test_dropped_groups_are_named_and_filtered(report: Path, tmp_path: Path) -> 
     asked = "return { asked: document.querySelector('[name=when] [value=dropped]') !== null };"
     assert open_page(tmp_path / "report.html", asked).said["asked"]
     assert not open_page(report, asked).said["asked"]
+
+
+IN_A_FRAME = (
+    USE
+    + """
+const said = { rows: rows() };
+$('nav a[href="#settings"]').click();
+await rest(300);
+said.address = location.href;
+said.still = $$("#settings").length;
+await fill("when", "s3");
+said.step3 = count();
+$(".groups button").click();
+said.title = $("#group h3").textContent;
+try { said.outside = String(parent.document.title); } catch (error) { said.outside = error.name; }
+return said;
+"""
+)
+NOTEBOOK = """<!doctype html><title>a notebook</title><body>{frame}<script>
+addEventListener("message", (event) => {{
+  const box = document.createElement("pre");
+  box.id = "said";
+  box.textContent = event.data;
+  document.body.append(box);
+}});
+</script>"""
+
+
+def test_a_notebook_shows_it_in_a_frame_that_reaches_nothing_of_the_notebook(report: Path) -> None:
+    def around(page: str) -> str:
+        return NOTEBOOK.format(frame=Report(page, 'a "report"')._repr_html_())
+
+    page = open_page(report, IN_A_FRAME, around=around)
+    assert page.console == []
+    assert page.said["rows"] == 50
+    assert page.said["address"] == "about:srcdoc#settings"
+    assert page.said["still"] == 1
+    assert page.said["step3"] == "24 responses in 3 groups"
+    assert page.said["title"] == "step 3 · train:3-0"
+    assert page.said["outside"] == "SecurityError"

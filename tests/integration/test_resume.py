@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from reasoner.codec import read_parquet
-from reasoner.errors import RunError, UserError
+from reasoner.errors import RunError, ScoringError, UserError
 from reasoner.opening import open_stages
 from reasoner.pipeline import train
 from reasoner.records import Rollout
@@ -173,9 +174,9 @@ class OneTrial:
             train(stages)
         return stages.run.folder
 
-    def go_on(self, run: Path, *sets: str) -> Path:
-        resolved, changes = load_resumed(run, sets)
-        with open_stages(resolved, Resume(run, changes)) as stages:
+    def go_on(self, run: Path, *sets: str, accept: bool = False) -> Path:
+        resolved, changes = load_resumed(run, sets, accept=accept)
+        with open_stages(resolved, Resume(run, changes, accept)) as stages:
             train(stages)
         return stages.run.folder
 
@@ -239,10 +240,57 @@ def test_a_changed_plugin_or_data_file_is_refused_before_anything_is_touched(tri
     problems = trial.folder / "problems.jsonl"
     problems.write_text(problems.read_text().replace("1 + 1?", "one and one?"))
     with pytest.raises(
-        UserError, match=r"(?s)has changed since it started:\n  data.train: .*\n  plugin watcher.py: was"
+        UserError, match=r"(?s)would change what it trains:\n  data.train: .*\n  plugin watcher.py: was"
     ):
         trial.go_on(run)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+VERIFIER = """
+from reasoner import RewardSource, reward
+
+@reward("mine")
+def mine(problem, response, *, right: float = 0.25) -> float:
+    return right
+
+@hookimpl
+def register_rewards() -> list[RewardSource]:
+    return [mine]
+"""
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [("run.checkpoint_every=4",), ("run.checkpoint_every=1", "sampling.ahead=1")],
+    ids=["in turn, saved on the way out", "ahead"],
+)
+def test_a_mended_verifier_goes_on_with_its_run_and_with_no_score_of_before(
+    trial: OneTrial, drawn: tuple[str, ...]
+) -> None:
+    """The responses of step 3 were scored before the interruption, and are scored again."""
+    watcher = trial.folder / "watcher.py"
+    watcher.write_text(WATCHER + VERIFIER)
+    sets = ("rewards=[{source='mine'}]", "evaluation.correct=mine", *drawn)
+    run = trial.interrupted("mended", "scored-3", *sets)
+    watcher.write_text(WATCHER + VERIFIER.replace("return right", "print('called'); raise ValueError('broken here')"))
+    with pytest.raises(ScoringError, match="ValueError: broken here"):
+        trial.go_on(run, accept=True)
+    log = (run / "log.txt").read_text()
+    assert log.count("print('called'); raise ValueError('broken here')\n") == 1  # the end of the traceback, once
+    assert re.search(r"mine on problem \S+, response \d, printed:\n +called\n", log)
+    assert f"reasoner run --resume {run} (after mending a reward source: with --accept-changes)" in log
+    watcher.write_text(WATCHER + VERIFIER.replace("return right", "return 2 * right"))
+    with pytest.raises(UserError, match="--accept-changes"):
+        trial.go_on(run)
+    with pytest.raises(UserError, match=r"rewards\.mine\.options\.right: none -> 0\.5"):
+        trial.go_on(run, "rewards.mine.options.right=0.5")
+    trial.go_on(run, "rewards.mine.options.right=0.5", accept=True)
+    means = [row["reward/mine/mean"] for row in read_metrics(run)]
+    assert means == [0.25, 0.25, 1.0, 1.0]
+    changes = read_starts(run)[-1].changes
+    assert changes["rewards.mine.options.right"] == [None, 0.5]
+    assert "plugin watcher.py" in changes
+    assert "right = 0.5" in (run / "config.toml").read_text()
 
 
 @pytest.fixture

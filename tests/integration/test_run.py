@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasoner.codec import read_parquet
 from reasoner.export import export
 from reasoner.records import Rollout
+from reasoner.reporting.format import duration
 from reasoner.runs.folder import read_evaluations, read_metrics
+from reasoner.runs.model import run_model
 from reasoner.runs.saved import read_run
 from tests.tiny import build_tiny_model
 
@@ -82,9 +85,17 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
     assert {rollout.response.policy_version for rollout in rollouts} == {2}
     assert any(rollout.credit for rollout in rollouts)
     assert "\x1b" not in done.stdout + (folder / "log.txt").read_text()
+    seen = json.loads((folder / "environment.json").read_text())["chosen"]["sampler check"]
+    assert seen.startswith("the sampler takes all 11 families of parameters ")
+    assert seen in (folder / "log.txt").read_text()
+    assert "the sampler follows the learner: 1.00 of " in done.stdout
     assert str(folder / "model") in done.stdout
     assert f"Report:\n  {folder / 'report.html'}\n" in done.stdout
-    export(read_run(folder), tmp_path / "exported")
+    total = duration(read_run(folder).times.total)
+    assert re.search(rf"total\s+{total}\s", done.stdout)
+    assert f"<td>{total}</td>" in (folder / "report.html").read_text()
+    saved = read_run(folder)
+    export(saved, run_model(saved), tmp_path / "exported")
     AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     AutoTokenizer.from_pretrained(tmp_path / "exported")
 

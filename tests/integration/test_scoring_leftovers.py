@@ -113,7 +113,7 @@ def test_what_is_no_result_is_a_crash_of_its_worker(scorer: ScoringService, text
 
 def test_a_worker_has_its_channel_and_nothing_else_of_its_host(scorer: ScoringService) -> None:
     (part,) = scored(scorer, "descriptors")
-    assert part.parts["links"] == ["/dev/null"] * 3 + ["socket"]
+    assert part.parts["links"] == ["/dev/null", "pipe", "pipe", "socket"]
 
 
 def test_a_stopped_host_goes_on_and_its_calls_are_named(scorer: ScoringService, said: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import pytest
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
-from reasoner.scoring.call import BATCH_SIZE
+from reasoner.scoring.call import BATCH_SIZE, MAX_LOGGED
+from reasoner.scoring.pool import MAX_PRINTED
 from reasoner.scoring.service import ScoringService
 from scripts.bench_scoring import WAYS, chaos
 
@@ -694,3 +696,93 @@ def test_nothing_survives_the_main_process(number: signal.Signals, marked: Calla
         wait_until(lambda: marked() == {child})
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+TALKING = """
+import os
+import subprocess
+import sys
+from reasoner import RewardSource, hookimpl, reward
+
+
+@reward("talks", timeout_s=2.0)
+def talks(problem, response):
+    word = response.text.split()[0]
+    if word != "silent":
+        print("saw", response.text)
+    if word == "aside":
+        print("to the error stream", file=sys.stderr)
+    elif word == "child":
+        subprocess.run(["echo", "from a child"], check=True)
+    elif word == "flood":
+        os.write(1, b"x" * 1_000_000)
+    elif word == "hang":
+        while True:
+            pass
+    elif word == "die":
+        os._exit(3)
+    elif word == "raise":
+        return look_up(response.text)
+    return 1.0
+
+
+def look_up(text):
+    raise LookupError(f"no such unit as {os.environ['A_KEY_OF_MINE']}")
+
+
+@hookimpl
+def register_rewards() -> list[RewardSource]:
+    return [talks]
+"""
+SECRET = "sk-" + "0123456789abcdef" * 2
+
+
+def test_what_a_source_prints_is_logged_and_its_first_exception_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the call that printed it, also where it was killed or died; a flood is cut, secrets are hidden."""
+    plugin = tmp_path / "talking.py"
+    plugin.write_text(TALKING)
+    monkeypatch.setenv("A_KEY_OF_MINE", SECRET)
+    logged, failed, said = list[str](), list[str](), list[str]()
+    words = ["silent", "aside", "child", "flood", "hang", "die", "raise 1", "raise 2", "silent again", SECRET]
+    scoring = ScoringConfig(workers=2, max_failure_rate=1.0)
+    rewards = [RewardConfig(source="talks")]
+    with ScoringService(rewards, scoring, [str(plugin)], said.append, fail=failed.append, log=logged.append) as service:
+        (scored,) = service.score([group(*words)])
+    verdicts_ = [part.value if part.failure is None else part.failure.kind for (part,) in scored.components]
+    assert verdicts_ == [1.0, 1.0, 1.0, 1.0, "timeout", "crash", "error", "error", 1.0, 1.0]
+    by_response = {int(text.split("response ")[1].split(",")[0]): text.partition("printed:\n")[2] for text in logged}
+    assert by_response.keys() == {1, 2, 3, 4, 5, 6, 7, 9}
+    assert by_response[1] == "saw aside\nto the error stream\n"
+    assert by_response[2] == "saw child\nfrom a child\n"
+    assert len(by_response[3]) == MAX_PRINTED
+    assert by_response[3].startswith("saw flood\nxxx")
+    assert by_response[4] == "saw hang\n"
+    assert by_response[5] == "saw die\n"
+    assert SECRET not in "".join(logged + failed)
+    assert said == []
+    (told,) = failed
+    first, *lines = told.splitlines()
+    assert re.fullmatch(r"talks on problem p, response [67], failed \(the first time; the others are counted\):", first)
+    assert [line for line in lines if "File " in line] == [
+        f'  File "{plugin}", line 25, in talks',
+        f'  File "{plugin}", line 30, in look_up',
+    ]
+    assert "    raise LookupError" in told
+    assert lines[-1].startswith("LookupError: no such unit as ")
+
+
+def test_a_source_that_prints_without_end_is_not_logged_without_end(tmp_path: Path) -> None:
+    plugin = tmp_path / "talking.py"
+    plugin.write_text(TALKING)
+    logged: list[str] = []
+    texts = [f"flood {number}" for number in range(70)]
+    with ScoringService(
+        [RewardConfig(source="talks")], ScoringConfig(workers=2), [str(plugin)], log=logged.append
+    ) as s:
+        (scored,) = s.score([group(*texts)])
+    assert all(part.value == 1.0 for (part,) in scored.components)
+    assert sum(map(len, logged)) < MAX_LOGGED + 2 * MAX_PRINTED + 60 * len(logged)
+    assert len(logged) < len(texts)
+    assert logged[-1].endswith("no more of it is logged")

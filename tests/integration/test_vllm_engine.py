@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import psutil
@@ -12,17 +14,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reasoner.canary import Canary
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import HandoverError, SamplerError
-from reasoner.handover import check_gap, gap_limit, hand_over, verify_gap
+from reasoner.handover import Publisher, check_gap, gap_limit, hand_over, verify_gap
 from reasoner.learning.adapter import write_adapter
 from reasoner.learning.learner import Learner
 from reasoner.learning.torch_engine import TorchLearner
+from reasoner.ranks import ALONE
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
 from reasoner.sampling.hf_engine import HfSampler
 from reasoner.sampling.vllm_engine import VllmSampler
 from reasoner.sampling.vllm_messages import Start
-from reasoner.weights import write_weights
+from reasoner.weights import read_files, write_weights
+from tests import architectures
 from tests.tiny import build_tiny_model
 
 pytest.importorskip("vllm")
@@ -210,6 +215,47 @@ def test_a_sampler_that_lost_a_family_of_parameters_is_caught(sampler: VllmSampl
     groups = list(sampler.sample(prompts(folder), 4, SamplingParams(1.0, 24, seed=1)))
     with pytest.raises(HandoverError, match="tied output layer"):
         verify_gap(check_gap(reference.learner, groups, 1.0), LIMIT)
+
+
+@dataclass(frozen=True)
+class WithoutOutputLayer:
+    """Publishes all weights of somebody else but the (tied) output layer."""
+
+    other: Publisher
+
+    @property
+    def version(self) -> int:
+        return self.other.version
+
+    def publish(self, folder: Path) -> str:
+        with TemporaryDirectory() as whole:
+            self.other.publish(Path(whole))
+            return write_weights(folder, ((n, value) for n, value in read_files(Path(whole)) if n != "lm_head.weight"))
+
+
+def test_the_canary_sees_every_family_arrive_and_a_stale_output_layer_stay(sampler: VllmSampler, folder: Path) -> None:
+    learner = TorchLearner(
+        folder, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9
+    )
+    canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler))
+    assert canary.prove(prompts(folder)).startswith("the sampler takes all 11 families of parameters")
+    assert sampler.version == 0
+    spoilt = Canary(learner, sampler, ALONE, LIMIT, lambda each: hand_over(WithoutOutputLayer(each), sampler))
+    with pytest.raises(HandoverError, match="holds wrong weights after a hand-over"):
+        spoilt.prove(prompts(folder))
+
+
+def test_experts_are_loaded_right(tmp_path: Path) -> None:
+    """For the CPU vLLM packs experts once, and would read what is loaded later as if it were packed."""
+    model = architectures.build("qwen3_moe", tmp_path / "model")
+    learner = TorchLearner(model, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9)
+    with VllmSampler(
+        Start(str(model), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False), tmp_path / "log"
+    ) as other:
+        canary = Canary(learner, other, ALONE, LIMIT, lambda publisher: hand_over(publisher, other))
+        assert canary.prove(prompts(model)).startswith("the sampler takes all ")
+        groups = list(other.sample(prompts(model), 4, SamplingParams(1.0, 24, seed=1)))
+        assert check_gap(learner, groups, 1.0).max < 1e-4
 
 
 def test_nothing_of_vllm_reaches_this_process(sampler: VllmSampler, log: Path) -> None:

@@ -104,10 +104,15 @@ class Fake:
 
     def _choices(self, body: Json) -> Json:
         asked = body["sampling_params"]
-        self.asked.append(asked)
-        self.drawn.append(tuple(body["token_ids"]))
-        self.made += asked["n"] * asked["max_tokens"]
-        return {"choices": [self._choice(index, asked["max_tokens"]) for index in reversed(range(asked["n"]))]}
+        if "n" in asked:
+            self.asked.append(asked)
+            self.drawn.append(tuple(body["token_ids"]))
+            self.made += asked["n"] * asked["max_tokens"]
+        choices = [self._choice(index, asked["max_tokens"]) for index in reversed(range(asked.get("n", 1)))]
+        if "prompt_logprobs" not in asked:
+            return {"choices": choices}
+        known = [{str(token): {"logprob": -token / 100.0}, "7": {"logprob": -0.1}} for token in body["token_ids"]]
+        return {"choices": choices, "prompt_logprobs": [None, *known[1:]]}
 
     def _choice(self, index: int, tokens: int) -> Json:
         ids = [65 + index] * tokens

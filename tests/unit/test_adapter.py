@@ -12,12 +12,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.errors import ConfigError, RunError
-from reasoner.learning.adapter import WithoutAdapter
+from reasoner.errors import ConfigError, RunError, UserError
+from reasoner.learning.adapter import WithoutAdapter, adapted
 from reasoner.learning.backbone import Dtype
 from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.weights import Digest, read_files, read_weights
+from tests.architectures import build
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model
 
@@ -92,13 +93,51 @@ def test_what_is_handed_over_alone_is_an_adapter_as_peft_reads_it(tiny: Path, tm
 
 
 def test_targets_that_are_not_there_are_refused(tiny: Path) -> None:
-    with pytest.raises(ConfigError, match="has no such layers; there are down_proj, gate_proj"):
-        make_learner(tiny, targets=["query"])
+    with pytest.raises(ConfigError, match=r"can have an adapter: query\. There are down_proj, gate_proj"):
+        make_learner(tiny, targets=["q_proj", "query"])
 
 
 def test_an_adapter_on_the_output_layer_is_refused(tiny: Path) -> None:
-    with pytest.raises(ConfigError, match="the output layer cannot have an adapter"):
+    with pytest.raises(ConfigError, match=r"can have an adapter: lm_head\. There are"):
         make_learner(tiny, targets=["lm_head"])
+
+
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+MLP = {"gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("mixtral", ATTENTION),
+        ("phimoe", ATTENTION),
+        ("qwen2_moe", ATTENTION | MLP),  # of the shared expert, and not its gate
+        ("deepseek_v3", {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"} | MLP),
+        ("falcon_h1", ATTENTION | MLP | {"in_proj"}),
+        ("mamba2", {"in_proj"}),
+        ("nemotron_h", ATTENTION | {"up_proj", "down_proj", "in_proj"}),
+        ("jamba", ATTENTION | MLP | {"in_proj"}),
+        ("gemma3_vl", ATTENTION | MLP),  # and not those of the part that reads images
+    ],
+)
+def test_the_default_leaves_out_what_an_adapter_would_miss(tmp_path: Path, name: str, layers: set[str]) -> None:
+    learner = make_learner(build(name, tmp_path))
+    assert set(adapted(learner.policy.model)) == layers
+    assert f"adapter beside {', '.join(sorted(layers))}" in learner.description
+    beside = {each.partition(".lora_")[0] for each, _ in learner.policy.model.named_parameters() if ".lora_" in each}
+    assert not [each for each in beside if "vision" in each or "expert_gate" in each]
+    step(learner)
+
+
+@pytest.mark.parametrize(("name", "target"), [("qwen3_moe", "gate_proj"), ("mamba2", "out_proj"), ("olmoe", "gate")])
+def test_layers_that_an_adapter_would_miss_are_no_targets(tmp_path: Path, name: str, target: str) -> None:
+    with pytest.raises(ConfigError, match=rf"can have an adapter: {target}\. There are"):
+        make_learner(build(name, tmp_path), targets=[target])
+
+
+def test_a_model_without_linear_layers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no plain linear layers inside.*remove \[lora\]"):
+        make_learner(build("gpt2", tmp_path))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

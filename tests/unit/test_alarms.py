@@ -7,6 +7,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def evaluation(right: int, problems: int = 200, seed: int = 0) -> Evaluation:
 def accuracy(right: Sequence[bool]) -> Evaluation:
     by_problem = {f"p:{index}": float(each) for index, each in enumerate(right)}
     mean = sum(right) / len(right)
-    return Evaluation(len(right), 1, 0, (Estimate("avg@1", "share", mean, None, None, "none", by_problem),))
+    estimate = Estimate("avg@1", "share", mean, None, None, "none", by_problem)
+    return Evaluation(len(right), 1, 0, (estimate, replace(estimate, name="reward/math", unit="reward")))
 
 
 def ramp(first: float, last: float, steps: int) -> Callable[[int], float]:
@@ -102,6 +104,16 @@ BAD: Mapping[str, tuple[str, list[dict[str, float]], Sequence[str]]] = {
     ),
     "the gap grows": ("sampler gap", run(30, gap__mean=lambda step: 1e-5 + 5e-4 * step), ["grew", "check_every"]),
     "a reward fails": ("reward failures", run(9, reward__math__failed=lambda _: 0.3), ["math 30%", "timeout_s"]),
+    "a reward never applies": (
+        "not applicable",
+        run(5, reward__math__not_applicable=lambda _: 1.0),
+        ["math has nothing to say", "plugins check"],
+    ),
+    "a reward with a condition never applies": (
+        "not applicable",
+        run(5, reward__math__not_applicable=lambda _: 1.0, reward__math__asked=lambda _: 0.1),
+        ["math has nothing to say"],
+    ),
     "a reward begins to fail": (
         "reward failures",
         run(30, reward__math__failed=lambda step: 0.002 if step < 20 else 0.05),
@@ -129,6 +141,18 @@ def test_every_rule_has_a_bad_run() -> None:
     assert {expected for expected, _, _ in BAD.values()} | {"reward hacking"} == set(RULES)
 
 
+def test_a_reward_that_the_evaluation_does_not_know_either_is_named_in_the_first_step() -> None:
+    history = run(1, reward__math__not_applicable=lambda _: 1.0)
+    answered = accuracy([True, False])
+    silent = replace(answered, estimates=answered.estimates[:1])
+    assert only(history, [(0, silent)]).name == "not applicable"
+    assert names(history, [(0, answered)]) == []  # the step may hold no problem of its kind by chance
+    assert names(history) == []
+    for few in (2, 3):
+        found = names(run(few, reward__math__not_applicable=lambda _: 1.0), [(0, answered)])
+        assert found == (["not applicable"] if few == 3 else [])
+
+
 GOOD: Mapping[str, list[dict[str, float]]] = {
     "nothing moves": run(100),
     "entropy falls as in most runs": run(200, response__entropy=lambda step: 0.12 + 0.4 * math.exp(-step / 30)),
@@ -148,6 +172,13 @@ GOOD: Mapping[str, list[dict[str, float]]] = {
     "gap of bfloat16": run(100, gap__mean=lambda step: 0.02 + 0.008 * math.sin(step)),
     "gap of float32 grows with the length": run(100, gap__mean=ramp(8e-6, 6e-5, 100)),
     "a judge that fails now and then": run(100, reward__math__failed=lambda step: 0.05 * (step % 3 == 0)),
+    "a reward that is for every third step's problems": run(
+        40, reward__math__not_applicable=lambda step: float(step % 3 > 0)
+    ),
+    "a reward that is rarely asked": [
+        {name: value for name, value in metrics.items() if step % 9 == 0 or "not_applicable" not in name}
+        for step, metrics in enumerate(run(40, reward__math__not_applicable=lambda _: 0.5))
+    ],
     "offline data alone": [{"term/dpo/loss": 0.6, "term/dpo/kl": 0.02, "update/applied": 1.0}] * 50,
     "figures that are not numbers": run(30, response__entropy=lambda _: math.nan, gap__mean=lambda _: math.nan),
     "one step": run(1, groups__no_credit=lambda _: 1.0),

@@ -26,6 +26,7 @@ from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.presets import PRESETS, Weighted
 from reasoner.gro.terms import Clip, CustomCredit, Term
 from reasoner.settings import Resolved, load_config, term_table, to_toml
+from reasoner.settings.schema import annotation_at
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "plugins" / "tanh_grpo.py"
@@ -98,6 +99,24 @@ def test_the_list_has_every_method_and_fits_80_columns() -> None:
     assert max(map(len, lines)) <= 80
     firsts = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
     assert [name for name in PRESETS if firsts.count(name) != 1] == []
+
+
+def test_the_list_says_what_each_of_its_columns_means() -> None:
+    text = shown("list")
+    heads = set(" ".join(text.splitlines()[:2]).split()) - {"preset", "paper"}
+    legend = text.partition("What the columns mean\n")[2]
+    assert heads == {line.split()[0] for line in legend.splitlines() if re.match(r"[a-z]+ {2,}", line)}
+    assert len(heads) == 6
+
+
+def test_show_says_what_of_a_paper_is_a_setting_and_its_keys_are_there() -> None:
+    text = " ".join(shown("show", "dapo").split())
+    assert "Dynamic sampling, the paper's replacement of groups whose rewards are all equal, is a setting:" in text
+    for preset in PRESETS.values():
+        for key in re.findall(r"\b[a-z_]+\.[a-z_.]+\b", preset.note):
+            assert annotation_at(tuple(key.split("."))) is not None, key
+    assert "sampling.refills" in PRESETS["dapo"].note
+    assert "Beside the method" not in shown("show", "grpo")
 
 
 def test_the_list_has_the_methods_of_plugins() -> None:
@@ -294,6 +313,35 @@ def test_fresh_groups_need_rewards_and_evaluation_and_offline_data_does_not(tmp_
         load(tmp_path, "gro.preset=grpo", evaluation=None)
     config = load(tmp_path, "gro.preset=dpo", rewards=None, evaluation=None, data=OFFLINE).config
     assert (config.online, config.rewards, config.evaluation) == (False, [], None)
+
+
+def test_offline_training_samples_where_there_is_all_that_an_evaluation_needs(tmp_path: Path) -> None:
+    assert load(tmp_path, "gro.preset=dpo").config.has_sampler
+    for sets, sections in (
+        (["data.eval=none"], {}),
+        ([], {"evaluation": None}),
+        (["evaluation={every=5}", "data.eval=none", "data.holdout=0.05"], {"evaluation": None, "rewards": None}),
+        (["evaluation={every=5}", "data.holdout=0.05"], {"evaluation": None, "rewards": None, "data": OFFLINE}),
+    ):
+        config = load(tmp_path, "gro.preset=dpo", *sets, **sections).config
+        assert (config.online, config.has_sampler) == (False, False), (sets, sections)
+
+
+@pytest.mark.parametrize(
+    ("sets", "sections", "message"),
+    [
+        (["gro.preset=grpo", "evaluation={every=5}"], {"evaluation": None}, "evaluation.correct is needed and not set"),
+        (["gro.preset=dpo", "evaluation={every=5}"], {"evaluation": None}, "one of math, boxed_format"),
+        (["gro.preset=dpo", "evaluation.every=5", "data.eval=none"], {}, "data.holdout = 0.05, or set data.eval"),
+        (["evaluation={every=5}"], {"evaluation": None}, "evaluation.correct is needed and not set"),
+        (["gro.preset=dpo", "evaluation.correct=maths"], {}, "'maths' is not among the rewards"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_made_is_refused(
+    tmp_path: Path, sets: list[str], sections: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(tmp_path, *sets, **sections)
 
 
 def test_the_example_is_short_and_imports_no_torch() -> None:

@@ -84,11 +84,15 @@ def test_only_the_command_line_imports_the_evaluation_tool() -> None:
     assert {file for file in users if not file.startswith(("reasoner/cli/", "reasoner/evals/"))} == set()
 
 
-def test_only_the_command_line_imports_what_looks_at_saved_runs() -> None:
+def test_only_the_command_line_and_the_interface_import_what_looks_at_saved_runs() -> None:
     users = {each.file for each in IMPORTS if each.is_of("reasoner.report", "reasoner.export")}
-    assert {
-        file for file in users if not file.startswith(("reasoner/cli/", "reasoner/report/", "reasoner/export.py"))
-    } == set()
+    own = ("reasoner/cli/", "reasoner/api/", "reasoner/report/", "reasoner/export.py")
+    assert {file for file in users if not file.startswith(own)} == set()
+
+
+def test_nothing_imports_the_interface_but_the_public_names() -> None:
+    users = {each.file for each in IMPORTS if each.is_of("reasoner.api")}
+    assert {file for file in users if not file.startswith("reasoner/api/")} == {"reasoner/__init__.py"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -218,8 +222,8 @@ def test_the_command_line_has_these_options() -> None:
     """Adding an option is a decision."""
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
-        "run": "--allow-unsandboxed-code --config --dry-run --gpus --help --hostfile --max-hours --output --plugin "
-        "--profile --resume --set --steps task",
+        "run": "--accept-changes --allow-unsandboxed-code --config --dry-run --gpus --help --hostfile --max-hours "
+        "--model --output --plugin --profile --resume --set --steps task",
         "eval": "--allow-unsandboxed-code --config --help --json --model --output --plugin --profile --resume "
         "--samples --set --temperature tasks",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
@@ -230,10 +234,10 @@ def test_the_command_line_has_these_options() -> None:
         "runs compare": "--help runs",
         "runs rm": "--help --yes runs",
         "report": "--format --help --output --plots --tokens runs",
-        "export": "--help --to run",
+        "export": "--help --step --to run",
         "tasks": "--help",
         "tasks list": "--help --plugin",
-        "tasks show": "--help --plugin task",
+        "tasks show": "--help --plugin --sample task",
         "rewards": "--help",
         "rewards list": "--help --plugin",
         "rewards show": "--help --plugin name",
@@ -277,11 +281,11 @@ data.train.hub data.train.generator data.train.options data.train.split data.tra
 data.train.shuffle data.train.seed data.eval.path data.eval.hub data.eval.generator data.eval.options data.eval.split
 data.eval.columns data.eval.limit data.eval.shuffle data.eval.seed data.pairs.path data.pairs.hub data.pairs.generator
 data.pairs.options data.pairs.split data.pairs.columns data.pairs.limit data.pairs.shuffle data.pairs.seed
-data.pairs.per_step data.pairs.max_tokens data.pairs.too_long data.labelled.path data.labelled.hub
+data.pairs.per_step data.pairs.max_tokens data.labelled.path data.labelled.hub
 data.labelled.generator data.labelled.options data.labelled.split data.labelled.columns data.labelled.limit
-data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.labelled.too_long
+data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.holdout data.on_bad_row
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
-data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens data.demos.too_long
+data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
@@ -308,8 +312,8 @@ gro.terms.entry.pairing.correct gro.terms.entry.entropy gro.terms.entry.mask_tru
 learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer learning.deepspeed.offload_parameters
 learning.deepspeed.config learning.problems_per_step learning.updates_per_step learning.epochs learning.learning_rate
 learning.warmup_steps learning.decay learning.betas learning.weight_decay learning.max_grad_norm learning.max_not_finite
-learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.share_prompts learning.reference
-lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip handover.check_every
-handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens evaluation.correct
-trackers
+learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.packing learning.share_prompts
+learning.reference lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
+handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
+evaluation.correct evaluation.threshold trackers
 """

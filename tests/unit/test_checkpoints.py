@@ -61,8 +61,18 @@ def test_what_was_written_is_verified(checkpoints: Checkpoints) -> None:
 )
 def test_damage_is_found_and_named(checkpoints: Checkpoints, damage: Any, message: str) -> None:
     damage(write(checkpoints, 20))
+    (step,) = checkpoints.steps()
     with pytest.raises(DataError, match=message):
-        checkpoints.verify(*checkpoints.steps())
+        checkpoints.verify(step)
+
+
+def test_a_part_of_a_checkpoint_is_verified_alone(checkpoints: Checkpoints) -> None:
+    at = write(checkpoints, 20)
+    (at / "state.json").unlink()
+    checkpoints.verify(20, "model")
+    (at / "model" / "weights").write_text("other")
+    with pytest.raises(DataError, match="model/weights"):
+        checkpoints.verify(20, "model")
 
 
 def test_a_checkpoint_that_is_not_completely_written_does_not_appear(checkpoints: Checkpoints) -> None:

@@ -484,6 +484,43 @@ def test_calling_a_source_calls_its_function_with_its_options() -> None:
         model.check_options({})
 
 
+def test_without_a_name_a_source_has_that_of_its_function() -> None:
+    @reward
+    def short(problem: Problem, response: Response, *, most: int = 3) -> float:
+        """1.0 if it is short."""
+        return float(len(response.text) <= most)
+
+    @reward(timeout_s=1.0, needs_answer=False)
+    def long(problem: Problem, response: Response) -> float:
+        return 1.0
+
+    assert isinstance(short, RewardSource)
+    assert (short.name, short.summary, short.timeout_s, short.needs_answer) == (
+        "short",
+        "1.0 if it is short.",
+        5.0,
+        True,
+    )
+    assert short(PROBLEM, response(), most=100) == 1.0
+    assert (long.name, long.timeout_s, long.needs_answer) == ("long", 1.0, False)
+    assert reward("other")(short.function).name == "other"
+    with pytest.raises(TypeError, match=r"<lambda>.* has no name that a reward source could have: give one, @reward"):
+        reward(lambda problem, response: 1.0)
+    with pytest.raises(TypeError, match="reward source 'narrow': the function must take"):
+
+        @reward
+        def narrow(response: Response) -> float:
+            return 1.0
+
+
+def test_whether_answers_are_needed_may_depend_on_the_options() -> None:
+    @reward("mine", needs_answer=lambda options: options.compare)
+    def mine(problem: Problem, response: Response, *, compare: bool = False) -> float:
+        return 1.0
+
+    assert [mine.compares({}), mine.compares({"compare": True})] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

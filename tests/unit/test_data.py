@@ -96,7 +96,7 @@ def test_the_shuffle_is_seeded_and_the_limit_takes_from_it(tmp_path: Path) -> No
             '{"question": "a"}',
             r"line 1: the field 'answer' is missing\. The row has: question\..*columns\.answer=FIELD",
         ),
-        ('{"answer": "a"}', r"does not fit .*line 1: 'question' is undefined\. The row has: answer"),
+        ('{"answer": "a"}', r"line 1: prompt.template does not fit: 'question' is undefined\. The row has: answer"),
         ('{"question": "a", "answer": "  "}', r"line 1, field 'answer': it is empty"),
         ('{"question": "", "answer": "1"}', r"line 1, field 'question': it is empty"),
         ('{"question": "a", "answer": null}', r"field 'answer': text or a number is needed, got None"),
@@ -135,9 +135,9 @@ def test_a_column_that_the_rows_do_not_have_is_named(tmp_path: Path) -> None:
 
 def test_templates_are_sandboxed_and_complain_with_the_row(tmp_path: Path) -> None:
     source = SourceConfig(path=jsonl(tmp_path / "x.jsonl"))
-    with pytest.raises(ConfigError, match="'hint' is undefined"):
+    with pytest.raises(DataError, match=r"line 1: prompt\.template does not fit: 'hint' is undefined"):
         load(source, PromptConfig(template="{{ question }} {{ hint }}"))
-    with pytest.raises(ConfigError, match="SecurityError"):
+    with pytest.raises(DataError, match=r"line 1: prompt\.template fails: SecurityError"):
         load(source, PromptConfig(template="{{ question.__class__.__mro__ }}"))
     with pytest.raises(DataError, match="gives an empty message"):
         load(source, PromptConfig(template="{% if false %}{{ question }}{% endif %}"))

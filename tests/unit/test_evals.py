@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from rich.console import Console
 from reasoner.evals.parts import ALONE_SHARE, letters_of, prepare
 from reasoner.evals.results import Result, as_json
 from reasoner.evals.table import print_results
-from reasoner.evaluation import Evaluation, summarise
+from reasoner.evaluation import Criterion, Evaluation, summarise
 from reasoner.models import context_of
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
+from reasoner.runs.model import record_step
 from reasoner.settings import load_config
 
 SAMPLES = 16
@@ -38,7 +40,7 @@ def evaluation(accuracy: float, length: int, seed: int = 0, problems: int = 40, 
         response = Response("", (7,) * length, (True,) * length, (0.0,) * length, "stop", 0)
         rewards = tuple(None if each[0].failure else each[0].value for each in components)
         groups.append(ScoredGroup(Group(problem, (1,), (response,) * SAMPLES), tuple(components), rewards))
-    return summarise(groups, SAMPLES, "math")
+    return summarise(groups, SAMPLES, Criterion("math"))
 
 
 def result(letter: str, found: Evaluation) -> Result:
@@ -69,6 +71,14 @@ def test_two_models_fit_80_columns_even_where_some_abstained() -> None:
     assert lines[-4:] == [f"A  {'a' * 100}", f"B  {'b' * 100}", "", "evaluation folder: runs/one"]
 
 
+def test_a_model_of_a_run_is_named_with_its_step(tmp_path: Path) -> None:
+    """The one that `reasoner export` and the model card name."""
+    record_step(tmp_path, 20)
+    found = result("A", evaluation(0.3, 9))
+    of_run = replace(found, config=load_config("math-500", "gpu", sets=[f"model.path={tmp_path}"]).config)
+    assert f"A  {tmp_path}, step 20 of its run" in shown([of_run])
+
+
 def test_of_three_models_the_others_are_compared_with_the_first_by_correctness() -> None:
     lines = shown([result(letter, evaluation(0.5, 9, seed)) for seed, letter in enumerate("ABC")])
     after = lines[lines.index("paired by problem; shares in points") + 2 :]
@@ -91,6 +101,7 @@ def test_the_json_is_plain_and_has_nulls_where_there_is_no_interval() -> None:
     found: dict[str, Any] = json.loads(json.dumps(one, allow_nan=False))
     assert found["tasks"][0]["results"]["A"]["figures"]["length"] == {
         "unit": "tokens",
+        "problems": 1,
         "value": 9.0,
         "low": None,
         "high": None,
@@ -98,6 +109,34 @@ def test_the_json_is_plain_and_has_nulls_where_there_is_no_interval() -> None:
     (compared,) = found["tasks"][0]["comparisons"]
     assert (compared["baseline"], compared["model"]) == ("A", "B")
     assert compared["figures"]["avg@16"]["problems"] == 1
+    assert (found["tasks"][0]["correct"], found["tasks"][0]["threshold"]) == ("math", 1.0)
+    assert found["tasks"][0]["results"]["A"]["judged"] == 1
+
+
+def test_how_many_problems_are_judged_stands_beside_the_figures() -> None:
+    """The source says of model A's third problem that it does not apply, of model B's first and third."""
+    response = Response("", (7,), (True,), (0.0,), "stop", 0)
+    results = []
+    for letter, values in {"A": (1.0, 0.0, None, 0.0), "B": (None, 1.0, None, 0.0)}.items():
+        scored = [
+            ScoredGroup(
+                Group(Problem(f"p:{number}", (Message("user", "?"),), "1"), (1,), (response,) * SAMPLES),
+                ((Component("math", 1.0, value),),) * SAMPLES,
+                (value or 0.0,) * SAMPLES,
+            )
+            for number, value in enumerate(values)
+        ]
+        results.append(result(letter, summarise(scored, SAMPLES, Criterion("math"))))
+    lines = shown(results)
+    assert "4 problems (3 of them judged), 16 responses each" in "\n".join(lines)
+    assert [line.split()[-1] for line in lines if line[:2] in ("A ", "B ") and "%" in line] == ["3", "2"]
+    assert "paired by problem; shares in points; correctness over 2 of 4 problems, judged" in "\n".join(lines)
+    change = next(line.split() for line in lines if line.startswith("B - A"))
+    assert change[3:8] == ["avg@16", "+50.0", "[+0.0,", "+100.0]", "1"]
+    (compared,) = as_json(Path("runs/one"), results)["tasks"][0]["comparisons"]
+    figures = compared["figures"]
+    assert (figures["avg@16"]["problems"], figures["length"]["problems"]) == (2, 4)
+    assert (figures["avg@16"]["baseline"], figures["avg@16"]["model"]) == (0.0, 0.5)
 
 
 def test_letters_go_on_after_z() -> None:

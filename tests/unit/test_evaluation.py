@@ -9,8 +9,21 @@ import pytest
 from scipy import stats
 
 from reasoner.codec import from_json, to_json
+from reasoner.config import Config, EvaluationConfig, RewardConfig
 from reasoner.errors import DataError, SamplerError
-from reasoner.evaluation import Difference, Estimate, Evaluation, compare, evaluate, majority, pass_at, summarise
+from reasoner.evaluation import (
+    Criterion,
+    Difference,
+    Estimate,
+    Evaluation,
+    compare,
+    evaluate,
+    majority,
+    pass_at,
+    pass_rates,
+    summarise,
+    why_not_comparable,
+)
 from reasoner.intervals import bootstrap, change_p, mean_interval, wilson
 from reasoner.records import (
     Component,
@@ -52,7 +65,7 @@ def failed() -> Component:
 
 def scored(name: str, components: Sequence[Component], tokens: int = 2) -> ScoredGroup:
     answers = tuple(response(str(c.parts.get("extracted")), tokens) for c in components)
-    rewards = tuple(None if c.failure else c.value for c in components)
+    rewards = tuple(None if c.failure else c.value or 0.0 for c in components)
     return ScoredGroup(Group(problem(name), (1, 2), answers), tuple((c,) for c in components), rewards)
 
 
@@ -81,6 +94,9 @@ class FakeSampler:
             answers = self.answers[prompt.problem.id][:n]
             yield Group(prompt.problem, prompt.token_ids, tuple(response(answer) for answer in answers))
 
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        raise NotImplementedError
+
     def load(self, folder: Path, version: int) -> Receipt:
         raise NotImplementedError
 
@@ -107,7 +123,13 @@ def test_evaluate_overlaps_counts_progress_and_keeps_the_order_of_the_prompts() 
     sampler = FakeSampler({"a": ["4", "4"], "b": ["5", "4"], "c": ["5", "6"]})
     seen: list[tuple[int, int]] = []
     evaluation, groups = evaluate(
-        sampler, FakeScorer(), prompts("a", "b", "c"), PARAMS, 2, "math", lambda done, total: seen.append((done, total))
+        sampler,
+        FakeScorer(),
+        prompts("a", "b", "c"),
+        PARAMS,
+        2,
+        Criterion("math"),
+        lambda done, total: seen.append((done, total)),
     )
     assert [g.group.problem.id for g in groups] == ["a", "b", "c"]
     assert seen == [(0, 6), (2, 6), (4, 6), (6, 6)]
@@ -122,10 +144,10 @@ def test_evaluate_overlaps_counts_progress_and_keeps_the_order_of_the_prompts() 
 def test_evaluate_refuses_what_is_not_complete() -> None:
     sampler = FakeSampler({"a": ["4"], "b": ["4", "4"]})
     with pytest.raises(SamplerError, match="2 responses to each of 2 problems and got 3 responses to 2"):
-        evaluate(sampler, FakeScorer(), prompts("a", "b"), PARAMS, 2, "math", lambda done, total: None)
+        evaluate(sampler, FakeScorer(), prompts("a", "b"), PARAMS, 2, Criterion("math"), lambda done, total: None)
     for bad in (prompts(), prompts("a", "a")):
         with pytest.raises(DataError, match="different ids"):
-            evaluate(sampler, FakeScorer(), bad, PARAMS, 1, "math", lambda done, total: None)
+            evaluate(sampler, FakeScorer(), bad, PARAMS, 1, Criterion("math"), lambda done, total: None)
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(n, c, k) for n in (1, 3, 5) for c in range(n + 1) for k in range(1, n + 1)])
@@ -204,7 +226,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 def test_abstained_responses_are_counted_and_left_out() -> None:
     groups = [scored("a", [component("4"), failed()]), scored("b", [failed(), failed()])]
-    evaluation = summarise(groups, 2, "math")
+    evaluation = summarise(groups, 2, Criterion("math"))
     assert evaluation.abstained == 3
     assert estimate(evaluation, "avg@2").by_problem == {"a": 1.0}
     assert estimate(evaluation, "reward/math").by_problem == {"a": 1.0}
@@ -216,41 +238,110 @@ def test_abstained_responses_are_counted_and_left_out() -> None:
 def test_a_failure_of_another_source_leaves_the_accuracy_alone() -> None:
     judge = Component("judge", 1.0, None, failure=Failure("judge", "error", "503", 0.1))
     group = ScoredGroup(Group(problem("a"), (1,), (response("4"),)), ((component("4"), judge),), (None,))
-    evaluation = summarise([group], 1, "math")
+    evaluation = summarise([group], 1, Criterion("math"))
     assert evaluation.abstained == 1
     assert estimate(evaluation, "avg@1").value == 1.0
     assert evaluation.find("reward") is None
     assert evaluation.find("reward/judge") is None
 
 
-def test_partial_marks_and_inapplicable_are_not_correct() -> None:
-    partial = Component("math", 1.0, 0.9)
+def test_the_threshold_decides_what_is_correct() -> None:
+    groups = [scored(name, [Component("math", 1.0, value)]) for name, value in {"a": 0.9, "b": 0.8, "c": 0.79}.items()]
+    strict, lenient = (summarise(groups, 1, Criterion("math", least)) for least in (1.0, 0.8))
+    assert estimate(strict, "avg@1").by_problem == {"a": 0.0, "b": 0.0, "c": 0.0}
+    assert estimate(lenient, "avg@1").by_problem == {"a": 1.0, "b": 1.0, "c": 0.0}
+    assert pass_rates(groups, Criterion("math", 0.8)) == {"a": 1.0, "b": 1.0, "c": 0.0}
+    assert (lenient.correct, lenient.threshold) == ("math", 0.8)
+    assert from_json(to_json(lenient), Evaluation) == lenient
+
+
+def test_what_was_judged_by_other_thresholds_is_not_compared() -> None:
+    groups = [scored("a", [Component("math", 1.0, 0.9, {"extracted": "4"})])]
+    strict, lenient = (summarise(groups, 1, Criterion("math", least)) for least in (1.0, 0.8))
+    assert [d.name for d in compare(strict, lenient)] == ["finished", "length", "reward", "reward/math"]
+    assert "differs (by math >= 1 and by math >= 0.8)" in why_not_comparable(strict, lenient)
+    unknown = Evaluation(1, 1, 0, lenient.estimates)  # written before thresholds were
+    assert next(d.name for d in compare(strict, unknown)) == "avg@1"
+
+
+def test_accuracy_is_over_the_problems_to_which_the_deciding_source_applies() -> None:
     inapplicable = Component("math", 1.0, None)
-    evaluation = summarise([scored("a", [partial]), scored("b", [inapplicable])], 1, "math")
-    assert estimate(evaluation, "avg@1").value == 0.0
-    assert estimate(evaluation, "reward/math").by_problem == {"a": 0.9}
+    groups = [scored("a", [component("4")]), scored("b", [inapplicable]), scored("c", [component("5")])]
+    evaluation = summarise(groups, 1, Criterion("math"))
+    assert estimate(evaluation, "avg@1").by_problem == {"a": 1.0, "c": 0.0}
+    assert estimate(evaluation, "parsable").by_problem == {"a": 1.0, "c": 1.0}
+    assert estimate(evaluation, "length").by_problem.keys() == {"a", "b", "c"}
+    assert (evaluation.problems, evaluation.judged, evaluation.abstained) == (3, 2, 0)
+    assert pass_rates(groups, Criterion("math")) == {"a": 1.0, "c": 0.0}
+    nothing = summarise([scored("b", [inapplicable])], 1, Criterion("math"))
+    assert (nothing.accuracy, nothing.judged) == (None, 0)
+
+
+def test_where_a_source_applies_to_a_problem_a_response_without_a_value_is_wrong() -> None:
+    """Otherwise a policy that gives the verifier nothing to read would be the best one."""
+    groups = [scored("a", [component("4"), Component("math", 1.0, None), failed()])]
+    evaluation = summarise(groups, 3, Criterion("math"))
+    assert estimate(evaluation, "avg@3").by_problem == {"a": 0.5}
+    assert estimate(evaluation, "pass@2").by_problem == {"a": 1.0}
+    unjudged = summarise([scored("a", [Component("math", 1.0, None), failed()])], 2, Criterion("math"))
+    assert unjudged.accuracy is None  # a failure does not say that the source applies
+
+
+@pytest.mark.parametrize(
+    ("boxed", "polite", "math", "expected"),
+    [
+        (1.0, 1.0, 1.0, 1.0),
+        (1.0, 1.0, 0.0, 0.0),
+        (1.0, 1.0, None, None),  # it was called, and had nothing to say
+        (1.0, 0.0, None, 0.0),  # it was not called: the response did not meet its condition
+        (0.0, None, None, 0.0),  # nor was its condition
+        (1.0, None, None, None),  # its condition does not apply
+        (None, None, None, None),
+        ("failed", None, None, None),
+        (1.0, "failed", None, None),
+    ],
+)
+def test_a_response_that_does_not_meet_the_condition_of_the_deciding_source_is_wrong(
+    boxed: float | str | None, polite: float | str | None, math: float | str | None, expected: float | None
+) -> None:
+    values = {"boxed": boxed, "polite": polite, "math": math}
+    failure = Failure("x", "error", "503", 0.1)
+    parts = tuple(
+        Component(name, 1.0, None, failure=failure) if value == "failed" else Component(name, 1.0, value)  # type: ignore[arg-type]
+        for name, value in values.items()
+    )
+    group = ScoredGroup(Group(problem("a"), (1,), (response("4"),)), (parts,), (0.0,))
+    rewards = [RewardConfig(source="boxed"), RewardConfig(source="polite", when="boxed")]
+    rewards += [RewardConfig(source="math", when="polite")]
+    config = Config.model_construct(rewards=rewards, evaluation=EvaluationConfig(correct="math"))
+    criterion = Criterion.of(config)
+    assert criterion.conditions == ("polite", "boxed")
+    found = summarise([group], 1, criterion).accuracy
+    assert (found.value if found else None) == expected
 
 
 def test_figures_without_extracted_answers_and_with() -> None:
-    without = summarise([scored("a", [Component("math", 1.0, 1.0)])], 1, "math")
+    without = summarise([scored("a", [Component("math", 1.0, 1.0)])], 1, Criterion("math"))
     assert without.find("parsable") is None
     assert [e.name for e in without.estimates] == ["avg@1", "finished", "length", "reward", "reward/math"]
-    with_them = summarise(answered({"a": ["4", None, "5", "5"], "b": [None] * 4}), 4, "math")
+    with_them = summarise(answered({"a": ["4", None, "5", "5"], "b": [None] * 4}), 4, Criterion("math"))
     assert estimate(with_them, "parsable").by_problem == {"a": 0.75, "b": 0.0}
     assert [e.name for e in with_them.estimates][:5] == ["avg@4", "pass@2", "pass@4", "maj@4", "finished"]
 
 
 def test_length_and_finished() -> None:
     groups = [scored("a", [component("4")], tokens=2), scored("b", [component("4")], tokens=4)]
-    evaluation = summarise(groups, 1, "math")
+    evaluation = summarise(groups, 1, Criterion("math"))
     assert estimate(evaluation, "length").value == 3.0
     assert estimate(evaluation, "finished").value == 0.5
 
 
 def test_the_comparison_is_paired_by_problem() -> None:
     names = [f"p{i}" for i in range(60)]
-    before = summarise(answered({n: ["4" if i % 2 else "5"] for i, n in enumerate(names)}), 1, "math")
-    after = summarise(answered({n: ["4" if i % 2 or i < 20 else "5"] for i, n in enumerate(names)}), 1, "math")
+    before = summarise(answered({n: ["4" if i % 2 else "5"] for i, n in enumerate(names)}), 1, Criterion("math"))
+    after = summarise(
+        answered({n: ["4" if i % 2 or i < 20 else "5"] for i, n in enumerate(names)}), 1, Criterion("math")
+    )
     (accuracy,) = [d for d in compare(before, after) if d.name == "avg@1"]
     assert accuracy.problems == 60
     assert accuracy.change == pytest.approx(10 / 60)
@@ -266,11 +357,11 @@ def test_the_comparison_is_paired_by_problem() -> None:
 
 
 def test_no_change_is_within_noise_and_has_a_width() -> None:
-    same = summarise(answered({f"p{i}": ["5"] for i in range(48)}), 1, "math")
+    same = summarise(answered({f"p{i}": ["5"] for i in range(48)}), 1, Criterion("math"))
     accuracy = compare(same, same)[0]
     assert accuracy.within_noise
     assert accuracy.high == pytest.approx(wilson(0, 48)[1])
-    single = summarise(answered({"a": ["4"]}), 1, "math")
+    single = summarise(answered({"a": ["4"]}), 1, Criterion("math"))
     length = next(d for d in compare(single, single) if d.name == "length")
     assert (length.low, length.interval, length.within_noise) == (None, "none", True)
 
@@ -278,7 +369,7 @@ def test_no_change_is_within_noise_and_has_a_width() -> None:
 def change(before: Sequence[str], after: Sequence[str]) -> Difference:
     """Of the accuracy, one response per problem."""
     one, two = ({f"p{i}": [answer] for i, answer in enumerate(answers)} for answers in (before, after))
-    return compare(summarise(answered(one), 1, "math"), summarise(answered(two), 1, "math"))[0]
+    return compare(*(summarise(answered(each), 1, Criterion("math")) for each in (one, two)))[0]
 
 
 def test_the_p_value_of_one_response_per_problem_is_mcnemars() -> None:
@@ -303,14 +394,14 @@ def test_the_sign_flip_test_is_that_over_all_signs() -> None:
 
 
 def test_only_shared_problems_are_compared() -> None:
-    before = summarise(answered({"a": ["4"], "b": ["5"]}), 1, "math")
-    after = summarise(answered({"b": ["4"], "c": ["5"]}), 1, "math")
+    before = summarise(answered({"a": ["4"], "b": ["5"]}), 1, Criterion("math"))
+    after = summarise(answered({"b": ["4"], "c": ["5"]}), 1, Criterion("math"))
     accuracy = compare(before, after)[0]
     assert (accuracy.before, accuracy.after, accuracy.problems) == (0.0, 1.0, 1)
-    assert compare(before, summarise(answered({"z": ["4"]}), 1, "math")) == ()
+    assert compare(before, summarise(answered({"z": ["4"]}), 1, Criterion("math"))) == ()
 
 
 def test_an_evaluation_is_written_and_read_back() -> None:
-    evaluation = summarise(answered({"a": ["4", "5"], "b": ["4", None]}), 2, "math")
+    evaluation = summarise(answered({"a": ["4", "5"], "b": ["4", None]}), 2, Criterion("math"))
     assert from_json(to_json(evaluation), Evaluation) == evaluation
     assert all(math.isfinite(e.value) for e in evaluation.estimates)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner import models
 from reasoner.__main__ import main
-from reasoner.errors import UserError
+from reasoner.atomic import append_line
+from reasoner.codec import to_json
+from reasoner.config import LearningConfig, LoraConfig
+from reasoner.errors import DataError, UserError
+from reasoner.evaluation import Estimate, Evaluation
 from reasoner.export import export, model_card
-from reasoner.models import Origin, origin
+from reasoner.learning.learner import Weights
+from reasoner.learning.torch_engine import TorchLearner
+from reasoner.models import Origin, describe_model, origin, resolve_model
+from reasoner.runs.checksums import identify
+from reasoner.runs.folder import Evaluated, open_run
+from reasoner.runs.model import RunModel, run_model
 from reasoner.runs.saved import SavedRun, disk_use, read_run
+from reasoner.settings import load_config, to_toml
+from tests.command import Cli
 from tests.made_up import made_up_run
+from tests.ragged import ragged_groups
+from tests.tiny import build_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +49,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SavedRun:
 
 def test_the_folder_holds_the_model_its_card_and_the_settings(run: SavedRun, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "my-model"
-    assert export(run, target) == disk_use(target)
+    assert export(run, run_model(run), target) == disk_use(target)
     files = {file.relative_to(target).as_posix() for file in target.rglob("*") if file.is_file()}
     assert files == {
         "README.md",
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "run.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "training/config.toml",
@@ -56,21 +74,22 @@ def test_the_folder_holds_the_model_its_card_and_the_settings(run: SavedRun, tmp
 
 
 def test_the_card_says_how_the_model_is_asked(run: SavedRun) -> None:
-    assert "apply_chat_template(chat" in model_card(run, "mine")
-    card = model_card(replace(run, config={**run.config, "prompt": {"format": "plain"}}), "mine")
+    assert "apply_chat_template(chat" in model_card(run, run_model(run), "mine")
+    plain = replace(run, config={**run.config, "prompt": {"format": "plain"}})
+    card = model_card(plain, run_model(plain), "mine")
     assert 'tokenizer("...", add_special_tokens=True' in card
     assert "apply_chat_template" not in card
 
 
 def test_a_base_without_a_known_licence_is_said_and_not_guessed(run: SavedRun, tmp_path: Path) -> None:
     local = replace(run, config={**run.config} | {"model": {"path": str(tmp_path)}})
-    card = model_card(local, "mine")
+    card = model_card(local, run_model(run), "mine")
     assert "license:" not in card
     assert "base_model:" not in card
     assert "not known here" in card
     (tmp_path / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\n# a model\nlicense: no\n")
     assert origin(str(tmp_path)) == Origin(None, "mit")
-    assert "license: mit" in model_card(local, "mine")
+    assert "license: mit" in model_card(local, run_model(run), "mine")
     (tmp_path / "README.md").write_text("# a model\n\nlicense: no\n")
     assert origin(str(tmp_path)) == Origin(None, None)
     assert origin("embedded:nothing") == Origin(None, None)
@@ -88,22 +107,23 @@ def test_what_cannot_be_exported_says_why(run: SavedRun, tmp_path: Path) -> None
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(UserError, match=r"--to .*full is there already and not empty"):
-        export(run, tmp_path / "full")
+        export(run, run_model(run), tmp_path / "full")
     with pytest.raises(UserError, match=r"--to .*file is there already"):
-        export(run, tmp_path / "full" / "file")
+        export(run, run_model(run), tmp_path / "full" / "file")
     with pytest.raises(UserError, match=r"--to .* cannot be written: "):
-        export(run, tmp_path / "full" / "file" / "model")
+        export(run, run_model(run), tmp_path / "full" / "file" / "model")
     with pytest.raises(UserError, match="is there already"):  # by a detour over a folder that is not there yet
-        export(run, tmp_path / "nowhere" / ".." / "full")
+        export(run, run_model(run), tmp_path / "nowhere" / ".." / "full")
     assert (tmp_path / "full" / "file").exists()
     folder = made_up_run(tmp_path / "runs", steps=1, problems=1)
     incomplete = read_run(folder)
     with pytest.raises(UserError, match=r"has no config\.json \(the model's configuration\)"):
-        export(incomplete, tmp_path / "new")
-    (folder / "model" / "tokenizer.json").unlink()
+        export(incomplete, run_model(incomplete), tmp_path / "new")
+    for file in (folder / "model").iterdir():
+        file.unlink()
     (folder / "model").rmdir()
     with pytest.raises(UserError, match="has no trained model: the run is finished after 1 steps"):
-        export(incomplete, tmp_path / "new")
+        export(incomplete, run_model(incomplete), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -114,4 +134,135 @@ def test_the_command(
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}: ")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'out'}: ")
+    assert said.endswith(f", after step 2 of 2 ({run.folder / 'model'})\n")
+
+
+STEPS, PLANNED = 5, 20
+
+
+def interrupted_run(tmp_path: Path, lora: LoraConfig | None = None, dtype: str = "float32") -> tuple[Path, Path]:
+    """A run of two steps that was resumed and interrupted after the fifth, with `model/` of step 2 and the checkpoints
+    of steps 3 and 5; also what `save` wrote at every step. Steps 2 and 4 were evaluated."""
+    tiny, saved = build_tiny_model(tmp_path / "tiny"), tmp_path / "saved"
+    sets = [f"run.steps={PLANNED}", f"model.path={tiny}", f"model.dtype={dtype}"]
+    if lora:
+        sets += [f"lora.rank={lora.rank}"]
+    config = load_config("math-gsm8k", "laptop", sets=sets).config
+    learner = TorchLearner(
+        tiny,
+        device="cpu",
+        dtype=config.model.dtype,
+        config=LearningConfig(learning_rate=1e-2, token_budget=60),
+        total_steps=STEPS,
+        lora=config.lora,
+    )
+    groups, identity = ragged_groups(), identify({"model": tiny}, {}, (), "hf")
+    with (
+        suppress(KeyboardInterrupt),
+        open_run(tmp_path / "runs", "t", to_toml(config), {"steps": ""}, identity=identity, reserve_bytes=0) as run,
+    ):
+        for step in range(1, STEPS + 1):
+            learner.accumulate(groups, lambda _, logprobs_RT: Weights(torch.ones_like(logprobs_RT)), 1.0)
+            assert learner.step().applied
+            run.commit(step, {"reward/mean": 0.0}, [])
+            learner.save(saved / str(step))
+            if step == 2:
+                with run.saving_model() as folder:
+                    learner.save(folder)
+            elif step in (3, 5):
+                with run.saving_checkpoint() as folder:
+                    learner.checkpoint(folder)
+            if step in (2, 3, 4):
+                accuracy = Estimate("avg@1", "share", {2: 0.25, 3: 0.75, 4: 0.5}[step], None, None, "none", {})
+                line = to_json(Evaluated(step, Evaluation(8, 1, 0, (accuracy,))))
+                append_line(run.folder / "evaluations.jsonl", line)
+        raise KeyboardInterrupt
+    return run.folder, saved
+
+
+def same_model(folder: Path, other: Path) -> bool:
+    """Whether both hold the same weights, in the same number format, with the same configuration."""
+    assert (folder / "config.json").read_text() == (other / "config.json").read_text()
+    mine, theirs = (AutoModelForCausalLM.from_pretrained(each, dtype="auto").state_dict() for each in (folder, other))
+    assert mine.keys() == theirs.keys()
+    return all(mine[name].dtype == theirs[name].dtype and torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["whole", "lora"])
+def test_the_weights_of_an_interrupted_run_are_those_of_its_newest_checkpoint(
+    tmp_path: Path, lora: LoraConfig | None, dtype: str
+) -> None:
+    """`model/` is of the step at which the run had ended before it was resumed."""
+    folder, saved = interrupted_run(tmp_path, lora, dtype)
+    run = read_run(folder)
+    wanted = {"last": 5, "best": 3, 2: 2, 3: 3, 5: 5}
+    for which, step in wanted.items():
+        model = run_model(run, which)  # type: ignore[arg-type]
+        target = tmp_path / f"exported-{which}"
+        assert model.step == step
+        export(run, model, target)
+        assert same_model(target, saved / str(step))
+        assert not same_model(target, saved / str(2 if step == 5 else 5))
+        AutoTokenizer.from_pretrained(target)
+        assert describe_model(str(target)) == f"{target} (local folder, step {step} of its run)"
+        card = (target / "README.md").read_text()
+        assert f"| weights | after step {step} of 20 |" in card
+        assert "| run | interrupted after step 5 |" in card
+        assert ("| time |" in card) is (step == 5)  # of the whole run
+        assert ("After step 5 the run made none; these are the figures after step 4, not of" in card) is (step == 5)
+
+
+def test_a_step_whose_weights_are_gone_is_refused_with_those_that_are_there(tmp_path: Path, cli: Cli) -> None:
+    folder, _ = interrupted_run(tmp_path)
+    run = read_run(folder)
+    with pytest.raises(UserError, match=r"after step 4 are not there .*after step 2, 3 and 5: --step 5"):
+        run_model(run, 4)
+    with pytest.raises(UserError, match=r"after step 20 are not there"):
+        run_model(run, PLANNED)
+    (folder / "checkpoints" / "step-000003" / "model" / "model.safetensors").unlink()
+    with pytest.raises(DataError, match=r"model/.* cannot be read"):
+        export(run, run_model(run, 3), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert (
+        f"after step 5 of 20, interrupted ({folder / 'checkpoints' / 'step-000005' / 'model'})"
+        in cli("export", str(folder), "--to", str(tmp_path / "out")).out
+    )
+    with pytest.raises(UserError, match=f"Did you mean {folder}/checkpoints/step-000005/model, after step 5"):
+        resolve_model(str(folder))
+    shown = cli("runs", "show", str(folder)).out
+    assert re.search(r"after step 2 +model *\n", shown)
+    assert re.search(r"after step 5 +checkpoints/step-000005/model *\n", shown)
+    assert "Take the model, after step 5:" in shown
+    assert "after step 2" in (head := shown.partition("Evaluation [95% interval]\n")[2].splitlines()[0])
+    assert "after step 4" in head
+
+
+def test_the_best_step_needs_an_evaluation_and_its_weights(tmp_path: Path) -> None:
+    run = read_run(made_up_run(tmp_path, steps=3, problems=1, every=2))
+    with pytest.raises(UserError, match=r"after step 2, which has the best evaluation, are not there"):
+        run_model(replace(run, evaluations=run.evaluations[:2]), "best")
+    with pytest.raises(UserError, match="no step after the start was evaluated"):
+        run_model(replace(run, evaluations=run.evaluations[:1]), "best")
+    assert run_model(run) == RunModel(3, run.folder / "model")
+
+
+@pytest.mark.parametrize("text", ["0.5", "-1", "lst", "", "\u00b2"])
+def test_a_step_that_is_none_is_refused(text: str, run: SavedRun, tmp_path: Path, cli: Cli) -> None:
+    assert (
+        "it takes the number of a step, last or best"
+        in cli("export", str(run.folder), f"--step={text}", "--to", str(tmp_path / "out")).err
+    )
+
+
+def test_an_adapter_is_not_laid_over_another_model(tmp_path: Path) -> None:
+    folder, _ = interrupted_run(tmp_path, LoraConfig(rank=4))
+    run = read_run(folder)
+    with pytest.raises(UserError, match=rf"adapter alone; `reasoner export {folder} --step 5 --to DIR`"):
+        resolve_model(str(run_model(run).folder))
+    build_tiny_model(tmp_path / "tiny", seed=1)
+    with pytest.raises(UserError, match=r"that model has changed since:\n  model: model.safetensors: was sha256"):
+        export(run, run_model(run), tmp_path / "new")
+    assert not (tmp_path / "new").exists()

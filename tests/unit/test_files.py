@@ -17,6 +17,7 @@ import pytest
 from reasoner import files
 from reasoner.errors import DataError
 from reasoner.files import plain, read_file, stem_of_file
+from reasoner.row_report import RowError
 
 ROWS = [
     {"question": "One, or\ntwo?", "answer": "1"},
@@ -26,6 +27,16 @@ ROWS = [
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def rows_of(path: Path) -> list[Mapping[str, Any]]:
+    """The fields of every row; what is wrong with one is raised."""
+    found = []
+    for _, fields in read_file(path):
+        if isinstance(fields, RowError):
+            raise fields
+        found.append(fields)
+    return found
 
 
 def jsonl(rows: list[dict[str, str]]) -> bytes:
@@ -43,6 +54,7 @@ FORMATS: Mapping[str, Callable[[list[dict[str, str]]], bytes]] = {
     "x.json": lambda rows: json.dumps(rows, indent=1).encode(),
     "data.json": lambda rows: json.dumps({"version": 1, "data": rows}).encode(),
     "x.csv": csv,
+    "x.tsv": lambda rows: csv(rows).replace(b",", b"\t").replace(b"One\t", b"One,"),
 }
 
 
@@ -81,9 +93,9 @@ def test_nested_columns_of_parquet_become_plain_json(tmp_path: Path) -> None:
             "price": [Decimal("1.50")] * 3,
         },
     )
-    rows = list(read_file(path))
-    assert [place for place, _ in rows] == [f"{path}, row {number}" for number in range(3)]
-    assert rows[0][1] == {
+    rows = rows_of(path)
+    assert [place for place, _ in read_file(path)] == [f"{path}, row {number}" for number in range(3)]
+    assert rows[0] == {
         "question": "a",
         "tests": [{"in": 1, "out": [2]}],
         "counts": {"x": 1},
@@ -91,12 +103,12 @@ def test_nested_columns_of_parquet_become_plain_json(tmp_path: Path) -> None:
         "at": "2025-02-06T12:30:00",
         "price": "1.50",
     }
-    assert (rows[2][1]["tests"], rows[2][1]["counts"]) == (None, None)
+    assert (rows[2]["tests"], rows[2]["counts"]) == (None, None)
 
 
 def test_parquet_is_read_in_batches_and_counted_through(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", {"n": list(range(3000))})
-    assert [(place, fields["n"]) for place, fields in read_file(path)][2999] == (f"{path}, row 2999", 2999)
+    assert list(read_file(path))[2999] == (f"{path}, row 2999", {"n": 2999})
 
 
 @pytest.mark.parametrize(
@@ -106,14 +118,16 @@ def test_parquet_is_read_in_batches_and_counted_through(tmp_path: Path) -> None:
         ("x.json", '{"rows": []}', r"list of objects is needed, or an object with one under 'data'; got .* 'rows'"),
         ("x.json", '{"data": {"a": 1}}', r"got an object with 'a'"),
         ("x.json", '{"a": 1}\n{"a": 2}\n', r"not JSON: Extra data: line 2 .* name it \.jsonl"),
-        ("x.json", '[{"a": Infinity}]', r"not JSON: Infinity is no JSON value"),
+        ("x.json", '[{"a": Infinity}]', r"x\.json, row 0, field 'a': not a JSON value: .*not JSON compliant"),
         ("x.csv", "a,b\n1\n", r"x\.csv, line 2: 1 values for the 2 columns a, b"),
         ("x.csv", 'a,b\n"1\n2",3\n\n4,5,6\n', r"x\.csv, line 5: 3 values for the 2 columns"),
         ("x.csv", 'a,b\n1,"2\n', r"x\.csv, line 2: not CSV: unexpected end of data"),
         ("x.csv", "a,a\n", r"line 1: the first line must name the columns, and 'a' is there twice"),
         ("x.csv", "a,\n", r"line 1: the first line must name the columns, and a name is empty"),
-        ("x.csv", "a;b\n1;2\n", r"columns must be separated by commas, got 'a;b'"),
-        ("x.tsv", "", r"a data file ends in \.jsonl, \.json, \.csv, \.parquet \(or \.gz .*Did you mean '\.csv'"),
+        ("x.csv", "a;b\n1;2\n", r"columns must be separated by commas \(or tabs, in a \.tsv file\), got 'a;b'"),
+        ("x.csv", "a\tb\n1\t2\n", r"columns must be separated by commas \(or tabs, in a \.tsv file\)"),
+        ("x.tsv", "a,b\n1,2\n", r"columns must be separated by tabs \(or commas, in a \.csv file\), got 'a,b'"),
+        ("x.cvs", "", r"a data file ends in \.jsonl, \.json, \.csv, \.tsv, \.parquet \(or \.gz .*Did you mean '\.csv'"),
         ("x.parquet.gz", "", r"a data file ends in"),
         (
             "x.jsonl",
@@ -132,7 +146,31 @@ def test_parquet_is_read_in_batches_and_counted_through(tmp_path: Path) -> None:
 def test_malformed_files_are_refused_with_their_place(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        list(read_file(tmp_path / name))
+        rows_of(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "good"),
+    [
+        ("x.jsonl", '{"a": 1}\n{"a": \n{"a": NaN}\n[1]\n{"a": 2}\n', [1, 2]),
+        ("x.json", '[{"a": 1}, {"a": NaN}, 3, [4], {"a": 2}]', [1, 2]),
+        ("x.json", '[{"a": 1}, {"a": 1e999}, {"a": ' + "[" * 150 + "]" * 150 + "}]", [1]),
+        ("x.json", "[" + "[" * 150 + "]" * 150 + ', {"a": 1}]', [1]),
+        ("x.csv", "a,b\n1,\n2\n3,,\n4,\n", ["1", "4"]),
+        ("x.tsv", "a\tb\n1\t\n2\n4\t\n", ["1", "4"]),
+    ],
+)
+def test_after_a_malformed_row_reading_goes_on(tmp_path: Path, name: str, text: str, good: list[Any]) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = list(read_file(tmp_path / name))
+    assert [fields["a"] for _, fields in found if not isinstance(fields, RowError)] == good
+    assert all(str(fields).startswith(place) for place, fields in found if isinstance(fields, RowError))
+    assert len(found) > len(good)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a folder: name the files in it, for example .*\*\.jsonl"):
+        read_file(tmp_path)
 
 
 @pytest.mark.parametrize(("value", "reason"), [(b"png", "bytes is none"), (float("nan"), "not JSON compliant")])
@@ -140,8 +178,10 @@ def test_values_that_json_does_not_have_are_refused_with_row_and_field(
     tmp_path: Path, value: object, reason: str
 ) -> None:
     path = parquet(tmp_path / "x.parquet", {"a": ["x", "y"], "odd": [None, value]})
+    (_, good), (_, bad) = read_file(path)
+    assert good == {"a": "x", "odd": None}
     with pytest.raises(DataError, match=rf"x\.parquet, row 1, field 'odd': not a JSON value: .*{reason}.*Leave"):
-        list(read_file(path))
+        raise bad  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("brackets", ["[]", "{}"])
@@ -155,7 +195,7 @@ def test_what_is_nested_up_to_the_bound_is_read(tmp_path: Path, brackets: str) -
             assert fields == json.loads(text)
         else:
             with pytest.raises(DataError, match=r"line 1: nested more than 100 levels deep, in x"):
-                list(read_file(tmp_path / "x.jsonl"))
+                rows_of(tmp_path / "x.jsonl")
 
 
 def test_lines_and_files_have_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +219,8 @@ def test_nested_rows_of_a_generator_or_the_hub_are_refused_with_the_field(levels
     value: Any = 1
     for _ in range(levels):
         value = [value]
-    with pytest.raises(DataError, match=r"here, field 'b': nested more than 100 levels deep\. Leave the field out"):
-        files.plain("here", {"a": 1, "b": value})
+    found = files.plain("here", {"a": 1, "b": value})
+    assert str(found) == "here, field 'b': nested more than 100 levels deep. Leave the field out."
 
 
 def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
@@ -192,5 +232,5 @@ def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_long_cell_of_a_csv_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"a,b\n{'long ' * 100_000},1\n")
-    ((_, fields),) = read_file(tmp_path / "x.csv")
+    (fields,) = rows_of(tmp_path / "x.csv")
     assert len(fields["a"]) == 500_000

@@ -64,8 +64,14 @@ def drawer(
     refills: int = 3,
     seed: int = 0,
     curriculum: bool = False,
+    threshold: float = 1.0,
 ) -> tuple[Drawer, Sampler]:
-    sets = [f"learning.problems_per_step={per_step}", f"sampling.refills={refills}", f"run.seed={seed}"]
+    sets = [
+        f"evaluation.threshold={threshold}",
+        f"learning.problems_per_step={per_step}",
+        f"sampling.refills={refills}",
+        f"run.seed={seed}",
+    ]
     config = load_config("math-gsm8k", "laptop", sets=[*sets, f"sampling.group_size={SIZE}"]).config
     all_ = [Problem(f"p:{n}", (Message("user", "?"),), str(n)) for n in range(problems)]
     stream = Stream(all_, per_step, seed, section="data.train", key="learning.problems_per_step")
@@ -99,6 +105,14 @@ def test_a_refill_takes_as_many_problems_as_are_missing_and_an_epoch_holds_each_
     epochs = [order[first : first + 40] for first in range(0, len(order) - 40, 40)]
     assert len(epochs) >= 2
     assert all(len(set(epoch)) == 40 for epoch in epochs)
+
+
+@pytest.mark.parametrize(("threshold", "rate"), [(1.0, 0.0), (0.8, 0.5)])
+def test_a_curriculum_learns_from_what_is_correct_by_the_threshold(threshold: float, rate: float) -> None:
+    made, _ = drawer(lambda n: (0.9, 0.9, 0.7, 0.0), refills=0, curriculum=True, threshold=threshold)
+    made.draw(1, greedy=False)
+    assert made.curriculum is not None
+    assert made.curriculum.metrics["curriculum/pass_rate"] == rate
 
 
 @pytest.mark.parametrize(("wrong", "low", "high"), [(0.0, 0.0, 0.1), (1.0, 0.9, 1.0)])

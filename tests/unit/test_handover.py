@@ -235,6 +235,7 @@ def test_a_run_says_once_that_its_weights_do_not_go_through_memory(
         view=SimpleNamespace(message=said.append),
         told=set(),
     )
+    parts._hand_over = partial(Stages._hand_over, parts)
     parts._say_once = partial(Stages._say_once, parts)
     for _ in range(3):
         sampler.version = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from reasoner.errors import HandoverError, SamplerError
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
 from reasoner.sampling.hf_engine import HfSampler
 from reasoner.weights import write_weights
+from tests import architectures
 from tests.tiny import build_tiny_model
 
 QUESTIONS = ("What is 1+1?", "Name a prime.", "How many legs do three horses and two birds have together?")
@@ -195,3 +197,47 @@ def test_weights_of_another_model_are_refused(sampler: HfSampler, folder: Path, 
     save_file(weights | {"model.norm.weight": torch.ones(3)}, tmp_path / "model.safetensors")
     with pytest.raises(HandoverError, match=r"'model\.norm\.weight' of shape \[3\]"):
         sampler.load(tmp_path, 1)
+
+
+SPECIAL = {
+    "gemma2": "",  # attention scores with a soft cap
+    "mistral": "",  # a window shorter than the sequences
+    "qwen3_5": ", prompts of one length at a time (recurrent layers)",
+    "lfm2": ", prompts of one length at a time (recurrent layers)",
+    "granite4": ", prompts of one length at a time (recurrent layers)",
+    "mamba2": ", prompts of one length at a time (recurrent layers)",
+    "falcon_h1": ", prompts of one length at a time (recurrent layers)",
+    "recurrent_gemma": ", without a cache (the model keeps its state where it cannot be repeated): slow",
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_prompts_of_several_lengths_give_the_log_probabilities_of_unpadded_sequences(tmp_path: Path, name: str) -> None:
+    """Left padding would be read by recurrent layers, and not every cache can be repeated as attention's can."""
+    model = architectures.build(name, tmp_path)
+    asked = [*prompts(model), *prompts(model, ["What is eight times nine?"])]  # two lengths at least
+    asked = [replace(prompt, problem=replace(prompt.problem, id=f"p{at}")) for at, prompt in enumerate(asked)]
+    assert len({len(prompt.token_ids) for prompt in asked}) > 1
+    eager = {"attn_implementation": "eager"}  # the one that every model was written with
+    plain = AutoModelForCausalLM.from_pretrained(model, **(eager if name == "gemma2" else {})).eval()
+    with HfSampler(model, "float32", "cpu", 256, 8, False) as sampler:
+        assert sampler.description.endswith(f"up to 8 sequences at once{SPECIAL[name]}")
+        groups = list(sampler.sample(asked, 3, SamplingParams(1.0, 24, seed=3)))
+        scored = iter(sampler.score(groups)[""])
+    assert {group.problem.id for group in groups} == {"p0", "p1", "p2", "p3"}
+    for group in groups:
+        for response in group.responses:
+            ids = torch.tensor([group.prompt_ids + response.token_ids])
+            with torch.no_grad():
+                logprobs = plain(ids, use_cache=False).logits[0, len(group.prompt_ids) - 1 : -1].log_softmax(-1)
+            expected = logprobs.gather(-1, torch.tensor(response.token_ids)[:, None])[:, 0].tolist()
+            assert response.sampler_logprobs == pytest.approx(expected, abs=2e-4)
+            assert next(scored) == pytest.approx(expected, abs=2e-4)
+
+
+def test_sequences_beyond_the_original_context_of_longrope_are_refused(tmp_path: Path) -> None:
+    model = architectures.build("phi3-longrope", tmp_path)
+    with pytest.raises(SamplerError, match=r"takes 64 tokens of this model, .* is 65: beyond its original context"):
+        HfSampler(model, "float32", "cpu", 65, 8, False)
+    with HfSampler(model, "float32", "cpu", 64, 8, False) as sampler:
+        assert sampler.version == 0

@@ -36,6 +36,7 @@ from reasoner.memory import (
 from reasoner.model_size import ModelSize, find_size
 from reasoner.opening import open_stages
 from reasoner.settings import load_config
+from tests.architectures import build
 from tests.ragged import make_group
 from tests.tiny import build_tiny_model
 
@@ -368,3 +369,11 @@ def test_gpus_that_share_an_engine_have_a_part_of_its_weights_and_cache_each() -
     on_cpu = "memory while sampling"
     together = moments("sampling.tensor_parallel=2", engine="vllm")[on_cpu]
     assert gb(together.certain)["sampler"] == 4.0  # both parts are in one memory
+
+
+@pytest.mark.parametrize(
+    ("name", "experts"), [("mixtral", 4), ("granitemoe", 4), ("nemotron3", 4), ("nemotron_h", 0), ("llama", 0)]
+)
+def test_experts_are_counted_where_a_layer_has_them(tmp_path: Path, name: str, experts: int) -> None:
+    """A hybrid model's configuration counts experts also where no layer has any."""
+    assert ModelSize.of(build(name, tmp_path)).experts == experts

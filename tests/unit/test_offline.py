@@ -14,8 +14,10 @@ from transformers import AutoTokenizer
 from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.offline import Kind, OfflineData, load_offline
+from reasoner.overlap import normal_text
 from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, Problem, ScoredGroup
+from reasoner.row_report import RowReport
 from tests.tiny import CHAT_TEMPLATE, build_tiny_model
 
 PLAIN = PromptConfig()
@@ -127,7 +129,7 @@ def test_text_prompts_are_asked_like_the_tasks_questions_and_messages_taken_as_t
         OPENING,
     ]
     assert [texts(scored) for scored in data.groups] == [["2"], ["4"], ["It is 2."]]
-    with pytest.raises(ConfigError, match=r"does not fit .*set\.jsonl, line 1: 'level' is undefined"):
+    with pytest.raises(DataError, match=r"set\.jsonl, line 1: prompt.template does not fit: 'level' is undefined"):
         load("demos", source(tmp_path, {"prompt": "a", "completion": "b"}), tokenizer, prompt)
 
 
@@ -175,17 +177,20 @@ def test_long_rows_are_refused_or_dropped_and_equal_pairs_left_out(tmp_path: Pat
     ]
     (first, *_) = load("pairs", source(tmp_path, *rows), tokenizer).groups
     fits = len(first.group.prompt_ids) + 11  # the end token included
-    with pytest.raises(
-        DataError,
-        match=rf"2 of 4 rows are longer than data\.pairs\.max_tokens = {fits}; the longest is .*set\.jsonl, line 4 "
-        rf"with {fits + 20} tokens .*--set data\.pairs\.too_long=drop",
-    ):
-        load("pairs", source(tmp_path, *rows, max_tokens=fits), tokenizer)
-    data = load("pairs", source(tmp_path, *rows, max_tokens=fits, too_long="drop"), tokenizer)
+    long = source(tmp_path, *rows, max_tokens=fits)
+    with pytest.raises(DataError) as caught:
+        load("pairs", long, tokenizer)
+    first_line, longest, _, advice = str(caught.value).splitlines()
+    assert first_line == "data.pairs: 2 of 3 rows cannot be used."
+    assert f"line 4: prompt and longest response have {fits + 20} tokens, more than data.pairs.max_tokens" in longest
+    assert advice.endswith("--set data.on_bad_row=drop.")
+    report = RowReport("drop")
+    data = load_offline("pairs", long, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0, report=report)
     assert data.groups == (first,)
-    assert data.notes == (
-        "data.pairs: 1 of 4 rows were left out: their two responses are the same.",
-        f"data.pairs: 2 of 4 rows were left out: they are longer than max_tokens = {fits}.",
+    assert data.notes == ("data.pairs: 1 of 4 rows were left out: their two responses are the same.",)
+    (dropped,) = report.settle()
+    assert dropped.startswith(
+        f"data.pairs: 2 of 3 rows cannot be used and were left out: 2 longer than data.pairs.max_tokens = {fits} ("
     )
     with pytest.raises(DataError, match=r"no row is left to train on\. data\.pairs: 1 of 1 rows were left out: their"):
         load("pairs", source(tmp_path, rows[1]), tokenizer)
@@ -386,3 +391,60 @@ def test_the_shuffle_is_the_runs(tmp_path: Path, tokenizer: Any) -> None:
     }
     assert orders[1] != orders[2]
     assert sorted(orders[1]) == sorted(orders[2]) == sorted(f"set:{n}" for n in range(12))
+
+
+def pairs(*prompts: str) -> list[dict[str, str]]:
+    return [{"prompt": prompt, "chosen": f"a{n}", "rejected": f"b{n}"} for n, prompt in enumerate(prompts)]
+
+
+def test_a_share_of_the_prompts_is_held_out_with_all_of_their_rows(tmp_path: Path, tokenizer: Any) -> None:
+    config = source(tmp_path, *pairs(*(f"{n}?" for n in (*range(10), *range(10))), "3 ?"), shuffle=True)
+
+    def split(seed: int) -> tuple[set[str], tuple[str, ...], set[str]]:
+        data = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed, holdout=0.2)
+        sides = [[scored.group.problem for scored in side] for side in (data.groups, data.held_out)]
+        train, held_out = ({normal_text(problem.messages[0].content) for problem in side} for side in sides)
+        assert not train & held_out
+        assert (len(train), len(held_out)) == (8, 2)
+        return {problem.id for problem in sides[0]}, tuple(problem.id for problem in sides[1]), held_out
+
+    (first, held_out, _), other = split(1), split(2)
+    assert (first, held_out) == other[:2]
+    assert len(first) + len(held_out) == 21
+    assert len(held_out) >= 4  # two rows of each prompt
+    everything = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), 1)
+    assert (len(everything.groups), everything.held_out) == (21, ())
+
+
+def test_bad_rows_of_offline_data_are_named_at_once_or_left_out(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        *pairs("p", "q"),
+        {"prompt": "r", "chosen": "", "rejected": "b"},
+        {"prompt": "s", "chosen": "a<|im_end|>", "rejected": "b"},
+        {"prompt": "t", "rejected": "b"},
+        {"prompt": ["u"], "chosen": "a", "rejected": "b"},
+        {"prompt": "v" * 500, "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "chosen": "a0", "rejected": "b0"},
+    ]
+    config = source(tmp_path, *rows, max_tokens=400)
+    with pytest.raises(DataError) as caught:
+        load("pairs", config, tokenizer)
+    first, *named, repeated, _ = str(caught.value).splitlines()
+    assert first == "data.pairs: 5 of 8 rows cannot be used."
+    assert [line.split("set.jsonl, line ")[1][0] for line in named] == ["3", "5", "6", "4", "7"]
+    assert repeated == "  rows that repeat an earlier one: 1"
+    report = RowReport("drop")
+    data = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0, report=report)
+    assert [scored.group.problem.id for scored in data.groups] == ["set:0", "set:1"]
+    assert [note.split(" (")[0] for note in report.settle()] == [
+        "data.pairs: 5 of 8 rows cannot be used and were left out: 1 with an empty field 'chosen', 1 without the field "
+        "'chosen', 1 with a broken message in 'prompt', 1 that the chat template does not fit, 1 longer than "
+        "data.pairs.max_tokens = 400",
+        "data.pairs: rows that repeat an earlier one and were left out: 1",
+    ]
+
+
+def test_the_limit_counts_what_is_held_out_too(tmp_path: Path, tokenizer: Any) -> None:
+    config = source(tmp_path, *pairs(*(f"{n}?" for n in range(20))), limit=10)
+    data = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0, holdout=0.2)
+    assert (len(data.groups), len(data.held_out)) == (8, 2)

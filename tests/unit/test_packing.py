@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoner.learning.inputs import RowShape, flat_inputs, padded_inputs
-from reasoner.learning.packing import MicroBatch, Row, Sharing, pack, pack_padded, worth_sharing
+from reasoner.learning.packing import (
+    MicroBatch,
+    Row,
+    Sharing,
+    extremes_of,
+    longest_of,
+    pack,
+    pack_padded,
+    worth_sharing,
+)
 from reasoner.records import Group
 from tests.ragged import make_group, ragged_groups
 
@@ -187,3 +196,20 @@ def test_padding_and_flattening_are_inverse(some: list[Group]) -> None:
     assert padded_RT.shape == (len(inputs.lengths_R), max(inputs.lengths_R))
     assert inputs.flat(padded_RT).equal(values_S)
     assert int((padded_RT != 0).sum()) == len(values_S)
+
+
+@given(groups())
+def test_the_longest_and_the_shortest_sequence_are_found(some: list[Group]) -> None:
+    def lengths(groups: list[Group]) -> list[int]:
+        return [len(group.prompt_ids) + len(each.token_ids) for group in groups for each in group.responses]
+
+    few = extremes_of(some)
+    assert longest_of(some) == max(lengths(some)) == max(lengths(few))
+    assert min(lengths(some)) == min(lengths(few))
+    assert len(few) <= 2
+    assert all(len(group.responses) <= 2 for group in few)
+    assert {group.problem.id for group in few} <= {group.problem.id for group in some}
+
+
+def test_no_groups_have_no_longest_sequence() -> None:
+    assert longest_of([]) == 0

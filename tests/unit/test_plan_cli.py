@@ -64,7 +64,8 @@ def test_a_plan_as_json_loads_and_starts_nothing(cli: Cli, seven: str, monkeypat
 def test_a_plan_for_this_machine(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     model = str(build_tiny_model(tmp_path / "tiny"))
-    lengths = ("--set", "sampling.max_prompt_tokens=100", "--set", "sampling.engine=hf")
+    shorter = ("sampling.max_prompt_tokens=400", "prompt.examples=[]", "prompt.system=", "data.on_bad_row=drop")
+    lengths = [argument for each in (*shorter, "sampling.engine=hf") for argument in ("--set", each)]
     text = cli("plan", "math-gsm8k", "--profile", "laptop", "--model", model, *lengths).out
     assert "cpu, 1 rank" in text
     assert "at the hand-over" in text

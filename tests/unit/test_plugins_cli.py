@@ -371,7 +371,8 @@ class Bad:
 
 SOURCES = {
     "keeps it": Bad("return float('km' in response.text)", ""),
-    "abstains": Bad("return None", ""),
+    "abstains from an empty text": Bad("return 1.0 if response.text else None", ""),
+    "forgets to return": Bad("float('km' in response.text)", "gives some response a value", "end without `return`"),
     "refuses no reference": Bad("assert problem.answer\n    return 1.0", ""),
     "raises on empty": Bad("return float(response.text[0] == '4')", "copes with an empty text", "IndexError"),
     "chokes on length": Bad("time.sleep(len(response.text) / 1e5)\n    return 1.0", "copes with a megabyte", "timeout"),
@@ -442,6 +443,49 @@ def test_a_source_that_sees_several_responses_is_held_to_the_same(tmp_path: Path
     assert "thread Thread-1" in failed[1].detail
 
 
+@pytest.mark.parametrize(
+    ("granularity", "returned", "wrong"),
+    [
+        ("group", "[1.0]", "of 2: invalid: one score per response is needed: got 1 for 2 responses"),
+        ("batch", "[1.0]", "of 2: invalid: one score per response is needed: got 1 for 2 responses"),
+        ("batch", "[1.0 for _ in {problem.id for problem in problems}]", "of 5: invalid: one score per response"),
+        ("group", "[1.0 for _ in {response.text for response in responses}]", "of 5: invalid: one score per response"),
+        ("group", "(1.0 for _ in responses)", ""),
+    ],
+)
+def test_a_source_that_sees_several_responses_takes_every_number_of_them(
+    tmp_path: Path, granularity: str, returned: str, wrong: str
+) -> None:
+    code = (
+        f"@reward('own', timeout_s=2.0, granularity='{granularity}')\n"
+        f"def own(problems, responses):\n    'It.'\n    return {returned}\n"
+    )
+    file = plugin(tmp_path, code, "own")
+    checklist = check_source(reward_sources(build_manager([file]))["own"], plugins=[file])
+    (found,) = [check for check in checklist.checks if check.name.startswith("takes ")]
+    assert found.name == f"takes {'groups' if granularity == 'group' else 'batches'} of 1, 2, 5 responses"
+    assert found.detail.startswith(wrong)
+    assert checklist.passed is found.passed is (not wrong)
+
+
+def test_a_source_for_problems_of_another_kind_is_checked_with_a_case(tmp_path: Path) -> None:
+    code = (
+        "@reward('own', timeout_s=2.0)\ndef own(problem, response):\n    'It.'\n"
+        "    return float(response.text == problem.answer) if 'map' in problem.fields else None\n"
+    )
+    file = plugin(tmp_path, code, "own")
+    source = reward_sources(build_manager([file]))["own"]
+    alone = [check for check in check_source(source, plugins=[file]).checks if not check.passed]
+    assert [check.name for check in alone] == ["gives some response a value"]
+    assert "Then give it cases." in alone[0].detail
+    case = Case(make_problem("Where?", "here", map="x"), make_response("here"), 1.0)
+    assert check_source(source, [case], plugins=[file]).passed
+    other = Case(make_problem("Where?", "here"), make_response("here"), None)
+    refused = [check for check in check_source(source, [other], plugins=[file]).checks if not check.passed]
+    assert [check.name for check in refused] == ["gives some response a value"]
+    assert "cases" not in refused[0].detail
+
+
 def test_a_source_is_held_to_the_values_of_its_cases(tmp_path: Path) -> None:
     file = plugin(tmp_path, GOOD, "good")
     source = reward_sources(build_manager([file]))["good"]
@@ -492,7 +536,7 @@ def test_check_prints_a_checklist_per_source_and_fails_when_one_does(cli: Cli, t
     assert (outcome.code, outcome.err) == (1, "")
     lines = outcome.out.splitlines()
     good, bad = lines.index("good"), lines.index("bad")
-    assert [line.split()[0] for line in lines[good + 1 : bad - 1]] == ["ok"] * 10
+    assert [line.split()[0] for line in lines[good + 1 : bad - 1]] == ["ok"] * 11
     assert "FAIL" in [line.split()[0] for line in lines[bad + 1 : -2]]
     assert lines[-1] == "bad: not as the contract asks"
     assert max(map(len, lines)) <= 80

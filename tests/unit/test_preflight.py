@@ -19,6 +19,7 @@ from reasoner.plan import describe_plan
 from reasoner.preflight import preflight, ready
 from reasoner.settings import load_config
 from tests.command import Cli
+from tests.integration.misbehaving_server import answer, serving
 
 PLUGIN = '''
 import os
@@ -113,7 +114,7 @@ def test_the_plan_has_what_each_source_says(own: list[str], monkeypatch: pytest.
 
 
 def test_a_training_on_offline_data_alone_asks_nobody(own: list[str], tmp_path: Path) -> None:
-    sets = ["gro.preset=dpo", f"data.pairs.path={tmp_path / 'pairs.jsonl'}"]
+    sets = ["gro.preset=dpo", "data.eval=none", f"data.pairs.path={tmp_path / 'pairs.jsonl'}"]
     resolved = load_config("math-gsm8k", "laptop", [Path(own[3])], sets=sets, plugins=own[1:2])
     assert ready(resolved).preflights == {}
     with pytest.raises(UserError, match="set SANDBOX"):
@@ -166,29 +167,50 @@ def test_a_run_is_refused_before_anything_heavy_is_imported(own: list[str]) -> N
     assert (done.stdout, "set SANDBOX" in done.stderr) == ("[]\n", True)
 
 
-def judge(**options: Any) -> dict[str, str]:
-    return preflight(
-        [RewardConfig(source="judge", options={"url": "http://host/v1?key=x", "model": "m", **options})], ()
-    )
+def judge(server: str, **options: Any) -> dict[str, str]:
+    return preflight([RewardConfig(source="judge", options={"url": f"{server}/v1?key=x", "model": "m", **options})], ())
 
 
 def test_a_judge_without_its_key_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    with pytest.raises(UserError, match="'judge' cannot work here: the environment variable JUDGE_KEY is not set: set"):
-        judge(api_key_env="JUDGE_KEY")
-    assert judge(api_key_env="") == {"judge": "m at http://host/v1, no key"}
+    with serving(answer({"data": []}, 404)) as server:  # whatever it says, it is there
+        with pytest.raises(UserError, match="'judge' cannot work here: the environment variable JUDGE_KEY is not set"):
+            judge(server.url, api_key_env="JUDGE_KEY")
+        assert judge(server.url, api_key_env="") == {"judge": f"m at {server.url}/v1, no key"}
+        monkeypatch.setenv("JUDGE_KEY", "sk-secret")
+        assert judge(server.url, api_key_env="JUDGE_KEY") == {"judge": f"m at {server.url}/v1, key from JUDGE_KEY"}
+    assert [request.path for request in server.requests] == ["/v1/models?key=x"] * 2
+    assert [request.headers.get("Authorization") for request in server.requests] == [None, "Bearer sk-secret"]
+
+
+def test_a_judge_or_service_that_does_not_answer_or_takes_another_key_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("JUDGE_KEY", "sk-secret")
-    assert judge(api_key_env="JUDGE_KEY") == {"judge": "m at http://host/v1, key from JUDGE_KEY"}
+    with (
+        serving(answer({"error": "no such key: sk-secret"}, 401)) as server,
+        pytest.raises(UserError, match=r"/v1/models does not take the key \(status 401\): correct JUDGE_KEY") as bad,
+    ):
+        judge(server.url, api_key_env="JUDGE_KEY")
+    assert "sk-secret" not in str(bad.value)
+    with pytest.raises(
+        UserError, match=r"'judge' cannot work here: .*/v1/models does not answer \(.*efused.*\): start it"
+    ):
+        judge(server.url, api_key_env="")
+    http = RewardConfig(source="http", options={"url": server.url})
+    with pytest.raises(UserError, match=r"'http' cannot work here: .* does not answer \(.*\): start it, or correct"):
+        preflight([http], ())
 
 
 def test_a_service_without_its_headers_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCORER_TOKEN", raising=False)
-    options = {"url": "http://host/score", "headers_env": {"Authorization": "SCORER_TOKEN"}}
-    http = RewardConfig(source="http", options=options)
-    with pytest.raises(UserError, match="SCORER_TOKEN is not set"):
-        preflight([http], ())
-    monkeypatch.setenv("SCORER_TOKEN", "secret")
-    assert preflight([http], ()) == {"http": "service at http://host/score"}
+    with serving(answer({}, 405)) as server:
+        options = {"url": f"{server.url}/score", "headers_env": {"Authorization": "SCORER_TOKEN"}}
+        http = RewardConfig(source="http", options=options)
+        with pytest.raises(UserError, match="SCORER_TOKEN is not set"):
+            preflight([http], ())
+        monkeypatch.setenv("SCORER_TOKEN", "secret")
+        assert preflight([http], ()) == {"http": f"service at {server.url}/score"}
 
 
 def test_a_reward_model_without_its_packages_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ import pytest
 from tokenizers import Tokenizer
 
 from reasoner.cli.report import leaving_report
-from reasoner.codec import read_parquet, write_parquet
+from reasoner.codec import read_parquet, to_json, write_parquet
 from reasoner.errors import DataError, RunError, UserError
+from reasoner.evaluation import Evaluation, estimate
 from reasoner.records import Rollout
 from reasoner.report.collect import collect
 from reasoner.report.compare import settings
 from reasoner.report.pieces import Pieces, load_pieces
 from reasoner.report.text import as_markdown
 from reasoner.report.write import make_report, save, write_plots
+from reasoner.reporting.summary import as_text
+from reasoner.reporting.view import Summary
+from reasoner.runs.folder import Evaluated, read_evaluations
+from reasoner.runs.saved import read_run
+from reasoner.runs.starts import record_start
 from tests.made_up import HOSTILE, edit_json, made_up_run, write_tokenizer
 
 
@@ -185,6 +192,35 @@ def test_a_run_on_offline_data_is_told_by_its_terms(made: Path, tmp_path: Path) 
     assert "| dpo accuracy | 56% | 72% |" in as_markdown(collect([run]))
 
 
+def test_held_out_rows_have_tiles_a_table_and_curves(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "offline"))
+    shutil.rmtree(run / "rollouts")
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "term/dpo/loss": 0.7, "time/total": 2.0}) + "\n")
+    evaluations = []
+    for step, loss in ((0, 0.69), (1, 0.6), (2, 0.5)):
+        losses = {f"pairs:{n}": loss + 0.01 * (n % 3) for n in range(12)}
+        figures = (estimate("term/dpo/loss", "number", losses, 1),)
+        evaluations.append(to_json(Evaluated(step, Evaluation(0, 0, 0, figures, rows=12))) + "\n")
+    (run / "evaluations.jsonl").write_text("".join(evaluations))
+    report = collect([run])
+    (comparison,) = [each.comparison for each in report.runs if each.comparison]
+    assert [(row.name, row.tone) for row in comparison.rows] == [("term/dpo/loss", "better")]  # it fell
+    page = page_of(run)
+    assert "<h3>Held-out dpo loss</h3>" in page
+    assert "Evaluation: held-out dpo loss" in page
+    assert "| held-out dpo loss | 0.700 [" in as_markdown(report)
+
+
+def test_runs_that_were_judged_by_other_thresholds_are_not_compared_by_accuracy(made: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(made / "first", tmp_path / "other"))
+    lenient = [replace(each, evaluation=replace(each.evaluation, threshold=0.5)) for each in read_evaluations(other)]
+    (other / "evaluations.jsonl").write_text("".join(to_json(each) + "\n" for each in lenient))
+    (comparison,) = collect([made / "first", other]).comparisons
+    assert "What counts as correct differs (by math >= 1 and by math >= 0.5)" in comparison.note
+    assert not [row.name for row in comparison.rows if "@" in row.name]
+    assert "length" in [row.name for row in comparison.rows]
+
+
 def test_numbers_that_are_not_finite_become_gaps(made: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made / "first", tmp_path / "first"))
     file = run / "rollouts" / "step-000001.parquet"
@@ -337,3 +373,48 @@ def test_dropped_groups_are_in_the_report_and_say_so(made: Path, tmp_path: Path)
     groups = [group for group in data_of(page_of(run))["groups"] if group["training"]]
     assert [group["dropped"] for group in groups if group["step"] == 2] == [True, False, False]
     assert not any(group["dropped"] for group in groups if group["step"] != 2)
+
+
+def test_a_significant_change_of_length_is_not_shown_as_noise(made: Path) -> None:
+    """Grey is noise; a length beyond it has a colour of its own, neither that of better nor that of worse."""
+    comparison = collect([made / "first"]).runs[0].comparison
+    assert comparison
+    (length,) = (row for row in comparison.rows if row.difference.unit == "tokens")
+    moved = replace(length, difference=replace(length.difference, low=5.0, high=9.0, change=7.0, p=0.001))
+    still = replace(length, difference=replace(length.difference, low=-5.0, high=9.0, change=2.0, p=0.5))
+    assert (moved.tone, still.tone) == ("changed", "neutral")
+    style = (files("reasoner.report") / "assets" / "style.css").read_text()
+    for place in (".tile.{} .chip", "tr.{} .change", "tr.{} .change-plot .dot", "tr.{} .change-plot .reach"):
+        rules = [re.search(re.escape(place.format(tone)) + r" \{([^}]*)\}", style) for tone in ("better", "changed")]
+        assert all(rules), place
+        assert len({rule[1] for rule in rules if rule}) == 2
+
+
+def test_the_report_and_the_terminal_have_one_clock(tmp_path: Path) -> None:
+    """Steps of 25 s of which 12 are sampled; also of a run that was resumed, as there is one total for all starts."""
+    folder = made_up_run(tmp_path, steps=4, problems=1)
+    edit_json(folder / "status.json", seconds={"set_up": 20.0, "evaluation": 40.0, "total": 180.0})
+    record_start(folder, json.loads((folder / "environment.json").read_text()), step=2)
+    run = read_run(folder)
+    summary = Summary(
+        task="t",
+        correct="math",
+        history=run.metrics,
+        warnings=(),
+        evaluations=None,
+        set_up_s=run.times.set_up,
+        evaluation_s=run.times.evaluation,
+        total_s=run.times.total,
+        run_folder=folder,
+        model_folder=folder,
+        next_commands={},
+    )
+    report, text = make_report([folder], "md")
+    rows = re.findall(r"^\| ([a-z -]+) \| ([\d:. s]+) \| (\d*%?) \|$", text, re.MULTILINE)
+    assert [name for name, _, _ in rows][-4:] == ["rest of the steps", "evaluation", "everything else", "total"]
+    assert rows[-1][1:] == ("3:00", "")
+    assert rows[-2][1:] == ("20 s", "11%")
+    shown = " ".join(as_text(summary, ascii_only=True).replace("|", " ").split())
+    for name, time, share in rows:
+        assert " ".join(f"{name} {time} {share}".split()) in shown
+    assert sum(report.runs[0].seconds.values()) == pytest.approx(180.0)

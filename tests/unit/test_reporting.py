@@ -1,5 +1,7 @@
+import contextlib
 import io
 import math
+import os
 import random
 import re
 import sys
@@ -12,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from reasoner.evaluation import Evaluation, summarise
+from reasoner.evaluation import Criterion, Evaluation, estimate, summarise
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 from reasoner.reporting import lines
 from reasoner.reporting.alarms import Warned
@@ -86,7 +88,7 @@ def offline(step: int) -> dict[str, float]:
 
 
 def evaluation(right: int, boxed: int, problems: int = 48) -> Evaluation:
-    return summarise([_scored(i, i < right, i < boxed) for i in range(problems)], 1, "math")
+    return summarise([_scored(i, i < right, i < boxed) for i in range(problems)], 1, Criterion("math"))
 
 
 def _scored(index: int, right: bool, boxed: bool) -> ScoredGroup:
@@ -362,7 +364,8 @@ def test_the_summary_fits_80_columns_and_copies_paths_whole() -> None:
     assert "In the evaluation, reward and boxed_format rose; math stayed within noise." in flat
     assert "Over the training steps, reward and boxed_format rose; math stayed within noise." in flat
     assert re.search(r"sampling\W+5:36\W+54%", flat)
-    assert re.search(r"everything else\W+5\.4 s", flat)
+    assert re.search(r"rest of the steps\W+2\.4 s", flat)
+    assert re.search(r"everything else\W+3\.0 s", flat)
     assert "runs/20250131-120000-math-gsm8k/model" in flat
     assert "- Warning at step 5: entropy fell from 0.72 to 0.08 nats per token" in flat
 
@@ -426,6 +429,53 @@ def test_a_run_without_a_sampler_shows_its_terms_while_it_runs() -> None:
     assert "reward" not in block
 
 
+def held_out(loss: float, right: float) -> Evaluation:
+    """Of 40 pairs, with the loss of each around the mean."""
+    pairs = {f"pairs:{n}": loss + 0.002 * (n % 5) for n in range(40)}
+    accuracy = {name: float(n < 40 * right) for n, name in enumerate(pairs)}
+    figures = (
+        estimate("term/dpo/loss", "number", pairs, 1),
+        estimate("term/dpo/accuracy", "share", accuracy, 1),
+    )
+    return Evaluation(0, 0, 0, figures, rows=40)
+
+
+def test_held_out_rows_have_lines_a_summary_and_a_place_in_the_live_view() -> None:
+    before, after = held_out(0.69, 0.5), held_out(0.52, 0.9)
+    said = lines.evaluation("before training", before)
+    assert said.splitlines()[0] == "evaluation before training: 40 held-out rows"
+    assert "  held-out dpo loss    0.694 [0.693, 0.695]" in said
+    made = replace(offline_summary(), correct="", evaluations=(before, after))
+    text = as_text(made, ascii_only=False)
+    flat = " ".join(text.split())
+    assert "Accuracy" not in flat
+    assert "On held-out rows, dpo loss fell; dpo accuracy rose." in flat
+    assert "Evaluation on 40 held-out rows" in flat
+    assert re.search(r"\ndpo loss\W+0\.694 \[.*\]\W+0\.524 \[.*\]\W+0\.170 \[", text)
+    assert max(len(line) for line in text.splitlines() if "model.path" not in line) <= 80
+    console = Console(width=80, height=40, file=io.StringIO())
+    view = LiveView(console, ascii_only=False)
+    view.evaluated("before training", before)
+    view.evaluated("after step 2", after)
+    view.step(1, STEPS, offline(1), ())
+    with console.capture() as shown:
+        console.print(view.render())
+    assert re.search(r"held-out dpo loss\s+0\.524\s+0\.694", shown.get())
+    assert "eval accuracy" not in shown.get()
+
+
+def test_how_many_problems_are_judged_is_said_where_not_all_are() -> None:
+    whole = evaluation(20, 40)
+    assert lines.size(whole) == "48 problems, 1 response each"
+    scored = [_scored(n, n < 20, True) for n in range(48)]
+    inapplicable = Component("math", 1.0, None)
+    scored[24:] = [replace(each, components=((inapplicable, each.components[0][1]),)) for each in scored[24:]]
+    part = summarise(scored, 1, Criterion("math"))
+    assert lines.size(part) == "48 problems (24 of them judged), 1 response each"
+    flat = " ".join(as_text(summary(after=part), ascii_only=False).split())
+    assert "Accuracy (math, avg@1) went from 4.2% to 83.3% on the 24 of 48 problems judged: +79.2 points" in flat
+
+
 def demo() -> None:
     """`python tests/unit/test_reporting.py`: a run's events with pauses, to look at."""
     play(open_view(sys.stdout, lambda text: None), pause=lambda: time.sleep(0.1))
@@ -433,3 +483,16 @@ def demo() -> None:
 
 if __name__ == "__main__":
     demo()
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_shows() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    log: list[str] = []
+    stream = os.fdopen(writer, "w", encoding="utf-8")
+    with open_view(stream, log.append) as view:
+        view.message("interrupted: to go on from step 1")
+        view.message("and more")
+    assert log == ["interrupted: to go on from step 1", "and more"]
+    with contextlib.suppress(BrokenPipeError):  # what it held back
+        stream.close()

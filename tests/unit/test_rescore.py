@@ -16,7 +16,7 @@ from reasoner.__main__ import main
 from reasoner.cases import make_problem, make_response
 from reasoner.cli import progress
 from reasoner.codec import write_jsonl, write_parquet
-from reasoner.config import Config
+from reasoner.config import Config, EvaluationConfig
 from reasoner.errors import DataError, UserError
 from reasoner.gro.algorithms import BUILT_IN
 from reasoner.records import Component, Failure, Group, Rollout, ScoredGroup
@@ -297,6 +297,14 @@ def test_the_run_s_plugin_is_executed_once_in_each_process_of_score(cli: Cli, ru
     assert len(processes) == len(set(processes)) == 2  # the host of the workers is the other
 
 
+def test_score_with_another_weight_says_so_for_every_response(cli: Cli, run: Path) -> None:
+    code, out, err = cli("score", str(run), "--set", "rewards.number.weight=3.0")
+    assert (code, err) == (0, "")
+    shown = out.partition("Largest changes\n")[2].splitlines()
+    assert [line.strip() for line in shown[1::2]] == ["number -2, weight 1 -> 3", "number 1, weight 1 -> 3"]
+    assert not [line for line in shown if not line.strip()]
+
+
 def test_score_with_other_rewards_says_what_they_do(cli: Cli, run: Path, tmp_path: Path) -> None:
     output = tmp_path / "all.jsonl"
     code, out, err = cli("score", str(run), "--set", "rewards.number.options.factor=-2.0", "--output", str(output))
@@ -304,6 +312,7 @@ def test_score_with_other_rewards_says_what_they_do(cli: Cli, run: Path, tmp_pat
     text = " ".join(out.split())
     assert "number -0.3333 0.6667 2 of 4" in text
     assert "groups in another order 1 of 2" in text
+    assert "correct (number) 25.0% -> 25.0%, over 2 of 2 groups, judged before and now" in text
     assert "credits of another sign 2 of 4" in text
     assert "p:1, sample 1, step 1: -2 -> 4 number -2 -> 4 (times -2.0)" in text
     assert text.index("p:1, sample 1") < text.index("p:1, sample 0")
@@ -360,3 +369,22 @@ def test_dropped_groups_are_scored_again_and_have_no_credit_as_in_the_run(tmp_pa
     assert [total.old_mean, total.new_mean] == pytest.approx([2 / 6, 4 / 6])
     nothing = saved(tmp_path / "y.jsonl", gone)
     assert [change.old_credit for change in compared(nothing, values, "sampling.refills=2").changes] == [0, 0]
+
+
+def test_correctness_is_over_the_groups_that_both_scorings_judged(tmp_path: Path) -> None:
+    """In group b the old source had nothing to say, in group c the new one fails on everything."""
+    saved_groups = [
+        group("a", {"1": 1.0, "2": 0.0}),
+        group("b", {"1": None, "3": None}),
+        group("c", {"4": 1.0, "5": 1.0}),
+        group("a", {"2": 0.0, "3": 0.0}, step=2),  # the same problem at another step is another group
+    ]
+    batches = saved(tmp_path / "x.jsonl", *saved_groups)
+    values = {"1": 0.9, "2": 0.8, "3": 0.0, "4": None, "5": None}
+    evaluation = EvaluationConfig(correct="number", threshold=0.8)
+    of_number = config().model_copy(update={"evaluation": evaluation})
+    found = rescore(batches, Judge(values), of_number, BUILT_IN, lambda done: None).correctness
+    assert found is not None
+    assert (found.old, found.new, found.groups) == (0.25, 0.75, 2)
+    assert str(found.criterion) == "number >= 0.8"
+    assert compared(batches, values).correctness is None  # `math` decides there, and is not among the rewards

@@ -9,18 +9,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from reasoner import launch
 from reasoner.errors import ConfigError, DataError, UserError
-from reasoner.runs.changes import ALLOWED, DRAWS, FAILURES, LENGTH, PLACE, ROUNDING, allowed, load_resumed
+from reasoner.runs.changes import ALLOWED, DRAWS, FAILURES, LENGTH, PLACE, REWARDS, ROUNDING, allowed, load_resumed
 from reasoner.runs.checksums import differences, identify
 from reasoner.runs.environment import describe
 from reasoner.runs.folder import Run, open_run, read_evaluations, read_metrics
 from reasoner.runs.lock import NAME, Lock, is_going
+from reasoner.runs.model import record_step
 from reasoner.runs.resume import Place, find_place
 from reasoner.runs.starts import moved_on, read_starts
 from reasoner.settings import load_config, to_toml
@@ -49,9 +50,9 @@ def killed(run: Run) -> None:
     run._lock.close()
 
 
-def reopen(place: Place, changes: Mapping[str, str] | None = None) -> Run:
+def reopen(place: Place) -> Run:
     place.check(IDENTITY)
-    run, _ = place.reopen("new = true\n", {"device": "cpu"}, (), 0)
+    run, _ = place.reopen("new = true\n", IDENTITY, {"device": "cpu"}, (), 0)
     return run
 
 
@@ -81,6 +82,17 @@ def test_what_came_after_the_newest_checkpoint_is_cut_back(tmp_path: Path) -> No
     assert (status["state"], status["committed_steps"], status["started"]) == ("finished", 5, first.at)
 
 
+def test_a_model_of_steps_that_are_made_again_goes(tmp_path: Path) -> None:
+    """Of a run that had ended and whose last checkpoint cannot be used: `model/` is of none of the steps to come."""
+    folder = started(tmp_path)
+    for step, stays in ((6, False), (4, True)):
+        (folder / "model").mkdir()
+        record_step(folder / "model", step)
+        with find_place(folder, 10) as place:
+            reopen(place)
+        assert (folder / "model").exists() is stays
+
+
 def test_a_run_that_was_killed_before_its_first_step_starts_from_the_beginning(tmp_path: Path) -> None:
     folder = started(tmp_path, steps=0)
     with find_place(folder, 10) as place:
@@ -95,7 +107,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path
         assert place.step == 2
         (note,) = place.notes
         assert note.startswith("The checkpoint of step 4 is damaged and not used: state.json is not what was written")
-        run, notes = place.reopen("", {"device": "cpu"}, (), 0)
+        run, notes = place.reopen("", IDENTITY, {"device": "cpu"}, (), 0)
     assert note in notes
     assert run.checkpoints.steps() == [2]
     assert read_starts(folder)[-1].notes == notes
@@ -221,6 +233,71 @@ def test_another_model_data_plugin_or_engine_is_refused(tmp_path: Path) -> None:
     ]
 
 
+PLUGIN = "plugin x.py"
+
+
+def accepted(folder: Path, identity: dict[str, str], *, checkpoint: int | None = None) -> Place:
+    """Resume with `--accept-changes`, and perhaps save after the next step."""
+    with find_place(folder, 10, accept=True) as place:
+        changes = place.check(identity)
+        run, _ = place.reopen("", identity, {"device": "cpu"}, changes, 0)
+        if checkpoint:
+            run.commit(checkpoint, {"reward/mean": 0.0}, rollouts(checkpoint))
+            with run.saving_checkpoint() as saved:
+                (saved / "state.json").write_text("{}")
+    return place
+
+
+def test_a_mended_plugin_goes_on_when_that_is_accepted_and_is_recorded(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    (folder / "identity.json").write_text(json.dumps(before := IDENTITY | {PLUGIN: "sha256 " + "b" * 64}))
+    mended = before | {PLUGIN: "sha256 " + "c" * 64, "plugin y.py": "sha256 " + "d" * 64}
+    with find_place(folder, 10) as place:
+        assert not place.forgets
+        with pytest.raises(
+            UserError, match=r"(?s)x\.py: was sha256 bbbbbbbb\.\.\., is .*with --accept-changes the run"
+        ):
+            place.check(mended)
+    assert json.loads((folder / "identity.json").read_text()) == before
+    assert accepted(folder, mended).forgets
+    assert read_starts(folder)[-1].changes == {
+        PLUGIN: ["sha256 bbbbbbbb...", "sha256 cccccccc..."],
+        "plugin y.py": ["not there", "sha256 dddddddd..."],
+        "scores that were known": ["kept", "forgotten"],
+    }
+    assert (
+        "Rewards and evaluations up to step 4 are those of the sources as they were."
+        in read_starts(folder)[-1].notes[0]
+    )
+    with find_place(folder, 10) as place:  # killed before its next checkpoint: the scores in this one are old ones
+        assert place.forgets
+        assert place.check(mended) == ()
+    with find_place(folder, 10) as place, pytest.raises(UserError):
+        place.check(before)
+
+
+@pytest.mark.parametrize("other", ["data.train", "model: config.json", "sampling engine"])
+def test_what_is_no_matter_of_the_rewards_stays_refused(tmp_path: Path, other: str) -> None:
+    folder = started(tmp_path)
+    changed = IDENTITY | {other: "another", PLUGIN: "sha256 " + "c" * 64}
+    with find_place(folder, 10, accept=True) as place:
+        with pytest.raises(UserError, match="a new run") as caught:
+            place.check(changed)
+        assert "--accept-changes" not in str(caught.value)
+        assert f"{other}: was" in str(caught.value)
+        assert "plugin x.py: was not there" in str(caught.value)
+
+
+def test_scores_are_forgotten_until_a_checkpoint_has_new_ones(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    accepted(folder, IDENTITY, checkpoint=5)
+    with find_place(folder, 10) as place:
+        assert (place.step, place.forgets) == (5, False)
+    (folder / "checkpoints" / "step-000005" / "state.json").unlink()
+    with find_place(folder, 10) as place:
+        assert (place.step, place.forgets) == (4, True)
+
+
 def test_the_identity_changes_with_every_file_and_row(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
@@ -303,7 +380,21 @@ def test_changes_of_what_is_trained_are_refused_one_by_one(tmp_path: Path) -> No
         "learning.learning_rate: 2e-05 -> 0.001",
     ]
     with pytest.raises(ConfigError, match=r"gro\.terms\.grpo\.link\.high: 0\.2 -> 0\.3"):
-        load_resumed(folder, ["gro.terms.grpo.link.high=0.3"])
+        load_resumed(folder, ["gro.terms.grpo.link.high=0.3"], accept=True)
+
+
+@pytest.mark.parametrize("value", ["rewards.math.options.tolerance=0.1", "rewards.math.options.extract=lenient"])
+def test_options_of_a_reward_source_change_when_that_is_accepted(tmp_path: Path, value: str) -> None:
+    folder, key = run_with(tmp_path), value.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{key}: none -> .*\n.*with --accept-changes the run goes on"):
+        load_resumed(folder, [value])
+    resolved, (change,) = load_resumed(folder, [value], accept=True)
+    assert (change.key, change.effect) == (key, REWARDS)
+    assert resolved.config.rewards[0].options == {key.rpartition(".")[2]: change.after}
+    with pytest.raises(
+        ConfigError, match=r"options.*\n  run\.seed: 0 -> 7\nLeave it|seed: 0 -> 7\n.*options.*\nLeave it"
+    ):
+        load_resumed(folder, [value, "run.seed=7"], accept=True)
 
 
 def test_every_key_that_may_change_exists() -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ import reasoner.runs.folder as folder_module
 from reasoner.atomic import append_line, replace_text, replacing_folder
 from reasoner.codec import read_jsonl, read_parquet
 from reasoner.errors import DataError, RunError, UserError
-from reasoner.evaluation import Evaluation, summarise
+from reasoner.evaluation import Criterion, Evaluation, summarise
 from reasoner.records import Component, Group, Message, Problem, Response, Rollout, ScoredGroup
 from reasoner.reporting.alarms import Warned
 from reasoner.runs.environment import describe, git_commit
@@ -36,15 +37,15 @@ def rollouts(step: int = 1) -> list[Rollout]:
 
 
 def evaluation() -> Evaluation:
-    return summarise([scored_group()], 2, "math")
+    return summarise([scored_group()], 2, Criterion("math"))
 
 
 def start(output: Path) -> Run:
     return open_run(output, "math-gsm8k", 'task = "math-gsm8k"\n', {"engine": "vllm: it can be imported"})
 
 
-def status(run: Run) -> dict[str, object]:
-    read: dict[str, object] = json.loads((run.folder / "status.json").read_text())
+def status(run: Run) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((run.folder / "status.json").read_text())
     return read
 
 
@@ -54,6 +55,7 @@ def test_a_finished_run_holds_everything(tmp_path: Path) -> None:
         run.commit_evaluation(0, evaluation(), to_rollouts(0, [scored_group()]))
         run.commit(1, {"reward/mean": 0.5, "update/grad_norm": math.inf}, rollouts())
         run.commit(2, {"reward/mean": 0.75}, rollouts(2))
+        assert (status(run)["state"], status(run)["committed_steps"]) == ("running", 2)
         with run.saving_model() as model:
             (model / "config.json").write_text("{}")
         run.log("two\nlines")
@@ -70,13 +72,15 @@ def test_a_finished_run_holds_everything(tmp_path: Path) -> None:
     assert (before.step, before.evaluation) == (0, evaluation())
     assert (run.model_folder / "config.json").is_file()
     assert run.log_file.read_text()[8:] == " two\n         lines\n"
-    assert status(run) | {"started": "", "ended": "", "process": 0} == {
+    assert set(json.loads((folder / "status.json").read_text())["seconds"]) == {"set_up", "evaluation", "total"}
+    assert status(run) | {"started": "", "ended": "", "process": 0, "seconds": {}} == {
         "state": "finished",
         "reason": "",
         "committed_steps": 2,
         "started": "",
         "ended": "",
         "process": 0,
+        "seconds": {},
     }
     assert not [path for path in folder.rglob("*") if ".partial" in path.name]
 
@@ -178,7 +182,7 @@ def test_a_model_that_is_not_completely_saved_leaves_the_old_one(tmp_path: Path)
     with run.saving_model() as model:
         (model / "sub").mkdir()
         (model / "sub" / "weights").write_text("new")
-    assert [path.name for path in run.model_folder.iterdir()] == ["sub"]
+    assert [path.name for path in run.model_folder.iterdir() if path.name != "run.json"] == ["sub"]
 
 
 def test_atomic_files(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from reasoner.config import Config, LoraConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.model_size import ModelSize
 from reasoner.sampling import factory
-from reasoner.sampling.factory import check_sampler, why_merged
+from reasoner.sampling.factory import check_sampler, start_of, why_merged
 from reasoner.settings import load_config
+from tests.architectures import BY_NAME, tiny_config
 from tests.tiny import build_tiny_model
 
 
@@ -132,3 +133,18 @@ def test_heads_that_cannot_be_spread_are_refused(tmp_path: Path) -> None:
     ):
         check_sampler(config(tensor_parallel=3), folder, training=True)
     check_sampler(config(tensor_parallel=2), folder, training=True)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt_oss", "qwen3_moe", "deepseek_v3", "gemma3_vl"])
+def test_vllm_keeps_prefixes_of_models_with_attention_alone(tmp_path: Path, name: str) -> None:
+    tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
+    assert start_of(config(), tmp_path, 256).prefix_caching
+
+
+@pytest.mark.parametrize(
+    "name", ["mamba2", "falcon_h1", "qwen3_5", "qwen3_5_vl", "qwen3_next", "lfm2", "granite4", "nemotron_h", "jamba"]
+)
+def test_vllm_keeps_no_prefixes_of_recurrent_layers(tmp_path: Path, name: str) -> None:
+    """With them vLLM ends with an IndexError for Mamba 2 and Falcon-H1."""
+    tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
+    assert not start_of(config(), tmp_path, 256).prefix_caching

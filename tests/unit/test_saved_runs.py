@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from reasoner.__main__ import main
+from reasoner.codec import to_json
 from reasoner.errors import DataError, UserError
+from reasoner.evaluation import Evaluation, estimate
 from reasoner.report.words import ended, resumptions
 from reasoner.reporting.format import age, size
 from reasoner.runs.find import find_run, list_runs
+from reasoner.runs.folder import Evaluated
 from reasoner.runs.lock import Lock
 from reasoner.runs.rollouts import index_groups
 from reasoner.runs.saved import disk_use, read_run, read_state
@@ -83,14 +86,20 @@ def test_a_run_that_nobody_works_on_was_killed_if_it_says_that_it_runs(made: Pat
 
 def test_a_resumed_run_tells_its_starts_and_not_the_time_between_them(made: Path, tmp_path: Path) -> None:
     folder = copy(made, tmp_path)
-    assert read_run(folder).seconds is not None
+    edit_json(folder / "status.json", seconds={"set_up": 2.0, "evaluation": 3.0, "total": 60.0})
     environment = json.loads((folder / "environment.json").read_text())
     record_start(folder, environment, step=1, changes={"run.steps": [1, 9]}, notes=["checkpoint 2 is damaged"])
     run = read_run(folder)
-    assert run.seconds is None
-    assert "resumed once" in ended(run)
+    assert run.seconds == 60.0
+    assert ended(run).endswith("resumed once, took 1:00")
     (said,) = resumptions(run)
     assert said.endswith(" from step 1; run.steps: 1 -> 9; checkpoint 2 is damaged")
+
+
+STATUS = (
+    '{"state": "finished", "reason": "", "started": "2026-01-01T00:00:00+00:00", "ended": null, '
+    '"seconds": {"set_up": 0.5, "evaluation": 0.0, "total": 1.5}}'
+)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +109,8 @@ def test_a_resumed_run_tells_its_starts_and_not_the_time_between_them(made: Path
         ("status.json", "[]", r"status\.json is not a JSON object"),
         ("status.json", '{"state": "asleep", "started": "2026-01-01T00:00:00", "ended": null}', "state 'asleep'"),
         ("status.json", '{"state": "finished"}', "not what a run writes"),
+        ("status.json", STATUS.replace("1.5", "-1.5"), r"status\.json: seconds\.field total: .*greater than or equal"),
+        ("status.json", STATUS.replace("1.5", '"1.5"'), r"status\.json: seconds\.field total: .*valid number"),
         ("config.toml", "a = ", r"config\.toml: not TOML"),
         ("environment.json", None, r"environment\.json cannot be read"),
         ("metrics.jsonl", None, r"metrics\.jsonl cannot be read"),
@@ -171,6 +182,16 @@ def test_list_fits_80_columns_and_names_what_cannot_be_read(reasoner: Command, m
     assert "not readable: 20260303-broken: " in text
 
 
+def test_list_has_the_held_out_loss_of_a_run_that_samples_nothing(
+    reasoner: Command, made: Path, tmp_path: Path
+) -> None:
+    folder = copy(made, tmp_path)
+    figures = [estimate("term/dpo/loss", "number", {"pairs:0": loss}, 1) for loss in (0.693, 0.25)]
+    made_at = [Evaluated(step, Evaluation(0, 0, 0, (each,), rows=1)) for step, each in enumerate(figures)]
+    (folder / "evaluations.jsonl").write_text("".join(to_json(each) + "\n" for each in made_at))
+    assert "dpo loss 0.693 -> 0.25" in " ".join(reasoner("runs", "list", str(folder.parent))[1].split())
+
+
 def test_show_tells_what_to_do_next(reasoner: Command) -> None:
     code, text, _ = reasoner("runs", "show", "20260101-12")
     assert code == 0
@@ -238,4 +259,4 @@ def test_an_evaluation_alone_is_listed_and_shown(reasoner: Command, made: Path, 
     assert " eval " in reasoner("runs", "list", str(tmp_path / "runs"))[1]
     text = reasoner("runs", "show", str(folder))[1]
     assert "evaluation only" in text
-    assert "Evaluation [95% interval]" in text
+    assert "Evaluation without training [95% interval]" in text

@@ -13,10 +13,11 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 
+from reasoner.canary import PERTURBED
 from reasoner.config import SamplingConfig
 from reasoner.errors import SamplerError, UserError
 from reasoner.ranks import ALONE, Ranks
-from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
+from reasoner.records import Group, Message, Problem, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.server import ServerSampler
 from reasoner.sampling.server_check import Wanted
 from tests.command import Cli
@@ -123,6 +124,36 @@ def test_the_weights_are_given_to_every_server_under_a_name_of_their_own(world: 
         with pytest.raises(SamplerError, match="another run uses it"):
             draw(sampler)
     assert len({seed for fake in world.fakes for seed in fake.seeds}) == 4
+
+
+def given(tokens: tuple[int, ...]) -> Group:
+    """A response to be scored."""
+    response = Response("", tokens, (True,) * len(tokens), (0.0,) * len(tokens), "length", 0)
+    return Group(Problem("p", (Message("user", "?"),), ""), (1, 2), (response,))
+
+
+def test_every_server_scores_what_it_is_given_with_the_weights_that_it_was_given(world: World) -> None:
+    first, second = world.fakes
+    with world.ready() as sampler:
+        scored = sampler.score([given((5, 6)), given((9,))])
+        assert scored == {fake.url: [[-0.05, -0.06], [-0.09]] for fake in world.fakes}
+        first.version = "other"
+        assert sampler.score([given((5, 6))]) == {second.url: [[-0.05, -0.06]]}
+        assert "scored with other weights than those that it was given: ['other']" in world.said[0]
+        second.spoils = lambda answer: answer | {"prompt_logprobs": [*answer["prompt_logprobs"][:-1], None]}
+        with pytest.raises(SamplerError, match="log-probabilities of other tokens than those that it was given"):
+            sampler.score([given((5, 6))])
+
+
+def test_nobody_samples_with_weights_that_were_changed_on_purpose(world: World) -> None:
+    with world.ready() as sampler:
+        sampler.load(world.folder, PERTURBED)
+        assert sampler.score([given((5,))]).keys() == {fake.url for fake in world.fakes}
+        with pytest.raises(SamplerError, match="before they were given weights"):
+            sampler.sample(prompts(1), 1, PARAMS)
+        world.fakes[0].dead = True
+        with pytest.raises(SamplerError, match="did not take the weights"):  # nor goes one on that still has them
+            sampler.load(world.folder, 0)
 
 
 def dies(fake: Fake) -> None:
@@ -397,12 +428,13 @@ def test_an_evaluation_gives_the_servers_each_model(world: World, cli: Cli, tmp_
     task.write_text(TASK.format(model=world.folder, data=data, servers=[fake.url for fake in world.fakes]))
     other = build_tiny_model(tmp_path / "other", seed=1)
     models = ("--model", str(world.folder), "--model", str(other))
-    done = cli("eval", str(task), *models, "--output", str(tmp_path / "runs"))
+    unchecked = ("--set", "handover.max_gap=1000")  # these servers compute nothing
+    done = cli("eval", str(task), *models, "--output", str(tmp_path / "runs"), *unchecked)
     assert done.code == 0, done.err
     assert "servers" in done.out
     assert all(len(fake.seeds) == 2 for fake in world.fakes)
     assert len({checksum for fake in world.fakes for checksum in fake.taken}) == 2
-    assert sum(len(fake.drawn) for fake in world.fakes) == 6
+    assert sum(len(fake.drawn) for fake in world.fakes) == 2 * (2 + 3)  # two for the check of each model
 
 
 def test_a_port_that_is_taken_and_heads_that_cannot_be_spread_are_refused(world: World, cli: Cli) -> None:

@@ -156,6 +156,92 @@ def test_a_file_takes_the_columns_of_the_data_set_below_it_and_other_origins_do_
     assert own.columns == {}
 
 
+def test_a_table_of_columns_is_one_value_and_a_name_in_it_one_entry(tmp_path: Path) -> None:
+    """The same rule for every table whose keys are the user's, in every layer."""
+    own = {"tests": "t"}
+    file = write(tmp_path / "own.toml", {"data": {"train": {"columns": own, "path": "x.jsonl"}}})
+
+    def columns(*sets: str, config: Path | None = None) -> Mapping[str, str]:
+        train = load_config("code-mbpp", "gpu", [config] if config else [], sets).config.data.train
+        assert train is not None
+        return train.columns
+
+    below = columns()
+    assert len(below) == 4
+    assert columns(config=file) == own
+    assert columns("data.train.columns={}") == {}
+    assert columns("data.train.columns={answer = 'a'}") == {"answer": "a"}
+    assert columns("data.train.columns.answer=a") == {**below, "answer": "a"}
+    assert columns("data.train.columns.answer=a", config=file) == {**own, "answer": "a"}
+    kwargs = [["model.chat_template_kwargs={a = 1}"], ["model.chat_template_kwargs.b=2"]]
+    base = write(tmp_path / "base.toml", {"model": {"chat_template_kwargs": {"c": 3}}})
+    assert [load_config("code-mbpp", "gpu", [base], sets).config.model.chat_template_kwargs for sets in kwargs] == [
+        {"a": 1},
+        {"c": 3, "b": 2},
+    ]
+
+
+def test_sources_of_several_files_are_lists_also_with_set(task: Path) -> None:
+    for given, path in (
+        ("x.jsonl", "x.jsonl"),
+        ('["a.jsonl", "b/*.jsonl"]', ["a.jsonl", "b/*.jsonl"]),
+        ('"[odd] name.jsonl"', "[odd] name.jsonl"),
+    ):
+        train = laptop(task, f"data.train.path={given}").config.data.train
+        assert train is not None
+        assert train.path == path
+    saved = laptop(task, 'data.train.path=["a.jsonl", "b.jsonl"]').config
+    file = task.with_name("config.toml")
+    file.write_text(to_toml(saved), encoding="utf-8")
+    assert load_config(file).config == saved
+    with pytest.raises(ConfigError, match=r"data\.train\.path"):
+        laptop(task, "data.train.path=[]")
+
+
+def test_files_that_a_task_names_are_beside_it_and_those_of_set_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "units.py").write_text(PLUGIN)
+    files = ["a.jsonl", "/b.jsonl", "~/c.jsonl"]
+    data = {"train": {"path": files}, "eval": {"path": "../d.jsonl"}}
+    own = {**{key: value for key, value in TASK.items() if key != "profiles"}, "data": data, "plugins": ["units.py"]}
+    own["profiles"] = {"only": {"data": {"pairs": {"path": "p.jsonl"}}}}
+    write(tmp_path / "tasks" / "own.toml", own)
+    write(tmp_path / "tasks" / "more.toml", {"data": {"demos": {"path": "e.jsonl"}}})
+    monkeypatch.chdir(tmp_path)
+    more = ["data.labelled.path=f.jsonl"]
+    config = load_config("tasks/own.toml", None, [Path("tasks/more.toml")], more, ["tasks/units.py"]).config
+    assert {name: source.path for name, source in config.data.sources.items()} == {
+        "train": ["tasks/a.jsonl", "/b.jsonl", "~/c.jsonl"],
+        "eval": "tasks/../d.jsonl",
+        "pairs": "tasks/p.jsonl",
+        "demos": "tasks/e.jsonl",
+        "labelled": "f.jsonl",
+    }
+    assert config.plugins == ["tasks/units.py"]
+    monkeypatch.chdir(tmp_path / "tasks")
+    here = load_config("own.toml").config
+    assert here.data.train is not None
+    assert (here.data.train.path, here.plugins) == (files, ["units.py"])
+    saved = tmp_path / "config.toml"  # a run's own configuration names its files as the run found them
+    saved.write_text(to_toml(here), encoding="utf-8")
+    assert load_config(saved).config == here
+
+
+def test_a_held_out_share_takes_the_place_of_evaluation_data(task: Path) -> None:
+    config = laptop(task, "data.eval=none", "data.holdout=0.05").config
+    assert (config.data.eval, config.data.holdout) == (None, 0.05)
+    with pytest.raises(ConfigError, match=r"needs data\.eval \(or data\.holdout = 0\.05\)"):
+        laptop(task, "data.eval=none")
+    with pytest.raises(ConfigError, match=r"data\.holdout = 0\.1 has no effect beside data\.eval.*data\.eval=none"):
+        laptop(task, "data.holdout=0.1")
+    assert laptop(task, "data.holdout=0.1", "data.pairs.path=x.jsonl").config.data.eval is not None
+    for share in ("0", "1", "1.5"):
+        with pytest.raises(ConfigError, match=r"data\.holdout = .*: must be (above 0|below 1)"):
+            laptop(task, "data.eval=none", f"data.holdout={share}")
+
+
 def test_entries_of_rewards_are_addressed_by_source_and_by_index(task: Path) -> None:
     resolved = laptop(task, "rewards.1.weight=0.1", "rewards.math.timeout_s=3")
     assert [(r.source, r.weight, r.timeout_s) for r in resolved.config.rewards] == [
@@ -324,11 +410,16 @@ def test_a_missing_key_is_named_with_what_it_means(tmp_path: Path) -> None:
 
 def test_a_task_without_a_method_only_evaluates(task: Path, tmp_path: Path) -> None:
     only = write(tmp_path / "only.toml", {key: value for key, value in TASK.items() if key != "gro"})
-    config = load_config(only, "laptop").config
+    resolved = load_config(only, "laptop")
+    config, typed = resolved.config, resolved.typed
+    assert typed == f"{only} --profile laptop"
     assert (config.gro.terms, config.online) == ({}, False)
-    with pytest.raises(ConfigError, match=r"task 'only' only evaluates.*`reasoner eval only`.*--set gro.preset=grpo"):
-        config.check_trains()
-    load_config(only, "laptop", sets=["gro.preset=grpo"]).config.check_trains()
+    with pytest.raises(
+        ConfigError,
+        match=r"task 'only' only evaluates.*`reasoner eval /.*only.toml --profile laptop`.*--set gro.preset=grpo",
+    ):
+        config.check_trains(typed)
+    load_config(only, "laptop", sets=["gro.preset=grpo"]).config.check_trains("")
     saved = tmp_path / "config.toml"
     saved.write_text(to_toml(config), encoding="utf-8")
     assert load_config(saved).config == config

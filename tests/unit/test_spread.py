@@ -27,12 +27,16 @@ class Fake:
 
     def __init__(self) -> None:
         self.version = 0
+        self.engines = [""]
         self.seed = -1
         self.told: list[str] = []
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
         self.seed = params.seed
         return iter([Group(prompt.problem, prompt.token_ids, ()) for prompt in prompts])
+
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        return {name: [[float(len(groups))]] for name in self.engines}
 
     def load(self, folder: Path, version: int) -> Receipt:
         self.version = version
@@ -80,6 +84,8 @@ def test_engines_share_the_prompts_and_every_rank_has_a_receipt(per_engine: int,
             sampler.sleep()
             sampler.wake()
             receipt = sampler.load(Path(), 7)
+            scored = sampler.score([Group(PROMPTS[0].problem, (1,), ())])
+            assert scored == {f"rank {index}": [[1.0]] for index in holders}
             drawn = [group.problem.id for group in sampler.sample(PROMPTS, 2, SamplingParams(1.0, 8, seed=3))]
             return drawn, receipt, sampler.version, sampler.description
 
@@ -92,3 +98,12 @@ def test_engines_share_the_prompts_and_every_rank_has_a_receipt(per_engine: int,
     assert {description for *_, description in found} == {f"a fake, on {where}"}
     assert len({fake.seed for fake in fakes.values()}) == len(holders)
     assert all(fake.told == ["sleep", "wake", "close"] for fake in fakes.values())
+
+
+def test_servers_that_all_ranks_share_are_asked_once() -> None:
+    def rank(ranks: Ranks) -> dict[str, list[list[float]]]:
+        fake = Fake()
+        fake.engines = ["http://a", "http://b"]
+        return SpreadSampler(cast(Sampler, fake), ranks).score([])
+
+    assert on_ranks(3, rank) == [{"http://a": [[0.0]], "http://b": [[0.0]]}] * 3

@@ -110,7 +110,12 @@ def _is_program(text: str, names: frozenset[str]) -> bool:
 
 # Above twice the longest `program_timeout_s` (the program's, its checker's): a program that is too slow gets a verdict.
 @reward(
-    "code", timeout_s=90.0, preflight=_preflight, check_problem=_check_problem, workers=len(os.sched_getaffinity(0))
+    "code",
+    timeout_s=90.0,
+    preflight=_preflight,
+    check_problem=_check_problem,
+    needs_answer=False,
+    workers=len(os.sched_getaffinity(0)),
 )
 def code(problem: Problem, response: Response, *, options: CodeOptions) -> Score:
     """1.0 if the program in the response passes all tests of the problem, else 0.0.

@@ -1,0 +1,94 @@
+"""Rows of a program as groups of responses."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+from reasoner.cases import make_response
+from reasoner.errors import UserError, nearest
+from reasoner.records import Group, Message, Problem
+
+EXAMPLE = "{'question': ..., 'answer': ..., 'response': ...}"
+KNOWN = ("question", "answer", "response", "fields", "finish_reason", "tokens", "problem", "sample")
+"""columns of a row; of others a problem's fields are made"""
+OF_SCORES = ("step", "policy_version", "reward", "credit", "dropped", "token_ids", "token_logprobs", "token_weights")
+"""columns of a frame of `Run.rollouts` that say nothing of the problem; nor do those that begin with one of"""
+OF_SOURCES = ("reward/", "note/", "failure/")
+
+
+def groups_of(responses: Any) -> list[Group]:
+    """The rows as groups: those of one problem that follow each other.
+
+    Args:
+        responses: tables, or a frame of pandas or polars; docs/python.md has the columns.
+
+    Raises:
+        UserError: there is none, or one is no row with a text `response`.
+    """
+    groups = []
+    for _, found in groupby(enumerate(_rows(responses)), key=lambda numbered: _problem_of(numbered[1])):
+        rows = list(found)
+        first, row = rows[0]
+        question, answer = str(row.get("question", "")), str(row.get("answer", ""))
+        fields = {"question": question, "answer": answer, **_fields(row)}
+        problem = Problem(f"responses:{first}", (Message("user", question),), answer, fields)
+        written = (
+            make_response(each["response"], finish_reason=each.get("finish_reason", "stop"), tokens=each.get("tokens"))
+            for _, each in rows
+        )
+        groups.append(Group(problem, (0,), tuple(written)))
+    if not groups:
+        raise UserError("there are no responses to score.")
+    return groups
+
+
+def _rows(responses: Any) -> Iterator[Mapping[str, Any]]:
+    if hasattr(responses, "to_dicts"):  # of polars
+        responses = responses.to_dicts()
+    elif hasattr(responses, "to_dict") and not isinstance(responses, Mapping):  # of pandas
+        responses = responses.to_dict("records")
+    if isinstance(responses, Mapping) or not isinstance(responses, Iterable):
+        raise UserError(f"responses takes a list of rows: [{EXAMPLE}].")
+    for number, row in enumerate(responses):
+        _check(number, row)
+        yield row
+
+
+def _check(number: int, row: Any) -> None:
+    if not isinstance(row, Mapping):
+        raise UserError(f"response {number}: must be a row such as {EXAMPLE}, got {type(row).__name__}.")
+    if not isinstance(row.get("response"), str):
+        if "response" in row:
+            got = f", got {type(row['response']).__name__}."
+        else:
+            got = f".{nearest('response', map(str, row))} It has: {', '.join(map(str, row))}."
+        raise UserError(f"response {number}: the column 'response' must be text{got}")
+    for name, value in _fields(row).items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"response {number}: the column {name!r} goes to the workers as JSON, got {type(value).__name__}: "
+                f"{error}. Make text, numbers, lists or tables of it, or leave it out."
+            ) from None
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What verifiers find in `problem.fields`, without what a frame has in the place of a missing value."""
+    rest = {
+        str(name): value
+        for name, value in row.items()
+        if name not in (*KNOWN, *OF_SCORES) and not str(name).startswith(OF_SOURCES)
+    }
+    given = {**rest, **(row.get("fields") or {})}
+    return {name: value for name, value in given.items() if not (isinstance(value, float) and math.isnan(value))}
+
+
+def _problem_of(row: Mapping[str, Any]) -> object:
+    if row.get("problem") is not None:
+        return row.get("step"), row["problem"]
+    return row.get("question"), row.get("answer"), repr(_fields(row))

@@ -1,0 +1,55 @@
+"""The time of a run: one clock for the terminal's summary, the report and the model card.
+
+It begins when the run's folder is there. What comes before (Python's imports, a model that is downloaded or converted
+for the first time, data that is read) belongs to the installation more than to the run, and would not repeat. It goes
+on over interruptions: the time of every start counts, up to the step from which the next one goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of a run until now, or until its end."""
+
+    set_up: float
+    """opening the models and engines, in all starts together"""
+    evaluation: float
+    total: float
+
+
+class Clock:
+    """Counts from now on."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._ended: float | None = None
+        self._earlier = 0.0
+        self.set_up = self.evaluation = 0.0
+        """seconds, of earlier starts too"""
+
+    @property
+    def total(self) -> float:
+        """Seconds until now, or until `stop`, of earlier starts too."""
+        return self._earlier + (self._ended or time.perf_counter()) - self._began
+
+    def end_set_up(self) -> None:
+        """Everything is open: what follows are evaluations and steps."""
+        self.set_up += time.perf_counter() - self._began
+
+    def go_on_from(self, set_up: float, evaluation: float, total: float) -> None:
+        """Add what earlier starts took."""
+        self.set_up += set_up
+        self.evaluation += evaluation
+        self._earlier += total
+
+    def stop(self) -> None:
+        """The run is done, and its summary is about to be shown."""
+        self._ended = time.perf_counter()
+
+    def read(self) -> Times:
+        """Everything until now."""
+        return Times(self.set_up, self.evaluation, self.total)

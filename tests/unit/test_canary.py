@@ -1,0 +1,261 @@
+"""Before anything is trained, every family of parameters is seen to reach the sampler: a real learner and a real
+sampler that leaves out what the test tells it to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from reasoner.canary import PERTURBED, Canary, families_of
+from reasoner.config import LearningConfig, LoraConfig
+from reasoner.errors import HandoverError
+from reasoner.handover import gap_limit, hand_over
+from reasoner.learning.learner import Weights
+from reasoner.learning.torch_engine import TorchLearner
+from reasoner.ranks import ALONE
+from reasoner.records import Message, Problem, Prompt, Receipt
+from reasoner.sampling.hf_engine import HfSampler
+from tests.architectures import build
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Forgetful(HfSampler):
+    """Reads everything and says so, and keeps the old values of parameters whose name has one of `withheld` in it."""
+
+    withheld: tuple[str, ...] = ()
+    garbles = False
+    """takes the rows of every matrix in another order"""
+    loads = 0
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        self.loads += 1
+        kept = {
+            name: value.detach().clone()
+            for name, value in self._model.named_parameters(remove_duplicate=False)
+            if any(part in name for part in self.withheld)
+        }
+        receipt = super().load(folder, version)
+        with torch.no_grad():
+            for name, value in self._model.named_parameters():
+                if name in kept:
+                    value.copy_(kept[name])
+                elif self.garbles and value.dim() > 1 and "layers" in name:
+                    value.copy_(value.flip(0))
+        return receipt
+
+
+@dataclass
+class World:
+    """A learner and a sampler of one model."""
+
+    folder: Path
+    learner: TorchLearner
+    sampler: Forgetful
+    dtype: Dtype
+    handed: list[int] = field(default_factory=list)
+
+    @property
+    def canary(self) -> Canary:
+        return Canary(self.learner, self.sampler, ALONE, gap_limit(self.dtype, None), self._hand_over)
+
+    def _hand_over(self, publisher: Any) -> Receipt:
+        self.handed.append(publisher.version)
+        return hand_over(publisher, self.sampler)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        texts = ["Count to ten, and say which of them are prime.", "What is 17 + 4? Answer with a number, please."]
+        return [
+            Prompt(Problem(text[:5], (Message("user", text),), ""), tuple(tokenizer.encode(text))) for text in texts
+        ]
+
+
+@contextmanager
+def world(folder: Path, dtype: Dtype = "float32", lora: LoraConfig | None = None) -> Iterator[World]:
+    config = LearningConfig(token_budget=512, learning_rate=1e-3)
+    learner = TorchLearner(folder, device="cpu", dtype=dtype, config=config, total_steps=9, lora=lora)
+    with Forgetful(folder, dtype, "cpu", 200, 64, False) as sampler:
+        yield World(folder, learner, sampler, dtype)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("models")
+
+    def folder(name: str) -> Path:
+        return root / name if (root / name).exists() else build(name, root / name)
+
+    return folder
+
+
+FAMILIES = {
+    "embeddings": ("llama-untied", "embed_tokens", ["model.embed_tokens.weight"]),
+    "output layer": ("llama-untied", "lm_head", ["lm_head.weight"]),
+    "one projection": ("llama", "v_proj", ["self_attn.v_proj.weight"]),
+    "attention biases": ("qwen2", "_proj.bias", [f"self_attn.{part}_proj.bias" for part in "qkv"]),
+    "q and k norms": ("qwen3", "_norm.weight", ["self_attn.q_norm.weight", "self_attn.k_norm.weight"]),
+    "last norm": ("llama", "model.norm", ["model.norm.weight"]),
+    "norms of the layers": ("llama", "layernorm", ["input_layernorm.weight", "post_attention_layernorm.weight"]),
+    "MLP": ("llama", "mlp", ["mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"]),
+    "experts": ("gpt_oss", "experts.", ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
+    "sinks": ("gpt_oss", "sinks", ["self_attn.sinks"]),
+    "router": ("qwen3_moe", "mlp.gate.", ["mlp.gate.weight"]),
+    "recurrent layers": ("qwen3_5", "linear_attn.A_log", ["linear_attn.A_log"]),
+    "convolutions": ("lfm2", "conv.conv", ["conv.conv.weight"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [*((family, "float32") for family in FAMILIES), *((family, "bfloat16") for family in ("embeddings", "sinks"))],
+)
+def test_a_family_that_does_not_reach_the_sampler_ends_the_run_by_name(
+    built: Callable[[str], Path], family: str, dtype: Dtype
+) -> None:
+    model, withheld, names = FAMILIES[family]
+    with world(built(model), dtype) as each:
+        each.sampler.withheld = (withheld,)
+        with pytest.raises(HandoverError, match="does not take what it is given of") as error:
+            each.canary.prove(each.prompts)
+    named = str(error.value).partition("given of ")[2].partition(": these")[0].split(", ")
+    assert set(names) <= set(named)
+    assert all(withheld in name for name in named)
+    assert "Nothing was trained yet" in str(error.value)
+    assert each.handed == [PERTURBED]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["llama", "gpt_oss", "qwen3_moe", "qwen3_5"])
+def test_a_sampler_that_takes_everything_passes_and_ends_with_the_exact_weights(
+    built: Callable[[str], Path], model: str, dtype: Dtype
+) -> None:
+    with world(built(model), dtype) as each:
+        before = {name: value.clone() for name, value in each.learner.policy.model.state_dict().items()}
+        canary = each.canary
+        found = canary.prove(each.prompts)
+        count = len(families_of(each.learner.trained))
+        assert re.match(
+            rf"the sampler takes all {count} families of parameters \(each moved \d\d tokens by .* nats\)$", found
+        )
+        assert each.handed == [PERTURBED, 0]
+        assert each.sampler.version == 0
+        after = each.learner.policy.model.state_dict()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+        assert not canary.settled
+        assert canary.follow() == ""  # nothing has changed yet
+
+
+def test_adapters_that_do_not_arrive_are_caught_and_told_apart(built: Callable[[str], Path]) -> None:
+    lora = LoraConfig(rank=4, targets=["q_proj", "down_proj"]).model_copy(update={"handover": "merged"})
+    with world(built("llama"), lora=lora) as each:
+        assert re.match("the sampler takes all 2 families", each.canary.prove(each.prompts))
+        each.sampler.withheld = ("down_proj",)
+        with pytest.raises(HandoverError, match=r"given of adapter of mlp\.down_proj: .*lora\.handover = 'merged'"):
+            each.canary.prove(each.prompts)
+
+
+def test_a_tied_output_layer_that_stays_behind_is_caught(built: Callable[[str], Path]) -> None:
+    """As vLLM's CPU build keeps its packed copy of it: what is one parameter in the learner is two there."""
+    with world(built("llama")) as each:
+        model = each.sampler._model
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+        assert "all 11 families" in each.canary.prove(each.prompts)
+        each.sampler.withheld = ("lm_head",)
+        with pytest.raises(HandoverError, match=r"the sampler does not take|holds wrong weights"):
+            each.canary.prove(each.prompts)
+
+
+def test_a_load_that_garbles_is_caught(built: Callable[[str], Path]) -> None:
+    with world(built("llama")) as each:
+        each.sampler.garbles = True
+        with pytest.raises(HandoverError, match=r"wrong weights after a hand-over: .* Its load garbles"):
+            each.canary.prove(each.prompts)
+
+
+def test_a_sampler_that_does_not_take_the_original_weights_back_is_caught(built: Callable[[str], Path]) -> None:
+    with world(built("llama")) as each:
+        take = each.sampler.load
+
+        def load_once(folder: Path, version: int) -> Receipt:
+            each.sampler.withheld = ("mlp",) if each.sampler.loads else ()
+            return take(folder, version)
+
+        each.sampler.load = load_once  # type: ignore[method-assign]
+        with pytest.raises(HandoverError, match="differ from the learner's"):
+            each.canary.prove(each.prompts)
+
+
+def test_a_sampler_that_is_off_before_anything_was_handed_over_is_caught(built: Callable[[str], Path]) -> None:
+    with world(built("llama")) as each:
+        with torch.no_grad():
+            each.sampler._model.model.norm.weight.mul_(1.1)
+        with pytest.raises(HandoverError, match="differ from the learner's"):
+            each.canary.prove(each.prompts)
+        assert each.handed == []
+
+
+@pytest.mark.parametrize("withheld", [(), ("mlp", "self_attn")])
+def test_after_the_first_update_the_sampler_has_moved_as_the_learner_has(
+    built: Callable[[str], Path], withheld: tuple[str, ...]
+) -> None:
+    with world(built("llama")) as each:
+        canary = each.canary
+        canary.prove(each.prompts)
+        each.sampler.withheld = withheld
+        learn(each.learner, canary)
+        each._hand_over(each.learner)
+        if withheld:
+            with pytest.raises(
+                HandoverError, match=r"moved the learner's log-probabilities by 1, .* by 0\.\d\d \(\+- "
+            ):
+                canary.follow()
+        else:
+            assert canary.follow().startswith("the sampler follows the learner: 1.00 of ")
+            assert canary.settled
+            assert canary.follow() == ""
+
+
+def test_a_change_that_is_rounding_proves_nothing_and_is_compared_later(built: Callable[[str], Path]) -> None:
+    with world(built("llama"), "bfloat16") as each:
+        canary = each.canary
+        canary.prove(each.prompts)
+        each.learner._optimizer._peak = 1e-7
+        learn(each.learner, canary)
+        each.sampler.withheld = ("model.",)  # nothing arrives, and nothing can be seen of it yet
+        each._hand_over(each.learner)
+        assert canary.follow() == ""
+        assert not canary.settled
+        each.learner._optimizer._peak = 3e-2
+        learn(each.learner, canary)
+        each._hand_over(each.learner)
+        with pytest.raises(HandoverError, match="does not follow the learner"):
+            canary.follow()
+
+
+def learn(learner: TorchLearner, canary: Canary) -> None:
+    learner.accumulate(canary.groups, lambda rows, logprobs_RT: Weights(torch.ones_like(logprobs_RT)), 1.0)
+    assert learner.step().applied
+
+
+def test_families_are_what_names_tell_without_numbers() -> None:
+    names = [
+        *(f"model.layers.{layer}.mlp.experts.{expert}.w1.weight" for layer in range(9) for expert in range(2)),
+        *(f"model.layers.{layer}.self_attn.q_proj.lora_{part}.default.weight" for layer in range(2) for part in "AB"),
+        "model.norm.weight",
+    ]
+    families = {family.name: family.parameters for family in families_of(names)}
+    assert list(families) == ["mlp.experts.*.w1.weight", "adapter of self_attn.q_proj", "model.norm.weight"]
+    assert families["mlp.experts.*.w1.weight"] == tuple(
+        f"model.layers.{layer}.mlp.experts.{expert}.w1.weight" for layer in (0, 4, 8) for expert in range(2)
+    )
+    assert len(families["adapter of self_attn.q_proj"]) == 4

@@ -1,0 +1,179 @@
+"""How models that are no plain Llama go through the learner: packed or padded, by themselves, the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from reasoner.errors import RunError, UserError
+from reasoner.learning import attention
+from reasoner.learning.packing import Layout, Sharing
+from reasoner.learning.policy import TorchPolicy
+from reasoner.records import Group
+from tests.architectures import build
+from tests.ragged import make_group, ragged_groups
+
+ORIGINAL_CONTEXT = 64
+"""of the tiny models whose rotary embedding depends on the length"""
+SHORT_FIRST = [*ragged_groups((3, 9), 2, 8), *ragged_groups((60, 30), 3, 60, seed=1)]
+"""sequences on both sides of the original context, one group with both, short ones first"""
+
+
+def make_policy(folder: Path, **options: Any) -> TorchPolicy:
+    values: dict[str, Any] = {"token_budget": 500, "logit_chunk": 64} | options
+    return TorchPolicy(folder, device="cpu", dtype="float32", **values)
+
+
+def plain_logprobs(folder: Path, groups: Sequence[Group]) -> list[list[float]]:
+    """(R)(T) by a model of its own for every response, whose last token is only predicted."""
+    found = []
+    for group in groups:
+        for response in group.responses:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            with torch.no_grad():
+                logits = model(torch.tensor([[*group.prompt_ids, *response.token_ids[:-1]]])).logits[0]
+            predicted = torch.log_softmax(logits[len(group.prompt_ids) - 1 :], -1)
+            found.append(predicted.gather(1, torch.tensor(response.token_ids)[:, None])[:, 0].tolist())
+    return found
+
+
+def same(got: list[list[float]], expected: list[list[float]]) -> bool:
+    return got == [pytest.approx(row, abs=1e-4) for row in expected]
+
+
+def _stretched(folder: Path) -> Path:
+    """A Llama whose rotary embedding is stretched with the length of a sequence."""
+    build("llama", folder)
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    model = AutoModelForCausalLM.from_pretrained(folder, rope_parameters=rope, max_position_embeddings=ORIGINAL_CONTEXT)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _longrope(folder: Path) -> Path:
+    return build("phi3-longrope", folder)
+
+
+@pytest.mark.parametrize("layout", ["auto", "padded"])
+@pytest.mark.parametrize("built", [_longrope, _stretched])
+def test_a_rotary_embedding_that_depends_on_the_length_sees_each_sequence_by_itself(
+    tmp_path: Path, built: Callable[[Path], Path], layout: Layout
+) -> None:
+    folder = built(tmp_path)
+    lengths = {len(group.prompt_ids) + len(each.token_ids) for group in SHORT_FIRST for each in group.responses}
+    assert min(lengths) < ORIGINAL_CONTEXT < max(lengths)
+    policy = make_policy(folder, packing=layout)
+    expected = plain_logprobs(folder, SHORT_FIRST)
+    assert same(policy.logprobs(SHORT_FIRST, 1.0), expected)
+    assert same(policy.logprobs(SHORT_FIRST[:2], 1.0), expected[:4])  # after longer ones
+    if layout == "auto":
+        assert "prompts not shared (its rotary embedding depends on the length of a sequence)" in policy.description
+
+
+@pytest.mark.parametrize(("max_model_len", "factors"), [(64, "short_factor"), (65, "long_factor")])
+@pytest.mark.parametrize("layout", ["auto", "padded"])
+def test_where_vllm_samples_its_longest_sequence_decides(
+    tmp_path: Path, layout: Layout, max_model_len: int, factors: str
+) -> None:
+    folder = _longrope(tmp_path / "model")
+    policy = make_policy(folder, packing=layout)
+    policy.rotate_as_vllm(max_model_len)
+    within = SHORT_FIRST[:2]  # shorter than the original context, like all that the engine samples in the first case
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rope = model.config.rope_parameters
+    always = {**rope, "short_factor": rope[factors], "long_factor": rope[factors]}
+    AutoModelForCausalLM.from_pretrained(folder, rope_parameters=always).save_pretrained(tmp_path / "always")
+    assert same(policy.logprobs(within, 1.0), plain_logprobs(tmp_path / "always", within))
+    assert same(make_policy(folder).logprobs(within, 1.0), plain_logprobs(folder, within))
+
+
+def test_what_makes_sharing_wrong_refuses_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="share_prompts = 'always' is impossible for Phi3ForCausalLM: its rotary"):
+        make_policy(_longrope(tmp_path), share_prompts="always")
+
+
+@pytest.mark.parametrize("sharing", ["auto", "always"])
+def test_padding_is_a_choice(tmp_path: Path, sharing: Sharing) -> None:
+    folder = build("llama", tmp_path)
+    if sharing == "always":
+        with pytest.raises(UserError, match=r"impossible for LlamaForCausalLM: learning\.packing = 'padded'"):
+            make_policy(folder, packing="padded", share_prompts=sharing)
+        return
+    policy = make_policy(folder, packing="padded")
+    assert "one response per padded sequence (learning.packing = 'padded')" in policy.description
+    assert same(policy.logprobs(SHORT_FIRST, 1.0), make_policy(folder, packing="packed").logprobs(SHORT_FIRST, 1.0))
+
+
+def test_a_model_that_cannot_be_packed_is_padded_and_says_why(tmp_path: Path) -> None:
+    folder = build("nemotron", tmp_path)
+    policy = make_policy(folder)
+    why = "NemotronAttention calls attention without saying where rows begin"
+    assert f"one response per padded sequence ({why})" in policy.description
+    assert same(policy.logprobs(SHORT_FIRST, 1.0), plain_logprobs(folder, SHORT_FIRST))
+    with pytest.raises(UserError, match=f"learning.packing = 'packed' is impossible for NemotronForCausalLM: {why}"):
+        make_policy(folder, packing="packed")
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_routers_do_what_they_do_in_evaluation(tmp_path: Path, checkpointing: bool) -> None:
+    """phimoe's "jitter" is a threshold of its router, and in training mode its router draws experts at random."""
+    folder = build("phimoe", tmp_path)
+    policy = make_policy(folder, gradient_checkpointing=checkpointing)
+    expected = plain_logprobs(folder, SHORT_FIRST)
+    assert same(policy.logprobs(SHORT_FIRST, 1.0), expected)
+    inputs = policy.inputs(policy.packing.micro_batches(SHORT_FIRST)[0])
+    assert torch.equal(policy.scores(inputs, 1.0, False)[0], policy.scores(inputs, 1.0, False)[0])
+
+
+@pytest.mark.parametrize(("checkpointing", "passes"), [(False, 1), (True, 2)])
+def test_activations_are_recomputed_where_that_is_asked_for(tmp_path: Path, checkpointing: bool, passes: int) -> None:
+    policy = make_policy(build("llama", tmp_path), gradient_checkpointing=checkpointing)
+    seen: list[nn.Module] = []
+    policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda module, _: seen.append(module))
+    inputs = policy.inputs(policy.packing.micro_batches(SHORT_FIRST[:1])[0])
+    policy.scores(inputs, 1.0, False)[0].sum().backward()  # type: ignore[no-untyped-call]
+    assert len(seen) == passes
+
+
+def test_opt_drops_no_layer(tmp_path: Path) -> None:
+    folder = build("opt", tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.config.layerdrop = 0.9
+    model.save_pretrained(folder)
+    policy = make_policy(folder, gradient_checkpointing=True)
+    assert same(policy.logprobs(SHORT_FIRST, 1.0), plain_logprobs(folder, SHORT_FIRST))
+
+
+# The comparison with plain forward passes
+
+
+def _wrong_beyond(tokens: int) -> Callable[..., Any]:
+    """Packed attention that is wrong in rows of more than `tokens` tokens."""
+    right = attention._row
+
+    def row(shape: Any, parts: Any, scaling: float | None) -> Any:
+        return right(shape, parts, scaling) * (0.5 if len(parts[0]) > tokens else 1.0)
+
+    return row
+
+
+def test_the_longest_sequence_is_compared_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy(build("llama", tmp_path))
+    monkeypatch.setattr(attention, "_row", _wrong_beyond(100))
+    long_last = [*ragged_groups((3, 9, 4), 2, 8), make_group("long", [1] * 60, [[2] * 60])]
+    with pytest.raises(RunError, match=r"packed responses differ.*learning.packing = 'padded' may be right"):
+        policy.logprobs(long_last, 1.0)
+
+
+def test_sequences_that_grow_are_compared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy(build("llama", tmp_path))
+    monkeypatch.setattr(attention, "_row", _wrong_beyond(100))
+    policy.logprobs(ragged_groups((40,), 2, 8), 1.0)
+    with pytest.raises(RunError, match="packed responses differ"):
+        policy.logprobs(ragged_groups((100,), 2, 8), 1.0)

@@ -1,0 +1,218 @@
+"""`--dry-run` and `tasks show --sample`: what a run would refuse is refused, and what it would read is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from reasoner import plugins
+from reasoner.errors import DataError
+from reasoner.material import load_material
+from reasoner.rehearsal import Rehearsal, rehearse
+from reasoner.settings import load_config
+from tests.command import Cli, Outcome
+from tests.tiny import build_tiny_model
+
+TASK = """
+model.path = {model}
+model.device = "cpu"
+prompt.system = "Be brief."
+sampling.engine = "hf"
+sampling.max_prompt_tokens = 200
+gro.preset = "{preset}"
+learning.problems_per_step = 2
+evaluation.correct = "{source}"
+rewards = [{{ source = "{source}" }}]
+data.train.path = "train.jsonl"
+data.holdout = 0.2
+data.pairs.path = "pairs.jsonl"
+data.pairs.per_step = 1
+data.pairs.max_tokens = 200
+"""
+ROWS = [{"question": f"What is {n} + {n}?", "answer": f"so it is\n#### {2 * n}"} for n in range(10)]
+PAIRS = [{"prompt": f"What is {n}?", "chosen": f"{n}", "rejected": "I do not know"} for n in range(10)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a task `online.toml`, one `dpo.toml` and their data."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "train.jsonl", ROWS)
+    write(tmp_path / "pairs.jsonl", PAIRS)
+    for name, preset in (("online", "grpo"), ("dpo", "dpo")):
+        text = TASK.format(model=json.dumps(str(model)), preset=preset, source="math")
+        (tmp_path / f"{name}.toml").write_text(text)
+    return tmp_path
+
+
+def write(path: Path, rows: Sequence[object]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def dry_run(cli: Cli, task: str, *sets: str) -> Outcome:
+    return cli("run", task, "--dry-run", *(argument for each in sets for argument in ("--set", each)))
+
+
+def test_a_dry_run_shows_a_prompt_its_tokens_and_the_reference_as_the_verifier_reads_it(cli: Cli, folder: Path) -> None:
+    outcome = dry_run(cli, "online.toml")
+    assert (outcome.code, outcome.err) == (0, "")
+    facts = " ".join(outcome.out.split())
+    assert "training data 8 from train.jsonl" in facts
+    assert "evaluation data 2 held out of the training data (data.holdout)" in facts
+    assert "prompts 52 to 52 tokens, 52 in the middle" in facts
+    *_, sample = outcome.out.partition("prompt of train:")
+    lines = sample.splitlines()
+    assert lines[0].endswith(", 52 tokens:")
+    assert lines[1:3] == ["  <|im_start|>system", "  Be brief.<|im_end|>"]
+    assert any(line.startswith("tokens: '<|im_start|>' 's' 'y'") and line.endswith("'n' 't' '\\n'") for line in lines)
+    number = int(lines[0].split(",")[0]) * 2
+    assert lines[-2:] == [f"reference: 'so it is\\n#### {number}'", f"math reads '{number}' (number)"]
+
+
+def test_a_dry_run_of_offline_data_reads_and_shows_them(cli: Cli, folder: Path) -> None:
+    outcome = dry_run(cli, "dpo.toml")
+    assert (outcome.code, outcome.err) == (0, "")
+    facts = " ".join(outcome.out.split())
+    assert "data.pairs 8 from pairs.jsonl and 2 that are held out." in facts
+    assert "prompt of pairs:" in outcome.out
+    assert "response with reward 1, 2 tokens:" in outcome.out
+    assert "  I do not know" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("task", "sets", "message"),
+    [
+        ("dpo.toml", ["data.pairs.path=none.jsonl"], "there is no data file /"),
+        ("dpo.toml", ["data.pairs.columns={chosen = 'good'}"], "data.pairs.columns.chosen names the field 'good'"),
+        ("dpo.toml", ["data.pairs.max_tokens=60"], "more than data.pairs.max_tokens = 60"),
+        ("online.toml", ["data.train.columns={answer = 'solution'}"], "names the field 'solution'"),
+        ("online.toml", ["sampling.max_prompt_tokens=50"], "more than sampling.max_prompt_tokens = 50"),
+        ("online.toml", ["rewards=[{source = 'choice'}]", "evaluation.correct=choice"], "'choice' cannot compare with"),
+        (
+            "online.toml",
+            [
+                "rewards=[{source = 'judge', options.url = 'http://127.0.0.1:9/v1', options.model = 'm', "
+                "options.api_key_env = ''}]",
+                "evaluation.correct=judge",
+            ],
+            "http://127.0.0.1:9/v1/models does not answer",
+        ),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would_refuse(
+    cli: Cli, folder: Path, task: str, sets: list[str], message: str
+) -> None:
+    outcome = dry_run(cli, task, *sets)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert message in outcome.err
+
+
+def test_a_row_that_is_wrong_and_a_prompt_that_is_too_long_are_told_together_or_left_out(
+    cli: Cli, folder: Path
+) -> None:
+    write(folder / "train.jsonl", [*ROWS, {"question": "x" * 300, "answer": "1"}, {"question": "?"}])
+    refused = dry_run(cli, "online.toml").err
+    assert "data.train: 2 of 12 rows cannot be used." in refused
+    assert "train.jsonl, line 12: the field 'answer' is missing" in refused
+    assert "problem train:10: its prompt has " in refused
+    outcome = dry_run(cli, "online.toml", "data.on_bad_row=drop")
+    facts = " ".join(outcome.out.split())
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (
+        "note data.train: 2 of 12 rows cannot be used and were left out: 1 without the field 'answer', 1 with" in facts
+    )
+
+
+def test_a_run_says_the_same_and_waits_for_no_model_with_what_needs_none(folder: Path) -> None:
+    write(folder / "train.jsonl", [*ROWS, {"question": "x" * 300, "answer": "1"}, {"question": "?"}])
+    with pytest.raises(DataError) as caught:
+        load_material(load_config("online.toml"), training=True)
+    assert "2 of 12 rows" in str(caught.value)
+    assert "problem train:10: its prompt has" in str(caught.value)
+    with pytest.raises(DataError, match=r"1 of 12 rows cannot be used\.\n.*line 12: the field 'answer' is missing"):
+        load_material(load_config("online.toml", sets=["model.path=/nowhere"]), training=True)
+    kept = load_material(load_config("online.toml", sets=["data.on_bad_row=drop"]), training=True)
+    assert (len(kept.train), len(kept.held_out)) == (8, 2)
+    assert kept.problems is not None
+    assert kept.problems.size == 8
+    assert "2 of 12 rows cannot be used and were left out" in kept.facts["note"]
+
+
+def test_offline_data_that_are_held_out_are_there_for_an_evaluation(folder: Path) -> None:
+    material = load_material(load_config("dpo.toml"), training=True)
+    held_out = material.offline["pairs"].held_out
+    assert (material.streams["pairs"].size, len(held_out)) == (8, 2)
+    trained = {scored.group.problem.id for scored in material.streams["pairs"].epoch(0)}
+    assert trained.isdisjoint(scored.group.problem.id for scored in held_out)
+
+
+def test_the_task_shows_samples_of_its_data(cli: Cli, folder: Path) -> None:
+    outcome = cli("tasks", "show", "online.toml", "--sample", "3")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.count("prompt of train:") == outcome.out.count("math reads '") == 3
+    (folder / "evaluates.toml").write_text(
+        (folder / "online.toml").read_text().replace('gro.preset = "grpo"\n', "").replace("data.pairs", "data.demos")
+    )
+    assert cli("tasks", "show", "evaluates.toml", "--sample", "5").out.count("prompt of train:") == 2
+
+
+def rehearsed(task: str, *sets: str) -> Rehearsal:
+    config = load_config(task, sets=sets).config
+    return rehearse(config, plugins.build_manager(config.plugins))
+
+
+def test_without_the_models_tokenizer_the_sources_are_read_all_the_same(folder: Path) -> None:
+    found = rehearsed("online.toml", "model.path=/nowhere")
+    assert found.facts["prompts"].startswith("not rendered: model.path = '/nowhere': there is no such folder")
+    (sample,) = found.samples(1)
+    assert sample.startswith("prompt of train:")
+    assert "before the chat template:\n  [system] Be brief.\n  [user] What is " in sample
+    assert rehearsed("dpo.toml", "model.path=/nowhere").facts["data.pairs"] == "10 rows read"
+
+
+def test_problems_that_are_held_out_of_one_source_are_trained_on_with_no_other(folder: Path) -> None:
+    questions = [{"prompt": row["question"], "chosen": "a", "rejected": "b"} for row in ROWS]
+    write(folder / "pairs.jsonl", [*questions, *({**row, "chosen": "c"} for row in questions)])
+    sets = ["gro.terms.dpo.preset=dpo", "prompt.system="]
+    for more in ([], ["data.train.limit=5"]):
+        found = rehearsed("online.toml", *sets, *more)
+        data = found.offline["pairs"]
+        asked = [
+            {problem.messages for problem in problems}
+            for problems in (
+                (*found.splits.train, *(scored.group.problem for scored in data.groups)),
+                (*found.splits.eval, *(scored.group.problem for scored in data.held_out)),
+            )
+        ]
+        assert asked[0].isdisjoint(asked[1])
+        assert len(asked[0]) >= 6
+        assert len(asked[1]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("rewards", "needed"),
+    [
+        ("{source = 'boxed_format'}, {source = 'regex', options = {pattern = 'x'}}", False),
+        ("{source = 'boxed_format'}, {source = 'regex', options = {pattern = '{answer}'}}", True),
+        ("{source = 'json_schema', options = {schema_inline = {type = 'object'}}}", False),
+        ("{source = 'json_schema', options = {schema_inline = {type = 'object'}, match_answer = true}}", True),
+        ("{source = 'boxed_format'}, {source = 'math'}", True),
+    ],
+)
+def test_rows_without_an_answer_are_read_where_no_source_compares_with_it(
+    cli: Cli, folder: Path, rewards: str, needed: bool
+) -> None:
+    write(folder / "train.jsonl", [{"question": row["question"]} for row in ROWS])
+    source = rewards.split("'")[1]
+    outcome = dry_run(cli, "online.toml", f"rewards=[{rewards}]", f"evaluation.correct={source}")
+    assert outcome.code == (2 if needed else 0), outcome.err
+    assert ("the field 'answer' is missing" in outcome.err) is needed
+    assert ("reference: none" in outcome.out) is not needed
