@@ -37,7 +37,7 @@ from reasoner.learning.spread import Policy
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
 from reasoner.ranks import Ranks
-from reasoner.records import Batch, Group, Prompt, Rollout, ScoredGroup
+from reasoner.records import Batch, Group, Prompt, Rollout, SamplingParams, ScoredGroup
 from reasoner.reporting.alarms import Watch
 from reasoner.reporting.view import Summary, View
 from reasoner.runs.folder import Run, as_read
@@ -335,7 +335,10 @@ class Stages:
         if self.evaluator is None:
             return None
         limit = gap_limit(self.config.model.dtype, self.config.handover.max_gap)
-        return Canary(self.learner, self.evaluator.sampler, self.ranks, limit, self._hand_over)
+        sampling = self.config.sampling
+        params = SamplingParams(sampling.temperature, sampling.max_tokens, tuple(sampling.stop))
+        params = self.evaluator.turn_end.added_to(params)
+        return Canary(self.learner, self.evaluator.sampler, self.ranks, limit, self._hand_over, params)
 
     def prove_sampler(self) -> None:
         """Before anything is trained: every family of parameters reaches the sampler (`canary`).

@@ -72,6 +72,20 @@ def base_model(folder: Path, **tokenizer: Any) -> Path:
     return folder
 
 
+def without_end(folder: Path) -> Path:
+    """The model without any end token."""
+    for name, key in (
+        ("config", "eos_token_id"),
+        ("generation_config", "eos_token_id"),
+        ("tokenizer_config", "eos_token"),
+    ):
+        file = folder / f"{name}.json"
+        values = json.loads(file.read_text())
+        del values[key]
+        file.write_text(json.dumps(values))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trial")
@@ -113,8 +127,10 @@ def test_responses_of_training_and_evaluation_end_where_the_template_ends_a_turn
     assert said == "at <|im_end|>, as the chat template has it, and at the model's end tokens, of which it is none"
 
 
-def test_responses_of_an_evaluation_end_there_too(task: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, _ = session.start([resolved(task)])
+def test_responses_of_an_evaluation_end_there_too_without_any_end_token(
+    task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = session.start([resolved(task, f"model.path={without_end(base_model(task.parent / 'unended'))}")])
     [responses] = responses_in(folder).values()
     check_ended(responses)
     assert "responses end" in capsys.readouterr().out
@@ -151,11 +167,7 @@ def test_a_base_model_without_a_chat_template_is_trained_on_plain_text(plain: Pa
 
 
 def test_a_model_that_nothing_ends_is_refused_before_it_is_loaded(task: Path) -> None:
-    folder = base_model(task.parent / "endless", eos_token=None, chat_template="{{ messages[0].content }}")
-    for name in ("config.json", "generation_config.json"):
-        values = json.loads((folder / name).read_text())
-        del values["eos_token_id"]
-        (folder / name).write_text(json.dumps(values))
+    folder = without_end(base_model(task.parent / "endless"))
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.raises(UserError, match=r"endless.*no end token, and its chat template writes nothing"):
         load_material(resolved(task, f"model.path={folder}"), training=True)

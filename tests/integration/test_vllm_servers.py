@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 KEY = "key-of-the-test-servers"
 MAX_MODEL_LEN = 256
+DRAWN = SamplingParams(1.0, 24)
 
 
 @dataclass
@@ -182,7 +183,7 @@ def test_every_family_of_parameters_is_seen_to_arrive_in_both_servers(
     learner = TorchLearner(
         folder, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9
     )
-    canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler))
+    canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN)
     assert canary.prove(prompts(folder)).startswith("the sampler takes all 14 families of parameters")
     assert sampler.score(canary.groups).keys() == {server.url for server in servers}
     assert sampler.version == 0

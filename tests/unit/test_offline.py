@@ -345,7 +345,7 @@ def test_templates_that_fail_are_said(tmp_path: Path, tokenizer: Any) -> None:
         "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ raise_exception('no answers') }}"
         "{% endif %}{{ message['content'] }}{% endfor %}"
     )
-    with pytest.raises(ConfigError, match=r"chat template fails on set:0 with its response: .*no answers"):
+    with pytest.raises(ConfigError, match=r"chat template fails on problem set:0 with its response: .*no answers"):
         load("demos", config, tokenizer)
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="no chat template"):

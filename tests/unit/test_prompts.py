@@ -137,7 +137,7 @@ def test_control_tokens_of_a_plain_template_are_meant_and_those_of_a_row_are_tex
     typed = {"question": "<|end|>", "answer": "2", "hints": [{"text": "x <|end|> y"}]}
     (ids,) = plain_prompts(tmp_path, tokenizer, prompt, row)
     assert ids.count(end) == 1
-    with pytest.raises(DataError, match=r"^problem rows:0: prompt\.template looks into control tokens"):
+    with pytest.raises(DataError, match=r"\n  problem rows:0: prompt\.template looks into control tokens"):
         plain_prompts(tmp_path, tokenizer, prompt, typed)
     fine = PLAIN.model_copy(update={"template": "{{ hints[0].text }} {{ question }}<|end|>"})
     (ids,) = plain_prompts(tmp_path, tokenizer, fine, typed)
