@@ -444,6 +444,23 @@ def test_bad_rows_of_offline_data_are_named_at_once_or_left_out(tmp_path: Path, 
     ]
 
 
+def test_rows_whose_control_tokens_cannot_be_text_are_bad_rows(tmp_path: Path, tokenizer: Any) -> None:
+    report = RowReport("drop")
+    rows = [
+        *pairs("p"),
+        {"prompt": "q", "chosen": "a \U000f8000", "rejected": "b"},
+        {"prompt": "\U000f8000", "chosen": "a", "rejected": "b"},
+    ]
+    renderer = open_renderer(tokenizer, PLAIN)
+    data = load_offline("pairs", source(tmp_path, *rows), PLAIN, {}, renderer, seed=0, report=report)
+    assert [scored.group.problem.id for scored in data.groups] == ["set:0"]
+    (note,) = report.settle()
+    assert "2 of 3 rows" in note
+    assert (
+        "2 with control tokens that cannot be written as text (the first: problem set:1, its response: the pri" in note
+    )
+
+
 def test_the_limit_counts_what_is_held_out_too(tmp_path: Path, tokenizer: Any) -> None:
     config = source(tmp_path, *pairs(*(f"{n}?" for n in range(20))), limit=10)
     data = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0, holdout=0.2)

@@ -14,6 +14,7 @@ from reasoner.errors import ConfigError, DataError
 from reasoner.offline import Kind, load_offline
 from reasoner.prompts import open_renderer, prompt_ids, render
 from reasoner.records import Message, Problem, Response
+from reasoner.row_report import RowReport
 from reasoner.settings import load_config
 from tests.chat_templates import CHATML, GEMMA, GENERATION, LLAMA_3, MISTRAL, QWEN_3, chat_tokenizer
 
@@ -143,6 +144,41 @@ def test_control_tokens_of_a_plain_template_are_meant_and_those_of_a_row_are_tex
     (ids,) = plain_prompts(tmp_path, tokenizer, fine, typed)
     assert ids.count(end) == 1
     assert tokenizer.decode(ids) == "<s>x <|end|> y <|end|><|end|>"
+
+
+def test_rows_that_cannot_be_written_are_all_named_or_left_out(tmp_path: Path) -> None:
+    tokenizer = beginning()
+    prompt = PLAIN.model_copy(update={"template": "{{ question }}<|end|>{{ question|length }}"})
+    some = [
+        {"question": question, "answer": "2"} for question in ("fine", "a <|end|> b", "a \U000f8000 b", "fine, too")
+    ]
+    report = RowReport("drop")
+    problems = load_problems(SourceConfig(path=rows(tmp_path, *some), shuffle=False), prompt, {}, 0)
+    found = render(problems, open_renderer(tokenizer, prompt), 200, report)
+    assert [each.problem.id for each in found] == ["rows:0", "rows:3"]
+    report.keep("data.train", len(found))
+    (note,) = report.settle()
+    assert note.startswith("data.train: 2 of 4 rows cannot be used and were left out: ")
+    for kind in ("1 with control tokens into which", "1 with control tokens that cannot"):
+        assert kind in note
+    with pytest.raises(DataError) as caught:
+        render(problems, open_renderer(tokenizer, prompt), 200)
+    assert "2 of 4 rows cannot be used" in str(caught.value)
+    assert "problem rows:2: the private character U+F8000" in str(caught.value)
+    chat = open_renderer(chat_tokenizer(), CHAT)
+    with pytest.raises(DataError, match=r"1 of 2 rows cannot be used\.\n  problem b: the private character"):
+        render([problem("a", "x"), problem("b", "\U000f8000")], chat, 200)
+
+
+def test_problems_of_two_sources_can_have_one_id(tmp_path: Path) -> None:
+    tokenizer = beginning()
+    renderer, found = open_renderer(tokenizer, PLAIN), []
+    for question in ("2 <|end|>?", "3?", "4 <|end|>?"):
+        source = SourceConfig(path=rows(tmp_path, {"question": question, "answer": "2"}))
+        found += load_problems(source, PLAIN, {}, 0)
+    assert {each.id for each in found} == {"rows:0"}
+    texts = [tokenizer.decode(prompt.token_ids) for prompt in render(found, renderer, 200)]
+    assert texts == [f"<s>Question: {question}\nAnswer:" for question in ("2 <|end|>?", "3?", "4 <|end|>?")]
 
 
 def test_a_plain_prompt_has_no_turn_to_end() -> None:
