@@ -236,6 +236,20 @@ def _check_reference(config: Config) -> None:
             )
 
 
+def _check_prompt(config: Config) -> None:
+    """Of a plain prompt there is nothing that the chat template would do."""
+    if config.prompt.format != "plain":
+        return
+    for key, value in (
+        ("model.chat_template_kwargs", config.model.chat_template_kwargs),
+        ("prompt.system_role", config.prompt.system_role == "user"),
+    ):
+        if value:
+            raise ValueError(
+                f"{key} has no effect with prompt.format = 'plain', which uses no chat template; leave it out"
+            )
+
+
 def _check_data(config: Config) -> None:
     train, held_out = config.data.train, config.data.eval
     offline = any((config.data.pairs, config.data.labelled, config.data.demos))
@@ -269,5 +283,6 @@ CHECKS = (
     _check_updates,
     _check_reference,
     _check_data,
+    _check_prompt,
 )
 """what must hold between sections, in the order in which it is looked at"""

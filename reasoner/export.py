@@ -15,6 +15,7 @@ from reasoner.bounded_files import LARGE_BYTES, is_folder, is_there, open_regula
 from reasoner.config import LearningConfig, LoraConfig, PolicyConfig
 from reasoner.errors import DataError, UserError
 from reasoner.models import Origin, origin, resolve_model
+from reasoner.parsing import table_of
 from reasoner.report.compare import before_and_after, when
 from reasoner.report.text import comparison_text, escaped, table
 from reasoner.report.words import ABOUT_EVALUATION, homeless, short, versions
@@ -34,7 +35,7 @@ NEEDED = {
     "generation_config.json": "what ends a response",
 }
 CONFIG = "training/config.toml"
-FACTS = ("training data", "evaluation data", "rewards", "method", "steps", "device", "engine")
+FACTS = ("training data", "evaluation data", "rewards", "method", "steps", "device", "engine", "responses end")
 
 
 def export(run: SavedRun, model: RunModel, target: Path) -> int:
@@ -155,7 +156,8 @@ def _body(run: SavedRun, model: RunModel, name: str, base: Origin) -> Iterator[s
     task = escaped(run.chosen.get("task", str(run.config.get("task", ""))))
     yield f"{linked}{copy}, post-trained with verifiable rewards by `reasoner`. Task: {task}."
     yield "## Use"
-    yield _usage(name)
+    plain = table_of(run.config, "prompt").get("format") == "plain"
+    yield _usage(name, _PLAIN if plain else _CHAT)
     yield "## Evaluation"
     yield from _evaluation(run, model.step)
     yield "## Training"
@@ -176,18 +178,22 @@ def _body(run: SavedRun, model: RunModel, name: str, base: Origin) -> Iterator[s
         yield "That of the base model, which is not known here: look at its own page before you hand this one on."
 
 
-def _usage(name: str) -> str:
+_CHAT = """chat = [{"role": "user", "content": "..."}]
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)"""
+_PLAIN = 'inputs = tokenizer("...", add_special_tokens=True, return_tensors="pt")'
+
+
+def _usage(name: str, inputs: str) -> str:
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({name!r})
 model = AutoModelForCausalLM.from_pretrained({name!r})
-chat = [{{"role": "user", "content": "..."}}]
-inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+{inputs}
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=256)[0][inputs["input_ids"].shape[1]:]))
 ```
 
-The system prompt, the template of the question and the worked examples that it was trained with are under `[prompt]` in
+The template of the prompt that it was trained with, the system message and the worked examples are under `[prompt]` in
 [{CONFIG}]({CONFIG})."""
 
 

@@ -228,7 +228,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         assert sampler is not None
         how = f", {f'merged hand-over ({merged})' if merged else 'adapter hand-over'}" if config.lora else ""
         view.message(f"sampler: {sampler.description}{how}")
-        yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events)
+        yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events, base.turn_end)
 
 
 def _bound_terms(base: _Base) -> dict[str, Term]:
@@ -322,7 +322,7 @@ def _drawer(base: _Base, evaluator: Evaluator | None) -> Drawer | None:
     if config.curriculum.kind != "none":
         curriculum = Curriculum(base.problems, config.run.seed, config.curriculum.longest_rest)
     prompts = {prompt.problem.id: prompt for prompt in base.train}
-    return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum)
+    return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum, base.turn_end)
 
 
 def _held_out(base: _Base, terms: Mapping[str, Term], learner: Policy, reference: Policy | None) -> HeldOut | None:

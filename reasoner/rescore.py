@@ -142,8 +142,10 @@ def load_saved(path: Path) -> list[SavedBatch]:
     return [batch for file in files for batch in _batches(file, _read(file))]
 
 
-def config_for(path: Path, config_file: Path | None, sets: Sequence[str] = (), plugins: Sequence[str] = ()) -> Resolved:
-    """The configuration of the run that the responses are of, with `config_file` and `sets` laid over it.
+def config_for(
+    path: Path, config_files: Sequence[Path], sets: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> Resolved:
+    """The configuration of the run that the responses are of, with `config_files` and `sets` laid over it.
 
     Raises:
         UserError: the run's configuration is not there, or the result is not a configuration.
@@ -153,13 +155,13 @@ def config_for(path: Path, config_file: Path | None, sets: Sequence[str] = (), p
     own = next((folder / CONFIG for folder in folders if is_there(folder / CONFIG)), None)
     if own is not None:
         read_bytes(own, SMALL_BYTES)  # no link, no pipe: what names a configuration on the command line may be a link
-        return load_config(own, config_file=config_file, sets=sets, plugins=plugins)
-    if config_file is None:
+        return load_config(own, config_files=config_files, sets=sets, plugins=plugins)
+    if not config_files:
         raise UserError(
             f"there is no {CONFIG} beside {path}, which would name its rewards: give a task file or a complete "
             "configuration with --config FILE."
         )
-    return load_config(config_file, sets=sets, plugins=plugins)
+    return load_config(config_files[0], config_files=config_files[1:], sets=sets, plugins=plugins)
 
 
 def rescore(

@@ -46,7 +46,7 @@ def plan(
         float | None,
         typer.Option(metavar="GIB", min=1.0, help="Memory of each GPU, to plan for a machine that is not this one."),
     ] = None,
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")] = False,
@@ -64,7 +64,7 @@ def plan(
         arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
     if gpus is not None or nodes > 1:
         arguments.append(f"run.ranks={(gpus or 1) * nodes}")
-    resolved = load_config(task, profile, config, arguments, plugin or ())
+    resolved = load_config(task, profile, config or (), arguments, plugin or ())
     resolved.config.check_trains(resolved.typed)
     estimate = _estimate(resolved, gpus or 1, gpu_memory)
     refuse_impossible(estimate, nodes)

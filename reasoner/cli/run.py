@@ -68,7 +68,7 @@ def run(
             metavar="H", help="Hours after which it saves and ends, for --resume (run.max_hours); exit code 3."
         ),
     ] = None,
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
@@ -120,7 +120,7 @@ def run(
     if accept and resume is None:
         raise UserError("--accept-changes is for a run that goes on: --resume RUN.")
     if resume is None and task is not None:
-        resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
+        resolved = ready(load_config(task, profile, config or (), arguments, plugin or ()))
     elif resume is not None:
         given = {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
         _refuse_beside_resume(given)

@@ -30,7 +30,7 @@ def score(
     saved: Annotated[
         Path, typer.Argument(metavar="RUN_OR_FILE", help="A run folder, or one file of rollouts (.parquet, .jsonl).")
     ],
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="Write every response with its old and new rewards here.")
@@ -50,7 +50,7 @@ def score(
     from reasoner.rescore import config_for, load_saved, rescore
 
     batches = load_saved(saved)
-    resolved = config_for(saved, config, sets or (), plugin or ()).config
+    resolved = config_for(saved, config or (), sets or (), plugin or ()).config
     if not resolved.rewards:
         raise UserError("the configuration has no rewards to score with; add [[rewards]] with --config FILE.")
     print_preflights(preflight(resolved.rewards, resolved.plugins))

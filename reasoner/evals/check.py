@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 
 from reasoner.errors import DataError, MissingDependencyError, SamplerError, UserError
 from reasoner.evals.parts import Part
@@ -11,7 +12,6 @@ from reasoner.handover import check_gap, gap_limit
 from reasoner.learning.policy import TorchPolicy
 from reasoner.machine import GIB, free_memory
 from reasoner.model_size import ModelSize
-from reasoner.records import SamplingParams
 from reasoner.sampling.base import Sampler
 
 _PROMPTS, _RESPONSES, _TOKENS = 2, 2, 32
@@ -31,7 +31,8 @@ def check_engine(part: Part, sampler: Sampler, say: Callable[[str], None]) -> No
     """
     config = part.config
     prompts = sorted(part.prompts, key=lambda prompt: len(prompt.token_ids))[:_PROMPTS]
-    params = SamplingParams(1.0, min(_TOKENS, part.params.max_tokens))
+    longest = min(_TOKENS, part.params.max_tokens)
+    params = replace(part.material.turn_end.added_to(part.params), temperature=1.0, max_tokens=longest)
     groups = list(sampler.sample(prompts, _RESPONSES, params))
     sampler.sleep()
     try:

@@ -26,7 +26,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from reasoner.errors import SamplerError
 from reasoner.records import FinishReason, Response, SamplingParams
-from reasoner.sampling.responses import build_response, end_tokens, opened_block
+from reasoner.sampling.responses import all_end_tokens, build_response, end_tokens, opened_block
 from reasoner.sampling.vllm_messages import (
     ADAPTER_RANKS,
     Close,
@@ -135,7 +135,7 @@ class Host:
             temperature=request.params.temperature,
             max_tokens=request.params.max_tokens,
             stop=list(request.params.stop),
-            stop_token_ids=list(self._end_tokens),
+            stop_token_ids=sorted(all_end_tokens(self._end_tokens, request.params)),
             detokenize=bool(request.params.stop),
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -152,7 +152,10 @@ class Host:
             raise SamplerError(f"vLLM ended a response with {output.finish_reason!r}: it is no sample of the policy")
         logprobs = [at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True)]
         finish = _FINISHED[output.finish_reason]
-        return build_response(self._tokenizer, output.token_ids, logprobs, finish, params.stop, self._version, opened)
+        ends = all_end_tokens(self._end_tokens, params)
+        return build_response(
+            self._tokenizer, output.token_ids, logprobs, finish, params.stop, self._version, opened, ends
+        )
 
     def _load(self, request: Load) -> tuple[str, int]:
         if self._takes_adapters:

@@ -21,11 +21,12 @@ from reasoner.handover import gap_limit, hand_over
 from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.ranks import ALONE
-from reasoner.records import Message, Problem, Prompt, Receipt
+from reasoner.records import Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.hf_engine import HfSampler
 from tests.architectures import build
 
 Dtype = Literal["float32", "bfloat16"]
+DRAWN = SamplingParams(1.0, 8)
 
 
 class Forgetful(HfSampler):
@@ -61,11 +62,12 @@ class World:
     learner: TorchLearner
     sampler: Forgetful
     dtype: Dtype
+    params: SamplingParams = DRAWN
     handed: list[int] = field(default_factory=list)
 
     @property
     def canary(self) -> Canary:
-        return Canary(self.learner, self.sampler, ALONE, gap_limit(self.dtype, None), self._hand_over)
+        return Canary(self.learner, self.sampler, ALONE, gap_limit(self.dtype, None), self._hand_over, self.params)
 
     def _hand_over(self, publisher: Any) -> Receipt:
         self.handed.append(publisher.version)
@@ -113,6 +115,18 @@ FAMILIES = {
     "recurrent layers": ("qwen3_5", "linear_attn.A_log", ["linear_attn.A_log"]),
     "convolutions": ("lfm2", "conv.conv", ["conv.conv.weight"]),
 }
+
+
+def test_responses_end_as_those_of_the_run_also_where_the_model_has_no_end_token(built: Callable[[str], Path]) -> None:
+    with world(built("llama")) as each:
+        each.sampler._end_tokens = ()
+        every_second = tuple(range(0, each.sampler._model.config.vocab_size, 2))
+        for params in (SamplingParams(0.5, 8, end_tokens=every_second), SamplingParams(0.5, 8, stop=("e", "a"))):
+            each.params = params
+            canary = each.canary
+            assert canary.prove(each.prompts).startswith("the sampler takes all ")
+            responses = [response for group in canary.groups for response in group.responses]
+            assert "stop" in {response.finish_reason for response in responses}
 
 
 @pytest.mark.parametrize(

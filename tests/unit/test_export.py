@@ -73,6 +73,14 @@ def test_the_folder_holds_the_model_its_card_and_the_settings(run: SavedRun, tmp
     assert "| term grpo |" in card
 
 
+def test_the_card_says_how_the_model_is_asked(run: SavedRun) -> None:
+    assert "apply_chat_template(chat" in model_card(run, run_model(run), "mine")
+    plain = replace(run, config={**run.config, "prompt": {"format": "plain"}})
+    card = model_card(plain, run_model(plain), "mine")
+    assert 'tokenizer("...", add_special_tokens=True' in card
+    assert "apply_chat_template" not in card
+
+
 def test_a_base_without_a_known_licence_is_said_and_not_guessed(run: SavedRun, tmp_path: Path) -> None:
     local = replace(run, config={**run.config} | {"model": {"path": str(tmp_path)}})
     card = model_card(local, run_model(run), "mine")

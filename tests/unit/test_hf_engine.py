@@ -117,6 +117,19 @@ def test_a_stop_string_ends_a_response_and_is_cut_from_its_text(sampler: HfSampl
         assert "k" not in tokenizer.decode(response.token_ids[:-1])
 
 
+def test_the_end_of_a_turn_ends_a_response_beside_the_models_own_end_tokens(sampler: HfSampler, folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    own, turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.convert_tokens_to_ids("k")
+    [prompt] = prompts(folder, QUESTIONS[:1])
+    [group] = sampler.sample([prompt], 64, SamplingParams(1.0, 40, seed=5, end_tokens=(turn_end,)))
+    ended = [r for r in group.responses if turn_end in r.token_ids]
+    assert ended
+    for response in ended:
+        assert (response.finish_reason, response.token_ids.index(turn_end)) == ("stop", len(response.token_ids) - 1)
+        assert tokenizer.decode(response.token_ids[:-1]) == response.text
+    assert any(r.token_ids[-1] == own and r.finish_reason == "stop" for r in group.responses)
+
+
 def test_the_same_seed_gives_the_same_responses(sampler: HfSampler, folder: Path) -> None:
     first, again, other = (
         by_problem(list(sampler.sample(prompts(folder), 3, SamplingParams(1.0, 16, seed=seed)))) for seed in (7, 7, 8)

@@ -45,7 +45,7 @@ HERE = Machine("cpu", {"memory": 64 * GIB})
 
 
 def config(*sets: str) -> Config:
-    return load_config("math-gsm8k", "laptop", None, sets).config
+    return load_config("math-gsm8k", "laptop", (), sets).config
 
 
 def moments(*sets: str, model: ModelSize = BIG, on: Machine = HERE, engine: str = "hf") -> dict[str, Need]:

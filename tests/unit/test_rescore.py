@@ -225,13 +225,18 @@ def test_the_configuration_is_the_run_s_own_changed_by_what_is_given(tmp_path: P
     more = tmp_path / "more.toml"
     more.write_text("[rewards.math.options]\nextract = 'lenient'\n")
     for path in (run, inner):
-        found = config_for(path, more, ["rewards.math.weight=3.0"]).config
+        found = config_for(path, [more], ["rewards.math.weight=3.0"]).config
         assert found.run.seed == 5
         assert (found.rewards[0].weight, found.rewards[0].options) == (3.0, {"extract": "lenient"})
+    other = tmp_path / "other.toml"
+    other.write_text("run.seed = 6\n")
+    found = config_for(run, [more, other]).config
+    assert (found.run.seed, found.rewards[0].options) == (6, {"extract": "lenient"})
     alone = tmp_path / "alone.jsonl"
     with pytest.raises(UserError, match=r"there is no config.toml beside .*alone.jsonl.* give .* with --config FILE"):
-        config_for(alone, None)
-    assert config_for(alone, run / "config.toml").config.run.seed == 5
+        config_for(alone, ())
+    assert config_for(alone, [run / "config.toml"]).config.run.seed == 5
+    assert config_for(alone, [run / "config.toml", other]).config.run.seed == 6
 
 
 Cli = Callable[..., tuple[int, str, str]]

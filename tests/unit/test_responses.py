@@ -9,9 +9,15 @@ import pytest
 from transformers import AutoTokenizer
 
 from reasoner import Problem, Response, Score
-from reasoner.sampling.responses import build_response, opened_block
+from reasoner.config import PromptConfig
+from reasoner.errors import SamplerError
+from reasoner.prompts import open_renderer, render
+from reasoner.records import Message, SamplingParams
+from reasoner.sampling.responses import all_end_tokens, build_response, opened_block
+from reasoner.thinking import PAIRS
 from reasoner_rewards.math import math
 from reasoner_rewards.think_format import think_format
+from tests.chat_templates import CONTROL, DEEPSEEK_R1, chat_tokenizer
 from tests.tiny import build_tiny_model
 
 
@@ -69,6 +75,53 @@ def test_marks_stay_and_other_special_tokens_go(tokenizer: Any, with_marks: Any)
         response = respond(each, "assistant\n", "<think>a</think><|im_start|>b<think>c<|im_end|>")
         assert response.text == "<think>a</think>b<think>c"
     assert respond(with_marks, "assistant\n<think>", "a</think>b", stop=("b",)).text == "<think>a</think>"
+
+
+@pytest.mark.parametrize(("opening", "closing"), PAIRS)
+@pytest.mark.parametrize("kind", ["bytes", "prefix", "first", "unigram"])
+def test_marks_stay_where_the_tokenizer_calls_them_special_without_naming_them(
+    kind: str, opening: str, closing: str
+) -> None:
+    """A tokenizer's own list of special tokens (`all_special_ids`) has the named ones alone; decoding drops all."""
+    tokenizer = chat_tokenizer(kind, (*CONTROL, opening, closing))
+    assert tokenizer.convert_tokens_to_ids(opening) not in tokenizer.all_special_ids
+    ids = [*tokenizer.convert_tokens_to_ids([opening]), *tokenizer.encode("It is 2.", add_special_tokens=False)]
+    ids += [*tokenizer.convert_tokens_to_ids(["<|im_start|>", closing]), *tokenizer.encode(" two <|im_end|>")]
+    text = build_response(tokenizer, ids, [-1.0] * len(ids), "stop", (), 0).text
+    assert " ".join(text.split()) in (f"{opening}It is 2.{closing} two", f"{opening} It is 2.{closing} two")
+    assert opened_block(tokenizer, tokenizer.encode(f"What?{opening}", add_special_tokens=False)) == opening
+
+
+def test_the_end_token_is_no_text_though_it_is_no_special_token() -> None:
+    tokenizer = chat_tokenizer(special=False)
+    ids = tokenizer.encode("It is 2.<|im_end|>", add_special_tokens=False)
+    plain = build_response(tokenizer, ids, [-1.0] * len(ids), "stop", (), 0)
+    assert plain.text == "It is 2.<|im_end|>"
+    ended = build_response(tokenizer, ids, [-1.0] * len(ids), "stop", (), 0, "", {ids[-1]})
+    assert (ended.text, ended.token_ids) == ("It is 2.", tuple(ids))
+    within = build_response(tokenizer, [*ids, *ids[:2]], [-1.0] * (len(ids) + 2), "length", (), 0, "", {ids[-1]})
+    assert "<|im_end|>" in within.text
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_template_that_opens_the_thinking_has_it_in_the_text_and_the_format_is_kept(special: bool) -> None:
+    tokenizer = chat_tokenizer(control=(*CONTROL, "<think>", "</think>"), template=DEEPSEEK_R1, special=special)
+    renderer = open_renderer(tokenizer, PromptConfig())
+    (prompt,) = render([Problem("p", (Message("user", "1+1?"),), "2")], renderer, 100)
+    assert "<think>" in renderer.facts()["thinking"]
+    opened = opened_block(tokenizer, prompt.token_ids)
+    ids = tokenizer.encode("One and one.</think>\n\nIt is \\boxed{2}.</s>", add_special_tokens=False)
+    ends = renderer.turn_end().added_to(SamplingParams(1.0, 8)).end_tokens
+    response = build_response(tokenizer, ids, [-1.0] * len(ids), "stop", (), 0, opened, ends)
+    assert response.text == "<think>\nOne and one.</think>\n\nIt is \\boxed{2}."
+    assert value(think_format(prompt.problem, response)) == value(math(prompt.problem, response)) == 1.0
+
+
+def test_a_model_whose_responses_nothing_ends_is_refused() -> None:
+    with pytest.raises(SamplerError, match=r"no end token, and its chat template writes nothing .*sampling\.stop"):
+        all_end_tokens((), SamplingParams(1.0, 8))
+    assert all_end_tokens((), SamplingParams(1.0, 8, stop=("\n",))) == frozenset()
+    assert all_end_tokens((1, 2), SamplingParams(1.0, 8, end_tokens=(2, 3))) == {1, 2, 3}
 
 
 def value(score: Any) -> float:

@@ -14,7 +14,7 @@ from reasoner import templates
 from reasoner.config import PromptConfig, SourceConfig
 from reasoner.data import load_problems
 from reasoner.errors import ConfigError
-from reasoner.prompts import render
+from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, Problem
 from reasoner.templates import FailedError, Template, UnboundedError
 from reasoner_rewards.judge import JudgeOptions
@@ -141,13 +141,19 @@ def test_loading_stops_with_the_key_and_the_row(tmp_path: Path, monkeypatch: pyt
 class Tokenizer:
     """One that must not be asked where its template is out of bounds."""
 
+    eos_token = None
+
     def __init__(self, template: str | dict[str, str]) -> None:
         self.chat_template, self.asked = template, 0
         self.special_tokens_map = {"bos_token": "<s>"}
+        self.added_tokens_decoder: dict[int, Any] = {}
 
-    def apply_chat_template(self, conversation: Any, **_: Any) -> list[int]:
+    def apply_chat_template(self, conversation: Any, **_: Any) -> str:
         self.asked += 1
-        return [len(conversation)]
+        return str(len(conversation))
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return [int(text)]
 
 
 def test_chat_templates_are_tried_within_bounds_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,16 +164,18 @@ def test_chat_templates_are_tried_within_bounds_first(monkeypatch: pytest.Monkey
         {"default": LOOPS},
         "{% if messages[0].content|length > 5 %}" + LOOPS + "{% endif %}",
         "{% if tools is none and add_generation_prompt and bos_token == '<s>' %}" + LOOPS + "{% endif %}",
+        "{% if messages|length > 1 %}" + LOOPS + "{% endif %}",
     ):
         tokenizer = Tokenizer(template)
         with pytest.raises(
-            ConfigError, match=r"the model's chat template fails on problem [ab]: it takes longer than 1"
+            ConfigError,
+            match=r"the model's chat template fails on (problem [ab]|a short conversation): it takes longer than 1",
         ):
-            render(problems, tokenizer, {}, 10)
+            render(problems, open_renderer(tokenizer, PromptConfig()), 10)
         assert tokenizer.asked == 0
     for good in (CHAT_TEMPLATE, "{{ raise_exception('no') }}", "{{ nothing.at.all }}", "{% this is no template"):
         tokenizer = Tokenizer(good)  # what is wrong with it, transformers tells
-        assert len(render(problems, tokenizer, {}, 10)) == tokenizer.asked == 3
+        assert len(render(problems, open_renderer(tokenizer, PromptConfig()), 10)) == tokenizer.asked == 3
 
 
 def test_what_transformers_gives_to_chat_templates_is_there() -> None:
