@@ -216,7 +216,7 @@ def test_doctor_prints_state_detail_and_advice(cli: Cli, monkeypatch: pytest.Mon
     monkeypatch.setattr(doctor_command, "examine", lambda: iter(checks))
     lines = [line.split() for line in cli("doctor").out.splitlines()]
     assert lines == [
-        ["ok", "torch", "2.13.0"],
+        ["ok", "packages", "torch", "2.13.0"],
         ["missing", "hub", "cannot", "be", "reached"],
         ["->", "pass", "local", "files"],
     ]
