@@ -12,7 +12,6 @@ import faulthandler
 import os
 import signal
 import sys
-import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from reasoner.sampling.vllm_messages import (
     Done,
     Draw,
     Drawn,
-    Failed,
     Load,
     Request,
     Score,
@@ -42,6 +40,8 @@ from reasoner.sampling.vllm_messages import (
     Stop,
     Value,
     Wake,
+    failure,
+    said_by_vllm,
 )
 
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
@@ -77,8 +77,8 @@ class Host:
                 continue
             try:
                 self._connection.send(Done(self._answer(request)))
-            except Exception:
-                self._connection.send(Failed(traceback.format_exc()))
+            except Exception as error:
+                self._connection.send(failure(error))
 
     def _answer(self, request: Request) -> Value:
         match request:
@@ -175,12 +175,16 @@ class Host:
 def _open(start: Start) -> LLM:
     try:
         return LLM(**engine_arguments(start))
-    except ValueError as error:
-        if start.adapter_rank and "LoRA" in str(error):
+    except ValueError as error:  # what vLLM raises for settings, and for models that it does not know or cannot read
+        why = said_by_vllm(error)
+        if start.adapter_rank and "LoRA" in why:
             raise SamplerError(
-                f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({error})"
+                f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({why})"
             ) from error
-        raise
+        raise SamplerError(
+            f"vLLM {vllm.__version__} does not start with this model: {why} Set sampling.engine = 'hf', which samples with "
+            "transformers, or another version of vLLM."
+        ) from error
 
 
 def engine_arguments(start: Start) -> dict[str, Any]:
@@ -223,8 +227,8 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     try:
         host = Host(connection.recv(), connection)
-    except Exception:
-        connection.send(Failed(traceback.format_exc()))
+    except Exception as error:
+        connection.send(failure(error))
         return
     connection.send(Done(host.description))
     host.serve()
