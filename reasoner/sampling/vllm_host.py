@@ -182,8 +182,8 @@ def _open(start: Start) -> LLM:
                 f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({why})"
             ) from error
         raise SamplerError(
-            f"vLLM {vllm.__version__} does not start with this model: {why} Set sampling.engine = 'hf', which samples with "
-            "transformers, or another version of vLLM."
+            f"vLLM {vllm.__version__} does not start with this model: {why} Set sampling.engine = 'hf', which samples "
+            "with transformers, or another version of vLLM."
         ) from error
 
 

@@ -77,7 +77,7 @@ def test_a_plan_for_this_machine(cli: Cli, tmp_path: Path, monkeypatch: pytest.M
         assert why.replace(" ", "") in "".join(told.out.split()), told
     refused = cli("plan", "math-gsm8k", "--profile", "laptop", "--model", model, "--set", "sampling.engine=hf")
     assert (refused.code, refused.out) == (2, "")
-    assert "is 608, and the model knows 512 positions" in refused.err
+    assert "is 576, and the model knows 512 positions" in refused.err
 
 
 def test_bad_input_is_one_message(cli: Cli, seven: str) -> None:

@@ -358,7 +358,7 @@ def test_safe_changes_are_taken_with_what_they_do(tmp_path: Path) -> None:
         "rewards.math.timeout_s": (9.0, FAILURES),
         "learning.token_budget": (512, ROUNDING),
     }
-    assert str(changes[0]) == "run.steps: 12 -> 40"
+    assert str(changes[0]) == "run.steps: 24 -> 40"
     assert load_resumed(folder, [])[1] == ()
     assert load_resumed(folder, ["run.steps=12"])[1] == ()
 

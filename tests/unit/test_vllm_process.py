@@ -60,9 +60,9 @@ def test_what_a_person_can_act_on_is_told_as_it_is_and_anything_else_with_its_tr
     ("message", "why"),
     [
         (
-            "1 validation error for ModelConfig\n  Value error, Model architectures ['A'] failed to be inspected. [type="
-            "value_error, input_value=ArgsKwargs((), {'model': 'x'}), input_type=ArgsKwargs]\n    For further information "
-            "visit https://errors.pydantic.dev/2.14/v/value_error",
+            "1 validation error for ModelConfig\n  Value error, Model architectures ['A'] failed to be inspected. "
+            "[type=value_error, input_value=ArgsKwargs((), {'model': 'x'}), input_type=ArgsKwargs]\n"
+            "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
             "Model architectures ['A'] failed to be inspected.",
         ),
         ("No available memory for the cache blocks.", "No available memory for the cache blocks."),
