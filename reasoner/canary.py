@@ -156,7 +156,7 @@ class Canary:
         """Have every engine continue a prompt, and compare before anything is changed."""
         shortest = sorted(prompts, key=lambda prompt: len(prompt.token_ids))[: max(2, self.ranks.count)]
         few = [replace(prompt, token_ids=prompt.token_ids[-_PROMPT_TOKENS:]) for prompt in shortest]
-        params = replace(self.params, temperature=1.0, max_tokens=_TOKENS)
+        params = replace(self.params, temperature=1.0, max_tokens=min(_TOKENS, self.params.max_tokens))
         sampled = list(self.sampler.sample(few, _RESPONSES, params))
         groups = [group for some in self.ranks.gather(sampled) for group in some]
         groups.sort(key=lambda group: group.problem.id)

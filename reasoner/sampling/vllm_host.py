@@ -12,6 +12,7 @@ import faulthandler
 import os
 import signal
 import sys
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ from reasoner.sampling.vllm_messages import (
 )
 
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+_INSTEAD = "Set sampling.engine = 'hf', which samples with transformers, or take another version of vLLM"
 
 
 class Host:
@@ -163,7 +166,7 @@ class Host:
             self._adapter = LoRARequest(str(number), number, request.folder)
             receipts = set(self._llm.collective_rpc("take_adapter", args=(number, request.folder)))
         else:
-            receipts = set(self._llm.collective_rpc("take_weights", args=(request.folder,)))
+            receipts = self._take_weights(request.folder)
         if len(receipts) != 1:
             raise SamplerError(f"vLLM's workers read different weights from {request.folder}: {sorted(receipts)}")
         self._llm.reset_prefix_cache()
@@ -171,19 +174,29 @@ class Host:
         checksum, tensors = receipts.pop()
         return checksum, tensors
 
+    def _take_weights(self, folder: str) -> set[tuple[str, int]]:
+        try:
+            return set(self._llm.collective_rpc("take_weights", args=(folder,)))
+        except (KeyError, ValueError, AttributeError) as error:  # what its models raise for names that they do not know
+            traceback.print_exc()  # into the log
+            raise SamplerError(
+                f"vLLM {vllm.__version__} does not take the weights of this model under the names that its folder has: "
+                f"{type(error).__name__}: {error}. {_INSTEAD}"
+            ) from error
+
 
 def _open(start: Start) -> LLM:
     try:
         return LLM(**engine_arguments(start))
-    except ValueError as error:  # what vLLM raises for settings, and for models that it does not know or cannot read
+    except (ValueError, KeyError, AttributeError) as error:  # for settings, and for models that it cannot read
+        traceback.print_exc()  # into the log
         why = said_by_vllm(error)
         if start.adapter_rank and "LoRA" in why:
             raise SamplerError(
                 f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({why})"
             ) from error
         raise SamplerError(
-            f"vLLM {vllm.__version__} does not start with this model: {why} Set sampling.engine = 'hf', which samples "
-            "with transformers, or another version of vLLM."
+            f"vLLM {vllm.__version__} does not start with this model: {why.removesuffix('.')}. {_INSTEAD}"
         ) from error
 
 

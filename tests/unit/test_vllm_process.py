@@ -71,6 +71,7 @@ def test_what_a_person_can_act_on_is_told_as_it_is_and_anything_else_with_its_tr
 )
 def test_the_reason_in_a_message_of_vllm(message: str, why: str) -> None:
     assert said_by_vllm(ValueError(message)) == why
+    assert said_by_vllm(AttributeError("no 'conv_dim'")) == "AttributeError: no 'conv_dim'"
 
 
 def test_requests_are_answered_and_closing_twice_is_safe(tmp_path: Path) -> None:
