@@ -113,7 +113,7 @@ def test_plan_and_dry_run_refuse_the_weights_that_a_run_refuses(
     lengths = ("sampling.max_prompt_tokens=400", "prompt.examples=[]", "data.on_bad_row=drop", "sampling.engine=hf")
     sets = [part for each in (*lengths, "prompt.system=") for part in ("--set", each)]
     task = ("math-gsm8k", "--profile", "laptop", "--model", str(model), *sets)
-    commands = (("plan",), ("plan", "--gpu-memory", "80"), ("run", "--dry-run"))
+    commands = [["plan"], ["plan", "--gpu-memory", "80"], ["run", "--dry-run"]]
     for command in commands[:2]:
         assert cli(*command, *task).code == 0
     why = spoil(model)

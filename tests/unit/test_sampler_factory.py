@@ -168,7 +168,7 @@ def test_gated_delta_nets_are_refused_where_vllm_has_them_in_another_number_form
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, settings: dict[str, str], refused: bool
 ) -> None:
     tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
-    monkeypatch.setattr(factory.ModelSize, "of", lambda folder: ModelSize(0))
+    monkeypatch.setattr(ModelSize, "of", lambda folder: ModelSize(0))
     engine = settings.get("engine", "vllm")
     found = config(**{**settings, "engine": "vllm" if engine == "servers" else engine})
     monkeypatch.setattr(factory, "choose_engine", lambda sampling: engine)
