@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from reasoner.atomic import replacing_folder
 from reasoner.bounded_files import LARGE_BYTES, is_folder, is_there, open_regular, read_object
 from reasoner.config import LearningConfig, LoraConfig, PolicyConfig
+from reasoner.end_of_turn import add_turn_end
 from reasoner.errors import DataError, UserError
 from reasoner.models import Origin, origin, resolve_model
 from reasoner.parsing import table_of
@@ -65,9 +66,10 @@ def export(run: SavedRun, model: RunModel, target: Path) -> int:
             else:
                 _write_trained(run, model, folder)
                 record_step(folder, model.step)
+            end = add_turn_end(folder, run.config)
             (folder / CONFIG).parent.mkdir()
             (folder / CONFIG).write_text(printable(homeless(run.config_text)), encoding="utf-8")
-            (folder / "README.md").write_text(printable(model_card(run, model, target.name)), encoding="utf-8")
+            (folder / "README.md").write_text(printable(model_card(run, model, target.name, end)), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--to {target} cannot be written: {error.strerror or error}.") from error
     return disk_use(target)
@@ -129,10 +131,14 @@ def _size(file: Path) -> int:
     return size
 
 
-def model_card(run: SavedRun, model: RunModel, name: str) -> str:
-    """The model card: Markdown with the head that the Hugging Face hub reads."""
+def model_card(run: SavedRun, model: RunModel, name: str, end: str = "") -> str:
+    """The model card: Markdown with the head that the Hugging Face hub reads.
+
+    Args:
+        end: what became of the end of a turn (`add_turn_end`); empty: nothing.
+    """
     base = origin(str(run.config["model"]["path"]))
-    return "\n\n".join([_head(run, base), *_body(run, model, name, base)]) + "\n"
+    return "\n\n".join([_head(run, base), *_body(run, model, name, base, end)]) + "\n"
 
 
 def _head(run: SavedRun, base: Origin) -> str:
@@ -148,7 +154,7 @@ def _head(run: SavedRun, base: Origin) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _body(run: SavedRun, model: RunModel, name: str, base: Origin) -> Iterator[str]:
+def _body(run: SavedRun, model: RunModel, name: str, base: Origin, end: str) -> Iterator[str]:
     initial = base.hub or Path(str(run.config["model"]["path"])).name
     yield f"# {escaped(name)}"
     linked = f"[{escaped(initial)}](https://huggingface.co/{base.hub})" if base.hub else escaped(initial)
@@ -163,6 +169,7 @@ def _body(run: SavedRun, model: RunModel, name: str, base: Origin) -> Iterator[s
     yield "## Training"
     facts = {fact: run.chosen[fact] for fact in FACTS if fact in run.chosen}
     facts |= {fact: text for fact, text in run.chosen.items() if fact.startswith("term ")}
+    facts |= {"end of a turn": end} if end else {}
     facts["weights"] = f"after step {model.step} of {run.planned_steps}"
     facts["run"] = run.state if run.state == "finished" else f"{run.state} after step {run.steps}"
     if run.seconds is not None and model.step == run.steps:

@@ -18,7 +18,7 @@ from reasoner.gro.terms import Source
 from reasoner.hub import said_offline
 from reasoner.machine import this_machine
 from reasoner.memory import Need, needs
-from reasoner.model_loading import check_weights
+from reasoner.model_loading import check_weights, check_weights_at_hand
 from reasoner.model_size import ModelSize
 from reasoner.models import folder_at_hand, open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import OfflineData
@@ -146,6 +146,24 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         streams={source: _stream(config, source, found) for source, found in data.offline.items()},
         turn_end=renderer.turn_end(),
     )
+
+
+def check_models_at_hand(config: Config, engine: str) -> None:
+    """What `load_material` refuses of a training's models, as far as they are on this machine: nothing is downloaded,
+    converted or loaded.
+
+    Args:
+        engine: of the sampler; empty: it is not asked.
+
+    Raises:
+        UserError: they are not as they must be.
+    """
+    trusted = config.model.trust_remote_code
+    if engine and (folder := folder_at_hand(config.model.path)):
+        check_sampler(config, folder, training=True)
+    check_weights_at_hand(config.model.path, trusted)
+    if config.gro.needs_critic:
+        check_weights_at_hand(config.critic.path or config.model.path, trusted, head=False)
 
 
 def _sequences(

@@ -40,3 +40,17 @@ def closed_at_end(text: str) -> str:
 def parts(text: str) -> list[str]:
     """What is between the marks, without white space around it and without empty parts."""
     return [part.strip() for part in _ANY.split(text) if part.strip()]
+
+
+def after_thinking(text: str) -> str | None:
+    """What follows the thinking of a response, or the whole text where it has none; None: its thinking is not closed.
+
+    The first mark decides between which pair the response thinks, and what follows the last closing mark of that pair
+    counts: marks of other pairs are text, as in a program that removes them.
+    """
+    first = _ANY.search(text)
+    if first is None:
+        return text
+    opening, closing = next(pair for pair in PAIRS if first.group() in pair)
+    answer = text.rpartition(closing)[2]
+    return None if opening in answer else answer

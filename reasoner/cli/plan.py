@@ -76,14 +76,18 @@ def plan(
 
 def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> Estimate:
     """For this machine, whose packages count, or for another, on which they are taken to be there."""
+    from reasoner.material import check_models_at_hand
+
     config = resolved.config
     sampling = config.sampling
     if gpu_memory is None:
         describe_learner(config)
         engine = choose_engine(sampling) if config.has_sampler else ""
+        check_models_at_hand(config, engine)
         return find_estimate(config, this_machine(resolve_device(config.model.device)), engine)
     if config.model.device == "cpu":
         raise ConfigError("--gpu-memory plans for GPUs, and model.device is 'cpu': leave one of them out")
+    check_models_at_hand(config, "")
     asked = "servers" if sampling.mode == "server" else sampling.engine
     engine = ("vllm" if asked == "auto" else asked) if config.has_sampler else ""
     return find_estimate(config, planned_machine(gpu_memory, gpus), engine)

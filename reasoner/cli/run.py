@@ -204,6 +204,7 @@ def _say(text: str) -> None:
 
 def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str], Sequence[str]]:
     """The facts of a run, and a prompt of each source as the policy sees it."""
+    from reasoner.material import check_models_at_hand
     from reasoner.rehearsal import rehearse
 
     config = resolved.config
@@ -215,6 +216,7 @@ def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str],
     estimate = find_estimate(config, this_machine(device), engine)
     nodes = len(read_hostfile(hostfile)) if hostfile else slurm_node(os.environ).count
     refuse_impossible(estimate, nodes)
+    check_models_at_hand(config, engine)
     return {**facts, **estimate.facts}, list(found.samples(1))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,9 +57,10 @@ def serve(
 
     chosen = alone(_load(task, profile, config or (), sets or (), plugin or ())).config
     choose_engine(SamplingConfig(engine="vllm"))  # refuses where there is none
+    served: dict[str, Any] = {"engine": "vllm", "mode": "colocated"}  # whatever the runs of the task do
     if tensor_parallel is not None:
-        spread = chosen.sampling.model_copy(update={"tensor_parallel": tensor_parallel})
-        chosen = chosen.model_copy(update={"sampling": spread})
+        served["tensor_parallel"] = tensor_parallel
+    chosen = chosen.model_copy(update={"sampling": chosen.sampling.model_copy(update=served)})
     with interruptible(), guard_processes():
         print(printable(f"preparing model {chosen.model.path}"), flush=True)  # noqa: T201
         folder = resolve_model(chosen.model.path)

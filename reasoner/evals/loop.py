@@ -36,7 +36,7 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
                 model = first.config.model
                 saved = SavedModel(first.material.folder, model.dtype, model.trust_remote_code)
                 hand_over(saved, sampler, parent=first.config.sampling.weights_folder, say=view.message)
-            check_engine(first, sampler, view.message)
+            check_engine(first, sampler, longest, view.message)
             for part in together:
                 with folder.start(part) as run, watching(part.material, run, view, tracked=False) as events:
                     groups = _sample_and_score(part, sampler, folder, view)

@@ -12,6 +12,7 @@ from typing import cast
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.canary import Canary
@@ -219,30 +220,33 @@ def test_a_sampler_that_lost_a_family_of_parameters_is_caught(sampler: VllmSampl
 
 
 @dataclass(frozen=True)
-class WithoutOutputLayer:
-    """Publishes all weights of somebody else but the (tied) output layer."""
+class Stale:
+    """Publishes somebody else's weights, and the embedding, which is the output layer too, as it is in `folder`."""
 
     other: Publisher
+    folder: Path
 
     @property
     def version(self) -> int:
         return self.other.version
 
     def publish(self, folder: Path) -> str:
+        embedding = load_file(self.folder / "model.safetensors")["model.embed_tokens.weight"]
         with TemporaryDirectory() as whole:
             self.other.publish(Path(whole))
-            return write_weights(folder, ((n, value) for n, value in read_files(Path(whole)) if n != "lm_head.weight"))
+            tensors = read_files(Path(whole))
+            return write_weights(folder, ((n, embedding if "embed_tokens" in n else value) for n, value in tensors))
 
 
-def test_the_canary_sees_every_family_arrive_and_a_stale_output_layer_stay(sampler: VllmSampler, folder: Path) -> None:
+def test_the_canary_sees_every_family_arrive_and_an_embedding_that_stays(sampler: VllmSampler, folder: Path) -> None:
     learner = TorchLearner(
         folder, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9
     )
     canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN)
     assert canary.prove(prompts(folder)).startswith("the sampler takes all 11 families of parameters")
     assert sampler.version == 0
-    spoilt = Canary(learner, sampler, ALONE, LIMIT, lambda each: hand_over(WithoutOutputLayer(each), sampler), DRAWN)
-    with pytest.raises(HandoverError, match="holds wrong weights after a hand-over"):
+    spoilt = Canary(learner, sampler, ALONE, LIMIT, lambda each: hand_over(Stale(each, folder), sampler), DRAWN)
+    with pytest.raises(HandoverError, match=r"does not take what it is given of model\.embed_tokens\.weight: "):
         spoilt.prove(prompts(folder))
 
 

@@ -213,12 +213,12 @@ def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
 ) -> None:
     gone, other = servers
     [prompt, *_] = prompts(folder, 1)
-    many = [replace(prompt, problem=replace(prompt.problem, id=f"p{index}")) for index in range(10)]
+    many = [replace(prompt, problem=replace(prompt.problem, id=f"p{index}")) for index in range(30)]
     groups = sampler.sample(many, 64, SamplingParams(1.0, 32))  # a server draws two of them at once
     drawn = [next(groups)]
     assert "vLLM ended by SIGKILL" in gone.kill()
     drawn += groups
-    assert len({group.problem.id for group in drawn}) == 10
+    assert len({group.problem.id for group in drawn}) == 30
     [lost] = said
     assert gone.url in lost
     with served(folder, gone.port, logs / "again.txt") as again:

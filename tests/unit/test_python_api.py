@@ -41,6 +41,7 @@ FOR_PLUGINS = {
     "RewardSource",
     "Score",
     "__version__",
+    "after_thinking",
     "hookimpl",
     "reward",
 }

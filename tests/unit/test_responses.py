@@ -8,16 +8,23 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from reasoner import Problem, Response, Score
+from reasoner import Problem, Response, RewardSource, Score, after_thinking
 from reasoner.config import PromptConfig
 from reasoner.errors import SamplerError
 from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, SamplingParams
 from reasoner.sampling.responses import all_end_tokens, build_response, opened_block
 from reasoner.thinking import PAIRS
+from reasoner_rewards.boxed_format import boxed_format
+from reasoner_rewards.choice import choice
+from reasoner_rewards.code.extraction import program_in
+from reasoner_rewards.exact import exact
+from reasoner_rewards.json_schema import json_schema
 from reasoner_rewards.math import math
+from reasoner_rewards.regex import regex
 from reasoner_rewards.think_format import think_format
 from tests.chat_templates import CONTROL, DEEPSEEK_R1, chat_tokenizer
+from tests.scored import scored
 from tests.tiny import build_tiny_model
 
 
@@ -127,3 +134,71 @@ def test_a_model_whose_responses_nothing_ends_is_refused() -> None:
 def value(score: Any) -> float:
     assert isinstance(score, Score)
     return score.value
+
+
+WITH_ANSWERS: list[tuple[RewardSource, str, str, dict[str, Any]]] = [
+    (math, r"\boxed{6}", r"\boxed{7}", {}),
+    (choice, "The answer is (B).", "The answer is (A).", {}),
+    (exact, "B", "A", {}),
+    (exact, r"\boxed{B}", r"\boxed{A}", {"extract": "boxed"}),
+    (regex, "Answer: B.", "Answer: A.", {"pattern": r"Answer: (\w)", "group": 1}),
+    (regex, "B", "A", {"pattern": "{answer}", "full": True}),
+    (json_schema, "{}", "{", {"schema_inline": {"type": "object"}}),
+    (boxed_format, r"\boxed{B}", "A", {}),
+]
+
+
+@pytest.mark.parametrize(("opening", "closing"), PAIRS)
+@pytest.mark.parametrize(("source", "right", "wrong", "options"), WITH_ANSWERS)
+def test_what_is_thought_is_no_answer_between_whichever_marks(
+    source: RewardSource, right: str, wrong: str, options: dict[str, Any], opening: str, closing: str
+) -> None:
+    answer = "6" if source is math else "B"
+
+    def value(text: str) -> float:
+        return scored(source, text, answer, **options).value
+
+    assert value(f"{opening}\n{wrong}\n{closing}\n{right}") == 1.0
+    assert value(f"{wrong}\n{closing}\n{right}") == 1.0
+    assert value(f"{opening}\n{right}\n{closing}\n{wrong}") == 0.0
+    assert value(f"{opening}\n{right}") == 0.0
+    assert value(f"{opening}\n{wrong}\n{closing}\n{right}\n{opening}") == 0.0
+
+
+@pytest.mark.parametrize(("opening", "closing"), PAIRS)
+def test_a_program_is_looked_for_after_the_thinking_and_may_have_marks_in_it(opening: str, closing: str) -> None:
+    other = next(pair for pair in PAIRS if pair[0] != opening)
+    program = f"def clean(text):\n    return text.removeprefix('{other[0]}').removesuffix('{other[1]}')\n"
+    draft = "```python\nx = 1\n```"
+    found, _ = program_in(f"{opening}\n{draft}\n{closing}\n```python\n{program}```", "fenced", ("python",))
+    assert (found or "").strip() == program.strip()
+    assert program_in(f"{opening}\n{draft}", "fenced", ("python",)) == (
+        None,
+        "no program: the think block is not closed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("", ""),
+        ("six", "six"),
+        ("<think>a</think>b", "b"),
+        ("a</think>b", "b"),
+        ("<think>a</think>b</think>c", "c"),
+        ("<think>a<think>b</think>c", "c"),
+        ("<think>a", None),
+        ("<think>a</think>b<think>c", None),
+        ("<think>a</thinking>b", None),
+        ("<thinking>a</think>b", None),
+        ("<think>the <thought> tag</think>b", "b"),
+        ("<think>a</think>the <thought> tag", "the <thought> tag"),
+        ("<think>a</think>the </thought> tag", "the </thought> tag"),
+        ("<thinker>a", "<thinker>a"),
+        ("<THINK>a", "<THINK>a"),
+        ("[THINK]a[/THINK]b", "b"),
+        ("[think]a", "[think]a"),
+    ],
+)
+def test_the_first_mark_says_between_which_a_response_thinks(text: str, answer: str | None) -> None:
+    assert after_thinking(text) == answer
