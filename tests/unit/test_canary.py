@@ -130,6 +130,15 @@ def test_responses_end_as_those_of_the_run_also_where_the_model_has_no_end_token
             assert "stop" in {response.finish_reason for response in responses}
 
 
+def test_its_responses_are_no_longer_than_those_of_the_run(built: Callable[[str], Path]) -> None:
+    """The engine may have no room for more."""
+    with world(built("llama")) as each:
+        each.params = SamplingParams(1.0, 2)
+        canary = each.canary
+        assert canary.prove(each.prompts).startswith("the sampler takes all ")
+        assert {len(response.token_ids) for group in canary.groups for response in group.responses} <= {1, 2}
+
+
 @pytest.mark.parametrize(
     ("family", "dtype"),
     [*((family, "float32") for family in FAMILIES), *((family, "bfloat16") for family in ("embeddings", "sinks"))],
