@@ -101,6 +101,6 @@ def split_items(
     if items and not kept:
         raise ConfigError(
             f"data.holdout = {share:g} of the {len(items)} rows of {section} leaves nothing to train on: lower it, or "
-            "give more rows."
+            "give more rows. Rows that ask the same are held out together."
         )
     return tuple(kept), tuple(ordered(held_out, source, HELD_OUT_SEED))
