@@ -77,7 +77,7 @@ DEEP = {
 
 @pytest.mark.parametrize("template", DEEP.values(), ids=DEEP)
 def test_a_template_that_is_nested_too_deeply_is_refused_before_it_is_compiled(template: str) -> None:
-    with pytest.raises(jinja2.TemplateSyntaxError, match="nested more than 60|RecursionError"):
+    with pytest.raises(jinja2.TemplateSyntaxError, match=r"nested more than 60|RecursionError"):
         Template(template)
     source = SourceConfig(path="rows.jsonl", columns={"answer": template})
     with pytest.raises(ConfigError, match=r"data\.train\.columns\.answer = .*: not a Jinja template"):
