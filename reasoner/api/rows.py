@@ -84,7 +84,7 @@ def _check(number: int, row: Mapping[str, Any]) -> None:
         ("answer", _is_text, "text or a number"),
         ("fields", lambda value: isinstance(value, Mapping), "a table"),
         ("finish_reason", lambda value: value in reasons, f"one of {', '.join(reasons)}"),
-        ("tokens", lambda value: isinstance(value, Real) and 1 <= value < math.inf, "a number above 0"),
+        ("tokens", lambda value: isinstance(value, Real) and 1 <= float(value) < math.inf, "a number above 0"),
     ):
         if name in row and not fits(row[name]):
             raise UserError(f"response {number}: the column {name!r} must be {wanted}, got {str(row[name])[:60]!r}.")
