@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol
 
-from reasoner.chat_probe import SYSTEM, ChatProbe, ChatTraits, Turn, TurnEnd
+from reasoner.chat_probe import SYSTEM, USER, ChatProbe, ChatTraits, Turn, TurnEnd
 from reasoner.config import PromptConfig
 from reasoner.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
 from reasoner.errors import ConfigError
@@ -52,7 +52,7 @@ class ChatRenderer:
             raise ConfigError(_NO_TEMPLATE)
         self._tokenizer, self._prompt, self._kwargs = tokenizer, prompt, template_kwargs
         self.end_token = tokenizer.eos_token
-        self._has_written = {"system": False, "examples": False}
+        self._has_written = {"question": False, "system": False, "examples": False}
         self._values = {**tokenizer.special_tokens_map, "tools": None, "documents": None, **template_kwargs}
         self._template = _template_of(tokenizer, template_kwargs)
         self._key = json.dumps([self._template, self._values], default=str)
@@ -76,12 +76,15 @@ class ChatRenderer:
         see whether the template writes what it is given. What else is wrong with it, transformers tells.
 
         Raises:
-            ConfigError: the template takes more time or memory than one may, has no place for a system message, or
-                leaves the thinking of an example out.
+            ConfigError: the template takes more time or memory than one may, leaves the question or the thinking of an
+                example out, or has no place for a system message.
         """
         if self._template is None or not problems:
             return
         self._try(problems)
+        if not self._has_written["question"]:
+            self._check_question(problems[0])
+            self._has_written["question"] = True
         if not self._has_written["system"] and (found := next(filter(self._has_system, problems), None)):
             self._check_system(found)
             self._has_written["system"] = True
@@ -189,6 +192,28 @@ class ChatRenderer:
                 _TRAITS[self._key] = ChatTraits.of(probe)
         _TRIED[self._key] = max(tried, *lengths)
 
+    def _writes(self, turns: Sequence[Turn], marker: str) -> bool:
+        """Whether a word of the turns is in what the template makes of them; it may change its case."""
+        return marker in self._rendered(turns, generation=True).casefold()
+
+    def _check_question(self, problem: Problem) -> None:
+        """The template writes the last message, which a response answers.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        turns = self._turns(problem)
+        try:
+            if self._writes([*turns[:-1], {**turns[-1], "content": USER}], USER):
+                return
+        except Exception:  # templates raise their own errors; told when the problem is rendered
+            return
+        raise ConfigError(
+            f"problem {problem.id}: the model's chat template leaves the last message out: the policy would not see "
+            "the question. Mend the template (chat_template.jinja in the model's folder), or see "
+            "model.chat_template_kwargs."
+        )
+
     def _check_system(self, problem: Problem) -> None:
         """The template writes system messages.
 
@@ -198,7 +223,7 @@ class ChatRenderer:
         turns = self._turns(problem)
         marked = [{**turn, "content": SYSTEM} if turn["role"] == "system" else turn for turn in turns]
         try:
-            if SYSTEM in self._rendered(marked, generation=True):
+            if self._writes(marked, SYSTEM):
                 return
             what = "leaves the system message out"
         except Exception as error:  # templates raise their own errors

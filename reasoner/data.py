@@ -163,7 +163,7 @@ class ProblemLoader:
         """
         everything = self._made(self._rows(source, "data.train"), None, "data.train")
         examples = example_turns(self.prompt)
-        train, held_out = split_items(everything, _itself, source, seed, share, examples, "data.train")
+        train, held_out = split_items(everything, _itself, source, seed, share, examples, "data.train", self.report)
         return train, once(held_out, _itself, examples)
 
     def _rows(self, source: SourceConfig, section: str) -> list[Row]:

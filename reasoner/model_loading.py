@@ -214,8 +214,8 @@ def _in_words(folder: Path) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingDependencyError(f"the model in {folder} needs a package: {first_line(error)}") from error
-    except (ValueError, KeyError) as error:
-        if isinstance(error, UserError):
+    except Exception as error:  # of a configuration that does not hold together it raises whatever it meets
+        if isinstance(error, UserError | MemoryError | torch.OutOfMemoryError):
             raise
         if "Unrecognized configuration class" in str(error):
             config = read_model_json(folder / CONFIG)

@@ -159,7 +159,7 @@ def render_offline(
         raise DataError(f"no row is left to train on. {' '.join(notes)}")
     if holdout is None or not groups:
         return OfflineData(groups, notes)
-    train, held_out = split_items(groups, problem_of, config, seed, holdout, rows.examples, section)
+    train, held_out = split_items(groups, problem_of, config, seed, holdout, rows.examples, section, report)
     return OfflineData(train, notes, held_out)
 
 

@@ -22,7 +22,14 @@ from reasoner.model_loading import load_model
 from reasoner.models import attention_of, read_config
 from reasoner.records import FinishReason, Group, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.hf_decoding import Decoder
-from reasoner.sampling.responses import all_end_tokens, build_response, check_request, end_tokens, opened_block
+from reasoner.sampling.responses import (
+    NOT_FINITE,
+    all_end_tokens,
+    build_response,
+    check_request,
+    end_tokens,
+    opened_block,
+)
 from reasoner.weights import Digest, read_weights
 
 
@@ -136,6 +143,8 @@ class HfSampler:
     ) -> Tensor:
         """Draw a token for every row from softmax(logits / T), or the likeliest at T = 0; unfinished rows take it."""
         logprobs_RV = (logits_RV / (params.temperature or 1.0)).log_softmax(-1)
+        if logprobs_RV.isnan().any():
+            raise SamplerError(NOT_FINITE)
         if params.temperature == 0.0:
             tokens_R = logprobs_RV.argmax(-1)
         else:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from reasoner.config import mistake_of_temperature
-from reasoner.errors import SamplerError
+from reasoner.errors import DataError, SamplerError
 from reasoner.parsing import read_model_json
 from reasoner.records import FinishReason, Prompt, Response, SamplingParams
 from reasoner.thinking import MARKS, opened_at_end
 
+NOT_FINITE = (
+    "the model's logits are not finite: its weights hold NaN or infinite numbers, or overflow in this number format "
+    "(model.dtype)"
+)
 _TEMPLATE_END = 32
 """tokens at the end of a prompt in which the mark and the space after it are looked for"""
 
@@ -45,7 +50,10 @@ def _eos(file: Path) -> set[int]:
     value = read_model_json(file).get("eos_token_id") if file.is_file() else None
     if value is None:
         return set()
-    return set(value) if isinstance(value, list) else {value}
+    found = value if isinstance(value, list) else [value]
+    if not all(type(id_) is int for id_ in found):
+        raise DataError(f"{file}: eos_token_id must be a token's id or a list of them, got {str(value)[:60]!r}.")
+    return set(found)
 
 
 def check_request(prompts: Sequence[Prompt], n: int, params: SamplingParams, max_model_len: int) -> None:
@@ -93,7 +101,12 @@ def build_response(
         opened: the thinking block that the prompt ends in (`opened_block`). It goes in front of the text, so that a
             verifier sees thinking that was never closed.
         ends: ids that end a response. The last token is no text if it is one of them, special or not.
+
+    Raises:
+        SamplerError: a log-probability is not a number.
     """
+    if any(map(math.isnan, logprobs)):
+        raise SamplerError(NOT_FINITE)
     text = _decode(tokenizer, token_ids[:-1] if token_ids[-1] in ends else token_ids)
     ends = [at for at in (text.find(string) for string in stop) if at >= 0]
     return Response(

@@ -130,6 +130,24 @@ def test_a_template_without_a_place_for_system_messages_is_refused_by_name(templ
     assert render(of_a_row[:1], renderer_of(template), 100)
 
 
+@pytest.mark.parametrize(
+    "template", ["Hello.", "{{ messages[0].content }}", "{% for m in messages[:-1] %}{{ m.content }}{% endfor %}"]
+)
+def test_a_template_that_leaves_the_question_out_is_refused(template: str) -> None:
+    """Every response would be one to the same text."""
+    with pytest.raises(ConfigError, match="problem p: the model's chat template leaves the last message out"):
+        render([asked("Why?", prompt=SYSTEM)], renderer_of(template, SYSTEM), 100)
+
+
+@pytest.mark.parametrize("change", ["upper", "lower", "trim"])
+def test_a_template_may_change_how_messages_are_written(change: str) -> None:
+    template = f"{{% for m in messages %}}[{{{{ m.content|{change} }}}}]{{% endfor %}}"
+    renderer = renderer_of(template, SYSTEM)
+    problem = asked("Why?", prompt=SYSTEM)
+    assert render([problem], renderer, 100)
+    assert renderer.prompt(problem).casefold() == "[be brief.][why?]"
+
+
 @pytest.mark.parametrize("template", [some.GEMMA, some.SYSTEM_LEFT_OUT, some.CHATML])
 def test_a_system_message_goes_into_the_first_user_message_by_choice(template: str) -> None:
     example = {"user": "0+0?", "assistant": "0"}

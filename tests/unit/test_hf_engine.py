@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -240,3 +241,20 @@ def test_sequences_beyond_the_original_context_of_longrope_are_refused(tmp_path:
         HfSampler(model, "float32", "cpu", 65, 8, False)
     with HfSampler(model, "float32", "cpu", 64, 8, False) as sampler:
         assert sampler.version == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_end_the_sampling(
+    folder: Path, tmp_path: Path, temperature: float, value: float
+) -> None:
+    """The likeliest of tokens with NaN would be token 0, again and again."""
+    shutil.copytree(folder, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = value
+    save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    with (
+        HfSampler(tmp_path / "broken", "float32", "cpu", 256, 8, False) as sampler,
+        pytest.raises(SamplerError, match="logits are not finite: its weights hold NaN"),
+    ):
+        list(sampler.sample(prompts(folder), 1, SamplingParams(temperature, 4)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from transformers import AutoTokenizer
 
 from reasoner import Problem, Response, RewardSource, Score, after_thinking
 from reasoner.config import PromptConfig
-from reasoner.errors import SamplerError
+from reasoner.errors import DataError, SamplerError
 from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, SamplingParams
-from reasoner.sampling.responses import all_end_tokens, build_response, opened_block
+from reasoner.sampling.responses import all_end_tokens, build_response, end_tokens, opened_block
 from reasoner.thinking import PAIRS
 from reasoner_rewards.boxed_format import boxed_format
 from reasoner_rewards.choice import choice
@@ -129,6 +130,21 @@ def test_a_model_whose_responses_nothing_ends_is_refused() -> None:
         all_end_tokens((), SamplingParams(1.0, 8))
     assert all_end_tokens((), SamplingParams(1.0, 8, stop=("\n",))) == frozenset()
     assert all_end_tokens((1, 2), SamplingParams(1.0, 8, end_tokens=(2, 3))) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("value", ["x", [1, "x"], True, 1.5, [None]])
+def test_an_end_token_that_is_no_id_is_refused_with_its_file(tokenizer: Any, tmp_path: Path, value: Any) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(
+        DataError, match=r"generation_config\.json: eos_token_id must be a token's id or a list of them"
+    ):
+        end_tokens(tmp_path, tokenizer)
+
+
+def test_a_log_probability_that_is_no_number_is_no_response(tokenizer: Any) -> None:
+    """Whichever engine gave it."""
+    with pytest.raises(SamplerError, match="logits are not finite"):
+        build_response(tokenizer, [1, 2], [-1.0, float("nan")], "length", (), 0)
 
 
 def value(score: Any) -> float:

@@ -65,6 +65,47 @@ def test_a_template_that_takes_too_much_is_refused(monkeypatch: pytest.MonkeyPat
         found.render({"question": "why", "x": "x"})
 
 
+DEEP = {
+    "look-ups": "{{ question" + "[0]" * 5000 + " }}",
+    "fewer look-ups, on which Python's parser would take minutes": "{{ question" + "[0]" * 300 + " }}",
+    "sums": "{{ question" + " + 'a'" * 200 + " }}",
+    "filters": "{{ question" + "|upper" * 200 + " }}",
+    "branches": "{% if question %}" * 100 + "x" + "{% endif %}" * 100,
+    "brackets": "{{ " + "[" * 500 + "]" * 500 + " }}",
+}
+
+
+@pytest.mark.parametrize("template", DEEP.values(), ids=DEEP)
+def test_a_template_that_is_nested_too_deeply_is_refused_before_it_is_compiled(template: str) -> None:
+    with pytest.raises(jinja2.TemplateSyntaxError, match=r"nested more than 60|RecursionError"):
+        Template(template)
+    source = SourceConfig(path="rows.jsonl", columns={"answer": template})
+    with pytest.raises(ConfigError, match=r"data\.train\.columns\.answer = .*: not a Jinja template"):
+        load_problems(source, PromptConfig(), {}, 0)
+
+
+@pytest.mark.parametrize("depth", [1, 50])
+def test_a_template_that_is_nested_a_little_is_rendered(depth: int) -> None:
+    with Template("{{ question" + "[0]" * depth + " }}" + "{{ question ~ 'a'" + " ~ 'a'" * 300 + " }}") as found:
+        assert found.render({"question": "w"}) == "w" * 2 + "a" * 301
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ question.upper }}",
+        "{{ question|map('upper') }}",
+        "{{ row.items }}",
+        "{{ range(3) }}",
+        "{% for x in [question] %}{{ x.upper }}{% endfor %}",
+        "{{ self }}",
+    ],
+)
+def test_what_is_no_text_is_not_written(template: str) -> None:
+    with Template(template) as found, pytest.raises(FailedError, match="which is no text"):
+        found.render({"question": "why", "row": {"items": [1]}})
+
+
 @pytest.mark.parametrize(("template", "message"), FAILING.values(), ids=FAILING)
 def test_what_a_template_raises_is_told_and_the_next_row_is_rendered(template: str, message: str) -> None:
     with Template(template) as found:
