@@ -25,6 +25,7 @@ from reasoner.records import Message, Problem
 from reasoner.row_report import RowError, RowReport
 from reasoner.row_selection import HELD_OUT_SEED, build, load_rows, ordered, split_items
 from reasoner.rows import Row, field_names, text_field
+from reasoner.safe_text import storable
 from reasoner.templates import FailedError, Template, UnboundedError
 from reasoner.turns import opening_of
 
@@ -339,7 +340,7 @@ def conversation(row: Row, prompt: PromptConfig, template: Template, section: st
     if "question" in row.fields:
         text_field(row, "question", section)
     try:
-        text = template.render(plain_values(row.fields, prompt) if plain else row.fields)
+        text = storable(template.render(plain_values(row.fields, prompt) if plain else row.fields))
     except jinja2.UndefinedError as error:
         found = re.match(r"'(\w+)' is undefined", error.message or "")
         missing = found[1] if found else "NAME"

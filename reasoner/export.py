@@ -28,6 +28,7 @@ from reasoner.runs.folder import IDENTITY
 from reasoner.runs.model import FOLDER, RunModel, record_step
 from reasoner.runs.saved import SavedRun, disk_use
 from reasoner.safe_text import printable
+from reasoner.weight_files import read_shapes
 
 KEPT = (".safetensors", ".json", ".txt", ".model", ".jinja", ".py")
 """suffixes of what a model consists of; a pickle is none of it"""
@@ -66,6 +67,7 @@ def export(run: SavedRun, model: RunModel, target: Path) -> int:
             else:
                 _write_trained(run, model, folder)
                 record_step(folder, model.step)
+            read_shapes(folder)  # a file that was cut short is refused
             end = add_turn_end(folder, run.config)
             (folder / CONFIG).parent.mkdir()
             (folder / CONFIG).write_text(printable(homeless(run.config_text)), encoding="utf-8")

@@ -252,6 +252,8 @@ def _whole_model(function: RewardFunction) -> type[BaseModel] | None:
 
 
 def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
+    if not inspect.isroutine(function):
+        raise TypeError(f"reward source {name!r} needs a function (def or async def), got {function!r}")
     hints = get_type_hints(function)
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner import models
@@ -39,10 +41,11 @@ from tests.tiny import build_tiny_model
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SavedRun:
-    """A run with the files of a model, empty ones; it is only read."""
+    """A run with the files of a model, next to empty ones; it is only read."""
     folder = made_up_run(tmp_path_factory.mktemp("made"), steps=2, problems=1)
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors"):
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         (folder / "model" / name).write_text("{}")
+    save_file({"weight": torch.zeros(8)}, folder / "model" / "model.safetensors")
     for name in ("pytorch_model.bin", "training_args.pt"):
         (folder / "model" / name).write_text("pickled")
     (folder / "model" / "critic").mkdir()
@@ -104,6 +107,16 @@ def test_the_card_of_a_hub_model_in_the_local_cache_is_read(tmp_path: Path, monk
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: cached.get(name))
     assert origin("some/model") == Origin("some/model", "apache-2.0")
     assert models.local_file("some/model", "tokenizer.json") is None
+
+
+def test_weights_that_were_cut_short_are_not_exported(run: SavedRun, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    cut = read_run(tmp_path / "run")
+    weights = cut.folder / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    with pytest.raises(DataError, match=r"model\.safetensors"):
+        export(cut, run_model(cut), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_cannot_be_exported_says_why(run: SavedRun, tmp_path: Path) -> None:
