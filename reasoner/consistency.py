@@ -37,8 +37,9 @@ def _check_rewards(config: Config) -> None:
         raise ValueError(found)
     if config.evaluation is not None and config.evaluation.correct not in ("", *names):
         raise ValueError(
-            f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: {', '.join(names) or 'none'}; "
-            "name one of them, or nothing where no responses are evaluated: --set evaluation.correct="
+            f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: "
+            f"{', '.join(names) or 'none'}; name one of them, or nothing "
+            "where no responses are evaluated: --set evaluation.correct="
         )
 
 
