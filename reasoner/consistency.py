@@ -36,7 +36,11 @@ def _check_rewards(config: Config) -> None:
     if found := mistake_of_conditions(config.rewards):
         raise ValueError(found)
     if config.evaluation is not None and config.evaluation.correct not in ("", *names):
-        raise ValueError(f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: {names}")
+        raise ValueError(
+            f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: "
+            f"{', '.join(names) or 'none'}; name one of them, or nothing "
+            "where no responses are evaluated: --set evaluation.correct="
+        )
 
 
 def _check_evaluation(config: Config) -> None:

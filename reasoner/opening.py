@@ -44,7 +44,7 @@ from reasoner.reporting.view import View, Views
 from reasoner.runs.changes import Change
 from reasoner.runs.folder import Run, open_run
 from reasoner.runs.follower import Follower
-from reasoner.runs.resume import Place, Resume, find_place
+from reasoner.runs.resume import Place, Resume, find_place, made_again
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.factory import longest_of, open_sampler, why_merged
 from reasoner.scoring.service import ScoringService
@@ -196,7 +196,7 @@ def _what_is_left(run: Run, error: BaseException) -> str:
     mended = " (after mending a reward source: with --accept-changes)" if isinstance(error, ScoringError) else ""
     if not saved:
         return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
-    again = "" if saved[-1] == run.steps else f" ({run.steps - saved[-1]} committed steps after it are made again)"
+    again = "" if saved[-1] == run.steps else f" ({made_again(run.steps - saved[-1])})"
     return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
 
 

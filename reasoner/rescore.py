@@ -24,6 +24,7 @@ from reasoner.evaluation import Criterion, Scorer, pass_rates
 from reasoner.gro.algorithms import Algorithms
 from reasoner.gro.terms import Term
 from reasoner.records import Batch, Component, Group, Rollout, ScoredGroup
+from reasoner.runs.find import find_run
 from reasoner.settings import Resolved, load_config
 
 CONFIG = "config.toml"
@@ -131,6 +132,16 @@ class Comparison:
         return sorted(moved, key=lambda change: -change.size)[:count]
 
 
+def saved_path(name: str) -> Path:
+    """The folder or file of rollouts that a user means: what is there of that name, else the run that begins so.
+
+    Raises:
+        UserError: there is neither, or several runs begin so.
+    """
+    path = Path(name).expanduser()
+    return path if is_there(path) or path.suffix in SUFFIXES else find_run(name)
+
+
 def load_saved(path: Path) -> list[SavedBatch]:
     """The responses of a run folder, or of one file of rollouts (.parquet or .jsonl).
 
@@ -230,7 +241,7 @@ def _files(path: Path) -> list[Path]:
             raise UserError(f"{path} has no saved responses: there is no {path / 'rollouts'}/*.parquet.")
         return files
     if not is_there(path):
-        raise UserError(f"there is no run folder and no file {path.absolute()}.")
+        raise UserError(f"there is no file {path.absolute()}.")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no file of rollouts: it must end in {' or '.join(SUFFIXES)}.")
     return [path.resolve()]

@@ -353,8 +353,10 @@ class Stages:
         self.publish()
         prompts = list(self.drawer.prompts.values()) if self.drawer else list(self.evaluator.held_out)
         found = self.canary.prove(prompts)
+        seconds = time.perf_counter() - started
+        self.run.clock.set_up += seconds
         self.run.add_fact("sampler check", found)
-        self.view.message(f"{found}; {time.perf_counter() - started:.1f} s")
+        self.view.message(f"{found}; {seconds:.1f} s")
 
     def follow_sampler(self) -> None:
         """After the first update, and then at every k-th step until it is seen: the sampler, which has the learner's

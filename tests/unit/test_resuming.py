@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ def test_what_came_after_the_newest_checkpoint_is_cut_back(tmp_path: Path) -> No
     with find_place(folder, 10) as place:
         assert (place.step, place.repeated, place.notes) == (4, 2, ())
         assert str(place) == "from step-000004; 2 committed steps after it are made again"
+        assert str(replace(place, repeated=1)) == "from step-000004; 1 committed step after it is made again"
         run = reopen(place)
     assert [row["step"] for row in read_metrics(folder)] == [1, 2, 3, 4]
     assert [made.step for made in read_evaluations(folder)] == [2, 4]

@@ -242,6 +242,16 @@ def test_a_held_out_share_takes_the_place_of_evaluation_data(task: Path) -> None
             laptop(task, "data.eval=none", f"data.holdout={share}")
 
 
+def test_a_template_is_text_for_a_key_of_a_free_table_too(task: Path) -> None:
+    template = "{{ reward_model.ground_truth }}"
+    columns = laptop(task, f"data.train.columns.answer={template}").config.data.train.columns
+    assert columns == {"answer": template}
+    assert laptop(task, f'data.train.columns.answer="{template}"').config.data.train.columns == columns
+    assert laptop(task, "data.train.columns={answer = '{{ a }}'}").config.data.train.columns == {"answer": "{{ a }}"}
+    with pytest.raises(ConfigError, match="the value is not TOML"):
+        laptop(task, "data.train.columns={answer")
+
+
 def test_entries_of_rewards_are_addressed_by_source_and_by_index(task: Path) -> None:
     resolved = laptop(task, "rewards.1.weight=0.1", "rewards.math.timeout_s=3")
     assert [(r.source, r.weight, r.timeout_s) for r in resolved.config.rewards] == [
