@@ -243,11 +243,15 @@ def test_a_held_out_share_takes_the_place_of_evaluation_data(task: Path) -> None
 
 
 def test_a_template_is_text_for_a_key_of_a_free_table_too(task: Path) -> None:
+    def columns(value: str) -> object:
+        train = laptop(task, f"data.train.columns{value}").config.data.train
+        assert train is not None
+        return train.columns
+
     template = "{{ reward_model.ground_truth }}"
-    columns = laptop(task, f"data.train.columns.answer={template}").config.data.train.columns
-    assert columns == {"answer": template}
-    assert laptop(task, f'data.train.columns.answer="{template}"').config.data.train.columns == columns
-    assert laptop(task, "data.train.columns={answer = '{{ a }}'}").config.data.train.columns == {"answer": "{{ a }}"}
+    assert columns(f".answer={template}") == {"answer": template}
+    assert columns(f'.answer="{template}"') == {"answer": template}
+    assert columns("={answer = '{{ a }}'}") == {"answer": "{{ a }}"}
     with pytest.raises(ConfigError, match="the value is not TOML"):
         laptop(task, "data.train.columns={answer")
 
