@@ -24,7 +24,7 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
-from reasoner.errors import SamplerError
+from reasoner.errors import ReasonerError, SamplerError
 from reasoner.records import FinishReason, Response, SamplingParams
 from reasoner.sampling.responses import all_end_tokens, build_response, end_tokens, opened_block
 from reasoner.sampling.vllm_messages import (
@@ -69,6 +69,7 @@ class Host:
         self._takes_adapters = bool(start.adapter_rank)
         self._adapter: LoRARequest | None = None
         self._version = 0
+        self._has_sampled = False
         self.description = (
             f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {start.max_sequences} sequences at once"
         )
@@ -81,12 +82,13 @@ class Host:
             try:
                 self._connection.send(Done(self._answer(request)))
             except Exception as error:
-                self._connection.send(failure(error))
+                self._connection.send(failure(error if self._has_sampled else _refused(error)))
 
     def _answer(self, request: Request) -> Value:
         match request:
             case Draw():
                 self._draw(request)
+                self._has_sampled = True
             case Score():
                 return self._score(request)
             case Load():
@@ -166,7 +168,7 @@ class Host:
             self._adapter = LoRARequest(str(number), number, request.folder)
             receipts = set(self._llm.collective_rpc("take_adapter", args=(number, request.folder)))
         else:
-            receipts = self._take_weights(request.folder)
+            receipts = set(self._llm.collective_rpc("take_weights", args=(request.folder,)))
         if len(receipts) != 1:
             raise SamplerError(f"vLLM's workers read different weights from {request.folder}: {sorted(receipts)}")
         self._llm.reset_prefix_cache()
@@ -174,30 +176,27 @@ class Host:
         checksum, tensors = receipts.pop()
         return checksum, tensors
 
-    def _take_weights(self, folder: str) -> set[tuple[str, int]]:
-        try:
-            return set(self._llm.collective_rpc("take_weights", args=(folder,)))
-        except (KeyError, ValueError, AttributeError) as error:  # what its models raise for names that they do not know
-            traceback.print_exc()  # into the log
-            raise SamplerError(
-                f"vLLM {vllm.__version__} does not take the weights of this model under the names that its folder has: "
-                f"{type(error).__name__}: {error}. {_INSTEAD}"
-            ) from error
-
 
 def _open(start: Start) -> LLM:
     try:
         return LLM(**engine_arguments(start))
-    except (ValueError, KeyError, AttributeError) as error:  # for settings, and for models that it cannot read
-        traceback.print_exc()  # into the log
+    except ValueError as error:
         why = said_by_vllm(error)
         if start.adapter_rank and "LoRA" in why:
             raise SamplerError(
                 f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({why})"
             ) from error
-        raise SamplerError(
-            f"vLLM {vllm.__version__} does not start with this model: {why.removesuffix('.')}. {_INSTEAD}"
-        ) from error
+        raise
+
+
+def _refused(error: Exception) -> Exception:
+    """Whatever vLLM raises before it has sampled says that it does not take this model: it cannot read it, does not
+    know its weights by their names, or has no kernel for it."""
+    if isinstance(error, ReasonerError):
+        return error
+    traceback.print_exception(error)  # into the log
+    why = said_by_vllm(error).removesuffix(".")
+    return SamplerError(f"vLLM {vllm.__version__} does not take this model: {why}. {_INSTEAD}")
 
 
 def engine_arguments(start: Start) -> dict[str, Any]:
@@ -241,7 +240,7 @@ def main(descriptor: int) -> None:
     try:
         host = Host(connection.recv(), connection)
     except Exception as error:
-        connection.send(failure(error))
+        connection.send(failure(_refused(error)))
         return
     connection.send(Done(host.description))
     host.serve()

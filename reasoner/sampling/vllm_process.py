@@ -134,7 +134,7 @@ class HostProcess:
         if isinstance(reply, Failed):
             self._idle = True
             if not reply.is_traceback:
-                raise SamplerError(reply.message)
+                raise SamplerError(f"{reply.message} (vLLM's log is {self._log_file})")
             raise SamplerError(f"vLLM failed (its log is {self._log_file}):\n{reply.message}")
         self._idle = isinstance(reply, Done)
         return reply
