@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reasoner.hookspecs import hookimpl
 from reasoner.records import Message, Problem, Response, Score
 from reasoner.rewards_api import TEXT_ONLY, RewardSource, reward
+from reasoner.thinking import after_thinking
 
 if TYPE_CHECKING:
     from reasoner.api.evaluation import EvaluationResults, evaluate
@@ -31,6 +32,7 @@ __all__ = [
     "Score",
     "Scores",
     "__version__",
+    "after_thinking",
     "evaluate",
     "hookimpl",
     "open_run",

@@ -94,6 +94,8 @@ class Canary:
     """mean gap per token that is rounding (`handover.gap_limit`)"""
     hand_over: Callable[[Publisher], object]
     """gives the sampler somebody's weights"""
+    params: SamplingParams
+    """what ends a response is the same here; the rest of it is not"""
     groups: list[Group] = field(init=False)
     """the tokens that are scored"""
     settled: bool = field(init=False, default=True)
@@ -154,7 +156,8 @@ class Canary:
         """Have every engine continue a prompt, and compare before anything is changed."""
         shortest = sorted(prompts, key=lambda prompt: len(prompt.token_ids))[: max(2, self.ranks.count)]
         few = [replace(prompt, token_ids=prompt.token_ids[-_PROMPT_TOKENS:]) for prompt in shortest]
-        sampled = list(self.sampler.sample(few, _RESPONSES, SamplingParams(1.0, _TOKENS)))
+        params = replace(self.params, temperature=1.0, max_tokens=min(_TOKENS, self.params.max_tokens))
+        sampled = list(self.sampler.sample(few, _RESPONSES, params))
         groups = [group for some in self.ranks.gather(sampled) for group in some]
         groups.sort(key=lambda group: group.problem.id)
         with self.learner.perturbed({}):

@@ -18,6 +18,7 @@ from jinja2 import nodes
 from reasoner.errors import ConfigError, nearest
 from reasoner.row_report import RowError
 from reasoner.rows import Row, field_names
+from reasoner.safe_text import storable
 from reasoner.template_process import environment
 from reasoner.templates import FailedError, Template, UnboundedError, parse
 
@@ -104,8 +105,8 @@ class Columns:
         except UnboundedError as error:
             raise ConfigError(f"{key} fails on {row.place}: {error}.") from None
         except Exception as error:  # a lookup can raise anything, such as for a forbidden attribute
-            raise RowError(row.place, f"{key} fails: {error}.", f"on which {key} fails") from error
-        return value
+            raise RowError(row.place, f"{key} fails: {str(error).rstrip('.')}.", f"on which {key} fails") from error
+        return storable(value)
 
 
 def _lookup(template: str) -> Callable[..., Any] | None:

@@ -94,12 +94,19 @@ class PolicyConfig(Model):
 
 
 class PromptConfig(Model):
-    """`[prompt]`: how a data row becomes a conversation."""
+    """`[prompt]`: how a data row becomes a prompt."""
 
+    format: Literal["chat", "plain"] = "chat"
+    """`chat`: a conversation, written with the model's chat template; `plain`: the text that `template` makes, for base
+    models, with `system` and `examples` among its variables"""
     system: str = ""
     """system message; empty: none"""
+    system_role: Literal["system", "user"] = "system"
+    """`user`: system messages are put before the first user message, for chat templates that leave them out or refuse
+    them"""
     template: str = "{{ question }}"
-    """Jinja template of the user message; the row's columns are its variables"""
+    """Jinja template of the user message (with `format = "plain"` of the whole text); the row's columns are its
+    variables"""
     examples: list[dict[str, str]] = Field(default_factory=list)
     """worked examples put before the question as earlier turns: `{user = "...", assistant = "..."}`"""
 

@@ -36,7 +36,11 @@ def _check_rewards(config: Config) -> None:
     if found := mistake_of_conditions(config.rewards):
         raise ValueError(found)
     if config.evaluation is not None and config.evaluation.correct not in ("", *names):
-        raise ValueError(f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: {names}")
+        raise ValueError(
+            f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: "
+            f"{', '.join(names) or 'none'}; name one of them, or nothing "
+            "where no responses are evaluated: --set evaluation.correct="
+        )
 
 
 def _check_evaluation(config: Config) -> None:
@@ -236,6 +240,20 @@ def _check_reference(config: Config) -> None:
             )
 
 
+def _check_prompt(config: Config) -> None:
+    """Of a plain prompt there is nothing that the chat template would do."""
+    if config.prompt.format != "plain":
+        return
+    for key, value in (
+        ("model.chat_template_kwargs", config.model.chat_template_kwargs),
+        ("prompt.system_role", config.prompt.system_role == "user"),
+    ):
+        if value:
+            raise ValueError(
+                f"{key} has no effect with prompt.format = 'plain', which uses no chat template; leave it out"
+            )
+
+
 def _check_data(config: Config) -> None:
     train, held_out = config.data.train, config.data.eval
     offline = any((config.data.pairs, config.data.labelled, config.data.demos))
@@ -269,5 +287,6 @@ CHECKS = (
     _check_updates,
     _check_reference,
     _check_data,
+    _check_prompt,
 )
 """what must hold between sections, in the order in which it is looked at"""

@@ -20,10 +20,12 @@ from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.hookspecs import Generator
 from reasoner.overlap import Policy, keep_apart, once
+from reasoner.plain_renderer import not_one_text, plain_values
 from reasoner.records import Message, Problem
 from reasoner.row_report import RowError, RowReport
 from reasoner.row_selection import HELD_OUT_SEED, build, load_rows, ordered, split_items
 from reasoner.rows import Row, field_names, text_field
+from reasoner.safe_text import storable
 from reasoner.templates import FailedError, Template, UnboundedError
 from reasoner.turns import opening_of
 
@@ -162,7 +164,7 @@ class ProblemLoader:
         """
         everything = self._made(self._rows(source, "data.train"), None, "data.train")
         examples = example_turns(self.prompt)
-        train, held_out = split_items(everything, _itself, source, seed, share, examples, "data.train")
+        train, held_out = split_items(everything, _itself, source, seed, share, examples, "data.train", self.report)
         return train, once(held_out, _itself, examples)
 
     def _rows(self, source: SourceConfig, section: str) -> list[Row]:
@@ -330,12 +332,15 @@ def conversation(row: Row, prompt: PromptConfig, template: Template, section: st
             messages are none.
         ConfigError: the template takes more time or memory than one may.
     """
+    plain = prompt.format == "plain"
     if isinstance(row.fields.get("question"), list):
+        if plain:
+            raise not_one_text(row.place)
         return opening_of(row, "question")
     if "question" in row.fields:
         text_field(row, "question", section)
     try:
-        text = template.render(row.fields)
+        text = storable(template.render(plain_values(row.fields, prompt) if plain else row.fields))
     except jinja2.UndefinedError as error:
         found = re.match(r"'(\w+)' is undefined", error.message or "")
         missing = found[1] if found else "NAME"
@@ -353,6 +358,8 @@ def conversation(row: Row, prompt: PromptConfig, template: Template, section: st
         raise RowError(
             row.place, "prompt.template gives an empty message.", "of which prompt.template makes an empty message"
         )
+    if plain:
+        return (Message("user", text),)
     turns = [Message("system", prompt.system)] if prompt.system else []
     return (*turns, *example_turns(prompt), Message("user", text))
 

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from reasoner.atomic import replacing_folder
 from reasoner.bounded_files import LARGE_BYTES, is_folder, is_there, open_regular, read_object
 from reasoner.config import LearningConfig, LoraConfig, PolicyConfig
+from reasoner.end_of_turn import add_turn_end
 from reasoner.errors import DataError, UserError
 from reasoner.models import Origin, origin, resolve_model
+from reasoner.parsing import table_of
 from reasoner.report.compare import before_and_after, when
 from reasoner.report.text import comparison_text, escaped, table
 from reasoner.report.words import ABOUT_EVALUATION, homeless, short, versions
@@ -26,6 +28,7 @@ from reasoner.runs.folder import IDENTITY
 from reasoner.runs.model import FOLDER, RunModel, record_step
 from reasoner.runs.saved import SavedRun, disk_use
 from reasoner.safe_text import printable
+from reasoner.weight_files import read_shapes
 
 KEPT = (".safetensors", ".json", ".txt", ".model", ".jinja", ".py")
 """suffixes of what a model consists of; a pickle is none of it"""
@@ -34,7 +37,7 @@ NEEDED = {
     "generation_config.json": "what ends a response",
 }
 CONFIG = "training/config.toml"
-FACTS = ("training data", "evaluation data", "rewards", "method", "steps", "device", "engine")
+FACTS = ("training data", "evaluation data", "rewards", "method", "steps", "device", "engine", "responses end")
 
 
 def export(run: SavedRun, model: RunModel, target: Path) -> int:
@@ -64,9 +67,11 @@ def export(run: SavedRun, model: RunModel, target: Path) -> int:
             else:
                 _write_trained(run, model, folder)
                 record_step(folder, model.step)
+            read_shapes(folder)  # a file that was cut short is refused
+            end = add_turn_end(folder, run.config)
             (folder / CONFIG).parent.mkdir()
             (folder / CONFIG).write_text(printable(homeless(run.config_text)), encoding="utf-8")
-            (folder / "README.md").write_text(printable(model_card(run, model, target.name)), encoding="utf-8")
+            (folder / "README.md").write_text(printable(model_card(run, model, target.name, end)), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--to {target} cannot be written: {error.strerror or error}.") from error
     return disk_use(target)
@@ -128,10 +133,14 @@ def _size(file: Path) -> int:
     return size
 
 
-def model_card(run: SavedRun, model: RunModel, name: str) -> str:
-    """The model card: Markdown with the head that the Hugging Face hub reads."""
+def model_card(run: SavedRun, model: RunModel, name: str, end: str = "") -> str:
+    """The model card: Markdown with the head that the Hugging Face hub reads.
+
+    Args:
+        end: what became of the end of a turn (`add_turn_end`); empty: nothing.
+    """
     base = origin(str(run.config["model"]["path"]))
-    return "\n\n".join([_head(run, base), *_body(run, model, name, base)]) + "\n"
+    return "\n\n".join([_head(run, base), *_body(run, model, name, base, end)]) + "\n"
 
 
 def _head(run: SavedRun, base: Origin) -> str:
@@ -147,7 +156,7 @@ def _head(run: SavedRun, base: Origin) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _body(run: SavedRun, model: RunModel, name: str, base: Origin) -> Iterator[str]:
+def _body(run: SavedRun, model: RunModel, name: str, base: Origin, end: str) -> Iterator[str]:
     initial = base.hub or Path(str(run.config["model"]["path"])).name
     yield f"# {escaped(name)}"
     linked = f"[{escaped(initial)}](https://huggingface.co/{base.hub})" if base.hub else escaped(initial)
@@ -155,12 +164,14 @@ def _body(run: SavedRun, model: RunModel, name: str, base: Origin) -> Iterator[s
     task = escaped(run.chosen.get("task", str(run.config.get("task", ""))))
     yield f"{linked}{copy}, post-trained with verifiable rewards by `reasoner`. Task: {task}."
     yield "## Use"
-    yield _usage(name)
+    plain = table_of(run.config, "prompt").get("format") == "plain"
+    yield _usage(name, _PLAIN if plain else _CHAT)
     yield "## Evaluation"
     yield from _evaluation(run, model.step)
     yield "## Training"
     facts = {fact: run.chosen[fact] for fact in FACTS if fact in run.chosen}
     facts |= {fact: text for fact, text in run.chosen.items() if fact.startswith("term ")}
+    facts |= {"end of a turn": end} if end else {}
     facts["weights"] = f"after step {model.step} of {run.planned_steps}"
     facts["run"] = run.state if run.state == "finished" else f"{run.state} after step {run.steps}"
     if run.seconds is not None and model.step == run.steps:
@@ -176,18 +187,22 @@ def _body(run: SavedRun, model: RunModel, name: str, base: Origin) -> Iterator[s
         yield "That of the base model, which is not known here: look at its own page before you hand this one on."
 
 
-def _usage(name: str) -> str:
+_CHAT = """chat = [{"role": "user", "content": "..."}]
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)"""
+_PLAIN = 'inputs = tokenizer("...", add_special_tokens=True, return_tensors="pt")'
+
+
+def _usage(name: str, inputs: str) -> str:
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({name!r})
 model = AutoModelForCausalLM.from_pretrained({name!r})
-chat = [{{"role": "user", "content": "..."}}]
-inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+{inputs}
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=256)[0][inputs["input_ids"].shape[1]:]))
 ```
 
-The system prompt, the template of the question and the worked examples that it was trained with are under `[prompt]` in
+The template of the prompt that it was trained with, the system message and the worked examples are under `[prompt]` in
 [{CONFIG}]({CONFIG})."""
 
 

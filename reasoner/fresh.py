@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any
 
+from reasoner.chat_probe import TurnEnd
 from reasoner.config import Config
 from reasoner.curriculum import Curriculum
 from reasoner.data import Cursor, Stream
@@ -64,6 +65,8 @@ class Drawer:
     """training prompts by problem id"""
     curriculum: Curriculum | None
     """chooses among the problems; None: each comes once per epoch"""
+    turn_end: TurnEnd = TurnEnd()  # noqa: RUF009 (frozen)
+    """what ends a response beside the model's own end tokens"""
 
     def __post_init__(self, problems: Stream[Problem]) -> None:
         self._order = self.curriculum or Cursor(problems)
@@ -134,7 +137,7 @@ class Drawer:
 
     def _params(self, temperature: float, purpose: Purpose, *parts: int) -> SamplingParams:
         config, seed = self.config.sampling, derive_seed(self.config.run.seed, purpose, *parts)
-        return SamplingParams(temperature, config.max_tokens, tuple(config.stop), seed)
+        return self.turn_end.added_to(SamplingParams(temperature, config.max_tokens, tuple(config.stop), seed))
 
     def _score(
         self,

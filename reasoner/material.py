@@ -10,6 +10,7 @@ from typing import Literal
 import pluggy
 
 from reasoner import plugins
+from reasoner.chat_probe import TurnEnd
 from reasoner.config import Config, OfflineConfig
 from reasoner.data import Stream
 from reasoner.estimate import Estimate
@@ -17,11 +18,12 @@ from reasoner.gro.terms import Source
 from reasoner.hub import said_offline
 from reasoner.machine import this_machine
 from reasoner.memory import Need, needs
-from reasoner.model_loading import check_weights
+from reasoner.model_loading import check_weights, check_weights_at_hand
 from reasoner.model_size import ModelSize
 from reasoner.models import folder_at_hand, open_tokenizer, resolve_device, resolve_model
 from reasoner.offline import OfflineData
 from reasoner.plan import describe_offline, describe_plan
+from reasoner.prompts import open_renderer
 from reasoner.records import Problem, Prompt, ScoredGroup
 from reasoner.row_report import RowReport
 from reasoner.runs.checksums import identify
@@ -29,7 +31,7 @@ from reasoner.runs.folder import MINIMUM_FREE
 from reasoner.safe_text import printable
 from reasoner.sampling.factory import check_sampler, choose_engine
 from reasoner.settings import Resolved
-from reasoner.sources import check_problems_of, read_sources, references_of
+from reasoner.sources import check_problems_of, read_sources, references_of, response_end
 from reasoner.vocabulary import check_token_ids
 
 
@@ -54,6 +56,8 @@ class Material:
     offline: Mapping[Source, OfflineData]
     streams: Mapping[Source, Stream[ScoredGroup]]
     """the groups of `offline` by step"""
+    turn_end: TurnEnd
+    """what ends a response beside the model's own end tokens"""
 
     def identity(self) -> dict[str, str]:
         """Checksums of all that (see `checksums.identify`)."""
@@ -107,7 +111,8 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
-    data = read.rendered(config, tokenizer, report)
+    renderer = open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
+    data = read.rendered(config, renderer, report)
     data = replace(data, splits=replace(data.splits, notes=(*report.settle(), *data.splits.notes)))
     if checks is None:
         checks = check_problems_of(config, manager, data.splits)
@@ -115,6 +120,9 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     facts |= references_of(config, manager, data.splits)
     facts |= {f"data.{source}": describe_offline(config, source, found) for source, found in data.offline.items()}
     facts |= {"hub": said_offline()} if said_offline() else {}
+    facts |= renderer.facts()
+    if engine:
+        facts["responses end"] = response_end(config, tokenizer, renderer, folder)
     critic = config.critic.path if training and config.gro.needs_critic else None
     critic_folder = resolve_model(critic) if critic else folder
     if training and config.gro.needs_critic:
@@ -136,7 +144,26 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
         problems=_problems(config, data.train) if training and config.online else None,
         offline=data.offline,
         streams={source: _stream(config, source, found) for source, found in data.offline.items()},
+        turn_end=renderer.turn_end(),
     )
+
+
+def check_models_at_hand(config: Config, engine: str) -> None:
+    """What `load_material` refuses of a training's models, as far as they are on this machine: nothing is downloaded,
+    converted or loaded.
+
+    Args:
+        engine: of the sampler; empty: it is not asked.
+
+    Raises:
+        UserError: they are not as they must be.
+    """
+    trusted = config.model.trust_remote_code
+    if engine and (folder := folder_at_hand(config.model.path)):
+        check_sampler(config, folder, training=True)
+    check_weights_at_hand(config.model.path, trusted)
+    if config.gro.needs_critic:
+        check_weights_at_hand(config.critic.path or config.model.path, trusted, head=False)
 
 
 def _sequences(

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from reasoner.checkpoint_names import CheckpointNames
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.model_files import CONFIG
-from reasoner.models import first_line, no_progress_bars
+from reasoner.models import first_line, folder_at_hand, local_file, no_progress_bars
 from reasoner.parsing import list_of, read_model_json, table_of
 from reasoner.weight_files import INDEX, SINGLE, read_shapes
 
@@ -65,12 +65,7 @@ def check_weights(folder: Path, trust_remote_code: bool, *, head: bool = True) -
             configuration, or transformers has no language model of that kind; the message says what to do.
         MissingDependencyError: transformers needs a package for it.
     """
-    _refuse_quantised(folder)
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{folder} has an adapter (adapter_config.json) beside or instead of the model: merge the two with peft "
-            "(merge_and_unload, then save_pretrained) and take that folder, or remove the adapter's files."
-        )
+    _refuse_untrainable(folder)
     with _in_words(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
@@ -83,6 +78,20 @@ def check_weights(folder: Path, trust_remote_code: bool, *, head: bool = True) -
     # a folder with images of which transformers has the text's part as a model of its own
     part = config.get_text_config() is not config and model.config.get_text_config() is model.config
     return Skeleton(model, CheckpointNames(model, shapes, str(folder), head=head, part=part))
+
+
+def check_weights_at_hand(path: str, trust_remote_code: bool, *, head: bool = True) -> None:
+    """As `check_weights`, as far as the model is on this machine: nothing is downloaded or converted for it, and a
+    folder with a configuration alone is enough.
+
+    Args:
+        path: as `model.path`.
+    """
+    folder = folder_at_hand(path)
+    if folder is not None and any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        check_weights(folder, trust_remote_code, head=head)
+    elif (config := local_file(path, CONFIG)) is not None:  # of the hub's files some may not be here yet
+        _refuse_untrainable(config.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +180,13 @@ def _freeze_all_but_text(model: Any) -> None:
         value.requires_grad_(value.requires_grad and id(value) in trained)
 
 
-def _refuse_quantised(folder: Path) -> None:
-    """Trained weights are plain numbers, and a saved model says in which format."""
+def _refuse_untrainable(folder: Path) -> None:
+    """Trained weights are plain numbers, and a saved model says in which format; an adapter is no model."""
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} has an adapter (adapter_config.json) beside or instead of the model: merge the two with peft "
+            "(merge_and_unload, then save_pretrained) and take that folder, or remove the adapter's files."
+        )
     config = read_model_json(folder / CONFIG)
     found = table_of(config, "quantization_config") or table_of(table_of(config, "text_config"), "quantization_config")
     if not found:
@@ -200,8 +214,8 @@ def _in_words(folder: Path) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingDependencyError(f"the model in {folder} needs a package: {first_line(error)}") from error
-    except (ValueError, KeyError) as error:
-        if isinstance(error, UserError):
+    except Exception as error:  # of a configuration that does not hold together it raises whatever it meets
+        if isinstance(error, UserError | MemoryError | torch.OutOfMemoryError):
             raise
         if "Unrecognized configuration class" in str(error):
             config = read_model_json(folder / CONFIG)

@@ -1,6 +1,6 @@
 """Responses that somebody else wrote, as the same records as fresh ones: nothing downstream knows a difference.
 
-    rows --shape--> conversation and completions --chat template--> ScoredGroup
+    rows --shape--> conversation and completions --renderer--> ScoredGroup
 
 A preference pair is a group of two with rewards 1 and 0, a labelled response a group of one with reward 1 or 0, a
 demonstration a group of one with reward 1. The columns are those of the common preference data sets:
@@ -18,16 +18,16 @@ complaint names the source, the row (a file's line) and the field.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from reasoner.config import OfflineConfig, PromptConfig
+from reasoner.control_tokens import NotTextError, not_text
 from reasoner.data import conversation, example_turns, open_template
 from reasoner.errors import ConfigError, DataError
 from reasoner.hookspecs import Generator
-from reasoner.prompts import ChatTokenizer, render
+from reasoner.prompts import Renderer, prompt_ids
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 from reasoner.row_report import RowError, RowReport
 from reasoner.row_selection import build, load_rows, ordered, split_items
@@ -38,18 +38,6 @@ from reasoner.turns import ends_with_user, last_turn, opening_of
 Kind = Literal["pairs", "labelled", "demos"]
 VERDICTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 """spellings of a label, in lower case"""
-
-
-class OfflineTokenizer(ChatTokenizer, Protocol):
-    """What is needed of a Hugging Face tokenizer."""
-
-    @property
-    def eos_token(self) -> str | None: ...
-
-    @property
-    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +69,7 @@ def load_offline(
     config: OfflineConfig,
     prompt: PromptConfig,
     generators: Mapping[str, Generator],
-    tokenizer: OfflineTokenizer,
-    template_kwargs: Mapping[str, Any],
+    renderer: Renderer,
     seed: int,
     *,
     holdout: float | None = None,
@@ -93,7 +80,7 @@ def load_offline(
     A pair of two equal responses says nothing and is left out; the notes count them.
 
     Args:
-        template_kwargs: arguments of the chat template, `model.chat_template_kwargs`.
+        renderer: of `prompt` and the model.
         seed: the run's seed, for the shuffle.
         holdout: share of the problems that is not trained on.
         report: collects bad rows, for a caller that settles it; None: bad rows are refused here.
@@ -105,7 +92,7 @@ def load_offline(
     """
     own = report or RowReport()
     rows = read_offline(kind, config, prompt, generators, seed, holdout, own)
-    data = render_offline(rows, tokenizer, template_kwargs, seed, holdout, own)
+    data = render_offline(rows, renderer, seed, holdout, own)
     notes = () if report else own.settle()
     return replace(data, notes=(*notes, *data.notes))
 
@@ -138,8 +125,7 @@ def read_offline(
 
 def render_offline(
     rows: OfflineRows,
-    tokenizer: OfflineTokenizer,
-    template_kwargs: Mapping[str, Any],
+    renderer: Renderer,
     seed: int,
     holdout: float | None,
     report: RowReport,
@@ -151,11 +137,11 @@ def render_offline(
         DataError: every pair is a tie.
     """
     section, config = rows.section, rows.config
-    renderer = _Renderer(tokenizer, template_kwargs, _special_tokens(tokenizer))
+    writer = _Writer(renderer)
     built: list[tuple[Row, ScoredGroup, bool]] = []
     for each in rows.written:
         with report.collecting(section):
-            built.append((each.row, *renderer.group(each)))
+            built.append((each.row, *writer.group(each)))
     different = [each for each in built if not _is_tie(each[1])]
     kept = [each for each in different if _tokens(each[1]) <= config.max_tokens]
     too_long = [each for each in different if _tokens(each[1]) > config.max_tokens]
@@ -173,7 +159,7 @@ def render_offline(
         raise DataError(f"no row is left to train on. {' '.join(notes)}")
     if holdout is None or not groups:
         return OfflineData(groups, notes)
-    train, held_out = split_items(groups, problem_of, config, seed, holdout, rows.examples, section)
+    train, held_out = split_items(groups, problem_of, config, seed, holdout, rows.examples, section, report)
     return OfflineData(train, notes, held_out)
 
 
@@ -326,9 +312,12 @@ class _Shape:
         return VERDICTS[spelling]
 
 
-def _special_tokens(tokenizer: OfflineTokenizer) -> tuple[str, ...]:
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return tuple(sorted(special | ({tokenizer.eos_token} if tokenizer.eos_token else set())))
+def _question(row: Row, written: WrittenRow) -> Any:
+    """What a row has in the place of a question: text for `prompt.template`, or the messages that are taken as they
+    are."""
+    fields = ("messages", "prompt", *(completion.field for completion in written.completions))
+    conversations = [row.fields[name] for name in fields if isinstance(row.fields.get(name), list)]
+    return conversations[0] if conversations else row.fields.get("prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,12 +332,10 @@ class _Place:
 
 
 @dataclass(frozen=True, slots=True)
-class _Renderer:
-    """Rows through the chat template."""
+class _Writer:
+    """Rows as the model reads and writes them."""
 
-    tokenizer: OfflineTokenizer
-    template_kwargs: Mapping[str, Any]
-    special: tuple[str, ...]
+    renderer: Renderer
 
     def group(self, written: WrittenRow) -> tuple[ScoredGroup, bool]:
         """The group, and whether the template writes the white space around a response in its own way.
@@ -357,35 +344,24 @@ class _Renderer:
             RowError: the response cannot be told apart from what the template writes around it.
             ConfigError: the chat template or the tokenizer does not fit.
         """
-        row, problem_id = written.row, written.row.id
-        problem = Problem(problem_id, written.messages, "", row.fields)
-        prompt_ids = render([problem], self.tokenizer, self.template_kwargs, sys.maxsize)[0].token_ids
-        prompt = self._text(problem_id, written.messages, add_generation_prompt=True)
+        row = written.row
+        problem = Problem(row.id, written.messages, "", row.fields)
+        asked = problem
+        if question := _question(row, written):
+            asked = replace(problem, fields={**row.fields, "question": question})
+        self.renderer.check([asked])
+        prompt, ids = self.renderer.prompt(asked), prompt_ids(asked, self.renderer)
         responses, changed = [], False
         for completion in written.completions:
             place = _Place(row.place, f"field {completion.field!r}")
-            turn = Message("assistant", completion.text)
-            whole = self._text(problem_id, (*written.messages, turn), add_generation_prompt=False)
+            whole = self.renderer.whole(asked, completion.text)
             body, end = self._parts(prompt, whole, completion.text.strip(), place)
-            changed |= body != completion.text
-            responses.append(_response(body, self._token_ids(prompt_ids, prompt, body + end, place)))
+            text = self.renderer.control.restore(body)
+            changed |= text != completion.text
+            responses.append(_response(text, self._token_ids(ids, prompt, body + end, place)))
         rewards = tuple(completion.reward for completion in written.completions)
-        group = Group(problem, prompt_ids, tuple(responses))
+        group = Group(problem, ids, tuple(responses))
         return ScoredGroup(group, ((),) * len(responses), rewards), changed
-
-    def _text(self, problem_id: str, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, add_generation_prompt=add_generation_prompt, tokenize=False, **self.template_kwargs
-                )
-            )
-        except Exception as error:  # as in `render`: templates raise their own errors
-            raise ConfigError(
-                f"the model's chat template fails on {problem_id} with its response: {type(error).__name__}: {error}. "
-                "See model.chat_template_kwargs."
-            ) from error
 
     def _parts(self, prompt: str, whole: str, core: str, place: _Place) -> tuple[str, str]:
         """What the template writes of a response after the prompt, and the token that ends it.
@@ -402,13 +378,14 @@ class _Renderer:
             )
         rest = whole[len(prompt) :]
         start = len(rest) - len(rest.lstrip())
-        if not rest.startswith(core, start):
+        written = self.renderer.control.protect(core)
+        if not rest.startswith(written, start):
             raise place.error(
                 f"the chat template changes the response: it writes {rest[:60]!r} for {core[:60]!r}. {advice}"
             )
-        stop = start + len(core)
-        ends = [(at, -len(token), token) for token in self.special if (at := rest.find(token, stop)) >= 0]
-        at, _, end = min(ends) if ends else (len(rest), 0, self.tokenizer.eos_token)
+        stop = start + len(written)
+        found = self.renderer.control.first_in(rest[stop:])
+        at, end = (stop + found.start(), found[0]) if found else (len(rest), self.renderer.end_token)
         if not end:
             raise ConfigError(
                 "model.path: neither its chat template nor its tokenizer has a token that ends a response. Set "
@@ -421,10 +398,13 @@ class _Renderer:
                 f"it contains {end!r}, the token that ends a response. Give the text alone: the chat template adds its "
                 "tokens."
             )
-        return rest[:at] if ends else rest[:stop], end
+        return rest[:at] if found else rest[:stop], end
 
     def _token_ids(self, prompt_ids: tuple[int, ...], prompt: str, response: str, place: _Place) -> tuple[int, ...]:
-        ids = tuple(self.tokenizer.encode(prompt + response, add_special_tokens=False))
+        try:
+            ids = self.renderer.token_ids(prompt + response)
+        except NotTextError as error:
+            raise not_text(place.row, error, where=place.where) from error
         if ids[: len(prompt_ids)] != prompt_ids:
             raise place.error(
                 f"a token spans the end of the prompt and the start of the response, {response[:20]!r}, so that the "

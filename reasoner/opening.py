@@ -44,7 +44,7 @@ from reasoner.reporting.view import View, Views
 from reasoner.runs.changes import Change
 from reasoner.runs.folder import Run, open_run
 from reasoner.runs.follower import Follower
-from reasoner.runs.resume import Place, Resume, find_place
+from reasoner.runs.resume import Place, Resume, find_place, made_again
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.factory import longest_of, open_sampler, why_merged
 from reasoner.scoring.service import ScoringService
@@ -196,7 +196,7 @@ def _what_is_left(run: Run, error: BaseException) -> str:
     mended = " (after mending a reward source: with --accept-changes)" if isinstance(error, ScoringError) else ""
     if not saved:
         return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
-    again = "" if saved[-1] == run.steps else f" ({run.steps - saved[-1]} committed steps after it are made again)"
+    again = "" if saved[-1] == run.steps else f" ({made_again(run.steps - saved[-1])})"
     return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
 
 
@@ -228,7 +228,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         assert sampler is not None
         how = f", {f'merged hand-over ({merged})' if merged else 'adapter hand-over'}" if config.lora else ""
         view.message(f"sampler: {sampler.description}{how}")
-        yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events)
+        yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events, base.turn_end)
 
 
 def _bound_terms(base: _Base) -> dict[str, Term]:
@@ -322,7 +322,7 @@ def _drawer(base: _Base, evaluator: Evaluator | None) -> Drawer | None:
     if config.curriculum.kind != "none":
         curriculum = Curriculum(base.problems, config.run.seed, config.curriculum.longest_rest)
     prompts = {prompt.problem.id: prompt for prompt in base.train}
-    return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum)
+    return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum, base.turn_end)
 
 
 def _held_out(base: _Base, terms: Mapping[str, Term], learner: Policy, reference: Policy | None) -> HeldOut | None:

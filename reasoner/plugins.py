@@ -129,6 +129,7 @@ def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
         origin = f"{FILE} {path}"
         module = _import(origin, lambda path=path: _import_file(path))
         if not manager.is_registered(module):  # the same file may be named in two ways
+            _refuse_forgotten(module, origin)
             _register(manager, module, origin)
     return manager
 
@@ -401,6 +402,24 @@ def _register(manager: pluggy.PluginManager, plugin: ModuleType, origin: str) ->
         manager.register(plugin, name=origin)
     except (pluggy.PluginValidationError, ValueError) as error:
         raise PluginError(f"{origin}: {error}") from error
+
+
+def _refuse_forgotten(module: ModuleType, origin: str) -> None:
+    """Refuse a file that marks functions of its own with `@reward` and has no hook that would register them.
+
+    Raises:
+        PluginError: with the lines that register them.
+    """
+    own = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, RewardSource) and value.function.__module__ == module.__name__
+    ]
+    if own and not hasattr(module, "register_rewards"):
+        raise PluginError(
+            f"{origin} marks {', '.join(own)} with @reward and does not register it: nothing would find it. Add:\n"
+            f"  from reasoner import hookimpl\n  @hookimpl\n  def register_rewards():\n      return [{', '.join(own)}]"
+        )
 
 
 def _import(origin: str, load: Any) -> ModuleType:

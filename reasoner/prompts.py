@@ -1,71 +1,129 @@
-"""Problems as the policy sees them: chat template, tokens."""
+"""Problems as the policy reads them: through the chat template or as plain text, and as token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import jinja2
-
-from reasoner.errors import ConfigError
+from reasoner.chat_probe import TurnEnd
+from reasoner.chat_renderer import ChatRenderer, ChatTokenizer
+from reasoner.config import PromptConfig
+from reasoner.control_tokens import ControlTokens, NotTextError, not_text
+from reasoner.plain_renderer import PlainRenderer
 from reasoner.records import Problem, Prompt
 from reasoner.row_report import RowError, RowReport
-from reasoner.templates import FailedError, Template, UnboundedError
-
-_tried: set[str] = set()
-"""chat templates that did not go beyond their bounds"""
 
 
-class ChatTokenizer(Protocol):
-    """What is needed of a Hugging Face tokenizer."""
+class Renderer(Protocol):
+    """Writes problems, and responses to them, as one text with stand-ins (`ControlTokens`), and as token ids."""
 
-    @property
-    def chat_template(self) -> str | dict[str, str] | None: ...
+    end_token: str | None
+    """the tokenizer's own end token, as it is spelled"""
 
     @property
-    def special_tokens_map(self) -> Mapping[str, Any]: ...
+    def control(self) -> ControlTokens:
+        """The control tokens of the tokenizer."""
+        ...
 
-    def apply_chat_template(self, conversation: Sequence[Mapping[str, str]], **kwargs: Any) -> Any: ...
+    def check(self, problems: Sequence[Problem]) -> None:
+        """See whether the problems can be written as they are meant to be, and what that takes.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        ...
+
+    def prompt(self, problem: Problem) -> str:
+        """The text that a response continues.
+
+        Raises:
+            ConfigError: the template fails.
+            RowError: it spells control tokens that cannot be written as text, or is a conversation where one text is
+                needed.
+        """
+        ...
+
+    def whole(self, problem: Problem, response: str) -> str:
+        """The same text with a response and what ends it.
+
+        Raises:
+            ConfigError, RowError: as `prompt`.
+        """
+        ...
+
+    def token_ids(self, text: str) -> tuple[int, ...]:
+        """Of what `prompt` and `whole` give.
+
+        Raises:
+            NotTextError: it spells control tokens that cannot be written as text.
+        """
+        ...
+
+    def turn_end(self) -> TurnEnd:
+        """What ends a response beside the model's own end tokens."""
+        ...
+
+    def said_end(self, own: Collection[int]) -> str:
+        """Where responses end, in words.
+
+        Args:
+            own: the model's end tokens.
+        """
+        ...
+
+    def facts(self) -> dict[str, str]:
+        """What else is worth knowing of it, by name."""
+        ...
+
+
+def open_renderer(
+    tokenizer: ChatTokenizer, prompt: PromptConfig, template_kwargs: Mapping[str, Any] | None = None
+) -> Renderer:
+    """The renderer of `prompt.format`.
+
+    Args:
+        template_kwargs: arguments of the chat template, `model.chat_template_kwargs`.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, and one is needed.
+    """
+    if prompt.format == "plain":
+        return PlainRenderer(tokenizer, prompt)
+    return ChatRenderer(tokenizer, prompt, template_kwargs or {})
 
 
 def render(
     problems: Iterable[Problem],
-    tokenizer: ChatTokenizer,
-    chat_template_kwargs: Mapping[str, Any],
+    renderer: Renderer,
     max_prompt_tokens: int,
     report: RowReport | None = None,
     section: str = "data.train",
 ) -> list[Prompt]:
-    """Each problem's conversation through the chat template, with the generation prompt, as token ids.
+    """Each problem as token ids, up to where its response begins.
 
     Args:
-        report: collects prompts that are too long, which are left out of the result; None: they are refused here.
+        report: collects problems that cannot be written and prompts that are too long, which are left out of the
+            result; None: they are refused here.
         section: the configuration section of the problems' source, for messages.
 
     Raises:
-        ConfigError: the tokenizer has no chat template, or the template refuses the conversation or its arguments.
-        DataError: a prompt is longer than `max_prompt_tokens`; the message names the longest ones and how many there
-            are.
+        ConfigError: the chat template refuses the conversation or its arguments.
+        DataError: a prompt is longer than `max_prompt_tokens`, or spells control tokens that cannot be written as
+            text; the message names the first ones, of those that are too long the longest, and how many there are.
     """
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            "model.path: its tokenizer has no chat template, so that a conversation cannot be written for it. Take an "
-            "instruction-tuned model, or put a chat_template.jinja into the model's folder."
-        )
-    problems = list(problems)
-    if problems:
-        _try_chat_template(tokenizer, chat_template_kwargs, problems)
-    prompts = [Prompt(problem, _token_ids(problem, tokenizer, chat_template_kwargs)) for problem in problems]
+    problems, bad = list(problems), report or RowReport()
+    renderer.check(problems)
+    prompts: list[Prompt] = []
+    for problem in problems:
+        with bad.collecting(section):
+            prompts.append(Prompt(problem, prompt_ids(problem, renderer)))
     fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= max_prompt_tokens]
-    if len(fitting) < len(prompts):
-        bad = report or RowReport()
-        too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
-        for prompt in sorted(too_long, key=lambda prompt: -len(prompt.token_ids)):  # the longest one is named
-            bad.add(section, _too_long(prompt, max_prompt_tokens))
-        if report is None:
-            bad.keep(section, len(fitting))
-            bad.settle()
+    too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
+    for prompt in sorted(too_long, key=lambda prompt: -len(prompt.token_ids)):  # the longest one is named
+        bad.add(section, _too_long(prompt, max_prompt_tokens))
+    if report is None:
+        bad.keep(section, len(fitting))
+        bad.settle()
     return fitting
 
 
@@ -78,45 +136,16 @@ def _too_long(prompt: Prompt, most: int) -> RowError:
     )
 
 
-def _try_chat_template(tokenizer: ChatTokenizer, kwargs: Mapping[str, Any], problems: Sequence[Problem]) -> None:
-    """Render the first conversation and the longest one within bounds, before transformers does it without any.
-
-    Once per template and process. What else is wrong with the template, transformers tells.
+def prompt_ids(problem: Problem, renderer: Renderer) -> tuple[int, ...]:
+    """One problem as token ids; see `render`.
 
     Raises:
-        ConfigError: it takes more time or memory than a template may.
+        RowError: it cannot be written.
     """
-    template = kwargs.get("chat_template") or tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not isinstance(template, str) or template in _tried:
-        return
-    values = {**tokenizer.special_tokens_map, "tools": None, "documents": None, "add_generation_prompt": True, **kwargs}
-    longest = max(problems, key=lambda problem: sum(len(message.content) for message in problem.messages))
-    with Template(template, "chat") as trial:
-        for problem in (problems[0], longest):
-            try:
-                with suppress(FailedError, jinja2.UndefinedError):
-                    trial.render({**values, "messages": _turns(problem)})
-            except UnboundedError as error:
-                raise ConfigError(f"the model's chat template fails on problem {problem.id}: {error}.") from None
-    _tried.add(template)
-
-
-def _turns(problem: Problem) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in problem.messages]
-
-
-def _token_ids(problem: Problem, tokenizer: ChatTokenizer, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    text = renderer.prompt(problem)
     try:
-        ids = tokenizer.apply_chat_template(
-            _turns(problem), add_generation_prompt=True, tokenize=True, return_dict=False, **kwargs
-        )
-    except (
-        Exception
-    ) as error:  # templates raise their own errors, for example for a system message that they do not take
-        raise ConfigError(
-            f"the model's chat template fails on problem {problem.id}: {type(error).__name__}: {error}. "
-            "See prompt.system and model.chat_template_kwargs."
-        ) from error
-    return tuple(ids)
+        ids = renderer.token_ids(text)
+    except NotTextError as error:
+        raise not_text(f"problem {problem.id}", error) from error
+    renderer.control.count_typed(text)
+    return ids

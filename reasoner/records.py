@@ -37,7 +37,7 @@ class Problem:
     id: str
     """Unique within its data source and stable across runs (`gsm8k-test:17`)."""
     messages: tuple[Message, ...]
-    """The conversation that the policy continues."""
+    """The conversation that the policy continues; with `prompt.format = "plain"` one message, the whole text."""
     answer: str
     """The reference answer, as the data source spells it (for GSM8K: the whole solution that ends in `#### n`); empty
     where the row has none and no reward source of the task compares with it."""
@@ -52,7 +52,8 @@ class Prompt:
 
     problem: Problem
     token_ids: tuple[int, ...]
-    """The chat-templated conversation with the generation prompt, tokenised once for every engine."""
+    """The text up to where a response begins (the chat-templated conversation with the generation prompt, or the plain
+    text), tokenised once for every engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class SamplingParams:
     """strings that end a response; the text is cut before them, their tokens stay"""
     seed: int = 0
     """same seed, same engine, same weights: same responses"""
+    end_tokens: tuple[int, ...] = ()
+    """token ids that end a response beside the model's own: how the chat template ends a turn"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,9 @@ class Response:
     """What the policy wrote, exactly as it was generated."""
 
     text: str
-    """decoded without special tokens, cut before a stop string; for reading and scoring, never tokenised again. It
-    begins with `<think>` where the chat template had opened the thinking block, and keeps the marks of thinking where
-    these are special tokens"""
+    """decoded without special tokens and the end token, cut before a stop string; for reading and scoring, never
+    tokenised again. It begins with `<think>` (or another mark, `reasoner.thinking`) where the chat template had opened
+    the thinking, and keeps the marks of thinking where these are special tokens"""
     token_ids: tuple[int, ...]
     """(T,) as generated, the end token included when it was sampled"""
     policy_mask: tuple[bool, ...]

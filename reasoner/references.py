@@ -35,11 +35,11 @@ class Readings:
 
     def __str__(self) -> str:
         of_all = "" if self.looked_at == self.problems else f" (the first {self.looked_at} of {self.problems})"
-        parts = [f"{kind} {count}" for kind, count in self.kinds.most_common() if kind != TEXT_ONLY]
+        parts = [f"{count:,} as {kind}" for kind, count in self.kinds.most_common() if kind != TEXT_ONLY]
         if self.text_only:
-            parts.append(f"text only {len(self.text_only)} ({_named(self.text_only)})")
+            parts.append(f"{len(self.text_only):,} as text only ({_named(self.text_only)})")
         if self.broken:
-            parts.append(f"not to be compared with {len(self.broken)} ({_named([id_ for id_, _ in self.broken])})")
+            parts.append(f"{len(self.broken):,} not to be compared with ({_named([id_ for id_, _ in self.broken])})")
         return ", ".join(parts) + of_all
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -13,13 +14,14 @@ from reasoner.config import Config, RewardConfig
 from reasoner.data import Splits
 from reasoner.errors import MissingDependencyError, UserError
 from reasoner.gro.terms import Source
-from reasoner.models import open_tokenizer_alone
+from reasoner.models import local_file, open_tokenizer_alone
 from reasoner.offline import OfflineData
 from reasoner.plan import describe_offline
+from reasoner.prompts import open_renderer
 from reasoner.records import Problem, ScoredGroup
 from reasoner.rewards_api import RewardSource
 from reasoner.row_report import RowReport
-from reasoner.sources import SourcesRendered, check_problems_of, read_sources, references_of
+from reasoner.sources import SourcesRendered, check_problems_of, read_sources, references_of, response_end
 
 EDGE = 12
 """tokens that are shown of each end of a prompt"""
@@ -55,6 +57,8 @@ class Rehearsal:
 
     def _prompt(self, problem: Problem, ids: Sequence[int] | None) -> list[str]:
         if ids is None:
+            if self.config.prompt.format == "plain":
+                return [f"prompt of {problem.id}:", *_indented(_cut(problem.messages[0].content))]
             turns = [f"[{message.role}] {_cut(message.content)}" for message in problem.messages]
             return [f"prompt of {problem.id}, before the chat template:", *_indented("\n".join(turns))]
         text = _cut(self.tokenizer.decode(ids))
@@ -88,7 +92,11 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
     except (UserError, MissingDependencyError) as error:
         facts["prompts"] = f"not rendered: {error}"
     if tokenizer is not None:
-        rendered = read.rendered(config, tokenizer, report)
+        renderer = open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
+        rendered = read.rendered(config, renderer, report)
+        facts |= renderer.facts()
+        if config.has_sampler or not training:
+            facts["responses end"] = response_end(config, tokenizer, renderer, _folder(config.model.path))
     notes = report.settle()
     splits = rendered.splits if rendered else read.splits
     if rendered:
@@ -103,6 +111,12 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
     }
     splits = Splits(splits.train, splits.eval, (*notes, *splits.notes))
     return Rehearsal(config, splits, offline, facts, rendered, tokenizer, plugins.reward_sources(manager))
+
+
+def _folder(model: str) -> Path | None:
+    """Where the model's settings are, as far as they are here."""
+    found = local_file(model, "generation_config.json") or local_file(model, "config.json")
+    return found.parent if found else None
 
 
 def _lengths(rendered: SourcesRendered) -> dict[str, str]:

@@ -24,6 +24,7 @@ from reasoner.evaluation import Criterion, Scorer, pass_rates
 from reasoner.gro.algorithms import Algorithms
 from reasoner.gro.terms import Term
 from reasoner.records import Batch, Component, Group, Rollout, ScoredGroup
+from reasoner.runs.find import find_run
 from reasoner.settings import Resolved, load_config
 
 CONFIG = "config.toml"
@@ -131,6 +132,16 @@ class Comparison:
         return sorted(moved, key=lambda change: -change.size)[:count]
 
 
+def saved_path(name: str) -> Path:
+    """The folder or file of rollouts that a user means: what is there of that name, else the run that begins so.
+
+    Raises:
+        UserError: there is neither, or several runs begin so.
+    """
+    path = Path(name).expanduser()
+    return path if is_there(path) or path.suffix in SUFFIXES else find_run(name)
+
+
 def load_saved(path: Path) -> list[SavedBatch]:
     """The responses of a run folder, or of one file of rollouts (.parquet or .jsonl).
 
@@ -142,8 +153,10 @@ def load_saved(path: Path) -> list[SavedBatch]:
     return [batch for file in files for batch in _batches(file, _read(file))]
 
 
-def config_for(path: Path, config_file: Path | None, sets: Sequence[str] = (), plugins: Sequence[str] = ()) -> Resolved:
-    """The configuration of the run that the responses are of, with `config_file` and `sets` laid over it.
+def config_for(
+    path: Path, config_files: Sequence[Path], sets: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> Resolved:
+    """The configuration of the run that the responses are of, with `config_files` and `sets` laid over it.
 
     Raises:
         UserError: the run's configuration is not there, or the result is not a configuration.
@@ -153,13 +166,13 @@ def config_for(path: Path, config_file: Path | None, sets: Sequence[str] = (), p
     own = next((folder / CONFIG for folder in folders if is_there(folder / CONFIG)), None)
     if own is not None:
         read_bytes(own, SMALL_BYTES)  # no link, no pipe: what names a configuration on the command line may be a link
-        return load_config(own, config_file=config_file, sets=sets, plugins=plugins)
-    if config_file is None:
+        return load_config(own, config_files=config_files, sets=sets, plugins=plugins)
+    if not config_files:
         raise UserError(
             f"there is no {CONFIG} beside {path}, which would name its rewards: give a task file or a complete "
             "configuration with --config FILE."
         )
-    return load_config(config_file, sets=sets, plugins=plugins)
+    return load_config(config_files[0], config_files=config_files[1:], sets=sets, plugins=plugins)
 
 
 def rescore(
@@ -228,7 +241,7 @@ def _files(path: Path) -> list[Path]:
             raise UserError(f"{path} has no saved responses: there is no {path / 'rollouts'}/*.parquet.")
         return files
     if not is_there(path):
-        raise UserError(f"there is no run folder and no file {path.absolute()}.")
+        raise UserError(f"there is no file {path.absolute()}.")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no file of rollouts: it must end in {' or '.join(SUFFIXES)}.")
     return [path.resolve()]

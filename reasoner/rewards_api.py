@@ -252,6 +252,8 @@ def _whole_model(function: RewardFunction) -> type[BaseModel] | None:
 
 
 def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
+    if not inspect.isroutine(function):
+        raise TypeError(f"reward source {name!r} needs a function (def or async def), got {function!r}")
     hints = get_type_hints(function)
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
@@ -260,7 +262,8 @@ def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
             fields[parameter.name] = (hints.get(parameter.name, Any), default)
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
             raise TypeError(
-                f"reward source {name!r}: declare each option as a keyword parameter instead of **{parameter.name}"
+                f"reward source {name!r}: declare each option as a keyword parameter instead of **{parameter.name}; "
+                "the row's columns are in problem.fields"
             )
     config = ConfigDict(extra="forbid", frozen=True)
     return create_model(f"{name}_options", __config__=config, **fields)

@@ -89,18 +89,21 @@ def split_items(
     share: float,
     examples: Sequence[Message],
     section: str,
+    report: RowReport,
 ) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """Items to train on and held-out ones (`data.holdout`), in the order in which they are taken; `limit` counts both.
 
     Raises:
         ConfigError: nothing is left to train on.
+        DataError: nothing is left, and there are bad rows, which are told instead.
     """
     train, held_out = hold_out(items, problem_of, share, most=source.limit, examples=examples)
     kept = ordered(train, source, seed)
     kept = kept if source.limit is None else kept[: max(0, source.limit - len(held_out))]
     if items and not kept:
+        report.settle()
         raise ConfigError(
             f"data.holdout = {share:g} of the {len(items)} rows of {section} leaves nothing to train on: lower it, or "
-            "give more rows."
+            "give more rows. Rows that ask the same are held out together."
         )
     return tuple(kept), tuple(ordered(held_out, source, HELD_OUT_SEED))

@@ -94,7 +94,7 @@ def _files(paths: Sequence[str], section: str) -> list[Path]:
             files += found
         else:
             files.append(file)
-    if twice := [file for file, count in Counter(files).items() if count > 1]:
+    if twice := [file for file, count in Counter(file.resolve() for file in files).items() if count > 1]:
         raise DataError(f"{section}.path names {twice[0]} twice; name each file once.")
     return files
 

@@ -1,33 +1,36 @@
 """Every data source that a command uses: read, and rendered for the policy once there is a tokenizer.
 
-read_sources --SourcesRead--> rendered(tokenizer) --SourcesRendered--> a run, or what `--dry-run` shows
+read_sources --SourcesRead--> rendered(renderer) --SourcesRendered--> a run, or what `--dry-run` shows
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pluggy
 
 from reasoner import plugins
 from reasoner.config import Config, OfflineConfig
 from reasoner.data import Splits, example_turns, load_held_out, load_splits, overlap_policy
+from reasoner.errors import SamplerError, UserError
 from reasoner.gro.terms import SOURCES, Source
 from reasoner.offline import (
     OfflineData,
     OfflineRows,
-    OfflineTokenizer,
     problem_of,
     read_offline,
     render_offline,
 )
 from reasoner.overlap import keep_apart
 from reasoner.problem_checks import check_sample
-from reasoner.prompts import render
-from reasoner.records import Problem, Prompt
+from reasoner.prompts import Renderer, render
+from reasoner.records import Problem, Prompt, SamplingParams
 from reasoner.references import describe_references
 from reasoner.row_report import RowReport
+from reasoner.sampling.responses import all_end_tokens, end_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +50,16 @@ class SourcesRead:
     splits: Splits
     offline: Mapping[Source, OfflineRows]
 
-    def rendered(self, config: Config, tokenizer: OfflineTokenizer, report: RowReport) -> SourcesRendered:
+    def rendered(self, config: Config, renderer: Renderer, report: RowReport) -> SourcesRendered:
         """Everything as tokens; the caller settles the report.
 
         Raises:
-            ConfigError: the chat template or the tokenizer does not fit.
+            ConfigError: the prompt's or the chat template, or the tokenizer, does not fit.
             DataError: nothing is left of a source, or offline responses are to evaluation problems (`data.overlap`).
         """
 
         def prompts(problems: Sequence[Problem], section: str) -> list[Prompt]:
-            limit, kwargs = config.sampling.max_prompt_tokens, config.model.chat_template_kwargs
-            return render(problems, tokenizer, kwargs, limit, report, section)
+            return render(problems, renderer, config.sampling.max_prompt_tokens, report, section)
 
         of_held_out = "data.eval" if config.data.eval else "data.train"
         held_out, train = prompts(self.splits.eval, of_held_out), prompts(self.splits.train, "data.train")
@@ -66,11 +68,8 @@ class SourcesRead:
             kept = {"data.train": len(held_out) + len(train)}
         for section, count in kept.items():
             report.keep(section, count)
-        kwargs, seed, share = config.model.chat_template_kwargs, config.run.seed, config.data.holdout
-        data = {
-            source: render_offline(rows, tokenizer, kwargs, seed, share, report)
-            for source, rows in self.offline.items()
-        }
+        seed, share = config.run.seed, config.data.holdout
+        data = {source: render_offline(rows, renderer, seed, share, report) for source, rows in self.offline.items()}
         # What is held out of offline data is not trained on with fresh responses either.
         asked = [problem_of(scored) for found in data.values() for scored in found.held_out]
         examples = example_turns(config.prompt)
@@ -137,6 +136,25 @@ def references_of(config: Config, manager: pluggy.PluginManager, splits: Splits)
     """
     problems, most = [*splits.train, *splits.eval], config.scoring.max_failure_rate
     return describe_references(config.rewards, plugins.reward_sources(manager), problems, most)
+
+
+def response_end(config: Config, tokenizer: Any, renderer: Renderer, folder: Path | None) -> str:
+    """Where responses end, in words: a fact of a run's plan.
+
+    Args:
+        folder: of the model; None: it is not here, and the tokenizer's end token alone is known.
+
+    Raises:
+        UserError: nothing ends them.
+    """
+    own: Collection[int] = {tokenizer.eos_token_id} - {None} if folder is None else end_tokens(folder, tokenizer)
+    params = renderer.turn_end().added_to(SamplingParams(0.0, 1, tuple(config.sampling.stop)))
+    try:
+        all_end_tokens(own, params)
+    except SamplerError as error:
+        raise UserError(f"model.path = {config.model.path!r}: {error}") from None
+    said = renderer.said_end(own)
+    return f"before {list(config.sampling.stop)} (sampling.stop), and {said}" if config.sampling.stop else said
 
 
 def _apart(

@@ -19,6 +19,7 @@ import torch
 from reasoner.ahead import Ahead
 from reasoner.applicability import why_nothing_is_judged, why_nothing_is_rewarded
 from reasoner.canary import Canary
+from reasoner.chat_probe import TurnEnd
 from reasoner.checkpointing import SCORING, Keeper, Part
 from reasoner.config import Config
 from reasoner.data import Stream
@@ -36,7 +37,7 @@ from reasoner.learning.spread import Policy
 from reasoner.measure import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.plugins import Events
 from reasoner.ranks import Ranks
-from reasoner.records import Batch, Group, Prompt, Rollout, ScoredGroup
+from reasoner.records import Batch, Group, Prompt, Rollout, SamplingParams, ScoredGroup
 from reasoner.reporting.alarms import Watch
 from reasoner.reporting.view import Summary, View
 from reasoner.runs.folder import Run, as_read
@@ -62,6 +63,8 @@ class Evaluator:
     sampler: Sampler
     events: Events
     """the plugins that watch"""
+    turn_end: TurnEnd
+    """what ends a response beside the model's own end tokens"""
 
     def evaluate(self, step: int, when: str, rows: int = 0, measured: Sequence[Estimate] = ()) -> Evaluation:
         """Sample and score the held-out problems with the sampler's weights; the result is in the run folder.
@@ -76,7 +79,7 @@ class Evaluator:
         """
         started = time.perf_counter()
         config = self.config.required_evaluation
-        params = evaluation_params(self.config)
+        params = self.turn_end.added_to(evaluation_params(self.config))
         progress = partial(self.view.stage, "evaluation")
         criterion = Criterion.of(self.config)
         evaluation, groups = evaluate(
@@ -332,7 +335,10 @@ class Stages:
         if self.evaluator is None:
             return None
         limit = gap_limit(self.config.model.dtype, self.config.handover.max_gap)
-        return Canary(self.learner, self.evaluator.sampler, self.ranks, limit, self._hand_over)
+        sampling = self.config.sampling
+        params = SamplingParams(sampling.temperature, sampling.max_tokens, tuple(sampling.stop))
+        params = self.evaluator.turn_end.added_to(params)
+        return Canary(self.learner, self.evaluator.sampler, self.ranks, limit, self._hand_over, params)
 
     def prove_sampler(self) -> None:
         """Before anything is trained: every family of parameters reaches the sampler (`canary`).
@@ -347,8 +353,10 @@ class Stages:
         self.publish()
         prompts = list(self.drawer.prompts.values()) if self.drawer else list(self.evaluator.held_out)
         found = self.canary.prove(prompts)
+        seconds = time.perf_counter() - started
+        self.run.clock.set_up += seconds
         self.run.add_fact("sampler check", found)
-        self.view.message(f"{found}; {time.perf_counter() - started:.1f} s")
+        self.view.message(f"{found}; {seconds:.1f} s")
 
     def follow_sampler(self) -> None:
         """After the first update, and then at every k-th step until it is seen: the sampler, which has the learner's

@@ -86,6 +86,8 @@ def find_task(task: str | Path, registered: Mapping[str, Path]) -> TaskFile:
         raise UserError(
             f"{text} is a family of {len(names)} tasks: name one{example}. See `reasoner tasks show {text}`."
         )
+    if text not in registered and (file := Path(f"{text}.toml")).is_file():
+        raise UserError(f"there is no task {text!r}; for the file here, give its name: {file}")
     path = find("task", text, registered, "reasoner tasks list")
     return TaskFile(text, path, f"task {text}", read_toml(path))
 

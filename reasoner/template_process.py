@@ -33,10 +33,22 @@ def _refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
+def _shown(value: Any) -> Any:
+    """What a template writes: a value of JSON, and no `<built-in method upper of str object>`."""
+    if value is None or isinstance(value, str | int | float | list | tuple | dict | jinja2.Undefined):
+        return value
+    raise TypeError(
+        f"it writes a {type(value).__name__}, which is no text; call what is a function, write {{{{ ...|list }}}} for "
+        "what a filter gives, and row['name'] for a field called so"
+    )
+
+
 def environment(kind: str) -> ImmutableSandboxedEnvironment:
     """That of prompt templates, or for `chat` one with what transformers gives to chat templates."""
     if kind == "prompt":
-        return ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        return ImmutableSandboxedEnvironment(
+            undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_shown
+        )
     found = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )

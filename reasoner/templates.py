@@ -26,6 +26,8 @@ MEMORY = 2**30
 """bytes for the process"""
 CHARACTERS = 2**24
 """of what is rendered"""
+DEEPEST = 60
+"""levels of an expression: Jinja writes nested brackets for them, and Python takes 200, after minutes of looking"""
 _PLAIN = (
     nodes.Template,
     nodes.Output,
@@ -68,11 +70,21 @@ def parse(template: str) -> nodes.Template:
         raise
     except (RecursionError, ValueError) as error:  # brackets in brackets; a number of thousands of digits
         raise jinja2.TemplateSyntaxError(f"{type(error).__name__}: {str(error)[:200]}", 1) from None
+    _check_depth(tree)
     for node in tree.find_all((nodes.Filter, nodes.Test)):
         known = environment.filters if isinstance(node, nodes.Filter) else environment.tests
         if node.name not in known:
             raise jinja2.TemplateSyntaxError(f"No {type(node).__name__.lower()} named {node.name!r}", node.lineno)
     return tree
+
+
+def _check_depth(tree: nodes.Template) -> None:
+    level: list[nodes.Node] = [tree]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in node.iter_child_nodes()]
+        if not level:
+            return
+    raise jinja2.TemplateSyntaxError(f"it is nested more than {DEEPEST} levels deep", level[0].lineno)
 
 
 class Template:

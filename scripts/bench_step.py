@@ -35,13 +35,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from reasoner.config import LearningConfig
+from reasoner.config import LearningConfig, PromptConfig
 from reasoner.gro.presets import PRESETS
 from reasoner.handover import hand_over
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models import cache_root, resolve_model
 from reasoner.processes import guard_processes
-from reasoner.prompts import render
+from reasoner.prompts import open_renderer, render
 from reasoner.records import Batch, Group, Message, Problem, SamplingParams, ScoredGroup
 from reasoner.sampling.vllm_engine import VllmSampler
 from reasoner.sampling.vllm_messages import Start
@@ -126,7 +126,7 @@ def run_ours(work: Path, model: Path) -> None:
     """Our side: the project's own sampler, update stage and hand-over; one step per line on standard input."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     problems = [Problem(str(n), (Message("user", text),), "") for n, text in enumerate(PROMPTS)]
-    prompts = render(problems, tokenizer, {}, 512)
+    prompts = render(problems, open_renderer(tokenizer, PromptConfig()), 512)
     learner = TorchLearner(
         model,
         device="cpu",

@@ -220,6 +220,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "DeepseekV3ForCausalLM",
         "experts",
         "converted",
+        topk_method="noaux_tc",  # as published: vLLM makes room for the router's correction by this alone
         **_ROUTED_EXPERTS,
         **_ONE_GROUP,
         **_LATENT_ATTENTION,

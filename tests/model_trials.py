@@ -89,7 +89,7 @@ class Verdict:
 class ScoresHere:
     """The scoring service without its processes: rewards are no part of these trials, and starting it takes longer."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def score(self, groups: Iterable[Group]) -> Iterator[ScoredGroup]:

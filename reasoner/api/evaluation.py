@@ -114,7 +114,7 @@ def evaluate(
         if not named:
             raise UserError("name a task to evaluate on (`reasoner tasks list`), or an evaluation with resume=FOLDER.")
         paths = [str(model.model_path if isinstance(model, Run) else model) for model in chosen]
-        files = place(given, lambda files: load_config(str(named[0]), profile, None, sets, files))
+        files = place(given, lambda files: load_config(str(named[0]), profile, (), sets, files))
         arguments = [word for path in paths for word in ("--model", path)]
         arguments += ["--profile", profile] if profile is not None else []
         arguments += [word for file in files for word in ("--plugin", file)]

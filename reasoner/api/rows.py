@@ -6,11 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import Any
+from numbers import Real
+from typing import Any, get_args
 
 from reasoner.cases import make_response
 from reasoner.errors import UserError, nearest
-from reasoner.records import Group, Message, Problem
+from reasoner.records import FinishReason, Group, Message, Problem
 
 EXAMPLE = "{'question': ..., 'answer': ..., 'response': ...}"
 KNOWN = ("question", "answer", "response", "fields", "finish_reason", "tokens", "problem", "sample")
@@ -37,7 +38,11 @@ def groups_of(responses: Any) -> list[Group]:
         fields = {"question": question, "answer": answer, **_fields(row)}
         problem = Problem(f"responses:{first}", (Message("user", question),), answer, fields)
         written = (
-            make_response(each["response"], finish_reason=each.get("finish_reason", "stop"), tokens=each.get("tokens"))
+            make_response(
+                each["response"],
+                finish_reason=each.get("finish_reason", "stop"),
+                tokens=int(each["tokens"]) if "tokens" in each else None,
+            )
             for _, each in rows
         )
         groups.append(Group(problem, (0,), tuple(written)))
@@ -54,19 +59,35 @@ def _rows(responses: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(responses, Mapping) or not isinstance(responses, Iterable):
         raise UserError(f"responses takes a list of rows: [{EXAMPLE}].")
     for number, row in enumerate(responses):
-        _check(number, row)
-        yield row
+        if not isinstance(row, Mapping):
+            raise UserError(f"response {number}: must be a row such as {EXAMPLE}, got {type(row).__name__}.")
+        # A frame has None or NaN where a row lacks a value: they are no answer "nan".
+        present = {name: value for name, value in row.items() if name not in KNOWN or not _is_missing(value)}
+        _check(number, present)
+        yield present
 
 
-def _check(number: int, row: Any) -> None:
-    if not isinstance(row, Mapping):
-        raise UserError(f"response {number}: must be a row such as {EXAMPLE}, got {type(row).__name__}.")
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _check(number: int, row: Mapping[str, Any]) -> None:
     if not isinstance(row.get("response"), str):
         if "response" in row:
             got = f", got {type(row['response']).__name__}."
         else:
-            got = f".{nearest('response', map(str, row))} It has: {', '.join(map(str, row))}."
+            got = f".{nearest('response', map(str, row))} It has: {', '.join(map(str, row)) or 'nothing'}."
         raise UserError(f"response {number}: the column 'response' must be text{got}")
+    reasons = get_args(FinishReason)
+    for name, fits, wanted in (
+        ("question", _is_text, "text or a number"),
+        ("answer", _is_text, "text or a number"),
+        ("fields", lambda value: isinstance(value, Mapping), "a table"),
+        ("finish_reason", lambda value: value in reasons, f"one of {', '.join(reasons)}"),
+        ("tokens", lambda value: isinstance(value, Real) and 1 <= float(value) < math.inf, "a number above 0"),
+    ):
+        if name in row and not fits(row[name]):
+            raise UserError(f"response {number}: the column {name!r} must be {wanted}, got {str(row[name])[:60]!r}.")
     for name, value in _fields(row).items():
         try:
             json.dumps(value, allow_nan=False)
@@ -77,6 +98,10 @@ def _check(number: int, row: Any) -> None:
             ) from None
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str | Real) and not isinstance(value, bool)
+
+
 def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
     """What verifiers find in `problem.fields`, without what a frame has in the place of a missing value."""
     rest = {
@@ -85,7 +110,7 @@ def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
         if name not in (*KNOWN, *OF_SCORES) and not str(name).startswith(OF_SOURCES)
     }
     given = {**rest, **(row.get("fields") or {})}
-    return {name: value for name, value in given.items() if not (isinstance(value, float) and math.isnan(value))}
+    return {name: value for name, value in given.items() if value is None or not _is_missing(value)}
 
 
 def _problem_of(row: Mapping[str, Any]) -> object:

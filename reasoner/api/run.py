@@ -172,7 +172,7 @@ def run(
     if resume is None:
         if task is None:
             raise UserError("what is to be trained? Name a task (`reasoner tasks list`), or a run with resume=RUN.")
-        files = place(given, lambda files: load_config(str(task), profile, None, sets, files))
+        files = place(given, lambda files: load_config(str(task), profile, (), sets, files))
         arguments = [*(["--profile", profile] if profile is not None else []), *_each("--plugin", files)]
         last = ["--", str(task)]
     else:

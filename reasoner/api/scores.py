@@ -19,7 +19,7 @@ from reasoner.errors import ConfigError
 from reasoner.plugins import build_manager, reward_sources
 from reasoner.preflight import preflight
 from reasoner.records import Component, ScoredGroup
-from reasoner.rescore import load_saved, score_in_order
+from reasoner.rescore import load_saved, saved_path, score_in_order
 from reasoner.rewards_api import RewardSource
 from reasoner.safe_text import printable
 from reasoner.scoring.compose import check_rewards
@@ -116,7 +116,7 @@ def score(
         ScoringError: a source with `on_failure = "abort"` failed. Other failures are in the scores, however many.
     """
     if isinstance(responses, Run | str | Path):
-        path = responses.folder if isinstance(responses, Run) else Path(responses)
+        path = responses.folder if isinstance(responses, Run) else saved_path(str(responses))
         batches = [[scored.group for scored in batch.groups] for batch in load_saved(path)]
     else:
         batches = [groups_of(responses)]

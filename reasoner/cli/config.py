@@ -26,7 +26,7 @@ def group() -> None:
 def show(
     task: options.Task,
     profile: options.Profile = None,
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     toml: Annotated[
@@ -39,7 +39,7 @@ def show(
 
     Example: reasoner config show math-gsm8k --profile laptop --set gro.preset=rloo
     """
-    resolved = load_config(task, profile, config, sets or (), plugin or ())
+    resolved = load_config(task, profile, config or (), sets or (), plugin or ())
     if toml:
         typer.echo(printable(to_toml(resolved.config)), nl=False)
         return

@@ -40,7 +40,7 @@ def evaluate(
     ] = None,
     profile: options.Profile = None,
     output: Annotated[Path | None, typer.Option(help="Folder for evaluation folders (run.output).")] = None,
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
@@ -62,7 +62,7 @@ def evaluate(
         raise UserError("name a task to evaluate on (`reasoner tasks list`), or an evaluation to go on with: --resume.")
     arguments = [*(sets or ()), *_arguments(samples, temperature, output)]
     resolved = [
-        load_config(task, profile, config, [*arguments, *_model(each)], plugin or ())
+        load_config(task, profile, config or (), [*arguments, *_model(each)], plugin or ())
         for task in tasks or ()
         for each in model or (None,)
     ]

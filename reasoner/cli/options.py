@@ -16,9 +16,14 @@ Profile = Annotated[
     str | None,
     typer.Option(help="Profile of the task, for example laptop or gpu. Without it: by whether there is an NVIDIA GPU."),
 ]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", help="TOML file laid over task and profile; a run folder's config.toml repeats that run."),
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML file laid over task and profile; a run folder's config.toml repeats that run. Can be given several "
+        "times: each is laid over those before it.",
+    ),
 ]
 Sets = Annotated[
     list[str] | None,

@@ -46,7 +46,7 @@ def plan(
         float | None,
         typer.Option(metavar="GIB", min=1.0, help="Memory of each GPU, to plan for a machine that is not this one."),
     ] = None,
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")] = False,
@@ -64,7 +64,7 @@ def plan(
         arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
     if gpus is not None or nodes > 1:
         arguments.append(f"run.ranks={(gpus or 1) * nodes}")
-    resolved = load_config(task, profile, config, arguments, plugin or ())
+    resolved = load_config(task, profile, config or (), arguments, plugin or ())
     resolved.config.check_trains(resolved.typed)
     estimate = _estimate(resolved, gpus or 1, gpu_memory)
     refuse_impossible(estimate, nodes)
@@ -76,14 +76,18 @@ def plan(
 
 def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> Estimate:
     """For this machine, whose packages count, or for another, on which they are taken to be there."""
+    from reasoner.material import check_models_at_hand
+
     config = resolved.config
     sampling = config.sampling
     if gpu_memory is None:
         describe_learner(config)
         engine = choose_engine(sampling) if config.has_sampler else ""
+        check_models_at_hand(config, engine)
         return find_estimate(config, this_machine(resolve_device(config.model.device)), engine)
     if config.model.device == "cpu":
         raise ConfigError("--gpu-memory plans for GPUs, and model.device is 'cpu': leave one of them out")
+    check_models_at_hand(config, "")
     asked = "servers" if sampling.mode == "server" else sampling.engine
     engine = ("vllm" if asked == "auto" else asked) if config.has_sampler else ""
     return find_estimate(config, planned_machine(gpu_memory, gpus), engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import pluggy
@@ -132,7 +133,7 @@ def _refused(source: RewardSource, given: Mapping[str, Any]) -> str:
 
 
 def _is_file(name: str) -> bool:
-    return name.endswith(".py") or "/" in name
+    return name.endswith(".py") or ("/" in name and not Path(name).is_dir())
 
 
 def _sources_of(name: str, manager: pluggy.PluginManager) -> list[RewardSource]:
@@ -151,6 +152,8 @@ def _sources_of(name: str, manager: pluggy.PluginManager) -> list[RewardSource]:
         return [sources[each] for each in found[name].rewards]
     if name in sources:
         return [sources[name]]
+    if (Path(name) / "pyproject.toml").is_file():
+        raise UserError(f"no plugin {name!r} is installed; its folder is here: pip install -e {quote(name)}")
     raise UserError(
         f"there is no plugin and no reward source {name!r}.{nearest(name, [*found, *sources])} "
         "See `reasoner plugins list`."

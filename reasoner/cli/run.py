@@ -68,7 +68,7 @@ def run(
             metavar="H", help="Hours after which it saves and ends, for --resume (run.max_hours); exit code 3."
         ),
     ] = None,
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
@@ -120,7 +120,7 @@ def run(
     if accept and resume is None:
         raise UserError("--accept-changes is for a run that goes on: --resume RUN.")
     if resume is None and task is not None:
-        resolved = ready(load_config(task, profile, config, arguments, plugin or ()))
+        resolved = ready(load_config(task, profile, config or (), arguments, plugin or ()))
     elif resume is not None:
         given = {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
         _refuse_beside_resume(given)
@@ -204,6 +204,7 @@ def _say(text: str) -> None:
 
 def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str], Sequence[str]]:
     """The facts of a run, and a prompt of each source as the policy sees it."""
+    from reasoner.material import check_models_at_hand
     from reasoner.rehearsal import rehearse
 
     config = resolved.config
@@ -215,6 +216,7 @@ def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str],
     estimate = find_estimate(config, this_machine(device), engine)
     nodes = len(read_hostfile(hostfile)) if hostfile else slurm_node(os.environ).count
     refuse_impossible(estimate, nodes)
+    check_models_at_hand(config, engine)
     return {**facts, **estimate.facts}, list(found.samples(1))
 
 

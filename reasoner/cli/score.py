@@ -28,9 +28,13 @@ MOST = 10
 
 def score(
     saved: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_FILE", help="A run folder, or one file of rollouts (.parquet, .jsonl).")
+        str,
+        typer.Argument(
+            metavar="RUN_OR_FILE",
+            help="A run folder, or the beginning of its name below runs/; or one file of rollouts (.parquet, .jsonl).",
+        ),
     ],
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="Write every response with its old and new rewards here.")
@@ -47,10 +51,11 @@ def score(
     reasoner score runs/20260101-120000-math-gsm8k/rollouts/eval-000000.parquet --output again.jsonl
     """
     from reasoner.codec import write_jsonl
-    from reasoner.rescore import config_for, load_saved, rescore
+    from reasoner.rescore import config_for, load_saved, rescore, saved_path
 
-    batches = load_saved(saved)
-    resolved = config_for(saved, config, sets or (), plugin or ()).config
+    path = saved_path(saved)
+    batches = load_saved(path)
+    resolved = config_for(path, config or (), sets or (), plugin or ()).config
     if not resolved.rewards:
         raise UserError("the configuration has no rewards to score with; add [[rewards]] with --config FILE.")
     print_preflights(preflight(resolved.rewards, resolved.plugins))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +38,7 @@ def serve(
         int | None, typer.Option(min=1, metavar="K", help="GPUs that share the model (sampling.tensor_parallel).")
     ] = None,
     profile: options.Profile = None,
-    config: options.ConfigFile = None,
+    config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
 ) -> None:
@@ -54,11 +55,12 @@ def serve(
     """
     from reasoner.evals.parts import alone
 
-    chosen = alone(_load(task, profile, config, sets or (), plugin or ())).config
+    chosen = alone(_load(task, profile, config or (), sets or (), plugin or ())).config
     choose_engine(SamplingConfig(engine="vllm"))  # refuses where there is none
+    served: dict[str, Any] = {"engine": "vllm", "mode": "colocated"}  # whatever the runs of the task do
     if tensor_parallel is not None:
-        spread = chosen.sampling.model_copy(update={"tensor_parallel": tensor_parallel})
-        chosen = chosen.model_copy(update={"sampling": spread})
+        served["tensor_parallel"] = tensor_parallel
+    chosen = chosen.model_copy(update={"sampling": chosen.sampling.model_copy(update=served)})
     with interruptible(), guard_processes():
         print(printable(f"preparing model {chosen.model.path}"), flush=True)  # noqa: T201
         folder = resolve_model(chosen.model.path)
@@ -67,14 +69,14 @@ def serve(
 
 
 def _load(
-    name: str, profile: str | None, config: Path | None, sets: list[str] | tuple[()], plugins: list[str] | tuple[()]
+    name: str, profile: str | None, config_files: Sequence[Path], sets: Sequence[str], plugins: Sequence[str]
 ) -> Resolved:
     is_model = (Path(name) / "config.json").is_file() or name.startswith("embedded:")
     if not is_model:
-        return load_config(name, profile, config, sets, plugins)
+        return load_config(name, profile, config_files, sets, plugins)
     # a table must say something to be there
     task = TaskFile("serve", None, f"model {name}", {"model": {"path": name}, "data": {"overlap": "refuse"}})
-    return load_config(task, profile, config, sets, plugins)
+    return load_config(task, profile, config_files, sets, plugins)
 
 
 def _say_ready(url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 
 from reasoner.errors import DataError, MissingDependencyError, SamplerError, UserError
 from reasoner.evals.parts import Part
@@ -11,7 +12,6 @@ from reasoner.handover import check_gap, gap_limit
 from reasoner.learning.policy import TorchPolicy
 from reasoner.machine import GIB, free_memory
 from reasoner.model_size import ModelSize
-from reasoner.records import SamplingParams
 from reasoner.sampling.base import Sampler
 
 _PROMPTS, _RESPONSES, _TOKENS = 2, 2, 32
@@ -20,10 +20,13 @@ _ROOM = 1.3
 """memory beside the weights, as a factor of them"""
 
 
-def check_engine(part: Part, sampler: Sampler, say: Callable[[str], None]) -> None:
+def check_engine(part: Part, sampler: Sampler, longest: int, say: Callable[[str], None]) -> None:
     """Compare the log-probabilities of a few sampled responses with those of a plain forward pass by transformers.
 
     The sampler gives its memory back meanwhile. Where the model does not fit beside it, that is said.
+
+    Args:
+        longest: tokens of a prompt and its response that the engine was opened for.
 
     Raises:
         SamplerError: they differ by more than rounding.
@@ -31,7 +34,8 @@ def check_engine(part: Part, sampler: Sampler, say: Callable[[str], None]) -> No
     """
     config = part.config
     prompts = sorted(part.prompts, key=lambda prompt: len(prompt.token_ids))[:_PROMPTS]
-    params = SamplingParams(1.0, min(_TOKENS, part.params.max_tokens))
+    params = part.material.turn_end.added_to(part.params)
+    params = replace(params, temperature=1.0, max_tokens=min(_TOKENS, params.max_tokens))
     groups = list(sampler.sample(prompts, _RESPONSES, params))
     sampler.sleep()
     try:
@@ -44,7 +48,7 @@ def check_engine(part: Part, sampler: Sampler, say: Callable[[str], None]) -> No
             )
             return
         try:
-            policy = _plain(part, device)
+            policy = _plain(part, device, longest)
         except DataError:
             raise
         except (UserError, MissingDependencyError) as error:  # quantised, say: vLLM has it, and a learner would not
@@ -70,9 +74,9 @@ def check_engine(part: Part, sampler: Sampler, say: Callable[[str], None]) -> No
     say(f"model {part.letter}: log-probabilities as of a plain forward pass ({gap.mean:.1g} nats per token)")
 
 
-def _plain(part: Part, device: str) -> TorchPolicy:
+def _plain(part: Part, device: str, longest: int) -> TorchPolicy:
     config = part.config
-    return TorchPolicy(
+    policy = TorchPolicy(
         part.material.folder,
         device=device,
         dtype=config.model.dtype,
@@ -81,6 +85,9 @@ def _plain(part: Part, device: str) -> TorchPolicy:
         trust_remote_code=config.model.trust_remote_code,
         autocast=False,
     )
+    if part.material.engine in ("vllm", "servers"):
+        policy.rotate_as_vllm(longest)
+    return policy
 
 
 def _device(part: Part) -> str | None:

@@ -36,7 +36,7 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
                 model = first.config.model
                 saved = SavedModel(first.material.folder, model.dtype, model.trust_remote_code)
                 hand_over(saved, sampler, parent=first.config.sampling.weights_folder, say=view.message)
-            check_engine(first, sampler, view.message)
+            check_engine(first, sampler, longest, view.message)
             for part in together:
                 with folder.start(part) as run, watching(part.material, run, view, tracked=False) as events:
                     groups = _sample_and_score(part, sampler, folder, view)
@@ -64,7 +64,8 @@ def _sample_and_score(part: Part, sampler: Sampler, folder: EvaluationFolder, vi
     left = [prompt for prompt in part.prompts if prompt.problem.id not in done]
     if left:
         # Others than those that an interruption cut off: they are as good, and not the same ones over again.
-        drawn = sampler.sample(left, part.samples, evaluation_params(config, len(done)))
+        params = part.material.turn_end.added_to(evaluation_params(config, len(done)))
+        drawn = sampler.sample(left, part.samples, params)
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
         told = view.message

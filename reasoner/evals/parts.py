@@ -131,6 +131,17 @@ def describe(parts: Sequence[Part]) -> dict[str, str]:
         facts[f"model {part.letter}"] = (
             f"{part.material.facts['model']}, on {part.material.device} with {part.material.engine}"
         )
+    return facts | _of_prompts(parts)
+
+
+def _of_prompts(parts: Sequence[Part]) -> dict[str, str]:
+    """What is worth knowing of prompts and the ends of responses: once where it is the same for all parts."""
+    facts: dict[str, str] = {}
+    for name in ("prompt", "responses end", "thinking", "control tokens"):
+        said = {part.name: part.material.facts.get(name, "") for part in parts}
+        if len(set(said.values())) == 1:
+            said = {"": next(iter(said.values()))}
+        facts |= {f"{name} of {where}" if where else name: text for where, text in said.items() if text}
     return facts
 
 

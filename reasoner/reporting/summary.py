@@ -23,8 +23,8 @@ from reasoner.terminal import SafeConsole
 WIDTH = 80
 TREND = 20
 """characters"""
-WITH_BOUNDS = 76
-"""columns from which on the evaluation's table has all intervals"""
+_UNBOUNDED = 1000
+"""columns in which any table fits"""
 
 PHASES = {
     "time/sample": "sampling",
@@ -52,8 +52,10 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
     for line in (*sentences, *_warnings(summary.warnings)):
         console.print(Text(fill(line, console.width, initial_indent="- ", subsequent_indent="  ")))
     if summary.evaluations:
-        bounds = console.width >= WITH_BOUNDS
-        console.print(_evaluation_table(*summary.evaluations, differences, ascii_only, bounds))
+        table = _evaluation_table(*summary.evaluations, differences, ascii_only, bounds=True)
+        if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum > console.width:
+            table = _evaluation_table(*summary.evaluations, differences, ascii_only, bounds=False)
+        console.print(table)
     console.print(_training_table(summary.history, ascii_only))
     console.print(_time_table(summary, ascii_only))
     worked = sum(metrics.get("score/seconds", 0.0) for metrics in summary.history)

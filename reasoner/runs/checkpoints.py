@@ -92,10 +92,11 @@ class Checkpoints:
             manifest = from_json(read_bytes(folder / MANIFEST, LARGE_BYTES), Manifest)
             if manifest.step != step:
                 raise DataError(f"{MANIFEST} is of step {manifest.step}")
-            files = [file for file in manifest.files if Path(file.name).is_relative_to(below)]
-            for file in files:
+            for file in manifest.files:
                 if Path(file.name).is_absolute() or ".." in Path(file.name).parts:
                     raise DataError(f"{file.name} is not in the checkpoint")
+            files = [file for file in manifest.files if Path(file.name).is_relative_to(below)]
+            for file in files:
                 if (size := (folder / file.name).stat().st_size) != file.bytes:
                     raise DataError(f"{file.name} has {size} bytes, {file.bytes} were written")
             sums = sha256_of_all(folder / file.name for file in files)

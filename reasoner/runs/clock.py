@@ -16,7 +16,7 @@ class Times:
     """Seconds of a run until now, or until its end."""
 
     set_up: float
-    """opening the models and engines, in all starts together"""
+    """opening the models and engines and proving that the sampler takes the weights, in all starts together"""
     evaluation: float
     total: float
 

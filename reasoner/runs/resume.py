@@ -35,6 +35,13 @@ from reasoner.runs.model import FOLDER, recorded_step
 from reasoner.runs.starts import FILE, moved_on, read_starts, record_start
 
 
+def made_again(count: int) -> str:
+    """What happens to `count` committed steps after the checkpoint that a run goes on from."""
+    return (
+        "1 committed step after it is made again" if count == 1 else f"{count} committed steps after it are made again"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Resume:
     """A run to go on with."""
@@ -71,7 +78,7 @@ class Place:
 
     def __str__(self) -> str:
         start = f"from {self.checkpoint.name}" if self.checkpoint else "from the beginning"
-        again = f"; {self.repeated} committed steps after it are made again" if self.repeated else ""
+        again = f"; {made_again(self.repeated)}" if self.repeated else ""
         return f"{start}{again}"
 
     def check(self, identity: Mapping[str, str]) -> tuple[Change, ...]:

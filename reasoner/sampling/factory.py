@@ -12,6 +12,7 @@ from reasoner.config import Config, SamplingConfig
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.model_size import ModelSize, why_not_spread
 from reasoner.models import has_recurrent_layers, read_config
+from reasoner.parsing import read_model_json
 from reasoner.ranks import ALONE, Ranks
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.vllm_messages import ADAPTER_RANKS, Start
@@ -19,6 +20,8 @@ from reasoner.weight_files import INDEX, SINGLE, weight_files
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
 """responses drawn at once: above these a step takes longer by as much as it yields more"""
+_DELTA_NETS = ("qwen3_next", "qwen3_5")
+"""beginnings of the model types whose layers vLLM's CPU build asserts to be bfloat16"""
 
 
 def open_sampler(
@@ -152,7 +155,8 @@ def check_sampler(config: Config, folder: Path, *, training: bool) -> None:
     """See, before anything is started, whether the engine can do what is asked of it.
 
     Raises:
-        ConfigError: the adapter cannot go alone, or the model cannot be spread as configured.
+        ConfigError: the adapter cannot go alone, the model cannot be spread as configured, or vLLM has no code for it
+            in this number format.
         UserError: vLLM would load weights that do not belong to the model.
     """
     if training and config.lora:
@@ -160,11 +164,23 @@ def check_sampler(config: Config, folder: Path, *, training: bool) -> None:
     gpus = config.sampling.tensor_parallel
     if why := why_not_spread(ModelSize.of(folder), gpus):
         raise ConfigError(f"sampling.tensor_parallel = {gpus} {why}")
+    engine = choose_engine(config.sampling)
+    if engine == "vllm" and config.model.dtype != "bfloat16" and _device(config) == "cpu":
+        _refuse_delta_nets(config, folder)
     extra = sorted({path.name for path in folder.glob("*.safetensors")} - {path.name for path in weight_files(folder)})
-    if extra and choose_engine(config.sampling) != "hf" and not (folder / INDEX).is_file():
+    if extra and engine != "hf" and not (folder / INDEX).is_file():
         raise UserError(
             f"model folder {folder} has {', '.join(extra[:3])} beside {SINGLE}, and vLLM would load them too, because "
             f"no {INDEX} says what belongs to the model: move them out of the folder."
+        )
+
+
+def _refuse_delta_nets(config: Config, folder: Path) -> None:
+    kind = str(read_model_json(folder / "config.json").get("model_type"))  # with images the beginning is the same
+    if kind.startswith(_DELTA_NETS):
+        raise ConfigError(
+            f"model.dtype = {config.model.dtype!r}: vLLM on the CPU computes the gated delta nets of {kind} in "
+            "bfloat16 alone. Set model.dtype = 'bfloat16', or sampling.engine = 'hf'"
         )
 
 

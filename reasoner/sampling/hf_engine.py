@@ -22,7 +22,14 @@ from reasoner.model_loading import load_model
 from reasoner.models import attention_of, read_config
 from reasoner.records import FinishReason, Group, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.hf_decoding import Decoder
-from reasoner.sampling.responses import build_response, check_request, end_tokens, opened_block
+from reasoner.sampling.responses import (
+    NOT_FINITE,
+    all_end_tokens,
+    build_response,
+    check_request,
+    end_tokens,
+    opened_block,
+)
 from reasoner.weights import Digest, read_weights
 
 
@@ -48,7 +55,7 @@ class HfSampler:
         max_sequences: responses that are drawn at the same time (at least one group is).
 
     Raises:
-        SamplerError: the model is shorter than `max_model_len`, or has no end token.
+        SamplerError: the model is shorter than `max_model_len`.
     """
 
     name = "hf"
@@ -76,7 +83,7 @@ class HfSampler:
             )
         self._model: Any = model.eval()
         self._decoder: Any = Decoder(self._model, torch.device(device))
-        self._end_tokens = frozenset(end_tokens(folder, self._tokenizer))
+        self._end_tokens = end_tokens(folder, self._tokenizer)
         self._device = torch.device(device)
         self._max_model_len = max_model_len
         self._max_sequences = max_sequences
@@ -136,6 +143,8 @@ class HfSampler:
     ) -> Tensor:
         """Draw a token for every row from softmax(logits / T), or the likeliest at T = 0; unfinished rows take it."""
         logprobs_RV = (logits_RV / (params.temperature or 1.0)).log_softmax(-1)
+        if logprobs_RV.isnan().any():
+            raise SamplerError(NOT_FINITE)
         if params.temperature == 0.0:
             tokens_R = logprobs_RV.argmax(-1)
         else:
@@ -149,7 +158,7 @@ class HfSampler:
         return tokens_R
 
     def _finish(self, token_ids: list[int], params: SamplingParams) -> FinishReason | None:
-        if token_ids[-1] in self._end_tokens or self._ends_with_stop(token_ids, params.stop):
+        if token_ids[-1] in all_end_tokens(self._end_tokens, params) or self._ends_with_stop(token_ids, params.stop):
             return "stop"
         return "length" if len(token_ids) >= params.max_tokens else None
 
@@ -163,8 +172,9 @@ class HfSampler:
     def _response(self, row: _Row, params: SamplingParams, opened: str) -> Response:
         if row.finish is None:
             raise SamplerError("a response was put together before it was finished; this is a bug")
+        ends = all_end_tokens(self._end_tokens, params)
         return build_response(
-            self._tokenizer, row.token_ids, row.logprobs, row.finish, params.stop, self._version, opened
+            self._tokenizer, row.token_ids, row.logprobs, row.finish, params.stop, self._version, opened, ends
         )
 
     @torch.no_grad()

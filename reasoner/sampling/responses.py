@@ -2,44 +2,58 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from reasoner.config import mistake_of_temperature
-from reasoner.errors import SamplerError
+from reasoner.errors import DataError, SamplerError
 from reasoner.parsing import read_model_json
 from reasoner.records import FinishReason, Prompt, Response, SamplingParams
+from reasoner.thinking import MARKS, opened_at_end
 
-_MARKS = ("<think>", "</think>")
-_OPENED = re.compile(r"<think>\s*$")
+NOT_FINITE = (
+    "the model's logits are not finite: its weights hold NaN or infinite numbers, or overflow in this number format "
+    "(model.dtype)"
+)
 _TEMPLATE_END = 32
 """tokens at the end of a prompt in which the mark and the space after it are looked for"""
 
 
 def end_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
-    """The ids that end a response: those of the generation configuration (else of the model's) and the tokenizer's own.
-
-    Raises:
-        SamplerError: the model names none, so that every response would run to its limit.
-    """
+    """The ids with which a model ends a response: those of the generation configuration (else of the model's) and the
+    tokenizer's own."""
     found = _eos(folder / "generation_config.json") or _eos(folder / "config.json")
     if tokenizer.eos_token_id is not None:
         found.add(tokenizer.eos_token_id)
-    if not found:
-        raise SamplerError(
-            f"the model in {folder} has no end token: set eos_token_id (one id or a list) in its generation_config.json"
-        )
     return tuple(sorted(found))
+
+
+def all_end_tokens(own: Collection[int], params: SamplingParams) -> frozenset[int]:
+    """The ids that end a response: the model's own, and those of the parameters.
+
+    Raises:
+        SamplerError: there are none, and no stop string either, so that every response would run to its limit.
+    """
+    found = frozenset(own) | frozenset(params.end_tokens)
+    if not found and not params.stop:
+        raise SamplerError(
+            "the model has no end token, and its chat template writes nothing after a response: set eos_token_id (one "
+            "id or a list) in its generation_config.json, or sampling.stop"
+        )
+    return found
 
 
 def _eos(file: Path) -> set[int]:
     value = read_model_json(file).get("eos_token_id") if file.is_file() else None
     if value is None:
         return set()
-    return set(value) if isinstance(value, list) else {value}
+    found = value if isinstance(value, list) else [value]
+    if not all(type(id_) is int for id_ in found):
+        raise DataError(f"{file}: eos_token_id must be a token's id or a list of them, got {str(value)[:60]!r}.")
+    return set(found)
 
 
 def check_request(prompts: Sequence[Prompt], n: int, params: SamplingParams, max_model_len: int) -> None:
@@ -65,11 +79,10 @@ def check_request(prompts: Sequence[Prompt], n: int, params: SamplingParams, max
 
 
 def opened_block(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
-    """The thinking block that the chat template has opened for the response: `<think>` and the space after it, or
-    nothing."""
+    """The thinking block that the chat template has opened for the response: `<think>` (or another mark) and the space
+    after it, or nothing."""
     end = tokenizer.decode(prompt_ids[-_TEMPLATE_END:], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    found = _OPENED.search(end)
-    return found.group() if found else ""
+    return opened_at_end(end)
 
 
 def build_response(
@@ -80,14 +93,21 @@ def build_response(
     stop: Sequence[str],
     version: int,
     opened: str = "",
+    ends: Collection[int] = (),
 ) -> Response:
     """A response from what was generated: (T,) token ids and their log-probabilities.
 
     Args:
         opened: the thinking block that the prompt ends in (`opened_block`). It goes in front of the text, so that a
             verifier sees thinking that was never closed.
+        ends: ids that end a response. The last token is no text if it is one of them, special or not.
+
+    Raises:
+        SamplerError: a log-probability is not a number.
     """
-    text = _decode(tokenizer, token_ids)
+    if any(map(math.isnan, logprobs)):
+        raise SamplerError(NOT_FINITE)
+    text = _decode(tokenizer, token_ids[:-1] if token_ids[-1] in ends else token_ids)
     ends = [at for at in (text.find(string) for string in stop) if at >= 0]
     return Response(
         text=opened + (text[: min(ends)] if ends else text),
@@ -101,22 +121,17 @@ def build_response(
 
 def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
     """Without special tokens, except for the marks of thinking: some tokenizers count these among them."""
-    marks = _special_marks(tokenizer)
-    parts: list[str] = []
-    begin = 0
-    for place in [place for place, token in enumerate(token_ids) if token in marks] if marks else ():
-        parts += [_plain(tokenizer, token_ids[begin:place]), marks[token_ids[place]]]
-        begin = place + 1
-    return "".join([*parts, _plain(tokenizer, token_ids[begin:])])
-
-
-def _plain(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    dropped = _dropped(tokenizer)
+    kept = [token for token in token_ids if token not in dropped]
+    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 @lru_cache(maxsize=8)
-def _special_marks(tokenizer: Any) -> dict[int, str]:
-    """Token id -> text of the marks of thinking that decoding would drop."""
-    special = set(tokenizer.all_special_ids)
-    ids = dict(zip(tokenizer.convert_tokens_to_ids(list(_MARKS)), _MARKS, strict=True))
-    return {id_: mark for id_, mark in ids.items() if id_ in special and tokenizer.convert_ids_to_tokens(id_) == mark}
+def _dropped(tokenizer: Any) -> frozenset[int]:
+    """Ids of the special tokens, without the marks of thinking.
+
+    The tokens that the tokenizer names (`all_special_ids`) are not all that decoding counts as special.
+    """
+    special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = {id_: tokenizer.convert_ids_to_tokens(id_) for id_ in tokenizer.all_special_ids}
+    return frozenset(id_ for id_, text in (special | named).items() if text not in MARKS)

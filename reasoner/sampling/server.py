@@ -27,7 +27,7 @@ from reasoner.errors import HandoverError, RunError, SamplerError
 from reasoner.models import open_tokenizer
 from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
-from reasoner.sampling.responses import build_response, check_request, end_tokens, opened_block
+from reasoner.sampling.responses import all_end_tokens, build_response, check_request, end_tokens, opened_block
 from reasoner.sampling.server_check import Wanted, describe, summary
 from reasoner.sampling.server_client import Server, ServerError
 from reasoner.sampling.server_draw import Draw, Drawn, Lost, Order, Seat
@@ -70,7 +70,6 @@ class ServerSampler:
 
     Raises:
         UserError: a server cannot be used.
-        SamplerError: the model has no end token.
     """
 
     name = "servers"
@@ -137,7 +136,8 @@ class ServerSampler:
             raise SamplerError("this sampler is still drawing: finish or close the iterator of groups first")
         events: queue.SimpleQueue[Drawn | Lost | None] = queue.SimpleQueue()
         version = self._version
-        order = Order(n, params, self._end_tokens, self._name(version), self._patience_s)
+        ends = sorted(all_end_tokens(self._end_tokens, params))
+        order = Order(n, params, ends, self._name(version), self._patience_s)
         draw = Draw(seats, prompts, order, events.put)
 
         async def drawing() -> None:
@@ -180,6 +180,7 @@ class ServerSampler:
                 params.stop,
                 version,
                 opened,
+                all_end_tokens(self._end_tokens, params),
             )
             for choice in drawn.choices
         )

@@ -26,14 +26,13 @@ from vllm.sampling_params import RequestOutputKind
 
 from reasoner.errors import SamplerError
 from reasoner.records import FinishReason, Response, SamplingParams
-from reasoner.sampling.responses import build_response, end_tokens, opened_block
+from reasoner.sampling.responses import all_end_tokens, build_response, end_tokens, opened_block
 from reasoner.sampling.vllm_messages import (
     ADAPTER_RANKS,
     Close,
     Done,
     Draw,
     Drawn,
-    Failed,
     Load,
     Request,
     Score,
@@ -42,9 +41,13 @@ from reasoner.sampling.vllm_messages import (
     Stop,
     Value,
     Wake,
+    failure,
+    said_by_vllm,
 )
 
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+_INSTEAD = "Set sampling.engine = 'hf', which samples with transformers, or take another version of vLLM"
 
 
 class Host:
@@ -77,8 +80,8 @@ class Host:
                 continue
             try:
                 self._connection.send(Done(self._answer(request)))
-            except Exception:
-                self._connection.send(Failed(traceback.format_exc()))
+            except Exception as error:
+                self._connection.send(failure(error))
 
     def _answer(self, request: Request) -> Value:
         match request:
@@ -135,7 +138,7 @@ class Host:
             temperature=request.params.temperature,
             max_tokens=request.params.max_tokens,
             stop=list(request.params.stop),
-            stop_token_ids=list(self._end_tokens),
+            stop_token_ids=sorted(all_end_tokens(self._end_tokens, request.params)),
             detokenize=bool(request.params.stop),
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -152,7 +155,10 @@ class Host:
             raise SamplerError(f"vLLM ended a response with {output.finish_reason!r}: it is no sample of the policy")
         logprobs = [at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True)]
         finish = _FINISHED[output.finish_reason]
-        return build_response(self._tokenizer, output.token_ids, logprobs, finish, params.stop, self._version, opened)
+        ends = all_end_tokens(self._end_tokens, params)
+        return build_response(
+            self._tokenizer, output.token_ids, logprobs, finish, params.stop, self._version, opened, ends
+        )
 
     def _load(self, request: Load) -> tuple[str, int]:
         if self._takes_adapters:
@@ -160,7 +166,7 @@ class Host:
             self._adapter = LoRARequest(str(number), number, request.folder)
             receipts = set(self._llm.collective_rpc("take_adapter", args=(number, request.folder)))
         else:
-            receipts = set(self._llm.collective_rpc("take_weights", args=(request.folder,)))
+            receipts = self._take_weights(request.folder)
         if len(receipts) != 1:
             raise SamplerError(f"vLLM's workers read different weights from {request.folder}: {sorted(receipts)}")
         self._llm.reset_prefix_cache()
@@ -168,16 +174,30 @@ class Host:
         checksum, tensors = receipts.pop()
         return checksum, tensors
 
+    def _take_weights(self, folder: str) -> set[tuple[str, int]]:
+        try:
+            return set(self._llm.collective_rpc("take_weights", args=(folder,)))
+        except (KeyError, ValueError, AttributeError) as error:  # what its models raise for names that they do not know
+            traceback.print_exc()  # into the log
+            raise SamplerError(
+                f"vLLM {vllm.__version__} does not take the weights of this model under the names that its folder has: "
+                f"{type(error).__name__}: {error}. {_INSTEAD}"
+            ) from error
+
 
 def _open(start: Start) -> LLM:
     try:
         return LLM(**engine_arguments(start))
-    except ValueError as error:
-        if start.adapter_rank and "LoRA" in str(error):
+    except (ValueError, KeyError, AttributeError) as error:  # for settings, and for models that it cannot read
+        traceback.print_exc()  # into the log
+        why = said_by_vllm(error)
+        if start.adapter_rank and "LoRA" in why:
             raise SamplerError(
-                f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({error})"
+                f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({why})"
             ) from error
-        raise
+        raise SamplerError(
+            f"vLLM {vllm.__version__} does not start with this model: {why.removesuffix('.')}. {_INSTEAD}"
+        ) from error
 
 
 def engine_arguments(start: Start) -> dict[str, Any]:
@@ -220,8 +240,8 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     try:
         host = Host(connection.recv(), connection)
-    except Exception:
-        connection.send(Failed(traceback.format_exc()))
+    except Exception as error:
+        connection.send(failure(error))
         return
     connection.send(Done(host.description))
     host.serve()

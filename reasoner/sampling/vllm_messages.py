@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from dataclasses import dataclass
 
+from reasoner.errors import ReasonerError
 from reasoner.records import Response, SamplingParams
 
 SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
@@ -114,6 +117,23 @@ class Failed:
     """A request failed."""
 
     message: str
+    """of an error that a person can act on, else a traceback"""
+    is_traceback: bool
 
 
 Reply = Drawn | Done | Failed
+
+
+def said_by_vllm(error: Exception) -> str:
+    """The reason in a message of vLLM, which pydantic surrounds with the values that it was given and a link."""
+    if not isinstance(error, ValueError):
+        return f"{type(error).__name__}: {error}"
+    found = re.search(r"^\s*Value error, (.*?)(?: \[type=|$)", str(error), re.MULTILINE)
+    return found[1] if found else str(error)
+
+
+def failure(error: Exception) -> Failed:
+    """What a person can act on is told as it is, anything else with its traceback."""
+    if isinstance(error, ReasonerError):
+        return Failed(str(error), is_traceback=False)
+    return Failed(traceback.format_exc(), is_traceback=True)

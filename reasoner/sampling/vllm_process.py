@@ -133,6 +133,8 @@ class HostProcess:
             raise self._gone() from error
         if isinstance(reply, Failed):
             self._idle = True
+            if not reply.is_traceback:
+                raise SamplerError(reply.message)
             raise SamplerError(f"vLLM failed (its log is {self._log_file}):\n{reply.message}")
         self._idle = isinstance(reply, Done)
         return reply

@@ -129,7 +129,8 @@ def layer_of_sets(sets: Sequence[str], lower: Leaves) -> Layer:
     """The layer of `--set key=value` arguments over `lower`.
 
     `rewards.math.weight` and `rewards.0.weight` address an entry of `[[rewards]]`.
-    Values are TOML (`0.5`, `true`, `[1, 2]`, `{a = 1}`, `"text"`); what does not look like TOML is text.
+    Values are TOML (`0.5`, `true`, `[1, 2]`, `{a = 1}`, `"text"`); what does not look like TOML, and a template
+    (`{{ question }}`), is text.
 
     Raises:
         ConfigError: no `=`, broken TOML, no such entry of `rewards`, or arguments that contradict each other.
@@ -221,7 +222,7 @@ def _by_name(path: Path, names: Sequence[str], argument: str) -> Path:
 
 def _value(path: Path, argument: str, text: str) -> Any:
     quoted = text.startswith(('"', "'")) or (text.startswith("[") and is_list(path))
-    if is_text(path) and not quoted:
+    if text.startswith("{{") or (is_text(path) and not quoted):
         return text  # also what looks like TOML: a template `{{ question }}`, a folder named 2026
     try:
         parsed = parse_toml(f"value = {text}")

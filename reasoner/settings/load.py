@@ -22,6 +22,7 @@ from reasoner.gro.presets import Preset, Weighted
 from reasoner.gro.schedules import MetricSwitch
 from reasoner.gro.terms import CustomCredit, CustomLink
 from reasoner.models import has_nvidia_gpu
+from reasoner.plain_renderer import check_prompt
 from reasoner.reporting.metrics import find, sources, terms
 from reasoner.reporting.tracking import check_trackers
 from reasoner.rows import check_generator
@@ -42,7 +43,7 @@ class Resolved:
 
     config: Config
     origins: Mapping[str, str]
-    """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, the `--config` file, `--set`"""
+    """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, a `--config` file, `--set`"""
     typed: str = ""
     """what names the task after a command, so that it can be copied: `my-task.toml --profile gpu --plugin mine.py`"""
     preflights: Mapping[str, str] = field(default_factory=dict)
@@ -52,14 +53,17 @@ class Resolved:
 def load_config(
     task: str | Path | TaskFile,
     profile: str | None = None,
-    config_file: str | Path | None = None,
+    config_files: Sequence[Path] = (),
     sets: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> Resolved:
     """The configuration of a run: `task` is a registered task's name, a TOML file of the user's, or read already.
 
     A complete configuration (a run folder's config.toml: it names its task and profile) stands for task and profile
-    both, whether it is given as `config_file` or as `task`.
+    both, whether it is given as `task` or as the first of `config_files`.
+
+    Args:
+        config_files: laid over task and profile in this order, later ones over earlier ones.
 
     Raises:
         ConfigError: a key, value or combination is not allowed; one line for each, with where the value came from.
@@ -67,15 +71,14 @@ def load_config(
     """
     manager = hooks.build_manager(plugins)
     found = task if isinstance(task, TaskFile) else find_task(task, hooks.task_files(manager))
-    extra = read_toml(Path(config_file)) if config_file else {}
-    if is_complete(extra):
-        if extra["task"] != found.name:
-            raise ConfigError(f"{config_file} is a configuration of task {extra['task']!r}, not of {found.name!r}.")
-        found, extra = TaskFile(found.name, Path(str(config_file)), str(config_file), extra), {}
+    tables = [(str(file), read_toml(file)) for file in config_files]
+    if tables and is_complete(tables[0][1]):
+        found = _complete(found, *tables.pop(0))
     leaves = _task_leaves(found, profile)
-    for layer in (_layer_of_file(extra, str(config_file), config_file), layer_of_sets(sets, leaves)):
-        _refuse_identity(layer)
-        leaves = overlay(leaves, layer)
+    for origin, table in tables:
+        _refuse_complete(origin, table)
+        leaves = _laid_over(leaves, _layer_of_file(table, origin, origin))
+    leaves = _laid_over(leaves, layer_of_sets(sets, leaves))
     leaves = _with_plugins(leaves, plugins)
     _check_entries(leaves)
     _refuse_secrets(leaves)
@@ -93,6 +96,26 @@ def _typed(found: TaskFile, config: Config, plugins: Sequence[str]) -> str:
     profile = ["--profile", config.profile] if config.profile else []
     more = [part for plugin in plugins for part in ("--plugin", plugin)]
     return shlex.join([found.origin.removeprefix("task "), *profile, *more])
+
+
+def _complete(found: TaskFile, origin: str, table: Mapping[str, Any]) -> TaskFile:
+    """A complete configuration in the place of the task that was named."""
+    if table["task"] != found.name:
+        raise ConfigError(f"{origin} is a configuration of task {table['task']!r}, not of {found.name!r}.")
+    return TaskFile(found.name, Path(origin), origin, table)
+
+
+def _refuse_complete(origin: str, table: Mapping[str, Any]) -> None:
+    if is_complete(table):
+        raise ConfigError(
+            f"--config {origin} is a complete configuration, which sets every key and would undo the --config before "
+            "it: give it first, and the files that change it after it."
+        )
+
+
+def _laid_over(lower: Leaves, upper: Layer) -> Leaves:
+    _refuse_identity(upper)
+    return overlay(lower, upper)
 
 
 def _task_leaves(found: TaskFile, profile: str | None) -> Leaves:
@@ -272,6 +295,7 @@ def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algo
         if isinstance(term.schedule, MetricSwitch):
             _check_metric(f"gro.terms.{name}.schedule.metric", term.schedule.metric, config)
     open_template(config.prompt).close()
+    check_prompt(config.prompt)
 
 
 def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..., Any]]) -> None:

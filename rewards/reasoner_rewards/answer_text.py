@@ -1,15 +1,9 @@
-"""What several sources look at: the part of a response that answers, and the reference answer of a problem."""
+"""What several sources compare with: the reference answer of a problem."""
 
 from __future__ import annotations
 
 from reasoner import Problem
 from reasoner_rewards.extraction import reference_answer
-
-
-def after_thinking(text: str) -> str | None:
-    """What follows the last `</think>`, or the whole text when there is none; None: a think block is not closed."""
-    answer = text.rpartition("</think>")[2]
-    return None if "<think>" in answer else answer
 
 
 def reference_text(problem: Problem) -> str:

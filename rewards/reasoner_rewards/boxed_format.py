@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reasoner import Problem, Response, Score, reward
+from reasoner import Problem, Response, Score, after_thinking, reward
 from reasoner_rewards.extraction import last_box
 
 MAX_BOX_CHARS = 64
@@ -29,8 +29,8 @@ def boxed_format(problem: Problem, response: Response) -> Score:
 def _what_is_missing(response: Response) -> str:
     if response.finish_reason != "stop":
         return f"not finished (finish reason {response.finish_reason!r})"
-    text = response.text.rpartition("</think>")[2]
-    if "<think>" in text:
+    text = after_thinking(response.text)
+    if text is None:
         return "the think block is not closed"
     count, box = last_box(text)
     if count != 1 or box is None:

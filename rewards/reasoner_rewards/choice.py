@@ -16,8 +16,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from reasoner import Problem, Response, Score, reward
-from reasoner_rewards.answer_text import after_thinking, reference_text
+from reasoner import Problem, Response, Score, after_thinking, reward
+from reasoner_rewards.answer_text import reference_text
 from reasoner_rewards.extraction import after_last_box, final_answer
 
 Strategy = Literal["boxed", "statement", "letter"]
@@ -74,7 +74,7 @@ def _reads(problem: Problem, options: ChoiceOptions) -> tuple[str, str]:
 def choice(problem: Problem, response: Response, *, options: ChoiceOptions) -> Score:
     """1.0 if the letter that the response settles on is the reference's, else 0.0.
 
-    Only what follows a closing `</think>` counts. How the letter is found: see the module (`choice.py`). A text that
+    Only what follows the thinking counts. How the letter is found: see the module (`choice.py`). A text that
     names several letters as its answer has none, so hedging earns nothing, and "the answer is not B" names none.
     `extract=["boxed"]` is the strict choice for training: a policy that must say which letter is its answer cannot be
     paid for one that its text happens to end with.

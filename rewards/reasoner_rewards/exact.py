@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from reasoner import Problem, Response, Score, reward
-from reasoner_rewards.answer_text import after_thinking, reference_text
+from reasoner import Problem, Response, Score, after_thinking, reward
+from reasoner_rewards.answer_text import reference_text
 from reasoner_rewards.extraction import final_answer
 
 Step = Literal["case", "space", "punctuation"]
@@ -48,7 +48,7 @@ def _reads(problem: Problem, options: ExactOptions) -> tuple[str, str]:
 def exact(problem: Problem, response: Response, *, options: ExactOptions) -> Score:
     r"""1.0 if the answer equals the reference answer after normalisation, else 0.0.
 
-    The answer is what follows a closing `</think>` (`all`), the last line of it that is not blank (`last_line`), or
+    The answer is what follows the thinking (`all`), the last line of it that is not blank (`last_line`), or
     its final `\boxed{}` (`boxed`; several boxes joined by "or" are one answer, and wrong). Nothing is searched for: an
     answer among other text is not equal to it, so listing candidates earns nothing.
 

@@ -18,6 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from reasoner import after_thinking
 from reasoner_rewards.surroundings import is_part, last_number
 
 Mode = Literal["strict", "lenient"]
@@ -64,11 +65,10 @@ class Extraction:
 
 
 def final_answer(text: str, mode: Mode) -> Extraction:
-    """The final answer of a response: only what follows a closing `</think>` counts, and an unclosed block has none."""
-    _, closing, after = text.rpartition("</think>")
-    if not closing:
-        after = text
-    if "<think>" in after:
+    """The final answer of a response: only what follows its thinking counts, and thinking that is not closed has
+    none."""
+    after = after_thinking(text)
+    if after is None:
         return Extraction(None, "none", "the think block is not closed")
     found = _marked(after)
     if found is None and mode == "lenient":

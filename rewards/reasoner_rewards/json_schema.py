@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from reasoner import Problem, Response, Score, reward
+from reasoner import Problem, Response, Score, after_thinking, reward
 from reasoner.errors import MissingDependencyError
-from reasoner_rewards.answer_text import after_thinking
 from reasoner_rewards.fences import blocks
 
 Extract = Literal["fenced_or_all", "fenced", "all"]
@@ -61,7 +60,7 @@ def _prepare() -> None:
 def json_schema(problem: Problem, response: Response, *, options: JsonSchemaOptions) -> Score:
     """1.0 if the response is JSON and valid under the schema (and, with `match_answer`, the reference), else 0.0.
 
-    Looked at is what follows a closing `</think>`: its last fenced block that is labelled `json` or not labelled, or
+    Looked at is what follows the thinking: its last fenced block that is labelled `json` or not labelled, or
     all of it. A last block that is broken decides: no earlier one is searched. There is no partial credit, because a
     policy would settle for the easy fields. JSON is read strictly: `NaN`, `Infinity` and repeated keys are refused
     (`{"answer": 1, "answer": 2}` would name two answers). Numbers are equal by value (`1` and `1.0`), the order of

@@ -12,10 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from reasoner import Problem, Response, Score, reward
+from reasoner import Problem, Response, Score, after_thinking, reward
 from reasoner.errors import UserError, nearest
 from reasoner.remote import DECODER, Service, Url, secret, shown
-from reasoner_rewards.answer_text import after_thinking
 
 NAMES = ("question", "response", "answer")
 """what a rubric may show"""

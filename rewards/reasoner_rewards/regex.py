@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from reasoner import Problem, Response, Score, reward
-from reasoner_rewards.answer_text import after_thinking, reference_text
+from reasoner import Problem, Response, Score, after_thinking, reward
+from reasoner_rewards.answer_text import reference_text
 
 ANSWER = "{answer}"
 """what stands for the reference answer in a pattern"""
@@ -66,7 +66,7 @@ def regex(problem: Problem, response: Response, *, options: RegexOptions) -> Sco
     reference answer, escaped and delimited: `5` is found neither in `15` nor in `5.2` nor in `-5`. With `group`, that
     group of the last match must equal the reference answer (under the same flags): a text that tries every candidate
     is judged by its last one. Where the reference takes part only what
-    follows a closing `</think>` counts, and an unclosed block scores 0; a pattern without it sees the whole response.
+    follows the thinking counts, and an unclosed block scores 0; a pattern without it sees the whole response.
 
     A pattern that can be found anywhere is paid for anywhere: anchor it. Python's engine backtracks, so some patterns
     take exponential time on some texts; the worker is then killed at the deadline and the call is a recorded failure.

@@ -13,7 +13,7 @@ class ThinkFormatOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     open: str = "<think>"
-    """what opens the block; empty: the chat template opens it, with another mark than `<think>`"""
+    """what opens the block; empty: the chat template opens it, with a mark that the text lacks (docs/tasks.md)"""
     close: str = Field(default="</think>", min_length=1)
     """what closes it"""
     require_answer: bool = True

@@ -64,7 +64,7 @@ def test_the_first_example_works_as_printed(text: str, tmp_path: Path, monkeypat
     words = asked[0]
     sets = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
     plugins = [words[at + 1] for at, word in enumerate(words) if word == "--plugin"]
-    config = load_config("math-gsm8k", "laptop", None, sets, plugins).config
+    config = load_config("math-gsm8k", "laptop", (), sets, plugins).config
     assert [(each.source, each.weight) for each in config.rewards] == [("math", 1.0), ("short_answer", 0.5)]
     assert config.run.steps == 3
 

@@ -67,7 +67,7 @@ def test_the_verifier_works_as_printed(tmp_path: Path, monkeypatch: pytest.Monke
     (settings,) = [block for block in blocks("toml") if "my.toml" in block]
     Path("my_verifier.py").write_text(code)
     Path("my.toml").write_text(settings)
-    config = load_config("math-gsm8k", "laptop", "my.toml", (), ("my_verifier.py",)).config
+    config = load_config("math-gsm8k", "laptop", [Path("my.toml")], (), ("my_verifier.py",)).config
     assert [reward.source for reward in config.rewards] == ["math", "contains_unit"]
     source = reward_sources(build_manager(("my_verifier.py",)))["contains_unit"]
     problem = Problem("p", (Message("user", "?"),), "1")

@@ -13,7 +13,7 @@ import pytest
 
 from reasoner.__main__ import main
 from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
-from reasoner.data import load_problems
+from reasoner.data import load_held_out, load_problems
 from reasoner.files import READERS
 from reasoner.offline import read_offline
 from reasoner.records import Message
@@ -75,6 +75,20 @@ def test_the_commands_do_what_the_page_says(
     reasoner(*[argument.replace("runs/RUN", str(folder)) for argument in evaluate], *quick)
 
 
+def test_the_prompt_of_a_base_model_is_written_as_the_page_has_it(tmp_path: Path) -> None:
+    (plain,) = re.findall(r'^```toml\n(prompt\.format = "plain"\n.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "plain.toml").write_text(plain)
+    (tmp_path / "rows.jsonl").write_text(FILES["test.jsonl"])
+    sets = [f"data.{name}.path={tmp_path / 'rows.jsonl'}" for name in ("train", "eval")]
+    config = load_config("math-gsm8k", "laptop", [tmp_path / "plain.toml"], sets).config
+    problems = load_held_out(config.data, config.prompt, {})
+    (text,) = {problem.messages[0].content for problem in problems if "book" in problem.messages[0].content}
+    assert text == (
+        "Problems, and their solutions in a few words.\n\nProblem: A pen costs 2 euros. What do 3 pens cost?\n"
+        "Solution: 3 x 2 = 6. \\boxed{6}\n\nProblem: A book costs 7 euros. What do 2 books cost?\nSolution:"
+    )
+
+
 BLOCKS = re.findall(r"^```(json|toml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 EXAMPLES = [(row, table) for (kind, row), (_, table) in pairwise(BLOCKS) if kind == "json" and table.startswith("[")]
 
@@ -85,7 +99,7 @@ def test_the_other_settings_load(tmp_path: Path) -> None:
     for table in tables:
         own = tmp_path / "own.toml"
         own.write_text(table)
-        assert load_config("math-gsm8k", "laptop", own).config.data.train is not None
+        assert load_config("math-gsm8k", "laptop", [own]).config.data.train is not None
 
 
 def test_rows_of_trl_and_verl_load_as_the_page_says(tmp_path: Path) -> None:

@@ -50,5 +50,5 @@ def test_every_command_prints_what_the_page_shows(tmp_path: Path, monkeypatch: p
             },
         )
         assert plain(done.stdout) == plain(expected), done.stderr
-    config = load_config("math-gsm8k", "laptop", "my.toml", (), ("units.py",)).config
+    config = load_config("math-gsm8k", "laptop", [Path("my.toml")], (), ("units.py",)).config
     assert [(reward.source, reward.weight) for reward in config.rewards] == [("math", 1.0), ("names_unit", 0.2)]

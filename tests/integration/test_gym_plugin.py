@@ -103,7 +103,7 @@ def test_it_trains_and_the_run_can_be_repeated(tmp_path: Path) -> None:
     assert rollout.components[0].failure is None
     config = folder / "config.toml"
     for task in ("gym-chain_sum", "gym/chain_sum"):
-        assert load_config(task, config_file=config, plugins=[PLUGIN]).config.task == "gym-chain_sum"
+        assert load_config(task, config_files=[config], plugins=[PLUGIN]).config.task == "gym-chain_sum"
     assert load_config(config).config.task == "gym-chain_sum"
 
 

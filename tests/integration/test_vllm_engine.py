@@ -12,6 +12,7 @@ from typing import cast
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.canary import Canary
@@ -35,6 +36,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 MAX_MODEL_LEN = 256
 LIMIT = gap_limit("float32", None)
+DRAWN = SamplingParams(1.0, 24)
 
 
 class Reference:
@@ -169,6 +171,15 @@ def test_responses_end_with_any_end_token_a_stop_string_or_at_their_limit(sample
     for response in stopped:
         assert response.finish_reason == "stop"
         assert tokenizer.decode(response.token_ids, skip_special_tokens=True) == response.text + "k"
+    [end] = tokenizer.encode("e")
+    params = SamplingParams(1.0, 40, seed=5, end_tokens=(end,))
+    responses = [r for group in sampler.sample(prompts(folder), 64, params) for r in group.responses]
+    ended = [r for r in responses if end in r.token_ids]
+    assert ended
+    for response in ended:
+        assert (response.finish_reason, response.token_ids.index(end)) == ("stop", len(response.token_ids) - 1)
+        assert tokenizer.decode(response.token_ids[:-1]) == response.text
+    assert {r.token_ids[-1] for r in responses if r.finish_reason == "stop" and r not in ended} >= ends
 
 
 def test_a_caller_that_has_enough_leaves_the_engine_ready(sampler: VllmSampler, folder: Path) -> None:
@@ -209,30 +220,33 @@ def test_a_sampler_that_lost_a_family_of_parameters_is_caught(sampler: VllmSampl
 
 
 @dataclass(frozen=True)
-class WithoutOutputLayer:
-    """Publishes all weights of somebody else but the (tied) output layer."""
+class Stale:
+    """Publishes somebody else's weights, and the embedding, which is the output layer too, as it is in `folder`."""
 
     other: Publisher
+    folder: Path
 
     @property
     def version(self) -> int:
         return self.other.version
 
     def publish(self, folder: Path) -> str:
+        embedding = load_file(self.folder / "model.safetensors")["model.embed_tokens.weight"]
         with TemporaryDirectory() as whole:
             self.other.publish(Path(whole))
-            return write_weights(folder, ((n, value) for n, value in read_files(Path(whole)) if n != "lm_head.weight"))
+            tensors = read_files(Path(whole))
+            return write_weights(folder, ((n, embedding if "embed_tokens" in n else value) for n, value in tensors))
 
 
-def test_the_canary_sees_every_family_arrive_and_a_stale_output_layer_stay(sampler: VllmSampler, folder: Path) -> None:
+def test_the_canary_sees_every_family_arrive_and_an_embedding_that_stays(sampler: VllmSampler, folder: Path) -> None:
     learner = TorchLearner(
         folder, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9
     )
-    canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler))
+    canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN)
     assert canary.prove(prompts(folder)).startswith("the sampler takes all 11 families of parameters")
     assert sampler.version == 0
-    spoilt = Canary(learner, sampler, ALONE, LIMIT, lambda each: hand_over(WithoutOutputLayer(each), sampler))
-    with pytest.raises(HandoverError, match="holds wrong weights after a hand-over"):
+    spoilt = Canary(learner, sampler, ALONE, LIMIT, lambda each: hand_over(Stale(each, folder), sampler), DRAWN)
+    with pytest.raises(HandoverError, match=r"does not take what it is given of model\.embed_tokens\.weight: "):
         spoilt.prove(prompts(folder))
 
 
@@ -243,7 +257,7 @@ def test_experts_are_loaded_right(tmp_path: Path) -> None:
     with VllmSampler(
         Start(str(model), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False), tmp_path / "log"
     ) as other:
-        canary = Canary(learner, other, ALONE, LIMIT, lambda publisher: hand_over(publisher, other))
+        canary = Canary(learner, other, ALONE, LIMIT, lambda publisher: hand_over(publisher, other), DRAWN)
         assert canary.prove(prompts(model)).startswith("the sampler takes all ")
         groups = list(other.sample(prompts(model), 4, SamplingParams(1.0, 24, seed=1)))
         assert check_gap(learner, groups, 1.0).max < 1e-4

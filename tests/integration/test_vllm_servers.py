@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from transformers import AutoTokenizer
 
 from reasoner.canary import Canary
 from reasoner.config import LearningConfig
@@ -34,6 +35,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 KEY = "key-of-the-test-servers"
 MAX_MODEL_LEN = 256
+DRAWN = SamplingParams(1.0, 24)
 
 
 @dataclass
@@ -154,6 +156,10 @@ def test_log_probabilities_of_both_servers_agree_with_transformers(
     stopped = next(sampler.sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, stop=("e", "a"))))
     assert all(not {"e", "a"} & set(response.text) for response in stopped.responses)
     assert "stop" in {response.finish_reason for response in stopped.responses}
+    [end] = AutoTokenizer.from_pretrained(folder).encode("e")
+    ended = next(sampler.sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, end_tokens=(end,))))
+    assert any(response.token_ids[-1] == end for response in ended.responses)
+    assert all(end not in response.token_ids[:-1] and "e" not in response.text for response in ended.responses)
 
 
 def _in_order(sampler: ServerSampler, folder: Path) -> list[Group]:
@@ -177,7 +183,7 @@ def test_every_family_of_parameters_is_seen_to_arrive_in_both_servers(
     learner = TorchLearner(
         folder, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9
     )
-    canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler))
+    canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN)
     assert canary.prove(prompts(folder)).startswith("the sampler takes all 14 families of parameters")
     assert sampler.score(canary.groups).keys() == {server.url for server in servers}
     assert sampler.version == 0
@@ -207,12 +213,12 @@ def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
 ) -> None:
     gone, other = servers
     [prompt, *_] = prompts(folder, 1)
-    many = [replace(prompt, problem=replace(prompt.problem, id=f"p{index}")) for index in range(10)]
+    many = [replace(prompt, problem=replace(prompt.problem, id=f"p{index}")) for index in range(30)]
     groups = sampler.sample(many, 64, SamplingParams(1.0, 32))  # a server draws two of them at once
     drawn = [next(groups)]
     assert "vLLM ended by SIGKILL" in gone.kill()
     drawn += groups
-    assert len({group.problem.id for group in drawn}) == 10
+    assert len({group.problem.id for group in drawn}) == 30
     [lost] = said
     assert gone.url in lost
     with served(folder, gone.port, logs / "again.txt") as again:

@@ -10,7 +10,8 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from reasoner.sampling.vllm_messages import Close, Done, Draw, Start
+from reasoner.errors import SamplerError
+from reasoner.sampling.vllm_messages import Close, Done, Draw, Start, failure
 
 
 def hang_at_start() -> None:
@@ -28,6 +29,13 @@ def main(connection: Connection) -> None:
         os._exit(3)
     if start.model == "spawn":  # as vLLM does to look at a model
         subprocess.run([sys.executable, "-c", "import statistics; print('spawned')"], check=True)
+    if start.model in ("refuse", "raise"):
+        error = SamplerError("no experts") if start.model == "refuse" else KeyError("lm_head.weight")
+        try:
+            raise error
+        except Exception as raised:
+            connection.send(failure(raised))
+        return
     connection.send(Done("a fake"))
     while not isinstance(request := connection.recv(), Close):
         if isinstance(request, Draw):

@@ -35,6 +35,8 @@ class Fake:
     before: Callable[[], None] = lambda: None
     """called before responses are drawn"""
     together: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1000))
+    asked: list[Json] = field(default_factory=list)
+    """the parameters of what was drawn"""
     drawn: list[tuple[int, ...]] = field(default_factory=list)
     says_late_s: float = 0.0
     """seconds before it says which weights it holds"""
@@ -103,6 +105,7 @@ class Fake:
     def _choices(self, body: Json) -> Json:
         asked = body["sampling_params"]
         if "n" in asked:
+            self.asked.append(asked)
             self.drawn.append(tuple(body["token_ids"]))
             self.made += asked["n"] * asked["max_tokens"]
         choices = [self._choice(index, asked["max_tokens"]) for index in reversed(range(asked.get("n", 1)))]

@@ -341,7 +341,11 @@ def test_offline_training_samples_where_there_is_all_that_an_evaluation_needs(tm
         (["gro.preset=dpo", "evaluation={every=5}"], {"evaluation": None}, "one of math, boxed_format"),
         (["gro.preset=dpo", "evaluation.every=5", "data.eval=none"], {}, "data.holdout = 0.05, or set data.eval"),
         (["evaluation={every=5}"], {"evaluation": None}, "evaluation.correct is needed and not set"),
-        (["gro.preset=dpo", "evaluation.correct=maths"], {}, "'maths' is not among the rewards"),
+        (
+            ["gro.preset=dpo", "evaluation.correct=maths"],
+            {},
+            "'maths' is not among the rewards: math, boxed_format; name one of them, or nothing",
+        ),
     ],
 )
 def test_an_evaluation_that_cannot_be_made_is_refused(

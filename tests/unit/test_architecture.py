@@ -275,7 +275,8 @@ def commands(command: object, name: str) -> Iterator[tuple[str, str]]:
 KEYS = """
 task title profile plugins run.ranks run.steps run.max_hours run.output run.seed run.checkpoint_every run.keep_last
 run.keep_best model.path model.dtype model.device model.trust_remote_code
-model.chat_template_kwargs prompt.system prompt.template prompt.examples data.train.path
+model.chat_template_kwargs prompt.format prompt.system prompt.system_role prompt.template prompt.examples
+data.train.path
 data.train.hub data.train.generator data.train.options data.train.split data.train.columns data.train.limit
 data.train.shuffle data.train.seed data.eval.path data.eval.hub data.eval.generator data.eval.options data.eval.split
 data.eval.columns data.eval.limit data.eval.shuffle data.eval.seed data.pairs.path data.pairs.hub data.pairs.generator

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import printable
 from typing import Any, Literal
 
 import pytest
@@ -21,11 +22,12 @@ from reasoner.handover import gap_limit, hand_over
 from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.ranks import ALONE
-from reasoner.records import Message, Problem, Prompt, Receipt
+from reasoner.records import Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.hf_engine import HfSampler
 from tests.architectures import build
 
 Dtype = Literal["float32", "bfloat16"]
+DRAWN = SamplingParams(1.0, 8)
 
 
 class Forgetful(HfSampler):
@@ -61,11 +63,12 @@ class World:
     learner: TorchLearner
     sampler: Forgetful
     dtype: Dtype
+    params: SamplingParams = DRAWN
     handed: list[int] = field(default_factory=list)
 
     @property
     def canary(self) -> Canary:
-        return Canary(self.learner, self.sampler, ALONE, gap_limit(self.dtype, None), self._hand_over)
+        return Canary(self.learner, self.sampler, ALONE, gap_limit(self.dtype, None), self._hand_over, self.params)
 
     def _hand_over(self, publisher: Any) -> Receipt:
         self.handed.append(publisher.version)
@@ -113,6 +116,27 @@ FAMILIES = {
     "recurrent layers": ("qwen3_5", "linear_attn.A_log", ["linear_attn.A_log"]),
     "convolutions": ("lfm2", "conv.conv", ["conv.conv.weight"]),
 }
+
+
+def test_responses_end_as_those_of_the_run_also_where_the_model_has_no_end_token(built: Callable[[str], Path]) -> None:
+    with world(built("llama")) as each:
+        each.sampler._end_tokens = ()
+        every_second = tuple(range(0, each.sampler._model.config.vocab_size, 2))
+        for params in (SamplingParams(0.5, 8, end_tokens=every_second), SamplingParams(0.5, 8, stop=tuple(printable))):
+            each.params = params
+            canary = each.canary
+            assert canary.prove(each.prompts).startswith("the sampler takes all ")
+            responses = [response for group in canary.groups for response in group.responses]
+            assert "stop" in {response.finish_reason for response in responses}
+
+
+def test_its_responses_are_no_longer_than_those_of_the_run(built: Callable[[str], Path]) -> None:
+    """The engine may have no room for more."""
+    with world(built("llama")) as each:
+        each.params = SamplingParams(1.0, 2)
+        canary = each.canary
+        assert canary.prove(each.prompts).startswith("the sampler takes all ")
+        assert {len(response.token_ids) for group in canary.groups for response in group.responses} <= {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -167,8 +191,16 @@ def test_adapters_that_do_not_arrive_are_caught_and_told_apart(built: Callable[[
 def test_a_tied_output_layer_that_stays_behind_is_caught(built: Callable[[str], Path]) -> None:
     """As vLLM's CPU build keeps its packed copy of it: what is one parameter in the learner is two there."""
     with world(built("llama")) as each:
-        model = each.sampler._model
+        model, take = each.sampler._model, each.sampler.load
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+
+        def load_both(folder: Path, version: int) -> Receipt:
+            receipt = take(folder, version)
+            if not each.sampler.withheld:
+                model.lm_head.weight.data.copy_(model.model.embed_tokens.weight)
+            return receipt
+
+        each.sampler.load = load_both  # type: ignore[method-assign]
         assert "all 11 families" in each.canary.prove(each.prompts)
         each.sampler.withheld = ("lm_head",)
         with pytest.raises(HandoverError, match=r"the sampler does not take|holds wrong weights"):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -370,6 +371,30 @@ def test_quantised_weights_are_refused(
     for load in loads(folder):
         with pytest.raises(UserError, match=rf"quantised \({method or 'None'}\).* whose weights are bfloat16"):
             load()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"vocab_size": 10, "pad_token_id": 12},
+        {"hidden_size": -64},
+        {"num_attention_heads": 0},
+        {"hidden_act": "nonsense"},
+        {"rope_parameters": {"rope_type": "nonsense"}},
+        {"quantization_config": "4 bits"},
+        {"vocab_size": "many"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_configuration_of_which_no_model_can_be_made_is_refused_with_its_folder(
+    change: Callable[[str, Callable[[Tensors], Tensors]], Path], wrong: dict[str, Any]
+) -> None:
+    """Whatever transformers and torch raise for it: an AssertionError, RuntimeError, ZeroDivisionError..."""
+    folder = change("llama", dict)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | wrong))
+    with pytest.raises(UserError, match=f"transformers cannot open the model in {folder}: [A-Za-z]+Error: "):
+        check_weights(folder, False)
 
 
 def test_an_adapter_beside_the_model_is_refused(change: Callable[[str, Callable[[Tensors], Tensors]], Path]) -> None:

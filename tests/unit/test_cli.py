@@ -80,6 +80,19 @@ def test_config_show_has_each_value_and_its_origin(cli: Cli) -> None:
     assert ["scoring.max_failure_rate", "0.5", "default"] in found
 
 
+@pytest.mark.parametrize(
+    "command", [("config", "show"), ("run", "--dry-run"), ("plan",), ("eval",), ("serve",)], ids=lambda words: words[0]
+)
+def test_every_command_reads_every_config_file(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "one.toml").write_text('learning.decay = "fast"\n')
+    (tmp_path / "two.toml").write_text("run.steps = 7\n")
+    files = ("--config", str(tmp_path / "one.toml"), "--config", str(tmp_path / "two.toml"))
+    outcome = cli(*command, "math-gsm8k", "--profile", "laptop", *files)
+    assert outcome.code == 2
+    assert 'learning.decay = "fast"' in outcome.err
+    assert "one.toml)" in "".join(outcome.err.split())
+
+
 def test_config_show_toml_can_be_given_back(cli: Cli, tmp_path: Path) -> None:
     text = cli("config", "show", "math-gsm8k", "--profile", "laptop", "--set", "run.seed=3", "--toml").out
     saved = tmp_path / "config.toml"
@@ -203,7 +216,7 @@ def test_doctor_prints_state_detail_and_advice(cli: Cli, monkeypatch: pytest.Mon
     monkeypatch.setattr(doctor_command, "examine", lambda: iter(checks))
     lines = [line.split() for line in cli("doctor").out.splitlines()]
     assert lines == [
-        ["ok", "torch", "2.13.0"],
+        ["ok", "packages", "torch", "2.13.0"],
         ["missing", "hub", "cannot", "be", "reached"],
         ["->", "pass", "local", "files"],
     ]

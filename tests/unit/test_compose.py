@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import Counter
@@ -506,6 +507,8 @@ def test_without_a_name_a_source_has_that_of_its_function() -> None:
     assert reward("other")(short.function).name == "other"
     with pytest.raises(TypeError, match=r"<lambda>.* has no name that a reward source could have: give one, @reward"):
         reward(lambda problem, response: 1.0)
+    with pytest.raises(TypeError, match=r"'part' needs a function \(def or async def\), got functools\.partial"):
+        reward("part")(functools.partial(print))
     with pytest.raises(TypeError, match="reward source 'narrow': the function must take"):
 
         @reward

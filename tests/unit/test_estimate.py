@@ -29,7 +29,7 @@ SIZES = {
 
 
 def config(*sets: str, profile: str = "gpu") -> Config:
-    return load_config("math-gsm8k", profile, None, sets).config
+    return load_config("math-gsm8k", profile, (), sets).config
 
 
 def estimate(*sets: str, model: ModelSize = SEVEN, on: Machine | None = None, engine: str = "vllm") -> Estimate:

@@ -7,19 +7,26 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from reasoner.chat_probe import TurnEnd
+from reasoner.errors import SamplerError
+from reasoner.evals.check import check_engine
 from reasoner.evals.parts import ALONE_SHARE, letters_of, prepare
 from reasoner.evals.results import Result, as_json
 from reasoner.evals.table import print_results
 from reasoner.evaluation import Criterion, Evaluation, summarise
+from reasoner.learning.policy import TorchPolicy
 from reasoner.models import context_of
-from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
+from reasoner.records import Component, Failure, Group, Message, Problem, Response, SamplingParams, ScoredGroup
 from reasoner.runs.model import record_step
 from reasoner.settings import load_config
+from tests.architectures import build
+from tests.ragged import ragged_groups
 
 SAMPLES = 16
 
@@ -173,3 +180,38 @@ def test_an_evaluation_has_the_gpu_for_itself_unless_told_otherwise(monkeypatch:
 def test_how_long_a_context_is(tmp_path: Path, settings: dict[str, Any], tokens: int | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert context_of(tmp_path) == tokens
+
+
+@pytest.mark.parametrize(
+    ("engine", "opened_for", "right"),
+    [("vllm", 65, True), ("servers", 65, True), ("vllm", 64, False), ("hf", 65, False)],
+)
+def test_the_plain_forward_pass_rotates_as_the_engine_that_is_compared_with_it(
+    tmp_path: Path, engine: str, opened_for: int, right: bool
+) -> None:
+    """With longrope vLLM takes the frequencies for long sequences wherever one could be long, transformers never for
+    short ones."""
+    folder = build("phi3-longrope", tmp_path)
+    config = load_config("math-500", "gpu", sets=["model.dtype=float32", f"model.path={folder}"]).config
+    groups = ragged_groups((20, 30), 2, 12)
+    policy = TorchPolicy(folder, device="cpu", dtype="float32", token_budget=512, logit_chunk=256)
+    policy.rotate_as_vllm(65)
+    logprobs = iter(policy.logprobs(groups, 1.0))
+    sampled = [
+        replace(
+            group, responses=tuple(replace(each, sampler_logprobs=tuple(next(logprobs))) for each in group.responses)
+        )
+        for group in groups
+    ]
+    sampler = SimpleNamespace(name=engine, sample=lambda *_: iter(sampled), sleep=lambda: None, wake=lambda: None)
+    material = SimpleNamespace(folder=folder, device="cpu", engine=engine, turn_end=TurnEnd())
+    part: Any = SimpleNamespace(
+        letter="A", config=config, prompts=(), params=SamplingParams(1.0, 12), material=material
+    )
+    said: list[str] = []
+    if right:
+        check_engine(part, sampler, opened_for, said.append)
+        assert "log-probabilities as of a plain forward pass" in said[0]
+    else:
+        with pytest.raises(SamplerError, match="differ from those of a plain forward pass"):
+            check_engine(part, sampler, opened_for, said.append)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner import models
@@ -17,6 +21,7 @@ from reasoner.__main__ import main
 from reasoner.atomic import append_line
 from reasoner.codec import to_json
 from reasoner.config import LearningConfig, LoraConfig
+from reasoner.end_of_turn import with_end_tokens
 from reasoner.errors import DataError, UserError
 from reasoner.evaluation import Estimate, Evaluation
 from reasoner.export import export, model_card
@@ -36,10 +41,11 @@ from tests.tiny import build_tiny_model
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> SavedRun:
-    """A run with the files of a model, empty ones; it is only read."""
+    """A run with the files of a model, next to empty ones; it is only read."""
     folder = made_up_run(tmp_path_factory.mktemp("made"), steps=2, problems=1)
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors"):
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         (folder / "model" / name).write_text("{}")
+    save_file({"weight": torch.zeros(8)}, folder / "model" / "model.safetensors")
     for name in ("pytorch_model.bin", "training_args.pt"):
         (folder / "model" / name).write_text("pickled")
     (folder / "model" / "critic").mkdir()
@@ -73,6 +79,14 @@ def test_the_folder_holds_the_model_its_card_and_the_settings(run: SavedRun, tmp
     assert "| term grpo |" in card
 
 
+def test_the_card_says_how_the_model_is_asked(run: SavedRun) -> None:
+    assert "apply_chat_template(chat" in model_card(run, run_model(run), "mine")
+    plain = replace(run, config={**run.config, "prompt": {"format": "plain"}})
+    card = model_card(plain, run_model(plain), "mine")
+    assert 'tokenizer("...", add_special_tokens=True' in card
+    assert "apply_chat_template" not in card
+
+
 def test_a_base_without_a_known_licence_is_said_and_not_guessed(run: SavedRun, tmp_path: Path) -> None:
     local = replace(run, config={**run.config} | {"model": {"path": str(tmp_path)}})
     card = model_card(local, run_model(run), "mine")
@@ -93,6 +107,16 @@ def test_the_card_of_a_hub_model_in_the_local_cache_is_read(tmp_path: Path, monk
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: cached.get(name))
     assert origin("some/model") == Origin("some/model", "apache-2.0")
     assert models.local_file("some/model", "tokenizer.json") is None
+
+
+def test_weights_that_were_cut_short_are_not_exported(run: SavedRun, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    cut = read_run(tmp_path / "run")
+    weights = cut.folder / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    with pytest.raises(DataError, match=r"model\.safetensors"):
+        export(cut, run_model(cut), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_cannot_be_exported_says_why(run: SavedRun, tmp_path: Path) -> None:
@@ -258,3 +282,64 @@ def test_an_adapter_is_not_laid_over_another_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"that model has changed since:\n  model: model.safetensors: was sha256"):
         export(run, run_model(run), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+GENERATION = '{\n    "_from": "a base model",\n  "eos_token_id" : 256,"top_p":0.80,\r\n "temperature": 0.7}'
+"""as nobody's program writes it; `<|im_end|>`, with which the template ends a turn, is 258"""
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        (GENERATION, GENERATION.replace('"eos_token_id" : 256', '"eos_token_id": [256, 258]')),
+        ('{"eos_token_id": [256]}', '{"eos_token_id": [256, 258]}'),
+        ('{"eos_token_id": null, "top_k": 5}', '{"eos_token_id": [5, 258], "top_k": 5}'),
+        ("{}", '{"eos_token_id": [5, 258]}'),
+        ('{"eos_token_id": 258}', None),
+        ('{"eos_token_id": [256,258]}', None),
+    ],
+)
+def test_an_exported_model_ends_its_responses_where_training_had_them_end(
+    tmp_path: Path, generation: str, expected: str | None
+) -> None:
+    folder = made_up_run(tmp_path / "runs", steps=1, problems=1)
+    build_tiny_model(folder / "model")
+    config = folder / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": 5}))  # which counts where none is
+    (folder / "model" / "generation_config.json").write_bytes(generation.encode())
+    run = read_run(folder)
+    export(run, run_model(run), tmp_path / "out")
+    written = (tmp_path / "out" / "generation_config.json").read_bytes().decode()
+    card = (tmp_path / "out" / "README.md").read_text()
+    said = "| end of a turn | <|im_end|> (258), with which the chat template ends a turn, was added to eos_token_id in"
+    assert written == (generation if expected is None else expected)
+    assert ("end of a turn |" in card) is (expected is not None)
+    assert (said in unescape(card).replace("\\", "")) is (expected is not None)
+    for file in (folder / "model").iterdir():
+        if file.name != "generation_config.json" and file.is_file():
+            assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_an_end_that_cannot_be_found_out_is_said_and_plain_prompts_have_none(run: SavedRun, tmp_path: Path) -> None:
+    export(run, run_model(run), tmp_path / "out")
+    assert (
+        "| end of a turn | not compared with generation_config.json: " in (tmp_path / "out" / "README.md").read_text()
+    )
+    assert (tmp_path / "out" / "generation_config.json").read_text() == "{}"
+    plain = replace(run, config={**run.config, "prompt": {"format": "plain"}})
+    export(plain, run_model(plain), tmp_path / "plain")
+    assert "end of a turn" not in (tmp_path / "plain" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": {"eos_token_id": 1}, "eos_token_id": 1}', '{"a": {"eos_token_id": 1}, "eos_token_id": [1, 2]}'),
+        ('{"a": {"eos_token_id": 1}}', '{\n  "eos_token_id": [1, 2],"a": {"eos_token_id": 1}}'),
+        ('{"a": "\\"eos_token_id\\": 1"}', '{\n  "eos_token_id": [1, 2],"a": "\\"eos_token_id\\": 1"}'),
+        ('{"eos_token_id": [\n 1\n ]\n}\n', '{"eos_token_id": [1, 2]\n}\n'),
+        ("{ }\n", '{"eos_token_id": [1, 2] }\n'),
+    ],
+)
+def test_nothing_but_the_end_tokens_of_the_table_itself_is_written_anew(text: str, expected: str) -> None:
+    assert with_end_tokens(text, [1, 2]) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,19 @@ def test_a_stop_string_ends_a_response_and_is_cut_from_its_text(sampler: HfSampl
         assert "k" not in tokenizer.decode(response.token_ids[:-1])
 
 
+def test_the_end_of_a_turn_ends_a_response_beside_the_models_own_end_tokens(sampler: HfSampler, folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    own, turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.convert_tokens_to_ids("k")
+    [prompt] = prompts(folder, QUESTIONS[:1])
+    [group] = sampler.sample([prompt], 64, SamplingParams(1.0, 40, seed=5, end_tokens=(turn_end,)))
+    ended = [r for r in group.responses if turn_end in r.token_ids]
+    assert ended
+    for response in ended:
+        assert (response.finish_reason, response.token_ids.index(turn_end)) == ("stop", len(response.token_ids) - 1)
+        assert tokenizer.decode(response.token_ids[:-1]) == response.text
+    assert any(r.token_ids[-1] == own and r.finish_reason == "stop" for r in group.responses)
+
+
 def test_the_same_seed_gives_the_same_responses(sampler: HfSampler, folder: Path) -> None:
     first, again, other = (
         by_problem(list(sampler.sample(prompts(folder), 3, SamplingParams(1.0, 16, seed=seed)))) for seed in (7, 7, 8)
@@ -227,3 +241,20 @@ def test_sequences_beyond_the_original_context_of_longrope_are_refused(tmp_path:
         HfSampler(model, "float32", "cpu", 65, 8, False)
     with HfSampler(model, "float32", "cpu", 64, 8, False) as sampler:
         assert sampler.version == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_end_the_sampling(
+    folder: Path, tmp_path: Path, temperature: float, value: float
+) -> None:
+    """The likeliest of tokens with NaN would be token 0, again and again."""
+    shutil.copytree(folder, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = value
+    save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    with (
+        HfSampler(tmp_path / "broken", "float32", "cpu", 256, 8, False) as sampler,
+        pytest.raises(SamplerError, match="logits are not finite: its weights hold NaN"),
+    ):
+        list(sampler.sample(prompts(folder), 1, SamplingParams(temperature, 4)))

@@ -45,7 +45,7 @@ HERE = Machine("cpu", {"memory": 64 * GIB})
 
 
 def config(*sets: str) -> Config:
-    return load_config("math-gsm8k", "laptop", None, sets).config
+    return load_config("math-gsm8k", "laptop", (), sets).config
 
 
 def moments(*sets: str, model: ModelSize = BIG, on: Machine = HERE, engine: str = "hf") -> dict[str, Need]:
@@ -226,20 +226,20 @@ def test_activations_by_hand() -> None:
 
 
 def test_lengths_and_tokens_by_hand() -> None:
-    """The laptop's 4 problems x 8 responses of 512 + 96 tokens, each group's prompt in a row once."""
-    assert step_tokens(config()) == 4 * (512 + 8 * 96)
-    assert step_tokens(config("learning.share_prompts=never")) == 4 * 8 * (512 + 96)
-    assert step_tokens(config("run.ranks=4")) == 512 + 8 * 96
-    assert longest_row(config()) == 608
+    """The laptop's 4 problems x 8 responses of 512 + 64 tokens, each group's prompt in a row once."""
+    assert step_tokens(config()) == 4 * (512 + 8 * 64)
+    assert step_tokens(config("learning.share_prompts=never")) == 4 * 8 * (512 + 64)
+    assert step_tokens(config("run.ranks=4")) == 512 + 8 * 64
+    assert longest_row(config()) == 576
     assert micro_batch_tokens(config()) == 1024
-    assert micro_batch_tokens(config("learning.token_budget=100")) == 608
+    assert micro_batch_tokens(config("learning.token_budget=100")) == 576
     assert micro_batch_tokens(config("learning.token_budget=100000")) == step_tokens(config())
     published = published_bytes(config("model.dtype=bfloat16"), BIG, "vllm", "cuda")
     assert published == 2 * 10**9
     adapted = config("model.dtype=bfloat16", "lora.rank=8")
     assert published_bytes(adapted, replace(BIG, adapter=10**6), "vllm", "cuda") == 2e6
     assert published_bytes(adapted, replace(BIG, adapter=10**6), "servers", "cuda") == 2e9
-    assert hf_cache_bytes(config(), BIG, "cpu") == 4 * 8 * 608 * 2 * 512 * 24 * 4
+    assert hf_cache_bytes(config(), BIG, "cpu") == 4 * 8 * 576 * 2 * 512 * 24 * 4
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.errors import ConfigError, DataError
 from reasoner.offline import Kind, OfflineData, load_offline
 from reasoner.overlap import normal_text
-from reasoner.prompts import render
+from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, Problem, ScoredGroup
 from reasoner.row_report import RowReport
 from tests.tiny import CHAT_TEMPLATE, build_tiny_model
@@ -52,7 +52,7 @@ def source(folder: Path, *rows: Any, **settings: Any) -> OfflineConfig:
 def load(
     kind: Kind, config: OfflineConfig, tokenizer: Any, prompt: PromptConfig = PLAIN, **template_kwargs: Any
 ) -> OfflineData:
-    return load_offline(kind, config, prompt, {}, tokenizer, template_kwargs, seed=0)
+    return load_offline(kind, config, prompt, {}, open_renderer(tokenizer, prompt, template_kwargs), seed=0)
 
 
 def texts(scored: ScoredGroup) -> list[str]:
@@ -105,7 +105,7 @@ def test_the_prompt_is_the_one_that_fresh_responses_are_sampled_for(tmp_path: Pa
     (scored,) = load("demos", source(tmp_path, row), tokenizer).groups
     assert scored.rewards == (1.0,)
     assert [message.role for message in scored.group.problem.messages] == ["system", "user", "assistant", "user"]
-    (prompt,) = render([scored.group.problem], tokenizer, {}, 1000)
+    (prompt,) = render([scored.group.problem], open_renderer(tokenizer, PLAIN), 1000)
     assert scored.group.prompt_ids == prompt.token_ids
     assert tokenizer.decode(scored.group.responses[0].token_ids) == "4\n\n<|im_end|>"
 
@@ -161,7 +161,7 @@ def test_generated_problems_are_demonstrations(tokenizer: Any) -> None:
         yield from ({"question": f"{n} + {seed}", "answer": n + seed} for n in range(count))
 
     config = OfflineConfig(generator="sums", limit=2, seed=5, shuffle=False)
-    data = load_offline("demos", config, PLAIN, {"sums": sums}, tokenizer, {}, seed=0)
+    data = load_offline("demos", config, PLAIN, {"sums": sums}, open_renderer(tokenizer, PLAIN), seed=0)
     assert [(scored.group.problem.id, texts(scored)) for scored in data.groups] == [
         ("sums-5:0", ["5"]),
         ("sums-5:1", ["6"]),
@@ -185,7 +185,7 @@ def test_long_rows_are_refused_or_dropped_and_equal_pairs_left_out(tmp_path: Pat
     assert f"line 4: prompt and longest response have {fits + 20} tokens, more than data.pairs.max_tokens" in longest
     assert advice.endswith("--set data.on_bad_row=drop.")
     report = RowReport("drop")
-    data = load_offline("pairs", long, PLAIN, {}, tokenizer, {}, seed=0, report=report)
+    data = load_offline("pairs", long, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0, report=report)
     assert data.groups == (first,)
     assert data.notes == ("data.pairs: 1 of 4 rows were left out: their two responses are the same.",)
     (dropped,) = report.settle()
@@ -345,7 +345,7 @@ def test_templates_that_fail_are_said(tmp_path: Path, tokenizer: Any) -> None:
         "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ raise_exception('no answers') }}"
         "{% endif %}{{ message['content'] }}{% endfor %}"
     )
-    with pytest.raises(ConfigError, match=r"chat template fails on set:0 with its response: .*no answers"):
+    with pytest.raises(ConfigError, match=r"chat template fails on problem set:0 with its response: .*no answers"):
         load("demos", config, tokenizer)
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="no chat template"):
@@ -383,7 +383,10 @@ def test_a_token_over_the_border_of_prompt_and_response_is_refused(tmp_path: Pat
 def test_the_shuffle_is_the_runs(tmp_path: Path, tokenizer: Any) -> None:
     config = source(tmp_path, *({"prompt": str(n), "completion": "a"} for n in range(12)), shuffle=True)
     orders = {
-        seed: [s.group.problem.id for s in load_offline("demos", config, PLAIN, {}, tokenizer, {}, seed).groups]
+        seed: [
+            s.group.problem.id
+            for s in load_offline("demos", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed).groups
+        ]
         for seed in (1, 2)
     }
     assert orders[1] != orders[2]
@@ -398,7 +401,7 @@ def test_a_share_of_the_prompts_is_held_out_with_all_of_their_rows(tmp_path: Pat
     config = source(tmp_path, *pairs(*(f"{n}?" for n in (*range(10), *range(10))), "3 ?"), shuffle=True)
 
     def split(seed: int) -> tuple[set[str], tuple[str, ...], set[str]]:
-        data = load_offline("pairs", config, PLAIN, {}, tokenizer, {}, seed, holdout=0.2)
+        data = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed, holdout=0.2)
         sides = [[scored.group.problem for scored in side] for side in (data.groups, data.held_out)]
         train, held_out = ({normal_text(problem.messages[0].content) for problem in side} for side in sides)
         assert not train & held_out
@@ -409,7 +412,7 @@ def test_a_share_of_the_prompts_is_held_out_with_all_of_their_rows(tmp_path: Pat
     assert (first, held_out) == other[:2]
     assert len(first) + len(held_out) == 21
     assert len(held_out) >= 4  # two rows of each prompt
-    everything = load_offline("pairs", config, PLAIN, {}, tokenizer, {}, 1)
+    everything = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), 1)
     assert (len(everything.groups), everything.held_out) == (21, ())
 
 
@@ -431,7 +434,7 @@ def test_bad_rows_of_offline_data_are_named_at_once_or_left_out(tmp_path: Path, 
     assert [line.split("set.jsonl, line ")[1][0] for line in named] == ["3", "5", "6", "4", "7"]
     assert repeated == "  rows that repeat an earlier one: 1"
     report = RowReport("drop")
-    data = load_offline("pairs", config, PLAIN, {}, tokenizer, {}, seed=0, report=report)
+    data = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0, report=report)
     assert [scored.group.problem.id for scored in data.groups] == ["set:0", "set:1"]
     assert [note.split(" (")[0] for note in report.settle()] == [
         "data.pairs: 5 of 8 rows cannot be used and were left out: 1 with an empty field 'chosen', 1 without the field "
@@ -441,7 +444,24 @@ def test_bad_rows_of_offline_data_are_named_at_once_or_left_out(tmp_path: Path, 
     ]
 
 
+def test_rows_whose_control_tokens_cannot_be_text_are_bad_rows(tmp_path: Path, tokenizer: Any) -> None:
+    report = RowReport("drop")
+    rows = [
+        *pairs("p"),
+        {"prompt": "q", "chosen": "a \U000f8000", "rejected": "b"},
+        {"prompt": "\U000f8000", "chosen": "a", "rejected": "b"},
+    ]
+    renderer = open_renderer(tokenizer, PLAIN)
+    data = load_offline("pairs", source(tmp_path, *rows), PLAIN, {}, renderer, seed=0, report=report)
+    assert [scored.group.problem.id for scored in data.groups] == ["set:0"]
+    (note,) = report.settle()
+    assert "2 of 3 rows" in note
+    assert (
+        "2 with control tokens that cannot be written as text (the first: problem set:1, its response: the pri" in note
+    )
+
+
 def test_the_limit_counts_what_is_held_out_too(tmp_path: Path, tokenizer: Any) -> None:
     config = source(tmp_path, *pairs(*(f"{n}?" for n in range(20))), limit=10)
-    data = load_offline("pairs", config, PLAIN, {}, tokenizer, {}, seed=0, holdout=0.2)
+    data = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0, holdout=0.2)
     assert (len(data.groups), len(data.held_out)) == (8, 2)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.command import Cli
 from tests.tiny import build_tiny_model
@@ -77,7 +79,48 @@ def test_a_plan_for_this_machine(cli: Cli, tmp_path: Path, monkeypatch: pytest.M
         assert why.replace(" ", "") in "".join(told.out.split()), told
     refused = cli("plan", "math-gsm8k", "--profile", "laptop", "--model", model, "--set", "sampling.engine=hf")
     assert (refused.code, refused.out) == (2, "")
-    assert "is 608, and the model knows 512 positions" in refused.err
+    assert "is 576, and the model knows 512 positions" in refused.err
+
+
+def _quantised(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    return "are quantised (fp8)"
+
+
+def _quantised_without_weights(folder: Path) -> str:
+    (folder / "model.safetensors").unlink()
+    return _quantised(folder)
+
+
+def _incomplete(folder: Path) -> str:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return "model.layers.1.mlp.up_proj.weight"
+
+
+def _adapted(folder: Path) -> str:
+    (folder / "adapter_config.json").write_text("{}")
+    return "has an adapter (adapter_config.json)"
+
+
+@pytest.mark.parametrize("spoil", [_quantised, _quantised_without_weights, _incomplete, _adapted])
+def test_plan_and_dry_run_refuse_the_weights_that_a_run_refuses(
+    cli: Cli, tmp_path: Path, spoil: Callable[[Path], str]
+) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    lengths = ("sampling.max_prompt_tokens=400", "prompt.examples=[]", "data.on_bad_row=drop", "sampling.engine=hf")
+    sets = [part for each in (*lengths, "prompt.system=") for part in ("--set", each)]
+    task = ("math-gsm8k", "--profile", "laptop", "--model", str(model), *sets)
+    commands = [["plan"], ["plan", "--gpu-memory", "80"], ["run", "--dry-run"]]
+    for command in commands[:2]:
+        assert cli(*command, *task).code == 0
+    why = spoil(model)
+    for command in commands:
+        refused = cli(*command, *task)
+        assert refused.code == 2
+        assert why in " ".join(refused.err.split())
 
 
 def test_bad_input_is_one_message(cli: Cli, seven: str) -> None:

@@ -141,6 +141,10 @@ BROKEN = {
         "from reasoner import hookimpl\n@hookimpl\ndef step_finished(step, metric):\n    pass",
         "the hook step_finished has no argument 'metric'. Did you mean 'metrics'? It has: step, metrics.",
     ),
+    "signature-of-trl": (
+        "from reasoner import reward\n@reward\ndef k(prompts, completions, **columns):\n    return [1.0]",
+        "instead of **columns; the row's columns are in problem.fields",
+    ),
     "wrong-function": (
         "from reasoner import reward\n@reward('k')\ndef k(response):\n    return 1.0",
         "reward source 'k': the function must take (problem, response, *, options...), got (response)",
@@ -559,10 +563,25 @@ def test_a_source_that_needs_options_is_checked_with_them(cli: Cli, tmp_path: Pa
     assert (refused.code, "--options are those of one source" in refused.err) == (2, True)
 
 
+def test_a_file_that_registers_none_of_its_functions_says_what_to_add(tmp_path: Path) -> None:
+    code = "from reasoner import reward\n@reward\ndef k(problem, response):\n    return 1.0\n"
+    (file := tmp_path / "forgotten.py").write_text(code)
+    with pytest.raises(PluginError, match=r"forgotten.py marks k with @reward.*(?s:.*)return \[k\]$"):
+        build_manager([str(file)])
+    imports = "from forgotten import k\nfrom reasoner import hookimpl\n@hookimpl\ndef run_started(folder):\n    pass\n"
+    (tmp_path / "follows.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{imports}sys.path.pop(0)\n"
+    )
+    build_manager([str(tmp_path / "follows.py")])  # what is imported is another file's
+
+
 def test_check_of_what_is_not_there_says_so(cli: Cli, tmp_path: Path, install: Install) -> None:
     assert "no plugin and no reward source 'mth'. Did you mean 'math'?" in cli("plugins", "check", "mth").err
     assert "registers no reward source" in cli("plugins", "check", "reasoner_tasks").err
     assert "no such file" in cli("plugins", "check", str(tmp_path / "none.py")).err
+    (folder := tmp_path / "not installed").mkdir()
+    (folder / "pyproject.toml").touch()
+    assert f"its folder is here: pip install -e '{folder}'" in cli("plugins", "check", str(folder)).err
     install("broken-thing", "import nowhere_to_be_found")
     outcome = cli("plugins", "check", "broken-thing")
     assert outcome.code == 2

@@ -107,7 +107,7 @@ def test_whatever_goes_wrong_is_an_error_that_names_the_source(said: Any, messag
 
 def test_the_plan_has_what_each_source_says(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANDBOX", "bubblewrap 0.8.0")
-    resolved = load_config("math-gsm8k", "laptop", own[3], plugins=own[1:2])
+    resolved = load_config("math-gsm8k", "laptop", [Path(own[3])], plugins=own[1:2])
     assert "reward boxed_in" not in describe_plan(resolved, Splits((), (), ()), "cpu", "hf")
     facts = describe_plan(ready(resolved), Splits((), (), ()), "cpu", "hf")
     assert facts["reward boxed_in"] == "sandbox: bubblewrap 0.8.0"
@@ -115,7 +115,7 @@ def test_the_plan_has_what_each_source_says(own: list[str], monkeypatch: pytest.
 
 def test_a_training_on_offline_data_alone_asks_nobody(own: list[str], tmp_path: Path) -> None:
     sets = ["gro.preset=dpo", "data.eval=none", f"data.pairs.path={tmp_path / 'pairs.jsonl'}"]
-    resolved = load_config("math-gsm8k", "laptop", own[3], sets=sets, plugins=own[1:2])
+    resolved = load_config("math-gsm8k", "laptop", [Path(own[3])], sets=sets, plugins=own[1:2])
     assert ready(resolved).preflights == {}
     with pytest.raises(UserError, match="set SANDBOX"):
         ready(resolved, training=False)

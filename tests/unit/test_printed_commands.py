@@ -139,7 +139,7 @@ def check(text: str) -> set[str]:
         seen.add(" ".join(command.split()[1:3]) if command.split()[1] == "runs" else command.split()[1])
         task = parameters.get("task")
         for each in ([task] if isinstance(task, str) else []) + [*(parameters.get("tasks") or ())]:
-            load_config(each, parameters.get("profile"), parameters.get("config"))
+            load_config(each, parameters.get("profile"), parameters.get("config") or ())
         for name in ("run", "resume"):
             if isinstance(run := parameters.get(name), str):
                 assert read_run(find_run(run)).folder.is_dir()

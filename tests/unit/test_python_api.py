@@ -41,6 +41,7 @@ FOR_PLUGINS = {
     "RewardSource",
     "Score",
     "__version__",
+    "after_thinking",
     "hookimpl",
     "reward",
 }
@@ -90,7 +91,7 @@ CONFIG = {
 
 
 def test_values_are_what_they_are_on_the_command_line() -> None:
-    config = load_config("math-gsm8k", "laptop", None, settings(CONFIG)).config
+    config = load_config("math-gsm8k", "laptop", (), settings(CONFIG)).config
     assert (config.run.steps, config.run.output, config.run.seed) == (3, "somewhere", 7)
     assert (config.learning.learning_rate, config.learning.betas) == (0.5, (0.8, 0.9))
     assert config.model.chat_template_kwargs == {"a.b": True, "c": "none"}
@@ -101,7 +102,7 @@ def test_values_are_what_they_are_on_the_command_line() -> None:
     assert config.prompt.system == "two\nlines"
     assert config.gro.terms["grpo"].kl.coefficient == 0.25
     assert config.run.max_hours is None
-    assert load_config("math-gsm8k", "laptop", None, settings({"run.max_hours": None})).config.run.max_hours is None
+    assert load_config("math-gsm8k", "laptop", (), settings({"run.max_hours": None})).config.run.max_hours is None
 
 
 @reasoner.reward("given")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import reasoner
+from reasoner.api.rows import groups_of
 from reasoner.errors import ConfigError, UserError
 from tests.made_up import made_up_run
 from tests.notebook import Cells
@@ -123,6 +124,18 @@ def test_a_runs_responses_and_a_frame_of_them_are_scored_alike(tmp_path: Path) -
         ([], ["math"], "no responses to score"),
         ([{"respnse": "5"}], ["math"], r"'response' must be text\. Did you mean 'respnse'\? It has: respnse\."),
         ([{"response": 5}], ["math"], "response 0: the column 'response' must be text, got int"),
+        ([{"response": "5", "answer": ["5"]}], ["math"], "'answer' must be text or a number, got "),
+        ([{"response": "5", "question": [{"role": "user"}]}], ["math"], "'question' must be text or a number, got "),
+        ([{"response": "5", "fields": "5"}], ["math"], "'fields' must be a table, got '5'"),
+        (
+            [{"response": "5", "finish_reason": "eos"}],
+            ["math"],
+            "'finish_reason' must be one of stop, length, got 'eos'",
+        ),
+        *(
+            ([{"response": "5", "tokens": tokens}], ["math"], "'tokens' must be a number above 0, got")
+            for tokens in ("5", 0, -1, float("inf"))
+        ),
         ([{"response": "5", "when": object()}], ["math"], "response 0: the column 'when' .* got object"),
         ([{"response": "5"}, {"response": "5", "far": float("inf")}], ["math"], "response 1: the column 'far'"),
         (["5"], ["math"], "response 0: must be a row"),
@@ -143,3 +156,15 @@ def test_an_async_source_can_be_called_inside_of_an_event_loop() -> None:
         return cells.namespace["later"](None, None)
 
     assert asyncio.run(cell()) == 0.5
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_what_a_frame_has_for_a_missing_value_is_none(missing: Any) -> None:
+    """And no answer "nan", with which verifiers would compare."""
+    names = ("question", "answer", "fields", "finish_reason", "tokens", "problem", "sample")
+    group, other = groups_of([{"response": "5 km", **dict.fromkeys(names, missing)}, {"response": "6", "answer": 6}])
+    assert (group.problem.messages[0].content, group.problem.answer) == ("", "")
+    assert (group.responses[0].finish_reason, len(group.responses[0].token_ids)) == ("stop", 2)
+    assert other.problem.answer == "6"
+    (counted,) = groups_of([{"response": "5", "tokens": 3.0, "finish_reason": "length"}])
+    assert (counted.responses[0].finish_reason, len(counted.responses[0].token_ids)) == ("length", 3)

@@ -50,7 +50,7 @@ def test_what_is_compared_as_text_only_and_what_is_broken_is_counted_and_named()
     readings = read_references(math, problems("72", "#### ", "f'", "73", "g'", "h'", "i'"), {})
     assert readings is not None
     assert (readings.text_only, [id_ for id_, _ in readings.broken]) == (("p:2", "p:4", "p:5", "p:6"), ["p:1"])
-    assert str(readings) == "number 2, text only 4 (p:2, p:4, p:5 and 1 more), not to be compared with 1 (p:1)"
+    assert str(readings) == "2 as number, 4 as text only (p:2, p:4, p:5 and 1 more), 1 not to be compared with (p:1)"
 
 
 def test_a_source_that_could_compare_with_hardly_any_reference_ends_the_command() -> None:
@@ -64,11 +64,11 @@ def test_a_source_that_could_compare_with_hardly_any_reference_ends_the_command(
     for part in ("'choice' cannot compare with the reference answers of 3 of 4 problems", "p:0", "got '2'"):
         assert part in str(caught.value)
     assert "columns.answer = \"{{ 'ABCDE'[answer|int] }}\"" in str(caught.value)
-    assert described("2", "B", "C", "D") == {"references of choice": "letter 3, not to be compared with 1 (p:0)"}
+    assert described("2", "B", "C", "D") == {"references of choice": "3 as letter, 1 not to be compared with (p:0)"}
     assert described("2", "0", "B", "1", most=0.75) == {
-        "references of choice": "letter 1, not to be compared with 3 (p:0, p:1, p:3)"
+        "references of choice": "1 as letter, 3 not to be compared with (p:0, p:1, p:3)"
     }
-    assert described("Paris", source="exact") == {"references of exact": "text 1"}
+    assert described("Paris", source="exact") == {"references of exact": "1 as text"}
     assert described() == {}
 
 

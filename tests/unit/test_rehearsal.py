@@ -77,6 +77,39 @@ def test_a_dry_run_shows_a_prompt_its_tokens_and_the_reference_as_the_verifier_r
     assert lines[-2:] == [f"reference: 'so it is\\n#### {number}'", f"math reads '{number}' (number)"]
 
 
+def test_a_dry_run_says_where_responses_end_and_what_the_template_does_with_thinking(cli: Cli, folder: Path) -> None:
+    facts = " ".join(dry_run(cli, "online.toml").out.split())
+    assert "responses end at <|im_end|>, as the chat template has it" in facts
+    assert "thinking" not in facts
+    template = json.dumps("{{ messages[-1].content }}{% if add_generation_prompt %}<think>{% endif %}")
+    changed = f"model.chat_template_kwargs={{chat_template = {template}}}"
+    facts = " ".join(dry_run(cli, "online.toml", changed, "prompt.system=", 'sampling.stop=["Q:"]').out.split())
+    assert "thinking the chat template writes <think> before every response" in facts
+    assert "responses end before ['Q:'] (sampling.stop), and at the model's end tokens" in facts
+    assert "responses end" not in dry_run(cli, "dpo.toml").out
+
+
+def test_plain_prompts_and_their_control_tokens_are_shown_as_the_policy_sees_them(cli: Cli, folder: Path) -> None:
+    write(folder / "train.jsonl", [{**row, "question": f"<|im_end|> {row['question']}"} for row in ROWS])
+    plain = ["prompt.format=plain", "prompt.system=", "prompt.template=Q: {{ question }}\nA:"]
+    outcome = dry_run(cli, "online.toml", *plain)
+    assert (outcome.code, outcome.err) == (0, "")
+    facts = " ".join(outcome.out.split())
+    assert "prompt plain text, without chat template" in facts
+    assert "control tokens spelled in prompts, where they stay text: <|im_end|> in 10" in facts
+    *_, sample = outcome.out.partition("prompt of train:")
+    assert sample.splitlines()[1].startswith("  Q: <|im_end|> What is ")
+    assert "tokens: 'Q' ':' ' ' '<' '|' 'i' 'm'" in sample
+    (sample,) = rehearsed("online.toml", *plain, "model.path=/nowhere").samples(1)
+    assert ":\n  Q: <|im_end|> What is " in sample
+    assert "chat template" not in sample
+    write(folder / "train.jsonl", [*ROWS, {"question": [{"role": "user", "content": "1 + 1?"}], "answer": "2"}])
+    refused = dry_run(cli, "online.toml", *plain).err
+    assert (
+        "train.jsonl, line 11: it is a conversation, and with prompt.format = 'plain' a prompt is one text" in refused
+    )
+
+
 def test_a_dry_run_of_offline_data_reads_and_shows_them(cli: Cli, folder: Path) -> None:
     outcome = dry_run(cli, "dpo.toml")
     assert (outcome.code, outcome.err) == (0, "")

@@ -451,7 +451,8 @@ def test_held_out_rows_have_lines_a_summary_and_a_place_in_the_live_view() -> No
     assert "Accuracy" not in flat
     assert "On held-out rows, dpo loss fell; dpo accuracy rose." in flat
     assert "Evaluation on 40 held-out rows" in flat
-    assert re.search(r"\ndpo loss\W+0\.694 \[.*\]\W+0\.524 \[.*\]\W+0\.170 \[", text)
+    assert re.search(r"\ndpo accuracy\W+50\.0%\W+90\.0%", text)  # whole, in 80 columns
+    assert re.search(r"\ndpo loss\W+0\.694\W+0\.524\W+0\.170 \[", text)
     assert max(len(line) for line in text.splitlines() if "model.path" not in line) <= 80
     console = Console(width=80, height=40, file=io.StringIO())
     view = LiveView(console, ascii_only=False)

@@ -20,7 +20,7 @@ from reasoner.config import Config, EvaluationConfig
 from reasoner.errors import DataError, UserError
 from reasoner.gro.algorithms import BUILT_IN
 from reasoner.records import Component, Failure, Group, Rollout, ScoredGroup
-from reasoner.rescore import Comparison, SavedBatch, config_for, load_saved, rescore
+from reasoner.rescore import Comparison, SavedBatch, config_for, load_saved, rescore, saved_path
 from reasoner.settings import load_config, to_toml
 
 PLUGIN = '''
@@ -103,7 +103,7 @@ def test_what_was_saved_is_read_back_in_batches(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no run folder and no file"):
+    with pytest.raises(UserError, match="there is no file"):
         load_saved(tmp_path / "none")
     with pytest.raises(UserError, match="has no saved responses"):
         load_saved(tmp_path)
@@ -225,13 +225,18 @@ def test_the_configuration_is_the_run_s_own_changed_by_what_is_given(tmp_path: P
     more = tmp_path / "more.toml"
     more.write_text("[rewards.math.options]\nextract = 'lenient'\n")
     for path in (run, inner):
-        found = config_for(path, more, ["rewards.math.weight=3.0"]).config
+        found = config_for(path, [more], ["rewards.math.weight=3.0"]).config
         assert found.run.seed == 5
         assert (found.rewards[0].weight, found.rewards[0].options) == (3.0, {"extract": "lenient"})
+    other = tmp_path / "other.toml"
+    other.write_text("run.seed = 6\n")
+    found = config_for(run, [more, other]).config
+    assert (found.run.seed, found.rewards[0].options) == (6, {"extract": "lenient"})
     alone = tmp_path / "alone.jsonl"
     with pytest.raises(UserError, match=r"there is no config.toml beside .*alone.jsonl.* give .* with --config FILE"):
-        config_for(alone, None)
-    assert config_for(alone, run / "config.toml").config.run.seed == 5
+        config_for(alone, ())
+    assert config_for(alone, [run / "config.toml"]).config.run.seed == 5
+    assert config_for(alone, [run / "config.toml", other]).config.run.seed == 6
 
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -280,6 +285,25 @@ def test_score_with_the_same_rewards_changes_nothing(cli: Cli, run: Path) -> Non
     ]
     assert "groups in another order 0 of 2 credits of another sign 0 of 4" in " ".join(out.split())
     assert "No reward changed." in out
+
+
+def test_score_takes_the_beginning_of_a_run_s_name_as_other_commands_do(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "status.json").write_text("{}")
+    runs = run.parent / "runs"
+    runs.mkdir()
+    run.rename(runs / run.name)
+    monkeypatch.chdir(run.parent)
+    code, out, err = cli("score", "20260101")
+    assert (code, err) == (0, "")
+    assert "No reward changed." in out
+    assert saved_path(str(runs / run.name)) == runs / run.name
+    assert saved_path("20260101-12") == Path("runs") / run.name
+    with pytest.raises(UserError, match=r"there is no run '2027', as a path or below runs/"):
+        saved_path("2027")
+    with pytest.raises(UserError, match=r"there is no file .*2026\.jsonl"):
+        load_saved(saved_path("2026.jsonl"))
 
 
 def test_the_run_s_plugin_is_executed_once_in_each_process_of_score(cli: Cli, run: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ def test_what_came_after_the_newest_checkpoint_is_cut_back(tmp_path: Path) -> No
     with find_place(folder, 10) as place:
         assert (place.step, place.repeated, place.notes) == (4, 2, ())
         assert str(place) == "from step-000004; 2 committed steps after it are made again"
+        assert str(replace(place, repeated=1)) == "from step-000004; 1 committed step after it is made again"
         run = reopen(place)
     assert [row["step"] for row in read_metrics(folder)] == [1, 2, 3, 4]
     assert [made.step for made in read_evaluations(folder)] == [2, 4]
@@ -358,9 +360,9 @@ def test_safe_changes_are_taken_with_what_they_do(tmp_path: Path) -> None:
         "rewards.math.timeout_s": (9.0, FAILURES),
         "learning.token_budget": (512, ROUNDING),
     }
-    assert str(changes[0]) == "run.steps: 12 -> 40"
+    assert str(changes[0]) == "run.steps: 24 -> 40"
     assert load_resumed(folder, [])[1] == ()
-    assert load_resumed(folder, ["run.steps=12"])[1] == ()
+    assert load_resumed(folder, ["run.steps=24"])[1] == ()
 
 
 def test_more_steps_move_what_depends_on_their_number(tmp_path: Path) -> None:

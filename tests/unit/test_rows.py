@@ -71,6 +71,11 @@ def test_files_that_are_missing_or_named_twice_are_refused(tmp_path: Path) -> No
         load(source(str(tmp_path / "b-*.jsonl")))
     with pytest.raises(DataError, match=r"data\.train\.path names .*a\.jsonl twice"):
         load(source([file, str(tmp_path / "*.jsonl")]))
+    (tmp_path / "b.jsonl").symlink_to(file)
+    for again in (tmp_path / ".." / tmp_path.name / "a.jsonl", tmp_path / "b.jsonl"):
+        with pytest.raises(DataError, match=r"data\.train\.path names .*a\.jsonl twice"):
+            load(source([file, str(again)]))
+    (tmp_path / "b.jsonl").unlink()
     with pytest.raises(DataError, match=r"there is no data file .*c\.jsonl"):
         load(source([file, str(tmp_path / "c.jsonl")]))
 
@@ -376,3 +381,14 @@ def test_conversations_are_the_same_but_for_system_message_and_worked_examples(
 def test_neither_evaluation_data_nor_a_share_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.eval is needed .* --set data\.holdout=0\.05"):
         load_held_out(DataConfig(), PLAIN, {})
+
+
+def test_bad_rows_are_told_before_that_nothing_is_left_to_train_on(tmp_path: Path) -> None:
+    """They are the reason, and lowering `data.holdout` would not help."""
+    train = source(
+        jsonl(tmp_path / "x.jsonl", [{"question": "1 + 1?", "answer": "2"}, {"question": "", "answer": "3"}])
+    )
+    with pytest.raises(DataError, match="1 of 2 rows cannot be used"):
+        load_splits(DataConfig(train=train, holdout=0.1), PLAIN, {}, 0)
+    with pytest.raises(ConfigError, match=r"of the 1 rows of data\.train leaves nothing .* are held out together"):
+        load_splits(DataConfig(train=train, holdout=0.1, on_bad_row="drop"), PLAIN, {}, 0)

@@ -148,3 +148,32 @@ def test_vllm_keeps_no_prefixes_of_recurrent_layers(tmp_path: Path, name: str) -
     """With them vLLM ends with an IndexError for Mamba 2 and Falcon-H1."""
     tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
     assert not start_of(config(), tmp_path, 256).prefix_caching
+
+
+DELTA_NETS = ("qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_vl")
+
+
+@pytest.mark.parametrize("name", [*DELTA_NETS, "olmo_hybrid", "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({}, True),
+        ({"dtype": "bfloat16"}, False),
+        ({"engine": "hf"}, False),
+        ({"engine": "servers"}, False),
+        ({"device": "cuda"}, False),
+    ],
+)
+def test_gated_delta_nets_are_refused_where_vllm_has_them_in_another_number_format_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, settings: dict[str, str], refused: bool
+) -> None:
+    tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
+    monkeypatch.setattr(ModelSize, "of", lambda folder: ModelSize(0))
+    engine = settings.get("engine", "vllm")
+    found = config(**{**settings, "engine": "vllm" if engine == "servers" else engine})
+    monkeypatch.setattr(factory, "choose_engine", lambda sampling: engine)
+    if refused and name in DELTA_NETS:
+        with pytest.raises(ConfigError, match=r"delta nets of qwen3_.*'bfloat16', or sampling\.engine = 'hf'"):
+            check_sampler(found, tmp_path, training=False)
+    else:
+        check_sampler(found, tmp_path, training=False)

@@ -245,7 +245,7 @@ def test_a_configuration_with_a_secret_is_refused_without_showing_it(
     argument: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match=r"stored with the run.*environment variable") as refused:
-        load_config("math-gsm8k", "laptop", None, [argument])
+        load_config("math-gsm8k", "laptop", (), [argument])
     complain(refused.value)
     said = capsys.readouterr().err
     assert argument.partition("=")[0] in said
@@ -255,7 +255,7 @@ def test_a_configuration_with_a_secret_is_refused_without_showing_it(
 
 def test_a_broken_argument_is_shown_without_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError) as refused:
-        load_config("math-gsm8k", "laptop", None, [f"rewards.math.options={{api_key = '{KEY}'"])
+        load_config("math-gsm8k", "laptop", (), [f"rewards.math.options={{api_key = '{KEY}'"])
     complain(refused.value)
     assert "the value is not TOML" in (said := capsys.readouterr().err)
     assert KEY not in said

@@ -96,6 +96,14 @@ def test_groups_are_spread_by_load_and_no_server_gets_more_than_it_draws_at_once
     assert world.said == []
 
 
+def test_servers_are_told_all_tokens_that_end_a_response(world: World) -> None:
+    with world.ready() as sampler:
+        [group] = sampler.sample(prompts(1), 1, SamplingParams(1.0, 4, end_tokens=(65,)))
+    [asked] = [asked for fake in world.fakes for asked in fake.asked]
+    assert asked["stop_token_ids"] == [65, 256, 258]  # <|endoftext|> and <|im_end|> are the model's own
+    assert group.responses[0].text == "bbb"
+
+
 def test_few_groups_go_to_all_servers(world: World) -> None:
     world.fakes[0].says_late_s = 0.2
     with world.ready() as sampler:

@@ -62,7 +62,7 @@ def test_every_shipped_task_loads_with_every_profile(name: str, profile: str) ->
 
 def test_each_layer_wins_over_the_ones_below_and_says_so(task: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "mine.toml", {"run": {"steps": 7}, "learning": {"decay": "cosine"}})
-    resolved = load_config(task, "laptop", file, ["learning.decay=linear", "run.seed=4"])
+    resolved = load_config(task, "laptop", [file], ["learning.decay=linear", "run.seed=4"])
     config, origins = resolved.config, resolved.origins
     assert (config.run.steps, origins["run.steps"]) == (7, str(file))
     assert (config.learning.decay, origins["learning.decay"]) == ("linear", "--set")
@@ -73,6 +73,39 @@ def test_each_layer_wins_over_the_ones_below_and_says_so(task: Path, tmp_path: P
     assert (term.link, origins["gro.terms.grpo.link.low"]) == (Clip(), "preset grpo")
     assert (config.scoring.workers, origins["scoring.workers"]) == (2, "default")
     assert set(origins) == {".".join(path) for path in settings_of(config)}
+
+
+def test_several_files_are_laid_over_each_other_in_their_order(task: Path, tmp_path: Path) -> None:
+    one = write(tmp_path / "one.toml", {"run": {"steps": 7, "seed": 1}, "rewards": {"math": {"weight": 3.0}}})
+    two = write(tmp_path / "two.toml", {"run": {"steps": 9}, "data": {"train": {"path": "x.jsonl"}}})
+    three = write(tmp_path / "three.toml", {"data": {"train": {"hub": "c/d"}}, "rewards": [{"source": "math"}]})
+    resolved = load_config(task, "laptop", [one, two, three], ["run.keep_last=3"])
+    config, origins = resolved.config, resolved.origins
+    assert (config.run.steps, origins["run.steps"]) == (9, str(two))
+    assert (config.run.seed, origins["run.seed"]) == (1, str(one))
+    assert (config.run.keep_last, origins["run.keep_last"]) == (3, "--set")
+    assert config.data.train is not None
+    assert (config.data.train.path, config.data.train.hub) == (None, "c/d")  # a new origin drops that of the file below
+    assert [(reward.source, reward.weight) for reward in config.rewards] == [("math", 1.0)]  # and a list a table
+    assert load_config(task, "laptop", [two, one]).config.run.steps == 7
+    write(two, {"learning": {"decay": "fast"}})
+    with pytest.raises(ConfigError, match=r'"fast" \(.*two\.toml\)'):
+        load_config(task, "laptop", [one, two, three])
+
+
+def test_a_complete_configuration_comes_before_the_files_that_change_it(task: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "config.toml"
+    saved.write_text(to_toml(laptop(task, "run.steps=3", "run.seed=8").config), encoding="utf-8")
+    more = write(tmp_path / "more.toml", {"run": {"steps": 7}})
+    resolved = load_config(task, config_files=[saved, more])
+    assert (resolved.config.run.steps, resolved.origins["run.steps"]) == (7, str(more))
+    assert (resolved.config.run.seed, resolved.origins["run.seed"]) == (8, str(saved))
+    for files in ([more, saved], [saved, saved]):
+        with pytest.raises(ConfigError, match=r"--config .*config\.toml is a complete configuration.*give it first"):
+            load_config(task, config_files=files)
+    part = write(tmp_path / "part.toml", {"task": "trial", "run": {"steps": 7}})
+    with pytest.raises(ConfigError, match=r"part\.toml sets 'task'"):
+        load_config(task, "laptop", [more, part])
 
 
 def test_a_layer_that_names_a_preset_drops_what_lower_layers_set_in_gro(task: Path) -> None:
@@ -129,7 +162,7 @@ def test_a_table_of_columns_is_one_value_and_a_name_in_it_one_entry(tmp_path: Pa
     file = write(tmp_path / "own.toml", {"data": {"train": {"columns": own, "path": "x.jsonl"}}})
 
     def columns(*sets: str, config: Path | None = None) -> Mapping[str, str]:
-        train = load_config("code-mbpp", "gpu", config, sets).config.data.train
+        train = load_config("code-mbpp", "gpu", [config] if config else [], sets).config.data.train
         assert train is not None
         return train.columns
 
@@ -142,7 +175,7 @@ def test_a_table_of_columns_is_one_value_and_a_name_in_it_one_entry(tmp_path: Pa
     assert columns("data.train.columns.answer=a", config=file) == {**own, "answer": "a"}
     kwargs = [["model.chat_template_kwargs={a = 1}"], ["model.chat_template_kwargs.b=2"]]
     base = write(tmp_path / "base.toml", {"model": {"chat_template_kwargs": {"c": 3}}})
-    assert [load_config("code-mbpp", "gpu", base, sets).config.model.chat_template_kwargs for sets in kwargs] == [
+    assert [load_config("code-mbpp", "gpu", [base], sets).config.model.chat_template_kwargs for sets in kwargs] == [
         {"a": 1},
         {"c": 3, "b": 2},
     ]
@@ -178,7 +211,7 @@ def test_files_that_a_task_names_are_beside_it_and_those_of_set_here(
     write(tmp_path / "tasks" / "more.toml", {"data": {"demos": {"path": "e.jsonl"}}})
     monkeypatch.chdir(tmp_path)
     more = ["data.labelled.path=f.jsonl"]
-    config = load_config("tasks/own.toml", None, "tasks/more.toml", more, ["tasks/units.py"]).config
+    config = load_config("tasks/own.toml", None, [Path("tasks/more.toml")], more, ["tasks/units.py"]).config
     assert {name: source.path for name, source in config.data.sources.items()} == {
         "train": ["tasks/a.jsonl", "/b.jsonl", "~/c.jsonl"],
         "eval": "tasks/../d.jsonl",
@@ -209,6 +242,16 @@ def test_a_held_out_share_takes_the_place_of_evaluation_data(task: Path) -> None
             laptop(task, "data.eval=none", f"data.holdout={share}")
 
 
+def test_a_template_is_text_for_a_key_of_a_free_table_too(task: Path) -> None:
+    template = "{{ reward_model.ground_truth }}"
+    columns = laptop(task, f"data.train.columns.answer={template}").config.data.train.columns
+    assert columns == {"answer": template}
+    assert laptop(task, f'data.train.columns.answer="{template}"').config.data.train.columns == columns
+    assert laptop(task, "data.train.columns={answer = '{{ a }}'}").config.data.train.columns == {"answer": "{{ a }}"}
+    with pytest.raises(ConfigError, match="the value is not TOML"):
+        laptop(task, "data.train.columns={answer")
+
+
 def test_entries_of_rewards_are_addressed_by_source_and_by_index(task: Path) -> None:
     resolved = laptop(task, "rewards.1.weight=0.1", "rewards.math.timeout_s=3")
     assert [(r.source, r.weight, r.timeout_s) for r in resolved.config.rewards] == [
@@ -221,12 +264,12 @@ def test_entries_of_rewards_are_addressed_by_source_and_by_index(task: Path) -> 
 
 def test_a_list_of_rewards_replaces_the_lower_list_and_a_table_changes_an_entry(task: Path, tmp_path: Path) -> None:
     lists = write(tmp_path / "list.toml", {"rewards": [{"source": "math", "weight": 2.0}]})
-    assert [(r.source, r.weight) for r in load_config(task, "laptop", lists).config.rewards] == [("math", 2.0)]
+    assert [(r.source, r.weight) for r in load_config(task, "laptop", [lists]).config.rewards] == [("math", 2.0)]
     table = write(tmp_path / "table.toml", {"rewards": {"math": {"weight": 3.0}}})
-    assert [r.weight for r in load_config(task, "laptop", table).config.rewards] == [3.0, 0.5]
+    assert [r.weight for r in load_config(task, "laptop", [table]).config.rewards] == [3.0, 0.5]
     typo = write(tmp_path / "typo.toml", {"rewards": {"mth": {"weight": 3.0}}})
     with pytest.raises(ConfigError, match=r"rewards\.mth\.weight .*no entry 'mth'\. Did you mean 'math'"):
-        load_config(task, "laptop", typo)
+        load_config(task, "laptop", [typo])
 
 
 @pytest.mark.parametrize(
@@ -401,10 +444,10 @@ def test_unknown_tasks_profiles_and_files(task: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such profile. Did you mean 'laptop'\? It has: laptop, gpu"):
         load_config(task, "labtop")
     with pytest.raises(UserError, match=r"nowhere.toml: No such file"):
-        load_config(task, "laptop", tmp_path / "nowhere.toml")
+        load_config(task, "laptop", [tmp_path / "nowhere.toml"])
     (tmp_path / "broken.toml").write_text("[run]\nsteps = = 3\n")
     with pytest.raises(ConfigError, match=r"broken.toml: not TOML: .*line 2, column 9"):
-        load_config(task, "laptop", tmp_path / "broken.toml")
+        load_config(task, "laptop", [tmp_path / "broken.toml"])
 
 
 @pytest.mark.parametrize(("gpu", "profile"), [(True, "gpu"), (False, "laptop")])
@@ -432,13 +475,13 @@ def test_a_saved_configuration_repeats_the_run_whatever_the_task_says_now(task: 
     saved = tmp_path / "config.toml"
     saved.write_text(to_toml(config), encoding="utf-8")
     write(task, {**TASK, "scoring": {"workers": 9}, "evaluation": {"correct": "math", "max_tokens": 5}})
-    assert load_config(task, config_file=saved).config == config
+    assert load_config(task, config_files=[saved]).config == config
     assert load_config(saved).config == config
     assert load_config(saved, sets=["gro.preset=rloo"]).config.gro == laptop(task, "gro.preset=rloo").config.gro
     with pytest.raises(ConfigError, match="complete configuration with profile 'laptop': --profile gpu"):
-        load_config(task, "gpu", saved)
+        load_config(task, "gpu", [saved])
     with pytest.raises(ConfigError, match="of task 'trial', not of 'math-gsm8k'"):
-        load_config("math-gsm8k", config_file=saved)
+        load_config("math-gsm8k", config_files=[saved])
 
 
 PLUGIN = """
@@ -461,6 +504,6 @@ def test_plugins_of_the_command_line_and_of_the_file_are_both_known(task: Path, 
     given = load_config(task, "laptop", sets=[rewards], plugins=[str(plugin)])
     assert (given.config.plugins, given.origins["plugins"]) == ([str(plugin)], "--plugin")
     saved = write(tmp_path / "own.toml", {"plugins": [str(plugin)]})
-    assert load_config(task, "laptop", saved, [rewards]).config.rewards == given.config.rewards
+    assert load_config(task, "laptop", [saved], [rewards]).config.rewards == given.config.rewards
     with pytest.raises(ConfigError, match="no reward source 'unit'"):
         laptop(task, rewards)

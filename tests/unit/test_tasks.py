@@ -37,6 +37,14 @@ def test_a_file_goes_by_its_stem_and_a_complete_one_by_its_own_task(tmp_path: Pa
     assert (find_task(complete, {}).name, find_task(complete, {}).is_complete) == ("adding", True)
 
 
+def test_a_file_without_its_ending_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"there is no task 'mine'; for the file here, give its name: mine\.toml"):
+        find_task("mine", {})
+    assert find_task("mine", {"mine": tmp_path / "mine.toml"}).origin == "task mine"
+
+
 def test_what_is_not_there_or_not_toml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no task 'addin'. Did you mean 'adding'\? See `reasoner tasks list`"):
         find_task("addin", {"adding": tmp_path})

@@ -14,7 +14,7 @@ from reasoner import templates
 from reasoner.config import PromptConfig, SourceConfig
 from reasoner.data import load_problems
 from reasoner.errors import ConfigError
-from reasoner.prompts import render
+from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, Problem
 from reasoner.templates import FailedError, Template, UnboundedError
 from reasoner_rewards.judge import JudgeOptions
@@ -63,6 +63,47 @@ def test_a_template_that_takes_too_much_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(templates, "MEMORY", 2**28)
     with Template(template) as found, pytest.raises(UnboundedError, match=r"needs more than 256 MiB|it gives 20000000"):
         found.render({"question": "why", "x": "x"})
+
+
+DEEP = {
+    "look-ups": "{{ question" + "[0]" * 5000 + " }}",
+    "fewer look-ups, on which Python's parser would take minutes": "{{ question" + "[0]" * 300 + " }}",
+    "sums": "{{ question" + " + 'a'" * 200 + " }}",
+    "filters": "{{ question" + "|upper" * 200 + " }}",
+    "branches": "{% if question %}" * 100 + "x" + "{% endif %}" * 100,
+    "brackets": "{{ " + "[" * 500 + "]" * 500 + " }}",
+}
+
+
+@pytest.mark.parametrize("template", DEEP.values(), ids=DEEP)
+def test_a_template_that_is_nested_too_deeply_is_refused_before_it_is_compiled(template: str) -> None:
+    with pytest.raises(jinja2.TemplateSyntaxError, match=r"nested more than 60|RecursionError"):
+        Template(template)
+    source = SourceConfig(path="rows.jsonl", columns={"answer": template})
+    with pytest.raises(ConfigError, match=r"data\.train\.columns\.answer = .*: not a Jinja template"):
+        load_problems(source, PromptConfig(), {}, 0)
+
+
+@pytest.mark.parametrize("depth", [1, 50])
+def test_a_template_that_is_nested_a_little_is_rendered(depth: int) -> None:
+    with Template("{{ question" + "[0]" * depth + " }}" + "{{ question ~ 'a'" + " ~ 'a'" * 300 + " }}") as found:
+        assert found.render({"question": "w"}) == "w" * 2 + "a" * 301
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ question.upper }}",
+        "{{ question|map('upper') }}",
+        "{{ row.items }}",
+        "{{ range(3) }}",
+        "{% for x in [question] %}{{ x.upper }}{% endfor %}",
+        "{{ self }}",
+    ],
+)
+def test_what_is_no_text_is_not_written(template: str) -> None:
+    with Template(template) as found, pytest.raises(FailedError, match="which is no text"):
+        found.render({"question": "why", "row": {"items": [1]}})
 
 
 @pytest.mark.parametrize(("template", "message"), FAILING.values(), ids=FAILING)
@@ -141,13 +182,19 @@ def test_loading_stops_with_the_key_and_the_row(tmp_path: Path, monkeypatch: pyt
 class Tokenizer:
     """One that must not be asked where its template is out of bounds."""
 
+    eos_token = None
+
     def __init__(self, template: str | dict[str, str]) -> None:
         self.chat_template, self.asked = template, 0
         self.special_tokens_map = {"bos_token": "<s>"}
+        self.added_tokens_decoder: dict[int, Any] = {}
 
-    def apply_chat_template(self, conversation: Any, **_: Any) -> list[int]:
+    def apply_chat_template(self, conversation: Any, **_: Any) -> str:
         self.asked += 1
-        return [len(conversation)]
+        return str(len(conversation))
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return [int(text)]
 
 
 def test_chat_templates_are_tried_within_bounds_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,16 +205,18 @@ def test_chat_templates_are_tried_within_bounds_first(monkeypatch: pytest.Monkey
         {"default": LOOPS},
         "{% if messages[0].content|length > 5 %}" + LOOPS + "{% endif %}",
         "{% if tools is none and add_generation_prompt and bos_token == '<s>' %}" + LOOPS + "{% endif %}",
+        "{% if messages|length > 1 %}" + LOOPS + "{% endif %}",
     ):
         tokenizer = Tokenizer(template)
         with pytest.raises(
-            ConfigError, match=r"the model's chat template fails on problem [ab]: it takes longer than 1"
+            ConfigError,
+            match=r"the model's chat template fails on (problem [ab]|a short conversation): it takes longer than 1",
         ):
-            render(problems, tokenizer, {}, 10)
+            render(problems, open_renderer(tokenizer, PromptConfig()), 10)
         assert tokenizer.asked == 0
     for good in (CHAT_TEMPLATE, "{{ raise_exception('no') }}", "{{ nothing.at.all }}", "{% this is no template"):
         tokenizer = Tokenizer(good)  # what is wrong with it, transformers tells
-        assert len(render(problems, tokenizer, {}, 10)) == tokenizer.asked == 3
+        assert len(render(problems, open_renderer(tokenizer, PromptConfig()), 10)) == tokenizer.asked == 3
 
 
 def test_what_transformers_gives_to_chat_templates_is_there() -> None:

@@ -13,7 +13,7 @@ import pytest
 from reasoner.errors import SamplerError
 from reasoner.records import SamplingParams
 from reasoner.sampling import vllm_process
-from reasoner.sampling.vllm_messages import Done, Draw, Sleep, Start
+from reasoner.sampling.vllm_messages import Done, Draw, Sleep, Start, said_by_vllm
 from reasoner.sampling.vllm_process import HostProcess, StartHungError, host_environment
 
 
@@ -45,6 +45,33 @@ def test_a_host_that_ends_while_it_starts_is_not_tried_again(tmp_path: Path) -> 
     with pytest.raises(SamplerError, match=r"ended with exit code 3\.(?s:.*)does: crash"):
         HostProcess(start("crash"), tmp_path / "log")
     assert len(started(tmp_path / "log")) == 1
+
+
+def test_what_a_person_can_act_on_is_told_as_it_is_and_anything_else_with_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(SamplerError, match=r"^no experts$"):
+        HostProcess(start("refuse"), tmp_path / "log")
+    with pytest.raises(
+        SamplerError, match=r"^vLLM failed \(its log is (?s:.*)Traceback(?s:.*)KeyError: 'lm_head\.weight'"
+    ):
+        HostProcess(start("raise"), tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (
+            "1 validation error for ModelConfig\n  Value error, Model architectures ['A'] failed to be inspected. "
+            "[type=value_error, input_value=ArgsKwargs((), {'model': 'x'}), input_type=ArgsKwargs]\n"
+            "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
+            "Model architectures ['A'] failed to be inspected.",
+        ),
+        ("No available memory for the cache blocks.", "No available memory for the cache blocks."),
+        ("a Value error, in the middle", "a Value error, in the middle"),
+    ],
+)
+def test_the_reason_in_a_message_of_vllm(message: str, why: str) -> None:
+    assert said_by_vllm(ValueError(message)) == why
+    assert said_by_vllm(AttributeError("no 'conv_dim'")) == "AttributeError: no 'conv_dim'"
 
 
 def test_requests_are_answered_and_closing_twice_is_safe(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from reasoner_rewards.answer_text import after_thinking
+from reasoner import after_thinking
 from reasoner_rewards.code.bindings import bound_names
 from reasoner_rewards.fences import fenced
 
