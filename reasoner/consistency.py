@@ -98,10 +98,10 @@ def _check_groups(config: Config) -> None:
                 "needs at least 2; raise sampling.group_size, or take a method that does not, such as "
                 "reinforce or remax"
             )
-        if isinstance(term.credit, PassAtK) and term.source == "online" and term.credit.k > size:
+        if isinstance(term.credit, PassAtK) and term.source == "online" and term.credit.k >= size:
             raise ValueError(
-                f"gro.terms.{name}.credit.k = {term.credit.k} is of subsets of k responses, and sampling.group_size = "
-                f"{size}; raise sampling.group_size, or lower k"
+                f"gro.terms.{name}.credit.k = {term.credit.k} compares the subsets of k responses of a group, and "
+                f"sampling.group_size = {size} has one at most: raise sampling.group_size, or lower k"
             )
         if term.source == "labelled" and term.anchor.kind == "kl" and config.per_step("labelled") < 2:
             raise ValueError(

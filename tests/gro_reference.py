@@ -717,7 +717,7 @@ FRESH: dict[str, Fresh] = {
     "cispo": cispo,
     "maxrl": maxrl,
     "opo": opo,
-    "pass@k": pass_at_k,
+    "pass-at-k": pass_at_k,
     "best-of-n": best_of_n,
     "sapo": sapo,
     "gmpo": gmpo,

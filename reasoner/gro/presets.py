@@ -104,7 +104,7 @@ _METHODS: Mapping[str, tuple[Term, str]] = {
                     "2602.02710"),
     "opo":         (Term("online", Advantage(baseline="length-weighted"), Evidence(), _OLD, Linear(), _SUM),
                     "2505.23585"),
-    "pass@k":      (Term("online", PassAtK(), Evidence(), _OLD, Clip(), _TOKENS), "2508.10751"),
+    "pass-at-k":   (Term("online", PassAtK(), Evidence(), _OLD, Clip(), _TOKENS), "2508.10751"),
     "best-of-n":   (Term("online", Marginal(), Evidence(), _OLD, Linear(), _SUM), "2503.19595"),
     "sapo":        (Term("online", _OVER_STD, Evidence(), _OLD, SoftClip(), _PER_RESPONSE), "2511.20347"),
     "gmpo":        (Term("online", _OVER_STD, Evidence("response", "mean", bound=0.4), _OLD, Ratio(), _RESPONSES),

@@ -95,7 +95,7 @@ EXAMPLES = [(row, table) for (kind, row), (_, table) in pairwise(BLOCKS) if kind
 
 def test_the_other_settings_load(tmp_path: Path) -> None:
     tables = [block for kind, block in BLOCKS if kind == "toml" and block.startswith("[")]
-    assert len(tables) == len(EXAMPLES) + 2
+    assert len(tables) == len(EXAMPLES) + 3
     for table in tables:
         own = tmp_path / "own.toml"
         own.write_text(table)

@@ -330,7 +330,7 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
         ([task, "--model", base, "--model", base], f"sums with model {base} is there twice"),
         ([task, folder / "other" / "sums.toml"], "is there twice; name each once, and give task files different names"),
         ([task, "--samples", 2], "samples = 2 at temperature 0 gives the same response every time; raise temperature"),
-        ([task, "--model", folder / "run"], f"Did you mean {folder / 'run' / 'model'}?"),
+        ([task, "--model", folder / "run"], "has no config.json: it is not a model in Hugging Face format"),
         ([task, "--set", "evaluation.max_tokens=500"], "takes 512 tokens, and task 'sums' needs"),
         ([], "name a task to evaluate on"),
         (["--resume", folder, "--samples", 2], "--resume goes on with what was started"),

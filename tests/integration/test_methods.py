@@ -102,8 +102,11 @@ def changed(folder: Path, model: Path) -> bool:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains(preset: str, task: Path, model: Path) -> None:
     # The tiny model's pairs are far apart by chance: a hinge that is met everywhere has no weight.
-    wide = ["gro.terms.slic.anchor.margin=100.0"] if preset == "slic" else []
-    folder, history = run(task, f"gro.preset={preset}", *wide)
+    own = {
+        "slic": ["gro.terms.slic.anchor.margin=100.0"],
+        "pass-at-k": ["sampling.group_size=6", "gro.terms.pass-at-k.credit.at=0.5"],
+    }
+    folder, history = run(task, f"gro.preset={preset}", *own.get(preset, []))
     assert len(history) == 2
     assert changed(folder, model)
     for metrics in history:

@@ -54,8 +54,8 @@ def test_a_run_that_is_out_of_time_is_saved_and_goes_on(
         model = train(stages)
     clock = count(60, 60)  # whenever the run looks at the time, another minute has passed
     monkeypatch.setattr("reasoner.stages.seconds_since_start", lambda: float(next(clock)))
-    limited = load_config(task, sets=[f"run.output={tmp_path / 'runs'}", "run.max_hours=0.15"])
-    with pytest.raises(OutOfTimeError, match=r"run.max_hours = 0.15"), open_stages(limited) as stages:
+    limited = load_config(task, sets=[f"run.output={tmp_path / 'runs'}", "run.max_hours=0.06"])
+    with pytest.raises(OutOfTimeError, match=r"run.max_hours = 0.06"), open_stages(limited) as stages:
         train(stages)
     folder = stages.run.folder
     status = json.loads((folder / "status.json").read_text())

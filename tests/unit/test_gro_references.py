@@ -584,10 +584,10 @@ def test_opo_on_equal_lengths_has_the_mean_baseline(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_pass_at_1_is_the_mean_baseline_over_the_deviation(seed: int) -> None:
     case = _with(random_case(seed, size=4, holes=False), [1.0, 0.0, 0.0, 0.0])
-    mean = _weighed(case, _terms("pass@k", credit=Advantage())).weights
+    mean = _weighed(case, _terms("pass-at-k", credit=Advantage())).weights
     deviation = math.sqrt(0.25 * 0.75)
     _assert_close(
-        _weighed(case, _terms("pass@k", credit=PassAtK(k=1))).weights, [[w / deviation for w in row] for row in mean]
+        _weighed(case, _terms("pass-at-k", credit=PassAtK(k=1))).weights, [[w / deviation for w in row] for row in mean]
     )
 
 
@@ -596,7 +596,7 @@ def test_pass_at_1_is_the_mean_baseline_over_the_deviation(seed: int) -> None:
 def test_pass_at_k_counts_subsets(seed: int, k: int) -> None:
     """Groups of 2 to 5 with abstentions, so that some have fewer than k responses."""
     case = random_case(seed)
-    _assert_equal(_weighed(case, _terms("pass@k", credit=PassAtK(k=k))), case, pass_at_k(case, k=k))
+    _assert_equal(_weighed(case, _terms("pass-at-k", credit=PassAtK(k=k))), case, pass_at_k(case, k=k))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

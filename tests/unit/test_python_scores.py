@@ -64,10 +64,11 @@ def sources() -> dict[str, Any]:
 @pytest.fixture
 def _nothing_stays() -> Iterator[None]:
     environment, threads = {**os.environ, "PYTEST_CURRENT_TEST": ""}, threading.active_count()
+    modules = set(sys.modules)
     yield
     assert {**os.environ, "PYTEST_CURRENT_TEST": ""} == environment
     assert threading.active_count() == threads
-    assert not [name for name in sys.modules if name.startswith("reasoner_plugin_unit")]
+    assert not [name for name in set(sys.modules) - modules if name.startswith("reasoner_plugin_")]
 
 
 @pytest.mark.usefixtures("_nothing_stays")
@@ -140,7 +141,7 @@ def test_a_runs_responses_and_a_frame_of_them_are_scored_alike(tmp_path: Path) -
         ([{"response": "5"}, {"response": "5", "far": float("inf")}], ["math"], "response 1: the column 'far'"),
         (["5"], ["math"], "response 0: must be a row"),
         ({"response": "5"}, ["math"], "responses takes a list of rows"),
-        ("not-there", ["math"], "there is no run folder and no file"),
+        ("not-there", ["math"], "there is no run 'not-there', as a path or below"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(responses: Any, rewards: Any, message: str) -> None:

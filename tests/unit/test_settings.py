@@ -345,7 +345,7 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         ),
         (["lora.handover=adapters"], ["one of auto, adapter, merged", "Did you mean 'adapter'"]),
         (["data.eval.seed=1"], ["data.train.seed and data.eval.seed are both 1"]),
-        (["evaluation.correct=maths"], ["evaluation.correct = 'maths'", "['math', 'boxed_format']"]),
+        (["evaluation.correct=maths"], ["evaluation.correct = 'maths'", "not among the rewards: math, boxed_format"]),
         (["rewards.mth.weight=2"], ["no entry 'mth'", "Did you mean 'math'", "math, boxed_format"]),
         (["rewards.math.weight=x"], ['rewards.math.weight = "x" (--set): must be a number']),
         (["rewards=[{source = 'math'}, {source = 'math'}]"], ["names the source 'math' twice"]),

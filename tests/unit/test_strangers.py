@@ -22,6 +22,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.main import get_command
 
 from reasoner import __main__, codec, rescore
@@ -75,8 +77,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, which is damaged and put back again, and another one."""
     output = tmp_path_factory.mktemp("strangers") / "runs"
     run = made_up_run(output, steps=2, problems=1, size=2, every=1, end=RuntimeError("it died")).rename(output / "bad")
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "model.safetensors"):
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         (run / "model" / name).write_text("{}")
+    save_file({"weight": torch.zeros(2)}, run / "model" / "model.safetensors")
     with open_run(output, "task", "", {}, identity={"engine": "hf"}, reserve_bytes=0) as other:
         shutil.copy(other.folder / "identity.json", run / "identity.json")
         for step in (1, 2):

@@ -191,10 +191,13 @@ class Tokenizer:
 
     def apply_chat_template(self, conversation: Any, **_: Any) -> str:
         self.asked += 1
-        return str(len(conversation))
+        return str(conversation[-1]["content"])
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return [int(text)]
+        return [len(text)]
+
+
+WRITES = "{{ messages[-1].content }}"
 
 
 def test_chat_templates_are_tried_within_bounds_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +206,9 @@ def test_chat_templates_are_tried_within_bounds_first(monkeypatch: pytest.Monkey
     for template in (
         LOOPS,
         {"default": LOOPS},
-        "{% if messages[0].content|length > 5 %}" + LOOPS + "{% endif %}",
-        "{% if tools is none and add_generation_prompt and bos_token == '<s>' %}" + LOOPS + "{% endif %}",
-        "{% if messages|length > 1 %}" + LOOPS + "{% endif %}",
+        WRITES + "{% if messages[0].content|length > 5 %}" + LOOPS + "{% endif %}",
+        WRITES + "{% if tools is none and add_generation_prompt and bos_token == '<s>' %}" + LOOPS + "{% endif %}",
+        WRITES + "{% if messages|length > 1 %}" + LOOPS + "{% endif %}",
     ):
         tokenizer = Tokenizer(template)
         with pytest.raises(
@@ -216,7 +219,8 @@ def test_chat_templates_are_tried_within_bounds_first(monkeypatch: pytest.Monkey
         assert tokenizer.asked == 0
     for good in (CHAT_TEMPLATE, "{{ raise_exception('no') }}", "{{ nothing.at.all }}", "{% this is no template"):
         tokenizer = Tokenizer(good)  # what is wrong with it, transformers tells
-        assert len(render(problems, open_renderer(tokenizer, PromptConfig()), 10)) == tokenizer.asked == 3
+        assert len(render(problems, open_renderer(tokenizer, PromptConfig()), 10)) == 3
+        assert tokenizer.asked >= 3
 
 
 def test_what_transformers_gives_to_chat_templates_is_there() -> None:
