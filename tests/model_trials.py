@@ -271,4 +271,5 @@ def _tensors(folder: Path) -> Mapping[str, Sequence[int]]:
 
 def _sentence(text: str, folder: Path) -> str:
     """One line without what differs from machine to machine."""
+    text = re.sub(r" \(vLLM's log is [^)]*\)", "", text)
     return " ".join(text.replace(str(folder), "FOLDER").split())
