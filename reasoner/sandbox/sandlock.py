@@ -43,8 +43,8 @@ _DEVICES = ("/dev/full", "/dev/random", "/dev/urandom")
 _OVERALL = 2
 """what all processes together may map, in multiples of what one may: sandlock kills where the kernel would refuse"""
 _STARTING = threading.Lock()
-"""one start at a time, as a precaution: of programs that a dozen threads started at once, one in a hundred was killed on
-a loaded machine; the cause is not known, and it did not show again with or without this"""
+"""one start at a time, as a precaution: of programs that a dozen threads started at once, one in a hundred was killed
+on a loaded machine. The cause is not known, and it did not show again, with or without this"""
 _END_S = 30.0
 """seconds for everything that was killed to be gone"""
 
