@@ -14,7 +14,7 @@ from reasoner.reaping import kill
 from reasoner.run_marker import MARKER
 from reasoner.sandbox.base import Limits, SandboxError
 from reasoner.sandbox.limits import limit_process
-from reasoner.sandbox.pipes import Pipes, open_gate
+from reasoner.sandbox.pipes import Pipes, await_gate, open_gate
 from reasoner.sandbox.scratch import Scratch
 from reasoner.sandbox.usage import deleted, tree
 
@@ -48,6 +48,7 @@ class Family:
         self.pipes = pipes
         self.ended = os.pidfd_open(root)
         undo.callback(os.close, self.ended)
+        await_gate(pipes)
         limit_process(root, self._limits, processes=None)
         self._root = root
         open_gate(pipes)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 from typing import IO
 
-from reasoner.sandbox.base import End
+from reasoner.sandbox.base import End, SandboxError
 
-GATE = ("/bin/sh", "-c", 'read -r go && exec "$@"', "sh")
-"""before a command: it starts only when `open_gate` says so, so that limits can be set on its process first"""
+GATE = ("/bin/sh", "-c", 'echo && read -r go && exec "$@"', "sh")
+"""before a command: it says that it is there (`await_gate`) and starts the command only when `open_gate` says so, so
+that limits can be set on its process first"""
+GATE_S = 60.0
+"""seconds for a gate to be there"""
 
 
 class Pipes:
@@ -32,6 +36,21 @@ class Pipes:
         self.close_input()
         for pipe in self.outputs:
             os.close(pipe)
+
+
+def await_gate(pipes: Pipes) -> None:
+    """Wait until a gate is there, or its process has ended; its line is gone from the output then.
+
+    Until then the process may be a copy of this one (a fork that has not yet replaced itself), with all of its memory:
+    no limit for a program may be set on it, nor what it uses be held against the program.
+
+    Raises SandboxError: it was not there within `GATE_S`.
+    """
+    waiter = select.poll()
+    waiter.register(pipes.stdout, select.POLLIN)
+    if not waiter.poll(GATE_S * 1000):
+        raise SandboxError(f"a program was not started within {GATE_S:g} seconds")
+    os.read(pipes.stdout, 1)
 
 
 def open_gate(pipes: Pipes) -> None:

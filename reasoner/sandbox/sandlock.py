@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -42,9 +41,6 @@ _REFUSED = (
 _DEVICES = ("/dev/full", "/dev/random", "/dev/urandom")
 _OVERALL = 2
 """what all processes together may map, in multiples of what one may: sandlock kills where the kernel would refuse"""
-_STARTING = threading.Lock()
-"""one start at a time, as a precaution: of programs that a dozen threads started at once, one in a hundred was killed
-on a loaded machine. The cause is not known, and it did not show again, with or without this"""
 _END_S = 30.0
 """seconds for everything that was killed to be gone"""
 
@@ -112,8 +108,7 @@ def _popen(argv: Sequence[str], folder: str, environment: Mapping[str, str], lim
     )
     pipe = sandlock.StdioMode.PIPED
     try:
-        with _STARTING:
-            return box.popen(argv, stdin=pipe, stdout=pipe, stderr=pipe)
+        return box.popen(argv, stdin=pipe, stdout=pipe, stderr=pipe)
     except (RuntimeError, sandlock.SandlockError) as error:
         raise SandboxError(f"sandlock did not start a program: {error}") from error
 

@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,11 @@ from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import MissingDependencyError
 from reasoner.records import Group, Message, Problem, Response
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, open_sandbox
+from reasoner.sandbox.base import End
 from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
+from reasoner.sandbox.family import Family
+from reasoner.sandbox.local import LocalSandbox
+from reasoner.sandbox.pipes import GATE, Pipes, ending
 from reasoner.sandbox.proof import survivors
 from reasoner.sandbox.scratch import Scratch
 from reasoner.scoring.service import ScoringService
@@ -260,3 +266,25 @@ def test_an_interpreter_in_the_folder_for_temporary_files(backend: str) -> None:
         Path(prefix).chmod(0o755)
         done = subprocess.run([sys.executable, "-c", UNDER_TMP, prefix, backend], capture_output=True, text=True)
     assert done.stdout.startswith("exit 0 hello /"), done.stdout + done.stderr
+
+
+class Slow(Family):
+    """A program whose first process is large and slow before it is the gate, as a copy of a large caller can be."""
+
+    def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, undo: ExitStack) -> None:
+        super().__init__(files, limits, undo)
+        source = "import os, sys, time; x = b'x' * 2**28; time.sleep(1); os.execv(sys.argv[1], sys.argv[1:])"
+        command = [sys.executable, "-c", source, *GATE, *program]
+        pipe = subprocess.PIPE
+        self._process = undo.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe))
+        pipes = Pipes(self._process.stdin, self._process.stdout, self._process.stderr)
+        self.begin(self._process.pid, pipes, undo)
+
+    def finish(self, killed: bool) -> tuple[End, int]:
+        return ending(self.end(self._process.wait))
+
+
+def test_what_a_process_is_before_it_is_the_program_counts_for_nothing() -> None:
+    """Neither its memory (256 MiB, the limit is 64) nor its seconds."""
+    outcome = LocalSandbox("slow", Slow).run(["/bin/echo", "hi"], {}, b"", Limits(memory_mb=64, wall_s=0.9))
+    assert (outcome.end, outcome.stdout) == ("exit", b"hi\n")
