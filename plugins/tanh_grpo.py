@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from reasoner import hookimpl
-from reasoner.gro.algorithms import Algorithms
-from reasoner.gro.presets import PRESETS, Preset, Weighted
-from reasoner.gro.terms import CustomCredit, CustomLink
+from reasoner.gro.spec.presets import PRESETS, Preset, Weighted
+from reasoner.gro.spec.registry import Algorithms
+from reasoner.gro.spec.terms import CustomCredit, CustomLink
 
 
 def rank(rewards_NG: Any, valid_NG: Any) -> Any:

@@ -7,10 +7,10 @@ are imported when they are used, so that a plugin pays for none of them.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from reasoner.hookspecs import hookimpl
+from reasoner.data.prompts.thinking import after_thinking
+from reasoner.plugins.hookspecs import hookimpl
+from reasoner.plugins.reward_api import TEXT_ONLY, RewardSource, reward
 from reasoner.records import Message, Problem, Response, Score
-from reasoner.rewards_api import TEXT_ONLY, RewardSource, reward
-from reasoner.thinking import after_thinking
 
 if TYPE_CHECKING:
     from reasoner.api.evaluation import EvaluationResults, evaluate

@@ -9,13 +9,13 @@ import traceback
 from types import TracebackType
 from typing import NoReturn
 
-from reasoner.caller import answer_caller, tell_error
 from reasoner.cli.app import app
 from reasoner.cli.console import complain
 from reasoner.errors import MissingDependencyError, OutOfTimeError, ReasonerError, RunError, UserError
-from reasoner.launch import RankError, report
-from reasoner.safe_text import printable
-from reasoner.secrets import redact
+from reasoner.io.redaction import redact
+from reasoner.io.safe_text import printable
+from reasoner.launch.launcher import RankError, report
+from reasoner.processes.caller import answer_caller, tell_error
 
 OUT_OF_TIME = 3
 

@@ -1,6 +1,7 @@
 """The loop: prove the sampler, evaluate, keep, hand over, sample, score, annotate, credit, update, commit.
 
-What it works with is `reasoner.stages`, built in `reasoner.opening`; every arrow is a type of `reasoner.records`.
+What it works with is `reasoner.training.trainer`, built in `reasoner.training.build`; every arrow is a type of
+`reasoner.records`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from reasoner.gro.terms import Source
-from reasoner.handover import check_gap, gap_limit, verify_gap
-from reasoner.measure import Timer
+from reasoner.gro.spec.terms import Source
+from reasoner.monitoring.step_metrics import Timer
 from reasoner.records import Batch, Mismatched
-from reasoner.stages import Stages
-from reasoner.update import ActiveTerm, UpdateReport, mismatch, update
+from reasoner.training.trainer import Stages
+from reasoner.training.update import ActiveTerm, UpdateReport, mismatch, update
+from reasoner.training.weight_sync import check_gap, gap_limit, verify_gap
 
 
 def train(stages: Stages) -> Path:

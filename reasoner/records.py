@@ -3,7 +3,7 @@
     Problem --render--> Prompt --sample--> Group --score--> ScoredGroup --annotate--> Batch --credit, update--> weights
 
 They are plain data: no torch, no numpy, nothing that knows a stage. Each is written to JSON lines or Parquet and read
-back without loss (`reasoner.codec`), so that any stage can be run alone on saved data.
+back without loss (`reasoner.io.serialization`), so that any stage can be run alone on saved data.
 
 Axes used throughout: N groups (one per problem), G responses of a group, R = all responses of a batch in group order,
 T response tokens. Log-probabilities are natural logarithms of the *sampled* distribution, `log_softmax(logits /
@@ -79,8 +79,8 @@ class Response:
 
     text: str
     """decoded without special tokens and the end token, cut before a stop string; for reading and scoring, never
-    tokenised again. It begins with `<think>` (or another mark, `reasoner.thinking`) where the chat template had opened
-    the thinking, and keeps the marks of thinking where these are special tokens"""
+    tokenised again. It begins with `<think>` (or another mark, `reasoner.data.prompts.thinking`) where the chat
+    template had opened the thinking, and keeps the marks of thinking where these are special tokens"""
     token_ids: tuple[int, ...]
     """(T,) as generated, the end token included when it was sampled"""
     policy_mask: tuple[bool, ...]

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from reasoner.opening import open_stages
+from reasoner.loading import load_config
 from reasoner.pipeline import train
-from reasoner.runs.changes import load_resumed
-from reasoner.runs.resume import Resume
-from reasoner.settings import load_config
+from reasoner.runs.resuming.resume import Resume
+from reasoner.runs.resuming.rules import load_resumed
+from reasoner.training.build import open_stages
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "validation" / "checkpoints.md"
 SETS = ("run.steps=1", "data.eval.limit=2", "run.keep_best=0", "run.checkpoint_every=1")

@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reasoner.estimate import Estimate, find_estimate
-from reasoner.machine import GIB, this_machine
-from reasoner.models import resolve_model
-from reasoner.run_marker import MARKER
+from reasoner.loading import load_config
+from reasoner.models.resolve import resolve_model
+from reasoner.planning.estimate import Estimate, find_estimate
+from reasoner.processes.machine import GIB, this_machine
+from reasoner.processes.run_marker import MARKER
 from reasoner.sampling.factory import choose_engine
-from reasoner.settings import load_config
 from scripts.peak import peak
 from tests.tiny import build_tiny_model
 

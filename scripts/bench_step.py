@@ -35,17 +35,17 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from reasoner.config import LearningConfig, PromptConfig
-from reasoner.gro.presets import PRESETS
-from reasoner.handover import hand_over
+from reasoner.config.config import LearningConfig, PromptConfig
+from reasoner.data.prompts.renderer import open_renderer, render
+from reasoner.gro.spec.presets import PRESETS
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.models import cache_root, resolve_model
-from reasoner.processes import guard_processes
-from reasoner.prompts import open_renderer, render
+from reasoner.models.resolve import cache_root, resolve_model
+from reasoner.processes.lifetime import guard_processes
 from reasoner.records import Batch, Group, Message, Problem, SamplingParams, ScoredGroup
-from reasoner.sampling.vllm_engine import VllmSampler
-from reasoner.sampling.vllm_messages import Start
-from reasoner.update import ActiveTerm, update
+from reasoner.sampling.vllm.engine import VllmSampler
+from reasoner.sampling.vllm.messages import Start
+from reasoner.training.update import ActiveTerm, update
+from reasoner.training.weight_sync import hand_over
 from scripts.peak import peak
 
 TRL_VERSION = "1.16.0"

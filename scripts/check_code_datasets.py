@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoner.cases import make_response, score_cases
-from reasoner.config import Config
-from reasoner.data import load_problems
+from reasoner.config.config import Config
+from reasoner.data.problems import load_problems
+from reasoner.loading import load_config
 from reasoner.records import Component, Problem
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Sandbox, open_sandbox
 from reasoner.scoring.service import ScoringService
-from reasoner.settings import load_config
+from reasoner.testing.cases import make_response, score_cases
 
 SOLUTION = "solution"
 TIMEOUT_S, PROGRAM_TIMEOUT_S = 3.0, 6.0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from reasoner import Problem, Response, RewardSource, hookimpl, reward
-from reasoner.hookspecs import Generator
+from reasoner.plugins.hookspecs import Generator
 
 DIGITS = 3
 

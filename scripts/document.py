@@ -21,13 +21,13 @@ from typing import Any, get_args, get_type_hints
 from typer.main import get_command
 
 import reasoner.records
-from reasoner import hookspecs
 from reasoner.cli.app import app
-from reasoner.gro import describe
-from reasoner.gro.presets import PRESETS
-from reasoner.reporting.metrics import METRICS
-from reasoner.runs.changes import ALLOWED, ON_REQUEST
-from reasoner.settings.other_names import table
+from reasoner.gro.spec import describe
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.loading.other_names import table
+from reasoner.monitoring.metrics import METRICS
+from reasoner.plugins import hookspecs
+from reasoner.runs.resuming.rules import ALLOWED, ON_REQUEST
 from scripts import models_table
 from scripts.keys import configuration
 

@@ -1,4 +1,4 @@
-"""The configuration reference: a section per table of `reasoner.config`, a row per key."""
+"""The configuration reference: a section per table of `reasoner.config.config`, a row per key."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from reasoner.config import Config
-from reasoner.settings.messages import show_value
+from reasoner.config.config import Config
+from reasoner.loading.messages import show_value
 
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 BOUNDS = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}

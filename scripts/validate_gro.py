@@ -38,11 +38,11 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from transformers.utils import logging as transformers_logging
 
 from reasoner.errors import ReasonerError
-from reasoner.gro.presets import PRESETS
-from reasoner.opening import open_stages
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.runs.folder import read_evaluations
-from reasoner.settings import load_config
+from reasoner.training.build import open_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = ROOT / "scripts" / "digits.toml"

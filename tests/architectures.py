@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from reasoner.models import no_progress_bars
+from reasoner.models.resolve import no_progress_bars
 from tests.tiny import byte_tokenizer
 
 Kind = Literal["tied", "sliding", "soft cap", "experts", "recurrent", "converted", "vision", "longrope", "alibi"]

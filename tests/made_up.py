@@ -16,13 +16,13 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from reasoner.evaluation import Criterion, summarise
-from reasoner.measure import rollout_metrics
+from reasoner.evaluation.metrics import Criterion, summarise
+from reasoner.loading import load_config, to_toml
+from reasoner.monitoring.alarms import Warned
+from reasoner.monitoring.step_metrics import rollout_metrics
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
-from reasoner.reporting.alarms import Warned
 from reasoner.runs.folder import Run, open_run
 from reasoner.runs.rollouts import to_rollouts
-from reasoner.settings import load_config, to_toml
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

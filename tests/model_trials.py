@@ -30,12 +30,12 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from reasoner.errors import MissingDependencyError, ReasonerError
-from reasoner.learning.policy import TorchPolicy
-from reasoner.opening import open_stages
+from reasoner.learning.model.policy import TorchPolicy
+from reasoner.loading import load_config
+from reasoner.models.weight_files import read_shapes
 from reasoner.pipeline import train
 from reasoner.records import Component, Group, ScoredGroup
-from reasoner.settings import load_config
-from reasoner.weight_files import read_shapes
+from reasoner.training.build import open_stages
 from tests.ragged import make_group, ragged_groups
 
 LIMIT = 1e-4
@@ -156,7 +156,7 @@ def run(folder: Path, scratch: Path, *sets: str) -> Verdict:
 
     def trial() -> Verdict:
         task = _write_task(folder, scratch)
-        with contextlib.redirect_stdout(io.StringIO()), patch("reasoner.opening.ScoringService", ScoresHere):
+        with contextlib.redirect_stdout(io.StringIO()), patch("reasoner.training.build.ScoringService", ScoresHere):
             resolved = load_config(task, sets=sets, plugins=[str(_PLUGIN)])
             with open_stages(resolved) as stages:
                 train(stages)

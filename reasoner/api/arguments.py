@@ -9,7 +9,7 @@ from typing import Any
 import tomli_w
 
 from reasoner.errors import ConfigError, UserError
-from reasoner.rewards_api import RewardSource
+from reasoner.plugins.reward_api import RewardSource
 
 Plugin = RewardSource | str | Path
 """a function marked with `@reward`, or a Python file with hooks"""

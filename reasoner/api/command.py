@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from reasoner import errors
-from reasoner.caller import VARIABLE
-from reasoner.child_python import module_command
+from reasoner.distributed.ranks import launched
 from reasoner.errors import OutOfTimeError, ReasonerError, RunError, UserError
-from reasoner.ranks import launched
-from reasoner.scratch_folders import ScratchFolder
+from reasoner.processes.caller import VARIABLE
+from reasoner.processes.child_python import module_command
+from reasoner.processes.scratch_folders import ScratchFolder
 
 _COLOURS = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 """environment variables by which a notebook has programs write as on a terminal: these would move a cursor that is not

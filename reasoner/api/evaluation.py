@@ -12,9 +12,9 @@ from reasoner.api.command import call
 from reasoner.api.frames import columns_of, to_frame
 from reasoner.api.plugins import place
 from reasoner.api.run import Run
-from reasoner.bounded_files import LARGE_BYTES, read_object
 from reasoner.errors import UserError
-from reasoner.settings import load_config
+from reasoner.io.bounded_files import LARGE_BYTES, read_object
+from reasoner.loading import load_config
 
 RESULTS = "results.json"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from reasoner.api.arguments import Plugin
 from reasoner.api.shipping import write_plugin
 from reasoner.errors import ConfigError, nearest
-from reasoner.rewards_api import RewardSource
-from reasoner.scratch_folders import ScratchFolder
-from reasoner.settings import Resolved
+from reasoner.loading import Resolved
+from reasoner.plugins.reward_api import RewardSource
+from reasoner.processes.scratch_folders import ScratchFolder
 
 FOLDER = "plugins"
 """beside the run folders: files of functions that runs were given"""

@@ -9,9 +9,9 @@ from itertools import groupby
 from numbers import Real
 from typing import Any, get_args
 
-from reasoner.cases import make_response
 from reasoner.errors import UserError, nearest
 from reasoner.records import FinishReason, Group, Message, Problem
+from reasoner.testing.cases import make_response
 
 EXAMPLE = "{'question': ..., 'answer': ..., 'response': ...}"
 KNOWN = ("question", "answer", "response", "fields", "finish_reason", "tokens", "problem", "sample")

@@ -11,13 +11,13 @@ from reasoner.api.command import call
 from reasoner.api.frames import columns_of, to_frame, verdict
 from reasoner.api.page import TOKENS, Report, report_of
 from reasoner.api.plugins import keep, place
-from reasoner.codec import read_parquet
 from reasoner.errors import ScoringError, UserError
+from reasoner.io.serialization import read_parquet
+from reasoner.loading import load_config
 from reasoner.records import Rollout
 from reasoner.runs.find import find_run
 from reasoner.runs.model import Which, run_model
-from reasoner.runs.saved import SavedRun, State, read_run
-from reasoner.settings import load_config
+from reasoner.runs.reader import SavedRun, State, read_run
 
 if TYPE_CHECKING:
     from reasoner.runs.folder import Evaluated

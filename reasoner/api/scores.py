@@ -14,18 +14,18 @@ from reasoner.api.frames import columns_of, to_frame, verdict
 from reasoner.api.plugins import written
 from reasoner.api.rows import groups_of
 from reasoner.api.run import Run
-from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.benchmarks.rescore import load_saved, saved_path, score_in_order
+from reasoner.config.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError
-from reasoner.plugins import build_manager, reward_sources
-from reasoner.preflight import preflight
+from reasoner.io.safe_text import printable
+from reasoner.loading.layers import layer_of
+from reasoner.loading.messages import explain
+from reasoner.planning.preflight import preflight
+from reasoner.plugins.manager import build_manager, reward_sources
+from reasoner.plugins.reward_api import RewardSource
 from reasoner.records import Component, ScoredGroup
-from reasoner.rescore import load_saved, saved_path, score_in_order
-from reasoner.rewards_api import RewardSource
-from reasoner.safe_text import printable
-from reasoner.scoring.compose import check_rewards
+from reasoner.scoring.composition import check_rewards
 from reasoner.scoring.service import ScoringService
-from reasoner.settings.layers import layer_of
-from reasoner.settings.messages import explain
 
 Reward = str | RewardSource | Mapping[str, Any]
 """a registered source's name, a function marked with `@reward`, or an entry of `[[rewards]]` as a table, whose `source`

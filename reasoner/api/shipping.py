@@ -42,8 +42,8 @@ from reasoner.api.sources import (
     source_of_function,
 )
 from reasoner.errors import UserError
-from reasoner.rewards_api import RewardSource
-from reasoner.secrets import HIDDEN, redact, why_secret
+from reasoner.io.redaction import HIDDEN, redact, why_secret
+from reasoner.plugins.reward_api import RewardSource
 
 LARGEST = 1_000_000
 """characters of one value"""

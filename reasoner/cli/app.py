@@ -7,23 +7,9 @@ from typing import Annotated
 import typer
 
 from reasoner import __version__
-from reasoner.cli import (
-    algorithms,
-    config,
-    doctor,
-    eval,
-    export,
-    node,
-    plan,
-    plugins,
-    report,
-    rewards,
-    run,
-    runs,
-    score,
-    serve,
-    tasks,
-)
+from reasoner.cli.inspect import algorithms, config, plugins, rewards, tasks
+from reasoner.cli.results import eval, export, report, runs, score
+from reasoner.cli.train import doctor, node, plan, run, serve
 from reasoner.sandbox.permission import permit_unsandboxed
 
 WORK = "Train and evaluate"

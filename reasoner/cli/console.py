@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from reasoner.secrets import redact
-from reasoner.terminal import SafeConsole
+from reasoner.io.redaction import redact
+from reasoner.io.terminal import SafeConsole
 
 
 def out() -> SafeConsole:

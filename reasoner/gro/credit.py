@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reasoner.gro.inputs import Inputs, masked
 from reasoner.gro.kl import reward_penalty
-from reasoner.gro.terms import (
+from reasoner.gro.spec.terms import (
     GROUP_BASELINES,
     KL,
     Advantage,

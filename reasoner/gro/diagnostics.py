@@ -45,8 +45,8 @@ class Diagnostics:
         return Diagnostics(**joined)
 
     def metrics(self, weight: float, counted_tokens: int) -> dict[str, float]:
-        """The figures of a step without their prefix (`reasoner.reporting.metrics` documents them). What is a mean over
-        weighed tokens, or pairs, is left out of a step that had none.
+        """The figures of a step without their prefix (`reasoner.monitoring.metrics` documents them). What is a mean
+        over weighed tokens, or pairs, is left out of a step that had none.
 
         Args:
             weight: lambda of the term.

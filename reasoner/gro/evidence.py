@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reasoner.gro.inputs import masked
-from reasoner.gro.terms import Evidence
+from reasoner.gro.spec.terms import Evidence
 
 NEARLY_CERTAIN = -1e-4
 """mean log-probability above which log-odds grow no further: at p = 1 they are infinite, their gradient too"""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reasoner.gro.inputs import Inputs, masked
-from reasoner.gro.terms import KL
+from reasoner.gro.spec.terms import KL
 
 
 def kl_estimate(estimator: str, u: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from reasoner.gro.evidence import NEARLY_CERTAIN
-from reasoner.gro.terms import (
+from reasoner.gro.spec.terms import (
     Clip,
     CustomLink,
     Divergence,

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reasoner.gro.corrections import correction
 from reasoner.gro.credit import credit
 from reasoner.gro.diagnostics import Diagnostics
 from reasoner.gro.evidence import bounded, of_responses
+from reasoner.gro.importance import correction
 from reasoner.gro.inputs import Inputs, masked
 from reasoner.gro.kl import kl_estimate
 from reasoner.gro.links import link
 from reasoner.gro.pairs import mine
-from reasoner.gro.terms import Term
+from reasoner.gro.spec.terms import Term
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from reasoner.gro.terms import Pairing
+from reasoner.gro.spec.terms import Pairing
 
 
 def mine(spec: Pairing, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:

@@ -21,17 +21,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reasoner.config import LearningConfig
+from reasoner.config.config import LearningConfig
+from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.distributed.sharding import shares_of, spread_logprobs
 from reasoner.errors import UserError
-from reasoner.learning.backbone import Backbone, Dtype
-from reasoner.learning.inputs import Inputs, policy_mask
+from reasoner.learning.batching.inputs import Inputs, policy_mask
+from reasoner.learning.batching.packing import MicroBatch, Row
 from reasoner.learning.learner import Accumulated, StepResult
+from reasoner.learning.model.backbone import Backbone, Dtype
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
-from reasoner.learning.packing import MicroBatch, Row
-from reasoner.learning.spread import shares_of, spread_logprobs
-from reasoner.ranks import ALONE, Ranks
+from reasoner.models.tensor_files import io_errors
 from reasoner.records import Group, Response
-from reasoner.weights import io_errors
 
 ValueWeightFunction = Callable[[Sequence[int], Tensor], Tensor]
 """`(rows, values_RT) -> - dL/dV (R, T)`: rows, padding and mask as in `learner.WeightFunction`"""

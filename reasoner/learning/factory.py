@@ -6,13 +6,13 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasoner.config import Config
+from reasoner.config.config import Config
+from reasoner.distributed.ranks import Ranks
 from reasoner.errors import MissingDependencyError
-from reasoner.learning.deepspeed_settings import deepspeed_settings
-from reasoner.ranks import Ranks
+from reasoner.learning.deepspeed.settings import deepspeed_settings
 
 if TYPE_CHECKING:
-    from reasoner.learning.deepspeed_engine import DeepspeedLearner
+    from reasoner.learning.deepspeed.engine import DeepspeedLearner
     from reasoner.learning.torch_engine import TorchLearner
 
 
@@ -71,7 +71,7 @@ def open_learner(
             checkpoint=checkpoint,
             lora=config.lora,
         )
-    from reasoner.learning.deepspeed_engine import DeepspeedLearner
+    from reasoner.learning.deepspeed.engine import DeepspeedLearner
 
     return DeepspeedLearner(
         folder,

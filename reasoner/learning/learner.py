@@ -17,7 +17,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from reasoner.learning.packing import MicroBatch
+from reasoner.learning.batching.packing import MicroBatch
 from reasoner.records import Group, Response
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reasoner.config import LearningConfig
+from reasoner.config.config import LearningConfig
+from reasoner.distributed.ranks import Ranks
 from reasoner.errors import RunError
 from reasoner.learning.learner import StepResult
 from reasoner.learning.schedule import learning_rate
-from reasoner.ranks import Ranks
-from reasoner.weights import read_files, write_shards
+from reasoner.models.tensor_files import read_files, write_shards
 
 TRAINED = "model"
 """folder of a checkpoint with the weights, in Hugging Face format, or those of the adapter alone; before the first

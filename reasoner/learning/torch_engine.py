@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from reasoner.config import LearningConfig, LoraConfig
-from reasoner.learning.backbone import Dtype
+from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.learning.batching.packing import MicroBatch
+from reasoner.learning.batching.weighing import weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
+from reasoner.learning.model.backbone import Dtype
+from reasoner.learning.model.policy import TorchPolicy
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
-from reasoner.learning.packing import MicroBatch
-from reasoner.learning.policy import TorchPolicy
-from reasoner.learning.weighing import weigh_batch
 from reasoner.records import Group, Response
 
 

@@ -10,17 +10,17 @@ from math import isfinite, nan
 from operator import itemgetter
 from pathlib import Path
 
-from reasoner.bounded_files import LARGE_BYTES, is_there
-from reasoner.codec import read_jsonl
+from reasoner.io.bounded_files import LARGE_BYTES, is_there
+from reasoner.io.serialization import read_jsonl
+from reasoner.monitoring.alarms import Warned
+from reasoner.monitoring.lines import alerts
+from reasoner.monitoring.summary import PHASES, REST, time_by_phase, verdicts
+from reasoner.report.charts.series import Series
+from reasoner.report.charts.svg import Bars
 from reasoner.report.choose import RolloutFile, rollout_files
 from reasoner.report.compare import Comparison, before_and_after, between, settings
 from reasoner.report.panels import Panel, Section, Spread, evaluation_panels, panels
-from reasoner.report.series import Series
-from reasoner.report.svg import Bars
-from reasoner.reporting.alarms import Warned
-from reasoner.reporting.lines import alerts
-from reasoner.reporting.summary import PHASES, REST, time_by_phase, verdicts
-from reasoner.runs.saved import SavedRun, read_runs
+from reasoner.runs.reader import SavedRun, read_runs
 
 _SHARE = re.compile(r"([\d.]+)%")
 

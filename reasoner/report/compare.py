@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reasoner.evaluation import Difference, Estimate, Evaluation, compare, is_loss, why_not_comparable
+from reasoner.evaluation.metrics import Difference, Estimate, Evaluation, compare, is_loss, why_not_comparable
 from reasoner.runs.folder import Evaluated
-from reasoner.runs.saved import SavedRun
+from reasoner.runs.reader import SavedRun
 
 Tone = Literal["better", "worse", "changed", "neutral"]
 """`changed`: beyond noise, and neither better nor worse; `neutral`: within noise"""

@@ -21,16 +21,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import reasoner
-from reasoner.evaluation import Estimate
-from reasoner.report import svg
+from reasoner.evaluation.metrics import Estimate
+from reasoner.monitoring.format import duration, interval
+from reasoner.report.charts import svg
+from reasoner.report.charts.series import Series, thin
+from reasoner.report.charts.svg import Bars
 from reasoner.report.collect import Report, RunReport
 from reasoner.report.compare import Comparison, when
 from reasoner.report.panels import Panel
-from reasoner.report.series import Series, thin
-from reasoner.report.svg import Bars
 from reasoner.report.tiles import overview, tiles
 from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, homeless, p_value, resumptions, short, versions
-from reasoner.reporting.format import duration, interval
 
 SCRIPTS = ("text.js", "charts.js", "filter.js", "tokens.js", "group.js", "form.js", "browser.js", "main.js")
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reasoner.report.series import Series, half_width, series
-from reasoner.reporting.lines import figure, label
-from reasoner.reporting.metrics import Unit, find
+from reasoner.monitoring.lines import figure, label
+from reasoner.monitoring.metrics import Unit, find
+from reasoner.report.charts.series import Series, half_width, series
 from reasoner.runs.folder import Evaluated
+from reasoner.runs.reader import SavedRun
 from reasoner.runs.rollouts import GroupIndex
-from reasoner.runs.saved import SavedRun
 
 Section = Literal["curves", "objective", "other"]
 Spread = Mapping[int, Sequence[GroupIndex]]

@@ -7,9 +7,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasoner.bounded_files import LARGE_BYTES, parse_json, read_text
 from reasoner.errors import DataError
-from reasoner.models import local_file
+from reasoner.io.bounded_files import LARGE_BYTES, parse_json, read_text
+from reasoner.models.resolve import local_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from reasoner.bounded_files import LARGEST
-from reasoner.codec import read_parquet
 from reasoner.errors import DataError
+from reasoner.io.bounded_files import LARGEST
+from reasoner.io.serialization import read_parquet
 from reasoner.records import Component, Failure, Problem, Response, Rollout
 from reasoner.report.choose import Chosen
 from reasoner.report.pieces import Pieces

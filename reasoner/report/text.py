@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from math import nan
 
+from reasoner.monitoring.format import duration, interval, number, sparkline, thirds
+from reasoner.monitoring.lines import label
+from reasoner.monitoring.metrics import find, headline
 from reasoner.report.collect import Report, RunReport
 from reasoner.report.compare import Comparison, when
 from reasoner.report.tiles import overview
 from reasoner.report.words import ABOUT_EVALUATION, ended, homeless, p_value, resumptions, short, versions
-from reasoner.reporting.format import duration, interval, number, sparkline, thirds
-from reasoner.reporting.lines import label
-from reasoner.reporting.metrics import find, headline
-from reasoner.runs.saved import SavedRun
+from reasoner.runs.reader import SavedRun
 
 _ESCAPES = {"\\": "\\\\", "`": "\\`", "*": "\\*", "|": "\\|", "<": "&lt;", "&": "&amp;"}
 TREND = 24

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import nan
 
-from reasoner.evaluation import is_held_out
+from reasoner.evaluation.metrics import is_held_out
+from reasoner.monitoring.format import duration, interval, number, thirds
+from reasoner.monitoring.lines import label
+from reasoner.monitoring.metrics import find, headline
+from reasoner.monitoring.summary import SAID
 from reasoner.report.collect import Report, RunReport
 from reasoner.report.compare import Row, Tone
 from reasoner.report.words import method, short
-from reasoner.reporting.format import duration, interval, number, thirds
-from reasoner.reporting.lines import label
-from reasoner.reporting.metrics import find, headline
-from reasoner.reporting.summary import SAID
-from reasoner.runs.saved import SavedRun
+from reasoner.runs.reader import SavedRun
 
 MOST = 4
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from reasoner.reporting.format import duration
-from reasoner.reporting.lines import figure
-from reasoner.runs.saved import SavedRun
+from reasoner.monitoring.format import duration
+from reasoner.monitoring.lines import figure
+from reasoner.runs.reader import SavedRun
 
 ABOUT_CURVES = (
     "Bands: 95% t-interval of the mean over the step's problems. With many steps the thin line is the steps, the thick "

@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from reasoner.atomic import replace_text
 from reasoner.errors import DataError, UserError
-from reasoner.report import TOKENS, svg
+from reasoner.io.atomic_files import replace_text
+from reasoner.io.safe_text import printable
+from reasoner.report import TOKENS
+from reasoner.report.charts import svg
 from reasoner.report.choose import choose
 from reasoner.report.collect import Report, collect
 from reasoner.report.page import Responses, render
 from reasoner.report.pieces import Pieces, load_pieces
 from reasoner.report.responses import Browsable
 from reasoner.report.text import as_markdown
-from reasoner.runs.saved import SavedRun
-from reasoner.safe_text import printable
+from reasoner.runs.reader import SavedRun
 
 Format = Literal["html", "md"]
 Progress = Callable[[str], None]

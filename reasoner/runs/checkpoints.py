@@ -15,20 +15,19 @@ was committed before it was begun. Nothing in it is a pickle.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from reasoner.atomic import remove_folder, replacing_folder
-from reasoner.bounded_files import LARGE_BYTES, check_entries, read_bytes
-from reasoner.codec import from_json, to_json
 from reasoner.errors import DataError
+from reasoner.io.atomic_files import remove_folder, replacing_folder
+from reasoner.io.bounded_files import LARGE_BYTES, check_entries, read_bytes
+from reasoner.io.serialization import from_json, to_json
+from reasoner.models.run_models import CHECKPOINTS, checkpoint_folder, checkpoint_steps
 from reasoner.runs.checksums import sha256_of_all
 
 MANIFEST = "manifest.json"
-_NAME = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +53,16 @@ class Checkpoints:
     """The checkpoints below a run folder."""
 
     def __init__(self, run_folder: Path) -> None:
-        self.folder = run_folder / "checkpoints"
+        self.folder = run_folder / CHECKPOINTS
+        self._run_folder = run_folder
 
     def steps(self) -> list[int]:
         """The steps that have one, in order; none of them was verified."""
-        entries = self.folder.iterdir() if self.folder.exists() else ()
-        return sorted(int(match[1]) for entry in entries if (match := _NAME.fullmatch(entry.name)))
+        return checkpoint_steps(self._run_folder)
 
     def at(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
-        return self.folder / f"step-{step:06}"
+        return checkpoint_folder(self._run_folder, step)
 
     @contextmanager
     def writing(self, step: int) -> Iterator[Path]:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reasoner.codec import to_json
-from reasoner.weight_files import weight_files
+from reasoner.io.serialization import to_json
+from reasoner.models.weight_files import weight_files
 
 MODEL_FILES = (".json", ".txt", ".model", ".jinja", ".py")
 """endings of the files of a model that are read beside its weights"""

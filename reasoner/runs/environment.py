@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 import reasoner
-from reasoner.secrets import redact
+from reasoner.io.redaction import redact
 
 
 def describe(chosen: Mapping[str, str]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reasoner.bounded_files import is_folder, is_there
 from reasoner.errors import UserError, nearest
-from reasoner.runs.saved import PLAN, is_run
+from reasoner.io.bounded_files import is_folder, is_there
+from reasoner.runs.reader import PLAN, is_run
 
 RUNS = Path("runs")
 """where runs are unless told otherwise (run.output)"""

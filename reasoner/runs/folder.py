@@ -6,7 +6,7 @@
         environment.json    versions, hardware, what was chosen and why, at the last start
         starts.jsonl        one `Start` per start, with its environment
         status.json         running, finished, stopped, interrupted or failed, and why; steps and seconds so far
-        metrics.jsonl       one object per committed step (`reasoner.reporting.metrics` names the keys)
+        metrics.jsonl       one object per committed step (`reasoner.monitoring.metrics` names the keys)
         evaluations.jsonl   one `Evaluated` per evaluation
         warnings.jsonl      one object per warning: step, name, what was seen, what to try
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
@@ -32,21 +32,21 @@ from shlex import quote
 from types import TracebackType
 from typing import Any, Self
 
-from reasoner.atomic import append_line, replace_text, replacing_folder, sync
-from reasoner.bounded_files import LARGEST, SMALL_BYTES, parse_json, read_lines, read_object
-from reasoner.codec import read_jsonl, to_json, write_parquet
 from reasoner.errors import DataError, RunError, UserError, state_after
-from reasoner.evaluation import Evaluation
+from reasoner.evaluation.metrics import Evaluation
+from reasoner.io.atomic_files import append_line, replace_text, replacing_folder, sync
+from reasoner.io.bounded_files import LARGEST, SMALL_BYTES, parse_json, read_lines, read_object
+from reasoner.io.folder_lock import Lock
+from reasoner.io.redaction import redact
+from reasoner.io.safe_text import printable
+from reasoner.io.serialization import read_jsonl, to_json, write_parquet
+from reasoner.models.run_models import FOLDER, record_step
 from reasoner.records import Rollout, Suspect
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.clock import Clock
 from reasoner.runs.environment import describe, now
-from reasoner.runs.lock import Lock
-from reasoner.runs.model import FOLDER, record_step
 from reasoner.runs.rollouts import storable_rollouts
 from reasoner.runs.starts import ENVIRONMENT, record_start
-from reasoner.safe_text import printable
-from reasoner.secrets import redact
 
 CONFIG, IDENTITY, LOG = "config.toml", "identity.json", "log.txt"
 METRICS_BYTES = 2 * 2**30

@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from reasoner.bounded_files import SMALL_BYTES, is_folder, is_there, read_object
-from reasoner.codec import to_json
-from reasoner.errors import DataError, UserError
-from reasoner.runs.checkpoints import Checkpoints
+from reasoner.errors import UserError
+from reasoner.io.bounded_files import is_there
+from reasoner.models.run_models import model_folders
 
 if TYPE_CHECKING:
-    from reasoner.evaluation import Evaluation
-    from reasoner.runs.saved import SavedRun
+    from reasoner.evaluation.metrics import Evaluation
+    from reasoner.runs.reader import SavedRun
 
-FOLDER, RECORD = "model", "run.json"
 Which = int | Literal["last", "best"]
 
 
@@ -64,37 +62,6 @@ def run_model(run: SavedRun, which: Which = "last") -> RunModel:
             f"run.checkpoint_every say what is kept). There are those after step {_listed(there)}: --step {max(there)}."
         )
     return RunModel(step, there[step])
-
-
-def model_folders(run_folder: Path) -> dict[int, Path]:
-    """Step -> the folder with the weights after it, in order; `model/` before a checkpoint of the same step."""
-    checkpoints = Checkpoints(run_folder)
-    found = {step: checkpoints.at(step) / FOLDER for step in checkpoints.steps()}
-    found = {step: folder for step, folder in found.items() if is_folder(folder)}
-    step = recorded_step(run_folder / FOLDER)
-    if step is not None:
-        found[step] = run_folder / FOLDER
-    return dict(sorted(found.items()))
-
-
-def record_step(model_folder: Path, step: int) -> None:
-    """Write into a model's folder after which step of its run it is."""
-    (model_folder / RECORD).write_text(to_json({"step": step}) + "\n", encoding="utf-8")
-
-
-def recorded_step(model_folder: Path) -> int | None:
-    """What `record_step` wrote; None: nothing did.
-
-    Raises:
-        DataError: something else is there.
-    """
-    file = model_folder / RECORD
-    if not is_there(file):
-        return None
-    step = read_object(file, SMALL_BYTES).get("step")
-    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise DataError(f"{file} does not name the step that the model is of")
-    return step
 
 
 def best_steps(evaluations: Mapping[int, Evaluation]) -> list[int]:

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reasoner.bounded_files import LARGEST
-from reasoner.codec import read_columns, unstorable
 from reasoner.errors import DataError
+from reasoner.io.bounded_files import LARGEST
+from reasoner.io.serialization import read_columns, unstorable
 from reasoner.records import Rollout, ScoredGroup
 
 MAX_WHY = 500

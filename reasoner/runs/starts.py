@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reasoner.atomic import append_line, replace_text
-from reasoner.bounded_files import LARGE_BYTES
-from reasoner.codec import first_mistake, read_jsonl, to_json
 from reasoner.errors import DataError
+from reasoner.io.atomic_files import append_line, replace_text
+from reasoner.io.bounded_files import LARGE_BYTES
+from reasoner.io.serialization import first_mistake, read_jsonl, to_json
 from reasoner.runs.environment import now
 
 ENVIRONMENT = "environment.json"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
+
+Progress = Callable[[int, int], None]
+"""`(responses done, responses in all)`"""
 
 
 class Sampler(Protocol):
@@ -41,7 +44,8 @@ class Sampler(Protocol):
         ...
 
     def load(self, folder: Path, version: int) -> Receipt:
-        """Take the weights in `folder` (`reasoner.weights`) and forget everything computed with the old ones."""
+        """Take the weights in `folder` (`reasoner.models.tensor_files`) and forget everything computed with the old
+        ones."""
         ...
 
     def sleep(self) -> None:
@@ -59,3 +63,12 @@ class Sampler(Protocol):
     def __enter__(self) -> Sampler: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+def counted(groups: Iterable[Group], total: int, progress: Progress, done: int = 0) -> Iterator[Group]:
+    """The groups as they pass, with `progress` told how many of `total` responses there are so far, `done` before."""
+    progress(done, total)
+    for group in groups:
+        done += len(group.responses)
+        progress(done, total)
+        yield group

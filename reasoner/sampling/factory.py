@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from reasoner.config import Config, SamplingConfig
+from reasoner.config.config import Config, SamplingConfig
+from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
-from reasoner.model_size import ModelSize, why_not_spread
-from reasoner.models import has_recurrent_layers, read_config
-from reasoner.parsing import read_model_json
-from reasoner.ranks import ALONE, Ranks
+from reasoner.io.parsing import read_model_json
+from reasoner.models.resolve import has_recurrent_layers, read_config
+from reasoner.models.size import ModelSize, why_not_spread
+from reasoner.models.weight_files import INDEX, SINGLE, weight_files
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.vllm_messages import ADAPTER_RANKS, Start
-from reasoner.weight_files import INDEX, SINGLE, weight_files
+from reasoner.sampling.vllm.messages import ADAPTER_RANKS, Start
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
 """responses drawn at once: above these a step takes longer by as much as it yields more"""
@@ -53,8 +53,8 @@ def open_sampler(
     """
     max_model_len = longest or longest_of(config)
     if config.sampling.mode == "server":
-        from reasoner.sampling.server import ServerSampler
-        from reasoner.sampling.server_check import Wanted
+        from reasoner.sampling.server.compatibility import Wanted
+        from reasoner.sampling.server.sampler import ServerSampler
 
         return ServerSampler(
             config.sampling.servers,
@@ -66,11 +66,11 @@ def open_sampler(
             ranks=ranks,
         )
     if choose_engine(config.sampling) == "vllm":
-        from reasoner.sampling.vllm_engine import VllmSampler
+        from reasoner.sampling.vllm.engine import VllmSampler
 
         start = start_of(config, folder, max_model_len)
         return VllmSampler(replace(start, adapter_rank=adapter_rank, devices=devices), log)
-    from reasoner.sampling.hf_engine import HfSampler
+    from reasoner.sampling.transformers import HfSampler
 
     device = _device(config)
     return HfSampler(

@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from reasoner.config import mistake_of_temperature
+from reasoner.config.config import mistake_of_temperature
+from reasoner.data.prompts.thinking import MARKS, opened_at_end
 from reasoner.errors import DataError, SamplerError
-from reasoner.parsing import read_model_json
+from reasoner.io.parsing import read_model_json
 from reasoner.records import FinishReason, Prompt, Response, SamplingParams
-from reasoner.thinking import MARKS, opened_at_end
 
 NOT_FINITE = (
     "the model's logits are not finite: its weights hold NaN or infinite numbers, or overflow in this number format "

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 from reasoner.errors import ConfigError, MissingDependencyError, nearest
+from reasoner.sandbox.backends.bubblewrap import bubblewrap
+from reasoner.sandbox.backends.sandlock import sandlock
+from reasoner.sandbox.backends.unsandboxed import unsandboxed
 from reasoner.sandbox.base import Sandbox, SandboxError
-from reasoner.sandbox.bubblewrap import bubblewrap
 from reasoner.sandbox.proof import answers, prove
-from reasoner.sandbox.sandlock import sandlock
-from reasoner.sandbox.unsandboxed import unsandboxed
 
 BACKENDS = {"bubblewrap": bubblewrap, "sandlock": sandlock}
 """best first: bubblewrap hides everything else where sandlock forbids it, and starts faster (docs/code.md)"""
@@ -59,7 +59,7 @@ def _proven(name: str) -> Sandbox | str:
 
 @cache
 def _service(url: str) -> Sandbox:
-    from reasoner.sandbox.http import HttpSandbox  # every command imports this file, few need HTTP
+    from reasoner.sandbox.backends.http import HttpSandbox  # every command imports this file, few need HTTP
 
     try:
         sandbox = HttpSandbox(url)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TypeVar
 
-from reasoner import watchdog
-from reasoner.reaping import kill
-from reasoner.run_marker import MARKER
+from reasoner.processes import watchdog
+from reasoner.processes.run_marker import MARKER
+from reasoner.processes.subreaper import kill
 from reasoner.sandbox.base import Limits, SandboxError
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.pipes import Pipes, await_gate, open_gate

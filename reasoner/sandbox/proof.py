@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoner.run_marker import MARKER
+from reasoner.processes.run_marker import MARKER
+from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.sandbox.base import Limits, Outcome, Sandbox
 from reasoner.sandbox.interpreter import ISOLATED, PYTHON, hidden_paths, readable_paths
-from reasoner.scratch_folders import ScratchFolder
 
 _LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=256, processes=8, scratch_mb=8)
 _LONGEST_DEADLINE_S = 5.0

@@ -8,8 +8,8 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 
+from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.sandbox.base import FILE_BYTES
-from reasoner.scratch_folders import ScratchFolder
 
 _DEEPEST = 64
 """levels of folders"""

@@ -5,6 +5,6 @@
     service.py, call.py <--  host.py, pool.py              <--- worker.py
                      JSON lines (wire.py) over pipes       JSON lines over one socket each
 
-`process.py` starts and ends the host, `reasoner.reaping` ends process trees. Free of processes: `compose.py`
-(components to reward), `cache.py` (equal calls) and `tally.py` (counts, failure rate).
+`process.py` starts and ends the host, `reasoner.processes.subreaper` ends process trees. Free of processes:
+`compose.py` (components to reward), `cache.py` (equal calls) and `tally.py` (counts, failure rate).
 """

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.config.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError
 from reasoner.records import Group, ScoredGroup
 from reasoner.scoring.cache import Cache
-from reasoner.scoring.call import Call, Shared
-from reasoner.scoring.process import HostProcess
-from reasoner.scoring.tally import SourceStatistics, Tally
-from reasoner.scoring.wire import CANCEL, Plan, Traits, load_start
+from reasoner.scoring.score_call import Call, Shared
+from reasoner.scoring.statistics import SourceStatistics, Tally
+from reasoner.scoring.workers.host_process import HostProcess
+from reasoner.scoring.workers.protocol import CANCEL, Plan, Traits, load_start
 
 
 class ScoringService:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reasoner import Problem, Response, Score, reward
-from reasoner.remote import RemoteError, Service, Url, secret, shown
+from reasoner.io.http_json import RemoteError, Service, Url, secret, shown
 
 VERSION = 1
 """of the schema; docs/http-reward.md is its specification"""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from reasoner import Problem, Response, Score, after_thinking, reward
 from reasoner.errors import UserError, nearest
-from reasoner.remote import DECODER, Service, Url, secret, shown
+from reasoner.io.http_json import DECODER, Service, Url, secret, shown
 
 NAMES = ("question", "response", "answer")
 """what a rubric may show"""

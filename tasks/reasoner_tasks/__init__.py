@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reasoner import hookimpl
-from reasoner.hookspecs import Generator
+from reasoner.plugins.hookspecs import Generator
 
 
 @hookimpl

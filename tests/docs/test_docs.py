@@ -12,10 +12,10 @@ import pytest
 from typer.main import get_command
 
 from reasoner.cli.app import app
-from reasoner.config import Config
-from reasoner.reporting.alarms import RULES
-from reasoner.settings import load_config
-from reasoner.settings.schema import keys_of
+from reasoner.config.config import Config
+from reasoner.loading import load_config
+from reasoner.loading.introspection import keys_of
+from reasoner.monitoring.alarms import RULES
 from scripts.document import written
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import reasoner
-from reasoner.settings import load_config
+from reasoner.loading import load_config
 from tests.made_up import made_up_run
 from tests.notebook import Cells, sources
 

@@ -11,9 +11,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from reasoner.cli.app import app
-from reasoner.plugins import build_manager, reward_sources
+from reasoner.loading import load_config
+from reasoner.plugins.manager import build_manager, reward_sources
 from reasoner.records import Message, Problem, Response, Score
-from reasoner.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

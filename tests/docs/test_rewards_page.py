@@ -13,8 +13,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from reasoner import Message, Problem, Response, RewardSource, Score
-from reasoner.cases import load_cases
-from reasoner.config import RewardConfig
+from reasoner.config.config import RewardConfig
+from reasoner.testing.cases import load_cases
 from reasoner_rewards import language, register_rewards
 from reasoner_rewards.math import math
 

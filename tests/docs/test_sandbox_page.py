@@ -11,9 +11,9 @@ import pytest
 
 from reasoner.errors import MissingDependencyError
 from reasoner.sandbox import Limits, open_sandbox
+from reasoner.sandbox.backends.http import _DIALECTS
 from reasoner.sandbox.base import End
 from reasoner.sandbox.choose import BACKENDS
-from reasoner.sandbox.http import _DIALECTS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "code.md").read_text(encoding="utf-8")
 SECTION = PAGE[PAGE.index("## The sandbox\n") : PAGE.index("## Tasks\n")]

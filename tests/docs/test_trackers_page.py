@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.plugins import build_manager, trackers
-from reasoner.reporting.tracking import check_trackers
-from reasoner.trackers_api import TrackedRun
+from reasoner.monitoring.tracking import check_trackers
+from reasoner.plugins.manager import build_manager, trackers
+from reasoner.plugins.tracker_api import TrackedRun
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "trackers.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))

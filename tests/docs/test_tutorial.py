@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.settings import load_config
+from reasoner.loading import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")

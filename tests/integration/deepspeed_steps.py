@@ -21,15 +21,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reasoner.config import LearningConfig, LoraConfig
+from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.distributed.ranks import PATIENCE, Ranks
+from reasoner.distributed.sharding import Policy
 from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction, Weights
-from reasoner.learning.policy import Dtype
-from reasoner.learning.spread import Policy
-from reasoner.ranks import PATIENCE, Ranks
+from reasoner.learning.model.policy import Dtype
+from reasoner.models.tensor_files import read_files
 from reasoner.records import Group
-from reasoner.weights import read_files
 from tests.ragged import ragged_groups
 
 SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
@@ -145,7 +145,7 @@ def publish_on_a_full_disk(learner: Learner, output: Path) -> None:
         raise OSError(errno.ENOSPC, "full", str(folder))
 
     try:
-        with patch("reasoner.learning.backbone.write_weights", write_weights):
+        with patch("reasoner.learning.model.backbone.write_weights", write_weights):
             learner.publish(output)
         found = 0
     except OSError as error:
@@ -180,8 +180,8 @@ def first_moments(named: Sequence[tuple[str, Tensor]], state: Callable[[Tensor],
 
 def main(model: Path, output: Path) -> None:
     """Every spread, one after the other."""
-    from reasoner.learning.deepspeed_engine import DeepspeedLearner
-    from reasoner.ranks import open_ranks
+    from reasoner.distributed.ranks import open_ranks
+    from reasoner.learning.deepspeed.engine import DeepspeedLearner
 
     with open_ranks("cpu") as ranks:
         if ranks.count > 1:

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from reasoner.processes import guard_processes, interruptible
+from reasoner.processes.lifetime import guard_processes, interruptible
+from reasoner.processes.run_marker import MARKER
+from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
-from reasoner.run_marker import MARKER
-from reasoner.sampling.vllm_engine import VllmSampler
-from reasoner.sampling.vllm_messages import Start
-from reasoner.scratch_folders import ScratchFolder
+from reasoner.sampling.vllm.engine import VllmSampler
+from reasoner.sampling.vllm.messages import Start
 
 ORPHAN = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
 

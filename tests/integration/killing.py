@@ -23,11 +23,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from reasoner.opening import open_stages
+from reasoner.loading import load_config
 from reasoner.pipeline import train
-from reasoner.runs.changes import load_resumed
-from reasoner.runs.resume import Resume
-from reasoner.settings import load_config
+from reasoner.runs.resuming.resume import Resume
+from reasoner.runs.resuming.rules import load_resumed
+from reasoner.training.build import open_stages
 from tests.tiny import build_tiny_model
 
 LASTING = ("fsync", "rename", "replace", "unlink")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reasoner import hookimpl
-from reasoner.learning.deepspeed_engine import DeepspeedLearner
-from reasoner.learning.packing import MicroBatch
+from reasoner.learning.batching.packing import MicroBatch
+from reasoner.learning.deepspeed.engine import DeepspeedLearner
 
 if "RANK" in os.environ:
     os.environ["NOTING_RANK"] = os.environ["RANK"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from reasoner.processes import guard_processes
+from reasoner.processes.lifetime import guard_processes
 from reasoner.sandbox import ISOLATED, PYTHON, Limits
 from reasoner.sandbox.choose import BACKENDS
 

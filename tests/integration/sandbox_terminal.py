@@ -12,8 +12,8 @@ import sys
 import termios
 
 from reasoner.sandbox import ISOLATED, PYTHON, Limits
+from reasoner.sandbox.backends.unsandboxed import unsandboxed
 from reasoner.sandbox.choose import BACKENDS
-from reasoner.sandbox.unsandboxed import unsandboxed
 
 PROGRAM = b"""
 import fcntl, os, termios

@@ -3,7 +3,7 @@
 import os
 
 from reasoner import Problem, Response, Score, hookimpl, reward
-from reasoner.rewards_api import RewardSource
+from reasoner.plugins.reward_api import RewardSource
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, open_sandbox
 
 

@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from torch import Tensor
 
-from reasoner import ranks
+from reasoner.distributed import ranks
 from reasoner.learning.learner import Weights
-from reasoner.update import Objective
+from reasoner.training.update import Objective
 
 if "RANK" in os.environ:  # it is not there any more where this file is executed again
     os.environ["STOPPING_RANK"] = os.environ["RANK"]

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from reasoner.ahead import Ahead
-from reasoner.codec import read_parquet
 from reasoner.errors import ConfigError, HandoverError, SamplerError
-from reasoner.evaluation import Progress
-from reasoner.fresh import Fresh
-from reasoner.opening import open_stages
+from reasoner.io.serialization import read_parquet
+from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import Group, Message, Problem, Receipt, Rollout
 from reasoner.runs.folder import read_metrics
-from reasoner.sampling.hf_engine import HfSampler
-from reasoner.settings import load_config
+from reasoner.sampling.base import Progress
+from reasoner.sampling.transformers import HfSampler
+from reasoner.training.build import open_stages
+from reasoner.training.prefetch import Ahead
+from reasoner.training.rollout import Fresh
 from tests.integration.killing import PLUGIN
 from tests.integration.test_resume import OneTrial, check_equal, one_trial, only, write_task
 from tests.tiny import build_tiny_model

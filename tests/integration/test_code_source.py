@@ -10,15 +10,15 @@ from typing import Any
 import numpy
 import pytest
 
-from reasoner.cases import score_cases
-from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.config.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, MissingDependencyError
 from reasoner.records import Component, Problem, Score
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, SandboxError, open_sandbox, permitted_sandbox
 from reasoner.sandbox.permission import ALLOWED
-from reasoner.scoring.compose import verdict
+from reasoner.scoring.composition import verdict
 from reasoner.scoring.service import ScoringService
 from reasoner.testing import Case, check_source, make_problem, make_response
+from reasoner.testing.cases import score_cases
 from reasoner_rewards.code import source
 from reasoner_rewards.code.process import Allowance
 from reasoner_rewards.code.source import code

@@ -17,12 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reasoner.config import LoraConfig
+from reasoner.config.config import LoraConfig
+from reasoner.distributed.ranks import ALONE
+from reasoner.distributed.sharding import shares_of
 from reasoner.learning.critic import HEAD_FILE
-from reasoner.learning.policy import Dtype
-from reasoner.learning.spread import shares_of
+from reasoner.learning.model.policy import Dtype
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.ranks import ALONE
 from tests.integration import deepspeed_steps
 from tests.integration.deepspeed_steps import (
     BATCHES,

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from reasoner.__main__ import main
-from reasoner.codec import read_parquet
+from reasoner.io.folder_lock import Lock
+from reasoner.io.serialization import read_parquet
 from reasoner.records import Rollout
-from reasoner.runs.lock import Lock
-from reasoner.sampling.hf_engine import HfSampler
+from reasoner.sampling.transformers import HfSampler
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -188,7 +188,7 @@ def test_the_threshold_and_the_problems_that_the_source_applies_to_decide_the_fi
 KILL = f"""
 import os, signal, sys
 from reasoner.__main__ import main
-from reasoner.evals.folder import EvaluationFolder
+from reasoner.benchmarks.folder import EvaluationFolder
 commit, committed = EvaluationFolder.commit, []
 def killing(self, part, group):
     if len(committed) == {PROBLEMS + 5}:
@@ -278,7 +278,7 @@ def test_an_interruption_says_how_to_go_on(
     def interrupt(*ignored: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reasoner.evals.loop.open_sampler", interrupt)
+    monkeypatch.setattr("reasoner.benchmarks.loop.open_sampler", interrupt)
     stopped = cli(folder / "sums.toml")
     assert stopped.code == 130
     assert f"to go on from here: reasoner eval --resume {only(tmp_path)}" in stopped.out
@@ -316,7 +316,7 @@ def test_what_has_changed_since_is_not_mixed_in(cli: Cli, folder: Path, killed: 
 def test_what_is_wrong_is_said_before_anything_is_loaded(
     cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reasoner.evals.loop.open_sampler", None)
+    monkeypatch.setattr("reasoner.benchmarks.loop.open_sampler", None)
     task, base = folder / "sums.toml", folder / "base"
     (folder / "other").mkdir(exist_ok=True)
     shutil.copy(task, folder / "other" / "sums.toml")

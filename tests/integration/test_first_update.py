@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from reasoner.config import LearningConfig
-from reasoner.gro.presets import PRESETS
+from reasoner.config.config import LearningConfig
+from reasoner.gro.spec.presets import PRESETS
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Batch, ScoredGroup
-from reasoner.update import ActiveTerm, update
+from reasoner.training.update import ActiveTerm, update
 from tests.architectures import build
 from tests.model_trials import plain_model
 from tests.ragged import make_group

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.codec import read_parquet
-from reasoner.opening import open_stages
+from reasoner.io.serialization import read_parquet
+from reasoner.loading import load_config
 from reasoner.pipeline import train
-from reasoner.plugins import build_manager, registrations
+from reasoner.plugins.manager import build_manager, registrations
 from reasoner.records import Rollout
-from reasoner.settings import load_config
+from reasoner.training.build import open_stages
 from tests.command import Cli
 from tests.tiny import build_tiny_model
 

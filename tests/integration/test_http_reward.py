@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from reasoner import Message, Problem, Response, Score
-from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.config.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, UserError
+from reasoner.io.http_json import RemoteError
 from reasoner.records import Group
-from reasoner.remote import RemoteError
-from reasoner.scoring.compose import verdict
+from reasoner.scoring.composition import verdict
 from reasoner.scoring.service import ScoringService
 from reasoner_rewards.http import http
 from tests.integration.misbehaving_server import Act, answer, computed, cut, drop, huge, raw, serving, slow

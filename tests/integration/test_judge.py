@@ -15,11 +15,12 @@ from urllib.parse import quote
 
 import pytest
 
-from reasoner import Message, Problem, Response, Score, remote
-from reasoner.config import RewardConfig, ScoringConfig
+from reasoner import Message, Problem, Response, Score
+from reasoner.config.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, UserError
+from reasoner.io import http_json as remote
+from reasoner.io.http_json import RemoteError
 from reasoner.records import Group
-from reasoner.remote import RemoteError
 from reasoner.scoring.service import ScoringService
 from reasoner_rewards.judge import judge
 from tests.integration.misbehaving_server import Act, answer, computed, cut, drop, huge, raw, serving, slow

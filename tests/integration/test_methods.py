@@ -13,19 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reasoner.codec import read_parquet
 from reasoner.errors import DataError, ScoringError
-from reasoner.gro.presets import PRESETS
-from reasoner.handover import Gap, check_gap
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.io.serialization import read_parquet
 from reasoner.learning.learner import Learner
-from reasoner.material import load_material
-from reasoner.opening import open_stages
+from reasoner.loading import load_config
 from reasoner.pipeline import train
+from reasoner.planning.resources import load_material
 from reasoner.records import Group, Rollout
 from reasoner.runs.folder import read_evaluations
-from reasoner.sampling.hf_engine import HfSampler
-from reasoner.settings import load_config
-from reasoner.update import update
+from reasoner.sampling.transformers import HfSampler
+from reasoner.training.build import open_stages
+from reasoner.training.update import update
+from reasoner.training.weight_sync import Gap, check_gap
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -154,8 +154,8 @@ def test_offline_training_evaluates_on_the_problems_of_the_task_and_on_what_is_h
 
 @pytest.mark.parametrize("preset", ["dpo", "kto", "sft"])
 def test_without_a_sampler_held_out_rows_are_measured(preset: str, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reasoner.opening.open_sampler", never)
-    monkeypatch.setattr("reasoner.opening.ScoringService", never)
+    monkeypatch.setattr("reasoner.training.build.open_sampler", never)
+    monkeypatch.setattr("reasoner.training.build.ScoringService", never)
     source = {"dpo": "pairs", "kto": "labelled", "sft": "demos"}[preset]
     sets = ["data.eval=none", "data.holdout=0.25", f"data.{source}.per_step=3", "evaluation={every=1}", "run.steps=3"]
     folder, _ = run(task, f"gro.preset={preset}", *sets)
@@ -175,8 +175,8 @@ def never(*_: object, **__: object) -> None:
 def test_offline_training_without_an_evaluation_starts_neither_sampler_nor_scoring(
     task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reasoner.opening.open_sampler", never)
-    monkeypatch.setattr("reasoner.opening.ScoringService", never)
+    monkeypatch.setattr("reasoner.training.build.open_sampler", never)
+    monkeypatch.setattr("reasoner.training.build.ScoringService", never)
     folder, history = run(task, "gro.preset=dpo", "run.steps=12", "data.eval=none")
     assert read_evaluations(folder) == []
     assert history[-1]["term/dpo/accuracy"] == 1.0
@@ -353,7 +353,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from reasoner import hookimpl
-from reasoner.trackers_api import TrackerKind
+from reasoner.plugins.tracker_api import TrackerKind
 
 LOG = Path(__file__).with_name("events.jsonl")
 

@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from reasoner.processes import Interrupted, guard_processes, interruptible
-from reasoner.reaping import children
-from reasoner.watchdog import command, is_watchdog, marked, watch
+from reasoner.processes.lifetime import Interrupted, guard_processes, interruptible
+from reasoner.processes.subreaper import children
+from reasoner.processes.watchdog import command, is_watchdog, marked, watch
 from tests.tiny import build_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path: Path, with_vllm: bool, num
         assert wait_for(lambda: not Path(facts["scratch"]).exists(), 20)
 
 
-START = "from reasoner.processes import guard_processes\nwith guard_processes(): pass"
+START = "from reasoner.processes.lifetime import guard_processes\nwith guard_processes(): pass"
 
 
 def watchdog_of(pid: int) -> int:
@@ -126,15 +126,15 @@ def test_the_next_start_cleans_up_after_a_run_without_its_watchdog(tmp_path: Pat
 
 RANK = """
 import os, sys, time
-from reasoner.processes import guard_processes
-from reasoner.scratch_folders import ScratchFolder
+from reasoner.processes.lifetime import guard_processes
+from reasoner.processes.scratch_folders import ScratchFolder
 with guard_processes():
     print(ScratchFolder("weights").path, flush=True)
     time.sleep(600)
 """
 LAUNCHER = f"""
 import subprocess, sys, time
-from reasoner.processes import guard_processes
+from reasoner.processes.lifetime import guard_processes
 with guard_processes():
     subprocess.Popen([sys.executable, "-c", {RANK!r}])
     time.sleep(600)

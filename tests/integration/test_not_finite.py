@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.codec import read_parquet
 from reasoner.errors import RunError
-from reasoner.opening import open_stages
+from reasoner.io.serialization import read_parquet
+from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import Suspect
 from reasoner.runs.folder import read_metrics
-from reasoner.settings import load_config
+from reasoner.training.build import open_stages
 from tests.tiny import build_tiny_model
 
 PLUGIN = """
 from reasoner import hookimpl
-from reasoner.gro.algorithms import Algorithms
+from reasoner.gro.spec.registry import Algorithms
 
 calls = 0
 

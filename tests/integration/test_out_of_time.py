@@ -11,12 +11,12 @@ import pytest
 
 from reasoner import __main__
 from reasoner.errors import OutOfTimeError
-from reasoner.opening import open_stages
+from reasoner.loading import load_config
 from reasoner.pipeline import train
-from reasoner.runs.changes import load_resumed
 from reasoner.runs.folder import read_metrics
-from reasoner.runs.resume import Resume
-from reasoner.settings import load_config
+from reasoner.runs.resuming.resume import Resume
+from reasoner.runs.resuming.rules import load_resumed
+from reasoner.training.build import open_stages
 from tests.tiny import build_tiny_model
 
 TASK = """
@@ -53,7 +53,7 @@ def test_a_run_that_is_out_of_time_is_saved_and_goes_on(
     with open_stages(whole) as stages:
         model = train(stages)
     clock = count(60, 60)  # whenever the run looks at the time, another minute has passed
-    monkeypatch.setattr("reasoner.stages.seconds_since_start", lambda: float(next(clock)))
+    monkeypatch.setattr("reasoner.training.trainer.seconds_since_start", lambda: float(next(clock)))
     limited = load_config(task, sets=[f"run.output={tmp_path / 'runs'}", "run.max_hours=0.06"])
     with pytest.raises(OutOfTimeError, match=r"run.max_hours = 0.06"), open_stages(limited) as stages:
         train(stages)

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from reasoner.config import RewardConfig, ScoringConfig
-from reasoner.data import Stream
-from reasoner.fresh import Drawer
+from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.data.problems import Stream
+from reasoner.loading import load_config
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
 from reasoner.scoring.service import ScoringService
-from reasoner.settings import load_config
+from reasoner.training.rollout import Drawer
 
 PLUGIN = str(Path(__file__).with_name("misbehaving_rewards.py"))
 GROUPS, SAMPLES = 6, 4

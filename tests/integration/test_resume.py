@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from reasoner.codec import read_parquet
 from reasoner.errors import RunError, ScoringError, UserError
-from reasoner.opening import open_stages
+from reasoner.io.serialization import read_parquet
+from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import Rollout
-from reasoner.runs.changes import load_resumed
 from reasoner.runs.folder import read_evaluations, read_metrics
-from reasoner.runs.resume import Resume
+from reasoner.runs.resuming.resume import Resume
+from reasoner.runs.resuming.rules import load_resumed
 from reasoner.runs.starts import read_starts
-from reasoner.settings import load_config
+from reasoner.training.build import open_stages
 from tests.integration.killing import PLUGIN, TRIALS, Trial
 from tests.integration.test_methods import TASK
 from tests.tiny import build_tiny_model

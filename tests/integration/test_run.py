@@ -15,13 +15,13 @@ import psutil
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasoner.codec import read_parquet
-from reasoner.export import export
+from reasoner.io.serialization import read_parquet
+from reasoner.monitoring.format import duration
 from reasoner.records import Rollout
-from reasoner.reporting.format import duration
+from reasoner.report.model_card import export
 from reasoner.runs.folder import read_evaluations, read_metrics
 from reasoner.runs.model import run_model
-from reasoner.runs.saved import read_run
+from reasoner.runs.reader import read_run
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow

@@ -17,19 +17,19 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.config.config import RewardConfig, ScoringConfig
 from reasoner.errors import MissingDependencyError
+from reasoner.processes.scratch_folders import remove_abandoned
 from reasoner.records import Group, Message, Problem, Response
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, open_sandbox
+from reasoner.sandbox.backends.local import LocalSandbox
 from reasoner.sandbox.base import End
 from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
 from reasoner.sandbox.family import Family
-from reasoner.sandbox.local import LocalSandbox
 from reasoner.sandbox.pipes import GATE, Pipes, ending
 from reasoner.sandbox.proof import survivors
 from reasoner.sandbox.scratch import Scratch
 from reasoner.scoring.service import ScoringService
-from reasoner.scratch_folders import remove_abandoned
 
 
 def working() -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from reasoner import remote
 from reasoner.errors import ConfigError
-from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, SandboxError, http, open_sandbox
-from reasoner.sandbox.http import HttpSandbox
+from reasoner.io import http_json as remote
+from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, SandboxError, open_sandbox
+from reasoner.sandbox.backends import http
+from reasoner.sandbox.backends.http import HttpSandbox
 from tests.integration.misbehaving_server import Act, Script, answer, computed, cut, drop, huge, raw, serving, slow
 
 PROGRAM = [PYTHON, *ISOLATED, "main.py"]

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from reasoner.cases import make_problem, make_response
-from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.config.config import RewardConfig, ScoringConfig
 from reasoner.errors import ScoringError
 from reasoner.records import Component, Group
-from reasoner.scoring import call
+from reasoner.scoring import score_call as call
 from reasoner.scoring.cache import Cache
 from reasoner.scoring.service import ScoringService
-from reasoner.scoring.tally import Tally
-from reasoner.scoring.wire import COMMON, Traits
+from reasoner.scoring.statistics import Tally
+from reasoner.scoring.workers.protocol import COMMON, Traits
+from reasoner.testing.cases import make_problem, make_response
 from tests.integration.untidy_rewards import CHANGES, SET_BACK, SHARED
 
 PLUGIN = str(Path(__file__).with_name("untidy_rewards.py"))

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from reasoner.evaluation import Estimate, Evaluation
-from reasoner.plugins import Events, build_manager, trackers
-from reasoner.reporting.tracking import Trackers, preflight_trackers
+from reasoner.evaluation.metrics import Estimate, Evaluation
+from reasoner.plugins.manager import Events, build_manager, trackers
+from reasoner.monitoring.tracking import Trackers, preflight_trackers
 
 folder, configured, said = Path(sys.argv[1]), json.loads(sys.argv[2]), []
 settings = {"task": "sums", "run": {"seed": 3}, "judge": {"api_key": "sk-very-secret"}}

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from reasoner.codec import read_parquet
+from reasoner.benchmarks import session
 from reasoner.errors import UserError
-from reasoner.evals import session
-from reasoner.material import load_material
-from reasoner.opening import open_stages
+from reasoner.io.serialization import read_parquet
+from reasoner.loading import Resolved, load_config
 from reasoner.pipeline import train
+from reasoner.planning.resources import load_material
 from reasoner.records import Response, Rollout
-from reasoner.settings import Resolved, load_config
+from reasoner.training.build import open_stages
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow

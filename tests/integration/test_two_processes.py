@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from reasoner.config import LearningConfig
-from reasoner.gro.presets import PRESETS
-from reasoner.gro.terms import KL
+from reasoner.config.config import LearningConfig
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.gro.spec.terms import KL
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Batch, ScoredGroup
-from reasoner.update import ActiveTerm, Objective, Prepared
+from reasoner.training.update import ActiveTerm, Objective, Prepared
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model
 

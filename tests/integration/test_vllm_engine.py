@@ -15,19 +15,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasoner.canary import Canary
-from reasoner.config import LearningConfig, LoraConfig
+from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.distributed.ranks import ALONE
 from reasoner.errors import HandoverError, SamplerError
-from reasoner.handover import Publisher, check_gap, gap_limit, hand_over, verify_gap
 from reasoner.learning.adapter import write_adapter
 from reasoner.learning.learner import Learner
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.ranks import ALONE
+from reasoner.models.tensor_files import read_files, write_weights
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
-from reasoner.sampling.hf_engine import HfSampler
-from reasoner.sampling.vllm_engine import VllmSampler
-from reasoner.sampling.vllm_messages import Start
-from reasoner.weights import read_files, write_weights
+from reasoner.sampling.transformers import HfSampler
+from reasoner.sampling.vllm.engine import VllmSampler
+from reasoner.sampling.vllm.messages import Start
+from reasoner.training.guards.canary import Canary
+from reasoner.training.weight_sync import Publisher, check_gap, gap_limit, hand_over, verify_gap
 from tests import architectures
 from tests.tiny import build_tiny_model
 
@@ -153,7 +153,7 @@ def test_greedy_responses_are_those_of_the_transformers_sampler(sampler: VllmSam
 def test_the_same_seed_gives_the_same_responses(sampler: VllmSampler, folder: Path) -> None:
     first, again, other = (
         {g.problem.id: g for g in sampler.sample(prompts(folder), 6, SamplingParams(1.0, 32, seed=seed))}
-        for seed in (2**63 - 1, 2**63 - 1, 8)  # the largest that `reasoner.seeds` gives
+        for seed in (2**63 - 1, 2**63 - 1, 8)  # the largest that `reasoner.distributed.seeds` gives
     )
     assert first == again
     assert first != other

@@ -18,15 +18,15 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from reasoner.canary import Canary
-from reasoner.config import LearningConfig
+from reasoner.config.config import LearningConfig
+from reasoner.distributed.ranks import ALONE
 from reasoner.errors import SamplerError
-from reasoner.handover import SavedModel, check_gap, hand_over
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.ranks import ALONE
 from reasoner.records import Group, SamplingParams
-from reasoner.sampling.server import ServerSampler
-from reasoner.sampling.server_check import Wanted
+from reasoner.sampling.server.compatibility import Wanted
+from reasoner.sampling.server.sampler import ServerSampler
+from reasoner.training.guards.canary import Canary
+from reasoner.training.weight_sync import SavedModel, check_gap, hand_over
 from tests import architectures
 from tests.integration.test_vllm_engine import LIMIT, Reference, gap_of, prompts
 

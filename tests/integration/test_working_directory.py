@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.child_python import boot_command, module_command
 from reasoner.errors import RunError
-from reasoner.sampling import serving, vllm_process
-from reasoner.sampling.vllm_messages import Start
-from reasoner.sampling.vllm_process import HostProcess
+from reasoner.processes.child_python import boot_command, module_command
+from reasoner.sampling.server import serve as serving
+from reasoner.sampling.vllm import process as vllm_process
+from reasoner.sampling.vllm.messages import Start
+from reasoner.sampling.vllm.process import HostProcess
 from tests.integration.test_ranks import SSH
 from tests.integration.test_run import TASK
 from tests.tiny import build_tiny_model

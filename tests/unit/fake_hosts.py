@@ -11,7 +11,7 @@ import time
 from multiprocessing.connection import Connection
 
 from reasoner.errors import SamplerError
-from reasoner.sampling.vllm_messages import Close, Done, Draw, Start, failure
+from reasoner.sampling.vllm.messages import Close, Done, Draw, Start, failure
 
 
 def hang_at_start() -> None:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from reasoner.weights import Digest, read_weights
+from reasoner.models.tensor_files import Digest, read_weights
 
 Json = dict[str, Any]
 

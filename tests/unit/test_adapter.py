@@ -11,14 +11,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from reasoner.config import LearningConfig, LoraConfig
+from reasoner.config.config import LearningConfig, LoraConfig
 from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.learning.adapter import WithoutAdapter, adapted
-from reasoner.learning.backbone import Dtype
 from reasoner.learning.learner import Weights
+from reasoner.learning.model.backbone import Dtype
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.weight_files import read_shapes
-from reasoner.weights import Digest, read_files, read_weights
+from reasoner.models.tensor_files import Digest, read_files, read_weights
+from reasoner.models.weight_files import read_shapes
 from tests.architectures import build
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from reasoner.evaluation import Estimate, Evaluation
-from reasoner.reporting.alarms import BACK, QUIET, RULES, Evaluations, History, Warned, Watch
-from reasoner.settings.schema import keys_of
+from reasoner.evaluation.metrics import Estimate, Evaluation
+from reasoner.loading.introspection import keys_of
+from reasoner.monitoring.alarms import BACK, QUIET, RULES, Evaluations, History, Warned, Watch
 
 CURVES = [
     json.loads(line) for line in (Path(__file__).parent / "cases" / "curves.jsonl").read_text("utf-8").splitlines()

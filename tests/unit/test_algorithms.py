@@ -15,18 +15,18 @@ import tomli_w
 import torch
 from typer.testing import CliRunner
 
-from reasoner import hookspecs
-from reasoner import plugins as hooks
 from reasoner.cli.app import app
-from reasoner.config import Config, TermConfig
+from reasoner.config.config import Config, TermConfig
 from reasoner.errors import ConfigError, UserError
-from reasoner.gro.algorithms import BUILT_IN
 from reasoner.gro.inputs import Inputs
 from reasoner.gro.objective import credit_of, plan, weigh
-from reasoner.gro.presets import PRESETS, Weighted
-from reasoner.gro.terms import Clip, CustomCredit, Term
-from reasoner.settings import Resolved, load_config, term_table, to_toml
-from reasoner.settings.schema import annotation_at
+from reasoner.gro.spec.presets import PRESETS, Weighted
+from reasoner.gro.spec.registry import BUILT_IN
+from reasoner.gro.spec.terms import Clip, CustomCredit, Term
+from reasoner.loading import Resolved, load_config, term_table, to_toml
+from reasoner.loading.introspection import annotation_at
+from reasoner.plugins import hookspecs
+from reasoner.plugins import manager as hooks
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "plugins" / "tanh_grpo.py"
@@ -442,8 +442,8 @@ def test_the_weights_of_a_plugin_s_method_are_what_its_formulas_say(tmp_path: Pa
 
 TAKEN = """
 from reasoner import hookimpl
-from reasoner.gro.algorithms import Algorithms
-from reasoner.gro.presets import PRESETS
+from reasoner.gro.spec.registry import Algorithms
+from reasoner.gro.spec.presets import PRESETS
 
 @hookimpl
 def register_algorithms():
@@ -451,7 +451,7 @@ def register_algorithms():
 """
 NEEDY = """
 from reasoner import hookimpl
-from reasoner.gro.algorithms import Algorithms
+from reasoner.gro.spec.registry import Algorithms
 
 @hookimpl
 def register_algorithms():

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from reasoner.applicability import why_nothing_is_judged, why_nothing_is_rewarded
-from reasoner.config import Config, EvaluationConfig, RewardConfig
-from reasoner.evaluation import Criterion, summarise
+from reasoner.config.config import Config, EvaluationConfig, RewardConfig
+from reasoner.evaluation.metrics import Criterion, summarise
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
+from reasoner.training.guards.applicability import why_nothing_is_judged, why_nothing_is_rewarded
 
 FAILED = Failure("x", "error", "503", 0.1)
 RESPONSE = Response("x", (1,), (True,), (0.0,), "stop", 0)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.bounded_files import (
+from reasoner.errors import DataError
+from reasoner.io.bounded_files import (
     check_entries,
     open_regular,
     parse_json,
@@ -22,12 +23,11 @@ from reasoner.bounded_files import (
     read_object,
     read_text,
 )
-from reasoner.errors import DataError
-from reasoner.parsing import MAX_DEPTH, parse_toml
+from reasoner.io.folder_lock import is_going
+from reasoner.io.parsing import MAX_DEPTH, parse_toml
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.find import list_runs
-from reasoner.runs.lock import is_going
-from reasoner.runs.saved import disk_use, read_run, read_runs
+from reasoner.runs.reader import disk_use, read_run, read_runs
 from tests.made_up import made_up_run
 from tests.unit.test_strangers import SHOWN, deadline
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from reasoner.canary import PERTURBED, Canary, families_of
-from reasoner.config import LearningConfig, LoraConfig
+from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.distributed.ranks import ALONE
 from reasoner.errors import HandoverError
-from reasoner.handover import gap_limit, hand_over
 from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.ranks import ALONE
 from reasoner.records import Message, Problem, Prompt, Receipt, SamplingParams
-from reasoner.sampling.hf_engine import HfSampler
+from reasoner.sampling.transformers import HfSampler
+from reasoner.training.guards.canary import PERTURBED, Canary, families_of
+from reasoner.training.weight_sync import gap_limit, hand_over
 from tests.architectures import build
 
 Dtype = Literal["float32", "bfloat16"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from reasoner.chat_probe import TurnEnd
-from reasoner.chat_renderer import ChatRenderer
-from reasoner.config import PromptConfig
+from reasoner.config.config import PromptConfig
+from reasoner.data.prompts.chat import ChatRenderer
+from reasoner.data.prompts.chat_probe import TurnEnd
+from reasoner.data.prompts.renderer import open_renderer, render
 from reasoner.errors import ConfigError
-from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, Problem, SamplingParams
 from tests import chat_templates as some
 from tests.chat_templates import chat_tokenizer

@@ -14,16 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from reasoner.config import LearningConfig, LoraConfig
+from reasoner.config.config import LearningConfig, LoraConfig
 from reasoner.errors import ConfigError, DataError, HandoverError, RunError, UserError
-from reasoner.handover import SavedModel
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.model_files import write_model
-from reasoner.model_loading import check_weights, load_model
-from reasoner.sampling.hf_engine import HfSampler
-from reasoner.weight_files import INDEX, read_shapes
-from reasoner.weights import read_files, write_weights
+from reasoner.models.files import write_model
+from reasoner.models.loading import check_weights, load_model
+from reasoner.models.tensor_files import read_files, write_weights
+from reasoner.models.weight_files import INDEX, read_shapes
+from reasoner.sampling.transformers import HfSampler
+from reasoner.training.weight_sync import SavedModel
 from tests.architectures import build
 
 Tensors = dict[str, Tensor]
@@ -334,7 +334,7 @@ def test_a_folder_without_settings_of_generation_gets_those_of_its_configuration
 def test_many_files_have_an_index_and_what_was_lost_or_added_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("reasoner.weights.SHARD_BYTES", 16)
+    monkeypatch.setattr("reasoner.models.tensor_files.SHARD_BYTES", 16)
     tensors = {"a": torch.ones(4), "b": torch.zeros(3), "c": torch.ones(1)}
     expected = {name: list(value.shape) for name, value in tensors.items()}
     write_model(tmp_path, tensors.items(), expected)

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from reasoner.ahead import Ahead
-from reasoner.checkpointing import SCORING, STATE_FILE, Keeper
-from reasoner.config import RunConfig
+from reasoner.config.config import RunConfig
+from reasoner.distributed.ranks import ALONE, Ranks, part_of
 from reasoner.errors import DataError, RunError
-from reasoner.evaluation import Estimate, Evaluation
-from reasoner.ranks import ALONE, Ranks, part_of
+from reasoner.evaluation.metrics import Estimate, Evaluation
 from reasoner.runs.checkpoints import MANIFEST, Checkpoints
 from reasoner.runs.folder import Run, open_run
+from reasoner.training.checkpointing import SCORING, STATE_FILE, Keeper
+from reasoner.training.prefetch import Ahead
 
 
 def write(checkpoints: Checkpoints, step: int) -> Path:

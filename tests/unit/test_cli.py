@@ -13,12 +13,12 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from reasoner import __version__
-from reasoner.checks import Check
-from reasoner.cli import doctor as doctor_command
-from reasoner.config import Config
+from reasoner.cli.train import doctor as doctor_command
+from reasoner.config.config import Config
+from reasoner.doctor.check import Check
 from reasoner.errors import RunError
-from reasoner.runs.resume import Resume
-from reasoner.settings import Resolved, load_config
+from reasoner.loading import Resolved, load_config
+from reasoner.runs.resuming.resume import Resume
 from tests.command import Cli, Outcome
 
 
@@ -121,7 +121,7 @@ def test_a_dry_run_says_what_would_be_done_and_loads_nothing(
     cli: Cli, rows: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("reasoner.models._convert", None)
+    monkeypatch.setattr("reasoner.models.resolve._convert", None)
     sets = ["--set", f"data.train.path={rows}", "--set", f"data.eval.path={rows}", "--set", "sampling.engine=hf"]
     refused = cli("run", "math-gsm8k", "--profile", "laptop", "--dry-run", *sets)
     assert (refused.code, refused.out) == (2, "")
@@ -167,17 +167,17 @@ def test_a_dry_run_finds_what_is_wrong_with_the_data(cli: Cli) -> None:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A stand-in for `reasoner.opening` that hands the configuration through; no report is written."""
+    """A stand-in for `reasoner.training.build` that hands the configuration through; no report is written."""
 
     @contextlib.contextmanager
     def open_stages(resolved: Resolved, resume: Resume | None) -> Iterator[SimpleNamespace]:
         assert resume is None
         yield SimpleNamespace(config=resolved.config, run=SimpleNamespace(folder=Path("run")))
 
-    fake = ModuleType("reasoner.opening")
+    fake = ModuleType("reasoner.training.build")
     fake.open_stages = open_stages  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "reasoner.opening", fake)
-    monkeypatch.setattr("reasoner.cli.run.leaving_report", lambda: contextlib.nullcontext(lambda folder: None))
+    monkeypatch.setitem(sys.modules, "reasoner.training.build", fake)
+    monkeypatch.setattr("reasoner.cli.train.run.leaving_report", lambda: contextlib.nullcontext(lambda folder: None))
     return fake
 
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasoner import records
-from reasoner.codec import from_json, read_jsonl, read_parquet, to_json, write_jsonl, write_parquet
 from reasoner.errors import DataError
+from reasoner.io.serialization import from_json, read_jsonl, read_parquet, to_json, write_jsonl, write_parquet
 from reasoner.records import (
     Batch,
     Component,

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from reasoner.config import RewardConfig, ScoringConfig
-from reasoner.consistency import mistake_of_conditions
+from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config.consistency import mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError
-from reasoner.measure import rollout_metrics
+from reasoner.monitoring.metrics import find
+from reasoner.monitoring.step_metrics import rollout_metrics
+from reasoner.plugins.reward_api import RewardSource, reward
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, Score, ScoredGroup
-from reasoner.reporting.metrics import find
-from reasoner.rewards_api import RewardSource, reward
 from reasoner.scoring.cache import Cache, digest
-from reasoner.scoring.compose import (
+from reasoner.scoring.composition import (
     MAX_RESULT_BYTES,
     InvalidScoreError,
     Refused,
@@ -34,8 +34,8 @@ from reasoner.scoring.compose import (
     verdicts,
 )
 from reasoner.scoring.service import ScoringService
-from reasoner.scoring.tally import MIN_RESPONSES, Failed, Tally
-from reasoner.scoring.wire import (
+from reasoner.scoring.statistics import MIN_RESPONSES, Failed, Tally
+from reasoner.scoring.workers.protocol import (
     LineBuffer,
     Result,
     Traits,
@@ -690,7 +690,7 @@ def test_any_set_of_rewards_gives_what_the_simple_way_gives(
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reasoner.scoring.service.HostProcess", lambda plan: host)
-        patch.setattr("reasoner.scoring.call.BATCH_SIZE", 3)
+        patch.setattr("reasoner.scoring.score_call.BATCH_SIZE", 3)
         service = ScoringService(rewards, ScoringConfig(cache=cache, max_failure_rate=1.0))
         scored = {int(each.group.problem.id): each for each in service.score(groups)}
         statistics = service.statistics()

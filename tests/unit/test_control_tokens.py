@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from reasoner.config import PromptConfig
-from reasoner.control_tokens import ControlTokens, NotTextError
+from reasoner.config.config import PromptConfig
+from reasoner.data.prompts.control_tokens import ControlTokens, NotTextError
+from reasoner.data.prompts.renderer import open_renderer, prompt_ids, render
 from reasoner.errors import DataError
-from reasoner.prompts import open_renderer, prompt_ids, render
 from reasoner.records import Message, Problem
 from tests.chat_templates import CHATML, CONTROL, DEEPSEEK_R1, GEMMA, LLAMA_3, MISTRAL, PHI_3, SMOLLM, chat_tokenizer
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from reasoner.gro.credit import credit, informative, returns_and_advantages
 from reasoner.gro.inputs import Inputs
 from reasoner.gro.pairs import mine, units
-from reasoner.gro.terms import (
+from reasoner.gro.spec.terms import (
     KL,
     Advantage,
     Best,

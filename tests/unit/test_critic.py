@@ -19,12 +19,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from reasoner.config import LearningConfig
+from reasoner.config.config import LearningConfig
 from reasoner.errors import RunError, UserError
-from reasoner.learning import attention
-from reasoner.learning.backbone import Dtype, Packing
+from reasoner.learning.batching.packing import Sharing
 from reasoner.learning.critic import HEAD_FILE, TorchCritic, ValueWeightFunction
-from reasoner.learning.packing import Sharing
+from reasoner.learning.model import attention
+from reasoner.learning.model.backbone import Dtype, Packing
 from reasoner.records import Group
 from tests.ragged import make_response, ragged_groups
 from tests.tiny import build_tiny_model

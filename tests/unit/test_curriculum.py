@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasoner.curriculum import Curriculum
-from reasoner.data import Stream
+from reasoner.data.curriculum import Curriculum
+from reasoner.data.problems import Stream
 from reasoner.records import Message, Problem
 
 SIZE, PER_STEP, GROUP = 120, 8, 8

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasoner.config import DataConfig, PromptConfig, SourceConfig
-from reasoner.data import Cursor, Splits, Stream, load_problems, load_splits, open_template
+from reasoner.config.config import DataConfig, PromptConfig, SourceConfig
+from reasoner.data.decontamination import normal_text
+from reasoner.data.problems import Cursor, Splits, Stream, load_problems, load_splits, open_template
 from reasoner.errors import ConfigError, DataError, ReasonerError
-from reasoner.hub import hub_reachable
-from reasoner.overlap import normal_text
+from reasoner.models.hub import hub_reachable
 from reasoner.records import Message, Problem
 from reasoner_tasks.generators import gsm_symbolic
 
@@ -309,7 +309,7 @@ def test_the_stream_without_a_seed_keeps_the_order() -> None:
 
 def test_the_stream_does_not_depend_on_the_hash_seed() -> None:
     program = (
-        "from reasoner.data import Stream; from reasoner.records import Problem\n"
+        "from reasoner.data.problems import Stream; from reasoner.records import Problem\n"
         "problems = [Problem(str(n), (), '') for n in range(50)]\n"
         "print([p.id for p in Stream(problems, 5, 1, section='data.train', key='learning.problems_per_step').at(13)])"
     )

@@ -1,7 +1,7 @@
 import pytest
 
-from reasoner.deadline import RECENT, SPARE_S, Deadline
 from reasoner.errors import OutOfTimeError
+from reasoner.training.guards.time_limit import RECENT, SPARE_S, Deadline
 
 
 def laps(max_hours: float | None, seconds: list[float], save_s: float = 0.0, started: float = 0.0) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from reasoner.config import LearningConfig
+from reasoner.config.config import LearningConfig
 from reasoner.errors import ConfigError
-from reasoner.learning.deepspeed_settings import deepspeed_settings
+from reasoner.learning.deepspeed.settings import deepspeed_settings
 
 
 def settings(tmp_path: Path, theirs: Any = None, dtype: str = "float32", **learning: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from reasoner.gro.diagnostics import Diagnostics
 from reasoner.gro.inputs import Inputs
 from reasoner.gro.objective import credit_of, plan, weigh
-from reasoner.gro.presets import PRESETS
-from reasoner.gro.terms import Correction, Term
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.gro.spec.terms import Correction, Term
 
 T = 3
 

@@ -11,10 +11,11 @@ from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import pytest
 
-from reasoner import doctor, doctor_gpu
-from reasoner.checks import Check
-from reasoner.cli.doctor import _gathered
-from reasoner.doctor import examine
+from reasoner.cli.train.doctor import _gathered
+from reasoner.doctor import environment as doctor
+from reasoner.doctor import gpu as doctor_gpu
+from reasoner.doctor.check import Check
+from reasoner.doctor.environment import examine
 from reasoner.errors import MissingDependencyError
 from reasoner.sandbox import Sandbox, SandboxError, open_sandbox, running
 from reasoner.sandbox.proof import prove

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasoner.config import Config
+from reasoner.config.config import Config
 from reasoner.errors import UserError
-from reasoner.estimate import Estimate
-from reasoner.machine import GIB, Machine, planned_machine
-from reasoner.memory import TIGHT, cache_token_bytes
-from reasoner.model_size import ModelSize
-from reasoner.refusals import refuse_impossible
-from reasoner.settings import load_config
+from reasoner.loading import load_config
+from reasoner.models.size import ModelSize
+from reasoner.planning.estimate import Estimate
+from reasoner.planning.feasibility import refuse_impossible
+from reasoner.planning.memory import TIGHT, cache_token_bytes
+from reasoner.processes.machine import GIB, Machine, planned_machine
 
 SEVEN = ModelSize(
     7_600_000_000, 28, 3584, 18944, 152064, heads=28, kv_heads=4, head_size=128, context=32768, architecture="Qwen2"

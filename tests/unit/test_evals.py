@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from reasoner.chat_probe import TurnEnd
+from reasoner.benchmarks.check import check_engine
+from reasoner.benchmarks.parts import ALONE_SHARE, letters_of, prepare
+from reasoner.benchmarks.results import Result, as_json
+from reasoner.benchmarks.table import print_results
+from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.errors import SamplerError
-from reasoner.evals.check import check_engine
-from reasoner.evals.parts import ALONE_SHARE, letters_of, prepare
-from reasoner.evals.results import Result, as_json
-from reasoner.evals.table import print_results
-from reasoner.evaluation import Criterion, Evaluation, summarise
-from reasoner.learning.policy import TorchPolicy
-from reasoner.models import context_of
+from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
+from reasoner.learning.model.policy import TorchPolicy
+from reasoner.loading import load_config
+from reasoner.models.resolve import context_of
+from reasoner.models.run_models import record_step
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, SamplingParams, ScoredGroup
-from reasoner.runs.model import record_step
-from reasoner.settings import load_config
 from tests.architectures import build
 from tests.ragged import ragged_groups
 
@@ -159,7 +159,7 @@ def test_an_evaluation_has_the_gpu_for_itself_unless_told_otherwise(monkeypatch:
         seen.append(resolved.config.sampling.memory_share)
         raise InterruptedError
 
-    monkeypatch.setattr("reasoner.evals.parts.load_material", load)
+    monkeypatch.setattr("reasoner.benchmarks.parts.load_material", load)
     for sets in ([], ["sampling.memory_share=0.3"]):
         one = load_config("math-500", "gpu", sets=sets)
         with pytest.raises(InterruptedError):

@@ -8,23 +8,22 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from reasoner.codec import from_json, to_json
-from reasoner.config import Config, EvaluationConfig, RewardConfig
+from reasoner.config.config import Config, EvaluationConfig, RewardConfig
 from reasoner.errors import DataError, SamplerError
-from reasoner.evaluation import (
+from reasoner.evaluation.intervals import bootstrap, change_p, mean_interval, wilson
+from reasoner.evaluation.metrics import (
     Criterion,
     Difference,
     Estimate,
     Evaluation,
     compare,
-    evaluate,
     majority,
     pass_at,
     pass_rates,
     summarise,
     why_not_comparable,
 )
-from reasoner.intervals import bootstrap, change_p, mean_interval, wilson
+from reasoner.io.serialization import from_json, to_json
 from reasoner.records import (
     Component,
     Failure,
@@ -38,6 +37,7 @@ from reasoner.records import (
     SamplingParams,
     ScoredGroup,
 )
+from reasoner.training.evaluator import evaluate
 
 PARAMS = SamplingParams(temperature=0.0, max_tokens=4)
 

@@ -16,23 +16,23 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasoner import models
 from reasoner.__main__ import main
-from reasoner.atomic import append_line
-from reasoner.codec import to_json
-from reasoner.config import LearningConfig, LoraConfig
-from reasoner.end_of_turn import with_end_tokens
+from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.data.prompts.end_of_turn import with_end_tokens
 from reasoner.errors import DataError, UserError
-from reasoner.evaluation import Estimate, Evaluation
-from reasoner.export import export, model_card
+from reasoner.evaluation.metrics import Estimate, Evaluation
+from reasoner.io.atomic_files import append_line
+from reasoner.io.serialization import to_json
 from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.models import Origin, describe_model, origin, resolve_model
+from reasoner.loading import load_config, to_toml
+from reasoner.models import resolve as models
+from reasoner.models.resolve import Origin, describe_model, origin, resolve_model
+from reasoner.report.model_card import export, model_card
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import Evaluated, open_run
 from reasoner.runs.model import RunModel, run_model
-from reasoner.runs.saved import SavedRun, disk_use, read_run
-from reasoner.settings import load_config, to_toml
+from reasoner.runs.reader import SavedRun, disk_use, read_run
 from tests.command import Cli
 from tests.made_up import made_up_run
 from tests.ragged import ragged_groups

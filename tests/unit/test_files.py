@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reasoner import files
+from reasoner.data import readers as files
+from reasoner.data.readers import plain, read_file, stem_of_file
+from reasoner.data.row_report import RowError
 from reasoner.errors import DataError
-from reasoner.files import plain, read_file, stem_of_file
-from reasoner.row_report import RowError
 
 ROWS = [
     {"question": "One, or\ntwo?", "answer": "1"},

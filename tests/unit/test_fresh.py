@@ -11,17 +11,18 @@ from typing import Any, cast
 
 import pytest
 
-from reasoner.codec import read_parquet, write_parquet
-from reasoner.curriculum import Curriculum
-from reasoner.data import Stream
-from reasoner.fresh import Drawer, Fresh
-from reasoner.measure import rollout_metrics
-from reasoner.ranks import Ranks
+from reasoner.data.curriculum import Curriculum
+from reasoner.data.problems import Stream
+from reasoner.distributed.ranks import Ranks
+from reasoner.io.serialization import read_parquet, write_parquet
+from reasoner.loading import load_config
+from reasoner.monitoring.step_metrics import rollout_metrics
 from reasoner.records import Component, Group, Message, Problem, Prompt, Response, Rollout, SamplingParams, ScoredGroup
 from reasoner.runs.rollouts import to_rollouts
-from reasoner.settings import load_config
-from reasoner.spread import SpreadSampler, SpreadScorer
-from reasoner.stages import Stages
+from reasoner.sampling.sharded import SpreadSampler
+from reasoner.scoring.sharded import SpreadScorer
+from reasoner.training.rollout import Drawer, Fresh
+from reasoner.training.trainer import Stages
 from tests.unit.test_spread import on_ranks
 
 SIZE = 4

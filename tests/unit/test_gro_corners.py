@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from reasoner.gro.checks import mistake_of_term
 from reasoner.gro.inputs import Inputs
 from reasoner.gro.links import link
 from reasoner.gro.objective import credit_of, plan, weigh
-from reasoner.gro.presets import PRESETS
-from reasoner.gro.terms import (
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.gro.spec.terms import (
     KL,
     Advantage,
     Aggregation,
@@ -28,6 +27,7 @@ from reasoner.gro.terms import (
     Term,
     Truncate,
 )
+from reasoner.gro.spec.validation import mistake_of_term
 
 GRPO, DPO = PRESETS["grpo"].term, PRESETS["dpo"].term
 

@@ -17,8 +17,8 @@ from reasoner.gro.credit import returns_and_advantages
 from reasoner.gro.inputs import Inputs
 from reasoner.gro.links import link, slope_without_credit
 from reasoner.gro.objective import credit_of, plan, weigh
-from reasoner.gro.presets import PRESETS, Weighted
-from reasoner.gro.terms import (
+from reasoner.gro.spec.presets import PRESETS, Weighted
+from reasoner.gro.spec.terms import (
     KL,
     Advantage,
     Aggregation,

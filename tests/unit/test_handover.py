@@ -18,15 +18,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from reasoner.distributed.ranks import ALONE
 from reasoner.errors import HandoverError
-from reasoner.handover import Gap, check_gap, gap_limit, hand_over, verify_gap
 from reasoner.learning.learner import Learner
-from reasoner.machine import describe_handover
-from reasoner.ranks import ALONE
+from reasoner.models.tensor_files import Digest, check_room, count_weights, read_files, read_weights, write_weights
+from reasoner.processes.machine import describe_handover
 from reasoner.records import Group, Message, Problem, Receipt, Response
 from reasoner.sampling.base import Sampler
-from reasoner.stages import Stages
-from reasoner.weights import Digest, check_room, count_weights, read_files, read_weights, write_weights
+from reasoner.training.trainer import Stages
+from reasoner.training.weight_sync import Gap, check_gap, gap_limit, hand_over, verify_gap
 
 EMBEDDING = torch.arange(6.0).reshape(3, 2)
 WEIGHTS = {
@@ -110,7 +110,7 @@ def test_the_checksum_depends_neither_on_the_order_of_the_tensors_nor_on_the_fil
 ) -> None:
     checksum = write_weights(tmp_path, WEIGHTS.items())
     assert write_weights(tmp_path, reversed(WEIGHTS.items())) == checksum
-    monkeypatch.setattr("reasoner.weights.SHARD_BYTES", 1)
+    monkeypatch.setattr("reasoner.models.tensor_files.SHARD_BYTES", 1)
     (split := tmp_path / "split").mkdir()
     assert write_weights(split, WEIGHTS.items()) == checksum
     digest = Digest()
@@ -127,7 +127,7 @@ def test_no_more_than_one_file_of_weights_is_in_memory_while_they_are_written(
         for number in range(layers):
             yield f"layers.{number}", torch.from_numpy(np.full(layer // 4, number, dtype=np.float32))
 
-    monkeypatch.setattr("reasoner.weights.SHARD_BYTES", 4 * layer)
+    monkeypatch.setattr("reasoner.models.tensor_files.SHARD_BYTES", 4 * layer)
     tracemalloc.start()
     write_weights(tmp_path, gathered())
     _, peak = tracemalloc.get_traced_memory()
@@ -223,7 +223,7 @@ def test_what_keeps_the_weights_out_of_memory_is_said(
 def test_a_run_says_once_that_its_weights_do_not_go_through_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("reasoner.handover.why_not_in_memory", lambda: "/dev/shm is not there")
+    monkeypatch.setattr("reasoner.training.weight_sync.why_not_in_memory", lambda: "/dev/shm is not there")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     said: list[str] = []
     sampler = FakeSampler()
@@ -248,7 +248,7 @@ def test_a_run_says_once_that_its_weights_do_not_go_through_memory(
 def test_a_folder_that_cannot_take_the_weights_ends_the_run_with_its_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("reasoner.handover.why_not_in_memory", lambda: "it is not there")
+    monkeypatch.setattr("reasoner.training.weight_sync.why_not_in_memory", lambda: "it is not there")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     with pytest.raises(HandoverError, match=r"cannot be written to the folder for temporary files = '.*gone'"):
         hand_over(cast(Learner, FakeLearner()), cast(Sampler, FakeSampler()))

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from reasoner.evaluation import Estimate, Evaluation, compare
-from reasoner.gro.presets import PRESETS
-from reasoner.gro.terms import Source, Term
-from reasoner.held_out import AT_ONCE, HeldOut
-from reasoner.learning.spread import SpreadPolicy
-from reasoner.ranks import Ranks
+from reasoner.distributed.ranks import Ranks
+from reasoner.distributed.sharding import SpreadPolicy
+from reasoner.evaluation.metrics import Estimate, Evaluation, compare
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.gro.spec.terms import Source, Term
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
+from reasoner.training.held_out import AT_ONCE, HeldOut
 from tests.unit.test_spread import on_ranks
 
 BETA = 0.1

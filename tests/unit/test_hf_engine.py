@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.errors import HandoverError, SamplerError
+from reasoner.models.tensor_files import write_weights
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
-from reasoner.sampling.hf_engine import HfSampler
-from reasoner.weights import write_weights
+from reasoner.sampling.transformers import HfSampler
 from tests import architectures
 from tests.tiny import build_tiny_model
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reasoner.learning.logprobs import Head, token_logprobs
+from reasoner.learning.model.logprobs import Head, token_logprobs
 
 VOCABULARY, HIDDEN = 50, 6
 

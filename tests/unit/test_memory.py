@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from reasoner import machine, weights
-from reasoner.config import Config, LoraConfig
+from reasoner.config.config import Config, LoraConfig
 from reasoner.errors import UserError
-from reasoner.learning.policy import TorchPolicy
-from reasoner.machine import GIB, Machine, free_memory, planned_machine
-from reasoner.memory import (
+from reasoner.learning.model.policy import TorchPolicy
+from reasoner.loading import load_config
+from reasoner.models import tensor_files as weights
+from reasoner.models.size import ModelSize, find_size
+from reasoner.planning.memory import (
     BUCKET,
     SHARD_BYTES,
     Need,
@@ -33,9 +34,9 @@ from reasoner.memory import (
     published_bytes,
     step_tokens,
 )
-from reasoner.model_size import ModelSize, find_size
-from reasoner.opening import open_stages
-from reasoner.settings import load_config
+from reasoner.processes import machine
+from reasoner.processes.machine import GIB, Machine, free_memory, planned_machine
+from reasoner.training.build import open_stages
 from tests.architectures import build
 from tests.ragged import make_group
 from tests.tiny import build_tiny_model
@@ -88,7 +89,7 @@ def test_the_size_of_a_model_is_read_without_loading_it(tmp_path: Path) -> None:
 
 
 def test_a_model_whose_size_cannot_be_known_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reasoner.model_size.hub_reachable", lambda: False)
+    monkeypatch.setattr("reasoner.models.size.hub_reachable", lambda: False)
     with pytest.raises(UserError, match=r"Put its config\.json into a folder"):
         find_size("some/model-that-is-nowhere", None, False)
     with pytest.raises(UserError, match="there is no such folder"):
@@ -343,12 +344,12 @@ def test_a_run_without_memory_for_it_is_refused_before_anything_is_loaded(
     (tmp_path / "demos.jsonl").write_text('{"prompt": "say", "completion": "yes"}\n' * 8)
     (tmp_path / "trial.toml").write_text(TASK.format(folder=tmp_path))
     resolved = load_config(tmp_path / "trial.toml")
-    monkeypatch.setattr("reasoner.machine.free_memory", lambda device: {"memory": 10_000.0})
+    monkeypatch.setattr("reasoner.processes.machine.free_memory", lambda device: {"memory": 10_000.0})
     with pytest.raises(UserError, match="this run cannot work here"), open_stages(resolved):
         raise AssertionError("it was opened")
     assert not (tmp_path / "runs").exists()
     least = 16.0 * ModelSize.of(tmp_path / "tiny").parameters
-    monkeypatch.setattr("reasoner.machine.free_memory", lambda device: {"memory": least + 1})
+    monkeypatch.setattr("reasoner.processes.machine.free_memory", lambda device: {"memory": least + 1})
     with open_stages(resolved) as stages:
         log = (stages.run.folder / "log.txt").read_text()
     assert "WARNING: memory will be tight in the update" in log

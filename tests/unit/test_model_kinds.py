@@ -12,9 +12,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from reasoner.errors import RunError, UserError
-from reasoner.learning import attention
-from reasoner.learning.packing import Layout, Sharing
-from reasoner.learning.policy import TorchPolicy
+from reasoner.learning.batching.packing import Layout, Sharing
+from reasoner.learning.model import attention
+from reasoner.learning.model.policy import TorchPolicy
 from reasoner.records import Group
 from tests.architectures import build
 from tests.ragged import make_group, ragged_groups

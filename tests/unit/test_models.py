@@ -20,11 +20,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from reasoner import models
 from reasoner.errors import DataError, MissingDependencyError, UserError
-from reasoner.hub import hub_reachable, said_offline
-from reasoner.learning.policy import TorchPolicy
-from reasoner.models import (
+from reasoner.learning.model.policy import TorchPolicy
+from reasoner.models import resolve as models
+from reasoner.models.hub import hub_reachable, said_offline
+from reasoner.models.resolve import (
     Embedded,
     describe_model,
     embedded_gguf,
@@ -33,7 +33,7 @@ from reasoner.models import (
     resolve_device,
     resolve_model,
 )
-from reasoner.sampling.hf_engine import HfSampler
+from reasoner.sampling.transformers import HfSampler
 from tests.tiny import build_tiny_model
 
 SMOLLM = "embedded:smollm2-135m-instruct"

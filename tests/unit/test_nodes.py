@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from reasoner import board
-from reasoner.board import INTERRUPTED, End, open_board
-from reasoner.cli.run import _ranks_wanted
+from reasoner.cli.train.run import _ranks_wanted
+from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import UserError
-from reasoner.nodes import Host, Node, first_host, idle_nodes, read_hostfile, slurm_node
-from reasoner.ranks import ALONE, Ranks
-from reasoner.ssh import forwarded
+from reasoner.launch import coordination as board
+from reasoner.launch.cluster import Host, Node, first_host, idle_nodes, read_hostfile, slurm_node
+from reasoner.launch.coordination import INTERRUPTED, End, open_board
+from reasoner.launch.ssh import forwarded
 
 
 def test_a_hostfile(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from reasoner.config import OfflineConfig, PromptConfig
+from reasoner.config.config import OfflineConfig, PromptConfig
+from reasoner.data.decontamination import normal_text
+from reasoner.data.offline import Kind, OfflineData, load_offline
+from reasoner.data.prompts.renderer import open_renderer, render
+from reasoner.data.row_report import RowReport
 from reasoner.errors import ConfigError, DataError
-from reasoner.offline import Kind, OfflineData, load_offline
-from reasoner.overlap import normal_text
-from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, Problem, ScoredGroup
-from reasoner.row_report import RowReport
 from tests.tiny import CHAT_TEMPLATE, build_tiny_model
 
 PLAIN = PromptConfig()

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from reasoner.errors import ConfigError
-from reasoner.settings import load_config
-from reasoner.settings.other_names import RENAMED, renamed
-from reasoner.settings.schema import last_parts
+from reasoner.loading import load_config
+from reasoner.loading.introspection import last_parts
+from reasoner.loading.other_names import RENAMED, renamed
 from tests.unit.test_architecture import keys
 
 TABLES = {"rewards", "plugins", "trackers"}

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoner.learning.inputs import RowShape, flat_inputs, padded_inputs
-from reasoner.learning.packing import (
+from reasoner.learning.batching.inputs import RowShape, flat_inputs, padded_inputs
+from reasoner.learning.batching.packing import (
     MicroBatch,
     Row,
     Sharing,

@@ -21,7 +21,7 @@ def reasoner(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         raise MissingDependencyError("no sandbox for generated programs works here: install bubblewrap")
 
     monkeypatch.setattr("reasoner.sandbox.permission.open_sandbox", missing)
-    monkeypatch.setattr("reasoner.rehearsal.check_problems_of", lambda *_: {})  # no program is run
+    monkeypatch.setattr("reasoner.planning.rehearsal.check_problems_of", lambda *_: {})  # no program is run
     monkeypatch.setenv(ALLOWED, "1")  # as if a shell had left it
     return lambda *arguments: CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
 

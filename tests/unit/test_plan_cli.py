@@ -72,7 +72,7 @@ def test_a_plan_for_this_machine(cli: Cli, tmp_path: Path, monkeypatch: pytest.M
     assert "cpu, 1 rank" in text
     assert "at the hand-over" in text
     assert "through memory (/dev/shm)" in text
-    monkeypatch.setattr("reasoner.machine.MEMORY_FOLDER", tmp_path / "gone")
+    monkeypatch.setattr("reasoner.processes.machine.MEMORY_FOLDER", tmp_path / "gone")
     why = f"which is slower than memory: {tmp_path / 'gone'} is not there: mount a tmpfs on it"
     for command in (("plan",), ("plan", "--json"), ("run", "--dry-run")):
         told = cli(*command, "math-gsm8k", "--profile", "laptop", "--set", f"model.path={model}", *lengths)

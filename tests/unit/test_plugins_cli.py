@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from reasoner import plugins as hooks
-from reasoner.cases import Case, make_problem, make_response
 from reasoner.errors import ConfigError, UserError
-from reasoner.plugins import PluginError, build_manager, reward_sources
-from reasoner.scaffold import package_of, write_plugin
-from reasoner.settings import load_config
+from reasoner.loading import load_config
+from reasoner.plugins import manager as hooks
+from reasoner.plugins.manager import PluginError, build_manager, reward_sources
+from reasoner.plugins.scaffold import package_of, write_plugin
 from reasoner.testing import Checklist, check_source
+from reasoner.testing.cases import Case, make_problem, make_response
 from tests.command import Cli
 from tests.tiny import build_tiny_model
 
@@ -183,7 +183,7 @@ BROKEN = {
         "register_rewards failed: TypeError: a name must be text, got b'x'",
     ),
     "odd-method": (
-        "from reasoner import hookimpl\nfrom reasoner.gro.algorithms import Algorithms\n"
+        "from reasoner import hookimpl\nfrom reasoner.gro.spec.registry import Algorithms\n"
         "@hookimpl\ndef register_algorithms():\n    return Algorithms(credits={7: print})",
         "register_algorithms failed: TypeError: a name must be text, got 7",
     ),

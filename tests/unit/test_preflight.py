@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from reasoner import RewardSource, reward
-from reasoner.config import RewardConfig
-from reasoner.data import Splits
+from reasoner.config.config import RewardConfig
+from reasoner.data.problems import Splits
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
-from reasoner.plan import describe_plan
-from reasoner.preflight import preflight, ready
-from reasoner.settings import load_config
+from reasoner.loading import load_config
+from reasoner.planning.describe import describe_plan
+from reasoner.planning.preflight import preflight, ready
 from tests.command import Cli
 from tests.integration.misbehaving_server import answer, serving
 

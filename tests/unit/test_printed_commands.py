@@ -18,16 +18,16 @@ from typer.main import get_command
 
 from reasoner.cli.app import app
 from reasoner.errors import UserError
-from reasoner.export import model_card
-from reasoner.runs.changes import load_resumed
+from reasoner.loading import load_config, to_toml
+from reasoner.report.model_card import model_card
 from reasoner.runs.checksums import identify
 from reasoner.runs.find import find_run
 from reasoner.runs.folder import open_run
 from reasoner.runs.model import RunModel
-from reasoner.runs.resume import find_place
-from reasoner.runs.saved import read_run
-from reasoner.sampling.server_check import Wanted
-from reasoner.settings import load_config, to_toml
+from reasoner.runs.reader import read_run
+from reasoner.runs.resuming.resume import find_place
+from reasoner.runs.resuming.rules import load_resumed
+from reasoner.sampling.server.compatibility import Wanted
 from tests.command import Cli
 
 ROOT = Path(__file__).resolve().parents[2]

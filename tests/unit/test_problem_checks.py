@@ -12,9 +12,9 @@ import pytest
 
 from reasoner import Problem, RewardSource, reward
 from reasoner.errors import UserError
-from reasoner.material import load_material
-from reasoner.problem_checks import SAMPLE, ProblemChecks, check_problems, check_sample
-from reasoner.settings import load_config
+from reasoner.loading import load_config
+from reasoner.planning.problem_checks import SAMPLE, ProblemChecks, check_problems, check_sample
+from reasoner.planning.resources import load_material
 from reasoner.testing import make_problem
 from tests.command import Cli
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
-from reasoner.data import load_problems
+from reasoner.config.config import OfflineConfig, PromptConfig, SourceConfig
+from reasoner.data.offline import Kind, load_offline
+from reasoner.data.problems import load_problems
+from reasoner.data.prompts.renderer import open_renderer, prompt_ids, render
+from reasoner.data.row_report import RowReport
 from reasoner.errors import ConfigError, DataError
-from reasoner.offline import Kind, load_offline
-from reasoner.prompts import open_renderer, prompt_ids, render
+from reasoner.loading import load_config
 from reasoner.records import Message, Problem, Response
-from reasoner.row_report import RowReport
-from reasoner.settings import load_config
 from tests.chat_templates import CHATML, GEMMA, GENERATION, LLAMA_3, MISTRAL, QWEN_3, chat_tokenizer
 
 CHAT = PromptConfig()

@@ -20,15 +20,16 @@ import numpy as np
 import pytest
 
 import reasoner
-from reasoner import caller, errors
+from reasoner import errors
 from reasoner.api import command, frames
 from reasoner.api.arguments import check_plugins, settings
 from reasoner.api.command import call
 from reasoner.api.evaluation import EvaluationResults
 from reasoner.errors import ConfigError, MissingDependencyError, OutOfTimeError, RunError, ScoringError, UserError
-from reasoner.launch import RankError
-from reasoner.plugins import PluginError
-from reasoner.settings import load_config
+from reasoner.launch.launcher import RankError
+from reasoner.loading import load_config
+from reasoner.plugins.manager import PluginError
+from reasoner.processes import caller
 from tests.command import Cli
 from tests.made_up import made_up_run
 from tests.notebook import Cells
@@ -197,7 +198,7 @@ Child = Any
 BEFORE = """
 import json, os, signal, sys, time
 from pathlib import Path
-from reasoner.caller import answer_caller, tell_error, tell_folder
+from reasoner.processes.caller import answer_caller, tell_error, tell_folder
 answer_caller()
 """
 

@@ -16,15 +16,16 @@ from typing import Any
 
 import pytest
 
-from reasoner import launch, opening
-from reasoner.board import End
-from reasoner.config import RewardConfig
+from reasoner.config.config import RewardConfig
+from reasoner.distributed.ranks import ALONE, Ranks, claim_device, launched, part_of, share, visible_devices
+from reasoner.distributed.sharding import SpreadPolicy, same_batch, shares_of
 from reasoner.errors import ConfigError, RunError, UserError
-from reasoner.learning.spread import SpreadPolicy, same_batch, shares_of
-from reasoner.nodes import Node
-from reasoner.ranks import ALONE, Ranks, claim_device, launched, part_of, share, visible_devices
+from reasoner.launch import launcher as launch
+from reasoner.launch.cluster import Node
+from reasoner.launch.coordination import End
+from reasoner.processes.stacks import forget_stacks
 from reasoner.records import Group
-from reasoner.stacks import forget_stacks
+from reasoner.training import build as opening
 from tests.ragged import ragged_groups
 
 
@@ -285,7 +286,7 @@ def test_the_stacks_are_shown_where_no_rank_said_why(tmp_path: Path) -> None:
 )
 def test_a_process_that_is_ended_leaves_its_stacks(tmp_path: Path, end: str, expected: str | None) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from reasoner.stacks import keep_stacks\n"
+        "import os, signal, sys; from pathlib import Path; from reasoner.processes.stacks import keep_stacks\n"
         "from reasoner.errors import UserError\n"
         f"def stands():\n    {end}\n"
         "(outer := Path(sys.argv[1]) / 'outer').mkdir()\n"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from reasoner import plugins
 from reasoner.errors import DataError
-from reasoner.material import load_material
-from reasoner.rehearsal import Rehearsal, rehearse
-from reasoner.settings import load_config
+from reasoner.loading import load_config
+from reasoner.planning.rehearsal import Rehearsal, rehearse
+from reasoner.planning.resources import load_material
+from reasoner.plugins import manager as plugins
 from tests.command import Cli, Outcome
 from tests.tiny import build_tiny_model
 

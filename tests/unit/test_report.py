@@ -18,20 +18,20 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from reasoner.cli.report import leaving_report
-from reasoner.codec import read_parquet, to_json, write_parquet
+from reasoner.cli.results.report import leaving_report
 from reasoner.errors import DataError, RunError, UserError
-from reasoner.evaluation import Evaluation, estimate
+from reasoner.evaluation.metrics import Evaluation, estimate
+from reasoner.io.serialization import read_parquet, to_json, write_parquet
+from reasoner.monitoring.summary import as_text
+from reasoner.monitoring.view import Summary
 from reasoner.records import Rollout
 from reasoner.report.collect import collect
 from reasoner.report.compare import settings
 from reasoner.report.pieces import Pieces, load_pieces
 from reasoner.report.text import as_markdown
 from reasoner.report.write import make_report, save, write_plots
-from reasoner.reporting.summary import as_text
-from reasoner.reporting.view import Summary
 from reasoner.runs.folder import Evaluated, read_evaluations
-from reasoner.runs.saved import read_run
+from reasoner.runs.reader import read_run
 from reasoner.runs.starts import record_start
 from tests.made_up import HOSTILE, edit_json, made_up_run, write_tokenizer
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoner.report import svg
+from reasoner.monitoring.metrics import Unit
+from reasoner.report.charts import svg
+from reasoner.report.charts.scale import step_scale, tick_label, value_scale
+from reasoner.report.charts.series import Series, half_width, smooth, thin
+from reasoner.report.charts.svg import Bars
 from reasoner.report.choose import RolloutFile, choose, spread
 from reasoner.report.collect import ranges
 from reasoner.report.panels import Panel
-from reasoner.report.scale import step_scale, tick_label, value_scale
-from reasoner.report.series import Series, half_width, smooth, thin
-from reasoner.report.svg import Bars
-from reasoner.reporting.metrics import Unit
 from reasoner.runs.rollouts import GroupIndex
 
 

@@ -14,17 +14,17 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from reasoner.evaluation import Criterion, Evaluation, estimate, summarise
+from reasoner.evaluation.metrics import Criterion, Evaluation, estimate, summarise
+from reasoner.monitoring import lines
+from reasoner.monitoring.alarms import Warned
+from reasoner.monitoring.choose import open_view
+from reasoner.monitoring.format import duration, interval, number, sparkline, thirds
+from reasoner.monitoring.live import LiveView
+from reasoner.monitoring.metrics import METRICS, find, headline, sources, terms
+from reasoner.monitoring.plain import PlainView
+from reasoner.monitoring.summary import as_text, print_summary
+from reasoner.monitoring.view import Summary, View
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
-from reasoner.reporting import lines
-from reasoner.reporting.alarms import Warned
-from reasoner.reporting.choose import open_view
-from reasoner.reporting.format import duration, interval, number, sparkline, thirds
-from reasoner.reporting.live import LiveView
-from reasoner.reporting.metrics import METRICS, find, headline, sources, terms
-from reasoner.reporting.plain import PlainView
-from reasoner.reporting.summary import as_text, print_summary
-from reasoner.reporting.view import Summary, View
 
 STEPS = 12
 WARNED = Warned(

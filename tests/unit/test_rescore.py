@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from reasoner.__main__ import main
-from reasoner.cases import make_problem, make_response
-from reasoner.cli import progress
-from reasoner.codec import write_jsonl, write_parquet
-from reasoner.config import Config, EvaluationConfig
+from reasoner.benchmarks.rescore import Comparison, SavedBatch, config_for, load_saved, rescore, saved_path
+from reasoner.cli.train import progress
+from reasoner.config.config import Config, EvaluationConfig
 from reasoner.errors import DataError, UserError
-from reasoner.gro.algorithms import BUILT_IN
+from reasoner.gro.spec.registry import BUILT_IN
+from reasoner.io.serialization import write_jsonl, write_parquet
+from reasoner.loading import load_config, to_toml
 from reasoner.records import Component, Failure, Group, Rollout, ScoredGroup
-from reasoner.rescore import Comparison, SavedBatch, config_for, load_saved, rescore, saved_path
-from reasoner.settings import load_config, to_toml
+from reasoner.testing.cases import make_problem, make_response
 
 PLUGIN = '''
 from reasoner import Score, hookimpl, reward

@@ -10,12 +10,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from reasoner import Problem, Response, RewardSource, Score, after_thinking
-from reasoner.config import PromptConfig
+from reasoner.config.config import PromptConfig
+from reasoner.data.prompts.renderer import open_renderer, render
+from reasoner.data.prompts.thinking import PAIRS
 from reasoner.errors import DataError, SamplerError
-from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, SamplingParams
 from reasoner.sampling.responses import all_end_tokens, build_response, end_tokens, opened_block
-from reasoner.thinking import PAIRS
 from reasoner_rewards.boxed_format import boxed_format
 from reasoner_rewards.choice import choice
 from reasoner_rewards.code.extraction import program_in

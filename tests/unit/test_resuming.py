@@ -15,17 +15,27 @@ from pathlib import Path
 
 import pytest
 
-from reasoner import launch
 from reasoner.errors import ConfigError, DataError, UserError
-from reasoner.runs.changes import ALLOWED, DRAWS, FAILURES, LENGTH, PLACE, REWARDS, ROUNDING, allowed, load_resumed
+from reasoner.io.folder_lock import NAME, Lock, is_going
+from reasoner.launch import launcher as launch
+from reasoner.loading import load_config, to_toml
+from reasoner.models.run_models import record_step
 from reasoner.runs.checksums import differences, identify
 from reasoner.runs.environment import describe
 from reasoner.runs.folder import Run, open_run, read_evaluations, read_metrics
-from reasoner.runs.lock import NAME, Lock, is_going
-from reasoner.runs.model import record_step
-from reasoner.runs.resume import Place, find_place
+from reasoner.runs.resuming.resume import Place, find_place
+from reasoner.runs.resuming.rules import (
+    ALLOWED,
+    DRAWS,
+    FAILURES,
+    LENGTH,
+    PLACE,
+    REWARDS,
+    ROUNDING,
+    allowed,
+    load_resumed,
+)
 from reasoner.runs.starts import moved_on, read_starts
-from reasoner.settings import load_config, to_toml
 from tests.unit.test_architecture import keys
 from tests.unit.test_checkpoints import evaluation
 from tests.unit.test_runs import rollouts
@@ -150,7 +160,7 @@ def test_a_run_that_is_still_going_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_lock_goes_with_its_process_however_it_ends(tmp_path: Path) -> None:
-    program = "import sys, time; from pathlib import Path; from reasoner.runs.lock import Lock; "
+    program = "import sys, time; from pathlib import Path; from reasoner.io.folder_lock import Lock; "
     program += "lock = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None

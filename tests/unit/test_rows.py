@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import pytest
 
-from reasoner import templates
-from reasoner.config import DataConfig, PromptConfig, SourceConfig
-from reasoner.data import Splits, load_held_out, load_problems, load_splits
+from reasoner.config.config import DataConfig, PromptConfig, SourceConfig
+from reasoner.data.decontamination import hold_out, question_key
+from reasoner.data.problems import Splits, load_held_out, load_problems, load_splits
+from reasoner.data.prompts import templates
+from reasoner.data.row_report import NAMED
 from reasoner.errors import ConfigError, DataError
-from reasoner.overlap import hold_out, question_key
 from reasoner.records import Message, Problem
-from reasoner.row_report import NAMED
 
 PLAIN = PromptConfig()
 ROWS = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(40)]

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import reasoner.runs.folder as folder_module
-from reasoner.atomic import append_line, replace_text, replacing_folder
-from reasoner.codec import read_jsonl, read_parquet
 from reasoner.errors import DataError, RunError, UserError
-from reasoner.evaluation import Criterion, Evaluation, summarise
+from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
+from reasoner.io.atomic_files import append_line, replace_text, replacing_folder
+from reasoner.io.serialization import read_jsonl, read_parquet
+from reasoner.monitoring.alarms import Warned
 from reasoner.records import Component, Group, Message, Problem, Response, Rollout, ScoredGroup
-from reasoner.reporting.alarms import Warned
 from reasoner.runs.environment import describe, git_commit
 from reasoner.runs.folder import Run, open_run, read_evaluations, read_metrics
 from reasoner.runs.rollouts import to_rollouts

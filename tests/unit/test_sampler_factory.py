@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from reasoner import refusals
-from reasoner.config import Config, LoraConfig
+from reasoner.config.config import Config, LoraConfig
 from reasoner.errors import ConfigError, UserError
-from reasoner.model_size import ModelSize
+from reasoner.loading import load_config
+from reasoner.models.size import ModelSize
+from reasoner.planning import feasibility as refusals
 from reasoner.sampling import factory
 from reasoner.sampling.factory import check_sampler, start_of, why_merged
-from reasoner.settings import load_config
 from tests.architectures import BY_NAME, tiny_config
 from tests.tiny import build_tiny_model
 

@@ -18,10 +18,11 @@ import psutil
 import pytest
 
 from reasoner.errors import ConfigError, MissingDependencyError
-from reasoner.sandbox import Limits, Sandbox, SandboxError, bubblewrap, choose, open_sandbox, running, seccomp
+from reasoner.sandbox import Limits, Sandbox, SandboxError, choose, open_sandbox, running
+from reasoner.sandbox.backends import bubblewrap, seccomp
+from reasoner.sandbox.backends.unsandboxed import unsandboxed
 from reasoner.sandbox.proof import CALLS, SOCKETS, prove
 from reasoner.sandbox.system_calls import ALLOWED, CHECKED, NEWEST, STARTING
-from reasoner.sandbox.unsandboxed import unsandboxed
 
 
 @pytest.fixture(autouse=True)

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from reasoner.__main__ import main
-from reasoner.codec import to_json
 from reasoner.errors import DataError, UserError
-from reasoner.evaluation import Evaluation, estimate
+from reasoner.evaluation.metrics import Evaluation, estimate
+from reasoner.io.folder_lock import Lock
+from reasoner.io.serialization import to_json
+from reasoner.monitoring.format import age, size
 from reasoner.report.words import ended, resumptions
-from reasoner.reporting.format import age, size
 from reasoner.runs.find import find_run, list_runs
 from reasoner.runs.folder import Evaluated
-from reasoner.runs.lock import Lock
+from reasoner.runs.reader import disk_use, read_run, read_state
 from reasoner.runs.rollouts import index_groups
-from reasoner.runs.saved import disk_use, read_run, read_state
 from reasoner.runs.starts import record_start
 from tests.made_up import edit_json, made_up_run
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoner.gro.schedules import Constant, MetricSwitch, Ramp, Schedule, Switch, as_step, factor, mistake
+from reasoner.gro.spec.schedules import Constant, MetricSwitch, Ramp, Schedule, Switch, as_step, factor, mistake
 
 
 def _over(spec: Schedule, steps: int) -> list[float]:
@@ -161,5 +161,5 @@ def test_what_is_wrong_with_a_schedule_is_said(spec: Schedule, words: list[str])
 
 
 def test_schedules_import_no_torch() -> None:
-    code = "import sys, reasoner.gro.schedules, reasoner.gro.presets; sys.exit('torch' in sys.modules)"
+    code = "import sys, reasoner.gro.spec.schedules, reasoner.gro.spec.presets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

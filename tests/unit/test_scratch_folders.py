@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.models import _new_folder
-from reasoner.ranks import ALONE
-from reasoner.scratch_folders import ScratchFolder, remove_abandoned
+from reasoner.distributed.ranks import ALONE
+from reasoner.models.resolve import _new_folder
+from reasoner.processes.scratch_folders import ScratchFolder, remove_abandoned
 
 remove: Callable[[Path], None] = remove_abandoned.__wrapped__
 
@@ -39,7 +39,7 @@ def test_what_is_in_use_is_kept_whoever_looks(tmp_path: Path) -> None:
     with ScratchFolder("weights", tmp_path) as folder:
         for _ in range(2):
             remove(tmp_path)
-        program = "import pathlib, reasoner.scratch_folders as f; f.remove_abandoned(pathlib.Path.cwd())"
+        program = "import pathlib, reasoner.processes.scratch_folders as f; f.remove_abandoned(pathlib.Path.cwd())"
         subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
         assert folder.is_dir()
         assert folder.stat().st_mode & 0o777 == 0o700

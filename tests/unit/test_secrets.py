@@ -13,20 +13,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from reasoner import launch, secrets
 from reasoner.cli.console import complain
-from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.config.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError
+from reasoner.io import redaction as secrets
+from reasoner.io.http_json import Service
+from reasoner.io.redaction import redact, why_secret
+from reasoner.launch import launcher as launch
+from reasoner.loading import load_config
+from reasoner.monitoring.choose import open_view
 from reasoner.records import Failure
-from reasoner.remote import Service
-from reasoner.reporting.choose import open_view
 from reasoner.runs.environment import describe
-from reasoner.sampling import server_client
-from reasoner.scoring import worker
-from reasoner.scoring.compose import Refused, verdicts
-from reasoner.scoring.wire import Plan, Result, dump_plan, load_plan
-from reasoner.secrets import redact, why_secret
-from reasoner.settings import load_config
+from reasoner.sampling.server import client as server_client
+from reasoner.scoring.composition import Refused, verdicts
+from reasoner.scoring.workers import worker
+from reasoner.scoring.workers.protocol import Plan, Result, dump_plan, load_plan
 from tests.unit.test_strangers import deadline
 
 KEY = "sk-proj-Abc123Def456Ghi789Jkl012"

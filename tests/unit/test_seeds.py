@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from reasoner.evaluation import evaluation_params
+from reasoner.distributed.seeds import Purpose, derive_seed
+from reasoner.loading import load_config
 from reasoner.records import SamplingParams
-from reasoner.seeds import Purpose, derive_seed
-from reasoner.settings import load_config
-from reasoner.stages import seed_generators
+from reasoner.training.evaluator import evaluation_params
+from reasoner.training.trainer import seed_generators
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,13 +13,13 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 
-from reasoner.canary import PERTURBED
-from reasoner.config import SamplingConfig
+from reasoner.config.config import SamplingConfig
+from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError, UserError
-from reasoner.ranks import ALONE, Ranks
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, Response, SamplingParams
-from reasoner.sampling.server import ServerSampler
-from reasoner.sampling.server_check import Wanted
+from reasoner.sampling.server.compatibility import Wanted
+from reasoner.sampling.server.sampler import ServerSampler
+from reasoner.training.guards.canary import PERTURBED
 from tests.command import Cli
 from tests.tiny import build_tiny_model
 from tests.unit.fake_vllm import Fake, fake_servers

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from reasoner import plugins as hooks
 from reasoner.errors import ConfigError, UserError
-from reasoner.gro.presets import PRESETS
-from reasoner.gro.terms import Anchor, Clip, Linear, Term
-from reasoner.settings import Resolved, load_config, settings_of, to_toml
-from reasoner.settings import load as settings_load
-from reasoner.tasks import find_task
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.gro.spec.terms import Anchor, Clip, Linear, Term
+from reasoner.loading import Resolved, load_config, settings_of, to_toml
+from reasoner.loading import load as settings_load
+from reasoner.loading.task_files import find_task
+from reasoner.plugins import manager as hooks
 
 TASK: Mapping[str, object] = {
     "title": "a test",

@@ -13,9 +13,9 @@ import pytest
 
 from reasoner import Score
 from reasoner.api.shipping import plugin_text, write_plugin
-from reasoner.cases import make_problem, make_response
 from reasoner.errors import UserError
-from reasoner.plugins import build_manager, reward_sources
+from reasoner.plugins.manager import build_manager, reward_sources
+from reasoner.testing.cases import make_problem, make_response
 from tests.notebook import Cells
 
 PROBLEM = make_problem("far?", "5 km")
@@ -99,8 +99,8 @@ async def verifier(problem, response, *, options: Options) -> Score:
 """)
     file = write_plugin(cells.namespace["verifier"], tmp_path)
     program = (
-        "import sys\nfrom reasoner.plugins import build_manager, reward_sources\n"
-        "from reasoner.cases import make_problem, make_response\n"
+        "import sys\nfrom reasoner.plugins.manager import build_manager, reward_sources\n"
+        "from reasoner.testing.cases import make_problem, make_response\n"
         "source = reward_sources(build_manager(sys.argv[1:]))['verifier']\n"
         "print(source(make_problem('q', 'a'), make_response('a/10 KM and 20'), factor=3.0), source.timeout_s)\n"
     )

@@ -11,10 +11,10 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from reasoner.ranks import Ranks
+from reasoner.distributed.ranks import Ranks
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Sampler
-from reasoner.spread import SpreadSampler
+from reasoner.sampling.sharded import SpreadSampler
 
 T = TypeVar("T")
 PROMPTS = [Prompt(Problem(f"p{n}", (Message("user", "?"),), ""), (1,)) for n in range(5)]

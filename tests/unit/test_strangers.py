@@ -26,19 +26,21 @@ import torch
 from safetensors.torch import save_file
 from typer.main import get_command
 
-from reasoner import __main__, codec, rescore
-from reasoner.cli import score as score_command
+from reasoner import __main__
+from reasoner.benchmarks import rescore
+from reasoner.benchmarks.folder import reopen
 from reasoner.cli.app import app
 from reasoner.cli.console import complain
-from reasoner.codec import read_parquet, write_parquet
+from reasoner.cli.results import score as score_command
 from reasoner.errors import DataError, UserError
-from reasoner.evals.folder import reopen
+from reasoner.io import serialization as codec
+from reasoner.io.serialization import read_parquet, write_parquet
+from reasoner.monitoring.alarms import Warned
+from reasoner.monitoring.choose import open_view
 from reasoner.records import Failure, Rollout
-from reasoner.reporting.alarms import Warned
-from reasoner.reporting.choose import open_view
-from reasoner.runs.changes import load_resumed
 from reasoner.runs.folder import log_to, open_run
-from reasoner.runs.resume import find_place
+from reasoner.runs.resuming.resume import find_place
+from reasoner.runs.resuming.rules import load_resumed
 from reasoner.runs.starts import read_starts
 from tests.made_up import made_up_run
 

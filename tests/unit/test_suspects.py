@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from reasoner.codec import read_parquet, write_parquet
-from reasoner.config import LearningConfig
+from reasoner.config.config import LearningConfig
 from reasoner.errors import RunError
-from reasoner.gro.presets import PRESETS
-from reasoner.gro.terms import Term
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.gro.spec.terms import Term
+from reasoner.io.serialization import read_parquet, write_parquet
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.optimizer import Optimizer
 from reasoner.records import Batch, Group, Message, Problem, Response, ScoredGroup, Suspect
-from reasoner.suspects import Seen, explain, stop_after
-from reasoner.update import ActiveTerm, UpdateReport, update
+from reasoner.training.guards.nonfinite import Seen, explain, stop_after
+from reasoner.training.update import ActiveTerm, UpdateReport, update
 
 SKIPPED = StepResult(False, "the gradient is not finite (norm nan): step skipped", math.nan, 1e-3, 0, finite=False)
 

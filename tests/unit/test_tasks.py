@@ -10,9 +10,9 @@ from types import MappingProxyType
 import pytest
 
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
-from reasoner.hookspecs import TaskFamily
-from reasoner.plugins import Names, PluginError, TaskFiles, build_manager, registrations, task_files
-from reasoner.tasks import find_task, members, read_toml
+from reasoner.loading.task_files import find_task, members, read_toml
+from reasoner.plugins.hookspecs import TaskFamily
+from reasoner.plugins.manager import Names, PluginError, TaskFiles, build_manager, registrations, task_files
 
 
 def test_a_registered_task_goes_by_its_name(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_family_that_does_not_work_says_so() -> None:
 
 FAMILIES = """
 from reasoner import hookimpl
-from reasoner.hookspecs import TaskFamily
+from reasoner.plugins.hookspecs import TaskFamily
 
 @hookimpl
 def register_task_families():

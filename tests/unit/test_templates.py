@@ -10,13 +10,13 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from reasoner import templates
-from reasoner.config import PromptConfig, SourceConfig
-from reasoner.data import load_problems
+from reasoner.config.config import PromptConfig, SourceConfig
+from reasoner.data.problems import load_problems
+from reasoner.data.prompts import templates
+from reasoner.data.prompts.renderer import open_renderer, render
+from reasoner.data.prompts.templates import FailedError, Template, UnboundedError
 from reasoner.errors import ConfigError
-from reasoner.prompts import open_renderer, render
 from reasoner.records import Message, Problem
-from reasoner.templates import FailedError, Template, UnboundedError
 from reasoner_rewards.judge import JudgeOptions
 from tests.tiny import CHAT_TEMPLATE
 

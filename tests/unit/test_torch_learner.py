@@ -19,17 +19,17 @@ from torch.distributions import Categorical
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from reasoner.config import LearningConfig
+from reasoner.config.config import LearningConfig
 from reasoner.errors import RunError, UserError
-from reasoner.learning import attention
+from reasoner.learning.batching.packing import Sharing
 from reasoner.learning.learner import WeightFunction, Weights
-from reasoner.learning.packing import Sharing
-from reasoner.learning.policy import Dtype, Packing, TorchPolicy
+from reasoner.learning.model import attention
+from reasoner.learning.model.policy import Dtype, Packing, TorchPolicy
 from reasoner.learning.schedule import learning_rate
 from reasoner.learning.torch_engine import TorchLearner
+from reasoner.models.tensor_files import Digest, read_weights
+from reasoner.models.weight_files import read_shapes
 from reasoner.records import Group
-from reasoner.weight_files import read_shapes
-from reasoner.weights import Digest, read_weights
 from tests.ragged import make_group, make_response, ragged_groups
 from tests.tiny import build_tiny_model
 

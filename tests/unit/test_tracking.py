@@ -14,14 +14,14 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
-from reasoner.evaluation import Estimate, Evaluation
-from reasoner.hookspecs import hookimpl
-from reasoner.plugins import Events, PluginError, build_manager, trackers
-from reasoner.preflight import ready
-from reasoner.reporting.tracking import Trackers, check_trackers, preflight_trackers
-from reasoner.secrets import without_secrets
-from reasoner.settings import load_config, to_toml
-from reasoner.trackers_api import TrackedRun, TrackerKind
+from reasoner.evaluation.metrics import Estimate, Evaluation
+from reasoner.io.redaction import without_secrets
+from reasoner.loading import load_config, to_toml
+from reasoner.monitoring.tracking import Trackers, check_trackers, preflight_trackers
+from reasoner.planning.preflight import ready
+from reasoner.plugins.hookspecs import hookimpl
+from reasoner.plugins.manager import Events, PluginError, build_manager, trackers
+from reasoner.plugins.tracker_api import TrackedRun, TrackerKind
 
 BUILT_IN = trackers(build_manager())
 
@@ -148,7 +148,7 @@ def test_what_a_plugin_registers_is_a_tracker_or_refused(tmp_path: Path) -> None
     (tmp_path / "bad.py").write_text(f"{head}{{'own': open}}\n")
     with pytest.raises(PluginError, match=r"bad\.py: register_trackers failed: TypeError: 'own' must be a TrackerKind"):
         trackers(build_manager([str(tmp_path / "bad.py")]))
-    (tmp_path / "twice.py").write_text(f"from reasoner.plugins import *\n{head}trackers(build_manager())\n")
+    (tmp_path / "twice.py").write_text(f"from reasoner.plugins.manager import *\n{head}trackers(build_manager())\n")
     with pytest.raises(PluginError, match="tracker 'tensorboard' is registered twice: 'event files in the run folder'"):
         trackers(build_manager([str(tmp_path / "twice.py")]))
 

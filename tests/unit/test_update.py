@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from reasoner.gro.presets import PRESETS
-from reasoner.gro.terms import KL, Source, Term
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.gro.spec.terms import KL, Source, Term
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction, Weights
 from reasoner.records import Batch, Group, Message, Mismatched, Problem, Response, ScoredGroup
-from reasoner.update import ActiveTerm, UpdateReport, update
+from reasoner.training.update import ActiveTerm, UpdateReport, update
 
 GRPO = PRESETS["grpo"].term
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from reasoner.sampling import vllm_guard
-from reasoner.sampling.vllm_guard import BOUND, KEY, MAX_CALL, METHODS, Guard
+from reasoner.sampling.server import auth as vllm_guard
+from reasoner.sampling.server.auth import BOUND, KEY, MAX_CALL, METHODS, Guard
 
 SECRET = "a-secret-of-the-test"
 

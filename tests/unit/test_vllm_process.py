@@ -12,9 +12,9 @@ import pytest
 
 from reasoner.errors import SamplerError
 from reasoner.records import SamplingParams
-from reasoner.sampling import vllm_process
-from reasoner.sampling.vllm_messages import Done, Draw, Sleep, Start, said_by_vllm
-from reasoner.sampling.vllm_process import HostProcess, StartHungError, host_environment
+from reasoner.sampling.vllm import process as vllm_process
+from reasoner.sampling.vllm.messages import Done, Draw, Sleep, Start, said_by_vllm
+from reasoner.sampling.vllm.process import HostProcess, StartHungError, host_environment
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from reasoner.data.prompts.vocabulary import check_token_ids
 from reasoner.errors import DataError
-from reasoner.vocabulary import check_token_ids
 from tests import model_trials
 from tests.tiny import build_tiny_model
 

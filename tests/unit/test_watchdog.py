@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
-from reasoner import abandoned, processes, reaping, watchdog
-from reasoner.abandoned import watchdog_command
-from reasoner.run_marker import MARKER, is_gone, new_marker
+from reasoner.processes import abandoned, watchdog
+from reasoner.processes import lifetime as processes
+from reasoner.processes import subreaper as reaping
+from reasoner.processes.abandoned import watchdog_command
+from reasoner.processes.run_marker import MARKER, is_gone, new_marker
+from reasoner.processes.watchdog import Identity, Patience, end_processes, look, look_at
 from reasoner.sandbox import Limits, SandboxError
-from reasoner.sandbox.unsandboxed import unsandboxed
-from reasoner.watchdog import Identity, Patience, end_processes, look, look_at
+from reasoner.sandbox.backends.unsandboxed import unsandboxed
 
 NOBODY = "REASONER_RUN=nobody"
 DEAD = {(pid, "1") for pid in range(2, 100_000)}
@@ -154,7 +156,7 @@ def test_on_a_machine_with_many_processes_it_looks_less_often(started: Any, monk
 def test_a_process_that_looks_like_a_watchdog_only_from_afar() -> None:
     ours = watchdog_command(1, "x")
     assert watchdog.is_watchdog(ours)
-    assert watchdog.is_watchdog([*ours[:3], "/other/site-packages/reasoner/watchdog.py"])
+    assert watchdog.is_watchdog([*ours[:3], "/other/site-packages/reasoner/processes/watchdog.py"])
     for words in ([], ours[:3], [ours[0], *ours[3:]], [*ours[:3], "/tmp/watchdog.py"], [*ours[:2], "-s", ours[3]]):
         assert not watchdog.is_watchdog(words)
 

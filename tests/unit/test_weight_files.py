@@ -15,12 +15,12 @@ from huggingface_hub.utils._paths import filter_repo_objects
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from reasoner import models
 from reasoner.errors import DataError, UserError
-from reasoner.model_size import ModelSize, find_size
-from reasoner.models import resolve_model
+from reasoner.models import resolve as models
+from reasoner.models.resolve import resolve_model
+from reasoner.models.size import ModelSize, find_size
+from reasoner.models.weight_files import INDEX, SINGLE, read_shapes, weight_files
 from reasoner.runs.checksums import identify
-from reasoner.weight_files import INDEX, SINGLE, read_shapes, weight_files
 from tests.tiny import build_tiny_model
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

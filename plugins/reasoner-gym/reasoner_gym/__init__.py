@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from reasoner import RewardSource, hookimpl
-from reasoner.hookspecs import Generator, TaskFamily
+from reasoner.plugins.hookspecs import Generator, TaskFamily
 
 
 @hookimpl

@@ -1,0 +1,84 @@
+"""The evaluation itself: each model is loaded once for all its tasks, and its memory given back before the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from reasoner.benchmarks.check import check_engine
+from reasoner.benchmarks.folder import EvaluationFolder
+from reasoner.benchmarks.parts import Part
+from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
+from reasoner.monitoring.format import interval
+from reasoner.monitoring.view import View
+from reasoner.records import ScoredGroup
+from reasoner.sampling.base import Sampler, counted
+from reasoner.sampling.factory import open_sampler
+from reasoner.scoring.service import ScoringService
+from reasoner.training.build import watching
+from reasoner.training.evaluator import evaluation_params, in_order
+from reasoner.training.guards.applicability import why_nothing_is_judged
+from reasoner.training.weight_sync import SavedModel, hand_over
+
+
+def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> None:
+    """Evaluate the parts.
+
+    Raises:
+        RunError: a sampler, the scoring service or the disk failed; what was done before is in the folder.
+    """
+    for together in shared(parts):
+        first = together[0]
+        view.message(f"model {first.letter}: starting the sampler ({first.material.engine})")
+        longest, log = max(part.longest for part in together), folder.folder / f"sampler-{first.letter}.log"
+        with open_sampler(first.config, first.material.folder, log, longest, say=view.message) as sampler:
+            view.message(f"model {first.letter}: {sampler.description}")
+            if sampler.version < 0:
+                model = first.config.model
+                saved = SavedModel(first.material.folder, model.dtype, model.trust_remote_code)
+                hand_over(saved, sampler, parent=first.config.sampling.weights_folder, say=view.message)
+            check_engine(first, sampler, longest, view.message)
+            for part in together:
+                with folder.start(part) as run, watching(part.material, run, view, tracked=False) as events:
+                    groups = _sample_and_score(part, sampler, folder, view)
+                    evaluation = summarise(groups, part.samples, Criterion.of(part.config))
+                    folder.finish(part, run, groups, evaluation)
+                    run.clock.evaluation = run.clock.total
+                    view.message(_in_short(part, evaluation))
+                    if found := why_nothing_is_judged(part.config, groups):
+                        view.message(f"WARNING: {found}")
+                    events.emit("evaluation_finished", step=0, evaluation=evaluation)
+
+
+def shared(parts: Sequence[Part]) -> list[list[Part]]:
+    """The parts that one engine can do, by engine."""
+    groups: dict[tuple[object, ...], list[Part]] = {}
+    for part in parts:
+        groups.setdefault(part.engine, []).append(part)
+    return list(groups.values())
+
+
+def _sample_and_score(part: Part, sampler: Sampler, folder: EvaluationFolder, view: View) -> tuple[ScoredGroup, ...]:
+    """Every group of the part in the order of its prompts; those that are committed already are not sampled again."""
+    config, groups = part.config, folder.groups(part)
+    done = {scored.group.problem.id for scored in groups}
+    left = [prompt for prompt in part.prompts if prompt.problem.id not in done]
+    if left:
+        # Others than those that an interruption cut off: they are as good, and not the same ones over again.
+        params = part.material.turn_end.added_to(evaluation_params(config, len(done)))
+        drawn = sampler.sample(left, part.samples, params)
+        progress = partial(view.stage, "evaluation")
+        counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
+        told = view.message
+        with ScoringService(config.rewards, config.scoring, config.plugins, told, fail=told, log=folder.log) as scorer:
+            for scored in scorer.score(counting):
+                folder.commit(part, scored)
+                groups.append(scored)
+    return in_order(groups, part.prompts, part.samples)
+
+
+def _in_short(part: Part, evaluation: Evaluation) -> str:
+    """`A on math-500: avg@4 34.2% [30.9, 37.6]`; everything else comes at the end, for all models together."""
+    found = evaluation.accuracy
+    text = f"{found.name} {interval(found.value, found.low, found.high, found.unit)}" if found else "no verdict"
+    return f"{part.letter} on {part.config.task}: {text}"

@@ -1,0 +1,70 @@
+"""An evaluation from its start, or from where it was interrupted, to its results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+
+from reasoner.benchmarks.folder import EvaluationFolder, create, reopen
+from reasoner.benchmarks.loop import evaluate
+from reasoner.benchmarks.parts import Part, describe, letters_of, memory_warnings, prepare
+from reasoner.benchmarks.results import Result, as_json
+from reasoner.loading import Resolved
+from reasoner.monitoring.choose import open_view
+from reasoner.planning.preflight import ready
+from reasoner.processes.caller import tell_folder
+
+
+def start(resolved: Sequence[Resolved]) -> tuple[Path, list[Result]]:
+    """Evaluate in a new folder; returns it with the results.
+
+    Args:
+        resolved: one configuration per task and model.
+
+    Raises:
+        UserError: something is not as it must be; nothing was loaded yet.
+        RunError: an engine, the scoring or the disk failed; what was done is in the folder.
+    """
+    parts = prepare([ready(each, training=False) for each in resolved], letters_of(resolved))
+    tight = memory_warnings(parts)
+    with create(Path(resolved[0].config.run.output), parts) as folder:
+        tell_folder(folder.folder)
+        return folder.folder, _carry_on(folder, parts, tight)
+
+
+def resume(name: str) -> tuple[Path, list[Result]]:
+    """Go on with what is left of an evaluation, if anything is; returns all its results. As `start` otherwise."""
+    with reopen(name) as folder:
+        tell_folder(folder.folder)
+        left = [ready(each, training=False) for name, each in folder.configs.items() if not folder.evaluation(name)]
+        if not left:
+            return folder.folder, _results(folder)
+        parts = prepare(left, letters_of(list(folder.configs.values())))
+        folder.check(parts)
+        return folder.folder, _carry_on(folder, parts, memory_warnings(parts))
+
+
+def _carry_on(folder: EvaluationFolder, parts: Sequence[Part], warnings: Sequence[str]) -> list[Result]:
+    with open_view(sys.stdout, folder.log) as view:
+        view.started(describe(parts) | {"output": str(folder.folder)}, 0)
+        for warning in warnings:
+            view.message(f"WARNING: {warning}")
+        try:
+            evaluate(parts, folder, view)
+        except BaseException:
+            view.message(f"to go on from here: reasoner eval --resume {quote(str(folder.folder))}")
+            raise
+    results = _results(folder)
+    folder.keep_results(as_json(folder.folder, results))
+    return results
+
+
+def _results(folder: EvaluationFolder) -> list[Result]:
+    done = ((planned, folder.evaluation(planned.name)) for planned in folder.plan)
+    return [
+        Result(planned.letter, folder.configs[planned.name].config, evaluation)
+        for planned, evaluation in done
+        if evaluation is not None
+    ]

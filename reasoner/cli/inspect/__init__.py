@@ -1,0 +1,1 @@
+"""Commands that show what there is: tasks, algorithms, rewards, plugins, config."""

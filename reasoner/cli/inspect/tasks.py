@@ -1,0 +1,106 @@
+"""`reasoner tasks`: what can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from reasoner.cli import options
+from reasoner.cli.console import out, print_samples
+from reasoner.errors import ReasonerError
+from reasoner.loading import load_config
+from reasoner.loading.task_files import find_task, members
+from reasoner.planning.describe import describe_method, describe_rewards, describe_source
+from reasoner.plugins import manager as hooks
+from reasoner.plugins.hookspecs import TaskFamily
+
+app = typer.Typer(help="List and show tasks.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_tasks(plugin: options.Plugins = None) -> None:
+    """All registered tasks with their profiles; of a family the number of its tasks."""
+    registered = hooks.task_files(hooks.build_manager(plugin or ()))
+    table = Table("task", "about", "profiles", box=None, pad_edge=False)
+    for name in registered:
+        task = find_task(name, registered)
+        table.add_row(name, task.title, ", ".join(task.profiles))
+    for name, family in registered.families.items():
+        table.add_row(f"{name}/*", family.title, _size(name, family))
+    out().print(table)
+
+
+@app.command("show")
+def show(
+    task: options.Task,
+    sample: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Show N prompts of its data, with their tokens and references, instead."),
+    ] = 0,
+    plugin: options.Plugins = None,
+) -> None:
+    """A task's file, and what each of its profiles stands for; of a family the names of its tasks.
+
+    Examples:
+
+    reasoner tasks show math-gsm8k
+
+    reasoner tasks show my-task.toml --sample 3
+    """
+    registered = hooks.task_files(hooks.build_manager(plugin or ()))
+    if task in registered.families and task not in registered:
+        _show_family(task, registered.families[task])
+        return
+    if sample:
+        _show_samples(task, sample, plugin or ())
+        return
+    found = find_task(task, registered)
+    console = out()
+    console.print(found.title or found.name, markup=False)
+    if found.path is not None:
+        console.print(f"file: {found.path}", markup=False, soft_wrap=True)
+    profiles: list[str | None] = [*found.profiles]
+    for profile in profiles or [None]:
+        config = load_config(task, profile, plugins=plugin or ()).config
+        table = Table.grid(padding=(0, 2))
+        table.add_row("model", config.model.path)
+        for name, source in config.data.sources.items():
+            table.add_row(name, describe_source(source))
+        table.add_row("rewards", describe_rewards(config) or "none")
+        for name, fact in describe_method(config).items():
+            table.add_row(name, fact)
+        console.print()
+        console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
+        console.print(table)
+
+
+def _show_samples(task: str, count: int, plugin: Sequence[str]) -> None:
+    """Prompts as the policy sees them, with the profile that a run takes."""
+    from reasoner.planning.rehearsal import rehearse
+
+    config = load_config(task, plugins=plugin).config
+    found = rehearse(config, hooks.build_manager(config.plugins), training=bool(config.gro.terms))
+    for name, fact in found.facts.items():
+        out().print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)
+    for note in found.splits.notes:
+        out().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    print_samples(list(found.samples(count)))
+
+
+def _size(name: str, family: TaskFamily) -> str:
+    """How many tasks a family has, or why that is not known: the others are listed anyway."""
+    try:
+        return f"{len(members(name, family))} tasks: reasoner tasks show {name}"
+    except ReasonerError as error:
+        return f"not available: {error}"
+
+
+def _show_family(name: str, family: TaskFamily) -> None:
+    console = out()
+    console.print(family.title, markup=False)
+    console.print()
+    for member in members(name, family):
+        console.print(f"{name}/{member}", markup=False, highlight=False, soft_wrap=True)

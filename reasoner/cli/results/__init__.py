@@ -1,0 +1,1 @@
+"""Commands that look at runs: runs, report, eval, score, export."""

@@ -1,0 +1,1 @@
+"""Commands that train, or prepare it: run, plan, doctor, serve, node."""

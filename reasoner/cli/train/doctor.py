@@ -1,0 +1,34 @@
+"""`reasoner doctor`: what works here, and what to install for what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from reasoner.cli.console import out
+from reasoner.doctor.check import Check, State
+from reasoner.doctor.environment import examine
+
+_STYLES: dict[State, str] = {"ok": "green", "missing": "yellow", "broken": "bold red"}
+
+
+def doctor() -> None:
+    """What is installed and usable here, and what to install for what."""
+    table = Table.grid(padding=(0, 2))
+    for check in _gathered(list(examine())):
+        text = check.detail if not check.advice else f"{check.detail}\n-> {check.advice}"
+        table.add_row(Text(check.state, style=_STYLES[check.state]), check.name, Text(text, overflow="fold"))
+    out().print(table)
+
+
+def _gathered(checks: Sequence[Check]) -> Iterator[Check]:
+    """With the packages that are there and have nothing but a version to say in one row, where the first of them is."""
+    packages = [check for check in checks if check.state == "ok" and re.fullmatch(r"\d[\w.+-]*", check.detail)]
+    for check in checks:
+        if check not in packages:
+            yield check
+        elif check is packages[0]:
+            yield Check("packages", "ok", ", ".join(f"{each.name} {each.detail}" for each in packages))

@@ -1,0 +1,226 @@
+"""`reasoner plan`: what a run takes, what fits, and what to change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from reasoner.cli import options
+from reasoner.cli.console import out
+from reasoner.errors import ConfigError
+from reasoner.learning.factory import describe_learner
+from reasoner.loading import Resolved, load_config
+from reasoner.models.resolve import resolve_device
+from reasoner.planning.estimate import Estimate, Verdict, find_estimate
+from reasoner.planning.feasibility import refuse_impossible
+from reasoner.planning.memory import Need, longest_sequence, micro_batch_tokens, step_tokens
+from reasoner.processes.machine import GIB, planned_machine, this_machine
+from reasoner.sampling.factory import choose_engine
+
+_STYLES: dict[Verdict, str] = {
+    "fits": "green",
+    "tight": "yellow",
+    "does not fit": "bold red",
+    "not known": "dim",
+}
+
+
+def plan(
+    task: options.Task,
+    profile: options.Profile = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of a node, a rank on each.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Folder (config.json is enough), hub id or embedded:NAME, in the place of the task's."
+        ),
+    ] = None,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(metavar="GIB", min=1.0, help="Memory of each GPU, to plan for a machine that is not this one."),
+    ] = None,
+    config: options.ConfigFiles = None,
+    sets: options.Sets = None,
+    plugin: options.Plugins = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")] = False,
+) -> None:
+    """Estimate what a run takes of memory and disk, before anything is loaded.
+
+    Examples:
+
+    reasoner plan math-gsm8k --profile laptop
+
+    reasoner plan math-gsm8k --profile gpu --gpus 8 --gpu-memory 80 --model Qwen/Qwen2.5-7B-Instruct
+    """
+    arguments = list(sets or ())
+    if model is not None:
+        arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
+    if gpus is not None or nodes > 1:
+        arguments.append(f"run.ranks={(gpus or 1) * nodes}")
+    resolved = load_config(task, profile, config or (), arguments, plugin or ())
+    resolved.config.check_trains(resolved.typed)
+    estimate = _estimate(resolved, gpus or 1, gpu_memory)
+    refuse_impossible(estimate, nodes)
+    if json_:
+        typer.echo(json.dumps(as_json(estimate), indent=2, ensure_ascii=False))
+    else:
+        _print(resolved, estimate)
+
+
+def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> Estimate:
+    """For this machine, whose packages count, or for another, on which they are taken to be there."""
+    from reasoner.planning.resources import check_models_at_hand
+
+    config = resolved.config
+    sampling = config.sampling
+    if gpu_memory is None:
+        describe_learner(config)
+        engine = choose_engine(sampling) if config.has_sampler else ""
+        check_models_at_hand(config, engine)
+        return find_estimate(config, this_machine(resolve_device(config.model.device)), engine)
+    if config.model.device == "cpu":
+        raise ConfigError("--gpu-memory plans for GPUs, and model.device is 'cpu': leave one of them out")
+    check_models_at_hand(config, "")
+    asked = "servers" if sampling.mode == "server" else sampling.engine
+    engine = ("vllm" if asked == "auto" else asked) if config.has_sampler else ""
+    return find_estimate(config, planned_machine(gpu_memory, gpus), engine)
+
+
+def as_json(estimate: Estimate) -> dict[str, Any]:
+    """The plan as data: bytes, tokens, settings."""
+    moments = [
+        {
+            "memory": need.where,
+            "when": need.when,
+            "certain": dict(need.certain),
+            "estimated": dict(need.likely),
+            "total": need.total,
+            "there": estimate.there(need),
+            "verdict": estimate.verdict(need),
+        }
+        for need in estimate.needs
+    ]
+    tokens, by = estimate.longest_context
+    config = estimate.config
+    return {
+        "model": {key: value for key, value in asdict(estimate.model).items() if key != "matrices"},
+        "ranks": config.run.ranks,
+        "moments": moments,
+        "change": None if estimate.advice is None else dict(estimate.advice),
+        "tokens_per_step": step_tokens(config) * config.run.ranks,
+        "micro_batches": estimate.micro_batches,
+        "micro_batch_tokens": micro_batch_tokens(config),
+        "longest_context": tokens,
+        "longest_context_limit": by,
+        "handover": estimate.described_handover or None,
+        "checkpoint_bytes": estimate.checkpoint_bytes,
+        "disk_bytes": estimate.disk_bytes,
+    }
+
+
+def _print(resolved: Resolved, estimate: Estimate) -> None:
+    grid = Table.grid(padding=(0, 2))
+    for name, fact in _facts(resolved, estimate).items():
+        grid.add_row(Text(name, style="bold"), Text(fact, overflow="fold"))
+    out().print(grid)
+    out().print()
+    out().print(memory_table(estimate))
+    out().print("~ estimated", style="dim")
+    out().print()
+    if estimate.advice:
+        out().print("To make it fit:", style="bold")
+        for key, value in estimate.advice.items():
+            out().print(Text(f"  --set {key}={json.dumps(value)}"), soft_wrap=True)
+    else:
+        out().print(Text(estimate.advise(), style="bold red" if estimate.advice is None else "green"))
+
+
+def _facts(resolved: Resolved, estimate: Estimate) -> Mapping[str, str]:
+    config, model, machine = estimate.config, estimate.model, estimate.machine
+    where = f"{machine.device}, {_counted(config.run.ranks, 'rank')}"
+    if machine.planned:
+        where += f", {_size(machine.gpu_bytes)} each (--gpu-memory; nothing of this machine counts)"
+    adapter = f", adapter {model.adapter / 1e6:,.1f} million" if model.adapter else ""
+    facts = {
+        "task": f"{config.task}, profile {config.profile or 'none'} ({resolved.origins['profile']})",
+        "model": f"{config.model.path}: {model.parameters / 1e6:,.1f} million parameters{adapter}, "
+        f"{config.model.dtype}",
+        "machine": f"{where}; {config.learner}"
+        + (f", ZeRO {_stage(estimate)}" if config.learner == "deepspeed" else ""),
+        "step": _step(estimate),
+    }
+    if estimate.engine == "vllm":
+        facts["KV cache"] = f"{estimate.cached_sequences:,.0f} sequences of {longest_sequence(config):,} tokens at once"
+    facts["longest context"] = estimate.described_context
+    if estimate.described_handover:
+        facts["hand-over"] = estimate.described_handover
+    facts["disk"] = f"{_size(estimate.disk_bytes)} at most; a checkpoint {_size(estimate.checkpoint_bytes)}"
+    return facts
+
+
+def _stage(estimate: Estimate) -> str:
+    settings = estimate.config.learning.deepspeed
+    moved = [
+        name
+        for name, on in (("optimiser", settings.offload_optimizer), ("parameters", settings.offload_parameters))
+        if on
+    ]
+    return f"{settings.zero_stage}{', ' + ' and '.join(moved) + ' in host memory' if moved else ''}"
+
+
+def _step(estimate: Estimate) -> str:
+    """Tokens of a step, at most: responses are as long as they are."""
+    config, tokens = estimate.config, step_tokens(estimate.config)
+    each = " a rank" if config.run.ranks > 1 else ""
+    return (
+        f"up to {tokens * config.run.ranks:,} tokens, in {_counted(estimate.micro_batches, 'micro-batch')}{each} of up "
+        f"to {micro_batch_tokens(config):,}"
+    )
+
+
+def memory_table(estimate: Estimate) -> Table:
+    """A row per part, a column per moment."""
+    ranks = estimate.machine.ranks(estimate.config.run.ranks)
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("GiB", min_width=15)
+    for need in estimate.needs:
+        of = "a GPU" if need.where == "GPU memory" else f"{_counted(ranks, 'rank')}' memory" if ranks > 1 else "memory"
+        table.add_column(f"{of}\n{need.when}", justify="right")
+    for name in _names(estimate.needs):
+        table.add_row(name, *(_cell(need, name) for need in estimate.needs))
+    table.add_row("sum", *(f"{need.total / GIB:.2f}" for need in estimate.needs), style="bold")
+    table.add_row("there is", *(_there(estimate, need) for need in estimate.needs))
+    verdicts = [Text(verdict, style=_STYLES[verdict]) for verdict in estimate.verdicts]
+    table.add_row("", *verdicts)
+    return table
+
+
+def _names(found: Sequence[Need]) -> list[str]:
+    return list(dict.fromkeys(name for need in found for name in (*need.certain, *need.likely)))
+
+
+def _cell(need: Need, name: str) -> str:
+    if name in need.certain:
+        return f"{need.certain[name] / GIB:.2f}"
+    return f"~{need.likely[name] / GIB:.2f}" if name in need.likely else ""
+
+
+def _there(estimate: Estimate, need: Need) -> str:
+    there = estimate.there(need)
+    return "?" if there is None else f"{there / GIB:.2f}"
+
+
+def _size(size: float) -> str:
+    return f"{size / GIB:,.1f} GiB"
+
+
+def _counted(count: int, what: str) -> str:
+    plural = what + ("es" if what.endswith("ch") else "s")
+    return f"{count} {what if count == 1 else plural}"

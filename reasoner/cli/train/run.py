@@ -1,0 +1,228 @@
+"""`reasoner run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from reasoner.cli import options
+from reasoner.cli.console import out, print_samples
+from reasoner.cli.results.report import leaving_report
+from reasoner.config.config import Config
+from reasoner.distributed.ranks import Ranks, launched
+from reasoner.errors import ConfigError, UserError
+from reasoner.io.safe_text import printable
+from reasoner.launch.cluster import idle_nodes, read_hostfile, slurm_node
+from reasoner.launch.launcher import launch
+from reasoner.loading import Resolved, load_config
+from reasoner.models.resolve import describe_model, resolve_device, resolve_model
+from reasoner.planning.describe import describe_plan
+from reasoner.planning.estimate import find_estimate
+from reasoner.planning.feasibility import refuse_impossible
+from reasoner.planning.preflight import ready
+from reasoner.plugins import manager as hooks
+from reasoner.processes.lifetime import guard_processes, interruptible
+from reasoner.processes.machine import this_machine
+from reasoner.runs.find import find_run
+from reasoner.runs.resuming.resume import Resume
+from reasoner.runs.resuming.rules import load_resumed
+from reasoner.sampling.factory import choose_engine
+
+
+def run(
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TASK",
+            help="Name of a task (`reasoner tasks list`), or a TOML file of your own.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with this run, in the place of TASK: its folder or name.")
+    ] = None,
+    profile: options.Profile = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, hub id or embedded model to train (model.path).", show_default=False)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for run folders (run.output).")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that train together on each node, one per GPU (run.ranks).")
+    ] = None,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Train on several nodes: `NAME slots=GPUS` lines, reached by ssh."),
+    ] = None,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(
+            metavar="H", help="Hours after which it saves and ends, for --resume (run.max_hours); exit code 3."
+        ),
+    ] = None,
+    config: options.ConfigFiles = None,
+    sets: options.Sets = None,
+    plugin: options.Plugins = None,
+    unsandboxed: options.Unsandboxed = False,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: go on with plugin files, or options of reward sources, that have changed.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Read the data, try what can be tried without the model, print what would be done, and stop.",
+        ),
+    ] = False,
+) -> None:
+    """Train a model on a task.
+
+    Examples:
+
+    reasoner run math-gsm8k --profile laptop
+
+    reasoner run math-gsm8k --set data.train.path=train.jsonl --set data.eval.path=test.jsonl
+
+    reasoner run math-gsm8k --set gro.preset=rloo --set rewards.boxed_format.weight=0.2 --steps 50
+
+    reasoner run math-gsm8k --profile gpu --gpus 8
+
+    srun --nodes=2 --ntasks-per-node=1 reasoner run math-gsm8k --profile gpu --gpus 8
+
+    reasoner run --resume runs/20260101-120000-math-gsm8k
+
+    reasoner run --resume 20260101-12 --accept-changes
+    """
+    arguments = list(sets or ())
+    if model is not None:
+        arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
+    if steps is not None:
+        arguments.append(f"run.steps={steps}")
+    if output is not None:
+        arguments.append(f"run.output={json.dumps(str(output), ensure_ascii=False)}")
+    if max_hours is not None:
+        arguments.append(f"run.max_hours={max_hours}")
+    here = launched()
+    arguments += _ranks_wanted(here, gpus, hostfile, arguments)
+    going_on: Resume | None = None
+    if accept and resume is None:
+        raise UserError("--accept-changes is for a run that goes on: --resume RUN.")
+    if resume is None and task is not None:
+        resolved = ready(load_config(task, profile, config or (), arguments, plugin or ()))
+    elif resume is not None:
+        given = {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
+        _refuse_beside_resume(given)
+        folder = find_run(resume)
+        resolved, changes = load_resumed(folder, arguments, accept=accept)
+        resolved, going_on = ready(resolved), Resume(folder, changes, accept)
+    else:
+        raise UserError("what is to be trained? Name a TASK (`reasoner tasks list`), or a run with --resume RUN.")
+    if dry_run:
+        _print_plan(*_plan(resolved, hostfile))
+        return
+    if here.count == 1 and resolved.config.run.ranks > 1:
+        _launch(resolved.config, hostfile)
+        return
+    if here.count != resolved.config.run.ranks:
+        raise ConfigError(
+            f"run.ranks is {resolved.config.run.ranks}, and the launcher started {here.count}; leave --gpus out, or "
+            "start as many"
+        )
+    from reasoner.pipeline import train
+    from reasoner.training.build import open_stages
+
+    weights = resolved.config.sampling.weights_folder
+    guard = guard_processes([Path(weights)] if weights else [])
+    with interruptible(), guard, leaving_report() as report_on, open_stages(resolved, going_on) as stages:
+        if here.first:
+            report_on(stages.run.folder)
+        train(stages)
+
+
+def _refuse_beside_resume(given: Mapping[str, object]) -> None:
+    named = [name for name, value in given.items() if value]
+    if named:
+        raise UserError(
+            f"{' and '.join(named)} cannot be given with --resume: the run goes on with its own configuration. Number "
+            "of steps and other safe keys can change: --steps N, --set KEY=VALUE."
+        )
+
+
+def _ranks_wanted(here: Ranks, gpus: int | None, hostfile: Path | None, sets: Sequence[str]) -> list[str]:
+    """`run.ranks` as command line and launcher have it, as a setting; [] where they leave it open or `sets` has it."""
+    if gpus is None and hostfile is None and any(each.partition("=")[0].strip() == "run.ranks" for each in sets):
+        return []
+    if gpus is not None and hostfile is not None:
+        raise UserError("--gpus cannot be given with --hostfile, whose slots say how many ranks each machine has")
+    if here.count > 1:
+        return [f"run.ranks={here.count if gpus is None else gpus * here.nodes}"]
+    if hostfile is not None:
+        return [f"run.ranks={sum(host.slots for host in read_hostfile(hostfile))}"]
+    return [] if gpus is None else [f"run.ranks={gpus * slurm_node(os.environ).count}"]
+
+
+def _launch(config: Config, hostfile: Path | None) -> None:
+    """Start the ranks, here or on the machines of a hostfile: each runs this command again."""
+    output, model, ranks = Path(config.run.output), config.model.path, config.run.ranks
+    if hostfile is not None:
+        from reasoner.launch.ssh import launch_on
+
+        hosts = read_hostfile(hostfile)
+        _say(f"preparing model {describe_model(model)}, starting {ranks} ranks on {len(hosts)} machines")
+        with interruptible(), guard_processes():
+            launch_on(hosts, sys.argv[1:], output, model)
+        return
+    node = slurm_node(os.environ)
+    on_each, rest = divmod(ranks, node.count)
+    if rest:
+        raise ConfigError(f"run.ranks is {ranks}, and srun started {node.count} nodes, which take equally many")
+    if node.first:
+        where = f" on {node.count} nodes" if node.count > 1 else ""
+        _say(f"preparing model {describe_model(model)}, starting {ranks} ranks{where}")
+    if idle := idle_nodes(os.environ):
+        _say(f"note: {idle} more nodes of this SLURM job have nothing to do; `srun reasoner run ...` takes all of them")
+    resolve_model(model)  # once, not by every rank at the same time
+    with interruptible(), guard_processes():
+        launch(node, on_each, sys.argv[1:], output)
+
+
+def _say(text: str) -> None:
+    print(printable(text), flush=True)  # noqa: T201
+
+
+def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str], Sequence[str]]:
+    """The facts of a run, and a prompt of each source as the policy sees it."""
+    from reasoner.planning.rehearsal import rehearse
+    from reasoner.planning.resources import check_models_at_hand
+
+    config = resolved.config
+    config.check_trains(resolved.typed)
+    device = resolve_device(config.model.device)
+    engine = choose_engine(config.sampling) if config.has_sampler else ""
+    found = rehearse(config, hooks.build_manager(config.plugins))
+    facts = {**describe_plan(resolved, found.splits, device, engine), **found.facts}
+    estimate = find_estimate(config, this_machine(device), engine)
+    nodes = len(read_hostfile(hostfile)) if hostfile else slurm_node(os.environ).count
+    refuse_impossible(estimate, nodes)
+    check_models_at_hand(config, engine)
+    return {**facts, **estimate.facts}, list(found.samples(1))
+
+
+def _print_plan(facts: Mapping[str, str], samples: Sequence[str]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        table.add_row(Text(name, style="bold"), Text(fact, overflow="fold"))
+    out().print(table)
+    print_samples(samples)

@@ -1,0 +1,85 @@
+"""`reasoner serve`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reasoner.cli import options
+from reasoner.cli.console import out
+from reasoner.config.config import SamplingConfig
+from reasoner.io.safe_text import printable
+from reasoner.loading import Resolved, load_config
+from reasoner.loading.task_files import TaskFile
+from reasoner.models.resolve import resolve_model
+from reasoner.processes.lifetime import guard_processes, interruptible
+from reasoner.sampling.factory import check_sampler, choose_engine, longest_of, start_of
+from reasoner.sampling.server.auth import KEY
+from reasoner.sampling.server.serve import serve as run_server
+
+
+def serve(
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="Name of a task (`reasoner tasks list`), a TOML file of your own, or the folder of a model.",
+        ),
+    ],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that the server listens on.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address that it listens on; 127.0.0.1 cannot be reached from other machines.")
+    ] = "127.0.0.1",
+    tensor_parallel: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="GPUs that share the model (sampling.tensor_parallel).")
+    ] = None,
+    profile: options.Profile = None,
+    config: options.ConfigFiles = None,
+    sets: options.Sets = None,
+    plugin: options.Plugins = None,
+) -> None:
+    """Start a vLLM server for runs with sampling.mode = "server".
+
+    Whoever reaches its port can change its model: leave it on 127.0.0.1 or a private network, and set the environment
+    variable VLLM_API_KEY to the same secret for server and run.
+
+    Examples:
+
+    reasoner serve math-gsm8k --port 8000
+
+    reasoner run math-gsm8k --set sampling.mode=server --set 'sampling.servers=["http://127.0.0.1:8000"]'
+    """
+    from reasoner.benchmarks.parts import alone
+
+    chosen = alone(_load(task, profile, config or (), sets or (), plugin or ())).config
+    choose_engine(SamplingConfig(engine="vllm"))  # refuses where there is none
+    served: dict[str, Any] = {"engine": "vllm", "mode": "colocated"}  # whatever the runs of the task do
+    if tensor_parallel is not None:
+        served["tensor_parallel"] = tensor_parallel
+    chosen = chosen.model_copy(update={"sampling": chosen.sampling.model_copy(update=served)})
+    with interruptible(), guard_processes():
+        print(printable(f"preparing model {chosen.model.path}"), flush=True)  # noqa: T201
+        folder = resolve_model(chosen.model.path)
+        check_sampler(chosen, folder, training=False)
+        run_server(start_of(chosen, folder, longest_of(chosen)), host, port, _say_ready)
+
+
+def _load(
+    name: str, profile: str | None, config_files: Sequence[Path], sets: Sequence[str], plugins: Sequence[str]
+) -> Resolved:
+    is_model = (Path(name) / "config.json").is_file() or name.startswith("embedded:")
+    if not is_model:
+        return load_config(name, profile, config_files, sets, plugins)
+    # a table must say something to be there
+    task = TaskFile("serve", None, f"model {name}", {"model": {"path": name}, "data": {"overlap": "refuse"}})
+    return load_config(task, profile, config_files, sets, plugins)
+
+
+def _say_ready(url: str) -> None:
+    guarded = f"asks for the key in {KEY}" if os.environ.get(KEY) else f"asks for no key ({KEY} is not set)"
+    out().print(f"\nready at {url}; {guarded}. Give it to a run:", soft_wrap=True)
+    out().print(f"  --set sampling.mode=server --set 'sampling.servers=[\"{url}\"]'", soft_wrap=True, markup=False)

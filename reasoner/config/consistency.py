@@ -1,0 +1,292 @@
+"""What must hold between the sections of a configuration. Checked when it is loaded, before any model is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reasoner.errors import nearest
+from reasoner.gro.spec.schedules import mistake
+from reasoner.gro.spec.terms import SOURCES, Advantage, Linear, PassAtK
+
+if TYPE_CHECKING:
+    from reasoner.config.config import Config, RewardConfig
+
+
+def mistake_of_conditions(rewards: Sequence[RewardConfig]) -> str:
+    """What is wrong with the rewards' `when`, or an empty string."""
+    names = [reward.source for reward in rewards]
+    for index, reward in enumerate(rewards):
+        if reward.when is None or reward.when in names[:index]:
+            continue
+        place = f"rewards[{index}].when = {reward.when!r}"
+        if reward.when == reward.source:
+            return f"{place} is the source itself; name an earlier one"
+        if reward.when in names:
+            return f"{place} comes after {reward.source!r}; a condition comes first: put its entry before this one"
+        earlier = ", ".join(names[:index]) or "none"
+        return f"{place} is not among the rewards.{nearest(reward.when, names[:index])} Earlier ones: {earlier}"
+    return ""
+
+
+def _check_rewards(config: Config) -> None:
+    names = [reward.source for reward in config.rewards]
+    if len(set(names)) != len(names):
+        raise ValueError(f"rewards: each source may appear once, got {names}")
+    if found := mistake_of_conditions(config.rewards):
+        raise ValueError(found)
+    if config.evaluation is not None and config.evaluation.correct not in ("", *names):
+        raise ValueError(
+            f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: "
+            f"{', '.join(names) or 'none'}; name one of them, or nothing "
+            "where no responses are evaluated: --set evaluation.correct="
+        )
+
+
+def _check_evaluation(config: Config) -> None:
+    """There is something to evaluate on, and what decides where responses are sampled."""
+    evaluation = config.evaluation
+    if evaluation is None:
+        return
+    samples = config.online or not config.gro.terms or (config.data.eval is not None and bool(config.rewards))
+    if samples and not evaluation.correct:
+        raise ValueError(
+            "evaluation.correct is needed and not set: the reward source that decides whether a response is correct, "
+            f"one of {', '.join(reward.source for reward in config.rewards) or 'the rewards, which are not set either'}"
+        )
+    if evaluation.every and config.gro.terms and not config.has_sampler and config.data.holdout is None:
+        raise ValueError(
+            f"evaluation.every = {evaluation.every} has nothing to evaluate on: hold out a share of the rows, "
+            "data.holdout = 0.05, or set data.eval, rewards and evaluation.correct to have responses sampled"
+        )
+
+
+def _check_sources(config: Config) -> None:
+    """Every term has what it reads."""
+    for name, term in config.gro.terms.items():
+        if term.source == "online":
+            missing = [
+                key
+                for key, value in (
+                    ("data.train", config.data.train),
+                    ("data.eval (or data.holdout = 0.05)", config.data.eval or config.data.holdout),
+                    ("rewards", config.rewards),
+                    ("evaluation", config.evaluation),
+                )
+                if not value
+            ]
+            if missing:
+                raise ValueError(
+                    f"gro.terms.{name} reads fresh groups (source = 'online') and needs {', '.join(missing)}, not set"
+                )
+        elif getattr(config.data, term.source) is None:
+            instead = (
+                "" if term.source == "demos" else f"; to use fresh groups instead: --set gro.terms.{name}.source=online"
+            )
+            raise ValueError(
+                f"gro.terms.{name}.source = {term.source!r} needs the data set [data.{term.source}], which is not set: "
+                f"--set data.{term.source}.path=FILE{instead}"
+            )
+
+
+def _check_groups(config: Config) -> None:
+    size = config.sampling.group_size
+    for name, term in config.gro.terms.items():
+        if term.source == "online" and term.term.compares and size < 2:
+            raise ValueError(
+                f"sampling.group_size = {size} with gro.terms.{name}: it compares the responses of a group, which "
+                "needs at least 2; raise sampling.group_size, or take a method that does not, such as "
+                "reinforce or remax"
+            )
+        if isinstance(term.credit, PassAtK) and term.source == "online" and term.credit.k >= size:
+            raise ValueError(
+                f"gro.terms.{name}.credit.k = {term.credit.k} compares the subsets of k responses of a group, and "
+                f"sampling.group_size = {size} has one at most: raise sampling.group_size, or lower k"
+            )
+        if term.source == "labelled" and term.anchor.kind == "kl" and config.per_step("labelled") < 2:
+            raise ValueError(
+                f"gro.terms.{name}.anchor.kind = 'kl' estimates the KL from responses put to each other's prompts and "
+                "needs at least 2 rows per step; raise data.labelled.per_step"
+            )
+
+
+def _check_refills(config: Config) -> None:
+    """Dynamic sampling keeps groups with differences: every term must be one that needs them."""
+    for name, term in config.gro.terms.items():
+        if config.sampling.refills and term.source == "online" and not term.term.compares:
+            raise ValueError(
+                f"sampling.refills = {config.sampling.refills} drops groups whose rewards are all equal, and "
+                f"gro.terms.{name} learns from such groups too: set sampling.refills = 0, or take a method that "
+                "compares the responses of a group (grpo, rloo, dapo)"
+            )
+
+
+def _check_ahead(config: Config) -> None:
+    """Responses of older weights are corrected for that where they have to be."""
+    if not config.sampling.ahead:
+        return
+    if config.gro.terms and not config.online:
+        raise ValueError("sampling.ahead = 1 draws fresh groups during the update, and no term reads any")
+    for name, term in config.gro.terms.items():
+        if term.term.is_corrected_when_stale and term.correction.kind == "none":
+            raise ValueError(
+                f"gro.terms.{name}.correction.kind = 'none' with sampling.ahead = 1: its responses come from weights "
+                "one step older than those that learn from them; use 'truncate' or 'mask', or sampling.ahead = 0"
+            )
+
+
+def _check_tensor_parallel(config: Config) -> None:
+    gpus, ranks = config.sampling.tensor_parallel, config.run.ranks
+    if gpus > 1 and config.sampling.engine == "hf":
+        raise ValueError(f"sampling.tensor_parallel = {gpus} needs vLLM, and sampling.engine is 'hf'; leave one out")
+    if gpus > 1 and config.sampling.mode == "server":
+        raise ValueError(
+            f"sampling.tensor_parallel = {gpus} has no effect with sampling.mode = 'server': spread the model where it "
+            f"is served, `reasoner serve TASK --tensor-parallel {gpus}`"
+        )
+    if ranks > 1 and ranks % gpus:
+        fitting = [str(count) for count in range(1, ranks + 1) if ranks % count == 0]
+        raise ValueError(
+            f"sampling.tensor_parallel = {gpus} does not divide the {ranks} ranks into groups that share an engine; "
+            f"set it to {', '.join(fitting[:-1])} or {fitting[-1]}"
+        )
+
+
+def _check_budgets(config: Config) -> None:
+    """A budget of calls is divided over the ranks that score: those with an engine."""
+    scoring = config.run.ranks // config.sampling.tensor_parallel
+    for reward in config.rewards:
+        if reward.max_calls and reward.max_calls < scoring:
+            raise ValueError(
+                f"rewards.{reward.source}.max_calls = {reward.max_calls} is divided over the {scoring} ranks that "
+                f"score, and leaves some of them none: allow at least {scoring}, or set run.ranks (--gpus) lower"
+            )
+
+
+def _check_curriculum(config: Config) -> None:
+    if config.curriculum.kind != "none" and config.gro.terms and not config.online:
+        raise ValueError(
+            f"curriculum.kind = {config.curriculum.kind!r} chooses the problems of fresh groups, and no term reads any"
+        )
+
+
+def _check_weights(config: Config) -> None:
+    if config.gro.terms and not any(term.weight for term in config.gro.terms.values()):
+        raise ValueError(f"gro.terms: every weight is 0, so nothing would be learned: {', '.join(config.gro.terms)}")
+    for name, term in config.gro.terms.items():
+        if found := mistake(term.schedule, config.run.steps):
+            raise ValueError(f"gro.terms.{name}.schedule: {found}")
+
+
+def _check_critic(config: Config) -> None:
+    """One critic serves all its terms, so they must agree on what it predicts."""
+    asked = [term for term in config.gro.terms.values() if term.term.needs_critic]
+    for other in asked[1:]:
+        if (other.credit, other.kl) != (asked[0].credit, asked[0].kl):
+            raise ValueError(
+                "gro.terms: terms with credit.baseline = 'critic' share one critic: give them equal credit and kl"
+            )
+
+
+def _check_engine(config: Config) -> None:
+    """DeepSpeed can do what it is asked for, and its section is not there in vain."""
+    learning = config.learning
+    if learning.engine == "torch" and learning.deepspeed != type(learning.deepspeed)():
+        raise ValueError("learning.deepspeed has no effect with learning.engine = 'torch'; leave one of them out")
+    if learning.engine == "torch" and config.run.ranks > 1:
+        raise ValueError(
+            f"learning.engine = 'torch' trains with one rank, and run.ranks is {config.run.ranks}; use 'auto' or "
+            "'deepspeed'"
+        )
+    if config.learner != "deepspeed":
+        return
+    if learning.deepspeed.zero_stage == 0 and config.model.dtype == "bfloat16":
+        raise ValueError(
+            "learning.deepspeed.zero_stage = 0 with model.dtype = 'bfloat16': DeepSpeed would add gradients up in "
+            "bfloat16; use zero_stage 1, 2 or 3"
+        )
+
+
+def _check_updates(config: Config) -> None:
+    learning = config.learning
+    updates = learning.updates_per_step * learning.epochs
+    for source in SOURCES:
+        if config.gro.reads(source) and config.per_step(source) % learning.updates_per_step:
+            key = "learning.problems_per_step" if source == "online" else f"data.{source}.per_step"
+            raise ValueError(
+                f"{key} = {config.per_step(source)} is not divisible by learning.updates_per_step = "
+                f"{learning.updates_per_step}: every mini-batch holds whole groups"
+            )
+    for name, term in config.gro.terms.items():
+        online = term.source == "online" and isinstance(term.credit, Advantage)
+        if isinstance(term.link, Linear) and online and updates > 1:
+            raise ValueError(
+                f"learning.updates_per_step x learning.epochs = {updates} with gro.terms.{name}.link.kind = 'linear': "
+                "without a ratio the second update would be off-policy and wrong; use 1, or link.kind = 'clip'"
+            )
+    if learning.warmup_steps > config.optimizer_steps:
+        raise ValueError(
+            f"learning.warmup_steps = {learning.warmup_steps} is more than the run's {config.optimizer_steps} "
+            "optimiser steps"
+        )
+
+
+def _check_reference(config: Config) -> None:
+    for name, term in config.gro.terms.items():
+        if term.term.needs_reference and config.learning.reference == "none":
+            raise ValueError(
+                f"gro.terms.{name} compares with a reference policy and learning.reference is 'none'; set "
+                "learning.reference = 'auto'"
+            )
+
+
+def _check_prompt(config: Config) -> None:
+    """Of a plain prompt there is nothing that the chat template would do."""
+    if config.prompt.format != "plain":
+        return
+    for key, value in (
+        ("model.chat_template_kwargs", config.model.chat_template_kwargs),
+        ("prompt.system_role", config.prompt.system_role == "user"),
+    ):
+        if value:
+            raise ValueError(
+                f"{key} has no effect with prompt.format = 'plain', which uses no chat template; leave it out"
+            )
+
+
+def _check_data(config: Config) -> None:
+    train, held_out = config.data.train, config.data.eval
+    offline = any((config.data.pairs, config.data.labelled, config.data.demos))
+    if config.data.holdout is not None and held_out is not None and not offline:
+        raise ValueError(
+            f"data.holdout = {config.data.holdout} has no effect beside data.eval: leave one of them out "
+            "(--set data.eval=none)"
+        )
+    if train is None or held_out is None:
+        return
+    if train.generator is not None and train.generator == held_out.generator and train.seed == held_out.seed:
+        raise ValueError(
+            f"data.train.seed and data.eval.seed are both {train.seed}: the generator would give the same "
+            "problems for training and evaluation"
+        )
+
+
+CHECKS = (
+    _check_rewards,
+    _check_sources,
+    _check_evaluation,
+    _check_groups,
+    _check_refills,
+    _check_ahead,
+    _check_tensor_parallel,
+    _check_budgets,
+    _check_curriculum,
+    _check_weights,
+    _check_critic,
+    _check_engine,
+    _check_updates,
+    _check_reference,
+    _check_data,
+    _check_prompt,
+)
+"""what must hold between sections, in the order in which it is looked at"""

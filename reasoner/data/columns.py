@@ -1,0 +1,123 @@
+"""The fields of rows by the names that a task knows them by: `data.<source>.columns`.
+
+A name stands for another field, or for a Jinja template of the row. A template that only looks something up, such as
+`{{ reward_model.ground_truth }}` or `{{ choices[answer] }}`, gives the value as it is, a list or an object too; any
+other gives text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import jinja2
+from jinja2 import nodes
+
+from reasoner.data.prompts.template_process import environment
+from reasoner.data.prompts.templates import FailedError, Template, UnboundedError, parse
+from reasoner.data.row_report import RowError
+from reasoner.data.rows import Row, field_names
+from reasoner.errors import ConfigError, nearest
+from reasoner.io.safe_text import storable
+
+_LOOKUP = (nodes.Name, nodes.Getattr, nodes.Getitem, nodes.Const)
+
+
+def is_template(column: str) -> bool:
+    """Whether a column is a template, and no name."""
+    return "{{" in column or "{%" in column
+
+
+class Columns:
+    """The mapping of one source; to be closed, as some templates have a process.
+
+    Raises:
+        ConfigError: one of them is no Jinja template.
+    """
+
+    def __init__(self, columns: Mapping[str, str], section: str) -> None:
+        """
+        Args:
+            section: the configuration section of the source (`data.train`), for messages.
+        """
+        self._section = section
+        self._names = {name: column for name, column in columns.items() if not is_template(column)}
+        self._lookups: dict[str, Callable[..., Any]] = {}
+        self._templates: dict[str, Template] = {}
+        for name, column in columns.items():
+            if name in self._names:
+                continue
+            try:
+                found = _lookup(column.strip())
+                if found is None:
+                    self._templates[name] = Template(column)
+                else:
+                    self._lookups[name] = found
+            except jinja2.TemplateSyntaxError as error:
+                why = (error.message or "").rstrip(".")
+                raise ConfigError(f"{section}.columns.{name} = {column!r}: not a Jinja template: {why}.") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for template in self._templates.values():
+            template.close()
+
+    def __call__(self, row: Row) -> Row:
+        """The row with the names of the mapping beside its own.
+
+        Raises:
+            RowError: it does not have a field, or what a template looks up.
+            ConfigError: a template takes more time or memory than one may.
+        """
+        found: dict[str, Any] = {}
+        for name, column in self._names.items():
+            if column not in row.fields:
+                key = f"{self._section}.columns.{name}"
+                raise RowError(
+                    row.place,
+                    f"{key} names the field {column!r}, which the row does not have."
+                    f"{nearest(column, row.fields)} It has: {field_names(row.fields)}. To take the names as they are: "
+                    f"--set '{self._section}.columns={{}}'.",
+                    f"without the field {column!r}",
+                )
+            found[name] = row.fields[column]
+        for name in (*self._lookups, *self._templates):
+            found[name] = self._value(row, name)
+        return replace(row, fields={**row.fields, **found}) if found else row
+
+    def _value(self, row: Row, name: str) -> Any:
+        key = f"{self._section}.columns.{name}"
+        try:
+            if name in self._templates:
+                return self._templates[name].render(row.fields)
+            value = self._lookups[name](row.fields)
+            if isinstance(value, jinja2.Undefined):
+                str(value)  # it raises what is undefined
+            if value is not None and not isinstance(value, str | int | float | bool | list | dict):
+                raise FailedError(f"it gives a {type(value).__name__}; write row['name'] for a field called so")
+        except jinja2.UndefinedError as error:
+            complaint = f"{key} does not fit: {error.message}. The row has: {field_names(row.fields)}."
+            raise RowError(row.place, complaint, f"that {key} does not fit") from None
+        except UnboundedError as error:
+            raise ConfigError(f"{key} fails on {row.place}: {error}.") from None
+        except Exception as error:  # a lookup can raise anything, such as for a forbidden attribute
+            raise RowError(row.place, f"{key} fails: {str(error).rstrip('.')}.", f"on which {key} fails") from error
+        return storable(value)
+
+
+def _lookup(template: str) -> Callable[..., Any] | None:
+    """A function of the row's fields, where all that the template does is to look a value up."""
+    body = parse(template).body
+    if not (template.startswith("{{") and template.endswith("}}")):
+        return None
+    if len(body) != 1 or not isinstance(body[0], nodes.Output) or len(body[0].nodes) != 1:
+        return None
+    expression = body[0].nodes[0]
+    if not all(isinstance(node, _LOOKUP) for node in (expression, *expression.find_all(nodes.Node))):
+        return None
+    text = template.removeprefix("{{").removesuffix("}}").strip("-+ \n\t")
+    return environment("prompt").compile_expression(text, undefined_to_none=False)

@@ -1,0 +1,151 @@
+"""Problems as the policy reads them: through the chat template or as plain text, and as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from reasoner.config.config import PromptConfig
+from reasoner.data.prompts.chat import ChatRenderer, ChatTokenizer
+from reasoner.data.prompts.chat_probe import TurnEnd
+from reasoner.data.prompts.control_tokens import ControlTokens, NotTextError, not_text
+from reasoner.data.prompts.plain import PlainRenderer
+from reasoner.data.row_report import RowError, RowReport
+from reasoner.records import Problem, Prompt
+
+
+class Renderer(Protocol):
+    """Writes problems, and responses to them, as one text with stand-ins (`ControlTokens`), and as token ids."""
+
+    end_token: str | None
+    """the tokenizer's own end token, as it is spelled"""
+
+    @property
+    def control(self) -> ControlTokens:
+        """The control tokens of the tokenizer."""
+        ...
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """See whether the problems can be written as they are meant to be, and what that takes.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        ...
+
+    def prompt(self, problem: Problem) -> str:
+        """The text that a response continues.
+
+        Raises:
+            ConfigError: the template fails.
+            RowError: it spells control tokens that cannot be written as text, or is a conversation where one text is
+                needed.
+        """
+        ...
+
+    def whole(self, problem: Problem, response: str) -> str:
+        """The same text with a response and what ends it.
+
+        Raises:
+            ConfigError, RowError: as `prompt`.
+        """
+        ...
+
+    def token_ids(self, text: str) -> tuple[int, ...]:
+        """Of what `prompt` and `whole` give.
+
+        Raises:
+            NotTextError: it spells control tokens that cannot be written as text.
+        """
+        ...
+
+    def turn_end(self) -> TurnEnd:
+        """What ends a response beside the model's own end tokens."""
+        ...
+
+    def said_end(self, own: Collection[int]) -> str:
+        """Where responses end, in words.
+
+        Args:
+            own: the model's end tokens.
+        """
+        ...
+
+    def facts(self) -> dict[str, str]:
+        """What else is worth knowing of it, by name."""
+        ...
+
+
+def open_renderer(
+    tokenizer: ChatTokenizer, prompt: PromptConfig, template_kwargs: Mapping[str, Any] | None = None
+) -> Renderer:
+    """The renderer of `prompt.format`.
+
+    Args:
+        template_kwargs: arguments of the chat template, `model.chat_template_kwargs`.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, and one is needed.
+    """
+    if prompt.format == "plain":
+        return PlainRenderer(tokenizer, prompt)
+    return ChatRenderer(tokenizer, prompt, template_kwargs or {})
+
+
+def render(
+    problems: Iterable[Problem],
+    renderer: Renderer,
+    max_prompt_tokens: int,
+    report: RowReport | None = None,
+    section: str = "data.train",
+) -> list[Prompt]:
+    """Each problem as token ids, up to where its response begins.
+
+    Args:
+        report: collects problems that cannot be written and prompts that are too long, which are left out of the
+            result; None: they are refused here.
+        section: the configuration section of the problems' source, for messages.
+
+    Raises:
+        ConfigError: the chat template refuses the conversation or its arguments.
+        DataError: a prompt is longer than `max_prompt_tokens`, or spells control tokens that cannot be written as
+            text; the message names the first ones, of those that are too long the longest, and how many there are.
+    """
+    problems, bad = list(problems), report or RowReport()
+    renderer.check(problems)
+    prompts: list[Prompt] = []
+    for problem in problems:
+        with bad.collecting(section):
+            prompts.append(Prompt(problem, prompt_ids(problem, renderer)))
+    fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= max_prompt_tokens]
+    too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
+    for prompt in sorted(too_long, key=lambda prompt: -len(prompt.token_ids)):  # the longest one is named
+        bad.add(section, _too_long(prompt, max_prompt_tokens))
+    if report is None:
+        bad.keep(section, len(fitting))
+        bad.settle()
+    return fitting
+
+
+def _too_long(prompt: Prompt, most: int) -> RowError:
+    limit = f"sampling.max_prompt_tokens = {most}"
+    return RowError(
+        f"problem {prompt.problem.id}",
+        f"its prompt has {len(prompt.token_ids):,} tokens, more than {limit}. Raise the limit.",
+        f"with a prompt longer than {limit}",
+    )
+
+
+def prompt_ids(problem: Problem, renderer: Renderer) -> tuple[int, ...]:
+    """One problem as token ids; see `render`.
+
+    Raises:
+        RowError: it cannot be written.
+    """
+    text = renderer.prompt(problem)
+    try:
+        ids = renderer.token_ids(text)
+    except NotTextError as error:
+        raise not_text(f"problem {problem.id}", error) from error
+    renderer.control.count_typed(text)
+    return ids

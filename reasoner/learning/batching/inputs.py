@@ -1,0 +1,129 @@
+"""A micro-batch as tensors.
+
+Legend: B sequences, L their length, S response tokens of the micro-batch, R its responses, T tokens of the longest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from reasoner.learning.batching.packing import MicroBatch, Row
+from reasoner.records import Response
+
+
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """What attention must know of a row: where it starts in the flat sequence and where its pieces end."""
+
+    start: int
+    prompt: int
+    """tokens"""
+    responses: tuple[int, ...]
+    """tokens of each response that go through the model; may be 0"""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What goes through the model, and where the response tokens are predicted."""
+
+    input_ids_BL: Tensor
+    position_ids_BL: Tensor
+    """restarting after each prompt; in padded sequences counting up to the last token, which padding repeats"""
+    shapes: tuple[RowShape, ...] | None
+    """rows of a flat sequence (B = 1); None: one response per sequence, padded on the right"""
+    predictors_S: Tensor
+    """index into the flattened (B * L) positions whose hidden state predicts each response token"""
+    targets_S: Tensor
+    """token ids"""
+    lengths_R: tuple[int, ...]
+    """tokens of each response: S = sum"""
+
+    def parts(self, values_S: Tensor) -> list[Tensor]:
+        """(S,) -> (T,) of each response."""
+        return list(torch.split(values_S, list(self.lengths_R)))
+
+    def padded(self, values_S: Tensor) -> Tensor:
+        """(S,) -> (R, T), zeros on the right."""
+        return pad_sequence(self.parts(values_S), batch_first=True)
+
+    def flat(self, values_RT: Tensor) -> Tensor:
+        """(R, T) -> (S,), the inverse of `padded`."""
+        return torch.cat([values_RT[row, :length] for row, length in enumerate(self.lengths_R)])
+
+    def weights(self, weights_RT: Tensor, mask_S: Tensor, like_S: Tensor) -> Tensor:
+        """(S,) weights in the format of `like_S`, without gradient; 0 where the mask is False.
+
+        Raises:
+            ValueError: the weights are not (R, T).
+        """
+        needed = (len(self.lengths_R), max(self.lengths_R))
+        if weights_RT.shape != needed:
+            raise ValueError(f"weights of shape {needed} are needed, got {tuple(weights_RT.shape)}")
+        return torch.where(mask_S, self.flat(weights_RT.detach().to(like_S)), 0.0)
+
+
+def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.device) -> Tensor:
+    """(S,) True where the policy wrote the token; `responses`: those of all groups, in group order."""
+    masks = [responses[index].policy_mask for index in batch.indices]
+    return torch.tensor(list(chain.from_iterable(masks)), device=device)
+
+
+def flat_inputs(batch: MicroBatch, device: torch.device) -> Inputs:
+    """All rows in one sequence without padding; the positions of every response restart after its prompt."""
+    ids: list[int] = []
+    positions: list[int] = []
+    predictors: list[int] = []
+    shapes: list[RowShape] = []
+    for row in batch.rows:
+        start, prompt = len(ids), len(row.prompt_ids)
+        shapes.append(RowShape(start, prompt, tuple(len(response) - 1 for response in row.responses)))
+        ids += row.prompt_ids
+        positions += range(prompt)
+        for response in row.responses:
+            predictors.append(start + prompt - 1)
+            predictors += range(len(ids), len(ids) + len(response) - 1)
+            ids += response[:-1]
+            positions += range(prompt, prompt + len(response) - 1)
+    return _inputs(batch, [ids], [positions], tuple(shapes), predictors, device)
+
+
+def padded_inputs(batch: MicroBatch, device: torch.device) -> Inputs:
+    """One response per sequence, padded on the right: a causal model, recurrent or not, never sees the padding."""
+    longest = max(row.tokens for row in batch.rows)
+    ids = [_sequence(row) + [0] * (longest - row.tokens) for row in batch.rows]
+    positions = [[min(place, row.tokens - 1) for place in range(longest)] for row in batch.rows]
+    predictors: list[int] = []
+    for place, row in enumerate(batch.rows):
+        first = place * longest + len(row.prompt_ids) - 1
+        predictors += range(first, first + len(row.responses[0]))
+    return _inputs(batch, ids, positions, None, predictors, device)
+
+
+def _sequence(row: Row) -> list[int]:
+    (response,) = row.responses
+    return [*row.prompt_ids, *response[:-1]]
+
+
+def _inputs(
+    batch: MicroBatch,
+    ids: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+    shapes: tuple[RowShape, ...] | None,
+    predictors: Sequence[int],
+    device: torch.device,
+) -> Inputs:
+    responses = batch.responses
+    return Inputs(
+        torch.tensor(ids, device=device),
+        torch.tensor(positions, device=device),
+        shapes,
+        torch.tensor(predictors, device=device),
+        torch.tensor(list(chain.from_iterable(responses)), device=device),
+        tuple(len(response) for response in responses),
+    )

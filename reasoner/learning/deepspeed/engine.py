@@ -1,0 +1,401 @@
+"""The learner on DeepSpeed: parameters, gradients and optimiser state sharded as ZeRO does, in host memory on demand.
+
+The same algorithm-blind accumulator as `torch_engine.py`: same weights in, same gradient out. All ranks hold the whole
+batch; each puts its share of the groups through the model. What that takes: DeepSpeed averages gradients over ranks, so
+losses are multiplied by their number; `step` ends an accumulation, not a count; and ranks go through the model equally
+often, with a token that weighs nothing where a share is smaller, because every pass of one waits for the same pass of
+the others. How often they agree on before the first pass: any exchange in between would meet one of DeepSpeed's.
+
+In bfloat16 the parameters are bfloat16; gradients add up in float32 and the optimiser keeps float32 copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.distributed.ranks import ALONE, Ranks, share_patience
+from reasoner.distributed.sharding import same_batch, shares_of, spread_logprobs
+from reasoner.errors import RunError, UserError
+from reasoner.learning.batching.inputs import Inputs
+from reasoner.learning.batching.packing import MicroBatch, Row
+from reasoner.learning.batching.weighing import Weighed, weigh_batch
+from reasoner.learning.deepspeed.settings import deepspeed_settings
+from reasoner.learning.deepspeed.state import exact_weight, moments, restore, restore_weights
+from reasoner.learning.learner import Accumulated, StepResult, WeightFunction, Weights
+from reasoner.learning.model.backbone import Dtype, Fetch
+from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, trained_weights, why_not
+from reasoner.learning.schedule import learning_rate
+from reasoner.models.size import EXPERTS, has_experts, why_no_experts
+from reasoner.models.tensor_files import write_shards
+from reasoner.records import Group, Response
+
+T = TypeVar("T")
+
+_IDLE = MicroBatch((Row((0,), ((0,),), (0,)),))
+"""what a rank without a share puts through the model"""
+
+
+class DeepspeedLearner:
+    """A policy and its optimiser (the `Learner` protocol), on the process group that is open
+    (`reasoner.distributed.ranks`)."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str,
+        dtype: Dtype,
+        config: LearningConfig,
+        total_steps: int,
+        ranks: Ranks = ALONE,
+        trust_remote_code: bool = False,
+        checkpoint: Path | None = None,
+        lora: LoraConfig | None = None,
+    ) -> None:
+        """Load the model into host memory and have DeepSpeed spread it.
+
+        Args:
+            folder: model and tokenizer in Hugging Face format.
+            device: `cpu` or `cuda`.
+            dtype: `float32` or `bfloat16`: number format of the forward pass and of the weights that are published.
+            config: `[learning]`.
+            total_steps: optimiser steps of the whole run, for the decay of the learning rate.
+            ranks: all that train together.
+            trust_remote_code: run Python code that comes with the model.
+            checkpoint: folder in which `checkpoint` wrote, of this or the torch engine; the learner goes on from there.
+            lora: train an adapter with the rest frozen; None: all weights.
+
+        Raises:
+            ConfigError: the user's DeepSpeed file contradicts the configuration.
+            UserError: a mixture-of-experts model.
+        """
+        settings = deepspeed_settings(config, dtype)
+        deepspeed = _deepspeed(device)
+        self.policy = TorchPolicy(
+            folder,
+            device="cpu",
+            dtype=dtype,
+            token_budget=config.token_budget,
+            logit_chunk=config.logit_chunk,
+            packing=config.packing,
+            share_prompts=config.share_prompts,
+            gradient_checkpointing=config.gradient_checkpointing,
+            trust_remote_code=trust_remote_code,
+            autocast=False,
+            weights=trained_weights(checkpoint),
+            lora=lora,
+        )
+        _refuse_experts(self.policy.model)
+        self.version = 0
+        self._lora = lora
+        self._config = config
+        self._total_steps = total_steps
+        self._losses: list[float] = []
+        """of what went into the current gradient, on all ranks"""
+        self._ranks = ranks
+        self._gathered = deepspeed.zero.GatheredParameters
+        self._name = f"deepspeed {deepspeed.__version__}"
+        self._engine = _initialize(deepspeed, _Scores(self.policy), config, settings)
+        share_patience()
+        self.policy.device = torch.device(device)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    @property
+    def description(self) -> str:
+        config = self._config
+        offloaded = [
+            name
+            for name, on in (
+                ("optimiser", config.deepspeed.offload_optimizer),
+                ("parameters", config.deepspeed.offload_parameters),
+            )
+            if on
+        ]
+        moved = f", {' and '.join(offloaded)} in host memory" if offloaded else ""
+        recompute = ", activations recomputed" if config.gradient_checkpointing else ""
+        over = f" over {self._ranks.count} ranks" if self._ranks.count > 1 else ""
+        zero = f"ZeRO {config.deepspeed.zero_stage}{over}{moved}"
+        return f"{self._name}, {zero}; {self.policy.description}; AdamW{recompute}"
+
+    @property
+    def trained(self) -> Sequence[str]:
+        return list(self.policy.trained)
+
+    def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
+        """As in the protocol; the optimiser's own copies of the weights stay as they are."""
+        return self.policy.perturbed(sizes, lambda parameters: self._gathered(parameters, modifier_rank=0))
+
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        self.policy.check(groups, temperature)
+        return spread_logprobs(groups, self._ranks, lambda some: self._logprobs(some, temperature))
+
+    @torch.no_grad()
+    def _logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        found: list[list[float]] = [[] for group in groups for _ in group.responses]
+        for batch in self._rounds(self.policy.packing.micro_batches(groups)):
+            inputs = self.policy.inputs(batch or _IDLE)
+            logprobs_S, _ = self._engine(inputs, temperature, False)
+            if batch:
+                for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
+                    found[index] = part.tolist()
+        return found
+
+    def accumulate(
+        self,
+        groups: Sequence[Group],
+        weights: WeightFunction,
+        temperature: float,
+        *,
+        together: Sequence[int] | None = None,
+        entropy: bool = False,
+    ) -> Accumulated:
+        same_batch(groups, self._ranks)
+        self.policy.check(groups, temperature)
+        share = shares_of(groups, self._ranks.count)[self._ranks.index]
+        units = None if together is None else [together[row] for row in share.rows]
+        batches = self.policy.packing.micro_batches(share.groups, units)
+
+        def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+            return weights([share.rows[row] for row in rows], logprobs_RT)
+
+        done: list[Weighed] = []
+        for batch in self._rounds(batches):
+            if batch:
+                done.append(self._accumulate_one(batch, share.responses, weigh, temperature, entropy))
+            else:
+                self._idle_pass(temperature, entropy)
+        loss = sum((float(each.loss) for each in done), 0.0)
+        mine = Accumulated.of(batches, share.responses, loss, sum((each.entropy for each in done), 0.0))
+        everyone = self._ranks.gather((mine, [float(each.loss) for each in done if each.wanted]))
+        self._losses += [loss for _, losses in everyone for loss in losses]
+        return sum((each for each, _ in everyone[1:]), everyone[0][0])
+
+    def _accumulate_one(
+        self,
+        batch: MicroBatch,
+        responses: Sequence[Response],
+        weights: WeightFunction,
+        temperature: float,
+        entropy: bool,
+    ) -> Weighed:
+        """Forward, weigh, backward; no backward where every weight is 0 and no other rank waits for it."""
+        inputs = self.policy.inputs(batch)
+        logprobs_S, entropies_S = self._engine(inputs, temperature, entropy)
+        weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
+        if weighed.wanted or self._ranks.count > 1:
+            # A loss that is not finite spoils the gradient, also where its derivative would be: the step is skipped.
+            factor = self._ranks.count if math.isfinite(float(weighed.loss.detach())) else math.nan
+            self._engine.backward(weighed.loss * factor + _zero((logprobs_S, entropies_S)), scale_wrt_gas=False)
+        return replace(weighed, loss=weighed.loss.detach())  # without what the backward pass would have needed
+
+    def _rounds(self, batches: Sequence[MicroBatch]) -> list[MicroBatch | None]:
+        """What this rank puts through the model, one after the other, as often as every other rank; None: nothing of
+        its own is left, and it takes part with the idle one."""
+        most = max(self._ranks.gather(len(batches)))
+        return [*batches, *[None] * (most - len(batches))]
+
+    def _idle_pass(self, temperature: float, entropy: bool) -> None:
+        """Forward and backward for the other ranks' sake: the same collectives, and a gradient of zero."""
+        scores = self._engine(self.policy.inputs(_IDLE), temperature, entropy)
+        self._engine.backward(_zero(scores), scale_wrt_gas=False)
+
+    def step(self) -> StepResult:
+        config = self._config
+        rate = learning_rate(self.version, self._total_steps, config.learning_rate, config.warmup_steps, config.decay)
+        if not self._losses:
+            return StepResult(False, "nothing to learn from: every weight was zero", 0.0, rate, self.version)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+        self.version += 1  # first: an interrupt while the weights change must not leave them with the old number
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        reason = why_not(self._losses, norm)
+        assert self._engine.was_step_applied() == (not reason), f"DeepSpeed and its gradient norm {norm} disagree"
+        if reason:
+            self.version -= 1
+            self._forget()
+        self._losses.clear()
+        return StepResult(not reason, reason, norm, rate, self.version, finite=not reason)
+
+    def _forget(self) -> None:
+        """Drop the sums of a gradient that was not finite: DeepSpeed keeps those of an offloaded optimiser."""
+        sums = getattr(self._engine.optimizer, "averaged_gradients", None)
+        if self._config.deepspeed.zero_stage in (1, 2) and isinstance(sums, dict):
+            sums.update(dict.fromkeys(sums))
+
+    def publish(self, folder: Path) -> str:
+        """As in the protocol; the first rank of every node writes, while all of them gather weight after weight."""
+        writes = self._ranks.leads_node
+        weights = self.policy.published(partial(self._gather, wanted=writes))
+
+        return self._written_by(writes, weights, lambda: self.policy.publish(folder, weights)) or ""
+
+    def save(self, folder: Path) -> None:
+        """As in the protocol; the first rank writes."""
+        writes = self._ranks.first
+        weights = self.policy.stored(partial(self._gather, wanted=writes))
+        self._written_by(writes, weights, lambda: self.policy.save(folder, weights))
+
+    def checkpoint(self, folder: Path) -> None:
+        """As in the protocol; the first rank writes."""
+        writes = self._ranks.first
+        if writes:
+            save_version(folder, self.version)
+        if not self.version:
+            return
+        fetch = partial(self._gather_exact, wanted=writes)
+        weights = self.policy.stored(fetch, exact=True) if self._lora is None else self._adapter(fetch)
+        self._written_by(writes, weights, lambda: self.policy.keep(folder / TRAINED, weights))
+        tensors = moments(self.policy.trained, self._engine.optimizer, self.version)
+        self._written_by(writes, tensors, lambda: write_shards(folder, STEM, tensors))
+
+    def _adapter(self, fetch: Fetch) -> Iterator[tuple[str, Tensor]]:
+        """The adapter's weights by their names in memory; nothing on a rank where they are not wanted."""
+        for name, value in self.policy.kept().items():
+            parts = fetch((value,))
+            if parts is not None:
+                yield name, parts[0]
+
+    def _restore(self, checkpoint: Path) -> None:
+        self.version = load_version(checkpoint)
+        if self.version:
+            restore(self.policy.trained, self._engine.optimizer, checkpoint, self.version, self._idle_step)
+            restore_weights(self.policy, checkpoint)
+
+    def _idle_step(self) -> None:
+        """An optimiser step that changes no weight."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = 0.0
+        self._idle_pass(1.0, entropy=False)
+        self._engine.step()
+
+    def _written_by(self, writes: bool, weights: Iterator[object], write: Callable[[], T]) -> T | None:
+        """What `write` gives on a rank that writes, and on the first one elsewhere.
+
+        All ranks gather `weights`, one after the other. An error of one rank is raised by all, so that none waits.
+        """
+        outcome: T | Exception | None = None
+        try:
+            outcome = write() if writes else None
+        except (OSError, RunError) as error:
+            outcome = error
+        finally:
+            deque(weights, maxlen=0)  # whatever became of the file here, the other ranks wait for this one
+        everyone = self._ranks.gather(outcome)
+        for each in everyone:
+            if isinstance(each, Exception):
+                raise each
+        return cast(T | None, everyone[0])
+
+    def _gather(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
+        """The parts in host memory; None on a rank where they are not wanted."""
+        with self._gathered([part for part in parts if isinstance(part, nn.Parameter)]):
+            return tuple(part.detach().to("cpu", copy=True) for part in parts) if wanted else None
+
+    def _gather_exact(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
+        """As `_gather`, in the float32 numbers that the optimiser changes, where it has them."""
+        found = [exact_weight(part) if part.requires_grad else None for part in parts]
+        if any(part is None for part in found):
+            return self._gather(parts, wanted=wanted)
+        return tuple(part.to("cpu", copy=True) for part in found if part is not None) if wanted else None
+
+
+class _Scores(nn.Module):
+    """The policy as one module: DeepSpeed moves parameters as the forward pass of its parts needs them."""
+
+    def __init__(self, policy: TorchPolicy) -> None:
+        super().__init__()
+        self.model, self.head = policy.model, policy.head
+        self._policy = policy
+
+    def forward(self, inputs: Inputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        return self._policy.scores(inputs, temperature, entropy)
+
+
+def _zero(scores: tuple[Tensor, Tensor | None]) -> Tensor:
+    """A loss of 0 with a gradient for all that a forward pass gave: under ZeRO 3 the backward pass gathers parameters
+    for each output that has one, and must do so on every rank."""
+    logprobs_S, entropies_S = scores
+    return 0.0 * (logprobs_S.sum() if entropies_S is None else logprobs_S.sum() + entropies_S.sum())
+
+
+def _initialize(deepspeed: Any, module: nn.Module, config: LearningConfig, settings: dict[str, Any]) -> Any:
+    """DeepSpeed's engine around `module`."""
+    plain = config.deepspeed.zero_stage == 0
+    optimizer = (_PlainAdamW if plain else torch.optim.AdamW)(
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    if isinstance(optimizer, _PlainAdamW):
+        optimizer.limit = config.max_grad_norm
+        settings = settings | {"gradient_clipping": 0.0}
+    with _quiet():
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+    return engine
+
+
+class _PlainAdamW(torch.optim.AdamW):
+    """AdamW that clips, and skips a step whose gradient is not finite: without ZeRO DeepSpeed does not look.
+
+    DeepSpeed reads `overflow` and `_global_grad_norm` from an optimiser that has them.
+    """
+
+    limit: float | None = None
+    overflow = False
+    _global_grad_norm = 0.0
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        limit = math.inf if self.limit is None else self.limit
+        self._global_grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        self.overflow = not math.isfinite(self._global_grad_norm)
+        if not self.overflow:
+            super().step(closure)
+
+
+def _deepspeed(device: str) -> Any:
+    """The package, told which device to use, to be quiet, and not to compile anything on a CPU."""
+    os.environ["DS_ACCELERATOR"] = device
+    with _quiet():
+        import deepspeed
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*(reduce_scatter|all_gather).* is deprecated", category=FutureWarning)
+    # Its own collectives through shared memory would be compiled at the first use.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what DeepSpeed prints, and the warnings of what it imports."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _refuse_experts(model: Any) -> None:
+    config = model.config.get_text_config()
+    count = next((getattr(config, name) for name in EXPERTS if getattr(config, name, None)), 0)
+    if count > 1 and has_experts(name for name, _ in model.named_parameters()):
+        raise UserError(why_no_experts(type(model).__name__, count))

@@ -1,0 +1,470 @@
+"""A transformers model without its output layer: hidden states of packed responses, whatever is read from them.
+
+Policy and critic are one each. Parameters are float32. With dtype bfloat16 the forward pass runs under autocast: the
+parameters are their own float32 master copy, gradients add up in float32 (bfloat16 sums would depend on how a batch
+was cut), and a fresh learner and its reference agree. DeepSpeed keeps the master copy itself, in shards: for it (and
+for the reference beside it) the parameters are bfloat16 and there is no autocast.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from reasoner.config.config import LoraConfig
+from reasoner.errors import RunError, UserError
+from reasoner.learning.adapter import (
+    adapted,
+    adapter_names,
+    add_adapter,
+    load_adapter,
+    merge,
+    only_adapter,
+    read_adapter,
+    save_adapter,
+    sources,
+    write_adapter,
+)
+from reasoner.learning.batching.inputs import Inputs, flat_inputs, padded_inputs
+from reasoner.learning.batching.packing import (
+    Layout,
+    MicroBatch,
+    Row,
+    Sharing,
+    extremes_of,
+    longest_of,
+    pack,
+    pack_padded,
+)
+from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError
+from reasoner.learning.model.rotary import rotate_as_vllm, separate_sequences
+from reasoner.learning.perturbing import Gather, perturbed
+from reasoner.models.files import ModelFiles, write_model
+from reasoner.models.loading import load_model
+from reasoner.models.resolve import attention_of
+from reasoner.models.tensor_files import check_room, read_files, write_weights
+from reasoner.records import Group
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
+"""mean difference per token between the packed and the plain forward pass on the first batch: absolute for
+log-probabilities, relative for hidden states (float64 models of transformers still normalise in float32)"""
+Fetch = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...] | None]
+GROWTH = 1.5
+"""a batch with a sequence this many times longer than any that was compared is compared again"""
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How sequences go through the model, and why."""
+
+    flat: bool
+    """rows one after the other without padding; False: one response per sequence, padded on the right"""
+    sharing: Sharing
+    token_budget: int
+    why: str = ""
+    """what keeps rows from being packed, or prompts from being shared; empty: nothing does"""
+
+    def micro_batches(self, groups: Sequence[Group], together: Sequence[int] | None = None) -> tuple[MicroBatch, ...]:
+        """The groups in pieces of at most `token_budget` tokens; `together`: see `packing`."""
+        if self.flat:
+            return pack(groups, self.token_budget, self.sharing, together)
+        return pack_padded(groups, self.token_budget, together)
+
+    def __str__(self) -> str:
+        if not self.flat:
+            return f"one response per padded sequence ({self.why}), {self.token_budget} tokens per micro-batch"
+        shared = {"auto": "shared where it pays", "always": "shared", "never": "not shared"}[self.sharing]
+        why = f" ({self.why})" if self.why else ""
+        return f"packed rows, prompts {shared}{why}, {self.token_budget} tokens per micro-batch"
+
+
+class Backbone:
+    """A loaded model and how sequences go through it."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str,
+        dtype: Dtype,
+        token_budget: int,
+        packing: Layout = "auto",
+        share_prompts: Sharing = "auto",
+        gradient_checkpointing: bool = False,
+        trust_remote_code: bool = False,
+        output_layer: bool = False,
+        autocast: bool = True,
+        weights: Path | None = None,
+        lora: LoraConfig | None = None,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            folder: model in Hugging Face format.
+            device: a torch device, `cpu` or `cuda`.
+            dtype: number format of the forward pass; float64 is for tests.
+            token_budget: tokens per micro-batch.
+            packing: whether rows are laid one after the other without padding; `auto`: where the model can.
+            share_prompts: whether a group's prompt is in a row once.
+            gradient_checkpointing: recompute activations in the backward pass.
+            trust_remote_code: run Python code that comes with the model.
+            output_layer: load the whole language model, not only what gives its hidden states.
+            autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
+            weights: take the weights, or those of the adapter, from this folder, as `keep` wrote it; the rest is that
+                of `folder`.
+            lora: freeze the model and put an adapter into it, which is published alone with `handover = "adapter"`;
+                None: without.
+
+        Raises:
+            UserError: this model cannot be packed although `packing` is `packed`, or its prompts not be shared although
+                `share_prompts` is `always`.
+        """
+        self.device = torch.device(device)
+        # transformers imports DeepSpeed, where it is installed, to save a model; it would look for a GPU and complain.
+        os.environ.setdefault("DS_ACCELERATOR", self.device.type)
+        self.dtype = dtype
+        self._autocast = autocast and dtype == "bfloat16"
+        self._folder = Path(folder)
+        self._compared: float = 0
+        """tokens of the longest sequence whose packed and plain forward passes were compared"""
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        _without_dropout(config)
+        loaded = load_model(
+            self._folder,
+            device=self.device,
+            dtype=torch.float32 if self._autocast else self._published_dtype,
+            trust_remote_code=trust_remote_code,
+            head=output_layer,
+            weights=None if lora else weights,
+            config=config,
+            attn_implementation=attention_of(config),
+        )
+        self.model: Any = loaded.model
+        self.names = loaded.names
+        self._files = ModelFiles(
+            self._folder, loaded.skeleton.generation, None if output_layer else type(self.model).__name__
+        )
+        self._lora = lora
+        if lora is not None:
+            add_adapter(self.model, lora)
+            if weights is not None:
+                load_adapter(self.model, weights)
+        # now, before DeepSpeed spreads the parameters
+        sizes = [value.numel() for value in self.kept().values()] if self._adapter_alone else self.names.sizes
+        self._published_bytes = sum(sizes) * self._published_dtype.itemsize
+        self._by_length = separate_sequences(self.model)
+        self._plain_attention = self.model.config._attn_implementation
+        self.model.eval()
+        self.packing = self._choose_packing(packing, share_prompts, token_budget)
+        if gradient_checkpointing:
+            _recompute(self.model)
+
+    @property
+    def description(self) -> str:
+        """Versions, device, number format, packing and adapter, for the log."""
+        numbers = "bfloat16 over float32 parameters" if self._autocast else self.dtype
+        adapter = f"; adapter beside {', '.join(adapted(self.model))}" if self._lora is not None else ""
+        return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}{adapter}"
+
+    def rotate_as_vllm(self, max_model_len: int) -> None:
+        """Rotate positions as the vLLM engine does that samples sequences of up to `max_model_len` tokens."""
+        rotate_as_vllm(self.model, max_model_len)
+
+    def inputs(self, batch: MicroBatch) -> Inputs:
+        """A micro-batch as it goes through the model."""
+        return (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
+
+    def hidden(self, inputs: Inputs) -> Tensor:
+        """(S, H) states that predict a micro-batch's response tokens, in the order of its `indices`, with gradient."""
+        extra: dict[str, Any] = {}
+        if inputs.shapes is not None:
+            extra = {"position_ids": inputs.position_ids_BL, "row_shapes": inputs.shapes}
+        elif self._by_length:  # otherwise the padding would count as part of its sequence
+            extra = {"position_ids": inputs.position_ids_BL}
+        with self.autocast():
+            output = _without_head(self.model)(input_ids=inputs.input_ids_BL, use_cache=False, **extra)
+        hidden_SH: Tensor = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
+        return hidden_SH
+
+    def compare(self, groups: Sequence[Group], what: str, gap: Callable[[MicroBatch], float]) -> None:
+        """Compare packed responses with plain forward passes over one sequence each: the longest and the shortest.
+
+        On the first batch, and again on a batch with a sequence that is much longer than those compared before: a
+        window, or an embedding that changes with the length, shows there only.
+
+        Args:
+            groups: the batch; only its longest and its shortest sequence, and those beside them, are read.
+            what: what is compared, for the message.
+            gap: mean difference per token between the packed and the plain forward passes of a micro-batch, without
+                gradient.
+
+        Raises:
+            RunError: they differ by more than rounding.
+        """
+        longest = longest_of(groups)
+        if longest <= GROWTH * self._compared:
+            return
+        sharing: Sharing = "never" if self.packing.sharing == "never" else "always"
+        for batch in replace(self.packing, sharing=sharing).micro_batches(extremes_of(groups)):
+            self._judge(gap(batch), what)
+        self._compared = longest
+
+    def _judge(self, found: float, what: str) -> None:
+        """Raises RunError for a gap that is more than rounding."""
+        if not math.isfinite(found):
+            raise RunError(
+                f"{type(self.model).__name__}: {what} are not finite numbers ({found}) on the first batch: the weights "
+                f"in {self._folder} are damaged, or too large for {self.dtype}"
+            )
+        if found <= ALLOWED_GAP[self.dtype]:
+            return
+        instead = (
+            "Until then, learning.packing = 'padded' may be right: it is compared in the same way"
+            if self.packing.flat
+            else "Until then, train another model"
+        )
+        raise RunError(
+            f"{type(self.model).__name__}: {what} of {'packed' if self.packing.flat else 'padded'} responses differ "
+            f"from those of single sequences by {found:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}): "
+            "training would be wrong. Its attention or output layer does something that the learner does not know: "
+            f"please report the model. {instead}"
+        )
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that are trained, by the names of the model as it is in memory."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    @contextmanager
+    def perturbed(
+        self, sizes: Mapping[str, float], gather: Gather = lambda parameters: nullcontext()
+    ) -> Iterator[None]:
+        """See `perturbing`. The comparison on the first batch waits for one that is trained on."""
+        before, self._compared = self._compared, math.inf
+        try:
+            with perturbed(self.trained, sizes, gather):
+                yield
+        finally:
+            self._compared = before
+
+    def sources(self) -> dict[str, tuple[Tensor, ...]]:
+        """What each weight of the plain model is made of (`whole`), by its name in memory; a tied output layer is there
+        under its own name."""
+        return sources(self.model.state_dict(keep_vars=True))
+
+    def whole(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """A weight of the plain model, with the adapter in it where it has one.
+
+        Args:
+            parts: of `sources`.
+            dtype: of the result.
+        """
+        weight, *adapter = (part.detach() for part in parts)
+        if adapter:
+            assert self._lora is not None
+            weight = merge(weight, adapter[0], adapter[1], self._lora)
+        return weight.to(dtype)
+
+    def stored(self, fetch: Fetch | None = None, *, exact: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """All weights of the plain model under the names that they have in its folder, a few at a time.
+
+        Args:
+            fetch: has the numbers of a weight's parts, or None where they are not wanted here: then nothing comes, but
+                every part was asked for, in the same order everywhere; None: the parts have them.
+            exact: as they are trained, not in the number format in which they are published.
+        """
+        named, dtype = self.sources(), self._trained_dtype if exact else self._published_dtype
+        for writer in self.names.writers:
+            parts = [fetch(named[name]) if fetch else named[name] for name in writer.sources]
+            whole = [
+                self.whole(each, dtype if isinstance(named[name][0], nn.Parameter) else named[name][0].dtype)
+                for name, each in zip(writer.sources, parts, strict=True)
+                if each is not None
+            ]
+            if whole:
+                yield from writer(whole).items()
+
+    def published(self, fetch: Fetch | None = None) -> Iterator[tuple[str, Tensor]]:
+        """What samplers get, as `stored`: the plain model, or the adapter alone."""
+        if not self._adapter_alone:
+            yield from self.stored(fetch)
+            return
+        names = adapter_names(self.kept(), self.names.renamed)
+        for name, value in self.kept().items():
+            parts = fetch((value,)) if fetch else (value,)
+            if parts is not None:
+                yield names[name], self.whole(parts, self._published_dtype)
+
+    def publish(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> str:
+        """Write what a sampler loads, a few weights at a time; returns its checksum.
+
+        Args:
+            weights: `published`; None: with the numbers of the model.
+
+        Raises:
+            OSError: the disk is full; ENOSPC before anything is written where that can be seen.
+        """
+        check_room(folder, self._published_bytes)
+        weights = self.published() if weights is None else weights
+        if self._adapter_alone:
+            assert self._lora is not None
+            return write_adapter(folder, weights, self._lora)
+        return write_weights(folder, weights)
+
+    def kept(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of the model, by its name in memory: all of it, or its adapter, beside which nothing
+        changes."""
+        state = self.model.state_dict(keep_vars=True)
+        return state if self._lora is None else only_adapter(state)
+
+    def kept_in(self, folder: Path) -> Iterator[tuple[str, Tensor]]:
+        """What `keep` wrote, by its name in memory, a few at a time; what is tied comes once."""
+        if self._lora is not None:
+            return read_adapter(folder)
+        return self.names.loaded(read_files(folder))
+
+    def keep(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
+        """Write what is trained, exactly: the model as `save` does, or the adapter alone.
+
+        Args:
+            weights: `stored`, or of `kept`, in the numbers that are trained; None: those of the model.
+        """
+        if self._lora is None:
+            self.save(folder, weights, exact=True)
+        else:
+            folder.mkdir()
+            save_adapter(folder, self.kept().items() if weights is None else weights)
+
+    def save(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None, *, exact: bool = False) -> None:
+        """Write a folder like the one that the model came from, with its weights instead.
+
+        Args:
+            weights: `stored`; None: with the numbers of the model.
+            exact: in the numbers that are trained, not in the published format.
+
+        Raises:
+            OSError: the disk is full.
+            RunError: what was written are not the tensors of the folder that the model came from.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        dtype = self._trained_dtype if exact else self._published_dtype
+        self._files.write(folder, str(dtype).removeprefix("torch."))
+        weights = self.stored(exact=exact) if weights is None else weights
+        write_model(folder, chain(weights, self._files.tensors(self.names.kept)), self.names.saved)
+
+    @property
+    def _adapter_alone(self) -> bool:
+        """Whether samplers get the adapter and nothing else."""
+        return self._lora is not None and self._lora.handover == "adapter"
+
+    @property
+    def _published_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def _trained_dtype(self) -> torch.dtype:
+        """Of the numbers that the optimiser changes."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def _choose_packing(self, wanted: Layout, sharing: Sharing, token_budget: int) -> Packing:
+        """How sequences go through this model; it has the attention for that afterwards.
+
+        Raises:
+            UserError: what is asked for is impossible.
+        """
+        name = type(self.model).__name__
+        why = "learning.packing = 'padded'" if wanted == "padded" else _why_not_flat(self.model) or self._try_packing()
+        if why and wanted == "packed":
+            raise UserError(f"learning.packing = 'packed' is impossible for {name}: {why}; use 'auto'")
+        alone = why or ("its rotary embedding depends on the length of a sequence" if self._by_length else "")
+        if alone and sharing == "always":
+            raise UserError(f"learning.share_prompts = 'always' is impossible for {name}: {alone}; use 'auto'")
+        return Packing(not why, "never" if alone else sharing, token_budget, alone)
+
+    def _try_packing(self) -> str:
+        """Put a few tokens through the model in packed rows; returns what keeps it from that, empty: nothing."""
+        rows = Row((0, 0), ((0, 0),), (0,)), Row((0,), ((0,),), (1,))
+        self.model.set_attn_implementation(IMPLEMENTATION)
+        try:
+            with torch.no_grad():
+                self.hidden(flat_inputs(MicroBatch(rows), self.device))
+        except (CannotPackError, TypeError) as error:
+            self.model.set_attn_implementation(self._plain_attention)
+            return str(error)
+        return ""
+
+    @contextmanager
+    def own_attention(self) -> Iterator[None]:
+        """The model's own attention instead of the packed one."""
+        if not self.packing.flat:
+            yield
+            return
+        self.model.set_attn_implementation(self._plain_attention)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(IMPLEMENTATION)
+
+    def autocast(self) -> torch.autocast:
+        """The number format of the forward pass."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast)
+
+
+def _without_dropout(config: Any) -> None:
+    """Set every dropout to 0: log-probabilities must be a function of the weights.
+
+    Noise of routers is another matter (`_recompute`): what is called jitter in Phi's experts is a threshold that their
+    evaluation uses too.
+    """
+    for part in (config, config.get_text_config()):
+        for name, value in part.to_dict().items():
+            if isinstance(value, float) and any(
+                word in name for word in ("dropout", "pdrop", "drop_path", "layerdrop")
+            ):
+                setattr(part, name, 0.0)
+
+
+def _recompute(model: Any) -> None:
+    """Have a model recompute its layers' activations, which transformers does in training mode only.
+
+    The layers are in that mode, and not what is inside them, where routers would draw experts at random.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        module.training = bool(getattr(module, "gradient_checkpointing", False))
+
+
+def _without_head(model: Any) -> Any:
+    """What gives a model's hidden states."""
+    if model.base_model is model and model.get_output_embeddings() is not None:
+        return model.model  # Llama 4's text model names another part of the whole as its base
+    return model.base_model
+
+
+def _why_not_flat(model: Any) -> str:
+    """What keeps several sequences from being laid one after the other; empty: nothing."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if getattr(model, "_is_stateful", False) or any("linear" in kind or "mamba" in kind for kind in kinds):
+        return "recurrent layers"
+    if kinds != {"full_attention"}:
+        return f"layers of type {', '.join(sorted(kinds))}"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "sliding-window attention"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "attention scores with a soft cap"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    return ""

@@ -1,0 +1,141 @@
+"""A causal language model that scores responses: the packed forward pass, without an optimiser.
+
+The learner is one with an optimiser around it; the reference policy is one that stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from reasoner.config.config import LoraConfig
+from reasoner.learning.batching.inputs import Inputs
+from reasoner.learning.batching.packing import Layout, MicroBatch, Row, Sharing
+from reasoner.learning.model.backbone import Backbone, Dtype, Packing
+from reasoner.learning.model.logprobs import head_of, token_logprobs
+from reasoner.records import Group
+
+__all__ = ["Dtype", "Packing", "TorchPolicy"]
+
+COMPARED_TOKENS = 64
+"""last tokens of a response that the comparison with a plain forward pass reads: it holds their whole logits"""
+
+
+class TorchPolicy(Backbone):
+    """A transformers model and the log-probabilities that it gives to responses."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str,
+        dtype: Dtype,
+        token_budget: int,
+        logit_chunk: int,
+        packing: Layout = "auto",
+        share_prompts: Sharing = "auto",
+        gradient_checkpointing: bool = False,
+        trust_remote_code: bool = False,
+        autocast: bool = True,
+        weights: Path | None = None,
+        lora: LoraConfig | None = None,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            folder: model in Hugging Face format.
+            device: a torch device, `cpu` or `cuda`.
+            dtype: number format of the forward pass; float64 is for tests.
+            token_budget: tokens per micro-batch.
+            logit_chunk: response positions whose logits are in memory at once.
+            packing: whether rows are laid one after the other without padding; `auto`: where the model can.
+            share_prompts: whether a group's prompt is in a row once.
+            gradient_checkpointing: recompute activations in the backward pass.
+            trust_remote_code: run Python code that comes with the model.
+            autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
+            weights: take the weights, or those of the adapter, from this folder, as `keep` wrote it.
+            lora: freeze the model and put an adapter into it; None: without.
+
+        Raises:
+            UserError: this model cannot be packed although `packing` is `packed`, or its prompts not be shared although
+                `share_prompts` is `always`, or it has no linear output layer.
+        """
+        super().__init__(
+            folder,
+            device=device,
+            dtype=dtype,
+            token_budget=token_budget,
+            packing=packing,
+            share_prompts=share_prompts,
+            gradient_checkpointing=gradient_checkpointing,
+            trust_remote_code=trust_remote_code,
+            output_layer=True,
+            autocast=autocast,
+            weights=weights,
+            lora=lora,
+        )
+        self._chunk = logit_chunk
+        self.head = head_of(self.model)
+
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+        """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
+        self.check(groups, temperature)
+        found: list[list[float]] = [[] for group in groups for _ in group.responses]
+        for batch in self.packing.micro_batches(groups):
+            inputs = self.inputs(batch)
+            with torch.no_grad():
+                logprobs_S, _ = self.scores(inputs, temperature, False)
+            for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
+                found[index] = part.tolist()
+        return found
+
+    def scores(self, inputs: Inputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `indices`, with gradient.
+
+        With `entropy` also (S,) the entropy of the distribution that each token was drawn from, else None.
+        """
+        hidden_SH = self.hidden(inputs)
+        with self.autocast():
+            if entropy:
+                return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk, entropy=True)
+            return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk), None
+
+    def check(self, groups: Sequence[Group], temperature: float) -> None:
+        """Compare packed responses with plain forward passes over one sequence each, on the first batch (`compare`).
+
+        Raises:
+            RunError: they differ by more than rounding.
+        """
+        self.compare(groups, "log-probabilities", lambda batch: self._gap(batch, temperature))
+
+    @torch.no_grad()
+    def _gap(self, batch: MicroBatch, temperature: float) -> float:
+        """Mean absolute difference per token, over the last tokens of each response."""
+        inputs = self.inputs(batch)
+        packed_S, _ = self.scores(inputs, temperature, False)
+        packed_S = torch.cat([part[-COMPARED_TOKENS:] for part in inputs.parts(packed_S)])
+        with self.own_attention():
+            rows = [(row, response) for row in batch.rows for response in row.responses]
+            plain_S = torch.cat([self._plain(row, response, temperature) for row, response in rows])
+        return float((packed_S - plain_S).abs().mean())
+
+    def _plain(self, row: Row, response: tuple[int, ...], temperature: float) -> Tensor:
+        """(T,) of the last tokens, by the model's own forward pass with its own output layer."""
+        ids = torch.tensor([[*row.prompt_ids, *response[:-1]]], device=self.device)
+        last = response[-COMPARED_TOKENS:]
+
+        def only_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return inputs[0][:, -len(last) :], *inputs[1:]
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(only_last)
+        try:
+            with self.autocast():
+                logits = self.model(input_ids=ids, use_cache=False).logits
+        finally:
+            hook.remove()
+        wide = torch.float64 if self.dtype == "float64" else torch.float32
+        logprobs = torch.log_softmax(logits[0].to(wide) / temperature, dim=-1)
+        return logprobs.gather(1, torch.tensor(last, device=self.device).unsqueeze(1)).squeeze(1)

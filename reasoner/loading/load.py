@@ -1,0 +1,359 @@
+"""Reads the layers, lays them over each other and checks the result."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pluggy
+from pydantic import ValidationError
+
+from reasoner.config.config import Config
+from reasoner.data.problems import open_template
+from reasoner.data.prompts.plain import check_prompt
+from reasoner.data.rows import check_generator
+from reasoner.errors import ConfigError, nearest
+from reasoner.gro.spec.presets import Preset, Weighted
+from reasoner.gro.spec.registry import Algorithms, options_of, takes_any_option
+from reasoner.gro.spec.schedules import MetricSwitch
+from reasoner.gro.spec.terms import CustomCredit, CustomLink
+from reasoner.io.redaction import why_secret
+from reasoner.loading.dump import settings_of, term_table
+from reasoner.loading.introspection import Path as Key
+from reasoner.loading.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, located, nest, overlay, reward_names
+from reasoner.loading.messages import explain, show_key
+from reasoner.loading.task_files import TaskFile, find_task, is_complete, read_toml
+from reasoner.models.resolve import has_nvidia_gpu
+from reasoner.monitoring.metrics import find, sources, terms
+from reasoner.monitoring.tracking import check_trackers
+from reasoner.plugins import manager as hooks
+from reasoner.scoring.composition import check_rewards
+
+IDENTITY: tuple[Key, ...] = (("task",), ("profile",))
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A checked configuration and the layer that each of its values came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+    """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, a `--config` file, `--set`"""
+    typed: str = ""
+    """what names the task after a command, so that it can be copied: `my-task.toml --profile gpu --plugin mine.py`"""
+    preflights: Mapping[str, str] = field(default_factory=dict)
+    """what reward sources and trackers say of this machine (`reasoner.planning.preflight`), by how the plan calls
+    them"""
+
+
+def load_config(
+    task: str | Path | TaskFile,
+    profile: str | None = None,
+    config_files: Sequence[Path] = (),
+    sets: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+) -> Resolved:
+    """The configuration of a run: `task` is a registered task's name, a TOML file of the user's, or read already.
+
+    A complete configuration (a run folder's config.toml: it names its task and profile) stands for task and profile
+    both, whether it is given as `task` or as the first of `config_files`.
+
+    Args:
+        config_files: laid over task and profile in this order, later ones over earlier ones.
+
+    Raises:
+        ConfigError: a key, value or combination is not allowed; one line for each, with where the value came from.
+        UserError: there is no such task, profile, file or plugin.
+    """
+    manager = hooks.build_manager(plugins)
+    found = task if isinstance(task, TaskFile) else find_task(task, hooks.task_files(manager))
+    tables = [(str(file), read_toml(file)) for file in config_files]
+    if tables and is_complete(tables[0][1]):
+        found = _complete(found, *tables.pop(0))
+    leaves = _task_leaves(found, profile)
+    for origin, table in tables:
+        _refuse_complete(origin, table)
+        leaves = _laid_over(leaves, _layer_of_file(table, origin, origin))
+    leaves = _laid_over(leaves, layer_of_sets(sets, leaves))
+    leaves = _with_plugins(leaves, plugins)
+    _check_entries(leaves)
+    _refuse_secrets(leaves)
+    manager = _manager(leaves, manager, plugins)
+    algorithms = hooks.algorithms(manager)
+    config = _validated(leaves := _over_presets(leaves, algorithms))
+    _check_names(config, manager, algorithms)
+    return Resolved(config, _origins(config, leaves), _typed(found, config, plugins))
+
+
+def _typed(found: TaskFile, config: Config, plugins: Sequence[str]) -> str:
+    """A task of one's own goes by its file; a complete configuration has its profile and plugins."""
+    if found.is_complete:
+        return shlex.join([found.origin])
+    profile = ["--profile", config.profile] if config.profile else []
+    more = [part for plugin in plugins for part in ("--plugin", plugin)]
+    return shlex.join([found.origin.removeprefix("task "), *profile, *more])
+
+
+def _complete(found: TaskFile, origin: str, table: Mapping[str, Any]) -> TaskFile:
+    """A complete configuration in the place of the task that was named."""
+    if table["task"] != found.name:
+        raise ConfigError(f"{origin} is a configuration of task {table['task']!r}, not of {found.name!r}.")
+    return TaskFile(found.name, Path(origin), origin, table)
+
+
+def _refuse_complete(origin: str, table: Mapping[str, Any]) -> None:
+    if is_complete(table):
+        raise ConfigError(
+            f"--config {origin} is a complete configuration, which sets every key and would undo the --config before "
+            "it: give it first, and the files that change it after it."
+        )
+
+
+def _laid_over(lower: Leaves, upper: Layer) -> Leaves:
+    _refuse_identity(upper)
+    return overlay(lower, upper)
+
+
+def _task_leaves(found: TaskFile, profile: str | None) -> Leaves:
+    """The task file and the chosen profile, with their names."""
+    if found.is_complete:
+        if profile not in (None, found.table["profile"]):
+            raise ConfigError(
+                f"{found.origin} is a complete configuration with profile {found.table['profile']!r}: "
+                f"--profile {profile} cannot be laid over it. Leave --profile out, or start from the task."
+            )
+        return layer_of(found.table, found.origin).leaves
+    own = {key: value for key, value in found.table.items() if key != "profiles"}
+    task = _layer_of_file(own, found.origin, found.path)
+    _refuse_identity(task)
+    name, reason = _choose_profile(found, profile)
+    leaves = task.leaves
+    if name:
+        chosen = _layer_of_file(found.profiles[name], f"profile {name}", found.path)
+        _refuse_identity(chosen)
+        leaves = overlay(leaves, chosen)
+    return {("task",): Leaf(found.name, "command line"), ("profile",): Leaf(name, reason), **leaves}
+
+
+def _layer_of_file(table: Mapping[str, Any], origin: str, file: str | Path | None) -> Layer:
+    """The layer of a table that a file holds; the data files and plugins that it names are relative to it."""
+    layer = layer_of(table, origin)
+    return layer if file is None else replace(layer, leaves=located(layer.leaves, str(Path(file).expanduser().parent)))
+
+
+def _choose_profile(found: TaskFile, wanted: str | None) -> tuple[str, str]:
+    """Name of the profile (empty: the task has none) and why it was chosen."""
+    names = list(found.profiles)
+    if wanted is not None:
+        if wanted not in names:
+            raise ConfigError(
+                f"--profile {wanted}: {found.origin} has no such profile.{nearest(wanted, names)} "
+                f"It has: {', '.join(names) or 'none'}."
+            )
+        return wanted, "--profile"
+    if len(names) <= 1:
+        return (names[0], "the only profile") if names else ("", "the task has no profiles")
+    name, reason = ("gpu", "an NVIDIA GPU is here") if has_nvidia_gpu() else ("laptop", "no NVIDIA GPU here")
+    if name not in names:
+        raise ConfigError(f"{found.origin}: choose a profile with --profile: {', '.join(names)}.")
+    return name, reason
+
+
+def _refuse_identity(layer: Layer) -> None:
+    for key in IDENTITY:
+        if key in layer.leaves:
+            raise ConfigError(
+                f"{layer.leaves[key].origin} sets {key[0]!r}: the task and the profile are chosen on the command line, "
+                "`reasoner run TASK --profile NAME`."
+            )
+
+
+def _refuse_secrets(leaves: Leaves) -> None:
+    for path, leaf in leaves.items():
+        if reason := why_secret(path, leaf.value):
+            raise ConfigError(
+                f"{show_key(path)} ({leaf.origin}) {reason}, and the configuration is stored with the run. Put the "
+                "secret into an environment variable: name that one where there is an option for it (api_key_env, "
+                "headers_env), or take the variable that the library reads by itself (HF_TOKEN, WANDB_API_KEY)."
+            )
+
+
+def _with_plugins(leaves: Leaves, plugins: Sequence[str]) -> Leaves:
+    configured = leaves.get(("plugins",), Leaf([], "default"))
+    if not plugins or not isinstance(configured.value, list):
+        return leaves
+    known = {Path(each).expanduser().resolve() for each in configured.value if isinstance(each, str)}
+    more = [plugin for plugin in plugins if Path(plugin).expanduser().resolve() not in known]
+    return {**leaves, ("plugins",): Leaf([*configured.value, *more], "--plugin")} if more else leaves
+
+
+def _check_entries(leaves: Leaves) -> None:
+    """A table such as `[rewards.math]` changes an entry: refuse it where there is none."""
+    names = [name for name in reward_names(leaves) if ("rewards", name, "source") in leaves]
+    for path, leaf in leaves.items():
+        if path[0] == "rewards" and len(path) > 2 and not path[1].isdecimal() and path[1] not in names:
+            raise ConfigError(
+                f"{show_key(path)} ({leaf.origin}): rewards has no entry {path[1]!r}.{nearest(path[1], names)} "
+                f"Its entries are: {', '.join(names) or 'none'}."
+            )
+
+
+def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
+    """The leaves over those of the methods that `gro.preset` and `gro.terms.NAME.preset` name."""
+    table: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    preset = leaves.get(("gro", "preset"))
+    if preset is not None and preset.value != "":
+        found = _preset(("gro", "preset"), preset, algorithms)
+        table = {name: term_table(weighted) for name, weighted in found.terms.items()}
+        origins = dict.fromkeys(table, f"preset {preset.value}")
+    for name in dict.fromkeys(path[2] for path in leaves if path[:2] == ("gro", "terms") and len(path) > 2):
+        own = leaves.get(key := ("gro", "terms", name, "preset"))
+        if own is not None and own.value != "":
+            found = _preset(key, own, algorithms)
+            if len(found.terms) > 1:
+                raise ConfigError(
+                    f"{show_key(key)} = {own.value!r} ({own.origin}): it has the terms {', '.join(found.terms)}, and "
+                    f"one term takes one method. Use gro.preset = {own.value!r}."
+                )
+            table[name], origins[name] = term_table(Weighted(found.term)), f"preset {own.value}"
+        elif name not in table and ("gro", "terms", name, "source") not in leaves:
+            origin = next(leaf.origin for path, leaf in leaves.items() if path[:3] == key[:3])
+            there = f" gro.preset = {preset.value!r} has: {', '.join(table)}." if preset and table else ""
+            raise ConfigError(
+                f"gro.terms.{name} ({origin}): there is no such term.{nearest(name, table)}{there} A new term needs "
+                "a preset, or a source and its choices."
+            )
+    lowest: Leaves = {}
+    for name, choices in table.items():
+        lowest = {**lowest, **layer_of({"gro": {"terms": {name: choices}}}, origins[name]).leaves}
+    if leaves.get(("sampling", "ahead"), Leaf(0, "default")).value:
+        lowest = _corrected(lowest, leaves)
+    kinds = frozenset(path[:-1] for path in leaves if path[0] == "gro" and path[-1] == "kind")
+    return overlay(lowest, Layer(leaves, kinds))
+
+
+def _corrected(lowest: Leaves, leaves: Leaves) -> Leaves:
+    """With `sampling.ahead` responses are stale: terms that say nothing of a correction have one, truncated at 2
+    (TIS), per token or with the geometric mean of a response."""
+    found = dict(lowest)
+    for name in dict.fromkeys(path[2] for path in (*lowest, *leaves) if path[:2] == ("gro", "terms") and len(path) > 2):
+        choices = {
+            path[3:]: leaf.value for path, leaf in {**lowest, **leaves}.items() if path[:3] == ("gro", "terms", name)
+        }
+        unit = choices.get(("evidence", "unit"), "token")
+        kind = ("gro", "terms", name, "correction", "kind")
+        unset = kind not in leaves and lowest.get(kind, Leaf("none", "")).value == "none"
+        if choices.get(("source",), "online") == "online" and unit != "pair" and unset:
+            found[kind] = Leaf("truncate", "sampling.ahead")
+            if unit == "response":
+                found[*kind[:-1], "level"] = Leaf("geometric", "sampling.ahead")
+    return found
+
+
+def _preset(key: Key, leaf: Leaf, algorithms: Algorithms) -> Preset:
+    try:
+        return algorithms.presets[str(leaf.value)]
+    except KeyError:
+        hint = nearest(leaf.value, algorithms.presets) if isinstance(leaf.value, str) else ""
+        raise ConfigError(
+            f"{show_key(key)} = {leaf.value!r} ({leaf.origin}): there is no such method.{hint} There are: "
+            f"{', '.join(algorithms.presets)}."
+        ) from None
+
+
+def _validated(leaves: Leaves) -> Config:
+    try:
+        # As JSON: strict mode then takes lists as tuples and tables as dataclasses, and still converts nothing else.
+        return Config.model_validate_json(json.dumps(nest(leaves)))
+    except ValidationError as error:
+        raise ConfigError(explain(error, leaves)) from None
+
+
+def _manager(leaves: Leaves, manager: pluggy.PluginManager, plugins: Sequence[str]) -> pluggy.PluginManager:
+    """The manager with the plugins that the configuration names; one of them that is no text is refused later."""
+    named = leaves.get(("plugins",), Leaf([], "default")).value
+    if named == list(plugins) or not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
+        return manager
+    return hooks.build_manager(named)
+
+
+def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algorithms) -> None:
+    """What the models cannot know: registered names, their options, and the template's syntax."""
+    check_rewards(config.rewards, hooks.reward_sources(manager))
+    check_trackers(config.trackers, hooks.trackers(manager))
+    generators = hooks.generators(manager)
+    for name, source in config.data.sources.items():
+        check_generator(source, generators, f"data.{name}")
+    for name, term in config.gro.terms.items():
+        _check_custom(f"gro.terms.{name}.credit", term.credit, algorithms.credits)
+        _check_custom(f"gro.terms.{name}.link", term.link, algorithms.links)
+        if isinstance(term.schedule, MetricSwitch):
+            _check_metric(f"gro.terms.{name}.schedule.metric", term.schedule.metric, config)
+    open_template(config.prompt).close()
+    check_prompt(config.prompt)
+
+
+def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..., Any]]) -> None:
+    """A credit or link of a plugin is there and takes the options."""
+    if not isinstance(choice, CustomCredit | CustomLink):
+        return
+    try:
+        function = registered[choice.name]
+    except KeyError:
+        raise ConfigError(
+            f"{key}.name = {choice.name!r}: no plugin registers it.{nearest(choice.name, registered)} "
+            f"Registered: {', '.join(registered) or 'none'}."
+        ) from None
+    known = options_of(function)
+    for option in choice.options:
+        if option not in known and not takes_any_option(function):
+            raise ConfigError(
+                f"{key}.options.{option}: {choice.name!r} has no such option.{nearest(option, known)} "
+                f"It has: {', '.join(known) or 'none'}."
+            )
+    parameters = inspect.signature(function).parameters
+    for option in known:
+        if parameters[option].default is inspect.Parameter.empty and option not in choice.options:
+            raise ConfigError(f"{key}.options.{option} is needed and not set: {choice.name!r} has no default for it.")
+
+
+def _check_metric(key: str, name: str, config: Config) -> None:
+    """A metric is in the table, and the reward source or term that it speaks of is configured."""
+    try:
+        find(name)
+    except KeyError as error:
+        raise ConfigError(f"{key} = {name!r}: {error.args[0]}") from None
+    conditions = {
+        "critic/": ("a term with a critic", config.gro.needs_critic),
+        "reward/": ("fresh groups", config.online),
+        "groups/no_credit": ("fresh groups", config.online),
+        "groups/kept": ("sampling.refills", bool(config.sampling.refills)),
+        "groups/sampled": ("sampling.refills", bool(config.sampling.refills)),
+        "sample/seconds": ("sampling.ahead", bool(config.sampling.ahead)),
+        "response/staleness": ("sampling.ahead", bool(config.sampling.ahead)),
+        "curriculum/": ("a curriculum", config.curriculum.kind != "none"),
+        "entropy": ("an entropy bonus", any(term.entropy for term in config.gro.terms.values())),
+    }
+    for prefix, (need, there_is) in conditions.items():
+        if name.startswith(prefix) and not there_is:
+            raise ConfigError(f"{key} = {name!r}: the run does not measure it without {need}.")
+    for kind, named, there in (
+        ("reward source", sources([name]), [reward.source for reward in config.rewards]),
+        ("term", terms([name]), list(config.gro.terms)),
+    ):
+        for each in named:
+            if each not in there:
+                raise ConfigError(
+                    f"{key} = {name!r}: the run has no {kind} {each!r}.{nearest(each, there)} "
+                    f"It has: {', '.join(there) or 'none'}."
+                )
+
+
+def _origins(config: Config, leaves: Leaves) -> Mapping[str, str]:
+    return {show_key(path): leaves[path].origin if path in leaves else "default" for path in settings_of(config)}

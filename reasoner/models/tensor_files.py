@@ -1,0 +1,171 @@
+"""Tensors in safetensors files, none of them large: beside the tensors there is never more than one file of memory.
+
+Published weights have Hugging Face names and a checksum that their reader computes for itself:
+
+    checksum = SHA-256 over the lines `name SHA-256(dtype, shape, raw little-endian bytes)`, sorted by name
+
+so it depends neither on the order in which they are written or read, nor on the files that they are in.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reasoner.models.weight_files import weight_files
+
+SHARD_BYTES = 2**30
+"""size of a file, or of the one tensor in it: as much memory is needed beside the tensors while it is written"""
+_STEM = "model"
+"""of the files of published weights"""
+
+
+@dataclass
+class Digest:
+    """The checksum of tensors, in whatever order they are added."""
+
+    _each: dict[str, str] = field(default_factory=dict)
+    """name -> hexadecimal SHA-256"""
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Add a tensor, which must be on the CPU and contiguous."""
+        found = hashlib.sha256(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        self._each[name] = found.hexdigest()
+
+    def passing(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors, in host memory, each after it was added."""
+        for name, tensor in tensors:
+            host = tensor.detach().to("cpu").contiguous()
+            self.add(name, host)
+            yield name, host
+
+    @property
+    def tensors(self) -> int:
+        """How many were added."""
+        return len(self._each)
+
+    @property
+    def checksum(self) -> str:
+        """Hexadecimal SHA-256 of what was added so far."""
+        lines = "".join(f"{name} {found}\n" for name, found in sorted(self._each.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def check_room(folder: Path, size: int) -> None:
+    """See whether `size` bytes fit into `folder`.
+
+    Raises:
+        OSError: ENOSPC: they do not.
+    """
+    free = shutil.disk_usage(folder).free
+    if size >= free:
+        raise OSError(
+            errno.ENOSPC, f"weights of {size / 2**30:.2f} GiB do not fit into {free / 2**30:.2f} GiB", str(folder)
+        )
+
+
+def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Write the tensors into `folder`, a few at a time, and return their checksum.
+
+    Raises:
+        OSError: the disk is full; what is in `folder` then are not all of the weights.
+    """
+    digest = Digest()
+    write_shards(folder, _STEM, digest.passing(tensors))
+    return digest.checksum
+
+
+def read_weights(folder: Path, digest: Digest) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of `folder`, one after the other, each after it was added to `digest`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / "*.safetensors"))
+    return digest.passing(read_files(folder))
+
+
+def count_weights(folder: Path) -> int:
+    """How many tensors the files in `folder` name."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            count += len(file.keys())
+    return count
+
+
+def write_shards(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write the tensors exactly as they are to `<stem>-00001.safetensors` and on, a few at a time."""
+    with io_errors():
+        for number, shard in enumerate(_shards(tensors), 1):
+            save_file(shard, folder / f"{stem}-{number:05}.safetensors")
+
+
+def read_files(folder: Path, stem: str = "*") -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of the safetensors files `<stem>` in a folder, on the CPU."""
+    for path in sorted(folder.glob(f"{stem}.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                yield name, file.get_tensor(name)
+
+
+def read_tensors(folder: Path, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of the model in `folder` by these names, on the CPU, as they are there.
+
+    Raises:
+        DataError: see `weight_files`.
+    """
+    for path in weight_files(folder) if names else []:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                if name in names:
+                    yield name, file.get_tensor(name)
+
+
+@contextmanager
+def io_errors() -> Iterator[None]:
+    """A full disk is an `OSError`, as it is everywhere else: safetensors raises an error of its own.
+
+    Raises:
+        OSError: what safetensors says that the system said.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard.clear()  # the writer still holds it
+            storages.clear()
+            size = 0
+        host = tensor.detach().to("cpu").contiguous()
+        storage = host.untyped_storage().data_ptr()
+        # safetensors refuses tensors that share memory (a tied output layer), and who reads them may hold copies
+        shard[name] = host.clone() if storage in storages else host
+        storages.add(storage)
+        size += host.nbytes
+    yield shard

@@ -1,0 +1,148 @@
+"""The metrics of a step: every name that may appear in `metrics.jsonl`, with its unit and meaning.
+
+What is said of rewards, responses and sampled groups is over everything that was sampled for the step, also where
+dynamic sampling dropped it (`sampling.refills`); credit, terms, updates, the gap and the staleness are of what was
+trained on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from reasoner.errors import nearest
+
+Unit = Literal["reward", "share", "tokens", "tokens/s", "s", "GiB", "nats", "count", "number"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure per step. In a name, `<source>` stands for a reward source and `<term>` for a term of `[gro]`."""
+
+    name: str
+    unit: Unit
+    meaning: str
+
+
+# fmt: off
+METRICS: tuple[Metric, ...] = (
+    Metric("reward/mean", "reward", "total reward over responses, the abstained left out"),
+    Metric("reward/std", "reward", "standard deviation of the total reward over responses"),
+    Metric("reward/<source>/mean", "reward", "value of one source before weighting, where it applied"),
+    Metric("reward/<source>/std", "reward", "standard deviation of that value"),
+    Metric("reward/<source>/weighted_mean", "reward", "weight * value over all responses, 0 where it has none; not of "
+           "gates and weight 0"),
+    Metric("reward/<source>/asked", "share", "responses that the source was called for; of sources with a condition "
+           "(`when`)"),
+    Metric("reward/<source>/not_applicable", "share", "responses that the source has nothing to say about (it returned "
+           "None), of those that it was called for"),
+    Metric("reward/<source>/text_only", "share", "responses to problems whose reference the source only compares as "
+           "text; of sources that say so (`math`)"),
+    Metric("reward/<source>/failed", "share", "responses whose call of the source failed"),
+    Metric("reward/<source>/seconds", "s", "time in the source per response"),
+    Metric("reward/abstained", "share", "responses without a reward because a source failed"),
+    Metric("groups/no_credit", "share", "groups with fewer than two different rewards: nothing to compare"),
+    Metric("response/length_mean", "tokens", "response length"),
+    Metric("response/finished", "share", "responses that ended by themselves, not at the length limit"),
+    Metric("response/staleness", "count", "optimiser steps between drawing a response that is trained on and its "
+           "first update (sampling.ahead)"),
+    Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: estimates the entropy per token "
+           "that they were drawn with"),
+    Metric("credit/abs_mean", "reward", "size of the credit over the responses that are trained on"),
+    Metric("term/<term>/weight", "number", "lambda of a term of the objective at this step"),
+    Metric("term/<term>/loss", "number", "its loss, without lambda"),
+    Metric("term/<term>/positive", "number", "mass of its weights that push responses up"),
+    Metric("term/<term>/negative", "number", "mass of its weights that push responses down"),
+    Metric("term/<term>/zero_share", "share", "its tokens with weight 0"),
+    Metric("term/<term>/clipped_share", "share", "its tokens with credit whose weight the link set to 0"),
+    Metric("term/<term>/ess", "number", "effective sample size: (sum of |w|)^2 / sum of w^2 over responses"),
+    Metric("term/<term>/ratio_mean", "number", "mean over tokens of e^(log-probability now - when the batch arrived)"),
+    Metric("term/<term>/ratio_max", "number", "largest such ratio"),
+    Metric("term/<term>/kl", "nats", "KL to the reference policy per token, by the configured estimator"),
+    Metric("term/<term>/corrected_share", "share", "tokens whose sampler-to-learner importance weight was cut"),
+    Metric("term/<term>/pairs", "count", "preference pairs"),
+    Metric("term/<term>/accuracy", "share", "pairs in which the chosen response has more evidence"),
+    Metric("term/<term>/margin", "number", "mean difference of evidence of a pair"),
+    Metric("update/loss", "number", "- sum of w * log-probability, as the learner saw it"),
+    Metric("update/grad_norm", "number", "gradient norm before clipping"),
+    Metric("update/learning_rate", "number", "learning rate of the last optimiser step"),
+    Metric("update/applied", "share", "optimiser steps applied; below 1: no weights, or a gradient not finite"),
+    Metric("update/not_finite", "count", "optimiser steps skipped because the loss or the gradient was not finite"),
+    Metric("update/responses_skipped", "count", "responses without weight, which cost no forward"),
+    Metric("update/tokens", "tokens", "tokens that went through the model, shared prompts counted once"),
+    Metric(
+        "gap/mean",
+        "nats",
+        "mean |log-probability of the learner - of the sampler| per token; with sampling.ahead the update between too",
+    ),
+    Metric("gap/max", "nats", "largest such difference"),
+    Metric("gap/k3", "nats", "k3 estimate of the KL divergence between sampler and learner"),
+    Metric("entropy", "nats", "mean entropy per token; with an entropy bonus only"),
+    Metric("critic/loss", "number", "value loss"),
+    Metric("critic/explained_variance", "share", "1 - Var(return - value) / Var(return) over tokens, old values"),
+    Metric("critic/grad_norm", "number", "gradient norm of the critic before clipping"),
+    Metric("critic/not_finite", "count", "its optimiser steps skipped because its loss or gradient was not finite"),
+    Metric("groups/kept", "count", "groups with differences, which the step learns from; with dynamic sampling only"),
+    Metric("groups/sampled", "count", "groups that were sampled for the step, dropped ones included; with dynamic "
+           "sampling only"),
+    Metric("curriculum/tried", "share", "training problems that were tried so far; with a curriculum only"),
+    Metric("curriculum/resting", "share", "training problems that rest: their last groups were all right or all wrong"),
+    Metric("curriculum/pass_rate", "share", "mean pass rate of the tried problems, recent groups counting more"),
+    Metric("time/sample", "s", "sampling; with sampling.ahead waiting for what is drawn during the update before"),
+    Metric("sample/seconds", "s", "sampling during the update before (sampling.ahead); compare with time/sample"),
+    Metric("time/score_wait", "s", "waiting for rewards after the last response; the rest hides behind sampling"),
+    Metric("score/seconds", "s", "time in all reward sources, summed over their workers; compare with time/score_wait"),
+    Metric("time/update", "s", "annotating, credit and update"),
+    Metric("time/handover", "s", "writing the weights and loading them into the sampler"),
+    Metric("time/check", "s", "comparing the sampler's log-probabilities with the learner's"),
+    Metric("time/total", "s", "the whole step"),
+    Metric("tokens/sampled", "tokens", "response tokens sampled, dropped groups and greedy responses included"),
+    Metric("tokens_per_s/sample", "tokens/s", "sampled tokens / sampling time"),
+    Metric("memory/rss_gib", "GiB", "resident memory of the process and its children"),
+    Metric("memory/device_gib", "GiB", "peak memory of the GPU that the learner allocated"),
+)
+# fmt: on
+
+_SOURCE = re.compile(r"reward/(?P<source>.+)/(?P<kind>mean|std|weighted_mean|asked|not_applicable|failed|seconds)")
+_TERM = re.compile(r"term/(?P<term>.+)/(?P<kind>[a-z_]+)")
+_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def find(name: str) -> Metric:
+    """The table's row of a metric.
+
+    Raises:
+        KeyError: no such metric; names that are made up on the way would be in no documentation and no report.
+    """
+    pattern = _SOURCE.fullmatch(name)
+    term = _TERM.fullmatch(name)
+    if pattern:
+        name = f"reward/<source>/{pattern['kind']}"
+    elif term:
+        name = f"term/<term>/{term['kind']}"
+    row = _BY_NAME.get(name)
+    if row is None:
+        raise KeyError(f"there is no metric {name!r} in reasoner.monitoring.metrics.{nearest(name, _BY_NAME)}")
+    return row
+
+
+def headline(names: Iterable[str]) -> list[str]:
+    """The metrics that tell whether training works: the rewards; without fresh groups, how the terms do."""
+    there = list(names)
+    if "reward/mean" in there:
+        return ["reward/mean", *(f"reward/{source}/mean" for source in sources(there))]
+    return [name for name in there if _TERM.fullmatch(name) and name.endswith(("/loss", "/accuracy", "/margin"))]
+
+
+def sources(names: Iterable[str]) -> list[str]:
+    """The reward sources that have metrics, in order."""
+    matches = (_SOURCE.fullmatch(name) for name in names)
+    return list(dict.fromkeys(match["source"] for match in matches if match))
+
+
+def terms(names: Iterable[str]) -> list[str]:
+    """The terms of the objective that have metrics, in order."""
+    matches = (_TERM.fullmatch(name) for name in names)
+    return list(dict.fromkeys(match["term"] for match in matches if match))

@@ -1,0 +1,241 @@
+"""The summary at the end of a run: what changed, by how much beyond noise, where the time went, what to do next."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite, nan
+from textwrap import fill
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reasoner.evaluation.metrics import Difference, Evaluation, compare, is_held_out
+from reasoner.io.terminal import SafeConsole
+from reasoner.monitoring.alarms import Warned
+from reasoner.monitoring.format import Direction, duration, interval, sparkline, thirds
+from reasoner.monitoring.lines import figure, label, size
+from reasoner.monitoring.metrics import headline
+from reasoner.monitoring.view import Summary
+
+WIDTH = 80
+TREND = 20
+"""characters"""
+_UNBOUNDED = 1000
+"""columns in which any table fits"""
+
+PHASES = {
+    "time/sample": "sampling",
+    "time/score_wait": "waiting for scores",
+    "time/update": "update",
+    "time/handover": "hand-over",
+    "time/check": "log-probability check",
+}
+
+REST, ELSE = "rest of the steps", "everything else"
+
+SAID: Mapping[Direction, str] = {
+    "rose": "rose",
+    "fell": "fell",
+    "within noise": "stayed within noise",
+    "too few steps": "had too few steps to tell",
+}
+
+
+def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
+    """Print the summary; readable at 80 columns."""
+    differences = compare(*summary.evaluations) if summary.evaluations else []
+    console.print()
+    sentences = verdicts(summary.correct, summary.history, summary.evaluations)
+    for line in (*sentences, *_warnings(summary.warnings)):
+        console.print(Text(fill(line, console.width, initial_indent="- ", subsequent_indent="  ")))
+    if summary.evaluations:
+        table = _evaluation_table(*summary.evaluations, differences, ascii_only, bounds=True)
+        if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum > console.width:
+            table = _evaluation_table(*summary.evaluations, differences, ascii_only, bounds=False)
+        console.print(table)
+    console.print(_training_table(summary.history, ascii_only))
+    console.print(_time_table(summary, ascii_only))
+    worked = sum(metrics.get("score/seconds", 0.0) for metrics in summary.history)
+    if worked >= 1.0:
+        console.print(f"Scoring took {duration(worked)} in workers; what was not waited for hid behind sampling.")
+    console.print()
+    for name, value in _places(summary):
+        # Paths and commands stay on one line: they are there to be copied.
+        console.print(Text(f"{name}:", style="bold"))
+        console.print(Text(f"  {value}"), soft_wrap=True)
+
+
+def as_text(summary: Summary, ascii_only: bool) -> str:
+    """The summary without colours, 80 columns wide."""
+    buffer = io.StringIO()
+    console = SafeConsole(buffer, width=WIDTH, plain=True)
+    print_summary(console, summary, ascii_only)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def verdicts(
+    correct: str, history: Sequence[Mapping[str, float]], evaluations: tuple[Evaluation, Evaluation] | None
+) -> list[str]:
+    """What a run achieved, in plain sentences.
+
+    Args:
+        correct: what makes a response correct (`Summary.correct`).
+        history: the metrics of every step.
+        evaluations: before and after training.
+    """
+    differences = compare(*evaluations) if evaluations else ()
+    return [
+        *([_accuracy(correct, evaluations[1], differences)] if evaluations and evaluations[1].samples else []),
+        *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
+        *_grouped("On held-out rows", ((_short(d.name), _direction(d)) for d in differences if is_held_out(d.name))),
+        *_grouped("Over the training steps", _training(history)),
+    ]
+
+
+def _warnings(warnings: Sequence[Warned]) -> Iterable[str]:
+    """The first of each kind, with how often it came again."""
+    for name in dict.fromkeys(warned.name for warned in warnings):
+        first, *later = (warned for warned in warnings if warned.name == name)
+        again = f" and {len(later)} more time{'s' if len(later) > 1 else ''}" if later else ""
+        yield f"Warning at step {first.step}{again}: {first.what}."
+
+
+def _accuracy(correct: str, after: Evaluation, differences: Sequence[Difference]) -> str:
+    name = f"avg@{after.samples}"
+    found = next((difference for difference in differences if difference.name == name), None)
+    if found is None:
+        return f"Accuracy ({correct}) could not be compared: no problem has a verdict before and after."
+    change = f"{100 * found.change:+.1f} points"
+    part = f" on the {found.problems} of {after.problems} problems judged" if found.problems < after.problems else ""
+    bounds = "" if found.low is None or found.high is None else _bounds(found.low, found.high)
+    noise = "within noise" if found.within_noise else "more than noise"
+    return (
+        f"Accuracy ({correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%{part}: "
+        f"{change}{bounds}, {noise}."
+    )
+
+
+def _bounds(low: float, high: float) -> str:
+    return f" (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _grouped(where: str, named: Iterable[tuple[str, Direction]]) -> list[str]:
+    """`Where, a and b rose; c stayed within noise.`"""
+    by_direction: dict[Direction, list[str]] = {}
+    for name, direction in named:
+        by_direction.setdefault(direction, []).append(name)
+    parts = [f"{_listed(names)} {SAID[direction]}" for direction, names in by_direction.items()]
+    return [f"{where}, {'; '.join(parts)}."] if parts else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def _training(history: Sequence[Mapping[str, float]]) -> Iterable[tuple[str, Direction]]:
+    return ((label(name), thirds(_column(history, name))[2]) for name in _headline(history))
+
+
+def _direction(difference: Difference) -> Direction:
+    if difference.within_noise:
+        return "within noise"
+    return "rose" if difference.change > 0 else "fell"
+
+
+def _is_reward(difference: Difference) -> bool:
+    return difference.name.startswith("reward")
+
+
+def _short(name: str) -> str:
+    """A figure, under a title that says what is held out."""
+    return figure(name).removeprefix("held-out ")
+
+
+def _headline(history: Sequence[Mapping[str, float]]) -> list[str]:
+    return headline(dict.fromkeys(name for metrics in history for name in metrics))
+
+
+def _column(history: Sequence[Mapping[str, float]], name: str) -> list[float]:
+    return [metrics.get(name, nan) for metrics in history]
+
+
+def _table(title: str, ascii_only: bool) -> Table:
+    style = box.ASCII2 if ascii_only else box.SIMPLE_HEAD
+    return Table(
+        title=f"\n{title}", title_justify="left", title_style="bold", box=style, show_edge=False, pad_edge=False
+    )
+
+
+def _evaluation_table(
+    before: Evaluation, after: Evaluation, differences: Sequence[Difference], ascii_only: bool, bounds: bool
+) -> Table:
+    """`bounds`: whether there is room for the intervals of before and after beside that of the change."""
+    table = _table(f"Evaluation on {size(after)} [95% interval]", ascii_only)
+    table.add_column("", overflow="fold")
+    for column in ("before", "after", "change"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for difference in differences:
+        old, new = before.find(difference.name), after.find(difference.name)
+        if old is not None and new is not None:
+            table.add_row(
+                _short(difference.name),
+                *(interval(e.value, *((e.low, e.high) if bounds else (None, None)), e.unit) for e in (old, new)),
+                interval(difference.change, difference.low, difference.high, difference.unit, signed=True),
+                style=None if difference.within_noise else "bold",
+            )
+    return table
+
+
+def _training_table(history: Sequence[Mapping[str, float]], ascii_only: bool) -> Table:
+    names = _headline(history)
+    title = "Training reward" if "reward/mean" in names else "Training"
+    table = _table(f"{title} over {len(history)} steps", ascii_only)
+    table.add_column("", overflow="fold")
+    for column in ("first third", "last third"):
+        table.add_column(column, justify="right")
+    table.add_column("every step")
+    table.add_column("")
+    for name in names:
+        values = _column(history, name)
+        first, last, direction = thirds(values)
+        table.add_row(label(name), f"{first:.3f}", f"{last:.3f}", sparkline(values, TREND, ascii_only), direction)
+    return table
+
+
+def time_by_phase(
+    history: Sequence[Mapping[str, float]], set_up_s: float, evaluation_s: float, total_s: float
+) -> dict[str, float]:
+    """Where the time of a run went, seconds by phase, in the order in which it is shown; the sum is `total_s`."""
+    parts = {"set-up": set_up_s}
+    for name, phase in PHASES.items():
+        if any(name in metrics for metrics in history):
+            parts[phase] = _total(history, name)
+    parts[REST] = max(0.0, _total(history, "time/total") - sum(parts.values()) + set_up_s)
+    parts["evaluation"] = evaluation_s
+    parts[ELSE] = max(0.0, total_s - sum(parts.values()))
+    return {phase: seconds for phase, seconds in parts.items() if seconds > 0.0}
+
+
+def _total(history: Sequence[Mapping[str, float]], name: str) -> float:
+    return sum(value for metrics in history if isfinite(value := metrics.get(name, nan)))
+
+
+def _time_table(summary: Summary, ascii_only: bool) -> Table:
+    parts = time_by_phase(summary.history, summary.set_up_s, summary.evaluation_s, summary.total_s)
+    table = _table("Where the time went", ascii_only)
+    table.add_column("")
+    table.add_column("time", justify="right")
+    table.add_column("share", justify="right")
+    for phase, seconds in parts.items():
+        table.add_row(phase, duration(seconds), f"{100 * seconds / summary.total_s:.0f}%")
+    table.add_row("total", duration(summary.total_s), "", style="bold")
+    return table
+
+
+def _places(summary: Summary) -> Iterable[tuple[str, str]]:
+    yield "Run folder", str(summary.run_folder)
+    yield "Trained model", str(summary.model_folder)
+    yield from summary.next_commands.items()

@@ -1,0 +1,301 @@
+"""Whether a run fits, how long its sequences can be, and what to change: for `reasoner plan` and every run's start."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from reasoner.config.config import Config
+from reasoner.gro.spec.terms import SOURCES
+from reasoner.models.size import ModelSize, find_size
+from reasoner.planning.memory import (
+    TIGHT,
+    Need,
+    cache_bytes,
+    cache_token_bytes,
+    check_memory,
+    describe_memory,
+    longest_row,
+    longest_sequence,
+    micro_batch_tokens,
+    needs,
+    published_bytes,
+    sampler_bytes,
+    step_tokens,
+)
+from reasoner.planning.memory import VLLM as VLLM_BYTES
+from reasoner.processes.machine import GIB, Machine, describe_handover
+
+Verdict = Literal["fits", "tight", "does not fit", "not known"]
+Changes = Mapping[str, Any]
+"""dotted key -> value"""
+_LONGEST = 2**20
+"""tokens of a context beyond which nothing is looked for"""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A run, its models and the machine."""
+
+    config: Config
+    model: ModelSize
+    critic: ModelSize
+    machine: Machine
+    engine: str
+    """`vllm`, `hf`, or another where no engine of this machine samples"""
+
+    @cached_property
+    def needs(self) -> tuple[Need, ...]:
+        """By moment."""
+        return needs(self.config, self.model, self.critic, self.machine, self.engine)
+
+    def there(self, need: Need) -> float | None:
+        """Bytes that are free for it; None: not known."""
+        return self.machine.free.get(need.where)
+
+    def verdict(self, need: Need) -> Verdict:
+        """Whether a moment fits. vLLM does not start where its cache cannot hold the longest sequence."""
+        there = self.there(need)
+        if there is None:
+            return "not known"
+        drawing = need.when == "while sampling" and self.engine == "vllm"
+        if need.total > there or (drawing and self.cached_sequences < 1):
+            return "does not fit"
+        return "fits" if need.total <= TIGHT * there else "tight"
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Of every moment."""
+        return [self.verdict(need) for need in self.needs]
+
+    @property
+    def excess(self) -> float:
+        """By how many bytes the moments miss what is free, summed."""
+        missing = max(0.0, 1.0 - self.cached_sequences) * GIB if self.engine == "vllm" else 0.0
+        over = (need.total - TIGHT * there for need in self.needs if (there := self.there(need)) is not None)
+        return missing + sum(max(0.0, each) for each in over)
+
+    @property
+    def cached_sequences(self) -> float:
+        """Sequences of full length that vLLM's KV cache holds."""
+        each = longest_sequence(self.config) * cache_token_bytes(self.config, self.model)
+        found = cache_bytes(self.config, self.model, self.machine, self.engine)
+        return found / each if each else math.inf
+
+    @property
+    def micro_batches(self) -> int:
+        """Of a rank in a pass over a batch, at most."""
+        return max(1, -(-step_tokens(self.config) // max(1, micro_batch_tokens(self.config))))
+
+    def changed(self, changes: Changes) -> Estimate | None:
+        """The same with other settings; None: they contradict each other."""
+        values = json.loads(self.config.model_dump_json())
+        for key, value in changes.items():
+            section = values
+            *parents, last = key.split(".")
+            for parent in parents:
+                section[parent] = section.get(parent) or {}
+                section = section[parent]
+            section[last] = value
+        try:
+            config = Config.model_validate_json(json.dumps(values))
+        except ValidationError:
+            return None
+        model = self.model
+        if self.config.lora is None and config.lora is not None:
+            model = model.with_adapter(config.lora)
+        return Estimate(config, model, self.critic, self.machine, self.engine)
+
+    @cached_property
+    def longest_context(self) -> tuple[int, str]:
+        """Tokens of the longest prompt and response that a rank can hold, and what ends it."""
+        most = self.model.context or _LONGEST
+        low, high = 0, most + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._too_long(middle) else (middle, high)
+        if low == most:
+            return low, "the positions that the model knows" if self.model.context else "nothing longer was looked for"
+        return low, self._too_long(low + 1)
+
+    def _too_long(self, tokens: int) -> str:
+        """What a context of so many tokens does not fit into; empty: nothing."""
+        sampling = self.config.sampling
+        prompt = min(sampling.max_prompt_tokens, max(1, tokens - 1))
+        lengths = {"max_prompt_tokens": prompt, "max_tokens": tokens - prompt}
+        offline: dict[str, Any] = {
+            source: section.model_copy(update={"max_tokens": tokens})
+            for source in SOURCES
+            if (section := getattr(self.config.data, source, None)) and self.config.gro.reads(source)
+        }
+        sections = {
+            "sampling": sampling.model_copy(update=lengths),
+            "data": self.config.data.model_copy(update=offline),
+        }
+        config = self.config.model_copy(update=sections)
+        other = Estimate(config, self.model, self.critic, self.machine, self.engine)
+        for need in other.needs:
+            there = self.there(need)
+            if there is not None and need.total > there:
+                return f"{need.where} {need.when}"
+        return "vLLM's KV cache" if self.engine == "vllm" and other.cached_sequences < 1 else ""
+
+    @cached_property
+    def advice(self) -> Changes | None:
+        """The least invasive settings with which every moment fits; empty: it does already; None: there are none."""
+        if not self.excess:
+            return {}
+        ladders = list(_ladders(self))
+        for ladder in ladders:
+            for step in ladder:
+                if (other := self.changed(step)) and not other.excess:
+                    return step
+        return self._together(ladders)
+
+    def _together(self, ladders: Sequence[Sequence[Changes]]) -> Changes | None:
+        """Several settings, each as far as it must, and none that is not needed."""
+        taken: list[Changes] = []
+        current = self
+        for ladder in ladders:
+            for step in ladder:
+                other = self.changed(_merged([*taken, step]))
+                if other and not other.excess:
+                    return self._without_needless([*taken, step])
+            last = self.changed(_merged([*taken, ladder[-1]])) if ladder else None
+            if last and last.excess < current.excess:
+                taken, current = [*taken, ladder[-1]], last
+        return None
+
+    def _without_needless(self, taken: list[Changes]) -> Changes:
+        for step in list(taken):
+            fewer = [each for each in taken if each is not step]
+            other = self.changed(_merged(fewer))
+            if other and not other.excess:
+                taken = fewer
+        return _merged(taken)
+
+    def advise(self) -> str:
+        """What to do, in a sentence."""
+        if self.advice is None:
+            return (
+                "No setting makes it fit: take a smaller model, more or larger GPUs, or end other programs "
+                "(docs/scaling.md)."
+            )
+        if not self.advice:
+            return "Nothing must change."
+        found = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.advice.items())
+        return f"Set {found} (docs/scaling.md)."
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Of one: what is trained and AdamW's two moments in float32, of the policy and of the critic."""
+        critic = self.critic.parameters if self.config.gro.needs_critic else 0
+        return 12 * (self.model.trained + critic)
+
+    @property
+    def disk_bytes(self) -> int:
+        """The trained model, and the checkpoints that are kept while another one is written."""
+        run, evaluation = self.config.run, self.config.evaluation
+        best = run.keep_best if evaluation is not None and evaluation.every else 0
+        checkpoints = run.keep_last + best + 1 if run.keep_last else 0
+        return 4 * self.model.parameters + checkpoints * self.checkpoint_bytes
+
+    def check(self) -> tuple[str, ...]:
+        """Warnings of what will be tight.
+
+        Raises:
+            UserError: what is certain to be needed is not there.
+        """
+        return check_memory(self.needs, self.machine.free, self.advise())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the start of a run says."""
+        found = {"memory": describe_memory(self.needs, self.machine.free), "longest context": self.described_context}
+        return found | ({"hand-over": self.described_handover} if self.described_handover else {})
+
+    @property
+    def described_handover(self) -> str:
+        """How the weights would get into the sampler; empty: there is none, or the machine is not this one."""
+        if not self.config.has_sampler or self.machine.planned:
+            return ""
+        size = published_bytes(self.config, self.model, self.engine, self.machine.device)
+        return describe_handover(size, self.config.sampling.weights_folder)
+
+    @property
+    def described_context(self) -> str:
+        """`longest_context` in words."""
+        tokens, by = self.longest_context
+        if not tokens:
+            return f"none: already the shortest does not fit ({by})"
+        return f"about {tokens:,} tokens of prompt and response (limit: {by})"
+
+
+def find_estimate(config: Config, machine: Machine, engine: str) -> Estimate:
+    """An estimate from the models' configurations: no weight is read, converted or downloaded.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    trusted = config.model.trust_remote_code
+    model = find_size(config.model.path, config.lora, trusted)
+    critic = find_size(config.critic.path, None, trusted) if config.critic.path else model
+    return Estimate(config, model, critic, machine, engine)
+
+
+def _merged(changes: Sequence[Changes]) -> Changes:
+    return {key: value for each in changes for key, value in each.items()}
+
+
+def _ladders(estimate: Estimate) -> Iterator[list[Changes]]:
+    """Settings that take less memory, those that cost least first; in each the mildest value first."""
+    config, gpu = estimate.config, estimate.machine.device == "cuda"
+    budget, least = config.learning.token_budget, max(1, longest_row(config))
+    halves = [budget >> shift for shift in range(1, budget.bit_length()) if budget >> shift >= least]
+    yield [{"learning.token_budget": value} for value in dict.fromkeys([*halves, *([least] if least < budget else [])])]
+    if not config.learning.gradient_checkpointing:
+        yield [{"learning.gradient_checkpointing": True}]
+    if gpu and config.sampling.ahead:
+        yield [{"sampling.ahead": 0}]
+    if estimate.engine == "vllm":
+        yield _cache_sizes(estimate)
+    if gpu:
+        yield from _spread(config)
+    if config.lora is None:
+        yield [{"lora.rank": 16}]
+
+
+def _spread(config: Config) -> Iterator[list[Changes]]:
+    """Over ranks and into host memory, and other numbers."""
+    stage = max(1, config.learning.deepspeed.zero_stage)
+    if config.learner == "deepspeed":
+        yield [{"learning.deepspeed.zero_stage": higher} for higher in range(stage + 1, 4)]
+    if config.model.dtype == "float32":
+        yield [{"model.dtype": "bfloat16"}]
+    zero: dict[str, Any] = {"learning.engine": "deepspeed", "learning.deepspeed.offload_optimizer": True}
+    if not config.learning.deepspeed.offload_optimizer:
+        yield [zero | {"learning.deepspeed.zero_stage": stage}]
+    if not config.learning.deepspeed.offload_parameters:
+        yield [zero | {"learning.deepspeed.zero_stage": 3, "learning.deepspeed.offload_parameters": True}]
+
+
+def _cache_sizes(estimate: Estimate) -> list[Changes]:
+    """Sizes of vLLM's cache that hold a sequence at least: smaller ones, or the smallest where it holds none."""
+    config, machine = estimate.config, estimate.machine
+    one = longest_sequence(config) * cache_token_bytes(config, estimate.model)
+    if machine.device == "cpu":
+        least = math.ceil(100 * one / GIB) / 100
+        sizes = [config.sampling.kv_cache_gib / 2**shift for shift in range(1, 8)]
+        found = [size for size in sizes if size > least] if estimate.cached_sequences >= 1 else []
+        return [{"sampling.kv_cache_gib": size} for size in [*found, max(0.01, least)]]
+    fixed = sum(sampler_bytes(config, estimate.model, "vllm", "cuda").values()) + VLLM_BYTES["cuda"] + one
+    smallest = math.ceil(100 * fixed / machine.gpu_bytes)
+    now = math.ceil(100 * config.sampling.memory_share)
+    shares = range(now - 1, smallest - 1, -1) if estimate.cached_sequences >= 1 else range(smallest, 100)
+    return [{"sampling.memory_share": share / 100} for share in shares if 0 < share < 100]

@@ -1,0 +1,46 @@
+"""Asks sources, trackers and servers for what they need before anything is loaded: a missing key costs a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from reasoner.config.config import RewardConfig
+from reasoner.loading import Resolved
+from reasoner.monitoring.tracking import preflight_trackers
+from reasoner.plugins.manager import build_manager, reward_sources, trackers
+
+
+def preflight(rewards: Sequence[RewardConfig], plugins: Sequence[str]) -> dict[str, str]:
+    """What each source that has a preflight says, by its name.
+
+    Raises:
+        UserError: a source cannot work here; the message says what to install or set.
+    """
+    sources = reward_sources(build_manager(plugins))
+    said = {reward.source: sources[reward.source].ready(reward.options) for reward in rewards}
+    return {source: line for source, line in said.items() if line}
+
+
+def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
+    """The configuration with what its reward sources, trackers and vLLM servers say of this machine.
+
+    Args:
+        training: False for an evaluation, which always scores and has no tracker. A training on offline data alone
+            scores nothing unless it evaluates.
+
+    Raises:
+        UserError: as `preflight`.
+    """
+    config = resolved.config
+    said: dict[str, str] = {}
+    if config.has_sampler or not training:
+        said |= {f"reward {source}": line for source, line in preflight(config.rewards, config.plugins).items()}
+        if config.sampling.mode == "server":
+            from reasoner.sampling.server.compatibility import preflight_servers
+
+            said["servers"] = preflight_servers(config, resolved.typed)
+    if training:
+        found = preflight_trackers(config.trackers, trackers(build_manager(config.plugins)))
+        said |= {f"tracker {name}": line for name, line in found.items()}
+    return replace(resolved, preflights=said)

@@ -1,0 +1,151 @@
+"""What a command would read and how the policy would see it, without a model: for `--dry-run` and `tasks show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from reasoner.config.config import Config, RewardConfig
+from reasoner.data.offline import OfflineData
+from reasoner.data.problems import Splits
+from reasoner.data.prompts.renderer import open_renderer
+from reasoner.data.row_report import RowReport
+from reasoner.errors import MissingDependencyError, UserError
+from reasoner.gro.spec.terms import Source
+from reasoner.models.resolve import local_file, open_tokenizer_alone
+from reasoner.planning.describe import describe_offline
+from reasoner.planning.sources import SourcesRendered, check_problems_of, read_sources, references_of, response_end
+from reasoner.plugins import manager as plugins
+from reasoner.plugins.reward_api import RewardSource
+from reasoner.records import Problem, ScoredGroup
+
+EDGE = 12
+"""tokens that are shown of each end of a prompt"""
+LONGEST = 4000
+"""characters of a text that are shown"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """The data of a command, as far as there are any without the model."""
+
+    config: Config
+    splits: Splits
+    offline: Mapping[Source, OfflineData]
+    facts: Mapping[str, str]
+    """what became of reading, rendering and trying them, for the plan"""
+    rendered: SourcesRendered | None
+    """None: the model's tokenizer is not here"""
+    tokenizer: Any
+    sources: Mapping[str, RewardSource]
+
+    def samples(self, count: int) -> Iterator[str]:
+        """The first prompts as the policy sees them, each with what it is compared with or continued by."""
+        problems = self.splits.train or self.splits.eval
+        prompts = (self.rendered.train or self.rendered.held_out) if self.rendered else ()
+        for index, problem in enumerate(problems[:count]):
+            ids = prompts[index].token_ids if prompts else None
+            yield "\n".join([*self._prompt(problem, ids), *_reference(problem, self.config.rewards, self.sources)])
+        for data in self.offline.values():
+            for scored in data.groups[:count]:
+                prompt = self._prompt(scored.group.problem, scored.group.prompt_ids)
+                yield "\n".join([*prompt, *self._responses(scored)])
+
+    def _prompt(self, problem: Problem, ids: Sequence[int] | None) -> list[str]:
+        if ids is None:
+            if self.config.prompt.format == "plain":
+                return [f"prompt of {problem.id}:", *_indented(_cut(problem.messages[0].content))]
+            turns = [f"[{message.role}] {_cut(message.content)}" for message in problem.messages]
+            return [f"prompt of {problem.id}, before the chat template:", *_indented("\n".join(turns))]
+        text = _cut(self.tokenizer.decode(ids))
+        return [f"prompt of {problem.id}, {len(ids):,} tokens:", *_indented(text), f"tokens: {self._pieces(ids)}"]
+
+    def _pieces(self, ids: Sequence[int]) -> str:
+        pieces = [repr(self.tokenizer.decode([id_])) for id_ in (ids if len(ids) <= 2 * EDGE else ids[:EDGE])]
+        if len(ids) > 2 * EDGE:
+            pieces += ["...", *(repr(self.tokenizer.decode([id_])) for id_ in ids[-EDGE:])]
+        return " ".join(pieces)
+
+    def _responses(self, scored: ScoredGroup) -> Iterator[str]:
+        for response, reward in zip(scored.group.responses, scored.rewards, strict=True):
+            yield f"response with reward {reward:g}, {len(response.token_ids):,} tokens:"
+            yield from _indented(_cut(response.text))
+
+
+def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = True) -> Rehearsal:
+    """Read every source that the command reads, render it where the model's tokenizer can be had, and try what a run
+    tries before it loads anything.
+
+    Raises:
+        UserError: what a run would say of them.
+    """
+    report = RowReport(config.data.on_bad_row)
+    read = read_sources(config, manager, report, training=training)
+    facts: dict[str, str] = {}
+    tokenizer, rendered = None, None
+    try:
+        tokenizer = open_tokenizer_alone(config.model.path, config.model.trust_remote_code)
+    except (UserError, MissingDependencyError) as error:
+        facts["prompts"] = f"not rendered: {error}"
+    if tokenizer is not None:
+        renderer = open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
+        rendered = read.rendered(config, renderer, report)
+        facts |= renderer.facts()
+        if config.has_sampler or not training:
+            facts["responses end"] = response_end(config, tokenizer, renderer, _folder(config.model.path))
+    notes = report.settle()
+    splits = rendered.splits if rendered else read.splits
+    if rendered:
+        facts |= _lengths(rendered)
+    facts |= check_problems_of(config, manager, splits) | references_of(config, manager, splits)
+    offline = rendered.offline if rendered else {}
+    facts |= {f"data.{source}": describe_offline(config, source, data) for source, data in offline.items()}
+    facts |= {
+        rows.section: f"{len(rows.written):,} rows read"
+        for source, rows in read.offline.items()
+        if source not in offline
+    }
+    splits = Splits(splits.train, splits.eval, (*notes, *splits.notes))
+    return Rehearsal(config, splits, offline, facts, rendered, tokenizer, plugins.reward_sources(manager))
+
+
+def _folder(model: str) -> Path | None:
+    """Where the model's settings are, as far as they are here."""
+    found = local_file(model, "generation_config.json") or local_file(model, "config.json")
+    return found.parent if found else None
+
+
+def _lengths(rendered: SourcesRendered) -> dict[str, str]:
+    """How long the prompts are, in tokens."""
+    lengths = sorted((len(prompt.token_ids), prompt.problem.id) for prompt in (*rendered.train, *rendered.held_out))
+    if not lengths:
+        return {}
+    (shortest, _), (middle, _), (longest, id_) = lengths[0], lengths[len(lengths) // 2], lengths[-1]
+    return {"prompts": f"{shortest:,} to {longest:,} tokens, {middle:,} in the middle; the longest is {id_}"}
+
+
+def _reference(problem: Problem, rewards: Sequence[RewardConfig], sources: Mapping[str, RewardSource]) -> Iterator[str]:
+    """The reference as the row has it, and as each source that says so reads it."""
+    yield f"reference: {_cut(problem.answer)!r}" if problem.answer else "reference: none"
+    for reward in rewards:
+        source = sources[reward.source]
+        if source.reads is None:
+            continue
+        try:
+            kind, text = source.reads(problem, source.options.model_validate(source.check_options(reward.options)))
+        except ValueError as error:
+            yield f"{source.name} cannot compare with it: {error}"
+        else:
+            yield f"{source.name} reads {text!r} ({kind})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text):,} characters)"
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.split("\n")]

@@ -1,0 +1,192 @@
+"""What a run is made of: its data and the folders of its models, found and read before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import pluggy
+
+from reasoner.config.config import Config, OfflineConfig
+from reasoner.data.offline import OfflineData
+from reasoner.data.problems import Stream
+from reasoner.data.prompts.chat_probe import TurnEnd
+from reasoner.data.prompts.renderer import open_renderer
+from reasoner.data.prompts.vocabulary import check_token_ids
+from reasoner.data.row_report import RowReport
+from reasoner.gro.spec.terms import Source
+from reasoner.io.safe_text import printable
+from reasoner.loading import Resolved
+from reasoner.models.hub import said_offline
+from reasoner.models.loading import check_weights, check_weights_at_hand
+from reasoner.models.resolve import folder_at_hand, open_tokenizer, resolve_device, resolve_model
+from reasoner.models.size import ModelSize
+from reasoner.planning.describe import describe_offline, describe_plan
+from reasoner.planning.estimate import Estimate
+from reasoner.planning.memory import Need, needs
+from reasoner.planning.sources import check_problems_of, read_sources, references_of, response_end
+from reasoner.plugins import manager as plugins
+from reasoner.processes.machine import this_machine
+from reasoner.records import Problem, Prompt, ScoredGroup
+from reasoner.runs.checksums import identify
+from reasoner.runs.folder import MINIMUM_FREE
+from reasoner.sampling.factory import check_sampler, choose_engine
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data and the models' folders."""
+
+    config: Config
+    manager: pluggy.PluginManager
+    facts: Mapping[str, str]
+    """what was chosen, and why"""
+    device: Literal["cpu", "cuda"]
+    engine: str
+    """of the sampler; empty: nothing is sampled"""
+    folder: Path
+    """of the model"""
+    critic_folder: Path
+    held_out: Sequence[Prompt]
+    train: Sequence[Prompt]
+    problems: Stream[Problem] | None
+    """of `train` by step; None: no term reads fresh groups"""
+    offline: Mapping[Source, OfflineData]
+    streams: Mapping[Source, Stream[ScoredGroup]]
+    """the groups of `offline` by step"""
+    turn_end: TurnEnd
+    """what ends a response beside the model's own end tokens"""
+
+    def identity(self) -> dict[str, str]:
+        """Checksums of all that (see `checksums.identify`)."""
+        models = {"model": self.folder} | ({"critic": self.critic_folder} if self.config.gro.needs_critic else {})
+        data: dict[str, Sequence[object]] = {"data.train": self.train, "data.eval": self.held_out}
+        data |= {f"data.{source}": offline.groups for source, offline in self.offline.items()}
+        used = {name: records for name, records in data.items() if records}
+        return identify(models, used, self.config.plugins, self.engine)
+
+    @property
+    def estimate(self) -> Estimate:
+        """What training takes of memory and disk, and what is free here now."""
+        policy, critic = ModelSize.of(self.folder, self.config.lora), ModelSize.of(self.critic_folder)
+        return Estimate(self.config, policy, critic, this_machine(self.device), self.engine)
+
+    @property
+    def evaluation_needs(self) -> tuple[Need, ...]:
+        """What an evaluation takes of memory."""
+        model = ModelSize.of(self.folder)
+        return needs(self.config, model, model, this_machine(self.device), self.engine, training=False)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What a training run needs on the disk at most, large files only."""
+        return MINIMUM_FREE + self.estimate.disk_bytes
+
+
+def load_material(resolved: Resolved, *, training: bool) -> Material:
+    """Read the data and find the models.
+
+    Raises:
+        UserError: they are not as they must be.
+    """
+    config = resolved.config
+    manager = plugins.build_manager(config.plugins)
+    report = RowReport(config.data.on_bad_row)
+    read = read_sources(config, manager, report, training=training)
+    checks: dict[str, str] | None = None
+    if folder_at_hand(config.model.path) is None:  # before a model is downloaded or converted, which takes longer
+        report.settle()
+        checks = check_problems_of(config, manager, read.splits)
+    device = resolve_device(config.model.device)
+    engine = choose_engine(config.sampling) if config.has_sampler or not training else ""
+    facts = describe_plan(resolved, read.splits, device, engine, training=training)
+    # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
+    # first time.
+    print(printable(f"preparing model {facts['model']}"), flush=True)  # noqa: T201
+    folder = resolve_model(config.model.path)
+    if engine:
+        check_sampler(config, folder, training=training)
+    tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
+    if training or engine == "hf":
+        check_weights(folder, config.model.trust_remote_code)
+    renderer = open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
+    data = read.rendered(config, renderer, report)
+    data = replace(data, splits=replace(data.splits, notes=(*report.settle(), *data.splits.notes)))
+    if checks is None:
+        checks = check_problems_of(config, manager, data.splits)
+    facts = {**describe_plan(resolved, data.splits, device, engine, training=training), **checks}
+    facts |= references_of(config, manager, data.splits)
+    facts |= {f"data.{source}": describe_offline(config, source, found) for source, found in data.offline.items()}
+    facts |= {"hub": said_offline()} if said_offline() else {}
+    facts |= renderer.facts()
+    if engine:
+        facts["responses end"] = response_end(config, tokenizer, renderer, folder)
+    critic = config.critic.path if training and config.gro.needs_critic else None
+    critic_folder = resolve_model(critic) if critic else folder
+    if training and config.gro.needs_critic:
+        check_weights(critic_folder, config.model.trust_remote_code, head=False)
+    sequences = [*_sequences([*data.held_out, *data.train], data.offline)]
+    check_token_ids(folder, tokenizer, sequences)
+    if critic:
+        check_token_ids(critic_folder, tokenizer, sequences, "critic.path")
+    return Material(
+        config=config,
+        manager=manager,
+        facts=facts,
+        device=device,
+        engine=engine,
+        folder=folder,
+        critic_folder=critic_folder,
+        held_out=data.held_out,
+        train=data.train,
+        problems=_problems(config, data.train) if training and config.online else None,
+        offline=data.offline,
+        streams={source: _stream(config, source, found) for source, found in data.offline.items()},
+        turn_end=renderer.turn_end(),
+    )
+
+
+def check_models_at_hand(config: Config, engine: str) -> None:
+    """What `load_material` refuses of a training's models, as far as they are on this machine: nothing is downloaded,
+    converted or loaded.
+
+    Args:
+        engine: of the sampler; empty: it is not asked.
+
+    Raises:
+        UserError: they are not as they must be.
+    """
+    trusted = config.model.trust_remote_code
+    if engine and (folder := folder_at_hand(config.model.path)):
+        check_sampler(config, folder, training=True)
+    check_weights_at_hand(config.model.path, trusted)
+    if config.gro.needs_critic:
+        check_weights_at_hand(config.critic.path or config.model.path, trusted, head=False)
+
+
+def _sequences(
+    prompts: Sequence[Prompt], offline: Mapping[Source, OfflineData]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """All token ids of a run that no model sampled, and what they are of."""
+    for prompt in prompts:
+        yield f"the prompt of problem {prompt.problem.id}", prompt.token_ids
+    for data in offline.values():
+        for scored in (*data.groups, *data.held_out):
+            yield f"the prompt of {scored.group.problem.id}", scored.group.prompt_ids
+            for response in scored.group.responses:
+                yield f"a response to {scored.group.problem.id}", response.token_ids
+
+
+def _problems(config: Config, prompts: Sequence[Prompt]) -> Stream[Problem]:
+    seed = config.run.seed if config.data.train and config.data.train.shuffle else None
+    per_step = config.learning.problems_per_step
+    problems = [prompt.problem for prompt in prompts]
+    return Stream(problems, per_step, seed, section="data.train", key="learning.problems_per_step")
+
+
+def _stream(config: Config, source: Source, data: OfflineData) -> Stream[ScoredGroup]:
+    offline: OfflineConfig = getattr(config.data, source)
+    seed = config.run.seed if offline.shuffle else None
+    return Stream(data.groups, config.per_step(source), seed, section=f"data.{source}", key=f"data.{source}.per_step")

@@ -1,0 +1,174 @@
+"""Every data source that a command uses: read, and rendered for the policy once there is a tokenizer.
+
+read_sources --SourcesRead--> rendered(renderer) --SourcesRendered--> a run, or what `--dry-run` shows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from reasoner.config.config import Config, OfflineConfig
+from reasoner.data.decontamination import keep_apart
+from reasoner.data.offline import (
+    OfflineData,
+    OfflineRows,
+    problem_of,
+    read_offline,
+    render_offline,
+)
+from reasoner.data.problems import Splits, example_turns, load_held_out, load_splits, overlap_policy
+from reasoner.data.prompts.renderer import Renderer, render
+from reasoner.data.row_report import RowReport
+from reasoner.errors import SamplerError, UserError
+from reasoner.gro.spec.terms import SOURCES, Source
+from reasoner.planning.problem_checks import check_sample
+from reasoner.planning.references import describe_references
+from reasoner.plugins import manager as plugins
+from reasoner.records import Problem, Prompt, SamplingParams
+from reasoner.sampling.responses import all_end_tokens, end_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesRendered:
+    """The data of a command as the policy sees them, without the rows that cannot be used."""
+
+    splits: Splits
+    held_out: Sequence[Prompt]
+    train: Sequence[Prompt]
+    offline: Mapping[Source, OfflineData]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesRead:
+    """The data of a command, before there is a tokenizer."""
+
+    splits: Splits
+    offline: Mapping[Source, OfflineRows]
+
+    def rendered(self, config: Config, renderer: Renderer, report: RowReport) -> SourcesRendered:
+        """Everything as tokens; the caller settles the report.
+
+        Raises:
+            ConfigError: the prompt's or the chat template, or the tokenizer, does not fit.
+            DataError: nothing is left of a source, or offline responses are to evaluation problems (`data.overlap`).
+        """
+
+        def prompts(problems: Sequence[Problem], section: str) -> list[Prompt]:
+            return render(problems, renderer, config.sampling.max_prompt_tokens, report, section)
+
+        of_held_out = "data.eval" if config.data.eval else "data.train"
+        held_out, train = prompts(self.splits.eval, of_held_out), prompts(self.splits.train, "data.train")
+        kept = {"data.eval": len(held_out), "data.train": len(train)}
+        if of_held_out == "data.train":
+            kept = {"data.train": len(held_out) + len(train)}
+        for section, count in kept.items():
+            report.keep(section, count)
+        seed, share = config.run.seed, config.data.holdout
+        data = {source: render_offline(rows, renderer, seed, share, report) for source, rows in self.offline.items()}
+        # What is held out of offline data is not trained on with fresh responses either.
+        asked = [problem_of(scored) for found in data.values() for scored in found.held_out]
+        examples = example_turns(config.prompt)
+        fresh, notes = keep_apart(train, lambda prompt: prompt.problem, asked, "data.train", "drop", examples)
+        evaluated = tuple(prompt.problem for prompt in held_out)
+        splits = Splits(tuple(prompt.problem for prompt in fresh), evaluated, (*self.splits.notes, *notes))
+        return SourcesRendered(splits, held_out, fresh, _apart(config, data, (*evaluated, *asked)))
+
+
+def read_sources(config: Config, manager: pluggy.PluginManager, report: RowReport, *, training: bool) -> SourcesRead:
+    """What a training or an evaluation reads.
+
+    Args:
+        report: collects rows that cannot be used; the caller settles it.
+
+    Raises:
+        DataError: a source is missing, empty, or malformed as a whole, or training problems are evaluation problems
+            (`data.overlap`).
+        ConfigError: a template, a generator, or the configuration does not fit.
+    """
+    generators, seed = plugins.generators(manager), config.run.seed
+    needs_answer = answers_needed(config, manager)
+    splits = Splits((), (), ())
+    if training and config.online:
+        splits = load_splits(config.data, config.prompt, generators, seed, report, needs_answer=needs_answer)
+    elif not training or config.has_sampler:
+        held_out = load_held_out(config.data, config.prompt, generators, report, needs_answer=needs_answer)
+        splits = Splits((), held_out, ())
+    offline: dict[Source, OfflineRows] = {
+        source: read_offline(
+            source, getattr(config.data, source), config.prompt, generators, seed, config.data.holdout, report
+        )
+        for source in SOURCES
+        if training and source != "online" and config.gro.reads(source)
+    }
+    return SourcesRead(splits, offline)
+
+
+def answers_needed(config: Config, manager: pluggy.PluginManager) -> bool:
+    """Whether a reward source of the task compares with reference answers."""
+    sources = plugins.reward_sources(manager)
+    return not config.rewards or any(sources[each.source].compares(each.options) for each in config.rewards)
+
+
+def check_problems_of(config: Config, manager: pluggy.PluginManager, splits: Splits) -> dict[str, str]:
+    """What became of trying a few of the problems with each reward source: facts of a run's plan.
+
+    Raises:
+        UserError: a source cannot judge one of them as it should.
+    """
+    sources, problems = plugins.reward_sources(manager), [*splits.train, *splits.eval]
+    said = {
+        reward.source: check_sample(sources[reward.source], reward.options, problems, config.run.seed)
+        for reward in config.rewards
+    }
+    return {f"problems of {source}": words for source, words in said.items() if words}
+
+
+def references_of(config: Config, manager: pluggy.PluginManager, splits: Splits) -> dict[str, str]:
+    """How the reward sources read the problems' references: facts of a run's plan.
+
+    Raises:
+        UserError: a source cannot compare with more of them than may fail (`scoring.max_failure_rate`).
+    """
+    problems, most = [*splits.train, *splits.eval], config.scoring.max_failure_rate
+    return describe_references(config.rewards, plugins.reward_sources(manager), problems, most)
+
+
+def response_end(config: Config, tokenizer: Any, renderer: Renderer, folder: Path | None) -> str:
+    """Where responses end, in words: a fact of a run's plan.
+
+    Args:
+        folder: of the model; None: it is not here, and the tokenizer's end token alone is known.
+
+    Raises:
+        UserError: nothing ends them.
+    """
+    own: Collection[int] = {tokenizer.eos_token_id} - {None} if folder is None else end_tokens(folder, tokenizer)
+    params = renderer.turn_end().added_to(SamplingParams(0.0, 1, tuple(config.sampling.stop)))
+    try:
+        all_end_tokens(own, params)
+    except SamplerError as error:
+        raise UserError(f"model.path = {config.model.path!r}: {error}") from None
+    said = renderer.said_end(own)
+    return f"before {list(config.sampling.stop)} (sampling.stop), and {said}" if config.sampling.stop else said
+
+
+def _apart(
+    config: Config, data: Mapping[Source, OfflineData], evaluated: Sequence[Problem]
+) -> dict[Source, OfflineData]:
+    """What is trained on of every source, without what is evaluated on: evaluation problems, and what is held out of
+    this or another source."""
+    apart: dict[Source, OfflineData] = {}
+    for source, found in data.items():
+        wanted: OfflineConfig = getattr(config.data, source)
+        # Problems that were held out were chosen here, and are no mistake of the data.
+        policy = overlap_policy(config.data, wanted) if config.data.holdout is None else "drop"
+        groups, notes = keep_apart(
+            found.groups, problem_of, evaluated, f"data.{source}", policy, example_turns(config.prompt)
+        )
+        apart[source] = replace(found, groups=groups, notes=(*found.notes, *notes))
+    return apart

@@ -1,0 +1,476 @@
+"""Finds plugins and calls their hooks: the only module that does.
+
+A plugin that the user named (`--plugin`, `plugins = [...]`) must work. An installed distribution that does not is set
+aside: commands that need nothing of it go on, and asking for a name that is nowhere registered says what is broken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import random
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, NoReturn, TypeVar
+
+import pluggy
+
+from reasoner.errors import UserError, nearest
+from reasoner.gro.spec.presets import Preset
+from reasoner.gro.spec.registry import BUILT_IN as BUILT_IN_ALGORITHMS
+from reasoner.gro.spec.registry import Algorithms
+from reasoner.plugins import hookspecs
+from reasoner.plugins.hookspecs import PROJECT, Generator, TaskFamily
+from reasoner.plugins.reward_api import RewardSource
+from reasoner.plugins.tracker_api import TrackerKind
+
+T = TypeVar("T")
+
+BUILT_IN = ("reasoner_rewards", "reasoner_tasks", "reasoner.monitoring.trackers")
+PACKAGE, DISTRIBUTION, FILE = "built-in package", "distribution", "plugin file"
+"""how the origins of plugins begin"""
+_executed: dict[str, str] = {}
+"""module of a plugin file -> SHA-256 of what was executed"""
+_FAMILY = re.compile(r"[a-z][a-z0-9_]*")
+"""a family's name: `-` joins it with a member's in run folders, `/` in commands"""
+
+
+class PluginError(UserError):
+    """A plugin cannot be imported, or claims a name that is taken; the message names its distribution or file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Stands in the manager for an installed plugin that does not work."""
+
+    error: PluginError
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """One plugin and the names that it registers."""
+
+    origin: str
+    """how messages call it: `built-in package reasoner_rewards`, `distribution x (x.hooks)`, `plugin file x.py`"""
+    file: str
+    """of its module; empty: broken"""
+    rewards: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    """task files, then families as `NAME/*`"""
+    generators: tuple[str, ...] = ()
+    algorithms: tuple[str, ...] = ()
+    """methods, then `credit NAME` and `link NAME`"""
+    trackers: tuple[str, ...] = ()
+    error: str = ""
+    """why it is broken; empty: it works"""
+
+
+class Names(dict[str, T]):
+    """What is registered, by name.
+
+    `names[name]` of one that is not there raises `PluginError`, and no `KeyError`, while an installed plugin is broken:
+    the name may be one of its own, and "there is no such name" would send the user looking for a typing error. To see
+    whether a name is there, and nothing more, use `in`.
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, T], broken: Sequence[PluginError]) -> None:
+        super().__init__(table)
+        self._kind, self._broken = kind, tuple(broken)
+
+    def __missing__(self, name: str) -> NoReturn:
+        if self._broken:
+            raise PluginError(
+                f"there is no {self._kind} {name!r}.{nearest(name, self)} A broken plugin may have it: "
+                f"{'; '.join(map(str, self._broken))}. Mend or uninstall it; see `reasoner plugins list`."
+            )
+        raise KeyError(name)
+
+
+class TaskFiles(Names[Path]):
+    """Task files by task name, and beside them the families, whose tasks have no file."""
+
+    def __init__(self, files: Mapping[str, Path], families: Names[TaskFamily], broken: Sequence[PluginError]) -> None:
+        super().__init__("task", files, broken)
+        self.families = families
+
+
+def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
+    """A fresh plugin manager: built-ins, installed distributions, then single files, in that order.
+
+    Only the manager is: like any module, a file is executed once per process, and again when it has changed.
+
+    Raises:
+        PluginError: a file cannot be imported or implements a hook that does not exist. (An installed distribution
+            that does is kept as `Broken`.)
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    for name in BUILT_IN:
+        _register(manager, importlib.import_module(name), f"{PACKAGE} {name}")
+    for entry in importlib.metadata.entry_points(group=PROJECT):
+        origin = f"{DISTRIBUTION} {entry.dist.name if entry.dist else '?'} ({entry.value})"
+        if manager.has_plugin(origin):
+            continue  # one module under two entry points
+        try:
+            _register(manager, _import(origin, entry.load), origin)
+        except PluginError as error:
+            _set_aside(manager, origin, error)
+    for file in files:
+        path = Path(file)
+        origin = f"{FILE} {path}"
+        module = _import(origin, lambda path=path: _import_file(path))
+        if not manager.is_registered(module):  # the same file may be named in two ways
+            _refuse_forgotten(module, origin)
+            _register(manager, module, origin)
+    return manager
+
+
+def reward_sources(manager: pluggy.PluginManager) -> dict[str, RewardSource]:
+    """All reward sources by name.
+
+    Raises:
+        PluginError: a name is registered twice, or a plugin that the user named does not work.
+    """
+    return _unique("reward source", manager, _results(manager, "register_rewards", _rewards))
+
+
+def task_files(manager: pluggy.PluginManager) -> TaskFiles:
+    """All task files by task name, and the families of tasks. Raises as `reward_sources`."""
+    files = _unique("task", manager, _results(manager, "register_tasks", _tasks))
+    families = _unique("task family", manager, _results(manager, "register_task_families", _families))
+    return TaskFiles(files, families, broken(manager))
+
+
+def generators(manager: pluggy.PluginManager) -> dict[str, Generator]:
+    """All generators of problems by name. Raises as `reward_sources`."""
+    return _unique("generator", manager, _results(manager, "register_generators", _generators))
+
+
+def algorithms(manager: pluggy.PluginManager) -> Algorithms:
+    """All methods, credits and links by name, the built-in ones first. Raises as `reward_sources`."""
+    found = _results(manager, "register_algorithms", _algorithms)
+    tables = {"built-in": BUILT_IN_ALGORITHMS, **found}
+    return Algorithms(
+        presets=_unique("method", manager, {origin: table.presets for origin, table in tables.items()}),
+        credits=_unique("credit", manager, {origin: table.credits for origin, table in tables.items()}),
+        links=_unique("link", manager, {origin: table.links for origin, table in tables.items()}),
+    )
+
+
+def trackers(manager: pluggy.PluginManager) -> dict[str, TrackerKind]:
+    """All trackers by name. Raises as `reward_sources`."""
+    return _unique("tracker", manager, _results(manager, "register_trackers", _trackers))
+
+
+def registrations(manager: pluggy.PluginManager) -> list[Registration]:
+    """Every plugin with what it registers, the broken ones with their error.
+
+    Raises:
+        PluginError: a plugin that the user named does not work.
+    """
+    rewards = _results(manager, "register_rewards", _rewards)
+    tasks = _results(manager, "register_tasks", _tasks)
+    families = _results(manager, "register_task_families", _families)
+    made = _results(manager, "register_generators", _generators)
+    methods = _results(manager, "register_algorithms", _algorithms)
+    followers = _results(manager, "register_trackers", _trackers)
+    found = []
+    for origin, plugin in manager.list_name_plugin():
+        if isinstance(plugin, Broken):
+            found.append(Registration(origin, "", error=str(plugin.error)))
+            continue
+        own = methods.get(origin, Algorithms())
+        found.append(
+            Registration(
+                origin,
+                str(getattr(plugin, "__file__", "")),
+                rewards=tuple(rewards.get(origin, ())),
+                tasks=(*tasks.get(origin, ()), *(f"{name}/*" for name in families.get(origin, ()))),
+                generators=tuple(made.get(origin, ())),
+                algorithms=(
+                    *own.presets,
+                    *(f"credit {name}" for name in own.credits),
+                    *(f"link {n}" for n in own.links),
+                ),
+                trackers=tuple(followers.get(origin, ())),
+            )
+        )
+    return found
+
+
+class Events:
+    """Tells plugins what happens in a run. A plugin that raises is reported and does not stop anything, and what it
+    draws from the process's random generators changes nothing: other ranks, where it is not called, draw the same.
+
+    `followers` are told too, after the plugins; they are objects with hooks, by the name that reports give them.
+    """
+
+    def __init__(
+        self,
+        manager: pluggy.PluginManager | None,
+        report: Callable[[str], None],
+        followers: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        """`manager`: None: nobody is told, as on every rank but the first."""
+        self._hooks = manager.hook if manager else None
+        self._report = report
+        for name, follower in followers.items():
+            assert manager is not None
+            manager.register(follower, name=name)
+
+    def emit(self, event: str, **values: object) -> None:
+        """Call every implementation of an event with those of the values that it takes."""
+        calls = getattr(self._hooks, event).get_hookimpls() if self._hooks else ()
+        if not calls:
+            return
+        with _generators_kept():
+            for call in calls:
+                try:
+                    call.function(**{name: values[name] for name in call.argnames})
+                except Exception as error:
+                    self._report(f"{call.plugin_name}: {event} failed: {type(error).__name__}: {error}")
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """The generators from which a run's credits and links may draw are afterwards as they were."""
+    import numpy as np
+    import torch
+
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(drawn)
+            np.random.set_state(drawn_by_numpy)
+
+
+def broken(manager: pluggy.PluginManager) -> list[PluginError]:
+    """Why installed plugins do not work, as far as their hooks were called."""
+    return [plugin.error for _, plugin in manager.list_name_plugin() if isinstance(plugin, Broken)]
+
+
+def find(kind: str, name: str, table: Mapping[str, T], listing: str) -> T:
+    """`table[name]`, or a `UserError` with the nearest name and the command that lists them all."""
+    try:
+        return table[name]
+    except KeyError:
+        raise UserError(f"there is no {kind} {name!r}.{nearest(name, table)} See `{listing}`.") from None
+
+
+def _results(manager: pluggy.PluginManager, hook: str, parse: Callable[[Any], T]) -> dict[str, T]:
+    """What each plugin's hook returned, by origin, the last one registered first.
+
+    The hooks are called one by one, not joined by pluggy, so that a failure has a name. That of a built-in is a bug and
+    shows its traceback.
+    """
+    found = {}
+    for call in reversed(getattr(manager.hook, hook).get_hookimpls()):
+        origin = call.plugin_name
+        try:
+            returned = call.function()
+            found[origin] = parse(() if returned is None else returned)
+        except (Exception, SystemExit) as error:
+            if origin.startswith(PACKAGE):
+                raise
+            failed = PluginError(f"{origin}: {hook} failed: {type(error).__name__}: {error}")
+            if not origin.startswith(DISTRIBUTION):
+                raise failed from error
+            manager.unregister(name=origin)
+            _set_aside(manager, origin, failed)
+    return found
+
+
+def _rewards(returned: Iterable[object]) -> dict[str, RewardSource]:
+    sources = list(returned)
+    for source in sources:
+        if not isinstance(source, RewardSource):
+            raise TypeError(f"it must return functions marked with @reward, got {source!r}")
+    return _by_name((source.name, source) for source in sources if isinstance(source, RewardSource))
+
+
+def _tasks(returned: Iterable[Path]) -> dict[str, Path]:
+    return _by_name((Path(path).stem, Path(path)) for path in returned)
+
+
+def _families(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
+    families: dict[str, TaskFamily] = {}
+    for name, family in _named(returned).items():
+        if not isinstance(family, TaskFamily):
+            raise TypeError(f"{name!r} must be a TaskFamily, got {type(family).__name__}")
+        if not _FAMILY.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no name for a task family: take lower-case letters, digits and '_', a letter first"
+            )
+        families[name] = family
+    return families
+
+
+def _generators(returned: Mapping[str, Generator]) -> dict[str, Generator]:
+    return _named(returned)
+
+
+def _algorithms(returned: object) -> Algorithms:
+    if returned == ():
+        return Algorithms()
+    if not isinstance(returned, Algorithms):
+        raise TypeError(f"it must return Algorithms, got {type(returned).__name__}")
+    for table in (returned.presets, returned.credits, returned.links):
+        _named(table)
+    return returned
+
+
+def _trackers(returned: Mapping[str, object]) -> dict[str, TrackerKind]:
+    kinds: dict[str, TrackerKind] = {}
+    for name, kind in _named(returned).items():
+        if not isinstance(kind, TrackerKind):
+            raise TypeError(f"{name!r} must be a TrackerKind, got {type(kind).__name__}")
+        kinds[name] = kind
+    return kinds
+
+
+def _by_name(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    table: dict[str, T] = {}
+    for name, value in named:
+        if name in table:
+            raise ValueError(f"it registers {name!r} twice")
+        table[name] = value
+    return _named(table)
+
+
+def _named(table: Mapping[str, T]) -> dict[str, T]:
+    """The table, if its names are names: they are sorted, compared and printed."""
+    for name in table:
+        if not isinstance(name, str) or not name.strip():
+            raise TypeError(f"a name must be text, got {name!r}")
+    return dict(table)
+
+
+def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mapping[str, T]]) -> Names[T]:
+    joined: dict[str, T] = {}
+    for table in tables.values():
+        for name, value in table.items():
+            if name in joined:
+                raise PluginError(
+                    f"{kind} {name!r} is registered twice: {_shown(joined[name])} and {_shown(value)}. "
+                    f"Rename one of them; they are of {' and '.join(o for o in tables if name in tables[o])}."
+                )
+            joined[name] = value
+    return Names(kind, joined, broken(manager))
+
+
+def _shown(value: object) -> str:
+    """A method by its paper, a family or tracker by its title, a source by its function's place, the rest as it is."""
+    if isinstance(value, Preset):
+        return f"the one of {value.paper!r}"
+    if isinstance(value, TaskFamily | TrackerKind):
+        return repr(value.title)
+    if isinstance(value, RewardSource):
+        return f"{value.function.__module__}.{value.function.__qualname__}"
+    return str(value)
+
+
+def _set_aside(manager: pluggy.PluginManager, origin: str, error: PluginError) -> None:
+    manager.register(Broken(error), name=origin)
+
+
+def _register(manager: pluggy.PluginManager, plugin: ModuleType, origin: str) -> None:
+    known = {name for name, value in vars(hookspecs).items() if hasattr(value, f"{PROJECT}_spec")}
+    for name, value in vars(plugin).items():
+        if not hasattr(value, f"{PROJECT}_impl"):
+            continue
+        if name not in known:
+            raise PluginError(f"{origin} implements an unknown hook {name!r}.{nearest(name, known)}")
+        offered = list(inspect.signature(getattr(hookspecs, name)).parameters)
+        for argument in inspect.signature(value).parameters:
+            if argument not in offered:
+                raise PluginError(
+                    f"{origin}: the hook {name} has no argument {argument!r}.{nearest(argument, offered)} "
+                    f"It has: {', '.join(offered) or 'none'}."
+                )
+    try:
+        manager.register(plugin, name=origin)
+    except (pluggy.PluginValidationError, ValueError) as error:
+        raise PluginError(f"{origin}: {error}") from error
+
+
+def _refuse_forgotten(module: ModuleType, origin: str) -> None:
+    """Refuse a file that marks functions of its own with `@reward` and has no hook that would register them.
+
+    Raises:
+        PluginError: with the lines that register them.
+    """
+    own = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, RewardSource) and value.function.__module__ == module.__name__
+    ]
+    if own and not hasattr(module, "register_rewards"):
+        raise PluginError(
+            f"{origin} marks {', '.join(own)} with @reward and does not register it: nothing would find it. Add:\n"
+            f"  from reasoner import hookimpl\n  @hookimpl\n  def register_rewards():\n      return [{', '.join(own)}]"
+        )
+
+
+def _import(origin: str, load: Any) -> ModuleType:
+    try:
+        module = load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{origin} cannot be imported: {type(error).__name__}: {error}") from error
+    if not isinstance(module, ModuleType):
+        raise PluginError(f"{origin} must name a module, got {type(module).__name__}")
+    return module
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    resolved = path.resolve()
+    if resolved.name == "__init__.py" and resolved.parent.name.isidentifier():
+        return _import_package(resolved)
+    name = f"reasoner_plugin_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
+    content = hashlib.sha256(resolved.read_bytes()).hexdigest()
+    known = sys.modules.get(name)
+    if known is not None and _executed.get(name) == content:
+        return known
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = _execute(name, spec)
+    _executed[name] = content
+    return module
+
+
+def _import_package(init: Path) -> ModuleType:
+    """The package of that `__init__.py` under its own name, so that its modules can import each other."""
+    name = init.parent.name
+    known = importlib.util.find_spec(name)
+    if known is not None:
+        if known.origin is None or Path(known.origin).resolve() != init:
+            raise ImportError(f"there is another module {name!r}: {known.origin or 'built in'}; rename the folder")
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(init.parent)])
+    assert spec is not None
+    return _execute(name, spec)
+
+
+def _execute(name: str, spec: ModuleSpec) -> ModuleType:
+    """A new module, under its name while it is executed and afterwards; not where that fails."""
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module

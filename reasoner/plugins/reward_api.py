@@ -1,0 +1,282 @@
+"""What authors of reward sources use: the `@reward` decorator and the type it makes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args, get_type_hints, overload
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from reasoner.errors import ReasonerError, UserError, nearest
+from reasoner.plugins.options import check_options
+from reasoner.records import Problem, Response
+
+Granularity = Literal["response", "group", "batch"]
+"""what one call sees: a response, all responses to a problem, or responses to any problems"""
+
+SEES: Mapping[Granularity, str] = MappingProxyType(
+    {"response": "problem, response", "group": "problem, responses", "batch": "problems, responses"}
+)
+"""the positional parameters of a function"""
+
+TEXT_ONLY = "text only"
+"""what `RewardSource.reads` says of a reference that is compared as text and not understood"""
+
+RewardFunction = Callable[..., Any]
+"""It returns `float | Score | None`, or a sequence of them for a group or batch, with an exception in the place of a
+response that it failed on; or it is `async def` and its result does."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardSource:
+    """A named, typed reward function. Calling it calls the function, and waits for an async one."""
+
+    name: str
+    function: RewardFunction
+    options: type[BaseModel]
+    """the function's options as a pydantic model"""
+    timeout_s: float
+    """seconds per call, retries included"""
+    summary: str
+    """first line of the docstring"""
+    prepare: Callable[[], None] | None = None
+    """runs once in the scoring host before it forks workers: slow imports belong here, not into a call's deadline"""
+    preflight: Callable[[Any], str] | None = None
+    """takes the options (a model) in the main process before anything is loaded; see `RewardSource.ready`"""
+    check_problem: Callable[[Problem, Any], str] | None = None
+    """takes a problem and the options (a model) and says in a few words what became of trying it; raises ValueError for
+    one whose responses it cannot judge as it should. See `reasoner.planning.problem_checks`"""
+    reads: Callable[[Problem, Any], tuple[str, str]] | None = None
+    """takes a problem and the options (a model) and says in a word or two what it reads the reference as, `TEXT_ONLY`
+    where it only compares texts, and the reference as it compares with it; raises ValueError for one that it cannot
+    compare with. Looked at before a run starts (`reasoner.planning.references`)"""
+    needs_answer: bool | Callable[[Any], bool] = True
+    """whether it compares with `Problem.answer`, or a function of the options (a model) that says so: where no source
+    of a task does, rows need none"""
+    granularity: Granularity = "response"
+    """what one call sees"""
+    workers: int | None = None
+    """worker processes of its own, and so its concurrent calls; None: it shares the common ones"""
+    limit_memory: bool = True
+    """whether `scoring.memory_mb` holds for it; False: models whose address space is large"""
+    retries: int = 0
+    """further attempts after one that raised"""
+    cache: bool = True
+    """whether equal calls have equal outcomes, so that one is made (granularity `response` only)"""
+    takes_model: bool = False
+    """whether the function takes its options as one model, in the parameter `options`"""
+
+    def __call__(
+        self, problem: Problem | Sequence[Problem], response: Response | Sequence[Response], **options: Any
+    ) -> Any:
+        """What the function returns: one score, or one per response for a group or batch."""
+        given = {"options": self.options.model_validate(options)} if self.takes_model else options
+        returned = self.function(problem, response, **given)
+        return _waited_for(returned) if inspect.isawaitable(returned) else returned
+
+    def ready(self, options: Mapping[str, Any]) -> str:
+        """What the preflight says of this machine, in one line; empty: the source has none.
+
+        Raises:
+            UserError: something that a call will need is not there; it says what to install or set.
+        """
+        if self.preflight is None:
+            return ""
+        model = self.options.model_validate(self.check_options(options))
+        try:
+            said = self.preflight(model)
+            if not isinstance(said, str) or len(said.splitlines()) != 1:
+                raise TypeError(f"it must return one line of text, got {said!r}")
+        except ReasonerError as error:
+            raise UserError(f"reward source {self.name!r} cannot work here: {error}") from error
+        except Exception as error:
+            raise UserError(
+                f"reward source {self.name!r}: preflight failed: {type(error).__name__}: {error}"
+            ) from error
+        return said
+
+    def compares(self, options: Mapping[str, Any]) -> bool:
+        """Whether it compares with the reference answer, with these options."""
+        needs = self.needs_answer
+        return needs if isinstance(needs, bool) else needs(self.options.model_validate(self.check_options(options)))
+
+    def check_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The complete options, defaults filled in.
+
+        Raises:
+            ConfigError: an unknown option or a value of the wrong type.
+        """
+        return check_options(f"reward source {self.name!r}", self.options, given)
+
+
+@overload
+def reward(name: RewardFunction, /) -> RewardSource: ...
+
+
+@overload
+def reward(
+    name: str | None = None,
+    *,
+    timeout_s: float = 5.0,
+    prepare: Callable[[], None] | None = None,
+    preflight: Callable[[Any], str] | None = None,
+    check_problem: Callable[[Problem, Any], str] | None = None,
+    reads: Callable[[Problem, Any], tuple[str, str]] | None = None,
+    needs_answer: bool | Callable[[Any], bool] = True,
+    granularity: Granularity = "response",
+    workers: int | None = None,
+    limit_memory: bool = True,
+    retries: int = 0,
+    cache: bool = True,
+) -> Callable[[RewardFunction], RewardSource]: ...
+
+
+def reward(
+    name: str | RewardFunction | None = None,
+    *,
+    timeout_s: float = 5.0,
+    prepare: Callable[[], None] | None = None,
+    preflight: Callable[[Any], str] | None = None,
+    check_problem: Callable[[Problem, Any], str] | None = None,
+    reads: Callable[[Problem, Any], tuple[str, str]] | None = None,
+    needs_answer: bool | Callable[[Any], bool] = True,
+    granularity: Granularity = "response",
+    workers: int | None = None,
+    limit_memory: bool = True,
+    retries: int = 0,
+    cache: bool = True,
+) -> RewardSource | Callable[[RewardFunction], RewardSource]:
+    """Make a reward source of a function.
+
+        response   (problem, response, *, options...) -> float | Score | None
+        group      (problem, responses, *, options...) -> a sequence of them, one per response
+        batch      (problems, responses, *, options...) -> a sequence of them; the two are parallel
+
+    In such a sequence an exception stands for a response that failed, alone: what is raised fails them all.
+
+    Keyword-only parameters are its options, with their annotations and defaults; or the only one is `options`, a
+    pydantic model whose fields they are. The function may be `async def`. It runs in a worker process that is killed
+    with everything it started when `timeout_s` seconds have passed. `prepare` imports what is slow to import, once for
+    all workers. `preflight` runs in the main process when a command starts, before anything is loaded: it takes the
+    options, as a model, and returns one line for the run's plan and its environment.json ("sandbox: bubblewrap 0.8.0"),
+    or raises `UserError` with what to install or set. `check_problem` runs there too, on a few problems when a run
+    starts and on all of them in `reasoner rewards test`: it tries whether the source can judge responses to a problem.
+    The other arguments are the fields of `RewardSource`. Without a name, the source has that of the function: `@reward`
+    and `@reward(timeout_s=1.0)` do.
+
+        @reward("contains_unit", timeout_s=1.0)
+        def contains_unit(problem, response, *, unit: str = "km") -> float:
+            '''1.0 if the answer names the unit.'''
+            return float(unit in response.text)
+
+    Raises:
+        ValueError: an argument is out of range.
+        TypeError: the function does not take what it is called with.
+    """
+    if callable(name):
+        return reward()(name)
+    _check_declaration(name or "(named by its function)", timeout_s, granularity, workers, limit_memory, retries)
+
+    def decorate(function: RewardFunction) -> RewardSource:
+        called = name or _name_of(function)
+        _check_parameters(called, function, granularity)
+        options = _whole_model(function)
+        return RewardSource(
+            called,
+            function,
+            options or _options_model(called, function),
+            timeout_s,
+            summary=(inspect.getdoc(function) or "").partition("\n")[0],
+            prepare=prepare,
+            preflight=preflight,
+            check_problem=check_problem,
+            reads=reads,
+            needs_answer=needs_answer,
+            granularity=granularity,
+            workers=workers,
+            limit_memory=limit_memory,
+            retries=retries,
+            cache=cache,
+            takes_model=options is not None,
+        )
+
+    return decorate
+
+
+def _name_of(function: RewardFunction) -> str:
+    name = getattr(function, "__name__", "")
+    if not name.isidentifier():
+        raise TypeError(f"{function!r} has no name that a reward source could have: give one, @reward('NAME')")
+    return str(name)
+
+
+def _check_declaration(
+    name: str, timeout_s: float, granularity: str, workers: int | None, limit_memory: bool, retries: int
+) -> None:
+    of = f"reward source {name!r}"
+    if granularity not in (allowed := get_args(Granularity)):
+        hint = nearest(granularity, allowed)
+        raise ValueError(f"{of}: granularity must be one of {', '.join(allowed)}, got {granularity!r}.{hint}")
+    if not timeout_s > 0:
+        raise ValueError(f"{of}: timeout_s must be above 0 seconds, got {timeout_s}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"{of}: workers must be at least 1, or None to share the common ones, got {workers}")
+    if retries < 0:
+        raise ValueError(f"{of}: retries must be at least 0, got {retries}")
+    if workers is None and not limit_memory:
+        raise ValueError(f"{of}: limit_memory=False needs workers of its own, the common ones are limited: workers=1")
+
+
+def _check_parameters(name: str, function: RewardFunction, granularity: Granularity) -> None:
+    """It is called with two positional arguments; whatever else it takes are options, by keyword."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    if len(positional) != 2 and not any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        raise TypeError(
+            f"reward source {name!r}: the function must take ({SEES[granularity]}, *, options...), got "
+            f"{inspect.signature(function)}: options stand behind a *"
+        )
+
+
+def _whole_model(function: RewardFunction) -> type[BaseModel] | None:
+    """The model of a function whose only keyword-only parameter is `options`, annotated with one."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    hint = get_type_hints(function).get("options") if names == ["options"] else None
+    return hint if isinstance(hint, type) and issubclass(hint, BaseModel) else None
+
+
+def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
+    if not inspect.isroutine(function):
+        raise TypeError(f"reward source {name!r} needs a function (def or async def), got {function!r}")
+    hints = get_type_hints(function)
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[parameter.name] = (hints.get(parameter.name, Any), default)
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            raise TypeError(
+                f"reward source {name!r}: declare each option as a keyword parameter instead of **{parameter.name}; "
+                "the row's columns are in problem.fields"
+            )
+    config = ConfigDict(extra="forbid", frozen=True)
+    return create_model(f"{name}_options", __config__=config, **fields)
+
+
+def _waited_for(awaitable: Any) -> Any:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_finished(awaitable))
+    with ThreadPoolExecutor(1) as thread:  # a loop runs in this one, as in a notebook, and cannot run another
+        return thread.submit(asyncio.run, _finished(awaitable)).result()
+
+
+async def _finished(awaitable: Any) -> Any:
+    return await awaitable

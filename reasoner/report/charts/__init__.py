@@ -1,0 +1,1 @@
+"""Charts as SVG: series.py (curves) on scale.py (axes), drawn by svg.py."""

@@ -1,0 +1,270 @@
+"""Goes on with a run folder: finds the place, checks that nothing it depends on has changed, cuts back what came after.
+
+    lock -> newest unharmed checkpoint -> identity -> cut back metrics, evaluations, rollouts -> record the start
+
+A kill in between changes nothing that matters: the next resume finds the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from reasoner.errors import DataError, UserError
+from reasoner.io.atomic_files import keep_lines, remove_folder, remove_leftovers, replace_text
+from reasoner.io.bounded_files import (
+    LARGE_BYTES,
+    check_entries,
+    is_there,
+    open_regular,
+    parse_json,
+    read_lines,
+    read_object,
+)
+from reasoner.io.folder_lock import NAME as LOCK
+from reasoner.io.folder_lock import Lock
+from reasoner.io.serialization import to_json
+from reasoner.models.run_models import FOLDER, recorded_step
+from reasoner.runs.checkpoints import Checkpoints
+from reasoner.runs.environment import describe
+from reasoner.runs.folder import IDENTITY, LOG, Evaluated, Run, check_room, read_evaluations, read_metrics
+from reasoner.runs.resuming.rules import Change, check_identity, forgets, forgetting
+from reasoner.runs.starts import FILE, moved_on, read_starts, record_start
+
+
+def made_again(count: int) -> str:
+    """What happens to `count` committed steps after the checkpoint that a run goes on from."""
+    return (
+        "1 committed step after it is made again" if count == 1 else f"{count} committed steps after it are made again"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A run to go on with."""
+
+    folder: Path
+    changes: tuple[Change, ...] = ()
+    """of its configuration"""
+    accept: bool = False
+    """go on with reward sources that have changed, and forget the scores that are known"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run goes on. Its folder is locked."""
+
+    folder: Path
+    lock: Lock
+    step: int
+    """committed steps that it goes on from"""
+    checkpoint: Path | None
+    """of that step; None: the run starts from the beginning"""
+    history: tuple[dict[str, float], ...]
+    """the metrics of those steps"""
+    evaluations: tuple[Evaluated, ...]
+    """made until then"""
+    repeated: int
+    """committed steps after it, which are made again"""
+    notes: tuple[str, ...]
+    """why it is not the newest checkpoint, in sentences"""
+    accept: bool = False
+    """see `Resume`"""
+    forgets: bool = False
+    """whether the scores in the checkpoint are of reward sources that have changed"""
+
+    def __str__(self) -> str:
+        start = f"from {self.checkpoint.name}" if self.checkpoint else "from the beginning"
+        again = f"; {made_again(self.repeated)}" if self.repeated else ""
+        return f"{start}{again}"
+
+    def check(self, identity: Mapping[str, str]) -> tuple[Change, ...]:
+        """Refuse to go on with another model, other data, plugins or another engine; returns what was accepted.
+
+        Raises:
+            UserError: with what was and what is.
+        """
+        before = read_object(self.folder / IDENTITY)
+        found = check_identity(self.folder, before, identity, accept=self.accept)
+        return (*found, forgetting()) if self.accept else ()
+
+    def reopen(
+        self,
+        config_toml: str,
+        identity: Mapping[str, str],
+        chosen: Mapping[str, str],
+        changes: Sequence[Change],
+        reserve_bytes: int,
+    ) -> tuple[Run, tuple[str, ...]]:
+        """Cut the folder back to the place and open it; also returns what was out of the ordinary, in sentences.
+
+        Args:
+            config_toml: the configuration from here on.
+            identity: what the run is made from, as `check` took it.
+            chosen: see `open_run`.
+            changes: of the configuration, and those that `check` returned.
+            reserve_bytes: see `open_run`.
+
+        Raises:
+            UserError: the folder cannot be written, or its disk has less room than `reserve_bytes` without what the
+                checkpoints there take already.
+        """
+        first, last = (starts := read_starts(self.folder))[0], starts[-1]
+        environment = describe(chosen)
+        moved = moved_on(last.environment, environment)
+        differs = "Results may differ in rounding from those of a run that was not interrupted."
+        notes = (
+            *self.notes,
+            *self._forgotten,
+            *([f"Since the last start: {' '.join(moved)} {differs}"] if moved else []),
+        )
+        try:
+            self._cut()
+            taken = sum(path.stat().st_size for path in self.folder.glob("checkpoints/**/*") if path.is_file())
+            check_room(self.folder, reserve_bytes - taken)
+            record_start(
+                self.folder,
+                environment,
+                step=self.step,
+                repeated=self.repeated,
+                changes={change.key: [change.before, change.after] for change in changes},
+                notes=notes,
+            )
+            replace_text(self.folder / "config.toml", config_toml)
+            replace_text(self.folder / IDENTITY, to_json(identity, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--resume {self.folder}: it cannot be written: {error.strerror or error}") from error
+        evaluations = {evaluated.step: evaluated.evaluation for evaluated in self.evaluations}
+        return Run(self.folder, self.lock, self.history, evaluations, first.at), notes
+
+    @property
+    def _forgotten(self) -> tuple[str, ...]:
+        if not self.forgets:
+            return ()
+        before = f"Rewards and evaluations up to step {self.step} are those of the sources as they were."
+        return (f"The reward sources have changed: no score that was known is used. {before}",)
+
+    def _cut(self) -> None:
+        for name in ("", "rollouts", "not-finite", "checkpoints"):
+            remove_leftovers(self.folder / name)
+        checkpoints = Checkpoints(self.folder)
+        checkpoints.keep([step for step in checkpoints.steps() if step <= self.step])
+        if (recorded_step(self.folder / FOLDER) or 0) > self.step:
+            remove_folder(self.folder / FOLDER)  # of steps that are made again, on a GPU not with the same bits
+        for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl"):
+            keep_lines(self.folder / name, lambda line: _step_of(line) <= self.step)
+        keep_lines(self.folder / FILE)
+        for path in (*self.folder.glob("rollouts/*.parquet"), *self.folder.glob("not-finite/*.parquet")):
+            if int(path.stem.partition("-")[2]) > self.step:
+                path.unlink()
+
+
+@contextmanager
+def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Place]:
+    """Lock the run in `folder` and find where it goes on: at its newest checkpoint that is unharmed.
+
+    Args:
+        steps: how many it is to have in the end.
+        accept: see `Resume`.
+
+    Raises:
+        UserError: there is no training run, another process works on it, it is finished, or it has no use of `steps`.
+        DataError: its files are damaged and no checkpoint can be used, or there is something else than files in it.
+    """
+    if not is_there(folder / IDENTITY):
+        raise UserError(
+            f"--resume {folder}: nothing to go on with, {IDENTITY} is missing: the folder is of an evaluation, "
+            "or of a run that ended before it began."
+        )
+    check_entries(folder)
+    for name in (LOCK, LOG):
+        if is_there(folder / name):
+            open_regular(folder / name).close()
+    state, process = _status(folder)
+    try:
+        lock = Lock(folder)
+    except BlockingIOError:
+        raise UserError(
+            f"--resume {folder}: the run is still going, as process {process}. Wait for its end, or end it "
+            f"with `kill {process}`: it saves where it is."
+        ) from None
+    with lock:
+        history = _history(folder)
+        _check_steps(folder, steps, len(history), state)
+        _check_warnings(folder)
+        step, notes = _newest(folder, len(history))
+        yield Place(
+            folder=folder,
+            lock=lock,
+            step=step or 0,
+            checkpoint=None if step is None else Checkpoints(folder).at(step),
+            history=tuple(history[: step or 0]),
+            evaluations=tuple(made for made in read_evaluations(folder) if made.step <= (step or 0)),
+            repeated=len(history) - (step or 0),
+            notes=notes,
+            accept=accept,
+            forgets=accept or forgets(read_starts(folder), step or 0),
+        )
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name != "step"} for row in read_metrics(folder)]
+
+
+def _status(folder: Path) -> tuple[str, int]:
+    """State, and the process that works on the run, or did."""
+    status = read_object(folder / "status.json")
+    state, process = status.get("state"), status.get("process")
+    if not isinstance(state, str) or not isinstance(process, int):
+        raise DataError(f"{folder / 'status.json'} is not what a run writes: it has no state or no process")
+    return state, process
+
+
+def _check_warnings(folder: Path) -> None:
+    """They are cut back by their steps, when it is too late to refuse."""
+    path = folder / "warnings.jsonl"
+    for number, line in enumerate(read_lines(path, LARGE_BYTES), 1):
+        try:
+            if line.endswith(b"\n"):
+                _step_of(line)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}, line {number}: not a warning of a step: {error!r}"[:500]) from error
+
+
+def _step_of(line: bytes) -> int:
+    return int(parse_json(line)["step"])
+
+
+def _check_steps(folder: Path, steps: int, committed: int, state: str) -> None:
+    more = f"To train on: reasoner run --resume {quote(str(folder))} --steps N, with N above {committed}."
+    if steps < committed:
+        raise UserError(f"--resume {folder}: run.steps = {steps}, and {committed} steps are done already. {more}")
+    if steps == committed and state == "finished":
+        raise UserError(f"--resume {folder}: the run is finished, all its {committed} steps are done. {more}")
+
+
+def _newest(folder: Path, committed: int) -> tuple[int | None, tuple[str, ...]]:
+    """The step of the newest checkpoint that can be used, and why newer ones cannot; None: the run has done nothing
+    that would be lost."""
+    checkpoints = Checkpoints(folder)
+    notes: list[str] = []
+    for step in reversed(checkpoints.steps()):
+        if step > committed:
+            notes.append(f"The checkpoint of step {step} is not used: metrics.jsonl ends at step {committed}.")
+            continue
+        try:
+            checkpoints.verify(step)
+        except DataError as error:
+            notes.append(f"The checkpoint of step {step} is damaged and not used: {error}.")
+            continue
+        return step, tuple(notes)
+    if committed:
+        why = " ".join(notes) or "It has none (run.keep_last was 0, or they were removed)."
+        raise DataError(
+            f"--resume {folder}: no checkpoint of its {committed} steps can be used. {why} To start it again: "
+            f"reasoner run {quote(str(folder / 'config.toml'))}"
+        )
+    return None, tuple(notes)

@@ -1,0 +1,321 @@
+"""One vLLM server over HTTP: vLLM's own routes, every answer checked before it is used.
+
+    POST /inference/v1/generate   token ids in; token ids, log-probabilities and versions of the weights out
+    POST /collective_rpc          our worker extension (`vllm_worker`): what it is, take these weights, this seed
+    POST /pause, /resume          nothing is drawn while weights change
+    GET  /weight_info             the name of the weights that it holds, which `/update_weight_version` sets
+    GET  /metrics                 how many tokens it has made: whether it still works
+
+The key comes from the environment variable VLLM_API_KEY and goes nowhere but into the header.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from reasoner.io.redaction import redact, redact_start
+from reasoner.records import SamplingParams
+from reasoner.sampling.server.auth import KEY
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+CONNECT_S = 5.0
+"""seconds to connect"""
+SHORT_S = 20.0
+"""seconds for an answer that takes no work"""
+LOAD_S = 900.0
+"""seconds to load weights"""
+ATTEMPTS = 3
+"""for a question that can be asked again"""
+_SHOWN = 300
+"""characters of an answer that a message quotes"""
+_WORK = re.compile(rb"^vllm:(?:prompt|generation)_tokens_total(?:\{[^}]*\})? ([0-9.e+]+)", re.MULTILINE)
+
+
+class ServerError(Exception):
+    """A server did not do what it was asked for; the message says what it did, without its address."""
+
+
+class UnreachableError(ServerError):
+    """It did not answer at all."""
+
+
+# Of an answer, what is used; other keys are vLLM's business.
+
+
+class _Token(BaseModel):
+    token_id: Annotated[int, Field(ge=0)]
+    logprob: Annotated[float, Field(gt=-9999.0, le=1e-3, allow_inf_nan=False)]
+    """vLLM says -9999 for one that it does not know"""
+
+
+class _Logprobs(BaseModel):
+    content: list[_Token]
+
+
+class _Span(BaseModel):
+    version: str
+
+
+class Choice(BaseModel):
+    """One response as vLLM answers it."""
+
+    index: int
+    token_ids: Annotated[list[int], Field(min_length=1)]
+    finish_reason: Literal["stop", "length"]
+    logprobs: _Logprobs
+    weight_versions: Annotated[list[_Span], Field(min_length=1)]
+
+
+class _Known(BaseModel):
+    logprob: Annotated[float, Field(gt=-9999.0, le=1e-3, allow_inf_nan=False)]
+
+
+class _Read(BaseModel):
+    """What a server says of a prompt that it has read."""
+
+    choices: Annotated[list[Choice], Field(min_length=1)]
+    prompt_logprobs: list[dict[int, _Known] | None]
+    """of every token; None: of the first"""
+
+
+class _Generated(BaseModel):
+    choices: list[Choice]
+
+
+class Description(BaseModel):
+    """What an engine is (`WorkerExtension.describe`)."""
+
+    vllm: str
+    shape: dict[str, Any]
+    dtype: str
+    max_model_len: int
+    max_sequences: int
+    logprobs_mode: str
+    generation_config: str
+    reads_folder: bool
+
+
+class _Described(BaseModel):
+    results: Annotated[list[Description], Field(min_length=1)]
+
+
+class _Receipts(BaseModel):
+    results: Annotated[list[tuple[str, int]], Field(min_length=1)]
+
+
+class _Version(BaseModel):
+    weight_version: str
+
+
+class _Reset(BaseModel):
+    success: Literal[True]
+
+
+@dataclass
+class Server:
+    """A client of the server at `url`; usable in one event loop."""
+
+    url: str
+    _http: httpx.AsyncClient = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        key = os.environ.get(KEY)
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(SHORT_S, connect=CONNECT_S),
+            # as many connections as the server draws groups at once; idle ones end before the server ends them (5 s)
+            limits=httpx.Limits(keepalive_expiry=2.0),
+            # reading the certificates takes half a second
+            verify=self.url.startswith("https:"),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._http.aclose()
+
+    async def describe(self, folder: Path) -> Description:
+        """What it is; `folder`: one that it is asked whether it can read.
+
+        Raises:
+            ServerError: it does not answer as `reasoner serve` does.
+        """
+        async for attempt in _again():
+            with attempt:
+                await self._check_route()
+                found = await self._rpc("describe", [str(folder)], SHORT_S, _Described)
+        return found.results[0]
+
+    async def version(self) -> str:
+        """The name of its weights.
+
+        Raises:
+            ServerError: it does not say.
+        """
+        async for attempt in _again():
+            with attempt:
+                found = _checked(await self._get("/weight_info"), _Version)
+        return found.weight_version
+
+    async def work_done(self) -> float:
+        """Tokens that it has read and written since it started.
+
+        Raises:
+            ServerError: it does not say.
+        """
+        return sum(map(float, _WORK.findall((await self._get("/metrics")).content)))
+
+    async def generate(
+        self, token_ids: Sequence[int], n: int, params: SamplingParams, end: Sequence[int]
+    ) -> list[Choice]:
+        """Draw n responses to a prompt.
+
+        Args:
+            end: tokens that end a response.
+
+        Raises:
+            ServerError: what came is not n whole responses with their log-probabilities.
+        """
+        wanted = {
+            "n": n,
+            "temperature": params.temperature,
+            "max_tokens": params.max_tokens,
+            "stop": list(params.stop),
+            "stop_token_ids": list(end),
+            "detokenize": bool(params.stop),
+            "logprobs": 0,
+        }
+        body = {"token_ids": list(token_ids), "sampling_params": wanted}
+        # whoever waits sees to it that the server still works
+        choices = _checked(await self._post("/inference/v1/generate", body, None), _Generated).choices
+        _check_choices(choices, n, params.max_tokens)
+        return sorted(choices, key=lambda choice: choice.index)
+
+    async def score(self, prompt: Sequence[int], response: Sequence[int]) -> tuple[list[float], set[str]]:
+        """Log-probabilities of a response's tokens at temperature 1, and the names of the weights that gave them.
+
+        Raises:
+            ServerError: what came is not that.
+        """
+        wanted = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "logprobs": 0, "detokenize": False}
+        body = {"token_ids": [*prompt, *response], "sampling_params": wanted}
+        found = _checked(await self._post("/inference/v1/generate", body, LOAD_S), _Read)
+        read = found.prompt_logprobs[len(prompt) :]
+        known = [at for at in read if at is not None]
+        if len(known) != len(response) or not all(token in at for token, at in zip(response, known, strict=True)):
+            raise ServerError("answers log-probabilities of other tokens than those that it was given")
+        logprobs = [at[token].logprob for token, at in zip(response, known, strict=True)]
+        return logprobs, {span.version for choice in found.choices for span in choice.weight_versions}
+
+    async def take(self, folder: Path, name: str, seed: int) -> tuple[str, int]:
+        """Load the weights in `folder`, call them `name`, and forget what the old ones computed.
+
+        Its weights have another name from the first moment on: whatever goes wrong, they are never taken for those.
+
+        Args:
+            seed: of what is drawn from now on.
+
+        Returns:
+            checksum and number of tensors of what it read.
+
+        Raises:
+            ServerError: it did not, or its workers read different things.
+        """
+        await self._post("/pause?mode=abort", {}, LOAD_S)
+        await self._post("/update_weight_version", {"new_version": f"{name}, loading"}, SHORT_S)
+        receipts = set((await self._rpc("take_weights", [str(folder)], LOAD_S, _Receipts)).results)
+        if len(receipts) != 1:
+            raise ServerError(f"its workers read different weights: {sorted(receipts)}")
+        _checked(await self._post("/reset_prefix_cache", {}, SHORT_S), _Reset)
+        await self._post("/collective_rpc", {"method": "seed_sampling", "args": [seed]}, SHORT_S)
+        await self._post("/update_weight_version", {"new_version": name}, SHORT_S)
+        await self._post("/resume", {}, SHORT_S)
+        return receipts.pop()
+
+    async def _check_route(self) -> None:
+        """An empty request: refused for what it lacks where there is such a route."""
+        answer = await self._send("POST", "/inference/v1/generate", {}, SHORT_S)
+        _refuse_wrong_key(answer)
+        if answer.status_code not in (400, 422):
+            raise ServerError(f"does not sample from token ids ({_said(answer)})")
+
+    async def _rpc(self, method: str, args: Sequence[Any], timeout_s: float, kind: type[Answer]) -> Answer:
+        body = {"method": method, "args": list(args), "timeout": timeout_s}
+        return _checked(await self._post("/collective_rpc", body, timeout_s), kind)
+
+    async def _get(self, path: str) -> httpx.Response:
+        return _good(await self._send("GET", path, None, SHORT_S))
+
+    async def _post(self, path: str, body: Mapping[str, Any], timeout_s: float | None) -> httpx.Response:
+        return _good(await self._send("POST", path, body, timeout_s))
+
+    async def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float | None
+    ) -> httpx.Response:
+        try:
+            return await self._http.request(
+                method, path, json=body, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S)
+            )
+        except httpx.HTTPError as error:
+            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise UnreachableError(redact(f"could not be reached, or broke off ({said})")) from error
+
+
+def _again() -> AsyncRetrying:
+    return AsyncRetrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.5, max=4.0),
+        retry=retry_if_exception_type(UnreachableError),
+        reraise=True,
+    )
+
+
+def _good(answer: httpx.Response) -> httpx.Response:
+    _refuse_wrong_key(answer)
+    if answer.status_code == 404:
+        raise ServerError(f"has no {answer.request.url.path}")
+    if answer.status_code != 200:
+        raise ServerError(_said(answer))
+    return answer
+
+
+def _refuse_wrong_key(answer: httpx.Response) -> None:
+    if answer.status_code == 401:
+        raise ServerError(f"refuses the key: set {KEY} to that of the server ({_said(answer)})")
+
+
+def _checked(answer: httpx.Response, kind: type[Answer]) -> Answer:
+    try:
+        return kind.model_validate_json(answer.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the answer"
+        raise ServerError(f"answers what cannot be used: {place}: {first['msg']}, in {_said(answer)}") from None
+
+
+def _said(answer: httpx.Response) -> str:
+    text = " ".join(answer.text.split())
+    shown = redact_start(text, _SHOWN)
+    return f"status {answer.status_code}: {shown}{'...' if len(text) > _SHOWN else ''}"
+
+
+def _check_choices(choices: Sequence[Choice], n: int, max_tokens: int) -> None:
+    if sorted(choice.index for choice in choices) != list(range(n)):
+        raise ServerError(f"answers {len(choices)} responses where {n} were asked for")
+    for choice in choices:
+        if choice.token_ids != [token.token_id for token in choice.logprobs.content]:
+            raise ServerError("answers log-probabilities of other tokens than those of the response")
+        count, reason = len(choice.token_ids), choice.finish_reason
+        if count > max_tokens or (reason == "length" and count < max_tokens):
+            raise ServerError(f"answers {count} tokens and finish reason {reason!r} where max_tokens is {max_tokens}")

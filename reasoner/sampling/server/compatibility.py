@@ -1,0 +1,137 @@
+"""Whether vLLM servers are those that a run needs: asked before anything is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from reasoner.config.config import Config
+from reasoner.errors import UserError
+from reasoner.io.parsing import read_model_json, table_of
+from reasoner.models.resolve import folder_at_hand
+from reasoner.processes.machine import MEMORY_FOLDER, why_not_in_memory
+from reasoner.processes.scratch_folders import ScratchFolder
+from reasoner.sampling.factory import longest_of
+from reasoner.sampling.server.client import Description, Server, ServerError
+from reasoner.sampling.vllm.messages import SHAPE
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a server must be."""
+
+    command: str
+    """that starts one, without its port"""
+    shape: Mapping[str, Any]
+    """of the model, as far as it is known"""
+    dtype: str
+    max_model_len: int
+    weights_folder: Path
+
+    @classmethod
+    def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> Wanted:
+        """As a configuration has it.
+
+        Args:
+            typed: what names it on the command line (`Resolved.typed`).
+            folder: of the model; None: it is not at hand yet.
+        """
+        found: dict[str, Any] = {}
+        if folder is not None:
+            found = read_model_json(folder / "config.json")
+            found |= table_of(found, "text_config")
+        memory = tempfile.gettempdir() if why_not_in_memory() else MEMORY_FOLDER
+        return cls(
+            command=f"reasoner serve {typed}",
+            shape={name: found[name] for name in SHAPE if name in found},
+            dtype=config.model.dtype,
+            max_model_len=max_model_len,
+            weights_folder=Path(config.sampling.weights_folder or memory),
+        )
+
+    def mistakes(self, found: Description) -> list[str]:
+        """What is not as it must be, as ends of a sentence."""
+        other = [
+            f"{name} = {found.shape.get(name)}" for name in self.shape if found.shape.get(name) != self.shape[name]
+        ]
+        wrong = {
+            f"holds another model ({', '.join(other)}; the run's: {dict(self.shape)})": bool(other),
+            f"holds the model in {found.dtype}, and model.dtype is {self.dtype}": found.dtype != self.dtype,
+            f"takes {found.max_model_len} tokens, and a prompt and its response may have {self.max_model_len}": (
+                found.max_model_len < self.max_model_len
+            ),
+            f"gives {found.logprobs_mode}, and processed_logprobs, those of the sampled distribution, are needed": (
+                found.logprobs_mode != "processed_logprobs"
+            ),
+            f"has sampling defaults of its own (generation_config = {found.generation_config!r}, not 'vllm')": (
+                found.generation_config != "vllm"
+            ),
+            f"cannot read what this run writes to {self.weights_folder}: set sampling.weights_folder to a folder that "
+            "both see under the same path": not found.reads_folder,
+        }
+        return [what for what, is_so in wrong.items() if is_so]
+
+
+def preflight_servers(config: Config, typed: str) -> str:
+    """The servers of a configuration, in a few words.
+
+    Args:
+        config: names them.
+        typed: what names it on the command line (`Resolved.typed`).
+
+    Raises:
+        UserError: one cannot be used.
+    """
+    wanted = Wanted.by(config, folder_at_hand(config.model.path), longest_of(config), typed)
+
+    async def ask() -> list[Description]:
+        servers = [Server(url) for url in config.sampling.servers]
+        try:
+            return await describe(servers, wanted)
+        finally:
+            await asyncio.gather(*(server.close() for server in servers))
+
+    return summary(config.sampling.servers, asyncio.run(ask()))
+
+
+async def describe(servers: Sequence[Server], wanted: Wanted) -> list[Description]:
+    """What every server is.
+
+    Raises:
+        UserError: one cannot be used: with its address, why, and what to start it with.
+    """
+    try:
+        probe = ScratchFolder("probe", wanted.weights_folder)
+    except OSError as error:
+        raise UserError(
+            f"sampling.weights_folder = {str(wanted.weights_folder)!r} cannot be written: {error.strerror}"
+        ) from error
+    with probe as folder:
+        asked = await asyncio.gather(*(server.describe(folder) for server in servers), return_exceptions=True)
+    found: list[Description] = []
+    for server, answer in zip(servers, asked, strict=True):
+        if isinstance(answer, Description):
+            mistakes = wanted.mistakes(answer)
+            found.append(answer)
+        elif isinstance(answer, ServerError):
+            mistakes = [str(answer)]
+        else:
+            raise answer
+        if mistakes:
+            port = urlsplit(server.url).port or 8000
+            raise UserError(
+                f"the server {server.url} {', and it '.join(mistakes)}. Start it with: {wanted.command} --port {port} "
+                "(and the --config, --set and --plugin of the run)"
+            )
+    return found
+
+
+def summary(urls: Sequence[str], found: Sequence[Description]) -> str:
+    """`2 vLLM servers (0.32.0): http://a:8000, http://b:8000`."""
+    versions = ", ".join(sorted({each.vllm for each in found}))
+    return f"{len(urls)} vLLM server{'s' if len(urls) > 1 else ''} ({versions}): {', '.join(urls)}"

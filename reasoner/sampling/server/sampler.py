@@ -1,0 +1,314 @@
+"""The sampler over vLLM servers (`reasoner serve`), on this machine or others.
+
+Unlike an engine of one's own, the servers hold nothing that the run can rely on until it has given them weights: the
+first `load` comes before the first `sample`. Weights have a name that no other run uses, and every response says by
+which weights it was drawn: a server that was restarted, or that another run has given weights, contributes nothing.
+
+The same seed gives other responses: which server draws what, and in which order, depends on their load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from anyio.from_thread import start_blocking_portal
+
+from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.distributed.seeds import derive_seed
+from reasoner.errors import HandoverError, RunError, SamplerError
+from reasoner.models.resolve import open_tokenizer
+from reasoner.records import Group, Prompt, Receipt, SamplingParams
+from reasoner.sampling.responses import all_end_tokens, build_response, check_request, end_tokens, opened_block
+from reasoner.sampling.server.client import Server, ServerError
+from reasoner.sampling.server.compatibility import Wanted, describe, summary
+from reasoner.sampling.server.scheduler import Draw, Drawn, Lost, Order, Seat
+
+PATIENCE_S = 180.0
+"""seconds without a token after which a server counts as hung"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What came of giving weights to the servers."""
+
+    receipt: tuple[str, int]
+    out: dict[str, str]
+    """address of a server that did not take them -> why"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What the servers say of given responses."""
+
+    logprobs: dict[str, list[list[float]]]
+    """address -> (R)(T)"""
+    out: dict[str, str]
+    """address of a server that did not say -> why"""
+
+
+class ServerSampler:
+    """Samples with vLLM servers.
+
+    Args:
+        urls: their addresses.
+        folder: model and tokenizer in Hugging Face format.
+        wanted: what the servers must be.
+        seed: of the run.
+        say: told when a server is lost, and when it is back.
+        ranks: all of them sample; the first one gives the servers their weights.
+        patience_s: seconds without a token after which a server counts as hung.
+
+    Raises:
+        UserError: a server cannot be used.
+    """
+
+    name = "servers"
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        folder: Path,
+        wanted: Wanted,
+        *,
+        seed: int,
+        say: Callable[[str], None],
+        trust_remote_code: bool = False,
+        ranks: Ranks = ALONE,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._tokenizer = open_tokenizer(folder, trust_remote_code)
+        self._end_tokens = end_tokens(folder, self._tokenizer)
+        self._max_model_len = wanted.max_model_len
+        self._seed, self._say, self._ranks, self._patience_s = seed, say, ranks, patience_s
+        self._owner = ranks.of_first(uuid.uuid4().hex[:12])
+        self._version = -1
+        self._out: dict[str, str] = {}
+        self._drawing: Future[None] | None = None
+        self._idle = threading.Event()
+        self._idle.set()
+        self._servers = [Server(url.rstrip("/")) for url in urls]
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal())
+            for server in self._servers:
+                stack.callback(self._portal.call, server.close)
+            found = self._portal.call(describe, self._servers, wanted)
+            self._stack = stack.pop_all()
+        self._sequences = {
+            server.url: max(1, each.max_sequences // ranks.count)
+            for server, each in zip(self._servers, found, strict=True)
+        }
+        self.description = (
+            f"{summary(urls, found)}; up to {sum(self._sequences.values())} sequences at once; the same seed gives "
+            "other responses"
+        )
+
+    @property
+    def version(self) -> int:
+        """As in the protocol; -1 before the first `load`."""
+        return self._version
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        check_request(prompts, n, params, self._max_model_len)
+        if self._version < 0:
+            raise SamplerError("the servers were asked for responses before they were given weights; this is a bug")
+        return self._draw(prompts, n, params)
+
+    def _draw(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        if len(self._out) == len(self._servers):
+            raise SamplerError(_none_left(self._out))
+        here = self._ranks.index % len(self._servers)  # ranks do not all start with the same server
+        seats = [
+            Seat(server, max(1, self._sequences[server.url] // n))
+            for server in (*self._servers[here:], *self._servers[:here])
+            if server.url not in self._out
+        ]
+        if not self._idle.is_set():
+            raise SamplerError("this sampler is still drawing: finish or close the iterator of groups first")
+        events: queue.SimpleQueue[Drawn | Lost | None] = queue.SimpleQueue()
+        version = self._version
+        ends = sorted(all_end_tokens(self._end_tokens, params))
+        order = Order(n, params, ends, self._name(version), self._patience_s)
+        draw = Draw(seats, prompts, order, events.put)
+
+        async def drawing() -> None:
+            try:
+                await draw.run()
+            finally:
+                events.put(None)
+                self._idle.set()
+
+        self._idle.clear()
+        self._drawing = self._portal.start_task_soon(drawing)
+        try:
+            while (event := events.get()) is not None:
+                if isinstance(event, Lost):
+                    self._lose(event.url, event.reason)
+                    continue
+                yield self._group(event, params, version)
+            if self._drawing.cancelled():
+                raise SamplerError("the sampler was closed while it drew")
+            self._drawing.result()
+            if len(self._out) == len(self._servers):
+                raise SamplerError(_none_left(self._out))
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        """End the drawing, if there is any, with its requests."""
+        if self._drawing is not None:
+            self._drawing.cancel()
+            self._idle.wait()
+
+    def _group(self, drawn: Drawn, params: SamplingParams, version: int) -> Group:
+        opened = opened_block(self._tokenizer, drawn.prompt.token_ids)
+        responses = tuple(
+            build_response(
+                self._tokenizer,
+                choice.token_ids,
+                [token.logprob for token in choice.logprobs.content],
+                choice.finish_reason,
+                params.stop,
+                version,
+                opened,
+                all_end_tokens(self._end_tokens, params),
+            )
+            for choice in drawn.choices
+        )
+        return Group(drawn.prompt.problem, drawn.prompt.token_ids, responses)
+
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        """As in the protocol; a collective. Every server that holds the weights scores all of them.
+
+        Raises:
+            SamplerError: no server is left.
+        """
+        scored: _Scored | RunError | None = None
+        if self._ranks.first:
+            try:
+                scored = self._portal.call(self._score, groups)
+            except RunError as error:  # the other ranks wait for word of it
+                scored = error
+        scored = self._ranks.of_first(scored)
+        if not isinstance(scored, _Scored):
+            raise scored or SamplerError("the first rank did not say what the servers scored")
+        for url, why in scored.out.items():
+            self._lose(url, why)
+        if not scored.logprobs:
+            raise SamplerError(_none_left(self._out))
+        return scored.logprobs
+
+    async def _score(self, groups: Sequence[Group]) -> _Scored:
+        servers = [server for server in self._servers if server.url not in self._out]
+        answers = await asyncio.gather(*(self._score_by(server, groups) for server in servers), return_exceptions=True)
+        found = _Scored({}, {})
+        for server, answer in zip(servers, answers, strict=True):
+            if isinstance(answer, ServerError):
+                found.out[server.url] = str(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found.logprobs[server.url] = answer
+        return found
+
+    async def _score_by(self, server: Server, groups: Sequence[Group]) -> list[list[float]]:
+        rows = [(group.prompt_ids, response.token_ids) for group in groups for response in group.responses]
+        scored = await asyncio.gather(*(server.score(prompt, response) for prompt, response in rows))
+        if others := {name for _, names in scored for name in names} - {self._name(self._version)}:
+            raise ServerError(f"scored with other weights than those that it was given: {sorted(others)}")
+        return [logprobs for logprobs, _ in scored]
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        """As in the protocol; a collective. Servers that were lost are back if they take the weights.
+
+        Raises:
+            SamplerError: no server took them, or, the first time, not all did.
+            HandoverError: servers read different weights.
+        """
+        started = time.monotonic()
+        given: _Given | RunError | None = None
+        if self._ranks.first:
+            try:
+                given = self._portal.call(self._give, folder, version)
+            except RunError as error:  # the other ranks wait for word of it
+                given = error
+        given = self._ranks.of_first(given)
+        if not isinstance(given, _Given):
+            raise given or SamplerError("the first rank did not say what the servers took")
+        back = [url for url in self._out if url not in given.out]
+        for url, why in given.out.items():
+            self._lose(url, why)
+        for url in back:
+            del self._out[url]
+            self._say(f"{url} is back, with the weights of version {version}")
+        self._version = version
+        checksum, tensors = given.receipt
+        return Receipt(version, checksum, tensors, time.monotonic() - started)
+
+    async def _give(self, folder: Path, version: int) -> _Given:
+        taken = await asyncio.gather(
+            *(
+                server.take(folder, self._name(version), self._seed_of(index, version))
+                for index, server in enumerate(self._servers)
+            ),
+            return_exceptions=True,
+        )
+        receipts: dict[str, tuple[str, int]] = {}
+        out: dict[str, str] = {}
+        for server, answer in zip(self._servers, taken, strict=True):
+            if isinstance(answer, ServerError):
+                out[server.url] = str(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                receipts[server.url] = answer
+        if not receipts:
+            raise SamplerError(_none_left(out))
+        if out and self._version < 0:
+            raise SamplerError(
+                "; ".join(f"the server {url} did not take the weights: it {why}" for url, why in out.items())
+            )
+        if len(set(receipts.values())) > 1:
+            raise HandoverError(f"the servers read different weights from {folder}: {receipts}")
+        return _Given(next(iter(receipts.values())), out)
+
+    def _lose(self, url: str, reason: str) -> None:
+        if url not in self._out:
+            self._say(f"WARNING: {url} {reason}; it is tried again with the next weights")
+        self._out[url] = reason
+
+    def _name(self, version: int) -> str:
+        return f"{self._owner}:{version}"
+
+    def _seed_of(self, index: int, version: int) -> int:
+        """Another one for every server and version: a vLLM that is started again begins with the same one."""
+        return derive_seed(self._seed, "server", index, version, self._owner)
+
+    def sleep(self) -> None:
+        """The servers have memory of their own."""
+
+    def wake(self) -> None:
+        """They are awake."""
+
+    def close(self) -> None:
+        self._stop()
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+def _none_left(reasons: Mapping[str, str]) -> str:
+    return "no vLLM server is left to sample with:\n" + "\n".join(f"  {url} {why}" for url, why in reasons.items())

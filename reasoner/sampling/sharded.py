@@ -1,0 +1,84 @@
+"""Sampling and scoring over the ranks, each with a sampler and scoring workers of its own, or with a sampler that it
+shares with its neighbours; all get the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self, TypeVar
+
+from reasoner.distributed.ranks import Ranks
+from reasoner.distributed.seeds import derive_seed
+from reasoner.records import Group, Prompt, Receipt, SamplingParams
+from reasoner.sampling.base import Sampler
+
+T = TypeVar("T")
+
+
+class SpreadSampler:
+    """Draws this rank's share of the groups: every `count`-th prompt of `count` engines."""
+
+    def __init__(self, sampler: Sampler | None, ranks: Ranks, per_engine: int = 1) -> None:
+        """All ranks call it together.
+
+        Args:
+            sampler: this rank's; None: the first of its neighbours holds the engine, and draws.
+            ranks: all of them.
+            per_engine: neighbouring ranks whose devices an engine has.
+        """
+        self._sampler, self._ranks, self._per_engine = sampler, ranks, per_engine
+        self._engine, self._engines = ranks.index // per_engine, ranks.count // per_engine
+        self._loaded = 0
+        self.name, description = self._of_holder((sampler.name, sampler.description) if sampler else None)
+        where = f"each of {ranks.count} ranks" if per_engine == 1 else f"each {per_engine} of {ranks.count} ranks"
+        self.description = f"{description}, on {where}"
+
+    @property
+    def version(self) -> int:
+        return self._sampler.version if self._sampler else self._loaded
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        mine = prompts[self._engine :: self._engines]
+        params = replace(params, seed=derive_seed(params.seed, "engine", self._engine))
+        return self._sampler.sample(mine, n, params) if mine and self._sampler else iter(())
+
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        """All groups by every engine; servers, which all ranks share, are asked once."""
+        mine = self._sampler.score(groups) if self._sampler else {}
+        return {
+            name or f"rank {rank}": logprobs
+            for rank, found in enumerate(self._ranks.gather(mine))
+            for name, logprobs in found.items()
+        }
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        receipt = self._of_holder(self._sampler.load(folder, version) if self._sampler else None)
+        self._loaded = receipt.version
+        return receipt
+
+    def sleep(self) -> None:
+        if self._sampler:
+            self._sampler.sleep()
+        self._of_holder(self._sampler and True)  # its memory on this rank's device is free from here on
+
+    def wake(self) -> None:
+        if self._sampler:
+            self._sampler.wake()
+
+    def _of_holder(self, value: T | None) -> T:
+        """What the rank that holds this one's engine says."""
+        found = value if self._per_engine == 1 else self._ranks.gather(value)[self._engine * self._per_engine]
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        if self._sampler:
+            self._sampler.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

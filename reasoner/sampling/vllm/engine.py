@@ -1,0 +1,102 @@
+"""The vLLM sampler, on CUDA or with the CPU build: this side of the process that holds the engine (`vllm_host`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from reasoner.errors import SamplerError
+from reasoner.records import Group, Prompt, Receipt, SamplingParams
+from reasoner.sampling.responses import check_request
+from reasoner.sampling.vllm.messages import Done, Draw, Drawn, Load, Request, Score, Sleep, Start, Stop, Value, Wake
+from reasoner.sampling.vllm.process import HostProcess
+
+
+class VllmSampler:
+    """Samples with vLLM. The engine goes on drawing while the caller works on the groups that it already has.
+
+    Args:
+        start: the engine.
+        log: file to which everything that vLLM prints is added.
+
+    Raises:
+        SamplerError: vLLM did not start; the message ends with what it printed.
+    """
+
+    name = "vllm"
+
+    def __init__(self, start: Start, log: Path) -> None:
+        self._max_model_len = start.max_model_len
+        self._version = 0
+        self._host = HostProcess(start, log)
+        self.description = self._host.description
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        check_request(prompts, n, params, self._max_model_len)
+        return self._draw(prompts, n, params)
+
+    def _draw(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        self._host.request(Draw(tuple(prompt.token_ids for prompt in prompts), n, params))
+        try:
+            while isinstance(reply := self._host.reply(), Drawn):
+                prompt = prompts[reply.index]
+                yield Group(prompt.problem, prompt.token_ids, reply.responses)
+        except GeneratorExit:
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        """The caller has enough: end the drawing, so that the next request finds the engine free."""
+        if self._host.is_open:
+            self._host.request(Stop())
+            while isinstance(self._host.reply(), Drawn):
+                pass
+
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        rows = tuple((group.prompt_ids, response.token_ids) for group in groups for response in group.responses)
+        value = self._ask(Score(rows))
+        if not isinstance(value, list):
+            raise SamplerError(f"vLLM answered {value!r} in place of log-probabilities; this is a bug")
+        return {"": value}
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        started = time.monotonic()
+        try:
+            value = self._ask(Load(str(folder), version))
+        except SamplerError:
+            # vLLM takes the old weights apart first: what it holds now are the weights of no version
+            self.close()
+            raise
+        if not isinstance(value, tuple):
+            raise SamplerError(f"vLLM answered the load of version {version} with {value!r} in place of a receipt")
+        self._version = version
+        checksum, tensors = value
+        return Receipt(version, checksum, tensors, time.monotonic() - started)
+
+    def sleep(self) -> None:
+        self._ask(Sleep())
+
+    def wake(self) -> None:
+        self._ask(Wake())
+
+    def close(self) -> None:
+        self._host.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _ask(self, request: Request) -> Value:
+        self._host.request(request)
+        reply = self._host.reply()
+        if not isinstance(reply, Done):
+            raise SamplerError(f"vLLM answered {request!r} with {reply!r}; this is a bug")
+        return reply.value

@@ -1,0 +1,222 @@
+"""Starts, watches and ends the process that holds a vLLM engine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import time
+from multiprocessing import Pipe
+from pathlib import Path
+
+import psutil
+
+from reasoner.errors import SamplerError
+from reasoner.io.redaction import redact_end
+from reasoner.processes.child_python import SAFE_PATH, module_command
+from reasoner.processes.scratch_folders import ScratchFolder
+from reasoner.processes.subreaper import wait_gone
+from reasoner.sampling.vllm.messages import Close, Done, Failed, Reply, Request, Start, Stop
+
+_log = logging.getLogger(__name__)
+
+_HOST_MODULE = "reasoner.sampling.vllm.host"
+_STALLED_AFTER = 60.0
+"""seconds without processor time or reading after which a start counts as hung"""
+_START_LIMIT = 1800.0
+"""seconds that a start may take, whatever it does"""
+_ATTEMPTS = 2
+_CLOSE_WITHIN = 10.0
+"""seconds for a polite end before the host is killed"""
+_LOG_TAIL = 3000
+"""characters of the host's log in an error"""
+
+
+class StartHungError(SamplerError):
+    """The engine did nothing for too long while it started."""
+
+
+class HostProcess:
+    """The host, started and ready. `request` and `reply` speak to it; `close` ends it whatever state it is in.
+
+    Raises:
+        SamplerError: vLLM did not start, twice if it hung; the message ends with what it printed.
+    """
+
+    def __init__(self, start: Start, log: Path) -> None:
+        self._log_file = log
+        self.description = self._launch(start)
+
+    def _launch(self, start: Start) -> str:
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._spawn(start)
+            try:
+                return self._wait_until_ready()
+            except StartHungError as error:
+                self.close()
+                if attempt == _ATTEMPTS:
+                    raise
+                _log.warning("%s; starting it again", error)
+            except BaseException:
+                self.close()
+                raise
+        raise AssertionError("unreachable")
+
+    def _spawn(self, start: Start) -> None:
+        self._scratch = ScratchFolder("vllm")
+        self._connection, theirs = Pipe()
+        with theirs, self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                module_command(_HOST_MODULE, str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=host_environment(start, self._scratch.path),
+                # Ctrl-C in the terminal is for the run, which then ends this process
+                start_new_session=True,
+            )
+        self._idle = False
+        self._connection.send(start)
+
+    def _wait_until_ready(self) -> str:
+        """One of five starts in a busy process was seen to hang for ever: a start that does nothing is ended."""
+        started = advanced = time.monotonic()
+        done_before = 0.0
+        while not self._connection.poll(1.0):
+            now, done = time.monotonic(), _work_done(self._process.pid)
+            if done > done_before:
+                advanced, done_before = now, done
+            if now - advanced > _STALLED_AFTER or now - started > _START_LIMIT:
+                self._dump_stacks()
+                raise StartHungError(f"vLLM did not start within {now - started:.0f} s.{self._tail()}")
+        reply = self.reply()
+        if not isinstance(reply, Done) or not isinstance(reply.value, str):
+            raise SamplerError(f"vLLM started with {reply!r}")
+        return reply.value
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` is still to be called."""
+        return not self._connection.closed
+
+    def request(self, request: Request) -> None:
+        """Send; until the last reply is read the host is busy and takes nothing but `Stop`.
+
+        Raises:
+            SamplerError: the host is busy, closed or gone.
+        """
+        if not self.is_open:
+            raise SamplerError(f"this sampler is closed, and was asked for {type(request).__name__}; open another")
+        if not self._idle and not isinstance(request, Stop):
+            raise SamplerError(
+                f"this sampler is still drawing, and was asked for {type(request).__name__}: finish or close the "
+                "iterator of groups first"
+            )
+        self._idle = False
+        try:
+            self._connection.send(request)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._gone() from error
+
+    def reply(self) -> Reply:
+        """The next reply.
+
+        Raises:
+            SamplerError: the request failed, or the host is gone.
+        """
+        try:
+            reply: Reply = self._connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._gone() from error
+        if isinstance(reply, Failed):
+            self._idle = True
+            if not reply.is_traceback:
+                raise SamplerError(f"{reply.message} (vLLM's log is {self._log_file})")
+            raise SamplerError(f"vLLM failed (its log is {self._log_file}):\n{reply.message}")
+        self._idle = isinstance(reply, Done)
+        return reply
+
+    def close(self) -> None:
+        """End the host and everything that it started; a host that is busy is killed. Safe to call twice."""
+        if not self.is_open:
+            return
+        if self._idle:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._connection.send(Close())
+                self._process.wait(_CLOSE_WITHIN)
+        others: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            others = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        wait_gone(self._process)
+        # vLLM's workers end by themselves without their host, and the memory that they shared is removed
+        psutil.wait_procs(others, _CLOSE_WITHIN)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._connection.close()
+        self._scratch.remove()
+
+    def _gone(self) -> SamplerError:
+        try:
+            code = self._process.wait(_CLOSE_WITHIN)
+        except subprocess.TimeoutExpired:
+            return SamplerError(f"the vLLM process closed its connection and has not ended.{self._tail()}")
+        cause = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        hint = " (the system ends processes like this when memory runs out)" if code == -signal.SIGKILL else ""
+        return SamplerError(f"the vLLM process ended {cause}{hint}.{self._tail()}")
+
+    def _dump_stacks(self) -> None:
+        """Have the host write the stacks of its threads into the log."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)
+            time.sleep(1.0)
+
+    def _tail(self) -> str:
+        text = redact_end(self._log_file.read_text(errors="replace"), _LOG_TAIL)
+        return f" The last lines of {self._log_file}:\n{text}"
+
+
+def host_environment(start: Start, scratch: Path) -> dict[str, str]:
+    """The environment of the host; this process keeps its own.
+
+    Args:
+        scratch: folder for temporary files: vLLM leaves some of its own behind.
+    """
+    ours = {
+        # the engine core in the host itself: with its own process the same seed gives other responses
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_COLOR": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        # not installed with every build, and not needed without top-k and top-p
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(scratch),
+        **SAFE_PATH,
+    }
+    if start.devices:
+        ours["CUDA_VISIBLE_DEVICES"] = start.devices
+    if start.device == "cpu":
+        # vLLM compiles two small functions of its sampler at the first draw, which takes longer than they ever save and
+        # needs a C++ compiler on the machine
+        ours["TORCHDYNAMO_DISABLE"] = "1"
+        threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+        ours["OMP_NUM_THREADS"] = threads
+        if start.tensor_parallel > 1:
+            ours["OMP_NUM_THREADS"] = str(max(1, int(threads.partition(",")[0]) // start.tensor_parallel))
+            ours["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # otherwise each worker wants a NUMA node of its own
+    return os.environ | ours
+
+
+def _work_done(pid: int) -> float:
+    """Processor seconds of a process and its children plus MiB that it read: grows as long as something happens."""
+    total = 0.0
+    with contextlib.suppress(psutil.Error):
+        host = psutil.Process(pid)
+        for process in (host, *host.children(recursive=True)):
+            times = process.cpu_times()
+            total += round(times.user + times.system, 1) + process.io_counters().read_bytes // 2**20
+    return total

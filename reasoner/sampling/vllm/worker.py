@@ -1,0 +1,109 @@
+"""Methods that vLLM adds to its workers (`worker_extension_cls`): they run where weights and random numbers are."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+import vllm
+from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.platforms import current_platform
+
+from reasoner.errors import SamplerError
+from reasoner.models.tensor_files import Digest, read_weights
+from reasoner.sampling.vllm.messages import SHAPE
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker class; the names must not be the worker's own."""
+
+    reload_weights: Any
+    vllm_config: Any
+    add_lora: Any
+    remove_lora: Any
+    list_loras: Any
+    model_runner: Any
+    get_model: Any
+
+    def seed_sampling(self, seed: int) -> None:
+        """Seed the generator that all requests draw from: the CPU build cannot seed single requests."""
+        torch.manual_seed(seed)
+
+    def take_weights(self, folder: str) -> tuple[str, int]:
+        """Load every tensor of `folder`; returns checksum and number of what was read."""
+        digest = Digest()
+        packed = self._unpack_experts() if current_platform.is_cpu() else {}
+        self.reload_weights(weights_iterator=read_weights(Path(folder), digest))
+        _pack_tied_again(self.get_model())
+        if lost := [name for name, method in packed.items() if method.moe_kernel is None]:
+            raise SamplerError(
+                f"vLLM did not take the experts of {len(lost)} layers ({lost[0]}, ...) from what it was given: it does "
+                "not know them by the names under which they were published. Set sampling.engine = 'hf'"
+            )
+        return digest.checksum, digest.tensors
+
+    def _unpack_experts(self) -> dict[str, Any]:
+        """For the CPU vLLM packs experts when it makes their kernel, and a reload keeps that kernel: what it loads
+        would be read as if it were packed. Without the old kernel, a new one is made.
+
+        Returns:
+            what makes the kernel of each layer with experts.
+        """
+        parts = self.model_runner.model.named_modules()
+        methods: dict[str, Any] = {name: getattr(part, "quant_method", None) for name, part in parts}
+        packed = {name: method for name, method in methods.items() if getattr(method, "moe_kernel", None) is not None}
+        for method in packed.values():
+            method.moe_kernel = None
+        return packed
+
+    def describe(self, folder: str) -> dict[str, Any]:
+        """What this engine is, for a run that wants to sample with it.
+
+        Args:
+            folder: one that it is asked whether it can read.
+        """
+        model = self.vllm_config.model_config
+        return {
+            "vllm": vllm.__version__,
+            "shape": {name: getattr(model.hf_text_config, name, None) for name in SHAPE},
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "max_model_len": model.max_model_len,
+            "max_sequences": self.vllm_config.scheduler_config.max_num_seqs,
+            "logprobs_mode": str(model.logprobs_mode),
+            "generation_config": model.generation_config,
+            "reads_folder": os.access(folder, os.R_OK),
+        }
+
+    def take_adapter(self, number: int, folder: str) -> tuple[str, int]:
+        """Load the adapter in `folder` under a new number, in place of the one before; returns as `take_weights`.
+
+        Raises:
+            SamplerError: vLLM's model has no such layers, and would have left them out without a word.
+        """
+        digest = Digest()
+        deque(read_weights(Path(folder), digest), maxlen=0)
+        for before in self.list_loras():
+            self.remove_lora(before)
+        self.add_lora(LoRARequest(str(number), number, folder))
+        manager = self.model_runner.lora_manager._adapter_manager
+        lost = sorted(manager.get_adapter(number).loras.keys() - manager.modules.keys())
+        if lost:
+            raise SamplerError(
+                f"vLLM has no layers for {len(lost)} parts of the adapter ({lost[0]}, ...): "
+                "set lora.handover = 'merged'"
+            )
+        return digest.checksum, digest.tensors
+
+
+def _pack_tied_again(model: torch.nn.Module) -> None:
+    """Refresh what vLLM's CPU build packed of output layers that are the embedding: its reload refreshes a layer by the
+    weights of its own that it gets, and these get none."""
+    layers = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    for layer in layers:
+        tied = any(other is not layer and getattr(other, "weight", None) is layer.weight for other in layers)
+        if tied and isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)

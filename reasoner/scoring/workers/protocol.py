@@ -1,0 +1,303 @@
+"""The lines that pass between the main process, the scoring host and its workers: JSON, never a pickle.
+
+    main -> host      plan line, then `<task> <rewards, comma-separated> <payload>` per task, `cancel` or `close`
+    host -> main      `{"ready": traits}` or `{"refused": why}`, then one result line per call, before it
+                      `printed {"task", "reward", "text"}` if the call wrote to standard output or error
+    host -> worker    the task, without the rewards that have an outcome
+    worker -> host    one result line per call, `created <path>` before a call creates a file in /dev/shm
+
+A task is what its rewards are called with: a response, a group, or a batch. All its rewards are of one lane (`Traits`).
+The host never reads a payload; only the worker does.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args
+
+from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.io.redaction import know_variables, redact
+from reasoner.io.safe_text import storable
+from reasoner.plugins.reward_api import Granularity
+from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
+from reasoner.scoring.composition import Refused
+
+START_S = 120
+"""seconds in which the host must have imported and prepared all plugins"""
+CANCEL = b"cancel"
+"""forget every task and end what is running"""
+CLOSE = b"close"
+"""end"""
+CREATED = b"created "
+"""what a line of a worker begins with that is no result"""
+PRINTED = b"printed "
+"""what a line of the host begins with that has what a call printed"""
+MAX_LINE_BYTES = 2**21
+"""bytes of a result line, all scores of its call together"""
+COMMON = -1
+"""the lane of all sources without workers of their own; other lanes have the index of their reward"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the host is started with."""
+
+    rewards: tuple[RewardConfig, ...]
+    scoring: ScoringConfig
+    plugins: tuple[str, ...]
+    parent: int
+    """process id of the main process; the host ends when it has another parent"""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the main process, which imports no plugin, must know of a configured reward source."""
+
+    granularity: Granularity
+    lane: int
+    """rewards of one lane share workers and a queue; `COMMON` is that of the sources without workers of their own"""
+    cache: bool
+    timeout_s: float
+    """seconds per call, all its attempts together"""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one call. `kind` is None when the source delivered, for some of its responses at least."""
+
+    task: int
+    reward: int
+    """index in the configured rewards"""
+    seconds: float
+    scores: tuple[Score | Refused | None, ...] = ()
+    """one per response of the task; None: not applicable"""
+    kind: FailureKind | None = None
+    message: str = ""
+    last: bool = False
+    """the worker must be replaced: the call left something behind in it"""
+    left: str = ""
+    """what it left, in words"""
+    trace: str = ""
+    """of a call that raised: the last lines of its traceback"""
+
+    def outcomes(self, source: str, responses: int) -> Sequence[Score | Failure | None]:
+        """As the rest of the pipeline sees it: one per response, None for not applicable; no secrets in messages."""
+        if self.kind is not None:
+            return [Failure(source, self.kind, redact(self.message), self.seconds)] * responses
+        return [
+            Failure(source, each.kind, redact(each.message), self.seconds) if isinstance(each, Refused) else each
+            for each in self.scores
+        ]
+
+
+def dump_plan(plan: Plan) -> bytes:
+    """One line."""
+    return _line(
+        {
+            "rewards": [reward.model_dump() for reward in plan.rewards],
+            "scoring": plan.scoring.model_dump(),
+            "plugins": plan.plugins,
+            "parent": plan.parent,
+        }
+    )
+
+
+def load_plan(line: bytes) -> Plan:
+    """The inverse of `dump_plan`. The variables that it names are secret in this process from here on."""
+    data = json.loads(line)
+    rewards = tuple(RewardConfig.model_validate(reward) for reward in data["rewards"])
+    for reward in rewards:
+        know_variables(reward.options)  # the workers cut messages, and hide what must not be cut
+    return Plan(rewards, ScoringConfig.model_validate(data["scoring"]), tuple(data["plugins"]), data["parent"])
+
+
+def dump_message(message: dict[str, Any]) -> bytes:
+    """One line of the host about itself."""
+    return _line(message)
+
+
+def dump_traits(traits: Sequence[Traits]) -> bytes:
+    """The line with which the host says that it is ready."""
+    return _line({"ready": [asdict(each) for each in traits]})
+
+
+def load_start(line: bytes) -> list[Traits] | str:
+    """The traits of the configured rewards, or why the host refuses to start.
+
+    Raises:
+        ValueError: the line says neither.
+    """
+    try:
+        data = json.loads(line)
+        return str(data["refused"]) if "refused" in data else [Traits(**each) for each in data["ready"]]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"not the host's first line: {error}") from error
+
+
+def dump_content(problem: Problem) -> bytes:
+    """What a problem asks, without its name: JSON."""
+    messages = [{"role": message.role, "content": message.content} for message in problem.messages]
+    return json.dumps({"messages": messages, "answer": problem.answer, "fields": dict(problem.fields)}).encode()
+
+
+def dump_problem(problem: Problem, content: bytes) -> bytes:
+    """A problem whose content is encoded already: JSON."""
+    return b'{"id":%b,"content":%b}' % (json.dumps(problem.id).encode(), content)
+
+
+def dump_response(response: Response) -> bytes:
+    """JSON."""
+    return json.dumps(
+        {
+            "text": response.text,
+            "token_ids": _pack("q", response.token_ids),
+            "policy_mask": _pack("B", response.policy_mask),
+            "sampler_logprobs": _pack("d", response.sampler_logprobs),
+            "finish_reason": response.finish_reason,
+            "policy_version": response.policy_version,
+        }
+    ).encode()
+
+
+def dump_task(task: int, rewards: Sequence[int], problems: Sequence[bytes], responses: Sequence[bytes]) -> bytes:
+    """One line. Problems and responses are encoded already; a task of a response or a group has one problem."""
+    payload = b'{"problems":[%b],"responses":[%b]}' % (b",".join(problems), b",".join(responses))
+    return b"%d %b %b\n" % (task, ",".join(map(str, rewards)).encode(), payload)
+
+
+def load_task(payload: bytes) -> tuple[list[Problem], list[Response]]:
+    """The problems and responses of a payload."""
+    data = json.loads(payload)
+    return [_load_problem(each) for each in data["problems"]], [_load_response(each) for each in data["responses"]]
+
+
+def dump_result(result: Result) -> bytes:
+    """One line."""
+    scores = [_dump_score(score) for score in result.scores]
+    return _line({**{name: getattr(result, name) for name in _RESULT}, "scores": scores})
+
+
+def dump_printed(task: int, reward: int, text: str) -> bytes:
+    """One line: what a call printed."""
+    return PRINTED + _line({"task": task, "reward": reward, "text": text})
+
+
+def load_printed(line: bytes) -> tuple[tuple[int, int], str]:
+    """Task and reward of the call, and what it printed."""
+    data = storable(json.loads(line.removeprefix(PRINTED)))
+    return (data["task"], data["reward"]), data["text"]
+
+
+def load_result(line: bytes) -> Result:
+    """The inverse of `dump_result`.
+
+    Raises:
+        ValueError: the line is not a result. A reward source may have written it, so nothing in it is taken on trust.
+    """
+    try:
+        data = storable(json.loads(line))
+        scores = tuple(_load_score(score) for score in data.pop("scores"))
+        result = Result(**data, scores=scores)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise ValueError(f"not a result: {error}") from error
+    if not _is_sound(result):
+        raise ValueError("not a result: a value of the wrong type")
+    return result
+
+
+def _is_sound(result: Result) -> bool:
+    return (
+        all(type(each) is int for each in (result.task, result.reward))
+        and _is_finite(result.seconds)
+        and (result.kind is None or result.kind in get_args(FailureKind))
+        and all(isinstance(each, str) for each in (result.message, result.left, result.trace))
+        and isinstance(result.last, bool)
+        and all(map(_is_sound_score, result.scores))
+    )
+
+
+def _is_sound_score(score: Score | Refused | None) -> bool:
+    match score:
+        case None:
+            return True
+        case Refused(kind, message):
+            return kind in ("error", "invalid") and isinstance(message, str)
+        case Score(value, parts, note):
+            return _is_finite(value) and isinstance(parts, dict) and isinstance(note, str)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _dump_score(score: Score | Refused | None) -> list[Any] | dict[str, str] | None:
+    if isinstance(score, Score):
+        return [score.value, dict(score.parts), score.note]
+    return None if score is None else asdict(score)
+
+
+def _load_score(data: list[Any] | dict[str, Any] | None) -> Score | Refused | None:
+    if isinstance(data, dict):
+        return Refused(**data)
+    return None if data is None else Score(*data)
+
+
+_RESULT = tuple(each.name for each in fields(Result) if each.name != "scores")
+
+
+class LineBuffer:
+    """Puts lines together from chunks of any size."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self.pending = 0
+        """bytes of the line that is not complete yet"""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without their newline."""
+        head, newline, rest = data.partition(b"\n")
+        self._chunks.append(head)
+        self.pending += len(head)
+        if not newline:
+            return []
+        *lines, tail = rest.split(b"\n")
+        lines.insert(0, b"".join(self._chunks))
+        self._chunks, self.pending = [tail], len(tail)
+        return lines
+
+
+def _load_problem(data: dict[str, Any]) -> Problem:
+    content = data["content"]
+    messages = tuple(Message(**message) for message in content["messages"])
+    return Problem(data["id"], messages, content["answer"], content["fields"])
+
+
+def _load_response(data: dict[str, Any]) -> Response:
+    return Response(
+        text=data["text"],
+        token_ids=tuple(_unpack("q", data["token_ids"])),
+        policy_mask=tuple(map(bool, _unpack("B", data["policy_mask"]))),
+        sampler_logprobs=tuple(_unpack("d", data["sampler_logprobs"])),
+        finish_reason=data["finish_reason"],
+        policy_version=data["policy_version"],
+    )
+
+
+def _pack(code: str, values: Sequence[float]) -> str:
+    # Thousands of numbers as text would cost more than the verifier: exact bytes, base64.
+    return base64.b64encode(array(code, values).tobytes()).decode()
+
+
+def _unpack(code: str, text: str) -> array[Any]:
+    values = array(code)
+    values.frombytes(base64.b64decode(text))
+    return values
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    return json.dumps(data).encode() + b"\n"

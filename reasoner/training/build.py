@@ -1,0 +1,377 @@
+"""Opens what a command works with: built from the configuration, cheapest and likeliest to fail first; closed in
+reverse, whatever happens.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from reasoner.config.config import Config, RewardConfig
+from reasoner.data.curriculum import Curriculum
+from reasoner.distributed.ranks import ALONE, Ranks, claim_device, open_ranks, part_of, visible_devices
+from reasoner.distributed.sharding import Policy, SpreadPolicy
+from reasoner.errors import ConfigError, OutOfTimeError, ScoringError, state_after
+from reasoner.gro.links import slope_without_credit
+from reasoner.gro.spec.terms import CustomLink, Term
+from reasoner.launch.launcher import error_folder, report_folder
+from reasoner.learning.adapter import Adapted, WithoutAdapter
+from reasoner.learning.critic import TorchCritic
+from reasoner.learning.factory import choose_learner, open_learner
+from reasoner.learning.model.backbone import Backbone
+from reasoner.learning.model.policy import TorchPolicy
+from reasoner.loading import Resolved, to_toml
+from reasoner.models.resolve import resolve_device
+from reasoner.monitoring.alarms import Watch
+from reasoner.monitoring.choose import open_view
+from reasoner.monitoring.plain import PlainView
+from reasoner.monitoring.tracking import Trackers
+from reasoner.monitoring.view import View, Views
+from reasoner.planning.describe import describe_checkpoints
+from reasoner.planning.feasibility import refuse_impossible
+from reasoner.planning.resources import Material, load_material
+from reasoner.plugins import manager as plugins
+from reasoner.plugins.manager import Events
+from reasoner.processes.stacks import forget_stacks, keep_stacks
+from reasoner.runs.folder import Run, open_run
+from reasoner.runs.rank_folder import Follower
+from reasoner.runs.resuming.resume import Place, Resume, find_place, made_again
+from reasoner.runs.resuming.rules import Change
+from reasoner.sampling.base import Sampler
+from reasoner.sampling.factory import longest_of, open_sampler, why_merged
+from reasoner.sampling.sharded import SpreadSampler
+from reasoner.scoring.base import Scorer
+from reasoner.scoring.service import ScoringService
+from reasoner.scoring.sharded import SpreadScorer
+from reasoner.training.checkpointing import CRITIC
+from reasoner.training.held_out import HeldOut
+from reasoner.training.prefetch import Ahead
+from reasoner.training.rollout import Drawer
+from reasoner.training.trainer import Evaluator, Stages
+
+
+@dataclass(frozen=True)
+class _Base(Material):
+    """What every command has: data and models, the run folder and the view."""
+
+    ranks: Ranks
+    run: Run
+    view: View
+    events: Events
+
+
+@contextmanager
+def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Stages]:
+    """Build a training run's parts and its folder, or those of a run to go on with.
+
+    Raises:
+        UserError: data, model, verifiers or the run folder are not as they must be; nothing was loaded yet.
+        RunError: an engine did not start.
+    """
+    config = resolved.config
+    config.check_trains(resolved.typed)
+    with ExitStack() as stack:
+        ranks = stack.enter_context(_ranks(config))
+        place = None
+        if resume and ranks.first:
+            place = stack.enter_context(find_place(resume.folder, config.run.steps, accept=resume.accept))
+        checkpoint = ranks.of_first(place.checkpoint if place else None)
+        forget_scores = ranks.of_first(place.forgets if place else False)
+        changes = resume.changes if resume else ()
+        base = stack.enter_context(_open_base(resolved, ranks, place, changes))
+        ahead = stack.enter_context(Ahead())
+        terms = _bound_terms(base)
+        evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
+        base.view.message("loading the learner")
+        learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
+        _rotate_as_sampled(base, learner.policy)
+        base.view.message(f"learner: {learner.description}")
+        reference = _reference(base, learner)
+        stages = Stages(
+            config=config,
+            device=base.device,
+            run=base.run,
+            view=base.view,
+            events=base.events,
+            ranks=ranks,
+            terms=terms,
+            learner=learner,
+            reference=reference,
+            critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
+            evaluator=evaluator,
+            held_out=_held_out(base, terms, learner, reference),
+            drawer=_drawer(base, evaluator),
+            ahead=ahead,
+            offline=base.streams,
+            watch=Watch(base.run.history, list(base.run.evaluations.items())),
+        )
+        base.run.clock.end_set_up()
+        if checkpoint:
+            stages.keeper.restore(checkpoint, forget_scores=forget_scores)
+        try:
+            yield stages
+        except BaseException as error:
+            stages.keeper.save_on_the_way_out(together=isinstance(error, OutOfTimeError))
+            raise
+
+
+@contextmanager
+def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: Sequence[Change]) -> Iterator[_Base]:
+    material = load_material(resolved, training=True)
+    config, facts = material.config, dict(material.facts)
+    estimate = material.estimate
+    refuse_impossible(estimate)
+    tight = estimate.check()
+    facts |= estimate.facts | {"checkpoints": describe_checkpoints(config.run, estimate.checkpoint_bytes)}
+    if place:
+        facts["resumed"] = str(place)
+    with ExitStack() as stack:
+        notes: Sequence[str] = ()
+        if ranks.first:
+            if place:
+                identity = material.identity()
+                changes = (*changes, *place.check(identity))
+                run, notes = place.reopen(to_toml(config), identity, facts, changes, material.reserve_bytes)
+                forget_stacks(run.folder)
+            else:
+                run = _new_run(material, facts)
+            stack.enter_context(run)
+            view = stack.enter_context(open_view(sys.stdout, run.log, ranks.count))
+            report_folder(run.folder)
+            ranks.gather((run.folder, run.history, run.evaluations))
+        else:
+            nothing: tuple[Path, list[dict[str, float]], dict[int, Any]] = (Path(), [], {})
+            run = stack.enter_context(Follower(*ranks.of_first(nothing), ranks.index))
+            view = stack.enter_context(Views(PlainView(run.log, ascii_only=False), ranks=ranks.count))
+        view.started(facts | {"output": str(run.folder)}, config.run.steps)
+        if run.history:
+            view.resumed(run.history, list(run.evaluations.values()), config.run.steps)
+        for note in (*notes, *map(str, changes), *(f"WARNING: {warning}" for warning in tight)):
+            view.message(note)
+        if ranks.count > 1:
+            stack.enter_context(keep_stacks(run.folder))
+        events = Events(None, view.message)  # plugins watch on the first rank, and would be told the same on others
+        if ranks.first:
+            events = stack.enter_context(watching(material, run, view, tracked=True))
+        try:
+            yield _Base(**vars(material), ranks=ranks, run=run, view=view, events=events)
+        except BaseException as error:
+            view.message(_what_is_left(run, error))
+            raise
+
+
+def _new_run(material: Material, facts: Mapping[str, str]) -> Run:
+    config, identity = material.config, material.identity()
+    output, reserve = Path(config.run.output), material.reserve_bytes
+    return open_run(output, config.task, to_toml(config), facts, identity=identity, reserve_bytes=reserve)
+
+
+@contextmanager
+def watching(material: Material, run: Run, view: View, *, tracked: bool) -> Iterator[Events]:
+    """Plugins and trackers that watch, told of the start and of the end."""
+    trackers = Trackers(material.config.trackers if tracked else {}, plugins.trackers(material.manager), view.message)
+    events = Events(material.manager, view.message, {"trackers": trackers})
+    settings = material.config.model_dump()
+    events.emit("run_started", folder=run.folder, settings=settings, first_step=run.steps + 1)
+    ended_by: BaseException | None = None
+    try:
+        yield events
+    except BaseException as error:
+        ended_by = error
+        raise
+    finally:
+        events.emit("run_finished", folder=run.folder, state=state_after(ended_by))
+
+
+def _what_is_left(run: Run, error: BaseException) -> str:
+    """What a run that does not get to its end leaves, and how to go on with it."""
+    how: str = state_after(error)
+    if isinstance(error, OutOfTimeError):
+        how += f", because {error}"
+    saved = run.checkpoints.steps()
+    mended = " (after mending a reward source: with --accept-changes)" if isinstance(error, ScoringError) else ""
+    if not saved:
+        return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
+    again = "" if saved[-1] == run.steps else f" ({made_again(run.steps - saved[-1])})"
+    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
+
+
+@contextmanager
+def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
+    config, view = base.config, base.view
+    with ExitStack() as stack:
+        shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
+        rewards = _of_one_rank(config.rewards, base.ranks, shared)
+        service = stack.enter_context(
+            ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
+        )
+        scorer: Scorer = service
+        view.message(f"starting the sampler ({base.engine})")
+        merged = why_merged(config) if config.lora else ""
+        rank = config.lora.rank if config.lora and not merged else 0
+        log = base.run.folder / "sampler.log"
+        devices = _devices(base.ranks, shared)
+        sampler: Sampler | None = None
+        if base.ranks.index % shared == 0:
+            opened = open_sampler(
+                config, base.folder, log, ranks=base.ranks, say=view.message, adapter_rank=rank, devices=devices
+            )
+            sampler = stack.enter_context(opened)
+        if base.ranks.count > 1:
+            # Groups that are drawn ahead are exchanged while the update exchanges gradients.
+            ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
+            scorer, sampler = SpreadScorer(scorer, ranks), SpreadSampler(sampler, ranks, shared)
+        assert sampler is not None
+        how = f", {f'merged hand-over ({merged})' if merged else 'adapter hand-over'}" if config.lora else ""
+        view.message(f"sampler: {sampler.description}{how}")
+        yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events, base.turn_end)
+
+
+def _bound_terms(base: _Base) -> dict[str, Term]:
+    """The terms with the functions of plugins.
+
+    Raises:
+        ConfigError: a plugin's link breaks the contract.
+    """
+    algorithms = plugins.algorithms(base.manager)
+    terms = {name: each.term for name, each in base.config.gro.terms.items()}
+    bound = {name: algorithms.bind(term) for name, term in terms.items()}
+    for name, term in terms.items():
+        if isinstance(term.link, CustomLink) and (found := slope_without_credit(bound[name].link)):
+            raise ConfigError(
+                f"gro.terms.{name}.link.name = {term.link.name!r}: for credit 0 this link has the slope {found[1]:.3g} "
+                f"at u = {found[0]:g}. Responses without credit get no forward pass, so a link must be flat there: a "
+                "product with c, or a function of its sign, is."
+            )
+    return bound
+
+
+def _devices(ranks: Ranks, shared: int) -> str:
+    """The CUDA devices of the `shared` neighbours that have an engine together; empty: each has its own.
+
+    Raises:
+        ConfigError: they are on different nodes.
+    """
+    if shared == 1:
+        return ""
+    first = ranks.index - ranks.index % shared
+    everyone = ranks.gather((ranks.node, visible_devices() or []))[first : first + shared]
+    if len({node for node, _ in everyone}) > 1:
+        raise ConfigError(
+            f"sampling.tensor_parallel = {shared} does not divide the ranks of a node, and an engine is on one node"
+        )
+    return ",".join(device for _, own in everyone for device in own)
+
+
+def _with_handover(config: Config) -> Config:
+    """With what the learner publishes chosen, where that is left open."""
+    if config.lora is None or not config.has_sampler:
+        return config
+    lora = config.lora.model_copy(update={"handover": "merged" if why_merged(config) else "adapter"})
+    return config.model_copy(update={"lora": lora})
+
+
+def _of_one_rank(rewards: Sequence[RewardConfig], ranks: Ranks, shared: int) -> list[RewardConfig]:
+    """The reward sources as one rank calls them: each has its part of a budget of calls.
+
+    Args:
+        shared: neighbouring ranks that have an engine together, on the first of them.
+    """
+    return [
+        reward
+        if reward.max_calls is None
+        else reward.model_copy(update={"max_calls": part_of(reward.max_calls, ranks, shared)})
+        for reward in rewards
+    ]
+
+
+@contextmanager
+def _ranks(config: Config) -> Iterator[Ranks]:
+    """The ranks of a training run, which must agree on everything that decides what they do.
+
+    Raises:
+        UserError: they do not.
+    """
+    if choose_learner(config) == "torch":
+        yield ALONE
+        return
+    claim_device(config.model.device)
+    own = error_folder()
+    with keep_stacks(own) if own else nullcontext(), open_ranks(resolve_device(config.model.device)) as ranks:
+        ranks.agree(_flat(config.model_dump()) | {"model.device": resolve_device(config.model.device)})
+        yield ranks
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted key -> value as text."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return found
+
+
+def _drawer(base: _Base, evaluator: Evaluator | None) -> Drawer | None:
+    config = base.config
+    if evaluator is None or base.problems is None:
+        return None
+    curriculum = None
+    if config.curriculum.kind != "none":
+        curriculum = Curriculum(base.problems, config.run.seed, config.curriculum.longest_rest)
+    prompts = {prompt.problem.id: prompt for prompt in base.train}
+    return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum, base.turn_end)
+
+
+def _held_out(base: _Base, terms: Mapping[str, Term], learner: Policy, reference: Policy | None) -> HeldOut | None:
+    rows = {source: data.held_out for source, data in base.offline.items() if data.held_out}
+    return HeldOut(rows, terms, learner, reference, base.config.sampling.max_tokens) if rows else None
+
+
+def _rotate_as_sampled(base: _Base, model: Backbone) -> None:
+    """Where vLLM samples, it decides how positions are rotated."""
+    if base.engine in ("vllm", "servers"):
+        model.rotate_as_vllm(longest_of(base.config))
+
+
+def _reference(base: _Base, learner: Adapted) -> Policy | None:
+    config = base.config
+    if not config.gro.needs_reference:
+        return None
+    if config.lora is not None:
+        return WithoutAdapter(learner)
+    policy = TorchPolicy(
+        base.folder,
+        device=base.device,
+        dtype=config.model.dtype,
+        token_budget=config.learning.token_budget,
+        logit_chunk=config.learning.logit_chunk,
+        packing=config.learning.packing,
+        share_prompts=config.learning.share_prompts,
+        trust_remote_code=config.model.trust_remote_code,
+        autocast=choose_learner(config) == "torch",
+    )
+    _rotate_as_sampled(base, policy)
+    return policy if base.ranks.count == 1 else SpreadPolicy(policy, base.ranks)
+
+
+def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
+    config = base.config
+    if not config.gro.needs_critic:
+        return None
+    critic = TorchCritic(
+        base.critic_folder,
+        device=base.device,
+        dtype=config.model.dtype,
+        config=config.learning,
+        learning_rate=config.critic.learning_rate,
+        total_steps=config.optimizer_steps,
+        ranks=base.ranks,
+        trust_remote_code=config.model.trust_remote_code,
+        checkpoint=checkpoint,
+    )
+    _rotate_as_sampled(base, critic.backbone)
+    return critic

@@ -1,0 +1,156 @@
+"""The critic's half of PPO's update: a clipped regression of values on returns (1707.06347).
+
+    L = 1/2 mean_t max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)
+
+The mean is over the tokens of a mini-batch, fixed before any forward, so the gradient does not depend on how the batch
+is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.gro.credit import returns_and_advantages
+from reasoner.gro.inputs import Inputs, masked
+from reasoner.gro.spec.terms import Advantage, Term
+from reasoner.learning.learner import StepResult
+from reasoner.records import Group, ScoredGroup, Suspect
+from reasoner.training.guards.nonfinite import Seen
+
+
+class Critic(Protocol):
+    """A value model and its optimiser."""
+
+    def values(self, groups: Sequence[Group]) -> list[list[float]]:
+        """(R)(T) value of the state before each token, without gradient."""
+        ...
+
+    def accumulate(self, groups: Sequence[Group], weights: Callable[[Sequence[int], Tensor], Tensor]) -> object:
+        """Add the gradient of `- sum w V`, w from `(rows, values_RT) -> w_RT`."""
+        ...
+
+    def step(self) -> StepResult:
+        """One optimiser step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CriticReport:
+    """What the critic's update did with one batch."""
+
+    loss: float
+    """mean over optimiser steps"""
+    explained_variance: float
+    """1 - Var(return - value) / Var(return) over tokens, before the update; 0 where returns are all equal"""
+    grad_norm: float
+    """of the last optimiser step, before clipping"""
+    steps: tuple[StepResult, ...]
+    """one per mini-batch and pass"""
+    suspects: tuple[Suspect, ...]
+    """the responses of steps whose loss or gradient was not finite"""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Its rows of the metrics table."""
+        return {
+            "critic/loss": self.loss,
+            "critic/explained_variance": self.explained_variance,
+            "critic/grad_norm": self.grad_norm,
+            "critic/not_finite": float(sum(not step.finite for step in self.steps)),
+        }
+
+
+def update_critic(
+    critic: Critic,
+    term: Term,
+    inputs: Inputs,
+    groups: Sequence[ScoredGroup],
+    minis: Sequence[Sequence[int]],
+    value_clip: float | None,
+    ranks: Ranks = ALONE,
+) -> CriticReport:
+    """One optimiser step per mini-batch.
+
+    Args:
+        term: the term whose credit the values serve: its discount, trace and KL in the reward.
+        inputs: the whole batch, with old values.
+        groups: the whole batch.
+        minis: rows of each mini-batch, whole groups.
+        value_clip: how far a value may move before its loss is clipped; None: off.
+        ranks: those that the critic spreads a batch over.
+    """
+    assert isinstance(term.credit, Advantage)
+    returns_RT, _ = returns_and_advantages(term.credit, term.kl, inputs)
+    old_RT = inputs.needed("values_RT", "a critic")
+    counted_RT = inputs.mask_RT & inputs.valid_R[:, None]
+    size = inputs.rewards_NG.shape[1]
+    losses: list[float] = []
+    steps: list[StepResult] = []
+    suspects: list[Suspect] = []
+    for rows in minis:
+        regression = _Regression(rows, returns_RT, old_RT, counted_RT, value_clip)
+        mini = groups[rows[0] // size : rows[-1] // size + 1] if rows else ()
+        critic.accumulate([scored.group for scored in mini], regression)
+        regression.join(ranks)
+        steps.append(critic.step())
+        losses.append(regression.loss)
+        suspects += [] if steps[-1].finite else regression.seen.suspects("critic", "online", groups)
+    return CriticReport(
+        loss=sum(losses) / len(losses),
+        explained_variance=explained_variance(old_RT.to(returns_RT)[counted_RT], returns_RT[counted_RT]),
+        grad_norm=steps[-1].grad_norm,
+        steps=tuple(steps),
+        suspects=tuple(suspects),
+    )
+
+
+class _Regression:
+    """The weight function of one mini-batch."""
+
+    def __init__(
+        self, rows: Sequence[int], returns_RT: Tensor, old_RT: Tensor, counted_RT: Tensor, clip: float | None
+    ) -> None:
+        self._rows, self._returns_RT, self._old_RT, self._counted_RT = rows, returns_RT, old_RT, counted_RT
+        self._clip = clip
+        self._tokens = max(int(counted_RT[list(rows)].sum()), 1)
+        self.loss = 0.0
+        self.seen = Seen()
+
+    def join(self, ranks: Ranks) -> None:
+        """Have what all ranks saw of the mini-batch, each of which weighed its share."""
+        everyone = ranks.gather((self.loss, self.seen))
+        self.loss = sum(loss for loss, _ in everyone)
+        self.seen = Seen([part for _, seen in everyone for part in seen.parts])
+
+    def __call__(self, rows: Sequence[int], values_RT: Tensor) -> Tensor:
+        which, width = [self._rows[row] for row in rows], values_RT.shape[1]
+        leaf_RT = values_RT.detach().requires_grad_()
+        counted_RT = self._counted_RT[which, :width].to(leaf_RT.device)
+        returns_RT, old_RT = (each[which, :width].to(leaf_RT) for each in (self._returns_RT, self._old_RT))
+        with torch.enable_grad():
+            loss = value_loss(leaf_RT, old_RT, returns_RT, counted_RT, self._clip) / self._tokens
+            (gradient_RT,) = torch.autograd.grad(loss, leaf_RT)
+        self.loss += float(loss.detach())
+        self.seen.add(which, values_RT, -gradient_RT)
+        return -gradient_RT
+
+
+def value_loss(values_RT: Tensor, old_RT: Tensor, returns_RT: Tensor, counted_RT: Tensor, clip: float | None) -> Tensor:
+    """1/2 sum over counted tokens of the clipped squared error."""
+    error_RT = (values_RT - returns_RT).square()
+    if clip is not None:
+        near_RT = old_RT + (values_RT - old_RT).clamp(-clip, clip)
+        error_RT = torch.maximum(error_RT, (near_RT - returns_RT).square())
+    return masked(error_RT, counted_RT).sum() / 2
+
+
+def explained_variance(values_S: Tensor, returns_S: Tensor) -> float:
+    """1 - Var(return - value) / Var(return); 0 where returns do not vary."""
+    variance = float(returns_S.var(correction=0)) if returns_S.numel() else 0.0
+    return 1.0 - float((returns_S - values_S).var(correction=0)) / variance if variance > 0.0 else 0.0

@@ -1,0 +1,134 @@
+"""Offline responses that are held out (`data.holdout`), measured by the learner: no sampler is needed.
+
+Every row is put through the terms that read its source, alone and with their own loss, so that a figure is a mean over
+rows with an interval, and is compared row by row:
+
+    term/<term>/loss      the term's loss of the row
+    term/<term>/accuracy  pairs whose chosen response has more evidence; a tie counts a half: against a reference
+                          policy every pair is one before training
+    term/<term>/margin    difference of the pair's evidence
+    term/<term>/logprob   mean log-probability per token of the chosen, good or demonstrated response
+
+The names are those of the training's metrics, so that the two are seen side by side. All ranks measure together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from reasoner.distributed.sharding import Policy
+from reasoner.evaluation.metrics import Estimate, Unit, estimate
+from reasoner.gro.objective import credit_of, plan, weigh
+from reasoner.gro.spec.terms import Source, Term
+from reasoner.records import Batch, Group, ScoredGroup
+from reasoner.sampling.base import Progress
+from reasoner.training.update import inputs_of, mismatch, padded
+
+AT_ONCE = 64
+"""rows whose log-probabilities are asked for together: progress is told in between"""
+GOOD = 1.0
+"""reward of a chosen, good or demonstrated response"""
+
+LogProbs = Sequence[Sequence[float]]
+"""(R)(T)"""
+
+
+@dataclass
+class HeldOut:
+    """The held-out rows of a run, and what measures them."""
+
+    rows: Mapping[Source, Sequence[ScoredGroup]]
+    """of every source that a term reads"""
+    terms: Mapping[str, Term]
+    """bound to the functions of plugins"""
+    learner: Policy
+    reference: Policy | None
+    """frozen; None: no term asks for it"""
+    max_tokens: int
+    """the longest response allowed to fresh ones, which `aggregation.kind = "constant"` counts by"""
+    _reference: dict[str, LogProbs] = field(default_factory=dict)
+    """its log-probabilities of what was asked for: they do not change"""
+
+    @property
+    def count(self) -> int:
+        """Rows in all."""
+        return sum(map(len, self.rows.values()))
+
+    def measure(self, progress: Progress) -> tuple[Estimate, ...]:
+        """The figures of every term under the learner's present weights; all ranks call it together."""
+        found: list[Estimate] = []
+        for source, rows in self.rows.items():
+            terms = {name: term for name, term in self.terms.items() if term.source == source}
+            found += self._measure(source, rows, terms, progress)
+        return tuple(found)
+
+    def _measure(
+        self, source: Source, rows: Sequence[ScoredGroup], terms: Mapping[str, Term], progress: Progress
+    ) -> Iterator[Estimate]:
+        groups = [scored.group for scored in rows]
+        now = iter(_logprobs(self.learner, groups, progress))
+        compares = any(term.needs_reference for term in terms.values())
+        before = iter(self._of_reference(source, groups) if compares else ())
+        z0 = self._kl(source, groups) if any(term.anchor.kind == "kl" for term in terms.values()) else None
+        table: dict[tuple[str, Unit], dict[str, float]] = {}
+        for scored in rows:
+            size = len(scored.group.responses)
+            logprobs_RT = [next(now) for _ in range(size)]
+            reference_RT = tuple(tuple(next(before)) for _ in range(size)) if compares else None
+            batch = Batch((scored,), reference_logprobs=reference_RT)
+            for name, term in terms.items():
+                for (figure, unit), value in _figures(term, batch, logprobs_RT, self.max_tokens, z0).items():
+                    if math.isfinite(value):
+                        table.setdefault((f"term/{name}/{figure}", unit), {})[scored.group.problem.id] = value
+        for (name, unit), by_row in table.items():
+            yield estimate(name, unit, by_row, 1)
+
+    def _kl(self, source: Source, groups: Sequence[Group]) -> float:
+        """As the update estimates it for the anchor `kl` (2402.01306), over all rows."""
+        moved = mismatch(groups)
+        now = _logprobs(self.learner, moved)
+        before = self._of_reference(f"{source}, mismatched", moved)
+        return max(0.0, sum(sum(a) - sum(b) for a, b in zip(now, before, strict=True)) / len(now))
+
+    def _of_reference(self, what: str, groups: Sequence[Group]) -> LogProbs:
+        assert self.reference is not None
+        if what not in self._reference:
+            self._reference[what] = _logprobs(self.reference, groups)
+        return self._reference[what]
+
+
+def _logprobs(policy: Policy, groups: Sequence[Group], progress: Progress = lambda done, total: None) -> LogProbs:
+    """(R)(T), some groups at a time."""
+    found: list[list[float]] = []
+    for first in range(0, len(groups), AT_ONCE):
+        progress(first, len(groups))
+        found += policy.logprobs(groups[first : first + AT_ONCE], 1.0)
+    progress(len(groups), len(groups))
+    return found
+
+
+def _figures(
+    term: Term, batch: Batch, logprobs_RT: LogProbs, max_tokens: int, z0: float | None
+) -> dict[tuple[str, Unit], float]:
+    """Of one row, alone."""
+    inputs = inputs_of(batch)
+    planned = plan("row", term, inputs, credit_of(term, inputs), max_tokens, z0=z0)
+    now_RT = padded(logprobs_RT, torch.float32)
+    found = weigh([planned], inputs, torch.arange(len(logprobs_RT)), now_RT).diagnostics["row"]
+    figures: dict[tuple[str, Unit], float] = {("loss", "number"): found.loss}
+    if found.pairs:
+        figures["accuracy", "share"] = 0.5 if found.margin == 0.0 else float(found.pairs_right)
+        figures["margin", "number"] = found.margin
+    good = [
+        logprob
+        for reward, response, logprobs in zip(batch.groups[0].rewards, batch.responses, logprobs_RT, strict=True)
+        for logprob, written in zip(logprobs, response.policy_mask, strict=True)
+        if written and reward == GOOD
+    ]
+    if good:
+        figures["logprob", "nats"] = math.fsum(good) / len(good)
+    return figures

@@ -1,0 +1,124 @@
+"""One step off-policy (`sampling.ahead = 1`): the next step's groups are drawn while this step's update runs.
+
+    step t:   take the groups that were drawn during update t - 1   (by the weights before it)
+              hand over the weights after it, and begin to draw for t + 1
+              update t
+
+So every response is at most one training step older than the weights that learn from it, and the correction of its
+term weighs that. The order of draws, and so their seeds, problems and weights, does not depend on how long anything
+takes: a run repeats itself exactly where its sampler does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, Self
+
+from reasoner.records import Group
+from reasoner.sampling.base import Progress
+from reasoner.training.rollout import Fresh
+
+
+class Draw(Protocol):
+    """`Drawer.draw` of one step."""
+
+    def __call__(self, *, progress: Progress, seen: Callable[[Group], None]) -> Fresh: ...
+
+
+class Ahead:
+    """What is drawn beside the update. Leaving the context waits for the thread: end the sampler before."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampling ahead")
+        self._fresh: Future[Fresh] | None = None
+        self._first: Future[Group | None] = Future()
+        self._progress: Progress | None = None
+        self._seconds = 0.0
+
+    def begin(self, draw: Draw) -> None:
+        """Draw the next step's groups from now on."""
+        first: Future[Group | None] = Future()
+
+        def seen(group: Group) -> None:
+            if not first.done():
+                first.set_result(group)
+
+        def drawn() -> Fresh:
+            started = time.perf_counter()
+            try:
+                return draw(progress=self._tell, seen=seen)
+            finally:
+                self._seconds = time.perf_counter() - started
+                if not first.done():
+                    first.set_result(None)
+
+        self._first = first
+        self._fresh = self._thread.submit(drawn)
+
+    def restore(self, fresh: Fresh) -> None:
+        """Go on with groups that were drawn before the run was interrupted."""
+        self._fresh, self._first = Future(), Future()
+        self._fresh.set_result(fresh)
+        self._first.set_result(None)  # its sampler is gone
+
+    @property
+    def seconds(self) -> float:
+        """What the last draw took."""
+        return self._seconds
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is under way and nothing has failed: what a checkpoint can hold."""
+        return self._fresh is None or (self._fresh.done() and self._fresh.exception() is None)
+
+    @property
+    def drawn(self) -> Fresh | None:
+        """What waits to be taken; None: nothing, or it is not whole."""
+        return self._fresh.result() if self._fresh and self.is_settled else None
+
+    def wait(self, progress: Progress = lambda done, total: None) -> None:
+        """Until nothing is being drawn: the sampler is free then.
+
+        Raises:
+            RunError: the sampler or the scoring service failed.
+        """
+        if self._fresh:
+            self._progress = progress
+            self._fresh.result()
+            self._progress = None
+
+    def take(self, step: int, progress: Progress) -> Fresh | None:
+        """The groups of a step, waited for; None: none were drawn for it.
+
+        Raises:
+            RunError: the sampler or the scoring service failed.
+        """
+        self.wait(progress)
+        fresh, self._fresh = self._fresh, None
+        return fresh.result() if fresh and fresh.result().step == step else None
+
+    def first(self) -> Group | None:
+        """The first group that this rank's sampler gives, waited for; None: it has none to give.
+
+        Raises:
+            RunError: the sampler failed before.
+        """
+        if self._fresh is None:
+            return None
+        group = self._first.result()
+        if group is None:
+            self.wait()
+        return group
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.shutdown(wait=True)
+
+    def _tell(self, done: int, total: int) -> None:
+        """The view follows only while something waits: otherwise it shows the update."""
+        if self._progress:
+            self._progress(done, total)

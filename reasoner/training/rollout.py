@@ -1,0 +1,168 @@
+"""A step's fresh groups: sampled and scored, now or while the step before is still learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import InitVar, dataclass
+from typing import Any
+
+from reasoner.config.config import Config
+from reasoner.data.curriculum import Curriculum
+from reasoner.data.problems import Cursor, Stream
+from reasoner.data.prompts.chat_probe import TurnEnd
+from reasoner.distributed.seeds import Purpose, derive_seed
+from reasoner.evaluation.metrics import Criterion, pass_rates
+from reasoner.monitoring.step_metrics import Timer
+from reasoner.records import Group, Problem, Prompt, SamplingParams, ScoredGroup
+from reasoner.sampling.base import Progress, Sampler, counted
+from reasoner.scoring.base import Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """The fresh responses of one step."""
+
+    step: int
+    rounds: tuple[tuple[ScoredGroup, ...], ...]
+    """every group that was drawn: once, and by every refill, each in the order of its problems"""
+    refilled: bool
+    """`sampling.refills` is on: groups whose rewards are all equal are dropped"""
+    greedy_rewards: tuple[float | None, ...] | None
+    """reward of a greedy response to the problem of each kept group; None: no term asks for it"""
+    tokens: int
+    """sampled, dropped groups and greedy responses included"""
+    scoring_s: float
+    """seconds in reward sources for them, summed over their workers"""
+    metrics: Mapping[str, Any]
+    """of choosing problems, by the names of the metrics table"""
+    seconds: Mapping[str, Any]
+    """by stage"""
+
+    @property
+    def sampled(self) -> tuple[ScoredGroup, ...]:
+        """All of them: what rewards, lengths and pass rates are measured over."""
+        return tuple(scored for some in self.rounds for scored in some)
+
+    @property
+    def dropped(self) -> tuple[bool, ...]:
+        """(N,) which of `sampled` the step does not learn from."""
+        return tuple(self.refilled and not scored.informative for scored in self.sampled)
+
+    @property
+    def groups(self) -> tuple[ScoredGroup, ...]:
+        """Those that the step learns from."""
+        return tuple(scored for scored, dropped in zip(self.sampled, self.dropped, strict=True) if not dropped)
+
+
+@dataclass
+class Drawer:
+    """Samples and scores the fresh groups of one step after the other."""
+
+    config: Config
+    sampler: Sampler
+    scorer: Scorer
+    problems: InitVar[Stream[Problem]]
+    prompts: Mapping[str, Prompt]
+    """training prompts by problem id"""
+    curriculum: Curriculum | None
+    """chooses among the problems; None: each comes once per epoch"""
+    turn_end: TurnEnd = TurnEnd()  # noqa: RUF009 (frozen)
+    """what ends a response beside the model's own end tokens"""
+
+    def __post_init__(self, problems: Stream[Problem]) -> None:
+        self._order = self.curriculum or Cursor(problems)
+
+    def state(self) -> dict[str, Any]:
+        """A part of the run (`checkpointing.Part`)."""
+        return {"problems": self._order.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._order.restore(state["problems"])
+
+    def draw(
+        self,
+        step: int,
+        *,
+        greedy: bool,
+        progress: Progress = lambda done, total: None,
+        seen: Callable[[Group], None] = lambda group: None,
+    ) -> Fresh:
+        """The groups of a step, each scored as soon as it is complete.
+
+        With `sampling.refills`, groups whose rewards are all equal are dropped and as many further problems sampled, up
+        to that many times and as long as there are problems that the step does not have yet; what is missing then makes
+        the step smaller.
+
+        Args:
+            greedy: also have the reward of a greedy response to every problem.
+            progress: told of `(responses, of how many)`.
+            seen: told of every group of this rank as the sampler gives it.
+
+        Raises:
+            RunError: the sampler or the scoring service failed.
+        """
+        timer = Timer()
+        wanted, refills = self.config.learning.problems_per_step, self.config.sampling.refills
+        rounds: list[tuple[ScoredGroup, ...]] = []
+        kept: list[ScoredGroup] = []
+        size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
+        for round_ in range(refills + 1):
+            taken = {scored.group.problem.id for some in rounds for scored in some}
+            prompts = [self.prompts[problem.id] for problem in self._order.take(wanted - len(kept), taken)]
+            if not prompts:
+                break
+            params = self._params(temperature, "sampling", step, round_)
+            groups = self._score(prompts, size, params, timer, progress, seen)
+            if self.curriculum:
+                self.curriculum.observe(pass_rates(groups, Criterion.of(self.config)))
+            rounds.append(groups)
+            kept += [scored for scored in groups if not refills or scored.informative]
+            if len(kept) == wanted:
+                break
+        greedily: tuple[ScoredGroup, ...] = ()
+        if greedy:
+            prompts = [self.prompts[scored.group.problem.id] for scored in kept]
+            params = self._params(0.0, "greedy", step)
+            greedily = self._score(prompts, 1, params, timer, progress, lambda group: None)
+        everything = [scored for some in (*rounds, greedily) for scored in some]
+        return Fresh(
+            step=step,
+            rounds=tuple(rounds),
+            refilled=refills > 0,
+            greedy_rewards=tuple(scored.rewards[0] for scored in greedily) if greedy else None,
+            tokens=sum(len(response.token_ids) for scored in everything for response in scored.group.responses),
+            scoring_s=sum(c.seconds for scored in everything for row in scored.components for c in row),
+            metrics=self._metrics(len(kept), sum(map(len, rounds))),
+            seconds=timer.seconds,
+        )
+
+    def _params(self, temperature: float, purpose: Purpose, *parts: int) -> SamplingParams:
+        config, seed = self.config.sampling, derive_seed(self.config.run.seed, purpose, *parts)
+        return self.turn_end.added_to(SamplingParams(temperature, config.max_tokens, tuple(config.stop), seed))
+
+    def _score(
+        self,
+        prompts: Sequence[Prompt],
+        size: int,
+        params: SamplingParams,
+        timer: Timer,
+        progress: Progress,
+        seen: Callable[[Group], None],
+    ) -> tuple[ScoredGroup, ...]:
+        drawn = _told(seen, self.sampler.sample(prompts, size, params))
+        sampled = timer.iterate("sample", counted(drawn, len(prompts) * size, progress))
+        groups = {scored.group.problem.id: scored for scored in self.scorer.score(sampled)}
+        timer.rest("score_wait")
+        return tuple(groups[prompt.problem.id] for prompt in prompts)
+
+    def _metrics(self, kept: int, sampled: int) -> dict[str, float]:
+        refilled = (
+            {"groups/kept": float(kept), "groups/sampled": float(sampled)} if self.config.sampling.refills else {}
+        )
+        return refilled | (self.curriculum.metrics if self.curriculum else {})
+
+
+def _told(seen: Callable[[Group], None], groups: Iterator[Group]) -> Iterator[Group]:
+    for group in groups:
+        seen(group)
+        yield group

@@ -1,0 +1,407 @@
+"""The update stage: the batches of a step become one or more optimiser steps.
+
+Here the two halves meet that never mix: the objective (`reasoner.gro`) turns log-probabilities into weights, the
+learner turns weights into a gradient. Responses that cannot get weight are left out before the learner sees them; the
+gradient is the same without them. The terms that read one source share its forward passes; the gradients of several
+sources add up before the optimiser steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress, product
+
+import torch
+from torch import Tensor
+
+from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.gro.diagnostics import Diagnostics
+from reasoner.gro.inputs import Inputs
+from reasoner.gro.objective import TermPlan, credit_of, plan, weigh
+from reasoner.gro.pairs import units
+from reasoner.gro.spec.terms import Source, Term
+from reasoner.learning.learner import Accumulated, Learner, StepResult, Weights
+from reasoner.records import Batch, Group, Response, ScoredGroup, Suspect
+from reasoner.training.critic_update import Critic, CriticReport, update_critic
+from reasoner.training.guards.nonfinite import Seen
+from reasoner.training.weight_sync import Gap
+
+Progress = Callable[[int, int], None]
+"""`(responses done, responses in all)`"""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveTerm:
+    """A term at one training step, bound to the functions of plugins."""
+
+    name: str
+    term: Term
+    weight: float
+    """lambda, above 0"""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What the update stage did with the batches of a step."""
+
+    credits: tuple[float, ...]
+    """(R,) credit of every fresh response for the first term that reads them (mean over its tokens where credit is per
+    token), 0 where abstained"""
+    weights: tuple[tuple[float, ...], ...]
+    """(R)(T) weight of every token of every fresh response, summed over the optimiser steps"""
+    terms: Mapping[str, tuple[float, Diagnostics, int]]
+    """by name: lambda, what its weights look like, and tokens that count, over all optimiser steps"""
+    responses: int
+    """of all sources and passes"""
+    done: tuple[Accumulated, ...]
+    """what the learner did, by mini-batch and source"""
+    steps: tuple[StepResult, ...]
+    """one per mini-batch and pass"""
+    entropy: float | None
+    """mean over the policy's tokens that went through the model, nats; None: no term has an entropy bonus"""
+    gap: Gap | None
+    """sampler against learner over the trained fresh responses; None: none was trained on"""
+    critic: CriticReport | None
+    suspects: tuple[Suspect, ...] = ()
+    """the responses of optimiser steps, the critic's too, whose loss or gradient was not finite"""
+
+    @property
+    def skipped(self) -> list[str]:
+        """Why optimiser steps were not made."""
+        critic = self.critic.steps if self.critic else ()
+        return [
+            *(f"no update: {step.reason}" for step in self.steps if not step.applied),
+            *(f"no update of the critic: {step.reason}" for step in critic if not step.finite),
+        ]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The update's rows of the metrics table (`reasoner.monitoring.metrics`)."""
+        last = self.steps[-1]
+        values = {
+            "update/loss": sum(each.loss for each in self.done),
+            "update/grad_norm": last.grad_norm,
+            "update/learning_rate": last.learning_rate,
+            "update/applied": sum(step.applied for step in self.steps) / len(self.steps),
+            "update/not_finite": float(sum(not step.finite for step in self.steps)),
+            "update/responses_skipped": float(self.responses - sum(each.responses for each in self.done)),
+            "update/tokens": float(sum(each.tokens for each in self.done)),
+        }
+        for name, (weight, found, tokens) in self.terms.items():
+            values |= {f"term/{name}/{key}": value for key, value in found.metrics(weight, tokens).items()}
+        if self.credits:
+            values["credit/abs_mean"] = sum(map(abs, self.credits)) / len(self.credits)
+        if self.gap is not None:
+            values |= {"gap/mean": self.gap.mean, "gap/max": self.gap.max, "gap/k3": self.gap.k3}
+        if self.entropy is not None:
+            values["entropy"] = self.entropy
+        return values | (self.critic.metrics if self.critic else {})
+
+
+def update(
+    batches: Mapping[Source, Batch],
+    terms: Sequence[ActiveTerm],
+    learner: Learner,
+    *,
+    max_tokens: int,
+    steps: int = 1,
+    epochs: int = 1,
+    critic: Critic | None = None,
+    value_clip: float | None = None,
+    ranks: Ranks = ALONE,
+    progress: Progress = lambda done, total: None,
+) -> UpdateReport:
+    """`epochs` passes over the batches, each with one optimiser step per mini-batch of whole groups.
+
+    Args:
+        batches: annotated groups by source; with several optimiser steps fresh ones must carry `old_logprobs`.
+        terms: the objective at this step; each has a batch.
+        learner: accumulates the weighted log-likelihood and steps.
+        max_tokens: the longest response allowed, in tokens.
+        steps: mini-batches per pass.
+        critic: updated beside the policy where a term's baseline is a critic.
+        value_clip: how far a value may move before its loss is clipped; None: off.
+        ranks: those that the learner spreads a batch over; all of them are here with the same batches.
+        progress: told how many of a mini-batch's responses have been weighed, of how many.
+    """
+    prepared = {
+        source: Prepared.of(batch, [term for term in terms if term.term.source == source], max_tokens)
+        for source, batch in batches.items()
+    }
+    results: list[StepResult] = []
+    done: list[Accumulated] = []
+    totals: dict[str, tuple[float, Diagnostics, int]] = {}
+    gaps: list[Gap] = []
+    entropies: list[tuple[float, int]] = []
+    suspects: list[Suspect] = []
+    fresh = prepared.get("online")
+    weights_RT = [[0.0] * len(r.token_ids) for r in fresh.batch.responses] if fresh else []
+    for epoch, mini in product(range(epochs), range(steps)):
+        objectives = [each.objective(mini, steps, learner, progress) for each in prepared.values()]
+        for objective in objectives:
+            objective.measures_gap = epoch == 0 and objective.plans[0].term.source == "online"
+        accumulated = [objective.accumulate(learner) for objective in objectives]
+        for objective in objectives:
+            objective.join(ranks)
+        done += accumulated
+        results.append(learner.step())
+        for objective, some in zip(objectives, accumulated, strict=True):
+            suspects += [] if results[-1].finite else objective.suspects
+            entropies += [(some.entropy, objective.tokens)] if objective.has_entropy else []
+            for each in objective.plans:
+                _, found, tokens = totals.get(each.name, (0.0, Diagnostics(), 0))
+                found += objective.diagnostics.get(each.name, Diagnostics())
+                totals[each.name] = (each.weight, found, tokens + each.tokens)
+            gaps += [objective.gap] if objective.gap else []
+            if objective.plans[0].term.source == "online":
+                objective.add_weights(weights_RT)
+    critic_report = _update_critic(critic, value_clip, fresh, steps, epochs, ranks)
+    return UpdateReport(
+        credits=fresh.credits if fresh else (),
+        weights=tuple(map(tuple, weights_RT)),
+        terms=totals,
+        responses=epochs * sum(len(each.batch.responses) for each in prepared.values()),
+        done=tuple(done),
+        steps=tuple(results),
+        entropy=sum(h for h, _ in entropies) / max(sum(n for _, n in entropies), 1) if entropies else None,
+        gap=sum(gaps[1:], gaps[0]) if gaps else None,
+        critic=critic_report,
+        suspects=(*suspects, *(critic_report.suspects if critic_report else ())),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The batch of one source, with what is computed once for all its optimiser steps."""
+
+    batch: Batch
+    terms: Sequence[ActiveTerm]
+    inputs: Inputs
+    credits_KRT: Sequence[Tensor]
+    """by term: (R, 1), or (R, T) where its credit is per token"""
+    max_tokens: int
+
+    @classmethod
+    def of(cls, batch: Batch, terms: Sequence[ActiveTerm], max_tokens: int) -> Prepared:
+        inputs = inputs_of(batch)
+        return cls(batch, terms, inputs, [credit_of(each.term, inputs) for each in terms], max_tokens)
+
+    @property
+    def credits(self) -> tuple[float, ...]:
+        """(R,) credit for the first term."""
+        credit_RT = self.credits_KRT[0]
+        if credit_RT.shape[1] > 1:
+            credit_RT = credit_RT.sum(dim=1, keepdim=True) / self.inputs.lengths_R.clamp(min=1)[:, None]
+        return tuple(credit_RT[:, 0].tolist())
+
+    def objective(self, mini: int, count: int, learner: Learner, progress: Progress) -> Objective:
+        """Fix normalisers and pairs of mini-batch `mini` of `count`, and leave out what cannot get weight."""
+        rows = self.rows(mini, count)
+        z0 = self._mismatched_kl(rows, learner)
+        plans = [
+            plan(
+                each.name,
+                each.term,
+                self.inputs,
+                credit_RT,
+                self.max_tokens,
+                each.weight,
+                z0,
+                torch.tensor(rows, dtype=torch.int64),
+            )
+            for each, credit_RT in zip(self.terms, self.credits_KRT, strict=True)
+        ]
+        size = self.inputs.rewards_NG.shape[1]
+        active_R = torch.stack([each.active_R for each in plans]).any(dim=0)
+        kept = active_R.tolist()
+        groups = [_keep(scored, kept[n * size : (n + 1) * size]) for n, scored in enumerate(self.batch.groups)]
+        active_rows = [row for row, keep in enumerate(kept) if keep]
+        progress(0, len(active_rows))
+        return Objective(
+            plans=plans,
+            inputs=self.inputs,
+            batch=self.batch,
+            active=[scored for scored in groups if scored.group.responses],
+            active_rows=active_rows,
+            progress=progress,
+        )
+
+    def rows(self, mini: int, count: int) -> list[int]:
+        """The responses of a mini-batch: a contiguous run of whole groups, of equal size as far as that goes."""
+        groups, size = len(self.batch.groups), self.inputs.rewards_NG.shape[1]
+        first, last = groups * mini // count, groups * (mini + 1) // count
+        return list(range(first * size, last * size))
+
+    def _mismatched_kl(self, rows: Sequence[int], learner: Learner) -> float | None:
+        """max(0, mean over responses of sum_t (l - l_ref)) of responses put to each other's prompts (2402.01306)."""
+        found = self.batch.mismatched
+        if found is None or not rows:
+            return None
+        current = learner.logprobs([found.groups[row] for row in rows], self.batch.temperature)
+        total = sum(sum(now) - sum(found.reference_logprobs[row]) for row, now in zip(rows, current, strict=True))
+        return max(0.0, total / len(rows))
+
+
+@dataclass(slots=True)
+class Objective:
+    """The weight function of one mini-batch of a source: what the learner calls with log-probabilities, micro-batch
+    by micro-batch."""
+
+    plans: Sequence[TermPlan]
+    inputs: Inputs
+    batch: Batch
+    active: list[ScoredGroup]
+    """the groups with only those responses that can get weight"""
+    active_rows: list[int]
+    """index into the batch's R responses of every response of `active`"""
+    progress: Progress
+    measures_gap: bool = False
+    """compare sampler and learner: fresh responses, first pass"""
+    weighed: int = 0
+    diagnostics: dict[str, Diagnostics] = field(default_factory=dict)
+    gap: Gap | None = None
+    seen: Seen = field(default_factory=Seen)
+
+    def accumulate(self, learner: Learner) -> Accumulated:
+        """Add the mini-batch's gradient."""
+        pairs_P2 = torch.cat([each.pairs_P2 for each in self.plans if each.term.evidence.unit == "pair"] or [_NO_PAIRS])
+        unit_R = units(len(self.batch.responses), pairs_P2)
+        return learner.accumulate(
+            [scored.group for scored in self.active],
+            self,
+            self.batch.temperature,
+            together=[unit_R[row] for row in self.active_rows],
+            entropy=self.has_entropy,
+        )
+
+    def join(self, ranks: Ranks) -> None:
+        """Have what all ranks saw of the mini-batch, each of which weighed its share."""
+        everyone = ranks.gather((self.diagnostics, self.gap, self.seen))
+        names = dict.fromkeys(name for diagnostics, _, _ in everyone for name in diagnostics)
+        self.diagnostics = {
+            name: sum((diagnostics.get(name, Diagnostics()) for diagnostics, _, _ in everyone), Diagnostics())
+            for name in names
+        }
+        gaps = [gap for _, gap, _ in everyone if gap]
+        self.gap = sum(gaps[1:], gaps[0]) if gaps else None
+        self.seen = Seen([part for _, _, seen in everyone for part in seen.parts])
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The responses behind a step that was not finite."""
+        return self.seen.suspects("policy", self.plans[0].term.source, self.batch.groups)
+
+    @property
+    def has_entropy(self) -> bool:
+        """Whether some term has an entropy bonus."""
+        return any(each.term.entropy for each in self.plans)
+
+    @property
+    def tokens(self) -> int:
+        """The policy's tokens in active responses."""
+        return int(self.inputs.lengths_R[self.active_rows].sum())
+
+    def __call__(self, rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+        """Weights of the active responses `rows` under their current log-probabilities."""
+        which = [self.active_rows[row] for row in rows]
+        found = weigh(self.plans, self.inputs, torch.tensor(which), logprobs_RT)
+        for name, more in found.diagnostics.items():
+            self.diagnostics[name] = self.diagnostics.get(name, Diagnostics()) + more
+        self.seen.add(which, logprobs_RT, found.weights_RT)
+        self.weighed += len(which)
+        self.progress(self.weighed, len(self.active_rows))
+        if self.measures_gap:
+            self._measure_gap(which, logprobs_RT)
+        return Weights(found.weights_RT, found.entropy_RT)
+
+    def add_weights(self, weights_RT: Sequence[list[float]]) -> None:
+        """Add the weights of the active responses to those of all R, in place."""
+        for rows, _, found_RT in self.seen.parts:
+            for row, padded in zip(rows, found_RT.tolist(), strict=True):
+                weights_RT[row][:] = [old + new for old, new in zip(weights_RT[row], padded, strict=False)]
+
+    def _measure_gap(self, which: Sequence[int], logprobs_RT: Tensor) -> None:
+        """Sampler against learner: the learner's log-probabilities when the batch arrived."""
+        assert self.inputs.sampler_RT is not None
+        width = logprobs_RT.shape[1]
+        mask_RT = self.inputs.mask_RT[which, :width]
+        if not mask_RT.any():
+            return
+        learner_RT = logprobs_RT.cpu() if self.inputs.old_RT is None else self.inputs.old_RT[which, :width]
+        sampler_RT = self.inputs.sampler_RT[which, :width]
+        here = Gap.between(learner_RT[mask_RT].tolist(), sampler_RT[mask_RT].tolist())
+        self.gap = here if self.gap is None else self.gap + here
+
+
+_NO_PAIRS = torch.empty(0, 2, dtype=torch.int64)
+
+
+def inputs_of(batch: Batch) -> Inputs:
+    """A batch as tensors: rewards in float64, log-probabilities in float32 as the learner gives them."""
+    rewards_NG = _rewards([scored.rewards for scored in batch.groups])
+    responses = batch.responses
+    components = [row for scored in batch.groups for row in scored.components]
+    shape = rewards_NG.shape
+    by_source = list(zip(*components, strict=True)) if components and components[0] else []
+    return Inputs(
+        rewards_NG=rewards_NG,
+        valid_NG=~rewards_NG.isnan(),
+        mask_RT=padded([response.policy_mask for response in responses], torch.bool),
+        truncated_R=torch.tensor([response.finish_reason == "length" for response in responses]),
+        greedy_N=None if batch.greedy_rewards is None else _rewards([batch.greedy_rewards])[0],
+        old_RT=_annotation(batch.old_logprobs),
+        reference_RT=_annotation(batch.reference_logprobs),
+        sampler_RT=padded([response.sampler_logprobs for response in responses], torch.float32),
+        values_RT=_annotation(batch.values),
+        components_KNG=(
+            torch.stack([_rewards([[c.value or 0.0 for c in column]]).reshape(shape) for column in by_source])
+            if by_source
+            else None
+        ),
+        component_weights_K=torch.tensor([column[0].weight for column in by_source], dtype=torch.float64)
+        if by_source
+        else None,
+    )
+
+
+def mismatch(groups: Sequence[Group]) -> list[Group]:
+    """Every group's prompt with the responses of the group after it, the last one's with the first's."""
+    return [
+        replace(group, responses=following.responses)
+        for group, following in zip(groups, [*groups[1:], *groups[:1]], strict=True)
+    ]
+
+
+def _rewards(values: Sequence[Sequence[float | None]]) -> Tensor:
+    return torch.tensor([[math.nan if r is None else r for r in row] for row in values], dtype=torch.float64)
+
+
+def _annotation(values: tuple[tuple[float, ...], ...] | None) -> Tensor | None:
+    return None if values is None else padded(values, torch.float32)
+
+
+def padded(values: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """(R, T) of rows of different lengths, right-padded with 0."""
+    rows = [torch.tensor(row, dtype=dtype) for row in values]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def _keep(scored: ScoredGroup, kept: Sequence[bool]) -> ScoredGroup:
+    responses: tuple[Response, ...] = tuple(compress(scored.group.responses, kept))
+    components = tuple(compress(scored.components, kept))
+    return ScoredGroup(replace(scored.group, responses=responses), components, tuple(compress(scored.rewards, kept)))
+
+
+def _update_critic(
+    critic: Critic | None, value_clip: float | None, fresh: Prepared | None, steps: int, epochs: int, ranks: Ranks
+) -> CriticReport | None:
+    """The critic's optimiser steps over the same mini-batches; None: no term has one at this step."""
+    if critic is None or fresh is None:
+        return None
+    term = next((each.term for each in fresh.terms if each.term.needs_critic), None)
+    if term is None:
+        return None
+    minis = [fresh.rows(mini, steps) for mini in range(steps)] * epochs
+    return update_critic(critic, term, fresh.inputs, fresh.batch.groups, minis, value_clip, ranks)

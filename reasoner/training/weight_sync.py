@@ -1,0 +1,226 @@
+"""Learner to sampler: the weights go over with a receipt, and their effect is measured.
+
+Two checks, because with a sampler that silently keeps stale weights nothing crashes and the wrong policy is trained:
+
+1. The sampler computes version, checksum and number of tensors from what it read; they must be the learner's.
+2. The learner re-scores responses that the sampler drew. u = l_learner - l_sampler must be rounding only:
+   mean |u|, max |u|, and k3 = mean(e^u - 1 - u), an estimate of KL(sampler || learner).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.errors import HandoverError
+from reasoner.models.tensor_files import count_weights, read_tensors, write_weights
+from reasoner.processes.machine import MEMORY_FOLDER, why_not_in_memory
+
+if TYPE_CHECKING:
+    from reasoner.distributed.sharding import Policy
+    from reasoner.records import Group, Receipt
+    from reasoner.sampling.base import Sampler
+
+__all__ = ["Gap", "Publisher", "SavedModel", "check_gap", "gap_limit", "gap_of", "hand_over", "verify_gap"]
+
+_LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How far the learner's log-probabilities are from the sampler's, over the tokens that the policy wrote."""
+
+    mean: float
+    """mean of |l_learner - l_sampler| per token, nats"""
+    max: float
+    """largest of them"""
+    k3: float
+    """mean of e^u - 1 - u"""
+    tokens: int
+
+    @classmethod
+    def between(cls, learner: Sequence[float], sampler: Sequence[float]) -> Gap:
+        """The gap over at least one token, from the two log-probabilities of each."""
+        differences = [mine - theirs for mine, theirs in zip(learner, sampler, strict=True)]
+        count = len(differences)
+        return cls(
+            mean=sum(map(abs, differences)) / count,
+            max=max(map(abs, differences)),
+            k3=sum(map(_k3, differences)) / count,
+            tokens=count,
+        )
+
+    def __add__(self, other: Gap) -> Gap:
+        """The gap over both sets of tokens."""
+        tokens = self.tokens + other.tokens
+        return Gap(
+            mean=(self.mean * self.tokens + other.mean * other.tokens) / tokens,
+            max=max(self.max, other.max),
+            k3=(self.k3 * self.tokens + other.k3 * other.tokens) / tokens,
+            tokens=tokens,
+        )
+
+
+class Publisher(Protocol):
+    """What has weights: a learner, or a saved model."""
+
+    @property
+    def version(self) -> int:
+        """Of its weights."""
+        ...
+
+    def publish(self, folder: Path) -> str:
+        """As of `Learner`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """The weights of a model as they are on disk: version 0."""
+
+    folder: Path
+    dtype: str
+    trust_remote_code: bool
+    version: int = 0
+
+    def publish(self, folder: Path) -> str:
+        """As of `Learner`."""
+        import torch
+
+        from reasoner.models.loading import check_weights
+
+        names, dtype = check_weights(self.folder, self.trust_remote_code).names, getattr(torch, self.dtype)
+        tensors = read_tensors(self.folder, names.written)
+        return write_weights(
+            folder, ((name, value if name in names.buffers else value.to(dtype)) for name, value in tensors)
+        )
+
+
+def hand_over(
+    learner: Publisher,
+    sampler: Sampler,
+    ranks: Ranks = ALONE,
+    parent: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Receipt:
+    """Publish the learner's weights, load them into the sampler, and compare its receipt.
+
+    The weights are written to memory (/dev/shm) where they fit, else to the folder for temporary files, and removed
+    after loading. With several ranks every node has them once, and the samplers of its ranks load from there.
+
+    Args:
+        parent: the folder to write into (`sampling.weights_folder`); None: as above.
+        say: told when the weights do not go through memory.
+
+    Raises:
+        HandoverError: the sampler read something else than was published, or reports another version, or the weights
+            cannot be written.
+    """
+    if parent is not None:
+        return _hand_over_on_disk(Path(parent), "sampling.weights_folder", learner, sampler, ranks)
+    why = next(filter(None, ranks.gather(why_not_in_memory())), "")
+    if not why:
+        try:
+            return _hand_over_through(MEMORY_FOLDER, learner, sampler, ranks)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            why = f"they do not fit into {MEMORY_FOLDER} (a container: start it with a larger --shm-size)"
+    say(f"the weights go to the sampler through {tempfile.gettempdir()}, which is slower than memory: {why}")
+    return _hand_over_on_disk(Path(tempfile.gettempdir()), "the folder for temporary files", learner, sampler, ranks)
+
+
+def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: Sampler, ranks: Ranks) -> Receipt:
+    try:
+        return _hand_over_through(parent, learner, sampler, ranks)
+    except OSError as error:
+        raise HandoverError(
+            f"the weights cannot be written to {what} = {str(parent)!r}: {error.strerror or error}"
+        ) from error
+
+
+def _hand_over_through(parent: Path, learner: Publisher, sampler: Sampler, ranks: Ranks) -> Receipt:
+    with ranks.node_folder("weights", parent) as folder:
+        version = learner.version
+        checksum = learner.publish(folder)
+        tensors = count_weights(folder)
+        receipt = sampler.load(folder, version)
+    _compare("version", version, receipt.version)
+    _compare("checksum", checksum, receipt.checksum)
+    _compare("number of tensors", tensors, receipt.tensors)
+    _compare("version of the sampler", version, sampler.version)
+    return receipt
+
+
+def _compare(what: str, published: object, loaded: object) -> None:
+    if published != loaded:
+        raise HandoverError(
+            f"the sampler did not take the published weights: {what} is {loaded!r}, published was {published!r}. "
+            "Its responses would come from other weights than those that are trained, so the run stops; look at the "
+            "sampler's log for what its load said."
+        )
+
+
+def check_gap(learner: Policy, groups: Sequence[Group], temperature: float) -> Gap:
+    """Score the groups again with the learner and compare with what the sampler reported.
+
+    Args:
+        temperature: the T that the groups were sampled with.
+
+    Raises:
+        HandoverError: the groups hold no token of the policy.
+    """
+    return gap_of(learner.logprobs(groups, temperature), groups)
+
+
+def gap_of(scored: Sequence[Sequence[float]], groups: Sequence[Group]) -> Gap:
+    """The gap between these (R)(T) log-probabilities and what the sampler reported.
+
+    Raises:
+        HandoverError: the groups hold no token of the policy.
+    """
+    responses = [response for group in groups for response in group.responses]
+    pairs = [
+        (mine, theirs)
+        for response, logprobs in zip(responses, scored, strict=True)
+        for mine, theirs, written in zip(logprobs, response.sampler_logprobs, response.policy_mask, strict=True)
+        if written
+    ]
+    if not pairs:
+        raise HandoverError(
+            "the hand-over cannot be checked: the groups hold no token that the policy wrote; pass sampled groups"
+        )
+    return Gap.between(*zip(*pairs, strict=True))
+
+
+def _k3(u: float) -> float:
+    return math.expm1(u) - u if u < 700.0 else math.inf
+
+
+def gap_limit(dtype: Literal["float32", "bfloat16"], configured: float | None) -> float:
+    """The mean gap above which a run stops: as configured, or 1e-3 in float32 and 0.1 in bfloat16."""
+    return _LIMITS[dtype] if configured is None else configured
+
+
+def verify_gap(gap: Gap, limit: float) -> None:
+    """Stop when the gap is more than rounding.
+
+    Raises:
+        HandoverError: the mean is above `limit` or not a number.
+    """
+    if gap.mean <= limit:
+        return
+    raise HandoverError(
+        f"the sampler's log-probabilities differ from the learner's by {gap.mean:.2g} nats per token on average "
+        f"(max {gap.max:.2g}, k3 {gap.k3:.2g}, {gap.tokens} tokens); the limit is {limit:.2g} (handover.max_gap). "
+        "Stale or wrong weights in the sampler look exactly like this: a parameter family that its load does not "
+        "refresh (tied output layer, quantised or packed copies), a prefix cache from older weights, another "
+        "temperature or number format on one side. Compare the gap before any hand-over with the gap after one: if "
+        "only the second is large, the load is at fault; sampling.engine = 'hf' shows whether vLLM is."
+    )
