@@ -52,11 +52,11 @@ class ScoringError(RunError):
     """A reward source failed too often for the rewards to mean anything."""
 
 
-State = Literal["finished", "stopped", "interrupted", "failed"]
+EndState = Literal["finished", "stopped", "interrupted", "failed"]
 """how a run ended"""
 
 
-def state_after(error: BaseException | None) -> State:
+def state_after(error: BaseException | None) -> EndState:
     """How a run ended that `error` ended; None: nothing did."""
     if error is None:
         return "finished"

@@ -14,12 +14,12 @@ from pathlib import Path
 from reasoner.gro.spec.terms import Source
 from reasoner.monitoring.step_metrics import Timer
 from reasoner.records import Batch, Mismatched
-from reasoner.training.trainer import Stages
+from reasoner.training.trainer import Trainer
 from reasoner.training.update import ActiveTerm, UpdateReport, mismatch, update
 from reasoner.training.weight_sync import check_gap, gap_limit, verify_gap
 
 
-def train(stages: Stages) -> Path:
+def train(stages: Trainer) -> Path:
     """Train as configured, or go on with a run that was interrupted; returns the folder of the trained model.
 
     Raises:
@@ -50,7 +50,7 @@ def train(stages: Stages) -> Path:
     return model
 
 
-def check_sampler(stages: Stages) -> None:
+def check_sampler(stages: Trainer) -> None:
     """Compare the log-probabilities that the sampler gave with the learner's: at the first step that samples, at the
     second (after a hand-over), then at every k-th. The sampler itself may be asleep.
 
@@ -64,7 +64,7 @@ def check_sampler(stages: Stages) -> None:
             verify_gap(gap, gap_limit(stages.config.model.dtype, stages.config.handover.max_gap))
 
 
-def annotate(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> dict[Source, Batch]:
+def annotate(stages: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> dict[Source, Batch]:
     """Add what the objective needs beside the current policy, once per batch and only what a term asks for."""
     several = stages.config.learning.updates_per_step * stages.config.learning.epochs > 1
     annotated: dict[Source, Batch] = {}
@@ -86,7 +86,7 @@ def annotate(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Sourc
     return annotated
 
 
-def learn(stages: Stages, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> UpdateReport:
+def learn(stages: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> UpdateReport:
     """Credit and update."""
     config = stages.config
     return update(

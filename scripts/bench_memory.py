@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from reasoner.loading import load_config
 from reasoner.models.resolve import resolve_model
-from reasoner.planning.estimate import Estimate, find_estimate
+from reasoner.planning.estimate import RunEstimate, find_estimate
 from reasoner.processes.machine import GIB, this_machine
 from reasoner.processes.run_marker import MARKER
 from reasoner.sampling.factory import choose_engine
@@ -149,7 +149,7 @@ def compare(name: str, folder: Path, steps: int) -> Compared:
     return Compared(what, most.total, most.when, highest[0])
 
 
-def _estimate(task: Path, sets: tuple[str, ...]) -> Estimate:
+def _estimate(task: Path, sets: tuple[str, ...]) -> RunEstimate:
     config = load_config(task, sets=sets).config
     engine = choose_engine(config.sampling) if config.online else ""
     return find_estimate(config, this_machine("cpu"), engine)

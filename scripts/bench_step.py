@@ -43,7 +43,7 @@ from reasoner.models.resolve import cache_root, resolve_model
 from reasoner.processes.lifetime import guard_processes
 from reasoner.records import Batch, Group, Message, Problem, SamplingParams, ScoredGroup
 from reasoner.sampling.vllm.engine import VllmSampler
-from reasoner.sampling.vllm.messages import Start
+from reasoner.sampling.vllm.messages import StartEngine
 from reasoner.training.update import ActiveTerm, update
 from reasoner.training.weight_sync import hand_over
 from scripts.peak import peak
@@ -134,7 +134,7 @@ def run_ours(work: Path, model: Path) -> None:
         config=LearningConfig(learning_rate=LEARNING_RATE, token_budget=TOKEN_BUDGET, logit_chunk=512),
         total_steps=1000,
     )
-    start = Start(
+    start = StartEngine(
         model=str(model),
         dtype="float32",
         device="cpu",

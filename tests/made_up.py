@@ -21,7 +21,7 @@ from reasoner.loading import load_config, to_toml
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.step_metrics import rollout_metrics
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
-from reasoner.runs.folder import Run, open_run
+from reasoner.runs.folder import RunFolder, open_run
 from reasoner.runs.rollouts import to_rollouts
 
 HOSTILE = (
@@ -151,7 +151,7 @@ def made_up_run(
     return run.folder
 
 
-def _step(run: Run, step: int, made: MadeUp, problems: int, skill: float) -> None:
+def _step(run: RunFolder, step: int, made: MadeUp, problems: int, skill: float) -> None:
     groups = [made.group(f"train:{step}-{n}", skill, made.size) for n in range(problems)]
     credits, weights = credits_and_weights(groups)
     rng = made.random
@@ -179,7 +179,7 @@ def _step(run: Run, step: int, made: MadeUp, problems: int, skill: float) -> Non
     run.commit(step, metrics, to_rollouts(step, groups, credits, weights))
 
 
-def _evaluate(run: Run, step: int, made: MadeUp, skill: float) -> None:
+def _evaluate(run: RunFolder, step: int, made: MadeUp, skill: float) -> None:
     groups = [made.group(f"eval:{n}", skill, 1) for n in range(24)]
     run.commit_evaluation(step, summarise(groups, 1, Criterion("math")), to_rollouts(step, groups))
 

@@ -18,9 +18,9 @@ from reasoner.loading import load_config
 
 RESULTS = "results.json"
 
-Model = str | Path | Run
+ModelArgument = str | Path | Run
 """a folder, a hub id, an embedded model, or the run whose newest weights are meant"""
-Task = str | Path
+TaskArgument = str | Path
 """its name, or a TOML file"""
 
 
@@ -78,9 +78,9 @@ class EvaluationResults:
 
 
 def evaluate(
-    tasks: Task | Sequence[Task] = (),
+    tasks: TaskArgument | Sequence[TaskArgument] = (),
     *,
-    models: Model | Sequence[Model] = (),
+    models: ModelArgument | Sequence[ModelArgument] = (),
     profile: str | None = None,
     config: Mapping[str, Any] | None = None,
     plugins: Iterable[Plugin] = (),
@@ -103,8 +103,8 @@ def evaluate(
         RunError: an engine, the scoring or the disk failed; what was done is in the folder.
         KeyboardInterrupt: it was interrupted, and can be resumed.
     """
-    named = [tasks] if isinstance(tasks, Task) else list(tasks)
-    chosen = [models] if isinstance(models, Model) else list(models)
+    named = [tasks] if isinstance(tasks, TaskArgument) else list(tasks)
+    chosen = [models] if isinstance(models, ModelArgument) else list(models)
     given, sets = check_plugins(plugins), settings(config)
     if resume is not None:
         if named or chosen or profile is not None or sets or given:

@@ -17,7 +17,7 @@ from reasoner.loading import load_config
 from reasoner.records import Rollout
 from reasoner.runs.find import find_run
 from reasoner.runs.model import Which, run_model
-from reasoner.runs.reader import SavedRun, State, read_run
+from reasoner.runs.reader import RunState, SavedRun, read_run
 
 if TYPE_CHECKING:
     from reasoner.runs.folder import Evaluated
@@ -40,7 +40,7 @@ class Run:
         return self._saved.name
 
     @property
-    def state(self) -> State:
+    def state(self) -> RunState:
         """`running`, `finished`, `stopped` (out of time), `failed`, `interrupted` or `killed`."""
         return self._saved.state
 

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import replace
 
-from reasoner.benchmarks.parts import Part
+from reasoner.benchmarks.parts import BenchmarkPart
 from reasoner.errors import DataError, MissingDependencyError, SamplerError, UserError
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.models.size import ModelSize
@@ -20,7 +20,7 @@ _ROOM = 1.3
 """memory beside the weights, as a factor of them"""
 
 
-def check_engine(part: Part, sampler: Sampler, longest: int, say: Callable[[str], None]) -> None:
+def check_engine(part: BenchmarkPart, sampler: Sampler, longest: int, say: Callable[[str], None]) -> None:
     """Compare the log-probabilities of a few sampled responses with those of a plain forward pass by transformers.
 
     The sampler gives its memory back meanwhile. Where the model does not fit beside it, that is said.
@@ -74,7 +74,7 @@ def check_engine(part: Part, sampler: Sampler, longest: int, say: Callable[[str]
     say(f"model {part.letter}: log-probabilities as of a plain forward pass ({gap.mean:.1g} nats per token)")
 
 
-def _plain(part: Part, device: str, longest: int) -> TorchPolicy:
+def _plain(part: BenchmarkPart, device: str, longest: int) -> TorchPolicy:
     config = part.config
     policy = TorchPolicy(
         part.material.folder,
@@ -90,14 +90,14 @@ def _plain(part: Part, device: str, longest: int) -> TorchPolicy:
     return policy
 
 
-def _device(part: Part) -> str | None:
+def _device(part: BenchmarkPart) -> str | None:
     """Where the model fits now, best first: `cuda`, `cpu`; None: nowhere."""
     free = free_memory(part.material.device)
     places = {"cuda": "GPU memory", "cpu": "memory"}
     return next((device for device, place in places.items() if _bytes(part) <= free.get(place, 0.0)), None)
 
 
-def _bytes(part: Part) -> float:
+def _bytes(part: BenchmarkPart) -> float:
     width = 4 if part.config.model.dtype == "float32" else 2
     return _ROOM * width * ModelSize.of(part.material.folder).parameters
 

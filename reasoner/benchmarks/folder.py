@@ -20,7 +20,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Self
 
-from reasoner.benchmarks.parts import Part, identities
+from reasoner.benchmarks.parts import BenchmarkPart, identities
 from reasoner.errors import DataError, RunError, UserError
 from reasoner.evaluation.metrics import Evaluation
 from reasoner.io.atomic_files import append_line, keep_lines, remove_leftovers, replace_text
@@ -34,7 +34,7 @@ from reasoner.runs.find import find_evaluation
 from reasoner.runs.folder import (
     CONFIG,
     MINIMUM_FREE,
-    Run,
+    RunFolder,
     log_to,
     new_folder,
     read_evaluations,
@@ -94,7 +94,7 @@ class EvaluationFolder:
         done = read_evaluations(folder) if is_run(folder) else []
         return done[0].evaluation if done else None
 
-    def check(self, parts: Sequence[Part]) -> None:
+    def check(self, parts: Sequence[BenchmarkPart]) -> None:
         """Refuse to go on with parts that are made from something else than they were.
 
         Raises:
@@ -110,7 +110,7 @@ class EvaluationFolder:
                 "would be mixed:\n  " + "\n  ".join(changed) + "\nPut back what was there, or start a new evaluation."
             )
 
-    def start(self, part: Part) -> Run:
+    def start(self, part: BenchmarkPart) -> RunFolder:
         """A part begins, or goes on: what a kill cut is removed."""
         folder = self.folder / part.name
         with self._writing(f"the start of {part.name}"):
@@ -121,17 +121,19 @@ class EvaluationFolder:
                 remove_leftovers(place)
             return start_run(folder, to_toml(part.config), part.material.facts)
 
-    def groups(self, part: Part) -> list[ScoredGroup]:
+    def groups(self, part: BenchmarkPart) -> list[ScoredGroup]:
         """The groups of a part that are committed."""
         path = self.folder / part.name / GROUPS
         return read_jsonl(path, ScoredGroup) if path.exists() else []
 
-    def commit(self, part: Part, group: ScoredGroup) -> None:
+    def commit(self, part: BenchmarkPart, group: ScoredGroup) -> None:
         """Keep a scored group: after that it is not sampled again."""
         with self._writing(f"a group of {part.name}"):
             append_line(self.folder / part.name / GROUPS, to_json(group))
 
-    def finish(self, part: Part, run: Run, groups: Sequence[ScoredGroup], evaluation: Evaluation) -> None:
+    def finish(
+        self, part: BenchmarkPart, run: RunFolder, groups: Sequence[ScoredGroup], evaluation: Evaluation
+    ) -> None:
         """The part is done."""
         with self._writing(f"the evaluation of {part.name}"):
             run.commit_evaluation(0, evaluation, to_rollouts(0, groups))
@@ -164,7 +166,7 @@ class EvaluationFolder:
             ) from error
 
 
-def create(output: Path, parts: Sequence[Part]) -> EvaluationFolder:
+def create(output: Path, parts: Sequence[BenchmarkPart]) -> EvaluationFolder:
     """A new folder below `output`, with everything that is known at the start.
 
     Raises:

@@ -7,7 +7,7 @@ from functools import partial
 
 from reasoner.benchmarks.check import check_engine
 from reasoner.benchmarks.folder import EvaluationFolder
-from reasoner.benchmarks.parts import Part
+from reasoner.benchmarks.parts import BenchmarkPart
 from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
 from reasoner.monitoring.format import interval
 from reasoner.monitoring.view import View
@@ -21,7 +21,7 @@ from reasoner.training.guards.applicability import why_nothing_is_judged
 from reasoner.training.weight_sync import SavedModel, hand_over
 
 
-def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> None:
+def evaluate(parts: Sequence[BenchmarkPart], folder: EvaluationFolder, view: View) -> None:
     """Evaluate the parts.
 
     Raises:
@@ -50,15 +50,17 @@ def evaluate(parts: Sequence[Part], folder: EvaluationFolder, view: View) -> Non
                     events.emit("evaluation_finished", step=0, evaluation=evaluation)
 
 
-def shared(parts: Sequence[Part]) -> list[list[Part]]:
+def shared(parts: Sequence[BenchmarkPart]) -> list[list[BenchmarkPart]]:
     """The parts that one engine can do, by engine."""
-    groups: dict[tuple[object, ...], list[Part]] = {}
+    groups: dict[tuple[object, ...], list[BenchmarkPart]] = {}
     for part in parts:
         groups.setdefault(part.engine, []).append(part)
     return list(groups.values())
 
 
-def _sample_and_score(part: Part, sampler: Sampler, folder: EvaluationFolder, view: View) -> tuple[ScoredGroup, ...]:
+def _sample_and_score(
+    part: BenchmarkPart, sampler: Sampler, folder: EvaluationFolder, view: View
+) -> tuple[ScoredGroup, ...]:
     """Every group of the part in the order of its prompts; those that are committed already are not sampled again."""
     config, groups = part.config, folder.groups(part)
     done = {scored.group.problem.id for scored in groups}
@@ -77,7 +79,7 @@ def _sample_and_score(part: Part, sampler: Sampler, folder: EvaluationFolder, vi
     return in_order(groups, part.prompts, part.samples)
 
 
-def _in_short(part: Part, evaluation: Evaluation) -> str:
+def _in_short(part: BenchmarkPart, evaluation: Evaluation) -> str:
     """`A on math-500: avg@4 34.2% [30.9, 37.6]`; everything else comes at the end, for all models together."""
     found = evaluation.accuracy
     text = f"{found.name} {interval(found.value, found.low, found.high, found.unit)}" if found else "no verdict"

@@ -12,7 +12,7 @@ from reasoner.evaluation.metrics import Criterion
 from reasoner.loading import Resolved
 from reasoner.models.resolve import context_of
 from reasoner.planning.memory import check_memory
-from reasoner.planning.resources import Material, load_material
+from reasoner.planning.resources import Resources, load_material
 from reasoner.processes.machine import free_memory
 from reasoner.records import Prompt, SamplingParams
 from reasoner.runs.checksums import identify
@@ -23,12 +23,12 @@ ALONE_SHARE = 0.85
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BenchmarkPart:
     """One task with one model."""
 
     letter: str
     """of the model, in tables and folders"""
-    material: Material
+    material: Resources
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ def letters_of(resolved: Sequence[Resolved]) -> dict[str, str]:
     return {model: chr(65 + at % 26) + (str(at // 26 + 1) if at >= 26 else "") for at, model in enumerate(names)}
 
 
-def prepare(resolved: Sequence[Resolved], letters: Mapping[str, str]) -> tuple[Part, ...]:
+def prepare(resolved: Sequence[Resolved], letters: Mapping[str, str]) -> tuple[BenchmarkPart, ...]:
     """The parts of an evaluation, in the order of their configurations.
 
     Args:
@@ -85,14 +85,16 @@ def prepare(resolved: Sequence[Resolved], letters: Mapping[str, str]) -> tuple[P
     for each in resolved:
         _check(each.config)
     _refuse_twice([f"{each.config.task} with model {each.config.model.path}" for each in resolved])
-    parts = [Part(letters[each.config.model.path], load_material(alone(each), training=False)) for each in resolved]
+    parts = [
+        BenchmarkPart(letters[each.config.model.path], load_material(alone(each), training=False)) for each in resolved
+    ]
     _refuse_equal_models(parts)
     for part in parts:
         _check_length(part)
     return tuple(parts)
 
 
-def memory_warnings(parts: Sequence[Part]) -> tuple[str, ...]:
+def memory_warnings(parts: Sequence[BenchmarkPart]) -> tuple[str, ...]:
     """Which models will be tight in memory, each alone.
 
     Raises:
@@ -106,7 +108,7 @@ def memory_warnings(parts: Sequence[Part]) -> tuple[str, ...]:
     )
 
 
-def identities(parts: Sequence[Part]) -> dict[str, dict[str, str]]:
+def identities(parts: Sequence[BenchmarkPart]) -> dict[str, dict[str, str]]:
     """What the results of each part depend on beside its configuration, by its name: checksums of model, prompts and
     plugins, and the engine. A model is read once, however many tasks it does."""
     folders = dict.fromkeys(part.material.folder for part in parts)
@@ -118,7 +120,7 @@ def identities(parts: Sequence[Part]) -> dict[str, dict[str, str]]:
     }
 
 
-def describe(parts: Sequence[Part]) -> dict[str, str]:
+def describe(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
     """What is evaluated, and how, in a few lines."""
     facts: dict[str, str] = {}
     for part in parts:
@@ -135,7 +137,7 @@ def describe(parts: Sequence[Part]) -> dict[str, str]:
     return facts | _of_prompts(parts)
 
 
-def _of_prompts(parts: Sequence[Part]) -> dict[str, str]:
+def _of_prompts(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
     """What is worth knowing of prompts and the ends of responses: once where it is the same for all parts."""
     facts: dict[str, str] = {}
     for name in ("prompt", "responses end", "thinking", "control tokens"):
@@ -171,7 +173,7 @@ def _refuse_twice(names: Sequence[str]) -> None:
         raise UserError(f"{twice} is there twice; name each once, and give task files different names.")
 
 
-def _refuse_equal_models(parts: Sequence[Part]) -> None:
+def _refuse_equal_models(parts: Sequence[BenchmarkPart]) -> None:
     named: dict[Path, str] = {}
     for part in parts:
         folder, path = part.material.folder, part.config.model.path
@@ -179,7 +181,7 @@ def _refuse_equal_models(parts: Sequence[Part]) -> None:
             raise UserError(f"--model {named[folder]} and --model {path} are the same: {folder}.")
 
 
-def _check_length(part: Part) -> None:
+def _check_length(part: BenchmarkPart) -> None:
     context = context_of(part.material.folder)
     if context is not None and part.longest > context:
         raise ConfigError(

@@ -26,7 +26,7 @@ from reasoner.loading import Resolved, load_config
 from reasoner.records import Batch, Component, Group, Rollout, ScoredGroup
 from reasoner.runs.find import find_run
 from reasoner.scoring.base import Scorer
-from reasoner.testing.cases import Progress, shown
+from reasoner.testing.cases import CaseProgress, shown
 
 CONFIG = "config.toml"
 SUFFIXES = (".parquet", ".jsonl")
@@ -44,7 +44,7 @@ class SavedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RescoredResponse:
     """One response under the old and the new rewards."""
 
     step: int
@@ -97,10 +97,10 @@ class Correctness:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Rescoring:
     """All responses, scored again."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[RescoredResponse, ...]
     groups: int
     reordered: int
     """groups in which some pair of responses compares differently: better, equal, worse, or not to compare because one
@@ -127,7 +127,7 @@ class Comparison:
             if change.old_credit is not None and change.new_credit is not None
         )
 
-    def largest(self, count: int) -> list[Change]:
+    def largest(self, count: int) -> list[RescoredResponse]:
         """The responses whose reward moved most, largest first."""
         moved = [change for change in self.changes if change.size > 0]
         return sorted(moved, key=lambda change: -change.size)[:count]
@@ -177,8 +177,8 @@ def config_for(
 
 
 def rescore(
-    batches: Sequence[SavedBatch], scorer: Scorer, config: Config, algorithms: Algorithms, progress: Progress
-) -> Comparison:
+    batches: Sequence[SavedBatch], scorer: Scorer, config: Config, algorithms: Algorithms, progress: CaseProgress
+) -> Rescoring:
     """Score all batches again and compare.
 
     Raises:
@@ -188,7 +188,7 @@ def rescore(
     reason = _why_no_credit(batches, term)
     criterion = Criterion.of(config) if config.evaluation else None
     rates: list[tuple[float, float]] = []
-    changes: list[Change] = []
+    changes: list[RescoredResponse] = []
     reordered = done = 0
     failures: dict[str, int] = {}
     for batch in batches:
@@ -209,7 +209,7 @@ def rescore(
                 failures[part.source] = failures.get(part.source, 0) + 1
     groups = sum(len(batch.groups) for batch in batches)
     correctness = _correctness(criterion, rates) if criterion and rates else None
-    return Comparison(tuple(changes), groups, reordered, _components(changes), reason, correctness, failures)
+    return Rescoring(tuple(changes), groups, reordered, _components(changes), reason, correctness, failures)
 
 
 def _rates(
@@ -321,12 +321,12 @@ def _changes(
     fresh: Sequence[ScoredGroup],
     old_credits: Sequence[float] | None,
     new_credits: Sequence[float] | None,
-) -> Iterator[Change]:
+) -> Iterator[RescoredResponse]:
     row = 0
     for old, new in zip(batch.groups, fresh, strict=True):
         for sample in range(len(old.rewards)):
             before, after = old.components[sample], new.components[sample]
-            yield Change(
+            yield RescoredResponse(
                 step=batch.step,
                 training=batch.training,
                 problem=old.group.problem.id,
@@ -361,7 +361,7 @@ def _order(rewards: Sequence[float | None]) -> list[int | None]:
     return [None if a is None or b is None else (a > b) - (a < b) for a, b in combinations(rewards, 2)]
 
 
-def _components(changes: Sequence[Change]) -> tuple[ComponentChange, ...]:
+def _components(changes: Sequence[RescoredResponse]) -> tuple[ComponentChange, ...]:
     names = dict.fromkeys(name for change in changes for name in (*change.old_values, *change.new_values))
     rows = [
         _component(name, [(change.old_values.get(name), change.new_values.get(name)) for change in changes])

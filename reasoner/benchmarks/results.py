@@ -13,7 +13,7 @@ from reasoner.training.evaluator import evaluation_params
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class BenchmarkResult:
     """One task with one model, done."""
 
     letter: str
@@ -23,7 +23,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ModelComparison:
     """A model compared with the first one, paired by problem."""
 
     baseline: str
@@ -33,23 +33,24 @@ class Comparison:
     """model minus baseline"""
 
 
-def by_task(results: Sequence[Result]) -> dict[str, list[Result]]:
+def by_task(results: Sequence[BenchmarkResult]) -> dict[str, list[BenchmarkResult]]:
     """The results of each task, in order."""
-    tasks: dict[str, list[Result]] = {}
+    tasks: dict[str, list[BenchmarkResult]] = {}
     for result in results:
         tasks.setdefault(result.config.task, []).append(result)
     return tasks
 
 
-def comparisons(results: Sequence[Result]) -> list[Comparison]:
+def comparisons(results: Sequence[BenchmarkResult]) -> list[ModelComparison]:
     """Of the results of one task: each of them with the first."""
     first = results[0]
     return [
-        Comparison(first.letter, other.letter, compare(first.evaluation, other.evaluation)) for other in results[1:]
+        ModelComparison(first.letter, other.letter, compare(first.evaluation, other.evaluation))
+        for other in results[1:]
     ]
 
 
-def as_json(folder: Path, results: Sequence[Result]) -> dict[str, Any]:
+def as_json(folder: Path, results: Sequence[BenchmarkResult]) -> dict[str, Any]:
     """Everything as JSON values; docs/evaluation.md describes them."""
     return {
         "folder": str(folder),
@@ -58,7 +59,7 @@ def as_json(folder: Path, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _task(task: str, results: Sequence[Result]) -> dict[str, Any]:
+def _task(task: str, results: Sequence[BenchmarkResult]) -> dict[str, Any]:
     config, evaluation = results[0].config, results[0].evaluation
     params = evaluation_params(config)
     return {
@@ -92,7 +93,7 @@ def _figures(evaluation: Evaluation) -> Mapping[str, Any]:
     }
 
 
-def _compared(comparison: Comparison) -> Mapping[str, Any]:
+def _compared(comparison: ModelComparison) -> Mapping[str, Any]:
     return {
         "baseline": comparison.baseline,
         "model": comparison.model,

@@ -9,15 +9,15 @@ from shlex import quote
 
 from reasoner.benchmarks.folder import EvaluationFolder, create, reopen
 from reasoner.benchmarks.loop import evaluate
-from reasoner.benchmarks.parts import Part, describe, letters_of, memory_warnings, prepare
-from reasoner.benchmarks.results import Result, as_json
+from reasoner.benchmarks.parts import BenchmarkPart, describe, letters_of, memory_warnings, prepare
+from reasoner.benchmarks.results import BenchmarkResult, as_json
 from reasoner.loading import Resolved
 from reasoner.monitoring.choose import open_view
 from reasoner.planning.preflight import ready
 from reasoner.processes.caller import tell_folder
 
 
-def start(resolved: Sequence[Resolved]) -> tuple[Path, list[Result]]:
+def start(resolved: Sequence[Resolved]) -> tuple[Path, list[BenchmarkResult]]:
     """Evaluate in a new folder; returns it with the results.
 
     Args:
@@ -34,7 +34,7 @@ def start(resolved: Sequence[Resolved]) -> tuple[Path, list[Result]]:
         return folder.folder, _carry_on(folder, parts, tight)
 
 
-def resume(name: str) -> tuple[Path, list[Result]]:
+def resume(name: str) -> tuple[Path, list[BenchmarkResult]]:
     """Go on with what is left of an evaluation, if anything is; returns all its results. As `start` otherwise."""
     with reopen(name) as folder:
         tell_folder(folder.folder)
@@ -46,7 +46,9 @@ def resume(name: str) -> tuple[Path, list[Result]]:
         return folder.folder, _carry_on(folder, parts, memory_warnings(parts))
 
 
-def _carry_on(folder: EvaluationFolder, parts: Sequence[Part], warnings: Sequence[str]) -> list[Result]:
+def _carry_on(
+    folder: EvaluationFolder, parts: Sequence[BenchmarkPart], warnings: Sequence[str]
+) -> list[BenchmarkResult]:
     with open_view(sys.stdout, folder.log) as view:
         view.started(describe(parts) | {"output": str(folder.folder)}, 0)
         for warning in warnings:
@@ -61,10 +63,10 @@ def _carry_on(folder: EvaluationFolder, parts: Sequence[Part], warnings: Sequenc
     return results
 
 
-def _results(folder: EvaluationFolder) -> list[Result]:
+def _results(folder: EvaluationFolder) -> list[BenchmarkResult]:
     done = ((planned, folder.evaluation(planned.name)) for planned in folder.plan)
     return [
-        Result(planned.letter, folder.configs[planned.name].config, evaluation)
+        BenchmarkResult(planned.letter, folder.configs[planned.name].config, evaluation)
         for planned, evaluation in done
         if evaluation is not None
     ]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reasoner.benchmarks.results import Comparison, Result, by_task, comparisons
+from reasoner.benchmarks.results import BenchmarkResult, ModelComparison, by_task, comparisons
 from reasoner.evaluation.metrics import Difference, Estimate, Evaluation
 from reasoner.models.run_models import recorded_step
 from reasoner.monitoring.format import interval
@@ -20,7 +20,7 @@ VERDICTS = {0: "within noise", 1: "borderline", 2: "beyond noise"}
 """by how many of interval and test say that something changed: on few problems they can differ"""
 
 
-def print_results(console: Console, folder: Path, results: Sequence[Result]) -> None:
+def print_results(console: Console, folder: Path, results: Sequence[BenchmarkResult]) -> None:
     """Per task a table of figures, and one of paired changes where there are several models; then which is which."""
     for task, of_task in by_task(results).items():
         names = _shown(of_task[0].evaluation)
@@ -36,13 +36,13 @@ def print_results(console: Console, folder: Path, results: Sequence[Result]) -> 
     console.print(Text(f"\nevaluation folder: {folder}"), soft_wrap=True)
 
 
-def _heading(task: str, results: Sequence[Result]) -> str:
+def _heading(task: str, results: Sequence[BenchmarkResult]) -> str:
     params = evaluation_params(results[0].config)
     how = "greedy" if params.temperature == 0.0 else f"temperature {params.temperature:g}"
     return f"{task}: {size(results[0].evaluation)}, {how}"
 
 
-def _judged(results: Sequence[Result], compared: Sequence[Comparison]) -> str:
+def _judged(results: Sequence[BenchmarkResult], compared: Sequence[ModelComparison]) -> str:
     """Over how many problems correctness is compared, where these are not all; empty otherwise."""
     all_of_them = results[0].evaluation.problems
     found = {each.problems for pair in compared for each in pair.differences if each.name.startswith("avg@")}
@@ -62,7 +62,7 @@ def _every_figure(evaluation: Evaluation) -> Table:
     return table
 
 
-def _figures(results: Sequence[Result], names: Sequence[str]) -> Table:
+def _figures(results: Sequence[BenchmarkResult], names: Sequence[str]) -> Table:
     table = _table()
     judged = any(result.evaluation.judged < result.evaluation.problems for result in results)
     abstained = any(result.evaluation.abstained for result in results)
@@ -94,7 +94,7 @@ def _shown(evaluation: Evaluation) -> list[str]:
     return [name for name in names if evaluation.find(name) is not None]
 
 
-def _differences(compared: Sequence[Comparison], names: Sequence[str]) -> Table:
+def _differences(compared: Sequence[ModelComparison], names: Sequence[str]) -> Table:
     """The figures of a single comparison; of several those of correctness."""
     table = _table()
     for column in ("", "", "change [95% interval]", "rose", "fell", "p", ""):

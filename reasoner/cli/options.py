@@ -9,7 +9,7 @@ import typer
 
 from reasoner.sandbox.permission import FLAG, permit_unsandboxed
 
-Task = Annotated[
+TaskOption = Annotated[
     str, typer.Argument(metavar="TASK", help="Name of a task (`reasoner tasks list`), or a TOML file of your own.")
 ]
 Profile = Annotated[

@@ -50,8 +50,8 @@ from reasoner.gro.spec.validation import mistake_of_term
 from reasoner.io.http_json import Url
 
 Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+DecayFactor = Annotated[float, Field(ge=0.0, lt=1.0)]
 COLDEST, HOTTEST = 0.01, 2.0
 """temperatures that sample: vLLM raises lower ones to the first without an error, and refuses those above the second.
 The rule is the same for transformers, so that a run can change its engine."""
@@ -70,7 +70,7 @@ def _temperature(temperature: float) -> float:
     return temperature
 
 
-class Model(BaseModel):
+class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, no silent conversion of strings to numbers."""
 
     model_config = ConfigDict(
@@ -78,7 +78,7 @@ class Model(BaseModel):
     )
 
 
-class PolicyConfig(Model):
+class PolicyConfig(Section):
     """`[model]`: the model that is trained."""
 
     path: str
@@ -93,7 +93,7 @@ class PolicyConfig(Model):
     """arguments of the chat template, for example `{enable_thinking = false}`"""
 
 
-class PromptConfig(Model):
+class PromptConfig(Section):
     """`[prompt]`: how a data row becomes a prompt."""
 
     format: Literal["chat", "plain"] = "chat"
@@ -118,7 +118,7 @@ class PromptConfig(Model):
         return self
 
 
-class SourceConfig(Model):
+class SourceConfig(Section):
     """`[data.train]`, `[data.eval]`: exactly one of `path`, `hub`, `generator`."""
 
     path: str | Annotated[list[str], Field(min_length=1)] | None = None
@@ -162,7 +162,7 @@ class OfflineConfig(SourceConfig):
     """tokens of a prompt and its longest response together; longer rows cannot be used (`data.on_bad_row`)"""
 
 
-class DataConfig(Model):
+class DataConfig(Section):
     """`[data]`: problems to train and evaluate on, and offline responses."""
 
     train: SourceConfig | None = None
@@ -192,7 +192,7 @@ class DataConfig(Model):
         return {name: source for name, source in named.items() if isinstance(source, SourceConfig)}
 
 
-class CurriculumConfig(Model):
+class CurriculumConfig(Section):
     """`[curriculum]`: which training problems a step takes, from how past groups on them went."""
 
     kind: Literal["none", "pass-rate"] = "none"
@@ -202,7 +202,7 @@ class CurriculumConfig(Model):
     """epochs in a row that a problem is passed over at most"""
 
 
-class SamplingConfig(Model):
+class SamplingConfig(Section):
     """`[sampling]`: how training responses are drawn."""
 
     engine: Literal["auto", "vllm", "hf"] = "auto"
@@ -275,7 +275,7 @@ class SamplingConfig(Model):
         return self
 
 
-class RewardConfig(Model):
+class RewardConfig(Section):
     """`[[rewards]]`: one reward source and its weight."""
 
     source: str
@@ -307,20 +307,20 @@ class RewardConfig(Model):
         return self
 
 
-class ScoringConfig(Model):
+class ScoringConfig(Section):
     """`[scoring]`: the workers that run reward sources."""
 
     workers: Positive = 2
     """worker processes that sources without workers of their own share"""
     memory_mb: Positive = 2048
     """MB of address space that one worker may take"""
-    max_failure_rate: Share = 0.5
+    max_failure_rate: Fraction = 0.5
     """share of responses on which a source fails, in a step, above which the run stops"""
     cache: Annotated[int, Field(ge=0)] = 100_000
     """scores that are kept for equal calls; 0: none, and every call is made"""
 
 
-class TermConfig(Model):
+class TermConfig(Section):
     """`[gro.terms.NAME]`: one term of the objective. `preset` fills every other key; each can be overridden."""
 
     preset: str = ""
@@ -381,7 +381,7 @@ class TermConfig(Model):
         return self
 
 
-class GroConfig(Model):
+class GroConfig(Section):
     """`[gro]`: the objective, a sum of terms."""
 
     preset: str = ""
@@ -404,7 +404,7 @@ class GroConfig(Model):
         return any(config.term.needs_reference for config in self.terms.values())
 
 
-class DeepspeedConfig(Model):
+class DeepspeedConfig(Section):
     """`[learning.deepspeed]`: how DeepSpeed spreads the learner's memory (docs/scaling.md)."""
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
@@ -424,7 +424,7 @@ class DeepspeedConfig(Model):
         return self
 
 
-class LearningConfig(Model):
+class LearningConfig(Section):
     """`[learning]`: the optimiser and the memory budget of the update."""
 
     engine: Literal["auto", "torch", "deepspeed"] = "auto"
@@ -443,7 +443,7 @@ class LearningConfig(Model):
     """optimiser steps of linear warm-up"""
     decay: Literal["constant", "linear", "cosine"] = "constant"
     """learning rate after the warm-up, to 0 at the last step"""
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    betas: tuple[DecayFactor, DecayFactor] = (0.9, 0.999)
     """AdamW's moment decays"""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay"""
@@ -466,7 +466,7 @@ class LearningConfig(Model):
     """reference policy: a frozen copy of the initial model where a term needs one (`auto`), or never"""
 
 
-class LoraConfig(Model):
+class LoraConfig(Section):
     """`[lora]`: train a low-rank adapter (2106.09685) instead of all weights."""
 
     rank: Positive = 16
@@ -481,7 +481,7 @@ class LoraConfig(Model):
     adapter where the sampler can take it"""
 
 
-class CriticConfig(Model):
+class CriticConfig(Section):
     """`[critic]`: the value model of terms whose baseline is a critic (PPO)."""
 
     path: str | None = None
@@ -492,7 +492,7 @@ class CriticConfig(Model):
     """how far a value may move from its old one before its loss is clipped (1707.06347); None: off"""
 
 
-class HandoverConfig(Model):
+class HandoverConfig(Section):
     """`[handover]`: how it is verified that the sampler holds the trained weights."""
 
     check_every: Positive = 5
@@ -501,7 +501,7 @@ class HandoverConfig(Model):
     """mean absolute difference per token that stops the run; None: 1e-3 in float32, 0.1 in bfloat16"""
 
 
-class EvaluationConfig(Model):
+class EvaluationConfig(Section):
     """`[evaluation]`: before, during and after training."""
 
     every: Annotated[int, Field(ge=0)] = 0
@@ -526,7 +526,7 @@ class EvaluationConfig(Model):
         return self
 
 
-class RunConfig(Model):
+class RunConfig(Section):
     """`[run]`: length and place of the run."""
 
     ranks: Positive = 1
@@ -548,7 +548,7 @@ class RunConfig(Model):
     """checkpoints that are kept beside them: those with the best evaluations (`evaluation.every`)"""
 
 
-class Config(Model):
+class Config(Section):
     """A complete, resolved configuration. Starting from it reproduces the run."""
 
     task: str

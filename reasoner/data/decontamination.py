@@ -17,7 +17,7 @@ from reasoner.errors import DataError
 from reasoner.records import Message, Problem
 
 T = TypeVar("T")
-Policy = Literal["refuse", "drop", "allow"]
+OverlapPolicy = Literal["refuse", "drop", "allow"]
 
 EXAMPLES = 3
 """shared problems that a message names"""
@@ -87,7 +87,7 @@ def keep_apart(
     problem_of: Callable[[T], Problem],
     held_out: Sequence[Problem],
     section: str,
-    policy: Policy,
+    policy: OverlapPolicy,
     examples: Sequence[Message] = (),
 ) -> tuple[tuple[T, ...], tuple[str, ...]]:
     """The items to train on, and what is worth knowing about those that are evaluation problems, in sentences.

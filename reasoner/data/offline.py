@@ -35,7 +35,7 @@ from reasoner.errors import ConfigError, DataError
 from reasoner.plugins.hookspecs import Generator
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 
-Kind = Literal["pairs", "labelled", "demos"]
+OfflineKind = Literal["pairs", "labelled", "demos"]
 VERDICTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 """spellings of a label, in lower case"""
 
@@ -65,7 +65,7 @@ class OfflineRows:
 
 
 def load_offline(
-    kind: Kind,
+    kind: OfflineKind,
     config: OfflineConfig,
     prompt: PromptConfig,
     generators: Mapping[str, Generator],
@@ -98,7 +98,7 @@ def load_offline(
 
 
 def read_offline(
-    kind: Kind,
+    kind: OfflineKind,
     config: OfflineConfig,
     prompt: PromptConfig,
     generators: Mapping[str, Generator],

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import jinja2
 
 from reasoner.config.config import DataConfig, PromptConfig, SourceConfig
-from reasoner.data.decontamination import Policy, keep_apart, once
+from reasoner.data.decontamination import OverlapPolicy, keep_apart, once
 from reasoner.data.prompts.plain import not_one_text, plain_values
 from reasoner.data.prompts.templates import FailedError, Template, UnboundedError
 from reasoner.data.row_report import RowError, RowReport
@@ -102,7 +102,7 @@ def load_held_out(
     return load_splits(wanted, prompt, generators, 0, report, needs_answer=needs_answer).eval
 
 
-def overlap_policy(data: DataConfig, source: SourceConfig) -> Policy:
+def overlap_policy(data: DataConfig, source: SourceConfig) -> OverlapPolicy:
     """What happens to the source's problems that are evaluation problems: a generator makes some by chance, so that
     they are left out where others are refused."""
     return "drop" if source.generator is not None and data.overlap == "refuse" else data.overlap

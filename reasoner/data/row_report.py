@@ -14,7 +14,7 @@ from typing import Literal
 
 from reasoner.errors import DataError
 
-Policy = Literal["refuse", "drop"]
+BadRowPolicy = Literal["refuse", "drop"]
 
 NAMED = 5
 """bad rows of a source that a message names; the others are counted by kind"""
@@ -58,7 +58,7 @@ class _Section:
 class RowReport:
     """Collects what is wrong with the rows of the sources that a command reads (`data.on_bad_row`)."""
 
-    def __init__(self, policy: Policy = "refuse") -> None:
+    def __init__(self, policy: BadRowPolicy = "refuse") -> None:
         self._policy = policy
         self._sections: dict[str, _Section] = {}
 

@@ -12,7 +12,7 @@ from reasoner.records import Group, Response
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RankShare:
     """What one rank takes of a batch that all of them hold."""
 
     groups: tuple[Group, ...]
@@ -25,14 +25,14 @@ class Share:
         return [response for group in self.groups for response in group.responses]
 
 
-def shares_of(groups: Sequence[Group], count: int) -> list[Share]:
+def shares_of(groups: Sequence[Group], count: int) -> list[RankShare]:
     """The share of each of `count` ranks."""
     firsts, rows = [], 0
     for group in groups:
         firsts.append(rows)
         rows += len(group.responses)
     return [
-        Share(
+        RankShare(
             tuple(groups[n] for n in mine),
             tuple(row for n in mine for row in range(firsts[n], firsts[n] + len(groups[n].responses))),
         )
@@ -70,7 +70,7 @@ def same_batch(groups: Sequence[Group], ranks: Ranks) -> None:
         )
 
 
-class Policy(Protocol):
+class LogprobModel(Protocol):
     """What gives log-probabilities."""
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
@@ -79,10 +79,10 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SpreadPolicy:
+class ShardedPolicy:
     """A policy of which every rank holds a copy, and puts its share of the responses through."""
 
-    policy: Policy
+    policy: LogprobModel
     ranks: Ranks
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:

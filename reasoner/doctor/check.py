@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "missing", "broken"]
+FindingState = Literal["ok", "missing", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Diagnosis:
     """What was found, and what to do about it."""
 
     name: str
-    state: State
+    state: FindingState
     detail: str
     """what was found"""
     advice: str = ""

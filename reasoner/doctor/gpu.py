@@ -14,7 +14,7 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from reasoner.doctor.check import Check
+from reasoner.doctor.check import Diagnosis
 from reasoner.models.resolve import has_nvidia_gpu
 from reasoner.processes.machine import GIB
 
@@ -31,19 +31,19 @@ Version = Callable[[str], str | None]
 """installed version of a distribution; None: it is not installed"""
 
 
-def gpus() -> Iterator[Check]:
+def gpus() -> Iterator[Diagnosis]:
     """The devices, their driver, what torch was built for, and how they reach each other. Imports torch."""
     try:
         import torch
     except ImportError:
         advice = "training: `pip install 'reasoner[laptop]'` (CPU) or `pip install 'reasoner[gpu]'`"
-        yield Check("device", "missing", "torch is not installed", advice)
+        yield Diagnosis("device", "missing", "torch is not installed", advice)
         return
     built = f"torch {torch.__version__}, built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'the CPU'}"
     if not torch.cuda.is_available():
         yield _no_gpu(built, torch.version.cuda)
         return
-    yield Check("device", "ok", f"cuda: {_devices(torch)}")
+    yield Diagnosis("device", "ok", f"cuda: {_devices(torch)}")
     yield _driver(built, torch.version.cuda or "")
     yield _arithmetic(torch)
     if torch.cuda.device_count() > 1:
@@ -51,19 +51,19 @@ def gpus() -> Iterator[Check]:
     yield _nccl(torch)
 
 
-def _no_gpu(built: str, cuda: str | None) -> Check:
+def _no_gpu(built: str, cuda: str | None) -> Diagnosis:
     if not has_nvidia_gpu():
-        return Check("device", "ok", f"cpu: no NVIDIA GPU here ({built}): use --profile laptop")
+        return Diagnosis("device", "ok", f"cpu: no NVIDIA GPU here ({built}): use --profile laptop")
     if cuda is None:
         detail = f"an NVIDIA GPU is here, and {built} sees none"
-        return Check("device", "broken", detail, "install a CUDA build of torch")
+        return Diagnosis("device", "broken", detail, "install a CUDA build of torch")
     detail = f"an NVIDIA GPU is here, and {built} sees none; driver: {driver_version() or 'nvidia-smi does not say'}"
     advice = f"a driver for CUDA {cuda} or newer, or a torch that is built for an older one; look at `nvidia-smi`"
-    return Check("device", "broken", detail, advice)
+    return Diagnosis("device", "broken", detail, advice)
 
 
-def _nccl(torch: Any) -> Check:
-    return Check("NCCL", "ok", ".".join(map(str, torch.cuda.nccl.version())))
+def _nccl(torch: Any) -> Diagnosis:
+    return Diagnosis("NCCL", "ok", ".".join(map(str, torch.cuda.nccl.version())))
 
 
 def _devices(torch: Any) -> str:
@@ -76,16 +76,18 @@ def _devices(torch: Any) -> str:
     return "; ".join(kind if count == 1 else f"{count} x {kind}" for kind, count in kinds.items())
 
 
-def _driver(built: str, cuda: str) -> Check:
+def _driver(built: str, cuda: str) -> Diagnosis:
     """The newest CUDA that the driver takes against the one that torch was built for: a driver takes all of its own
     major version."""
     driver, newest = driver_version(), driver_cuda()
     detail = f"{driver or 'version not known (no nvidia-smi)'}; {built}"
     if newest is None:
-        return Check("driver", "ok", detail)
+        return Diagnosis("driver", "ok", detail)
     if int(newest.split(".")[0]) < int(cuda.split(".")[0]):
-        return Check("driver", "broken", f"{detail}; it takes CUDA up to {newest}", "a newer driver, or an older torch")
-    return Check("driver", "ok", f"{detail}; it takes CUDA up to {newest}")
+        return Diagnosis(
+            "driver", "broken", f"{detail}; it takes CUDA up to {newest}", "a newer driver, or an older torch"
+        )
+    return Diagnosis("driver", "ok", f"{detail}; it takes CUDA up to {newest}")
 
 
 def driver_version() -> str:
@@ -110,29 +112,29 @@ def _nvidia_smi(*arguments: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _arithmetic(torch: Any) -> Check:
+def _arithmetic(torch: Any) -> Diagnosis:
     lacking = [
         torch.cuda.get_device_name(index)
         for index in range(torch.cuda.device_count())
         if torch.cuda.get_device_capability(index) < _SMALLEST_BF16
     ]
     if lacking:
-        return Check("bfloat16", "missing", f"not on {', '.join(lacking)}", "set model.dtype = 'float32'")
-    return Check("bfloat16", "ok", "on every GPU")
+        return Diagnosis("bfloat16", "missing", f"not on {', '.join(lacking)}", "set model.dtype = 'float32'")
+    return Diagnosis("bfloat16", "ok", "on every GPU")
 
 
-def _links(torch: Any) -> Check:
+def _links(torch: Any) -> Diagnosis:
     count = torch.cuda.device_count()
     pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
     apart = [f"{a} to {b}" for a, b in pairs if not torch.cuda.can_device_access_peer(a, b)]
     if apart:
         more = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
         detail = f"GPUs that do not reach each other directly: {', '.join(apart[:4])}{more}; NCCL goes through the host"
-        return Check("links", "ok", detail)
-    return Check("links", "ok", f"all {count} GPUs reach each other directly")
+        return Diagnosis("links", "ok", detail)
+    return Diagnosis("links", "ok", f"all {count} GPUs reach each other directly")
 
 
-def versions(version: Version, requires: Callable[[str], Iterable[str]]) -> Iterator[Check]:
+def versions(version: Version, requires: Callable[[str], Iterable[str]]) -> Iterator[Diagnosis]:
     """Whether installed packages have each other in the versions that they ask for in their own metadata.
 
     Args:
@@ -143,9 +145,9 @@ def versions(version: Version, requires: Callable[[str], Iterable[str]]) -> Iter
         return
     mistakes = [mistake for name in installed for mistake in _mismatches(name, installed, requires(name))]
     if not mistakes:
-        yield Check("versions", "ok", f"{', '.join(installed)} fit together")
+        yield Diagnosis("versions", "ok", f"{', '.join(installed)} fit together")
     for detail, advice in mistakes:
-        yield Check("versions", "broken", detail, advice)
+        yield Diagnosis("versions", "broken", detail, advice)
 
 
 def _mismatches(name: str, installed: Mapping[str, str], wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -169,24 +171,26 @@ def requirements(name: str) -> list[str]:
     return importlib.metadata.requires(name) or []
 
 
-def launcher(version: Version) -> Check:
+def launcher(version: Version) -> Diagnosis:
     """What starts several ranks."""
     if importlib.util.find_spec("torch") is None:
-        return Check("launcher", "missing", "torchrun comes with torch, which is not installed", "install torch")
+        return Diagnosis("launcher", "missing", "torchrun comes with torch, which is not installed", "install torch")
     if version("deepspeed") is None:
         advice = "several ranks train with it: `DS_BUILD_OPS=0 pip install 'reasoner[deepspeed]'`"
-        return Check("launcher", "missing", "torchrun is here, deepspeed is not", advice)
-    return Check("launcher", "ok", "torchrun: `reasoner run TASK --gpus N`")
+        return Diagnosis("launcher", "missing", "torchrun is here, deepspeed is not", advice)
+    return Diagnosis("launcher", "ok", "torchrun: `reasoner run TASK --gpus N`")
 
 
-def shared_memory() -> Check:
+def shared_memory() -> Diagnosis:
     """Whether the weights of a model fit into /dev/shm while samplers take them over."""
     if not SHARED.is_dir():
-        return Check("/dev/shm", "missing", "not there", "mount it; weights go to samplers through the disk until then")
+        return Diagnosis(
+            "/dev/shm", "missing", "not there", "mount it; weights go to samplers through the disk until then"
+        )
     size, free = (each / GIB for each in shutil.disk_usage(SHARED)[::2])
     if free * GIB < _SMALL:
         advice = "start the container with `--shm-size=16g` or `--ipc=host`; weights go through the disk until then"
-        return Check("/dev/shm", "missing", f"too small: {free:.1f} of {size:.1f} GiB free", advice)
-    return Check(
+        return Diagnosis("/dev/shm", "missing", f"too small: {free:.1f} of {size:.1f} GiB free", advice)
+    return Diagnosis(
         "/dev/shm", "ok", f"{free:.1f} GiB free, for up to {free * GIB / 2e9:.0f} billion parameters in bfloat16"
     )

@@ -32,8 +32,8 @@ from reasoner.config.config import Config
 from reasoner.evaluation.intervals import Interval, change_interval, change_p, mean_interval
 from reasoner.records import Component, ScoredGroup
 
-Unit = Literal["share", "tokens", "reward", "nats", "number"]
-Verdict = Literal["correct", "wrong", "not applicable", "failed"]
+FigureUnit = Literal["share", "tokens", "reward", "nats", "number"]
+ResponseVerdict = Literal["correct", "wrong", "not applicable", "failed"]
 VERDICT = ("avg@", "pass@", "maj@", "parsable")
 """how the names of the figures begin that are over the problems that were judged"""
 
@@ -79,7 +79,7 @@ class Criterion:
         judged = any(verdict in ("correct", "wrong") for _, verdict in found)
         return [(part, verdict == "correct") for part, verdict in found if judged and verdict != "failed"]
 
-    def _verdict(self, parts: Mapping[str, Component]) -> Verdict:
+    def _verdict(self, parts: Mapping[str, Component]) -> ResponseVerdict:
         """On one response, by its components."""
         decides = parts[self.source]
         if decides.failure is not None:
@@ -99,7 +99,7 @@ class Estimate:
     """One figure over the problems that have it, with its 95% interval."""
 
     name: str
-    unit: Unit
+    unit: FigureUnit
     value: float
     low: float | None
     high: float | None
@@ -160,7 +160,7 @@ class Difference:
     """After minus before, paired by problem, with its 95% interval."""
 
     name: str
-    unit: Unit
+    unit: FigureUnit
     before: float
     after: float
     change: float
@@ -252,7 +252,7 @@ def majority(answers: Sequence[Any], correct: Sequence[bool]) -> float:
     return fmean(fmean(group) for group in votes.values() if len(group) == most)
 
 
-Table = dict[tuple[str, Unit], dict[str, float]]
+Table = dict[tuple[str, FigureUnit], dict[str, float]]
 
 
 def _by_problem(groups: Sequence[ScoredGroup], samples: int, criterion: Criterion) -> Table:
@@ -264,7 +264,7 @@ def _by_problem(groups: Sequence[ScoredGroup], samples: int, criterion: Criterio
         verdicts = criterion.verdicts(scored)
         right = [correct for _, correct in verdicts]
         answers = [part.parts.get("extracted") for part, _ in verdicts]
-        values: dict[tuple[str, Unit], list[float]] = {(f"avg@{samples}", "share"): [float(r) for r in right]}
+        values: dict[tuple[str, FigureUnit], list[float]] = {(f"avg@{samples}", "share"): [float(r) for r in right]}
         for k in ks:
             values[f"pass@{k}", "share"] = [pass_at(k, len(right), sum(right))] if len(right) >= k else []
         if extracts and samples > 1:
@@ -288,7 +288,7 @@ def _present(answer: Any) -> bool:
     return answer is not None and answer != ""
 
 
-def estimate(name: str, unit: Unit, by_problem: Mapping[str, float], samples: int) -> Estimate:
+def estimate(name: str, unit: FigureUnit, by_problem: Mapping[str, float], samples: int) -> Estimate:
     """A figure from its value for each problem.
 
     Args:

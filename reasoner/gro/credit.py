@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from reasoner.gro.inputs import Inputs, masked
+from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.kl import reward_penalty
 from reasoner.gro.spec.terms import (
     GROUP_BASELINES,
@@ -35,7 +35,7 @@ BATCH_EPSILON = 1e-8
 """added to the batch's standard deviation"""
 
 
-def credit(term: Term, inputs: Inputs, pairs_P2: Tensor) -> Tensor:
+def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:
     """(R, 1) credit of every response, or (R, T) of every token, in the rewards' number format.
 
     Args:
@@ -77,7 +77,7 @@ def informative(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
     return (valid_NG.sum(dim=1) >= 2) & (high_N > low_N)
 
 
-def returns_and_advantages(spec: Advantage, kl: KL, inputs: Inputs) -> tuple[Tensor, Tensor]:
+def returns_and_advantages(spec: Advantage, kl: KL, inputs: ObjectiveInputs) -> tuple[Tensor, Tensor]:
     """(R, T) returns and generalised advantage estimates (1506.02438) over the policy's tokens.
 
         delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma trace A_{t+1},    return_t = A_t + V_t
@@ -119,7 +119,7 @@ def _estimated(
     return advantages_RT
 
 
-def _advantage(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
+def _advantage(spec: Advantage, term: Term, inputs: ObjectiveInputs) -> Tensor:
     if spec.combine == "normalise-then-sum":
         components_KNG = inputs.needed("components_KNG", "normalise-then-sum")
         weights_K = inputs.needed("component_weights_K", "normalise-then-sum")
@@ -130,7 +130,7 @@ def _advantage(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
     return _over_batch(credit_RT, inputs) if spec.scale == "batch" else credit_RT
 
 
-def _unscaled(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
+def _unscaled(spec: Advantage, term: Term, inputs: ObjectiveInputs) -> Tensor:
     """Credit before the batch's scale. A KL penalty in the reward is paid token by token where credit is per token
     (critic, or no baseline: the return from each token on); a group's baseline compares whole responses, so there its
     sum is taken off the response's reward."""
@@ -146,7 +146,7 @@ def _unscaled(spec: Advantage, term: Term, inputs: Inputs) -> Tensor:
     return _compared(spec, rewards_NG, inputs).reshape(-1, 1)
 
 
-def _compared(spec: Advantage, rewards_NG: Tensor, inputs: Inputs) -> Tensor:
+def _compared(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Tensor:
     """(R - b) / s with b and s over the group's valid responses.
 
     mean:             b = mean_j R_j
@@ -188,7 +188,7 @@ def _compared(spec: Advantage, rewards_NG: Tensor, inputs: Inputs) -> Tensor:
     return credit_NG * informative(rewards_NG, valid_NG)[:, None]
 
 
-def _over_batch(credit_RT: Tensor, inputs: Inputs) -> Tensor:
+def _over_batch(credit_RT: Tensor, inputs: ObjectiveInputs) -> Tensor:
     """Minus the mean and over the standard deviation, both over all tokens of valid responses; 0 if all are equal."""
     counted_RT = inputs.mask_RT & inputs.valid_R[:, None]
     tokens_RT = credit_RT.expand(counted_RT.shape)

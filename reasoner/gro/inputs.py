@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class ObjectiveInputs:
     """Rewards and annotations of a batch: everything but the log-probabilities under the policy being trained.
 
     Axes: N groups, G responses of a group, R = N G responses in group order, T tokens right-padded, K rewards. Padding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reasoner.gro.inputs import Inputs, masked
+from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.spec.terms import KL
 
 
@@ -21,7 +21,7 @@ def kl_estimate(estimator: str, u: Tensor) -> Tensor:
     raise ValueError(f"unknown KL estimator {estimator!r}; known: k1, k2, k3")
 
 
-def reward_penalty(spec: KL, inputs: Inputs) -> Tensor | None:
+def reward_penalty(spec: KL, inputs: ObjectiveInputs) -> Tensor | None:
     """(R, T) what the KL takes off the reward at each token, with the old policy for the current one; None: nothing."""
     if not spec.in_reward:
         return None

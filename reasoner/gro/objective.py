@@ -22,7 +22,7 @@ from reasoner.gro.credit import credit
 from reasoner.gro.diagnostics import Diagnostics
 from reasoner.gro.evidence import bounded, of_responses
 from reasoner.gro.importance import correction
-from reasoner.gro.inputs import Inputs, masked
+from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.kl import kl_estimate
 from reasoner.gro.links import link
 from reasoner.gro.pairs import mine
@@ -63,7 +63,7 @@ class TermPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
+class ResponseWeights:
     """Weights of some responses, summed over the terms with their lambdas."""
 
     weights_RT: Tensor
@@ -74,7 +74,7 @@ class Weighed:
     """by term, without lambda"""
 
 
-def credit_of(term: Term, inputs: Inputs) -> Tensor:
+def credit_of(term: Term, inputs: ObjectiveInputs) -> Tensor:
     """(R, 1) or (R, T) credit over the whole batch, 0 where abstained; what `plan` takes.
 
     Once per batch and term, not per mini-batch: the credit of a plugin may draw random numbers, and all mini-batches
@@ -91,7 +91,7 @@ def credit_of(term: Term, inputs: Inputs) -> Tensor:
 def plan(
     name: str,
     term: Term,
-    inputs: Inputs,
+    inputs: ObjectiveInputs,
     credit_RT: Tensor,
     max_tokens: int,
     weight: float = 1.0,
@@ -128,21 +128,21 @@ def plan(
     )
 
 
-def _counted(term: Term, inputs: Inputs) -> Tensor:
+def _counted(term: Term, inputs: ObjectiveInputs) -> Tensor:
     """bool (R,): responses of the batch that a term takes into account."""
     if term.mask_truncated and inputs.truncated_R is not None:
         return inputs.valid_R & ~inputs.truncated_R
     return inputs.valid_R
 
 
-def _pairs(term: Term, inputs: Inputs, counted_R: Tensor) -> Tensor:
+def _pairs(term: Term, inputs: ObjectiveInputs, counted_R: Tensor) -> Tensor:
     """(P, 2) the term's pairs among some responses: none where it has no use for them."""
     if not term.reads_pairs:
         return torch.empty(0, 2, dtype=torch.int64)
     return mine(term.pairing, inputs.rewards_NG, counted_R.reshape(inputs.valid_NG.shape))
 
 
-def sampled_kl(inputs: Inputs, counted_R: Tensor) -> float:
+def sampled_kl(inputs: ObjectiveInputs, counted_R: Tensor) -> float:
     """max(0, mean over responses of sum_t (l_sampler - l_ref)): the KL of the policy that sampled, with no forward."""
     why = "the anchor `kl`"
     difference_RT = inputs.needed("sampler_RT", why) - inputs.needed("reference_RT", why)
@@ -185,7 +185,7 @@ def _scale(term: Term, credit_RT: Tensor, counted_R: Tensor, lengths_R: Tensor, 
     return scale_R * counted_R
 
 
-def weigh(plans: Sequence[TermPlan], inputs: Inputs, rows: Tensor, logprobs_RT: Tensor) -> Weighed:
+def weigh(plans: Sequence[TermPlan], inputs: ObjectiveInputs, rows: Tensor, logprobs_RT: Tensor) -> ResponseWeights:
     """The weights of some responses under the policy being trained.
 
     Args:
@@ -208,7 +208,7 @@ def weigh(plans: Sequence[TermPlan], inputs: Inputs, rows: Tensor, logprobs_RT: 
         if entropy_RT is not None and each.term.entropy:
             entropy_RT += each.weight * each.term.entropy * masked(_token_scale(each, here), here.mask_RT)
         diagnostics[each.name] = _diagnose(each, here, value.detach(), own_RT, leaf_RT.detach(), cut_RT)
-    return Weighed(weights_RT, entropy_RT, diagnostics)
+    return ResponseWeights(weights_RT, entropy_RT, diagnostics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class _Here:
     sampler_RT: Tensor | None
 
     @classmethod
-    def of(cls, inputs: Inputs, rows: Tensor, logprobs_RT: Tensor) -> _Here:
+    def of(cls, inputs: ObjectiveInputs, rows: Tensor, logprobs_RT: Tensor) -> _Here:
         width = logprobs_RT.shape[1]
 
         def cut(values_RT: Tensor | None) -> Tensor | None:

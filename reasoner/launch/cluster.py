@@ -40,7 +40,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class HostEntry:
     """A line of a hostfile."""
 
     name: str
@@ -48,7 +48,7 @@ class Host:
     """ranks, one per GPU"""
 
 
-def read_hostfile(path: Path) -> tuple[Host, ...]:
+def read_hostfile(path: Path) -> tuple[HostEntry, ...]:
     """The machines of a hostfile as DeepSpeed reads it: `NAME slots=GPUS` lines, `#` before comments.
 
     Raises:
@@ -59,7 +59,7 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--hostfile {path} cannot be read: {error}") from error
     seen: dict[str, int] = {}
-    hosts: list[Host] = []
+    hosts: list[HostEntry] = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
@@ -73,7 +73,7 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
                 "of its slots"
             )
         seen[name] = number
-        hosts.append(Host(name, int(found["slots"])))
+        hosts.append(HostEntry(name, int(found["slots"])))
     if sum(host.slots for host in hosts) < 2:
         raise UserError(f"{path} names {len(hosts)} machines with less than two GPUs in all; leave --hostfile out")
     return tuple(hosts)

@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class NodeEnd:
     """How the ranks of a node ended, or one of them."""
 
     rung: int
@@ -50,7 +50,7 @@ class End:
         return self.rung, self.time
 
 
-class Board:
+class Coordinator:
     """The launchers of a run, seen from the one of `node`."""
 
     def __init__(self, node: Node, store: Any) -> None:
@@ -100,7 +100,7 @@ class Board:
             if self._others:
                 thread.join(_SILENT)  # it asks the store, which may be gone
 
-    def settle(self, mine: End) -> End:
+    def settle(self, mine: NodeEnd) -> NodeEnd:
         """Say how the ranks here ended; returns what was behind the end of all."""
         if not self._others:
             return mine
@@ -118,26 +118,26 @@ class Board:
             return min(mine, self._lost(), key=lambda end: end.order)
         return verdict
 
-    def _verdict(self) -> End:
+    def _verdict(self) -> NodeEnd:
         deadline = time.monotonic() + TELL_WITHIN + 10
         while not self._store.check(["verdict"]):
             if time.monotonic() > deadline:
                 return self._lost()
             time.sleep(_LOOK_EVERY)
-        verdict = End(**json.loads(self._store.get("verdict")))
+        verdict = NodeEnd(**json.loads(self._store.get("verdict")))
         self._write("read", {})
         return verdict
 
-    def _ends(self) -> list[End]:
+    def _ends(self) -> list[NodeEnd]:
         keys = [f"end/{index}" for index in self._others]
-        return [End(**json.loads(self._store.get(key))) for key in keys if self._store.check([key])]
+        return [NodeEnd(**json.loads(self._store.get(key))) for key in keys if self._store.check([key])]
 
-    def _lost(self) -> End:
-        return End(2, time.time(), f"the launcher on {self._node.host}, the first node, is gone", 1)
+    def _lost(self) -> NodeEnd:
+        return NodeEnd(2, time.time(), f"the launcher on {self._node.host}, the first node, is gone", 1)
 
-    def _gone(self, index: int) -> End:
+    def _gone(self, index: int) -> NodeEnd:
         name = json.loads(self._store.get(f"here/{index}"))
-        return End(1, time.time(), f"the launcher on {name}, which may have been killed, does not answer", 1)
+        return NodeEnd(1, time.time(), f"the launcher on {name}, which may have been killed, does not answer", 1)
 
     def _beat(self) -> bool:
         """Say that this launcher is there; on the first node: whether another has not said so for long."""
@@ -173,7 +173,7 @@ class Board:
         return []
 
 
-def open_board(node: Node) -> Board:
+def open_board(node: Node) -> Coordinator:
     """The board of a run, which the first node keeps.
 
     Raises:
@@ -184,14 +184,16 @@ def open_board(node: Node) -> Board:
 
     if node.first:
         try:
-            return Board(node, TCPStore(node.host, node.port, None, True, wait_for_workers=False, multi_tenant=True))
+            return Coordinator(
+                node, TCPStore(node.host, node.port, None, True, wait_for_workers=False, multi_tenant=True)
+            )
         except RuntimeError as error:
             raise UserError(
                 f"{node.host} cannot listen at port {node.port}, where the nodes of the run would meet: another run "
                 f"may do so, or {node.host} is not the name of this machine\n{str(error).splitlines()[0]}"
             ) from error
     _reach(node)
-    return Board(node, TCPStore(node.host, node.port, None, False, wait_for_workers=False))
+    return Coordinator(node, TCPStore(node.host, node.port, None, False, wait_for_workers=False))
 
 
 def _reach(node: Node) -> None:

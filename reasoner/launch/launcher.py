@@ -29,7 +29,7 @@ from reasoner.errors import ReasonerError, RunError, UserError
 from reasoner.io.folder_lock import Lock, is_going
 from reasoner.io.redaction import redact, redact_end
 from reasoner.launch.cluster import Node
-from reasoner.launch.coordination import INTERRUPTED, Board, End, open_board
+from reasoner.launch.coordination import INTERRUPTED, Coordinator, NodeEnd, open_board
 from reasoner.processes.caller import tell_folder
 from reasoner.processes.child_python import module_command
 from reasoner.processes.run_marker import scratch_prefix
@@ -116,7 +116,7 @@ def report_folder(folder: Path) -> None:
         tell_folder(folder)
 
 
-def _run(node: Node, board: Board, ranks: int, arguments: Sequence[str], logs: Path) -> End | None:
+def _run(node: Node, board: Coordinator, ranks: int, arguments: Sequence[str], logs: Path) -> NodeEnd | None:
     """The ranks of this node, from their start to their end; None: they have done their work."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -148,7 +148,7 @@ def _run(node: Node, board: Board, ranks: int, arguments: Sequence[str], logs: P
             end = _first_of(failed.failures, logs, node)
             return replace(end, rung=3) if told.is_set() and end.rung == 1 else end
         except (SignalException, KeyboardInterrupt):
-            return End(0, time.time(), "interrupted", INTERRUPTED)
+            return NodeEnd(0, time.time(), "interrupted", INTERRUPTED)
 
 
 def _end_ranks(seconds: float) -> None:
@@ -194,12 +194,12 @@ def _logs(output: Path) -> Iterator[Path]:
         yield folder
 
 
-def _first_of(failures: Mapping[int, Any], logs: Path, node: Node) -> End:
+def _first_of(failures: Mapping[int, Any], logs: Path, node: Node) -> NodeEnd:
     """The failure behind the others: where one rank is gone the others fail too, because they were waiting for it."""
     return min((_end(rank, failure, logs, node) for rank, failure in failures.items()), key=lambda end: end.order)
 
 
-def _end(rank: int, failure: Any, logs: Path, node: Node) -> End:
+def _end(rank: int, failure: Any, logs: Path, node: Node) -> NodeEnd:
     """How one rank of this node ended."""
     name = f"rank {rank}" if node.count == 1 else f"rank {rank} on {node.name or f'node {node.index}'}"
     if said := _said(failure.error_file):
@@ -207,12 +207,12 @@ def _end(rank: int, failure: Any, logs: Path, node: Node) -> End:
         in_vain = _waited_in_vain(text)
         rung = 1 if in_vain else 2 if _misses_another(text) else 0
         how = "waited in vain for another rank, and gave up" if in_vain else "failed"
-        return End(rung, float(said["time"]), f"{name} {how}.\n{text}", int(said["code"]))
+        return NodeEnd(rung, float(said["time"]), f"{name} {how}.\n{text}", int(said["code"]))
     code = failure.exitcode
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     rung = 3 if code == -signal.SIGTERM else 1  # which is how the launcher ends the rest
     said_nothing = f"{name} {how} and said nothing.{_tail(failure.local_rank, logs)}"
-    return End(rung, failure.timestamp + 1.0, said_nothing, 1)  # torch's whole seconds are rounded down
+    return NodeEnd(rung, failure.timestamp + 1.0, said_nothing, 1)  # torch's whole seconds are rounded down
 
 
 def _misses_another(message: str) -> bool:
@@ -247,7 +247,7 @@ def _tail(local_rank: int, logs: Path) -> str:
     return f" The end of its output:\n{text}" if text else ""
 
 
-def _stood(end: End, logs: Path, run_folder: Path | None) -> str:
+def _stood(end: NodeEnd, logs: Path, run_folder: Path | None) -> str:
     """Where the ranks stood, when no rank has said why the run ended; as lines."""
     if end.rung == 0:
         return ""

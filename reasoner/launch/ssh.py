@@ -24,7 +24,7 @@ from pathlib import Path
 
 from reasoner.errors import MissingDependencyError, RunError
 from reasoner.io.serialization import from_json, to_json
-from reasoner.launch.cluster import FIRST_PORT, PORTS, Host, Node
+from reasoner.launch.cluster import FIRST_PORT, PORTS, HostEntry, Node
 from reasoner.launch.coordination import INTERRUPTED, TELL_WITHIN
 from reasoner.launch.launcher import RankError, launch
 from reasoner.processes.child_python import module_command
@@ -62,7 +62,7 @@ class Errand:
     environment: Mapping[str, str]
 
 
-def launch_on(hosts: Sequence[Host], arguments: Sequence[str], output: Path, model: str) -> None:
+def launch_on(hosts: Sequence[HostEntry], arguments: Sequence[str], output: Path, model: str) -> None:
     """Run `python -m reasoner ARGUMENTS` on all hosts, as many ranks on each as it has slots, in this folder.
 
     Args:

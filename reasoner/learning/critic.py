@@ -25,8 +25,8 @@ from reasoner.config.config import LearningConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.distributed.sharding import shares_of, spread_logprobs
 from reasoner.errors import UserError
-from reasoner.learning.batching.inputs import Inputs, policy_mask
-from reasoner.learning.batching.packing import MicroBatch, Row
+from reasoner.learning.batching.inputs import ModelInputs, policy_mask
+from reasoner.learning.batching.packing import MicroBatch, PackedRow
 from reasoner.learning.learner import Accumulated, StepResult
 from reasoner.learning.model.backbone import Backbone, Dtype
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
@@ -165,7 +165,7 @@ class TorchCritic:
         if self.version:
             self.save(folder / TRAINED, exact=True)
 
-    def _forward(self, batch: MicroBatch) -> tuple[Tensor, Inputs]:
+    def _forward(self, batch: MicroBatch) -> tuple[Tensor, ModelInputs]:
         """(S,) values of a micro-batch's response tokens, in the order of its `indices`, with gradient."""
         inputs = self.backbone.inputs(batch)
         values_S1: Tensor = self.head(self.backbone.hidden(inputs).to(self.head.weight.dtype))
@@ -183,7 +183,7 @@ class TorchCritic:
             plain_SH = torch.cat([self._plain(row, response) for row in batch.rows for response in row.responses])
         return float(((packed_SH - plain_SH).norm(dim=1) / plain_SH.norm(dim=1)).mean())
 
-    def _plain(self, row: Row, response: tuple[int, ...]) -> Tensor:
+    def _plain(self, row: PackedRow, response: tuple[int, ...]) -> Tensor:
         """(T, H) by the model's own forward pass."""
         ids = torch.tensor([[*row.prompt_ids, *response[:-1]]], device=self.backbone.device)
         with self.backbone.autocast():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-Decay = Literal["constant", "linear", "cosine"]
+LearningRateDecay = Literal["constant", "linear", "cosine"]
 
 
-def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int, decay: Decay) -> float:
+def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int, decay: LearningRateDecay) -> float:
     """The rate of optimiser step `step`, counted from 0.
 
     Warm-up: peak * (step + 1) / warmup_steps. After it, with p = (step - warmup_steps) / (total_steps - warmup_steps):

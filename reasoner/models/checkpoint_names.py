@@ -32,7 +32,7 @@ from transformers.core_model_loading import (
 
 from reasoner.errors import DataError
 
-Shapes = Mapping[str, Sequence[int]]
+TensorShapes = Mapping[str, Sequence[int]]
 _NAMED = 5
 """names that a message lists"""
 
@@ -78,7 +78,7 @@ class CheckpointNames:
     buffers: frozenset[str]
     """Tensors of the folder that are no parameters in memory: they keep their number format."""
 
-    def __init__(self, model: Any, shapes: Shapes, where: str, *, head: bool = True, part: bool = False) -> None:
+    def __init__(self, model: Any, shapes: TensorShapes, where: str, *, head: bool = True, part: bool = False) -> None:
         """Compare a model with a folder.
 
         Args:
@@ -151,7 +151,7 @@ class CheckpointNames:
         """Names and shapes of the folder's tensors that the model has."""
         return {name: shape for writer in self.writers for name, shape in writer.results.items()}
 
-    def _check_read(self, model: Any, state: Mapping[str, Tensor], shapes: Shapes, where: str) -> None:
+    def _check_read(self, model: Any, state: Mapping[str, Tensor], shapes: TensorShapes, where: str) -> None:
         found = {name: shape for reader in self.readers for name, shape in reader.results.items()}
         there, ignored = {id(state[name]) for name in found}, _pattern(model, "_keys_to_ignore_on_load_missing")
         missing = [name for name in state if id(state[name]) not in there and not (ignored and ignored.search(name))]
@@ -170,7 +170,7 @@ class CheckpointNames:
                 f"{list(state[wrong[0]].shape)} ({len(wrong)} such tensors): the two do not belong together."
             )
 
-    def _check_written(self, shapes: Shapes, where: str) -> None:
+    def _check_written(self, shapes: TensorShapes, where: str) -> None:
         written = self.written
         read = {name for reader in self.readers for name in reader.sources}
         wrong = sorted(
@@ -185,7 +185,7 @@ class CheckpointNames:
 
 
 def _readers(
-    model: Any, state: Mapping[str, Tensor], shapes: Shapes, mapping: Sequence[WeightTransform]
+    model: Any, state: Mapping[str, Tensor], shapes: TensorShapes, mapping: Sequence[WeightTransform]
 ) -> tuple[tuple[Conversion, ...], dict[str, str]]:
     """The conversions of loading, and the folder's tensors that no one takes, with their names in memory.
 
@@ -209,7 +209,7 @@ def _readers(
 
 
 def _writers(
-    model: Any, state: Mapping[str, Tensor], shapes: Shapes, mapping: Sequence[WeightTransform]
+    model: Any, state: Mapping[str, Tensor], shapes: TensorShapes, mapping: Sequence[WeightTransform]
 ) -> tuple[Conversion, ...]:
     """The conversions of saving, without those of tied tensors that the folder has under another name.
 
@@ -255,11 +255,11 @@ class _Gathered:
         names.append(name)
         patterns.append(name if pattern is None else pattern)
 
-    def conversions(self, model: Any, shapes: Shapes, rename: Callable[[str], str]) -> tuple[Conversion, ...]:
+    def conversions(self, model: Any, shapes: TensorShapes, rename: Callable[[str], str]) -> tuple[Conversion, ...]:
         """With the results that they have by a trial without numbers."""
         return tuple(self._tried(model, key, shapes, rename) for key in self._found)
 
-    def _tried(self, model: Any, key: str, shapes: Shapes, rename: Callable[[str], str]) -> Conversion:
+    def _tried(self, model: Any, key: str, shapes: TensorShapes, rename: Callable[[str], str]) -> Conversion:
         transform, names, patterns = self._found[key]
         untried = Conversion(tuple(names), {}, transform, tuple(patterns), key, {}, model)
         found = untried([torch.empty(list(shapes[name]), device="meta") for name in names])

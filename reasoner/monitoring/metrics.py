@@ -14,7 +14,7 @@ from typing import Literal
 
 from reasoner.errors import nearest
 
-Unit = Literal["reward", "share", "tokens", "tokens/s", "s", "GiB", "nats", "count", "number"]
+MetricUnit = Literal["reward", "share", "tokens", "tokens/s", "s", "GiB", "nats", "count", "number"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Metric:
     """One figure per step. In a name, `<source>` stands for a reward source and `<term>` for a term of `[gro]`."""
 
     name: str
-    unit: Unit
+    unit: MetricUnit
     meaning: str
 
 

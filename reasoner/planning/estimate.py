@@ -32,7 +32,7 @@ from reasoner.planning.memory import (
 from reasoner.planning.memory import VLLM as VLLM_BYTES
 from reasoner.processes.machine import GIB, Machine, describe_handover
 
-Verdict = Literal["fits", "tight", "does not fit", "not known"]
+FitVerdict = Literal["fits", "tight", "does not fit", "not known"]
 Changes = Mapping[str, Any]
 """dotted key -> value"""
 _LONGEST = 2**20
@@ -40,7 +40,7 @@ _LONGEST = 2**20
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """A run, its models and the machine."""
 
     config: Config
@@ -59,7 +59,7 @@ class Estimate:
         """Bytes that are free for it; None: not known."""
         return self.machine.free.get(need.where)
 
-    def verdict(self, need: Need) -> Verdict:
+    def verdict(self, need: Need) -> FitVerdict:
         """Whether a moment fits. vLLM does not start where its cache cannot hold the longest sequence."""
         there = self.there(need)
         if there is None:
@@ -70,7 +70,7 @@ class Estimate:
         return "fits" if need.total <= TIGHT * there else "tight"
 
     @property
-    def verdicts(self) -> list[Verdict]:
+    def verdicts(self) -> list[FitVerdict]:
         """Of every moment."""
         return [self.verdict(need) for need in self.needs]
 
@@ -93,7 +93,7 @@ class Estimate:
         """Of a rank in a pass over a batch, at most."""
         return max(1, -(-step_tokens(self.config) // max(1, micro_batch_tokens(self.config))))
 
-    def changed(self, changes: Changes) -> Estimate | None:
+    def changed(self, changes: Changes) -> RunEstimate | None:
         """The same with other settings; None: they contradict each other."""
         values = json.loads(self.config.model_dump_json())
         for key, value in changes.items():
@@ -110,7 +110,7 @@ class Estimate:
         model = self.model
         if self.config.lora is None and config.lora is not None:
             model = model.with_adapter(config.lora)
-        return Estimate(config, model, self.critic, self.machine, self.engine)
+        return RunEstimate(config, model, self.critic, self.machine, self.engine)
 
     @cached_property
     def longest_context(self) -> tuple[int, str]:
@@ -139,7 +139,7 @@ class Estimate:
             "data": self.config.data.model_copy(update=offline),
         }
         config = self.config.model_copy(update=sections)
-        other = Estimate(config, self.model, self.critic, self.machine, self.engine)
+        other = RunEstimate(config, self.model, self.critic, self.machine, self.engine)
         for need in other.needs:
             there = self.there(need)
             if there is not None and need.total > there:
@@ -237,7 +237,7 @@ class Estimate:
         return f"about {tokens:,} tokens of prompt and response (limit: {by})"
 
 
-def find_estimate(config: Config, machine: Machine, engine: str) -> Estimate:
+def find_estimate(config: Config, machine: Machine, engine: str) -> RunEstimate:
     """An estimate from the models' configurations: no weight is read, converted or downloaded.
 
     Raises:
@@ -246,14 +246,14 @@ def find_estimate(config: Config, machine: Machine, engine: str) -> Estimate:
     trusted = config.model.trust_remote_code
     model = find_size(config.model.path, config.lora, trusted)
     critic = find_size(config.critic.path, None, trusted) if config.critic.path else model
-    return Estimate(config, model, critic, machine, engine)
+    return RunEstimate(config, model, critic, machine, engine)
 
 
 def _merged(changes: Sequence[Changes]) -> Changes:
     return {key: value for each in changes for key, value in each.items()}
 
 
-def _ladders(estimate: Estimate) -> Iterator[list[Changes]]:
+def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:
     """Settings that take less memory, those that cost least first; in each the mildest value first."""
     config, gpu = estimate.config, estimate.machine.device == "cuda"
     budget, least = config.learning.token_budget, max(1, longest_row(config))
@@ -285,7 +285,7 @@ def _spread(config: Config) -> Iterator[list[Changes]]:
         yield [zero | {"learning.deepspeed.zero_stage": 3, "learning.deepspeed.offload_parameters": True}]
 
 
-def _cache_sizes(estimate: Estimate) -> list[Changes]:
+def _cache_sizes(estimate: RunEstimate) -> list[Changes]:
     """Sizes of vLLM's cache that hold a sequence at least: smaller ones, or the smallest where it holds none."""
     config, machine = estimate.config, estimate.machine
     one = longest_sequence(config) * cache_token_bytes(config, estimate.model)

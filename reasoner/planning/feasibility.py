@@ -11,12 +11,12 @@ from reasoner.config.config import Config
 from reasoner.distributed.ranks import launched
 from reasoner.errors import UserError
 from reasoner.models.size import ModelSize, why_no_experts, why_not_spread
-from reasoner.planning.estimate import Estimate
+from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import longest_sequence
 from reasoner.processes.machine import Machine
 
 
-def refuse_impossible(estimate: Estimate, nodes: int = 1) -> None:
+def refuse_impossible(estimate: RunEstimate, nodes: int = 1) -> None:
     """Refuse what cannot work with this model or on this machine.
 
     Args:

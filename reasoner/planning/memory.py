@@ -96,7 +96,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Learner:
+class LearnerMemory:
     """What training takes of one rank."""
 
     held: Parts
@@ -119,7 +119,7 @@ def needs(
         engine: `vllm`, `hf`, or another where no engine of this machine samples.
         training: False for an evaluation.
     """
-    learner = learner_bytes(config, model, critic, machine.device) if training else Learner({}, {}, {}, {})
+    learner = learner_bytes(config, model, critic, machine.device) if training else LearnerMemory({}, {}, {}, {})
     forward = {}
     if training:
         forward = {
@@ -132,7 +132,7 @@ def needs(
 
 
 def _on_cpu(
-    config: Config, model: ModelSize, machine: Machine, engine: str, learner: Learner, forward: Parts
+    config: Config, model: ModelSize, machine: Machine, engine: str, learner: LearnerMemory, forward: Parts
 ) -> Iterator[Need]:
     """One memory holds everything all the time, and gets back only part of what was freed."""
     here = machine.ranks(config.run.ranks)
@@ -155,7 +155,7 @@ def _on_cpu(
 
 
 def _on_gpu(
-    config: Config, model: ModelSize, machine: Machine, engine: str, learner: Learner, forward: Parts
+    config: Config, model: ModelSize, machine: Machine, engine: str, learner: LearnerMemory, forward: Parts
 ) -> Iterator[Need]:
     """Every rank has a GPU of its own, and all ranks of a node its memory."""
     here = machine.ranks(config.run.ranks)
@@ -186,7 +186,7 @@ def _published(config: Config, model: ModelSize, engine: str, device: str, *, co
     return {"published": size}, {"being written": min(SHARD_BYTES, size)} if copied else {}
 
 
-def learner_bytes(config: Config, model: ModelSize, critic: ModelSize, device: str) -> Learner:
+def learner_bytes(config: Config, model: ModelSize, critic: ModelSize, device: str) -> LearnerMemory:
     """What learner, reference and critic take of one rank."""
     size = model.trained
     held: Parts = {"weights": 4.0 * size, "optimiser": 8.0 * size}
@@ -210,7 +210,7 @@ def learner_bytes(config: Config, model: ModelSize, critic: ModelSize, device: s
         layers = model.parameters - model.embedding * (1 if model.tied else 2)
         at_once = max(1, model.layers) if config.learning.gradient_checkpointing else 1
         buffers["bfloat16 casts"] = 2.0 * layers / at_once
-    return Learner(held, gradients, offloaded, buffers)
+    return LearnerMemory(held, gradients, offloaded, buffers)
 
 
 def _deepspeed_bytes(config: Config, size: int) -> tuple[Parts, Parts, Parts]:

@@ -17,7 +17,7 @@ from typing import Any
 from reasoner.errors import UserError
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.records import Problem
-from reasoner.testing.cases import Progress
+from reasoner.testing.cases import CaseProgress
 
 SAMPLE = 8
 """problems that are tried when a run starts"""
@@ -52,7 +52,7 @@ def check_problems(
     problems: Sequence[Problem],
     *,
     budget_s: float | None = None,
-    progress: Progress = lambda done: None,
+    progress: CaseProgress = lambda done: None,
 ) -> ProblemChecks | None:
     """Try problems, as many at a time as there are cores; None: the source has no such check.
 

@@ -24,7 +24,7 @@ from reasoner.models.loading import check_weights, check_weights_at_hand
 from reasoner.models.resolve import folder_at_hand, open_tokenizer, resolve_device, resolve_model
 from reasoner.models.size import ModelSize
 from reasoner.planning.describe import describe_offline, describe_plan
-from reasoner.planning.estimate import Estimate
+from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import Need, needs
 from reasoner.planning.sources import check_problems_of, read_sources, references_of, response_end
 from reasoner.plugins import manager as plugins
@@ -36,7 +36,7 @@ from reasoner.sampling.factory import check_sampler, choose_engine
 
 
 @dataclass(frozen=True)
-class Material:
+class Resources:
     """The data and the models' folders."""
 
     config: Config
@@ -68,10 +68,10 @@ class Material:
         return identify(models, used, self.config.plugins, self.engine)
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> RunEstimate:
         """What training takes of memory and disk, and what is free here now."""
         policy, critic = ModelSize.of(self.folder, self.config.lora), ModelSize.of(self.critic_folder)
-        return Estimate(self.config, policy, critic, this_machine(self.device), self.engine)
+        return RunEstimate(self.config, policy, critic, this_machine(self.device), self.engine)
 
     @property
     def evaluation_needs(self) -> tuple[Need, ...]:
@@ -85,7 +85,7 @@ class Material:
         return MINIMUM_FREE + self.estimate.disk_bytes
 
 
-def load_material(resolved: Resolved, *, training: bool) -> Material:
+def load_material(resolved: Resolved, *, training: bool) -> Resources:
     """Read the data and find the models.
 
     Raises:
@@ -131,7 +131,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Material:
     check_token_ids(folder, tokenizer, sequences)
     if critic:
         check_token_ids(critic_folder, tokenizer, sequences, "critic.path")
-    return Material(
+    return Resources(
         config=config,
         manager=manager,
         facts=facts,

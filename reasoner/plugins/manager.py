@@ -74,7 +74,7 @@ class Registration:
     """why it is broken; empty: it works"""
 
 
-class Names(dict[str, T]):
+class RegisteredNames(dict[str, T]):
     """What is registered, by name.
 
     `names[name]` of one that is not there raises `PluginError`, and no `KeyError`, while an installed plugin is broken:
@@ -95,10 +95,12 @@ class Names(dict[str, T]):
         raise KeyError(name)
 
 
-class TaskFiles(Names[Path]):
+class TaskFiles(RegisteredNames[Path]):
     """Task files by task name, and beside them the families, whose tasks have no file."""
 
-    def __init__(self, files: Mapping[str, Path], families: Names[TaskFamily], broken: Sequence[PluginError]) -> None:
+    def __init__(
+        self, files: Mapping[str, Path], families: RegisteredNames[TaskFamily], broken: Sequence[PluginError]
+    ) -> None:
         super().__init__("task", files, broken)
         self.families = families
 
@@ -356,7 +358,7 @@ def _named(table: Mapping[str, T]) -> dict[str, T]:
     return dict(table)
 
 
-def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mapping[str, T]]) -> Names[T]:
+def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mapping[str, T]]) -> RegisteredNames[T]:
     joined: dict[str, T] = {}
     for table in tables.values():
         for name, value in table.items():
@@ -366,7 +368,7 @@ def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mappi
                     f"Rename one of them; they are of {' and '.join(o for o in tables if name in tables[o])}."
                 )
             joined[name] = value
-    return Names(kind, joined, broken(manager))
+    return RegisteredNames(kind, joined, broken(manager))
 
 
 def _shown(value: object) -> str:

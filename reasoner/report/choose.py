@@ -27,7 +27,7 @@ class RolloutFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenGroup:
     """A group that is in the report."""
 
     file: RolloutFile
@@ -59,7 +59,7 @@ def rollout_files(folder: Path, steps: int) -> tuple[list[RolloutFile], list[str
     return found, notes
 
 
-def choose(files: Sequence[RolloutFile], budget: int) -> list[Chosen]:
+def choose(files: Sequence[RolloutFile], budget: int) -> list[ChosenGroup]:
     """Groups with at most `budget` response tokens together (one group may exceed it), in the order of the files.
 
     Every file gives its first group, then its second, and so on; where a round does not fit any more, evenly spread
@@ -77,7 +77,7 @@ def choose(files: Sequence[RolloutFile], budget: int) -> list[Chosen]:
             break
         budget -= cost
         picked += [(at, round_) for at in here]
-    return [Chosen(files[at], files[at].groups[round_]) for at, round_ in sorted(picked)]
+    return [ChosenGroup(files[at], files[at].groups[round_]) for at, round_ in sorted(picked)]
 
 
 def spread(length: int, most: int) -> list[int]:

@@ -18,8 +18,8 @@ from reasoner.monitoring.summary import PHASES, REST, time_by_phase, verdicts
 from reasoner.report.charts.series import Series
 from reasoner.report.charts.svg import Bars
 from reasoner.report.choose import RolloutFile, rollout_files
-from reasoner.report.compare import Comparison, before_and_after, between, settings
-from reasoner.report.panels import Panel, Section, Spread, evaluation_panels, panels
+from reasoner.report.compare import EvaluationComparison, before_and_after, between, settings
+from reasoner.report.panels import Panel, PanelSection, Spread, evaluation_panels, panels
 from reasoner.runs.reader import SavedRun, read_runs
 
 _SHARE = re.compile(r"([\d.]+)%")
@@ -42,20 +42,20 @@ class RunReport:
     """by stage, over the whole run"""
     stages: Bars | None
     """seconds by stage and step; None: no step is committed"""
-    comparison: Comparison | None
+    comparison: EvaluationComparison | None
     """before and after training"""
     files: tuple[RolloutFile, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReportData:
     """One run, or several side by side."""
 
     runs: tuple[RunReport, ...]
-    panels: Mapping[Section, Sequence[Panel]]
+    panels: Mapping[PanelSection, Sequence[Panel]]
     evaluation: Sequence[Panel]
     """charts of evaluations made at several steps"""
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[EvaluationComparison, ...]
     """the last evaluation of every run against the first run's"""
     settings: Sequence[tuple[str, tuple[str | None, ...]]]
     """settings that differ between the runs"""
@@ -68,7 +68,7 @@ class Report:
         return [*self.evaluation, *(panel for section in self.panels.values() for panel in section)]
 
 
-def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda text: None) -> Report:
+def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda text: None) -> ReportData:
     """Read the runs, the first one being what the others are compared with.
 
     Raises:
@@ -83,7 +83,7 @@ def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda te
         notes += said
     spreads: list[Spread] = [{file.step: file.groups for file in each.files if file.training} for each in reports]
     compared = (between(runs[0], other) for other in runs[1:])
-    return Report(
+    return ReportData(
         runs=tuple(reports),
         panels=panels(runs, spreads),
         evaluation=evaluation_panels(runs),

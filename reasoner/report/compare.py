@@ -18,7 +18,7 @@ _ENTRY = re.compile(r"(?:gro\.terms|rewards)\.[^.]+\.")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FigureRow:
     """One figure of two evaluations of the same problems."""
 
     name: str
@@ -40,19 +40,19 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class EvaluationComparison:
     """Two evaluations, paired by problem."""
 
     title: str
     before: str
     """what the first one is: `before training`, or the name of a run"""
     after: str
-    rows: tuple[Row, ...]
+    rows: tuple[FigureRow, ...]
     note: str = ""
     """why the two may not be comparable; empty: nothing against it"""
 
 
-def before_and_after(run: SavedRun, until: int | None = None) -> Comparison | None:
+def before_and_after(run: SavedRun, until: int | None = None) -> EvaluationComparison | None:
     """The first and the last evaluation of a run; None: there are no two.
 
     Args:
@@ -63,10 +63,10 @@ def before_and_after(run: SavedRun, until: int | None = None) -> Comparison | No
         return None
     first, last = evaluations[0], evaluations[-1]
     rows = _rows(first.evaluation, last.evaluation)
-    return Comparison(run.name, when(run, first), when(run, last), rows)
+    return EvaluationComparison(run.name, when(run, first), when(run, last), rows)
 
 
-def between(base: SavedRun, other: SavedRun) -> Comparison | None:
+def between(base: SavedRun, other: SavedRun) -> EvaluationComparison | None:
     """The last evaluations of two runs; None: one of them has none."""
     if not base.evaluations or not other.evaluations:
         return None
@@ -81,7 +81,7 @@ def between(base: SavedRun, other: SavedRun) -> Comparison | None:
         note = f"Their settings of {' and '.join(differing)} differ: the difference may not be the training's alone."
     last = [run.evaluations[-1].evaluation for run in (base, other)]
     note = " ".join(filter(None, (why_not_comparable(*last), note)))
-    return Comparison(f"{other.name} against {base.name}", base.name, other.name, rows, note)
+    return EvaluationComparison(f"{other.name} against {base.name}", base.name, other.name, rows, note)
 
 
 def when(run: SavedRun, evaluated: Evaluated) -> str:
@@ -123,7 +123,7 @@ def _entry(flat: Mapping[str, str], prefix: str) -> str | None:
     return ", ".join(said) or "set"
 
 
-def _rows(before: Evaluation, after: Evaluation) -> tuple[Row, ...]:
+def _rows(before: Evaluation, after: Evaluation) -> tuple[FigureRow, ...]:
     rows = []
     for difference in compare(before, after):
         old, new = before.find(difference.name), after.find(difference.name)
@@ -136,7 +136,7 @@ def _rows(before: Evaluation, after: Evaluation) -> tuple[Row, ...]:
         }
         rose = tuple(problem for problem, change in changes.items() if change > 0)
         fell = tuple(problem for problem, change in changes.items() if change < 0)
-        rows.append(Row(difference.name, old, new, difference, rose, fell))
+        rows.append(FigureRow(difference.name, old, new, difference, rose, fell))
     return tuple(rows)
 
 

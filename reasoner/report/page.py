@@ -26,8 +26,8 @@ from reasoner.monitoring.format import duration, interval
 from reasoner.report.charts import svg
 from reasoner.report.charts.series import Series, thin
 from reasoner.report.charts.svg import Bars
-from reasoner.report.collect import Report, RunReport
-from reasoner.report.compare import Comparison, when
+from reasoner.report.collect import ReportData, RunReport
+from reasoner.report.compare import EvaluationComparison, when
 from reasoner.report.panels import Panel
 from reasoner.report.tiles import overview, tiles
 from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, homeless, p_value, resumptions, short, versions
@@ -53,7 +53,7 @@ class Responses:
     notes: tuple[str, ...]
 
 
-def render(report: Report, payload: Mapping[str, Any], responses: Responses) -> str:
+def render(report: ReportData, payload: Mapping[str, Any], responses: Responses) -> str:
     """The page.
 
     Args:
@@ -137,7 +137,7 @@ def _stage_chart(chart: Bars) -> Markup:
     )
 
 
-def _figures(comparison: Comparison) -> list[dict[str, Any]]:
+def _figures(comparison: EvaluationComparison) -> list[dict[str, Any]]:
     """The table's rows; changes are drawn on one scale, those in tokens on another."""
     reach: dict[bool, float] = {}
     for row in comparison.rows:
@@ -186,7 +186,7 @@ def _times(each: RunReport) -> list[dict[str, Any]]:
     return [*rows, {"name": "total", "time": duration(total), "share": "", "colour": None}]
 
 
-def _hover(report: Report) -> dict[str, Any]:
+def _hover(report: ReportData) -> dict[str, Any]:
     """The numbers behind the charts, for what is shown under the pointer."""
     return {
         panel.key: {

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reasoner.monitoring.lines import figure, label
-from reasoner.monitoring.metrics import Unit, find
+from reasoner.monitoring.metrics import MetricUnit, find
 from reasoner.report.charts.series import Series, half_width, series
 from reasoner.runs.folder import Evaluated
 from reasoner.runs.reader import SavedRun
 from reasoner.runs.rollouts import GroupIndex
 
-Section = Literal["curves", "objective", "other"]
+PanelSection = Literal["curves", "objective", "other"]
 Spread = Mapping[int, Sequence[GroupIndex]]
 """step -> its groups, for intervals"""
 
@@ -31,7 +31,7 @@ class Panel:
     key: str
     """unique in the report; the name of its file"""
     title: str
-    unit: Unit
+    unit: MetricUnit
     series: tuple[Series, ...]
     about: str = ""
     """what is measured"""
@@ -39,7 +39,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    section: Section
+    section: PanelSection
     title: str
     """`{term}` stands for the name of a term"""
     names: tuple[str, ...]
@@ -81,9 +81,9 @@ _HIDDEN = re.compile(r"step|time/.*")
 """the stage times have a section of their own"""
 
 
-def panels(runs: Sequence[SavedRun], spreads: Sequence[Spread]) -> dict[Section, list[Panel]]:
+def panels(runs: Sequence[SavedRun], spreads: Sequence[Spread]) -> dict[PanelSection, list[Panel]]:
     """All charts of metrics, by section. `spreads`: of each run."""
-    found: dict[Section, list[Panel]] = {"curves": [], "objective": [], "other": []}
+    found: dict[PanelSection, list[Panel]] = {"curves": [], "objective": [], "other": []}
     names = list(dict.fromkeys(name for run in runs for metrics in run.metrics for name in metrics))
     left = [name for name in names if not _HIDDEN.fullmatch(name)]
     for row in _ROWS:
@@ -174,7 +174,7 @@ def _short(name: str) -> str:
     return label(name).removesuffix("/failed")
 
 
-def _unit(name: str) -> Unit:
+def _unit(name: str) -> MetricUnit:
     try:
         return find(name).unit
     except KeyError:  # written by another version, or by a plugin

@@ -14,7 +14,7 @@ from reasoner.errors import DataError
 from reasoner.io.bounded_files import LARGEST
 from reasoner.io.serialization import read_parquet
 from reasoner.records import Component, Failure, Problem, Response, Rollout
-from reasoner.report.choose import Chosen
+from reasoner.report.choose import ChosenGroup
 from reasoner.report.pieces import Pieces
 
 LONGEST_PROMPT = 20_000
@@ -33,7 +33,7 @@ class Browsable:
         self.notes: list[str] = []
         self._known: dict[tuple[Any, ...], int] = {}
 
-    def add(self, run: int, chosen: Sequence[Chosen], pieces: Pieces | None) -> None:
+    def add(self, run: int, chosen: Sequence[ChosenGroup], pieces: Pieces | None) -> None:
         """Read and add the chosen groups of a run; a file that cannot be read is noted."""
         for path, some in groupby(chosen, key=lambda each: each.file.path):
             of_file = list(some)
@@ -52,7 +52,9 @@ class Browsable:
         """Everything, as JSON values."""
         return {"problems": self.problems, "sources": self.sources, "groups": self.groups}
 
-    def _group(self, run: int, chosen: Chosen, rollouts: Sequence[Rollout], pieces: Pieces | None) -> dict[str, Any]:
+    def _group(
+        self, run: int, chosen: ChosenGroup, rollouts: Sequence[Rollout], pieces: Pieces | None
+    ) -> dict[str, Any]:
         return {
             "run": run,
             "training": chosen.file.training,

@@ -9,8 +9,8 @@ from math import nan
 from reasoner.monitoring.format import duration, interval, number, sparkline, thirds
 from reasoner.monitoring.lines import label
 from reasoner.monitoring.metrics import find, headline
-from reasoner.report.collect import Report, RunReport
-from reasoner.report.compare import Comparison, when
+from reasoner.report.collect import ReportData, RunReport
+from reasoner.report.compare import EvaluationComparison, when
 from reasoner.report.tiles import overview
 from reasoner.report.words import ABOUT_EVALUATION, ended, homeless, p_value, resumptions, short, versions
 from reasoner.runs.reader import SavedRun
@@ -28,7 +28,7 @@ WATCHED = (
 )
 
 
-def as_markdown(report: Report) -> str:
+def as_markdown(report: ReportData) -> str:
     """The report as text."""
     parts = list(_several(report)) if len(report.runs) > 1 else list(_single(report.runs[0]))
     parts += [f"Note: {escaped(note)}" for note in report.notes]
@@ -69,7 +69,7 @@ def _single(each: RunReport) -> Iterator[str]:
     yield "\n".join(f"- {name}: {escaped(homeless(fact))}" for name, fact in entries)
 
 
-def _several(report: Report) -> Iterator[str]:
+def _several(report: ReportData) -> Iterator[str]:
     yield f"# {len(report.runs)} runs"
     found = overview(report)
     rows = [(r.run.name, r.run.state, r.method, r.steps, *r.cells, r.time) for r in found.rows]
@@ -94,7 +94,7 @@ def _evaluation(each: RunReport) -> Iterator[str]:
         yield table(("", "[95% interval]"), rows)
 
 
-def comparison_text(comparison: Comparison) -> str:
+def comparison_text(comparison: EvaluationComparison) -> str:
     """A comparison as a table."""
     rows = [
         (

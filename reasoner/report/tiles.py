@@ -10,8 +10,8 @@ from reasoner.monitoring.format import duration, interval, number, thirds
 from reasoner.monitoring.lines import label
 from reasoner.monitoring.metrics import find, headline
 from reasoner.monitoring.summary import SAID
-from reasoner.report.collect import Report, RunReport
-from reasoner.report.compare import Row, Tone
+from reasoner.report.collect import ReportData, RunReport
+from reasoner.report.compare import FigureRow, Tone
 from reasoner.report.words import method, short
 from reasoner.runs.reader import SavedRun
 
@@ -61,7 +61,7 @@ def tiles(each: RunReport) -> list[Tile]:
     return [_trained(each.run, name) for name in names[:MOST]]
 
 
-def overview(report: Report) -> Overview:
+def overview(report: ReportData) -> Overview:
     """The runs with accuracy, reward and length of their last evaluation."""
     last = [each.run.evaluations[-1].evaluation if each.run.evaluations else None for each in report.runs]
     there = dict.fromkeys(estimate.name for found in last if found for estimate in found.estimates)
@@ -78,7 +78,7 @@ def overview(report: Report) -> Overview:
     return Overview(tuple(map(short, names)), tuple(rows))
 
 
-def _evaluated(row: Row) -> Tile:
+def _evaluated(row: FigureRow) -> Tile:
     found = row.difference
     change = interval(found.change, found.low, found.high, found.unit, signed=True)
     unit = {"share": " points", "tokens": " tokens"}.get(found.unit, "")

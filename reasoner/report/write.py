@@ -12,7 +12,7 @@ from reasoner.io.safe_text import printable
 from reasoner.report import TOKENS
 from reasoner.report.charts import svg
 from reasoner.report.choose import choose
-from reasoner.report.collect import Report, collect
+from reasoner.report.collect import ReportData, collect
 from reasoner.report.page import Responses, render
 from reasoner.report.pieces import Pieces, load_pieces
 from reasoner.report.responses import Browsable
@@ -20,7 +20,7 @@ from reasoner.report.text import as_markdown
 from reasoner.runs.reader import SavedRun
 
 Format = Literal["html", "md"]
-Progress = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
 def report_file(folders: Sequence[Path], format_: Format) -> Path:
@@ -32,8 +32,8 @@ def make_report(
     folders: Sequence[Path],
     format_: Format = "html",
     tokens: int = TOKENS,
-    progress: Progress = lambda text: None,
-) -> tuple[Report, str]:
+    progress: Announce = lambda text: None,
+) -> tuple[ReportData, str]:
     """The report of the runs, the others compared with the first, and its text.
 
     Args:
@@ -60,7 +60,7 @@ def save(text: str, output: Path) -> None:
         raise UserError(f"--output {output} cannot be written: {error.strerror or error}.") from error
 
 
-def write_plots(report: Report, folder: Path) -> list[Path]:
+def write_plots(report: ReportData, folder: Path) -> list[Path]:
     """Write every chart as an SVG file.
 
     Raises:
@@ -88,7 +88,7 @@ def _pieces(run: SavedRun) -> tuple[Pieces | None, str]:
         return None, str(error)
 
 
-def _html(report: Report, tokens: int, progress: Progress) -> str:
+def _html(report: ReportData, tokens: int, progress: Announce) -> str:
     browsable = Browsable()
     share = tokens // len(report.runs)
     there = 0

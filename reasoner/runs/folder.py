@@ -66,7 +66,7 @@ class Evaluated:
     evaluation: Evaluation
 
 
-class Run:
+class RunFolder:
     """A run folder that is being written. Leaving the context records how the run ended."""
 
     def __init__(
@@ -259,7 +259,7 @@ def open_run(
     *,
     identity: Mapping[str, str] | None = None,
     reserve_bytes: int = MINIMUM_FREE,
-) -> Run:
+) -> RunFolder:
     """Create the run's folder below `output` and write what is known at the start.
 
     Args:
@@ -302,7 +302,7 @@ def new_folder(output: Path, name: str, reserve_bytes: int) -> Iterator[Path]:
         ) from error
 
 
-def start_run(folder: Path, config_toml: str, chosen: Mapping[str, str]) -> Run:
+def start_run(folder: Path, config_toml: str, chosen: Mapping[str, str]) -> RunFolder:
     """Write what is known at the start into a folder that is there.
 
     Raises:
@@ -314,7 +314,7 @@ def start_run(folder: Path, config_toml: str, chosen: Mapping[str, str]) -> Run:
     (folder / "rollouts").mkdir(exist_ok=True)
     replace_text(folder / CONFIG, config_toml)
     record_start(folder, describe(chosen))
-    return Run(folder, lock)
+    return RunFolder(folder, lock)
 
 
 def log_to(file: Path, text: str) -> None:

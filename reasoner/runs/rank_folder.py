@@ -18,10 +18,10 @@ from typing import Any
 from reasoner.evaluation.metrics import Evaluation
 from reasoner.io.folder_lock import Lock
 from reasoner.records import Rollout, Suspect
-from reasoner.runs.folder import Run, as_read
+from reasoner.runs.folder import RunFolder, as_read
 
 
-class Follower(Run):
+class RankFolder(RunFolder):
     """Takes what the first rank writes, and writes nothing but logs."""
 
     def __init__(

@@ -22,12 +22,12 @@ from reasoner.io.serialization import first_mistake
 from reasoner.runs.clock import Times
 from reasoner.runs.folder import CONFIG, IDENTITY, Evaluated, read_evaluations, read_metrics
 from reasoner.runs.starts import FILE as STARTS
-from reasoner.runs.starts import Start, check_environment, read_starts
+from reasoner.runs.starts import RunStart, check_environment, read_starts
 
 STATUS = "status.json"
 PLAN = "plan.json"
 """file by which an evaluation's folder is known"""
-State = Literal["running", "finished", "stopped", "failed", "interrupted", "killed"]
+RunState = Literal["running", "finished", "stopped", "failed", "interrupted", "killed"]
 """`killed`: the folder says that it is running, and no process works on it"""
 _Duration = Annotated[float, Field(ge=0.0, le=1e9)]
 """seconds"""
@@ -38,7 +38,7 @@ class SavedRun:
     """What a run folder holds, without its responses and weights."""
 
     folder: Path
-    state: State
+    state: RunState
     reason: str
     """why it failed or was interrupted; empty otherwise"""
     started: datetime
@@ -52,7 +52,7 @@ class SavedRun:
     config_text: str
     environment: Mapping[str, Any]
     """`environment.json`"""
-    starts: tuple[Start, ...]
+    starts: tuple[RunStart, ...]
     """the first one, and every one after an interruption"""
     times: Times
     """until its end, or until the last committed step of a run that is going or was killed"""
@@ -107,7 +107,7 @@ def is_run(folder: Path) -> bool:
     return is_there(folder / STATUS)
 
 
-def read_state(folder: Path) -> State:
+def read_state(folder: Path) -> RunState:
     """How a run is, without reading anything else of it.
 
     Raises:
@@ -176,7 +176,7 @@ def disk_use(folder: Path) -> int:
 class _Status:
     """`status.json`."""
 
-    state: State
+    state: RunState
     reason: str
     started: datetime
     ended: datetime | None
@@ -189,8 +189,8 @@ def _status(folder: Path) -> _Status:
         raise DataError(f"{folder} is not a run folder: it has no {STATUS}")
     status = read_object(path)
     try:
-        state: State = status["state"]
-        if state not in get_args(State):
+        state: RunState = status["state"]
+        if state not in get_args(RunState):
             raise ValueError(f"state {state!r}")
         if state == "running" and not is_going(folder):
             state = "killed"

@@ -23,7 +23,7 @@ WATCHED = ("numpy", "safetensors", "tokenizers", "torch", "transformers", "vllm"
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class RunStart:
     """A line of `starts.jsonl`."""
 
     at: str
@@ -51,19 +51,19 @@ def record_start(
     notes: Sequence[str] = (),
 ) -> None:
     """Add a start, and write its environment to `environment.json`."""
-    start = Start(now(), os.getpid(), step, repeated, changes or {}, tuple(notes), environment)
+    start = RunStart(now(), os.getpid(), step, repeated, changes or {}, tuple(notes), environment)
     append_line(folder / FILE, to_json(start))
     replace_text(folder / ENVIRONMENT, to_json(environment, indent=2) + "\n")
 
 
-def read_starts(folder: Path) -> list[Start]:
+def read_starts(folder: Path) -> list[RunStart]:
     """All starts of a run, the first one first.
 
     Raises:
         DataError: no such file, or a line that is no start.
     """
     path = folder / FILE
-    starts = read_jsonl(path, Start, appended=True, most=LARGE_BYTES)
+    starts = read_jsonl(path, RunStart, appended=True, most=LARGE_BYTES)
     for number, start in enumerate(starts, 1):
         check_environment(f"{path}, line {number}", start.environment)
         if not all(isinstance(change, list) and len(change) == 2 for change in start.changes.values()):

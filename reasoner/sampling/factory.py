@@ -16,7 +16,7 @@ from reasoner.models.resolve import has_recurrent_layers, read_config
 from reasoner.models.size import ModelSize, why_not_spread
 from reasoner.models.weight_files import INDEX, SINGLE, weight_files
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.vllm.messages import ADAPTER_RANKS, Start
+from reasoner.sampling.vllm.messages import ADAPTER_RANKS, StartEngine
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
 """responses drawn at once: above these a step takes longer by as much as it yields more"""
@@ -78,7 +78,7 @@ def open_sampler(
     )
 
 
-def start_of(config: Config, folder: Path, max_model_len: int) -> Start:
+def start_of(config: Config, folder: Path, max_model_len: int) -> StartEngine:
     """The vLLM engine of a configuration.
 
     Args:
@@ -86,7 +86,7 @@ def start_of(config: Config, folder: Path, max_model_len: int) -> Start:
         max_model_len: tokens of a prompt and its response.
     """
     device = _device(config)
-    return Start(
+    return StartEngine(
         model=str(folder),
         dtype=config.model.dtype,
         device=device,

@@ -17,7 +17,7 @@ from reasoner.sampling.base import Sampler
 T = TypeVar("T")
 
 
-class SpreadSampler:
+class ShardedSampler:
     """Draws this rank's share of the groups: every `count`-th prompt of `count` engines."""
 
     def __init__(self, sampler: Sampler | None, ranks: Ranks, per_engine: int = 1) -> None:

@@ -21,7 +21,7 @@ from reasoner.sandbox.usage import deleted, tree
 Code = TypeVar("Code")
 
 
-class Family:
+class ProcessFamily:
     """Most of a `Child`: its processes are known by their tree, and by a mark in the environment that those keep who
     have left the tree; its scratch folder lies on this machine's disk.
     """

@@ -9,10 +9,10 @@ a queue), `connect` and `listen`, changes of extended attributes, `ptrace`, keys
 
 from __future__ import annotations
 
-Numbers = tuple[int | None, int | None]
+SystemCallNumbers = tuple[int | None, int | None]
 """on x86_64, on aarch64; None: there is none"""
 
-ALLOWED: dict[str, Numbers] = {
+ALLOWED: dict[str, SystemCallNumbers] = {
     # files
     "read": (0, 63),
     "write": (1, 64),
@@ -234,7 +234,7 @@ ALLOWED: dict[str, Numbers] = {
     "getsockopt": (55, 209),
 }
 """with any arguments"""
-CHECKED: dict[str, Numbers] = {
+CHECKED: dict[str, SystemCallNumbers] = {
     "clone": (56, 220),
     "clone3": (435, 435),
     "fallocate": (285, 47),
@@ -248,7 +248,7 @@ CHECKED: dict[str, Numbers] = {
     "socketpair": (53, 199),
 }
 """by their arguments"""
-STARTING: dict[str, Numbers] = {
+STARTING: dict[str, SystemCallNumbers] = {
     "accept": (43, 202),
     "accept4": (288, 242),
     "bind": (49, 200),

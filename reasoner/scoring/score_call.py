@@ -20,11 +20,11 @@ from reasoner.io.redaction import redact
 from reasoner.records import Component, Failure, Group, Score, ScoredGroup
 from reasoner.scoring.cache import Cache, Key, digest
 from reasoner.scoring.composition import component, totals
-from reasoner.scoring.statistics import Failed, Tally
-from reasoner.scoring.workers.host_process import HostProcess, Inbox
+from reasoner.scoring.statistics import FailedResponse, Tally
+from reasoner.scoring.workers.host_process import Inbox, ScoringHostProcess
 from reasoner.scoring.workers.protocol import (
     PRINTED,
-    Result,
+    CallResult,
     Traits,
     dump_content,
     dump_problem,
@@ -54,7 +54,7 @@ class Shared:
     rewards: tuple[RewardConfig, ...]
     traits: tuple[Traits, ...]
     max_failure_rate: float
-    host: HostProcess
+    host: ScoringHostProcess
     cache: Cache
     tasks: Iterator[int] = field(default_factory=count)
     """numbers of tasks, never used twice"""
@@ -117,7 +117,7 @@ def _on(sent: _Sent) -> str:
     return f"on problem {slots.group.problem.id}, response {sample},"
 
 
-class Call:
+class ScoreCall:
     """Takes groups, sends what is due to the host, gives back the groups that are complete."""
 
     def __init__(self, shared: Shared, tally: Tally) -> None:
@@ -238,7 +238,7 @@ class Call:
         ]
         return f"\nCalls without an outcome, the oldest first: {'; '.join(names)}" if names else ""
 
-    def _take(self, result: Result) -> None:
+    def _take(self, result: CallResult) -> None:
         sent = self._sent.pop((result.task, result.reward), None)
         if sent is None:
             return  # of a call that was cancelled
@@ -373,7 +373,7 @@ class Call:
         """A call has its outcomes: everyone who waits gets theirs."""
         reward = self._rewards[call.reward]
         failed = [
-            Failed(waiting[0][0].group.problem.id, waiting[0][1], outcome)
+            FailedResponse(waiting[0][0].group.problem.id, waiting[0][1], outcome)
             for waiting, outcome in zip(call.places, outcomes, strict=True)
             if isinstance(outcome, Failure)
         ]

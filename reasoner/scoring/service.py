@@ -12,9 +12,9 @@ from reasoner.config.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError
 from reasoner.records import Group, ScoredGroup
 from reasoner.scoring.cache import Cache
-from reasoner.scoring.score_call import Call, Shared
+from reasoner.scoring.score_call import ScoreCall, Shared
 from reasoner.scoring.statistics import SourceStatistics, Tally
-from reasoner.scoring.workers.host_process import HostProcess
+from reasoner.scoring.workers.host_process import ScoringHostProcess
 from reasoner.scoring.workers.protocol import CANCEL, Plan, Traits, load_start
 
 
@@ -45,8 +45,8 @@ class ScoringService:
     ) -> None:
         self._sources = [reward.source for reward in rewards]
         self._tally = Tally(self._sources)
-        self._running: Call | None = None
-        self._host = HostProcess(Plan(tuple(rewards), scoring, tuple(plugins), os.getpid()))
+        self._running: ScoreCall | None = None
+        self._host = ScoringHostProcess(Plan(tuple(rewards), scoring, tuple(plugins), os.getpid()))
         try:
             traits = _started(self._host)
         except BaseException:
@@ -120,23 +120,23 @@ class ScoringService:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _begin(self) -> Call:
+    def _begin(self) -> ScoreCall:
         if self._host.closed:
             raise ScoringError("the scoring service is closed; make a new one")
         if self._running is not None:
             self._host.send(CANCEL + b"\n")
         self._tally = Tally(self._sources)
-        self._running = Call(self._shared, self._tally)
+        self._running = ScoreCall(self._shared, self._tally)
         return self._running
 
-    def _finish(self, call: Call) -> None:
+    def _finish(self, call: ScoreCall) -> None:
         if self._running is call:
             self._running = None
             if call.open:
                 self._host.send(CANCEL + b"\n")
 
 
-def _started(host: HostProcess) -> tuple[Traits, ...]:
+def _started(host: ScoringHostProcess) -> tuple[Traits, ...]:
     line = host.first_line()
     if line is None:
         raise ScoringError(f"the scoring host did not start: it {host.obituary()}")

@@ -11,7 +11,7 @@ from reasoner.scoring.base import Scorer
 
 
 @dataclass(frozen=True, slots=True)
-class SpreadScorer:
+class ShardedScorer:
     """Scores this rank's groups and gives those of all ranks."""
 
     scorer: Scorer

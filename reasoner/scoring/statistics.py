@@ -17,7 +17,7 @@ MIN_RESPONSES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedResponse:
     """A response on which a source failed."""
 
     problem_id: str
@@ -42,7 +42,7 @@ class SourceStatistics:
     """responses on which it failed, by kind; kinds that did not occur are absent"""
     seconds: float
     """seconds in the source, summed over calls (and workers)"""
-    example: Failed | None
+    example: FailedResponse | None
     """the first failure"""
 
     @property
@@ -60,7 +60,7 @@ class Tally:
         self._cached: Counter[str] = Counter()
         self._seconds: dict[str, float] = dict.fromkeys(sources, 0.0)
         self._failures: dict[str, Counter[FailureKind]] = {source: Counter() for source in sources}
-        self._examples: dict[str, Failed] = {}
+        self._examples: dict[str, FailedResponse] = {}
 
     def expect(self, source: str, responses: int) -> None:
         """Calls will be made for that many responses more, or fewer, at most."""
@@ -71,7 +71,7 @@ class Tally:
         self._expected[source] -= 1
         self._cached[source] += 1
 
-    def add(self, source: str, seconds: float, failed: Sequence[Failed]) -> None:
+    def add(self, source: str, seconds: float, failed: Sequence[FailedResponse]) -> None:
         """Count one call with those of its responses on which it failed."""
         self._calls[source] += 1
         self._seconds[source] += seconds
@@ -107,7 +107,7 @@ class Tally:
 
 
 def _too_many(
-    source: str, failures: Counter[FailureKind], responses: int, max_failure_rate: float, example: Failed
+    source: str, failures: Counter[FailureKind], responses: int, max_failure_rate: float, example: FailedResponse
 ) -> str:
     kinds = ", ".join(f"{kind} {count}" for kind, count in failures.most_common())
     return (

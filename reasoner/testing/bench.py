@@ -9,25 +9,25 @@ from typing import Literal
 
 from reasoner.records import Component, FailureKind, Problem, Response
 from reasoner.scoring.base import Scorer
-from reasoner.testing.cases import Case, Progress, make_response, score_cases, shown
+from reasoner.testing.cases import Case, CaseProgress, make_response, score_cases, shown
 from reasoner.testing.contract import agrees
 
-Kind = Literal["agrees", "false positive", "false negative", "failed", "not applicable"]
+CaseOutcome = Literal["agrees", "false positive", "false negative", "failed", "not applicable"]
 Form = Literal["as given", "boxed", "fenced"]
 
-Counting = Callable[[str, int], Progress]
+StartCaseProgress = Callable[[str, int], CaseProgress]
 """`(what, how many) -> progress` of one pass"""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CaseVerdict:
     """What a source made of one case."""
 
     case: Case
     component: Component
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> CaseOutcome:
         """False positive: a higher value than expected; false negative: a lower one."""
         if agrees(self.case.expected, self.component):
             return "agrees"
@@ -42,9 +42,9 @@ class Verdict:
 class Bench:
     """A source over labelled cases."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CaseVerdict, ...]
 
-    def of_kind(self, kind: Kind) -> list[Verdict]:
+    def of_kind(self, kind: CaseOutcome) -> list[CaseVerdict]:
         """The verdicts of one kind, in the order of the cases."""
         return [verdict for verdict in self.verdicts if verdict.kind == kind]
 
@@ -64,10 +64,10 @@ class Bench:
         return Counter(v.component.failure.kind for v in self.verdicts if v.component.failure is not None)
 
 
-def bench(scorer: Scorer, cases: Sequence[Case], progress: Progress) -> Bench:
+def bench(scorer: Scorer, cases: Sequence[Case], progress: CaseProgress) -> Bench:
     """Score all cases. The scorer has one reward source."""
     parts = score_cases(scorer, [(case.problem, case.response) for case in cases], progress)
-    return Bench(tuple(Verdict(case, part[0]) for case, part in zip(cases, parts, strict=True)))
+    return Bench(tuple(CaseVerdict(case, part[0]) for case, part in zip(cases, parts, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class SelfTest:
     rejected: tuple[Rejected, ...]
 
 
-def self_test(scorer: Scorer, problems: Sequence[Problem], counting: Counting, least: float = 1.0) -> SelfTest:
+def self_test(scorer: Scorer, problems: Sequence[Problem], counting: StartCaseProgress, least: float = 1.0) -> SelfTest:
     r"""Score every reference answer as the data source gives it, and in the mark that its source looks for.
 
     A source that looks for a final answer by some method says so: `method` is in its parts, and `reference` is the
@@ -152,7 +152,7 @@ def _is_bare(problem: Problem, part: Component) -> bool:
 
 
 def _components(
-    scorer: Scorer, problems: Sequence[Problem], responses: Sequence[Response], progress: Progress
+    scorer: Scorer, problems: Sequence[Problem], responses: Sequence[Response], progress: CaseProgress
 ) -> list[Component]:
     return [parts[0] for parts in score_cases(scorer, list(zip(problems, responses, strict=True)), progress)]
 

@@ -15,7 +15,7 @@ from reasoner.scoring.base import Scorer
 
 NEEDED = ("reference", "response", "expected")
 
-Progress = Callable[[int], None]
+CaseProgress = Callable[[int], None]
 """`(cases done)`"""
 
 
@@ -70,7 +70,7 @@ def load_cases(path: Path) -> list[Case]:
 
 
 def score_cases(
-    scorer: Scorer, cases: Sequence[tuple[Problem, Response]], progress: Progress = lambda done: None
+    scorer: Scorer, cases: Sequence[tuple[Problem, Response]], progress: CaseProgress = lambda done: None
 ) -> list[tuple[Component, ...]]:
     """The components of each response, in the order of the cases. Every response is a group of its own.
 

@@ -49,7 +49,7 @@ BARE = "a problem without a reference"
 WORKER = ScoringConfig(workers=1, max_failure_rate=1.0, cache=0)
 """one worker that makes every call, and no number of failures that stops it"""
 
-Call = tuple[Problem, Response]
+Sample = tuple[Problem, Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _score(
     source: RewardSource,
     options: Mapping[str, Any],
     plugins: Sequence[str],
-    calls: Sequence[Call],
+    calls: Sequence[Sample],
     sized: Mapping[int, Sequence[Group]] = MappingProxyType({}),
 ) -> tuple[list[Component], dict[int, list[Component]], Sequence[str]]:
     """The verdicts, those of each size, and what the calls left behind or did to the process that starts their

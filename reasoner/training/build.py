@@ -15,7 +15,7 @@ from typing import Any
 from reasoner.config.config import Config, RewardConfig
 from reasoner.data.curriculum import Curriculum
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, open_ranks, part_of, visible_devices
-from reasoner.distributed.sharding import Policy, SpreadPolicy
+from reasoner.distributed.sharding import LogprobModel, ShardedPolicy
 from reasoner.errors import ConfigError, OutOfTimeError, ScoringError, state_after
 from reasoner.gro.links import slope_without_credit
 from reasoner.gro.spec.terms import CustomLink, Term
@@ -34,39 +34,39 @@ from reasoner.monitoring.tracking import Trackers
 from reasoner.monitoring.view import View, Views
 from reasoner.planning.describe import describe_checkpoints
 from reasoner.planning.feasibility import refuse_impossible
-from reasoner.planning.resources import Material, load_material
+from reasoner.planning.resources import Resources, load_material
 from reasoner.plugins import manager as plugins
 from reasoner.plugins.manager import Events
 from reasoner.processes.stacks import forget_stacks, keep_stacks
-from reasoner.runs.folder import Run, open_run
-from reasoner.runs.rank_folder import Follower
+from reasoner.runs.folder import RunFolder, open_run
+from reasoner.runs.rank_folder import RankFolder
 from reasoner.runs.resuming.resume import Place, Resume, find_place, made_again
-from reasoner.runs.resuming.rules import Change
+from reasoner.runs.resuming.rules import KeyChange
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.factory import longest_of, open_sampler, why_merged
-from reasoner.sampling.sharded import SpreadSampler
+from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
-from reasoner.scoring.sharded import SpreadScorer
+from reasoner.scoring.sharded import ShardedScorer
 from reasoner.training.checkpointing import CRITIC
 from reasoner.training.held_out import HeldOut
-from reasoner.training.prefetch import Ahead
-from reasoner.training.rollout import Drawer
-from reasoner.training.trainer import Evaluator, Stages
+from reasoner.training.prefetch import Prefetcher
+from reasoner.training.rollout import RolloutCollector
+from reasoner.training.trainer import Evaluator, Trainer
 
 
 @dataclass(frozen=True)
-class _Base(Material):
+class _Base(Resources):
     """What every command has: data and models, the run folder and the view."""
 
     ranks: Ranks
-    run: Run
+    run: RunFolder
     view: View
     events: Events
 
 
 @contextmanager
-def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Stages]:
+def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Trainer]:
     """Build a training run's parts and its folder, or those of a run to go on with.
 
     Raises:
@@ -84,7 +84,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         forget_scores = ranks.of_first(place.forgets if place else False)
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
-        ahead = stack.enter_context(Ahead())
+        ahead = stack.enter_context(Prefetcher())
         terms = _bound_terms(base)
         evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
@@ -92,7 +92,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
         _rotate_as_sampled(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
         reference = _reference(base, learner)
-        stages = Stages(
+        stages = Trainer(
             config=config,
             device=base.device,
             run=base.run,
@@ -121,7 +121,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[St
 
 
 @contextmanager
-def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: Sequence[Change]) -> Iterator[_Base]:
+def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: Sequence[KeyChange]) -> Iterator[_Base]:
     material = load_material(resolved, training=True)
     config, facts = material.config, dict(material.facts)
     estimate = material.estimate
@@ -146,7 +146,7 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
             ranks.gather((run.folder, run.history, run.evaluations))
         else:
             nothing: tuple[Path, list[dict[str, float]], dict[int, Any]] = (Path(), [], {})
-            run = stack.enter_context(Follower(*ranks.of_first(nothing), ranks.index))
+            run = stack.enter_context(RankFolder(*ranks.of_first(nothing), ranks.index))
             view = stack.enter_context(Views(PlainView(run.log, ascii_only=False), ranks=ranks.count))
         view.started(facts | {"output": str(run.folder)}, config.run.steps)
         if run.history:
@@ -165,14 +165,14 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
             raise
 
 
-def _new_run(material: Material, facts: Mapping[str, str]) -> Run:
+def _new_run(material: Resources, facts: Mapping[str, str]) -> RunFolder:
     config, identity = material.config, material.identity()
     output, reserve = Path(config.run.output), material.reserve_bytes
     return open_run(output, config.task, to_toml(config), facts, identity=identity, reserve_bytes=reserve)
 
 
 @contextmanager
-def watching(material: Material, run: Run, view: View, *, tracked: bool) -> Iterator[Events]:
+def watching(material: Resources, run: RunFolder, view: View, *, tracked: bool) -> Iterator[Events]:
     """Plugins and trackers that watch, told of the start and of the end."""
     trackers = Trackers(material.config.trackers if tracked else {}, plugins.trackers(material.manager), view.message)
     events = Events(material.manager, view.message, {"trackers": trackers})
@@ -188,7 +188,7 @@ def watching(material: Material, run: Run, view: View, *, tracked: bool) -> Iter
         events.emit("run_finished", folder=run.folder, state=state_after(ended_by))
 
 
-def _what_is_left(run: Run, error: BaseException) -> str:
+def _what_is_left(run: RunFolder, error: BaseException) -> str:
     """What a run that does not get to its end leaves, and how to go on with it."""
     how: str = state_after(error)
     if isinstance(error, OutOfTimeError):
@@ -225,7 +225,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         if base.ranks.count > 1:
             # Groups that are drawn ahead are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
-            scorer, sampler = SpreadScorer(scorer, ranks), SpreadSampler(sampler, ranks, shared)
+            scorer, sampler = ShardedScorer(scorer, ranks), ShardedSampler(sampler, ranks, shared)
         assert sampler is not None
         how = f", {f'merged hand-over ({merged})' if merged else 'adapter hand-over'}" if config.lora else ""
         view.message(f"sampler: {sampler.description}{how}")
@@ -315,7 +315,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _drawer(base: _Base, evaluator: Evaluator | None) -> Drawer | None:
+def _drawer(base: _Base, evaluator: Evaluator | None) -> RolloutCollector | None:
     config = base.config
     if evaluator is None or base.problems is None:
         return None
@@ -323,10 +323,14 @@ def _drawer(base: _Base, evaluator: Evaluator | None) -> Drawer | None:
     if config.curriculum.kind != "none":
         curriculum = Curriculum(base.problems, config.run.seed, config.curriculum.longest_rest)
     prompts = {prompt.problem.id: prompt for prompt in base.train}
-    return Drawer(config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum, base.turn_end)
+    return RolloutCollector(
+        config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum, base.turn_end
+    )
 
 
-def _held_out(base: _Base, terms: Mapping[str, Term], learner: Policy, reference: Policy | None) -> HeldOut | None:
+def _held_out(
+    base: _Base, terms: Mapping[str, Term], learner: LogprobModel, reference: LogprobModel | None
+) -> HeldOut | None:
     rows = {source: data.held_out for source, data in base.offline.items() if data.held_out}
     return HeldOut(rows, terms, learner, reference, base.config.sampling.max_tokens) if rows else None
 
@@ -337,7 +341,7 @@ def _rotate_as_sampled(base: _Base, model: Backbone) -> None:
         model.rotate_as_vllm(longest_of(base.config))
 
 
-def _reference(base: _Base, learner: Adapted) -> Policy | None:
+def _reference(base: _Base, learner: Adapted) -> LogprobModel | None:
     config = base.config
     if not config.gro.needs_reference:
         return None
@@ -355,7 +359,7 @@ def _reference(base: _Base, learner: Adapted) -> Policy | None:
         autocast=choose_learner(config) == "torch",
     )
     _rotate_as_sampled(base, policy)
-    return policy if base.ranks.count == 1 else SpreadPolicy(policy, base.ranks)
+    return policy if base.ranks.count == 1 else ShardedPolicy(policy, base.ranks)
 
 
 def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:

@@ -1,8 +1,8 @@
 """When a run writes a checkpoint, what is in it, and which ones stay.
 
 A checkpoint holds the run as it was between two steps: a step was committed and evaluated where that was due, and
-nothing of the next one has begun. What has to be kept beside the weights each part says itself (`Part`); data order,
-seeds and schedules are functions of the step and of the metrics, and need no state.
+nothing of the next one has begun. What has to be kept beside the weights each part says itself (`Stateful`); data
+order, seeds and schedules are functions of the step and of the metrics, and need no state.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from reasoner.distributed.ranks import Ranks, part_of
 from reasoner.errors import RunError
 from reasoner.io.bounded_files import LARGE_BYTES, read_json
 from reasoner.io.serialization import read_parquet, to_json, write_parquet
-from reasoner.runs.folder import Run
+from reasoner.runs.folder import RunFolder
 from reasoner.runs.model import best_steps
 from reasoner.scoring.service import ScoringService
-from reasoner.training.prefetch import Ahead
-from reasoner.training.rollout import Fresh
+from reasoner.training.prefetch import Prefetcher
+from reasoner.training.rollout import StepRollouts
 
 STATE_FILE = "state.json"
 CRITIC = "critic"
@@ -36,7 +36,7 @@ SHARE = 0.02
 """of the time, for checkpoints, where `run.checkpoint_every` leaves it open"""
 
 
-class Part(Protocol):
+class Stateful(Protocol):
     """Something whose state a run needs to go on as if it had never stopped."""
 
     def state(self) -> dict[str, Any]:
@@ -62,20 +62,20 @@ class Trained(Protocol):
 
 
 @dataclass
-class Keeper:
+class CheckpointKeeper:
     """Writes the checkpoints of one run."""
 
     config: RunConfig
-    run: Run
+    run: RunFolder
     ranks: Ranks
     """all of them call the methods; the first one decides, and writes but for the known scores"""
     learner: Trained
     critic: Trained | None
     """every rank has one that is equal"""
     scoring: ScoringService | None
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Stateful]
     """by name; every checkpoint has a state of each"""
-    ahead: Ahead
+    ahead: Prefetcher
     """what is drawn beside the update: while it is under way it changes the parts' states"""
     say: Callable[[str], None]
     """shows a sentence"""
@@ -85,7 +85,7 @@ class Keeper:
     """of the parts, after the last committed step"""
     _versions: tuple[int, ...] = ()
     """of the models, after the last committed step; empty: the states are not known"""
-    _drawn: Fresh | None = None
+    _drawn: StepRollouts | None = None
     """for the next step, after the last committed one"""
     _written: float = field(default_factory=lambda: time.perf_counter())
     """when the last checkpoint was"""
@@ -119,7 +119,7 @@ class Keeper:
         if self.scoring and not forget_scores:
             self.scoring.load_scores(checkpoint / self._scores_file)
         if (checkpoint / AHEAD_FILE).exists() and not forget_scores:
-            (drawn,) = read_parquet(checkpoint / AHEAD_FILE, Fresh)
+            (drawn,) = read_parquet(checkpoint / AHEAD_FILE, StepRollouts)
             self.ahead.restore(drawn)
         self.committed()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.gro.credit import returns_and_advantages
-from reasoner.gro.inputs import Inputs, masked
+from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.spec.terms import Advantage, Term
 from reasoner.learning.learner import StepResult
 from reasoner.records import Group, ScoredGroup, Suspect
@@ -69,7 +69,7 @@ class CriticReport:
 def update_critic(
     critic: Critic,
     term: Term,
-    inputs: Inputs,
+    inputs: ObjectiveInputs,
     groups: Sequence[ScoredGroup],
     minis: Sequence[Sequence[int]],
     value_clip: float | None,

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from reasoner.distributed.sharding import Policy
-from reasoner.evaluation.metrics import Estimate, Unit, estimate
+from reasoner.distributed.sharding import LogprobModel
+from reasoner.evaluation.metrics import Estimate, FigureUnit, estimate
 from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.records import Batch, Group, ScoredGroup
@@ -45,8 +45,8 @@ class HeldOut:
     """of every source that a term reads"""
     terms: Mapping[str, Term]
     """bound to the functions of plugins"""
-    learner: Policy
-    reference: Policy | None
+    learner: LogprobModel
+    reference: LogprobModel | None
     """frozen; None: no term asks for it"""
     max_tokens: int
     """the longest response allowed to fresh ones, which `aggregation.kind = "constant"` counts by"""
@@ -74,7 +74,7 @@ class HeldOut:
         compares = any(term.needs_reference for term in terms.values())
         before = iter(self._of_reference(source, groups) if compares else ())
         z0 = self._kl(source, groups) if any(term.anchor.kind == "kl" for term in terms.values()) else None
-        table: dict[tuple[str, Unit], dict[str, float]] = {}
+        table: dict[tuple[str, FigureUnit], dict[str, float]] = {}
         for scored in rows:
             size = len(scored.group.responses)
             logprobs_RT = [next(now) for _ in range(size)]
@@ -101,7 +101,7 @@ class HeldOut:
         return self._reference[what]
 
 
-def _logprobs(policy: Policy, groups: Sequence[Group], progress: Progress = lambda done, total: None) -> LogProbs:
+def _logprobs(policy: LogprobModel, groups: Sequence[Group], progress: Progress = lambda done, total: None) -> LogProbs:
     """(R)(T), some groups at a time."""
     found: list[list[float]] = []
     for first in range(0, len(groups), AT_ONCE):
@@ -113,13 +113,13 @@ def _logprobs(policy: Policy, groups: Sequence[Group], progress: Progress = lamb
 
 def _figures(
     term: Term, batch: Batch, logprobs_RT: LogProbs, max_tokens: int, z0: float | None
-) -> dict[tuple[str, Unit], float]:
+) -> dict[tuple[str, FigureUnit], float]:
     """Of one row, alone."""
     inputs = inputs_of(batch)
     planned = plan("row", term, inputs, credit_of(term, inputs), max_tokens, z0=z0)
     now_RT = padded(logprobs_RT, torch.float32)
     found = weigh([planned], inputs, torch.arange(len(logprobs_RT)), now_RT).diagnostics["row"]
-    figures: dict[tuple[str, Unit], float] = {("loss", "number"): found.loss}
+    figures: dict[tuple[str, FigureUnit], float] = {("loss", "number"): found.loss}
     if found.pairs:
         figures["accuracy", "share"] = 0.5 if found.margin == 0.0 else float(found.pairs_right)
         figures["margin", "number"] = found.margin

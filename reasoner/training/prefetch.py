@@ -18,26 +18,26 @@ from typing import Protocol, Self
 
 from reasoner.records import Group
 from reasoner.sampling.base import Progress
-from reasoner.training.rollout import Fresh
+from reasoner.training.rollout import StepRollouts
 
 
-class Draw(Protocol):
+class Collect(Protocol):
     """`Drawer.draw` of one step."""
 
-    def __call__(self, *, progress: Progress, seen: Callable[[Group], None]) -> Fresh: ...
+    def __call__(self, *, progress: Progress, seen: Callable[[Group], None]) -> StepRollouts: ...
 
 
-class Ahead:
+class Prefetcher:
     """What is drawn beside the update. Leaving the context waits for the thread: end the sampler before."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampling ahead")
-        self._fresh: Future[Fresh] | None = None
+        self._fresh: Future[StepRollouts] | None = None
         self._first: Future[Group | None] = Future()
         self._progress: Progress | None = None
         self._seconds = 0.0
 
-    def begin(self, draw: Draw) -> None:
+    def begin(self, draw: Collect) -> None:
         """Draw the next step's groups from now on."""
         first: Future[Group | None] = Future()
 
@@ -45,7 +45,7 @@ class Ahead:
             if not first.done():
                 first.set_result(group)
 
-        def drawn() -> Fresh:
+        def drawn() -> StepRollouts:
             started = time.perf_counter()
             try:
                 return draw(progress=self._tell, seen=seen)
@@ -57,7 +57,7 @@ class Ahead:
         self._first = first
         self._fresh = self._thread.submit(drawn)
 
-    def restore(self, fresh: Fresh) -> None:
+    def restore(self, fresh: StepRollouts) -> None:
         """Go on with groups that were drawn before the run was interrupted."""
         self._fresh, self._first = Future(), Future()
         self._fresh.set_result(fresh)
@@ -74,7 +74,7 @@ class Ahead:
         return self._fresh is None or (self._fresh.done() and self._fresh.exception() is None)
 
     @property
-    def drawn(self) -> Fresh | None:
+    def drawn(self) -> StepRollouts | None:
         """What waits to be taken; None: nothing, or it is not whole."""
         return self._fresh.result() if self._fresh and self.is_settled else None
 
@@ -89,7 +89,7 @@ class Ahead:
             self._fresh.result()
             self._progress = None
 
-    def take(self, step: int, progress: Progress) -> Fresh | None:
+    def take(self, step: int, progress: Progress) -> StepRollouts | None:
         """The groups of a step, waited for; None: none were drawn for it.
 
         Raises:

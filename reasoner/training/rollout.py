@@ -19,7 +19,7 @@ from reasoner.scoring.base import Scorer
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class StepRollouts:
     """The fresh responses of one step."""
 
     step: int
@@ -55,7 +55,7 @@ class Fresh:
 
 
 @dataclass
-class Drawer:
+class RolloutCollector:
     """Samples and scores the fresh groups of one step after the other."""
 
     config: Config
@@ -86,7 +86,7 @@ class Drawer:
         greedy: bool,
         progress: Progress = lambda done, total: None,
         seen: Callable[[Group], None] = lambda group: None,
-    ) -> Fresh:
+    ) -> StepRollouts:
         """The groups of a step, each scored as soon as it is complete.
 
         With `sampling.refills`, groups whose rewards are all equal are dropped and as many further problems sampled, up
@@ -125,7 +125,7 @@ class Drawer:
             params = self._params(0.0, "greedy", step)
             greedily = self._score(prompts, 1, params, timer, progress, lambda group: None)
         everything = [scored for some in (*rounds, greedily) for scored in some]
-        return Fresh(
+        return StepRollouts(
             step=step,
             rounds=tuple(rounds),
             refilled=refills > 0,

@@ -21,7 +21,7 @@ from reasoner.data.problems import Stream
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.seeds import derive_seed
-from reasoner.distributed.sharding import Policy
+from reasoner.distributed.sharding import LogprobModel
 from reasoner.errors import ScoringError
 from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation
 from reasoner.gro.spec.schedules import factor
@@ -33,20 +33,20 @@ from reasoner.monitoring.step_metrics import Timer, memory_metrics, rollout_metr
 from reasoner.monitoring.view import Summary, View
 from reasoner.plugins.manager import Events
 from reasoner.records import Batch, Group, Prompt, Rollout, SamplingParams, ScoredGroup
-from reasoner.runs.folder import Run, as_read
+from reasoner.runs.folder import RunFolder, as_read
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.sampling.base import Sampler
 from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
-from reasoner.training.checkpointing import SCORING, Keeper, Part
+from reasoner.training.checkpointing import SCORING, CheckpointKeeper, Stateful
 from reasoner.training.evaluator import evaluate, evaluation_params
 from reasoner.training.guards.applicability import why_nothing_is_judged, why_nothing_is_rewarded
 from reasoner.training.guards.canary import Canary
 from reasoner.training.guards.nonfinite import explain, stop_after
 from reasoner.training.guards.time_limit import Deadline
 from reasoner.training.held_out import HeldOut
-from reasoner.training.prefetch import Ahead
-from reasoner.training.rollout import Drawer, Fresh
+from reasoner.training.prefetch import Prefetcher
+from reasoner.training.rollout import RolloutCollector, StepRollouts
 from reasoner.training.update import ActiveTerm, UpdateReport
 from reasoner.training.weight_sync import Publisher, gap_limit, hand_over
 
@@ -56,7 +56,7 @@ class Evaluator:
     """What an evaluation needs; training needs it too."""
 
     config: Config
-    run: Run
+    run: RunFolder
     view: View
     held_out: Sequence[Prompt]
     scorer: Scorer
@@ -98,12 +98,12 @@ class Evaluator:
 
 
 @dataclass
-class Stages:
+class Trainer:
     """A training run's parts."""
 
     config: Config
     device: str
-    run: Run
+    run: RunFolder
     view: View
     events: Events
     """the plugins that watch"""
@@ -112,7 +112,7 @@ class Stages:
     terms: Mapping[str, Term]
     """the objective's terms, bound to the functions of plugins"""
     learner: PerturbableLearner
-    reference: Policy | None
+    reference: LogprobModel | None
     """frozen copy of the initial model; None: no term asks for it"""
     critic: TorchCritic | None
     """value model; None: no term asks for it"""
@@ -120,15 +120,15 @@ class Stages:
     """sampler and scorer; None: no term reads fresh groups, and no evaluation samples"""
     held_out: HeldOut | None
     """offline responses that are not trained on; None: there are none"""
-    drawer: Drawer | None
+    drawer: RolloutCollector | None
     """samples and scores the fresh groups of a step; None: no term reads any"""
-    ahead: Ahead
+    ahead: Prefetcher
     """what it draws beside the update (`sampling.ahead`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
     fresh_steps: int = 0
     """steps that sampled, since this start"""
-    fresh: Fresh | None = None
+    fresh: StepRollouts | None = None
     """of the current step; None: it reads no fresh groups"""
     asleep: bool = False
     """the sampler has given its memory back"""
@@ -148,15 +148,15 @@ class Stages:
         return Deadline(self.config.run.max_hours)
 
     @cached_property
-    def keeper(self) -> Keeper:
+    def keeper(self) -> CheckpointKeeper:
         """Writes the run's checkpoints."""
-        parts: dict[str, Part] = {"stages": self}
+        parts: dict[str, Stateful] = {"stages": self}
         scoring = self.evaluator.service if self.evaluator else None
         if scoring:
             parts[SCORING] = scoring
         if self.drawer:
             parts["drawer"] = self.drawer
-        return Keeper(
+        return CheckpointKeeper(
             self.config.run,
             self.run,
             self.ranks,
@@ -218,7 +218,7 @@ class Stages:
                 batches[source] = Batch(self.offline[source].at(step))
         return {source: batch for source, batch in batches.items() if batch.groups}
 
-    def _fresh(self, step: int, timer: Timer) -> Fresh:
+    def _fresh(self, step: int, timer: Timer) -> StepRollouts:
         """What was drawn for the step during the update before it (`sampling.ahead`), or is drawn now, with the
         learner's weights; then drawing for the next step begins.
         """
@@ -236,7 +236,7 @@ class Stages:
             self.ahead.begin(partial(self.drawer.draw, step + 1, greedy=self._needs_greedy(step + 1)))
         return fresh
 
-    def _check_first(self, fresh: Fresh) -> None:
+    def _check_first(self, fresh: StepRollouts) -> None:
         """End a run whose first responses no reward source has anything to say about."""
         first = not any("reward/abstained" in metrics for metrics in self.history)
         before = self.run.evaluations.get(0)
@@ -249,7 +249,7 @@ class Stages:
     def _needs_greedy(self, step: int) -> bool:
         return any(each.term.needs_greedy for each in self.active_terms(step))
 
-    def _tell(self, fresh: Fresh) -> None:
+    def _tell(self, fresh: StepRollouts) -> None:
         """Say what happened while groups were drawn, to plugins too."""
         for drawn in fresh.rounds:
             self.events.emit("groups_sampled", step=fresh.step, groups=tuple(scored.group for scored in drawn))
@@ -422,7 +422,7 @@ class Stages:
             self.view.message(f"step {step}: {explain(report.suspects)}; {evidence}")
             stop_after(self.history, self.config.learning.max_not_finite, report.suspects, evidence)
 
-    def _fresh_metrics(self, fresh: Fresh, report: UpdateReport) -> dict[str, float]:
+    def _fresh_metrics(self, fresh: StepRollouts, report: UpdateReport) -> dict[str, float]:
         """Figures of everything that was sampled for the step, whether it was trained on or dropped; staleness alone is
         that of what was trained on."""
         metrics = {**fresh.metrics, **rollout_metrics(fresh.sampled, self.config.conditions)}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.gro.diagnostics import Diagnostics
-from reasoner.gro.inputs import Inputs
+from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import TermPlan, credit_of, plan, weigh
 from reasoner.gro.pairs import units
 from reasoner.gro.spec.terms import Source, Term
@@ -28,7 +28,7 @@ from reasoner.training.critic_update import Critic, CriticReport, update_critic
 from reasoner.training.guards.nonfinite import Seen
 from reasoner.training.weight_sync import Gap
 
-Progress = Callable[[int, int], None]
+UpdateProgress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
 
 
@@ -111,7 +111,7 @@ def update(
     critic: Critic | None = None,
     value_clip: float | None = None,
     ranks: Ranks = ALONE,
-    progress: Progress = lambda done, total: None,
+    progress: UpdateProgress = lambda done, total: None,
 ) -> UpdateReport:
     """`epochs` passes over the batches, each with one optimiser step per mini-batch of whole groups.
 
@@ -178,7 +178,7 @@ class Prepared:
 
     batch: Batch
     terms: Sequence[ActiveTerm]
-    inputs: Inputs
+    inputs: ObjectiveInputs
     credits_KRT: Sequence[Tensor]
     """by term: (R, 1), or (R, T) where its credit is per token"""
     max_tokens: int
@@ -196,7 +196,7 @@ class Prepared:
             credit_RT = credit_RT.sum(dim=1, keepdim=True) / self.inputs.lengths_R.clamp(min=1)[:, None]
         return tuple(credit_RT[:, 0].tolist())
 
-    def objective(self, mini: int, count: int, learner: Learner, progress: Progress) -> Objective:
+    def objective(self, mini: int, count: int, learner: Learner, progress: UpdateProgress) -> Objective:
         """Fix normalisers and pairs of mini-batch `mini` of `count`, and leave out what cannot get weight."""
         rows = self.rows(mini, count)
         z0 = self._mismatched_kl(rows, learner)
@@ -250,13 +250,13 @@ class Objective:
     by micro-batch."""
 
     plans: Sequence[TermPlan]
-    inputs: Inputs
+    inputs: ObjectiveInputs
     batch: Batch
     active: list[ScoredGroup]
     """the groups with only those responses that can get weight"""
     active_rows: list[int]
     """index into the batch's R responses of every response of `active`"""
-    progress: Progress
+    progress: UpdateProgress
     measures_gap: bool = False
     """compare sampler and learner: fresh responses, first pass"""
     weighed: int = 0
@@ -338,14 +338,14 @@ class Objective:
 _NO_PAIRS = torch.empty(0, 2, dtype=torch.int64)
 
 
-def inputs_of(batch: Batch) -> Inputs:
+def inputs_of(batch: Batch) -> ObjectiveInputs:
     """A batch as tensors: rewards in float64, log-probabilities in float32 as the learner gives them."""
     rewards_NG = _rewards([scored.rewards for scored in batch.groups])
     responses = batch.responses
     components = [row for scored in batch.groups for row in scored.components]
     shape = rewards_NG.shape
     by_source = list(zip(*components, strict=True)) if components and components[0] else []
-    return Inputs(
+    return ObjectiveInputs(
         rewards_NG=rewards_NG,
         valid_NG=~rewards_NG.isnan(),
         mask_RT=padded([response.policy_mask for response in responses], torch.bool),

@@ -23,7 +23,7 @@ from reasoner.models.tensor_files import count_weights, read_tensors, write_weig
 from reasoner.processes.machine import MEMORY_FOLDER, why_not_in_memory
 
 if TYPE_CHECKING:
-    from reasoner.distributed.sharding import Policy
+    from reasoner.distributed.sharding import LogprobModel
     from reasoner.records import Group, Receipt
     from reasoner.sampling.base import Sampler
 
@@ -167,7 +167,7 @@ def _compare(what: str, published: object, loaded: object) -> None:
         )
 
 
-def check_gap(learner: Policy, groups: Sequence[Group], temperature: float) -> Gap:
+def check_gap(learner: LogprobModel, groups: Sequence[Group], temperature: float) -> Gap:
     """Score the groups again with the learner and compare with what the sampler reported.
 
     Args:

@@ -79,7 +79,7 @@ _BRACKETS = {"(": ")", "[": "]", r"\{": r"\}"}
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EqualityVerdict:
     """Whether two answers are equal, what decided it, and why not."""
 
     equal: bool
@@ -95,11 +95,11 @@ class _Collection:
     elements: tuple[str, ...]
 
 
-def compare(answer: str, reference: str, tolerance: float = 0.0) -> Verdict:
+def compare(answer: str, reference: str, tolerance: float = 0.0) -> EqualityVerdict:
     """Compare two extracted answers. What cannot be compared within bounds is not equal, and the reason says so."""
     left, right = normalise(answer), normalise(reference)
     if left == right:
-        return Verdict(True, "text")
+        return EqualityVerdict(True, "text")
     if _APPROXIMATELY.search(left + right):
         return _compare_approximate(left, right, tolerance)
     return _compare_sides(left, right, tolerance)
@@ -140,15 +140,15 @@ def kind_of(reference: str) -> str:
     return "expression" if is_expression(_without_unit(text)) else TEXT_ONLY
 
 
-def _compare_sides(answer: str, reference: str, tolerance: float) -> Verdict:
+def _compare_sides(answer: str, reference: str, tolerance: float) -> EqualityVerdict:
     """With the names of values looked at first, then as sets, then what is left."""
     if _differs_in_or(answer, reference):
-        return Verdict(False, "collection", "one says `or` where the other does not")
+        return EqualityVerdict(False, "collection", "one says `or` where the other does not")
     given, wanted = named_values(answer), named_values(reference)
     if given and wanted and set(given.names) == set(wanted.names):
         equal = same_named(given, wanted, lambda mine, theirs: _compare(mine, theirs, tolerance).equal)
         if equal or len(wanted.names) > 1 or len(wanted.solutions) > 1:
-            return Verdict(equal, "collection", "" if equal else "different values")
+            return EqualityVerdict(equal, "collection", "" if equal else "different values")
     elif wanted and "=" not in answer:
         return _compare_values(answer, wanted.values, len(wanted.names) > 1 and len(wanted.solutions) == 1, tolerance)
     elif given and "=" not in reference and len(given.names) > 1 and len(given.solutions) == 1:
@@ -166,19 +166,19 @@ def _differs_in_or(answer: str, reference: str) -> bool:
     return relations and len(names) > 1 and bool(_OR.search(answer)) != bool(_OR.search(reference))
 
 
-def _compare_in_order(given: Named, reference: str, tolerance: float) -> Verdict:
+def _compare_in_order(given: Named, reference: str, tolerance: float) -> EqualityVerdict:
     """`x = 3, y = -1` against `(3, -1)` or `3, -1`: in the order in which it names the values, or that of the names."""
     values = given.solutions[0]
     wanted = _collection(reference)
     if wanted is None or wanted.opening not in ("", "("):
-        return Verdict(False, "collection", "names for values that have none")
+        return EqualityVerdict(False, "collection", "names for values that have none")
     listed = f"({', '.join(wanted.elements)})"
     orders = [", ".join(values.values()), ", ".join(value for _, value in sorted(values.items()))]
     verdicts = [_compare(f"({order})", listed, tolerance) for order in orders]
     return verdicts[0] if verdicts[0].equal else verdicts[1]
 
 
-def _compare_values(answer: str, reference: str, ordered: bool, tolerance: float) -> Verdict:
+def _compare_values(answer: str, reference: str, ordered: bool, tolerance: float) -> EqualityVerdict:
     """Values without names; `ordered` ones stand in the order of their names."""
     if ordered:
         answer, reference = _like(answer, f"({reference})"), f"({reference})"
@@ -192,11 +192,11 @@ def _like(values: str, reference: str) -> str:
     return f"({values})" if bare and not bare.opening and wanted and wanted.opening == "(" else values
 
 
-def _compare_approximate(answer: str, reference: str, tolerance: float) -> Verdict:
+def _compare_approximate(answer: str, reference: str, tolerance: float) -> EqualityVerdict:
     r"""`22/7 \approx 3.14` is either of the two; the second must be the rounding of the first."""
     sides = [[side.strip() for side in _APPROXIMATELY.split(text) if side.strip()] for text in (answer, reference)]
     if any(len(text) > 2 or (len(text) == 2 and not _is_rounding(*text)) for text in sides) or not all(sides):
-        return Verdict(False, "expression", "not a single value")
+        return EqualityVerdict(False, "expression", "not a single value")
     verdicts = [_compare_sides(mine, theirs, tolerance) for mine in sides[0] for theirs in sides[1]]
     return next((verdict for verdict in verdicts if verdict.equal), verdicts[-1])
 
@@ -213,12 +213,12 @@ def _is_rounding(exact: str, rounded: str) -> bool:
         return False
 
 
-def _compare(answer: str, reference: str, tolerance: float) -> Verdict:
+def _compare(answer: str, reference: str, tolerance: float) -> EqualityVerdict:
     if _same_text(answer, reference):
-        return Verdict(True, "text")
+        return EqualityVerdict(True, "text")
     ratio = same_ratio(answer, reference, lambda mine, theirs: _compare(mine, theirs, tolerance).equal)
     if ratio is not None:
-        return Verdict(ratio, "collection", "" if ratio else "a different ratio or time")
+        return EqualityVerdict(ratio, "collection", "" if ratio else "a different ratio or time")
     number = _reference_number(reference)
     if number is not None and (inside := _IN_BRACKETS.fullmatch(answer)):
         answer = inside[1].strip()
@@ -229,9 +229,9 @@ def _compare(answer: str, reference: str, tolerance: float) -> Verdict:
         number = _in_unit(reference, answer_number)
     if number is not None and answer_number is not None:
         equal = same_number(answer_number, number, tolerance)
-        return Verdict(equal, "number", "" if equal else "a different number")
+        return EqualityVerdict(equal, "number", "" if equal else "a different number")
     if number is None and _is_only_text(reference):
-        return Verdict(False, "text", "different words")
+        return EqualityVerdict(False, "text", "different words")
     if bases := _in_bases(answer, reference):
         return bases
     listed = _collections(answer, reference, tolerance) if number is None else None
@@ -247,13 +247,13 @@ def _in_unit(answer: str, reference: Number) -> Number | None:
     return number if number is not None and number.unit == reference.unit else None
 
 
-def _in_bases(answer: str, reference: str) -> Verdict | None:
+def _in_bases(answer: str, reference: str) -> EqualityVerdict | None:
     """`15_8` is 15 with base 8, or without one; None: neither has a base."""
     given, wanted = _BASE.fullmatch(answer), _BASE.fullmatch(reference)
     if given is None or wanted is None or not (given[2] or wanted[2]):
         return None
     equal = given[1].casefold() == wanted[1].casefold() and (not given[2] or not wanted[2] or given[2] == wanted[2])
-    return Verdict(equal, "text", "" if equal else "a different number, or another base")
+    return EqualityVerdict(equal, "text", "" if equal else "a different number, or another base")
 
 
 @lru_cache(maxsize=512)  # the responses of a group share their reference
@@ -302,7 +302,7 @@ def _names_value(side: str) -> bool:
     return is_name(side) or r"\text" in side or len(set(_VARIABLES.findall(_COMMAND.sub(" ", side)))) != 1
 
 
-def _collections(answer: str, reference: str, tolerance: float) -> Verdict | None:
+def _collections(answer: str, reference: str, tolerance: float) -> EqualityVerdict | None:
     """Compare as tuple, interval, union, set or list; None when the reference is none of these."""
     wanted = _several(reference)
     if wanted is None or len(wanted.elements) < 2:
@@ -311,22 +311,24 @@ def _collections(answer: str, reference: str, tolerance: float) -> Verdict | Non
     if wanted.opening == r"\cup" != given.opening:
         return None  # the same set in other words, such as a complement
     if len(given.elements) < 2:
-        return Verdict(False, "collection", f"one value where {len(wanted.elements)} are expected")
+        return EqualityVerdict(False, "collection", f"one value where {len(wanted.elements)} are expected")
     if "=" not in reference:
         given = replace(given, elements=without_names(given.elements))
     elif "=" not in answer:
         wanted = replace(wanted, elements=without_names(wanted.elements))
     ordered = wanted.opening in ("(", "[")
     if (given.opening, given.closing) != (wanted.opening, wanted.closing) and (ordered or given.opening in ("(", "[")):
-        return Verdict(False, "collection", "different brackets")
+        return EqualityVerdict(False, "collection", "different brackets")
     if len(given.elements) != len(wanted.elements):
-        return Verdict(False, "collection", f"{len(given.elements)} values where {len(wanted.elements)} are expected")
+        return EqualityVerdict(
+            False, "collection", f"{len(given.elements)} values where {len(wanted.elements)} are expected"
+        )
     if ordered:
         pairs = zip(given.elements, wanted.elements, strict=True)
         equal = all(_compare(mine, theirs, tolerance).equal for mine, theirs in pairs)
     else:
         equal = _same_multiset(given.elements, wanted.elements, tolerance)
-    return Verdict(equal, "collection", "" if equal else "different values")
+    return EqualityVerdict(equal, "collection", "" if equal else "different values")
 
 
 def _several(text: str) -> _Collection | None:
@@ -388,14 +390,14 @@ def _split(text: str) -> tuple[str, ...] | None:
 
 def _compare_expressions(
     answer: str, answer_number: Number | None, reference: str, number: Number | None, tolerance: float
-) -> Verdict:
+) -> EqualityVerdict:
     if number is not None:
         unfinished = _not_a_value(answer)
         if unfinished:
-            return Verdict(False, "expression", unfinished)
+            return EqualityVerdict(False, "expression", unfinished)
     units = _and_unit(answer)[1], _and_unit(reference)[1] or (number.unit if number else "")
     if all(units) and not same_unit(*units):
-        return Verdict(False, "expression", "another unit")
+        return EqualityVerdict(False, "expression", "another unit")
     try:
         if number is not None:
             equal = _has_value(_without_unit(answer), number, tolerance)
@@ -404,8 +406,8 @@ def _compare_expressions(
         else:
             equal = same_expression(_without_unit(answer), _without_unit(reference))
     except (TooComplexError, NotMathError) as error:
-        return Verdict(False, "expression", f"not compared: {error}")
-    return Verdict(equal, "expression", "" if equal else "a different value")
+        return EqualityVerdict(False, "expression", f"not compared: {error}")
+    return EqualityVerdict(equal, "expression", "" if equal else "a different value")
 
 
 def _has_value(expression: str, number: Number, tolerance: float) -> bool:

@@ -12,8 +12,8 @@ from reasoner import Problem, Response, Score, after_thinking, reward
 from reasoner_rewards.answer_text import reference_text
 from reasoner_rewards.extraction import final_answer
 
-Step = Literal["case", "space", "punctuation"]
-Extract = Literal["all", "last_line", "boxed"]
+NormaliseStep = Literal["case", "space", "punctuation"]
+ExactExtract = Literal["all", "last_line", "boxed"]
 
 _SIGN = re.compile(r"(?<![\w])[-−–—﹣－](?=[.,]?\d)")
 _MARK = re.compile(r"[^\w\s]|_")
@@ -25,16 +25,16 @@ class ExactOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    normalise: tuple[Step, ...] = ("case", "space", "punctuation")
+    normalise: tuple[NormaliseStep, ...] = ("case", "space", "punctuation")
     """what does not count: case, the kind and amount of white space, punctuation without a value"""
-    extract: Extract = "all"
+    extract: ExactExtract = "all"
     """what is compared: the whole answer, its last line, or its final box"""
 
 
-def _wanted(problem: Problem, options: ExactOptions) -> tuple[str, frozenset[Step]]:
+def _wanted(problem: Problem, options: ExactOptions) -> tuple[str, frozenset[NormaliseStep]]:
     """The reference as it is compared, and the steps that both sides go through."""
     wanted = reference_text(problem)
-    steps: frozenset[Step] = frozenset(options.normalise)
+    steps: frozenset[NormaliseStep] = frozenset(options.normalise)
     if not normalised(wanted, steps):
         steps -= {"punctuation"}
     return normalised(wanted, steps), steps
@@ -72,7 +72,7 @@ def exact(problem: Problem, response: Response, *, options: ExactOptions) -> Sco
     )
 
 
-def normalised(text: str, steps: frozenset[Step]) -> str:
+def normalised(text: str, steps: frozenset[NormaliseStep]) -> str:
     """The text as it is compared."""
     text = unicodedata.normalize("NFC", text)
     if "case" in steps:
@@ -92,7 +92,7 @@ def _kept(mark: re.Match[str]) -> str:
     return ""
 
 
-def _extracted(text: str, extract: Extract) -> tuple[str, str]:
+def _extracted(text: str, extract: ExactExtract) -> tuple[str, str]:
     """The answer, and why there is none."""
     answer = after_thinking(text)
     if answer is None:

@@ -21,7 +21,7 @@ from typing import Literal
 from reasoner import after_thinking
 from reasoner_rewards.surroundings import is_part, last_number
 
-Mode = Literal["strict", "lenient"]
+ExtractionMode = Literal["strict", "lenient"]
 Method = Literal["boxed", "hashes", "statement", "formula", "number", "text", "none"]
 
 MAX_ANSWER_CHARS = 400
@@ -64,7 +64,7 @@ class Extraction:
     """what is missing or broken, when there is no answer"""
 
 
-def final_answer(text: str, mode: Mode) -> Extraction:
+def final_answer(text: str, mode: ExtractionMode) -> Extraction:
     """The final answer of a response: only what follows its thinking counts, and thinking that is not closed has
     none."""
     after = after_thinking(text)

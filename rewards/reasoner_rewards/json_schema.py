@@ -15,7 +15,7 @@ from reasoner import Problem, Response, Score, after_thinking, reward
 from reasoner.errors import MissingDependencyError
 from reasoner_rewards.fences import blocks
 
-Extract = Literal["fenced_or_all", "fenced", "all"]
+JsonExtract = Literal["fenced_or_all", "fenced", "all"]
 LABELS = ("", "json")
 """of the fenced blocks that may be JSON"""
 
@@ -29,7 +29,7 @@ class JsonSchemaOptions(BaseModel):
     """the JSON Schema itself"""
     schema_file: str | None = Field(default=None, validate_default=True)
     """a file that holds it; read once, relative to the working directory"""
-    extract: Extract = "fenced_or_all"
+    extract: JsonExtract = "fenced_or_all"
     """what must be JSON: the last fenced block, the whole response, or the block if there is one"""
     match_answer: bool = False
     """whether it must also equal the reference answer, read as JSON"""
@@ -100,7 +100,7 @@ def _score(*, json: bool = False, valid: bool = False, equal: bool | None = None
     return Score(float(not note), {"json": json, "valid": valid, "equal": equal}, note)
 
 
-def _extracted(text: str, extract: Extract) -> tuple[str, str]:
+def _extracted(text: str, extract: JsonExtract) -> tuple[str, str]:
     """What must be JSON, and why there is nothing."""
     answer = after_thinking(text)
     if answer is None:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from reasoner import Problem, Response, Score, reward
 
-Kind = Literal["soft_overlong", "cosine"]
-OWNERS: dict[str, Kind] = {"cache_tokens": "soft_overlong", "shortest": "cosine", "longest": "cosine"}
+LengthShape = Literal["soft_overlong", "cosine"]
+OWNERS: dict[str, LengthShape] = {"cache_tokens": "soft_overlong", "shortest": "cosine", "longest": "cosine"}
 """option -> the kind that reads it"""
 
 
@@ -19,7 +19,7 @@ class LengthOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    kind: Kind = "soft_overlong"
+    kind: LengthShape = "soft_overlong"
     """the curve"""
     max_tokens: int = Field(gt=0)
     """tokens per response at which the curve ends; usually `sampling.max_tokens`"""

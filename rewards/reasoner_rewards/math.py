@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reasoner import Problem, Response, Score, reward
 from reasoner_rewards.equality import compare, kind_of
-from reasoner_rewards.extraction import Mode, final_answer, reference_answer
+from reasoner_rewards.extraction import ExtractionMode, final_answer, reference_answer
 
 
 class MathOptions(BaseModel):
@@ -14,7 +14,7 @@ class MathOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    extract: Mode = "strict"
+    extract: ExtractionMode = "strict"
     """`strict`: only `\\boxed{}` and `####`; `lenient`: also "the answer is", the last formula and the last number, to
     evaluate models that were never told a format"""
     tolerance: float = Field(default=0.0, ge=0.0, lt=1.0)

@@ -36,7 +36,7 @@ _SEPARATORS = re.compile(
 MOST = 24
 """named values in one answer"""
 
-Same = Callable[[str, str], bool]
+NamesEqual = Callable[[str, str], bool]
 """`(answer, reference)`: whether two values are equal"""
 
 
@@ -94,7 +94,7 @@ def named_values(text: str) -> Named | None:
     return _grouped(pairs)
 
 
-def same_named(answer: Named, reference: Named, same: Same) -> bool:
+def same_named(answer: Named, reference: Named, same: NamesEqual) -> bool:
     """The same solutions in any order, each with the same names."""
     if len(answer.solutions) != len(reference.solutions):
         return False
@@ -107,7 +107,7 @@ def same_named(answer: Named, reference: Named, same: Same) -> bool:
     return True
 
 
-def _agree(found: dict[str, str], wanted: dict[str, str], same: Same) -> bool:
+def _agree(found: dict[str, str], wanted: dict[str, str], same: NamesEqual) -> bool:
     return found.keys() == wanted.keys() and all(same(found[name], value) for name, value in wanted.items())
 
 

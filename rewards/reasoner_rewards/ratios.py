@@ -9,7 +9,7 @@ from math import gcd
 from reasoner_rewards.normal import words
 from reasoner_rewards.numbers import parse_number
 
-Same = Callable[[str, str], bool]
+PartsEqual = Callable[[str, str], bool]
 
 _TO = re.compile(r"(?<=[0-9A-Za-z)}])\s*(?:\\text\s*\{\s*to\s*\}|(?<![A-Za-z])to(?![A-Za-z]))\s*")
 _TERM = r"[^\s:A-Za-z]*[0-9A-Za-z)}]"
@@ -29,7 +29,7 @@ def is_ratio(text: str) -> bool:
     return ":" in text and all(part.strip() for part in text.split(":")) and "=" not in text and "\\{" not in text
 
 
-def same_ratio(answer: str, reference: str, same: Same) -> bool | None:
+def same_ratio(answer: str, reference: str, same: PartsEqual) -> bool | None:
     """Whether both are the same ratio or time; None: the reference is neither.
 
     Args:

@@ -17,7 +17,7 @@ from reasoner import Problem, Response, Score, reward
 from reasoner.errors import MissingDependencyError
 
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["float32", "bfloat16", "float16"]
+RewardModelDtype = Literal["float32", "bfloat16", "float16"]
 NOT_INSTALLED = "torch and transformers are needed and not installed: `pip install 'reasoner[train]'`"
 MAX_NAMED = 5
 """conversations that an error message names"""
@@ -34,7 +34,7 @@ class RewardModelOptions(BaseModel):
     """a folder, or a name on the Hugging Face hub, of a sequence-classification model with one or two labels"""
     device: Device = "auto"
     """`auto`: cuda when torch sees a CUDA device, otherwise cpu"""
-    dtype: Dtype = "float32"
+    dtype: RewardModelDtype = "float32"
     """of its weights"""
     batch_tokens: int = Field(default=8192, gt=0)
     """tokens per forward, padding included; a longer conversation goes alone"""
@@ -164,7 +164,7 @@ def _batches(lengths: Sequence[int], batch_tokens: int, most: int) -> Iterator[l
 
 
 @cache
-def _loaded(name: str, device: Device, dtype: Dtype) -> _Scorer:
+def _loaded(name: str, device: Device, dtype: RewardModelDtype) -> _Scorer:
     try:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from reasoner.errors import ConfigError, DataError
-from reasoner_tasks.stdin_kinds import KINDS, LEVELS, Kind, draw_numbers
+from reasoner_tasks.stdin_kinds import KINDS, LEVELS, ExerciseKind, draw_numbers
 
 TESTS = 5
 """per exercise, beside the example that the question shows"""
@@ -42,7 +42,7 @@ def stdin_exercises(count: int, seed: int, *, levels: list[int] = list(LEVELS)) 
         yield _exercise(draw, [kind for kind in KINDS if kind.level == level], seen)
 
 
-def _exercise(draw: Random, kinds: list[Kind], seen: set[str]) -> dict[str, Any]:
+def _exercise(draw: Random, kinds: list[ExerciseKind], seen: set[str]) -> dict[str, Any]:
     for _ in range(TRIES):
         kind, numbers = draw.choice(kinds), draw_numbers(draw)
         named = asdict(numbers)
@@ -63,7 +63,7 @@ def _exercise(draw: Random, kinds: list[Kind], seen: set[str]) -> dict[str, Any]
     raise DataError(f"stdin_exercises has only {len(seen)} different exercises: lower the limit, or add levels.")
 
 
-def _inputs(draw: Random, kind: Kind) -> list[str]:
+def _inputs(draw: Random, kind: ExerciseKind) -> list[str]:
     """Different inputs for the example and the tests; fewer where a kind does not have that many."""
     found: dict[str, None] = {}
     for _ in range(TRIES):

@@ -18,7 +18,7 @@ DrawInput = Callable[[Random], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class ExerciseNumbers:
     """What an exercise is drawn with; its texts name these in braces."""
 
     n: str
@@ -32,7 +32,7 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ExerciseKind:
     """A kind of exercise. Inputs and outputs are without their last line end."""
 
     name: str
@@ -40,14 +40,14 @@ class Kind:
     question: str
     program: str
     """a solution"""
-    solve: Callable[[str, Numbers], str]
+    solve: Callable[[str, ExerciseNumbers], str]
     """input to output, written without the program"""
     draw_input: DrawInput
 
 
-def draw_numbers(draw: Random) -> Numbers:
+def draw_numbers(draw: Random) -> ExerciseNumbers:
     """The numbers and words of one exercise."""
-    return Numbers(
+    return ExerciseNumbers(
         draw.choice("nxamk"), draw.randint(2, 99), draw.randint(2, 9), draw.choice(WORDS), draw.choice("aeilnor")
     )
 
@@ -129,7 +129,7 @@ _READ_LIST = "input()\nvalues = [int(word) for word in input().split()]\n"
 
 KINDS = (
     # a line in, a line out
-    Kind(
+    ExerciseKind(
         "add",
         1,
         "Read an integer {n} and print {n} + {k}.",
@@ -137,7 +137,7 @@ KINDS = (
         lambda text, of: str(int(text) + of.k),
         _integers(1),
     ),
-    Kind(
+    ExerciseKind(
         "subtract",
         1,
         "Read an integer {n} and print {n} - {k}.",
@@ -145,7 +145,7 @@ KINDS = (
         lambda text, of: str(int(text) - of.k),
         _integers(1),
     ),
-    Kind(
+    ExerciseKind(
         "multiply",
         1,
         "Read an integer {n} and print {n} * {k}.",
@@ -153,7 +153,7 @@ KINDS = (
         lambda text, of: str(int(text) * of.k),
         _integers(1),
     ),
-    Kind(
+    ExerciseKind(
         "remainder",
         1,
         "Read an integer {n} and print the remainder of {n} divided by {k}.",
@@ -161,7 +161,7 @@ KINDS = (
         lambda text, of: str(int(text) - int(text) // of.k * of.k),
         _integers(1, 0, 400),
     ),
-    Kind(
+    ExerciseKind(
         "linear",
         1,
         "Read an integer {n} and print {d} times {n}, plus {k}.",
@@ -169,7 +169,7 @@ KINDS = (
         lambda text, of: str(int(text) * of.d + of.k),
         _integers(1),
     ),
-    Kind(
+    ExerciseKind(
         "sum_plus",
         1,
         "Read two integers from one line and print their sum plus {k}.",
@@ -177,7 +177,7 @@ KINDS = (
         lambda text, of: str(sum(_ints(text)) + of.k),
         _integers(2),
     ),
-    Kind(
+    ExerciseKind(
         "product_minus",
         1,
         "Read two integers from one line and print their product minus {k}.",
@@ -185,7 +185,7 @@ KINDS = (
         lambda text, of: str(math.prod(_ints(text)) - of.k),
         _integers(2),
     ),
-    Kind(
+    ExerciseKind(
         "greet",
         1,
         "Read a word and print {word}, a space, and the word.",
@@ -193,7 +193,7 @@ KINDS = (
         lambda text, of: f"{of.word} {text}",
         _word,
     ),
-    Kind(
+    ExerciseKind(
         "repeat",
         1,
         "Read a word and print it {d} times in a row, without spaces, followed by {word}.",
@@ -201,7 +201,7 @@ KINDS = (
         lambda text, of: "".join([text] * of.d) + of.word,
         _word,
     ),
-    Kind(
+    ExerciseKind(
         "longer_than",
         1,
         "Read a text and print yes if it has more than {d} characters, otherwise print no.",
@@ -209,7 +209,7 @@ KINDS = (
         lambda text, of: "yes" if text[of.d :] else "no",
         _phrase,
     ),
-    Kind(
+    ExerciseKind(
         "count_letter",
         1,
         "Read a text and print how often the letter {letter} occurs in it, plus {k}.",
@@ -217,7 +217,7 @@ KINDS = (
         lambda text, of: str(sum(letter == of.letter for letter in text) + of.k),
         _phrase,
     ),
-    Kind(
+    ExerciseKind(
         "compare",
         1,
         "Read an integer {n}. Print big if {n} is greater than {k}, otherwise print small.",
@@ -226,7 +226,7 @@ KINDS = (
         _integers(1, -20, 120),
     ),
     # loops
-    Kind(
+    ExerciseKind(
         "sum_of_list",
         2,
         _LIST + "Print the sum of the integers that are greater than {k}.",
@@ -234,7 +234,7 @@ KINDS = (
         lambda text, of: str(sum(filter(of.k.__lt__, _after_count(text)))),
         _listed(),
     ),
-    Kind(
+    ExerciseKind(
         "count_multiples",
         2,
         _LIST + "Print how many of the integers are multiples of {d}.",
@@ -242,7 +242,7 @@ KINDS = (
         lambda text, of: str(len([value for value in _after_count(text) if abs(value) // of.d * of.d == abs(value)])),
         _listed(),
     ),
-    Kind(
+    ExerciseKind(
         "sorted_without",
         2,
         _LIST + "Print the integers other than {k} from smallest to largest, separated by spaces; print none if there "
@@ -251,7 +251,7 @@ KINDS = (
         lambda text, of: _in_order(_after_count(text), of.k),
         _listed(0, 99),
     ),
-    Kind(
+    ExerciseKind(
         "count_up",
         2,
         "Read an integer n and print the first n positive multiples of {k}, one per line.",
@@ -259,7 +259,7 @@ KINDS = (
         lambda text, of: _lines(list(range(of.k, int(text) * of.k + 1, of.k))),
         _integers(1, 1, 9),
     ),
-    Kind(
+    ExerciseKind(
         "count_down",
         2,
         "Read an integer n that is at least {d} and print the integers from n down to {d}, one per line.",
@@ -267,7 +267,7 @@ KINDS = (
         lambda text, of: _lines(sorted(range(of.d, int(text) + 1), reverse=True)),
         _integers(1, 9, 25),
     ),
-    Kind(
+    ExerciseKind(
         "replace_vowels",
         2,
         "Read a text and print it with every vowel (a, e, i, o, u) replaced by {d}.",
@@ -275,7 +275,7 @@ KINDS = (
         lambda text, of: text.translate(str.maketrans("aeiou", str(of.d) * 5)),
         _phrase,
     ),
-    Kind(
+    ExerciseKind(
         "reverse_words",
         2,
         "Read a line of words and print the words in reverse order, separated by spaces, followed by {word}.",
@@ -283,7 +283,7 @@ KINDS = (
         lambda text, of: " ".join([*text.split()[::-1], of.word]),
         _phrase,
     ),
-    Kind(
+    ExerciseKind(
         "digit_sum",
         2,
         "Read a positive integer and print the sum of its digits, times {k}.",
@@ -292,7 +292,7 @@ KINDS = (
         _integers(1, 1, 99999),
     ),
     # an algorithm of a few lines
-    Kind(
+    ExerciseKind(
         "gcd",
         3,
         "Read two positive integers from one line and print their greatest common divisor plus {k}.",
@@ -300,7 +300,7 @@ KINDS = (
         lambda text, of: str(math.gcd(*_ints(text)) + of.k),
         _integers(2, 1, 200),
     ),
-    Kind(
+    ExerciseKind(
         "primes",
         3,
         "Read an integer n and print how many prime numbers there are from {d} to n, both included.",
@@ -309,7 +309,7 @@ KINDS = (
         lambda text, of: str(sum(map(_is_prime, range(of.d, int(text) + 1)))),
         _integers(1, 2, 120),
     ),
-    Kind(
+    ExerciseKind(
         "fizz",
         3,
         "Read an integer n. For each i from 1 to n print one line: {word} if i is a multiple of {d}, otherwise i.",
@@ -317,7 +317,7 @@ KINDS = (
         lambda text, of: "\n".join(of.word if i / of.d == i // of.d else str(i) for i in range(1, int(text) + 1)),
         _integers(1, 1, 20),
     ),
-    Kind(
+    ExerciseKind(
         "in_base",
         3,
         "Read a positive integer and print it in base {d}.",
@@ -327,7 +327,7 @@ KINDS = (
         ),
         _integers(1, 1, 500),
     ),
-    Kind(
+    ExerciseKind(
         "caesar",
         3,
         "Read a text of lower-case letters and spaces. Print it with every letter moved {d} places forward in the "
@@ -336,7 +336,7 @@ KINDS = (
         lambda text, of: _shifted(text, of.d),
         _phrase,
     ),
-    Kind(
+    ExerciseKind(
         "palindrome",
         3,
         "Read a text. Print {word} if it reads the same backwards when spaces are left out, otherwise print {d}.",
@@ -344,7 +344,7 @@ KINDS = (
         lambda text, of: of.word if [*text.replace(" ", "")] == [*reversed(text.replace(" ", ""))] else str(of.d),
         lambda draw: draw.choice(("noon", "radar", "level", "never odd or even", _phrase(draw), _word(draw))),
     ),
-    Kind(
+    ExerciseKind(
         "runs",
         3,
         "Read a word and print it run by run: each letter with the number of times it is repeated there (aab gives "
@@ -355,7 +355,7 @@ KINDS = (
         lambda text, of: f"{_runs(text)} {of.word}",
         lambda draw: "".join(draw.choice("abc") * draw.randint(1, 4) for _ in range(draw.randint(1, 5))),
     ),
-    Kind(
+    ExerciseKind(
         "brackets",
         3,
         "Read a text of round brackets. Print {word} if they are balanced, otherwise print {d}.",
@@ -365,7 +365,7 @@ KINDS = (
         lambda text, of: of.word if _balanced(text) else str(of.d),
         _brackets,
     ),
-    Kind(
+    ExerciseKind(
         "most_frequent",
         3,
         _LIST + "Print the integer that occurs most often (of several the smallest), plus {k}.",

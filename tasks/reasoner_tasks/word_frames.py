@@ -36,7 +36,7 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SolutionStep:
     """One step of a solution: `target` is the value of `expression`, which is read from left to right."""
 
     target: str
@@ -50,7 +50,7 @@ class Frame:
 
     name: str
     question: str
-    steps: tuple[Step, ...]
+    steps: tuple[SolutionStep, ...]
     ranges: Mapping[int, Ranges]
     """level -> what the numbers are drawn from"""
     held_out: bool
@@ -99,7 +99,7 @@ _ONE_STEP: Mapping[str, Mapping[int, Ranges]] = {
 def _one(name: str, question: str, expression: str, sentence: str, *, held_out: bool = False) -> Frame:
     """A frame of levels 1 and 2."""
     ranges = _ONE_STEP[expression.split()[1]]
-    return Frame(name, question, (Step("t", expression, sentence),), ranges, held_out)
+    return Frame(name, question, (SolutionStep("t", expression, sentence),), ranges, held_out)
 
 
 def _more(
@@ -107,7 +107,7 @@ def _more(
 ) -> Frame:
     """A frame of one of the levels 3 to 5; steps as `("t = a + b", sentence)`."""
     split = [(*equation.split(" = "), sentence) for equation, sentence in steps]
-    parsed = tuple(Step(target, expression, sentence) for target, expression, sentence in split)
+    parsed = tuple(SolutionStep(target, expression, sentence) for target, expression, sentence in split)
     return Frame(name, question, parsed, {level: numbers}, held_out)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from reasoner.config.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import PATIENCE, Ranks
-from reasoner.distributed.sharding import Policy
+from reasoner.distributed.sharding import LogprobModel
 from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction, Weights
@@ -92,7 +92,7 @@ def learning(**more: Any) -> LearningConfig:
     return LearningConfig(**values | more)
 
 
-def all_logprobs(policy: Policy) -> list[list[float]]:
+def all_logprobs(policy: LogprobModel) -> list[list[float]]:
     """Of the responses of every batch."""
     return [row for groups in BATCHES.values() for row in policy.logprobs(groups, TEMPERATURE)]
 

@@ -19,7 +19,7 @@ from reasoner.processes.run_marker import MARKER
 from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
 from reasoner.sampling.vllm.engine import VllmSampler
-from reasoner.sampling.vllm.messages import Start
+from reasoner.sampling.vllm.messages import StartEngine
 
 ORPHAN = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
 
@@ -36,7 +36,7 @@ def main(folder: Path, model: str | None) -> None:
         stream = None
         if model:
             sampler = stack.enter_context(
-                VllmSampler(Start(model, "float32", "cpu", 256, 4, 0.4, 0.25, False), folder / "log")
+                VllmSampler(StartEngine(model, "float32", "cpu", 256, 4, 0.4, 0.25, False), folder / "log")
             )
             stream = draw_for_ever(sampler)
             next(stream)

@@ -18,8 +18,8 @@ from reasoner.runs.folder import read_metrics
 from reasoner.sampling.base import Progress
 from reasoner.sampling.transformers import HfSampler
 from reasoner.training.build import open_stages
-from reasoner.training.prefetch import Ahead
-from reasoner.training.rollout import Fresh
+from reasoner.training.prefetch import Prefetcher
+from reasoner.training.rollout import StepRollouts
 from tests.integration.killing import PLUGIN
 from tests.integration.test_resume import OneTrial, check_equal, one_trial, only, write_task
 from tests.tiny import build_tiny_model
@@ -125,15 +125,15 @@ def test_a_draw_that_failed_costs_no_problem(trial: OneTrial, once: Path, monkey
 # ---- the thread
 
 
-def fresh(step: int) -> Fresh:
-    return Fresh(step, (), False, None, 0, 0.0, {}, {})
+def fresh(step: int) -> StepRollouts:
+    return StepRollouts(step, (), False, None, 0, 0.0, {}, {})
 
 
 def test_drawing_goes_on_beside_its_caller_who_waits_where_it_must() -> None:
     some, all_ = threading.Event(), threading.Event()
     shown: list[tuple[int, int]] = []
 
-    def draw(*, progress: Progress, seen: Any) -> Fresh:
+    def draw(*, progress: Progress, seen: Any) -> StepRollouts:
         progress(0, 2)  # nobody waits: the view belongs to the update
         assert some.wait(10)
         seen(GROUP)
@@ -141,7 +141,7 @@ def test_drawing_goes_on_beside_its_caller_who_waits_where_it_must() -> None:
         progress(2, 2)
         return fresh(2)
 
-    with Ahead() as ahead:
+    with Prefetcher() as ahead:
         ahead.begin(draw)
         assert not ahead.is_settled
         assert ahead.drawn is None
@@ -155,7 +155,7 @@ def test_drawing_goes_on_beside_its_caller_who_waits_where_it_must() -> None:
 
 
 def test_groups_of_another_step_and_none_at_all() -> None:
-    with Ahead() as ahead:
+    with Prefetcher() as ahead:
         assert ahead.first() is None
         ahead.restore(fresh(2))
         assert ahead.first() is None

@@ -12,7 +12,7 @@ from reasoner.data.problems import Stream
 from reasoner.loading import load_config
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
 from reasoner.scoring.service import ScoringService
-from reasoner.training.rollout import Drawer
+from reasoner.training.rollout import RolloutCollector
 
 PLUGIN = str(Path(__file__).with_name("misbehaving_rewards.py"))
 GROUPS, SAMPLES = 6, 4
@@ -34,7 +34,7 @@ def test_scoring_hides_behind_sampling_and_the_timings_say_so() -> None:
     config = load_config("math-gsm8k", "laptop", sets=sets).config
     problems = [Problem(f"p:{index}", (Message("user", "?"),), "4") for index in range(GROUPS)]
     with ScoringService([RewardConfig(source="patient")], ScoringConfig(workers=2), [PLUGIN]) as scorer:
-        drawer = Drawer(
+        drawer = RolloutCollector(
             config,
             cast(Any, SlowSampler()),
             scorer,

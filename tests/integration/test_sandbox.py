@@ -25,7 +25,7 @@ from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, open_sa
 from reasoner.sandbox.backends.local import LocalSandbox
 from reasoner.sandbox.base import End
 from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
-from reasoner.sandbox.family import Family
+from reasoner.sandbox.family import ProcessFamily
 from reasoner.sandbox.pipes import GATE, Pipes, ending
 from reasoner.sandbox.proof import survivors
 from reasoner.sandbox.scratch import Scratch
@@ -268,7 +268,7 @@ def test_an_interpreter_in_the_folder_for_temporary_files(backend: str) -> None:
     assert done.stdout.startswith("exit 0 hello /"), done.stdout + done.stderr
 
 
-class Slow(Family):
+class Slow(ProcessFamily):
     """A program whose first process is large and slow before it is the gate, as a copy of a large caller can be."""
 
     def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, undo: ExitStack) -> None:

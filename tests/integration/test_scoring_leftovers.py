@@ -163,7 +163,7 @@ def test_a_host_that_says_nothing_ends_the_call(dead: bool, message: str, monkey
     host.dead = dead
     traits = (Traits("response", COMMON, cache=False, timeout_s=0.05),)
     shared = call.Shared((RewardConfig(source="untidy"),), traits, 1.0, host, Cache(0))  # type: ignore[arg-type]
-    waiting = call.Call(shared, Tally(["untidy"]))
+    waiting = call.ScoreCall(shared, Tally(["untidy"]))
     waiting.submit(group("good", "bad"))
     with pytest.raises(ScoringError, match=message + "Calls without an outcome.*untidy on problem p, response 1"):
         waiting.wait()

@@ -25,7 +25,7 @@ from reasoner.models.tensor_files import read_files, write_weights
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
 from reasoner.sampling.transformers import HfSampler
 from reasoner.sampling.vllm.engine import VllmSampler
-from reasoner.sampling.vllm.messages import Start
+from reasoner.sampling.vllm.messages import StartEngine
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import Publisher, check_gap, gap_limit, hand_over, verify_gap
 from tests import architectures
@@ -102,7 +102,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path, log: Path) -> Iterator[VllmSampler]:
-    start = Start(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False)
+    start = StartEngine(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False)
     with VllmSampler(start, log) as sampler:
         yield sampler
 
@@ -255,7 +255,7 @@ def test_experts_are_loaded_right(tmp_path: Path) -> None:
     model = architectures.build("qwen3_moe", tmp_path / "model")
     learner = TorchLearner(model, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9)
     with VllmSampler(
-        Start(str(model), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False), tmp_path / "log"
+        StartEngine(str(model), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False), tmp_path / "log"
     ) as other:
         canary = Canary(learner, other, ALONE, LIMIT, lambda publisher: hand_over(publisher, other), DRAWN)
         assert canary.prove(prompts(model)).startswith("the sampler takes all ")
@@ -290,7 +290,7 @@ def test_an_adapter_goes_over_alone(adapted: TorchLearner, folder: Path, tmp_pat
         assert {r.policy_version for g in groups for r in g.responses} == {sampler.version}
         return check_gap(adapted, groups, 1.0).mean
 
-    start = Start(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False, adapter_rank=4)
+    start = StartEngine(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False, adapter_rank=4)
     with VllmSampler(start, tmp_path / "log") as sampler:
         assert gap(sampler) < 1e-4  # B is 0
         for version in (1, 2):
@@ -316,7 +316,7 @@ def change_adapter(learner: TorchLearner) -> None:
 
 def test_two_processes_share_a_model(folder: Path, tmp_path: Path) -> None:
     """Weights, receipts, seeds and the hand-over of an engine with tensor parallelism are those of a single one."""
-    start = Start(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False, tensor_parallel=2)
+    start = StartEngine(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False, tensor_parallel=2)
     reference = Reference(folder)
     with VllmSampler(start, tmp_path / "log") as sampler:
         assert gap_of(sampler, reference, folder) < 1e-4
@@ -335,4 +335,4 @@ def test_two_processes_share_a_model(folder: Path, tmp_path: Path) -> None:
 
 def test_the_wrong_build_of_vllm_says_so(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SamplerError, match="built for cpu, and the model is to be on cuda"):
-        VllmSampler(Start(str(folder), "float32", "cuda", MAX_MODEL_LEN, 16, 0.4, 0.25, False), tmp_path / "log")
+        VllmSampler(StartEngine(str(folder), "float32", "cuda", MAX_MODEL_LEN, 16, 0.4, 0.25, False), tmp_path / "log")

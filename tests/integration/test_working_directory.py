@@ -13,8 +13,8 @@ from reasoner.errors import RunError
 from reasoner.processes.child_python import boot_command, module_command
 from reasoner.sampling.server import serve as serving
 from reasoner.sampling.vllm import process as vllm_process
-from reasoner.sampling.vllm.messages import Start
-from reasoner.sampling.vllm.process import HostProcess
+from reasoner.sampling.vllm.messages import StartEngine
+from reasoner.sampling.vllm.process import EngineProcess
 from tests.integration.test_ranks import SSH
 from tests.integration.test_run import TASK
 from tests.tiny import build_tiny_model
@@ -24,7 +24,7 @@ REASONER = Path(sys.executable).with_name("reasoner")
 POISONED = ("statistics", "random", "json", "signal", "typing", "torch", "vllm", "pluggy", "sitecustomize", "evil")
 """modules of Python, of what is installed, and of nobody"""
 FAILS_ON_RANKS = "import os\nif 'RANK' in os.environ:\n    raise ZeroDivisionError('only ranks')\n"
-START = Start("serve", "float32", "cpu", 64, 4, 0.4, 0.1, False)
+START = StartEngine("serve", "float32", "cpu", 64, 4, 0.4, 0.1, False)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_by_launchers_on_other_machines_and_their_ranks(stranger: Path, monkeypa
 
 def test_by_a_vllm_and_what_it_starts(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_process, "_HOST_MODULE", "tests.unit.fake_hosts")
-    host = HostProcess(Start("spawn", "float32", "cpu", 64, 4, 0.4, 0.1, False), stranger / "log")
+    host = EngineProcess(StartEngine("spawn", "float32", "cpu", 64, 4, 0.4, 0.1, False), stranger / "log")
     host.close()
     assert "spawned" in (stranger / "log").read_text()
     assert imported(stranger) == ""

@@ -11,7 +11,7 @@ import time
 from multiprocessing.connection import Connection
 
 from reasoner.errors import SamplerError
-from reasoner.sampling.vllm.messages import Close, Done, Draw, Start, failure
+from reasoner.sampling.vllm.messages import Close, Done, SampleRequest, StartEngine, failure
 
 
 def hang_at_start() -> None:
@@ -21,7 +21,7 @@ def hang_at_start() -> None:
 def main(connection: Connection) -> None:
     faulthandler.register(signal.SIGUSR1)
     start = connection.recv()
-    assert isinstance(start, Start)
+    assert isinstance(start, StartEngine)
     print(f"host {os.getpid()} does: {start.model}", flush=True)
     if start.model == "hang":
         hang_at_start()
@@ -38,7 +38,7 @@ def main(connection: Connection) -> None:
         return
     connection.send(Done("a fake"))
     while not isinstance(request := connection.recv(), Close):
-        if isinstance(request, Draw):
+        if isinstance(request, SampleRequest):
             os.kill(os.getpid(), signal.SIGKILL)
         connection.send(Done())
 

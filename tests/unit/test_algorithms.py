@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from reasoner.cli.app import app
 from reasoner.config.config import Config, TermConfig
 from reasoner.errors import ConfigError, UserError
-from reasoner.gro.inputs import Inputs
+from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.spec.presets import PRESETS, Weighted
 from reasoner.gro.spec.registry import BUILT_IN
@@ -425,7 +425,7 @@ def test_the_weights_of_a_plugin_s_method_are_what_its_formulas_say(tmp_path: Pa
     shape = (len(LENGTHS), max(LENGTHS))
     old_RT = -3 * torch.rand(shape, generator=generator, dtype=torch.float64)
     logprobs_RT = old_RT + 0.4 * torch.randn(shape, generator=generator, dtype=torch.float64)
-    inputs = Inputs(
+    inputs = ObjectiveInputs(
         rewards_NG=torch.tensor([[math.nan if r is None else r for r in group] for group in REWARDS]).double(),
         valid_NG=torch.tensor([[r is not None for r in group] for group in REWARDS]),
         mask_RT=torch.arange(shape[1]) < torch.tensor(LENGTHS)[:, None],

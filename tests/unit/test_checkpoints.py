@@ -18,9 +18,9 @@ from reasoner.distributed.ranks import ALONE, Ranks, part_of
 from reasoner.errors import DataError, RunError
 from reasoner.evaluation.metrics import Estimate, Evaluation
 from reasoner.runs.checkpoints import MANIFEST, Checkpoints
-from reasoner.runs.folder import Run, open_run
-from reasoner.training.checkpointing import SCORING, STATE_FILE, Keeper
-from reasoner.training.prefetch import Ahead
+from reasoner.runs.folder import RunFolder, open_run
+from reasoner.training.checkpointing import SCORING, STATE_FILE, CheckpointKeeper
+from reasoner.training.prefetch import Prefetcher
 
 
 def write(checkpoints: Checkpoints, step: int) -> Path:
@@ -122,8 +122,8 @@ class Count:
 class Trial:
     """A run that commits steps and says nothing of them."""
 
-    run: Run
-    keeper: Keeper
+    run: RunFolder
+    keeper: CheckpointKeeper
     model: Model
     part: Count
     said: list[str]
@@ -150,8 +150,8 @@ def evaluation(accuracy: float) -> Evaluation:
 def trial(output: Path, **config: Any) -> Trial:
     run = open_run(output, "task", "", {}, identity={"model": "sha256 0"})
     model, part, said = Model(), Count(), list[str]()
-    keeper = Keeper(
-        RunConfig(**{"steps": 100} | config), run, ALONE, model, None, None, {"part": part}, Ahead(), said.append
+    keeper = CheckpointKeeper(
+        RunConfig(**{"steps": 100} | config), run, ALONE, model, None, None, {"part": part}, Prefetcher(), said.append
     )
     return Trial(run, keeper, model, part, said)
 
@@ -213,8 +213,8 @@ def test_an_interrupted_step_is_forgotten_and_the_one_before_it_saved(tmp_path: 
     made.part.count = 999  # of a step that was not committed
     made.keeper.save_on_the_way_out()
     assert made.state(1) == [{"part": {"count": 10}}]
-    again = Keeper(
-        made.keeper.config, made.run, ALONE, Model(), None, None, {"part": Count()}, Ahead(), made.said.append
+    again = CheckpointKeeper(
+        made.keeper.config, made.run, ALONE, Model(), None, None, {"part": Count()}, Prefetcher(), made.said.append
     )
     again.restore(made.run.checkpoints.at(1))
     assert again.parts["part"] == Count(10)
@@ -244,8 +244,16 @@ def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_checkpoint_befor
 def test_a_checkpoint_of_a_run_with_other_parts_is_refused(tmp_path: Path) -> None:
     made = trial(tmp_path, checkpoint_every=1)
     made.step()
-    other = Keeper(
-        made.keeper.config, made.run, ALONE, Model(), None, None, {"curriculum": Count()}, Ahead(), made.said.append
+    other = CheckpointKeeper(
+        made.keeper.config,
+        made.run,
+        ALONE,
+        Model(),
+        None,
+        None,
+        {"curriculum": Count()},
+        Prefetcher(),
+        made.said.append,
     )
     with pytest.raises(RunError, match="holds the state of part, and this run has curriculum"):
         other.restore(made.run.checkpoints.at(1))

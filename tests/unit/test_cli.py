@@ -15,7 +15,7 @@ import pytest
 from reasoner import __version__
 from reasoner.cli.train import doctor as doctor_command
 from reasoner.config.config import Config
-from reasoner.doctor.check import Check
+from reasoner.doctor.check import Diagnosis
 from reasoner.errors import RunError
 from reasoner.loading import Resolved, load_config
 from reasoner.runs.resuming.resume import Resume
@@ -212,7 +212,7 @@ def test_run_passes_its_options_on_and_its_exit_codes_tell_how_it_ended(
 
 
 def test_doctor_prints_state_detail_and_advice(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = [Check("torch", "ok", "2.13.0"), Check("hub", "missing", "cannot be reached", "pass local files")]
+    checks = [Diagnosis("torch", "ok", "2.13.0"), Diagnosis("hub", "missing", "cannot be reached", "pass local files")]
     monkeypatch.setattr(doctor_command, "examine", lambda: iter(checks))
     lines = [line.split() for line in cli("doctor").out.splitlines()]
     assert lines == [

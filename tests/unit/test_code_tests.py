@@ -12,7 +12,7 @@ from reasoner.records import Problem
 from reasoner.testing import make_problem
 from reasoner_rewards.code.asserts import read_asserts
 from reasoner_rewards.code.calls import Opaque, alike, read_calls
-from reasoner_rewards.code.stdin import Case, read_cases, same_output
+from reasoner_rewards.code.stdin import StdinCase, read_cases, same_output
 
 REFERENCE = "import sys\ndef f(*args, **kwargs): pass\nclass Pair: pass"
 
@@ -267,7 +267,7 @@ def test_keys_that_are_null_are_missing_as_parquet_writes_them() -> None:
 
 def test_outputs_that_are_null_are_missing_too() -> None:
     tests = [{"input": "1", "output": None, "fn_name": None}]
-    assert read_cases(make_problem("?", "x", tests=tests), outputs=False) == [Case("1", None)]
+    assert read_cases(make_problem("?", "x", tests=tests), outputs=False) == [StdinCase("1", None)]
     with pytest.raises(
         ValueError, match=r"must be an object with the texts 'input' and 'output', got \{'input': '1', 'output': None"
     ):
@@ -292,8 +292,8 @@ def test_broken_calls_are_the_problems_fault(test: object) -> None:
 
 def test_cases_are_read_from_a_list_or_json_text() -> None:
     text = '[{"input": "1", "output": "2"}]'
-    assert read_cases(make_problem("?", "x", tests=text), outputs=True) == [Case("1", "2")]
-    assert read_cases(make_problem("?", "x", tests=[{"input": "1"}]), outputs=False) == [Case("1", None)]
+    assert read_cases(make_problem("?", "x", tests=text), outputs=True) == [StdinCase("1", "2")]
+    assert read_cases(make_problem("?", "x", tests=[{"input": "1"}]), outputs=False) == [StdinCase("1", None)]
 
 
 @pytest.mark.parametrize("test", [{"input": "1"}, {"input": 1, "output": "2"}, {"output": "2"}, ["1", "2"], "1"])
@@ -326,7 +326,7 @@ def test_broken_cases_are_the_problems_fault(test: object) -> None:
     ],
 )
 def test_outputs_are_compared_by_lines_and_numbers(printed: str, tolerance: float, same: bool) -> None:
-    assert (same_output(tolerance)(Case("", "1 2\nthree\n"), printed) == "") is same
+    assert (same_output(tolerance)(StdinCase("", "1 2\nthree\n"), printed) == "") is same
 
 
 BIG = "9" * 100
@@ -368,9 +368,9 @@ BIG = "9" * 100
     ],
 )
 def test_a_tolerance_never_applies_to_integers(expected: str, printed: str, same: bool) -> None:
-    assert (same_output(1e-6)(Case("", expected), printed) == "") is same
+    assert (same_output(1e-6)(StdinCase("", expected), printed) == "") is same
     # without one, texts are compared
-    assert (same_output(0.0)(Case("", expected), printed) == "") is (expected == printed)
+    assert (same_output(0.0)(StdinCase("", expected), printed) == "") is (expected == printed)
 
 
 def sources(*tests: str, **fields: Any) -> tuple[str, ...]:

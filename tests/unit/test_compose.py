@@ -34,10 +34,10 @@ from reasoner.scoring.composition import (
     verdicts,
 )
 from reasoner.scoring.service import ScoringService
-from reasoner.scoring.statistics import MIN_RESPONSES, Failed, Tally
+from reasoner.scoring.statistics import MIN_RESPONSES, FailedResponse, Tally
 from reasoner.scoring.workers.protocol import (
+    CallResult,
     LineBuffer,
-    Result,
     Traits,
     dump_content,
     dump_problem,
@@ -118,7 +118,7 @@ def test_half_a_surrogate_pair_is_kept_as_its_escape(half: str) -> None:
         1.0, {escaped: [escaped, {"in": (escaped,)}], "n": 10**30, "whole": "\U0001f600\x00\u202e"}, escaped
     )
     assert verdict(given) == expected
-    read = load_result(dump_result(Result(1, 0, 0.0, (given, Refused("error", half)), message=half)))
+    read = load_result(dump_result(CallResult(1, 0, 0.0, (given, Refused("error", half)), message=half)))
     assert (cast(Score, read.scores[0]).note, read.message) == (escaped, escaped)
     assert cast(Score, read.scores[0]).parts[escaped] == [escaped, {"in": [escaped]}]
     assert read.scores[1] == Refused("error", escaped)
@@ -273,7 +273,7 @@ def tallied(failed: int, passed: int, to_come: int = 0) -> Tally:
     tally = Tally(["unit", "other"])
     tally.expect("unit", failed + passed + to_come)
     for sample in range(failed):
-        tally.add("unit", 1.0, [Failed("p:1", sample, FAILURE)])
+        tally.add("unit", 1.0, [FailedResponse("p:1", sample, FAILURE)])
     for _ in range(passed):
         tally.add("unit", 0.5, [])
     return tally
@@ -289,7 +289,7 @@ def test_statistics_count_calls_failures_and_keep_the_first_example() -> None:
     assert statistics["unit"].seconds == 3.5
     example = statistics["unit"].example
     assert example is not None
-    assert example == Failed("p:1", 0, FAILURE)
+    assert example == FailedResponse("p:1", 0, FAILURE)
     assert (statistics["other"].calls, statistics["other"].failures, statistics["other"].example) == (0, {}, None)
 
 
@@ -310,9 +310,9 @@ def test_a_rate_at_the_limit_or_among_too_few_calls_does_not_stop() -> None:
 def test_the_rate_is_that_of_responses_however_many_a_call_sees() -> None:
     tally = Tally(["unit"])
     tally.expect("unit", 20)
-    tally.add("unit", 1.0, [Failed("p:1", sample, FAILURE) for sample in range(10)])
+    tally.add("unit", 1.0, [FailedResponse("p:1", sample, FAILURE) for sample in range(10)])
     tally.check(0.5)
-    tally.add("unit", 1.0, [Failed("p:2", 3, FAILURE)])
+    tally.add("unit", 1.0, [FailedResponse("p:2", 3, FAILURE)])
     with pytest.raises(ScoringError, match="11 of 20 responses"):
         tally.check(0.5)
     assert (tally.statistics()["unit"].calls, tally.statistics()["unit"].failed) == (2, 11)
@@ -371,7 +371,7 @@ scores = (
 def test_results_cross_the_wire_unchanged(
     task: int, seconds: float, scores: list[Score | Refused | None], message: str, last: bool
 ) -> None:
-    result = Result(task, 1, seconds, tuple(scores), message=message, last=last)
+    result = CallResult(task, 1, seconds, tuple(scores), message=message, last=last)
     line = dump_result(result)
     assert line.count(b"\n") == 1
     assert load_result(line) == result
@@ -402,7 +402,7 @@ FORGED: tuple[dict[str, Any], ...] = (
 
 @pytest.mark.parametrize("fields", FORGED, ids=str)
 def test_what_is_almost_a_result_is_none(fields: dict[str, Any]) -> None:
-    good = json.loads(dump_result(Result(1, 0, 1.0, (Score(1.0, {"a": 1}, "b"), None, Refused("error", "c")))))
+    good = json.loads(dump_result(CallResult(1, 0, 1.0, (Score(1.0, {"a": 1}, "b"), None, Refused("error", "c")))))
     assert load_result(json.dumps(good).encode()).task == 1
     with pytest.raises(ValueError, match="not a result"):
         load_result(json.dumps({**good, **fields}).encode())
@@ -417,9 +417,9 @@ def test_what_is_no_message_is_none(line: bytes) -> None:
 
 
 def test_a_failed_call_fails_for_each_of_its_responses() -> None:
-    assert Result(1, 0, 1.0, kind="timeout", message=FAILURE.message).outcomes("unit", 2) == [FAILURE, FAILURE]
-    assert list(Result(1, 0, 1.0, (None, Score(1.0))).outcomes("unit", 2)) == [None, Score(1.0)]
-    alone = Result(1, 0, 1.0, (Refused("error", "no GPU"), Score(1.0))).outcomes("unit", 2)
+    assert CallResult(1, 0, 1.0, kind="timeout", message=FAILURE.message).outcomes("unit", 2) == [FAILURE, FAILURE]
+    assert list(CallResult(1, 0, 1.0, (None, Score(1.0))).outcomes("unit", 2)) == [None, Score(1.0)]
+    alone = CallResult(1, 0, 1.0, (Refused("error", "no GPU"), Score(1.0))).outcomes("unit", 2)
     assert list(alone) == [Failure("unit", "error", "no GPU", 1.0), Score(1.0)]
 
 
@@ -620,10 +620,10 @@ class FakeHost:
                 self.calls.append((index, texts))
                 letters = [text[index] for text in texts]
                 if "f" in letters:
-                    result = Result(int(task), index, 1.0, kind="error", message="f")
+                    result = CallResult(int(task), index, 1.0, kind="error", message="f")
                 else:
                     scores = [None if letter == "n" else Score(cast(float, VALUES[letter])) for letter in letters]
-                    result = Result(int(task), index, 1.0, tuple(scores))
+                    result = CallResult(int(task), index, 1.0, tuple(scores))
                 self.answers.append(dump_result(result))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reasoner.gro.credit import credit, informative, returns_and_advantages
-from reasoner.gro.inputs import Inputs
+from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.pairs import mine, units
 from reasoner.gro.spec.terms import (
     KL,
@@ -34,11 +34,11 @@ BASELINES = ("none", "mean", "leave-one-out", "greedy")
 SCALES = ("none", "group", "batch")
 
 
-def _inputs(rewards: Rewards, lengths: Sequence[int] | None = None, abstained: float = math.nan) -> Inputs:
+def _inputs(rewards: Rewards, lengths: Sequence[int] | None = None, abstained: float = math.nan) -> ObjectiveInputs:
     """Responses of these lengths, 1 by default; `abstained` stands where there is no reward."""
     responses = sum(len(group) for group in rewards)
     lengths = lengths or [1] * responses
-    return Inputs(
+    return ObjectiveInputs(
         rewards_NG=torch.tensor(
             [[abstained if r is None else r for r in group] for group in rewards], dtype=torch.float64
         ),
@@ -48,7 +48,7 @@ def _inputs(rewards: Rewards, lengths: Sequence[int] | None = None, abstained: f
     )
 
 
-def _credit(spec: object, inputs: Inputs, **changes: object) -> list[list[float]]:
+def _credit(spec: object, inputs: ObjectiveInputs, **changes: object) -> list[list[float]]:
     """Credit by group, of a response as a whole."""
     found_RT = credit(Term(credit=spec, **changes), inputs, NO_PAIRS)  # type: ignore[arg-type]
     assert found_RT.shape == (len(inputs.mask_RT), 1)
@@ -242,7 +242,7 @@ def test_scaled_by_the_batch_the_tokens_have_mean_0_and_deviation_1(
         assert sum(c * c for c in per_token) / len(per_token) == pytest.approx(1.0, rel=1e-6)
 
 
-def _with_kl(inputs: Inputs, gap: Sequence[Sequence[float]]) -> Inputs:
+def _with_kl(inputs: ObjectiveInputs, gap: Sequence[Sequence[float]]) -> ObjectiveInputs:
     """l_old - l_ref of every token; NaN on padding."""
     width = inputs.mask_RT.shape[1]
     old_RT = torch.tensor([[*row, *[math.nan] * (width - len(row))] for row in gap], dtype=torch.float64)
@@ -261,7 +261,9 @@ def test_kl_in_the_reward_is_paid_from_each_token_on_or_by_the_response() -> Non
     assert _credit(_advantage("mean"), inputs, kl=in_loss) == [[0.5, -0.5]]
 
 
-def _several(components: Sequence[Rewards], weights: Sequence[float], lengths: Sequence[int] | None = None) -> Inputs:
+def _several(
+    components: Sequence[Rewards], weights: Sequence[float], lengths: Sequence[int] | None = None
+) -> ObjectiveInputs:
     total: list[list[float | None]] = []
     for groups in zip(*components, strict=True):
         rows = zip(*groups, strict=True)
@@ -318,7 +320,7 @@ def test_sum_then_normalise_reads_the_total_only() -> None:
     assert _credit(_advantage("mean"), replace(inputs, components_KNG=None)) == [[-1.0, 1.0]]
 
 
-def _critic(lengths: Sequence[int], rewards: Rewards, seed: int = 0) -> Inputs:
+def _critic(lengths: Sequence[int], rewards: Rewards, seed: int = 0) -> ObjectiveInputs:
     inputs = _inputs(rewards, lengths)
     values_RT = torch.randn(inputs.mask_RT.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return replace(inputs, values_RT=values_RT.masked_fill(~inputs.mask_RT, math.nan))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reasoner.gro.diagnostics import Diagnostics
-from reasoner.gro.inputs import Inputs
+from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Correction, Term
@@ -22,7 +22,7 @@ def found(
 ) -> tuple[Diagnostics, int]:
     rewards_NG = torch.tensor(rewards, dtype=torch.float64)
     mask_RT = torch.ones(rewards_NG.numel(), T, dtype=torch.bool)
-    inputs = Inputs(rewards_NG, torch.ones_like(rewards_NG, dtype=torch.bool), mask_RT, old_RT=old_RT, **more)
+    inputs = ObjectiveInputs(rewards_NG, torch.ones_like(rewards_NG, dtype=torch.bool), mask_RT, old_RT=old_RT, **more)
     the_plan = plan("term", term, inputs, credit_of(term, inputs), T)
     return weigh([the_plan], inputs, torch.arange(len(mask_RT)), logprobs_RT).diagnostics["term"], the_plan.tokens
 

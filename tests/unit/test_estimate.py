@@ -12,7 +12,7 @@ from reasoner.config.config import Config
 from reasoner.errors import UserError
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
-from reasoner.planning.estimate import Estimate
+from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.feasibility import refuse_impossible
 from reasoner.planning.memory import TIGHT, cache_token_bytes
 from reasoner.processes.machine import GIB, Machine, planned_machine
@@ -32,12 +32,12 @@ def config(*sets: str, profile: str = "gpu") -> Config:
     return load_config("math-gsm8k", profile, (), sets).config
 
 
-def estimate(*sets: str, model: ModelSize = SEVEN, on: Machine | None = None, engine: str = "vllm") -> Estimate:
+def estimate(*sets: str, model: ModelSize = SEVEN, on: Machine | None = None, engine: str = "vllm") -> RunEstimate:
     found = config(*sets)
-    return Estimate(found, model, model, on or planned_machine(80.0, found.run.ranks), engine)
+    return RunEstimate(found, model, model, on or planned_machine(80.0, found.run.ranks), engine)
 
 
-def fits(found: Estimate) -> bool:
+def fits(found: RunEstimate) -> bool:
     """Written apart from the code: every moment of which the memory is known, and a sequence in the cache."""
     known = [(need, found.machine.free[need.where]) for need in found.needs if need.where in found.machine.free]
     cached = found.engine != "vllm" or found.cached_sequences >= 1

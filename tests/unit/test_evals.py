@@ -15,7 +15,7 @@ from rich.console import Console
 
 from reasoner.benchmarks.check import check_engine
 from reasoner.benchmarks.parts import ALONE_SHARE, letters_of, prepare
-from reasoner.benchmarks.results import Result, as_json
+from reasoner.benchmarks.results import BenchmarkResult, as_json
 from reasoner.benchmarks.table import print_results
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.errors import SamplerError
@@ -50,12 +50,12 @@ def evaluation(accuracy: float, length: int, seed: int = 0, problems: int = 40, 
     return summarise(groups, SAMPLES, Criterion("math"))
 
 
-def result(letter: str, found: Evaluation) -> Result:
+def result(letter: str, found: Evaluation) -> BenchmarkResult:
     sets = [f"model.path={letter.lower() * 100}", f"evaluation.samples={SAMPLES}", "evaluation.temperature=0.6"]
-    return Result(letter, load_config("math-500", "gpu", sets=sets).config, found)
+    return BenchmarkResult(letter, load_config("math-500", "gpu", sets=sets).config, found)
 
 
-def shown(results: list[Result]) -> list[str]:
+def shown(results: list[BenchmarkResult]) -> list[str]:
     buffer = io.StringIO()
     print_results(Console(file=buffer, width=80, color_system=None), Path("runs/one"), results)
     return [line.rstrip() for line in buffer.getvalue().splitlines()]

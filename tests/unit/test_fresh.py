@@ -19,10 +19,10 @@ from reasoner.loading import load_config
 from reasoner.monitoring.step_metrics import rollout_metrics
 from reasoner.records import Component, Group, Message, Problem, Prompt, Response, Rollout, SamplingParams, ScoredGroup
 from reasoner.runs.rollouts import to_rollouts
-from reasoner.sampling.sharded import SpreadSampler
-from reasoner.scoring.sharded import SpreadScorer
-from reasoner.training.rollout import Drawer, Fresh
-from reasoner.training.trainer import Stages
+from reasoner.sampling.sharded import ShardedSampler
+from reasoner.scoring.sharded import ShardedScorer
+from reasoner.training.rollout import RolloutCollector, StepRollouts
+from reasoner.training.trainer import Trainer
 from tests.unit.test_spread import on_ranks
 
 SIZE = 4
@@ -66,7 +66,7 @@ def drawer(
     seed: int = 0,
     curriculum: bool = False,
     threshold: float = 1.0,
-) -> tuple[Drawer, Sampler]:
+) -> tuple[RolloutCollector, Sampler]:
     sets = [
         f"evaluation.threshold={threshold}",
         f"learning.problems_per_step={per_step}",
@@ -79,7 +79,7 @@ def drawer(
     sampler = Sampler()
     prompts = {problem.id: Prompt(problem, (1,)) for problem in all_}
     chooses = Curriculum(stream, seed, 8) if curriculum else None
-    return Drawer(config, cast(Any, sampler), cast(Any, Scorer(rewards)), stream, prompts, chooses), sampler
+    return RolloutCollector(config, cast(Any, sampler), cast(Any, Scorer(rewards)), stream, prompts, chooses), sampler
 
 
 def every(share: int) -> Rewards:
@@ -201,24 +201,24 @@ def test_the_gap_check_sees_every_ranks_sampler_also_where_groups_are_dropped(ra
     assert drawn_now(fresh, ranks, version=4) == []  # of older weights: it asks for what is drawn ahead, here nothing
 
 
-def drawn_now(fresh: Fresh, ranks: int, version: int) -> list[Group]:
+def drawn_now(fresh: StepRollouts, ranks: int, version: int) -> list[Group]:
     stages = SimpleNamespace(
         fresh=fresh,
         ranks=SimpleNamespace(count=ranks, gather=lambda value: [value] * ranks),
         learner=SimpleNamespace(version=version),
         ahead=SimpleNamespace(first=lambda: None),
     )
-    return Stages.drawn_now(cast(Any, stages))
+    return Trainer.drawn_now(cast(Any, stages))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_are(ranks: int) -> None:
     """Every rank samples and scores its share, which may be empty, with noise of its own; all have the whole."""
 
-    def rank(here: Ranks) -> tuple[list[Fresh], dict[str, Any], Sampler]:
+    def rank(here: Ranks) -> tuple[list[StepRollouts], dict[str, Any], Sampler]:
         made, sampler = drawer(every(3), per_step=3)
-        made.sampler = cast(Any, SpreadSampler(cast(Any, Engine(sampler)), here))
-        made.scorer = SpreadScorer(made.scorer, here)
+        made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(sampler)), here))
+        made.scorer = ShardedScorer(made.scorer, here)
         return [made.draw(step, greedy=False) for step in range(1, 5)], made.state(), sampler
 
     found = on_ranks(ranks, rank)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from reasoner.gro.inputs import Inputs
+from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.links import link
 from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.spec.presets import PRESETS
@@ -59,9 +59,9 @@ def test_a_margin_acts_only_where_the_anchor_is_one() -> None:
     assert "anchor.margin" in mistake_of_term(replace(DPO, anchor=Anchor("none", 5.0)))
 
 
-def inputs() -> Inputs:
+def inputs() -> ObjectiveInputs:
     rewards_NG = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    return Inputs(rewards_NG, torch.ones(1, 2, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool))
+    return ObjectiveInputs(rewards_NG, torch.ones(1, 2, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(

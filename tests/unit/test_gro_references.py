@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reasoner.gro.credit import returns_and_advantages
-from reasoner.gro.inputs import Inputs
+from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.links import link, slope_without_credit
 from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.spec.presets import PRESETS, Weighted
@@ -98,10 +98,10 @@ def _logprobs(case: Case) -> Tensor:
     return _padded([[token.item() for token in row] for row in case.l])
 
 
-def _inputs(case: Case) -> Inputs:
+def _inputs(case: Case) -> ObjectiveInputs:
     """Padding, abstained rewards and values of tokens not the policy's are NaN."""
     rewards = [[math.nan if r is None else r for r in group] for group in case.rewards]
-    return Inputs(
+    return ObjectiveInputs(
         rewards_NG=torch.tensor(rewards, dtype=torch.float64),
         valid_NG=torch.tensor([[r is not None for r in group] for group in case.rewards]),
         mask_RT=_padded(case.mask, 0.0) == 1.0,
@@ -129,7 +129,7 @@ def _terms(name: str, **changes: object) -> Terms:
 def _weighed(
     case: Case,
     terms: Terms,
-    inputs: Inputs | None = None,
+    inputs: ObjectiveInputs | None = None,
     cut: Sequence[Sequence[int]] | None = None,
     batch: Sequence[int] | None = None,
 ) -> Outcome:
@@ -456,7 +456,7 @@ def test_dual_clip_bounds_the_loss_of_a_bad_token() -> None:
     assert found.loss == pytest.approx(-values * per_token, rel=1e-12)
 
 
-def _on_policy(case: Case) -> Inputs:
+def _on_policy(case: Case) -> ObjectiveInputs:
     return replace(_inputs(case), old_RT=None)
 
 

@@ -25,7 +25,7 @@ from reasoner.models.tensor_files import Digest, check_room, count_weights, read
 from reasoner.processes.machine import describe_handover
 from reasoner.records import Group, Message, Problem, Receipt, Response
 from reasoner.sampling.base import Sampler
-from reasoner.training.trainer import Stages
+from reasoner.training.trainer import Trainer
 from reasoner.training.weight_sync import Gap, check_gap, gap_limit, hand_over, verify_gap
 
 EMBEDDING = torch.arange(6.0).reshape(3, 2)
@@ -235,11 +235,11 @@ def test_a_run_says_once_that_its_weights_do_not_go_through_memory(
         view=SimpleNamespace(message=said.append),
         told=set(),
     )
-    parts._hand_over = partial(Stages._hand_over, parts)
-    parts._say_once = partial(Stages._say_once, parts)
+    parts._hand_over = partial(Trainer._hand_over, parts)
+    parts._say_once = partial(Trainer._say_once, parts)
     for _ in range(3):
         sampler.version = 0
-        Stages.publish(parts)
+        Trainer.publish(parts)
         assert sampler.version == 3
     assert len(said) == 1
     assert "which is slower than memory: /dev/shm is not there" in said[0]

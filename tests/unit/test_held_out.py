@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from reasoner.distributed.ranks import Ranks
-from reasoner.distributed.sharding import SpreadPolicy
+from reasoner.distributed.sharding import ShardedPolicy
 from reasoner.evaluation.metrics import Estimate, Evaluation, compare
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Source, Term
@@ -125,7 +125,7 @@ def test_ranks_measure_their_shares_and_all_have_the_whole(rows: int) -> None:
     alone = measured("dpo", "pairs", pairs, Policy(1), Policy(2))
 
     def rank(ranks: Ranks) -> dict[str, Estimate]:
-        learner, reference = SpreadPolicy(Policy(1), ranks), SpreadPolicy(Policy(2), ranks)
+        learner, reference = ShardedPolicy(Policy(1), ranks), ShardedPolicy(Policy(2), ranks)
         held_out = HeldOut({"pairs": pairs}, term("dpo"), learner, reference, 16)
         return {estimate.name: estimate for estimate in held_out.measure(lambda done, total: None)}
 

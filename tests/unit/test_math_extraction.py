@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoner_rewards.extraction import MAX_ANSWER_CHARS, Mode, final_answer, last_box, reference_answer
+from reasoner_rewards.extraction import MAX_ANSWER_CHARS, ExtractionMode, final_answer, last_box, reference_answer
 
 PIECES = st.sampled_from(
     ["\\boxed{", "}", "{", "\\{", "####", "</think>", "<think>", "answer is ", "\n", "7", ",", "\\", "$"]
@@ -92,7 +92,7 @@ def test_a_box_at_the_end_is_found_after_any_text(before: str, answer: str) -> N
 
 
 @given(TEXTS, st.sampled_from(["strict", "lenient"]))
-def test_extraction_never_raises_and_never_invents(text: str, mode: Mode) -> None:
+def test_extraction_never_raises_and_never_invents(text: str, mode: ExtractionMode) -> None:
     found = final_answer(text, mode)
     if found.answer is None:
         assert found.problem

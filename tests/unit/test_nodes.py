@@ -13,15 +13,15 @@ from reasoner.cli.train.run import _ranks_wanted
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import UserError
 from reasoner.launch import coordination as board
-from reasoner.launch.cluster import Host, Node, first_host, idle_nodes, read_hostfile, slurm_node
-from reasoner.launch.coordination import INTERRUPTED, End, open_board
+from reasoner.launch.cluster import HostEntry, Node, first_host, idle_nodes, read_hostfile, slurm_node
+from reasoner.launch.coordination import INTERRUPTED, NodeEnd, open_board
 from reasoner.launch.ssh import forwarded
 
 
 def test_a_hostfile(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
     file.write_text("# ours\n\ngpu-a slots=8   # the new one\nuser@10.0.0.2 slots = 4\n")
-    assert read_hostfile(file) == (Host("gpu-a", 8), Host("user@10.0.0.2", 4))
+    assert read_hostfile(file) == (HostEntry("gpu-a", 8), HostEntry("user@10.0.0.2", 4))
 
 
 @pytest.mark.parametrize(
@@ -101,23 +101,23 @@ def test_what_other_machines_get_of_the_environment() -> None:
     ]
 
 
-SAID = End(0, 20.0, "rank 3 on b failed.\nValueError", 2)
-KILLED = End(1, 10.0, "rank 3 on b was ended by signal 9", 1)
-MISSED = End(2, 5.0, "rank 0 on a failed.\ngloo: Connection closed by peer", 1)
-ASKED = End(0, 1.0, "interrupted", INTERRUPTED)
-ENDED = End(3, 1.0, "rank 2 on b was ended by signal 15", 1)
+SAID = NodeEnd(0, 20.0, "rank 3 on b failed.\nValueError", 2)
+KILLED = NodeEnd(1, 10.0, "rank 3 on b was ended by signal 9", 1)
+MISSED = NodeEnd(2, 5.0, "rank 0 on a failed.\ngloo: Connection closed by peer", 1)
+ASKED = NodeEnd(0, 1.0, "interrupted", INTERRUPTED)
+ENDED = NodeEnd(3, 1.0, "rank 2 on b was ended by signal 15", 1)
 
 
 @pytest.mark.parametrize(
     ("first", "second", "cause"),
     [(MISSED, SAID, SAID), (MISSED, KILLED, KILLED), (SAID, KILLED, SAID), (SAID, ENDED, SAID), (ENDED, ASKED, ASKED)],
 )
-def test_all_nodes_go_by_the_cause(first: End, second: End, cause: End) -> None:
+def test_all_nodes_go_by_the_cause(first: NodeEnd, second: NodeEnd, cause: NodeEnd) -> None:
     boards = [open_board(Node(0, 2))]
     boards.append(open_board(Node(1, 2, port=boards[0].port)))
-    found: dict[int, End] = {}
+    found: dict[int, NodeEnd] = {}
 
-    def of(index: int, end: End) -> None:
+    def of(index: int, end: NodeEnd) -> None:
         boards[index].meet(pytest.fail)
         found[index] = boards[index].settle(end)
 

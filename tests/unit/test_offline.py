@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from reasoner.config.config import OfflineConfig, PromptConfig
 from reasoner.data.decontamination import normal_text
-from reasoner.data.offline import Kind, OfflineData, load_offline
+from reasoner.data.offline import OfflineData, OfflineKind, load_offline
 from reasoner.data.prompts.renderer import open_renderer, render
 from reasoner.data.row_report import RowReport
 from reasoner.errors import ConfigError, DataError
@@ -50,7 +50,7 @@ def source(folder: Path, *rows: Any, **settings: Any) -> OfflineConfig:
 
 
 def load(
-    kind: Kind, config: OfflineConfig, tokenizer: Any, prompt: PromptConfig = PLAIN, **template_kwargs: Any
+    kind: OfflineKind, config: OfflineConfig, tokenizer: Any, prompt: PromptConfig = PLAIN, **template_kwargs: Any
 ) -> OfflineData:
     return load_offline(kind, config, prompt, {}, open_renderer(tokenizer, prompt, template_kwargs), seed=0)
 
@@ -272,7 +272,7 @@ def message(role: str, content: Any = "x", **more: Any) -> dict[str, Any]:
     ],
 )
 def test_rows_of_another_shape_are_refused_with_line_and_field(
-    tmp_path: Path, tokenizer: Any, kind: Kind, row: Mapping[str, Any], expected: str
+    tmp_path: Path, tokenizer: Any, kind: OfflineKind, row: Mapping[str, Any], expected: str
 ) -> None:
     with pytest.raises(DataError, match=rf"set\.jsonl, line 1.*{expected}"):
         load(kind, source(tmp_path, row), tokenizer)

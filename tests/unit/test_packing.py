@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reasoner.learning.batching.inputs import RowShape, flat_inputs, padded_inputs
 from reasoner.learning.batching.packing import (
     MicroBatch,
-    Row,
+    PackedRow,
     Sharing,
     extremes_of,
     longest_of,
@@ -170,7 +170,9 @@ def test_an_empty_prompt_is_refused() -> None:
 
 
 def test_flat_inputs_restart_positions_and_point_at_the_predicting_token() -> None:
-    batch = MicroBatch((Row((1, 2, 3), ((4, 5), (6,), (7, 8, 9)), (2, 0, 1)), Row((10,), ((11, 12),), (3,))))
+    batch = MicroBatch(
+        (PackedRow((1, 2, 3), ((4, 5), (6,), (7, 8, 9)), (2, 0, 1)), PackedRow((10,), ((11, 12),), (3,)))
+    )
     inputs = flat_inputs(batch, CPU)
     assert inputs.input_ids_BL.tolist() == [[1, 2, 3, 4, 7, 8, 10, 11]]
     assert inputs.position_ids_BL.tolist() == [[0, 1, 2, 3, 3, 4, 0, 1]]
@@ -181,7 +183,7 @@ def test_flat_inputs_restart_positions_and_point_at_the_predicting_token() -> No
 
 
 def test_padded_inputs_are_padded_on_the_right() -> None:
-    batch = MicroBatch((Row((1, 2), ((3, 4, 5),), (1,)), Row((6,), ((7,),), (0,))))
+    batch = MicroBatch((PackedRow((1, 2), ((3, 4, 5),), (1,)), PackedRow((6,), ((7,),), (0,))))
     inputs = padded_inputs(batch, CPU)
     assert inputs.input_ids_BL.tolist() == [[1, 2, 3, 4], [6, 0, 0, 0]]
     assert inputs.targets_S.tolist() == [3, 4, 5, 7]

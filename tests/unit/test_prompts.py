@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reasoner.config.config import OfflineConfig, PromptConfig, SourceConfig
-from reasoner.data.offline import Kind, load_offline
+from reasoner.data.offline import OfflineKind, load_offline
 from reasoner.data.problems import load_problems
 from reasoner.data.prompts.renderer import open_renderer, prompt_ids, render
 from reasoner.data.row_report import RowReport
@@ -222,7 +222,9 @@ def test_what_a_plain_prompt_would_leave_out_is_refused_at_load(key: str, value:
         assert load(plain | {key: value, "prompt.template": used}).template == used
 
 
-def demonstrations(folder: Path, tokenizer: Any, prompt: PromptConfig, kind: Kind, *some: Any) -> list[list[Response]]:
+def demonstrations(
+    folder: Path, tokenizer: Any, prompt: PromptConfig, kind: OfflineKind, *some: Any
+) -> list[list[Response]]:
     config = OfflineConfig(path=rows(folder, *some), shuffle=False)
     data = load_offline(kind, config, prompt, {}, open_renderer(tokenizer, prompt), seed=0)
     return [list(scored.group.responses) for scored in data.groups]

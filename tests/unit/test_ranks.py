@@ -18,11 +18,11 @@ import pytest
 
 from reasoner.config.config import RewardConfig
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, launched, part_of, share, visible_devices
-from reasoner.distributed.sharding import SpreadPolicy, same_batch, shares_of
+from reasoner.distributed.sharding import ShardedPolicy, same_batch, shares_of
 from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.launch import launcher as launch
 from reasoner.launch.cluster import Node
-from reasoner.launch.coordination import End
+from reasoner.launch.coordination import NodeEnd
 from reasoner.processes.stacks import forget_stacks
 from reasoner.records import Group
 from reasoner.training import build as opening
@@ -68,7 +68,7 @@ def test_log_probabilities_come_back_in_the_order_of_the_batch() -> None:
     def other(_: Any) -> list[list[float]]:
         return Policy().logprobs(shares_of(groups, 2)[1].groups, 0.5)
 
-    found = SpreadPolicy(Policy(), Faked(count=2, other=other)).logprobs(groups, 0.5)
+    found = ShardedPolicy(Policy(), Faked(count=2, other=other)).logprobs(groups, 0.5)
     assert found == [[float(n), 0.5] for n in range(6)]
 
 
@@ -261,15 +261,15 @@ def test_the_stacks_are_shown_where_no_rank_said_why(tmp_path: Path) -> None:
     error += ['  File "torch.py", line 8, in all_reduce', GLOO]
     (run / "stacks.txt").write_text("\n".join(error))
     logs = tmp_path / "logs"
-    shown = launch._stood(End(1, 0.0, "", 1), logs, run)
+    shown = launch._stood(NodeEnd(1, 0.0, "", 1), logs, run)
     assert shown.splitlines()[1:4] == ["rank 0:", *error[3:4], *error[1:2]]
     assert shown.splitlines()[4:-1] == ["rank 10:", *main[:12]]
     assert str(run) in shown.splitlines()[-1]
-    assert launch._stood(End(0, 0.0, "", 1), logs, run) == ""
-    assert launch._stood(End(1, 0.0, "", 1), logs, None) == ""
+    assert launch._stood(NodeEnd(0, 0.0, "", 1), logs, run) == ""
+    assert launch._stood(NodeEnd(1, 0.0, "", 1), logs, None) == ""
     (logs / "job" / "attempt_0" / "1").mkdir(parents=True)
     (logs / "job" / "attempt_0" / "1" / "stacks.txt").write_text("\n".join(dump))
-    assert launch._stood(End(1, 0.0, "", 1), logs, None).splitlines()[1:3] == ["rank 1:", main[0]]
+    assert launch._stood(NodeEnd(1, 0.0, "", 1), logs, None).splitlines()[1:3] == ["rank 1:", main[0]]
     forget_stacks(run)
     assert [each for each in run.rglob("*") if each.is_file()] == []
 

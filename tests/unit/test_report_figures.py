@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoner.monitoring.metrics import Unit
+from reasoner.monitoring.metrics import MetricUnit
 from reasoner.report.charts import svg
 from reasoner.report.charts.scale import step_scale, tick_label, value_scale
 from reasoner.report.charts.series import Series, half_width, smooth, thin
@@ -52,7 +52,7 @@ def test_thin_and_smooth_keep_means_and_gaps() -> None:
     st.lists(st.floats(-1e9, 1e9), min_size=0, max_size=20),
     st.sampled_from(["share", "tokens", "reward", "nats", "number"]),
 )
-def test_every_value_is_inside_the_axis_and_ticks_are_told_apart(values: list[float], unit: Unit) -> None:
+def test_every_value_is_inside_the_axis_and_ticks_are_told_apart(values: list[float], unit: MetricUnit) -> None:
     scale = value_scale(values, unit, 200.0, 0.0)
     for value in [*values, *scale.ticks]:
         assert -1e-6 <= scale(value) <= 200 + 1e-6

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reasoner.__main__ import main
-from reasoner.benchmarks.rescore import Comparison, SavedBatch, config_for, load_saved, rescore, saved_path
+from reasoner.benchmarks.rescore import Rescoring, SavedBatch, config_for, load_saved, rescore, saved_path
 from reasoner.cli.train import progress
 from reasoner.config.config import Config, EvaluationConfig
 from reasoner.errors import DataError, UserError
@@ -78,7 +78,7 @@ class Judge:
         return Component("number", self._weight, value, note="new", failure=failure)
 
 
-def compared(batches: Sequence[SavedBatch], values: Mapping[str, float | None], *sets: str) -> Comparison:
+def compared(batches: Sequence[SavedBatch], values: Mapping[str, float | None], *sets: str) -> Rescoring:
     return rescore(batches, Judge(values), config(*sets), BUILT_IN, lambda done: None)
 
 

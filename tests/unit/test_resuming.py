@@ -22,7 +22,7 @@ from reasoner.loading import load_config, to_toml
 from reasoner.models.run_models import record_step
 from reasoner.runs.checksums import differences, identify
 from reasoner.runs.environment import describe
-from reasoner.runs.folder import Run, open_run, read_evaluations, read_metrics
+from reasoner.runs.folder import RunFolder, open_run, read_evaluations, read_metrics
 from reasoner.runs.resuming.resume import Place, find_place
 from reasoner.runs.resuming.rules import (
     ALLOWED,
@@ -57,11 +57,11 @@ def started(output: Path, steps: int = 6, checkpoints: tuple[int, ...] = (2, 4))
     return run.folder
 
 
-def killed(run: Run) -> None:
+def killed(run: RunFolder) -> None:
     run._lock.close()
 
 
-def reopen(place: Place) -> Run:
+def reopen(place: Place) -> RunFolder:
     place.check(IDENTITY)
     run, _ = place.reopen("new = true\n", IDENTITY, {"device": "cpu"}, (), 0)
     return run

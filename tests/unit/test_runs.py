@@ -20,7 +20,7 @@ from reasoner.io.serialization import read_jsonl, read_parquet
 from reasoner.monitoring.alarms import Warned
 from reasoner.records import Component, Group, Message, Problem, Response, Rollout, ScoredGroup
 from reasoner.runs.environment import describe, git_commit
-from reasoner.runs.folder import Run, open_run, read_evaluations, read_metrics
+from reasoner.runs.folder import RunFolder, open_run, read_evaluations, read_metrics
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.runs.starts import read_starts
 
@@ -40,11 +40,11 @@ def evaluation() -> Evaluation:
     return summarise([scored_group()], 2, Criterion("math"))
 
 
-def start(output: Path) -> Run:
+def start(output: Path) -> RunFolder:
     return open_run(output, "math-gsm8k", 'task = "math-gsm8k"\n', {"engine": "vllm: it can be imported"})
 
 
-def status(run: Run) -> dict[str, Any]:
+def status(run: RunFolder) -> dict[str, Any]:
     read: dict[str, Any] = json.loads((run.folder / "status.json").read_text())
     return read
 

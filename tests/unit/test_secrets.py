@@ -27,7 +27,7 @@ from reasoner.runs.environment import describe
 from reasoner.sampling.server import client as server_client
 from reasoner.scoring.composition import Refused, verdicts
 from reasoner.scoring.workers import worker
-from reasoner.scoring.workers.protocol import Plan, Result, dump_plan, load_plan
+from reasoner.scoring.workers.protocol import CallResult, Plan, dump_plan, load_plan
 from tests.unit.test_strangers import deadline
 
 KEY = "sk-proj-Abc123Def456Ghi789Jkl012"
@@ -263,9 +263,9 @@ def test_a_broken_argument_is_shown_without_its_secret(capsys: pytest.CaptureFix
 
 
 def test_failures_facts_and_messages_have_none(tmp_path: Path) -> None:
-    (failure,) = Result(0, 0, 1.0, kind="error", message=f"401 for {KEY}").outcomes("judge", 1)
+    (failure,) = CallResult(0, 0, 1.0, kind="error", message=f"401 for {KEY}").outcomes("judge", 1)
     assert failure == Failure("judge", "error", "401 for ***", 1.0)
-    (failure,) = Result(0, 0, 1.0, (Refused("error", f"401 for {KEY}"),)).outcomes("judge", 1)
+    (failure,) = CallResult(0, 0, 1.0, (Refused("error", f"401 for {KEY}"),)).outcomes("judge", 1)
     assert failure == Failure("judge", "error", "401 for ***", 1.0)
     assert describe({"data": "from https://me:pa55@h/x"})["chosen"] == {"data": "from https://***@h/x"}
     stream, log = io.StringIO(), io.StringIO()

@@ -14,7 +14,7 @@ import pytest
 from reasoner.distributed.ranks import Ranks
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.sharded import SpreadSampler
+from reasoner.sampling.sharded import ShardedSampler
 
 T = TypeVar("T")
 PROMPTS = [Prompt(Problem(f"p{n}", (Message("user", "?"),), ""), (1,)) for n in range(5)]
@@ -79,7 +79,7 @@ def test_engines_share_the_prompts_and_every_rank_has_a_receipt(per_engine: int,
 
     def rank(ranks: Ranks) -> tuple[list[str], Receipt, int, str]:
         own = cast(Sampler, fakes[ranks.index]) if ranks.index in fakes else None
-        with SpreadSampler(own, ranks, per_engine) as sampler:
+        with ShardedSampler(own, ranks, per_engine) as sampler:
             assert sampler.version == 0
             sampler.sleep()
             sampler.wake()
@@ -104,6 +104,6 @@ def test_servers_that_all_ranks_share_are_asked_once() -> None:
     def rank(ranks: Ranks) -> dict[str, list[list[float]]]:
         fake = Fake()
         fake.engines = ["http://a", "http://b"]
-        return SpreadSampler(cast(Sampler, fake), ranks).score([])
+        return ShardedSampler(cast(Sampler, fake), ranks).score([])
 
     assert on_ranks(3, rank) == [{"http://a": [[0.0]], "http://b": [[0.0]]}] * 3

@@ -11,7 +11,7 @@ import pytest
 from reasoner.errors import ConfigError, DataError
 from reasoner_tasks import register_generators
 from reasoner_tasks.stdin_exercises import stdin_exercises
-from reasoner_tasks.stdin_kinds import KINDS, LEVELS, Numbers
+from reasoner_tasks.stdin_kinds import KINDS, LEVELS, ExerciseNumbers
 
 
 def rows(count: int, seed: int = 0, **options: Any) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def test_outputs_are_those_of_the_question(kind: str, given: str, right: str) ->
     """Worked out by hand, for the variable n, the numbers 33 and 4, `word` and `e`."""
 
     (found,) = [each for each in KINDS if each.name == kind]
-    assert found.solve(given, Numbers("n", 33, 4, "word", "e")) == right
+    assert found.solve(given, ExerciseNumbers("n", 33, 4, "word", "e")) == right
 
 
 def test_what_it_cannot_give_is_refused() -> None:

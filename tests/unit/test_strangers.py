@@ -101,7 +101,7 @@ def reasoner(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.chdir(made.parent)
     monkeypatch.setattr(__main__, "app", BUILT)
     monkeypatch.setattr(score_command, "ScoringService", lambda *arguments: nullcontext())
-    nothing = rescore.Comparison((), 0, 0, (), "")
+    nothing = rescore.Rescoring((), 0, 0, (), "")
     monkeypatch.setattr(rescore, "rescore", lambda *arguments: nothing)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -516,8 +516,8 @@ def test_no_text_of_a_run_steers_the_terminal(
     if colours:
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("TERM", "xterm-256color")
-    change = rescore.Change(1, True, ESCAPES, 0, 0.0, 1.0, {}, {}, None, None, ESCAPES)
-    compared = rescore.Comparison((change,), 1, 0, (rescore.ComponentChange(ESCAPES, 0.0, 1.0, 1),), ESCAPES)
+    change = rescore.RescoredResponse(1, True, ESCAPES, 0, 0.0, 1.0, {}, {}, None, None, ESCAPES)
+    compared = rescore.Rescoring((change,), 1, 0, (rescore.ComponentChange(ESCAPES, 0.0, 1.0, 1),), ESCAPES)
     monkeypatch.setattr(rescore, "rescore", lambda *arguments: compared)
     name = str(folder)
     commands = {

@@ -12,7 +12,7 @@ import pytest
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.loading.task_files import find_task, members, read_toml
 from reasoner.plugins.hookspecs import TaskFamily
-from reasoner.plugins.manager import Names, PluginError, TaskFiles, build_manager, registrations, task_files
+from reasoner.plugins.manager import PluginError, RegisteredNames, TaskFiles, build_manager, registrations, task_files
 
 
 def test_a_registered_task_goes_by_its_name(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def sums(*names: str) -> TaskFamily:
 def registered(
     family: TaskFamily, files: Mapping[str, Path] = MappingProxyType({}), broken: Sequence[PluginError] = ()
 ) -> TaskFiles:
-    return TaskFiles(files, Names("task family", {"sums": family}, broken), broken)
+    return TaskFiles(files, RegisteredNames("task family", {"sums": family}, broken), broken)
 
 
 def test_a_member_of_a_family_goes_by_a_name_that_a_folder_can_have() -> None:

@@ -13,8 +13,8 @@ import pytest
 from reasoner.errors import SamplerError
 from reasoner.records import SamplingParams
 from reasoner.sampling.vllm import process as vllm_process
-from reasoner.sampling.vllm.messages import Done, Draw, Sleep, Start, said_by_vllm
-from reasoner.sampling.vllm.process import HostProcess, StartHungError, host_environment
+from reasoner.sampling.vllm.messages import Done, SampleRequest, Sleep, StartEngine, said_by_vllm
+from reasoner.sampling.vllm.process import EngineProcess, StartHungError, host_environment
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +22,8 @@ def fake_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_process, "_HOST_MODULE", "tests.unit.fake_hosts")
 
 
-def start(behaviour: str) -> Start:
-    return Start(behaviour, "float32", "cpu", 64, 4, 0.4, 0.1, False)
+def start(behaviour: str) -> StartEngine:
+    return StartEngine(behaviour, "float32", "cpu", 64, 4, 0.4, 0.1, False)
 
 
 def started(log: Path) -> list[int]:
@@ -36,24 +36,24 @@ def test_a_start_that_hangs_is_tried_again_and_then_shows_where_it_hung(
     monkeypatch.setattr(vllm_process, "_STALLED_AFTER", 3.0)
     log = tmp_path / "log"
     with pytest.raises(StartHungError, match=r"did not start within (?s:.*) in hang_at_start"):
-        HostProcess(start("hang"), log)
+        EngineProcess(start("hang"), log)
     assert len(started(log)) == 2
     assert not any(psutil.pid_exists(pid) for pid in started(log))
 
 
 def test_a_host_that_ends_while_it_starts_is_not_tried_again(tmp_path: Path) -> None:
     with pytest.raises(SamplerError, match=r"ended with exit code 3\.(?s:.*)does: crash"):
-        HostProcess(start("crash"), tmp_path / "log")
+        EngineProcess(start("crash"), tmp_path / "log")
     assert len(started(tmp_path / "log")) == 1
 
 
 def test_what_a_person_can_act_on_is_told_as_it_is_and_anything_else_with_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(SamplerError, match=r"^no experts \(vLLM's log is .*log\)$"):
-        HostProcess(start("refuse"), tmp_path / "log")
+        EngineProcess(start("refuse"), tmp_path / "log")
     with pytest.raises(
         SamplerError, match=r"^vLLM failed \(its log is (?s:.*)Traceback(?s:.*)KeyError: 'lm_head\.weight'"
     ):
-        HostProcess(start("raise"), tmp_path / "log")
+        EngineProcess(start("raise"), tmp_path / "log")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_reason_in_a_message_of_vllm(message: str, why: str) -> None:
 
 
 def test_requests_are_answered_and_closing_twice_is_safe(tmp_path: Path) -> None:
-    host = HostProcess(start("serve"), tmp_path / "log")
+    host = EngineProcess(start("serve"), tmp_path / "log")
     assert host.description == "a fake"
     host.request(Sleep())
     with pytest.raises(SamplerError, match="still drawing"):
@@ -89,8 +89,8 @@ def test_requests_are_answered_and_closing_twice_is_safe(tmp_path: Path) -> None
 
 
 def test_a_host_that_is_killed_at_work_says_how_it_ended(tmp_path: Path) -> None:
-    host = HostProcess(start("serve"), tmp_path / "log")
-    host.request(Draw(((1,),), 1, SamplingParams(1.0, 1)))
+    host = EngineProcess(start("serve"), tmp_path / "log")
+    host.request(SampleRequest(((1,),), 1, SamplingParams(1.0, 1)))
     with pytest.raises(SamplerError, match=r"ended by SIGKILL \(the system .* memory runs out\)"):
         host.reply()
     host.close()

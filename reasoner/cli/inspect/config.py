@@ -24,7 +24,7 @@ def group() -> None:
 
 @app.command("show")
 def show(
-    task: options.Task,
+    task: options.TaskOption,
     profile: options.Profile = None,
     config: options.ConfigFiles = None,
     sets: options.Sets = None,

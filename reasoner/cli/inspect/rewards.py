@@ -41,7 +41,7 @@ from reasoner.plugins.reward_api import RewardSource
 from reasoner.processes.lifetime import guard_processes, interruptible
 from reasoner.records import Problem
 from reasoner.scoring.service import ScoringService
-from reasoner.testing.bench import Bench, Kind, SelfTest, bench, self_test
+from reasoner.testing.bench import Bench, CaseOutcome, SelfTest, bench, self_test
 from reasoner.testing.cases import load_cases, shown
 
 app = typer.Typer(help="List, show, test and measure reward sources.", no_args_is_help=True)
@@ -383,7 +383,7 @@ def _print_bench(console: Console, result: Bench, wall_s: float, workers: int) -
     for name, fact in facts.items():
         table.add_row(name, fact)
     console.print(table)
-    kinds: tuple[Kind, ...] = ("false positive", "false negative", "not applicable", "failed")
+    kinds: tuple[CaseOutcome, ...] = ("false positive", "false negative", "not applicable", "failed")
     for kind in kinds:
         found = result.of_kind(kind)
         if not found:

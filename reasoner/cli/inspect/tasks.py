@@ -35,7 +35,7 @@ def list_tasks(plugin: options.Plugins = None) -> None:
 
 @app.command("show")
 def show(
-    task: options.Task,
+    task: options.TaskOption,
     sample: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Show N prompts of its data, with their tokens and references, instead."),

@@ -22,14 +22,14 @@ from reasoner.monitoring.format import age, interval, number, size
 from reasoner.monitoring.lines import label
 from reasoner.monitoring.metrics import find, headline
 from reasoner.runs.find import RUNS, find_evaluation, find_run, list_runs
-from reasoner.runs.reader import SavedRun, State, disk_use, is_run, read_run, read_runs
+from reasoner.runs.reader import RunState, SavedRun, disk_use, is_run, read_run, read_runs
 
 if TYPE_CHECKING:
-    from reasoner.report.compare import Comparison
+    from reasoner.report.compare import EvaluationComparison
 
 app = typer.Typer(help="List, show, compare and remove runs.", no_args_is_help=True)
 
-STYLES: dict[State, str] = {
+STYLES: dict[RunState, str] = {
     "running": "blue",
     "finished": "green",
     "failed": "red",
@@ -213,7 +213,7 @@ def _next(run: SavedRun) -> dict[str, str]:
     return commands
 
 
-def _comparison(comparison: Comparison, names: tuple[str, str]) -> Table:
+def _comparison(comparison: EvaluationComparison, names: tuple[str, str]) -> Table:
     table = _table("", *names, "change")
     for column in table.columns[1:]:
         column.justify = "right"

@@ -20,7 +20,7 @@ from reasoner.processes.lifetime import guard_processes, interruptible
 from reasoner.scoring.service import ScoringService
 
 if TYPE_CHECKING:
-    from reasoner.benchmarks.rescore import Change, Comparison
+    from reasoner.benchmarks.rescore import RescoredResponse, Rescoring
 
 MOST = 10
 """changes that are printed"""
@@ -77,7 +77,7 @@ def score(
         out().print(Text(f"\nall {responses} responses: {output}"), soft_wrap=True)
 
 
-def _print(console: Console, comparison: Comparison) -> None:
+def _print(console: Console, comparison: Rescoring) -> None:
     table = Table("reward", "old mean", "new mean", "changed", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for each in comparison.components:
         of = f"{each.changed} of {len(comparison.changes)}"
@@ -105,7 +105,7 @@ def _print(console: Console, comparison: Comparison) -> None:
             console.print(Text(f"  {change.note}"))
 
 
-def _heading(change: Change) -> str:
+def _heading(change: RescoredResponse) -> str:
     when = f"step {change.step}" if change.training else f"evaluation after step {change.step}"
     return f"{change.problem}, sample {change.sample}, {when}: {_number(change.old)} -> {_number(change.new)}"
 

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from reasoner.cli.console import out
-from reasoner.doctor.check import Check, State
+from reasoner.doctor.check import Diagnosis, FindingState
 from reasoner.doctor.environment import examine
 
-_STYLES: dict[State, str] = {"ok": "green", "missing": "yellow", "broken": "bold red"}
+_STYLES: dict[FindingState, str] = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 
 
 def doctor() -> None:
@@ -24,11 +24,11 @@ def doctor() -> None:
     out().print(table)
 
 
-def _gathered(checks: Sequence[Check]) -> Iterator[Check]:
+def _gathered(checks: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
     """With the packages that are there and have nothing but a version to say in one row, where the first of them is."""
     packages = [check for check in checks if check.state == "ok" and re.fullmatch(r"\d[\w.+-]*", check.detail)]
     for check in checks:
         if check not in packages:
             yield check
         elif check is packages[0]:
-            yield Check("packages", "ok", ", ".join(f"{each.name} {each.detail}" for each in packages))
+            yield Diagnosis("packages", "ok", ", ".join(f"{each.name} {each.detail}" for each in packages))

@@ -17,13 +17,13 @@ from reasoner.errors import ConfigError
 from reasoner.learning.factory import describe_learner
 from reasoner.loading import Resolved, load_config
 from reasoner.models.resolve import resolve_device
-from reasoner.planning.estimate import Estimate, Verdict, find_estimate
+from reasoner.planning.estimate import FitVerdict, RunEstimate, find_estimate
 from reasoner.planning.feasibility import refuse_impossible
 from reasoner.planning.memory import Need, longest_sequence, micro_batch_tokens, step_tokens
 from reasoner.processes.machine import GIB, planned_machine, this_machine
 from reasoner.sampling.factory import choose_engine
 
-_STYLES: dict[Verdict, str] = {
+_STYLES: dict[FitVerdict, str] = {
     "fits": "green",
     "tight": "yellow",
     "does not fit": "bold red",
@@ -32,7 +32,7 @@ _STYLES: dict[Verdict, str] = {
 
 
 def plan(
-    task: options.Task,
+    task: options.TaskOption,
     profile: options.Profile = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of a node, a rank on each.")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
@@ -74,7 +74,7 @@ def plan(
         _print(resolved, estimate)
 
 
-def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> Estimate:
+def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> RunEstimate:
     """For this machine, whose packages count, or for another, on which they are taken to be there."""
     from reasoner.planning.resources import check_models_at_hand
 
@@ -93,7 +93,7 @@ def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> Estima
     return find_estimate(config, planned_machine(gpu_memory, gpus), engine)
 
 
-def as_json(estimate: Estimate) -> dict[str, Any]:
+def as_json(estimate: RunEstimate) -> dict[str, Any]:
     """The plan as data: bytes, tokens, settings."""
     moments = [
         {
@@ -125,7 +125,7 @@ def as_json(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _print(resolved: Resolved, estimate: Estimate) -> None:
+def _print(resolved: Resolved, estimate: RunEstimate) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, fact in _facts(resolved, estimate).items():
         grid.add_row(Text(name, style="bold"), Text(fact, overflow="fold"))
@@ -142,7 +142,7 @@ def _print(resolved: Resolved, estimate: Estimate) -> None:
         out().print(Text(estimate.advise(), style="bold red" if estimate.advice is None else "green"))
 
 
-def _facts(resolved: Resolved, estimate: Estimate) -> Mapping[str, str]:
+def _facts(resolved: Resolved, estimate: RunEstimate) -> Mapping[str, str]:
     config, model, machine = estimate.config, estimate.model, estimate.machine
     where = f"{machine.device}, {_counted(config.run.ranks, 'rank')}"
     if machine.planned:
@@ -165,7 +165,7 @@ def _facts(resolved: Resolved, estimate: Estimate) -> Mapping[str, str]:
     return facts
 
 
-def _stage(estimate: Estimate) -> str:
+def _stage(estimate: RunEstimate) -> str:
     settings = estimate.config.learning.deepspeed
     moved = [
         name
@@ -175,7 +175,7 @@ def _stage(estimate: Estimate) -> str:
     return f"{settings.zero_stage}{', ' + ' and '.join(moved) + ' in host memory' if moved else ''}"
 
 
-def _step(estimate: Estimate) -> str:
+def _step(estimate: RunEstimate) -> str:
     """Tokens of a step, at most: responses are as long as they are."""
     config, tokens = estimate.config, step_tokens(estimate.config)
     each = " a rank" if config.run.ranks > 1 else ""
@@ -185,7 +185,7 @@ def _step(estimate: Estimate) -> str:
     )
 
 
-def memory_table(estimate: Estimate) -> Table:
+def memory_table(estimate: RunEstimate) -> Table:
     """A row per part, a column per moment."""
     ranks = estimate.machine.ranks(estimate.config.run.ranks)
     table = Table(box=None, padding=(0, 1), pad_edge=False)
@@ -212,7 +212,7 @@ def _cell(need: Need, name: str) -> str:
     return f"~{need.likely[name] / GIB:.2f}" if name in need.likely else ""
 
 
-def _there(estimate: Estimate, need: Need) -> str:
+def _there(estimate: RunEstimate, need: Need) -> str:
     there = estimate.there(need)
     return "?" if there is None else f"{there / GIB:.2f}"
 

@@ -14,12 +14,12 @@ from reasoner.io.terminal import SafeConsole
 QUIET_S = 10.0
 """seconds between lines"""
 
-Counting = Callable[[str, int], Callable[[int], None]]
+StartCounter = Callable[[str, int], Callable[[int], None]]
 """`(what, how many) -> (done) -> None`"""
 
 
 @contextmanager
-def counting() -> Iterator[Counting]:
+def counting() -> Iterator[StartCounter]:
     """Yields what starts a count; the bars vanish at the end."""
     console = SafeConsole(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:

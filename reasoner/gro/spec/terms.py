@@ -16,7 +16,7 @@ from typing import Any, Literal
 Source = Literal["online", "pairs", "labelled", "demos"]
 """fresh groups, or one of the data sets `[data.pairs]`, `[data.labelled]`, `[data.demos]`"""
 SOURCES: tuple[Source, ...] = ("online", "pairs", "labelled", "demos")
-Unit = Literal["token", "response", "pair"]
+EvidenceUnit = Literal["token", "response", "pair"]
 GROUP_BASELINES = ("mean", "leave-one-out", "length-weighted")
 """baselines that compare a response with its group"""
 
@@ -126,7 +126,7 @@ class Evidence:
     With `reference`, l - l_ref takes the place of l.
     """
 
-    unit: Unit = "token"
+    unit: EvidenceUnit = "token"
     reduce: Literal["sum", "mean", "log-odds"] = "sum"
     """f; for responses and pairs"""
     reference: bool = False

@@ -11,6 +11,7 @@ from reasoner.gro.spec.terms import (
     Clip,
     Divergence,
     Evidence,
+    EvidenceUnit,
     Gamma,
     LogSigmoid,
     One,
@@ -21,10 +22,9 @@ from reasoner.gro.spec.terms import (
     SoftClip,
     Term,
     Truncate,
-    Unit,
 )
 
-AGGREGATIONS: dict[Unit, tuple[str, ...]] = {
+AGGREGATIONS: dict[EvidenceUnit, tuple[str, ...]] = {
     "token": ("token-mean", "response-mean", "response-sum", "constant"),
     "response": ("responses", "token-mean", "response-mean", "response-sum", "constant"),
     "pair": ("pairs",),

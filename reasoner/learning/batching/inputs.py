@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from reasoner.learning.batching.packing import MicroBatch, Row
+from reasoner.learning.batching.packing import MicroBatch, PackedRow
 from reasoner.records import Response
 
 
@@ -29,7 +29,7 @@ class RowShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class ModelInputs:
     """What goes through the model, and where the response tokens are predicted."""
 
     input_ids_BL: Tensor
@@ -74,7 +74,7 @@ def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.
     return torch.tensor(list(chain.from_iterable(masks)), device=device)
 
 
-def flat_inputs(batch: MicroBatch, device: torch.device) -> Inputs:
+def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
     """All rows in one sequence without padding; the positions of every response restart after its prompt."""
     ids: list[int] = []
     positions: list[int] = []
@@ -93,7 +93,7 @@ def flat_inputs(batch: MicroBatch, device: torch.device) -> Inputs:
     return _inputs(batch, [ids], [positions], tuple(shapes), predictors, device)
 
 
-def padded_inputs(batch: MicroBatch, device: torch.device) -> Inputs:
+def padded_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
     """One response per sequence, padded on the right: a causal model, recurrent or not, never sees the padding."""
     longest = max(row.tokens for row in batch.rows)
     ids = [_sequence(row) + [0] * (longest - row.tokens) for row in batch.rows]
@@ -105,7 +105,7 @@ def padded_inputs(batch: MicroBatch, device: torch.device) -> Inputs:
     return _inputs(batch, ids, positions, None, predictors, device)
 
 
-def _sequence(row: Row) -> list[int]:
+def _sequence(row: PackedRow) -> list[int]:
     (response,) = row.responses
     return [*row.prompt_ids, *response[:-1]]
 
@@ -117,9 +117,9 @@ def _inputs(
     shapes: tuple[RowShape, ...] | None,
     predictors: Sequence[int],
     device: torch.device,
-) -> Inputs:
+) -> ModelInputs:
     responses = batch.responses
-    return Inputs(
+    return ModelInputs(
         torch.tensor(ids, device=device),
         torch.tensor(positions, device=device),
         shapes,

@@ -24,7 +24,7 @@ WORTH_SHARING = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedRow:
     """A prompt and the responses after it; never split over micro-batches."""
 
     prompt_ids: tuple[int, ...]
@@ -43,7 +43,7 @@ class Row:
 class MicroBatch:
     """Rows that go through the model together."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PackedRow, ...]
 
     @property
     def tokens(self) -> int:
@@ -66,7 +66,7 @@ def pack(
 ) -> tuple[MicroBatch, ...]:
     """Micro-batches of at most `token_budget` tokens (first fit, longest first); a longer row or unit gets its own."""
     pieces = [piece for each in _numbered(groups, together) for piece in _pieces(each, token_budget, sharing)]
-    bins: list[list[Row]] = []
+    bins: list[list[PackedRow]] = []
     free: list[int] = []
     for piece in sorted(pieces, key=_tokens, reverse=True):
         tokens = _tokens(piece)
@@ -86,7 +86,7 @@ def pack_padded(
     """Micro-batches of single-response rows that will be padded to their longest: `rows * longest <= token_budget`; a
     unit that needs more gets its own."""
     pieces = [piece for each in _numbered(groups, together) for piece in _single_rows(each)]
-    batches: list[list[Row]] = []
+    batches: list[list[PackedRow]] = []
     longest = 0
     for piece in sorted(pieces, key=_longest, reverse=True):
         if batches and (len(batches[-1]) + len(piece)) * longest <= token_budget:
@@ -138,17 +138,17 @@ class _Numbered:
     units: tuple[tuple[int, ...], ...]
     """places in the group of the responses of each unit, in order of the first of them"""
 
-    def row(self, places: Sequence[int]) -> Row:
+    def row(self, places: Sequence[int]) -> PackedRow:
         """These responses after one prompt."""
         responses = self.group.responses
-        return Row(
+        return PackedRow(
             self.group.prompt_ids,
             tuple(responses[place].token_ids for place in places),
             tuple(self.first + place for place in places),
         )
 
 
-_Piece = tuple[Row, ...]
+_Piece = tuple[PackedRow, ...]
 """rows that are never split over micro-batches"""
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from reasoner.learning.batching.inputs import Inputs, policy_mask
+from reasoner.learning.batching.inputs import ModelInputs, policy_mask
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.learning.learner import WeightFunction
 from reasoner.records import Response
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
+class WeightedLoss:
     """The loss of a micro-batch."""
 
     loss: Tensor
@@ -28,11 +28,11 @@ class Weighed:
 def weigh_batch(
     batch: MicroBatch,
     responses: Sequence[Response],
-    inputs: Inputs,
+    inputs: ModelInputs,
     logprobs_S: Tensor,
     entropies_S: Tensor | None,
     weights: WeightFunction,
-) -> Weighed:
+) -> WeightedLoss:
     """Ask for the weights of a micro-batch and put its loss together.
 
     Args:
@@ -52,4 +52,4 @@ def weigh_batch(
         bonus_S = inputs.weights(found.entropy_RT, mask_S, logprobs_S)
         loss = loss - (bonus_S * entropies_S).sum()
         wanted = wanted or bool(bonus_S.any())
-    return Weighed(loss, wanted, 0.0 if entropies_S is None else float(entropies_S.detach()[mask_S].sum()))
+    return WeightedLoss(loss, wanted, 0.0 if entropies_S is None else float(entropies_S.detach()[mask_S].sum()))

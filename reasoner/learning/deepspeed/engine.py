@@ -32,9 +32,9 @@ from reasoner.config.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
 from reasoner.distributed.sharding import same_batch, shares_of, spread_logprobs
 from reasoner.errors import RunError, UserError
-from reasoner.learning.batching.inputs import Inputs
-from reasoner.learning.batching.packing import MicroBatch, Row
-from reasoner.learning.batching.weighing import Weighed, weigh_batch
+from reasoner.learning.batching.inputs import ModelInputs
+from reasoner.learning.batching.packing import MicroBatch, PackedRow
+from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.deepspeed.settings import deepspeed_settings
 from reasoner.learning.deepspeed.state import exact_weight, moments, restore, restore_weights
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction, Weights
@@ -48,7 +48,7 @@ from reasoner.records import Group, Response
 
 T = TypeVar("T")
 
-_IDLE = MicroBatch((Row((0,), ((0,),), (0,)),))
+_IDLE = MicroBatch((PackedRow((0,), ((0,),), (0,)),))
 """what a rank without a share puts through the model"""
 
 
@@ -176,7 +176,7 @@ class DeepspeedLearner:
         def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
             return weights([share.rows[row] for row in rows], logprobs_RT)
 
-        done: list[Weighed] = []
+        done: list[WeightedLoss] = []
         for batch in self._rounds(batches):
             if batch:
                 done.append(self._accumulate_one(batch, share.responses, weigh, temperature, entropy))
@@ -195,7 +195,7 @@ class DeepspeedLearner:
         weights: WeightFunction,
         temperature: float,
         entropy: bool,
-    ) -> Weighed:
+    ) -> WeightedLoss:
         """Forward, weigh, backward; no backward where every weight is 0 and no other rank waits for it."""
         inputs = self.policy.inputs(batch)
         logprobs_S, entropies_S = self._engine(inputs, temperature, entropy)
@@ -326,7 +326,7 @@ class _Scores(nn.Module):
         self.model, self.head = policy.model, policy.head
         self._policy = policy
 
-    def forward(self, inputs: Inputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
         return self._policy.scores(inputs, temperature, entropy)
 
 

@@ -35,11 +35,11 @@ from reasoner.learning.adapter import (
     sources,
     write_adapter,
 )
-from reasoner.learning.batching.inputs import Inputs, flat_inputs, padded_inputs
+from reasoner.learning.batching.inputs import ModelInputs, flat_inputs, padded_inputs
 from reasoner.learning.batching.packing import (
     Layout,
     MicroBatch,
-    Row,
+    PackedRow,
     Sharing,
     extremes_of,
     longest_of,
@@ -181,11 +181,11 @@ class Backbone:
         """Rotate positions as the vLLM engine does that samples sequences of up to `max_model_len` tokens."""
         rotate_as_vllm(self.model, max_model_len)
 
-    def inputs(self, batch: MicroBatch) -> Inputs:
+    def inputs(self, batch: MicroBatch) -> ModelInputs:
         """A micro-batch as it goes through the model."""
         return (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
 
-    def hidden(self, inputs: Inputs) -> Tensor:
+    def hidden(self, inputs: ModelInputs) -> Tensor:
         """(S, H) states that predict a micro-batch's response tokens, in the order of its `indices`, with gradient."""
         extra: dict[str, Any] = {}
         if inputs.shapes is not None:
@@ -395,7 +395,7 @@ class Backbone:
 
     def _try_packing(self) -> str:
         """Put a few tokens through the model in packed rows; returns what keeps it from that, empty: nothing."""
-        rows = Row((0, 0), ((0, 0),), (0,)), Row((0,), ((0,),), (1,))
+        rows = PackedRow((0, 0), ((0, 0),), (0,)), PackedRow((0,), ((0,),), (1,))
         self.model.set_attn_implementation(IMPLEMENTATION)
         try:
             with torch.no_grad():

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from reasoner.config.config import LoraConfig
-from reasoner.learning.batching.inputs import Inputs
-from reasoner.learning.batching.packing import Layout, MicroBatch, Row, Sharing
+from reasoner.learning.batching.inputs import ModelInputs
+from reasoner.learning.batching.packing import Layout, MicroBatch, PackedRow, Sharing
 from reasoner.learning.model.backbone import Backbone, Dtype, Packing
 from reasoner.learning.model.logprobs import head_of, token_logprobs
 from reasoner.records import Group
@@ -92,7 +92,7 @@ class TorchPolicy(Backbone):
                 found[index] = part.tolist()
         return found
 
-    def scores(self, inputs: Inputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def scores(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
         """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `indices`, with gradient.
 
         With `entropy` also (S,) the entropy of the distribution that each token was drawn from, else None.
@@ -122,7 +122,7 @@ class TorchPolicy(Backbone):
             plain_S = torch.cat([self._plain(row, response, temperature) for row, response in rows])
         return float((packed_S - plain_S).abs().mean())
 
-    def _plain(self, row: Row, response: tuple[int, ...], temperature: float) -> Tensor:
+    def _plain(self, row: PackedRow, response: tuple[int, ...], temperature: float) -> Tensor:
         """(T,) of the last tokens, by the model's own forward pass with its own output layer."""
         ids = torch.tensor([[*row.prompt_ids, *response[:-1]]], device=self.device)
         last = response[-COMPARED_TOKENS:]

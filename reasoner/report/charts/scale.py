@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reasoner.monitoring.metrics import Unit
+from reasoner.monitoring.metrics import MetricUnit
 
 FROM_ZERO = ("share", "tokens", "tokens/s", "s", "GiB", "count")
 """units whose axis starts at 0"""
@@ -28,7 +28,7 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def value_scale(values: Iterable[float], unit: Unit, start: float, end: float) -> Scale:
+def value_scale(values: Iterable[float], unit: MetricUnit, start: float, end: float) -> Scale:
     """A range that holds all values, with two to six round ticks inside it."""
     known = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(known), max(known)
@@ -54,7 +54,7 @@ def step_scale(first: float, last: float, start: float, end: float) -> Scale:
     return Scale(first, last, start, end, tuple(ticks))
 
 
-def tick_label(value: float, unit: Unit, step: float) -> str:
+def tick_label(value: float, unit: MetricUnit, step: float) -> str:
     """A tick as text, with the digits that its neighbours need."""
     if unit == "share":
         return f"{100 * value:.{_digits(100 * step)}f}%"

@@ -30,8 +30,8 @@ from reasoner.io.serialization import to_json
 from reasoner.models.run_models import FOLDER, recorded_step
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.environment import describe
-from reasoner.runs.folder import IDENTITY, LOG, Evaluated, Run, check_room, read_evaluations, read_metrics
-from reasoner.runs.resuming.rules import Change, check_identity, forgets, forgetting
+from reasoner.runs.folder import IDENTITY, LOG, Evaluated, RunFolder, check_room, read_evaluations, read_metrics
+from reasoner.runs.resuming.rules import KeyChange, check_identity, forgets, forgetting
 from reasoner.runs.starts import FILE, moved_on, read_starts, record_start
 
 
@@ -47,7 +47,7 @@ class Resume:
     """A run to go on with."""
 
     folder: Path
-    changes: tuple[Change, ...] = ()
+    changes: tuple[KeyChange, ...] = ()
     """of its configuration"""
     accept: bool = False
     """go on with reward sources that have changed, and forget the scores that are known"""
@@ -81,7 +81,7 @@ class Place:
         again = f"; {made_again(self.repeated)}" if self.repeated else ""
         return f"{start}{again}"
 
-    def check(self, identity: Mapping[str, str]) -> tuple[Change, ...]:
+    def check(self, identity: Mapping[str, str]) -> tuple[KeyChange, ...]:
         """Refuse to go on with another model, other data, plugins or another engine; returns what was accepted.
 
         Raises:
@@ -96,9 +96,9 @@ class Place:
         config_toml: str,
         identity: Mapping[str, str],
         chosen: Mapping[str, str],
-        changes: Sequence[Change],
+        changes: Sequence[KeyChange],
         reserve_bytes: int,
-    ) -> tuple[Run, tuple[str, ...]]:
+    ) -> tuple[RunFolder, tuple[str, ...]]:
         """Cut the folder back to the place and open it; also returns what was out of the ordinary, in sentences.
 
         Args:
@@ -138,7 +138,7 @@ class Place:
         except OSError as error:
             raise UserError(f"--resume {self.folder}: it cannot be written: {error.strerror or error}") from error
         evaluations = {evaluated.step: evaluated.evaluation for evaluated in self.evaluations}
-        return Run(self.folder, self.lock, self.history, evaluations, first.at), notes
+        return RunFolder(self.folder, self.lock, self.history, evaluations, first.at), notes
 
     @property
     def _forgotten(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from reasoner.io.bounded_files import SMALL_BYTES, is_there, read_bytes
 from reasoner.loading import Resolved, load_config, settings_of
 from reasoner.loading.messages import show_key, show_value
 from reasoner.runs.checksums import differences, shortened
-from reasoner.runs.starts import Start
+from reasoner.runs.starts import RunStart
 
 NOTHING = ""
 ROUNDING = "the update is the same up to rounding"
@@ -75,7 +75,7 @@ _SCORES = "scores that were known"
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class KeyChange:
     """A key with another value than before."""
 
     key: str
@@ -89,7 +89,7 @@ class Change:
         return f"{text} ({self.effect})" if self.effect else text
 
 
-def load_resumed(folder: Path, sets: Sequence[str], *, accept: bool = False) -> tuple[Resolved, tuple[Change, ...]]:
+def load_resumed(folder: Path, sets: Sequence[str], *, accept: bool = False) -> tuple[Resolved, tuple[KeyChange, ...]]:
     """The configuration of the run in `folder` with `sets` laid over it, and what they changed.
 
     Args:
@@ -120,7 +120,7 @@ def load_resumed(folder: Path, sets: Sequence[str], *, accept: bool = False) -> 
 
 def check_identity(
     folder: Path, before: Mapping[str, str], now: Mapping[str, str], *, accept: bool
-) -> tuple[Change, ...]:
+) -> tuple[KeyChange, ...]:
     """What a run is made from and is not as it was (`checksums.identify`), as far as it may go on with that.
 
     Raises:
@@ -130,7 +130,7 @@ def check_identity(
     fatal = any(not name.startswith(_PLUGIN) for name in names)
     if fatal or (names and not accept):
         raise UserError(_refusal(folder, differences(before, now), fatal=fatal))
-    return tuple(Change(name, shortened(before.get(name)), shortened(now.get(name)), REWARDS) for name in names)
+    return tuple(KeyChange(name, shortened(before.get(name)), shortened(now.get(name)), REWARDS) for name in names)
 
 
 def _refusal(folder: Path, changed: Iterable[str], *, fatal: bool) -> str:
@@ -145,24 +145,24 @@ def _refusal(folder: Path, changed: Iterable[str], *, fatal: bool) -> str:
     return f"--resume {folder}: {what}\n{do}"
 
 
-def forgetting() -> Change:
+def forgetting() -> KeyChange:
     """What `--accept-changes` does to the scores that are known: in a start's record."""
-    return Change(_SCORES, "kept", "forgotten", NOTHING)
+    return KeyChange(_SCORES, "kept", "forgotten", NOTHING)
 
 
-def forgets(starts: Iterable[Start], step: int) -> bool:
+def forgets(starts: Iterable[RunStart], step: int) -> bool:
     """Whether the scores in the checkpoint of a step are of reward sources that have changed since."""
     return any(start.step >= step and _SCORES in start.changes for start in starts)
 
 
-def changes(before: Config, after: Config) -> list[Change]:
+def changes(before: Config, after: Config) -> list[KeyChange]:
     """The keys with different values, in the order of the configuration."""
     old, new = (
         {show_key(path): leaf.value for path, leaf in settings_of(config).items() if leaf.value != {}}
         for config in (before, after)
     )
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return [Change(key, old.get(key), new.get(key), _effect(key, after)) for key in keys]
+    return [KeyChange(key, old.get(key), new.get(key), _effect(key, after)) for key in keys]
 
 
 def allowed(key: str) -> str | None:

@@ -17,7 +17,7 @@ from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from reasoner.sampling.vllm.host import engine_arguments
-from reasoner.sampling.vllm.messages import Start
+from reasoner.sampling.vllm.messages import StartEngine
 
 SERVER: dict[str, Any] = {
     # token ids in, token ids out
@@ -39,7 +39,7 @@ def flags(arguments: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"--{option}", str(value))
 
 
-def main(start: Start, place: dict[str, Any]) -> None:
+def main(start: StartEngine, place: dict[str, Any]) -> None:
     """`vllm serve`, as its command line would do it: that one wants a distribution by the name of `vllm`, which the CPU
     build has not.
     """
@@ -53,4 +53,4 @@ def main(start: Start, place: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     engine, place = (json.loads(argument) for argument in sys.argv[1:])
-    main(Start(**engine), place)
+    main(StartEngine(**engine), place)

@@ -31,7 +31,7 @@ from reasoner.records import Group, Prompt, Receipt, SamplingParams
 from reasoner.sampling.responses import all_end_tokens, build_response, check_request, end_tokens, opened_block
 from reasoner.sampling.server.client import Server, ServerError
 from reasoner.sampling.server.compatibility import Wanted, describe, summary
-from reasoner.sampling.server.scheduler import Draw, Drawn, Lost, Order, Seat
+from reasoner.sampling.server.scheduler import BatchSchedule, Lost, Order, PromptResponses, Seat
 
 PATIENCE_S = 180.0
 """seconds without a token after which a server counts as hung"""
@@ -134,11 +134,11 @@ class ServerSampler:
         ]
         if not self._idle.is_set():
             raise SamplerError("this sampler is still drawing: finish or close the iterator of groups first")
-        events: queue.SimpleQueue[Drawn | Lost | None] = queue.SimpleQueue()
+        events: queue.SimpleQueue[PromptResponses | Lost | None] = queue.SimpleQueue()
         version = self._version
         ends = sorted(all_end_tokens(self._end_tokens, params))
         order = Order(n, params, ends, self._name(version), self._patience_s)
-        draw = Draw(seats, prompts, order, events.put)
+        draw = BatchSchedule(seats, prompts, order, events.put)
 
         async def drawing() -> None:
             try:
@@ -169,7 +169,7 @@ class ServerSampler:
             self._drawing.cancel()
             self._idle.wait()
 
-    def _group(self, drawn: Drawn, params: SamplingParams, version: int) -> Group:
+    def _group(self, drawn: PromptResponses, params: SamplingParams, version: int) -> Group:
         opened = opened_block(self._tokenizer, drawn.prompt.token_ids)
         responses = tuple(
             build_response(

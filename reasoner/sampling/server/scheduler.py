@@ -26,11 +26,11 @@ ANSWER_S = 2.0
 LOOKS = 10.0
 """times that a server is looked at before it counts as hung"""
 
-Task = asyncio.Task[Any]
+AsyncTask = asyncio.Task[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class PromptResponses:
     """All responses to one prompt."""
 
     prompt: Prompt
@@ -74,10 +74,10 @@ class Seat:
     out: str = ""
     """why it is out of the batch"""
     failures: int = 0
-    running: dict[Task, Prompt] = field(default_factory=dict)
+    running: dict[AsyncTask, Prompt] = field(default_factory=dict)
 
 
-class Draw:
+class BatchSchedule:
     """The batch; `run` ends when every group, or the loss of every server, was sent.
 
     Args:
@@ -86,12 +86,16 @@ class Draw:
     """
 
     def __init__(
-        self, seats: Sequence[Seat], prompts: Sequence[Prompt], order: Order, send: Callable[[Drawn | Lost], None]
+        self,
+        seats: Sequence[Seat],
+        prompts: Sequence[Prompt],
+        order: Order,
+        send: Callable[[PromptResponses | Lost], None],
     ) -> None:
         self._seats, self._order, self._send = seats, order, send
         self._waiting = deque(prompts)
-        self._then: dict[Task, Callable[[Task], None]] = {}
-        self._dropped: list[Task] = []
+        self._then: dict[AsyncTask, Callable[[AsyncTask], None]] = {}
+        self._dropped: list[AsyncTask] = []
 
     async def run(self) -> None:
         """Draw all groups, or as many as there are servers for."""
@@ -127,7 +131,7 @@ class Draw:
             task = self._start(drawing, partial(self._drawn, seat))
             seat.running[task] = prompt
 
-    def _drawn(self, seat: Seat, task: Task) -> None:
+    def _drawn(self, seat: Seat, task: AsyncTask) -> None:
         prompt = seat.running.pop(task)
         try:
             choices: Sequence[Choice] = task.result()
@@ -142,14 +146,14 @@ class Draw:
             elif seat.ready:
                 self._ask(seat)
             return
-        self._send(Drawn(prompt, choices))
+        self._send(PromptResponses(prompt, choices))
 
     def _ask(self, seat: Seat) -> None:
         """Have it say which weights it holds; no groups meanwhile."""
         seat.ready = False
         self._start(seat.server.version(), partial(self._answered, seat))
 
-    def _answered(self, seat: Seat, task: Task) -> None:
+    def _answered(self, seat: Seat, task: AsyncTask) -> None:
         try:
             held = task.result()
         except ServerError as error:
@@ -174,7 +178,7 @@ class Draw:
         seat.running.clear()
         self._send(Lost(seat.server.url, reason))
 
-    def _hung(self, seat: Seat, task: Task) -> None:
+    def _hung(self, seat: Seat, task: AsyncTask) -> None:
         self._lose(seat, task.result())
 
     async def _watch(self, seat: Seat) -> str:
@@ -192,7 +196,7 @@ class Draw:
                 return f"made no token in {time.monotonic() - since:.0f} seconds"
         return seat.out
 
-    def _start(self, work: Coroutine[Any, Any, Any], then: Callable[[Task], None]) -> Task:
+    def _start(self, work: Coroutine[Any, Any, Any], then: Callable[[AsyncTask], None]) -> AsyncTask:
         task = asyncio.create_task(work)
         self._then[task] = then
         return task

@@ -19,7 +19,7 @@ from reasoner.processes.child_python import module_command
 from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.processes.subreaper import wait_gone
 from reasoner.sampling.server.auth import BOUND
-from reasoner.sampling.vllm.messages import Start
+from reasoner.sampling.vllm.messages import StartEngine
 from reasoner.sampling.vllm.process import host_environment
 
 _MODULE = "reasoner.sampling.server.entrypoint"
@@ -28,7 +28,7 @@ _END_WITHIN = 10.0
 _ANY = ("0.0.0.0", "::")
 
 
-def serve(start: Start, host: str, port: int, ready: Callable[[str], None]) -> None:
+def serve(start: StartEngine, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Run a vLLM server until this process is asked to end.
 
     Args:

@@ -10,8 +10,20 @@ from typing import Self
 from reasoner.errors import SamplerError
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
 from reasoner.sampling.responses import check_request
-from reasoner.sampling.vllm.messages import Done, Draw, Drawn, Load, Request, Score, Sleep, Start, Stop, Value, Wake
-from reasoner.sampling.vllm.process import HostProcess
+from reasoner.sampling.vllm.messages import (
+    Done,
+    Load,
+    Request,
+    SampleReply,
+    SampleRequest,
+    ScoreRequest,
+    Sleep,
+    StartEngine,
+    Stop,
+    Value,
+    Wake,
+)
+from reasoner.sampling.vllm.process import EngineProcess
 
 
 class VllmSampler:
@@ -27,10 +39,10 @@ class VllmSampler:
 
     name = "vllm"
 
-    def __init__(self, start: Start, log: Path) -> None:
+    def __init__(self, start: StartEngine, log: Path) -> None:
         self._max_model_len = start.max_model_len
         self._version = 0
-        self._host = HostProcess(start, log)
+        self._host = EngineProcess(start, log)
         self.description = self._host.description
 
     @property
@@ -42,9 +54,9 @@ class VllmSampler:
         return self._draw(prompts, n, params)
 
     def _draw(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        self._host.request(Draw(tuple(prompt.token_ids for prompt in prompts), n, params))
+        self._host.request(SampleRequest(tuple(prompt.token_ids for prompt in prompts), n, params))
         try:
-            while isinstance(reply := self._host.reply(), Drawn):
+            while isinstance(reply := self._host.reply(), SampleReply):
                 prompt = prompts[reply.index]
                 yield Group(prompt.problem, prompt.token_ids, reply.responses)
         except GeneratorExit:
@@ -55,12 +67,12 @@ class VllmSampler:
         """The caller has enough: end the drawing, so that the next request finds the engine free."""
         if self._host.is_open:
             self._host.request(Stop())
-            while isinstance(self._host.reply(), Drawn):
+            while isinstance(self._host.reply(), SampleReply):
                 pass
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         rows = tuple((group.prompt_ids, response.token_ids) for group in groups for response in group.responses)
-        value = self._ask(Score(rows))
+        value = self._ask(ScoreRequest(rows))
         if not isinstance(value, list):
             raise SamplerError(f"vLLM answered {value!r} in place of log-probabilities; this is a bug")
         return {"": value}

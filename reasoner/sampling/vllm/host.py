@@ -31,13 +31,13 @@ from reasoner.sampling.vllm.messages import (
     ADAPTER_RANKS,
     Close,
     Done,
-    Draw,
-    Drawn,
     Load,
     Request,
-    Score,
+    SampleReply,
+    SampleRequest,
+    ScoreRequest,
     Sleep,
-    Start,
+    StartEngine,
     Stop,
     Value,
     Wake,
@@ -50,10 +50,10 @@ _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 _INSTEAD = "Set sampling.engine = 'hf', which samples with transformers, or take another version of vLLM"
 
 
-class Host:
+class EngineHost:
     """A vLLM engine that answers requests."""
 
-    def __init__(self, start: Start, connection: Connection) -> None:
+    def __init__(self, start: StartEngine, connection: Connection) -> None:
         if current_platform.device_type != start.device:
             raise SamplerError(
                 f"the installed vLLM {vllm.__version__} is built for {current_platform.device_type}, and the model is "
@@ -86,10 +86,10 @@ class Host:
 
     def _answer(self, request: Request) -> Value:
         match request:
-            case Draw():
+            case SampleRequest():
                 self._draw(request)
                 self._has_sampled = True
-            case Score():
+            case ScoreRequest():
                 return self._score(request)
             case Load():
                 return self._load(request)
@@ -99,7 +99,7 @@ class Host:
                 self._llm.wake_up()
         return None
 
-    def _draw(self, request: Draw) -> None:
+    def _draw(self, request: SampleRequest) -> None:
         """Step the engine until all groups are sent, or the other side has enough."""
         self._llm.collective_rpc("seed_sampling", args=(request.params.seed,))
         self._llm.reset_prefix_cache()
@@ -113,11 +113,11 @@ class Host:
                     if output.finished:
                         pending.remove(output.request_id)
                         responses = self._responses(output, request.params)
-                        self._connection.send(Drawn(int(output.request_id), responses))
+                        self._connection.send(SampleReply(int(output.request_id), responses))
         finally:
             self._engine.abort_request(pending)
 
-    def _score(self, request: Score) -> list[list[float]]:
+    def _score(self, request: ScoreRequest) -> list[list[float]]:
         """vLLM gives these by the raw logits, so at temperature 1; it reads no cached prefix for such requests."""
         params = VllmParams(max_tokens=1, temperature=0.0, prompt_logprobs=1, detokenize=False)
         for index, (prompt, response) in enumerate(request.rows):
@@ -134,7 +134,7 @@ class Host:
                     ]
         return [found[index] for index in range(len(request.rows))]
 
-    def _params(self, request: Draw) -> VllmParams:
+    def _params(self, request: SampleRequest) -> VllmParams:
         return VllmParams(
             n=request.n,
             temperature=request.params.temperature,
@@ -177,7 +177,7 @@ class Host:
         return checksum, tensors
 
 
-def _open(start: Start) -> LLM:
+def _open(start: StartEngine) -> LLM:
     try:
         return LLM(**engine_arguments(start))
     except ValueError as error:
@@ -199,7 +199,7 @@ def _refused(error: Exception) -> Exception:
     return SamplerError(f"vLLM {vllm.__version__} does not take this model: {why}. {_INSTEAD}")
 
 
-def engine_arguments(start: Start) -> dict[str, Any]:
+def engine_arguments(start: StartEngine) -> dict[str, Any]:
     """vLLM's own arguments."""
     common = {
         "model": start.model,
@@ -238,7 +238,7 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(descriptor)
     try:
-        host = Host(connection.recv(), connection)
+        host = EngineHost(connection.recv(), connection)
     except Exception as error:
         connection.send(failure(_refused(error)))
         return

@@ -16,7 +16,7 @@ ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartEngine:
     """First message to the host: the engine to start."""
 
     model: str
@@ -45,7 +45,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class SampleRequest:
     """Draw `n` responses to every prompt."""
 
     prompts: tuple[tuple[int, ...], ...]
@@ -54,7 +54,7 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class ScoreRequest:
     """Say the log-probabilities of given responses at temperature 1."""
 
     rows: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
@@ -89,12 +89,12 @@ class Close:
     """End the host process."""
 
 
-Request = Start | Draw | Score | Load | Sleep | Wake | Stop | Close
+Request = StartEngine | SampleRequest | ScoreRequest | Load | Sleep | Wake | Stop | Close
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """All responses to one prompt of a `Draw`."""
+class SampleReply:
+    """All responses to one prompt of a `SampleRequest`."""
 
     index: int
     """position of the prompt"""
@@ -109,11 +109,12 @@ class Done:
     """A request is complete; what it returns, if anything."""
 
     value: Value = None
-    """of `Load`: checksum and number of tensors; of `Start`: the description; of `Score`: (R)(T) log-probabilities"""
+    """of `Load`: checksum and number of tensors; of `StartEngine`: the description; of `ScoreRequest`: (R)(T)
+    log-probabilities"""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class RequestFailed:
     """A request failed."""
 
     message: str
@@ -121,7 +122,7 @@ class Failed:
     is_traceback: bool
 
 
-Reply = Drawn | Done | Failed
+Reply = SampleReply | Done | RequestFailed
 
 
 def said_by_vllm(error: Exception) -> str:
@@ -132,8 +133,8 @@ def said_by_vllm(error: Exception) -> str:
     return found[1] if found else str(error)
 
 
-def failure(error: Exception) -> Failed:
+def failure(error: Exception) -> RequestFailed:
     """What a person can act on is told as it is, anything else with its traceback."""
     if isinstance(error, ReasonerError):
-        return Failed(str(error), is_traceback=False)
-    return Failed(traceback.format_exc(), is_traceback=True)
+        return RequestFailed(str(error), is_traceback=False)
+    return RequestFailed(traceback.format_exc(), is_traceback=True)

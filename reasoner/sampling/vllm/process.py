@@ -18,7 +18,7 @@ from reasoner.io.redaction import redact_end
 from reasoner.processes.child_python import SAFE_PATH, module_command
 from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.processes.subreaper import wait_gone
-from reasoner.sampling.vllm.messages import Close, Done, Failed, Reply, Request, Start, Stop
+from reasoner.sampling.vllm.messages import Close, Done, Reply, Request, RequestFailed, StartEngine, Stop
 
 _log = logging.getLogger(__name__)
 
@@ -38,18 +38,18 @@ class StartHungError(SamplerError):
     """The engine did nothing for too long while it started."""
 
 
-class HostProcess:
+class EngineProcess:
     """The host, started and ready. `request` and `reply` speak to it; `close` ends it whatever state it is in.
 
     Raises:
         SamplerError: vLLM did not start, twice if it hung; the message ends with what it printed.
     """
 
-    def __init__(self, start: Start, log: Path) -> None:
+    def __init__(self, start: StartEngine, log: Path) -> None:
         self._log_file = log
         self.description = self._launch(start)
 
-    def _launch(self, start: Start) -> str:
+    def _launch(self, start: StartEngine) -> str:
         for attempt in range(1, _ATTEMPTS + 1):
             self._spawn(start)
             try:
@@ -64,7 +64,7 @@ class HostProcess:
                 raise
         raise AssertionError("unreachable")
 
-    def _spawn(self, start: Start) -> None:
+    def _spawn(self, start: StartEngine) -> None:
         self._scratch = ScratchFolder("vllm")
         self._connection, theirs = Pipe()
         with theirs, self._log_file.open("ab") as log:
@@ -131,7 +131,7 @@ class HostProcess:
             reply: Reply = self._connection.recv()
         except (EOFError, ConnectionResetError) as error:
             raise self._gone() from error
-        if isinstance(reply, Failed):
+        if isinstance(reply, RequestFailed):
             self._idle = True
             if not reply.is_traceback:
                 raise SamplerError(f"{reply.message} (vLLM's log is {self._log_file})")
@@ -179,7 +179,7 @@ class HostProcess:
         return f" The last lines of {self._log_file}:\n{text}"
 
 
-def host_environment(start: Start, scratch: Path) -> dict[str, str]:
+def host_environment(start: StartEngine, scratch: Path) -> dict[str, str]:
     """The environment of the host; this process keeps its own.
 
     Args:

@@ -26,7 +26,7 @@ OVERHEAD_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ProgramRequest:
     """A Python program as services take it."""
 
     main: str
@@ -42,7 +42,7 @@ class Dialect(Protocol):
 
     name: str
 
-    def request(self, job: Job) -> dict[str, Any]:
+    def request(self, job: ProgramRequest) -> dict[str, Any]:
         """The body of a request."""
 
     def outcome(self, answer: object) -> Outcome:
@@ -103,7 +103,7 @@ class SandboxFusion:
 
     name = "SandboxFusion"
 
-    def request(self, job: Job) -> dict[str, Any]:
+    def request(self, job: ProgramRequest) -> dict[str, Any]:
         if job.arguments:
             raise ValueError(f"{self.name} passes no arguments to a program, got {list(job.arguments)}")
         return {
@@ -152,7 +152,7 @@ class Piston:
     name = "Piston"
     _ends: Mapping[str, End] = {"TO": "timeout", "OL": "output", "EL": "output"}
 
-    def request(self, job: Job) -> dict[str, Any]:
+    def request(self, job: ProgramRequest) -> dict[str, Any]:
         rest = [name for name in job.files if name != job.main]
         main = {"name": job.main, "content": _text(job.files[job.main]), "encoding": "utf8"}
         return {
@@ -197,13 +197,13 @@ def _dialect(url: str) -> Dialect:
     return _DIALECTS[last]()
 
 
-def _job(program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Job:
+def _job(program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> ProgramRequest:
     """Raises ValueError unless the program is `[PYTHON, *ISOLATED, FILE, *arguments]`."""
     before = [PYTHON, *ISOLATED]
     main, *arguments = program[len(before) :] or [""]
     if list(program[: len(before)]) != before or main not in files:
         raise ValueError(f"a service runs `{' '.join(before)} FILE`, with a file that is given, got {list(program)}")
-    return Job(main, tuple(arguments), files, _text(stdin), limits)
+    return ProgramRequest(main, tuple(arguments), files, _text(stdin), limits)
 
 
 def _text(data: bytes) -> str:

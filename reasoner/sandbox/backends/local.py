@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from reasoner.sandbox.base import Limits, Outcome, SandboxError, Session, checked_paths
 from reasoner.sandbox.running import Child, Running
 
-Start = Callable[[Sequence[str], Mapping[str, bytes], Limits, ExitStack], Child]
+StartProgram = Callable[[Sequence[str], Mapping[str, bytes], Limits, ExitStack], Child]
 """Starts a program in a fresh scratch folder that holds the files. What undoes it, whether it went well or not, goes on
 the stack: processes ended, descriptors closed, folders removed."""
 
@@ -20,7 +20,7 @@ class LocalSandbox:
     """A `Sandbox` from a way to start programs."""
 
     name: str
-    start: Start
+    start: StartProgram
     interactive: bool = True
 
     def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Outcome:

@@ -24,7 +24,7 @@ from reasoner.errors import MissingDependencyError
 from reasoner.sandbox.backends.local import LocalSandbox
 from reasoner.sandbox.backends.seccomp import confine_thread, program_filter
 from reasoner.sandbox.base import End, Limits, SandboxError
-from reasoner.sandbox.family import Family
+from reasoner.sandbox.family import ProcessFamily
 from reasoner.sandbox.interpreter import hidden_paths, readable_paths
 from reasoner.sandbox.pipes import GATE, Pipes, ending
 
@@ -58,7 +58,7 @@ def sandlock() -> LocalSandbox:
     return LocalSandbox(f"sandlock {sandlock.__version__}", partial(Locked, rules))
 
 
-class Locked(Family):
+class Locked(ProcessFamily):
     """A program under sandlock (a `Child`).
 
     It is started from a thread of its own, which has put a filter of system calls on itself: what it starts inherits

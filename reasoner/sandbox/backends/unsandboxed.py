@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from reasoner.processes.subreaper import held
 from reasoner.sandbox.backends.local import LocalSandbox
 from reasoner.sandbox.base import End, Limits
-from reasoner.sandbox.family import Family
+from reasoner.sandbox.family import ProcessFamily
 from reasoner.sandbox.pipes import GATE, Pipes, ending
 
 
@@ -22,7 +22,7 @@ def unsandboxed() -> LocalSandbox:
     return LocalSandbox("none (programs are not isolated)", Plain)
 
 
-class Plain(Family):
+class Plain(ProcessFamily):
     """A program without a sandbox (a `Child`)."""
 
     def __init__(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits, undo: ExitStack) -> None:

@@ -35,17 +35,17 @@ from reasoner.scoring.workers.protocol import (
     dump_traits,
     load_plan,
 )
-from reasoner.scoring.workers.worker import Job
+from reasoner.scoring.workers.worker import ConfiguredSource
 from reasoner.scoring.workers.worker_pool import Pool
 
 PATIENCE_S = 1.0
 """seconds after which the host looks whether the main process is still there"""
 
 
-class Host:
+class ScoringHost:
     """The event loop: tasks in, results out, deadlines in between."""
 
-    def __init__(self, plan: Plan, jobs: Sequence[Job], inbox: int, outbox: int) -> None:
+    def __init__(self, plan: Plan, jobs: Sequence[ConfiguredSource], inbox: int, outbox: int) -> None:
         self._parent, self._inbox, self._outbox = plan.parent, inbox, outbox
         self._incoming = LineBuffer()
         self._results: list[bytes] = []
@@ -112,7 +112,7 @@ class Host:
         os.close(self._outbox)
 
 
-def prepare(plan: Plan) -> list[Job]:
+def prepare(plan: Plan) -> list[ConfiguredSource]:
     """Import the plugins and let the configured sources get ready.
 
     Raises:
@@ -127,7 +127,7 @@ def prepare(plan: Plan) -> list[Job]:
         retries = source.retries if reward.retries is None else reward.retries
         lane = COMMON if source.workers is None else index
         timeout_s = reward.timeout_s or source.timeout_s
-        jobs.append(Job(source, source.check_options(reward.options), timeout_s, retries, lane))
+        jobs.append(ConfiguredSource(source, source.check_options(reward.options), timeout_s, retries, lane))
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() // 2**20
     if taken >= plan.scoring.memory_mb and any(job.source.limit_memory for job in jobs):
         raise ConfigError(
@@ -153,7 +153,7 @@ def main() -> None:
         jobs = prepare(plan)
         gc.freeze()  # what is loaded now stays shared with the workers
         signal.alarm(0)
-        Host(plan, jobs, inbox, outbox).run()
+        ScoringHost(plan, jobs, inbox, outbox).run()
     except UserError as error:
         os.write(outbox, dump_message({"refused": str(error)}))
     except BrokenPipeError:

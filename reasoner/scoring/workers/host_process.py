@@ -32,7 +32,7 @@ Inbox = queue.SimpleQueue[bytes | None]
 """lines of the host; None: there will be no more"""
 
 
-class HostProcess:
+class ScoringHostProcess:
     """Starts the host and ends it. Threads do the reading and writing, so that an interrupt cannot cut a line in two.
 
     The host is started afresh, not forked: a process that holds CUDA or an inference engine cannot be forked safely. It

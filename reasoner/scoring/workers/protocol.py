@@ -67,7 +67,7 @@ class Traits:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CallResult:
     """The outcome of one call. `kind` is None when the source delivered, for some of its responses at least."""
 
     task: int
@@ -176,7 +176,7 @@ def load_task(payload: bytes) -> tuple[list[Problem], list[Response]]:
     return [_load_problem(each) for each in data["problems"]], [_load_response(each) for each in data["responses"]]
 
 
-def dump_result(result: Result) -> bytes:
+def dump_result(result: CallResult) -> bytes:
     """One line."""
     scores = [_dump_score(score) for score in result.scores]
     return _line({**{name: getattr(result, name) for name in _RESULT}, "scores": scores})
@@ -193,7 +193,7 @@ def load_printed(line: bytes) -> tuple[tuple[int, int], str]:
     return (data["task"], data["reward"]), data["text"]
 
 
-def load_result(line: bytes) -> Result:
+def load_result(line: bytes) -> CallResult:
     """The inverse of `dump_result`.
 
     Raises:
@@ -202,7 +202,7 @@ def load_result(line: bytes) -> Result:
     try:
         data = storable(json.loads(line))
         scores = tuple(_load_score(score) for score in data.pop("scores"))
-        result = Result(**data, scores=scores)
+        result = CallResult(**data, scores=scores)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(f"not a result: {error}") from error
     if not _is_sound(result):
@@ -210,7 +210,7 @@ def load_result(line: bytes) -> Result:
     return result
 
 
-def _is_sound(result: Result) -> bool:
+def _is_sound(result: CallResult) -> bool:
     return (
         all(type(each) is int for each in (result.task, result.reward))
         and _is_finite(result.seconds)
@@ -247,7 +247,7 @@ def _load_score(data: list[Any] | dict[str, Any] | None) -> Score | Refused | No
     return None if data is None else Score(*data)
 
 
-_RESULT = tuple(each.name for each in fields(Result) if each.name != "scores")
+_RESULT = tuple(each.name for each in fields(CallResult) if each.name != "scores")
 
 
 class LineBuffer:

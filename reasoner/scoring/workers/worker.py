@@ -32,7 +32,7 @@ from reasoner.processes.subreaper import become_subreaper, children, die_with_pa
 from reasoner.records import FailureKind, Problem, Response, Score
 from reasoner.scoring.composition import MAX_MESSAGE, InvalidScoreError, Refused, verdict, verdicts
 from reasoner.scoring.workers.memory_files import MemoryFiles
-from reasoner.scoring.workers.protocol import CREATED, MAX_LINE_BYTES, Result, Traits, dump_result, load_task
+from reasoner.scoring.workers.protocol import CREATED, MAX_LINE_BYTES, CallResult, Traits, dump_result, load_task
 from reasoner.scoring.workers.worker_state import WorkerState
 
 BACKOFF_S = 0.2
@@ -47,7 +47,7 @@ _OURS = (__file__, rewards_api.__file__)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ConfiguredSource:
     """A configured reward source, ready to be called."""
 
     source: RewardSource
@@ -118,7 +118,7 @@ def confine(memory_mb: int | None, output: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def serve(channel: socket.socket, jobs: Sequence[Job]) -> None:
+def serve(channel: socket.socket, jobs: Sequence[ConfiguredSource]) -> None:
     """Answer tasks until the channel is closed, or a call has left something behind."""
     own = os.getpid()
     os.register_at_fork(after_in_child=lambda: _shut(channel))
@@ -148,8 +148,13 @@ def _shut(channel: socket.socket) -> None:
 
 
 def _call(
-    task: int, reward: int, job: Job, problems: list[Problem], responses: list[Response], leftovers: _Leftovers
-) -> Result:
+    task: int,
+    reward: int,
+    job: ConfiguredSource,
+    problems: list[Problem],
+    responses: list[Response],
+    leftovers: _Leftovers,
+) -> CallResult:
     _prepare()
     own, start = os.getpid(), time.perf_counter()
     kind: FailureKind | None = None
@@ -173,14 +178,14 @@ def _call(
     _flush()
     seconds = time.perf_counter() - start
     left = leftovers.look() if os.getpid() == own and not full else ""
-    return Result(task, reward, seconds, scores, kind, message, full or bool(left), left, trace)
+    return CallResult(task, reward, seconds, scores, kind, message, full or bool(left), left, trace)
 
 
-def _scores(job: Job, returned: object, responses: int) -> tuple[Score | Refused | None, ...]:
+def _scores(job: ConfiguredSource, returned: object, responses: int) -> tuple[Score | Refused | None, ...]:
     return (verdict(returned),) if job.source.granularity == "response" else tuple(verdicts(returned, responses))
 
 
-def _attempt(job: Job, problems: list[Problem], responses: list[Response]) -> Any:
+def _attempt(job: ConfiguredSource, problems: list[Problem], responses: list[Response]) -> Any:
     """Call the source, again after a pause when it raised, while attempts and time are left."""
     own, end = os.getpid(), time.monotonic() + job.timeout_s
     attempt, pause = 1, BACKOFF_S
@@ -198,7 +203,7 @@ def _attempt(job: Job, problems: list[Problem], responses: list[Response]) -> An
         attempt, pause = attempt + 1, 2 * pause
 
 
-def _invoke(job: Job, problems: list[Problem], responses: list[Response]) -> Any:
+def _invoke(job: ConfiguredSource, problems: list[Problem], responses: list[Response]) -> Any:
     """Call the source with what it may change in place: the next call, or the next attempt, sees what was sent."""
     own_problems = [replace(problem, fields=_copied(problem.fields)) for problem in problems]
     options = _copied(job.options)
@@ -229,7 +234,7 @@ def _prepare() -> None:
         generator.seed(random.getrandbits(32))
 
 
-def _bounded(result: Result) -> bytes:
+def _bounded(result: CallResult) -> bytes:
     """The line of a result, or of its failure when the line would be longer than the host takes."""
     line = dump_result(result)
     if len(line) <= MAX_LINE_BYTES:

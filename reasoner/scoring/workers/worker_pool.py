@@ -28,13 +28,13 @@ from reasoner.scoring.workers import memory_files
 from reasoner.scoring.workers.protocol import (
     CREATED,
     MAX_LINE_BYTES,
+    CallResult,
     LineBuffer,
-    Result,
     dump_printed,
     dump_result,
     load_result,
 )
-from reasoner.scoring.workers.worker import Job, confine, serve
+from reasoner.scoring.workers.worker import ConfiguredSource, confine, serve
 
 SWEEP_S = 0.01
 """seconds between looks at processes that were killed and are not gone"""
@@ -47,7 +47,7 @@ _READ_BYTES, _READS = 2**16, 4
 
 
 @dataclass(slots=True)
-class Task:
+class ScoringTask:
     """`rewards` are the calls that have no outcome yet, the first one is running or next."""
 
     id: bytes
@@ -61,7 +61,7 @@ class _Lane:
     """workers at most"""
     memory_mb: int | None
     """address space of a worker; None: no limit"""
-    queue: deque[Task] = field(default_factory=deque)
+    queue: deque[ScoringTask] = field(default_factory=deque)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +74,7 @@ class _Worker:
     printed: bytearray = field(default_factory=bytearray)
     """by the current call, cut"""
     lines: LineBuffer = field(default_factory=LineBuffer)
-    task: Task | None = None
+    task: ScoringTask | None = None
     since: float = 0.0
     """monotonic seconds at which the current call began"""
     answered: tuple[int, int] = (-1, -1)
@@ -91,7 +91,7 @@ class Pool:
 
     def __init__(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[ConfiguredSource],
         scoring: ScoringConfig,
         selector: selectors.BaseSelector,
         emit: Callable[[bytes], None],
@@ -109,7 +109,7 @@ class Pool:
     def submit(self, id_: bytes, rewards: bytes, payload: bytes) -> None:
         """Queue one task."""
         calls = deque(map(int, rewards.split(b",")))
-        self._lanes[self._jobs[calls[0]].lane].queue.append(Task(id_, payload, calls))
+        self._lanes[self._jobs[calls[0]].lane].queue.append(ScoringTask(id_, payload, calls))
 
     def cancel(self) -> None:
         """Forget every task and end the workers that are at one."""
@@ -166,7 +166,7 @@ class Pool:
         elif worker.pid in self._workers:
             self._end(worker)
 
-    def _dispatch(self, worker: _Worker, task: Task) -> None:
+    def _dispatch(self, worker: _Worker, task: ScoringTask) -> None:
         self._drain(worker)
         worker.printed.clear()
         worker.task, worker.since = task, time.monotonic()
@@ -317,7 +317,7 @@ class Pool:
         assert task is not None
         seconds = time.monotonic() - worker.since
         self._tell_printed(worker)
-        self._emit(dump_result(Result(int(task.id), task.rewards[0], seconds, kind=kind, message=message)))
+        self._emit(dump_result(CallResult(int(task.id), task.rewards[0], seconds, kind=kind, message=message)))
         self._settle(worker)
         self._requeue(worker)
         self._end(worker)
@@ -353,12 +353,12 @@ class Pool:
             worker.output = -1
 
 
-def _lane(job: Job, scoring: ScoringConfig) -> _Lane:
+def _lane(job: ConfiguredSource, scoring: ScoringConfig) -> _Lane:
     memory_mb = scoring.memory_mb if job.source.limit_memory else None
     return _Lane(job.source.workers or scoring.workers, memory_mb)
 
 
-def _result(line: bytes) -> Result | None:
+def _result(line: bytes) -> CallResult | None:
     """None: the line is anything else."""
     try:
         return load_result(line)
@@ -366,7 +366,7 @@ def _result(line: bytes) -> Result | None:
         return None
 
 
-def _answers(result: Result, task: Task | None) -> bool:
+def _answers(result: CallResult, task: ScoringTask | None) -> bool:
     """Whether it is the result of the task's current call."""
     return task is not None and (result.task, result.reward) == (int(task.id), task.rewards[0])
 

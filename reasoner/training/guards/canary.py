@@ -62,7 +62,7 @@ _ERRORS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ParameterFamily:
     """Parameters that differ in their layer or expert only."""
 
     name: str
@@ -170,11 +170,13 @@ class Canary:
             self._verify(engine, scores_N)
         self._noise = max(_rms(scores_N - self._before_N) for scores_N in self._sampler_N.values()) + 1e-6
 
-    def _sizes(self, families: Sequence[Family]) -> tuple[dict[str, float], dict[Family, float], list[Family]]:
+    def _sizes(
+        self, families: Sequence[ParameterFamily]
+    ) -> tuple[dict[str, float], dict[ParameterFamily, float], list[ParameterFamily]]:
         """Size of the perturbation of every parameter; effect of every family; families that move nothing."""
         target = min(max(_ABOVE_NOISE * self._noise, _LEAST), _MOST)
         sizes: dict[str, float] = {}
-        effects: dict[Family, float] = {}
+        effects: dict[ParameterFamily, float] = {}
         for family in families:
             size = _FIRST_SIZE
             for _ in range(_TRIES):
@@ -187,7 +189,7 @@ class Canary:
                 effects[family] = effect
         return sizes, effects, [family for family in families if family not in effects]
 
-    def _compare(self, sizes: Mapping[str, float], effects: Mapping[Family, float]) -> None:
+    def _compare(self, sizes: Mapping[str, float], effects: Mapping[ParameterFamily, float]) -> None:
         """Hand over the perturbed weights and see what becomes of the sampler's log-probabilities."""
         with self.learner.perturbed(sizes):
             change_N = _flat(self.learner.logprobs(self.groups, 1.0)) - self._before_N
@@ -214,8 +216,8 @@ class Canary:
                 )
 
     def _withheld(
-        self, moved_N: Tensor, change_N: Tensor, without: Mapping[Family, Tensor], sizes: Mapping[str, float]
-    ) -> tuple[list[Family], Tensor]:
+        self, moved_N: Tensor, change_N: Tensor, without: Mapping[ParameterFamily, Tensor], sizes: Mapping[str, float]
+    ) -> tuple[list[ParameterFamily], Tensor]:
         """The families without which the learner moves as the sampler did, and what is left of the difference: one
         after the other, the one that explains most of it first.
 
@@ -223,7 +225,7 @@ class Canary:
             moved_N, change_N: change of the sampler's log-probabilities, and of the learner's.
             without: change of the learner's without each family.
         """
-        found: list[Family] = []
+        found: list[ParameterFamily] = []
         rest_N = moved_N - change_N
         while (rests := {f: rest_N + change_N - each for f, each in without.items() if f not in found}) and (
             _rms(rests[best := min(rests, key=lambda family: _rms(rests[family]))]) < _BETTER * _rms(rest_N)
@@ -232,7 +234,7 @@ class Canary:
             rest_N = moved_N - self._without(sizes, found)
         return found, rest_N
 
-    def _without(self, sizes: Mapping[str, float], withheld: Sequence[Family]) -> Tensor:
+    def _without(self, sizes: Mapping[str, float], withheld: Sequence[ParameterFamily]) -> Tensor:
         """(N,) change of the learner's log-probabilities with all families perturbed but these."""
         same = {name for family in withheld for name in family.parameters}
         return self._learner({name: size for name, size in sizes.items() if name not in same}) - self._before_N
@@ -258,12 +260,12 @@ class Canary:
         return {engine: _flat(logprobs) for engine, logprobs in self.sampler.score(self.groups).items()}
 
 
-def families_of(names: Iterable[str]) -> list[Family]:
+def families_of(names: Iterable[str]) -> list[ParameterFamily]:
     """The families of parameters of these names, in their order."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(_family(name), []).append(name)
-    return [Family(name, _spread(members)) for name, members in found.items()]
+    return [ParameterFamily(name, _spread(members)) for name, members in found.items()]
 
 
 def _family(name: str) -> str:
@@ -301,7 +303,7 @@ def _message(engine: str, names: str) -> str:
     )
 
 
-def _summary(effects: Mapping[Family, float], unseen: Sequence[Family], tokens: int) -> str:
+def _summary(effects: Mapping[ParameterFamily, float], unseen: Sequence[ParameterFamily], tokens: int) -> str:
     found = (
         f"the sampler takes all {len(effects)} families of parameters (each moved {tokens} tokens by "
         f"{min(effects.values()):.2g} to {max(effects.values()):.2g} nats)"

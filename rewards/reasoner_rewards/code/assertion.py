@@ -17,7 +17,7 @@ from typing import Any
 
 from reasoner_rewards.code.calls import Opaque, Question, equal
 from reasoner_rewards.code.inside import codec
-from reasoner_rewards.code.process import Call
+from reasoner_rewards.code.process import FunctionCall
 from reasoner_rewards.code.verdict import cut
 
 NOT_LITERAL = object()
@@ -97,11 +97,11 @@ def _truth(wanted: bool, value: Any) -> bool:
     return not isinstance(value, Opaque) and bool(value) is wanted
 
 
-def _call(node: ast.expr, names: Collection[str]) -> Call | None:
+def _call(node: ast.expr, names: Collection[str]) -> FunctionCall | None:
     match node:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in names:
             values = [literal(each) for each in args]
             named = {each.arg or "": literal(each.value) for each in keywords}
             if not any(value is NOT_LITERAL for value in (*values, *named.values())) and "" not in named:
-                return Call(name, tuple(values), named)
+                return FunctionCall(name, tuple(values), named)
     return None

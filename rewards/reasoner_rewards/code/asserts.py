@@ -32,7 +32,7 @@ CHECK = "check"
 
 
 @dataclass(frozen=True, slots=True)
-class Tests:
+class AssertTests:
     """The tests of a problem, with what surrounds them."""
 
     prelude: str
@@ -61,7 +61,7 @@ class Tests:
         return Program((ast.unparse(shown), text))
 
 
-def read_asserts(problem: Problem) -> Tests:
+def read_asserts(problem: Problem) -> AssertTests:
     """The fields `tests` (a text or a list of texts) and, where they are, `setup`, `imports`, `prelude`, `entry_point`.
 
     Raises:
@@ -88,7 +88,7 @@ def read_asserts(problem: Problem) -> Tests:
     # where the reference program's objects compare themselves, an answer may be one of them
     comparing = any("__eq__" in defined for defined in (operators or {}).values())
     questions = _questions(trees, entry, frozenset(names)) if only_imports and not comparing else None
-    return Tests(prelude, entry, imports + setup, tuple(sources), names, operators, questions)
+    return AssertTests(prelude, entry, imports + setup, tuple(sources), names, operators, questions)
 
 
 def _parsed(problem: Problem, name: str, source: str) -> ast.Module:

@@ -6,7 +6,7 @@ What a program can and cannot do to such a verdict is in docs/code.md.
 from __future__ import annotations
 
 from reasoner.sandbox import ISOLATED, PYTHON, Sandbox, SandboxError, Session
-from reasoner_rewards.code.asserts import Tests
+from reasoner_rewards.code.asserts import AssertTests
 from reasoner_rewards.code.process import (
     Allowance,
     Program,
@@ -18,13 +18,13 @@ from reasoner_rewards.code.process import (
     line,
     refusal,
 )
-from reasoner_rewards.code.verdict import Tested, Verdict, cut, refused
+from reasoner_rewards.code.verdict import ProgramVerdict, Tested, cut, refused
 
 MAX_NOTE = 300
 """characters of what is said of a test"""
 
 
-def judge(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance) -> Verdict:
+def judge(sandbox: Sandbox, program: Program, tests: AssertTests, allowance: Allowance) -> ProgramVerdict:
     """Run every test in a fresh process with the program.
 
     A test counts as passed when it ran to its end and executed an assertion, if it has any.
@@ -47,7 +47,7 @@ def judge(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance
         return _verdict(session, len(tests.sources), allowance)
 
 
-def _verdict(session: Session, count: int, allowance: Allowance) -> Verdict:
+def _verdict(session: Session, count: int, allowance: Allowance) -> ProgramVerdict:
     results: list[Tested] = []
     while len(results) < count:
         answer = answer_to(session, line(test=len(results), timeout_s=allowance.timeout_s), allowance)
@@ -66,4 +66,4 @@ def _verdict(session: Session, count: int, allowance: Allowance) -> Verdict:
         if isinstance(answer, Silent) or results[-1].timed_out:
             rest = Tested(False, "was not tried: the program had ended", ended=False)
             results += [rest] * (count - len(results))
-    return Verdict(tuple(results))
+    return ProgramVerdict(tuple(results))

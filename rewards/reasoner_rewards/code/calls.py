@@ -12,8 +12,8 @@ from reasoner import Problem
 from reasoner.sandbox import Sandbox
 from reasoner_rewards.code.fields import list_of_tests, without_nulls
 from reasoner_rewards.code.inside import codec
-from reasoner_rewards.code.process import Allowance, Call, Program, Silent, ask, exception_text, fields_of
-from reasoner_rewards.code.verdict import Tested, Verdict, cut, shown
+from reasoner_rewards.code.process import Allowance, FunctionCall, Program, Silent, ask, exception_text, fields_of
+from reasoner_rewards.code.verdict import ProgramVerdict, Tested, cut, shown
 
 MAX_MEMBERS = 10_000
 """members of a set or dict in an answer, where the test expects none that is larger"""
@@ -25,7 +25,7 @@ KEYS = {"function", "args", "kwargs", "expected"}
 class Question:
     """A call, and which of its results pass."""
 
-    call: Call
+    call: FunctionCall
     text: str
     """the call as a note shows it"""
     holds: Callable[[Any], bool]
@@ -36,7 +36,7 @@ class Question:
     """of the largest set or dict that is expected: an answer with a larger one is wrong"""
 
 
-def judge(sandbox: Sandbox, program: Program, questions: Sequence[Question], allowance: Allowance) -> Verdict:
+def judge(sandbox: Sandbox, program: Program, questions: Sequence[Question], allowance: Allowance) -> ProgramVerdict:
     """Make all calls in one process of the program; compare what comes out.
 
     Raises:
@@ -45,10 +45,10 @@ def judge(sandbox: Sandbox, program: Program, questions: Sequence[Question], all
     requests = [question.call.request(allowance.timeout_s) for question in questions]
     start = time.monotonic()
     answers = ask(sandbox, program, "calls", requests, allowance)
-    if isinstance(answers, Verdict):
+    if isinstance(answers, ProgramVerdict):
         return answers
     end = allowance.reading_ends(start)
-    return Verdict(tuple(_tested(*pair, end) for pair in zip(questions, answers, strict=True)))
+    return ProgramVerdict(tuple(_tested(*pair, end) for pair in zip(questions, answers, strict=True)))
 
 
 def _tested(question: Question, answer: bytes | Silent, end: float) -> Tested:
@@ -117,7 +117,7 @@ def _question(problem: Problem, given: Any, tolerance: float) -> Question:
             f"problem {problem.id!r}: a test of kind 'calls' must be an object with a text 'function', 'expected', and "
             f"if need be a list 'args' and an object 'kwargs'; got {str(given)[:200]}"
         )
-    call = Call(test["function"], tuple(test.get("args", ())), test.get("kwargs", {}))
+    call = FunctionCall(test["function"], tuple(test.get("args", ())), test.get("kwargs", {}))
     arguments = [*map(repr, call.args), *(f"{name}={value!r}" for name, value in call.keywords.items())]
     text = cut(f"{call.function}({', '.join(arguments)})")
     expected = test["expected"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from reasoner.sandbox import ISOLATED, PYTHON, Sandbox, SandboxError, Session
-from reasoner_rewards.code.asserts import Tests
+from reasoner_rewards.code.asserts import AssertTests
 from reasoner_rewards.code.process import (
     STUB,
     Allowance,
@@ -27,7 +27,7 @@ from reasoner_rewards.code.process import (
     readable,
     refusal,
 )
-from reasoner_rewards.code.verdict import Tested, Verdict, cut
+from reasoner_rewards.code.verdict import ProgramVerdict, Tested, cut
 
 REQUEST = b'{"op":'
 """what a line of the driver begins with that is for the program"""
@@ -35,7 +35,7 @@ MAX_NOTE = 300
 """characters of what the driver says of a test"""
 
 
-def judge(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance) -> Verdict:
+def judge(sandbox: Sandbox, program: Program, tests: AssertTests, allowance: Allowance) -> ProgramVerdict:
     """Run the program and its tests in two sandboxes and pass on what one asks of the other.
 
     A test counts as passed when the driver says that it ran to its end with every assertion executed.
@@ -67,7 +67,7 @@ def judge(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance
         return _relayed(stub, driver, len(tests.sources), allowance)
 
 
-def _relayed(stub: Session, driver: Session, count: int, allowance: Allowance) -> Verdict:
+def _relayed(stub: Session, driver: Session, count: int, allowance: Allowance) -> ProgramVerdict:
     results: list[Tested] = []
     gone: Silent | None = None
     done = False
@@ -95,4 +95,4 @@ def _relayed(stub: Session, driver: Session, count: int, allowance: Allowance) -
     if missing:
         silent = ending(driver.outcome(), allowance)
         results += [Tested(False, f"the tests {silent.why}", ended=False, timed_out=silent.timed_out)] * missing
-    return Verdict(tuple(results))
+    return ProgramVerdict(tuple(results))

@@ -10,7 +10,7 @@ from reasoner import after_thinking
 from reasoner_rewards.code.bindings import bound_names
 from reasoner_rewards.fences import fenced
 
-Extract = Literal["fenced", "all"]
+CodeExtract = Literal["fenced", "all"]
 PROMPT = ">>>"
 """what a session in the interpreter begins with"""
 MAX_EXAMPLE = 2**14
@@ -18,7 +18,7 @@ MAX_EXAMPLE = 2**14
 
 
 def program_in(
-    text: str, extract: Extract, labels: Sequence[str], names: Collection[str] = ()
+    text: str, extract: CodeExtract, labels: Sequence[str], names: Collection[str] = ()
 ) -> tuple[str | None, str]:
     """The program, None where there is none; and why, or which block it is where it is not the last that could be.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reasoner.sandbox import ISOLATED, PYTHON, Outcome, Sandbox
-from reasoner_rewards.code.asserts import Tests
+from reasoner_rewards.code.asserts import AssertTests
 from reasoner_rewards.code.process import Allowance, Program
 
 SCRIPT = """\
@@ -15,7 +15,7 @@ for file in {files!r}:
 """
 
 
-def run_plainly(sandbox: Sandbox, program: Program, tests: Tests, allowance: Allowance) -> Outcome:
+def run_plainly(sandbox: Sandbox, program: Program, tests: AssertTests, allowance: Allowance) -> Outcome:
     """Run program and tests one after the other in one namespace, in the sandbox. Exit status 0: they passed.
 
     Raises:

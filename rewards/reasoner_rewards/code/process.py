@@ -22,7 +22,7 @@ from typing import Any, Literal
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, SandboxError, Session
 from reasoner_rewards.code import inside
 from reasoner_rewards.code.inside import codec
-from reasoner_rewards.code.verdict import Verdict, cut, refused
+from reasoner_rewards.code.verdict import ProgramVerdict, cut, refused
 
 OUTPUT_BYTES = 2**26
 """bytes of all answers of a program together"""
@@ -38,7 +38,7 @@ HARNESS = {
 }
 """what these files of `inside` import"""
 
-Mode = Literal["calls", "driven", "stdin"]
+ProgramMode = Literal["calls", "driven", "stdin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Program:
         own = {self.name(index): source.encode("utf-8", "replace") for index, source in enumerate(self.sources)}
         return {**harness("stub.py"), **own}
 
-    def start(self, mode: Mode, timeout_s: float) -> bytes:
+    def start(self, mode: ProgramMode, timeout_s: float) -> bytes:
         """The first request to the stub."""
         return line(mode=mode, files=[self.name(index) for index in range(len(self.sources))], timeout_s=timeout_s)
 
@@ -97,7 +97,7 @@ def harness(*names: str) -> Mapping[str, bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FunctionCall:
     """A call of a function that the program defines."""
 
     function: str
@@ -141,8 +141,8 @@ def readable(text: bytes) -> bool:
 
 
 def refusal(
-    answers: Iterator[bytes], mode: Mode, outcome: Callable[[], Outcome], tests: int, allowance: Allowance
-) -> Verdict | None:
+    answers: Iterator[bytes], mode: ProgramMode, outcome: Callable[[], Outcome], tests: int, allowance: Allowance
+) -> ProgramVerdict | None:
     """The verdict on a program that cannot be compiled, or does not come through its own statements; None: it does.
 
     Raises:
@@ -191,8 +191,8 @@ def ending(outcome: Outcome, allowance: Allowance) -> Silent:
 
 
 def ask(
-    sandbox: Sandbox, program: Program, mode: Mode, requests: Sequence[bytes], allowance: Allowance
-) -> Verdict | list[bytes | Silent]:
+    sandbox: Sandbox, program: Program, mode: ProgramMode, requests: Sequence[bytes], allowance: Allowance
+) -> ProgramVerdict | list[bytes | Silent]:
     """One answer line to each request, all made in one start of the sandbox; `Silent` from where the program was gone.
     A verdict: it was not even asked.
 
@@ -201,14 +201,14 @@ def ask(
     """
     ask_all = _ask_in_turn if sandbox.interactive else _ask_at_once
     answers = ask_all(sandbox, program, mode, requests, allowance)
-    if isinstance(answers, Verdict):
+    if isinstance(answers, ProgramVerdict):
         return answers
     return answers + [Silent("was not tried: the program had ended")] * (len(requests) - len(answers))
 
 
 def _ask_in_turn(
-    sandbox: Sandbox, program: Program, mode: Mode, requests: Sequence[bytes], allowance: Allowance
-) -> Verdict | list[bytes | Silent]:
+    sandbox: Sandbox, program: Program, mode: ProgramMode, requests: Sequence[bytes], allowance: Allowance
+) -> ProgramVerdict | list[bytes | Silent]:
     """Each request only when the one before has its answer: none can be read ahead, and each has its own time."""
     answers: list[bytes | Silent] = []
     with sandbox.open(STUB, program.files(), allowance.limits) as session:
@@ -224,8 +224,8 @@ def _ask_in_turn(
 
 
 def _ask_at_once(
-    sandbox: Sandbox, program: Program, mode: Mode, requests: Sequence[bytes], allowance: Allowance
-) -> Verdict | list[bytes | Silent]:
+    sandbox: Sandbox, program: Program, mode: ProgramMode, requests: Sequence[bytes], allowance: Allowance
+) -> ProgramVerdict | list[bytes | Silent]:
     """For a service. The time of a single test is kept inside only, that of all of them by the service."""
     stdin = program.start(mode, allowance.timeout_s) + b"".join(requests)
     outcome = sandbox.run(STUB, program.files(), stdin, allowance.limits)

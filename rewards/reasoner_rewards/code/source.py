@@ -15,11 +15,11 @@ from reasoner import Problem, Response, Score, reward
 from reasoner.sandbox import Sandbox, permitted_sandbox
 from reasoner_rewards.code import asserts, beside, calls, driven, plainly, stdin
 from reasoner_rewards.code.bindings import begins_indented, bound_names
-from reasoner_rewards.code.extraction import Extract, program_in
+from reasoner_rewards.code.extraction import CodeExtract, program_in
 from reasoner_rewards.code.process import Allowance, Program
-from reasoner_rewards.code.verdict import Verdict, cut
+from reasoner_rewards.code.verdict import ProgramVerdict, cut
 
-Kind = Literal["asserts", "calls", "stdin", "checker"]
+TestKind = Literal["asserts", "calls", "stdin", "checker"]
 Harness = Literal["outside", "inside"]
 MAX_KEPT = 2**16
 """characters of a program that are kept as a part of its score; the response has all of them"""
@@ -32,9 +32,9 @@ class CodeOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    tests: Kind
+    tests: TestKind
     """what the problem's field `tests` holds (docs/code.md)"""
-    extract: Extract = "fenced"
+    extract: CodeExtract = "fenced"
     """where the program is: in the last fenced block of its language, or all of the response"""
     labels: tuple[str, ...] = ("python", "py", "python3", "")
     """labels of the fenced blocks that count; an empty one: without a label, where no block has one of the others"""
@@ -164,7 +164,7 @@ def _kept(program: str) -> str:
 class _Judge:
     """The tests of a problem, read."""
 
-    verdict: Callable[[str], Verdict]
+    verdict: Callable[[str], ProgramVerdict]
     """of a program"""
     names: frozenset[str]
     """what they ask of a program; empty: it is run as a script"""
@@ -186,7 +186,7 @@ def _judge(problem: Problem, options: CodeOptions) -> _Judge:
     return _Judge(lambda text: stdin.judge(sandbox, Program((text,)), cases, allowance, passes), frozenset())
 
 
-def _of_asserts(tests: asserts.Tests, options: CodeOptions) -> Callable[[str], Verdict]:
+def _of_asserts(tests: asserts.AssertTests, options: CodeOptions) -> Callable[[str], ProgramVerdict]:
     allowance, sandbox = options.allowance, _sandbox(options.sandbox)
     if options.harness == "inside":
         return lambda text: beside.judge(sandbox, tests.program(text), tests, allowance)

@@ -16,7 +16,7 @@ from reasoner.sandbox import ISOLATED, PYTHON, Sandbox
 from reasoner_rewards.code.fields import list_of_tests, text_field, without_nulls
 from reasoner_rewards.code.inside.codec import MAX_OUTPUT
 from reasoner_rewards.code.process import Allowance, Program, Silent, ask, exception_text, fields_of, line
-from reasoner_rewards.code.verdict import Tested, Verdict, cut, shown
+from reasoner_rewards.code.verdict import ProgramVerdict, Tested, cut, shown
 
 MAX_READ = 2**12
 """bytes of what a checker prints that are looked at"""
@@ -25,7 +25,7 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class StdinCase:
     """One input."""
 
     input: str
@@ -33,11 +33,11 @@ class Case:
     """what a right program prints; None: only a checker can tell"""
 
 
-Judge = Callable[[Case, str], str]
+Judge = Callable[[StdinCase, str], str]
 """why an output does not pass; empty: it does"""
 
 
-def read_cases(problem: Problem, *, outputs: bool) -> list[Case]:
+def read_cases(problem: Problem, *, outputs: bool) -> list[StdinCase]:
     """The field `tests` as a list of `{"input": text, "output": text}`; unless `outputs`, the second may be missing.
 
     A key whose value is null is missing, as Parquet writes it.
@@ -54,11 +54,13 @@ def read_cases(problem: Problem, *, outputs: bool) -> list[Case]:
                 f"problem {problem.id!r}: a test must be an object with the texts 'input' and 'output', got "
                 f"{str(given)[:200]}"
             )
-        cases.append(Case(test["input"], test.get("output")))
+        cases.append(StdinCase(test["input"], test.get("output")))
     return cases
 
 
-def judge(sandbox: Sandbox, program: Program, cases: Sequence[Case], allowance: Allowance, judged: Judge) -> Verdict:
+def judge(
+    sandbox: Sandbox, program: Program, cases: Sequence[StdinCase], allowance: Allowance, judged: Judge
+) -> ProgramVerdict:
     """Run the program once for each input, all in one start of the sandbox; judge what it prints.
 
     Raises:
@@ -66,12 +68,12 @@ def judge(sandbox: Sandbox, program: Program, cases: Sequence[Case], allowance: 
     """
     requests = [line(input=case.input, timeout_s=allowance.timeout_s) for case in cases]
     answers = ask(sandbox, program, "stdin", requests, allowance)
-    if isinstance(answers, Verdict):
+    if isinstance(answers, ProgramVerdict):
         return answers
-    return Verdict(tuple(_tested(*pair, allowance, judged) for pair in zip(cases, answers, strict=True)))
+    return ProgramVerdict(tuple(_tested(*pair, allowance, judged) for pair in zip(cases, answers, strict=True)))
 
 
-def _tested(case: Case, answer: bytes | Silent, allowance: Allowance, judged: Judge) -> Tested:
+def _tested(case: StdinCase, answer: bytes | Silent, allowance: Allowance, judged: Judge) -> Tested:
     said = f"the input {shown(case.input)}"
     if isinstance(answer, Silent):
         return Tested(False, f"{said}: {answer.why}", ended=False, timed_out=answer.timed_out)
@@ -104,7 +106,7 @@ def same_output(tolerance: float) -> Judge:
     return partial(_differs, tolerance)
 
 
-def _differs(tolerance: float, case: Case, output: str) -> str:
+def _differs(tolerance: float, case: StdinCase, output: str) -> str:
     assert case.output is not None
     expected, printed = _lines(case.output), _lines(output)
     if expected == printed:
@@ -154,7 +156,7 @@ def checked_by(sandbox: Sandbox, problem: Problem, allowance: Allowance) -> Judg
     return lambda case, output: _rejected(sandbox, source, case, output, allowance, end)
 
 
-def _rejected(sandbox: Sandbox, source: str, case: Case, output: str, allowance: Allowance, end: float) -> str:
+def _rejected(sandbox: Sandbox, source: str, case: StdinCase, output: str, allowance: Allowance, end: float) -> str:
     left = min(allowance.timeout_s, end - time.monotonic())
     if left <= 0:
         return "the checker took too long"

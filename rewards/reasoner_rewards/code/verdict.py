@@ -21,7 +21,7 @@ class Tested:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProgramVerdict:
     """All tests of a program."""
 
     tests: tuple[Tested, ...]
@@ -55,9 +55,9 @@ class Verdict:
         return ""
 
 
-def refused(tests: int, why: str, *, compiled: bool, timed_out: bool = False) -> Verdict:
+def refused(tests: int, why: str, *, compiled: bool, timed_out: bool = False) -> ProgramVerdict:
     """On a program that did not come as far as its first test."""
-    return Verdict((Tested(False, ended=False, timed_out=timed_out),) * tests, compiled, why)
+    return ProgramVerdict((Tested(False, ended=False, timed_out=timed_out),) * tests, compiled, why)
 
 
 def shown(value: object) -> str:
