@@ -192,7 +192,7 @@ def test_what_keeps_the_weights_out_of_memory_is_said(
 ) -> None:
     memory, temporary = tmp_path / "shm", tmp_path / "tmp"
     temporary.mkdir()
-    for module in ("machine", "handover"):
+    for module in ("processes.machine", "training.weight_sync"):
         monkeypatch.setattr(f"reasoner.{module}.MEMORY_FOLDER", memory)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     if case != "missing":
