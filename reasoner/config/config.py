@@ -224,12 +224,6 @@ class SamplingConfig(Section):
     """tokens; a longer prompt is refused at the start"""
     stop: list[str] = Field(default_factory=list)
     """strings that end a response"""
-    top_p: float = 1.0
-    """must stay 1: the sampled distribution would not be the trained one"""
-    top_k: int = 0
-    """must stay 0, for the same reason"""
-    repetition_penalty: float = 1.0
-    """must stay 1, for the same reason"""
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
     """share of the GPU's memory that vLLM may hold (CUDA only)"""
     tensor_parallel: Positive = 1
@@ -262,16 +256,6 @@ class SamplingConfig(Section):
         query = next((url for url in plain if "?" in url), None)
         if query:
             raise ValueError(f"servers: {query} has a query; give the address alone (a key goes into VLLM_API_KEY)")
-        return self
-
-    @model_validator(mode="after")
-    def _on_policy(self) -> Self:
-        for key, neutral in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
-            if getattr(self, key) != neutral:
-                raise ValueError(
-                    f"{key} must be {neutral} for training samples, got {getattr(self, key)}: it samples from another "
-                    "distribution than the one whose log-probabilities are trained; use temperature"
-                )
         return self
 
 

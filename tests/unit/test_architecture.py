@@ -85,7 +85,9 @@ def test_nothing_below_the_pipeline_imports_it() -> None:
 
 def test_only_the_command_line_imports_the_evaluation_tool() -> None:
     users = {each.file for each in IMPORTS if each.is_of("reasoner.benchmarks")}
-    assert {file for file in users if not file.startswith(("reasoner/cli/", "reasoner/benchmarks/", "reasoner/api/"))} == set()
+    assert {
+        file for file in users if not file.startswith(("reasoner/cli/", "reasoner/benchmarks/", "reasoner/api/"))
+    } == set()
 
 
 def test_only_the_command_line_and_the_interface_import_what_looks_at_saved_runs() -> None:
@@ -293,7 +295,7 @@ data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.dem
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
-sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.tensor_parallel
+sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers
