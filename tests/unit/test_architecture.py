@@ -14,7 +14,7 @@ import pytest
 from typer.main import get_command
 
 from reasoner.cli.app import app
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.loading.introspection import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +85,9 @@ def test_nothing_below_the_pipeline_imports_it() -> None:
 
 def test_only_the_command_line_imports_the_evaluation_tool() -> None:
     users = {each.file for each in IMPORTS if each.is_of("reasoner.benchmarks")}
-    assert {file for file in users if not file.startswith(("reasoner/cli/", "reasoner/benchmarks/", "reasoner/api/"))} == set()
+    assert {
+        file for file in users if not file.startswith(("reasoner/cli/", "reasoner/benchmarks/", "reasoner/api/"))
+    } == set()
 
 
 def test_only_the_command_line_and_the_interface_import_what_looks_at_saved_runs() -> None:
