@@ -1,13 +1,17 @@
 """The configuration of a run as pydantic models: every key with its type, range, unit and one sentence.
 
-    section.py       the base of every section
-    data.py sampling.py rewards.py objective.py learning.py run.py
-                     the sections by subject; the docstring under a field is its documentation
-    sections.py      all of them together, and what follows from them
-    consistency.py   what must hold between sections
-    config.py        `Config`: the sections, checked
+In come tables of values (`reasoner.loading` reads them from files), out comes a `Config` that holds together.
 
-No file is read here: `reasoner.loading` lays the layers over each other and fills these models.
+    section.py                  the base of every section
+    data.py                     problems, offline responses, prompts, curriculum
+    sampling.py                 sampling, weight sync, evaluation
+    rewards.py                  reward sources and their workers
+    objective.py                the terms of the objective
+    learning.py                 models, optimiser, adapter, critic
+    run.py                      length, folder and checkpoints of the run
+    sections.py                 all sections together, and what follows from them
+    consistency.py              what must hold between sections
+    config.py                   `Config`: the sections, checked against each other
 """
 
 from reasoner.config.config import Config

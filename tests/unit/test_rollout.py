@@ -23,7 +23,7 @@ from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.sharded import ShardedScorer
 from reasoner.training.rollout import RolloutCollector, StepRollouts
 from reasoner.training.trainer import Trainer
-from tests.unit.test_spread import on_ranks
+from tests.unit.test_sharded_sampler import on_ranks
 
 SIZE = 4
 """responses of a group"""

@@ -28,7 +28,7 @@ from reasoner.sampling.server import client as server_client
 from reasoner.scoring.composition import Refused, verdicts
 from reasoner.scoring.workers import worker
 from reasoner.scoring.workers.protocol import CallResult, Plan, dump_plan, load_plan
-from tests.unit.test_strangers import deadline
+from tests.unit.test_untrusted_runs import deadline
 
 KEY = "sk-proj-Abc123Def456Ghi789Jkl012"
 
