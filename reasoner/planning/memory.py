@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.errors import UserError
 from reasoner.gro.spec.terms import SOURCES
 from reasoner.learning.deepspeed.settings import deepspeed_settings

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pluggy
 
-from reasoner.config.config import Config, OfflineConfig
+from reasoner.config import Config, OfflineConfig
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Stream
 from reasoner.data.prompts.chat_probe import TurnEnd

@@ -12,7 +12,7 @@ from typing import Any
 
 import pluggy
 
-from reasoner.config.config import Config, OfflineConfig
+from reasoner.config import Config, OfflineConfig
 from reasoner.data.decontamination import keep_apart
 from reasoner.data.offline import (
     OfflineData,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from reasoner.config.config import Config, SamplingConfig
+from reasoner.config import Config, SamplingConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.io.parsing import read_model_json

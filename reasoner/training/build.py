@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from reasoner.config.config import Config, RewardConfig
+from reasoner.config import Config, RewardConfig
 from reasoner.data.curriculum import Curriculum
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, open_ranks, part_of, visible_devices
 from reasoner.distributed.sharding import LogprobModel, ShardedPolicy

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from reasoner.config.config import RunConfig
+from reasoner.config import RunConfig
 from reasoner.distributed.ranks import Ranks, part_of
 from reasoner.errors import RunError
 from reasoner.io.bounded_files import LARGE_BYTES, read_json

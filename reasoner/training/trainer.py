@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.data.problems import Stream
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.ranks import Ranks

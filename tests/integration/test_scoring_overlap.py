@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.data.problems import Stream
 from reasoner.loading import load_config
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams

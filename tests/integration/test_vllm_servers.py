@@ -18,7 +18,7 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import SamplerError
 from reasoner.learning.torch_engine import TorchLearner

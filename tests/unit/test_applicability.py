@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from reasoner.config.config import Config, EvaluationConfig, RewardConfig
+from reasoner.config import Config, EvaluationConfig, RewardConfig
 from reasoner.evaluation.metrics import Criterion, summarise
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
 from reasoner.training.guards.applicability import unjudged_reason, unrewarded_reason

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat import ChatRenderer
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.renderer import open_renderer, render

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import RunConfig
+from reasoner.config import RunConfig
 from reasoner.distributed.ranks import ALONE, Ranks, part_of
 from reasoner.errors import DataError, RunError
 from reasoner.evaluation.metrics import Estimate, Evaluation

@@ -14,7 +14,7 @@ import pytest
 
 from reasoner import __version__
 from reasoner.cli.train import doctor as doctor_command
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.doctor.check import Diagnosis
 from reasoner.errors import RunError
 from reasoner.loading import Resolved, load_config

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reasoner.config.config import Config, LoraConfig
+from reasoner.config import Config, LoraConfig
 from reasoner.errors import UserError
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.loading import load_config

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.errors import RunError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Term

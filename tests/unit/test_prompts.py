@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import OfflineConfig, PromptConfig, SourceConfig
+from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
 from reasoner.data.offline import OfflineKind, load_offline
 from reasoner.data.problems import load_problems
 from reasoner.data.prompts.renderer import open_renderer, prompt_ids, render

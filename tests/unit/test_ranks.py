@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import RewardConfig
+from reasoner.config import RewardConfig
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, launched, part_of, share, visible_devices
 from reasoner.distributed.sharding import ShardedPolicy, same_batch, shares_of
 from reasoner.errors import ConfigError, RunError, UserError

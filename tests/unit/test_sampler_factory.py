@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import Config, LoraConfig
+from reasoner.config import Config, LoraConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize

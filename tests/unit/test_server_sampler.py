@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 
-from reasoner.config.config import SamplingConfig
+from reasoner.config import SamplingConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError, UserError
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, Response, SamplingParams

@@ -16,7 +16,7 @@ from rich.text import Text
 from reasoner.cli import options
 from reasoner.cli.console import out, print_samples
 from reasoner.cli.results.report import leaving_report
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.distributed.ranks import Ranks, launched
 from reasoner.errors import ConfigError, UserError
 from reasoner.io.safe_text import printable

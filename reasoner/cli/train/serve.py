@@ -11,7 +11,7 @@ import typer
 
 from reasoner.cli import options
 from reasoner.cli.console import out
-from reasoner.config.config import SamplingConfig
+from reasoner.config import SamplingConfig
 from reasoner.io.safe_text import printable
 from reasoner.loading import Resolved, load_config
 from reasoner.loading.task_files import TaskFile

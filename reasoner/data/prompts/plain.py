@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from jinja2 import meta
 
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
 from reasoner.data.prompts.templates import FailedError, Template, UnboundedError, parse

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat import ChatRenderer, ChatTokenizer
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, NotTextError, not_text

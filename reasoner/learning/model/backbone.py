@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from reasoner.config.config import LoraConfig
+from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
 from reasoner.learning.adapter import (
     adapted,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.evaluation.metrics import Criterion, Evaluation
 from reasoner.monitoring.step_metrics import asked
 from reasoner.records import Component, ScoredGroup
