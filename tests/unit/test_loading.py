@@ -418,7 +418,7 @@ def test_several_errors_are_one_message_with_a_line_each(task: Path) -> None:
 
 def test_a_missing_key_is_named_with_what_it_means(tmp_path: Path) -> None:
     lacking = write(tmp_path / "x.toml", {key: value for key, value in TASK.items() if key != "model"})
-    with pytest.raises(ConfigError, match=r"^model is needed and not set \(the model that is trained\)\.$"):
+    with pytest.raises(ConfigError, match=r"^model is needed and not set\. The model that is trained\.$"):
         load_config(lacking, "laptop")
 
 
