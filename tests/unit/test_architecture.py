@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from reasoner.cli.app import app
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.loading.introspection import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -402,7 +402,7 @@ data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.dem
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
-sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.tensor_parallel
+sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers

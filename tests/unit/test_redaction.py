@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from reasoner.cli.console import complain
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError
 from reasoner.io import redaction as secrets
 from reasoner.io.http_json import Service
