@@ -348,8 +348,8 @@ def _notes(before: Sequence[Component], after: Sequence[Component]) -> Iterator[
         former = old.get(part.source)
         if former is None or (former.value, former.failure is None) != (part.value, part.failure is None):
             said = part.note or (former.note and f"no longer: {former.note}" if former else "")
-            before = verdict_text(former) if former else "-"
-            yield f"{part.source} {before} -> {verdict_text(part)}{f' ({said})' if said else ''}"
+            verdict_before = verdict_text(former) if former else "-"
+            yield f"{part.source} {verdict_before} -> {verdict_text(part)}{f' ({said})' if said else ''}"
         elif former.weight != part.weight:
             yield f"{part.source} {verdict_text(part)}, weight {former.weight:g} -> {part.weight:g}"
     for source in old.keys() - {part.source for part in after}:

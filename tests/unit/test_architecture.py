@@ -21,7 +21,7 @@ from reasoner.loading.introspection import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "vllm", "transformers", "datasets", "deepspeed")
-ENGINES = {
+ENGINES: dict[str, str | tuple[str, ...]] = {
     "vllm": "reasoner/sampling/",
     "deepspeed": "reasoner/learning/",
     "datasets": "reasoner/data/rows.py",
