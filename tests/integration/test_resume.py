@@ -217,7 +217,7 @@ def test_an_interrupted_run_saves_its_last_step_and_a_damaged_checkpoint_is_pass
     assert trial.go_on(run) == run
     check_equal(once, run)
     log = (run / "log.txt").read_text()
-    assert f"interrupted: to go on from step 3: reasoner run --resume {run}" in log
+    assert f"interrupted: to continue from step 3: reasoner run --resume {run}" in log
     assert "The checkpoint of step 3 is damaged and not used: optimizer-00001.safetensors has " in log
     assert read_starts(run)[-1].repeated == 1
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000004"]
