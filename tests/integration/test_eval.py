@@ -328,7 +328,10 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
         ([task, "--model", base, "--model", folder / "none"], "none"),
         ([task, "--model", base, "--model", f"{base}/../base"], "are the same"),
         ([task, "--model", base, "--model", base], f"sums with model {base} is named twice"),
-        ([task, folder / "other" / "sums.toml"], "is named twice; name each task once, and give task files different names"),
+        (
+            [task, folder / "other" / "sums.toml"],
+            "is named twice; name each task once, and give task files different names",
+        ),
         ([task, "--samples", 2], "samples = 2 at temperature 0 gives the same response every time; raise temperature"),
         ([task, "--model", folder / "run"], "has no config.json: it is not a model in Hugging Face format"),
         ([task, "--set", "evaluation.max_tokens=500"], "takes 512 tokens, and task 'sums' needs"),

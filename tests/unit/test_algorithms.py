@@ -299,7 +299,10 @@ def test_a_schedule_reads_any_metric_that_the_run_has(tmp_path: Path, metric: st
         (
             "rloo+kto",
             ("pairs",),
-            ["gro.terms.rloo reads online groups", "needs data.train, data.eval (or data.holdout = 0.05), which is not set"],
+            [
+                "gro.terms.rloo reads online groups",
+                "needs data.train, data.eval (or data.holdout = 0.05), which is not set",
+            ],
         ),
     ],
 )
@@ -314,9 +317,11 @@ def test_a_term_whose_data_is_not_there_is_refused(
 
 
 def test_fresh_groups_need_rewards_and_evaluation_and_offline_data_does_not(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"gro\.terms\.grpo reads online groups .* needs rewards, evaluation, which is not set"):
+    with pytest.raises(
+        ConfigError, match=r"gro\.terms\.grpo reads online groups .* needs rewards, evaluation, which is not set"
+    ):
         load(tmp_path, "gro.preset=grpo", rewards=None, evaluation=None)
-    with pytest.raises(ConfigError, match=r"needs evaluation, not set"):
+    with pytest.raises(ConfigError, match=r"needs evaluation, which is not set"):
         load(tmp_path, "gro.preset=grpo", evaluation=None)
     config = load(tmp_path, "gro.preset=dpo", rewards=None, evaluation=None, data=OFFLINE).config
     assert (config.online, config.rewards, config.evaluation) == (False, [], None)

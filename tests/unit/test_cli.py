@@ -170,12 +170,12 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A stand-in for `reasoner.training.build` that hands the configuration through; no report is written."""
 
     @contextlib.contextmanager
-    def open_stages(resolved: Resolved, resume: Resume | None) -> Iterator[SimpleNamespace]:
+    def open_trainer(resolved: Resolved, resume: Resume | None) -> Iterator[SimpleNamespace]:
         assert resume is None
         yield SimpleNamespace(config=resolved.config, run=SimpleNamespace(folder=Path("run")))
 
     fake = ModuleType("reasoner.training.build")
-    fake.open_stages = open_stages  # type: ignore[attr-defined]
+    fake.open_trainer = open_trainer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "reasoner.training.build", fake)
     monkeypatch.setattr("reasoner.cli.train.run.leaving_report", lambda: contextlib.nullcontext(lambda folder: None))
     return fake

@@ -130,7 +130,10 @@ def register_task_families():
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ("{'Sums': TaskFamily('Sums', list, str)}", "'Sums' is not a valid name for a task family: use lower-case letters"),
+        (
+            "{'Sums': TaskFamily('Sums', list, str)}",
+            "'Sums' is not a valid name for a task family: use lower-case letters",
+        ),
         ("{'my-sums': TaskFamily('Sums', list, str)}", "'my-sums' is not a valid name for a task family"),
         ("{'sums': 3}", "'sums' must be a TaskFamily, got int"),
     ],

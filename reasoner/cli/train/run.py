@@ -143,14 +143,14 @@ def run(
             "start that many."
         )
     from reasoner.pipeline import train
-    from reasoner.training.build import open_stages
+    from reasoner.training.build import open_trainer
 
     weights = resolved.config.sampling.weights_folder
     guard = guard_processes([Path(weights)] if weights else [])
-    with interruptible(), guard, leaving_report() as report_on, open_stages(resolved, going_on) as stages:
+    with interruptible(), guard, leaving_report() as report_on, open_trainer(resolved, going_on) as trainer:
         if here.first:
-            report_on(stages.run.folder)
-        train(stages)
+            report_on(trainer.run.folder)
+        train(trainer)
 
 
 def _refuse_beside_resume(given: Mapping[str, object]) -> None:

@@ -104,7 +104,7 @@ class ChatRenderer:
     def turn_end(self) -> TurnEnd:
         return self.traits.turn_end(self.control)
 
-    def said_end(self, own: Collection[int]) -> str:
+    def end_of_turn_fact(self, own: Collection[int]) -> str:
         end = self.turn_end()
         if end.token is not None and end.token in own:
             return f"at {end.text}, as the chat template has it"

@@ -110,7 +110,7 @@ class PlainRenderer:
     def turn_end(self) -> TurnEnd:
         return TurnEnd()
 
-    def said_end(self, own: Collection[int]) -> str:
+    def end_of_turn_fact(self, own: Collection[int]) -> str:
         return "at the model's end tokens (a base model seldom writes them: see sampling.stop)"
 
     def facts(self) -> dict[str, str]:

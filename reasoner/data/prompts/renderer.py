@@ -63,7 +63,7 @@ class Renderer(Protocol):
         """What ends a response beside the model's own end tokens."""
         ...
 
-    def said_end(self, own: Collection[int]) -> str:
+    def end_of_turn_fact(self, own: Collection[int]) -> str:
         """Where responses end, in words.
 
         Args:

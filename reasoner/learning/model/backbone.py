@@ -42,7 +42,7 @@ from reasoner.learning.batching.packing import (
     PackedRow,
     Sharing,
     extremes_of,
-    longest_of,
+    longest_context,
     pack,
     pack_padded,
 )
@@ -212,7 +212,7 @@ class Backbone:
         Raises:
             RunError: they differ by more than rounding.
         """
-        longest = longest_of(groups)
+        longest = longest_context(groups)
         if longest <= GROWTH * self._compared:
             return
         sharing: Sharing = "never" if self.packing.sharing == "never" else "always"
