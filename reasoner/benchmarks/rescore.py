@@ -244,7 +244,7 @@ def _files(path: Path) -> list[Path]:
     if not is_there(path):
         raise UserError(f"there is no file {path.absolute()}.")
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is no file of rollouts: it must end in {' or '.join(SUFFIXES)}.")
+        raise UserError(f"{path} is not a file of rollouts, which ends in {' or '.join(SUFFIXES)}.")
     return [path.resolve()]
 
 
@@ -287,7 +287,7 @@ def _why_no_credit(batches: Sequence[SavedBatch], term: Term | None) -> str:
     training = [batch for batch in batches if batch.training]
     sizes = [{len(scored.rewards) for scored in batch.groups} for batch in training]
     if term is None:
-        return "no term reads fresh groups"
+        return "no term reads online groups"
     if not training:
         return "these are responses of evaluations"
     if term.needs_critic:
