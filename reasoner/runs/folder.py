@@ -37,9 +37,10 @@ from reasoner.evaluation.metrics import Evaluation
 from reasoner.io.atomic_files import append_line, replace_text, replacing_folder, sync
 from reasoner.io.bounded_files import LARGEST, SMALL_BYTES, parse_json, read_lines, read_object
 from reasoner.io.folder_lock import Lock
+from reasoner.io.parquet import write_parquet
 from reasoner.io.redaction import redact
 from reasoner.io.safe_text import printable
-from reasoner.io.serialization import read_jsonl, to_json, write_parquet
+from reasoner.io.serialization import read_jsonl, to_json
 from reasoner.models.run_models import FOLDER, record_step
 from reasoner.records import NonFiniteResponse, Rollout
 from reasoner.runs.checkpoints import Checkpoints

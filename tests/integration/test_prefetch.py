@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reasoner.errors import ConfigError, HandoverError, SamplerError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import Group, Message, Problem, Receipt, Rollout
