@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.distributed.sharding import GroupRows, rows_by_group, sharded_outputs, shares_of
 from reasoner.errors import UserError

@@ -14,7 +14,7 @@ from reasoner.learning.batching.packing import (
     PackedSequence,
     Sharing,
     extremes_of,
-    longest_of,
+    longest_context,
     pack,
     pack_padded,
     worth_sharing,
@@ -213,7 +213,7 @@ def test_the_longest_and_the_shortest_sequence_are_found(some: list[Group]) -> N
 
     every = rows_by_group(some)
     few = extremes_of(every)
-    assert longest_of(every) == max(lengths(every)) == max(lengths(few))
+    assert longest_context(every) == max(lengths(every)) == max(lengths(few))
     assert min(lengths(every)) == min(lengths(few))
     assert len(few) <= 2
     assert all(len(group.rows) <= 2 for group in few)
@@ -221,7 +221,7 @@ def test_the_longest_and_the_shortest_sequence_are_found(some: list[Group]) -> N
 
 
 def test_no_groups_have_no_longest_sequence() -> None:
-    assert longest_of([]) == 0
+    assert longest_context([]) == 0
 
 
 @given(units(), st.data())

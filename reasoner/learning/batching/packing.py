@@ -105,7 +105,7 @@ def pack_padded(groups: Sequence[GroupRows], token_budget: int) -> tuple[MicroBa
     return tuple(MicroBatch(tuple(sequences)) for sequences in batches)
 
 
-def longest_of(groups: Sequence[GroupRows]) -> int:
+def longest_context(groups: Sequence[GroupRows]) -> int:
     """Tokens of the longest prompt with its response; 0 without any."""
     return max((tokens for tokens, _ in _lengths(groups)), default=0)
 

@@ -28,7 +28,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
 from reasoner.distributed.sharding import GroupRows, rows_by_group, same_batch, sharded_outputs, shares_of
 from reasoner.errors import RunError, UserError
