@@ -405,6 +405,6 @@ def test_the_first_batch_finds_a_forward_pass_that_is_wrong(
 ) -> None:
     make_critic(tiny, dtype, share_prompts="always").values(GROUPS)
     critic = make_critic(tiny, dtype, share_prompts="always")
-    monkeypatch.setattr(attention, "_row", _ignore_rows)
+    monkeypatch.setattr(attention, "_sequence", _ignore_rows)
     with pytest.raises(RunError, match="hidden states of packed responses differ from those of single sequences"):
         critic.values(GROUPS)
