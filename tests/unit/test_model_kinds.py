@@ -114,7 +114,7 @@ def test_padding_is_a_choice(tmp_path: Path, sharing: Sharing) -> None:
 def test_a_model_that_cannot_be_packed_is_padded_and_says_why(tmp_path: Path) -> None:
     folder = build("nemotron", tmp_path)
     policy = make_policy(folder)
-    why = "NemotronAttention calls attention without saying where rows begin"
+    why = "NemotronAttention calls attention without saying where sequences begin"
     assert f"one response per padded sequence ({why})" in policy.description
     assert same(policy.logprobs(SHORT_FIRST, 1.0), plain_logprobs(folder, SHORT_FIRST))
     with pytest.raises(UserError, match=f"learning.packing = 'packed' is impossible for NemotronForCausalLM: {why}"):
