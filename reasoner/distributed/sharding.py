@@ -109,8 +109,8 @@ def same_batch(groups: Sequence[GroupRows], ranks: Ranks) -> None:
     fingerprint = hash(tuple((row, group.response(row).token_ids) for group in groups for row in group.rows))
     if len(set(ranks.gather(fingerprint))) > 1:
         raise RunError(
-            "ranks hold different batches: something that decides what is trained on depends on the rank (a plugin "
-            "with a random choice or a clock of its own?)"
+            "ranks hold different batches: something that decides about the data depends on the rank, such as a "
+            "plugin that uses an unseeded random choice or the time"
         )
 
 

@@ -14,7 +14,7 @@ from reasoner.config import LearningConfig
 from reasoner.errors import RunError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Term
-from reasoner.io.serialization import read_parquet, write_parquet
+from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.optimizer import Optimizer
 from reasoner.records import Batch, Group, Message, NonFiniteResponse, Problem, Response, ScoredGroup
