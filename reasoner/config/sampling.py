@@ -1,4 +1,4 @@
-"""Sections on responses: how they are sampled, how the sampler gets its weights, how it is evaluated."""
+"""Sections on responses: how they are sampled, how its weights are checked, how it is evaluated."""
 
 from __future__ import annotations
 
@@ -32,12 +32,6 @@ class SamplingConfig(Section):
     """Most tokens of a prompt; a longer one is refused before training."""
     stop: list[str] = Field(default_factory=list)
     """Strings that end a response."""
-    top_p: float = 1.0
-    """Must stay 1: with nucleus sampling the sampled distribution would not be the trained one."""
-    top_k: int = 0
-    """Must stay 0 (off): with top-k sampling the sampled distribution would not be the trained one."""
-    repetition_penalty: float = 1.0
-    """Must stay 1 (off): with a penalty the sampled distribution would not be the trained one."""
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
     """Share of each GPU's memory that vLLM may reserve, weights and KV cache together (CUDA only)."""
     tensor_parallel: Positive = 1
@@ -74,19 +68,9 @@ class SamplingConfig(Section):
             raise ValueError(f"servers: {query} has a query; give the address alone (a key goes into VLLM_API_KEY)")
         return self
 
-    @model_validator(mode="after")
-    def _on_policy(self) -> Self:
-        for key, neutral in (("top_p", 1.0), ("top_k", 0), ("repetition_penalty", 1.0)):
-            if getattr(self, key) != neutral:
-                raise ValueError(
-                    f"{key} must be {neutral} for training samples, got {getattr(self, key)}: it samples from another "
-                    "distribution than the one whose log-probabilities are trained; use temperature"
-                )
-        return self
-
 
 class HandoverConfig(Section):
-    """`[handover]`: how it is verified that the sampler holds the trained weights after each weight sync."""
+    """`[handover]`: how it is verified that each hand-over (weight sync) reached the sampler."""
 
     check_every: Positive = 5
     """Steps between comparisons of the sampler's log-probabilities with the learner's. The first step is always
