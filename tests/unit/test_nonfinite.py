@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,14 +41,16 @@ class Failing:
     def accumulate(
         self,
         groups: Sequence[Group],
-        weights: WeightFunction | Callable[[Sequence[int], torch.Tensor], torch.Tensor],
+        weights: WeightFunction,
         temperature: float = 1.0,
         *,
+        rows: Sequence[int] | None = None,
         together: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        for row, logprobs in enumerate(self.logprobs(groups, temperature)):
-            weights([row], torch.tensor([logprobs]))
+        logprobs = self.logprobs(groups, temperature)
+        for row in range(len(logprobs)) if rows is None else rows:
+            weights([row], torch.tensor([logprobs[row]]))
         return Accumulated(0, 0, 0, 0, 0.0)
 
     def step(self) -> StepResult:
