@@ -19,8 +19,11 @@ from reasoner.training.update import ActiveTerm, UpdateReport, mismatch, update
 from reasoner.training.weight_sync import check_gap, gap_limit, verify_gap
 
 
-def train(stages: Trainer) -> Path:
+def train(stages: Trainer, *, gate: bool = False) -> Path:
     """Train as configured, or go on with a run that was interrupted; returns the folder of the trained model.
+
+    Args:
+        gate: sample a few training problems first and say how often the policy is right (`Trainer.gate`).
 
     Raises:
         RunError: the sampler, a verifier, the hand-over or the disk failed; the steps before are in the run folder.
@@ -29,6 +32,8 @@ def train(stages: Trainer) -> Path:
     steps = stages.config.run.steps
     if stages.run.steps < steps:
         stages.prove_sampler()
+        if gate:
+            stages.gate()
     for step in range(stages.run.steps + 1, steps + 1):
         stages.check_time()
         stages.evaluate(step - 1)

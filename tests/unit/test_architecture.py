@@ -85,7 +85,9 @@ def test_nothing_below_the_pipeline_imports_it() -> None:
 
 def test_only_the_command_line_imports_the_evaluation_tool() -> None:
     users = {each.file for each in IMPORTS if each.is_of("reasoner.benchmarks")}
-    assert {file for file in users if not file.startswith(("reasoner/cli/", "reasoner/benchmarks/", "reasoner/api/"))} == set()
+    assert {
+        file for file in users if not file.startswith(("reasoner/cli/", "reasoner/benchmarks/", "reasoner/api/"))
+    } == set()
 
 
 def test_only_the_command_line_and_the_interface_import_what_looks_at_saved_runs() -> None:
@@ -227,7 +229,7 @@ def test_the_command_line_has_these_options() -> None:
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
         "run": "--accept-changes --allow-unsandboxed-code --config --dry-run --gpus --help --hostfile --max-hours "
-        "--model --output --plugin --profile --resume --set --steps task",
+        "--model --no-gate --output --plugin --profile --resume --set --steps task",
         "eval": "--allow-unsandboxed-code --config --help --json --model --output --plugin --profile --resume "
         "--samples --set --temperature tasks",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",

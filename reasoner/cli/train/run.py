@@ -79,6 +79,13 @@ def run(
             help="With --resume: go on with plugin files, or options of reward sources, that have changed.",
         ),
     ] = False,
+    no_gate: Annotated[
+        bool,
+        typer.Option(
+            "--no-gate",
+            help="Skip the gate: do not sample a few training problems first to see how often the model is right.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -148,7 +155,7 @@ def run(
     with interruptible(), guard, leaving_report() as report_on, open_stages(resolved, going_on) as stages:
         if here.first:
             report_on(stages.run.folder)
-        train(stages)
+        train(stages, gate=not no_gate)
 
 
 def _refuse_beside_resume(given: Mapping[str, object]) -> None:
