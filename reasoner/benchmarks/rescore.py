@@ -15,7 +15,7 @@ from itertools import combinations, groupby
 from pathlib import Path
 from statistics import fmean
 
-from reasoner.config.config import Config, SamplingConfig
+from reasoner.config import Config, SamplingConfig
 from reasoner.errors import DataError, UserError
 from reasoner.evaluation.metrics import Criterion, pass_rates
 from reasoner.gro.spec.registry import Algorithms

@@ -1,5 +1,9 @@
-"""Figures of scored groups as pure functions.
+"""Figures of scored groups, as pure functions: accuracy, pass@k, intervals, paired differences.
 
-metrics.py        accuracy, pass@k, what changed         intervals.py   95% intervals, paired tests
-training_gate.py  a few training problems at the start   examples.py    responses before and after training
+In come scored groups of held-out problems, out come figures with 95% intervals.
+
+    metrics.py                  accuracy, pass@k, maj@k, and the paired difference of two evaluations
+    intervals.py                intervals of means, and the exact test of paired changes
+    training_gate.py            what the untrained policy gets right of a few training problems
+    examples.py                 which responses before and after training are shown
 """

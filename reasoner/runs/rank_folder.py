@@ -18,7 +18,7 @@ from typing import Any
 from reasoner.evaluation.metrics import Evaluation
 from reasoner.evaluation.training_gate import TrainingGate
 from reasoner.io.folder_lock import Lock
-from reasoner.records import Rollout, Suspect
+from reasoner.records import NonFiniteResponse, Rollout
 from reasoner.runs.folder import RunFolder, as_read
 
 
@@ -60,7 +60,7 @@ class RankFolder(RunFolder):
     def warn(self, warnings: Sequence[Any]) -> None:
         pass
 
-    def keep_suspects(self, step: int, suspects: Sequence[Suspect]) -> Path:
+    def keep_nonfinite(self, step: int, nonfinite: Sequence[NonFiniteResponse]) -> Path:
         return self.folder.parents[1] / "not-finite" / f"step-{step:06}.parquet"
 
     @contextmanager

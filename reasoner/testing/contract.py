@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError, UserError
 from reasoner.plugins.reward_api import Granularity, RewardSource
 from reasoner.records import Component, Group, Problem, Response

@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass
 from random import Random
 from typing import Any
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.data.curriculum import Curriculum
 from reasoner.data.problems import Cursor, Stream
 from reasoner.data.prompts.chat_probe import TurnEnd

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from typer.main import get_command
 
 from reasoner.cli.app import app
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.loading.introspection import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,6 +143,19 @@ def test_only_plugins_calls_hooks() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "hook"
     }
     assert callers == {"reasoner/plugins/manager.py"}
+
+
+PACKAGES = sorted(path.parent for path in (ROOT / "reasoner").rglob("__init__.py") if path.parent != ROOT / "reasoner")
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.relative_to(ROOT / "reasoner").as_posix())
+def test_a_package_says_what_each_of_its_files_does(package: Path) -> None:
+    """The docstring of a package is its map: every module and sub-package by name, and none that is not there."""
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    named = set(re.findall(r"(?<![/\w\"])\w+\.py\b|(?<![/\w.])\w+/(?=[ ,;:]|$)", text, flags=re.MULTILINE))
+    assert named == modules | folders
 
 
 UNPICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle")
@@ -295,7 +309,7 @@ data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.dem
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
-sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.tensor_parallel
+sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers

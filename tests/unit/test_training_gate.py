@@ -105,7 +105,7 @@ def test_what_cannot_be_judged_is_said_and_not_taken_for_wrong() -> None:
     assert "is not known (evaluation.correct is not set); in 100%" in undecided.sentence
 
 
-def stages(folder: Path, *, steps: int = 0, groups: Sequence[ScoredGroup] | None = (), demos: bool = False) -> Any:
+def trainer(folder: Path, *, steps: int = 0, groups: Sequence[ScoredGroup] | None = (), demos: bool = False) -> Any:
     """A trainer with only what the gate needs. `groups`: what the collector gives; None: there is none."""
     asked: list[int] = []
     said: list[str] = []
@@ -126,7 +126,7 @@ def stages(folder: Path, *, steps: int = 0, groups: Sequence[ScoredGroup] | None
         run=run,
         config=config,
         ranks=SimpleNamespace(of_first=lambda value: value),
-        drawer=None if groups is None else SimpleNamespace(sample_apart=sample_apart),
+        collector=None if groups is None else SimpleNamespace(sample_apart=sample_apart),
         view=SimpleNamespace(message=said.append, stage=lambda *args: None),
         wake_sampler=lambda: None,
         publish=lambda: None,
@@ -136,29 +136,29 @@ def stages(folder: Path, *, steps: int = 0, groups: Sequence[ScoredGroup] | None
 
 
 def pass_gate(made: Any) -> None:
-    Trainer.gate(cast(Any, made))
+    Trainer.try_training_problems(cast(Any, made))
 
 
 def test_a_resumed_run_does_not_repeat_it(tmp_path: Path) -> None:
-    made = stages(tmp_path, groups=[group(n, [1.0, 0.0]) for n in range(8)])
+    made = trainer(tmp_path, groups=[group(n, [1.0, 0.0]) for n in range(8)])
     pass_gate(made)
     assert made.asked == [PROBLEMS]
     kept = read_gate(tmp_path)
     assert kept
     assert made.said == [kept.sentence]
     pass_gate(made)  # interrupted before its first step
-    pass_gate(later := stages(tmp_path / "elsewhere", steps=3))  # begun without it
+    pass_gate(later := trainer(tmp_path / "elsewhere", steps=3))  # begun without it
     assert (made.asked, later.asked, later.said) == ([PROBLEMS], [], [])
 
 
 def test_a_warning_stands_out(tmp_path: Path) -> None:
-    made = stages(tmp_path, groups=[group(n, [0.0, 0.0]) for n in range(8)])
+    made = trainer(tmp_path, groups=[group(n, [0.0, 0.0]) for n in range(8)])
     pass_gate(made)
     assert made.said[1].startswith("WARNING: The model is hardly ever right")
 
 
 def test_a_method_that_samples_nothing_says_that_it_has_no_gate(tmp_path: Path) -> None:
-    made = stages(tmp_path, groups=None)
+    made = trainer(tmp_path, groups=None)
     pass_gate(made)
     assert made.said == ["no gate before training: the method reads data alone, no training problem is sampled"]
     assert read_gate(tmp_path) is None

@@ -24,7 +24,7 @@ from rich.text import Text
 from reasoner.cli import options
 from reasoner.cli.console import out, print_preflights, warn
 from reasoner.cli.train.progress import counting
-from reasoner.config.config import Config, RewardConfig, ScoringConfig
+from reasoner.config import Config, RewardConfig, ScoringConfig
 from reasoner.data.problems import ProblemLoader
 from reasoner.data.row_report import RowReport
 from reasoner.data.row_selection import HELD_OUT_SEED
