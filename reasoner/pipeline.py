@@ -23,7 +23,8 @@ def train(trainer: Trainer, *, gate: bool = False) -> Path:
     """Train as configured, or go on with a run that was interrupted; returns the folder of the trained model.
 
     Args:
-        gate: sample a few training problems first and say how often the policy is right (`Trainer.try_training_problems`).
+        gate: sample a few training problems first and say how often the policy is right
+            (`Trainer.try_training_problems`).
 
     Raises:
         RunError: the sampler, a verifier, the hand-over or the disk failed; the steps before are in the run folder.

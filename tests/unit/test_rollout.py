@@ -194,7 +194,7 @@ def test_runs_steps_and_refills_share_no_noise() -> None:
 
 def test_groups_that_belong_to_no_step_change_no_step() -> None:
     """The gate before training: problems, order and noise of the steps are what they are without it."""
-    made, sampler = drawer(every(3), problems=22, per_step=5, curriculum=True)
+    made, sampler = collector(every(3), problems=22, per_step=5, curriculum=True)
     before = made.state()
     apart = made.sample_apart(8, lambda done, total: None)
     assert made.state() == before
@@ -202,14 +202,14 @@ def test_groups_that_belong_to_no_step_change_no_step() -> None:
     assert {len(scored.rewards) for scored in apart} == {SIZE}
     for step in range(1, 6):
         made.draw(step, greedy=True)
-    without, plain = drawer(every(3), problems=22, per_step=5, curriculum=True)
+    without, plain = collector(every(3), problems=22, per_step=5, curriculum=True)
     for step in range(1, 6):
         without.draw(step, greedy=True)
     assert (sampler.rounds[1:], sampler.seeds[1:]) == (plain.rounds, plain.seeds)
     assert sampler.seeds[0] not in plain.seeds
-    few, asked = drawer(every(3), problems=3, per_step=3)
+    few, asked = collector(every(3), problems=3, per_step=3)
     assert len(few.sample_apart(8, lambda done, total: None)) == 3
-    other, _ = drawer(every(3), problems=22, per_step=5, seed=1)
+    other, _ = collector(every(3), problems=22, per_step=5, seed=1)
     chosen = [scored.group.problem.id for scored in other.sample_apart(8, lambda done, total: None)]
     assert chosen != [scored.group.problem.id for scored in apart]
     assert len(asked.seeds) == 1
@@ -247,7 +247,7 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
         assert [scored.group.problem.id for scored in made.sample_apart(2, lambda done, total: None)] == apart
         return [made.draw(step, greedy=False) for step in range(1, 5)], made.state(), sampler
 
-    two = drawer(every(3), per_step=3)[0].sample_apart(2, lambda done, total: None)
+    two = collector(every(3), per_step=3)[0].sample_apart(2, lambda done, total: None)
     apart = [scored.group.problem.id for scored in two]
     found = on_ranks(ranks, rank)
     alone, state, _ = on_ranks(1, rank)[0]
