@@ -373,7 +373,7 @@ class Trainer:
         Raises:
             RunError: the sampler, the scoring service or the disk failed.
         """
-        if self.run.steps or self.ranks.of_first(is_there(self.run.folder / GATE)):
+        if self.run.steps or self.ranks.broadcast(is_there(self.run.folder / GATE)):
             return
         if self.collector is None:
             self.view.message("no gate before training: the method reads data alone, no training problem is sampled")

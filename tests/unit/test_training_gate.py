@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from reasoner.distributed.ranks import ALONE
 from reasoner.errors import DataError
 from reasoner.evaluation.metrics import Criterion
 from reasoner.evaluation.training_gate import PROBLEMS, TrainingGate, judge_gate
@@ -125,7 +126,7 @@ def trainer(folder: Path, *, steps: int = 0, groups: Sequence[ScoredGroup] | Non
     return SimpleNamespace(
         run=run,
         config=config,
-        ranks=SimpleNamespace(of_first=lambda value: value),
+        ranks=ALONE,
         collector=None if groups is None else SimpleNamespace(sample_apart=sample_apart),
         view=SimpleNamespace(message=said.append, stage=lambda *args: None),
         wake_sampler=lambda: None,
