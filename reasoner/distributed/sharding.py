@@ -65,8 +65,8 @@ def same_batch(groups: Sequence[Group], ranks: Ranks) -> None:
     mine = hash(tuple(response.token_ids for group in groups for response in group.responses))
     if len(set(ranks.gather(mine))) > 1:
         raise RunError(
-            "ranks hold different batches: something that decides what is trained on depends on the rank (a plugin "
-            "with a random choice or a clock of its own?)"
+            "ranks hold different batches: something that decides about the data depends on the rank, such as a "
+            "plugin that uses an unseeded random choice or the time"
         )
 
 

@@ -257,8 +257,8 @@ class RunFolder:
         except OSError as error:
             raise RunError(
                 f"{what} cannot be written to {self.folder}: {error.strerror or error}. "
-                f"{self.steps} steps are committed there; make room or mend the folder, then go on with `reasoner run "
-                f"--resume {quote(str(self.folder))}`."
+                f"{self.steps} steps are committed there; make room or repair the folder, then resume with "
+                f"`reasoner run --resume {quote(str(self.folder))}`."
             ) from error
 
 
@@ -392,7 +392,7 @@ def read_evaluations(folder: Path) -> list[Evaluated]:
         for estimate in evaluated.evaluation.estimates:
             figures = (estimate.value, estimate.low or 0.0, estimate.high or 0.0, *estimate.by_problem.values())
             if len(figures) > MOST_PROBLEMS or max(map(abs, figures)) > LARGEST:
-                raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is no figure of an evaluation.")
+                raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is not a figure of an evaluation.")
     return found
 
 

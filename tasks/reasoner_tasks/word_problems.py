@@ -14,11 +14,12 @@ operation of levels 1 and 2, is held out: `frames = "held_out"` evaluates on kin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from fractions import Fraction
 from random import Random
 from typing import Any
 
-from reasoner.errors import ConfigError, DataError, nearest
+from reasoner import ConfigError, DataError
 from reasoner_tasks.word_frames import FRAMES, LEVELS, PARTS, PEOPLE, THINGS, Frame, plural
 
 FRAME_SETS = ("train", "held_out", "all")
@@ -79,9 +80,10 @@ def _check_levels(levels: object) -> None:
 
 def _check_frames(frames: object) -> None:
     if frames not in FRAME_SETS:
+        near = get_close_matches(str(frames), FRAME_SETS, 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"options.frames of word_problems must be one of {', '.join(FRAME_SETS)}, got {frames!r}."
-            f"{nearest(str(frames), FRAME_SETS)}"
+            f"options.frames of word_problems must be one of {', '.join(FRAME_SETS)}, got {frames!r}.{meant}"
         )
 
 

@@ -125,7 +125,7 @@ MLP = {"gate_proj", "up_proj", "down_proj"}
 def test_the_default_leaves_out_what_an_adapter_would_miss(tmp_path: Path, name: str, layers: set[str]) -> None:
     learner = make_learner(build(name, tmp_path))
     assert set(adapted(learner.policy.model)) == layers
-    assert f"adapter beside {', '.join(sorted(layers))}" in learner.description
+    assert f"adapter next to {', '.join(sorted(layers))}" in learner.description
     beside = {each.partition(".lora_")[0] for each, _ in learner.policy.model.named_parameters() if ".lora_" in each}
     assert not [each for each in beside if "vision" in each or "expert_gate" in each]
     step(learner)

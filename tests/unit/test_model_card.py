@@ -251,7 +251,7 @@ def test_a_step_whose_weights_are_gone_is_refused_with_those_that_are_there(tmp_
     shown = cli("runs", "show", str(folder)).out
     assert re.search(r"after step 2 +model *\n", shown)
     assert re.search(r"after step 5 +checkpoints/step-000005/model *\n", shown)
-    assert "Take the model, after step 5:" in shown
+    assert "Export the model after step 5:" in shown
     assert "after step 2" in (head := shown.partition("Evaluation [95% interval]\n")[2].splitlines()[0])
     assert "after step 4" in head
 

@@ -196,7 +196,7 @@ def test_a_rank_that_was_killed_comes_before_those_that_missed_it(tmp_path: Path
         2: failure(tmp_path, 2, -15, None),
     }
     found = launch._first_of(failures, tmp_path, Node())
-    expected = "rank 1 was ended by signal 9 and said nothing. The end of its output:\nout of memory"
+    expected = "rank 1 was ended by signal 9 without any output. The end of its output:\nout of memory"
     assert (found.message, found.code) == (expected, 1)
 
 
@@ -205,7 +205,7 @@ def test_a_rank_of_another_node_is_named_with_it(tmp_path: Path) -> None:
     logs.mkdir(parents=True)
     (logs / "stderr.log").write_text("out of memory\n")
     found = launch._first_of({6: failure(tmp_path, 6, -9, None)}, tmp_path, Node(1, 2, name="gpu-b"))
-    assert found.message.startswith("rank 6 on gpu-b was ended by signal 9 and said nothing.")
+    assert found.message.startswith("rank 6 on gpu-b was ended by signal 9 without any output.")
     assert found.message.endswith("out of memory")
 
 

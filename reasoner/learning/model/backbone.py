@@ -174,7 +174,7 @@ class Backbone:
     def description(self) -> str:
         """Versions, device, number format, packing and adapter, for the log."""
         numbers = "bfloat16 over float32 parameters" if self._autocast else self.dtype
-        adapter = f"; adapter beside {', '.join(adapted(self.model))}" if self._lora is not None else ""
+        adapter = f"; adapter next to {', '.join(adapted(self.model))}" if self._lora is not None else ""
         return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}{adapter}"
 
     def rotate_as_vllm(self, max_model_len: int) -> None:
