@@ -12,7 +12,7 @@ from reasoner.api.frames import columns_of, to_frame, verdict
 from reasoner.api.page import TOKENS, Report, report_of
 from reasoner.api.plugins import keep, place
 from reasoner.errors import ScoringError, UserError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.records import Rollout
 from reasoner.runs.find import find_run

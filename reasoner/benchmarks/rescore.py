@@ -21,7 +21,8 @@ from reasoner.evaluation.metrics import Criterion, pass_rates
 from reasoner.gro.spec.registry import Algorithms
 from reasoner.gro.spec.terms import Term
 from reasoner.io.bounded_files import SMALL_BYTES, is_folder, is_there, read_bytes
-from reasoner.io.serialization import read_jsonl, read_parquet
+from reasoner.io.parquet import read_parquet
+from reasoner.io.serialization import read_jsonl
 from reasoner.loading import Resolved, load_config
 from reasoner.records import Batch, Component, Group, Rollout, ScoredGroup
 from reasoner.runs.find import find_run

@@ -7,7 +7,7 @@ from pathlib import Path
 from reasoner.evaluation.examples import Example, choose_examples
 from reasoner.evaluation.metrics import Criterion
 from reasoner.io.bounded_files import is_there
-from reasoner.io.serialization import read_columns, read_parquet
+from reasoner.io.parquet import read_columns, read_parquet
 from reasoner.records import Component, Failure, Rollout
 
 _LOOKED_AT = ["problem.id", "sample", "components"]

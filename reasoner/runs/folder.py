@@ -39,9 +39,10 @@ from reasoner.evaluation.training_gate import TrainingGate
 from reasoner.io.atomic_files import append_line, replace_text, replacing_folder, sync
 from reasoner.io.bounded_files import LARGEST, SMALL_BYTES, is_there, parse_json, read_lines, read_object, read_text
 from reasoner.io.folder_lock import Lock
+from reasoner.io.parquet import write_parquet
 from reasoner.io.redaction import redact
 from reasoner.io.safe_text import printable
-from reasoner.io.serialization import from_json, read_jsonl, to_json, write_parquet
+from reasoner.io.serialization import from_json, read_jsonl, to_json
 from reasoner.models.run_models import FOLDER, record_step
 from reasoner.records import NonFiniteResponse, Rollout
 from reasoner.runs.checkpoints import Checkpoints

@@ -17,7 +17,7 @@ import torch
 
 from reasoner.__main__ import main
 from reasoner.io.folder_lock import Lock
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.records import Rollout
 from reasoner.sampling.transformers import HfSampler
 from tests.tiny import build_tiny_model

@@ -19,7 +19,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from reasoner.api.command import call
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.records import Rollout
 from reasoner.runs.folder import read_evaluations, read_metrics
 from tests.integration.test_run import TASK

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reasoner.errors import RunError, ScoringError, UserError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import Rollout

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.monitoring.format import duration
 from reasoner.records import Rollout
 from reasoner.report.collect import collect

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import ConfigError, RunError, UserError
+from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter, adapted
-from reasoner.learning.learner import Weights
 from reasoner.learning.model.backbone import Dtype
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import Digest, read_files, read_weights

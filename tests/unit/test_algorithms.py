@@ -438,7 +438,7 @@ def test_the_weights_of_a_plugin_s_method_are_what_its_formulas_say(tmp_path: Pa
     )
     bound = algorithms.bind(term)
     planned = plan("tanh", bound, inputs, credit_of(bound, inputs), max_tokens=8)
-    weights_RT = weigh([planned], inputs, torch.arange(shape[0]), logprobs_RT).weights_RT
+    weights_RT = weigh([planned], inputs, range(shape[0]), logprobs_RT)[0].weights_RT
     expected_RT = torch.tensor(expected_weights(logprobs_RT, old_RT), dtype=torch.float64)
     assert torch.allclose(weights_RT, expected_RT, rtol=1e-12, atol=1e-15)
     assert expected_RT.count_nonzero() == 1 + 3 + 4 + 3  # the middle, the abstained and the equal ones get none

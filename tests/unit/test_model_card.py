@@ -21,9 +21,9 @@ from reasoner.config import LearningConfig, LoraConfig
 from reasoner.data.prompts.end_of_turn import with_end_tokens
 from reasoner.errors import DataError, UserError
 from reasoner.evaluation.metrics import Estimate, Evaluation
+from reasoner.gro.weights import Weights
 from reasoner.io.atomic_files import append_line
 from reasoner.io.serialization import to_json
-from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.loading import load_config, to_toml
 from reasoner.models import resolve as models

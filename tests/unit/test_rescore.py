@@ -18,7 +18,8 @@ from reasoner.cli import progress
 from reasoner.config import Config, EvaluationConfig
 from reasoner.errors import DataError, UserError
 from reasoner.gro.spec.registry import BUILT_IN
-from reasoner.io.serialization import write_jsonl, write_parquet
+from reasoner.io.parquet import write_parquet
+from reasoner.io.serialization import write_jsonl
 from reasoner.loading import load_config, to_toml
 from reasoner.records import Component, Failure, Group, Rollout, ScoredGroup
 from reasoner.testing.cases import make_problem, make_response

@@ -129,8 +129,7 @@ def trainer(folder: Path, *, steps: int = 0, groups: Sequence[ScoredGroup] | Non
         ranks=ALONE,
         collector=None if groups is None else SimpleNamespace(sample_apart=sample_apart),
         view=SimpleNamespace(message=said.append, stage=lambda *args: None),
-        wake_sampler=lambda: None,
-        publish=lambda: None,
+        sampler=SimpleNamespace(wake=lambda: None, publish=lambda: None),
         asked=asked,
         said=said,
     )
