@@ -29,13 +29,14 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig
 
+from reasoner.distributed.sharding import rows_by_group
 from reasoner.errors import MissingDependencyError, ReasonerError
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.loading import load_config
 from reasoner.models.weight_files import read_shapes
 from reasoner.pipeline import train
 from reasoner.records import Component, Group, ScoredGroup
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.ragged import make_group, ragged_groups
 
 LIMIT = 1e-4
@@ -119,7 +120,7 @@ def learner(folder: Path) -> Verdict:
     def trial() -> Verdict:
         policy = _policy(folder)
         got = [value for row in policy.logprobs(GROUPS, 1.0) for value in row]
-        for batch in policy.packing.micro_batches(GROUPS):
+        for batch in policy.packing.micro_batches(rows_by_group(GROUPS)):
             policy.scores(policy.inputs(batch), 1.0, False)[0].sum().backward()  # type: ignore[no-untyped-call]
         model = plain_model(folder)
         expected = [value for group in GROUPS for part in plain_logprobs(model, group) for value in part]
@@ -158,9 +159,9 @@ def run(folder: Path, scratch: Path, *sets: str) -> Verdict:
         task = _write_task(folder, scratch)
         with contextlib.redirect_stdout(io.StringIO()), patch("reasoner.training.build.ScoringService", ScoresHere):
             resolved = load_config(task, sets=sets, plugins=[str(_PLUGIN)])
-            with open_stages(resolved) as stages:
-                train(stages)
-                saved = stages.run.folder / "model"
+            with open_trainer(resolved) as trainer:
+                train(trainer)
+                saved = trainer.run.folder / "model"
         return _saved(folder, saved)
 
     return guarded(trial, folder)

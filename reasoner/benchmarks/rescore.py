@@ -15,18 +15,18 @@ from itertools import combinations, groupby
 from pathlib import Path
 from statistics import fmean
 
-from reasoner.config.config import Config, SamplingConfig
+from reasoner.config import Config, SamplingConfig
 from reasoner.errors import DataError, UserError
 from reasoner.evaluation.metrics import Criterion, pass_rates
 from reasoner.gro.spec.registry import Algorithms
 from reasoner.gro.spec.terms import Term
 from reasoner.io.bounded_files import SMALL_BYTES, is_folder, is_there, read_bytes
-from reasoner.io.serialization import read_jsonl, read_parquet
+from reasoner.io.parquet import read_parquet
+from reasoner.io.serialization import read_jsonl
 from reasoner.loading import Resolved, load_config
 from reasoner.records import Batch, Component, Group, Rollout, ScoredGroup
 from reasoner.runs.find import find_run
-from reasoner.scoring.base import Scorer
-from reasoner.testing.cases import CaseProgress, shown
+from reasoner.scoring.base import CaseProgress, Scorer, verdict_text
 
 CONFIG = "config.toml"
 SUFFIXES = (".parquet", ".jsonl")
@@ -244,7 +244,7 @@ def _files(path: Path) -> list[Path]:
     if not is_there(path):
         raise UserError(f"there is no file {path.absolute()}.")
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is no file of rollouts: it must end in {' or '.join(SUFFIXES)}.")
+        raise UserError(f"{path} is not a file of rollouts, which ends in {' or '.join(SUFFIXES)}.")
     return [path.resolve()]
 
 
@@ -287,7 +287,7 @@ def _why_no_credit(batches: Sequence[SavedBatch], term: Term | None) -> str:
     training = [batch for batch in batches if batch.training]
     sizes = [{len(scored.rewards) for scored in batch.groups} for batch in training]
     if term is None:
-        return "no term reads fresh groups"
+        return "no term reads online groups"
     if not training:
         return "these are responses of evaluations"
     if term.needs_critic:
@@ -349,11 +349,12 @@ def _notes(before: Sequence[Component], after: Sequence[Component]) -> Iterator[
         former = old.get(part.source)
         if former is None or (former.value, former.failure is None) != (part.value, part.failure is None):
             said = part.note or (former.note and f"no longer: {former.note}" if former else "")
-            yield f"{part.source} {shown(former) if former else '-'} -> {shown(part)}{f' ({said})' if said else ''}"
+            verdict_before = verdict_text(former) if former else "-"
+            yield f"{part.source} {verdict_before} -> {verdict_text(part)}{f' ({said})' if said else ''}"
         elif former.weight != part.weight:
-            yield f"{part.source} {shown(part)}, weight {former.weight:g} -> {part.weight:g}"
+            yield f"{part.source} {verdict_text(part)}, weight {former.weight:g} -> {part.weight:g}"
     for source in old.keys() - {part.source for part in after}:
-        yield f"{source} {shown(old[source])} -> -"
+        yield f"{source} {verdict_text(old[source])} -> -"
 
 
 def _order(rewards: Sequence[float | None]) -> list[int | None]:

@@ -10,7 +10,7 @@
         evaluations.jsonl   one `Evaluated` per evaluation
         warnings.jsonl      one object per warning: step, name, what was seen, what to try
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
-        not-finite/         step-000010.parquet: the responses of an update that was not finite (`Suspect`)
+        not-finite/         step-000010.parquet: the responses of an update that was not finite (`NonFiniteResponse`)
         checkpoints/        step-000020/: what a resumed run goes on from (`reasoner.runs.checkpoints`)
         model/              the trained model in Hugging Face format, and its step (`reasoner.runs.model`)
         log.txt             what the terminal showed, without colours
@@ -37,11 +37,12 @@ from reasoner.evaluation.metrics import Evaluation
 from reasoner.io.atomic_files import append_line, replace_text, replacing_folder, sync
 from reasoner.io.bounded_files import LARGEST, SMALL_BYTES, parse_json, read_lines, read_object
 from reasoner.io.folder_lock import Lock
+from reasoner.io.parquet import write_parquet
 from reasoner.io.redaction import redact
 from reasoner.io.safe_text import printable
-from reasoner.io.serialization import read_jsonl, to_json, write_parquet
+from reasoner.io.serialization import read_jsonl, to_json
 from reasoner.models.run_models import FOLDER, record_step
-from reasoner.records import Rollout, Suspect
+from reasoner.records import NonFiniteResponse, Rollout
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.clock import Clock
 from reasoner.runs.environment import describe, now
@@ -165,7 +166,7 @@ class RunFolder:
             for warning in warnings:
                 append_line(self.folder / "warnings.jsonl", to_json(warning))
 
-    def keep_suspects(self, step: int, suspects: Sequence[Suspect]) -> Path:
+    def keep_nonfinite(self, step: int, nonfinite: Sequence[NonFiniteResponse]) -> Path:
         """Keep the responses of an update that was not finite; returns their file.
 
         Raises:
@@ -174,7 +175,7 @@ class RunFolder:
         file = self.folder / "not-finite" / f"step-{step:06}.parquet"
         with self._writing(f"the responses of step {step}, which was not finite,"):
             file.parent.mkdir(exist_ok=True)
-            write_parquet(file, suspects)
+            write_parquet(file, nonfinite)
         return file
 
     @contextmanager
@@ -246,8 +247,8 @@ class RunFolder:
         except OSError as error:
             raise RunError(
                 f"{what} cannot be written to {self.folder}: {error.strerror or error}. "
-                f"{self.steps} steps are committed there; make room or mend the folder, then go on with `reasoner run "
-                f"--resume {quote(str(self.folder))}`."
+                f"{self.steps} steps are committed there; make room or repair the folder, then resume with "
+                f"`reasoner run --resume {quote(str(self.folder))}`."
             ) from error
 
 
@@ -381,7 +382,7 @@ def read_evaluations(folder: Path) -> list[Evaluated]:
         for estimate in evaluated.evaluation.estimates:
             figures = (estimate.value, estimate.low or 0.0, estimate.high or 0.0, *estimate.by_problem.values())
             if len(figures) > MOST_PROBLEMS or max(map(abs, figures)) > LARGEST:
-                raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is no figure of an evaluation.")
+                raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is not a figure of an evaluation.")
     return found
 
 

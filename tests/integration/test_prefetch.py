@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from reasoner.errors import ConfigError, HandoverError, SamplerError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import Group, Message, Problem, Receipt, Rollout
 from reasoner.runs.folder import read_metrics
 from reasoner.sampling.base import Progress
 from reasoner.sampling.transformers import HfSampler
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import StepRollouts
 from tests.integration.killing import PLUGIN
@@ -48,9 +48,9 @@ def task(tmp_path: Path) -> Path:
 
 def run(task: Path, *sets: str) -> Path:
     sets = ("gro.preset=grpo", "sampling.ahead=1", "run.steps=4", *sets)
-    with open_stages(load_config(task, sets=list(sets), plugins=[str(PLUGIN)])) as stages:
-        train(stages)
-    return stages.run.folder
+    with open_trainer(load_config(task, sets=list(sets), plugins=[str(PLUGIN)])) as trainer:
+        train(trainer)
+    return trainer.run.folder
 
 
 def versions(folder: Path) -> list[set[int]]:
@@ -194,7 +194,7 @@ def test_a_correction_of_ones_own_stays_and_none_is_refused(task: Path) -> None:
     assert load("gro.preset=grpo", "gro.terms.grpo.correction.kind=mask").gro.terms["grpo"].correction.kind == "mask"
     with pytest.raises(ConfigError, match=r"gro\.terms\.grpo\.correction\.kind = 'none' with sampling\.ahead = 1"):
         load("gro.preset=grpo", "gro.terms.grpo.correction.kind=none")
-    with pytest.raises(ConfigError, match=r"sampling\.ahead = 1 draws fresh groups during the update, and no term"):
+    with pytest.raises(ConfigError, match=r"sampling\.ahead = 1 samples online groups during the update, and no term"):
         load("gro.preset=sft")
     with pytest.raises(ConfigError, match=r"sampling\.ahead"):
         load_config(task, sets=["gro.preset=grpo", "sampling.ahead=2"], plugins=[str(PLUGIN)])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reasoner.errors import RunError, ScoringError, UserError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import Rollout
@@ -23,7 +23,7 @@ from reasoner.runs.folder import read_evaluations, read_metrics
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
 from reasoner.runs.starts import read_starts
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.integration.killing import PLUGIN, TRIALS, Trial
 from tests.integration.test_methods import TASK
 from tests.tiny import build_tiny_model
@@ -164,21 +164,21 @@ class OneTrial:
     def begin(self, output: str, *sets: str, steps: int = 4) -> Path:
         plugins = [str(PLUGIN), str(self.folder / "watcher.py")]
         where = self.folder / output
-        with open_stages(
+        with open_trainer(
             load_config(
                 self.folder / "trial.toml",
                 sets=[*SETS, *sets, f"run.steps={steps}", f"run.output='{where}'"],
                 plugins=plugins,
             )
-        ) as stages:
-            train(stages)
-        return stages.run.folder
+        ) as trainer:
+            train(trainer)
+        return trainer.run.folder
 
     def go_on(self, run: Path, *sets: str, accept: bool = False) -> Path:
         resolved, changes = load_resumed(run, sets, accept=accept)
-        with open_stages(resolved, Resume(run, changes, accept)) as stages:
-            train(stages)
-        return stages.run.folder
+        with open_trainer(resolved, Resume(run, changes, accept)) as trainer:
+            train(trainer)
+        return trainer.run.folder
 
     def interrupted(self, output: str, moment: str, *sets: str) -> Path:
         """A run that is interrupted at a moment (`scored-3`: when the responses of step 3 have their scores)."""
@@ -217,7 +217,7 @@ def test_an_interrupted_run_saves_its_last_step_and_a_damaged_checkpoint_is_pass
     assert trial.go_on(run) == run
     check_equal(once, run)
     log = (run / "log.txt").read_text()
-    assert f"interrupted: to go on from step 3: reasoner run --resume {run}" in log
+    assert f"interrupted: to resume from step 3: reasoner run --resume {run}" in log
     assert "The checkpoint of step 3 is damaged and not used: optimizer-00001.safetensors has " in log
     assert read_starts(run)[-1].repeated == 1
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000004"]
@@ -278,7 +278,7 @@ def test_a_mended_verifier_goes_on_with_its_run_and_with_no_score_of_before(
     log = (run / "log.txt").read_text()
     assert log.count("print('called'); raise ValueError('broken here')\n") == 1  # the end of the traceback, once
     assert re.search(r"mine on problem \S+, response \d, printed:\n +called\n", log)
-    assert f"reasoner run --resume {run} (after mending a reward source: with --accept-changes)" in log
+    assert f"reasoner run --resume {run} (after repairing a reward source, add --accept-changes)" in log
     watcher.write_text(WATCHER + VERIFIER.replace("return right", "return 2 * right"))
     with pytest.raises(UserError, match="--accept-changes"):
         trial.go_on(run)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from reasoner import records
 from reasoner.errors import DataError
-from reasoner.io.serialization import from_json, read_jsonl, read_parquet, to_json, write_jsonl, write_parquet
+from reasoner.io.parquet import read_parquet, write_parquet
+from reasoner.io.serialization import from_json, read_jsonl, to_json, write_jsonl
 from reasoner.records import (
     Batch,
     Component,
@@ -22,6 +23,7 @@ from reasoner.records import (
     Group,
     Message,
     Mismatched,
+    NonFiniteResponse,
     Problem,
     Prompt,
     Receipt,
@@ -30,7 +32,6 @@ from reasoner.records import (
     SamplingParams,
     Score,
     ScoredGroup,
-    Suspect,
 )
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -121,7 +122,7 @@ def rollout(**changes: Any) -> Rollout:
 def test_the_strategies_cover_every_record() -> None:
     declared = {t for t in vars(records).values() if isinstance(t, type) and t.__module__ == records.__name__}
     covered = {Message, Problem, Prompt, SamplingParams, Response, Group, Score, Failure, Component, ScoredGroup}
-    assert declared == covered | {Batch, Mismatched, Rollout, Suspect, Receipt}
+    assert declared == covered | {Batch, Mismatched, Rollout, NonFiniteResponse, Receipt}
 
 
 def test_a_batch_with_every_field_set_loses_nothing(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 
-from reasoner.config.config import SamplingConfig
+from reasoner.config import SamplingConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError, UserError
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, Response, SamplingParams
-from reasoner.sampling.server.compatibility import Wanted
+from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.training.guards.canary import PERTURBED
 from tests.command import Cli
@@ -45,7 +45,7 @@ class World:
 
     fakes: list[Fake]
     folder: Path
-    wanted: Wanted
+    wanted: ServerRequirements
     patience_s: float = 60.0
     said: list[str] = field(default_factory=list)
 
@@ -69,7 +69,7 @@ class World:
 @pytest.fixture
 def world(fakes: list[Fake], folder: Path, tmp_path: Path) -> World:
     shape = {"vocab_size": 260, "num_hidden_layers": 2}
-    return World(fakes, folder, Wanted("reasoner serve tiny", shape, "float32", 256, tmp_path))
+    return World(fakes, folder, ServerRequirements("reasoner serve tiny", shape, "float32", 256, tmp_path))
 
 
 def prompts(count: int) -> list[Prompt]:
@@ -173,7 +173,7 @@ def restarts(fake: Fake) -> None:
     [
         (dies, "broke off"),
         (hangs, "made no token in"),
-        (restarts, "drew with other weights|holds the weights 'default'"),
+        (restarts, "sampled with other weights|holds the weights 'default'"),
     ],
 )
 def test_what_a_lost_server_had_goes_to_the_others_and_it_is_back_with_the_next_weights(
@@ -255,7 +255,7 @@ def _two_versions(answer: dict[str, Any]) -> object:
         (_other_tokens, "of other tokens than those of the response"),
         (_cut, "3 tokens and finish reason 'length' where max_tokens is 4"),
         (_aborted, "choices.0.finish_reason"),
-        (_two_versions, "drew with other weights"),
+        (_two_versions, "sampled with other weights"),
     ],
 )
 def test_nonsense_is_drawn_again_elsewhere(world: World, spoils: Callable[[Any], object], reason: str) -> None:
@@ -320,7 +320,7 @@ def test_a_reader_that_has_enough_ends_the_drawing(world: World) -> None:
         ({"dtype": "bfloat16"}, "in bfloat16, and model.dtype is float32"),
         ({"max_model_len": 128}, "takes 128 tokens, and a prompt and its response may have 256"),
         ({"logprobs_mode": "raw_logprobs"}, "gives raw_logprobs"),
-        ({"generation_config": "auto"}, "sampling defaults of its own"),
+        ({"generation_config": "auto"}, "its own sampling defaults"),
         ({"reads_folder": False}, "set sampling.weights_folder"),
     ],
 )
@@ -362,7 +362,7 @@ class TwoRanks(Ranks):
     barrier = threading.Barrier(2, timeout=60)
     said: ClassVar[list[object]] = [None]
 
-    def of_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         if self.first:
             self.said[0] = value
         self.barrier.wait()

@@ -10,7 +10,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from reasoner.config.config import PromptConfig, SourceConfig
+from reasoner.config import PromptConfig, SourceConfig
 from reasoner.data.problems import load_problems
 from reasoner.data.prompts import templates
 from reasoner.data.prompts.renderer import open_renderer, render
@@ -102,7 +102,7 @@ def test_a_template_that_is_nested_a_little_is_rendered(depth: int) -> None:
     ],
 )
 def test_what_is_no_text_is_not_written(template: str) -> None:
-    with Template(template) as found, pytest.raises(FailedError, match="which is no text"):
+    with Template(template) as found, pytest.raises(FailedError, match="which is not text"):
         found.render({"question": "why", "row": {"items": [1]}})
 
 

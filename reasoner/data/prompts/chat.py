@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol
 
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat_probe import SYSTEM, USER, ChatProbe, ChatTraits, Turn, TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
 from reasoner.data.prompts.templates import FailedError, UnboundedError
@@ -104,7 +104,7 @@ class ChatRenderer:
     def turn_end(self) -> TurnEnd:
         return self.traits.turn_end(self.control)
 
-    def said_end(self, own: Collection[int]) -> str:
+    def end_of_turn_fact(self, own: Collection[int]) -> str:
         end = self.turn_end()
         if end.token is not None and end.token in own:
             return f"at {end.text}, as the chat template has it"
@@ -209,9 +209,9 @@ class ChatRenderer:
         except Exception:  # templates raise their own errors; told when the problem is rendered
             return
         raise ConfigError(
-            f"problem {problem.id}: the model's chat template leaves the last message out: the policy would not see "
-            "the question. Mend the template (chat_template.jinja in the model's folder), or see "
-            "model.chat_template_kwargs."
+            f"problem {problem.id}: the model's chat template leaves the last message out, so the policy would not "
+            f"see the question. Correct the template (chat_template.jinja in the model's folder), or look for an "
+            f"argument that changes it (model.chat_template_kwargs)."
         )
 
     def _check_system(self, problem: Problem) -> None:

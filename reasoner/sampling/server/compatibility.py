@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.errors import UserError
 from reasoner.io.parsing import read_model_json, table_of
 from reasoner.models.resolve import folder_at_hand
 from reasoner.processes.machine import MEMORY_FOLDER, why_not_in_memory
 from reasoner.processes.scratch_folders import ScratchFolder
-from reasoner.sampling.factory import longest_of
+from reasoner.sampling.factory import longest_context
 from reasoner.sampling.server.client import Description, Server, ServerError
 from reasoner.sampling.vllm.messages import SHAPE
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ServerRequirements:
     """What a server must be."""
 
     command: str
@@ -34,7 +34,7 @@ class Wanted:
     weights_folder: Path
 
     @classmethod
-    def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> Wanted:
+    def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> ServerRequirements:
         """As a configuration has it.
 
         Args:
@@ -68,7 +68,7 @@ class Wanted:
             f"gives {found.logprobs_mode}, and processed_logprobs, those of the sampled distribution, are needed": (
                 found.logprobs_mode != "processed_logprobs"
             ),
-            f"has sampling defaults of its own (generation_config = {found.generation_config!r}, not 'vllm')": (
+            f"has its own sampling defaults (generation_config = {found.generation_config!r}, not 'vllm')": (
                 found.generation_config != "vllm"
             ),
             f"cannot read what this run writes to {self.weights_folder}: set sampling.weights_folder to a folder that "
@@ -87,7 +87,7 @@ def preflight_servers(config: Config, typed: str) -> str:
     Raises:
         UserError: one cannot be used.
     """
-    wanted = Wanted.by(config, folder_at_hand(config.model.path), longest_of(config), typed)
+    wanted = ServerRequirements.by(config, folder_at_hand(config.model.path), longest_context(config), typed)
 
     async def ask() -> list[Description]:
         servers = [Server(url) for url in config.sampling.servers]
@@ -99,7 +99,7 @@ def preflight_servers(config: Config, typed: str) -> str:
     return summary(config.sampling.servers, asyncio.run(ask()))
 
 
-async def describe(servers: Sequence[Server], wanted: Wanted) -> list[Description]:
+async def describe(servers: Sequence[Server], wanted: ServerRequirements) -> list[Description]:
     """What every server is.
 
     Raises:
