@@ -383,6 +383,7 @@ def test_the_p_value_of_one_response_per_problem_is_mcnemars() -> None:
     assert found.p == pytest.approx(table)
     assert change(["4", "5"], ["4", "5"]).p == 1.0
     assert change(["5"], ["4"]).p == 1.0
+    assert change(["4", "5"], ["5", "4"]).p == 1.0
 
 
 def test_the_sign_flip_test_is_that_over_all_signs() -> None:
