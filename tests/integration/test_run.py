@@ -22,6 +22,7 @@ from reasoner.report.model_card import export
 from reasoner.runs.folder import read_evaluations, read_metrics
 from reasoner.runs.model import run_model
 from reasoner.runs.reader import read_run
+from tests.command import Cli
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -72,7 +73,7 @@ def command(tmp_path: Path) -> list[str]:
     ]
 
 
-def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: Path) -> None:
+def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: Path, cli: Cli) -> None:
     done = subprocess.run([*command, "--steps", "2"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
@@ -99,13 +100,8 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
     AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     AutoTokenizer.from_pretrained(tmp_path / "exported")
 
-    again = subprocess.run(
-        [*command[:4], str(folder / "config.toml"), "--output", str(tmp_path / "again")],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert again.returncode == 0, again.stderr
+    again = cli(*command[3:4], str(folder / "config.toml"), "--output", str(tmp_path / "again"))
+    assert again.code == 0, again.err
     (repeated,) = (tmp_path / "again").iterdir()
     weights = "model.safetensors"
     assert (repeated / "model" / weights).read_bytes() == (folder / "model" / weights).read_bytes()
