@@ -31,7 +31,7 @@ from reasoner.learning.learner import PerturbableLearner
 from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.step_metrics import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.monitoring.view import Summary, View
-from reasoner.plugins.manager import Events
+from reasoner.plugins.events import Events
 from reasoner.records import Batch, Group, Prompt, Rollout, SamplingParams, ScoredGroup
 from reasoner.runs.folder import RunFolder, as_read
 from reasoner.runs.rollouts import to_rollouts

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +30,7 @@ from reasoner.data.row_report import RowReport
 from reasoner.data.row_selection import HELD_OUT_SEED
 from reasoner.errors import ConfigError, DataError, UserError
 from reasoner.io.parsing import parse_toml
-from reasoner.loading import load_config
+from reasoner.loading import Resolved, load_config
 from reasoner.monitoring.format import duration, number
 from reasoner.planning.preflight import preflight
 from reasoner.planning.problem_checks import ProblemChecks, check_problems
@@ -126,12 +126,12 @@ def score_references(
 
     Example: reasoner rewards test math --task math-gsm8k --profile laptop
     """
-    manager = hooks.build_manager(plugin or ())
-    hooks.find("reward source", name, hooks.reward_sources(manager), LISTING)
+    registered = hooks.build_manager(plugin or ())
+    hooks.find("reward source", name, hooks.reward_sources(registered), LISTING)
     rejected = tested = 0
     console = out()
-    for config in [_task(each, profile, sets, plugin) for each in _tasks(name, task, profile, manager, plugin)]:
-        manager = hooks.build_manager(config.plugins)
+    for resolved in [_task(each, profile, sets, plugin) for each in _tasks(name, task, profile, registered, plugin)]:
+        config, manager = resolved.config, resolved.manager
         try:
             problems = _problems(config, manager)
         except DataError as error:
@@ -142,7 +142,7 @@ def score_references(
         tested += 1
         reward = _reward_of(config, name, given)
         console.print(Text(f"{name} on {config.task}{f', profile {config.profile}' if config.profile else ''}"))
-        with _service(reward, config.scoring, config.plugins) as scorer, counting() as count:
+        with _service(reward, config.scoring, config.plugins, manager) as scorer, counting() as count:
             answered = [problem for problem in problems if problem.answer]
             result = self_test(scorer, answered, count, least := _least(config, name))
         _print_self_test(console, result, len(problems), least)
@@ -180,12 +180,12 @@ def bench_cases(
 
     Example: reasoner rewards bench math --cases cases.jsonl --strict
     """
-    sources = hooks.reward_sources(hooks.build_manager(plugin or ()))
-    hooks.find("reward source", name, sources, LISTING)
+    manager = hooks.build_manager(plugin or ())
+    hooks.find("reward source", name, hooks.reward_sources(manager), LISTING)
     known = load_cases(cases)
     reward = RewardConfig(source=name, options=parse_options(given))
     scoring = ScoringConfig(workers=workers)
-    with _service(reward, scoring, plugin or ()) as scorer, counting() as count:
+    with _service(reward, scoring, plugin or (), manager) as scorer, counting() as count:
         started = time.perf_counter()
         result = bench(scorer, known, count("cases", len(known)))
         wall_s = time.perf_counter() - started
@@ -212,9 +212,11 @@ def parse_options(text: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _service(reward: RewardConfig, scoring: ScoringConfig, plugins: list[str] | tuple[()]) -> Iterator[ScoringService]:
+def _service(
+    reward: RewardConfig, scoring: ScoringConfig, plugins: Sequence[str], manager: pluggy.PluginManager
+) -> Iterator[ScoringService]:
     """Workers for one source that make every call; no number of failures stops them: they are what is looked for."""
-    print_preflights(preflight([reward], plugins))
+    print_preflights(preflight([reward], manager))
     scoring = scoring.model_copy(update={"max_failure_rate": 1.0, "cache": 0})
     with interruptible(), guard_processes(), ScoringService([reward], scoring, plugins, warn) as service:
         yield service
@@ -307,8 +309,8 @@ def _uses(config: Config, name: str) -> bool:
     return any(reward.source == name for reward in config.rewards)
 
 
-def _task(task: str, profile: str | None, sets: list[str] | None, plugin: list[str] | None) -> Config:
-    return load_config(task, profile, sets=sets or (), plugins=plugin or ()).config
+def _task(task: str, profile: str | None, sets: list[str] | None, plugin: list[str] | None) -> Resolved:
+    return load_config(task, profile, sets=sets or (), plugins=plugin or ())
 
 
 def _problems(config: Config, manager: pluggy.PluginManager) -> list[Problem]:
