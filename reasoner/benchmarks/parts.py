@@ -10,7 +10,7 @@ from reasoner.config import Config
 from reasoner.errors import ConfigError, UserError
 from reasoner.evaluation.metrics import Criterion
 from reasoner.loading import Resolved
-from reasoner.models.resolve import context_of
+from reasoner.models.model_config import context_of
 from reasoner.planning.decide import decide
 from reasoner.planning.memory import check_memory
 from reasoner.planning.resources import Resources, load_resources
@@ -175,7 +175,7 @@ def _check(config: Config) -> None:
 def _refuse_twice(names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"{twice} is there twice; name each once, and give task files different names.")
+        raise UserError(f"{twice} is named twice; name each task once, and give task files different names.")
 
 
 def _refuse_equal_models(parts: Sequence[BenchmarkPart]) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 from reasoner.config import LoraConfig
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.io.parsing import list_of, read_model_json, table_of
+from reasoner.models.embedded import EMBEDDED_PREFIX, embedded_gguf
 from reasoner.models.hub import hub_reachable
-from reasoner.models.resolve import EMBEDDED_PREFIX, context_in, embedded_gguf, folder_at_hand, is_hub_id, local_file
+from reasoner.models.model_config import context_in
+from reasoner.models.resolve import folder_at_hand, is_hub_id, local_file
 from reasoner.models.weight_files import read_shapes, weight_files
 
 Shapes = Mapping[str, Sequence[int]]
@@ -178,8 +180,8 @@ def has_experts(names: Iterable[str]) -> bool:
 def why_no_experts(name: str, count: int) -> str:
     """Why DeepSpeed does not train a mixture of experts here."""
     return (
-        f"{name} is a mixture of {count} experts: its router loss is no part of the objective, and ranks that route "
-        "differently would wait for each other; train a dense model"
+        f"{name} is a mixture of {count} experts: its router loss is not part of the objective, and ranks that "
+        f"route differently would wait for each other; train a dense model"
     )
 
 
@@ -238,5 +240,5 @@ def _number(settings: Mapping[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         return 0
     if not 0 <= value < 2**40:
-        raise DataError(f"config.json: {name} = {str(value)[:40]}, which is no size of a model.")
+        raise DataError(f"config.json: {name} = {str(value)[:40]}, which is not the size of a model.")
     return value

@@ -42,7 +42,8 @@ def task_families_of(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
             raise TypeError(f"{name!r} must be a TaskFamily, got {type(family).__name__}")
         if not _FAMILY.fullmatch(name):
             raise ValueError(
-                f"{name!r} is no name for a task family: take lower-case letters, digits and '_', a letter first"
+                f"{name!r} is not a valid name for a task family: use lower-case letters, digits and '_', a letter "
+                "first"
             )
         families[name] = family
     return families

@@ -85,7 +85,7 @@ class RegisteredNames(dict[str, T]):
         if self._broken:
             raise PluginError(
                 f"there is no {self._kind} {name!r}.{nearest(name, self)} A broken plugin may have it: "
-                f"{'; '.join(map(str, self._broken))}. Mend or uninstall it; see `reasoner plugins list`."
+                f"{'; '.join(map(str, self._broken))}. Repair or uninstall it; see `reasoner plugins list`."
             )
         raise KeyError(name)
 

@@ -50,10 +50,11 @@ from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
 from reasoner.scoring.sharded import ShardedScorer
 from reasoner.training.checkpointing import CRITIC
+from reasoner.training.evaluator import Evaluator
 from reasoner.training.held_out import HeldOut
 from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import RolloutCollector
-from reasoner.training.trainer import Evaluator, Trainer
+from reasoner.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
         forget_scores = ranks.broadcast(place.forgets if place else False)
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, decisions, ranks, place, changes))
-        ahead = stack.enter_context(Prefetcher())
+        prefetcher = stack.enter_context(Prefetcher())
         terms = _bound_terms(base)
         evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
@@ -109,7 +110,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
             evaluator=evaluator,
             held_out=_build_held_out(base, terms, learner, reference),
             collector=_build_collector(base, evaluator),
-            ahead=ahead,
+            prefetcher=prefetcher,
             offline=base.streams,
             alarms=AlarmMonitor(base.run.history, list(base.run.evaluations.items())),
         )
@@ -199,11 +200,11 @@ def _resume_hint(run: RunFolder, error: BaseException) -> str:
     if isinstance(error, OutOfTimeError):
         how += f", because {error}"
     saved = run.checkpoints.steps()
-    mended = " (after mending a reward source: with --accept-changes)" if isinstance(error, ScoringError) else ""
+    mended = " (after repairing a reward source, add --accept-changes)" if isinstance(error, ScoringError) else ""
     if not saved:
-        return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
+        return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to resume from"
     again = "" if saved[-1] == run.steps else f" ({made_again(run.steps - saved[-1])})"
-    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
+    return f"{how}: to resume from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,7 @@ def test_the_shuffle_is_seeded_and_the_limit_takes_from_it(tmp_path: Path) -> No
         ("", r"data\.train: .*x\.jsonl holds no rows"),
         ('{"question": "a", "answer": "b"}\n{"question": ', r"x\.jsonl, line 2: not JSON: .*one JSON object per line"),
         ("\n\n[1, 2]\n", r"x\.jsonl, line 3: a JSON object is needed, got list '\[1, 2\]'"),
-        ('{"question": "a", "answer": NaN}', r"line 1: not JSON: NaN is no JSON value"),
+        ('{"question": "a", "answer": NaN}', r"line 1: not JSON: NaN is not a JSON value"),
         (
             '{"question": "a"}',
             r"line 1: the field 'answer' is missing\. The row has: question\..*columns\.answer=FIELD",
@@ -196,8 +197,8 @@ def test_problems_of_a_file_that_are_evaluation_problems_are_refused_unless_drop
     with pytest.raises(DataError) as caught:
         splits("refuse")
     assert str(caught.value).splitlines() == [
-        "data.train: 4 of 20 problems are also evaluation problems, but for white space, case and punctuation: the "
-        "evaluation would measure memory.",
+        "data.train: 4 of 20 problems are also evaluation problems, apart from white space, case and punctuation; the "
+        "evaluation would measure memorisation.",
         "  train:0 is test:0: What is 0 + 0?",
         "  train:1 is test:1: What is 1 + 1?",
         "  train:2 is test:2: What is 2 + 2?",
@@ -295,6 +296,29 @@ def test_an_epoch_sees_no_problem_twice_and_each_has_its_own_order() -> None:
     assert {name for epoch in epochs for name in epoch} == {f"p:{n}" for n in range(11)}
 
 
+def test_the_order_of_an_epoch_is_made_once_and_is_the_one_that_saved_runs_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    class Counted(random.Random):
+        def shuffle(self, x: Any) -> None:
+            made.append(len(x))
+            super().shuffle(x)
+
+    expected = []
+    for epoch in range(3):
+        order = list(range(20))
+        random.Random(f"7:{epoch}").shuffle(order)
+        expected += [f"p:{index}" for index in order]
+    monkeypatch.setattr("reasoner.data.problems.random.Random", Counted)
+    stream = stream_of(20, 2, seed=7)
+    cursor = Cursor(stream_of(20, 2, seed=7))
+    assert [problem.id for step in range(1, 31) for problem in stream.at(step)] == expected
+    assert [problem.id for _ in range(30) for problem in cursor.take(2)] == expected
+    assert made == [20] * 6  # three epochs each: no step shuffles beside the first of an epoch
+
+
 def test_a_stream_of_anything_names_its_own_key() -> None:
     stream = Stream(["a", "b"], 1, None, section="data.pairs", key="data.pairs.per_step")
     assert stream.at(2) == ("b",)
@@ -344,6 +368,7 @@ def test_every_problem_comes_once_per_epoch_whatever_a_step_takes(size: int, rou
             step += found
         assert len(set(step)) == len(step)
         order += step
+        cursor.mark()
         state = json.loads(json.dumps(cursor.state()))
         cursor = Cursor(stream_of(size, 1, seed=3))  # a run that is interrupted after every step
         cursor.restore(state)
