@@ -123,7 +123,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
 
 @contextmanager
 def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: Sequence[KeyChange]) -> Iterator[_Base]:
-    resources = load_resources(resolved, training=True)
+    resources = load_resources(resolved, training=True, ranks=ranks)
     config, facts = resources.config, dict(resources.facts)
     estimate = resources.estimate
     refuse_impossible(estimate)

@@ -48,7 +48,7 @@ sandbox: errors io processes
 doctor: errors models processes sandbox
 learning: config distributed errors gro models records
 plugins: errors evaluation gro io records
-data: config errors io models plugins records
+data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins processes records
 loading: config data errors gro io models monitoring plugins scoring
