@@ -340,7 +340,7 @@ def test_the_command_line_has_these_options() -> None:
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
         "run": "--accept-changes --allow-unsandboxed-code --config --dry-run --gpus --help --hostfile --max-hours "
-        "--model --output --plugin --profile --resume --set --steps task",
+        "--model --no-gate --output --plugin --profile --resume --set --steps task",
         "eval": "--allow-unsandboxed-code --config --help --json --model --output --plugin --profile --resume "
         "--samples --set --temperature tasks",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
