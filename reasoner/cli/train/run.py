@@ -132,7 +132,7 @@ def run(
     elif ranks.count == 1 and resolved.config.run.ranks > 1:
         _launch(resolved.config, hostfile)
     else:
-        _train(resolved, resumed, ranks)
+        _train(resolved, resumed, ranks, gate=not no_gate)
 
 
 def _as_settings(sets: Sequence[str], **values: object) -> list[str]:
@@ -152,7 +152,7 @@ def _resumed(name: str, arguments: Sequence[str], *, accept: bool) -> tuple[Reso
     return ready(resolved), Resume(folder, changes, accept)
 
 
-def _train(resolved: Resolved, resumed: Resume | None, ranks: Ranks) -> None:
+def _train(resolved: Resolved, resumed: Resume | None, ranks: Ranks, *, gate: bool) -> None:
     """Train in this process, one of `ranks`."""
     if ranks.count != resolved.config.run.ranks:
         raise ConfigError(
@@ -167,7 +167,7 @@ def _train(resolved: Resolved, resumed: Resume | None, ranks: Ranks) -> None:
     with interruptible(), guard, leaving_report() as report_on, open_trainer(resolved, resumed) as trainer:
         if ranks.first:
             report_on(trainer.run.folder)
-        train(trainer, gate=not no_gate)
+        train(trainer, gate=gate)
 
 
 def _refuse_beside_resume(given: Mapping[str, object]) -> None:
