@@ -90,8 +90,6 @@ class LearningConfig(Section):
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """Whether a group's prompt is computed once for all its responses; `auto` does so where it saves more than a fifth
     of the tokens."""
-    reference: Literal["auto", "none"] = "auto"
-    """Reference policy: `auto` keeps a frozen copy of the initial model where a term needs one; `none` never does."""
 
 
 class LoraConfig(Section):
@@ -105,8 +103,8 @@ class LoraConfig(Section):
     """Linear layers that get an adapter, by the last part of their names (`q_proj`). `all-linear` takes all except the
     output layer, routers, experts and the layers whose weights a Mamba kernel reads directly."""
     handover: Literal["auto", "adapter", "merged"] = "auto"
-    """What each weight sync sends to the sampler: the `adapter` alone, or all weights with the adapter `merged` into
-    them; `auto` sends the adapter where the sampler supports it."""
+    """What each hand-over (weight sync) sends to the sampler: the `adapter` alone, or all weights with the adapter
+    `merged` into them; `auto` sends the adapter where the sampler supports it."""
 
 
 class CriticConfig(Section):

@@ -45,7 +45,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/abstained", "share", "responses without a reward because a source failed"),
     Metric("groups/no_credit", "share", "groups with fewer than two different rewards: nothing to compare"),
     Metric("response/length_mean", "tokens", "response length"),
-    Metric("response/finished", "share", "responses that ended by themselves, not at the length limit"),
+    Metric("response/finished", "share", "responses that ended on their own, not at the length limit"),
     Metric("response/staleness", "count", "optimiser steps between sampling a response that is trained on and its "
         "first update (sampling.ahead)"),
     Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: an estimate of the policy's "

@@ -56,7 +56,9 @@ def run(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder in which the run folder is created (run.output).")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs per node, one rank on each (run.ranks).")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="GPUs per node, one rank on each (run.ranks).")
+    ] = None,
     hostfile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Train on the nodes of this file, reached by ssh: lines `NAME slots=GPUS`."),
@@ -78,6 +80,13 @@ def run(
         typer.Option(
             "--accept-changes",
             help="With --resume: accept plugin files and options of reward sources that have changed since.",
+        ),
+    ] = False,
+    no_gate: Annotated[
+        bool,
+        typer.Option(
+            "--no-gate",
+            help="Skip the gate: do not sample a few training problems first to see how often the model is right.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -150,7 +159,7 @@ def run(
     with interruptible(), guard, leaving_report() as report_on, open_trainer(resolved, going_on) as trainer:
         if here.first:
             report_on(trainer.run.folder)
-        train(trainer)
+        train(trainer, gate=not no_gate)
 
 
 def _refuse_beside_resume(given: Mapping[str, object]) -> None:
