@@ -125,7 +125,12 @@ def mistake(spec: Schedule, steps: int) -> str:
 
 
 def passed(spec: MetricSwitch, metrics: Mapping[str, float]) -> bool:
-    """Whether a step with these metrics passes the bound."""
+    """Whether a step with these metrics passes the bound.
+
+    >>> switch = MetricSwitch("groups/no_credit", above=0.7)
+    >>> passed(switch, {"groups/no_credit": 0.8}), passed(switch, {"groups/no_credit": 0.7}), passed(switch, {})
+    (True, False, False)
+    """
     value = metrics.get(spec.metric)
     if value is None:
         return False
