@@ -231,15 +231,6 @@ def _check_updates(config: Sections) -> None:
         )
 
 
-def _check_reference(config: Sections) -> None:
-    for name, term in config.gro.terms.items():
-        if term.term.needs_reference and config.learning.reference == "none":
-            raise ValueError(
-                f"gro.terms.{name} compares with a reference policy and learning.reference is 'none'; set "
-                "learning.reference = 'auto'"
-            )
-
-
 def _check_prompt(config: Sections) -> None:
     """Of a plain prompt there is nothing that the chat template would do."""
     if config.prompt.format != "plain":
@@ -285,7 +276,6 @@ CHECKS = (
     _check_critic,
     _check_engine,
     _check_updates,
-    _check_reference,
     _check_data,
     _check_prompt,
 )

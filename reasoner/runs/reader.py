@@ -115,15 +115,6 @@ def is_run(folder: Path) -> bool:
     return is_there(folder / STATUS)
 
 
-def read_state(folder: Path) -> RunState:
-    """How a run is, without reading anything else of it.
-
-    Raises:
-        DataError: it is no run folder, or its status is malformed.
-    """
-    return _status(folder).state
-
-
 def read_run(folder: Path) -> SavedRun:
     """Read a run folder. A run that still goes is read as far as it is committed.
 
