@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from reasoner.gro.spec.terms import Source
-from reasoner.monitoring.step_metrics import Timer
+from reasoner.monitoring.timer import Timer
 from reasoner.records import Batch, Mismatched
 from reasoner.training.trainer import Trainer
 from reasoner.training.update import ActiveTerm, UpdateReport, mismatch, update

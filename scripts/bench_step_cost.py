@@ -32,7 +32,7 @@ from reasoner.learning.learner import StepResult
 from reasoner.loading import load_config, to_toml
 from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.live import LiveView
-from reasoner.monitoring.step_metrics import Timer
+from reasoner.monitoring.timer import Timer
 from reasoner.monitoring.view import Views
 from reasoner.plugins.events import Events
 from reasoner.records import Component, Group, Message, Problem, Prompt, Response, SamplingParams, ScoredGroup

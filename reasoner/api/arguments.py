@@ -43,14 +43,14 @@ def check_plugins(plugins: Iterable[Plugin]) -> list[Plugin]:
     """
     if isinstance(plugins, str | Path | RewardSource) or not isinstance(plugins, Iterable):
         raise UserError(f"plugins takes a list, got {_named(plugins)}: write plugins=[...].")
-    found = list(plugins)
-    for plugin in found:
+    own_plugins = list(plugins)
+    for plugin in own_plugins:
         if not isinstance(plugin, Plugin):
             raise UserError(
                 f"plugins takes functions marked with @reward(NAME), and Python files; got {_named(plugin)}."
                 + (" Put @reward('a_name') over it." if callable(plugin) else "")
             )
-    return found
+    return own_plugins
 
 
 def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

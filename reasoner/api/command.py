@@ -130,11 +130,11 @@ def _pass_on(pipe: int, decoder: codecs.IncrementalDecoder) -> bool:
 
 def _read(answers: Path) -> dict[str, Any]:
     """Everything that the command answered, later lines over earlier ones."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if answers.exists():
         for line in answers.read_text(encoding="utf-8").splitlines():
-            found |= json.loads(line)
-    return found
+            result |= json.loads(line)
+    return result
 
 
 def _error(code: int, answer: dict[str, Any]) -> ReasonerError:

@@ -105,20 +105,20 @@ def evaluate(
     """
     named = [tasks] if isinstance(tasks, TaskArgument) else list(tasks)
     chosen = [models] if isinstance(models, ModelArgument) else list(models)
-    given, sets = check_plugins(plugins), settings(config)
+    own_plugins, sets = check_plugins(plugins), settings(config)
     if resume is not None:
-        if named or chosen or profile is not None or sets or given:
+        if named or chosen or profile is not None or sets or own_plugins:
             raise UserError("a resumed evaluation keeps its own configuration: give nothing but resume=FOLDER.")
         arguments = ["--resume", str(resume)]
     else:
         if not named:
             raise UserError("name a task to evaluate on (`reasoner tasks list`), or an evaluation with resume=FOLDER.")
         paths = [str(model.model_path if isinstance(model, Run) else model) for model in chosen]
-        files = place(given, lambda files: load_config(str(named[0]), profile, (), sets, files))
+        files = place(own_plugins, lambda files: load_config(str(named[0]), profile, (), sets, files))
         arguments = [word for path in paths for word in ("--model", path)]
         arguments += ["--profile", profile] if profile is not None else []
         arguments += [word for file in files for word in ("--plugin", file)]
-        arguments += [word for each in sets for word in ("--set", each)]
+        arguments += [word for setting in sets for word in ("--set", setting)]
         arguments += ["--", *map(str, named)]
     folder = call("eval", *arguments, resume="reasoner.evaluate(resume={folder!r})")
     return EvaluationResults(folder, read_object(folder / RESULTS, LARGE_BYTES))

@@ -31,8 +31,8 @@ def groups_of(responses: Any) -> list[Group]:
         UserError: there is none, or one is no row with a text `response`.
     """
     groups = []
-    for _, found in groupby(enumerate(_rows(responses)), key=lambda numbered: _problem_of(numbered[1])):
-        rows = list(found)
+    for _, rows_of_group in groupby(enumerate(_rows(responses)), key=lambda numbered: _problem_of(numbered[1])):
+        rows = list(rows_of_group)
         first, row = rows[0]
         question, answer = str(row.get("question", "")), str(row.get("answer", ""))
         fields = {"question": question, "answer": answer, **_fields(row)}
@@ -79,7 +79,7 @@ def _check(number: int, row: Mapping[str, Any]) -> None:
             got = f".{nearest('response', map(str, row))} It has: {', '.join(map(str, row)) or 'nothing'}."
         raise UserError(f"response {number}: the column 'response' must be text{got}")
     reasons = get_args(FinishReason)
-    for name, fits, wanted in (
+    for name, fits, expected in (
         ("question", _is_text, "text or a number"),
         ("answer", _is_text, "text or a number"),
         ("fields", lambda value: isinstance(value, Mapping), "a table"),
@@ -87,7 +87,7 @@ def _check(number: int, row: Mapping[str, Any]) -> None:
         ("tokens", lambda value: isinstance(value, Real) and 1 <= float(value) < math.inf, "a number above 0"),
     ):
         if name in row and not fits(row[name]):
-            raise UserError(f"response {number}: the column {name!r} must be {wanted}, got {str(row[name])[:60]!r}.")
+            raise UserError(f"response {number}: the column {name!r} must be {expected}, got {str(row[name])[:60]!r}.")
     for name, value in _fields(row).items():
         try:
             json.dumps(value, allow_nan=False)
@@ -104,13 +104,13 @@ def _is_text(value: object) -> bool:
 
 def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
     """What verifiers find in `problem.fields`, without what a frame has in the place of a missing value."""
-    rest = {
+    others = {
         str(name): value
         for name, value in row.items()
         if name not in (*KNOWN, *OF_SCORES) and not str(name).startswith(OF_SOURCES)
     }
-    given = {**rest, **(row.get("fields") or {})}
-    return {name: value for name, value in given.items() if value is None or not _is_missing(value)}
+    fields = {**others, **(row.get("fields") or {})}
+    return {name: value for name, value in fields.items() if value is None or not _is_missing(value)}
 
 
 def _problem_of(row: Mapping[str, Any]) -> object:

@@ -83,11 +83,11 @@ class Run:
         kind = "eval" if evaluation else "step"
         file = self.folder / "rollouts" / f"{kind}-{step:06}.parquet"
         if not file.is_file():
-            there = [int(path.stem.rpartition("-")[2]) for path in sorted(file.parent.glob(f"{kind}-*.parquet"))]
+            steps = [int(path.stem.rpartition("-")[2]) for path in sorted(file.parent.glob(f"{kind}-*.parquet"))]
             what = "evaluations after the steps" if evaluation else "steps"
             raise UserError(
                 f"{self.folder} has no responses of {'the evaluation after ' if evaluation else ''}step {step}. It has "
-                f"those of the {what}: {', '.join(map(str, there)) or 'none'}."
+                f"those of the {what}: {', '.join(map(str, steps)) or 'none'}."
             )
         return to_frame(columns_of(map(_row, read_parquet(file, Rollout))))
 
@@ -168,25 +168,25 @@ def run(
         OutOfTimeError: `run.max_hours` is over; it can be resumed.
         KeyboardInterrupt: it was interrupted, and has saved.
     """
-    given, sets = check_plugins(plugins), settings(config)
+    own_plugins, sets = check_plugins(plugins), settings(config)
     if resume is None:
         if task is None:
             raise UserError("nothing to train. Name a task (`reasoner tasks list`), or a run to resume: resume=RUN.")
-        files = place(given, lambda files: load_config(str(task), profile, (), sets, files))
+        files = place(own_plugins, lambda files: load_config(str(task), profile, (), sets, files))
         arguments = [*(["--profile", profile] if profile is not None else []), *_each("--plugin", files)]
-        last = ["--", str(task)]
+        ending = ["--", str(task)]
     else:
         if task is not None or profile is not None:
             raise UserError("a resumed run keeps its own task and profile: leave them out with resume=RUN.")
         folder = resume.folder if isinstance(resume, Run) else find_run(str(resume))
-        arguments, last = ["--resume", str(folder)], []
-        if given:
-            sets += settings({"plugins": _replaced(folder, given)})
+        arguments, ending = ["--resume", str(folder)], []
+        if own_plugins:
+            sets += settings({"plugins": _replaced(folder, own_plugins)})
         if accept_changes:
             arguments.append("--accept-changes")
     arguments += _each("--set", sets)
     try:
-        return Run(call("run", *arguments, *last, resume="reasoner.run(resume={folder!r})"))
+        return Run(call("run", *arguments, *ending, resume="reasoner.run(resume={folder!r})"))
     except ScoringError as error:
         error.add_note("With a corrected function, add to resume: plugins=[...], accept_changes=True")
         raise
@@ -207,13 +207,13 @@ def _figures(evaluated: Evaluated) -> list[dict[str, Any]]:
     return [
         {
             "step": evaluated.step,
-            "figure": each.name,
-            "unit": each.unit,
-            "value": each.value,
-            "low": each.low,
-            "high": each.high,
+            "figure": estimate.name,
+            "unit": estimate.unit,
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
         }
-        for each in evaluated.evaluation.estimates
+        for estimate in evaluated.evaluation.estimates
     ]
 
 

@@ -121,9 +121,9 @@ def score(
     else:
         batches = [groups_of(responses)]
     entries, functions = _entries(rewards)
-    given = check_plugins(plugins)
-    given += [function for function in functions if not any(function is each for each in given)]
-    with written(given) as files:
+    own_plugins = check_plugins(plugins)
+    own_plugins += [function for function in functions if not any(function is plugin for plugin in own_plugins)]
+    with written(own_plugins) as files:
         manager = build_manager(files)
         check_rewards(entries, reward_sources(manager))
         preflight(entries, manager)

@@ -161,7 +161,7 @@ class _Writer:
         """The source of a function, after everything that it uses."""
         what = f"uses {name!r}, which " if name else ""
         if function.__closure__:
-            of = ", ".join(repr(each) for each in function.__code__.co_freevars)
+            of = ", ".join(repr(variable) for variable in function.__code__.co_freevars)
             self.refuse(
                 f"{what}uses {of} of the function around it; make that an option (a keyword parameter), or a variable "
                 "of the notebook or module"
@@ -330,8 +330,8 @@ def _found_anew(module: str) -> str:
 def _function_of(value: object) -> FunctionType | None:
     """The function that was defined where a value is a function, a reward source, or what a decorator made of one."""
     inner = value.function if isinstance(value, RewardSource) else value
-    found = inspect.unwrap(inner) if callable(inner) else None
-    return found if isinstance(found, FunctionType) else None
+    unwrapped = inspect.unwrap(inner) if callable(inner) else None
+    return unwrapped if isinstance(unwrapped, FunctionType) else None
 
 
 def _kind(value: object) -> str:

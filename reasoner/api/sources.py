@@ -29,7 +29,7 @@ def source_of_function(function: FunctionType) -> str:
         raise NoSourceError("is a lambda; write it with def")
     try:
         text = textwrap.dedent(inspect.getsource(function))
-        whole = "".join(inspect.findsource(function)[0])
+        file = "".join(inspect.findsource(function)[0])
     except (OSError, TypeError):
         raise NoSourceError(
             "has no source that can be read: it was typed at a prompt or in a cell with %%time, or made by a program; "
@@ -40,7 +40,7 @@ def source_of_function(function: FunctionType) -> str:
         raise NoSourceError("has a source that cannot stand alone")
     # What is compiled together matters: a call of `re.search` is another one where the text has the import of `re` too.
     # IPython compiles every statement of a cell alone, Python a whole file.
-    if not any(_same(code, function.__code__) for unit in (alone, _compiled(whole, function)) for code in _codes(unit)):
+    if not any(_same(code, function.__code__) for unit in (alone, _compiled(file, function)) for code in _codes(unit)):
         raise NoSourceError("has changed in its file since it was defined; run its definition again")
     return text
 
@@ -85,19 +85,19 @@ def names_in_annotations(text: str) -> list[str]:
     for node in ast.walk(ast.parse(text)):
         for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             if annotation is not None:
-                names |= dict.fromkeys(each.id for each in ast.walk(annotation) if isinstance(each, ast.Name))
+                names |= dict.fromkeys(part.id for part in ast.walk(annotation) if isinstance(part, ast.Name))
     return list(names)
 
 
 def dotted_names(text: str) -> set[str]:
     """`a.b` and `a.b.c` of every `a.b.c` in a definition."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Attribute):
-            whole = ast.unparse(node)
-            if all(part.isidentifier() for part in whole.split(".")):
-                found.add(whole)
-    return found
+            dotted = ast.unparse(node)
+            if all(part.isidentifier() for part in dotted.split(".")):
+                names.add(dotted)
+    return names
 
 
 def _globals_of(table: symtable.SymbolTable, *, top: bool = False) -> Iterator[str]:
@@ -111,10 +111,10 @@ def _globals_of(table: symtable.SymbolTable, *, top: bool = False) -> Iterator[s
 def _class_in(text: str, kind: type) -> str | None:
     """The last definition of the class in a text, if it defines what the class has."""
     try:
-        found = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
+        nodes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
     except SyntaxError:  # not all that is kept is Python
         return None
-    for node in reversed(found):
+    for node in reversed(nodes):
         methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
         if methods <= vars(kind).keys():
             first = min([node.lineno, *(each.lineno for each in node.decorator_list)])

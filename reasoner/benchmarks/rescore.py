@@ -185,7 +185,7 @@ def rescore(
         ScoringError: a source fails too often.
     """
     name, term = _first_online(config, algorithms)
-    reason = _why_no_credit(batches, term)
+    reason = _no_credit_reason(batches, term)
     criterion = Criterion.of(config) if config.evaluation else None
     rates: list[tuple[float, float]] = []
     changes: list[RescoredResponse] = []
@@ -282,7 +282,7 @@ def _first_online(config: Config, algorithms: Algorithms) -> tuple[str, Term | N
     return "", None
 
 
-def _why_no_credit(batches: Sequence[SavedBatch], term: Term | None) -> str:
+def _no_credit_reason(batches: Sequence[SavedBatch], term: Term | None) -> str:
     """What is missing to recompute credit; empty: nothing. Run folders keep rewards, not annotations."""
     training = [batch for batch in batches if batch.training]
     sizes = [{len(scored.rewards) for scored in batch.groups} for batch in training]

@@ -75,9 +75,9 @@ class Ranks:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, value, group=self.group)
-        return found
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self.group)
+        return values
 
     def broadcast(self, value: T) -> T:
         """The first rank's value."""
@@ -100,8 +100,8 @@ class Ranks:
     def node_folder(self, kind: str, parent: Path) -> Iterator[Path]:
         """A temporary folder that the ranks of a node share; removed when all of them have left it."""
         with ScratchFolder(kind, parent) as own:
-            everyone = self.gather((self.node, str(own)))
-            yield Path(next(name for node, name in everyone if node == self.node))
+            folders = self.gather((self.node, str(own)))
+            yield Path(next(name for node, name in folders if node == self.node))
             self.gather(None)
 
     def agree(self, facts: Mapping[str, str]) -> None:
@@ -110,13 +110,13 @@ class Ranks:
         Raises:
             UserError: a rank differs from the first one.
         """
-        for index, theirs in enumerate(everyone := self.gather({**_versions(), **facts})):
-            for name in sorted(everyone[0].keys() | theirs.keys()):
-                mine, other = everyone[0].get(name, "not set"), theirs.get(name, "not set")
-                if mine != other:
+        for index, facts_of_rank in enumerate(of_ranks := self.gather({**_versions(), **facts})):
+            for name in sorted(of_ranks[0].keys() | facts_of_rank.keys()):
+                expected, actual = of_ranks[0].get(name, "not set"), facts_of_rank.get(name, "not set")
+                if expected != actual:
                     raise UserError(
-                        f"ranks disagree: {name} is {mine} on rank 0 and {other} on rank {index}; start every rank "
-                        "with the same command in the same environment"
+                        f"ranks disagree: {name} is {expected} on rank 0 and {actual} on rank {index}; start every "
+                        "rank with the same command in the same environment"
                     )
 
 
@@ -131,7 +131,7 @@ def share(sizes: Sequence[int], count: int) -> list[list[int]]:
         least = loads.index(min(loads))
         shares[least].append(item)
         loads[least] += sizes[item]
-    return [sorted(each) for each in shares]
+    return [sorted(items) for items in shares]
 
 
 def part_of(calls: int, ranks: Ranks, per_engine: int) -> int:
@@ -143,8 +143,8 @@ def part_of(calls: int, ranks: Ranks, per_engine: int) -> int:
     if ranks.count == 1:
         return calls
     engine, neighbour = divmod(ranks.index, per_engine)
-    each, rest = divmod(calls, ranks.count // per_engine)
-    return 0 if neighbour else each + (engine < rest)
+    per_rank, remainder = divmod(calls, ranks.count // per_engine)
+    return 0 if neighbour else per_rank + (engine < remainder)
 
 
 def launched() -> Ranks:
@@ -181,17 +181,17 @@ def claim_device(device: str) -> None:
     Raises:
         ConfigError: some GPUs are visible, and fewer than this node has ranks.
     """
-    here = launched()
-    if here.count == 1:
+    own = launched()
+    if own.count == 1:
         return
     visible = visible_devices()
     if visible is None:
-        os.environ[_DEVICES] = str(here.local)
-    elif here.local < len(visible):
-        os.environ[_DEVICES] = visible[here.local]
+        os.environ[_DEVICES] = str(own.local)
+    elif own.local < len(visible):
+        os.environ[_DEVICES] = visible[own.local]
     elif visible and device != "cpu":
         raise ConfigError(
-            f"{_DEVICES} = {os.environ[_DEVICES]!r} leaves rank {here.index} without a GPU: the ranks before it on its "
+            f"{_DEVICES} = {os.environ[_DEVICES]!r} leaves rank {own.index} without a GPU: the ranks before it on its "
             f"node take all {len(visible)}; show one for each rank, start fewer ranks, or set model.device = 'cpu'"
         )
 
@@ -205,9 +205,9 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     """
     import torch.distributed as dist
 
-    here = launched()
+    own = launched()
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    if here.count > 1:
+    if own.count > 1:
         dist.init_process_group(backend, timeout=PATIENCE)
     else:
         store = dist.HashStore()  # type: ignore[attr-defined]
@@ -215,7 +215,7 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     before = {name: os.environ.pop(name, None) for name in (*_FOR_RANKS, "LOCAL_RANK")}
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it; a rank sees one device, its own
     try:
-        yield replace(here, group=dist.new_group(backend="gloo", timeout=PATIENCE))
+        yield replace(own, group=dist.new_group(backend="gloo", timeout=PATIENCE))
     finally:
         dist.destroy_process_group()
         os.environ.update({name: value for name, value in before.items() if value is not None})
@@ -232,10 +232,10 @@ def share_patience() -> None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"reasoner": __version__, "Python": platform.python_version()}
+    versions = {"reasoner": __version__, "Python": platform.python_version()}
     for name in _AGREED:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions

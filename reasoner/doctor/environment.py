@@ -125,9 +125,9 @@ def _sandbox(name: str) -> Diagnosis:
     start = time.perf_counter()
     for _ in range(_PROGRAMS):
         sandbox.run([PYTHON, *ISOLATED, "-c", ""], {}, b"", Limits())
-    each = (time.perf_counter() - start) / _PROGRAMS
+    seconds = (time.perf_counter() - start) / _PROGRAMS
     version = sandbox.name.partition(" ")[2]
-    return Diagnosis(name, "ok", f"{version}: kept every program and every limit; {each * 1000:.0f} ms a program")
+    return Diagnosis(name, "ok", f"{version}: kept every program and every limit; {seconds * 1000:.0f} ms a program")
 
 
 def _embedded(name: str) -> Diagnosis:

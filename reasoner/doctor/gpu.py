@@ -70,8 +70,8 @@ def _devices(torch: Any) -> str:
     """`NVIDIA H100, 79 GiB, 8 in all`; other kinds one by one."""
     kinds: dict[str, int] = {}
     for index in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_properties(index)
-        kind = f"{found.name}, {found.total_memory / GIB:.0f} GiB"
+        device = torch.cuda.get_device_properties(index)
+        kind = f"{device.name}, {device.total_memory / GIB:.0f} GiB"
         kinds[kind] = kinds.get(kind, 0) + 1
     return "; ".join(kind if count == 1 else f"{count} x {kind}" for kind, count in kinds.items())
 
@@ -97,8 +97,8 @@ def driver_version() -> str:
 
 def driver_cuda() -> str | None:
     """The newest CUDA that the driver takes."""
-    found = re.search(r"CUDA Version: (\d+\.\d+)", _nvidia_smi())
-    return found[1] if found else None
+    match = re.search(r"CUDA Version: (\d+\.\d+)", _nvidia_smi())
+    return match[1] if match else None
 
 
 def _nvidia_smi(*arguments: str) -> str:
@@ -140,7 +140,7 @@ def versions(version: Version, requires: Callable[[str], Iterable[str]]) -> Iter
     Args:
         requires: requirements of a distribution, as `importlib.metadata.requires`.
     """
-    installed = {name: found for name in TOGETHER if (found := version(name))}
+    installed = {name: number for name in TOGETHER if (number := version(name))}
     if not installed:
         return
     mistakes = [mistake for name in installed for mistake in _mismatches(name, installed, requires(name))]
@@ -150,8 +150,8 @@ def versions(version: Version, requires: Callable[[str], Iterable[str]]) -> Iter
         yield Diagnosis("versions", "broken", detail, advice)
 
 
-def _mismatches(name: str, installed: Mapping[str, str], wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for text in wanted:
+def _mismatches(name: str, installed: Mapping[str, str], requirements: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for text in requirements:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
@@ -187,7 +187,7 @@ def shared_memory() -> Diagnosis:
         return Diagnosis(
             "/dev/shm", "missing", "not there", "mount it; weights go to samplers through the disk until then"
         )
-    size, free = (each / GIB for each in shutil.disk_usage(SHARED)[::2])
+    size, free = (count / GIB for count in shutil.disk_usage(SHARED)[::2])
     if free * GIB < _SMALL:
         advice = "start the container with `--shm-size=16g` or `--ipc=host`; weights go through the disk until then"
         return Diagnosis("/dev/shm", "missing", f"too small: {free:.1f} of {size:.1f} GiB free", advice)

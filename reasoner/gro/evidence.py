@@ -12,22 +12,23 @@ NEARLY_CERTAIN = -1e-4
 """mean log-probability above which log-odds grow no further: at p = 1 they are infinite, their gradient too"""
 
 
-def of_responses(spec: Evidence, logprobs_RT: Tensor, reference_RT: Tensor | None, mask_RT: Tensor) -> Tensor:
+def response_evidence(spec: Evidence, logprobs_RT: Tensor, reference_RT: Tensor | None, mask_RT: Tensor) -> Tensor:
     """(R,) f(l) of every response, or f(l - l_ref); `beta` and `bias` are the caller's.
 
     sum: sum_t gamma^t l_t over the policy's tokens, counted from 0; mean: mean_t l_t; log-odds: log(p / (1 - p)) with
     p = exp(mean_t l_t) (2403.07691).
 
     >>> logprobs_RT, mask_RT = torch.tensor([[-1.0, -3.0]]), torch.ones(1, 2, dtype=torch.bool)
-    >>> of_responses(Evidence("response", "sum"), logprobs_RT, None, mask_RT)
+    >>> response_evidence(Evidence("response", "sum"), logprobs_RT, None, mask_RT)
     tensor([-4.])
-    >>> of_responses(Evidence("response", "sum", discount=0.5), logprobs_RT, None, mask_RT)  # -1 - 0.5 * 3
+    >>> response_evidence(Evidence("response", "sum", discount=0.5), logprobs_RT, None, mask_RT)  # -1 - 0.5 * 3
     tensor([-2.5000])
-    >>> of_responses(Evidence("response", "mean"), logprobs_RT, None, mask_RT)
+    >>> response_evidence(Evidence("response", "mean"), logprobs_RT, None, mask_RT)
     tensor([-2.])
-    >>> of_responses(Evidence("response", "log-odds"), logprobs_RT, None, mask_RT)  # p = e^-2
+    >>> response_evidence(Evidence("response", "log-odds"), logprobs_RT, None, mask_RT)  # p = e^-2
     tensor([-1.8546])
-    >>> of_responses(Evidence("response", "sum", reference=True), logprobs_RT, torch.tensor([[-2.0, -2.5]]), mask_RT)
+    >>> reference_RT = torch.tensor([[-2.0, -2.5]])
+    >>> response_evidence(Evidence("response", "sum", reference=True), logprobs_RT, reference_RT, mask_RT)
     tensor([0.5000])
 
     Args:
@@ -55,7 +56,7 @@ def of_responses(spec: Evidence, logprobs_RT: Tensor, reference_RT: Tensor | Non
     return mean_R - torch.log(-torch.expm1(mean_R.clamp(max=NEARLY_CERTAIN)))
 
 
-def of_high_entropy(share: float, entropies_RT: Tensor, mask_RT: Tensor) -> Tensor:
+def high_entropy_tokens(share: float, entropies_RT: Tensor, mask_RT: Tensor) -> Tensor:
     """(R, T) bool: the ceil(share * T_i) tokens of each response with the highest entropy (2506.01939), T_i its tokens.
 
     Tokens whose entropy is that of the last of them count too. The paper takes the share over the batch's tokens; over
@@ -63,7 +64,7 @@ def of_high_entropy(share: float, entropies_RT: Tensor, mask_RT: Tensor) -> Tens
     cut.
 
     >>> entropies_RT = torch.tensor([[0.1, 2.0, 0.7, 1.5]])
-    >>> of_high_entropy(0.5, entropies_RT, torch.ones(1, 4, dtype=torch.bool))
+    >>> high_entropy_tokens(0.5, entropies_RT, torch.ones(1, 4, dtype=torch.bool))
     tensor([[False,  True, False,  True]])
 
     Args:

@@ -167,5 +167,5 @@ def _divergence(spec: Divergence, old: Tensor, u: Tensor) -> Tensor:
     if spec.measure == "tv":
         return (now - before).abs()
     # log(1 - p) from expm1, which keeps its digits near p = 1; p is kept below 1 there, where it would be -inf
-    other_before, other_now = (torch.log(-torch.expm1(each.clamp(max=NEARLY_CERTAIN))) for each in (old, old + u))
+    other_before, other_now = (torch.log(-torch.expm1(logprob.clamp(max=NEARLY_CERTAIN))) for logprob in (old, old + u))
     return -before * u + (1 - before) * (other_before - other_now)

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from reasoner.gro.credit import credit
 from reasoner.gro.diagnostics import Diagnostics
-from reasoner.gro.evidence import bounded, of_high_entropy, of_responses
+from reasoner.gro.evidence import bounded, high_entropy_tokens, response_evidence
 from reasoner.gro.importance import correction
 from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.kl import kl_estimate
 from reasoner.gro.links import link
-from reasoner.gro.pairs import mine, pairs_of_row
+from reasoner.gro.pairs import mine_pairs, pairs_of_row
 from reasoner.gro.spec.terms import Term
 from reasoner.gro.weights import Weights
 
@@ -167,7 +167,7 @@ def _pairs(term: Term, inputs: ObjectiveInputs, counted_R: Tensor) -> Tensor:
     """(P, 2) the term's pairs among some responses: none where it has no use for them."""
     if not term.reads_pairs:
         return torch.empty(0, 2, dtype=torch.int64)
-    return mine(term.pairing, inputs.rewards_NG, counted_R.reshape(inputs.valid_NG.shape))
+    return mine_pairs(term.pairing, inputs.rewards_NG, counted_R.reshape(inputs.valid_NG.shape))
 
 
 def sampled_kl(inputs: ObjectiveInputs, counted_R: Tensor) -> float:
@@ -243,12 +243,12 @@ def weigh(
     >>> term = Term(anchor=Anchor("old"), link=Clip(), aggregation=Aggregation("response-mean"))
     >>> mask_RT = torch.tensor([[True, False], [True, True]])
     >>> inputs = ObjectiveInputs(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, dtype=torch.bool), mask_RT)
-    >>> planned = plan("grpo", term, inputs, credit_of(term, inputs), max_tokens=2)
-    >>> weights, _ = weigh([planned], inputs, [0, 1], torch.tensor([[-1.0, 0.0], [-2.0, -0.5]]))
+    >>> grpo = plan("grpo", term, inputs, credit_of(term, inputs), max_tokens=2)
+    >>> weights, _ = weigh([grpo], inputs, [0, 1], torch.tensor([[-1.0, 0.0], [-2.0, -0.5]]))
     >>> weights.weights_RT
     tensor([[ 0.2500,  0.0000],
             [-0.1250, -0.1250]])
-    >>> weights, _ = weigh([planned], inputs, [1], torch.tensor([[-2.0, -0.5]]))  # the same, whatever comes with it
+    >>> weights, _ = weigh([grpo], inputs, [1], torch.tensor([[-2.0, -0.5]]))  # the same, whatever comes with it
     >>> weights.weights_RT
     tensor([[-0.1250, -0.1250]])
 
@@ -262,25 +262,25 @@ def weigh(
     Raises:
         ValueError: a term needs log-probabilities or entropies that are not there.
     """
-    here = _Here.of(inputs, torch.tensor(rows, dtype=torch.int64), logprobs_RT, entropies_RT)
+    micro = _MicroInputs.from_rows(inputs, torch.tensor(rows, dtype=torch.int64), logprobs_RT, entropies_RT)
     weights_RT = torch.zeros_like(logprobs_RT)
-    entropy_RT = torch.zeros_like(logprobs_RT) if any(each.term.entropy for each in plans) else None
+    entropy_RT = torch.zeros_like(logprobs_RT) if any(plan.term.entropy for plan in plans) else None
     diagnostics = {}
-    for each in plans:
+    for plan in plans:
         leaf_RT = logprobs_RT.detach().requires_grad_()
         with torch.enable_grad():
-            value, cut_RT = _loss(each, here, leaf_RT)
+            value, cut_RT = _loss(plan, micro, leaf_RT)
             (gradient_RT,) = torch.autograd.grad(value, leaf_RT, allow_unused=True)
         own_RT = torch.zeros_like(leaf_RT) if gradient_RT is None else -gradient_RT
-        weights_RT += each.weight * own_RT
-        if entropy_RT is not None and each.term.entropy:
-            entropy_RT += each.weight * each.term.entropy * masked(_token_scale(each, here), here.mask_RT)
-        diagnostics[each.name] = _diagnose(each, here, value.detach(), own_RT, leaf_RT.detach(), cut_RT)
+        weights_RT += plan.weight * own_RT
+        if entropy_RT is not None and plan.term.entropy:
+            entropy_RT += plan.weight * plan.term.entropy * masked(_token_scale(plan, micro), micro.mask_RT)
+        diagnostics[plan.name] = _diagnose(plan, micro, value.detach(), own_RT, leaf_RT.detach(), cut_RT)
     return Weights(weights_RT, entropy_RT), diagnostics
 
 
 @dataclass(frozen=True, slots=True)
-class _Here:
+class _MicroInputs:
     """What the objective reads of the responses at hand, on their device and in their number format."""
 
     rows: Tensor
@@ -291,7 +291,9 @@ class _Here:
     entropies_RT: Tensor | None
 
     @classmethod
-    def of(cls, inputs: ObjectiveInputs, rows: Tensor, logprobs_RT: Tensor, entropies_RT: Tensor | None) -> _Here:
+    def from_rows(
+        cls, inputs: ObjectiveInputs, rows: Tensor, logprobs_RT: Tensor, entropies_RT: Tensor | None
+    ) -> _MicroInputs:
         width = logprobs_RT.shape[1]
 
         def cut(values_RT: Tensor | None) -> Tensor | None:
@@ -314,7 +316,7 @@ class _Here:
             return self.mask_RT
         if self.entropies_RT is None:
             raise ValueError(f"evidence.entropy_share = {share} needs the entropy of every position; got none")
-        return of_high_entropy(share, self.entropies_RT, self.mask_RT)
+        return high_entropy_tokens(share, self.entropies_RT, self.mask_RT)
 
     def anchored(self, term: Term) -> Tensor | None:
         """Log-probabilities under the policy that is the term's anchor; None: the anchor is a number."""
@@ -322,124 +324,124 @@ class _Here:
             raise ValueError("the anchor 'sampler' needs the sampler's log-probabilities; got none")
         return {"old": self.old_RT, "sampler": self.sampler_RT}.get(term.anchor.kind)
 
-    def of_rows(self, values: Tensor) -> Tensor:
+    def select(self, values: Tensor) -> Tensor:
         """Values of all R responses, of those at hand."""
         return values[self.rows].to(self.old_RT)
 
 
-def _loss(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> tuple[Tensor, Tensor | None]:
+def _loss(plan: TermPlan, micro: _MicroInputs, logprobs_RT: Tensor) -> tuple[Tensor, Tensor | None]:
     """L_k of the responses at hand (a scalar, differentiable in the log-probabilities; other responses only add to
     it), and which tokens' importance weight was cut."""
-    if each.term.evidence.unit == "pair":
-        return _pair_loss(each, here, logprobs_RT), None
-    rho_RT = _correction(each.term, here)
-    if each.term.evidence.unit == "token":
-        value_RT = _token_value(each, here, logprobs_RT)
+    if plan.term.evidence.unit == "pair":
+        return _pair_loss(plan, micro, logprobs_RT), None
+    rho_RT = _correction(plan.term, micro)
+    if plan.term.evidence.unit == "token":
+        value_RT = _token_value(plan, micro, logprobs_RT)
         if rho_RT is not None:
             value_RT = value_RT * rho_RT
-        loss = -(here.of_rows(each.scale_R)[:, None] * masked(value_RT, here.chosen_tokens(each.term))).sum()
+        loss = -(micro.select(plan.scale_R)[:, None] * masked(value_RT, micro.chosen_tokens(plan.term))).sum()
     else:
-        value_R = _response_value(each, here, logprobs_RT)
+        value_R = _response_value(plan, micro, logprobs_RT)
         if rho_RT is not None:
             value_R = value_R * rho_RT[:, 0]
-        loss = -(here.of_rows(each.scale_R) * value_R).sum()
-    cut_RT = None if rho_RT is None else (rho_RT == 0) | (rho_RT >= each.term.correction.high)
-    return loss + _penalty(each, here, logprobs_RT), cut_RT
+        loss = -(micro.select(plan.scale_R) * value_R).sum()
+    cut_RT = None if rho_RT is None else (rho_RT == 0) | (rho_RT >= plan.term.correction.high)
+    return loss + _penalty(plan, micro, logprobs_RT), cut_RT
 
 
-def _token_value(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
+def _token_value(plan: TermPlan, micro: _MicroInputs, logprobs_RT: Tensor) -> Tensor:
     # masked on both sides of the link: padding may hold anything, and 0 * inf is NaN in the gradient too
-    before_RT = here.anchored(each.term)
-    anchor = each.term.anchor.constant if before_RT is None else before_RT
-    u_RT = masked(logprobs_RT - anchor, here.mask_RT)
-    width = 1 if each.credit_RT.shape[1] == 1 else u_RT.shape[1]
-    credit_RT = here.of_rows(each.credit_RT[:, :width]).expand_as(u_RT)
-    return link(each.term.link, u_RT, credit_RT, None if before_RT is None else masked(before_RT, here.mask_RT))
+    before_RT = micro.anchored(plan.term)
+    anchor = plan.term.anchor.constant if before_RT is None else before_RT
+    u_RT = masked(logprobs_RT - anchor, micro.mask_RT)
+    width = 1 if plan.credit_RT.shape[1] == 1 else u_RT.shape[1]
+    credit_RT = micro.select(plan.credit_RT[:, :width]).expand_as(u_RT)
+    return link(plan.term.link, u_RT, credit_RT, None if before_RT is None else masked(before_RT, micro.mask_RT))
 
 
-def _response_value(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
-    spec, anchor = each.term.evidence, each.term.anchor
-    credit_R = here.of_rows(each.credit_RT)[:, 0]
-    before_RT = here.anchored(each.term)
+def _response_value(plan: TermPlan, micro: _MicroInputs, logprobs_RT: Tensor) -> Tensor:
+    spec, anchor = plan.term.evidence, plan.term.anchor
+    credit_R = micro.select(plan.credit_RT)[:, 0]
+    before_RT = micro.anchored(plan.term)
     if before_RT is not None and spec.bound is not None:
-        u_RT = bounded(spec.bound, masked(logprobs_RT - before_RT, here.mask_RT), credit_R[:, None])
-        return link(each.term.link, spec.beta * of_responses(spec, u_RT, None, here.mask_RT), credit_R)
-    evidence_R = of_responses(spec, logprobs_RT, here.reference_RT, here.mask_RT)
+        u_RT = bounded(spec.bound, masked(logprobs_RT - before_RT, micro.mask_RT), credit_R[:, None])
+        return link(plan.term.link, spec.beta * response_evidence(spec, u_RT, None, micro.mask_RT), credit_R)
+    evidence_R = response_evidence(spec, logprobs_RT, micro.reference_RT, micro.mask_RT)
     if before_RT is not None:
-        anchor_R = spec.beta * of_responses(spec, before_RT, here.reference_RT, here.mask_RT)
+        anchor_R = spec.beta * response_evidence(spec, before_RT, micro.reference_RT, micro.mask_RT)
     else:
-        anchor_R = torch.full_like(evidence_R, spec.beta * each.z0 if anchor.kind == "kl" else anchor.constant)
-    return link(each.term.link, spec.beta * evidence_R - anchor_R, credit_R)
+        anchor_R = torch.full_like(evidence_R, spec.beta * plan.z0 if anchor.kind == "kl" else anchor.constant)
+    return link(plan.term.link, spec.beta * evidence_R - anchor_R, credit_R)
 
 
-def _pair_loss(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
-    difference_P = _pair_evidence(each, here, logprobs_RT)
-    u_P = difference_P - each.term.anchor.constant
-    return -link(each.term.link, u_P, torch.ones_like(u_P)).sum() / max(len(each.pairs_P2), 1)
+def _pair_loss(plan: TermPlan, micro: _MicroInputs, logprobs_RT: Tensor) -> Tensor:
+    difference_P = _pair_evidence(plan, micro, logprobs_RT)
+    u_P = difference_P - plan.term.anchor.constant
+    return -link(plan.term.link, u_P, torch.ones_like(u_P)).sum() / max(len(plan.pairs_P2), 1)
 
 
-def _pair_evidence(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
+def _pair_evidence(plan: TermPlan, micro: _MicroInputs, logprobs_RT: Tensor) -> Tensor:
     """(p,) beta (f(l_chosen) - bias f(l_rejected)) of the pairs among the responses at hand."""
-    spec = each.term.evidence
-    evidence_R = of_responses(spec, logprobs_RT, here.reference_RT, here.mask_RT)
-    places = {row: place for place, row in enumerate(here.rows.tolist())}
-    pairs = sorted({pair for row in places for pair in each.pairs_of_row.get(row, ())})
-    local = [(places[chosen], places[rejected]) for chosen, rejected in each.pairs_P2[pairs].tolist()]
+    spec = plan.term.evidence
+    evidence_R = response_evidence(spec, logprobs_RT, micro.reference_RT, micro.mask_RT)
+    places = {row: place for place, row in enumerate(micro.rows.tolist())}
+    pairs = sorted({pair for row in places for pair in plan.pairs_of_row.get(row, ())})
+    local = [(places[chosen], places[rejected]) for chosen, rejected in plan.pairs_P2[pairs].tolist()]
     places_P2 = torch.tensor(local, dtype=torch.int64, device=logprobs_RT.device).reshape(-1, 2)
     return spec.beta * (evidence_R[places_P2[:, 0]] - spec.bias * evidence_R[places_P2[:, 1]])
 
 
-def _correction(term: Term, here: _Here) -> Tensor | None:
+def _correction(term: Term, micro: _MicroInputs) -> Tensor | None:
     if term.correction.kind == "none":
         return None
-    if here.sampler_RT is None:
+    if micro.sampler_RT is None:
         raise ValueError("a correction needs the sampler's log-probabilities; got none")
-    return correction(term.correction, here.old_RT, here.sampler_RT, here.mask_RT)
+    return correction(term.correction, micro.old_RT, micro.sampler_RT, micro.mask_RT)
 
 
-def _penalty(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
+def _penalty(plan: TermPlan, micro: _MicroInputs, logprobs_RT: Tensor) -> Tensor:
     """The KL in the loss, aggregated as the term and without its correction."""
-    spec = each.term.kl
+    spec = plan.term.kl
     if not spec.in_loss:
         return logprobs_RT.new_zeros(())
-    if here.reference_RT is None:
+    if micro.reference_RT is None:
         raise ValueError(f"a KL coefficient of {spec.coefficient} needs reference log-probabilities; got none")
     # masked before the estimate: e^-u of padding may overflow
-    estimate_RT = kl_estimate(spec.estimator, masked(logprobs_RT - here.reference_RT, here.mask_RT))
-    return spec.coefficient * (_token_scale(each, here) * masked(estimate_RT, here.mask_RT)).sum()
+    estimate_RT = kl_estimate(spec.estimator, masked(logprobs_RT - micro.reference_RT, micro.mask_RT))
+    return spec.coefficient * (_token_scale(plan, micro) * masked(estimate_RT, micro.mask_RT)).sum()
 
 
-def _token_scale(each: TermPlan, here: _Here) -> Tensor:
+def _token_scale(plan: TermPlan, micro: _MicroInputs) -> Tensor:
     """(r, T) what a penalty per token counts: the term's z; a response's z is shared by its tokens where its evidence
     is their mean."""
-    scale_R = here.of_rows(each.scale_R)
-    if each.term.evidence.unit == "response" and each.term.evidence.reduce == "mean":
-        scale_R = scale_R / here.mask_RT.sum(dim=1).clamp(min=1)
-    return scale_R[:, None].expand(here.mask_RT.shape)
+    scale_R = micro.select(plan.scale_R)
+    if plan.term.evidence.unit == "response" and plan.term.evidence.reduce == "mean":
+        scale_R = scale_R / micro.mask_RT.sum(dim=1).clamp(min=1)
+    return scale_R[:, None].expand(micro.mask_RT.shape)
 
 
 def _diagnose(
-    each: TermPlan, here: _Here, value: Tensor, weights_RT: Tensor, logprobs_RT: Tensor, cut_RT: Tensor | None
+    plan: TermPlan, micro: _MicroInputs, value: Tensor, weights_RT: Tensor, logprobs_RT: Tensor, cut_RT: Tensor | None
 ) -> Diagnostics:
-    pair = each.term.evidence.unit == "pair"
-    active_R = each.active_R[here.rows].to(here.mask_RT.device)
-    counted_RT = here.mask_RT & active_R[:, None]
-    credit_RT = here.of_rows(each.credit_RT[:, : weights_RT.shape[1]]) != 0
+    pair = plan.term.evidence.unit == "pair"
+    active_R = plan.active_R[micro.rows].to(micro.mask_RT.device)
+    counted_RT = micro.mask_RT & active_R[:, None]
+    credit_RT = micro.select(plan.credit_RT[:, : weights_RT.shape[1]]) != 0
     mass_R = weights_RT.abs().sum(dim=1)
     nonzero_RT = (weights_RT != 0) & counted_RT
-    ratio = (logprobs_RT - here.old_RT)[counted_RT].exp()
+    ratio = (logprobs_RT - micro.old_RT)[counted_RT].exp()
     kl = 0.0
-    if here.reference_RT is not None:
-        estimator = "k2" if pair else each.term.kl.estimator
-        kl = float(kl_estimate(estimator, (logprobs_RT - here.reference_RT)[counted_RT]).sum())
-    margins = _pair_evidence(each, here, logprobs_RT) if pair else logprobs_RT.new_zeros(0)
+    if micro.reference_RT is not None:
+        estimator = "k2" if pair else plan.term.kl.estimator
+        kl = float(kl_estimate(estimator, (logprobs_RT - micro.reference_RT)[counted_RT]).sum())
+    margins = _pair_evidence(plan, micro, logprobs_RT) if pair else logprobs_RT.new_zeros(0)
     return Diagnostics(
         loss=float(value),
         positive=float(weights_RT.clamp(min=0).sum()),
         negative=float(-weights_RT.clamp(max=0).sum()),
         tokens=int(counted_RT.sum()),
         nonzero=int(nonzero_RT.sum()),
-        clipped=int((counted_RT & ~nonzero_RT & credit_RT & here.chosen_tokens(each.term)).sum()),
+        clipped=int((counted_RT & ~nonzero_RT & credit_RT & micro.chosen_tokens(plan.term)).sum()),
         response_mass=float(mass_R.sum()),
         response_mass_squared=float(mass_R.square().sum()),
         kl=kl,

@@ -11,7 +11,7 @@ from torch import Tensor
 from reasoner.gro.spec.terms import Pairing
 
 
-def mine(spec: Pairing, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
+def mine_pairs(spec: Pairing, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
     """(P, 2) rows (index into the R = N G responses) of the chosen and the rejected response of every pair.
 
     best-worst: a group's best and its worst response (the first of equals). correct-incorrect: every response of at
@@ -19,11 +19,11 @@ def mine(spec: Pairing, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
     rewards differ by more than `margin`; abstained responses are in none.
 
     >>> rewards_NG, valid_NG = torch.tensor([[0.0, 1.0, 0.2], [1.0, 1.0, 0.0]]), torch.ones(2, 3, dtype=torch.bool)
-    >>> mine(Pairing("best-worst"), rewards_NG, valid_NG).tolist()
+    >>> mine_pairs(Pairing("best-worst"), rewards_NG, valid_NG).tolist()
     [[1, 0], [3, 5]]
-    >>> mine(Pairing("correct-incorrect", most=8, correct=1.0), rewards_NG, valid_NG).tolist()
+    >>> mine_pairs(Pairing("correct-incorrect", most=8, correct=1.0), rewards_NG, valid_NG).tolist()
     [[1, 0], [1, 2], [3, 5], [4, 5]]
-    >>> mine(Pairing("correct-incorrect", most=8, correct=1.0, margin=0.9), rewards_NG, valid_NG).tolist()
+    >>> mine_pairs(Pairing("correct-incorrect", most=8, correct=1.0, margin=0.9), rewards_NG, valid_NG).tolist()
     [[1, 0], [3, 5], [4, 5]]
 
     Args:
@@ -35,12 +35,12 @@ def mine(spec: Pairing, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
     pairs = [
         (n * size + chosen, n * size + rejected)
         for n, (rewards, valid) in enumerate(zip(rewards_NG.tolist(), valid_NG.tolist(), strict=True))
-        for chosen, rejected in _of_group(spec, [r if v else None for r, v in zip(rewards, valid, strict=True)])
+        for chosen, rejected in _group_pairs(spec, [r if v else None for r, v in zip(rewards, valid, strict=True)])
     ]
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
 
-def _of_group(spec: Pairing, rewards: Sequence[float | None]) -> Iterator[tuple[int, int]]:
+def _group_pairs(spec: Pairing, rewards: Sequence[float | None]) -> Iterator[tuple[int, int]]:
     known = {place: reward for place, reward in enumerate(rewards) if reward is not None}
     if not known:
         return

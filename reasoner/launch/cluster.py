@@ -64,16 +64,16 @@ def read_hostfile(path: Path) -> tuple[HostEntry, ...]:
         text = line.partition("#")[0].strip()
         if not text:
             continue
-        found = _HOST.fullmatch(text)
-        if found is None or found["name"].startswith("-"):
+        match = _HOST.fullmatch(text)
+        if match is None or match["name"].startswith("-"):
             raise UserError(f"{path}, line {number}: expected `NAME slots=GPUS`, got {text!r}")
-        if (name := found["name"]) in seen:
+        if (name := match["name"]) in seen:
             raise UserError(
                 f"{path}, line {number}: {name} is on line {seen[name]} already; give each machine one line with all "
                 "of its slots"
             )
         seen[name] = number
-        hosts.append(HostEntry(name, int(found["slots"])))
+        hosts.append(HostEntry(name, int(match["slots"])))
     if sum(host.slots for host in hosts) < 2:
         raise UserError(f"{path} names {len(hosts)} machines with less than two GPUs in all; leave --hostfile out")
     return tuple(hosts)

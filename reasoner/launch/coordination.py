@@ -100,22 +100,22 @@ class Coordinator:
             if self._others:
                 thread.join(_SILENT)  # it asks the store, which may be gone
 
-    def settle(self, mine: NodeEnd) -> NodeEnd:
+    def settle(self, own: NodeEnd) -> NodeEnd:
         """Say how the ranks here ended; returns what was behind the end of all."""
         if not self._others:
-            return mine
+            return own
         try:
-            self._write("end", asdict(mine))
+            self._write("end", asdict(own))
             self._store.set("over", b"")
             if not self._node.first:
                 return self._verdict()
             gone = [self._gone(index) for index in self._wait("end", TELL_WITHIN)]
-            verdict = min((mine, *self._ends(), *gone), key=lambda end: end.order)
+            verdict = min((own, *self._ends(), *gone), key=lambda end: end.order)
             self._store.set("verdict", json.dumps(asdict(verdict)))
             if not gone:
                 self._wait("read", 5)
         except RuntimeError:  # torch's, when the store is gone
-            return min(mine, self._lost(), key=lambda end: end.order)
+            return min(own, self._lost(), key=lambda end: end.order)
         return verdict
 
     def _verdict(self) -> NodeEnd:
@@ -162,11 +162,11 @@ class Coordinator:
 
     def _wait(self, what: str, seconds: float, say: Callable[[str], None] | None = None) -> list[int]:
         """Wait for the others to have written it; returns those that have not."""
-        deadline, said = time.monotonic() + seconds, time.monotonic() + 5
+        deadline, announce_at = time.monotonic() + seconds, time.monotonic() + 5
         while missing := [index for index in self._others if not self._store.check([f"{what}/{index}"])]:
             if time.monotonic() > deadline:
                 return missing
-            if say and time.monotonic() > said:
+            if say and time.monotonic() > announce_at:
                 say(f"waiting for {len(missing)} of {self._node.count} nodes")
                 say = None
             time.sleep(_LOOK_EVERY)

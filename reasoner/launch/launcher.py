@@ -97,8 +97,8 @@ def report(error: BaseException, code: int) -> bool:
     text = f"{_ERROR}{error}" if isinstance(error, ReasonerError) else "".join(traceback.format_exception(error))
     text = redact(text)
     details = {"py_callstack": text, "timestamp": str(int(time.time()))}
-    said = {"message": text, "code": code, "time": time.time(), "extraInfo": details}
-    Path(file).write_text(json.dumps({"message": said}), encoding="utf-8")
+    document = {"message": text, "code": code, "time": time.time(), "extraInfo": details}
+    Path(file).write_text(json.dumps({"message": document}), encoding="utf-8")
     return True
 
 
@@ -177,15 +177,15 @@ def _logs(output: Path) -> Iterator[Path]:
 
     It is beside the run folders: these keep the files by a second name (`reasoner.runs.rank_folder`).
     """
-    here = f"@{socket.gethostname()}"  # what a host's name cannot hold: `gpu1` is not the end of `rack@gpu1`
+    suffix = f"@{socket.gethostname()}"  # what a host's name cannot hold: `gpu1` is not the end of `rack@gpu1`
     with ExitStack() as stack:
         try:
             output.mkdir(parents=True, exist_ok=True)
-            for left in output.glob(".reasoner-*"):
-                if left.name.endswith(here) and not is_going(left):
-                    shutil.rmtree(left, ignore_errors=True)
+            for leftover in output.glob(".reasoner-*"):
+                if leftover.name.endswith(suffix) and not is_going(leftover):
+                    shutil.rmtree(leftover, ignore_errors=True)
             temporary = tempfile.TemporaryDirectory(
-                prefix=f".{scratch_prefix()}", suffix=here, dir=output, ignore_cleanup_errors=True
+                prefix=f".{scratch_prefix()}", suffix=suffix, dir=output, ignore_cleanup_errors=True
             )
             folder = Path(stack.enter_context(temporary))
             stack.enter_context(Lock(folder))
@@ -202,12 +202,12 @@ def _first_of(failures: Mapping[int, Any], logs: Path, node: Node) -> NodeEnd:
 def _end(rank: int, failure: Any, logs: Path, node: Node) -> NodeEnd:
     """How one rank of this node ended."""
     name = f"rank {rank}" if node.count == 1 else f"rank {rank} on {node.name or f'node {node.index}'}"
-    if said := _said(failure.error_file):
-        text = said["message"].strip()
+    if reported := _said(failure.error_file):
+        text = reported["message"].strip()
         in_vain = _waited_in_vain(text)
         rung = 1 if in_vain else 2 if _misses_another(text) else 0
         how = "waited in vain for another rank, and gave up" if in_vain else "failed"
-        return NodeEnd(rung, float(said["time"]), f"{name} {how}.\n{text}", int(said["code"]))
+        return NodeEnd(rung, float(reported["time"]), f"{name} {how}.\n{text}", int(reported["code"]))
     code = failure.exitcode
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     rung = 3 if code == -signal.SIGTERM else 1  # which is how the launcher ends the rest
@@ -253,8 +253,8 @@ def _stood(end: NodeEnd, logs: Path, run_folder: Path | None) -> str:
         return ""
     if run_folder is None:
         return where_they_stood([(int(file.parent.name), file) for file in sorted(logs.glob(f"*/*/*/{FILE}"))])
-    others = [(int(file.parent.name.removeprefix("rank-")), file) for file in run_folder.glob(f"ranks/*/{FILE}")]
-    stood = where_they_stood([(0, run_folder / FILE), *sorted(others)])
+    dumps = [(int(file.parent.name.removeprefix("rank-")), file) for file in run_folder.glob(f"ranks/*/{FILE}")]
+    stood = where_they_stood([(0, run_folder / FILE), *sorted(dumps)])
     return stood and f"{stood}\nAll of their threads: {FILE} in {run_folder} and in its folders ranks/*."
 
 

@@ -78,9 +78,9 @@ def launch_on(hosts: Sequence[HostEntry], arguments: Sequence[str], output: Path
         raise MissingDependencyError(
             "--hostfile needs ssh, which is not installed; or start the nodes with srun or torchrun"
         )
-    here = Path.cwd()
+    folder = Path.cwd()
     search = f"env PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])} " if os.environ.get("PYTHONPATH") else ""
-    command = f"cd {shlex.quote(str(here))} && exec {search}{shlex.join(module_command('reasoner', 'node'))}"
+    command = f"cd {shlex.quote(str(folder))} && exec {search}{shlex.join(module_command('reasoner', 'node'))}"
     port, job = random.randrange(FIRST_PORT, FIRST_PORT + PORTS), f"{os.getpid()}-{time.time_ns()}"
     sessions = []
     try:

@@ -64,17 +64,17 @@ def add_adapter(model: Any, config: LoraConfig) -> None:
                 f"{', '.join(missing)}. There are {', '.join(sorted({_last(name) for name in possible}))}, and "
                 "'all-linear' for all of them but routers"
             )
-    wanted = peft.LoraConfig(
+    settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]
         target_modules=[f"{_WHOLE}.{name}" for name in chosen],
         lora_dropout=0.0,
     )
     # In a module that has no configuration: for some models peft would take `gate_proj` for that of the experts.
-    whole = nn.ModuleDict({_WHOLE: model})
+    container = nn.ModuleDict({_WHOLE: model})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        peft.inject_adapter_in_model(wanted, whole)
+        peft.inject_adapter_in_model(settings, container)
 
 
 def _adaptable(model: Any) -> dict[str, nn.Linear]:
@@ -87,7 +87,7 @@ def _adaptable(model: Any) -> dict[str, nn.Linear]:
     """
     text = {id(module) for module in model.get_decoder().modules()} - {id(model.get_output_embeddings())}
     layers_of = Counter(id(module.weight) for module in model.modules() if isinstance(module, nn.Linear))
-    found = {}
+    linear = {}
     for name, module in model.named_modules():
         plain = type(module).forward is nn.Linear.forward or _last(name) not in _ROUTERS
         parent = model.get_submodule(name.rpartition(".")[0])
@@ -95,8 +95,8 @@ def _adaptable(model: Any) -> dict[str, nn.Linear]:
         if not isinstance(module, nn.Linear) or layers_of[id(module.weight)] > 1:
             continue
         if plain and id(module) in text and (not mamba or _last(name) == "in_proj"):
-            found[name] = module
-    return found
+            linear[name] = module
+    return linear
 
 
 def adapted(model: nn.Module) -> list[str]:
@@ -130,14 +130,14 @@ def sources(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
     Returns:
         name -> (W,), or (W, A, B) where there is an adapter (`merge`).
     """
-    found: dict[str, tuple[Tensor, ...]] = {}
+    parts: dict[str, tuple[Tensor, ...]] = {}
     for name, value in state.items():
         if _INSIDE in name:
             continue
-        prefix, inside, rest = name.partition(_BASE)
-        pair = [state[f"{prefix}.lora_{part}.default.weight"] for part in "AB"] if inside and rest == "weight" else []
-        found[f"{prefix}.{rest}" if inside else name] = (value, *pair)
-    return found
+        prefix, inside, suffix = name.partition(_BASE)
+        pair = [state[f"{prefix}.lora_{part}.default.weight"] for part in "AB"] if inside and suffix == "weight" else []
+        parts[f"{prefix}.{suffix}" if inside else name] = (value, *pair)
+    return parts
 
 
 def merge(weight: Tensor, down: Tensor, up: Tensor, config: LoraConfig) -> Tensor:
@@ -173,16 +173,16 @@ def adapter_names(weights: Iterable[str], renamed: Mapping[str, str]) -> dict[st
     Raises:
         ConfigError: one is beside a weight that the folder has in another form.
     """
-    found = {}
+    names = {}
     for name in weights:
-        layer, _, rest = name.partition(_INSIDE)
+        layer, _, suffix = name.partition(_INSIDE)
         if f"{layer}.weight" not in renamed:
             raise ConfigError(
                 f"lora.handover = 'adapter': the folder of the model has {layer}.weight in another form than it is "
                 "trained, and an adapter has only one; set lora.handover = 'merged'"
             )
-        found[name] = f"{renamed[f'{layer}.weight'].removesuffix('.weight')}{_INSIDE}{rest}"
-    return found
+        names[name] = f"{renamed[f'{layer}.weight'].removesuffix('.weight')}{_INSIDE}{suffix}"
+    return names
 
 
 def write_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]], config: LoraConfig) -> str:
@@ -230,17 +230,17 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     Raises:
         RunError: it was written with another model, or another adapter.
     """
-    own, found = only_adapter(dict(model.named_parameters())), dict(read_adapter(folder))
-    for name in sorted(own.keys() | found.keys()):
-        mine, theirs = (list(each[name].shape) if name in each else "missing" for each in (own, found))
-        if mine != theirs:
+    own, saved = only_adapter(dict(model.named_parameters())), dict(read_adapter(folder))
+    for name in sorted(own.keys() | saved.keys()):
+        expected, actual = (list(tensors[name].shape) if name in tensors else "missing" for tensors in (own, saved))
+        if expected != actual:
             raise RunError(
-                f"{folder} does not hold this adapter: {name} is {theirs} there and {mine} in the model: the "
+                f"{folder} does not hold this adapter: {name} is {actual} there and {expected} in the model: the "
                 "checkpoint was made with another model, or another version of peft"
             )
     with torch.no_grad():
         for name, value in own.items():
-            value.copy_(found[name])
+            value.copy_(saved[name])
 
 
 class Adapted(Protocol):

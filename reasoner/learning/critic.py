@@ -29,7 +29,8 @@ from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.batching.weighing import weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
-from reasoner.learning.model.backbone import Backbone, Dtype
+from reasoner.learning.model.backbone import Backbone
+from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.models.tensor_files import io_errors
 from reasoner.records import Group, Response
@@ -154,7 +155,7 @@ class TorchCritic:
         Args:
             exact: in the number format of the training, not of the forward pass.
         """
-        self.backbone.save(folder, exact=exact)
+        self.backbone.weights.save(folder, exact=exact)
         with io_errors():
             save_file(
                 {name: value.detach().cpu() for name, value in self.head.state_dict().items()}, folder / HEAD_FILE
@@ -201,11 +202,11 @@ def _fill(head: nn.Linear, file: Path) -> None:
         nn.init.zeros_(head.bias)
         return
     saved = load_file(file)
-    wanted = {name: list(value.shape) for name, value in head.state_dict().items()}
-    found = {name: list(value.shape) for name, value in saved.items()}
-    if found != wanted:
+    expected = {name: list(value.shape) for name, value in head.state_dict().items()}
+    actual = {name: list(value.shape) for name, value in saved.items()}
+    if actual != expected:
         raise UserError(
-            f"{file} is not the value head of the model next to it: it holds {found}, the model needs {wanted}; use a "
-            "folder as a critic saved it, or remove the file to start with values of 0"
+            f"{file} is not the value head of the model next to it: it holds {actual}, the model needs {expected}; use "
+            "a folder as a critic saved it, or remove the file to start with values of 0"
         )
     head.load_state_dict(saved)

@@ -73,11 +73,11 @@ class Optimizer:
         """Have the gradient, and the losses behind it, of all ranks, each of which holds the same parameters."""
         if ranks.count == 1:
             return
-        mine = [loss.item() for loss in self._losses], [each.grad is not None for each in self._parameters]
-        everyone = ranks.gather(mine)
-        self._losses = [torch.tensor(loss) for losses, _ in everyone for loss in losses]
+        local = [loss.item() for loss in self._losses], [value.grad is not None for value in self._parameters]
+        of_ranks = ranks.gather(local)
+        self._losses = [torch.tensor(loss) for losses, _ in of_ranks for loss in losses]
         for index, parameter in enumerate(self._parameters):
-            if any(has[index] for _, has in everyone):
+            if any(has[index] for _, has in of_ranks):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 ranks.sum(parameter.grad)
@@ -91,7 +91,7 @@ class Optimizer:
         limit = config.max_grad_norm
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit if limit is not None else float("inf")))
         losses = torch.stack(self._losses).tolist()
-        reason = why_not(losses, norm)
+        reason = skip_reason(losses, norm)
         if not reason:
             for group in self._adamw.param_groups:
                 group["lr"] = rate
@@ -130,12 +130,12 @@ class Optimizer:
                 yield f"{kind}/{name}", tensor
 
 
-def why_not(losses: Sequence[float], norm: float) -> str:
+def skip_reason(losses: Sequence[float], norm: float) -> str:
     """Why a step must not be made; empty: it may be.
 
-    >>> why_not([0.5, -0.25], norm=3.0)
+    >>> skip_reason([0.5, -0.25], norm=3.0)
     ''
-    >>> why_not([0.5], norm=float("inf"))
+    >>> skip_reason([0.5], norm=float("inf"))
     'the gradient is not finite (norm inf): step skipped'
 
     Args:

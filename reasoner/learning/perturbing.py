@@ -52,11 +52,11 @@ def noise(name: str, like: Tensor) -> Tensor:
     (torch.Size([2, 3]), True)
     """
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    found = torch.ones((), device=like.device)
+    product = torch.ones((), device=like.device)
     for length in like.shape:
         vector = torch.randn(length, generator=generator)
-        found = found[..., None] * vector.to(like.device)
-    return found.to(like.dtype)
+        product = product[..., None] * vector.to(like.device)
+    return product.to(like.dtype)
 
 
 def _rms(value: Tensor) -> float:

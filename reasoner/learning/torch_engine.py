@@ -16,7 +16,7 @@ from reasoner.distributed.sharding import rows_by_group
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.learning.batching.weighing import weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
-from reasoner.learning.model.backbone import Dtype
+from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.records import Group, Response
@@ -125,12 +125,12 @@ class TorchLearner:
         return self._optimizer.step()
 
     def publish(self, folder: Path) -> str:
-        return self.policy.publish(folder)
+        return self.policy.weights.publish(folder)
 
     def save(self, folder: Path) -> None:
-        self.policy.save(folder)
+        self.policy.weights.save(folder)
 
     def checkpoint(self, folder: Path) -> None:
         self._optimizer.save(folder)
         if self.version:
-            self.policy.keep(folder / TRAINED)
+            self.policy.weights.write_checkpoint(folder / TRAINED)

@@ -238,7 +238,7 @@ def _checked(folder: Path) -> Path:
         DataError: a file is missing; the message names it.
     """
     if not (folder / "config.json").is_file():
-        hint = _of_run(folder)
+        hint = _run_model(folder)
         raise DataError(f"model folder {folder} has no config.json: it is not a model in Hugging Face format.{hint}")
     if not read_shapes(folder):
         pickled = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
@@ -255,7 +255,7 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _of_run(folder: Path) -> str:
+def _run_model(folder: Path) -> str:
     """What may be meant by a run's folder, or by a checkpoint that has an adapter alone."""
     if folder.parent.parent.name == "checkpoints" and any(folder.glob("adapter-*.safetensors")):
         run, step = quote(str(folder.parents[2])), int(folder.parent.name.rpartition("-")[2])

@@ -177,7 +177,7 @@ def has_experts(names: Iterable[str]) -> bool:
     return any("expert" in name or "moe" in name for name in names)
 
 
-def why_no_experts(name: str, count: int) -> str:
+def experts_refusal(name: str, count: int) -> str:
     """Why DeepSpeed does not train a mixture of experts here."""
     return (
         f"{name} is a mixture of {count} experts: its router loss is not part of the objective, and ranks that "

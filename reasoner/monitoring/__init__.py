@@ -2,7 +2,8 @@
 
 In come groups and figures of steps, out come lines, a live view, warnings and trackers.
 
-    step_metrics.py, metrics.py figures of a step; every name with unit and meaning
+    step_metrics.py, timer.py   figures of a step; the time of its stages
+    metrics.py                  every metric's name with unit and meaning
     alarms.py                   figures that say that a run goes wrong
     choose.py, view.py          which view; what all views are told
     live.py, plain.py           a block on a terminal; lines for a pipe and `log.txt`

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from reasoner.config import Config
 from reasoner.distributed.ranks import launched
 from reasoner.errors import UserError
-from reasoner.models.size import ModelSize, why_no_experts, why_not_spread
+from reasoner.models.size import ModelSize, experts_refusal, why_not_spread
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import longest_sequence
 from reasoner.processes.machine import Machine
@@ -27,18 +27,18 @@ def refuse_impossible(estimate: RunEstimate, nodes: int = 1) -> None:
     """
     config, model, machine = estimate.config, estimate.model, estimate.machine
     found = [
-        *_of_model(config, model),
-        *_of_sampler(config, model),
-        *_of_ranks(config, machine, nodes),
-        *_of_gpu(config, machine),
+        *_model_obstacles(config, model),
+        *_sampler_obstacles(config, model),
+        *_rank_obstacles(config, machine, nodes),
+        *_gpu_obstacles(config, machine),
     ]
     if found:
         raise UserError("this run cannot work: " + "\n  ".join(found))
 
 
-def _of_model(config: Config, model: ModelSize) -> Iterator[str]:
+def _model_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
     if config.learner == "deepspeed" and model.experts > 1:
-        yield f"learning.engine = 'deepspeed': {why_no_experts(model.architecture or 'the model', model.experts)}"
+        yield f"learning.engine = 'deepspeed': {experts_refusal(model.architecture or 'the model', model.experts)}"
     if config.has_sampler and 0 < model.context < longest_sequence(config):
         yield (
             f"sampling.max_prompt_tokens + sampling.max_tokens is {longest_sequence(config)}, and the model knows "
@@ -46,13 +46,13 @@ def _of_model(config: Config, model: ModelSize) -> Iterator[str]:
         )
 
 
-def _of_sampler(config: Config, model: ModelSize) -> Iterator[str]:
+def _sampler_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
     gpus = config.sampling.tensor_parallel
     if config.has_sampler and (why := why_not_spread(model, gpus)):
         yield f"sampling.tensor_parallel = {gpus} {why}"
 
 
-def _of_ranks(config: Config, machine: Machine, nodes: int) -> Iterator[str]:
+def _rank_obstacles(config: Config, machine: Machine, nodes: int) -> Iterator[str]:
     ranks = config.run.ranks
     if config.online and config.learning.problems_per_step < ranks:
         yield (
@@ -67,7 +67,7 @@ def _of_ranks(config: Config, machine: Machine, nodes: int) -> Iterator[str]:
         )
 
 
-def _of_gpu(config: Config, machine: Machine) -> Iterator[str]:
+def _gpu_obstacles(config: Config, machine: Machine) -> Iterator[str]:
     if config.model.dtype != "bfloat16" or machine.device != "cuda" or machine.planned:
         return
     import torch

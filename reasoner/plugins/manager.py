@@ -163,8 +163,8 @@ def generators(manager: pluggy.PluginManager) -> dict[str, Generator]:
 
 def algorithms(manager: pluggy.PluginManager) -> Algorithms:
     """All methods, credits and links by name, the built-in ones first. Raises as `reward_sources`."""
-    found = _results(manager, "register_algorithms", algorithms_of)
-    tables = {"built-in": BUILT_IN_ALGORITHMS, **found}
+    results = _results(manager, "register_algorithms", algorithms_of)
+    tables = {"built-in": BUILT_IN_ALGORITHMS, **results}
     return Algorithms(
         presets=_unique("method", manager, {origin: table.presets for origin, table in tables.items()}),
         credits=_unique("credit", manager, {origin: table.credits for origin, table in tables.items()}),
@@ -232,12 +232,12 @@ def _results(manager: pluggy.PluginManager, hook: str, parse: Callable[[Any], T]
     The hooks are called one by one, not joined by pluggy, so that a failure has a name. That of a built-in is a bug and
     shows its traceback.
     """
-    found = {}
+    results = {}
     for call in reversed(getattr(manager.hook, hook).get_hookimpls()):
         origin = call.plugin_name
         try:
             returned = call.function()
-            found[origin] = parse(() if returned is None else returned)
+            results[origin] = parse(() if returned is None else returned)
         except (Exception, SystemExit) as error:
             if origin.startswith(PACKAGE):
                 raise
@@ -246,7 +246,7 @@ def _results(manager: pluggy.PluginManager, hook: str, parse: Callable[[Any], T]
                 raise failed from error
             manager.unregister(name=origin)
             _set_aside(manager, origin, failed)
-    return found
+    return results
 
 
 def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mapping[str, T]]) -> RegisteredNames[T]:

@@ -75,8 +75,8 @@ class RewardSource:
         self, problem: Problem | Sequence[Problem], response: Response | Sequence[Response], **options: Any
     ) -> Any:
         """What the function returns: one score, or one per response for a group or batch."""
-        given = {"options": self.options.model_validate(options)} if self.takes_model else options
-        returned = self.function(problem, response, **given)
+        arguments = {"options": self.options.model_validate(options)} if self.takes_model else options
+        returned = self.function(problem, response, **arguments)
         return _waited_for(returned) if inspect.isawaitable(returned) else returned
 
     def ready(self, options: Mapping[str, Any]) -> str:
@@ -89,16 +89,16 @@ class RewardSource:
             return ""
         model = self.options.model_validate(self.check_options(options))
         try:
-            said = self.preflight(model)
-            if not isinstance(said, str) or len(said.splitlines()) != 1:
-                raise TypeError(f"it must return one line of text, got {said!r}")
+            line = self.preflight(model)
+            if not isinstance(line, str) or len(line.splitlines()) != 1:
+                raise TypeError(f"it must return one line of text, got {line!r}")
         except ReasonerError as error:
             raise UserError(f"reward source {self.name!r} cannot work here: {error}") from error
         except Exception as error:
             raise UserError(
                 f"reward source {self.name!r}: preflight failed: {type(error).__name__}: {error}"
             ) from error
-        return said
+        return line
 
     def compares(self, options: Mapping[str, Any]) -> bool:
         """Whether it compares with the reference answer, with these options."""
@@ -237,8 +237,8 @@ def _check_declaration(
 def _check_parameters(name: str, function: RewardFunction, granularity: Granularity) -> None:
     """It is called with two positional arguments; whatever else it takes are options, by keyword."""
     parameters = inspect.signature(function).parameters.values()
-    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    if len(positional) != 2 and not any(each.kind is each.VAR_POSITIONAL for each in parameters):
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(positional) != 2 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise TypeError(
             f"reward source {name!r}: the function must take ({SEES[granularity]}, *, options...), got "
             f"{inspect.signature(function)}: options stand behind a *"

@@ -1,8 +1,8 @@
 """No process outlives the run.
 
 `interruptible` turns SIGTERM and SIGHUP into an exception, so that every context manager unwinds as after Ctrl-C.
-`guard_processes` marks everything that the run starts and has a watchdog (`reasoner.processes.watchdog`) end it when
-the run itself is killed.
+`guard_processes` marks everything that the run starts, and has a watchdog (`reasoner.processes.parent_watchdog`) end it
+when the run itself is killed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from types import FrameType
 
 from reasoner.errors import RunError
-from reasoner.processes import watchdog
+from reasoner.processes import parent_watchdog
 from reasoner.processes.abandoned import remove_abandoned_runs, watchdog_command
 from reasoner.processes.run_marker import MARKER, new_marker, scratch_prefix
 from reasoner.processes.scratch_folders import scratch_places
 
-_ANSWER_S = watchdog.AT_MOST + 60.0
+_ANSWER_S = parent_watchdog.AT_MOST + 60.0
 """seconds for the watchdog to end: it kills, and removes scratch folders"""
 
 

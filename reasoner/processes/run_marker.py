@@ -11,7 +11,7 @@ import re
 import uuid
 from contextlib import suppress
 
-from reasoner.processes import watchdog
+from reasoner.processes import parent_watchdog
 
 MARKER = "REASONER_RUN"
 """environment variable that every process of a run inherits; its value is unique to the run"""
@@ -21,7 +21,7 @@ _FORM = re.compile(r"(?P<run>[0-9a-f]{32})\.(?P<pid>\d+)\.(?P<start>\d+)\.(?P<na
 
 def new_marker() -> str:
     """A value of `MARKER` for a run whose main process is this one."""
-    own = watchdog.look_at(os.getpid())
+    own = parent_watchdog.look_at(os.getpid())
     return f"{uuid.uuid4().hex}.{os.getpid()}.{own.start if own else 0}.{_process_namespace()}"
 
 
@@ -35,7 +35,7 @@ def is_gone(marker: str) -> bool:
     if found is None or int(found["namespace"]) != _process_namespace():
         return False
     pid = int(found["pid"])
-    if main := watchdog.look_at(pid):
+    if main := parent_watchdog.look_at(pid):
         return main.start != found["start"] or main.dead
     try:
         os.kill(pid, 0)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoner.errors import RunError
-from reasoner.processes.watchdog import GIVE_UP, Patience, look_at
+from reasoner.processes.parent_watchdog import GIVE_UP, Patience, look_at
 
 _log = logging.getLogger(__name__)
 

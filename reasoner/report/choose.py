@@ -50,13 +50,13 @@ def rollout_files(folder: Path, steps: int) -> tuple[list[RolloutFile], list[str
     notes = []
     if len(looked_at) < len(named):
         notes.append(f"{folder.name}: {len(looked_at):,} of {len(named):,} rollout files were read, spread evenly.")
-    found = []
+    files = []
     for step, training, path in looked_at:
         try:
-            found.append(RolloutFile(path, training, step, tuple(index_groups(path))))
+            files.append(RolloutFile(path, training, step, tuple(index_groups(path))))
         except DataError as error:
             notes.append(f"{error}; its responses are left out.")
-    return found, notes
+    return files, notes
 
 
 def choose(files: Sequence[RolloutFile], budget: int) -> list[ChosenGroup]:
@@ -67,16 +67,16 @@ def choose(files: Sequence[RolloutFile], budget: int) -> list[ChosenGroup]:
     """
     picked: list[tuple[int, int]] = []
     for round_ in count():
-        here = [at for at, file in enumerate(files) if round_ < len(file.groups)]
-        cost = sum(files[at].groups[round_].tokens for at in here)
-        if not here:
+        places = [at for at, file in enumerate(files) if round_ < len(file.groups)]
+        cost = sum(files[at].groups[round_].tokens for at in places)
+        if not places:
             break
         if cost > budget:
-            fitting = int(len(here) * budget / cost)
-            picked += [(here[at], round_) for at in spread(len(here), fitting if picked else max(1, fitting))]
+            fitting = int(len(places) * budget / cost)
+            picked += [(places[at], round_) for at in spread(len(places), fitting if picked else max(1, fitting))]
             break
         budget -= cost
-        picked += [(at, round_) for at in here]
+        picked += [(at, round_) for at in places]
     return [ChosenGroup(files[at], files[at].groups[round_]) for at, round_ in sorted(picked)]
 
 

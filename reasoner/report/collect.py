@@ -86,10 +86,10 @@ def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda te
     reports, notes = [], list[str]()
     for index, run in enumerate(runs):
         progress(f"reading {run.name}")
-        files, said = rollout_files(run.folder, run.steps)
+        files, remarks = rollout_files(run.folder, run.steps)
         examples, missing = _examples(run)
         reports.append(_run_report(index, run, files, examples))
-        notes += [*said, *missing]
+        notes += [*remarks, *missing]
     spreads: list[Spread] = [{file.step: file.groups for file in each.files if file.training} for each in reports]
     compared = (between(runs[0], other) for other in runs[1:])
     return ReportData(
@@ -140,25 +140,25 @@ def _stages(run: SavedRun) -> Bars | None:
         for colour, (name, phase) in enumerate(PHASES.items())
         if any(name in metrics for metrics in run.metrics)
     ]
-    rest = tuple(
+    others = tuple(
         max(0.0, metrics.get("time/total", nan) - sum(part.values[at] for part in parts if isfinite(part.values[at])))
         for at, metrics in enumerate(run.metrics)
     )
-    return Bars("stage-times", "Stage times", (*parts, Series(REST, len(PHASES), steps, rest)))
+    return Bars("stage-times", "Stage times", (*parts, Series(REST, len(PHASES), steps, others)))
 
 
 def _alerts(history: Sequence[Mapping[str, float]]) -> Iterator[str]:
     """`steps 3, 7-9: math FAILED in up to 9.4% of its calls`."""
-    said: dict[str, list[tuple[int, float]]] = {}
+    by_text: dict[str, list[tuple[int, float]]] = {}
     for metrics in history:
         for text in alerts(metrics):
             share = _SHARE.search(text)
-            said.setdefault(_SHARE.sub("{}", text), []).append(
+            by_text.setdefault(_SHARE.sub("{}", text), []).append(
                 (int(metrics["step"]), float(share[1]) if share else 0.0)
             )
-    for text, found in said.items():
-        steps, most = [step for step, _ in found], max(share for _, share in found)
-        share_text = f"{most:g}%" if len(found) == 1 else f"up to {most:g}%"
+    for text, shares in by_text.items():
+        steps, most = [step for step, _ in shares], max(share for _, share in shares)
+        share_text = f"{most:g}%" if len(shares) == 1 else f"up to {most:g}%"
         yield f"{'step' if len(steps) == 1 else 'steps'} {ranges(steps)}: {text.replace('{}', share_text)}"
 
 

@@ -79,8 +79,8 @@ def between(base: SavedRun, other: SavedRun) -> EvaluationComparison | None:
     ]
     if rows and differing:
         note = f"Their settings of {' and '.join(differing)} differ: the difference may not be the training's alone."
-    last = [run.evaluations[-1].evaluation for run in (base, other)]
-    note = " ".join(filter(None, (why_not_comparable(*last), note)))
+    evaluations = [run.evaluations[-1].evaluation for run in (base, other)]
+    note = " ".join(filter(None, (why_not_comparable(*evaluations), note)))
     return EvaluationComparison(f"{other.name} against {base.name}", base.name, other.name, rows, note)
 
 
@@ -101,17 +101,17 @@ def settings(runs: Sequence[SavedRun]) -> list[tuple[str, tuple[str | None, ...]
     names = [list(run.config.get("gro", {}).get("terms", {})) for run in runs]
     if all(len(terms) == 1 for terms in names):
         flat = [
-            {key.replace(f"gro.terms.{name}.", "gro.terms.*."): value for key, value in each.items()}
-            for each, (name,) in zip(flat, names, strict=True)
+            {key.replace(f"gro.terms.{name}.", "gro.terms.*."): value for key, value in config.items()}
+            for config, (name,) in zip(flat, names, strict=True)
         ]
-    keys = dict.fromkeys(key for each in flat for key in each if key != "run.output")
+    keys = dict.fromkeys(key for config in flat for key in config if key != "run.output")
     rows: dict[str, tuple[str | None, ...]] = {}
     for key in keys:
-        whole = _ENTRY.match(key)
-        if whole and not all(any(other.startswith(whole[0]) for other in each) for each in flat):
-            rows[whole[0].rstrip(".")] = tuple(_entry(each, whole[0]) for each in flat)
+        entry = _ENTRY.match(key)
+        if entry and not all(any(other.startswith(entry[0]) for other in config) for config in flat):
+            rows[entry[0].rstrip(".")] = tuple(_entry(config, entry[0]) for config in flat)
         else:
-            rows[key] = tuple(each.get(key) for each in flat)
+            rows[key] = tuple(config.get(key) for config in flat)
     return [(key, values) for key, values in rows.items() if len(set(values)) > 1]
 
 
@@ -119,8 +119,8 @@ def _entry(flat: Mapping[str, str], prefix: str) -> str | None:
     """A reward source or a term in a few words."""
     if not any(key.startswith(prefix) for key in flat):
         return None
-    said = [f"{name} {value}" for name in ("preset", "source", "weight") if (value := flat.get(prefix + name))]
-    return ", ".join(said) or "set"
+    words = [f"{name} {value}" for name in ("preset", "source", "weight") if (value := flat.get(prefix + name))]
+    return ", ".join(words) or "set"
 
 
 def _rows(before: Evaluation, after: Evaluation) -> tuple[FigureRow, ...]:
@@ -141,10 +141,10 @@ def _rows(before: Evaluation, after: Evaluation) -> tuple[FigureRow, ...]:
 
 
 def _section(config: Mapping[str, Any], path: str) -> Any:
-    found: Any = config
+    section: Any = config
     for name in path.split("."):
-        found = found.get(name, {})
-    return found
+        section = section.get(name, {})
+    return section
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:

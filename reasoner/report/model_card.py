@@ -122,7 +122,7 @@ def _write_trained(run: SavedRun, model: RunModel, folder: Path) -> None:
         weights=model.folder,
         lora=lora,
     )
-    policy.save(folder)
+    policy.weights.save(folder)
 
 
 def _size(file: Path) -> int:

@@ -171,13 +171,13 @@ def _estimated(estimate: Estimate) -> str:
 def _apart(figure: str) -> Markup:
     """`4.2% [2.1, 8.0]` with its interval as an element: on a narrow page it has a line of its own."""
     value, bracket, bounds = figure.partition(" [")
-    whole = Markup('{} <span class="bounds">[{}</span>').format(value, bounds)
-    return whole if bracket else Markup("{}").format(value)
+    markup = Markup('{} <span class="bounds">[{}</span>').format(value, bounds)
+    return markup if bracket else Markup("{}").format(value)
 
 
-def _times(each: RunReport) -> list[dict[str, Any]]:
-    colours = {part.label: part.colour for part in each.stages.parts} if each.stages else {}
-    total = sum(each.seconds.values())
+def _times(report: RunReport) -> list[dict[str, Any]]:
+    colours = {part.label: part.colour for part in report.stages.parts} if report.stages else {}
+    total = sum(report.seconds.values())
     rows = [
         {
             "name": phase,
@@ -185,7 +185,7 @@ def _times(each: RunReport) -> list[dict[str, Any]]:
             "share": f"{100 * seconds / total:.0f}%",
             "colour": colours.get(phase),
         }
-        for phase, seconds in each.seconds.items()
+        for phase, seconds in report.seconds.items()
     ]
     return [*rows, {"name": "total", "time": duration(total), "share": "", "colour": None}]
 

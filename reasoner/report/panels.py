@@ -83,19 +83,19 @@ _HIDDEN = re.compile(r"step|time/.*")
 
 def panels(runs: Sequence[SavedRun], spreads: Sequence[Spread]) -> dict[PanelSection, list[Panel]]:
     """All charts of metrics, by section. `spreads`: of each run."""
-    found: dict[PanelSection, list[Panel]] = {"curves": [], "objective": [], "other": []}
+    sections: dict[PanelSection, list[Panel]] = {"curves": [], "objective": [], "other": []}
     names = list(dict.fromkeys(name for run in runs for metrics in run.metrics for name in metrics))
-    left = [name for name in names if not _HIDDEN.fullmatch(name)]
+    remaining = [name for name in names if not _HIDDEN.fullmatch(name)]
     for row in _ROWS:
         for term, members in _members(row, names):
-            left = [name for name in left if name not in members]
+            remaining = [name for name in remaining if name not in members]
             title = row.title.format(term=term)
             made = list(_panels(title, members, runs, spreads))
-            found[row.section] += [panel for panel in made if row.when_all_zero or not _all_zero(panel)]
-    for name in left:
-        found["other"] += _panels(name, [name], runs, spreads)
-    keyed = iter(_with_keys([panel for some in found.values() for panel in some]))
-    return {section: [next(keyed) for _ in some] for section, some in found.items()}
+            sections[row.section] += [panel for panel in made if row.when_all_zero or not _all_zero(panel)]
+    for name in remaining:
+        sections["other"] += _panels(name, [name], runs, spreads)
+    keyed = iter(_with_keys([panel for members_ in sections.values() for panel in members_]))
+    return {section: [next(keyed) for _ in members_] for section, members_ in sections.items()}
 
 
 def evaluation_panels(runs: Sequence[SavedRun]) -> list[Panel]:

@@ -33,9 +33,9 @@ class Pieces:
         """One piece per token."""
         pieces: list[str] = []
         for broken, run in groupby(ids, lambda id_: BROKEN in self._piece(id_)):
-            some = list(run)
-            joined = self._decode(some)[self._prefix :] if broken else ""
-            pieces += [joined, *[""] * (len(some) - 1)] if broken else [self._piece(id_) for id_ in some]
+            part = list(run)
+            joined = self._decode(part)[self._prefix :] if broken else ""
+            pieces += [joined, *[""] * (len(part) - 1)] if broken else [self._piece(id_) for id_ in part]
         return pieces
 
     def _piece(self, id_: int) -> str:
@@ -59,12 +59,12 @@ def load_pieces(run: Path, config: Mapping[str, Any]) -> Pieces | None:
     except ImportError:
         return None
     source = local_file(str(config.get("model", {}).get("path", "")), "tokenizer.json")
-    found = [*sorted(run.rglob("tokenizer.json")), *([source] if source else [])]
-    if not found:
+    files = [*sorted(run.rglob("tokenizer.json")), *([source] if source else [])]
+    if not files:
         return None
-    text = read_text(found[0], LARGE_BYTES, links=found[0] == source)  # a hub's cache is made of links
+    text = read_text(files[0], LARGE_BYTES, links=files[0] == source)  # a hub's cache is made of links
     try:
         parse_json(text)  # the library follows a file that nests without end until its stack is full
         return Pieces(Tokenizer.from_str(text))
     except Exception as error:  # it raises nothing narrower
-        raise DataError(f"{found[0]} is not a tokenizer: {str(error)[:200]}") from error
+        raise DataError(f"{files[0]} is not a tokenizer: {str(error)[:200]}") from error

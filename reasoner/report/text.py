@@ -50,24 +50,24 @@ def escaped(text: str) -> str:
     return re.sub(r"\](?=[(\[:])", r"\\]", line)
 
 
-def _single(each: RunReport) -> Iterator[str]:
-    run = each.run
+def _single(report: RunReport) -> Iterator[str]:
+    run = report.run
     yield f"# {escaped(run.name)}"
     yield f"**{run.state}**: {ended(run)}" + (f". {escaped(run.reason)}" if run.reason else "")
-    warned = (f"step {warning.step}: {warning.what}. {warning.advice}" for warning in each.warnings)
-    if said := [*each.verdicts, *each.gate, *warned, *each.alerts]:
-        yield "\n".join(f"- {escaped(line)}" for line in said)
-    yield from _evaluation(each)
-    if each.examples:
+    warned = (f"step {warning.step}: {warning.what}. {warning.advice}" for warning in report.warnings)
+    if notes := [*report.verdicts, *report.gate, *warned, *report.alerts]:
+        yield "\n".join(f"- {escaped(line)}" for line in notes)
+    yield from _evaluation(report)
+    if report.examples:
         yield "## Responses before and after training"
-        yield "\n\n".join(_example(number, example) for number, example in enumerate(each.examples, 1))
+        yield "\n\n".join(_example(number, example) for number, example in enumerate(report.examples, 1))
     if run.metrics:
         yield f"## Training, {run.steps} steps"
         yield _training(run)
-    if each.seconds:
+    if report.seconds:
         yield "## Time"
-        total = sum(each.seconds.values())
-        rows = [(name, duration(s), f"{100 * s / total:.0f}%") for name, s in each.seconds.items()]
+        total = sum(report.seconds.values())
+        rows = [(name, duration(s), f"{100 * s / total:.0f}%") for name, s in report.seconds.items()]
         yield table(("", "time", "share"), [*rows, ("total", duration(total), "")])
     yield "## What was run"
     facts = {name: fact for name, fact in run.chosen.items() if name != "output"} | {"versions": versions(run)}
@@ -88,14 +88,14 @@ def _several(report: ReportData) -> Iterator[str]:
     yield table(("key", *(escaped(each.run.name) for each in report.runs)), values) if values else "None."
 
 
-def _evaluation(each: RunReport) -> Iterator[str]:
-    if each.comparison:
+def _evaluation(report: RunReport) -> Iterator[str]:
+    if report.comparison:
         yield "## Evaluation"
-        yield comparison_text(each.comparison)
+        yield comparison_text(report.comparison)
         yield ABOUT_EVALUATION
-    elif each.run.evaluations:
-        last = each.run.evaluations[-1]
-        yield f"## Evaluation {when(each.run, last)}"
+    elif report.run.evaluations:
+        last = report.run.evaluations[-1]
+        yield f"## Evaluation {when(report.run, last)}"
         rows = [(short(e.name), interval(e.value, e.low, e.high, e.unit)) for e in last.evaluation.estimates]
         yield table(("", "[95% interval]"), rows)
 
@@ -132,9 +132,9 @@ def _example(number: int, example: Example) -> str:
 
 
 def _training(run: SavedRun) -> str:
-    there = dict.fromkeys(name for metrics in run.metrics for name in metrics)
+    names = dict.fromkeys(name for metrics in run.metrics for name in metrics)
     rows = []
-    for name in [*headline(there), *(name for name in WATCHED if name in there)]:
+    for name in [*headline(names), *(name for name in WATCHED if name in names)]:
         values = [metrics.get(name, nan) for metrics in run.metrics]
         first, last, direction = thirds(values)
         unit = find(name).unit

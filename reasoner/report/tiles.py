@@ -49,16 +49,16 @@ class Overview:
     rows: tuple[OverviewRow, ...]
 
 
-def tiles(each: RunReport) -> list[Tile]:
+def tiles(report: RunReport) -> list[Tile]:
     """The figures that matter most: of the evaluation, or without one of the training steps."""
-    if each.comparison:
-        rows = {row.name: row for row in each.comparison.rows}
+    if report.comparison:
+        rows = {row.name: row for row in report.comparison.rows}
         first = [name for name in rows if name.startswith("avg@")]
         held_out = [name for name in rows if is_held_out(name)]
         names = [*first, "reward", "finished", "length", *held_out]
         return [_evaluated(rows[name]) for name in names if name in rows][:MOST]
-    names = headline(dict.fromkeys(name for metrics in each.run.metrics for name in metrics))
-    return [_trained(each.run, name) for name in names[:MOST]]
+    names = headline(dict.fromkeys(name for metrics in report.run.metrics for name in metrics))
+    return [_trained(report.run, name) for name in names[:MOST]]
 
 
 def overview(report: ReportData) -> Overview:

@@ -50,12 +50,12 @@ def ended(run: SavedRun) -> str:
 
 def resumptions(run: SavedRun) -> list[str]:
     """Every start after an interruption: when, from where, and what was out of the ordinary."""
-    said = []
+    notes = []
     for start in run.starts[1:]:
         changes = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in start.changes.items())
         parts = [f"{start.at[:16].replace('T', ' ')} from step {start.step}", changes, *start.notes]
-        said.append("; ".join(part for part in parts if part))
-    return said
+        notes.append("; ".join(part for part in parts if part))
+    return notes
 
 
 def versions(run: SavedRun) -> str:

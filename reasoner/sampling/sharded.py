@@ -31,7 +31,7 @@ class ShardedSampler:
         self._sampler, self._ranks, self._per_engine = sampler, ranks, per_engine
         self._engine, self._engines = ranks.index // per_engine, ranks.count // per_engine
         self._loaded = 0
-        self.name, description = self._of_holder((sampler.name, sampler.description) if sampler else None)
+        self.name, description = self._from_engine_rank((sampler.name, sampler.description) if sampler else None)
         where = f"each of {ranks.count} ranks" if per_engine == 1 else f"each {per_engine} of {ranks.count} ranks"
         self.description = f"{description}, on {where}"
 
@@ -54,20 +54,20 @@ class ShardedSampler:
         }
 
     def load(self, folder: Path, version: int) -> Receipt:
-        receipt = self._of_holder(self._sampler.load(folder, version) if self._sampler else None)
+        receipt = self._from_engine_rank(self._sampler.load(folder, version) if self._sampler else None)
         self._loaded = receipt.version
         return receipt
 
     def sleep(self) -> None:
         if self._sampler:
             self._sampler.sleep()
-        self._of_holder(self._sampler and True)  # its memory on this rank's device is free from here on
+        self._from_engine_rank(self._sampler and True)  # its memory on this rank's device is free from here on
 
     def wake(self) -> None:
         if self._sampler:
             self._sampler.wake()
 
-    def _of_holder(self, value: T | None) -> T:
+    def _from_engine_rank(self, value: T | None) -> T:
         """What the rank that holds this one's engine says."""
         found = value if self._per_engine == 1 else self._ranks.gather(value)[self._engine * self._per_engine]
         assert found is not None

@@ -39,10 +39,10 @@ def open_sandbox(choice: str = "auto") -> Sandbox:
         )
     reasons = []
     for name in BACKENDS if choice == "auto" else (choice,):
-        found = _proven(name)
-        if not isinstance(found, str):
-            return found
-        reasons.append(f"{name}: {found}")
+        outcome = _proven(name)
+        if not isinstance(outcome, str):
+            return outcome
+        reasons.append(f"{name}: {outcome}")
     raise MissingDependencyError("no sandbox for generated programs works here\n  " + "\n  ".join(reasons))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TypeVar
 
-from reasoner.processes import watchdog
+from reasoner.processes import parent_watchdog
 from reasoner.processes.run_marker import MARKER
 from reasoner.processes.subreaper import kill
 from reasoner.sandbox.base import Limits, SandboxError
@@ -69,6 +69,6 @@ class ProcessFamily:
         with self._lock:
             self._root = None
             code = wait()
-        if left := watchdog.end_processes("=".join(self._mark)):
-            raise SandboxError(f"what a program started could not be ended: {', '.join(left)}")
+        if survivors := parent_watchdog.end_processes("=".join(self._mark)):
+            raise SandboxError(f"what a program started could not be ended: {', '.join(survivors)}")
         return code

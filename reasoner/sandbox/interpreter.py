@@ -36,8 +36,8 @@ def readable_paths() -> list[Path]:
     Not all of `/usr`: images keep checkouts in `/usr/src`. Only existing paths; links as they are.
     """
     prefixes = dict.fromkeys((Path("/"), Path("/usr"), Path(PYTHON).parent.parent))
-    found = [prefix / part for prefix in prefixes for part in _PARTS]
-    return [path for path in (*found, *map(Path, _SYSTEM)) if path.exists()]
+    paths = [prefix / part for prefix in prefixes for part in _PARTS]
+    return [path for path in (*paths, *map(Path, _SYSTEM)) if path.exists()]
 
 
 @cache
@@ -49,7 +49,7 @@ def hidden_paths() -> tuple[Path, ...]:
     """
     readable = [path.resolve() for path in readable_paths()]
     library = Path(os.__file__).resolve().parent
-    found = {
+    paths = {
         folder
         for folder in _package_folders(readable)
         if any(folder.is_relative_to(path) for path in readable)
@@ -57,7 +57,7 @@ def hidden_paths() -> tuple[Path, ...]:
         and not any(path.is_relative_to(folder) for path in (*readable, library))
         and folder.is_dir()
     }
-    return tuple(sorted(folder for folder in found if found.isdisjoint(folder.parents)))
+    return tuple(sorted(folder for folder in paths if paths.isdisjoint(folder.parents)))
 
 
 def _package_folders(libraries: list[Path]) -> Iterator[Path]:

@@ -33,10 +33,10 @@ class Usage:
 
 def tree(root: int) -> list[int]:
     """A process and everything below it."""
-    found = [root]
-    for pid in found:
-        found.extend(children(pid))
-    return found
+    pids = [root]
+    for pid in pids:
+        pids.extend(children(pid))
+    return pids
 
 
 def usage(pids: list[int]) -> Usage:

@@ -78,11 +78,11 @@ def score_cases(
         Group(replace(problem, id=f"{index}:{problem.id}") if shared else problem, (0,), (response,))
         for index, (problem, response) in enumerate(cases)
     ]
-    found: dict[str, tuple[Component, ...]] = {}
+    scores: dict[str, tuple[Component, ...]] = {}
     for scored in scorer.score(groups):
-        found[scored.group.problem.id] = scored.components[0]
-        progress(len(found))
-    return [found[group.problem.id] for group in groups]
+        scores[scored.group.problem.id] = scored.components[0]
+        progress(len(scores))
+    return [scores[group.problem.id] for group in groups]
 
 
 def _case(path: Path, number: int, line: str) -> Case:
@@ -95,8 +95,8 @@ def _case(path: Path, number: int, line: str) -> Case:
         raise DataError(f"{place}: must be a JSON object, got {type(row).__name__}.")
     for name in NEEDED:
         if name not in row:
-            others = [key for key in row if key not in NEEDED]
-            raise DataError(f"{place}: the field {name!r} is missing.{nearest(name, others)} It has: {', '.join(row)}.")
+            extra = [key for key in row if key not in NEEDED]
+            raise DataError(f"{place}: the field {name!r} is missing.{nearest(name, extra)} It has: {', '.join(row)}.")
     expected = row.pop("expected")
     if expected is not None and (not isinstance(expected, Real) or isinstance(expected, bool)):
         raise DataError(f"{place}, field 'expected': must be a number or null, got {expected!r}.")

@@ -108,10 +108,10 @@ def check_source(
         options: its options; None: the defaults.
         plugins: files that register it.
     """
-    given = dict(options or {})
-    checks = [_check_options(source, given)]
+    chosen = dict(options or {})
+    checks = [_check_options(source, chosen)]
     if checks[0].passed and source.preflight is not None:
-        checks.append(_check_preflight(source, given))
+        checks.append(_check_preflight(source, chosen))
     if not checks[-1].passed:
         return Checklist(source.name, tuple(checks))
     probes = _probes(cases)
@@ -119,8 +119,8 @@ def check_source(
     calls += [] if cases else [(PROBLEM, make_response(text)) for text in ("42", "The answer is \\boxed{42}.")]
     sized = {} if source.granularity == "response" else _sized(source.granularity, cases)
     try:
-        first, of_size, left = _score(source, given, plugins, [*calls, *calls], sized)
-        second, _, _ = _score(source, given, plugins, calls)
+        first, of_size, left = _score(source, chosen, plugins, [*calls, *calls], sized)
+        second, _, _ = _score(source, chosen, plugins, calls)
     except (ConfigError, ScoringError) as error:
         return Checklist(source.name, (*checks, Check("is found in a worker", False, str(error))))
     once, again = first[: len(calls)], first[len(calls) :]
@@ -179,17 +179,17 @@ def _score(
 ) -> tuple[list[Component], dict[int, list[Component]], Sequence[str]]:
     """The verdicts, those of each size, and what the calls left behind or did to the process that starts their
     workers."""
-    said: list[str] = []
+    printed: list[str] = []
     reward = RewardConfig(source=source.name, options=dict(options))
-    with ScoringService([reward], WORKER, plugins, said.append) as service:
+    with ScoringService([reward], WORKER, plugins, printed.append) as service:
         # One by one: in a batch, one response that kills the call would fail those beside it.
         parts = [score_cases(service, [call])[0][0] for call in calls]
         of_size = {
             size: [row[0] for scored in service.score(groups) for row in scored.components]
             for size, groups in sized.items()
         }
-        left = service.left_behind().get(source.name)
-        return parts, of_size, left or said
+        abandoned = service.left_behind().get(source.name)
+        return parts, of_size, abandoned or printed
 
 
 def _check_options(source: RewardSource, options: Mapping[str, Any]) -> Check:

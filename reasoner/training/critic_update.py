@@ -125,9 +125,9 @@ class _Regression:
 
     def join(self, ranks: Ranks) -> None:
         """Have what all ranks saw of the mini-batch, each of which weighed its share."""
-        everyone = ranks.gather((self.loss, self.seen))
-        self.loss = sum(loss for loss, _ in everyone)
-        self.seen = StepTrace([part for _, seen in everyone for part in seen.parts])
+        of_ranks = ranks.gather((self.loss, self.seen))
+        self.loss = sum(loss for loss, _ in of_ranks)
+        self.seen = StepTrace([part for _, seen in of_ranks for part in seen.parts])
 
     def __call__(self, rows: Sequence[int], values_RT: Tensor, _: Tensor | None = None) -> Weights:
         width = values_RT.shape[1]

@@ -72,7 +72,7 @@ class HeldOut:
         groups = [scored.group for scored in rows]
         now = iter(_logprobs(self.learner, groups, progress))
         compares = any(term.needs_reference for term in terms.values())
-        before = iter(self._of_reference(source, groups) if compares else ())
+        before = iter(self._reference_logprobs(source, groups) if compares else ())
         z0 = self._kl(source, groups) if any(term.anchor.kind == "kl" for term in terms.values()) else None
         table: dict[tuple[str, FigureUnit], dict[str, float]] = {}
         for scored in rows:
@@ -91,10 +91,10 @@ class HeldOut:
         """As the update estimates it for the anchor `kl` (2402.01306), over all rows."""
         moved = mismatch(groups)
         now = _logprobs(self.learner, moved)
-        before = self._of_reference(f"{source}, mismatched", moved)
+        before = self._reference_logprobs(f"{source}, mismatched", moved)
         return max(0.0, sum(sum(a) - sum(b) for a, b in zip(now, before, strict=True)) / len(now))
 
-    def _of_reference(self, what: str, groups: Sequence[Group]) -> LogProbs:
+    def _reference_logprobs(self, what: str, groups: Sequence[Group]) -> LogProbs:
         assert self.reference is not None
         if what not in self._reference:
             self._reference[what] = _logprobs(self.reference, groups)

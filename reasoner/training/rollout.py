@@ -14,7 +14,8 @@ from reasoner.data.problems import Cursor, Stream
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.seeds import Purpose, derive_seed
 from reasoner.evaluation.metrics import Criterion, pass_rates
-from reasoner.monitoring.step_metrics import Timer, rollout_metrics
+from reasoner.monitoring.step_metrics import rollout_metrics
+from reasoner.monitoring.timer import Timer
 from reasoner.records import Group, Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Progress, Sampler, counted
 from reasoner.scoring.base import Scorer

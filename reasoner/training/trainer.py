@@ -32,7 +32,8 @@ from reasoner.io.bounded_files import is_there
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import PerturbableLearner
 from reasoner.monitoring.alarms import AlarmMonitor
-from reasoner.monitoring.step_metrics import Timer, memory_metrics, seconds_since_start
+from reasoner.monitoring.step_metrics import memory_metrics, seconds_since_start
+from reasoner.monitoring.timer import Timer
 from reasoner.monitoring.view import Summary, View
 from reasoner.plugins.events import Events
 from reasoner.records import Batch, Group, Rollout, ScoredGroup

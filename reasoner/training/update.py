@@ -82,16 +82,16 @@ class UpdateReport:
         """The update's rows of the metrics table (`reasoner.monitoring.metrics`)."""
         last = self.steps[-1]
         values = {
-            "update/loss": sum(each.loss for each in self.done),
+            "update/loss": sum(part.loss for part in self.done),
             "update/grad_norm": last.grad_norm,
             "update/learning_rate": last.learning_rate,
             "update/applied": sum(step.applied for step in self.steps) / len(self.steps),
             "update/not_finite": float(sum(not step.finite for step in self.steps)),
-            "update/responses_skipped": float(self.responses - sum(each.responses for each in self.done)),
-            "update/tokens": float(sum(each.tokens for each in self.done)),
+            "update/responses_skipped": float(self.responses - sum(part.responses for part in self.done)),
+            "update/tokens": float(sum(part.tokens for part in self.done)),
         }
-        for name, (weight, found, tokens) in self.terms.items():
-            values |= {f"term/{name}/{key}": value for key, value in found.metrics(weight, tokens).items()}
+        for name, (weight, diagnostics, tokens) in self.terms.items():
+            values |= {f"term/{name}/{key}": value for key, value in diagnostics.metrics(weight, tokens).items()}
         if self.credits:
             values["credit/abs_mean"] = sum(map(abs, self.credits)) / len(self.credits)
         if self.gap is not None:
@@ -140,7 +140,7 @@ def update(
     fresh = prepared.get("online")
     weights_RT = [[0.0] * len(r.token_ids) for r in fresh.batch.responses] if fresh else []
     for epoch, mini in product(range(epochs), range(steps)):
-        objectives = [each.objective(mini, steps, learner, progress) for each in prepared.values()]
+        objectives = [source.objective(mini, steps, learner, progress) for source in prepared.values()]
         for objective in objectives:
             objective.measures_gap = epoch == 0 and objective.plans[0].term.source == "online"
         accumulated = [objective.accumulate(learner) for objective in objectives]
@@ -148,13 +148,13 @@ def update(
             objective.join(ranks)
         done += accumulated
         results.append(learner.step())
-        for objective, some in zip(objectives, accumulated, strict=True):
+        for objective, parts in zip(objectives, accumulated, strict=True):
             nonfinite += [] if results[-1].finite else objective.nonfinite
-            entropies += [(some.entropy, objective.tokens)] if objective.needs_entropy else []
-            for each in objective.plans:
-                _, found, tokens = totals.get(each.name, (0.0, Diagnostics(), 0))
-                found += objective.diagnostics.get(each.name, Diagnostics())
-                totals[each.name] = (each.weight, found, tokens + each.tokens)
+            entropies += [(parts.entropy, objective.tokens)] if objective.needs_entropy else []
+            for term_plan in objective.plans:
+                _, diagnostics, tokens = totals.get(term_plan.name, (0.0, Diagnostics(), 0))
+                diagnostics += objective.diagnostics.get(term_plan.name, Diagnostics())
+                totals[term_plan.name] = (term_plan.weight, diagnostics, tokens + term_plan.tokens)
             gaps += [objective.gap] if objective.gap else []
             if objective.plans[0].term.source == "online":
                 objective.add_weights(weights_RT)
@@ -163,7 +163,7 @@ def update(
         credits=fresh.credits if fresh else (),
         weights=tuple(map(tuple, weights_RT)),
         terms=totals,
-        responses=epochs * sum(len(each.batch.responses) for each in prepared.values()),
+        responses=epochs * sum(len(source.batch.responses) for source in prepared.values()),
         done=tuple(done),
         steps=tuple(results),
         entropy=sum(h for h, _ in entropies) / max(sum(n for _, n in entropies), 1) if entropies else None,
@@ -187,7 +187,7 @@ class Prepared:
     @classmethod
     def of(cls, batch: Batch, terms: Sequence[ActiveTerm], max_tokens: int) -> Prepared:
         inputs = inputs_of(batch)
-        return cls(batch, terms, inputs, [credit_of(each.term, inputs) for each in terms], max_tokens)
+        return cls(batch, terms, inputs, [credit_of(active.term, inputs) for active in terms], max_tokens)
 
     @property
     def credits(self) -> tuple[float, ...]:
@@ -217,11 +217,11 @@ class Prepared:
 
     def _mismatched_kl(self, rows: Sequence[int], learner: Learner) -> float | None:
         """max(0, mean over responses of sum_t (l - l_ref)) of responses put to each other's prompts (2402.01306)."""
-        found = self.batch.mismatched
-        if found is None or not rows:
+        mismatched = self.batch.mismatched
+        if mismatched is None or not rows:
             return None
-        current = learner.logprobs([found.groups[row] for row in rows], self.batch.temperature)
-        total = sum(sum(now) - sum(found.reference_logprobs[row]) for row, now in zip(rows, current, strict=True))
+        current = learner.logprobs([mismatched.groups[row] for row in rows], self.batch.temperature)
+        total = sum(sum(now) - sum(mismatched.reference_logprobs[row]) for row, now in zip(rows, current, strict=True))
         return max(0.0, total / len(rows))
 
 
@@ -245,7 +245,7 @@ class Objective:
 
     def accumulate(self, learner: Learner) -> Accumulated:
         """Add the mini-batch's gradient."""
-        pairs_P2 = torch.cat([each.pairs_P2 for each in self.plans if each.term.evidence.unit == "pair"] or [_NO_PAIRS])
+        pairs_P2 = torch.cat([plan.pairs_P2 for plan in self.plans if plan.term.evidence.unit == "pair"] or [_NO_PAIRS])
         return learner.accumulate(
             [scored.group for scored in self.batch.groups],
             self,
@@ -257,15 +257,15 @@ class Objective:
 
     def join(self, ranks: Ranks) -> None:
         """Have what all ranks saw of the mini-batch, each of which weighed its share."""
-        everyone = ranks.gather((self.diagnostics, self.gap, self.seen))
-        names = dict.fromkeys(name for diagnostics, _, _ in everyone for name in diagnostics)
+        of_ranks = ranks.gather((self.diagnostics, self.gap, self.seen))
+        names = dict.fromkeys(name for diagnostics, _, _ in of_ranks for name in diagnostics)
         self.diagnostics = {
-            name: sum((diagnostics.get(name, Diagnostics()) for diagnostics, _, _ in everyone), Diagnostics())
+            name: sum((diagnostics.get(name, Diagnostics()) for diagnostics, _, _ in of_ranks), Diagnostics())
             for name in names
         }
-        gaps = [gap for _, gap, _ in everyone if gap]
+        gaps = [gap for _, gap, _ in of_ranks if gap]
         self.gap = sum(gaps[1:], gaps[0]) if gaps else None
-        self.seen = StepTrace([part for _, _, seen in everyone for part in seen.parts])
+        self.seen = StepTrace([part for _, _, seen in of_ranks for part in seen.parts])
 
     @property
     def nonfinite(self) -> tuple[NonFiniteResponse, ...]:
@@ -285,8 +285,8 @@ class Objective:
     def __call__(self, rows: Sequence[int], logprobs_RT: Tensor, entropies_RT: Tensor | None) -> Weights:
         """Weights of the responses `rows` of the batch under their current log-probabilities."""
         weights, diagnostics = weigh(self.plans, self.inputs, rows, logprobs_RT, entropies_RT)
-        for name, more in diagnostics.items():
-            self.diagnostics[name] = self.diagnostics.get(name, Diagnostics()) + more
+        for name, diagnosed in diagnostics.items():
+            self.diagnostics[name] = self.diagnostics.get(name, Diagnostics()) + diagnosed
         self.seen.add(rows, logprobs_RT, weights.weights_RT)
         self.weighed += len(rows)
         self.progress(self.weighed, len(self.rows))
@@ -309,8 +309,8 @@ class Objective:
             return
         learner_RT = logprobs_RT.cpu() if self.inputs.old_RT is None else self.inputs.old_RT[rows, :width]
         sampler_RT = self.inputs.sampler_RT[rows, :width]
-        here = Gap.between(learner_RT[mask_RT].tolist(), sampler_RT[mask_RT].tolist())
-        self.gap = here if self.gap is None else self.gap + here
+        gap = Gap.between(learner_RT[mask_RT].tolist(), sampler_RT[mask_RT].tolist())
+        self.gap = gap if self.gap is None else self.gap + gap
 
 
 _NO_PAIRS = torch.empty(0, 2, dtype=torch.int64)
@@ -372,7 +372,7 @@ def _update_critic(
     """The critic's optimiser steps over the same mini-batches; None: no term has one at this step."""
     if critic is None or fresh is None:
         return None
-    term = next((each.term for each in fresh.terms if each.term.needs_critic), None)
+    term = next((active.term for active in fresh.terms if active.term.needs_critic), None)
     if term is None:
         return None
     minis = [fresh.rows(mini, steps) for mini in range(steps)] * epochs

@@ -156,7 +156,7 @@ def publish_on_a_full_disk(learner: Learner, output: Path) -> None:
         raise OSError(errno.ENOSPC, "full", str(folder))
 
     try:
-        with patch("reasoner.learning.model.backbone.write_weights", write_weights):
+        with patch("reasoner.learning.model.model_weights.write_weights", write_weights):
             learner.publish(output)
         found = 0
     except OSError as error:

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from reasoner.processes.lifetime import Interrupted, guard_processes, interruptible
+from reasoner.processes.parent_watchdog import command, is_watchdog, marked, watch
 from reasoner.processes.subreaper import children
-from reasoner.processes.watchdog import command, is_watchdog, marked, watch
 from tests.tiny import build_tiny_model
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter, adapted
-from reasoner.learning.model.backbone import Dtype
+from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import Digest, read_files, read_weights
 from reasoner.models.weight_files import read_shapes
@@ -160,7 +160,7 @@ def test_a_checkpoint_holds_the_adapter_and_goes_on_with_the_same_bits(
     for name, each in (("resumed", resumed), ("uninterrupted", learner)):
         (tmp_path / name).mkdir()
         checksums.add(each.publish(tmp_path / name))
-        each.policy.keep(tmp_path / name / "kept")
+        each.policy.weights.write_checkpoint(tmp_path / name / "kept")
     assert len(checksums) == 1
     mine, theirs = (dict(read_files(tmp_path / name / "kept")) for name in ("resumed", "uninterrupted"))
     assert mine.keys() == theirs.keys()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reasoner.gro.credit import credit, informative, returns_and_advantages
 from reasoner.gro.inputs import ObjectiveInputs
-from reasoner.gro.pairs import mine, units
+from reasoner.gro.pairs import mine_pairs, units
 from reasoner.gro.spec.terms import (
     KL,
     Advantage,
@@ -388,7 +388,7 @@ def test_an_abstained_response_has_no_advantage_and_leaves_the_whitening() -> No
 
 def _pairs(spec: Pairing, rewards: Rewards) -> list[tuple[int, int]]:
     inputs = _inputs(rewards)
-    return [(chosen, rejected) for chosen, rejected in mine(spec, inputs.rewards_NG, inputs.valid_NG).tolist()]
+    return [(chosen, rejected) for chosen, rejected in mine_pairs(spec, inputs.rewards_NG, inputs.valid_NG).tolist()]
 
 
 def test_best_against_worst_takes_the_first_of_equals() -> None:

@@ -26,7 +26,8 @@ from reasoner.learning.batching.packing import Sharing
 from reasoner.learning.critic import HEAD_FILE, TorchCritic
 from reasoner.learning.learner import WeightFunction
 from reasoner.learning.model import attention
-from reasoner.learning.model.backbone import Dtype, Packing
+from reasoner.learning.model.backbone import Packing
+from reasoner.learning.model.model_weights import Dtype
 from reasoner.records import Group
 from tests.ragged import make_response, ragged_groups
 from tests.tiny import build_tiny_model

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reasoner.gro.credit import returns_and_advantages
-from reasoner.gro.evidence import of_high_entropy
+from reasoner.gro.evidence import high_entropy_tokens
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.links import link, slope_without_credit
 from reasoner.gro.objective import credit_of, plan, weigh
@@ -671,7 +671,7 @@ def test_a_kl_penalty_is_for_every_token_whatever_its_entropy() -> None:
 )
 def test_the_share_of_tokens_is_rounded_up(share: float, length: int, count: int) -> None:
     entropies_RT = torch.arange(float(length)).flip(0)[None]
-    kept_RT = of_high_entropy(share, entropies_RT, torch.ones(1, length, dtype=torch.bool))
+    kept_RT = high_entropy_tokens(share, entropies_RT, torch.ones(1, length, dtype=torch.bool))
     assert kept_RT.tolist() == [[t < count for t in range(length)]]
 
 

@@ -108,7 +108,7 @@ def test_plan_and_run_agree_on_how_many_gpus_can_share_a_model(
     }
     (tmp_path / "config.json").write_text(json.dumps({"text_config": model}))
     size = ModelSize.of(tmp_path)
-    planned = list(refusals._of_sampler(load_online(gpus), size))
+    planned = list(refusals._sampler_obstacles(load_online(gpus), size))
     if not why:
         check(config(tensor_parallel=gpus), tmp_path)
         assert planned == []

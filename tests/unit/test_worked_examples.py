@@ -16,12 +16,12 @@ import pytest
 import reasoner.gro
 import reasoner.learning
 from reasoner.gro.credit import credit
-from reasoner.gro.evidence import of_responses
+from reasoner.gro.evidence import response_evidence
 from reasoner.gro.importance import correction
 from reasoner.gro.kl import kl_estimate
 from reasoner.gro.links import link
 from reasoner.gro.objective import plan
-from reasoner.gro.pairs import mine
+from reasoner.gro.pairs import mine_pairs
 from reasoner.gro.spec.schedules import Ramp, Schedule, factor
 from reasoner.gro.spec.terms import (
     KL,
@@ -123,11 +123,11 @@ KINDS: list[tuple[Callable[..., Any], set[str]]] = [
     (credit, choices_of(Advantage, "baseline") | choices_of(Advantage, "scale") | {"normalise-then-sum"}),
     (link, {kind.__name__ for kind in get_args(Link)} - {"CustomLink"}),
     (link, choices_of(Divergence, "measure")),
-    (of_responses, choices_of(Evidence, "reduce")),
+    (response_evidence, choices_of(Evidence, "reduce")),
     (correction, (choices_of(Correction, "kind") - {"none"}) | choices_of(Correction, "level")),
     (kl_estimate, choices_of(KL, "estimator")),
     (plan, choices_of(Aggregation, "kind")),
-    (mine, choices_of(Pairing, "rule")),
+    (mine_pairs, choices_of(Pairing, "rule")),
     (factor, {kind.__name__ for kind in get_args(Schedule)} | choices_of(Ramp, "kind")),
     (learning_rate, set(get_args(LearningRateDecay))),
 ]

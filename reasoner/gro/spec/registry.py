@@ -44,10 +44,10 @@ BUILT_IN = Algorithms(presets=PRESETS)
 def options_of(function: Callable[..., Any]) -> list[str]:
     """The options that a plugin's credit or link takes by name: its parameters after the two tensors."""
     parameters = list(inspect.signature(function).parameters.values())[2:]
-    return [each.name for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    return [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
 
 
 def takes_any_option(function: Callable[..., Any]) -> bool:
     """Whether it has `**options`."""
-    kinds = [each.kind for each in inspect.signature(function).parameters.values()]
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
     return inspect.Parameter.VAR_KEYWORD in kinds

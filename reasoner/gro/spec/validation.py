@@ -41,14 +41,14 @@ def mistake_of_term(term: Term) -> str:
 
 
 def _mistakes(term: Term) -> Iterator[str]:
-    yield from _of_numbers(term)
-    yield from _of_unit(term)
-    yield from _of_source(term)
-    yield from _of_credit(term)
-    yield from _of_penalties(term)
+    yield from _number_mistakes(term)
+    yield from _unit_mistakes(term)
+    yield from _source_mistakes(term)
+    yield from _credit_mistakes(term)
+    yield from _penalty_mistakes(term)
 
 
-def _of_link(link: object) -> Iterator[str]:
+def _link_mistakes(link: object) -> Iterator[str]:
     match link:
         case Clip():
             if not 0.0 <= link.low <= 1.0 or link.high < 0.0:
@@ -77,9 +77,9 @@ def _of_link(link: object) -> Iterator[str]:
                 yield f"link.desirable and link.undesirable must be at least 0, got {numbers}"
 
 
-def _of_numbers(term: Term) -> Iterator[str]:
+def _number_mistakes(term: Term) -> Iterator[str]:
     evidence, correction = term.evidence, term.correction
-    yield from _of_link(term.link)
+    yield from _link_mistakes(term.link)
     if isinstance(term.credit, PassAtK) and term.credit.k < 1:
         yield f"credit.k must be at least 1, got {term.credit.k}"
     if evidence.bound is not None and evidence.bound <= 0.0:
@@ -118,7 +118,7 @@ def _of_numbers(term: Term) -> Iterator[str]:
         )
 
 
-def _of_unit(term: Term) -> Iterator[str]:
+def _unit_mistakes(term: Term) -> Iterator[str]:
     unit, evidence = term.evidence.unit, term.evidence
     known = AGGREGATIONS[unit]
     if term.aggregation.kind not in known:
@@ -173,7 +173,7 @@ def _of_unit(term: Term) -> Iterator[str]:
         yield "correction.level = 'token' does not fit evidence.unit = 'response'; use 'sequence' or 'geometric'"
 
 
-def _of_source(term: Term) -> Iterator[str]:
+def _source_mistakes(term: Term) -> Iterator[str]:
     source = term.source
     if source != "online":
         why = f"needs source = 'online', got {source!r}: nobody here sampled it"
@@ -199,7 +199,7 @@ def _of_source(term: Term) -> Iterator[str]:
         yield "anchor.kind = 'kl' needs source = 'labelled' or 'online', got 'pairs'"
 
 
-def _of_credit(term: Term) -> Iterator[str]:
+def _credit_mistakes(term: Term) -> Iterator[str]:
     credit = term.credit
     if term.pairing != Pairing() and not term.reads_pairs:
         yield f"pairing needs pairs: evidence.unit = 'pair', got {term.evidence.unit!r}"
@@ -234,6 +234,6 @@ def _of_credit(term: Term) -> Iterator[str]:
         yield "kl.place = 'reward' without a baseline gives credit per token and needs evidence.unit = 'token'"
 
 
-def _of_penalties(term: Term) -> Iterator[str]:
+def _penalty_mistakes(term: Term) -> Iterator[str]:
     if term.kl.in_loss and term.kl.estimator == "k1":
         yield "kl.estimator = 'k1' belongs into the reward: in the loss its expected gradient is zero; use k2 or k3"

@@ -182,12 +182,12 @@ def _shared_sequences(group: GroupRows, token_budget: int) -> Iterator[_Piece]:
     pending: list[int] = []
     tokens = prompt
     for unit in group.units:
-        more = sum(len(group.response(row).token_ids) - 1 for row in unit)
-        if pending and tokens + more > token_budget:
+        added = sum(len(group.response(row).token_ids) - 1 for row in unit)
+        if pending and tokens + added > token_budget:
             yield (_sequence(group, pending),)
             pending, tokens = [], prompt
         pending += unit
-        tokens += more
+        tokens += added
     if pending:
         yield (_sequence(group, pending),)
 

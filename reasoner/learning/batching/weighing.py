@@ -59,14 +59,14 @@ def weigh_batch(
     """
     mask_S = policy_mask(batch, responses, outputs_S.device)
     entropies_RT = None if entropies_S is None else inputs.padded(entropies_S.detach())
-    wanted = weights(batch.rows, inputs.padded(outputs_S.detach()), entropies_RT)
-    weights_S = inputs.weights(wanted.weights_RT, mask_S, outputs_S)
+    weighted = weights(batch.rows, inputs.padded(outputs_S.detach()), entropies_RT)
+    weights_S = inputs.weights(weighted.weights_RT, mask_S, outputs_S)
     loss = -(weights_S * outputs_S).sum()
     nonzero = bool(weights_S.any())
-    if wanted.entropy_RT is not None:
+    if weighted.entropy_RT is not None:
         if entropies_S is None:
             raise ValueError("weights of the entropy were given, but no entropies: pass entropy=True to accumulate")
-        bonus_S = inputs.weights(wanted.entropy_RT, mask_S, outputs_S)
+        bonus_S = inputs.weights(weighted.entropy_RT, mask_S, outputs_S)
         loss = loss - (bonus_S * entropies_S).sum()
         nonzero = nonzero or bool(bonus_S.any())
     return WeightedLoss(loss, nonzero, 0.0 if entropies_S is None else float(entropies_S.detach()[mask_S].sum()))

@@ -38,11 +38,11 @@ from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.deepspeed.settings import deepspeed_settings
 from reasoner.learning.deepspeed.state import exact_weight, moments, restore, restore_weights
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
-from reasoner.learning.model.backbone import Dtype, Fetch
+from reasoner.learning.model.model_weights import Dtype, Fetch
 from reasoner.learning.model.policy import TorchPolicy
-from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, trained_weights, why_not
+from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, skip_reason, trained_weights
 from reasoner.learning.schedule import learning_rate
-from reasoner.models.size import EXPERTS, has_experts, why_no_experts
+from reasoner.models.size import EXPERTS, experts_refusal, has_experts
 from reasoner.models.tensor_files import write_shards
 from reasoner.records import Group, Response
 
@@ -224,7 +224,7 @@ class DeepspeedLearner:
         self.version += 1  # first: an interrupt while the weights change must not leave them with the old number
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
-        reason = why_not(self._losses, norm)
+        reason = skip_reason(self._losses, norm)
         assert self._engine.was_step_applied() == (not reason), f"DeepSpeed and its gradient norm {norm} disagree"
         if reason:
             self.version -= 1
@@ -241,15 +241,15 @@ class DeepspeedLearner:
     def publish(self, folder: Path) -> str:
         """As in the protocol; the first rank of every node writes, while all of them gather weight after weight."""
         writes = self._ranks.leads_node
-        weights = self.policy.published(partial(self._gather, wanted=writes))
+        weights = self.policy.weights.published(partial(self._gather, wanted=writes))
 
-        return self._written_by(writes, weights, lambda: self.policy.publish(folder, weights)) or ""
+        return self._written_by(writes, weights, lambda: self.policy.weights.publish(folder, weights)) or ""
 
     def save(self, folder: Path) -> None:
         """As in the protocol; the first rank writes."""
         writes = self._ranks.first
-        weights = self.policy.stored(partial(self._gather, wanted=writes))
-        self._written_by(writes, weights, lambda: self.policy.save(folder, weights))
+        weights = self.policy.weights.tensors(partial(self._gather, wanted=writes))
+        self._written_by(writes, weights, lambda: self.policy.weights.save(folder, weights))
 
     def checkpoint(self, folder: Path) -> None:
         """As in the protocol; the first rank writes."""
@@ -259,14 +259,14 @@ class DeepspeedLearner:
         if not self.version:
             return
         fetch = partial(self._gather_exact, wanted=writes)
-        weights = self.policy.stored(fetch, exact=True) if self._lora is None else self._adapter(fetch)
-        self._written_by(writes, weights, lambda: self.policy.keep(folder / TRAINED, weights))
+        weights = self.policy.weights.tensors(fetch, exact=True) if self._lora is None else self._adapter(fetch)
+        self._written_by(writes, weights, lambda: self.policy.weights.write_checkpoint(folder / TRAINED, weights))
         tensors = moments(self.policy.trained, self._engine.optimizer, self.version)
         self._written_by(writes, tensors, lambda: write_shards(folder, STEM, tensors))
 
     def _adapter(self, fetch: Fetch) -> Iterator[tuple[str, Tensor]]:
         """The adapter's weights by their names in memory; nothing on a rank where they are not wanted."""
-        for name, value in self.policy.kept().items():
+        for name, value in self.policy.weights.checkpointed().items():
             parts = fetch((value,))
             if parts is not None:
                 yield name, parts[0]
@@ -296,11 +296,11 @@ class DeepspeedLearner:
             outcome = error
         finally:
             deque(weights, maxlen=0)  # whatever became of the file here, the other ranks wait for this one
-        everyone = self._ranks.gather(outcome)
-        for each in everyone:
-            if isinstance(each, Exception):
-                raise each
-        return cast(T | None, everyone[0])
+        outcomes = self._ranks.gather(outcome)
+        for result in outcomes:
+            if isinstance(result, Exception):
+                raise result
+        return cast(T | None, outcomes[0])
 
     def _gather(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
         """The parts in host memory; None on a rank where they are not wanted."""
@@ -309,10 +309,10 @@ class DeepspeedLearner:
 
     def _gather_exact(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
         """As `_gather`, in the float32 numbers that the optimiser changes, where it has them."""
-        found = [exact_weight(part) if part.requires_grad else None for part in parts]
-        if any(part is None for part in found):
+        weights = [exact_weight(part) if part.requires_grad else None for part in parts]
+        if any(part is None for part in weights):
             return self._gather(parts, wanted=wanted)
-        return tuple(part.to("cpu", copy=True) for part in found if part is not None) if wanted else None
+        return tuple(part.to("cpu", copy=True) for part in weights if part is not None) if wanted else None
 
 
 class _Scores(nn.Module):
@@ -395,4 +395,4 @@ def _refuse_experts(model: Any) -> None:
     config = model.config.get_text_config()
     count = next((getattr(config, name) for name in EXPERTS if getattr(config, name, None)), 0)
     if count > 1 and has_experts(name for name, _ in model.named_parameters()):
-        raise UserError(why_no_experts(type(model).__name__, count))
+        raise UserError(experts_refusal(type(model).__name__, count))

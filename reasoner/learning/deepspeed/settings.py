@@ -44,19 +44,19 @@ def deepspeed_settings(config: LearningConfig, dtype: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, is no JSON object, has a key that is not known here, or contradicts ours.
     """
-    ours = _ours(config, dtype)
+    settings = _ours(config, dtype)
     if config.deepspeed.config is None:
-        return ours
+        return settings
     path = Path(config.deepspeed.config).expanduser()
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        added = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"learning.deepspeed.config = {str(path)!r} cannot be read as JSON: {error}") from error
-    if not isinstance(theirs, dict):
-        raise ConfigError(f"learning.deepspeed.config = {str(path)!r} must hold a JSON object, got {theirs!r}")
-    if mistakes := [*_unknown(theirs, ours), *_contradictions(theirs, ours)]:
+    if not isinstance(added, dict):
+        raise ConfigError(f"learning.deepspeed.config = {str(path)!r} must hold a JSON object, got {added!r}")
+    if mistakes := [*_unknown(added, settings), *_contradictions(added, settings)]:
         raise ConfigError(f"learning.deepspeed.config = {str(path)!r}:\n  " + "\n  ".join(mistakes))
-    return _laid_over(theirs, ours)
+    return _merged(added, settings)
 
 
 def _ours(config: LearningConfig, dtype: str) -> dict[str, Any]:
@@ -81,28 +81,28 @@ def _ours(config: LearningConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def _unknown(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in theirs.items():
-        if key in ours or key in _ADDED or _is_off(value):
+def _unknown(file: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in file.items():
+        if key in settings or key in _ADDED or _is_off(value):
             continue
-        instead = _INSTEAD.get(key) or f"it is not one that can be added here.{nearest(key, [*ours, *_ADDED])}"
+        instead = _INSTEAD.get(key) or f"it is not one that can be added here.{nearest(key, [*settings, *_ADDED])}"
         yield f"{key}: {instead}; leave it out"
 
 
-def _contradictions(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for key, mine in ours.items():
-        value = theirs.get(key, "auto")
-        if isinstance(mine, dict) and isinstance(value, dict):
-            yield from _contradictions(value, mine, f"{path}{key}.")
-        elif value not in (mine, "auto"):
-            yield f"{path}{key} = {json.dumps(value)} contradicts {json.dumps(mine)}; {_where(path + key)}"
+def _contradictions(file: Mapping[str, Any], settings: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, setting in settings.items():
+        value = file.get(key, "auto")
+        if isinstance(setting, dict) and isinstance(value, dict):
+            yield from _contradictions(value, setting, f"{path}{key}.")
+        elif value not in (setting, "auto"):
+            yield f"{path}{key} = {json.dumps(value)} contradicts {json.dumps(setting)}; {_instead(path + key)}"
     if path == "zero_optimization.":
         for key in ("offload_optimizer", "offload_param"):
-            if key not in ours and theirs.get(key, {}).get("device", "none") != "none":
-                yield f"{path}{key}: {_where(path + key)}"
+            if key not in settings and file.get(key, {}).get("device", "none") != "none":
+                yield f"{path}{key}: {_instead(path + key)}"
 
 
-def _where(key: str) -> str:
+def _instead(key: str) -> str:
     setting = {
         "zero_optimization.stage": "learning.deepspeed.zero_stage",
         "zero_optimization.offload_optimizer": "learning.deepspeed.offload_optimizer",
@@ -118,9 +118,9 @@ def _is_off(value: Any) -> bool:
     return value == "auto" or (isinstance(value, dict) and value.get("enabled") is False)
 
 
-def _laid_over(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {key: value for key, value in theirs.items() if not _is_off(value)} | dict(ours)
-    for key, mine in ours.items():
-        if isinstance(mine, dict) and isinstance(theirs.get(key), dict):
-            merged[key] = _laid_over(theirs[key], mine)
+def _merged(file: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {key: value for key, value in file.items() if not _is_off(value)} | dict(settings)
+    for key, setting in settings.items():
+        if isinstance(setting, dict) and isinstance(file.get(key), dict):
+            merged[key] = _merged(file[key], setting)
     return merged

@@ -22,8 +22,8 @@ def exact_weight(tensor: Tensor) -> Tensor | None:
     """The float32 numbers that the optimiser changes for a trained parameter; None: DeepSpeed has none beside it."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    whole: Tensor | None = safe_get_full_fp32_param(tensor) if _is_spread(tensor) else None
-    return whole
+    weight: Tensor | None = safe_get_full_fp32_param(tensor) if _is_spread(tensor) else None
+    return weight
 
 
 def moments(named: Mapping[str, nn.Parameter], optimizer: Any, steps: int) -> Iterator[tuple[str, Tensor]]:
@@ -39,8 +39,8 @@ def moments(named: Mapping[str, nn.Parameter], optimizer: Any, steps: int) -> It
     for name, parameter in named.items():
         for kind in MOMENTS:
             spread = _is_spread(parameter)
-            whole = safe_get_full_optimizer_state(parameter, kind) if spread else optimizer.state[parameter][kind]
-            yield f"{kind}/{name}", whole
+            moment = safe_get_full_optimizer_state(parameter, kind) if spread else optimizer.state[parameter][kind]
+            yield f"{kind}/{name}", moment
         yield f"step/{name}", torch.tensor(float(steps))
 
 
@@ -76,7 +76,7 @@ def restore_weights(policy: Backbone, checkpoint: Path) -> None:
     folder = trained_weights(checkpoint)
     assert folder is not None
     state = policy.model.state_dict(keep_vars=True)
-    for name, tensor in policy.kept_in(folder):
+    for name, tensor in policy.weights.read_checkpoint(folder):
         if state[name].requires_grad and _is_spread(state[name]):
             safe_set_full_fp32_param(state[name], tensor)
 

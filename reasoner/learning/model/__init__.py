@@ -3,6 +3,7 @@
 In come packed tokens, out come log-probabilities with their gradient.
 
     backbone.py                 tokens to hidden states
+    model_weights.py            the weights in memory, read and written
     attention.py, rotary.py     attention within rows of a flat sequence; frequencies that depend on a row's length
     logprobs.py                 hidden states to log-probabilities, without all logits at once
     policy.py                   responses scored by all of these

@@ -42,19 +42,20 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     sequence_shapes: Sequence[SequenceShape] | None = None,
-    **others: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention inside every packed sequence: query (1, heads, L, D), key and value (1, kv heads, L, D) ->
     (1, L, heads, D).
 
     Raises CannotPackError when the model asks for something that this function would ignore.
     """
-    asked = [f"with {name}" for name in _UNSUPPORTED if others.get(name) is not None]
-    asked += ["with a mask"] if attention_mask is not None else []
-    asked += ["with dropout"] if others.get("dropout") else []
-    if asked or sequence_shapes is None:
+    unsupported = [f"with {name}" for name in _UNSUPPORTED if options.get(name) is not None]
+    unsupported += ["with a mask"] if attention_mask is not None else []
+    unsupported += ["with dropout"] if options.get("dropout") else []
+    if unsupported or sequence_shapes is None:
         raise CannotPackError(
-            f"{type(module).__name__} calls attention {', '.join(asked) or 'without saying where sequences begin'}"
+            f"{type(module).__name__} calls attention "
+            f"{', '.join(unsupported) or 'without saying where sequences begin'}"
         )
     if key.shape[1] != query.shape[1] and query.device.type != "cpu":
         # Off the CPU, grouped heads with a mask fall back to a kernel that holds all scores.

@@ -1,6 +1,6 @@
-"""A transformers model without its output layer: hidden states of packed responses, whatever is read from them.
+"""A transformers model without its output layer: the hidden states of packed responses.
 
-Policy and critic are one each. Parameters are float32. With dtype bfloat16 the forward pass runs under autocast: the
+Policy and critic are built on it. Parameters are float32. With dtype bfloat16 the forward pass runs under autocast: the
 parameters are their own float32 master copy, gradients add up in float32 (bfloat16 sums would depend on how a batch
 was cut), and a fresh learner and its reference agree. DeepSpeed keeps the master copy itself, in shards: for it (and
 for the reference beside it) the parameters are bfloat16 and there is no autocast.
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,18 +23,7 @@ from transformers import AutoConfig
 from reasoner.config import LoraConfig
 from reasoner.distributed.sharding import GroupRows
 from reasoner.errors import RunError, UserError
-from reasoner.learning.adapter import (
-    adapted,
-    adapter_names,
-    add_adapter,
-    load_adapter,
-    merge,
-    only_adapter,
-    read_adapter,
-    save_adapter,
-    sources,
-    write_adapter,
-)
+from reasoner.learning.adapter import adapted, add_adapter, load_adapter
 from reasoner.learning.batching.inputs import ModelInputs, flat_inputs, padded_inputs
 from reasoner.learning.batching.packing import (
     Layout,
@@ -48,18 +36,16 @@ from reasoner.learning.batching.packing import (
     pack_padded,
 )
 from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError
+from reasoner.learning.model.model_weights import Dtype, ModelWeights
 from reasoner.learning.model.rotary import rotate_as_vllm, separate_sequences
 from reasoner.learning.perturbing import Gather, perturbed
-from reasoner.models.files import ModelFiles, write_model
+from reasoner.models.files import ModelFiles
 from reasoner.models.loading import load_model
 from reasoner.models.model_config import attention_of
-from reasoner.models.tensor_files import check_room, read_files, write_weights
 
-Dtype = Literal["float32", "bfloat16", "float64"]
 ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
 """mean difference per token between the packed and the plain forward pass on the first batch: absolute for
 log-probabilities, relative for hidden states (float64 models of transformers still normalise in float32)"""
-Fetch = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...] | None]
 GROWTH = 1.5
 """a batch with a sequence this many times longer than any that was compared is compared again"""
 
@@ -121,8 +107,8 @@ class Backbone:
             trust_remote_code: run Python code that comes with the model.
             output_layer: load the whole language model, not only what gives its hidden states.
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
-            weights: take the weights, or those of the adapter, from this folder, as `keep` wrote it; the rest is that
-                of `folder`.
+            weights: a folder that `ModelWeights.write_checkpoint` wrote: the weights, or those of the adapter, are read
+                from it, and everything else from `folder`; None: all from `folder`.
             lora: freeze the model and put an adapter into it, which is published alone with `handover = "adapter"`;
                 None: without.
 
@@ -143,7 +129,7 @@ class Backbone:
         loaded = load_model(
             self._folder,
             device=self.device,
-            dtype=torch.float32 if self._autocast else self._published_dtype,
+            dtype=torch.float32 if self._autocast else getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
             head=output_layer,
             weights=None if lora else weights,
@@ -151,18 +137,15 @@ class Backbone:
             attn_implementation=attention_of(config),
         )
         self.model: Any = loaded.model
-        self.names = loaded.names
-        self._files = ModelFiles(
-            self._folder, loaded.skeleton.generation, None if output_layer else type(self.model).__name__
-        )
         self._lora = lora
         if lora is not None:
             add_adapter(self.model, lora)
             if weights is not None:
                 load_adapter(self.model, weights)
-        # now, before DeepSpeed spreads the parameters
-        sizes = [value.numel() for value in self.kept().values()] if self._adapter_alone else self.names.sizes
-        self._published_bytes = sum(sizes) * self._published_dtype.itemsize
+        files = ModelFiles(
+            self._folder, loaded.skeleton.generation, None if output_layer else type(self.model).__name__
+        )
+        self.weights = ModelWeights(self.model, loaded.names, files, dtype, lora)  # before DeepSpeed shards them
         self._by_length = separate_sequences(self.model)
         self._plain_attention = self.model.config._attn_implementation
         self.model.eval()
@@ -220,14 +203,14 @@ class Backbone:
             self._judge(gap(batch), what)
         self._compared = longest
 
-    def _judge(self, found: float, what: str) -> None:
+    def _judge(self, difference: float, what: str) -> None:
         """Raises RunError for a gap that is more than rounding."""
-        if not math.isfinite(found):
+        if not math.isfinite(difference):
             raise RunError(
-                f"{type(self.model).__name__}: {what} are not finite numbers ({found}) on the first batch: the weights "
-                f"in {self._folder} are damaged, or too large for {self.dtype}"
+                f"{type(self.model).__name__}: {what} are not finite numbers ({difference}) on the first batch: the "
+                f"weights in {self._folder} are damaged, or too large for {self.dtype}"
             )
-        if found <= ALLOWED_GAP[self.dtype]:
+        if difference <= ALLOWED_GAP[self.dtype]:
             return
         instead = (
             "Until then, learning.packing = 'padded' may be right: it is compared in the same way"
@@ -236,7 +219,7 @@ class Backbone:
         )
         raise RunError(
             f"{type(self.model).__name__}: {what} of {'packed' if self.packing.flat else 'padded'} responses differ "
-            f"from those of single sequences by {found:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}): "
+            f"from those of single sequences by {difference:.2g} per token (allowed: {ALLOWED_GAP[self.dtype]:.0e}): "
             "training would be wrong. Its attention or output layer does something that the learner does not know: "
             f"please report the model. {instead}"
         )
@@ -258,126 +241,6 @@ class Backbone:
         finally:
             self._compared = before
 
-    def sources(self) -> dict[str, tuple[Tensor, ...]]:
-        """What each weight of the plain model is made of (`whole`), by its name in memory; a tied output layer is there
-        under its own name."""
-        return sources(self.model.state_dict(keep_vars=True))
-
-    def whole(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """A weight of the plain model, with the adapter in it where it has one.
-
-        Args:
-            parts: of `sources`.
-            dtype: of the result.
-        """
-        weight, *adapter = (part.detach() for part in parts)
-        if adapter:
-            assert self._lora is not None
-            weight = merge(weight, adapter[0], adapter[1], self._lora)
-        return weight.to(dtype)
-
-    def stored(self, fetch: Fetch | None = None, *, exact: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """All weights of the plain model under the names that they have in its folder, a few at a time.
-
-        Args:
-            fetch: has the numbers of a weight's parts, or None where they are not wanted here: then nothing comes, but
-                every part was asked for, in the same order everywhere; None: the parts have them.
-            exact: as they are trained, not in the number format in which they are published.
-        """
-        named, dtype = self.sources(), self._trained_dtype if exact else self._published_dtype
-        for writer in self.names.writers:
-            parts = [fetch(named[name]) if fetch else named[name] for name in writer.sources]
-            whole = [
-                self.whole(each, dtype if isinstance(named[name][0], nn.Parameter) else named[name][0].dtype)
-                for name, each in zip(writer.sources, parts, strict=True)
-                if each is not None
-            ]
-            if whole:
-                yield from writer(whole).items()
-
-    def published(self, fetch: Fetch | None = None) -> Iterator[tuple[str, Tensor]]:
-        """What samplers get, as `stored`: the plain model, or the adapter alone."""
-        if not self._adapter_alone:
-            yield from self.stored(fetch)
-            return
-        names = adapter_names(self.kept(), self.names.renamed)
-        for name, value in self.kept().items():
-            parts = fetch((value,)) if fetch else (value,)
-            if parts is not None:
-                yield names[name], self.whole(parts, self._published_dtype)
-
-    def publish(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> str:
-        """Write what a sampler loads, a few weights at a time; returns its checksum.
-
-        Args:
-            weights: `published`; None: with the numbers of the model.
-
-        Raises:
-            OSError: the disk is full; ENOSPC before anything is written where that can be seen.
-        """
-        check_room(folder, self._published_bytes)
-        weights = self.published() if weights is None else weights
-        if self._adapter_alone:
-            assert self._lora is not None
-            return write_adapter(folder, weights, self._lora)
-        return write_weights(folder, weights)
-
-    def kept(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the model, by its name in memory: all of it, or its adapter, beside which nothing
-        changes."""
-        state = self.model.state_dict(keep_vars=True)
-        return state if self._lora is None else only_adapter(state)
-
-    def kept_in(self, folder: Path) -> Iterator[tuple[str, Tensor]]:
-        """What `keep` wrote, by its name in memory, a few at a time; what is tied comes once."""
-        if self._lora is not None:
-            return read_adapter(folder)
-        return self.names.loaded(read_files(folder))
-
-    def keep(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
-        """Write what is trained, exactly: the model as `save` does, or the adapter alone.
-
-        Args:
-            weights: `stored`, or of `kept`, in the numbers that are trained; None: those of the model.
-        """
-        if self._lora is None:
-            self.save(folder, weights, exact=True)
-        else:
-            folder.mkdir()
-            save_adapter(folder, self.kept().items() if weights is None else weights)
-
-    def save(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None, *, exact: bool = False) -> None:
-        """Write a folder like the one that the model came from, with its weights instead.
-
-        Args:
-            weights: `stored`; None: with the numbers of the model.
-            exact: in the numbers that are trained, not in the published format.
-
-        Raises:
-            OSError: the disk is full.
-            RunError: what was written are not the tensors of the folder that the model came from.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        dtype = self._trained_dtype if exact else self._published_dtype
-        self._files.write(folder, str(dtype).removeprefix("torch."))
-        weights = self.stored(exact=exact) if weights is None else weights
-        write_model(folder, chain(weights, self._files.tensors(self.names.kept)), self.names.saved)
-
-    @property
-    def _adapter_alone(self) -> bool:
-        """Whether samplers get the adapter and nothing else."""
-        return self._lora is not None and self._lora.handover == "adapter"
-
-    @property
-    def _published_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
-
-    @property
-    def _trained_dtype(self) -> torch.dtype:
-        """Of the numbers that the optimiser changes."""
-        return torch.float64 if self.dtype == "float64" else torch.float32
-
     def _choose_packing(self, wanted: Layout, sharing: Sharing, token_budget: int) -> Packing:
         """How sequences go through this model; it has the attention for that afterwards.
 
@@ -385,13 +248,17 @@ class Backbone:
             UserError: what is asked for is impossible.
         """
         name = type(self.model).__name__
-        why = "learning.packing = 'padded'" if wanted == "padded" else _why_not_flat(self.model) or self._try_packing()
+        why = (
+            "learning.packing = 'padded'"
+            if wanted == "padded"
+            else _packing_obstacle(self.model) or self._try_packing()
+        )
         if why and wanted == "packed":
             raise UserError(f"learning.packing = 'packed' is impossible for {name}: {why}; use 'auto'")
-        alone = why or ("its rotary embedding depends on the length of a sequence" if self._by_length else "")
-        if alone and sharing == "always":
-            raise UserError(f"learning.share_prompts = 'always' is impossible for {name}: {alone}; use 'auto'")
-        return Packing(not why, "never" if alone else sharing, token_budget, alone)
+        reason = why or ("its rotary embedding depends on the length of a sequence" if self._by_length else "")
+        if reason and sharing == "always":
+            raise UserError(f"learning.share_prompts = 'always' is impossible for {name}: {reason}; use 'auto'")
+        return Packing(not why, "never" if reason else sharing, token_budget, reason)
 
     def _try_packing(self) -> str:
         """Put a few tokens through the model in packed sequences; returns what keeps it from that, empty: nothing."""
@@ -453,7 +320,7 @@ def _without_head(model: Any) -> Any:
     return model.base_model
 
 
-def _why_not_flat(model: Any) -> str:
+def _packing_obstacle(model: Any) -> str:
     """What keeps several sequences from being laid one after the other; empty: nothing."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])

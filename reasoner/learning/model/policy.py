@@ -15,8 +15,9 @@ from reasoner.config import LoraConfig
 from reasoner.distributed.sharding import GroupRows, rows_by_group
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import Layout, MicroBatch, PackedSequence, Sharing
-from reasoner.learning.model.backbone import Backbone, Dtype, Packing
+from reasoner.learning.model.backbone import Backbone, Packing
 from reasoner.learning.model.logprobs import head_of, token_logprobs
+from reasoner.learning.model.model_weights import Dtype
 from reasoner.records import Group
 
 __all__ = ["Dtype", "Packing", "TorchPolicy"]
@@ -57,7 +58,8 @@ class TorchPolicy(Backbone):
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
-            weights: take the weights, or those of the adapter, from this folder, as `keep` wrote it.
+            weights: a folder that `ModelWeights.write_checkpoint` wrote: the weights, or those of the adapter, are read
+                from it; None: from `folder`.
             lora: freeze the model and put an adapter into it; None: without.
 
         Raises:
@@ -126,10 +128,10 @@ class TorchPolicy(Backbone):
     def _plain(self, sequence: PackedSequence, response: tuple[int, ...], temperature: float) -> Tensor:
         """(T,) of the last tokens, by the model's own forward pass with its own output layer."""
         ids = torch.tensor([[*sequence.prompt_ids, *response[:-1]]], device=self.device)
-        last = response[-COMPARED_TOKENS:]
+        targets = response[-COMPARED_TOKENS:]
 
         def only_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return inputs[0][:, -len(last) :], *inputs[1:]
+            return inputs[0][:, -len(targets) :], *inputs[1:]
 
         hook = self.model.get_output_embeddings().register_forward_pre_hook(only_last)
         try:
@@ -139,4 +141,4 @@ class TorchPolicy(Backbone):
             hook.remove()
         wide = torch.float64 if self.dtype == "float64" else torch.float32
         logprobs = torch.log_softmax(logits[0].to(wide) / temperature, dim=-1)
-        return logprobs.gather(1, torch.tensor(last, device=self.device).unsqueeze(1)).squeeze(1)
+        return logprobs.gather(1, torch.tensor(targets, device=self.device).unsqueeze(1)).squeeze(1)

@@ -60,17 +60,17 @@ def _one_by_one(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines (B, L, D) of all sequences in `position_ids` (B, L)."""
 
-    def alone(sequence: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(sequence: Tensor) -> tuple[Tensor, Tensor]:
         _forget(module)
         longest = getattr(module, _LONGEST, 0)
         if not longest:
             return forward(x, sequence, *args, **kwargs)
         # A further position, which is cut off again, has the longest sequence decide.
-        last = sequence.new_full((1, 1), longest - 1)
-        cosines, sines = forward(x, torch.cat([sequence, last], 1), *args, **kwargs)
+        furthest = sequence.new_full((1, 1), longest - 1)
+        cosines, sines = forward(x, torch.cat([sequence, furthest], 1), *args, **kwargs)
         return cosines[:, :-1], sines[:, :-1]
 
-    rows = [[alone(sequence) for sequence in _sequences(row)] for row in position_ids]
+    rows = [[embed(sequence) for sequence in _sequences(row)] for row in position_ids]
     cosines, sines = (torch.cat([torch.cat([pair[which] for pair in row], 1) for row in rows]) for which in (0, 1))
     return cosines, sines
 

@@ -144,8 +144,8 @@ class Contained:
 
     def _not_started(self) -> SandboxError:
         os.set_blocking(self.pipes.stderr, False)
-        said = read_all(self.pipes.stderr).decode(errors="replace").strip()
-        return SandboxError(f"bubblewrap did not start: {said or 'no answer'}")
+        stderr = read_all(self.pipes.stderr).decode(errors="replace").strip()
+        return SandboxError(f"bubblewrap did not start: {stderr or 'no answer'}")
 
     def _give_up(self) -> None:
         """End what was begun, if it has not ended."""
@@ -175,7 +175,7 @@ def _other_user() -> list[str]:
 def _spare_user() -> int:
     """A user id from the upper half of the largest range that exists in this user namespace."""
     ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    first, _, count = max(ranges, key=lambda each: each[2])
+    first, _, count = max(ranges, key=lambda range_: range_[2])
     return random.SystemRandom().randrange(first + count // 2, first + count - 1)
 
 

@@ -153,14 +153,14 @@ class Piston:
     _ends: Mapping[str, End] = {"TO": "timeout", "OL": "output", "EL": "output"}
 
     def request(self, job: ProgramRequest) -> dict[str, Any]:
-        rest = [name for name in job.files if name != job.main]
+        others = [name for name in job.files if name != job.main]
         main = {"name": job.main, "content": _text(job.files[job.main]), "encoding": "utf8"}
         return {
             "language": "python",
             "version": "3.x",
             "files": [
                 main,
-                *({"name": name, "content": _base64(job.files[name]), "encoding": "base64"} for name in rest),
+                *({"name": name, "content": _base64(job.files[name]), "encoding": "base64"} for name in others),
             ],
             "args": list(job.arguments),
             "stdin": job.stdin,
@@ -190,11 +190,11 @@ _DIALECTS: Mapping[str, type[SandboxFusion] | type[Piston]] = {"run_code": Sandb
 
 
 def _dialect(url: str) -> Dialect:
-    last = url.partition("?")[0].rstrip("/").rpartition("/")[2]
-    if last not in _DIALECTS:
+    name = url.partition("?")[0].rstrip("/").rpartition("/")[2]
+    if name not in _DIALECTS:
         ends = " or ".join(f".../{end} ({dialect.name})" for end, dialect in _DIALECTS.items())
         raise ValueError(f"the address of a service that runs programs ends in {ends}, got {without_query(url)}")
-    return _DIALECTS[last]()
+    return _DIALECTS[name]()
 
 
 def _job(program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> ProgramRequest:

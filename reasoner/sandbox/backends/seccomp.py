@@ -162,8 +162,8 @@ def _check(argument: _Argument, error: int) -> Iterator[bytes]:
     """Go on if an argument is one of its values."""
     yield _code(_LOAD, _ARGUMENTS + 8 * argument.number)
     yield _code(_AND, argument.mask)
-    for left in range(len(argument.values), 0, -1):
-        yield _code(_EQUAL, argument.values[-left], left, 0)
+    for remaining in range(len(argument.values), 0, -1):
+        yield _code(_EQUAL, argument.values[-remaining], remaining, 0)
     yield _code(_RETURN, _ERROR | error)
 
 

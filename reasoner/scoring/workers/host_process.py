@@ -14,9 +14,9 @@ import uuid
 from pathlib import Path
 
 from reasoner.processes.child_python import boot_command
+from reasoner.processes.parent_watchdog import end_processes
 from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.processes.subreaper import kill, wait_gone
-from reasoner.processes.watchdog import end_processes
 from reasoner.scoring.workers.protocol import CLOSE, START_S, Plan, dump_plan
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from reasoner.config import Config
 from reasoner.evaluation.metrics import Criterion, Evaluation
-from reasoner.monitoring.step_metrics import asked
+from reasoner.monitoring.step_metrics import called_components
 from reasoner.records import Component, ScoredGroup
 
 
@@ -24,7 +24,7 @@ def unjudged_reason(config: Config, groups: Sequence[ScoredGroup]) -> str:
     """Why there is no accuracy because the deciding source, or a condition of it, never answered; empty: it did, or it
     failed, which is another matter."""
     criterion = Criterion.of(config)
-    called = asked([row for scored in groups for row in scored.components], config.conditions)
+    called = called_components([row for scored in groups for row in scored.components], config.conditions)
     deciding = [(name, called.get(name, [])) for name in (criterion.source, *criterion.conditions)]
     silent = next((name for name, parts in deciding if _is_silent(parts)), None)
     if silent is None or any(criterion.verdicts(scored) for scored in groups):
@@ -42,7 +42,7 @@ def unrewarded_reason(config: Config, groups: Sequence[ScoredGroup], before: Eva
     Args:
         before: the evaluation before training, which says where sources apply; None: there was none.
     """
-    called = asked([row for scored in groups for row in scored.components], config.conditions)
+    called = called_components([row for scored in groups for row in scored.components], config.conditions)
     adding = [reward.source for reward in config.rewards if reward.weight and not reward.gate]
     silent = [source for source in adding if _is_silent(called.get(source, []))]
     answered = any(part.value is not None for source in adding for part in called.get(source, []))

@@ -1,9 +1,11 @@
-"""The process that outlives a killed run by a moment: it ends whatever the run left behind.
+"""The process that watches its parent, the run: when the run has ended or was killed, it ends what is left of it.
 
-Run as a script by `reasoner.processes.lifetime`, with nothing but the standard library: `watchdog.py PID MARKER PREFIX
-FOLDER ...`. It waits for the end of process PID or for a word on its input, then sends SIGKILL to every process that
-carries MARKER in its environment or was seen below PID, and removes the run's scratch folders (PREFIX...) from the
-FOLDERs. It prints what could not be ended and has exit code 1 then.
+`reasoner.processes.lifetime` runs it as a script, with the standard library alone:
+`parent_watchdog.py PID MARKER PREFIX FOLDER ...`. It waits for the end of process PID or for a word on its input, then
+sends SIGKILL to every process that carries MARKER in its environment or was seen below PID, and removes the run's
+scratch folders (PREFIX...) from the FOLDERs. It prints the processes that it could not end; the exit code is 1 then.
+
+A verifier that hangs is ended elsewhere, by its worker's deadline (`reasoner.scoring.workers`).
 """
 
 from __future__ import annotations
@@ -184,7 +186,7 @@ def _below(roots: Iterable[int], table: Mapping[int, Process]) -> set[Identity]:
 
 def _without_watchdogs(identities: Iterable[Identity]) -> set[Identity]:
     """That of a rank is not to be killed: it ends by itself, once it has removed what the rank had left."""
-    return {each for each in identities if not is_watchdog(command(each[0]))}
+    return {identity for identity in identities if not is_watchdog(command(identity[0]))}
 
 
 def send_signal(identity: Identity, number: int) -> None:
@@ -193,8 +195,8 @@ def send_signal(identity: Identity, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         pidfd = os.pidfd_open(pid)
         try:
-            found = look_at(pid)
-            if found and found.start == start:
+            process = look_at(pid)
+            if process and process.start == start:
                 signal.pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)

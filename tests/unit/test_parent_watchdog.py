@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from reasoner.processes import abandoned, watchdog
+from reasoner.processes import abandoned, parent_watchdog
 from reasoner.processes import lifetime as processes
 from reasoner.processes import subreaper as reaping
 from reasoner.processes.abandoned import watchdog_command
+from reasoner.processes.parent_watchdog import Identity, Patience, end_processes, look, look_at
 from reasoner.processes.run_marker import MARKER, is_gone, new_marker
-from reasoner.processes.watchdog import Identity, Patience, end_processes, look, look_at
 from reasoner.sandbox import Limits, SandboxError
 from reasoner.sandbox.backends.unsandboxed import unsandboxed
 
@@ -79,9 +79,11 @@ def test_what_an_orphan_starts_is_seen(started: Any) -> None:
 
 def test_what_cannot_be_killed_is_named(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (stuck, one), (other, two) = started("sleep", "60"), started("cat", stdin=subprocess.PIPE)
-    send = watchdog.send_signal
-    monkeypatch.setattr(watchdog, "send_signal", lambda each, number: None if each == one else send(each, number))
-    monkeypatch.setattr(watchdog, "GIVE_UP", 0.2)
+    send = parent_watchdog.send_signal
+    monkeypatch.setattr(
+        parent_watchdog, "send_signal", lambda each, number: None if each == one else send(each, number)
+    )
+    monkeypatch.setattr(parent_watchdog, "GIVE_UP", 0.2)
     assert end_processes(NOBODY, {one, two}) == [f"{stuck.pid} (sleep)"]
     assert other.wait(10) == -signal.SIGKILL
     assert stuck.poll() is None
@@ -89,14 +91,14 @@ def test_what_cannot_be_killed_is_named(started: Any, monkeypatch: pytest.Monkey
 
 def test_it_goes_on_as_long_as_something_dies(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     identities = {started("sleep", "60")[1] for _ in range(30)}
-    waiting, send = sorted(identities), watchdog.send_signal
+    waiting, send = sorted(identities), parent_watchdog.send_signal
 
     def one_in_a_round(each: Identity, number: int) -> None:
         if each == waiting[0]:
             send(waiting.pop(0), number)
 
-    monkeypatch.setattr(watchdog, "send_signal", one_in_a_round)
-    monkeypatch.setattr(watchdog, "GIVE_UP", 0.3)  # the rounds are 0.02 apart
+    monkeypatch.setattr(parent_watchdog, "send_signal", one_in_a_round)
+    monkeypatch.setattr(parent_watchdog, "GIVE_UP", 0.3)  # the rounds are 0.02 apart
     began = time.monotonic()
     assert end_processes(NOBODY, identities) == []
     assert time.monotonic() - began > 0.3
@@ -104,14 +106,14 @@ def test_it_goes_on_as_long_as_something_dies(started: Any, monkeypatch: pytest.
 
 def test_it_has_killed_at_least_once(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     process, identity = started("sleep", "60")
-    monkeypatch.setattr(watchdog, "GIVE_UP", -1.0)
-    monkeypatch.setattr(watchdog, "AT_MOST", -1.0)
+    monkeypatch.setattr(parent_watchdog, "GIVE_UP", -1.0)
+    monkeypatch.setattr(parent_watchdog, "AT_MOST", -1.0)
     end_processes(NOBODY, {identity})
     assert process.wait(10) == -signal.SIGKILL
 
 
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    most, quiet = watchdog.AT_MOST, watchdog.GIVE_UP
+    most, quiet = parent_watchdog.AT_MOST, parent_watchdog.GIVE_UP
     times = iter([0.0, quiet - 1, quiet + 1, most - 1, most + 1, most, most + quiet - 1, most + quiet + 1])
     monkeypatch.setattr(time, "monotonic", lambda: next(times))
     patience = Patience()
@@ -149,16 +151,22 @@ def test_on_a_machine_with_many_processes_it_looks_less_often(started: Any, monk
 
     monkeypatch.setattr(time, "process_time", lambda: next(costs))
     monkeypatch.setattr("select.select", select)
-    assert watchdog.watch(run.pid, NOBODY, "reasoner-nobody-", []) == []
+    assert parent_watchdog.watch(run.pid, NOBODY, "reasoner-nobody-", []) == []
     assert pauses == [1.0, pytest.approx(5.0)]
 
 
 def test_a_process_that_looks_like_a_watchdog_only_from_afar() -> None:
     ours = watchdog_command(1, "x")
-    assert watchdog.is_watchdog(ours)
-    assert watchdog.is_watchdog([*ours[:3], "/other/site-packages/reasoner/processes/watchdog.py"])
-    for words in ([], ours[:3], [ours[0], *ours[3:]], [*ours[:3], "/tmp/watchdog.py"], [*ours[:2], "-s", ours[3]]):
-        assert not watchdog.is_watchdog(words)
+    assert parent_watchdog.is_watchdog(ours)
+    assert parent_watchdog.is_watchdog([*ours[:3], "/other/site-packages/reasoner/processes/parent_watchdog.py"])
+    for words in (
+        [],
+        ours[:3],
+        [ours[0], *ours[3:]],
+        [*ours[:3], "/tmp/parent_watchdog.py"],
+        [*ours[:2], "-s", ours[3]],
+    ):
+        assert not parent_watchdog.is_watchdog(words)
 
 
 def test_whose_run_is_over(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +183,7 @@ def test_whose_run_is_over(started: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     assert is_gone(f"{run}.{ended.pid}.{zombie.start}.{namespace}")
     for unknown in ("", "alone", run, f"{run}.{ended.pid}.1", f"{run}.{ended.pid}.1.{int(namespace) + 1}", f"{own}.1"):
         assert not is_gone(unknown)
-    monkeypatch.setattr(watchdog, "look_at", lambda pid: None)  # another user's, where /proc hides them
+    monkeypatch.setattr(parent_watchdog, "look_at", lambda pid: None)  # another user's, where /proc hides them
 
     def forbidden(*_: int) -> None:
         raise PermissionError
@@ -201,7 +209,7 @@ def test_children_that_cannot_be_killed_are_named(started: Any, monkeypatch: pyt
     monkeypatch.setattr(reaping, "children", lambda pid: {process.pid})
     monkeypatch.setattr(reaping, "has_children", lambda: True)
     monkeypatch.setattr(reaping, "kill", lambda pid: None)
-    monkeypatch.setattr(watchdog, "GIVE_UP", 0.1)
+    monkeypatch.setattr(parent_watchdog, "GIVE_UP", 0.1)
     assert reaping.end_children() == [f"{process.pid} (sleep)"]
 
 
@@ -218,7 +226,7 @@ def test_a_child_that_cannot_be_killed_is_left_with_a_warning(
 
 
 def test_a_program_that_leaves_something_unkillable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "end_processes", lambda marker: ["7 (stuck)"])
+    monkeypatch.setattr(parent_watchdog, "end_processes", lambda marker: ["7 (stuck)"])
     with pytest.raises(SandboxError, match=r"could not be ended: 7 \(stuck\)"):
         unsandboxed().run(["/bin/true"], {}, b"", Limits())
 
@@ -243,6 +251,8 @@ def test_how_a_watchdog_ends(started: Any, monkeypatch: pytest.MonkeyPatch, comm
 def test_a_watchdog_that_was_stopped_ends_with_its_run() -> None:
     with processes.guard_processes():
         time.sleep(0.2)  # it is there, and has its command line in a moment
-        (guard,) = [pid for pid in reaping.children(os.getpid()) if watchdog.is_watchdog(watchdog.command(pid))]
+        (guard,) = [
+            pid for pid in reaping.children(os.getpid()) if parent_watchdog.is_watchdog(parent_watchdog.command(pid))
+        ]
         os.kill(guard, signal.SIGSTOP)
     assert look_at(guard) is None
