@@ -204,7 +204,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "attacks": partial(found, "attacks"),
     "models": lambda: models_table.table(models_table.read()),
     "checkpoints": partial(found, "checkpoints"),
-    "step-cost": partial(found, "step_cost"),
+    "step_cost": partial(found, "step_cost"),
     "configuration": configuration,
     "hooks": hooks,
     "records": records,
