@@ -80,6 +80,8 @@ def annotate(stages: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Sour
                 moved = mismatch(groups)
                 found = _frozen(stages.reference.logprobs(moved, batch.temperature))
                 batch = replace(batch, mismatched=Mismatched(tuple(moved), found))
+        if stages.teacher and any(term.needs_teacher for term in asked):
+            batch = replace(batch, teacher_logprobs=_frozen(stages.teacher.logprobs(groups, batch.temperature)))
         if stages.critic and any(term.needs_critic for term in asked):
             batch = replace(batch, values=_frozen(stages.critic.values(groups)))
         annotated[source] = batch

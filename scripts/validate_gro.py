@@ -126,9 +126,13 @@ def read(file: Path) -> list[Training]:
 
 
 def setting() -> str:
-    """What every result depends on beside method, seed and steps."""
-    text = TASK.read_bytes() + PLUGIN.read_bytes() + repr((WARM_UP, TEMPLATE)).encode()
-    return hashlib.sha256(text).hexdigest()[:12]
+    """What every result depends on beside method, seed and steps. Where a name is imported from does not count: modules
+    move, and the results stay."""
+    plugin = [
+        line for line in PLUGIN.read_text(encoding="utf-8").splitlines() if not line.startswith(("from ", "import "))
+    ]
+    text = TASK.read_text(encoding="utf-8") + "\n".join(plugin) + repr((WARM_UP, TEMPLATE))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def start(work: Path, seed: int) -> tuple[Path, float]:

@@ -42,6 +42,7 @@ from reasoner.gro.spec.terms import (
     SoftClip,
     Source,
     Square,
+    Teacher,
     Term,
     Threshold,
     Truncate,
@@ -332,7 +333,7 @@ class TermConfig(Section):
     source: Source = "online"
     """which responses: fresh groups, or one of the data sets `[data.pairs]`, `[data.labelled]`, `[data.demos]`"""
     credit: Annotated[
-        Advantage | Best | Marginal | PassAtK | Threshold | Label | One | Chosen | CustomCredit,
+        Advantage | Best | Marginal | PassAtK | Threshold | Label | One | Chosen | Teacher | CustomCredit,
         Field(discriminator="kind"),
     ] = Advantage()
     """how good a response was"""
@@ -402,6 +403,17 @@ class GroConfig(Section):
     def needs_reference(self) -> bool:
         """Whether some term compares with the reference policy."""
         return any(config.term.needs_reference for config in self.terms.values())
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether some term's credit is a teacher's."""
+        return any(config.term.needs_teacher for config in self.terms.values())
+
+    @property
+    def teacher_sees(self) -> str:
+        """What the teacher reads before a response (`credit.sees`), the same for all terms; empty: there is none."""
+        credits = (config.credit for config in self.terms.values())
+        return next((credit.sees for credit in credits if isinstance(credit, Teacher)), "")
 
 
 class DeepspeedConfig(Section):
@@ -490,6 +502,20 @@ class CriticConfig(Section):
     """peak learning rate of its AdamW; the rest is as in learning"""
     value_clip: Annotated[float, Field(gt=0.0)] | None = 0.2
     """how far a value may move from its old one before its loss is clipped (1707.06347); None: off"""
+
+
+class TeacherConfig(Section):
+    """`[teacher]`: the frozen model whose log-probabilities are the credit of terms with `credit.kind = "teacher"`."""
+
+    path: str | None = None
+    """folder in Hugging Face format, hub id or embedded model, with the policy's tokenizer; None: the initial model"""
+    servers: list[Url] = Field(default_factory=list)
+    """addresses of vLLM servers that hold it (`reasoner serve`); none: every rank loads it"""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """number format of its weights; None: as model.dtype"""
+    template: str = "{{ message }}\n\nA reference solution, to learn from and not to mention:\n\n{{ answer }}"
+    """Jinja template of the user message that a teacher who sees the solution reads (`credit.sees`); `message` is the
+    policy's, `answer` the reference, and the row's columns are variables too"""
 
 
 class HandoverConfig(Section):
@@ -583,6 +609,8 @@ class Config(Section):
     """train an adapter; not set: all weights"""
     critic: CriticConfig = Field(default_factory=CriticConfig)
     """the value model of terms whose baseline is a critic"""
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    """the frozen model of terms whose credit is a teacher's"""
     handover: HandoverConfig = Field(default_factory=HandoverConfig)
     """how it is verified that the sampler holds the trained weights"""
     evaluation: EvaluationConfig | None = None
@@ -601,6 +629,16 @@ class Config(Section):
         there are problems in `data.eval`, rewards, and one that decides."""
         decides = self.evaluation is not None and self.evaluation.correct != ""
         return self.online or (self.data.eval is not None and bool(self.rewards) and decides)
+
+    @property
+    def needs_initial(self) -> bool:
+        """Whether the initial model is kept beside the trained one: as the reference, or as the teacher."""
+        return self.gro.needs_reference or (self.gro.needs_teacher and self.teacher.path is None)
+
+    @property
+    def loads_teacher(self) -> bool:
+        """Whether every rank holds a teacher that is another model."""
+        return self.gro.needs_teacher and self.teacher.path is not None and not self.teacher.servers
 
     @property
     def conditions(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 from reasoner.config.config import Config, RewardConfig
 from reasoner.data.curriculum import Curriculum
@@ -44,6 +44,8 @@ from reasoner.runs.resuming.resume import Place, Resume, find_place, made_again
 from reasoner.runs.resuming.rules import KeyChange
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.factory import longest_of, open_sampler, why_merged
+from reasoner.sampling.server.compatibility import Wanted
+from reasoner.sampling.server.policy import ServedPolicy
 from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
@@ -52,6 +54,7 @@ from reasoner.training.checkpointing import CRITIC
 from reasoner.training.held_out import HeldOut
 from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import RolloutCollector
+from reasoner.training.teacher import SolutionReader
 from reasoner.training.trainer import Evaluator, Trainer
 
 
@@ -92,6 +95,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Tr
         _rotate_as_sampled(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
         reference = _reference(base, learner)
+        teacher = _teacher(base, reference, stack)
         stages = Trainer(
             config=config,
             device=base.device,
@@ -102,6 +106,7 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Tr
             terms=terms,
             learner=learner,
             reference=reference,
+            teacher=teacher,
             critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
             held_out=_held_out(base, terms, learner, reference),
@@ -343,14 +348,49 @@ def _rotate_as_sampled(base: _Base, model: Backbone) -> None:
 
 def _reference(base: _Base, learner: Adapted) -> LogprobModel | None:
     config = base.config
-    if not config.gro.needs_reference:
+    if not config.needs_initial:
         return None
     if config.lora is not None:
         return WithoutAdapter(learner)
-    policy = TorchPolicy(
-        base.folder,
+    policy = _frozen_policy(base, base.folder, config.model.dtype)
+    _rotate_as_sampled(base, policy)
+    return policy if base.ranks.count == 1 else ShardedPolicy(policy, base.ranks)
+
+
+def _teacher(base: _Base, initial: LogprobModel | None, stack: ExitStack) -> LogprobModel | None:
+    """The model of terms whose credit is a teacher's: another one, here or on servers, or the initial one.
+
+    Args:
+        initial: the frozen initial model, where the run has one.
+        stack: closes the connections to servers.
+
+    Raises:
+        UserError: a server cannot be used.
+    """
+    config = base.config
+    if not config.gro.needs_teacher:
+        return None
+    teacher = initial
+    if config.teacher.servers:
+        longest = max(map(len, base.teacher_prompts.values()), default=config.sampling.max_prompt_tokens)
+        wanted = Wanted.teacher(config, base.teacher_folder, longest + config.sampling.max_tokens + 1)
+        served = stack.enter_context(ServedPolicy(config.teacher.servers, wanted, base.ranks))
+        base.view.message(f"teacher: {served.description}")
+        teacher = served
+    elif config.teacher.path is not None:
+        policy = _frozen_policy(base, base.teacher_folder, config.teacher.dtype or config.model.dtype)
+        teacher = policy if base.ranks.count == 1 else ShardedPolicy(policy, base.ranks)
+    assert teacher is not None
+    return SolutionReader(teacher, base.teacher_prompts) if base.teacher_prompts else teacher
+
+
+def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat16"]) -> TorchPolicy:
+    """A model that gives log-probabilities and is not trained."""
+    config = base.config
+    return TorchPolicy(
+        folder,
         device=base.device,
-        dtype=config.model.dtype,
+        dtype=dtype,
         token_budget=config.learning.token_budget,
         logit_chunk=config.learning.logit_chunk,
         packing=config.learning.packing,
@@ -358,8 +398,6 @@ def _reference(base: _Base, learner: Adapted) -> LogprobModel | None:
         trust_remote_code=config.model.trust_remote_code,
         autocast=choose_learner(config) == "torch",
     )
-    _rotate_as_sampled(base, policy)
-    return policy if base.ranks.count == 1 else ShardedPolicy(policy, base.ranks)
 
 
 def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:

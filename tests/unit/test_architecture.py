@@ -85,7 +85,9 @@ def test_nothing_below_the_pipeline_imports_it() -> None:
 
 def test_only_the_command_line_imports_the_evaluation_tool() -> None:
     users = {each.file for each in IMPORTS if each.is_of("reasoner.benchmarks")}
-    assert {file for file in users if not file.startswith(("reasoner/cli/", "reasoner/benchmarks/", "reasoner/api/"))} == set()
+    assert {
+        file for file in users if not file.startswith(("reasoner/cli/", "reasoner/benchmarks/", "reasoner/api/"))
+    } == set()
 
 
 def test_only_the_command_line_and_the_interface_import_what_looks_at_saved_runs() -> None:
@@ -324,4 +326,5 @@ gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evid
 gro.terms.entry.link.measure gro.terms.entry.link.negative gro.terms.entry.link.negative_power
 gro.terms.entry.link.negative_rate gro.terms.entry.link.only_negative gro.terms.entry.link.positive
 gro.terms.entry.link.positive_power gro.terms.entry.link.positive_rate
+teacher.path teacher.servers teacher.dtype teacher.template gro.terms.entry.credit.sees
 """
