@@ -6,10 +6,7 @@ reasoner run math-gsm8k --plugin plugins/tanh_grpo.py --set gro.preset=tanh-grpo
 from dataclasses import replace
 from typing import Any
 
-from reasoner import hookimpl
-from reasoner.gro.spec.presets import PRESETS, Preset, Weighted
-from reasoner.gro.spec.registry import Algorithms
-from reasoner.gro.spec.terms import CustomCredit, CustomLink
+from reasoner import PRESETS, Algorithms, CustomCredit, CustomLink, Preset, Weighted, hookimpl
 
 
 def rank(rewards_NG: Any, valid_NG: Any) -> Any:

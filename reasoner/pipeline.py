@@ -19,89 +19,89 @@ from reasoner.training.update import ActiveTerm, UpdateReport, mismatch, update
 from reasoner.training.weight_sync import check_gap, gap_limit, verify_gap
 
 
-def train(stages: Trainer) -> Path:
+def train(trainer: Trainer) -> Path:
     """Train as configured, or go on with a run that was interrupted; returns the folder of the trained model.
 
     Raises:
         RunError: the sampler, a verifier, the hand-over or the disk failed; the steps before are in the run folder.
         OutOfTimeError: `run.max_hours` are nearly over.
     """
-    steps = stages.config.run.steps
-    if stages.run.steps < steps:
-        stages.prove_sampler()
-    for step in range(stages.run.steps + 1, steps + 1):
-        stages.check_time()
-        stages.evaluate(step - 1)
-        stages.keeper.save_where_due()
+    steps = trainer.config.run.steps
+    if trainer.run.steps < steps:
+        trainer.prove_sampler()
+    for step in range(trainer.run.steps + 1, steps + 1):
+        trainer.check_time()
+        trainer.evaluate(step - 1)
+        trainer.checkpoints.save_if_due()
         timer = Timer()
-        terms = stages.active_terms(step)
-        batches = stages.collect(step, terms, timer)
-        with stages.sampler_asleep(timer):
+        terms = trainer.active_terms(step)
+        batches = trainer.collect(step, terms, timer)
+        with trainer.sampler_asleep(timer):
             with timer("check"):
-                check_sampler(stages)
+                check_sampler(trainer)
             with timer("update"):
-                report = learn(stages, terms, annotate(stages, terms, batches))
-        stages.commit(step, report, timer)
-    stages.keeper.save_where_due()
-    model = stages.save_model()
-    stages.check_time()
-    stages.evaluate(steps)
-    stages.finish(model)
+                report = learn(trainer, terms, annotate(trainer, terms, batches))
+        trainer.commit(step, report, timer)
+    trainer.checkpoints.save_if_due()
+    model = trainer.save_model()
+    trainer.check_time()
+    trainer.evaluate(steps)
+    trainer.finish(model)
     return model
 
 
-def check_sampler(stages: Trainer) -> None:
+def check_sampler(trainer: Trainer) -> None:
     """Compare the log-probabilities that the sampler gave with the learner's: at the first step that samples, at the
     second (after a hand-over), then at every k-th. The sampler itself may be asleep.
 
     Raises:
         HandoverError: they differ by more than rounding: the sampler holds other weights than the learner.
     """
-    if stages.fresh and stages.check_due:
-        few = stages.drawn_now()
+    if trainer.fresh and trainer.check_due:
+        few = trainer.on_policy_groups()
         if few:
-            gap = check_gap(stages.learner, few, stages.config.sampling.temperature)
-            verify_gap(gap, gap_limit(stages.config.model.dtype, stages.config.handover.max_gap))
+            gap = check_gap(trainer.learner, few, trainer.config.sampling.temperature)
+            verify_gap(gap, gap_limit(trainer.config.model.dtype, trainer.config.handover.max_gap))
 
 
-def annotate(stages: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> dict[Source, Batch]:
+def annotate(trainer: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> dict[Source, Batch]:
     """Add what the objective needs beside the current policy, once per batch and only what a term asks for."""
-    several = stages.config.learning.updates_per_step * stages.config.learning.epochs > 1
+    several = trainer.config.learning.updates_per_step * trainer.config.learning.epochs > 1
     annotated: dict[Source, Batch] = {}
     for source, batch in batches.items():
         groups = [scored.group for scored in batch.groups]
         asked = [each.term for each in terms if each.term.source == source]
         if source == "online" and (several or any(term.needs_old for term in asked)):
-            batch = replace(batch, old_logprobs=_frozen(stages.learner.logprobs(groups, batch.temperature)))
-        if stages.reference and any(term.needs_reference for term in asked):
-            reference = _frozen(stages.reference.logprobs(groups, batch.temperature))
+            batch = replace(batch, old_logprobs=_frozen(trainer.learner.logprobs(groups, batch.temperature)))
+        if trainer.reference and any(term.needs_reference for term in asked):
+            reference = _frozen(trainer.reference.logprobs(groups, batch.temperature))
             batch = replace(batch, reference_logprobs=reference)
             if source == "labelled" and any(term.anchor.kind == "kl" for term in asked):
                 moved = mismatch(groups)
-                found = _frozen(stages.reference.logprobs(moved, batch.temperature))
+                found = _frozen(trainer.reference.logprobs(moved, batch.temperature))
                 batch = replace(batch, mismatched=Mismatched(tuple(moved), found))
-        if stages.teacher and any(term.needs_teacher for term in asked):
-            batch = replace(batch, teacher_logprobs=_frozen(stages.teacher.logprobs(groups, batch.temperature)))
-        if stages.critic and any(term.needs_critic for term in asked):
-            batch = replace(batch, values=_frozen(stages.critic.values(groups)))
+        if trainer.teacher and any(term.needs_teacher for term in asked):
+            batch = replace(batch, teacher_logprobs=_frozen(trainer.teacher.logprobs(groups, batch.temperature)))
+        if trainer.critic and any(term.needs_critic for term in asked):
+            batch = replace(batch, values=_frozen(trainer.critic.values(groups)))
         annotated[source] = batch
     return annotated
 
 
-def learn(stages: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> UpdateReport:
+def learn(trainer: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> UpdateReport:
     """Credit and update."""
-    config = stages.config
+    config = trainer.config
     return update(
         batches,
         [each for each in terms if each.term.source in batches],
-        stages.learner,
+        trainer.learner,
         max_tokens=config.sampling.max_tokens,
         steps=config.learning.updates_per_step,
         epochs=config.learning.epochs,
-        critic=stages.critic,
+        critic=trainer.critic,
         value_clip=config.critic.value_clip,
-        ranks=stages.ranks,
-        progress=partial(stages.view.stage, "update"),
+        ranks=trainer.ranks,
+        progress=partial(trainer.view.stage, "update"),
     )
 
 

@@ -243,7 +243,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class NonFiniteResponse:
     """A response of an optimiser step whose loss or gradient was not finite: a row of `not-finite/step-000010.parquet`.
 
     Those with a value that is not finite; where every value is finite, all responses of the step.

@@ -24,7 +24,7 @@ from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "validation" / "checkpoints.md"
 SETS = ("run.steps=1", "data.eval.limit=2", "run.keep_best=0", "run.checkpoint_every=1")
@@ -45,20 +45,20 @@ def main() -> None:
 def measure(output: Path, repeat: int) -> str:
     """The table: one training step, and everything that a checkpoint takes."""
     written, verified = [], []
-    with open_stages(load_config("math-gsm8k", "laptop", sets=[*SETS, f"run.output='{output}'"])) as stages:
-        train(stages)
-        step_s = stages.history[-1]["time/total"]
-        run, checkpoints = stages.run.folder, stages.run.checkpoints
+    with open_trainer(load_config("math-gsm8k", "laptop", sets=[*SETS, f"run.output='{output}'"])) as trainer:
+        train(trainer)
+        step_s = trainer.history[-1]["time/total"]
+        run, checkpoints = trainer.run.folder, trainer.run.checkpoints
         for _ in range(repeat):
             shutil.rmtree(checkpoints.at(1))
-            stages.keeper.save_where_due()
-            written.append(stages.keeper.seconds)
+            trainer.checkpoints.save_if_due()
+            written.append(trainer.checkpoints.seconds)
             verified.append(seconds(lambda: checkpoints.verify(1)))
         size = sum(path.stat().st_size for path in checkpoints.at(1).rglob("*") if path.is_file())
     plain = [seconds(lambda: _write(output / "plain", size)) for _ in range(repeat)]
     resolved, changes = load_resumed(run, ["run.steps=2"])
     started = time.perf_counter()
-    with open_stages(resolved, Resume(run, changes)):
+    with open_trainer(resolved, Resume(run, changes)):
         resumed_s = time.perf_counter() - started
     rows = {
         "the first training step of the run": f"{step_s:.1f}",

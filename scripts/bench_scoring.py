@@ -28,7 +28,7 @@ from typing import TypeVar
 
 import psutil
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.monitoring.step_metrics import Timer
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 from reasoner.scoring.service import ScoringService

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from reasoner.config.config import LearningConfig, PromptConfig
+from reasoner.config import LearningConfig, PromptConfig
 from reasoner.data.prompts.renderer import open_renderer, render
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.learning.torch_engine import TorchLearner

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.data.problems import load_problems
 from reasoner.loading import load_config
 from reasoner.records import Component, Problem

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes the parts of the documentation that code knows: methods, metrics, hooks, commands, configuration.
+"""Writes the parts of the documentation that code knows: methods, metrics, hooks, commands, configuration, the layout.
 
     .venv/bin/python scripts/document.py
 
-Run it after changing a command, an option, a key, a hook, a method or a metric. A test holds that the pages are up to
-date.
+Run it after changing a command, an option, a key, a hook, a method, a metric or the first sentence of a package. A test
+holds that the pages are up to date.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from reasoner.runs.resuming.rules import ALLOWED, ON_REQUEST
 from scripts import models_table
 from scripts.keys import configuration
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 BLOCK = re.compile(r"(<!-- (?P<name>\w+): scripts/document\.py -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -162,6 +163,38 @@ def _meaning(parameter: Any) -> str:
     return f"{parameter.help}{needed}{shown}".replace("|", "\\|")
 
 
+FOLDERS = {
+    "rewards": "built-in reward sources: math, code, models, formats, exact and structured answers, length, judges",
+    "tasks": "built-in tasks: math-gsm8k, math-500, aime24, aime25, code-mbpp, code-humaneval, code-stdin",
+    "plugins": "examples: a method, a verifier, all of reasoning-gym as tasks",
+    "tests": "unit, integration (real vLLM, real processes), docs",
+    "scripts": "quickstart, install, test, check, validate_gro, check_models, benchmarks",
+    "docs": "README.md is the index: getting started, concepts, tasks, rewards, methods, every command and figure",
+}
+"""top-level folders beside `reasoner`, which hold no package that could say this itself"""
+
+
+def layout() -> str:
+    """The tree of the checkout: every package of `reasoner` by the first sentence of its docstring."""
+    package = ROOT / "reasoner"
+    files = sorted(path for path in package.glob("*.py") if path.name != "__init__.py")
+    folders = sorted(path.parent for path in package.glob("*/__init__.py"))
+    lines = [_place("reasoner/", _first_sentence(package / "__init__.py"))]
+    lines += [_place(f"  {path.name}", _first_sentence(path)) for path in files]
+    lines += [_place(f"  {path.name}/", _first_sentence(path / "__init__.py")) for path in folders]
+    lines += [_place(f"{name}/", meaning) for name, meaning in FOLDERS.items()]
+    return "\n".join(["```", *lines, "```", ""])
+
+
+def _place(name: str, meaning: str) -> str:
+    return f"{name:<18} {meaning}"
+
+
+def _first_sentence(path: Path) -> str:
+    paragraph = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+    return " ".join(paragraph.split()).split(". ")[0].rstrip(".")
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "methods": methods,
     "metrics": metrics,
@@ -178,6 +211,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "trl": lambda: table("TRL"),
     "verl": lambda: table("verl"),
     "commands": commands,
+    "layout": layout,
 }
 
 
@@ -188,7 +222,7 @@ def written(text: str) -> str:
 
 def main() -> None:
     """Write every page that has such a part."""
-    for page in DOCS.glob("*.md"):
+    for page in [*DOCS.glob("*.md"), ROOT / "README.md"]:
         page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The configuration reference: a section per table of `reasoner.config.config`, a row per key."""
+"""The configuration reference: a section per table of `reasoner.config`, a row per key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.loading.messages import show_value
 
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}
@@ -27,17 +27,18 @@ def _tables(table: type[BaseModel]) -> Iterator[type[BaseModel]]:
     """`table` and those inside, each once, in the order of the file."""
     found: dict[type[BaseModel], None] = {table: None}
     for field in table.model_fields.values():
-        for each in _classes(field.annotation):
+        for each in classes_in(field.annotation):
             if issubclass(each, BaseModel):
                 found |= dict.fromkeys(_tables(each))
     return iter(found)
 
 
-def _classes(annotation: Any) -> Iterator[type]:
+def classes_in(annotation: Any) -> Iterator[type]:
+    """The classes that an annotation names, those inside unions and lists included."""
     if isinstance(annotation, type) and not get_args(annotation):
         yield annotation
     for argument in get_args(annotation):
-        yield from _classes(argument)
+        yield from classes_in(argument)
 
 
 def _section(table: type[BaseModel]) -> str:
@@ -52,12 +53,12 @@ def _section(table: type[BaseModel]) -> str:
 def _own(table: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
     """The keys that are no tables of their own."""
     for name, field in table.model_fields.items():
-        if not any(issubclass(each, BaseModel) for each in _classes(field.annotation)):
+        if not any(issubclass(each, BaseModel) for each in classes_in(field.annotation)):
             yield name, field
 
 
 def _meaning(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "\\|").replace("None:", "none:")
+    return " ".join((field.description or "").split()).replace("|", "\\|")
 
 
 def _takes(field: FieldInfo) -> str:

@@ -42,7 +42,7 @@ from reasoner.gro.spec.presets import PRESETS
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.runs.folder import read_evaluations
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = ROOT / "scripts" / "digits.toml"
@@ -165,10 +165,10 @@ def train_one(name: str, seed: int, steps: int, model: Path, before: float, work
 def run(sets: Sequence[str], work: Path) -> tuple[Path, list[float]]:
     """Run the pipeline; the run folder and the mean reward of every step."""
     resolved = load_config(TASK, sets=[f"plugins=['{PLUGIN}']", f"run.output={work / 'runs'}", *sets])
-    with contextlib.redirect_stdout(io.StringIO()), open_stages(resolved) as stages:
-        train(stages)
-        rewards = [metrics["reward/mean"] for metrics in stages.history if "reward/mean" in metrics]
-        return stages.run.folder, rewards
+    with contextlib.redirect_stdout(io.StringIO()), open_trainer(resolved) as trainer:
+        train(trainer)
+        rewards = [metrics["reward/mean"] for metrics in trainer.history if "reward/mean" in metrics]
+        return trainer.run.folder, rewards
 
 
 def accuracy(run_folder: Path) -> float:

@@ -35,7 +35,7 @@ from reasoner.loading import load_config
 from reasoner.models.weight_files import read_shapes
 from reasoner.pipeline import train
 from reasoner.records import Component, Group, ScoredGroup
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.ragged import make_group, ragged_groups
 
 LIMIT = 1e-4
@@ -158,9 +158,9 @@ def run(folder: Path, scratch: Path, *sets: str) -> Verdict:
         task = _write_task(folder, scratch)
         with contextlib.redirect_stdout(io.StringIO()), patch("reasoner.training.build.ScoringService", ScoresHere):
             resolved = load_config(task, sets=sets, plugins=[str(_PLUGIN)])
-            with open_stages(resolved) as stages:
-                train(stages)
-                saved = stages.run.folder / "model"
+            with open_trainer(resolved) as trainer:
+                train(trainer)
+                saved = trainer.run.folder / "model"
         return _saved(folder, saved)
 
     return guarded(trial, folder)

@@ -1,9 +1,11 @@
-"""For programs and notebooks: what the commands do, as functions. `reasoner` re-exports the public names.
+"""The commands as functions, for programs and notebooks: `reasoner.run`, `evaluate`, `score`.
 
-    values, functions --arguments, plugins--> `reasoner run ...` in a child process --command--> run folder --run--> Run
+In come values and functions, out come values that read the folder which the command left.
 
-- `command` starts the command line itself as a child, and says why: nothing of a run is done here a second time
-- `shipping`, `sources` write a function of a notebook cell as the plugin file that workers import
-- `run`, `evaluation` start the commands and read the folders that they leave; `scores` calls the scoring service itself
-- `frames`, `page` show what is read: as tables of pandas or polars, and as a report inside of a notebook
+    arguments.py, plugins.py    values and functions as the command line has them
+    shipping.py, sources.py     a function of a notebook cell as the plugin file that workers import
+    command.py                  starts the command line as a child: nothing of a run is done here a second time
+    run.py, evaluation.py       the folders of runs and evaluations, read
+    scores.py, rows.py          the scoring service itself, on a program's own rows
+    frames.py, page.py          tables of pandas or polars; the report inside of a notebook
 """

@@ -15,7 +15,7 @@ from reasoner.api.plugins import written
 from reasoner.api.rows import groups_of
 from reasoner.api.run import Run
 from reasoner.benchmarks.rescore import load_saved, saved_path, score_in_order
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError
 from reasoner.io.safe_text import printable
 from reasoner.loading.layers import layer_of

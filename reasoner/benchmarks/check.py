@@ -34,7 +34,7 @@ def check_engine(part: BenchmarkPart, sampler: Sampler, longest: int, say: Calla
     """
     config = part.config
     prompts = sorted(part.prompts, key=lambda prompt: len(prompt.token_ids))[:_PROMPTS]
-    params = part.material.turn_end.added_to(part.params)
+    params = part.resources.turn_end.added_to(part.params)
     params = replace(params, temperature=1.0, max_tokens=min(_TOKENS, params.max_tokens))
     groups = list(sampler.sample(prompts, _RESPONSES, params))
     sampler.sleep()
@@ -77,7 +77,7 @@ def check_engine(part: BenchmarkPart, sampler: Sampler, longest: int, say: Calla
 def _plain(part: BenchmarkPart, device: str, longest: int) -> TorchPolicy:
     config = part.config
     policy = TorchPolicy(
-        part.material.folder,
+        part.resources.folder,
         device=device,
         dtype=config.model.dtype,
         token_budget=config.learning.token_budget,
@@ -85,21 +85,21 @@ def _plain(part: BenchmarkPart, device: str, longest: int) -> TorchPolicy:
         trust_remote_code=config.model.trust_remote_code,
         autocast=False,
     )
-    if part.material.engine in ("vllm", "servers"):
+    if part.resources.engine in ("vllm", "servers"):
         policy.rotate_as_vllm(longest)
     return policy
 
 
 def _device(part: BenchmarkPart) -> str | None:
     """Where the model fits now, best first: `cuda`, `cpu`; None: nowhere."""
-    free = free_memory(part.material.device)
+    free = free_memory(part.resources.device)
     places = {"cuda": "GPU memory", "cpu": "memory"}
     return next((device for device, place in places.items() if _bytes(part) <= free.get(place, 0.0)), None)
 
 
 def _bytes(part: BenchmarkPart) -> float:
     width = 4 if part.config.model.dtype == "float32" else 2
-    return _ROOM * width * ModelSize.of(part.material.folder).parameters
+    return _ROOM * width * ModelSize.of(part.resources.folder).parameters
 
 
 def _give_back(device: str) -> None:

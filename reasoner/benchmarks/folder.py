@@ -119,7 +119,7 @@ class EvaluationFolder:
                     keep_lines(folder / name)
             for place in (folder, folder / "rollouts"):
                 remove_leftovers(place)
-            return start_run(folder, to_toml(part.config), part.material.facts)
+            return start_run(folder, to_toml(part.config), part.resources.facts)
 
     def groups(self, part: BenchmarkPart) -> list[ScoredGroup]:
         """The groups of a part that are committed."""

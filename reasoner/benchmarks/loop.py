@@ -17,7 +17,7 @@ from reasoner.sampling.factory import open_sampler
 from reasoner.scoring.service import ScoringService
 from reasoner.training.build import watching
 from reasoner.training.evaluator import evaluation_params, in_order
-from reasoner.training.guards.applicability import why_nothing_is_judged
+from reasoner.training.guards.applicability import unjudged_reason
 from reasoner.training.weight_sync import SavedModel, hand_over
 
 
@@ -29,23 +29,23 @@ def evaluate(parts: Sequence[BenchmarkPart], folder: EvaluationFolder, view: Vie
     """
     for together in shared(parts):
         first = together[0]
-        view.message(f"model {first.letter}: starting the sampler ({first.material.engine})")
+        view.message(f"model {first.letter}: starting the sampler ({first.resources.engine})")
         longest, log = max(part.longest for part in together), folder.folder / f"sampler-{first.letter}.log"
-        with open_sampler(first.config, first.material.folder, log, longest, say=view.message) as sampler:
+        with open_sampler(first.config, first.resources.folder, log, longest, say=view.message) as sampler:
             view.message(f"model {first.letter}: {sampler.description}")
             if sampler.version < 0:
                 model = first.config.model
-                saved = SavedModel(first.material.folder, model.dtype, model.trust_remote_code)
+                saved = SavedModel(first.resources.folder, model.dtype, model.trust_remote_code)
                 hand_over(saved, sampler, parent=first.config.sampling.weights_folder, say=view.message)
             check_engine(first, sampler, longest, view.message)
             for part in together:
-                with folder.start(part) as run, watching(part.material, run, view, tracked=False) as events:
+                with folder.start(part) as run, watching(part.resources, run, view, tracked=False) as events:
                     groups = _sample_and_score(part, sampler, folder, view)
                     evaluation = summarise(groups, part.samples, Criterion.of(part.config))
                     folder.finish(part, run, groups, evaluation)
                     run.clock.evaluation = run.clock.total
                     view.message(_in_short(part, evaluation))
-                    if found := why_nothing_is_judged(part.config, groups):
+                    if found := unjudged_reason(part.config, groups):
                         view.message(f"WARNING: {found}")
                     events.emit("evaluation_finished", step=0, evaluation=evaluation)
 
@@ -67,7 +67,7 @@ def _sample_and_score(
     left = [prompt for prompt in part.prompts if prompt.problem.id not in done]
     if left:
         # Others than those that an interruption cut off: they are as good, and not the same ones over again.
-        params = part.material.turn_end.added_to(evaluation_params(config, len(done)))
+        params = part.resources.turn_end.added_to(evaluation_params(config, len(done)))
         drawn = sampler.sample(left, part.samples, params)
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.errors import ConfigError, UserError
 from reasoner.evaluation.metrics import Criterion
 from reasoner.loading import Resolved
 from reasoner.models.resolve import context_of
 from reasoner.planning.memory import check_memory
-from reasoner.planning.resources import Resources, load_material
+from reasoner.planning.resources import Resources, load_resources
 from reasoner.processes.machine import free_memory
 from reasoner.records import Prompt, SamplingParams
 from reasoner.runs.checksums import identify
@@ -28,7 +28,7 @@ class BenchmarkPart:
 
     letter: str
     """of the model, in tables and folders"""
-    material: Resources
+    resources: Resources
 
     @property
     def name(self) -> str:
@@ -37,11 +37,11 @@ class BenchmarkPart:
 
     @property
     def config(self) -> Config:
-        return self.material.config
+        return self.resources.config
 
     @property
     def prompts(self) -> Sequence[Prompt]:
-        return self.material.held_out
+        return self.resources.held_out
 
     @property
     def samples(self) -> int:
@@ -62,7 +62,7 @@ class BenchmarkPart:
     def engine(self) -> tuple[object, ...]:
         """What an engine is opened with: parts with equal ones share it."""
         model, sampling = self.config.model, self.config.sampling
-        chosen = (self.material.folder, self.material.device, self.material.engine)
+        chosen = (self.resources.folder, self.resources.device, self.resources.engine)
         return (*chosen, model.dtype, model.trust_remote_code, sampling.memory_share, sampling.kv_cache_gib)
 
 
@@ -86,7 +86,7 @@ def prepare(resolved: Sequence[Resolved], letters: Mapping[str, str]) -> tuple[B
         _check(each.config)
     _refuse_twice([f"{each.config.task} with model {each.config.model.path}" for each in resolved])
     parts = [
-        BenchmarkPart(letters[each.config.model.path], load_material(alone(each), training=False)) for each in resolved
+        BenchmarkPart(letters[each.config.model.path], load_resources(alone(each), training=False)) for each in resolved
     ]
     _refuse_equal_models(parts)
     for part in parts:
@@ -104,18 +104,18 @@ def memory_warnings(parts: Sequence[BenchmarkPart]) -> tuple[str, ...]:
     return tuple(
         f"model {part.letter}: {warning}"
         for part in first
-        for warning in check_memory(part.material.evaluation_needs, free_memory(part.material.device))
+        for warning in check_memory(part.resources.evaluation_needs, free_memory(part.resources.device))
     )
 
 
 def identities(parts: Sequence[BenchmarkPart]) -> dict[str, dict[str, str]]:
     """What the results of each part depend on beside its configuration, by its name: checksums of model, prompts and
     plugins, and the engine. A model is read once, however many tasks it does."""
-    folders = dict.fromkeys(part.material.folder for part in parts)
+    folders = dict.fromkeys(part.resources.folder for part in parts)
     models = {folder: identify({"model": folder}, {}, (), "") for folder in folders}
     return {
-        part.name: models[part.material.folder]
-        | identify({}, {"prompts": part.prompts}, part.config.plugins, part.material.engine)
+        part.name: models[part.resources.folder]
+        | identify({}, {"prompts": part.prompts}, part.config.plugins, part.resources.engine)
         for part in parts
     }
 
@@ -126,13 +126,13 @@ def describe(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
     for part in parts:
         how = "greedy" if part.params.temperature == 0.0 else f"temperature {part.params.temperature:g}"
         facts[f"task {part.config.task}"] = (
-            f"{part.material.facts['evaluation data']}; {part.samples} "
+            f"{part.resources.facts['evaluation data']}; {part.samples} "
             f"{'response' if part.samples == 1 else 'responses'} each, {how}, up to {part.params.max_tokens} tokens; "
             f"correct by {Criterion.of(part.config)}"
         )
     for part in parts:
         facts[f"model {part.letter}"] = (
-            f"{part.material.facts['model']}, on {part.material.device} with {part.material.engine}"
+            f"{part.resources.facts['model']}, on {part.resources.device} with {part.resources.engine}"
         )
     return facts | _of_prompts(parts)
 
@@ -141,7 +141,7 @@ def _of_prompts(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
     """What is worth knowing of prompts and the ends of responses: once where it is the same for all parts."""
     facts: dict[str, str] = {}
     for name in ("prompt", "responses end", "thinking", "control tokens"):
-        said = {part.name: part.material.facts.get(name, "") for part in parts}
+        said = {part.name: part.resources.facts.get(name, "") for part in parts}
         if len(set(said.values())) == 1:
             said = {"": next(iter(said.values()))}
         facts |= {f"{name} of {where}" if where else name: text for where, text in said.items() if text}
@@ -176,13 +176,13 @@ def _refuse_twice(names: Sequence[str]) -> None:
 def _refuse_equal_models(parts: Sequence[BenchmarkPart]) -> None:
     named: dict[Path, str] = {}
     for part in parts:
-        folder, path = part.material.folder, part.config.model.path
+        folder, path = part.resources.folder, part.config.model.path
         if named.setdefault(folder, path) != path:
             raise UserError(f"--model {named[folder]} and --model {path} are the same: {folder}.")
 
 
 def _check_length(part: BenchmarkPart) -> None:
-    context = context_of(part.material.folder)
+    context = context_of(part.resources.folder)
     if context is not None and part.longest > context:
         raise ConfigError(
             f"model {part.config.model.path} takes {context} tokens, and task {part.config.task!r} needs "

@@ -15,7 +15,7 @@ from itertools import combinations, groupby
 from pathlib import Path
 from statistics import fmean
 
-from reasoner.config.config import Config, SamplingConfig
+from reasoner.config import Config, SamplingConfig
 from reasoner.errors import DataError, UserError
 from reasoner.evaluation.metrics import Criterion, pass_rates
 from reasoner.gro.spec.registry import Algorithms
@@ -25,8 +25,7 @@ from reasoner.io.serialization import read_jsonl, read_parquet
 from reasoner.loading import Resolved, load_config
 from reasoner.records import Batch, Component, Group, Rollout, ScoredGroup
 from reasoner.runs.find import find_run
-from reasoner.scoring.base import Scorer
-from reasoner.testing.cases import CaseProgress, shown
+from reasoner.scoring.base import CaseProgress, Scorer, verdict_text
 
 CONFIG = "config.toml"
 SUFFIXES = (".parquet", ".jsonl")
@@ -351,11 +350,12 @@ def _notes(before: Sequence[Component], after: Sequence[Component]) -> Iterator[
         former = old.get(part.source)
         if former is None or (former.value, former.failure is None) != (part.value, part.failure is None):
             said = part.note or (former.note and f"no longer: {former.note}" if former else "")
-            yield f"{part.source} {shown(former) if former else '-'} -> {shown(part)}{f' ({said})' if said else ''}"
+            verdict_before = verdict_text(former) if former else "-"
+            yield f"{part.source} {verdict_before} -> {verdict_text(part)}{f' ({said})' if said else ''}"
         elif former.weight != part.weight:
-            yield f"{part.source} {shown(part)}, weight {former.weight:g} -> {part.weight:g}"
+            yield f"{part.source} {verdict_text(part)}, weight {former.weight:g} -> {part.weight:g}"
     for source in old.keys() - {part.source for part in after}:
-        yield f"{source} {shown(old[source])} -> -"
+        yield f"{source} {verdict_text(old[source])} -> -"
 
 
 def _order(rewards: Sequence[float | None]) -> list[int | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.evaluation.metrics import Difference, Evaluation, compare
 from reasoner.training.evaluator import evaluation_params
 

@@ -1,7 +1,44 @@
 """The configuration of a run as pydantic models: every key with its type, range, unit and one sentence.
 
-    config.py        the sections, from `Config` down
-    consistency.py   what must hold between sections
+In come tables of values (`reasoner.loading` reads them from files), out comes a `Config` that holds together.
 
-No file is read here: `reasoner.loading` lays the layers over each other and fills these models.
+    section.py                  the base of every section
+    data.py                     problems, offline responses, prompts, curriculum
+    sampling.py                 sampling, weight sync, evaluation
+    rewards.py                  reward sources and their workers
+    objective.py                the terms of the objective
+    learning.py                 models, optimiser, adapter, critic
+    run.py                      length, folder and checkpoints of the run
+    sections.py                 all sections together, and what follows from them
+    consistency.py              what must hold between sections
+    config.py                   `Config`: the sections, checked against each other
 """
+
+from reasoner.config.config import Config
+from reasoner.config.consistency import mistake_of_conditions
+from reasoner.config.data import DataConfig, OfflineConfig, PromptConfig, SourceConfig
+from reasoner.config.learning import LearningConfig, LoraConfig, PolicyConfig
+from reasoner.config.objective import TermConfig
+from reasoner.config.rewards import RewardConfig, ScoringConfig
+from reasoner.config.run import RunConfig
+from reasoner.config.sampling import EvaluationConfig, SamplingConfig
+from reasoner.config.section import mistake_of_temperature
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "LearningConfig",
+    "LoraConfig",
+    "OfflineConfig",
+    "PolicyConfig",
+    "PromptConfig",
+    "RewardConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "ScoringConfig",
+    "SourceConfig",
+    "TermConfig",
+    "mistake_of_conditions",
+    "mistake_of_temperature",
+]

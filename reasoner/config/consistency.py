@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from reasoner.config.rewards import RewardConfig
+from reasoner.config.sections import Sections
 from reasoner.errors import nearest
 from reasoner.gro.spec.schedules import mistake
 from reasoner.gro.spec.terms import SOURCES, Advantage, Linear, PassAtK, Teacher
-
-if TYPE_CHECKING:
-    from reasoner.config.config import Config, RewardConfig
 
 
 def mistake_of_conditions(rewards: Sequence[RewardConfig]) -> str:
@@ -29,7 +27,7 @@ def mistake_of_conditions(rewards: Sequence[RewardConfig]) -> str:
     return ""
 
 
-def _check_rewards(config: Config) -> None:
+def _check_rewards(config: Sections) -> None:
     names = [reward.source for reward in config.rewards]
     if len(set(names)) != len(names):
         raise ValueError(f"rewards: each source may appear once, got {names}")
@@ -43,7 +41,7 @@ def _check_rewards(config: Config) -> None:
         )
 
 
-def _check_evaluation(config: Config) -> None:
+def _check_evaluation(config: Sections) -> None:
     """There is something to evaluate on, and what decides where responses are sampled."""
     evaluation = config.evaluation
     if evaluation is None:
@@ -61,7 +59,7 @@ def _check_evaluation(config: Config) -> None:
         )
 
 
-def _check_sources(config: Config) -> None:
+def _check_sources(config: Sections) -> None:
     """Every term has what it reads."""
     for name, term in config.gro.terms.items():
         if term.source == "online":
@@ -89,7 +87,7 @@ def _check_sources(config: Config) -> None:
             )
 
 
-def _check_groups(config: Config) -> None:
+def _check_groups(config: Sections) -> None:
     size = config.sampling.group_size
     for name, term in config.gro.terms.items():
         if term.source == "online" and term.term.compares and size < 2:
@@ -110,7 +108,7 @@ def _check_groups(config: Config) -> None:
             )
 
 
-def _check_refills(config: Config) -> None:
+def _check_refills(config: Sections) -> None:
     """Dynamic sampling keeps groups with differences: every term must be one that needs them."""
     for name, term in config.gro.terms.items():
         if config.sampling.refills and term.source == "online" and not term.term.compares:
@@ -121,7 +119,7 @@ def _check_refills(config: Config) -> None:
             )
 
 
-def _check_ahead(config: Config) -> None:
+def _check_ahead(config: Sections) -> None:
     """Responses of older weights are corrected for that where they have to be."""
     if not config.sampling.ahead:
         return
@@ -135,7 +133,7 @@ def _check_ahead(config: Config) -> None:
             )
 
 
-def _check_tensor_parallel(config: Config) -> None:
+def _check_tensor_parallel(config: Sections) -> None:
     gpus, ranks = config.sampling.tensor_parallel, config.run.ranks
     if gpus > 1 and config.sampling.engine == "hf":
         raise ValueError(f"sampling.tensor_parallel = {gpus} needs vLLM, and sampling.engine is 'hf'; leave one out")
@@ -152,7 +150,7 @@ def _check_tensor_parallel(config: Config) -> None:
         )
 
 
-def _check_budgets(config: Config) -> None:
+def _check_budgets(config: Sections) -> None:
     """A budget of calls is divided over the ranks that score: those with an engine."""
     scoring = config.run.ranks // config.sampling.tensor_parallel
     for reward in config.rewards:
@@ -163,14 +161,14 @@ def _check_budgets(config: Config) -> None:
             )
 
 
-def _check_curriculum(config: Config) -> None:
+def _check_curriculum(config: Sections) -> None:
     if config.curriculum.kind != "none" and config.gro.terms and not config.online:
         raise ValueError(
             f"curriculum.kind = {config.curriculum.kind!r} chooses the problems of fresh groups, and no term reads any"
         )
 
 
-def _check_weights(config: Config) -> None:
+def _check_weights(config: Sections) -> None:
     if config.gro.terms and not any(term.weight for term in config.gro.terms.values()):
         raise ValueError(f"gro.terms: every weight is 0, so nothing would be learned: {', '.join(config.gro.terms)}")
     for name, term in config.gro.terms.items():
@@ -178,7 +176,7 @@ def _check_weights(config: Config) -> None:
             raise ValueError(f"gro.terms.{name}.schedule: {found}")
 
 
-def _check_critic(config: Config) -> None:
+def _check_critic(config: Sections) -> None:
     """One critic serves all its terms, so they must agree on what it predicts."""
     asked = [term for term in config.gro.terms.values() if term.term.needs_critic]
     for other in asked[1:]:
@@ -188,7 +186,7 @@ def _check_critic(config: Config) -> None:
             )
 
 
-def _check_engine(config: Config) -> None:
+def _check_engine(config: Sections) -> None:
     """DeepSpeed can do what it is asked for, and its section is not there in vain."""
     learning = config.learning
     if learning.engine == "torch" and learning.deepspeed != type(learning.deepspeed)():
@@ -207,7 +205,7 @@ def _check_engine(config: Config) -> None:
         )
 
 
-def _check_updates(config: Config) -> None:
+def _check_updates(config: Sections) -> None:
     learning = config.learning
     updates = learning.updates_per_step * learning.epochs
     for source in SOURCES:
@@ -231,7 +229,7 @@ def _check_updates(config: Config) -> None:
         )
 
 
-def _check_reference(config: Config) -> None:
+def _check_reference(config: Sections) -> None:
     for name, term in config.gro.terms.items():
         if term.term.needs_reference and config.learning.reference == "none":
             raise ValueError(
@@ -240,7 +238,7 @@ def _check_reference(config: Config) -> None:
             )
 
 
-def _check_teacher(config: Config) -> None:
+def _check_teacher(config: Sections) -> None:
     """One teacher serves all its terms, and knows something that the policy does not."""
     teacher, untouched = config.teacher, type(config.teacher)()
     asked = {name: term.credit for name, term in config.gro.terms.items() if isinstance(term.credit, Teacher)}
@@ -258,8 +256,8 @@ def _check_teacher(config: Config) -> None:
     if teacher.path is None and seen == {"prompt"}:
         raise ValueError(
             f"gro.terms.{name} needs teacher.path, not set: the initial model knows no more than the policy that "
-            "starts as it. Name a teacher with the same tokenizer, --set teacher.path=FOLDER, or let it see the solution: "
-            f"--set gro.terms.{name}.credit.sees=solution"
+            "starts as it. Name a teacher with the same tokenizer, --set teacher.path=FOLDER, or let it see the "
+            f"solution: --set gro.terms.{name}.credit.sees=solution"
         )
     if teacher.path is None and config.learning.reference == "none":
         raise ValueError(
@@ -282,7 +280,7 @@ def _check_teacher(config: Config) -> None:
         )
 
 
-def _check_prompt(config: Config) -> None:
+def _check_prompt(config: Sections) -> None:
     """Of a plain prompt there is nothing that the chat template would do."""
     if config.prompt.format != "plain":
         return
@@ -296,7 +294,7 @@ def _check_prompt(config: Config) -> None:
             )
 
 
-def _check_data(config: Config) -> None:
+def _check_data(config: Sections) -> None:
     train, held_out = config.data.train, config.data.eval
     offline = any((config.data.pairs, config.data.labelled, config.data.demos))
     if config.data.holdout is not None and held_out is not None and not offline:

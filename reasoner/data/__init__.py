@@ -1,8 +1,13 @@
-"""From rows to problems that the policy can read.
+"""From rows of files, hub data sets and generators to the problems of each step, as tokens of the policy.
 
-readers.py, rows.py --rows--> problems.py --Problem--> chat_template.py --Prompt--> the sampler
-offline.py                        pairs, labels and demonstrations as the same records
-columns.py, turns.py, row_report.py, row_selection.py, decontamination.py   what rows are, and which are used
-curriculum.py                     which problems a step takes
-prompts/                          how the policy reads them
+In come rows, out come `Problem` and `Prompt`, and responses that others wrote.
+
+    readers.py, rows.py         rows of one file; of any source
+    columns.py, turns.py        the fields of a row by the names that a task has for them; conversations
+    row_report.py               what is wrong with rows, in one message
+    row_selection.py            which rows are used, in which order
+    decontamination.py          training and evaluation data kept apart
+    problems.py, curriculum.py  problems, and which of them a step takes
+    offline.py                  pairs, labels and demonstrations as the same records as sampled responses
+    prompts/                    problems as text and tokens
 """

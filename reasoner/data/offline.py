@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from reasoner.config.config import OfflineConfig, PromptConfig
+from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.data.problems import conversation, example_turns, open_template
 from reasoner.data.prompts.control_tokens import NotTextError, not_text
 from reasoner.data.prompts.renderer import Renderer, prompt_ids

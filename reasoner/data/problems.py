@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import jinja2
 
-from reasoner.config.config import DataConfig, PromptConfig, SourceConfig
+from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.data.decontamination import OverlapPolicy, keep_apart, once
 from reasoner.data.prompts.plain import not_one_text, plain_values
 from reasoner.data.prompts.templates import FailedError, Template, UnboundedError

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from reasoner.config.config import SourceConfig
+from reasoner.config import SourceConfig
 from reasoner.data.columns import Columns
 from reasoner.data.decontamination import hold_out
 from reasoner.data.row_report import RowError, RowReport

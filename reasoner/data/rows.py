@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from reasoner.config.config import SourceConfig
+from reasoner.config import SourceConfig
 from reasoner.data.readers import Placed, plain, read_file, stem_of_file
 from reasoner.data.row_report import RowError
 from reasoner.errors import ConfigError, DataError, MissingDependencyError, nearest

@@ -1,6 +1,8 @@
-"""The processes that train together.
+"""The processes that train together: ranks, what they exchange, and what each has of a batch.
 
-ranks.py      who am I, and how do ranks exchange values
-sharding.py   whole groups over ranks, balanced by tokens
-seeds.py      every random number's seed, from the run's seed and what it is for
+In come the environment of a launcher and values of one rank, out come those of all.
+
+    ranks.py                    which rank this is, and how ranks exchange values
+    sharding.py                 whole groups over ranks, balanced by tokens
+    seeds.py                    every random number's seed, from the run's seed and what it is for
 """

@@ -79,7 +79,7 @@ class Ranks:
         dist.all_gather_object(found, value, group=self.group)
         return found
 
-    def of_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first rank's value."""
         return self.gather(value)[0]
 

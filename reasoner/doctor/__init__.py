@@ -1,1 +1,5 @@
-"""`reasoner doctor`: what works on this machine. check.py (one finding), environment.py, gpu.py."""
+"""`reasoner doctor`: what works on this machine, and what to install for what.
+
+check.py                    one finding
+environment.py, gpu.py      what was found: packages, engines and sandboxes; GPUs and the ranks on them
+"""

@@ -1,2 +1,7 @@
-"""Figures of scored groups as pure functions: accuracy.py (accuracy, pass@k, what changed), intervals.py (95%
-intervals, paired tests)."""
+"""Figures of scored groups, as pure functions: accuracy, pass@k, intervals, paired differences.
+
+In come scored groups of held-out problems, out come figures with 95% intervals.
+
+    metrics.py                  accuracy, pass@k, maj@k, and the paired difference of two evaluations
+    intervals.py                intervals of means, and the exact test of paired changes
+"""

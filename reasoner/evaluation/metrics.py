@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.evaluation.intervals import Interval, change_interval, change_p, mean_interval
 from reasoner.records import Component, ScoredGroup
 

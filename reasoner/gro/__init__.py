@@ -1,4 +1,11 @@
 """Generalized REINFORCE Optimization: from credit and log-probabilities to one weight per token (arXiv 2503.19523).
 
-`terms`, `presets`, `schedules` and `algorithms` are data and import no torch; the rest are pure functions of tensors.
+Pure functions of tensors; the choices that they follow are data.
+
+    inputs.py --> objective.py  what is read of a batch; a weight per token
+    credit.py, pairs.py         how good a response or token was; chosen and rejected responses
+    evidence.py, links.py       what the policy says of a response; from its distance to an anchor to a weight
+    importance.py, kl.py        the sampler's policy against the learner's; distance from the reference
+    diagnostics.py              what the weights look like
+    spec/                       methods as data, without torch
 """

@@ -1,9 +1,11 @@
 """Files, network and text that others may have made: read within bounds, written whole, shown without secrets.
 
-    serialization.py (records as JSON and Parquet), parsing.py, bounded_files.py   what is read
-    atomic_files.py, folder_lock.py                                                what is written
-    http_json.py                                                                   requests to services
-    redaction.py, safe_text.py, terminal.py                                        what is shown
-
 It knows nothing of runs, models or training.
+
+    parsing.py, bounded_files.py    JSON, TOML and files of strangers, within bounds
+    serialization.py                records as JSON lines and Parquet, both ways
+    atomic_files.py, folder_lock.py complete or not there; one process at a time
+    http_json.py                    requests to services
+    redaction.py, safe_text.py      no secrets and no control characters in what is stored or shown
+    terminal.py                     the terminal
 """

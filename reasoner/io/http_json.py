@@ -80,7 +80,7 @@ Url = Annotated[str, AfterValidator(checked_url)]
 """an HTTP address without a user or password"""
 
 
-def secret(variable: str) -> str:
+def read_secret(variable: str) -> str:
     """The value of an environment variable, to be sent as a header.
 
     Raises:
@@ -99,7 +99,7 @@ def secret(variable: str) -> str:
     return value
 
 
-def shown(url: str) -> str:
+def without_query(url: str) -> str:
     """An address as messages have it: without its query, which may hold a key."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
@@ -173,8 +173,8 @@ class Service:
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise UserError(
-                f"{shown(self.url)} does not answer ({self._shown(reason)}): start it, or correct the address in the "
-                "options"
+                f"{without_query(self.url)} does not answer ({self._shown(reason)}): start it, or correct the address "
+                "in the options"
             ) from None
 
     def hide(self, data: Any) -> Any:
@@ -183,7 +183,7 @@ class Service:
 
     def error(self, what: str, got: object) -> RemoteError:
         """What it did wrong, with the beginning of what came."""
-        return RemoteError(f"{shown(self.url)} {self.hide(what)}; got {self._shown(got)}")
+        return RemoteError(f"{without_query(self.url)} {self.hide(what)}; got {self._shown(got)}")
 
     def _shown(self, got: object) -> str:
         text = got.decode(errors="replace") if isinstance(got, bytes) else str(got)
@@ -201,7 +201,7 @@ def parsed(data: bytes | str) -> Any:
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
-        return DECODER.decode(text)
+        return STRICT_JSON_DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -318,5 +318,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
+STRICT_JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
 """no `NaN`, no `Infinity`, no repeated key"""

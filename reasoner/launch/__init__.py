@@ -1,2 +1,8 @@
-"""Starting ranks: launcher.py on this node, ssh.py on others (cluster.py: which), coordination.py: what launchers tell
-each other."""
+"""Starting the ranks of a run, on this machine and on others, and ending all when one fails.
+
+In comes a command with its number of GPUs and machines, out comes one exit code.
+
+    launcher.py                 the ranks of this node
+    cluster.py, ssh.py          which machines; a launcher on each
+    coordination.py             what the launchers tell each other
+"""

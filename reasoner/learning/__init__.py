@@ -1,7 +1,11 @@
 """The learner: weights of tokens in, a new policy out; it knows no algorithm.
 
-Group + weights --batching/--> micro-batches --model/--> log-probabilities, gradient --optimizer.py--> step
-learner.py       the protocol
-factory.py       chooses torch_engine.py (one process) or deepspeed/ (several)
-adapter.py, critic.py, schedule.py   LoRA, PPO's value model, the learning rate
+Groups become micro-batches, these log-probabilities and a gradient, and this a step.
+
+    learner.py, factory.py      the protocol; which learner a configuration gets
+    torch_engine.py, deepspeed/ one process; several, sharded
+    batching/, model/           micro-batches; the packed forward pass
+    optimizer.py, schedule.py   AdamW, clipping, the learning rate
+    adapter.py, critic.py       LoRA; PPO's value model
+    perturbing.py               weights changed for a moment, to see that somebody else has taken them
 """

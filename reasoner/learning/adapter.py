@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reasoner.config.config import LoraConfig
+from reasoner.config import LoraConfig
 from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.models.tensor_files import Digest, io_errors, read_files, write_shards
 from reasoner.records import Group

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.distributed.sharding import shares_of, spread_logprobs
 from reasoner.errors import UserError

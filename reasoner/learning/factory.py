@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.distributed.ranks import Ranks
 from reasoner.errors import MissingDependencyError
 from reasoner.learning.deepspeed.settings import deepspeed_settings

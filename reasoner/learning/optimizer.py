@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import Ranks
 from reasoner.errors import RunError
 from reasoner.learning.learner import StepResult

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.learning.batching.weighing import weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction

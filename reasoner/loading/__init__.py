@@ -1,10 +1,11 @@
-"""From layers of values to one checked configuration, with where each value came from.
+"""From files and options to one checked configuration, with where each value came from.
 
-    task file, profile, --config, --set --layers.py--> values --load.py--> Resolved (a Config and its origins)
+In come a task file, a profile, `--config` and `--set`; out comes `Resolved` (a `Config` and its origins).
 
-`task_files.py` reads tasks, `introspection.py` tells which keys there are, `messages.py` words what is refused,
-`dump.py` writes a configuration as TOML, and `resume_rules.py` says which keys may change when a run is resumed.
-Nothing is loaded beyond text files and plugins, and everything that is impossible is refused here (`ConfigError`).
+    load.py, task_files.py      reads the layers; task files
+    layers.py, introspection.py layers over each other; which keys there are
+    messages.py, other_names.py what is refused, in words; what keys are called in TRL and verl
+    dump.py                     a configuration as TOML
 """
 
 from reasoner.loading.dump import settings_of, term_table, term_toml, to_toml

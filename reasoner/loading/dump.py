@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.gro.spec.presets import Weighted
 from reasoner.gro.spec.terms import Term
 from reasoner.loading.introspection import Path, annotation_at

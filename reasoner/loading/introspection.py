@@ -1,4 +1,4 @@
-"""What the configuration may contain, read off `reasoner.config.config`: the keys of a table, what a key allows."""
+"""What the configuration may contain, read off `reasoner.config`: the keys of a table, what a key allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 
 Path = tuple[str, ...]
 """the parts of a dotted key: `("gro", "terms", "grpo", "weight")`; an entry of `[[rewards]]` is named by its source"""

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasoner.config.config import DataConfig
+from reasoner.config import DataConfig
 from reasoner.errors import ConfigError, nearest
 from reasoner.io.parsing import parse_toml
 from reasoner.loading.introspection import Path, allows_none, is_list, is_one_value, is_section, is_text

@@ -13,7 +13,7 @@ from typing import Any
 import pluggy
 from pydantic import ValidationError
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.data.problems import open_template
 from reasoner.data.prompts.plain import check_prompt
 from reasoner.data.rows import check_generator

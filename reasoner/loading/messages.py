@@ -60,7 +60,7 @@ def _line(detail: ErrorDetails, leaves: Leaves) -> str:
     key, kind = show_key(path), detail["type"]
     if kind == "missing":
         document = document_of(path)
-        return f"{key} is needed and not set" + (f" ({document})." if document else ".")
+        return f"{key} is needed and not set." + (f" {document}" if document else "")
     if kind == "value_error":
         return _contradiction(path, str(detail["ctx"]["error"]), leaves)
     if kind == "union_tag_not_found":

@@ -1,4 +1,5 @@
-"""What the keys of TRL and verl are called here: for docs/from-trl-and-verl.md and for messages about unknown keys."""
+"""What the keys of TRL, verl and earlier versions are called here: for messages about unknown keys, and for
+docs/from-trl-and-verl.md."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ MOST = 2
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """A key of another framework."""
+    """A key of another framework, or one that there was here."""
 
     framework: str
     theirs: str
@@ -24,6 +25,9 @@ class Renamed:
     """how it differs, or what to do in its place; the end of a sentence"""
 
 
+_WARPED = (
+    "training samples come from the very distribution whose log-probabilities are trained; use sampling.temperature"
+)
 _TRL = (
     ("model_name_or_path", "model.path"),
     ("torch_dtype", "model.dtype"),
@@ -51,6 +55,7 @@ _TRL = (
     ("max_prompt_length", "sampling.max_prompt_tokens", "longer prompts are refused, never cut"),
     ("max_length", "data.pairs.max_tokens", "of demonstrations data.demos.max_tokens"),
     ("temperature", "sampling.temperature"),
+    *((key, "", _WARPED) for key in ("top_p", "top_k", "repetition_penalty")),
     ("use_vllm", "sampling.engine", "true is 'vllm'"),
     ("vllm_mode", "sampling.mode", "'colocate' is 'colocated'"),
     ("vllm_server_base_url", "sampling.servers", "started with `reasoner serve`"),
@@ -155,6 +160,7 @@ _VERL = (
     (f"{_ROLLOUT}.name", "sampling.engine"),
     (f"{_ROLLOUT}.n", "sampling.group_size"),
     (f"{_ROLLOUT}.temperature", "sampling.temperature"),
+    *((f"{_ROLLOUT}.{key}", "", _WARPED) for key in ("top_p", "top_k")),
     (f"{_ROLLOUT}.gpu_memory_utilization", "sampling.memory_share"),
     (f"{_ROLLOUT}.tensor_model_parallel_size", "sampling.tensor_parallel"),
     (f"{_ROLLOUT}.free_cache_engine", "", "a colocated engine always sleeps during the update"),
@@ -186,7 +192,12 @@ _VERL = (
     ("trainer.default_local_dir", "run.output", "every run has a folder of its own below it"),
     ("trainer.resume_mode", "", "`reasoner run --resume RUN`"),
 )
-RENAMED = tuple(Renamed("TRL", *row) for row in _TRL) + tuple(Renamed("verl", *row) for row in _VERL)
+_EARLIER = tuple(
+    (f"sampling.{key}", "", f"leave it out, only {neutral} was allowed: {_WARPED}")
+    for key, neutral in (("top_p", "1.0"), ("top_k", "0"), ("repetition_penalty", "1.0"))
+)
+_NAMES = {"TRL": _TRL, "verl": _VERL, "An earlier version": _EARLIER}
+RENAMED = tuple(Renamed(framework, *row) for framework, rows in _NAMES.items() for row in rows)
 
 
 def renamed(path: Sequence[str], own: frozenset[str]) -> str:

@@ -1,6 +1,11 @@
 """Models as folders: found, measured, read and written, without training or sampling them.
 
-resolve.py                          where the policy comes from; hub.py: whether the hub can be reached
-size.py                             what decides how much memory a model takes
-weight_files.py, tensor_files.py    which tensors a folder holds; published weights and their checksum
+In comes `[model]`, out come a folder, its sizes and its weights in memory.
+
+    resolve.py, hub.py          where a model comes from; whether the hub can be reached
+    run_models.py               the models that runs wrote
+    size.py                     what decides how much memory it takes
+    loading.py, files.py        weights into memory; a folder as it is written
+    weight_files.py             which tensors a folder holds; checkpoint_names.py: what those are called
+    tensor_files.py             tensors of any number in safetensors files
 """

@@ -38,7 +38,7 @@ def hub_reachable() -> bool:
     return not constants.HF_HUB_OFFLINE
 
 
-def said_offline() -> str:
+def offline_fact() -> str:
     """That the hub was asked and did not answer, for the facts of a run; empty: it did, or nobody asked."""
     from_cache = hub_reachable.cache_info().currsize and not hub_reachable()
     return (

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from reasoner.config.config import LoraConfig
+from reasoner.config import LoraConfig
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.io.parsing import list_of, read_model_json, table_of
 from reasoner.models.hub import hub_reachable

@@ -1,6 +1,12 @@
-"""What a person sees of a run while it goes, and right after it.
+"""What a person sees of a run while it goes: figures of steps, warnings, the live view, the log, the summary, trackers.
 
-step_metrics.py (figures of a step) --> metrics.py (every name, unit and meaning), alarms.py
-view.py --> live.py | plain.py (lines.py, format.py); summary.py at the end; choose.py picks
-tracking.py, trackers/   the same figures elsewhere
+In come groups and figures of steps, out come lines, a live view, warnings and trackers.
+
+    step_metrics.py, metrics.py figures of a step; every name with unit and meaning
+    alarms.py                   figures that say that a run goes wrong
+    choose.py, view.py          which view; what all views are told
+    live.py, plain.py           a block on a terminal; lines for a pipe and `log.txt`
+    lines.py, format.py         events and numbers as text
+    summary.py                  the end of a run
+    tracking.py, trackers/      the same figures elsewhere
 """

@@ -54,7 +54,7 @@ class Warned:
     advice: str
 
 
-class Watch:
+class AlarmMonitor:
     """Which warnings hold: each begins once and is over when its rule has found nothing for `QUIET` steps.
 
     Args:
@@ -63,7 +63,7 @@ class Watch:
     """
 
     def __init__(self, history: History = (), evaluations: Evaluations = ()) -> None:
-        self.given: list[Warned] = []
+        self.raised: list[Warned] = []
         """all warnings so far, in order"""
         self._held: dict[str, Warned] = {}
         self._quiet: dict[str, int] = {}
@@ -81,7 +81,7 @@ class Watch:
                 self._quiet[name] = 0
                 if name not in self._held:
                     self._held[name] = Warned(len(history), name, found.what, found.advice)
-                    self.given.append(self._held[name])
+                    self.raised.append(self._held[name])
             elif name in self._held:
                 self._quiet[name] += 1
                 if self._quiet[name] >= QUIET:

@@ -1,6 +1,11 @@
-"""What a run will take and whether it can work, found out before anything is loaded.
+"""What a run will take and whether it can work, found out before anything is loaded: memory, data, verifiers.
 
-resources.py (data and model folders) --> memory.py --> estimate.py (does it fit, what to change)
-feasibility.py, preflight.py   what is refused; what is asked of sources, trackers and servers
-describe.py                    the plan in a few lines
+In comes a configuration, out come a plan, or the sentence that says what cannot work.
+
+    resources.py, sources.py    data and folders of models; every data source, read and rendered
+    memory.py, estimate.py      what a run takes; whether it fits, and what to change
+    feasibility.py              what is known not to work
+    preflight.py                what sources, trackers and servers need
+    problem_checks.py           whether sources can judge the problems; references.py: their reference answers
+    rehearsal.py, describe.py   `--dry-run`; the plan in a few lines
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from reasoner.config.config import Config, OfflineConfig, RunConfig, SourceConfig, TermConfig
+from reasoner.config import Config, OfflineConfig, RunConfig, SourceConfig, TermConfig
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Splits
 from reasoner.data.rows import describe_origin

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.gro.spec.terms import SOURCES
 from reasoner.models.size import ModelSize, find_size
 from reasoner.planning.memory import (

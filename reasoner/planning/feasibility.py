@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.distributed.ranks import launched
 from reasoner.errors import UserError
 from reasoner.models.size import ModelSize, why_no_experts, why_not_spread

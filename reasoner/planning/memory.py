@@ -28,13 +28,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.errors import UserError
 from reasoner.gro.spec.terms import SOURCES
 from reasoner.learning.deepspeed.settings import deepspeed_settings
 from reasoner.models.size import ModelSize
 from reasoner.processes.machine import GIB, Machine
-from reasoner.sampling.factory import MAX_SEQUENCES, why_merged
+from reasoner.sampling.factory import MAX_SEQUENCES, merge_reason
 
 PROCESS = 0.7 * GIB
 """bytes of a process that has imported torch and transformers, with its scoring workers"""
@@ -296,7 +296,7 @@ def hf_cache_bytes(config: Config, model: ModelSize, device: str) -> float:
 
 def published_bytes(config: Config, model: ModelSize, engine: str, device: str) -> float:
     """The file that samplers load: all weights, or the adapter alone."""
-    whole = config.lora is None or why_merged(config, engine, device)
+    whole = config.lora is None or merge_reason(config, engine, device)
     numbers = model.parameters if whole else model.adapter
     return float(numbers * WIDTH[config.model.dtype])
 

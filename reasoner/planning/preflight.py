@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from reasoner.config.config import RewardConfig
+from reasoner.config import RewardConfig
 from reasoner.loading import Resolved
 from reasoner.monitoring.tracking import preflight_trackers
 from reasoner.plugins.manager import build_manager, reward_sources, trackers

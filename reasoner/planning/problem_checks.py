@@ -17,7 +17,7 @@ from typing import Any
 from reasoner.errors import UserError
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.records import Problem
-from reasoner.testing.cases import CaseProgress
+from reasoner.scoring.base import CaseProgress
 
 SAMPLE = 8
 """problems that are tried when a run starts"""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from reasoner.config.config import RewardConfig
+from reasoner.config import RewardConfig
 from reasoner.errors import UserError
 from reasoner.plugins.reward_api import TEXT_ONLY, RewardSource
 from reasoner.records import Problem

@@ -9,7 +9,7 @@ from typing import Any
 
 import pluggy
 
-from reasoner.config.config import Config, RewardConfig
+from reasoner.config import Config, RewardConfig
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Splits
 from reasoner.data.prompts.renderer import open_renderer

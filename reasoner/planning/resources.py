@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pluggy
 
-from reasoner.config.config import Config, OfflineConfig
+from reasoner.config import Config, OfflineConfig
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Stream
 from reasoner.data.prompts.chat_probe import TurnEnd
@@ -19,7 +19,7 @@ from reasoner.data.row_report import RowReport
 from reasoner.gro.spec.terms import Source
 from reasoner.io.safe_text import printable
 from reasoner.loading import Resolved
-from reasoner.models.hub import said_offline
+from reasoner.models.hub import offline_fact
 from reasoner.models.loading import check_weights, check_weights_at_hand
 from reasoner.models.resolve import folder_at_hand, open_tokenizer, resolve_device, resolve_model
 from reasoner.models.size import ModelSize
@@ -92,7 +92,7 @@ class Resources:
         return MINIMUM_FREE + self.estimate.disk_bytes
 
 
-def load_material(resolved: Resolved, *, training: bool) -> Resources:
+def load_resources(resolved: Resolved, *, training: bool) -> Resources:
     """Read the data and find the models.
 
     Raises:
@@ -126,7 +126,7 @@ def load_material(resolved: Resolved, *, training: bool) -> Resources:
     facts = {**describe_plan(resolved, data.splits, device, engine, training=training), **checks}
     facts |= references_of(config, manager, data.splits)
     facts |= {f"data.{source}": describe_offline(config, source, found) for source, found in data.offline.items()}
-    facts |= {"hub": said_offline()} if said_offline() else {}
+    facts |= {"hub": offline_fact()} if offline_fact() else {}
     facts |= renderer.facts()
     if engine:
         facts["responses end"] = response_end(config, tokenizer, renderer, folder)
@@ -177,7 +177,7 @@ def _teacher_folder(config: Config, folder: Path, tokenizer: Any) -> Path:
 
 
 def check_models_at_hand(config: Config, engine: str) -> None:
-    """What `load_material` refuses of a training's models, as far as they are on this machine: nothing is downloaded,
+    """What `load_resources` refuses of a training's models, as far as they are on this machine: nothing is downloaded,
     converted or loaded.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pluggy
 
-from reasoner.config.config import Config, OfflineConfig
+from reasoner.config import Config, OfflineConfig
 from reasoner.data.decontamination import keep_apart
 from reasoner.data.offline import (
     OfflineData,
@@ -153,7 +153,7 @@ def response_end(config: Config, tokenizer: Any, renderer: Renderer, folder: Pat
         all_end_tokens(own, params)
     except SamplerError as error:
         raise UserError(f"model.path = {config.model.path!r}: {error}") from None
-    said = renderer.said_end(own)
+    said = renderer.end_of_turn_fact(own)
     return f"before {list(config.sampling.stop)} (sampling.stop), and {said}" if config.sampling.stop else said
 
 

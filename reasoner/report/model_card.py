@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from reasoner.config.config import LearningConfig, LoraConfig, PolicyConfig
+from reasoner.config import LearningConfig, LoraConfig, PolicyConfig
 from reasoner.data.prompts.end_of_turn import add_turn_end
 from reasoner.errors import DataError, UserError
 from reasoner.io.atomic_files import replacing_folder

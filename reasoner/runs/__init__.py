@@ -1,6 +1,11 @@
 """The run folder: everything that a run leaves behind, committed step by step.
 
-folder.py (written), reader.py (read back in any state), rank_folder.py (of ranks that are not the first)
-checkpoints.py, checksums.py, starts.py, environment.py, rollouts.py   what is in it
-find.py, resume.py                                                     finding one, and resuming it
+In come records and figures of steps, out come files, and values of whatever state a folder is in.
+
+    folder.py, rank_folder.py   written by the first rank, and by others
+    reader.py, find.py          read back; found by name
+    rollouts.py                 responses; starts.py: when it began and on what; environment.py: versions and hardware
+    checkpoints.py, model.py    checkpoints; the trained model
+    checksums.py, clock.py      SHA-256; the time of a run
+    resuming/                   going on after an interruption
 """

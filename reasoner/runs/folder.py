@@ -10,7 +10,7 @@
         evaluations.jsonl   one `Evaluated` per evaluation
         warnings.jsonl      one object per warning: step, name, what was seen, what to try
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
-        not-finite/         step-000010.parquet: the responses of an update that was not finite (`Suspect`)
+        not-finite/         step-000010.parquet: the responses of an update that was not finite (`NonFiniteResponse`)
         checkpoints/        step-000020/: what a resumed run goes on from (`reasoner.runs.checkpoints`)
         model/              the trained model in Hugging Face format, and its step (`reasoner.runs.model`)
         log.txt             what the terminal showed, without colours
@@ -41,7 +41,7 @@ from reasoner.io.redaction import redact
 from reasoner.io.safe_text import printable
 from reasoner.io.serialization import read_jsonl, to_json, write_parquet
 from reasoner.models.run_models import FOLDER, record_step
-from reasoner.records import Rollout, Suspect
+from reasoner.records import NonFiniteResponse, Rollout
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.clock import Clock
 from reasoner.runs.environment import describe, now
@@ -165,7 +165,7 @@ class RunFolder:
             for warning in warnings:
                 append_line(self.folder / "warnings.jsonl", to_json(warning))
 
-    def keep_suspects(self, step: int, suspects: Sequence[Suspect]) -> Path:
+    def keep_nonfinite(self, step: int, nonfinite: Sequence[NonFiniteResponse]) -> Path:
         """Keep the responses of an update that was not finite; returns their file.
 
         Raises:
@@ -174,7 +174,7 @@ class RunFolder:
         file = self.folder / "not-finite" / f"step-{step:06}.parquet"
         with self._writing(f"the responses of step {step}, which was not finite,"):
             file.parent.mkdir(exist_ok=True)
-            write_parquet(file, suspects)
+            write_parquet(file, nonfinite)
         return file
 
     @contextmanager

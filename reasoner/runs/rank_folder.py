@@ -17,7 +17,7 @@ from typing import Any
 
 from reasoner.evaluation.metrics import Evaluation
 from reasoner.io.folder_lock import Lock
-from reasoner.records import Rollout, Suspect
+from reasoner.records import NonFiniteResponse, Rollout
 from reasoner.runs.folder import RunFolder, as_read
 
 
@@ -56,7 +56,7 @@ class RankFolder(RunFolder):
     def warn(self, warnings: Sequence[Any]) -> None:
         pass
 
-    def keep_suspects(self, step: int, suspects: Sequence[Suspect]) -> Path:
+    def keep_nonfinite(self, step: int, nonfinite: Sequence[NonFiniteResponse]) -> Path:
         return self.folder.parents[1] / "not-finite" / f"step-{step:06}.parquet"
 
     @contextmanager

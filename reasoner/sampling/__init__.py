@@ -1,6 +1,9 @@
-"""Samplers: groups of responses from the policy (`base.Sampler`).
+"""Samplers: vLLM, servers of it, and transformers behind one protocol.
 
-    Prompt --factory.py: vllm/ | server/ | transformers.py--> Group of Response (tokens, log-probabilities)
+In come prompts and weights, out come groups of responses, each token with its log-probability.
 
-`responses.py` is what all of them share; `sharded.py` samples on every rank. Weights come in through `load`.
+    base.py, factory.py         the protocol; which sampler a configuration gets
+    vllm/, server/              vLLM in a process of its own; vLLM servers
+    transformers.py             transformers, in this process; decoding.py: its next tokens
+    responses.py, sharded.py    what all samplers share; sampling on every rank
 """

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from reasoner.config.config import Config, SamplingConfig
+from reasoner.config import Config, SamplingConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.io.parsing import read_model_json
@@ -43,7 +43,7 @@ def open_sampler(
         longest: tokens of a prompt and its response together; None: what sampling and evaluation allow.
         ranks: those that sample together.
         say: told what becomes of servers.
-        adapter_rank: of the adapters that are handed over alone (`why_merged`); 0: whole weights are.
+        adapter_rank: of the adapters that are handed over alone (`merge_reason`); 0: whole weights are.
         devices: CUDA's numbers of those that the engine has; empty: all that this process sees.
 
     Raises:
@@ -51,15 +51,15 @@ def open_sampler(
         SamplerError: the engine does not start.
         UserError: a server cannot be used.
     """
-    max_model_len = longest or longest_of(config)
+    max_model_len = longest or longest_context(config)
     if config.sampling.mode == "server":
-        from reasoner.sampling.server.compatibility import Wanted
+        from reasoner.sampling.server.compatibility import ServerRequirements
         from reasoner.sampling.server.sampler import ServerSampler
 
         return ServerSampler(
             config.sampling.servers,
             folder,
-            Wanted.by(config, folder, max_model_len, shlex.join([str(folder)])),
+            ServerRequirements.by(config, folder, max_model_len, shlex.join([str(folder)])),
             seed=config.run.seed,
             say=say,
             trust_remote_code=config.model.trust_remote_code,
@@ -100,13 +100,13 @@ def start_of(config: Config, folder: Path, max_model_len: int) -> StartEngine:
     )
 
 
-def longest_of(config: Config) -> int:
+def longest_context(config: Config) -> int:
     """Tokens of a prompt and its response, in training and evaluation."""
     evaluation = config.evaluation.max_tokens if config.evaluation else None
     return config.sampling.max_prompt_tokens + max(config.sampling.max_tokens, evaluation or 0)
 
 
-def why_merged(config: Config, engine: str | None = None, device: str | None = None) -> str:
+def merge_reason(config: Config, engine: str | None = None, device: str | None = None) -> str:
     """Why the sampler gets all weights, with the adapter in them; empty: it gets the adapter alone.
 
     Args:
@@ -160,7 +160,7 @@ def check_sampler(config: Config, folder: Path, *, training: bool) -> None:
         UserError: vLLM would load weights that do not belong to the model.
     """
     if training and config.lora:
-        why_merged(config)
+        merge_reason(config)
     gpus = config.sampling.tensor_parallel
     if why := why_not_spread(ModelSize.of(folder), gpus):
         raise ConfigError(f"sampling.tensor_parallel = {gpus} {why}")

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from reasoner.config.config import mistake_of_temperature
+from reasoner.config import mistake_of_temperature
 from reasoner.data.prompts.thinking import MARKS, opened_at_end
 from reasoner.errors import DataError, SamplerError
 from reasoner.io.parsing import read_model_json

@@ -1,11 +1,16 @@
-"""Sandboxes for generated programs.
+"""Sandboxes for generated programs: isolated, limited, ended with all that they started.
 
-    sandbox = open_sandbox()
-    outcome = sandbox.run([PYTHON, *ISOLATED, "main.py"], {"main.py": b"print(input())"}, b"hello", Limits(wall_s=2.0))
-    outcome.stdout  # b"hello\\n"
+sandbox = open_sandbox()
+outcome = sandbox.run([PYTHON, *ISOLATED, "main.py"], {"main.py": b"print(input())"}, b"hello", Limits(wall_s=2.0))
+outcome.stdout  # b"hello\\n"
 
-`base.py` has the types. Sandboxes on this machine share `local.py` and `running.py` (pipes, deadlines, limits, the end)
-and differ in how a program is started: `bubblewrap.py`, `unsandboxed.py`.
+base.py, choose.py          the types; the best sandbox that holds, which proof.py tries
+backends/                   ways to start a program
+running.py, pipes.py        a program that runs, from its input to its end
+limits.py, usage.py         what the kernel limits; what a program uses
+family.py, system_calls.py  processes that it started; system calls that it may make
+scratch.py, interpreter.py  its files; its Python
+permission.py               to run without any
 """
 
 from reasoner.sandbox.base import End, Limits, Outcome, Sandbox, SandboxError, Session

@@ -1,10 +1,10 @@
-"""Scoring: reward sources run in processes that can be killed, their verdicts are composed into rewards.
+"""Scoring: reward sources run in processes that can be killed, and their verdicts become rewards.
 
-    main process             scoring host (one per run)         workers (forked from the host)
-    ScoringService  ------>  Host: lanes, deadlines, kills ---> Worker: one call at a time
-    service.py, call.py <--  host.py, pool.py              <--- worker.py
-                     JSON lines (wire.py) over pipes       JSON lines over one socket each
+In come groups of responses, out come the same with a reward each, components and failures beside it.
 
-`process.py` starts and ends the host, `reasoner.processes.subreaper` ends process trees. Free of processes:
-`compose.py` (components to reward), `cache.py` (equal calls) and `tally.py` (counts, failure rate).
+    base.py, sharded.py         the protocol; scoring on every rank
+    service.py, score_call.py   the main process's side; one `score` call
+    workers/                    the processes in which sources run
+    composition.py              components to one reward
+    cache.py, statistics.py     equal calls made once; calls counted, and when failures are too many
 """

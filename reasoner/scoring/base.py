@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from reasoner.records import Group, ScoredGroup
+from reasoner.records import Component, Group, ScoredGroup
+
+CaseProgress = Callable[[int], None]
+"""`(cases done)`"""
 
 
 class Scorer(Protocol):
@@ -14,3 +17,10 @@ class Scorer(Protocol):
     def score(self, groups: Iterable[Group]) -> Iterator[ScoredGroup]:
         """Score groups as they come."""
         ...
+
+
+def verdict_text(component: Component) -> str:
+    """A verdict in a few words: `0.5`, `not applicable`, `timeout: ...`."""
+    if component.failure is not None:
+        return f"{component.failure.kind}: {component.failure.message}"
+    return "not applicable" if component.value is None else f"{component.value:g}"

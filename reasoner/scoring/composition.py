@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Literal
 
-from reasoner.config.config import RewardConfig
-from reasoner.config.consistency import mistake_of_conditions
+from reasoner.config import RewardConfig, mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError, nearest
 from reasoner.io.redaction import hide, redact_start
 from reasoner.io.safe_text import storable

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 
-from reasoner.config.config import RewardConfig
+from reasoner.config import RewardConfig
 from reasoner.errors import ScoringError
 from reasoner.io.redaction import redact
 from reasoner.records import Component, Failure, Group, Score, ScoredGroup

@@ -1,7 +1,8 @@
 """For the tests of reward sources: problems and responses, and the contract that every source must keep.
 
-cases.py (a problem, a response, the expected value) --> contract.py (`check_source`), bench.py (`rewards bench`)
-pytest_plugin.py   the fixture `score_in_worker`
+contract.py                 `check_source`, and what it needs
+cases.py, bench.py          a response and the value that it must get; a verifier measured on many
+pytest_plugin.py            the fixture `score_in_worker`
 """
 
 from reasoner.testing.contract import Case, Check, Checklist, check_source, make_problem, make_response

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reasoner.records import Component, FailureKind, Problem, Response
-from reasoner.scoring.base import Scorer
-from reasoner.testing.cases import Case, CaseProgress, make_response, score_cases, shown
+from reasoner.scoring.base import CaseProgress, Scorer, verdict_text
+from reasoner.testing.cases import Case, make_response, score_cases
 from reasoner.testing.contract import agrees
 
 CaseOutcome = Literal["agrees", "false positive", "false negative", "failed", "not applicable"]
@@ -158,4 +158,4 @@ def _components(
 
 
 def _rejected(problem: Problem, form: Form, text: str, part: Component) -> Rejected:
-    return Rejected(problem.id, form, text, shown(part), part.note)
+    return Rejected(problem.id, form, text, verdict_text(part), part.note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -11,12 +11,9 @@ from typing import Any
 from reasoner.errors import DataError, nearest
 from reasoner.io.parsing import parse_json
 from reasoner.records import Component, FinishReason, Group, Message, Problem, Response
-from reasoner.scoring.base import Scorer
+from reasoner.scoring.base import CaseProgress, Scorer
 
 NEEDED = ("reference", "response", "expected")
-
-CaseProgress = Callable[[int], None]
-"""`(cases done)`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +106,3 @@ def _case(path: Path, number: int, line: str) -> Case:
     problem = make_problem(str(row.pop("question", "")), reference, **row)
     problem = replace(problem, id=f"{path.stem}:{number}")
     return Case(problem, make_response(response), None if expected is None else float(expected))
-
-
-def shown(component: Component) -> str:
-    """A verdict in a few words: `0.5`, `not applicable`, `timeout: ...`."""
-    if component.failure is not None:
-        return f"{component.failure.kind}: {component.failure.message}"
-    return "not applicable" if component.value is None else f"{component.value:g}"

@@ -27,12 +27,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError, UserError
 from reasoner.plugins.reward_api import Granularity, RewardSource
 from reasoner.records import Component, Group, Problem, Response
+from reasoner.scoring.base import verdict_text
 from reasoner.scoring.service import ScoringService
-from reasoner.testing.cases import Case, make_problem, make_response, score_cases, shown
+from reasoner.testing.cases import Case, make_problem, make_response, score_cases
 
 __all__ = ["Case", "Check", "Checklist", "check_source", "make_problem", "make_response"]
 
@@ -218,12 +219,12 @@ def _check_probe(name: str, part: Component, own: bool) -> Check:
     """`own`: the problem is that of a case, so the source must be able to read it."""
     title = f"copes with {name}"
     if part.failure is None:
-        return Check(title, True, f"{shown(part)}, {1000 * part.seconds:.1f} ms")
+        return Check(title, True, f"{verdict_text(part)}, {1000 * part.seconds:.1f} ms")
     raised = part.failure.kind == "error"
     if raised and name == BARE:
         return Check(title, True, f"refuses it: {part.failure.message}")
     hint = "" if own or not raised else " (Does it need a problem of another kind? Then give it cases.)"
-    return Check(title, False, shown(part) + hint)
+    return Check(title, False, verdict_text(part) + hint)
 
 
 def _check_returned(parts: Sequence[Component]) -> Check:
@@ -248,13 +249,13 @@ def _check_sizes(granularity: Granularity, of_size: Mapping[int, Sequence[Compon
     for size, parts in of_size.items():
         failed = next((part for part in parts if part.failure is not None), None)
         if failed is not None:
-            return Check(name, False, f"of {size}: {shown(failed)}")
+            return Check(name, False, f"of {size}: {verdict_text(failed)}")
     return Check(name, True)
 
 
 def _check_cases(cases: Sequence[Case], parts: Sequence[Component]) -> Check:
     wrong = [
-        f"{case.response.text[:40]!r} must get {case.expected}, got {shown(part)}"
+        f"{case.response.text[:40]!r} must get {case.expected}, got {verdict_text(part)}"
         for case, part in zip(cases, parts, strict=True)
         if not agrees(case.expected, part)
     ]
@@ -276,5 +277,5 @@ def _check_same(
 ) -> Check:
     for (_, response), one, other in zip(calls, before, after, strict=True):
         if (one.value, one.failure is None) != (other.value, other.failure is None):
-            return Check(title, False, f"{response.text[:40]!r} got {shown(one)}, then {shown(other)}")
+            return Check(title, False, f"{response.text[:40]!r} got {verdict_text(one)}, then {verdict_text(other)}")
     return Check(title, True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from reasoner.config.config import RewardConfig
+from reasoner.config import RewardConfig
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.records import Component, Problem, Response
 from reasoner.scoring.service import ScoringService

@@ -1,5 +1,10 @@
-"""Training: the stages of `reasoner.pipeline`.
+"""The stages of `reasoner.pipeline`: rollouts, updates, checkpoints, and the weights' way into the sampler.
 
-build.py --> trainer.py (Stages): rollout.py, prefetch.py --> update.py, critic_update.py --> checkpointing.py
-weight_sync.py (learner to sampler, with a receipt), guards/ (what ends a run that would train on nonsense)
+build.py, trainer.py        opens what a run works with; the stages
+rollout.py, prefetch.py     a step's groups, sampled and scored, now or during the update before
+update.py, critic_update.py optimiser steps: the policy's, the critic's
+weight_sync.py              learner to sampler, with a receipt
+checkpointing.py            when a checkpoint is written, and which ones stay
+evaluator.py, held_out.py   the policy on held-out problems; offline responses kept aside
+guards/                     what ends a run that would train on nonsense
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-from reasoner.config.config import Config, RewardConfig
+from reasoner.config import Config, RewardConfig
 from reasoner.data.curriculum import Curriculum
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, open_ranks, part_of, visible_devices
 from reasoner.distributed.sharding import LogprobModel, ShardedPolicy
@@ -27,14 +27,14 @@ from reasoner.learning.model.backbone import Backbone
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.loading import Resolved, to_toml
 from reasoner.models.resolve import resolve_device
-from reasoner.monitoring.alarms import Watch
+from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.choose import open_view
 from reasoner.monitoring.plain import PlainView
 from reasoner.monitoring.tracking import Trackers
 from reasoner.monitoring.view import View, Views
 from reasoner.planning.describe import describe_checkpoints
 from reasoner.planning.feasibility import refuse_impossible
-from reasoner.planning.resources import Resources, load_material
+from reasoner.planning.resources import Resources, load_resources
 from reasoner.plugins import manager as plugins
 from reasoner.plugins.manager import Events
 from reasoner.processes.stacks import forget_stacks, keep_stacks
@@ -43,8 +43,8 @@ from reasoner.runs.rank_folder import RankFolder
 from reasoner.runs.resuming.resume import Place, Resume, find_place, made_again
 from reasoner.runs.resuming.rules import KeyChange
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.factory import longest_of, open_sampler, why_merged
-from reasoner.sampling.server.compatibility import Wanted
+from reasoner.sampling.factory import longest_context, merge_reason, open_sampler
+from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.policy import ServedPolicy
 from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.base import Scorer
@@ -69,7 +69,7 @@ class _Base(Resources):
 
 
 @contextmanager
-def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Trainer]:
+def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[Trainer]:
     """Build a training run's parts and its folder, or those of a run to go on with.
 
     Raises:
@@ -79,12 +79,12 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Tr
     config = resolved.config
     config.check_trains(resolved.typed)
     with ExitStack() as stack:
-        ranks = stack.enter_context(_ranks(config))
+        ranks = stack.enter_context(_open_ranks(config))
         place = None
         if resume and ranks.first:
             place = stack.enter_context(find_place(resume.folder, config.run.steps, accept=resume.accept))
-        checkpoint = ranks.of_first(place.checkpoint if place else None)
-        forget_scores = ranks.of_first(place.forgets if place else False)
+        checkpoint = ranks.broadcast(place.checkpoint if place else None)
+        forget_scores = ranks.broadcast(place.forgets if place else False)
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
         ahead = stack.enter_context(Prefetcher())
@@ -92,11 +92,11 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Tr
         evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
         learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
-        _rotate_as_sampled(base, learner.policy)
+        _match_rotation(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
-        reference = _reference(base, learner)
-        teacher = _teacher(base, reference, stack)
-        stages = Trainer(
+        reference = _build_reference(base, learner)
+        teacher = _build_teacher(base, reference, stack)
+        trainer = Trainer(
             config=config,
             device=base.device,
             run=base.run,
@@ -107,29 +107,29 @@ def open_stages(resolved: Resolved, resume: Resume | None = None) -> Iterator[Tr
             learner=learner,
             reference=reference,
             teacher=teacher,
-            critic=_critic(base, checkpoint / CRITIC if checkpoint else None),
+            critic=_build_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
-            held_out=_held_out(base, terms, learner, reference),
-            drawer=_drawer(base, evaluator),
+            held_out=_build_held_out(base, terms, learner, reference),
+            collector=_build_collector(base, evaluator),
             ahead=ahead,
             offline=base.streams,
-            watch=Watch(base.run.history, list(base.run.evaluations.items())),
+            alarms=AlarmMonitor(base.run.history, list(base.run.evaluations.items())),
         )
         base.run.clock.end_set_up()
         if checkpoint:
-            stages.keeper.restore(checkpoint, forget_scores=forget_scores)
+            trainer.checkpoints.restore(checkpoint, forget_scores=forget_scores)
         try:
-            yield stages
+            yield trainer
         except BaseException as error:
-            stages.keeper.save_on_the_way_out(together=isinstance(error, OutOfTimeError))
+            trainer.checkpoints.save_on_exit(together=isinstance(error, OutOfTimeError))
             raise
 
 
 @contextmanager
 def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: Sequence[KeyChange]) -> Iterator[_Base]:
-    material = load_material(resolved, training=True)
-    config, facts = material.config, dict(material.facts)
-    estimate = material.estimate
+    resources = load_resources(resolved, training=True)
+    config, facts = resources.config, dict(resources.facts)
+    estimate = resources.estimate
     refuse_impossible(estimate)
     tight = estimate.check()
     facts |= estimate.facts | {"checkpoints": describe_checkpoints(config.run, estimate.checkpoint_bytes)}
@@ -139,19 +139,19 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
         notes: Sequence[str] = ()
         if ranks.first:
             if place:
-                identity = material.identity()
+                identity = resources.identity()
                 changes = (*changes, *place.check(identity))
-                run, notes = place.reopen(to_toml(config), identity, facts, changes, material.reserve_bytes)
+                run, notes = place.reopen(to_toml(config), identity, facts, changes, resources.reserve_bytes)
                 forget_stacks(run.folder)
             else:
-                run = _new_run(material, facts)
+                run = _new_run(resources, facts)
             stack.enter_context(run)
             view = stack.enter_context(open_view(sys.stdout, run.log, ranks.count))
             report_folder(run.folder)
             ranks.gather((run.folder, run.history, run.evaluations))
         else:
             nothing: tuple[Path, list[dict[str, float]], dict[int, Any]] = (Path(), [], {})
-            run = stack.enter_context(RankFolder(*ranks.of_first(nothing), ranks.index))
+            run = stack.enter_context(RankFolder(*ranks.broadcast(nothing), ranks.index))
             view = stack.enter_context(Views(PlainView(run.log, ascii_only=False), ranks=ranks.count))
         view.started(facts | {"output": str(run.folder)}, config.run.steps)
         if run.history:
@@ -162,26 +162,26 @@ def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: S
             stack.enter_context(keep_stacks(run.folder))
         events = Events(None, view.message)  # plugins watch on the first rank, and would be told the same on others
         if ranks.first:
-            events = stack.enter_context(watching(material, run, view, tracked=True))
+            events = stack.enter_context(watching(resources, run, view, tracked=True))
         try:
-            yield _Base(**vars(material), ranks=ranks, run=run, view=view, events=events)
+            yield _Base(**vars(resources), ranks=ranks, run=run, view=view, events=events)
         except BaseException as error:
-            view.message(_what_is_left(run, error))
+            view.message(_resume_hint(run, error))
             raise
 
 
-def _new_run(material: Resources, facts: Mapping[str, str]) -> RunFolder:
-    config, identity = material.config, material.identity()
-    output, reserve = Path(config.run.output), material.reserve_bytes
+def _new_run(resources: Resources, facts: Mapping[str, str]) -> RunFolder:
+    config, identity = resources.config, resources.identity()
+    output, reserve = Path(config.run.output), resources.reserve_bytes
     return open_run(output, config.task, to_toml(config), facts, identity=identity, reserve_bytes=reserve)
 
 
 @contextmanager
-def watching(material: Resources, run: RunFolder, view: View, *, tracked: bool) -> Iterator[Events]:
+def watching(resources: Resources, run: RunFolder, view: View, *, tracked: bool) -> Iterator[Events]:
     """Plugins and trackers that watch, told of the start and of the end."""
-    trackers = Trackers(material.config.trackers if tracked else {}, plugins.trackers(material.manager), view.message)
-    events = Events(material.manager, view.message, {"trackers": trackers})
-    settings = material.config.model_dump()
+    trackers = Trackers(resources.config.trackers if tracked else {}, plugins.trackers(resources.manager), view.message)
+    events = Events(resources.manager, view.message, {"trackers": trackers})
+    settings = resources.config.model_dump()
     events.emit("run_started", folder=run.folder, settings=settings, first_step=run.steps + 1)
     ended_by: BaseException | None = None
     try:
@@ -193,7 +193,7 @@ def watching(material: Resources, run: RunFolder, view: View, *, tracked: bool) 
         events.emit("run_finished", folder=run.folder, state=state_after(ended_by))
 
 
-def _what_is_left(run: RunFolder, error: BaseException) -> str:
+def _resume_hint(run: RunFolder, error: BaseException) -> str:
     """What a run that does not get to its end leaves, and how to go on with it."""
     how: str = state_after(error)
     if isinstance(error, OutOfTimeError):
@@ -211,13 +211,13 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     config, view = base.config, base.view
     with ExitStack() as stack:
         shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
-        rewards = _of_one_rank(config.rewards, base.ranks, shared)
+        rewards = _rank_rewards(config.rewards, base.ranks, shared)
         service = stack.enter_context(
             ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
         )
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.engine})")
-        merged = why_merged(config) if config.lora else ""
+        merged = merge_reason(config) if config.lora else ""
         rank = config.lora.rank if config.lora and not merged else 0
         log = base.run.folder / "sampler.log"
         devices = _devices(base.ranks, shared)
@@ -277,11 +277,11 @@ def _with_handover(config: Config) -> Config:
     """With what the learner publishes chosen, where that is left open."""
     if config.lora is None or not config.has_sampler:
         return config
-    lora = config.lora.model_copy(update={"handover": "merged" if why_merged(config) else "adapter"})
+    lora = config.lora.model_copy(update={"handover": "merged" if merge_reason(config) else "adapter"})
     return config.model_copy(update={"lora": lora})
 
 
-def _of_one_rank(rewards: Sequence[RewardConfig], ranks: Ranks, shared: int) -> list[RewardConfig]:
+def _rank_rewards(rewards: Sequence[RewardConfig], ranks: Ranks, shared: int) -> list[RewardConfig]:
     """The reward sources as one rank calls them: each has its part of a budget of calls.
 
     Args:
@@ -296,7 +296,7 @@ def _of_one_rank(rewards: Sequence[RewardConfig], ranks: Ranks, shared: int) -> 
 
 
 @contextmanager
-def _ranks(config: Config) -> Iterator[Ranks]:
+def _open_ranks(config: Config) -> Iterator[Ranks]:
     """The ranks of a training run, which must agree on everything that decides what they do.
 
     Raises:
@@ -320,7 +320,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _drawer(base: _Base, evaluator: Evaluator | None) -> RolloutCollector | None:
+def _build_collector(base: _Base, evaluator: Evaluator | None) -> RolloutCollector | None:
     config = base.config
     if evaluator is None or base.problems is None:
         return None
@@ -333,31 +333,31 @@ def _drawer(base: _Base, evaluator: Evaluator | None) -> RolloutCollector | None
     )
 
 
-def _held_out(
+def _build_held_out(
     base: _Base, terms: Mapping[str, Term], learner: LogprobModel, reference: LogprobModel | None
 ) -> HeldOut | None:
     rows = {source: data.held_out for source, data in base.offline.items() if data.held_out}
     return HeldOut(rows, terms, learner, reference, base.config.sampling.max_tokens) if rows else None
 
 
-def _rotate_as_sampled(base: _Base, model: Backbone) -> None:
+def _match_rotation(base: _Base, model: Backbone) -> None:
     """Where vLLM samples, it decides how positions are rotated."""
     if base.engine in ("vllm", "servers"):
-        model.rotate_as_vllm(longest_of(base.config))
+        model.rotate_as_vllm(longest_context(base.config))
 
 
-def _reference(base: _Base, learner: Adapted) -> LogprobModel | None:
+def _build_reference(base: _Base, learner: Adapted) -> LogprobModel | None:
     config = base.config
     if not config.needs_initial:
         return None
     if config.lora is not None:
         return WithoutAdapter(learner)
     policy = _frozen_policy(base, base.folder, config.model.dtype)
-    _rotate_as_sampled(base, policy)
+    _match_rotation(base, policy)
     return policy if base.ranks.count == 1 else ShardedPolicy(policy, base.ranks)
 
 
-def _teacher(base: _Base, initial: LogprobModel | None, stack: ExitStack) -> LogprobModel | None:
+def _build_teacher(base: _Base, initial: LogprobModel | None, stack: ExitStack) -> LogprobModel | None:
     """The model of terms whose credit is a teacher's: another one, here or on servers, or the initial one.
 
     Args:
@@ -373,7 +373,7 @@ def _teacher(base: _Base, initial: LogprobModel | None, stack: ExitStack) -> Log
     teacher = initial
     if config.teacher.servers:
         longest = max(map(len, base.teacher_prompts.values()), default=config.sampling.max_prompt_tokens)
-        wanted = Wanted.teacher(config, base.teacher_folder, longest + config.sampling.max_tokens + 1)
+        wanted = ServerRequirements.teacher(config, base.teacher_folder, longest + config.sampling.max_tokens + 1)
         served = stack.enter_context(ServedPolicy(config.teacher.servers, wanted, base.ranks))
         base.view.message(f"teacher: {served.description}")
         teacher = served
@@ -400,7 +400,7 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
     )
 
 
-def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
+def _build_critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
     config = base.config
     if not config.gro.needs_critic:
         return None
@@ -415,5 +415,5 @@ def _critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
         trust_remote_code=config.model.trust_remote_code,
         checkpoint=checkpoint,
     )
-    _rotate_as_sampled(base, critic.backbone)
+    _match_rotation(base, critic.backbone)
     return critic

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from reasoner.config.config import RunConfig
+from reasoner.config import RunConfig
 from reasoner.distributed.ranks import Ranks, part_of
 from reasoner.errors import RunError
 from reasoner.io.bounded_files import LARGE_BYTES, read_json
@@ -62,7 +62,7 @@ class Trained(Protocol):
 
 
 @dataclass
-class CheckpointKeeper:
+class CheckpointManager:
     """Writes the checkpoints of one run."""
 
     config: RunConfig
@@ -131,18 +131,18 @@ class CheckpointKeeper:
         self._states = {name: part.state() for name, part in self.parts.items()}
         self._versions, self._drawn = self._now(), self.ahead.drawn
 
-    def save_where_due(self) -> None:
+    def save_if_due(self) -> None:
         """Write a checkpoint of the last committed step, unless it has one or it is not yet time.
 
         Raises:
             RunError: the disk is full.
         """
-        if self.config.keep_last and self.ranks.of_first(not self._is_saved and self._is_due):
+        if self.config.keep_last and self.ranks.broadcast(not self._is_saved and self._is_due):
             self.ahead.wait()
             self.committed()  # an evaluation came after the step
             self._save()
 
-    def save_on_the_way_out(self, *, together: bool = False) -> None:
+    def save_on_exit(self, *, together: bool = False) -> None:
         """Something ends the run before its time: save the last committed step, where nothing has changed the weights
         since. Calls of reward sources that were made since count, and their scores are kept.
 
@@ -155,7 +155,7 @@ class CheckpointKeeper:
             if together:
                 self.ahead.wait()
                 self.committed()
-            if not self._versions or self.ranks.of_first(self._is_saved):
+            if not self._versions or self.ranks.broadcast(self._is_saved):
                 return
             if self._versions != self._now():
                 self.say(f"the weights have changed since step {self.run.steps}: it cannot be saved any more")
@@ -211,7 +211,7 @@ class CheckpointKeeper:
         started = time.perf_counter()
         states = self.ranks.gather(self._states)
         with self.run.saving_checkpoint() as own:
-            folder = self.ranks.of_first(own)
+            folder = self.ranks.broadcast(own)
             if self.scoring:
                 self.scoring.save_scores(folder / self._scores_file)
             self.learner.checkpoint(folder)

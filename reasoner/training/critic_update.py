@@ -20,8 +20,8 @@ from reasoner.gro.credit import returns_and_advantages
 from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.spec.terms import Advantage, Term
 from reasoner.learning.learner import StepResult
-from reasoner.records import Group, ScoredGroup, Suspect
-from reasoner.training.guards.nonfinite import Seen
+from reasoner.records import Group, NonFiniteResponse, ScoredGroup
+from reasoner.training.guards.nonfinite import StepTrace
 
 
 class Critic(Protocol):
@@ -52,7 +52,7 @@ class CriticReport:
     """of the last optimiser step, before clipping"""
     steps: tuple[StepResult, ...]
     """one per mini-batch and pass"""
-    suspects: tuple[Suspect, ...]
+    nonfinite: tuple[NonFiniteResponse, ...]
     """the responses of steps whose loss or gradient was not finite"""
 
     @property
@@ -92,7 +92,7 @@ def update_critic(
     size = inputs.rewards_NG.shape[1]
     losses: list[float] = []
     steps: list[StepResult] = []
-    suspects: list[Suspect] = []
+    nonfinite: list[NonFiniteResponse] = []
     for rows in minis:
         regression = _Regression(rows, returns_RT, old_RT, counted_RT, value_clip)
         mini = groups[rows[0] // size : rows[-1] // size + 1] if rows else ()
@@ -100,13 +100,13 @@ def update_critic(
         regression.join(ranks)
         steps.append(critic.step())
         losses.append(regression.loss)
-        suspects += [] if steps[-1].finite else regression.seen.suspects("critic", "online", groups)
+        nonfinite += [] if steps[-1].finite else regression.seen.nonfinite("critic", "online", groups)
     return CriticReport(
         loss=sum(losses) / len(losses),
         explained_variance=explained_variance(old_RT.to(returns_RT)[counted_RT], returns_RT[counted_RT]),
         grad_norm=steps[-1].grad_norm,
         steps=tuple(steps),
-        suspects=tuple(suspects),
+        nonfinite=tuple(nonfinite),
     )
 
 
@@ -120,13 +120,13 @@ class _Regression:
         self._clip = clip
         self._tokens = max(int(counted_RT[list(rows)].sum()), 1)
         self.loss = 0.0
-        self.seen = Seen()
+        self.seen = StepTrace()
 
     def join(self, ranks: Ranks) -> None:
         """Have what all ranks saw of the mini-batch, each of which weighed its share."""
         everyone = ranks.gather((self.loss, self.seen))
         self.loss = sum(loss for loss, _ in everyone)
-        self.seen = Seen([part for _, seen in everyone for part in seen.parts])
+        self.seen = StepTrace([part for _, seen in everyone for part in seen.parts])
 
     def __call__(self, rows: Sequence[int], values_RT: Tensor) -> Tensor:
         which, width = [self._rows[row] for row in rows], values_RT.shape[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import DataError, SamplerError
 from reasoner.evaluation.metrics import Criterion, Evaluation, summarise

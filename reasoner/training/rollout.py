@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.data.curriculum import Curriculum
 from reasoner.data.problems import Cursor, Stream
 from reasoner.data.prompts.chat_probe import TurnEnd

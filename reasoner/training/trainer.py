@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.data.problems import Stream
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.ranks import Ranks
@@ -28,7 +28,7 @@ from reasoner.gro.spec.schedules import factor
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import PerturbableLearner
-from reasoner.monitoring.alarms import Watch
+from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.step_metrics import Timer, memory_metrics, rollout_metrics, seconds_since_start
 from reasoner.monitoring.view import Summary, View
 from reasoner.plugins.manager import Events
@@ -38,9 +38,9 @@ from reasoner.runs.rollouts import to_rollouts
 from reasoner.sampling.base import Sampler
 from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
-from reasoner.training.checkpointing import SCORING, CheckpointKeeper, Stateful
+from reasoner.training.checkpointing import SCORING, CheckpointManager, Stateful
 from reasoner.training.evaluator import evaluate, evaluation_params
-from reasoner.training.guards.applicability import why_nothing_is_judged, why_nothing_is_rewarded
+from reasoner.training.guards.applicability import unjudged_reason, unrewarded_reason
 from reasoner.training.guards.canary import Canary
 from reasoner.training.guards.nonfinite import explain, stop_after
 from reasoner.training.guards.time_limit import Deadline
@@ -88,7 +88,7 @@ class Evaluator:
             self.sampler, self.scorer, self.held_out, params, config.samples, criterion, progress
         )
         evaluation = replace(evaluation, rows=rows, estimates=(*evaluation.estimates, *measured))
-        if step == 0 and (found := why_nothing_is_judged(self.config, groups)):
+        if step == 0 and (found := unjudged_reason(self.config, groups)):
             raise ScoringError(found)  # not committed: the resumed run makes this evaluation again
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
@@ -122,13 +122,13 @@ class Trainer:
     """sampler and scorer; None: no term reads fresh groups, and no evaluation samples"""
     held_out: HeldOut | None
     """offline responses that are not trained on; None: there are none"""
-    drawer: RolloutCollector | None
+    collector: RolloutCollector | None
     """samples and scores the fresh groups of a step; None: no term reads any"""
     ahead: Prefetcher
     """what it draws beside the update (`sampling.ahead`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
-    fresh_steps: int = 0
+    sampled_steps: int = 0
     """steps that sampled, since this start"""
     fresh: StepRollouts | None = None
     """of the current step; None: it reads no fresh groups"""
@@ -136,7 +136,7 @@ class Trainer:
     """the sampler has given its memory back"""
     told: set[str] = field(default_factory=set)
     """what was said once for all steps"""
-    watch: Watch = field(default_factory=Watch)
+    alarms: AlarmMonitor = field(default_factory=AlarmMonitor)
     """looks for what goes wrong"""
 
     @property
@@ -150,15 +150,15 @@ class Trainer:
         return Deadline(self.config.run.max_hours)
 
     @cached_property
-    def keeper(self) -> CheckpointKeeper:
+    def checkpoints(self) -> CheckpointManager:
         """Writes the run's checkpoints."""
         parts: dict[str, Stateful] = {"stages": self}
         scoring = self.evaluator.service if self.evaluator else None
         if scoring:
             parts[SCORING] = scoring
-        if self.drawer:
-            parts["drawer"] = self.drawer
-        return CheckpointKeeper(
+        if self.collector:
+            parts["drawer"] = self.collector
+        return CheckpointManager(
             self.config.run,
             self.run,
             self.ranks,
@@ -185,8 +185,8 @@ class Trainer:
         Raises:
             OutOfTimeError: it may not end within `run.max_hours`.
         """
-        at_the_end = self.keeper.seconds + self.ahead.seconds
-        self.deadline.next_lap(*self.ranks.of_first((seconds_since_start(), at_the_end)))
+        at_the_end = self.checkpoints.seconds + self.ahead.seconds
+        self.deadline.next_lap(*self.ranks.broadcast((seconds_since_start(), at_the_end)))
 
     def active_terms(self, step: int) -> list[ActiveTerm]:
         """The terms with weight at a step."""
@@ -209,7 +209,7 @@ class Trainer:
         self.fresh = None
         for source in dict.fromkeys(term.term.source for term in terms):
             if source == "online":
-                self.fresh_steps += 1
+                self.sampled_steps += 1
                 self.fresh = fresh = self._fresh(step, timer)
                 self._tell(fresh)
                 self._check_first(fresh)
@@ -224,7 +224,7 @@ class Trainer:
         """What was drawn for the step during the update before it (`sampling.ahead`), or is drawn now, with the
         learner's weights; then drawing for the next step begins.
         """
-        assert self.drawer is not None
+        assert self.collector is not None
         with timer("sample"):
             fresh = self.ahead.take(step, partial(self.view.stage, "sample"))
         with timer("handover"):
@@ -232,17 +232,19 @@ class Trainer:
         with timer("check"):
             self.follow_sampler()
         if fresh is None:
-            fresh = self.drawer.draw(step, greedy=self._needs_greedy(step), progress=partial(self.view.stage, "sample"))
+            fresh = self.collector.draw(
+                step, greedy=self._needs_greedy(step), progress=partial(self.view.stage, "sample")
+            )
             timer.add(fresh.seconds)
         if self.config.sampling.ahead and step < self.config.run.steps and self._reads_fresh(step + 1):
-            self.ahead.begin(partial(self.drawer.draw, step + 1, greedy=self._needs_greedy(step + 1)))
+            self.ahead.begin(partial(self.collector.draw, step + 1, greedy=self._needs_greedy(step + 1)))
         return fresh
 
     def _check_first(self, fresh: StepRollouts) -> None:
         """End a run whose first responses no reward source has anything to say about."""
         first = not any("reward/abstained" in metrics for metrics in self.history)
         before = self.run.evaluations.get(0)
-        if first and (found := why_nothing_is_rewarded(self.config, fresh.sampled, before)):
+        if first and (found := unrewarded_reason(self.config, fresh.sampled, before)):
             raise ScoringError(found)
 
     def _reads_fresh(self, step: int) -> bool:
@@ -263,7 +265,7 @@ class Trainer:
                 "refills; the step is smaller"
             )
 
-    def drawn_now(self) -> list[Group]:
+    def on_policy_groups(self) -> list[Group]:
         """Some groups of every rank's sampler, drawn with the weights that the learner has; none where there are no
         such groups.
 
@@ -355,7 +357,7 @@ class Trainer:
         started = time.perf_counter()
         self.view.stage("check", 0, 0)
         self.publish()
-        prompts = list(self.drawer.prompts.values()) if self.drawer else list(self.evaluator.held_out)
+        prompts = list(self.collector.prompts.values()) if self.collector else list(self.evaluator.held_out)
         found = self.canary.prove(prompts)
         seconds = time.perf_counter() - started
         self.run.clock.set_up += seconds
@@ -376,7 +378,7 @@ class Trainer:
     def check_due(self) -> bool:
         """Whether sampler and learner are compared at this step: at the first that samples, at the second (after a
         hand-over), then at every k-th."""
-        count = self.fresh_steps
+        count = self.sampled_steps
         return count in (1, 2) or count % self.config.handover.check_every == 0
 
     @contextmanager
@@ -410,19 +412,19 @@ class Trainer:
         if self.fresh:
             metrics |= self._fresh_metrics(self.fresh, report)
             rollouts = to_rollouts(step, self.fresh.sampled, report.credits, report.weights, self.fresh.dropped)
-        evidence = self.run.keep_suspects(step, report.suspects) if report.suspects else None
-        metrics = self.ranks.of_first(as_read(metrics))  # schedules read them, and must be the same everywhere
-        warnings = self.watch.look([*self.history, metrics], list(self.run.evaluations.items()))
+        evidence = self.run.keep_nonfinite(step, report.nonfinite) if report.nonfinite else None
+        metrics = self.ranks.broadcast(as_read(metrics))  # schedules read them, and must be the same everywhere
+        warnings = self.alarms.look([*self.history, metrics], list(self.run.evaluations.items()))
         self.run.warn([warned for warned in warnings if warned.step == step])
         self.run.commit(step, metrics, rollouts)
-        self.keeper.committed()
+        self.checkpoints.committed()
         self.view.step(step, self.config.run.steps, metrics, warnings)
         self.events.emit("step_finished", step=step, metrics=metrics)
         for reason in dict.fromkeys(report.skipped):  # the same of every mini-batch is said once
             self.view.message(f"step {step}: {reason}")
         if evidence:
-            self.view.message(f"step {step}: {explain(report.suspects)}; {evidence}")
-            stop_after(self.history, self.config.learning.max_not_finite, report.suspects, evidence)
+            self.view.message(f"step {step}: {explain(report.nonfinite)}; {evidence}")
+            stop_after(self.history, self.config.learning.max_not_finite, report.nonfinite, evidence)
 
     def _fresh_metrics(self, fresh: StepRollouts, report: UpdateReport) -> dict[str, float]:
         """Figures of everything that was sampled for the step, whether it was trained on or dropped; staleness alone is
@@ -456,7 +458,7 @@ class Trainer:
 
     def finish(self, model: Path) -> None:
         """Remove what only an interrupted run needs, and show the summary."""
-        self.keeper.finish()
+        self.checkpoints.finish()
         self.run.clock.stop()
         before, after = (self.run.evaluations.get(step) for step in (0, self.config.run.steps))
         folder = quote(str(self.run.folder))
@@ -472,7 +474,7 @@ class Trainer:
                 task=self.config.task,
                 correct=str(Criterion.of(self.config)) if self.config.has_sampler else "",
                 history=self.history,
-                warnings=self.watch.given,
+                warnings=self.alarms.raised,
                 evaluations=(before, after) if before and after else None,
                 set_up_s=self.run.clock.set_up,
                 evaluation_s=self.run.clock.evaluation,

@@ -23,9 +23,9 @@ from reasoner.gro.objective import TermPlan, credit_of, plan, weigh
 from reasoner.gro.pairs import units
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.learning.learner import Accumulated, Learner, StepResult, Weights
-from reasoner.records import Batch, Group, Response, ScoredGroup, Suspect
+from reasoner.records import Batch, Group, NonFiniteResponse, Response, ScoredGroup
 from reasoner.training.critic_update import Critic, CriticReport, update_critic
-from reasoner.training.guards.nonfinite import Seen
+from reasoner.training.guards.nonfinite import StepTrace
 from reasoner.training.weight_sync import Gap
 
 UpdateProgress = Callable[[int, int], None]
@@ -66,7 +66,7 @@ class UpdateReport:
     gap: Gap | None
     """sampler against learner over the trained fresh responses; None: none was trained on"""
     critic: CriticReport | None
-    suspects: tuple[Suspect, ...] = ()
+    nonfinite: tuple[NonFiniteResponse, ...] = ()
     """the responses of optimiser steps, the critic's too, whose loss or gradient was not finite"""
 
     @property
@@ -139,7 +139,7 @@ def update(
     totals: dict[str, tuple[float, Diagnostics, int]] = {}
     gaps: list[Gap] = []
     entropies: list[tuple[float, int]] = []
-    suspects: list[Suspect] = []
+    nonfinite: list[NonFiniteResponse] = []
     fresh = prepared.get("online")
     weights_RT = [[0.0] * len(r.token_ids) for r in fresh.batch.responses] if fresh else []
     for epoch, mini in product(range(epochs), range(steps)):
@@ -152,7 +152,7 @@ def update(
         done += accumulated
         results.append(learner.step())
         for objective, some in zip(objectives, accumulated, strict=True):
-            suspects += [] if results[-1].finite else objective.suspects
+            nonfinite += [] if results[-1].finite else objective.nonfinite
             entropies += [(some.entropy, objective.tokens)] if objective.has_entropy else []
             for each in objective.plans:
                 _, found, tokens = totals.get(each.name, (0.0, Diagnostics(), 0))
@@ -173,7 +173,7 @@ def update(
         entropy=sum(h for h, _ in entropies) / max(sum(n for _, n in entropies), 1) if entropies else None,
         gap=sum(gaps[1:], gaps[0]) if gaps else None,
         critic=critic_report,
-        suspects=(*suspects, *(critic_report.suspects if critic_report else ())),
+        nonfinite=(*nonfinite, *(critic_report.nonfinite if critic_report else ())),
     )
 
 
@@ -267,7 +267,7 @@ class Objective:
     weighed: int = 0
     diagnostics: dict[str, Diagnostics] = field(default_factory=dict)
     gap: Gap | None = None
-    seen: Seen = field(default_factory=Seen)
+    seen: StepTrace = field(default_factory=StepTrace)
 
     def accumulate(self, learner: Learner) -> Accumulated:
         """Add the mini-batch's gradient."""
@@ -291,12 +291,12 @@ class Objective:
         }
         gaps = [gap for _, gap, _ in everyone if gap]
         self.gap = sum(gaps[1:], gaps[0]) if gaps else None
-        self.seen = Seen([part for _, _, seen in everyone for part in seen.parts])
+        self.seen = StepTrace([part for _, _, seen in everyone for part in seen.parts])
 
     @property
-    def suspects(self) -> tuple[Suspect, ...]:
+    def nonfinite(self) -> tuple[NonFiniteResponse, ...]:
         """The responses behind a step that was not finite."""
-        return self.seen.suspects("policy", self.plans[0].term.source, self.batch.groups)
+        return self.seen.nonfinite("policy", self.plans[0].term.source, self.batch.groups)
 
     @property
     def has_entropy(self) -> bool:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from reasoner import Problem, Response, Score, reward
-from reasoner.io.http_json import RemoteError, Service, Url, secret, shown
+from reasoner import Problem, RemoteError, Response, Score, Service, Url, read_secret, reward, without_query
 
 VERSION = 1
 """of the schema; docs/http-reward.md is its specification"""
@@ -77,9 +76,9 @@ class _Answer(BaseModel):
 
 def _preflight(options: HttpOptions) -> str:
     """Where the service is; the values of its headers must be there, and it must answer."""
-    values = {header: secret(variable) for header, variable in options.headers_env.items()}
+    values = {header: read_secret(variable) for header, variable in options.headers_env.items()}
     Service(options.url, values, tuple(values.values()), 1).check_answers()
-    return f"service at {shown(options.url)}"
+    return f"service at {without_query(options.url)}"
 
 
 @reward("http", timeout_s=120.0, granularity="batch", workers=4, preflight=_preflight, needs_answer=False)
@@ -96,7 +95,7 @@ def http(
     Raises:
         RemoteError: the service did not deliver, or delivered something else.
     """
-    values = {header: secret(variable) for header, variable in options.headers_env.items()}
+    values = {header: read_secret(variable) for header, variable in options.headers_env.items()}
     service = Service(options.url, values, tuple(values.values()), options.attempts)
     pairs = list(zip(problems, responses, strict=True))
     scores: list[Score | RemoteError | None] = []

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from reasoner import Problem, Response, Score, after_thinking, reward
-from reasoner.errors import MissingDependencyError
+from reasoner import MissingDependencyError, Problem, Response, Score, after_thinking, reward
 from reasoner_rewards.fences import blocks
 
 JsonExtract = Literal["fenced_or_all", "fenced", "all"]

@@ -12,9 +12,20 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from reasoner import Problem, Response, Score, after_thinking, reward
-from reasoner.errors import UserError, nearest
-from reasoner.io.http_json import DECODER, Service, Url, secret, shown
+from reasoner import (
+    STRICT_JSON_DECODER,
+    Problem,
+    Response,
+    Score,
+    Service,
+    Url,
+    UserError,
+    after_thinking,
+    nearest,
+    read_secret,
+    reward,
+    without_query,
+)
 
 NAMES = ("question", "response", "answer")
 """what a rubric may show"""
@@ -116,16 +127,16 @@ def _prepare() -> None:
 
 def _preflight(options: JudgeOptions) -> str:
     """Where the judge is; its key must be there, and it must answer. No model is asked."""
-    value = secret(options.api_key_env) if options.api_key_env else ""
+    value = read_secret(options.api_key_env) if options.api_key_env else ""
     headers = {"Authorization": f"Bearer {value}"} if value else {}
     address = _below(options.url, "models")
     if Service(address, headers, (value,) if value else (), 1).check_answers() == UNAUTHORIZED:
         raise UserError(
-            f"{shown(address)} does not take the key (status {UNAUTHORIZED}): correct "
+            f"{without_query(address)} does not take the key (status {UNAUTHORIZED}): correct "
             f"{options.api_key_env or 'api_key_env, which names no variable'}"
         )
     key = f"key from {options.api_key_env}" if options.api_key_env else "no key"
-    return f"{options.model} at {shown(options.url)}, {key}"
+    return f"{options.model} at {without_query(options.url)}, {key}"
 
 
 @reward("judge", timeout_s=120.0, workers=16, prepare=_prepare, preflight=_preflight, needs_answer=False)
@@ -148,7 +159,7 @@ def judge(problem: Problem, response: Response, *, options: JudgeOptions) -> Sco
         RemoteError: the endpoint did not deliver a verdict.
         UserError: the key is not set.
     """
-    key = secret(options.api_key_env) if options.api_key_env else ""
+    key = read_secret(options.api_key_env) if options.api_key_env else ""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     service = Service(_below(options.url, "chat/completions"), headers, (key,) if key else (), options.attempts)
     answer = service.post(_request(problem, response, options))
@@ -338,7 +349,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
     start = text.find("{")
     while start >= 0:
         try:
-            value, end = DECODER.raw_decode(text, start)
+            value, end = STRICT_JSON_DECODER.raw_decode(text, start)
             yield value
         except RecursionError:
             raise _NoVerdictError("nested too deeply", text[start:]) from None

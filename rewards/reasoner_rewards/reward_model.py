@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reasoner import Problem, Response, Score, reward
-from reasoner.errors import MissingDependencyError
+from reasoner import MissingDependencyError, Problem, Response, Score, reward
 
 Device = Literal["auto", "cpu", "cuda"]
 RewardModelDtype = Literal["float32", "bfloat16", "float16"]

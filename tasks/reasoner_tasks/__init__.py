@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from reasoner import hookimpl
-from reasoner.plugins.hookspecs import Generator
+from reasoner import Generator, hookimpl
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reasoner.errors import DataError, MissingDependencyError
+from reasoner import DataError, MissingDependencyError
 
 _INSTRUCTION = " Give the result as your final answer. Do not include units."
 """reasoning-gym ends every question with it; how to answer is the task's business (its system prompt)"""

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from random import Random
 from typing import Any
 
-from reasoner.errors import ConfigError, DataError
+from reasoner import ConfigError, DataError
 from reasoner_tasks.stdin_kinds import KINDS, LEVELS, ExerciseKind, draw_numbers
 
 TESTS = 5

@@ -18,7 +18,7 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
-from reasoner.errors import ConfigError, DataError
+from reasoner import ConfigError, DataError
 from reasoner_tasks.word_frames import FRAMES, LEVELS, PARTS, PEOPLE, THINGS, Frame, plural
 
 FRAME_SETS = ("train", "held_out", "all")

@@ -5,27 +5,46 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from typer.main import get_command
 
 from reasoner.cli.app import app
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.loading import load_config
 from reasoner.loading.introspection import keys_of
 from reasoner.monitoring.alarms import RULES
 from scripts.document import written
+from scripts.keys import classes_in
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "plugins" / "README.md"]
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_tables_are_up_to_date(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert written(text) == text, "run `.venv/bin/python scripts/document.py`: it writes what the code says now"
+
+
+def fields_of(section: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Each field with its documentation, those of the sections inside included."""
+    for name, field in section.model_fields.items():
+        yield f"{section.__name__}.{name}", " ".join((field.description or "").split())
+        for inner in classes_in(field.annotation):
+            if issubclass(inner, BaseModel):
+                yield from fields_of(inner)
+
+
+def test_every_key_is_documented_by_a_full_phrase() -> None:
+    fields = dict(fields_of(Config))
+    assert len(fields) > 90
+    incomplete = [name for name, text in fields.items() if not re.fullmatch(r"[A-Z0-9`].*\.", text)]
+    assert incomplete == [], "a full phrase that stands alone, with a capital letter and a full stop"
 
 
 def test_there_are_tables() -> None:
@@ -46,6 +65,7 @@ def test_there_are_tables() -> None:
         "models",
         "checkpoints",
         "configuration",
+        "layout",
     }
 
 

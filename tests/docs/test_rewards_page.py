@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from reasoner import Message, Problem, Response, RewardSource, Score
-from reasoner.config.config import RewardConfig
+from reasoner.config import RewardConfig
 from reasoner.testing.cases import load_cases
 from reasoner_rewards import language, register_rewards
 from reasoner_rewards.math import math

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reasoner.__main__ import main
-from reasoner.config.config import OfflineConfig, PromptConfig, SourceConfig
+from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
 from reasoner.data.offline import read_offline
 from reasoner.data.problems import load_held_out, load_problems
 from reasoner.data.readers import READERS

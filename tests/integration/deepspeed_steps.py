@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import PATIENCE, Ranks
 from reasoner.distributed.sharding import LogprobModel
 from reasoner.learning.adapter import WithoutAdapter

@@ -27,7 +27,7 @@ from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.tiny import build_tiny_model
 
 LASTING = ("fsync", "rename", "replace", "unlink")
@@ -80,8 +80,8 @@ def kill_until_done(
 
 def begin(task: str, trial: Trial, output: Path) -> None:
     sets = [*trial.sets, f"run.output='{output}'"]
-    with open_stages(load_config(task, sets=sets, plugins=[str(PLUGIN)])) as stages:
-        train(stages)
+    with open_trainer(load_config(task, sets=sets, plugins=[str(PLUGIN)])) as trainer:
+        train(trainer)
 
 
 def go_on(task: str, trial: Trial, output: Path) -> None:
@@ -91,8 +91,8 @@ def go_on(task: str, trial: Trial, output: Path) -> None:
             if json.loads((run / "status.json").read_text())["state"] == "finished":
                 return  # killed after its end
             resolved, changes = load_resumed(run, [])
-            with open_stages(resolved, Resume(run, changes)) as stages:
-                train(stages)
+            with open_trainer(resolved, Resume(run, changes)) as trainer:
+                train(trainer)
             return
     begin(task, trial, output)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import pytest
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, MissingDependencyError
 from reasoner.records import Component, Problem, Score
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, SandboxError, open_sandbox, permitted_sandbox

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reasoner.config.config import LoraConfig
+from reasoner.config import LoraConfig
 from reasoner.distributed.ranks import ALONE
 from reasoner.distributed.sharding import shares_of
 from reasoner.learning.critic import HEAD_FILE

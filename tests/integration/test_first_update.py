@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Batch, ScoredGroup

@@ -17,7 +17,7 @@ from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.plugins.manager import build_manager, registrations
 from reasoner.records import Rollout
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.command import Cli
 from tests.tiny import build_tiny_model
 
@@ -92,9 +92,9 @@ def test_it_trains_and_the_run_can_be_repeated(tmp_path: Path) -> None:
         f"run.output={tmp_path / 'runs'}",
         "sampling.group_size=2",
     ]
-    with open_stages(load_config("gym/chain_sum", "laptop", sets=sets, plugins=[PLUGIN])) as stages:
-        train(stages)
-        folder = stages.run.folder
+    with open_trainer(load_config("gym/chain_sum", "laptop", sets=sets, plugins=[PLUGIN])) as trainer:
+        train(trainer)
+        folder = trainer.run.folder
     assert folder.parent == tmp_path / "runs"
     assert folder.name.endswith("-gym-chain_sum")
     (rollout, *_) = read_parquet(folder / "rollouts" / "step-000001.parquet", Rollout)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from reasoner import Message, Problem, Response, Score
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.io.http_json import RemoteError
 from reasoner.records import Group

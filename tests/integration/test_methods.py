@@ -19,11 +19,11 @@ from reasoner.io.serialization import read_parquet
 from reasoner.learning.learner import Learner
 from reasoner.loading import load_config
 from reasoner.pipeline import train
-from reasoner.planning.resources import load_material
+from reasoner.planning.resources import load_resources
 from reasoner.records import Group, Rollout
 from reasoner.runs.folder import read_evaluations
 from reasoner.sampling.transformers import HfSampler
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from reasoner.training.update import update
 from reasoner.training.weight_sync import Gap, check_gap
 from tests.tiny import build_tiny_model
@@ -89,9 +89,9 @@ def task(tmp_path: Path, model: Path) -> Path:
 
 def run(task: Path, *sets: str) -> tuple[Path, list[dict[str, float]]]:
     """Train; the run folder and the metrics of every step."""
-    with open_stages(load_config(task, sets=sets, plugins=[LETTERS])) as stages:
-        train(stages)
-        return stages.run.folder, stages.history
+    with open_trainer(load_config(task, sets=sets, plugins=[LETTERS])) as trainer:
+        train(trainer)
+        return trainer.run.folder, trainer.history
 
 
 def changed(folder: Path, model: Path) -> bool:
@@ -196,13 +196,15 @@ def test_offline_data_that_are_evaluation_problems_are_left_out_or_refused(task:
     others.write_text("".join(json.dumps({"question": f"{n} - 1?", "answer": "?"}) + "\n" for n in range(4)))
     sets = [f"data.train.path={others}", "data.eval.shuffle=false", "data.pairs.per_step=1"]
     sets += ["gro.preset=grpo+dpo", "gro.terms.dpo.source=pairs"]
-    material = load_material(load_config(task, sets=[*sets, "data.overlap=drop"], plugins=[LETTERS]), training=True)
-    assert len(material.offline["pairs"].groups) == 2
-    assert "data.pairs: 1 of 3 problems are also evaluation problems and were left out." in material.facts["data.pairs"]
+    resources = load_resources(load_config(task, sets=[*sets, "data.overlap=drop"], plugins=[LETTERS]), training=True)
+    assert len(resources.offline["pairs"].groups) == 2
+    assert (
+        "data.pairs: 1 of 3 problems are also evaluation problems and were left out." in resources.facts["data.pairs"]
+    )
     with pytest.raises(
         DataError, match=r"data\.pairs: 1 of 3 problems are also evaluation problems.*\n  pairs:0 is prob"
     ):
-        load_material(load_config(task, sets=[*sets, "data.overlap=refuse"], plugins=[LETTERS]), training=True)
+        load_resources(load_config(task, sets=[*sets, "data.overlap=refuse"], plugins=[LETTERS]), training=True)
 
 
 def test_a_task_with_offline_data_alone_is_enough(task: Path, tmp_path: Path, model: Path) -> None:
@@ -247,11 +249,11 @@ def test_a_verifier_that_forgets_its_return_ends_the_run_before_it_learns(
     resolved = load_config(task, sets=sets, plugins=[LETTERS, str(tmp_path / "forgets.py")])
     with (
         pytest.raises(ScoringError, match="reward source 'forgets' has nothing to say"),
-        open_stages(resolved) as stages,
+        open_trainer(resolved) as trainer,
     ):
-        train(stages)
-    assert stages.history == []
-    assert [each.step for each in read_evaluations(stages.run.folder)] == ([0] if evaluated else [])
+        train(trainer)
+    assert trainer.history == []
+    assert [each.step for each in read_evaluations(trainer.run.folder)] == ([0] if evaluated else [])
 
 
 def test_several_passes_and_mini_batches_move_the_ratio_and_count_the_optimiser_steps(task: Path, model: Path) -> None:
@@ -426,8 +428,8 @@ def test_plugins_see_what_happens_and_cannot_stop_it(task: Path, tmp_path: Path)
     plugin.write_text(WATCHER)
     with_plugin = f"plugins=['{Path(__file__).with_name('rewarding_letters.py')}', '{plugin}']"
     sets = ["gro.preset=grpo", with_plugin, "trackers.own.fails_at=2", "trackers.tensorboard={}"]
-    with open_stages(load_config(task, sets=sets)) as stages:
-        train(stages)
+    with open_trainer(load_config(task, sets=sets)) as trainer:
+        train(trainer)
     everything = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     noted = [what for what in everything if what[0] != "tracked"]
     assert [what[0] for what in noted] == [
@@ -439,15 +441,15 @@ def test_plugins_see_what_happens_and_cannot_stop_it(task: Path, tmp_path: Path)
     assert noted[2][:2] == ["groups_sampled", 1]
     assert len(noted[2][2]) == 4
     assert noted[3] == ["groups_scored", 1, 4]
-    assert noted[4] == ["step_finished", 1, stages.history[0]["reward/mean"]]
+    assert noted[4] == ["step_finished", 1, trainer.history[0]["reward/mean"]]
     assert noted[-1] == ["run_finished", "finished"]
-    log = (stages.run.folder / "log.txt").read_text()
+    log = (trainer.run.folder / "log.txt").read_text()
     assert log.count("watcher.py: step_finished failed: RuntimeError: a watcher's own trouble") == 2
     tracked = [what[1:] for what in everything if what[0] == "tracked"]
     assert tracked == [
         [load_config(task, sets=sets).config.task, 1, {"own": {"fails_at": 2}, "tensorboard": {}}],
         [0, ["evaluation/avg@1", "evaluation/finished"]],
-        [1, stages.history[0]["reward/mean"]],
+        [1, trainer.history[0]["reward/mean"]],
     ]  # and nothing after its own trouble
     assert log.count("tracker own failed and gets no further figures: RuntimeError: a tracker's own trouble") == 1
-    assert list((stages.run.folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((trainer.run.folder / "tensorboard").glob("events.out.tfevents.*"))

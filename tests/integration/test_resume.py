@@ -23,7 +23,7 @@ from reasoner.runs.folder import read_evaluations, read_metrics
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
 from reasoner.runs.starts import read_starts
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.integration.killing import PLUGIN, TRIALS, Trial
 from tests.integration.test_methods import TASK
 from tests.tiny import build_tiny_model
@@ -164,21 +164,21 @@ class OneTrial:
     def begin(self, output: str, *sets: str, steps: int = 4) -> Path:
         plugins = [str(PLUGIN), str(self.folder / "watcher.py")]
         where = self.folder / output
-        with open_stages(
+        with open_trainer(
             load_config(
                 self.folder / "trial.toml",
                 sets=[*SETS, *sets, f"run.steps={steps}", f"run.output='{where}'"],
                 plugins=plugins,
             )
-        ) as stages:
-            train(stages)
-        return stages.run.folder
+        ) as trainer:
+            train(trainer)
+        return trainer.run.folder
 
     def go_on(self, run: Path, *sets: str, accept: bool = False) -> Path:
         resolved, changes = load_resumed(run, sets, accept=accept)
-        with open_stages(resolved, Resume(run, changes, accept)) as stages:
-            train(stages)
-        return stages.run.folder
+        with open_trainer(resolved, Resume(run, changes, accept)) as trainer:
+            train(trainer)
+        return trainer.run.folder
 
     def interrupted(self, output: str, moment: str, *sets: str) -> Path:
         """A run that is interrupted at a moment (`scored-3`: when the responses of step 3 have their scores)."""

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaForSequenceClassification
 
 from reasoner import Message, Problem, Response, Score
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.records import Group
 from reasoner.scoring.service import ScoringService
 from reasoner_rewards.reward_model import _batches, _loaded, reward_model

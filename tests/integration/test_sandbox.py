@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import MissingDependencyError
 from reasoner.processes.scratch_folders import remove_abandoned
 from reasoner.records import Group, Message, Problem, Response

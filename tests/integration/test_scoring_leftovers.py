@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ScoringError
 from reasoner.records import Component, Group
 from reasoner.scoring import score_call as call

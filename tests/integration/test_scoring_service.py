@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 from reasoner.scoring.score_call import BATCH_SIZE, MAX_LOGGED

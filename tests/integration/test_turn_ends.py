@@ -14,9 +14,9 @@ from reasoner.errors import UserError
 from reasoner.io.serialization import read_parquet
 from reasoner.loading import Resolved, load_config
 from reasoner.pipeline import train
-from reasoner.planning.resources import load_material
+from reasoner.planning.resources import load_resources
 from reasoner.records import Response, Rollout
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -116,9 +116,9 @@ def check_ended(responses: list[Response]) -> None:
 
 
 def test_responses_of_training_and_evaluation_end_where_the_template_ends_a_turn(task: Path) -> None:
-    with open_stages(resolved(task)) as stages:
-        train(stages)
-        folder = stages.run.folder
+    with open_trainer(resolved(task)) as trainer:
+        train(trainer)
+        folder = trainer.run.folder
     found = responses_in(folder)
     assert {name.partition("-")[0] for name in found} == {"eval", "step"}
     for responses in found.values():
@@ -149,17 +149,17 @@ def plain(task: Path) -> Path:
 
 def test_a_base_model_without_a_chat_template_is_trained_on_plain_text(plain: Path) -> None:
     with pytest.raises(UserError, match=r"no chat template.*prompt\.format=plain"):
-        load_material(resolved(plain), training=True)
+        load_resources(resolved(plain), training=True)
     sets = ["prompt.format=plain", "prompt.template=Q: {{ question }}\nA:", 'sampling.stop=["k"]']
-    with open_stages(resolved(plain, *sets)) as stages:
-        train(stages)
-        folder = stages.run.folder
+    with open_trainer(resolved(plain, *sets)) as trainer:
+        train(trainer)
+        folder = trainer.run.folder
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     for responses in responses_in(folder).values():
         assert any(tokenizer.decode(response.token_ids).endswith("k") for response in responses)
         assert all("k" not in response.text for response in responses)
-    assert stages.drawer is not None
-    prompts = {tokenizer.decode(prompt.token_ids) for prompt in stages.drawer.prompts.values()}
+    assert trainer.collector is not None
+    prompts = {tokenizer.decode(prompt.token_ids) for prompt in trainer.collector.prompts.values()}
     assert prompts == {f"Q: {n} + 1?\nA:" for n in range(4)}
     chosen = json.loads((folder / "environment.json").read_text())["chosen"]
     assert chosen["prompt"] == "plain text, without chat template"
@@ -170,4 +170,4 @@ def test_a_model_that_nothing_ends_is_refused_before_it_is_loaded(task: Path) ->
     folder = without_end(base_model(task.parent / "endless"))
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.raises(UserError, match=r"endless.*no end token, and its chat template writes nothing"):
-        load_material(resolved(task, f"model.path={folder}"), training=True)
+        load_resources(resolved(task, f"model.path={folder}"), training=True)

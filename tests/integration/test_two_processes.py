@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import KL
 from reasoner.learning.torch_engine import TorchLearner

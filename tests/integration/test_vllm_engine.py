@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import HandoverError, SamplerError
 from reasoner.learning.adapter import write_adapter

@@ -18,12 +18,12 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import SamplerError
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Group, SamplingParams
-from reasoner.sampling.server.compatibility import Wanted
+from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import SavedModel, check_gap, hand_over
@@ -130,7 +130,9 @@ def said() -> list[str]:
 @pytest.fixture
 def sampler(servers: list[Served], folder: Path, said: list[str], tmp_path: Path) -> Iterator[ServerSampler]:
     """Over both servers, which were given the model's own weights."""
-    wanted = Wanted("reasoner serve", {"vocab_size": 260, "num_hidden_layers": 2}, "float32", MAX_MODEL_LEN, tmp_path)
+    wanted = ServerRequirements(
+        "reasoner serve", {"vocab_size": 260, "num_hidden_layers": 2}, "float32", MAX_MODEL_LEN, tmp_path
+    )
     urls = [server.url for server in servers]
     with ServerSampler(urls, folder, wanted, seed=0, say=said.append) as found:
         hand_over(SavedModel(folder, "float32", False), found)

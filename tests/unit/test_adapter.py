@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.learning.adapter import WithoutAdapter, adapted
 from reasoner.learning.learner import Weights

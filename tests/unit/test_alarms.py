@@ -15,7 +15,7 @@ import pytest
 
 from reasoner.evaluation.metrics import Estimate, Evaluation
 from reasoner.loading.introspection import keys_of
-from reasoner.monitoring.alarms import BACK, QUIET, RULES, Evaluations, History, Warned, Watch
+from reasoner.monitoring.alarms import BACK, QUIET, RULES, AlarmMonitor, Evaluations, History, Warned
 
 CURVES = [
     json.loads(line) for line in (Path(__file__).parent / "cases" / "curves.jsonl").read_text("utf-8").splitlines()
@@ -41,11 +41,11 @@ def run(steps: int, **curves: Callable[[int], float]) -> list[dict[str, float]]:
 
 
 def names(history: History, evaluations: Evaluations = ()) -> list[str]:
-    return [warned.name for warned in Watch(history, evaluations).given]
+    return [warned.name for warned in AlarmMonitor(history, evaluations).raised]
 
 
 def only(history: History, evaluations: Evaluations = ()) -> Warned:
-    (warned,) = Watch(history, evaluations).given
+    (warned,) = AlarmMonitor(history, evaluations).raised
     return warned
 
 
@@ -238,9 +238,9 @@ def test_an_evaluation_that_varies_by_chance_is_no_reward_hacking() -> None:
 
 def test_a_warning_holds_until_its_rule_has_been_quiet_for_some_steps() -> None:
     history = run(60, response__finished=lambda step: 0.5 if step < 10 or 15 <= step < 20 or step > 40 else 0.9)
-    watch = Watch()
+    watch = AlarmMonitor()
     held = [[warned.step for warned in watch.look(history[:step])] for step in range(1, 61)]
-    assert [warned.step for warned in watch.given] == [6, 43]
+    assert [warned.step for warned in watch.raised] == [6, 43]
     first = [step for step, active in enumerate(held, 1) if 6 in active]
     assert first == list(range(6, first[-1] + 1))  # the second bad stretch belongs to the same warning
     assert first[-1] < 20 + QUIET + 3
@@ -250,8 +250,8 @@ def test_a_warning_holds_until_its_rule_has_been_quiet_for_some_steps() -> None:
 def test_a_run_that_is_gone_on_with_knows_what_it_warned_of() -> None:
     expected, history, _ = BAD["length explodes"]
     for stop in (BACK, 45, 55):
-        watch = Watch(history[:stop])
+        watch = AlarmMonitor(history[:stop])
         for step in range(stop + 1, len(history) + 1):
             watch.look(history[:step])
-        assert watch.given == Watch(history).given
-        assert watch.given[0].name == expected
+        assert watch.raised == AlarmMonitor(history).raised
+        assert watch.raised[0].name == expected

@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from reasoner.cli.app import app
-from reasoner.config.config import Config, TermConfig
+from reasoner.config import Config, TermConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import credit_of, plan, weigh

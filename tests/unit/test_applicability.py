@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from reasoner.config.config import Config, EvaluationConfig, RewardConfig
+from reasoner.config import Config, EvaluationConfig, RewardConfig
 from reasoner.evaluation.metrics import Criterion, summarise
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
-from reasoner.training.guards.applicability import why_nothing_is_judged, why_nothing_is_rewarded
+from reasoner.training.guards.applicability import unjudged_reason, unrewarded_reason
 
 FAILED = Failure("x", "error", "503", 0.1)
 RESPONSE = Response("x", (1,), (True,), (0.0,), "stop", 0)
@@ -61,7 +61,7 @@ WHEN = RewardConfig(source="sums", when="format")
 def test_an_evaluation_without_any_verdict_names_the_source_that_never_answers(
     rewards: list[RewardConfig], values: Mapping[str, Sequence[float | str | None]], blamed: str
 ) -> None:
-    found = why_nothing_is_judged(config(*rewards, plugins=["my own.py"]), groups(**values))
+    found = unjudged_reason(config(*rewards, plugins=["my own.py"]), groups(**values))
     assert bool(found) == bool(blamed)
     if blamed:
         assert f"reward source '{blamed}' has nothing to say about any of the 2 responses" in found
@@ -85,7 +85,7 @@ def test_an_evaluation_without_any_verdict_names_the_source_that_never_answers(
 def test_a_first_step_ends_where_nothing_that_adds_to_the_reward_answers(
     rewards: list[RewardConfig], values: Mapping[str, Sequence[float | str | None]], ends: bool
 ) -> None:
-    found = why_nothing_is_rewarded(config(*rewards), groups(**values), None)
+    found = unrewarded_reason(config(*rewards), groups(**values), None)
     assert bool(found) == ends
     assert not ends or "there is nothing to learn from" in found
 
@@ -96,7 +96,7 @@ def test_a_source_for_a_part_of_the_problems_may_have_none_of_them_in_the_first_
 
     def before(*values: float | None) -> str:
         evaluation = summarise(groups(sums=values), 1, Criterion("sums"))
-        return why_nothing_is_rewarded(config(SUMS), silent, evaluation)
+        return unrewarded_reason(config(SUMS), silent, evaluation)
 
     assert before(1.0, None, 0.0) == ""
     assert before(1.0, 0.0, 0.0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +16,63 @@ import pytest
 from typer.main import get_command
 
 from reasoner.cli.app import app
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.loading.introspection import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "vllm", "transformers", "datasets", "deepspeed")
-ENGINES = {
+ENGINES: dict[str, str | tuple[str, ...]] = {
     "vllm": "reasoner/sampling/",
     "deepspeed": "reasoner/learning/",
     "datasets": "reasoner/data/rows.py",
-    "reasoning_gym": "tasks/",
+    "reasoning_gym": ("tasks/", "plugins/reasoner-gym/"),
     "math_verify": "rewards/",
     "sympy": "rewards/",
 }
-"""heavy package -> the place that wraps it"""
-STAGES = ("sampling", "scoring", "learning", "gro", "runs", "monitoring", "sandbox")
+"""heavy package -> the places that wrap it"""
+STAGES = {"sampling", "scoring", "learning", "gro", "runs", "monitoring", "sandbox"}
+INSIDE = ROOT / "rewards" / "reasoner_rewards" / "code" / "inside"
+PACKAGES = sorted(path.parent for path in (ROOT / "reasoner").rglob("__init__.py") if path.parent != ROOT / "reasoner")
+
+TABLE = """
+errors:
+gro:
+records:
+io: errors
+config: errors gro io
+processes: errors io
+distributed: errors processes records
+evaluation: config records
+models: config errors io processes
+sandbox: errors io processes
+doctor: errors models processes sandbox
+learning: config distributed errors models records
+plugins: errors evaluation gro io records
+data: config errors io models plugins records
+monitoring: errors evaluation io plugins records
+scoring: config distributed errors io plugins processes records
+loading: config data errors gro io models monitoring plugins scoring
+sampling: config data distributed errors io models processes records
+testing: config errors io plugins records scoring
+runs: config errors evaluation io loading models records
+launch: errors io processes runs
+planning: config data distributed errors evaluation gro io learning loading models monitoring plugins processes
+    records runs sampling scoring
+report: config data errors evaluation io learning models monitoring records runs
+training: config data distributed errors evaluation gro io launch learning loading models monitoring planning plugins
+    processes records runs sampling scoring
+benchmarks: config errors evaluation gro io learning loading models monitoring planning processes records runs
+    sampling scoring training
+pipeline: gro monitoring records training
+api: benchmarks config distributed errors io loading planning plugins processes records report runs scoring testing
+cli: benchmarks config data distributed doctor errors gro io launch learning loading models monitoring pipeline
+    planning plugins processes records report runs sampling sandbox scoring testing training
+__main__: cli errors io launch processes
+reasoner: api data errors evaluation gro io plugins records sandbox
+"""
+"""What each package of `reasoner` imports of the others, lazy imports and those for types included; a sub-package is
+part of its package. The files of the top level stand like packages; `reasoner` is `__init__.py`, the public names."""
+ALLOWED = {row.split(":")[0]: set(row.split(":")[1].split()) for row in re.split(r"\n(?! )", TABLE.strip())}
 
 
 @dataclass(frozen=True)
@@ -43,8 +87,9 @@ class Import:
 
 
 def imports() -> list[Import]:
-    """All imports of the shipped code, lazy ones and those for types included."""
-    files = (path for folder in ("reasoner", "rewards", "tasks") for path in (ROOT / folder).rglob("*.py"))
+    """All imports of the shipped code and the example plugins, lazy ones and those for types included."""
+    folders = ("reasoner", "rewards", "tasks", "plugins")
+    files = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     return [found for path in files for found in _imports(path)]
 
 
@@ -68,43 +113,95 @@ def of(folder: str) -> list[Import]:
     return found
 
 
-def test_only_the_command_line_imports_the_command_line() -> None:
-    users = {each.file for each in IMPORTS if each.is_of("reasoner.cli")}
-    assert {file for file in users if not file.startswith("reasoner/cli/")} == {"reasoner/__main__.py"}
+def place(module: str) -> str:
+    """The package, or file of the top level, that a dotted name belongs to; "" for a name of `reasoner` itself."""
+    name = module.partition(".")[2].partition(".")[0]
+    return name if (ROOT / "reasoner" / name).is_dir() or (ROOT / "reasoner" / f"{name}.py").is_file() else ""
 
 
-def test_nothing_below_the_pipeline_imports_it() -> None:
-    users = {
-        each.file
-        for each in IMPORTS
-        if each.is_of("reasoner.pipeline", "reasoner.training.trainer", "reasoner.training.build")
-    }
-    inside = {file for file in users if not file.startswith("reasoner/cli/")}
-    assert inside <= {"reasoner/pipeline.py", "reasoner/training/build.py", "reasoner/benchmarks/loop.py"}
+def packages_imported() -> dict[str, set[str]]:
+    """package -> the packages that it imports."""
+    found: dict[str, set[str]] = {path.name: set() for path in PACKAGES if path.parent == ROOT / "reasoner"}
+    for each in of("reasoner/"):
+        package = place(each.file.removesuffix(".py").replace("/", "."))
+        package = "reasoner" if package == "__init__" else package
+        found.setdefault(package, set())
+        if each.is_of("reasoner"):
+            found[package] |= {place(each.module)} - {package}
+    return found
 
 
-def test_only_the_command_line_imports_the_evaluation_tool() -> None:
-    users = {each.file for each in IMPORTS if each.is_of("reasoner.benchmarks")}
-    assert {
-        file for file in users if not file.startswith(("reasoner/cli/", "reasoner/benchmarks/", "reasoner/api/"))
-    } == set()
+def test_the_table_is_what_the_packages_import() -> None:
+    """What nobody uses is not allowed either: a row that is too wide would let an arrow in unseen."""
+    assert {package: found - {""} for package, found in packages_imported().items()} == ALLOWED
 
 
-def test_only_the_command_line_and_the_interface_import_what_looks_at_saved_runs() -> None:
-    users = {each.file for each in IMPORTS if each.is_of("reasoner.report", "reasoner.report.model_card")}
-    own = ("reasoner/cli/", "reasoner/api/", "reasoner/report/", "reasoner/report/model_card.py")
-    assert {file for file in users if not file.startswith(own)} == set()
+def test_every_arrow_points_down() -> None:
+    """The table stands from the ground up, so there is no circle."""
+    below: set[str] = set()
+    for package, allowed in ALLOWED.items():
+        assert allowed <= below, f"{package} imports {sorted(allowed - below)}, which stand above it"
+        below.add(package)
 
 
-def test_nothing_imports_the_interface_but_the_public_names() -> None:
-    users = {each.file for each in IMPORTS if each.is_of("reasoner.api")}
-    assert {file for file in users if not file.startswith("reasoner/api/")} == {"reasoner/__init__.py"}
+def test_a_stage_imports_no_other_stage() -> None:
+    assert {stage: ALLOWED[stage] & STAGES for stage in STAGES} == {stage: set() for stage in STAGES}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_imports_no_other_stage(stage: str) -> None:
-    others = [f"reasoner.{other}" for other in STAGES if other != stage]
-    assert [each for each in of(f"reasoner/{stage}/") if each.is_of(*others)] == []
+def test_the_package_asks_itself_for_nothing_but_its_version() -> None:
+    """The names of `reasoner/__init__.py` are for others: a module of ours that took one would import what is above."""
+    used = {each for each in of("reasoner/") if each.is_of("reasoner") and place(each.module) == ""}
+    assert {each.module for each in used} <= {"reasoner", "reasoner.__version__"}
+
+
+def test_the_top_level_holds_five_files() -> None:
+    files = {path.name for path in (ROOT / "reasoner").iterdir() if path.is_file() and path.name != "py.typed"}
+    assert files == {"__init__.py", "__main__.py", "pipeline.py", "records.py", "errors.py"}
+    folders = {path.name for path in (ROOT / "reasoner").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == {path.name for path in PACKAGES if path.parent == ROOT / "reasoner"}
+
+
+def test_a_folder_holds_at_most_twelve_modules() -> None:
+    """A larger one has sub-packages by role."""
+    modules = {package: len([*package.glob("*.py")]) - 1 for package in PACKAGES}
+    assert {package: count for package, count in modules.items() if count > 12} == {}
+
+
+def test_no_public_type_has_a_name_of_another() -> None:
+    """A reader who searches for a type finds one. The programs of `code/inside` run alone in the sandbox."""
+    homes = defaultdict(list)
+    for folder in ("reasoner", "rewards", "tasks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.parent != INSIDE:
+                for name in types_of(ast.parse(path.read_text(encoding="utf-8"))):
+                    homes[name].append(path.relative_to(ROOT).as_posix())
+    assert len(homes) > 300
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
+def types_of(module: ast.Module) -> Iterator[str]:
+    """The public classes and type aliases at the top of a module; CONSTANTS are values."""
+    for node in module.body:
+        if isinstance(node, ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+        else:
+            continue
+        if name[0].isupper() and not name.isupper():
+            yield name
+
+
+@pytest.mark.parametrize(
+    "source", ["class Run: ...", "Run = int | str", 'Run = Literal["a"]', "class Run(Protocol[T]):\n    x: int"]
+)
+def test_a_type_is_found_however_it_is_written(source: str) -> None:
+    assert list(types_of(ast.parse(source))) == ["Run"]
+
+
+@pytest.mark.parametrize("source", ["class _Run: ...", "RUN = 1", "run = 1", "def f():\n    class Run: ..."])
+def test_values_and_what_is_private_are_no_public_types(source: str) -> None:
+    assert list(types_of(ast.parse(source))) == []
 
 
 def test_the_objective_imports_torch_and_records_only() -> None:
@@ -117,14 +214,14 @@ def test_the_objective_imports_torch_and_records_only() -> None:
     assert foreign == []
 
 
-def test_built_in_rewards_and_tasks_use_the_public_api() -> None:
-    own = ("reasoner_rewards", "reasoner_tasks")
-    public = {"reasoner", "reasoner.errors", "reasoner.plugins.hookspecs", "reasoner.io.http_json", "reasoner.sandbox"}
-    used = {each.module for each in [*of("rewards/"), *of("tasks/")] if each.is_of("reasoner") and not each.is_of(*own)}
-    names = {name for name in used if not any(name.startswith(f"{module}.") for module in public - {"reasoner"})}
-    from reasoner import __all__ as exported
+def test_plugins_use_the_public_names() -> None:
+    """Built-in rewards and tasks and the example plugins import what anybody's plugin may, so a move breaks nobody."""
+    from reasoner import __all__ as public
 
-    assert names - public <= {f"reasoner.{name}" for name in exported}
+    allowed = {"reasoner", *(f"reasoner.{name}" for name in public)}
+    for each in [*of("rewards/"), *of("tasks/"), *of("plugins/")]:
+        testing = "/tests/" in each.file and each.is_of("reasoner.testing")
+        assert testing or not each.is_of("reasoner") or each.module in allowed, f"{each.file} imports {each.module}"
 
 
 @pytest.mark.parametrize("package", ENGINES)
@@ -144,6 +241,16 @@ def test_only_plugins_calls_hooks() -> None:
     assert callers == {"reasoner/plugins/manager.py"}
 
 
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.relative_to(ROOT / "reasoner").as_posix())
+def test_a_package_says_what_each_of_its_files_does(package: Path) -> None:
+    """The docstring of a package is its map: every module and sub-package by name, and none that is not there."""
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    named = set(re.findall(r"(?<![/\w\"])\w+\.py\b|(?<![/\w.])\w+/(?=[ ,;:]|$)", text, flags=re.MULTILINE))
+    assert named == modules | folders
+
+
 UNPICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle")
 LOADERS = ("torch.load", "np.load", "numpy.load", "pd.read_pickle", "pandas.read_pickle", "yaml.load", "eval", "exec")
 
@@ -151,7 +258,7 @@ LOADERS = ("torch.load", "np.load", "numpy.load", "pd.read_pickle", "pandas.read
 def test_nothing_runs_code_that_a_file_holds() -> None:
     """No pickle, no `eval`; models are opened with safetensors, or from GGUF, alone. What runs in the sandbox may."""
     files = [path for folder in ("reasoner", "rewards", "tasks", "plugins") for path in (ROOT / folder).rglob("*.py")]
-    files = [path for path in files if path.parent != ROOT / "rewards" / "reasoner_rewards" / "code" / "inside"]
+    files = [path for path in files if path.parent != INSIDE]
     models = 0
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -295,7 +402,7 @@ data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.dem
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
-sampling.top_p sampling.top_k sampling.repetition_penalty sampling.memory_share sampling.tensor_parallel
+sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers

@@ -29,7 +29,7 @@ from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.find import list_runs
 from reasoner.runs.reader import disk_use, read_run, read_runs
 from tests.made_up import made_up_run
-from tests.unit.test_strangers import SHOWN, deadline
+from tests.unit.test_untrusted_runs import SHOWN, deadline
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import HandoverError
 from reasoner.learning.learner import Weights

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat import ChatRenderer
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.renderer import open_renderer, render
@@ -78,12 +78,16 @@ def test_the_end_of_a_turn_is_added_to_the_parameters() -> None:
 
 def test_where_responses_end_is_said() -> None:
     chatml, end = renderer_of(some.CHATML), chat_tokenizer().convert_tokens_to_ids("<|im_end|>")
-    assert chatml.said_end((1, end)) == "at <|im_end|>, as the chat template has it"
-    assert chatml.said_end((1,)) == (
+    assert chatml.end_of_turn_fact((1, end)) == "at <|im_end|>, as the chat template has it"
+    assert chatml.end_of_turn_fact((1,)) == (
         "at <|im_end|>, as the chat template has it, and at the model's end tokens, of which it is none"
     )
-    assert renderer_of(some.VICUNA).said_end((1,)).startswith("before 'USER:', as the chat template has it, and at")
-    assert "writes nothing after a response" in renderer_of(some.BARE).said_end((1,))
+    assert (
+        renderer_of(some.VICUNA)
+        .end_of_turn_fact((1,))
+        .startswith("before 'USER:', as the chat template has it, and at")
+    )
+    assert "writes nothing after a response" in renderer_of(some.BARE).end_of_turn_fact((1,))
 
 
 @pytest.mark.parametrize(

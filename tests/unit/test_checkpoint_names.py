@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import ConfigError, DataError, HandoverError, RunError, UserError
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.torch_engine import TorchLearner

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import RunConfig
+from reasoner.config import RunConfig
 from reasoner.distributed.ranks import ALONE, Ranks, part_of
 from reasoner.errors import DataError, RunError
 from reasoner.evaluation.metrics import Estimate, Evaluation
 from reasoner.runs.checkpoints import MANIFEST, Checkpoints
 from reasoner.runs.folder import RunFolder, open_run
-from reasoner.training.checkpointing import SCORING, STATE_FILE, CheckpointKeeper
+from reasoner.training.checkpointing import SCORING, STATE_FILE, CheckpointManager
 from reasoner.training.prefetch import Prefetcher
 
 
@@ -123,7 +123,7 @@ class Trial:
     """A run that commits steps and says nothing of them."""
 
     run: RunFolder
-    keeper: CheckpointKeeper
+    checkpoints: CheckpointManager
     model: Model
     part: Count
     said: list[str]
@@ -133,10 +133,10 @@ class Trial:
         self.part.count += 10
         step = self.run.steps + 1
         self.run.commit(step, {"reward/mean": 0.0}, [])
-        self.keeper.committed()
+        self.checkpoints.committed()
         if accuracy is not None:
             self.run.evaluations[step] = evaluation(accuracy)
-        self.keeper.save_where_due()
+        self.checkpoints.save_if_due()
 
     def state(self, step: int) -> Any:
         return json.loads((self.run.checkpoints.at(step) / STATE_FILE).read_text())
@@ -150,10 +150,10 @@ def evaluation(accuracy: float) -> Evaluation:
 def trial(output: Path, **config: Any) -> Trial:
     run = open_run(output, "task", "", {}, identity={"model": "sha256 0"})
     model, part, said = Model(), Count(), list[str]()
-    keeper = CheckpointKeeper(
+    checkpoints = CheckpointManager(
         RunConfig(**{"steps": 100} | config), run, ALONE, model, None, None, {"part": part}, Prefetcher(), said.append
     )
-    return Trial(run, keeper, model, part, said)
+    return Trial(run, checkpoints, model, part, said)
 
 
 def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
         made.step(accuracy)
     # 9: the last step of the run; 4: the best; 3 was the best for a while
     assert made.run.checkpoints.steps() == [4, 8, 9]
-    made.keeper.finish()
+    made.checkpoints.finish()
     assert made.run.checkpoints.steps() == [4, 9]
 
 
@@ -202,8 +202,8 @@ def test_without_a_number_checkpoints_take_a_small_share_of_the_time(
 def test_keep_last_0_writes_none(tmp_path: Path) -> None:
     made = trial(tmp_path, keep_last=0, checkpoint_every=1)
     made.step(1.0)
-    made.keeper.save_on_the_way_out()
-    made.keeper.finish()
+    made.checkpoints.save_on_exit()
+    made.checkpoints.finish()
     assert list((made.run.folder / "checkpoints").iterdir()) == []
 
 
@@ -211,10 +211,10 @@ def test_an_interrupted_step_is_forgotten_and_the_one_before_it_saved(tmp_path: 
     made = trial(tmp_path, checkpoint_every=50)
     made.step()
     made.part.count = 999  # of a step that was not committed
-    made.keeper.save_on_the_way_out()
+    made.checkpoints.save_on_exit()
     assert made.state(1) == [{"part": {"count": 10}}]
-    again = CheckpointKeeper(
-        made.keeper.config, made.run, ALONE, Model(), None, None, {"part": Count()}, Prefetcher(), made.said.append
+    again = CheckpointManager(
+        made.checkpoints.config, made.run, ALONE, Model(), None, None, {"part": Count()}, Prefetcher(), made.said.append
     )
     again.restore(made.run.checkpoints.at(1))
     assert again.parts["part"] == Count(10)
@@ -224,7 +224,7 @@ def test_weights_that_have_changed_since_are_not_saved_as_those_of_the_step(tmp_
     made = trial(tmp_path, checkpoint_every=50)
     made.step()
     made.model.version += 1
-    made.keeper.save_on_the_way_out()
+    made.checkpoints.save_on_exit()
     assert made.run.checkpoints.steps() == []
     assert made.said == ["the weights have changed since step 1: it cannot be saved any more"]
 
@@ -235,7 +235,7 @@ def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_checkpoint_befor
     made.model.fails = True
     with pytest.raises(RunError, match=r"the checkpoint of step 2 cannot be written .*No space left.*--resume"):
         made.step()
-    made.keeper.save_on_the_way_out()
+    made.checkpoints.save_on_exit()
     assert "the checkpoint of step 2 cannot be written" in made.said[0]
     assert made.run.checkpoints.steps() == [1]
     assert [path.name for path in made.run.checkpoints.folder.iterdir()] == ["step-000001"]
@@ -244,8 +244,8 @@ def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_checkpoint_befor
 def test_a_checkpoint_of_a_run_with_other_parts_is_refused(tmp_path: Path) -> None:
     made = trial(tmp_path, checkpoint_every=1)
     made.step()
-    other = CheckpointKeeper(
-        made.keeper.config,
+    other = CheckpointManager(
+        made.checkpoints.config,
         made.run,
         ALONE,
         Model(),
@@ -265,7 +265,7 @@ def test_a_state_that_another_version_wrote_is_refused_with_what_it_lacks(tmp_pa
     file = made.run.checkpoints.at(1) / STATE_FILE
     file.write_text(json.dumps([{"part": {"draws": 3}}]))
     with pytest.raises(RunError, match=r"state\.json does not hold 'count' of the part 'part': .*another version"):
-        made.keeper.restore(made.run.checkpoints.at(1))
+        made.checkpoints.restore(made.run.checkpoints.at(1))
 
 
 @pytest.mark.parametrize(("ranks", "per_engine"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4)])
@@ -277,7 +277,7 @@ def test_another_number_of_ranks_divides_the_calls_as_it_divides_the_budget(
     states = [{SCORING: {"made": {"judge": calls}}, "part": {}} for calls in (7, 0, 4, 9, 1)]
     budget, own = 30, []
     for index in range(ranks):
-        keeper = replace(made.keeper, ranks=Ranks(index, ranks), per_engine=per_engine)
-        own.append(keeper._own(states)[SCORING]["made"]["judge"])
+        checkpoints = replace(made.checkpoints, ranks=Ranks(index, ranks), per_engine=per_engine)
+        own.append(checkpoints._own(states)[SCORING]["made"]["judge"])
         assert own[-1] <= part_of(budget, Ranks(index, ranks), per_engine)
     assert sum(own) == 21

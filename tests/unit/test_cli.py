@@ -14,7 +14,7 @@ import pytest
 
 from reasoner import __version__
 from reasoner.cli.train import doctor as doctor_command
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.doctor.check import Diagnosis
 from reasoner.errors import RunError
 from reasoner.loading import Resolved, load_config
@@ -170,12 +170,12 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A stand-in for `reasoner.training.build` that hands the configuration through; no report is written."""
 
     @contextlib.contextmanager
-    def open_stages(resolved: Resolved, resume: Resume | None) -> Iterator[SimpleNamespace]:
+    def open_trainer(resolved: Resolved, resume: Resume | None) -> Iterator[SimpleNamespace]:
         assert resume is None
         yield SimpleNamespace(config=resolved.config, run=SimpleNamespace(folder=Path("run")))
 
     fake = ModuleType("reasoner.training.build")
-    fake.open_stages = open_stages  # type: ignore[attr-defined]
+    fake.open_trainer = open_trainer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "reasoner.training.build", fake)
     monkeypatch.setattr("reasoner.cli.train.run.leaving_report", lambda: contextlib.nullcontext(lambda folder: None))
     return fake

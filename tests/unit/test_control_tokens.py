@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.control_tokens import ControlTokens, NotTextError
 from reasoner.data.prompts.renderer import open_renderer, prompt_ids, render
 from reasoner.errors import DataError

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.errors import RunError, UserError
 from reasoner.learning.batching.packing import Sharing
 from reasoner.learning.critic import HEAD_FILE, TorchCritic, ValueWeightFunction

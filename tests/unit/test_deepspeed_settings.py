@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.errors import ConfigError
 from reasoner.learning.deepspeed.settings import deepspeed_settings
 

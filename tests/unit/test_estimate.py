@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.errors import UserError
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from reasoner.config.config import Config, EvaluationConfig, RewardConfig
+from reasoner.config import Config, EvaluationConfig, RewardConfig
 from reasoner.errors import DataError, SamplerError
 from reasoner.evaluation.intervals import bootstrap, change_p, mean_interval, wilson
 from reasoner.evaluation.metrics import (

@@ -16,7 +16,7 @@ from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 from reasoner.training.held_out import AT_ONCE, HeldOut
-from tests.unit.test_spread import on_ranks
+from tests.unit.test_sharded_sampler import on_ranks
 
 BETA = 0.1
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reasoner.config.config import Config, LoraConfig
+from reasoner.config import Config, LoraConfig
 from reasoner.errors import UserError
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.loading import load_config
@@ -36,7 +36,7 @@ from reasoner.planning.memory import (
 )
 from reasoner.processes import machine
 from reasoner.processes.machine import GIB, Machine, free_memory, planned_machine
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.architectures import build
 from tests.ragged import make_group
 from tests.tiny import build_tiny_model
@@ -345,13 +345,13 @@ def test_a_run_without_memory_for_it_is_refused_before_anything_is_loaded(
     (tmp_path / "trial.toml").write_text(TASK.format(folder=tmp_path))
     resolved = load_config(tmp_path / "trial.toml")
     monkeypatch.setattr("reasoner.processes.machine.free_memory", lambda device: {"memory": 10_000.0})
-    with pytest.raises(UserError, match="this run cannot work here"), open_stages(resolved):
+    with pytest.raises(UserError, match="this run cannot work here"), open_trainer(resolved):
         raise AssertionError("it was opened")
     assert not (tmp_path / "runs").exists()
     least = 16.0 * ModelSize.of(tmp_path / "tiny").parameters
     monkeypatch.setattr("reasoner.processes.machine.free_memory", lambda device: {"memory": least + 1})
-    with open_stages(resolved) as stages:
-        log = (stages.run.folder / "log.txt").read_text()
+    with open_trainer(resolved) as trainer:
+        log = (trainer.run.folder / "log.txt").read_text()
     assert "WARNING: memory will be tight in the update" in log
     assert re.search(r"memory +about \d", log)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from reasoner.config.config import OfflineConfig, PromptConfig
+from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.data.decontamination import normal_text
 from reasoner.data.offline import OfflineData, OfflineKind, load_offline
 from reasoner.data.prompts.renderer import open_renderer, render

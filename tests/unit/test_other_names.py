@@ -1,4 +1,4 @@
-"""What keys of TRL and verl are called here: every name of ours is there, and messages about unknown keys give it."""
+"""What keys of TRL, verl and earlier versions are called here: every name of ours is there, and messages give it."""
 
 from __future__ import annotations
 
@@ -48,6 +48,9 @@ UNKNOWN = {
     "data.max_response_length=9": "verl's data.max_response_length is sampling.max_tokens here.",
     "kl_coef=0.1": "verl's algorithm.kl_ctrl.kl_coef is gro.terms.grpo.kl.coefficient here.",
     "push_to_hub=true": "TRL's push_to_hub is not needed here: `reasoner export RUN --to DIR`",
+    "top_p=0.9": "TRL's top_p is not needed here: training samples come from the very distribution",
+    "rollout.top_k=5": "verl's actor_rollout_ref.rollout.top_k is not needed here: training samples",
+    "sampling.top_k=0": "An earlier version's sampling.top_k is not needed here: leave it out, only 0 was allowed",
     "sampling.temprature=1": "Did you mean 'temperature'?",
     "modle.path=x": "Did you mean 'model'?",
 }

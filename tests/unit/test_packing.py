@@ -13,7 +13,7 @@ from reasoner.learning.batching.packing import (
     PackedRow,
     Sharing,
     extremes_of,
-    longest_of,
+    longest_context,
     pack,
     pack_padded,
     worth_sharing,
@@ -206,7 +206,7 @@ def test_the_longest_and_the_shortest_sequence_are_found(some: list[Group]) -> N
         return [len(group.prompt_ids) + len(each.token_ids) for group in groups for each in group.responses]
 
     few = extremes_of(some)
-    assert longest_of(some) == max(lengths(some)) == max(lengths(few))
+    assert longest_context(some) == max(lengths(some)) == max(lengths(few))
     assert min(lengths(some)) == min(lengths(few))
     assert len(few) <= 2
     assert all(len(group.responses) <= 2 for group in few)
@@ -214,4 +214,4 @@ def test_the_longest_and_the_shortest_sequence_are_found(some: list[Group]) -> N
 
 
 def test_no_groups_have_no_longest_sequence() -> None:
-    assert longest_of([]) == 0
+    assert longest_context([]) == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from reasoner import RewardSource, reward
-from reasoner.config.config import RewardConfig
+from reasoner.config import RewardConfig
 from reasoner.data.problems import Splits
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.loading import load_config

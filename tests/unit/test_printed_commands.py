@@ -27,7 +27,7 @@ from reasoner.runs.model import RunModel
 from reasoner.runs.reader import read_run
 from reasoner.runs.resuming.resume import find_place
 from reasoner.runs.resuming.rules import load_resumed
-from reasoner.sampling.server.compatibility import Wanted
+from reasoner.sampling.server.compatibility import ServerRequirements
 from tests.command import Cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,7 +182,7 @@ def test_the_commands_of_a_run_of_ones_own_task_work(own: Path, tmp_path: Path, 
 
 def test_the_commands_before_there_is_a_run_name_the_task_by_its_file(own: Path) -> None:
     resolved = load_config(own, "small")
-    command = Wanted.by(resolved.config, None, 100, resolved.typed).command
+    command = ServerRequirements.by(resolved.config, None, 100, resolved.typed).command
     assert command.endswith("letters-task.toml' --profile small")
     assert check(command) == {"serve"}
     own.write_text(TASK.format(model=own.parents[1], method=""))

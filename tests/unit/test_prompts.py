@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import OfflineConfig, PromptConfig, SourceConfig
+from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
 from reasoner.data.offline import OfflineKind, load_offline
 from reasoner.data.problems import load_problems
 from reasoner.data.prompts.renderer import open_renderer, prompt_ids, render
@@ -184,7 +184,7 @@ def test_problems_of_two_sources_can_have_one_id(tmp_path: Path) -> None:
 def test_a_plain_prompt_has_no_turn_to_end() -> None:
     renderer = open_renderer(beginning(), PLAIN)
     assert renderer.turn_end().text == ""
-    assert "sampling.stop" in renderer.said_end((1,))
+    assert "sampling.stop" in renderer.end_of_turn_fact((1,))
     assert renderer.facts() == {"prompt": "plain text, without chat template"}
 
 

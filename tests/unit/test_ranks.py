@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import RewardConfig
+from reasoner.config import RewardConfig
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, launched, part_of, share, visible_devices
 from reasoner.distributed.sharding import ShardedPolicy, same_batch, shares_of
 from reasoner.errors import ConfigError, RunError, UserError
@@ -165,7 +165,7 @@ def test_a_budget_of_calls_is_divided_without_a_rest(per_engine: int) -> None:
 def test_a_rank_has_its_part_of_the_budget_and_all_of_no_budget() -> None:
     rewards = [RewardConfig(source="judge", max_calls=11), RewardConfig(source="exact")]
     for index, expected in enumerate((6, 0, 5, 0)):
-        budgets = [each.max_calls for each in opening._of_one_rank(rewards, Ranks(index, 4), 2)]
+        budgets = [each.max_calls for each in opening._rank_rewards(rewards, Ranks(index, 4), 2)]
         assert budgets == [expected, None]
 
 

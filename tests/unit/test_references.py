@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reasoner import TEXT_ONLY, Message, Problem, reward
-from reasoner.config.config import RewardConfig
+from reasoner.config import RewardConfig
 from reasoner.errors import UserError
 from reasoner.planning.references import describe_references, read_references
 from reasoner_rewards.boxed_format import boxed_format

@@ -11,7 +11,7 @@ import pytest
 from reasoner.errors import DataError
 from reasoner.loading import load_config
 from reasoner.planning.rehearsal import Rehearsal, rehearse
-from reasoner.planning.resources import load_material
+from reasoner.planning.resources import load_resources
 from reasoner.plugins import manager as plugins
 from tests.command import Cli, Outcome
 from tests.tiny import build_tiny_model
@@ -167,12 +167,12 @@ def test_a_row_that_is_wrong_and_a_prompt_that_is_too_long_are_told_together_or_
 def test_a_run_says_the_same_and_waits_for_no_model_with_what_needs_none(folder: Path) -> None:
     write(folder / "train.jsonl", [*ROWS, {"question": "x" * 300, "answer": "1"}, {"question": "?"}])
     with pytest.raises(DataError) as caught:
-        load_material(load_config("online.toml"), training=True)
+        load_resources(load_config("online.toml"), training=True)
     assert "2 of 12 rows" in str(caught.value)
     assert "problem train:10: its prompt has" in str(caught.value)
     with pytest.raises(DataError, match=r"1 of 12 rows cannot be used\.\n.*line 12: the field 'answer' is missing"):
-        load_material(load_config("online.toml", sets=["model.path=/nowhere"]), training=True)
-    kept = load_material(load_config("online.toml", sets=["data.on_bad_row=drop"]), training=True)
+        load_resources(load_config("online.toml", sets=["model.path=/nowhere"]), training=True)
+    kept = load_resources(load_config("online.toml", sets=["data.on_bad_row=drop"]), training=True)
     assert (len(kept.train), len(kept.held_out)) == (8, 2)
     assert kept.problems is not None
     assert kept.problems.size == 8
@@ -180,10 +180,10 @@ def test_a_run_says_the_same_and_waits_for_no_model_with_what_needs_none(folder:
 
 
 def test_offline_data_that_are_held_out_are_there_for_an_evaluation(folder: Path) -> None:
-    material = load_material(load_config("dpo.toml"), training=True)
-    held_out = material.offline["pairs"].held_out
-    assert (material.streams["pairs"].size, len(held_out)) == (8, 2)
-    trained = {scored.group.problem.id for scored in material.streams["pairs"].epoch(0)}
+    resources = load_resources(load_config("dpo.toml"), training=True)
+    held_out = resources.offline["pairs"].held_out
+    assert (resources.streams["pairs"].size, len(held_out)) == (8, 2)
+    trained = {scored.group.problem.id for scored in resources.streams["pairs"].epoch(0)}
     assert trained.isdisjoint(scored.group.problem.id for scored in held_out)
 
 

@@ -15,7 +15,7 @@ import pytest
 from reasoner.__main__ import main
 from reasoner.benchmarks.rescore import Rescoring, SavedBatch, config_for, load_saved, rescore, saved_path
 from reasoner.cli.train import progress
-from reasoner.config.config import Config, EvaluationConfig
+from reasoner.config import Config, EvaluationConfig
 from reasoner.errors import DataError, UserError
 from reasoner.gro.spec.registry import BUILT_IN
 from reasoner.io.serialization import write_jsonl, write_parquet

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from reasoner import Problem, Response, RewardSource, Score, after_thinking
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.renderer import open_renderer, render
 from reasoner.data.prompts.thinking import PAIRS
 from reasoner.errors import DataError, SamplerError

@@ -38,7 +38,7 @@ from reasoner.runs.resuming.rules import (
 from reasoner.runs.starts import moved_on, read_starts
 from tests.unit.test_architecture import keys
 from tests.unit.test_checkpoints import evaluation
-from tests.unit.test_runs import rollouts
+from tests.unit.test_run_folder import rollouts
 
 IDENTITY = {"data.train": "8 rows, sha256 " + "a" * 64, "sampling engine": "hf"}
 

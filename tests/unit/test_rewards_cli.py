@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.config.config import Config, RewardConfig
+from reasoner.config import Config, RewardConfig
 from reasoner.errors import DataError
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, Score, ScoredGroup
 from reasoner.testing.bench import bench, self_test

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from reasoner.config.config import DataConfig, PromptConfig, SourceConfig
+from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.data.decontamination import hold_out, question_key
 from reasoner.data.problems import Splits, load_held_out, load_problems, load_splits
 from reasoner.data.prompts import templates

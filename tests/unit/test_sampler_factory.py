@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from reasoner.config.config import Config, LoraConfig
+from reasoner.config import Config, LoraConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
 from reasoner.planning import feasibility as refusals
 from reasoner.sampling import factory
-from reasoner.sampling.factory import check_sampler, start_of, why_merged
+from reasoner.sampling.factory import check_sampler, merge_reason, start_of
 from tests.architectures import BY_NAME, tiny_config
 from tests.tiny import build_tiny_model
 
@@ -58,14 +58,14 @@ def test_the_adapter_goes_alone_where_the_sampler_takes_it(
 ) -> None:
     asked = LoraConfig(**lora)
     found = config(**settings).model_copy(update={"lora": asked})
-    assert why in why_merged(found)
-    assert bool(why) == bool(why_merged(found))
+    assert why in merge_reason(found)
+    assert bool(why) == bool(merge_reason(found))
     if why:
         impossible = found.model_copy(update={"lora": asked.model_copy(update={"handover": "adapter"})})
         folder = build_tiny_model(tmp_path)
         with pytest.raises(ConfigError, match=r"lora.handover = 'adapter' is impossible: .*'auto' or 'merged'"):
             check_sampler(impossible, folder, training=True)
-    assert why_merged(found.model_copy(update={"lora": LoraConfig(handover="merged")})) == "lora.handover"
+    assert merge_reason(found.model_copy(update={"lora": LoraConfig(handover="merged")})) == "lora.handover"
 
 
 SPREAD = [

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 
-from reasoner.config.config import SamplingConfig
+from reasoner.config import SamplingConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError, UserError
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, Response, SamplingParams
-from reasoner.sampling.server.compatibility import Wanted
+from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.training.guards.canary import PERTURBED
 from tests.command import Cli
@@ -45,7 +45,7 @@ class World:
 
     fakes: list[Fake]
     folder: Path
-    wanted: Wanted
+    wanted: ServerRequirements
     patience_s: float = 60.0
     said: list[str] = field(default_factory=list)
 
@@ -69,7 +69,7 @@ class World:
 @pytest.fixture
 def world(fakes: list[Fake], folder: Path, tmp_path: Path) -> World:
     shape = {"vocab_size": 260, "num_hidden_layers": 2}
-    return World(fakes, folder, Wanted("reasoner serve tiny", shape, "float32", 256, tmp_path))
+    return World(fakes, folder, ServerRequirements("reasoner serve tiny", shape, "float32", 256, tmp_path))
 
 
 def prompts(count: int) -> list[Prompt]:
@@ -362,7 +362,7 @@ class TwoRanks(Ranks):
     barrier = threading.Barrier(2, timeout=60)
     said: ClassVar[list[object]] = [None]
 
-    def of_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         if self.first:
             self.said[0] = value
         self.barrier.wait()

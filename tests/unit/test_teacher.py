@@ -22,7 +22,7 @@ from reasoner.loading import load_config
 from reasoner.models.resolve import open_tokenizer
 from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
 from reasoner.records import Batch, Group, Message, Problem, Prompt, Response, ScoredGroup
-from reasoner.sampling.server.compatibility import Wanted
+from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.policy import ServedPolicy
 from reasoner.training.teacher import SolutionReader
 from tests.tiny import build_tiny_model
@@ -134,8 +134,8 @@ def weights_of(world: World, term: Term) -> dict[tuple[int, ...], Tensor]:
 @pytest.mark.parametrize("discount", [0.0, 1.0])
 def test_the_expected_gradient_is_that_of_the_reverse_kl(seed: int, discount: float) -> None:
     """sum_y pi(y) sum_t w_t grad log pi(y_t), over all responses: ragged, cut at the limit, of one token, with tokens
-    of a tool. Discount 1: minus the gradient of KL(pi || pi_T) over responses. 0: of the next token's KL, summed over the
-    prefixes that the policy gets to, which are taken as they come."""
+    of a tool. Discount 1: minus the gradient of KL(pi || pi_T) over responses. 0: of the next token's KL, summed over
+    the prefixes that the policy gets to, which are taken as they come."""
     world = World.random(seed)
     term = replace(OPD, credit=Teacher(discount=discount), aggregation=WHOLE)
     expected = torch.zeros((), dtype=torch.float64)
@@ -347,8 +347,8 @@ def test_settings_that_contradict_each_other_are_refused(tiny: Path, sets: list[
 # on servers
 
 
-def wanted() -> Wanted:
-    return Wanted("reasoner serve big", {"vocab_size": 260}, "float32", 16, None)
+def wanted() -> ServerRequirements:
+    return ServerRequirements("reasoner serve big", {"vocab_size": 260}, "float32", 16, None)
 
 
 def test_servers_score_the_responses_and_another_one_helps_out() -> None:

@@ -10,7 +10,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from reasoner.config.config import PromptConfig, SourceConfig
+from reasoner.config import PromptConfig, SourceConfig
 from reasoner.data.problems import load_problems
 from reasoner.data.prompts import templates
 from reasoner.data.prompts.renderer import open_renderer, render

@@ -19,7 +19,7 @@ from torch.distributions import Categorical
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.errors import RunError, UserError
 from reasoner.learning.batching.packing import Sharing
 from reasoner.learning.learner import WeightFunction, Weights

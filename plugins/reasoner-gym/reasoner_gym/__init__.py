@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from reasoner import RewardSource, hookimpl
-from reasoner.plugins.hookspecs import Generator, TaskFamily
+from reasoner import Generator, RewardSource, TaskFamily, hookimpl
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
-from reasoner.errors import ConfigError, MissingDependencyError, nearest
+from reasoner import ConfigError, MissingDependencyError, nearest
 
 COMPOSED = frozenset({"composite"})
 """mixtures of other datasets: they have no problems of their own"""

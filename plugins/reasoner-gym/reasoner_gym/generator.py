@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
 
-from reasoner.errors import DataError
+from reasoner import DataError
 from reasoner_gym.datasets import make
 from reasoner_gym.plain import to_plain
 

@@ -18,8 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reasoner_gym
-from reasoner import Problem, Score
-from reasoner.errors import ConfigError, DataError
+from reasoner import ConfigError, DataError, Problem, Score
 from reasoner.testing import Case, check_source, make_problem, make_response
 from reasoner_gym.answers import MOST, Extract, final_answer
 from reasoner_gym.datasets import make, names

@@ -1,1 +1,4 @@
-"""Commands that show what there is: tasks, algorithms, rewards, plugins, config."""
+"""Commands that show what there is.
+
+tasks.py, algorithms.py, rewards.py, plugins.py, config.py   each `reasoner` and its own name
+"""

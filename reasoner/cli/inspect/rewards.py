@@ -24,7 +24,7 @@ from rich.text import Text
 from reasoner.cli import options
 from reasoner.cli.console import out, print_preflights, warn
 from reasoner.cli.train.progress import counting
-from reasoner.config.config import Config, RewardConfig, ScoringConfig
+from reasoner.config import Config, RewardConfig, ScoringConfig
 from reasoner.data.problems import ProblemLoader
 from reasoner.data.row_report import RowReport
 from reasoner.data.row_selection import HELD_OUT_SEED
@@ -40,9 +40,10 @@ from reasoner.plugins import manager as hooks
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.processes.lifetime import guard_processes, interruptible
 from reasoner.records import Problem
+from reasoner.scoring.base import verdict_text
 from reasoner.scoring.service import ScoringService
 from reasoner.testing.bench import Bench, CaseOutcome, SelfTest, bench, self_test
-from reasoner.testing.cases import load_cases, shown
+from reasoner.testing.cases import load_cases
 
 app = typer.Typer(help="List, show, test and measure reward sources.", no_args_is_help=True)
 
@@ -393,11 +394,8 @@ def _print_bench(console: Console, result: Bench, wall_s: float, workers: int) -
         for verdict in found[:MOST]:
             case, note = verdict.case, verdict.component.note
             expected = "not applicable" if case.expected is None else f"{case.expected:g}"
-            console.print(
-                Text(
-                    f"{case.problem.id}: {shown(verdict.component)}, expected {expected}{f' ({note})' if note else ''}"
-                )
-            )
+            end = f", expected {expected}{f' ({note})' if note else ''}"
+            console.print(Text(f"{case.problem.id}: {verdict_text(verdict.component)}{end}"))
             console.print(Text(f"  reference {_short(case.problem.answer)}\n  response  {_short(case.response.text)}"))
 
 

@@ -1,1 +1,5 @@
-"""Commands that look at runs: runs, report, eval, score, export."""
+"""Commands that look at what is there after training.
+
+runs.py, report.py, export.py    a run's folder
+eval.py, score.py                models on tasks; saved responses under other rewards
+"""

@@ -16,7 +16,7 @@ from rich.text import Text
 from reasoner.cli import options
 from reasoner.cli.console import out, print_samples
 from reasoner.cli.results.report import leaving_report
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.distributed.ranks import Ranks, launched
 from reasoner.errors import ConfigError, UserError
 from reasoner.io.safe_text import printable
@@ -141,14 +141,14 @@ def run(
             "start as many"
         )
     from reasoner.pipeline import train
-    from reasoner.training.build import open_stages
+    from reasoner.training.build import open_trainer
 
     weights = resolved.config.sampling.weights_folder
     guard = guard_processes([Path(weights)] if weights else [])
-    with interruptible(), guard, leaving_report() as report_on, open_stages(resolved, going_on) as stages:
+    with interruptible(), guard, leaving_report() as report_on, open_trainer(resolved, going_on) as trainer:
         if here.first:
-            report_on(stages.run.folder)
-        train(stages)
+            report_on(trainer.run.folder)
+        train(trainer)
 
 
 def _refuse_beside_resume(given: Mapping[str, object]) -> None:

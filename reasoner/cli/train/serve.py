@@ -11,13 +11,13 @@ import typer
 
 from reasoner.cli import options
 from reasoner.cli.console import out
-from reasoner.config.config import SamplingConfig
+from reasoner.config import SamplingConfig
 from reasoner.io.safe_text import printable
 from reasoner.loading import Resolved, load_config
 from reasoner.loading.task_files import TaskFile
 from reasoner.models.resolve import resolve_model
 from reasoner.processes.lifetime import guard_processes, interruptible
-from reasoner.sampling.factory import check_sampler, choose_engine, longest_of, start_of
+from reasoner.sampling.factory import check_sampler, choose_engine, longest_context, start_of
 from reasoner.sampling.server.auth import KEY
 from reasoner.sampling.server.serve import serve as run_server
 
@@ -65,7 +65,7 @@ def serve(
         print(printable(f"preparing model {chosen.model.path}"), flush=True)  # noqa: T201
         folder = resolve_model(chosen.model.path)
         check_sampler(chosen, folder, training=False)
-        run_server(start_of(chosen, folder, longest_of(chosen)), host, port, _say_ready)
+        run_server(start_of(chosen, folder, longest_context(chosen)), host, port, _say_ready)
 
 
 def _load(

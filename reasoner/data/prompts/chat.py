@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol
 
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat_probe import SYSTEM, USER, ChatProbe, ChatTraits, Turn, TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
 from reasoner.data.prompts.templates import FailedError, UnboundedError
@@ -104,7 +104,7 @@ class ChatRenderer:
     def turn_end(self) -> TurnEnd:
         return self.traits.turn_end(self.control)
 
-    def said_end(self, own: Collection[int]) -> str:
+    def end_of_turn_fact(self, own: Collection[int]) -> str:
         end = self.turn_end()
         if end.token is not None and end.token in own:
             return f"at {end.text}, as the chat template has it"

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reasoner.config.config import PolicyConfig, PromptConfig
+from reasoner.config import PolicyConfig, PromptConfig
 from reasoner.data.prompts.renderer import open_renderer
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.io.bounded_files import SMALL_BYTES, read_text

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from jinja2 import meta
 
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
 from reasoner.data.prompts.templates import FailedError, Template, UnboundedError, parse
@@ -110,7 +110,7 @@ class PlainRenderer:
     def turn_end(self) -> TurnEnd:
         return TurnEnd()
 
-    def said_end(self, own: Collection[int]) -> str:
+    def end_of_turn_fact(self, own: Collection[int]) -> str:
         return "at the model's end tokens (a base model seldom writes them: see sampling.stop)"
 
     def facts(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from reasoner.config.config import PromptConfig
+from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat import ChatRenderer, ChatTokenizer
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, NotTextError, not_text
@@ -63,7 +63,7 @@ class Renderer(Protocol):
         """What ends a response beside the model's own end tokens."""
         ...
 
-    def said_end(self, own: Collection[int]) -> str:
+    def end_of_turn_fact(self, own: Collection[int]) -> str:
         """Where responses end, in words.
 
         Args:

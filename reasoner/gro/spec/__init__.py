@@ -1,5 +1,8 @@
-"""The objective as data: choices and numbers, without torch.
+"""Methods as data, without torch.
 
-terms.py (one term), presets.py (the methods, a row each), schedules.py (weights over the run)
-registry.py (built-in and plugins' methods), validation.py (what fits together), describe.py (in words)
+In come names and numbers of `[gro]`, out come terms that fit together.
+
+    terms.py, schedules.py      one term of the objective; its weight over the run
+    presets.py, registry.py     the built-in methods, a row each; those and the ones of plugins
+    validation.py, describe.py  which choices fit each other; a term in words and formulas
 """

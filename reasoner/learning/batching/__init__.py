@@ -1,2 +1,6 @@
-"""From groups to micro-batches: packing.py (which tokens go together), inputs.py (as tensors), weighing.py (the
-loss)."""
+"""From groups to micro-batches.
+
+packing.py                  which tokens go through the model together
+inputs.py                   those as tensors
+weighing.py                 from log-probabilities and weights to the loss
+"""

@@ -97,7 +97,7 @@ def pack_padded(
     return tuple(MicroBatch(tuple(rows)) for rows in batches)
 
 
-def longest_of(groups: Sequence[Group]) -> int:
+def longest_context(groups: Sequence[Group]) -> int:
     """Tokens of the longest prompt with its response; 0 without any."""
     return max((tokens for tokens, _ in _sequences(groups)), default=0)
 

@@ -1,2 +1,6 @@
-"""The learner on DeepSpeed: engine.py, its configuration settings.py, and state.py: checkpoints for any stage and
-rank."""
+"""The learner on DeepSpeed.
+
+engine.py                   the learner
+settings.py                 `[learning]` as a DeepSpeed configuration
+state.py                    checkpoints that fit any ZeRO stage and number of ranks
+"""

@@ -28,7 +28,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
 from reasoner.distributed.sharding import same_batch, shares_of, spread_logprobs
 from reasoner.errors import RunError, UserError

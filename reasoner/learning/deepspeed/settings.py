@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.errors import ConfigError, nearest
 
 _ADDED = (

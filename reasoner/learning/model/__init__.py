@@ -1,4 +1,9 @@
-"""The packed forward pass.
+"""The packed forward pass of a transformers model.
 
-backbone.py (hidden states) --attention.py--> logprobs.py (without all logits at once) --> policy.py (scores responses)
+In come packed tokens, out come log-probabilities with their gradient.
+
+    backbone.py                 tokens to hidden states
+    attention.py, rotary.py     attention within rows of a flat sequence; frequencies that depend on a row's length
+    logprobs.py                 hidden states to log-probabilities, without all logits at once
+    policy.py                   responses scored by all of these
 """

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from reasoner.config.config import LoraConfig
+from reasoner.config import LoraConfig
 from reasoner.errors import RunError, UserError
 from reasoner.learning.adapter import (
     adapted,
@@ -42,7 +42,7 @@ from reasoner.learning.batching.packing import (
     PackedRow,
     Sharing,
     extremes_of,
-    longest_of,
+    longest_context,
     pack,
     pack_padded,
 )
@@ -212,7 +212,7 @@ class Backbone:
         Raises:
             RunError: they differ by more than rounding.
         """
-        longest = longest_of(groups)
+        longest = longest_context(groups)
         if longest <= GROWTH * self._compared:
             return
         sharing: Sharing = "never" if self.packing.sharing == "never" else "always"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reasoner.config.config import LoraConfig
+from reasoner.config import LoraConfig
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import Layout, MicroBatch, PackedRow, Sharing
 from reasoner.learning.model.backbone import Backbone, Dtype, Packing

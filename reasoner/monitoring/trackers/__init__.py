@@ -1,4 +1,8 @@
-"""The built-in trackers, registered through the same hook as a third party's. Each is one file."""
+"""The built-in trackers, registered through the same hook as a third party's.
+
+tensorboard.py, trackio.py, wandb.py   one file each
+installed.py                           whether a tracker's library is there
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,5 @@
-"""Charts as SVG: series.py (curves) on scale.py (axes), drawn by svg.py."""
+"""Charts as SVG.
+
+series.py                   curves: a metric over steps
+scale.py, svg.py            axes; drawing
+"""

@@ -1,1 +1,5 @@
-"""Resuming a run: resume.py (finds the place, cuts back what came after), rules.py (what may change)."""
+"""Resuming a run.
+
+resume.py                   finds the place, and cuts back what came after
+rules.py                    which keys may change, and what that does to results
+"""

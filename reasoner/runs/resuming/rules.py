@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.errors import ConfigError, UserError
 from reasoner.io.bounded_files import SMALL_BYTES, is_there, read_bytes
 from reasoner.loading import Resolved, load_config, settings_of

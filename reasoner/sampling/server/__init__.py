@@ -1,6 +1,7 @@
 """vLLM servers, here or on other machines, and `reasoner serve`.
 
-    sampler.py --scheduler.py--> client.py --HTTP--> entrypoint.py: vLLM's own server behind auth.py
-
-`compatibility.py` asks servers before a run whether they are those that it needs; `serve.py` starts and ends one.
+sampler.py, scheduler.py    the sampler; one batch over several servers
+client.py                   one server over HTTP
+compatibility.py            whether servers are those that a run needs
+serve.py, entrypoint.py     a server started and ended; its program, behind auth.py
 """

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.errors import UserError
 from reasoner.io.parsing import read_model_json, table_of
 from reasoner.models.resolve import folder_at_hand
 from reasoner.processes.machine import MEMORY_FOLDER, why_not_in_memory
 from reasoner.processes.scratch_folders import ScratchFolder
-from reasoner.sampling.factory import longest_of
+from reasoner.sampling.factory import longest_context
 from reasoner.sampling.server.client import Description, Server, ServerError
 from reasoner.sampling.vllm.messages import SHAPE
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ServerRequirements:
     """What a server must be."""
 
     command: str
@@ -36,7 +36,7 @@ class Wanted:
     """through which it gets new weights; None: it keeps those that it has"""
 
     @classmethod
-    def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> Wanted:
+    def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> ServerRequirements:
         """As a configuration has it.
 
         Args:
@@ -53,7 +53,7 @@ class Wanted:
         )
 
     @classmethod
-    def teacher(cls, config: Config, folder: Path, max_model_len: int) -> Wanted:
+    def teacher(cls, config: Config, folder: Path, max_model_len: int) -> ServerRequirements:
         """What holds the teacher in `folder`."""
         dtype = config.teacher.dtype or config.model.dtype
         lengths = f"--set sampling.max_prompt_tokens={max_model_len - 1} --set sampling.max_tokens=1"
@@ -93,7 +93,7 @@ def preflight_servers(config: Config, typed: str) -> str:
     Raises:
         UserError: one cannot be used.
     """
-    wanted = Wanted.by(config, folder_at_hand(config.model.path), longest_of(config), typed)
+    wanted = ServerRequirements.by(config, folder_at_hand(config.model.path), longest_context(config), typed)
 
     async def ask() -> list[Description]:
         servers = [Server(url) for url in config.sampling.servers]
@@ -105,7 +105,7 @@ def preflight_servers(config: Config, typed: str) -> str:
     return summary(config.sampling.servers, asyncio.run(ask()))
 
 
-async def describe(servers: Sequence[Server], wanted: Wanted) -> list[Description]:
+async def describe(servers: Sequence[Server], wanted: ServerRequirements) -> list[Description]:
     """What every server is.
 
     Raises:

@@ -17,7 +17,7 @@ from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import RunError, SamplerError
 from reasoner.records import Group
 from reasoner.sampling.server.client import Server, ServerError
-from reasoner.sampling.server.compatibility import Wanted, describe, summary
+from reasoner.sampling.server.compatibility import ServerRequirements, describe, summary
 
 
 class ServedPolicy:
@@ -32,7 +32,7 @@ class ServedPolicy:
         UserError: a server cannot be used, or does not say which weights it has.
     """
 
-    def __init__(self, urls: Sequence[str], wanted: Wanted, ranks: Ranks = ALONE) -> None:
+    def __init__(self, urls: Sequence[str], wanted: ServerRequirements, ranks: Ranks = ALONE) -> None:
         self._ranks = ranks
         self._servers = [Server(url.rstrip("/")) for url in urls]
         with ExitStack() as stack:
@@ -59,7 +59,7 @@ class ServedPolicy:
                 answer = self._portal.call(self._all, groups)
             except RunError as error:  # the other ranks wait for word of it
                 answer = error
-        answer = self._ranks.of_first(answer)
+        answer = self._ranks.broadcast(answer)
         if not isinstance(answer, list):
             raise answer or SamplerError("the first rank did not say what the servers scored")
         return answer

@@ -30,15 +30,15 @@ from reasoner.models.resolve import open_tokenizer
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
 from reasoner.sampling.responses import all_end_tokens, build_response, check_request, end_tokens, opened_block
 from reasoner.sampling.server.client import Server, ServerError
-from reasoner.sampling.server.compatibility import Wanted, describe, summary
-from reasoner.sampling.server.scheduler import BatchSchedule, Lost, Order, PromptResponses, Seat
+from reasoner.sampling.server.compatibility import ServerRequirements, describe, summary
+from reasoner.sampling.server.scheduler import BatchSchedule, LostServer, PromptResponses, SamplingRequest, ServerState
 
 PATIENCE_S = 180.0
 """seconds without a token after which a server counts as hung"""
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _LoadedWeights:
     """What came of giving weights to the servers."""
 
     receipt: tuple[str, int]
@@ -78,7 +78,7 @@ class ServerSampler:
         self,
         urls: Sequence[str],
         folder: Path,
-        wanted: Wanted,
+        wanted: ServerRequirements,
         *,
         seed: int,
         say: Callable[[str], None],
@@ -90,7 +90,7 @@ class ServerSampler:
         self._end_tokens = end_tokens(folder, self._tokenizer)
         self._max_model_len = wanted.max_model_len
         self._seed, self._say, self._ranks, self._patience_s = seed, say, ranks, patience_s
-        self._owner = ranks.of_first(uuid.uuid4().hex[:12])
+        self._owner = ranks.broadcast(uuid.uuid4().hex[:12])
         self._version = -1
         self._out: dict[str, str] = {}
         self._drawing: Future[None] | None = None
@@ -128,16 +128,16 @@ class ServerSampler:
             raise SamplerError(_none_left(self._out))
         here = self._ranks.index % len(self._servers)  # ranks do not all start with the same server
         seats = [
-            Seat(server, max(1, self._sequences[server.url] // n))
+            ServerState(server, max(1, self._sequences[server.url] // n))
             for server in (*self._servers[here:], *self._servers[:here])
             if server.url not in self._out
         ]
         if not self._idle.is_set():
             raise SamplerError("this sampler is still drawing: finish or close the iterator of groups first")
-        events: queue.SimpleQueue[PromptResponses | Lost | None] = queue.SimpleQueue()
+        events: queue.SimpleQueue[PromptResponses | LostServer | None] = queue.SimpleQueue()
         version = self._version
         ends = sorted(all_end_tokens(self._end_tokens, params))
-        order = Order(n, params, ends, self._name(version), self._patience_s)
+        order = SamplingRequest(n, params, ends, self._name(version), self._patience_s)
         draw = BatchSchedule(seats, prompts, order, events.put)
 
         async def drawing() -> None:
@@ -151,7 +151,7 @@ class ServerSampler:
         self._drawing = self._portal.start_task_soon(drawing)
         try:
             while (event := events.get()) is not None:
-                if isinstance(event, Lost):
+                if isinstance(event, LostServer):
                     self._lose(event.url, event.reason)
                     continue
                 yield self._group(event, params, version)
@@ -198,7 +198,7 @@ class ServerSampler:
                 scored = self._portal.call(self._score, groups)
             except RunError as error:  # the other ranks wait for word of it
                 scored = error
-        scored = self._ranks.of_first(scored)
+        scored = self._ranks.broadcast(scored)
         if not isinstance(scored, _Scored):
             raise scored or SamplerError("the first rank did not say what the servers scored")
         for url, why in scored.out.items():
@@ -235,14 +235,14 @@ class ServerSampler:
             HandoverError: servers read different weights.
         """
         started = time.monotonic()
-        given: _Given | RunError | None = None
+        given: _LoadedWeights | RunError | None = None
         if self._ranks.first:
             try:
                 given = self._portal.call(self._give, folder, version)
             except RunError as error:  # the other ranks wait for word of it
                 given = error
-        given = self._ranks.of_first(given)
-        if not isinstance(given, _Given):
+        given = self._ranks.broadcast(given)
+        if not isinstance(given, _LoadedWeights):
             raise given or SamplerError("the first rank did not say what the servers took")
         back = [url for url in self._out if url not in given.out]
         for url, why in given.out.items():
@@ -254,7 +254,7 @@ class ServerSampler:
         checksum, tensors = given.receipt
         return Receipt(version, checksum, tensors, time.monotonic() - started)
 
-    async def _give(self, folder: Path, version: int) -> _Given:
+    async def _give(self, folder: Path, version: int) -> _LoadedWeights:
         taken = await asyncio.gather(
             *(
                 server.take(folder, self._name(version), self._seed_of(index, version))
@@ -279,7 +279,7 @@ class ServerSampler:
             )
         if len(set(receipts.values())) > 1:
             raise HandoverError(f"the servers read different weights from {folder}: {receipts}")
-        return _Given(next(iter(receipts.values())), out)
+        return _LoadedWeights(next(iter(receipts.values())), out)
 
     def _lose(self, url: str, reason: str) -> None:
         if url not in self._out:

@@ -38,7 +38,7 @@ class PromptResponses:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostServer:
     """A server is out of the batch."""
 
     url: str
@@ -46,7 +46,7 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SamplingRequest:
     """How every group is drawn."""
 
     n: int
@@ -63,7 +63,7 @@ class Order:
 
 
 @dataclass
-class Seat:
+class ServerState:
     """A server in the batch."""
 
     server: Server
@@ -87,10 +87,10 @@ class BatchSchedule:
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        seats: Sequence[ServerState],
         prompts: Sequence[Prompt],
-        order: Order,
-        send: Callable[[PromptResponses | Lost], None],
+        order: SamplingRequest,
+        send: Callable[[PromptResponses | LostServer], None],
     ) -> None:
         self._seats, self._order, self._send = seats, order, send
         self._waiting = deque(prompts)
@@ -131,7 +131,7 @@ class BatchSchedule:
             task = self._start(drawing, partial(self._drawn, seat))
             seat.running[task] = prompt
 
-    def _drawn(self, seat: Seat, task: AsyncTask) -> None:
+    def _drawn(self, seat: ServerState, task: AsyncTask) -> None:
         prompt = seat.running.pop(task)
         try:
             choices: Sequence[Choice] = task.result()
@@ -148,12 +148,12 @@ class BatchSchedule:
             return
         self._send(PromptResponses(prompt, choices))
 
-    def _ask(self, seat: Seat) -> None:
+    def _ask(self, seat: ServerState) -> None:
         """Have it say which weights it holds; no groups meanwhile."""
         seat.ready = False
         self._start(seat.server.version(), partial(self._answered, seat))
 
-    def _answered(self, seat: Seat, task: AsyncTask) -> None:
+    def _answered(self, seat: ServerState, task: AsyncTask) -> None:
         try:
             held = task.result()
         except ServerError as error:
@@ -165,7 +165,7 @@ class BatchSchedule:
             )
         seat.ready = not seat.out
 
-    def _lose(self, seat: Seat, reason: str) -> None:
+    def _lose(self, seat: ServerState, reason: str) -> None:
         """The server is out of the batch; its groups go to the others."""
         if seat.out:
             return
@@ -176,12 +176,12 @@ class BatchSchedule:
             self._dropped.append(task)
             self._waiting.appendleft(prompt)
         seat.running.clear()
-        self._send(Lost(seat.server.url, reason))
+        self._send(LostServer(seat.server.url, reason))
 
-    def _hung(self, seat: Seat, task: AsyncTask) -> None:
+    def _hung(self, seat: ServerState, task: AsyncTask) -> None:
         self._lose(seat, task.result())
 
-    async def _watch(self, seat: Seat) -> str:
+    async def _watch(self, seat: ServerState) -> str:
         """Why the server is out; ends when it is, or counts as hung."""
         done, since = -1.0, time.monotonic()
         while not seat.out:

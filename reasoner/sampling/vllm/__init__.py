@@ -1,4 +1,6 @@
 """vLLM in a process of its own.
 
-engine.py (the sampler) <--process.py, messages.py--> host.py (the process) --> worker.py (inside vLLM's workers)
+engine.py                   the sampler, in the run's process
+process.py, messages.py     the other process, started and watched; what the two say to each other
+host.py, worker.py          the program of that process; what runs inside vLLM's workers
 """

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from reasoner.io.http_json import RemoteError, Service, checked_url, shown
+from reasoner.io.http_json import RemoteError, Service, checked_url, without_query
 from reasoner.sandbox.base import End, Limits, Outcome, SandboxError, Session, checked_paths
 from reasoner.sandbox.interpreter import ISOLATED, PYTHON
 
@@ -62,7 +62,7 @@ class HttpSandbox:
     def __init__(self, url: str) -> None:
         """Raises ValueError for an address that is none, or of a service that is not known."""
         self._url, self._dialect = checked_url(url), _dialect(url)
-        self.name = f"{self._dialect.name} at {shown(url)}"
+        self.name = f"{self._dialect.name} at {without_query(url)}"
 
     def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Outcome:
         checked_paths(files)
@@ -193,7 +193,7 @@ def _dialect(url: str) -> Dialect:
     last = url.partition("?")[0].rstrip("/").rpartition("/")[2]
     if last not in _DIALECTS:
         ends = " or ".join(f".../{end} ({dialect.name})" for end, dialect in _DIALECTS.items())
-        raise ValueError(f"the address of a service that runs programs ends in {ends}, got {shown(url)}")
+        raise ValueError(f"the address of a service that runs programs ends in {ends}, got {without_query(url)}")
     return _DIALECTS[last]()
 
 

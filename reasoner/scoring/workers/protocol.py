@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.io.redaction import know_variables, redact
 from reasoner.io.safe_text import storable
 from reasoner.plugins.reward_api import Granularity

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from reasoner.config.config import ScoringConfig
+from reasoner.config import ScoringConfig
 from reasoner.processes.subreaper import children, dead_children, end_children, kill
 from reasoner.records import FailureKind
 from reasoner.scoring.workers import memory_files

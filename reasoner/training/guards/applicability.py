@@ -14,13 +14,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
-from reasoner.config.config import Config
+from reasoner.config import Config
 from reasoner.evaluation.metrics import Criterion, Evaluation
 from reasoner.monitoring.step_metrics import asked
 from reasoner.records import Component, ScoredGroup
 
 
-def why_nothing_is_judged(config: Config, groups: Sequence[ScoredGroup]) -> str:
+def unjudged_reason(config: Config, groups: Sequence[ScoredGroup]) -> str:
     """Why there is no accuracy because the deciding source, or a condition of it, never answered; empty: it did, or it
     failed, which is another matter."""
     criterion = Criterion.of(config)
@@ -36,7 +36,7 @@ def why_nothing_is_judged(config: Config, groups: Sequence[ScoredGroup]) -> str:
     )
 
 
-def why_nothing_is_rewarded(config: Config, groups: Sequence[ScoredGroup], before: Evaluation | None) -> str:
+def unrewarded_reason(config: Config, groups: Sequence[ScoredGroup], before: Evaluation | None) -> str:
     """Why the rewards of a step say nothing: no source that adds to them answered; empty: one did, or all failed.
 
     Args:

@@ -16,11 +16,11 @@ from typing import Literal
 from torch import Tensor
 
 from reasoner.errors import RunError
-from reasoner.records import ScoredGroup, Suspect
+from reasoner.records import NonFiniteResponse, ScoredGroup
 
 
 @dataclass(slots=True)
-class Seen:
+class StepTrace:
     """What went into one optimiser step, micro-batch by micro-batch."""
 
     parts: list[tuple[Sequence[int], Tensor, Tensor]] = field(default_factory=list)
@@ -29,9 +29,9 @@ class Seen:
         """Remember a micro-batch: its rows of the batch, what the model gave, what the loss multiplied it with."""
         self.parts.append((rows, outputs_RT.detach().cpu(), weights_RT.detach().cpu()))
 
-    def suspects(
+    def nonfinite(
         self, model: Literal["policy", "critic"], source: str, groups: Sequence[ScoredGroup]
-    ) -> tuple[Suspect, ...]:
+    ) -> tuple[NonFiniteResponse, ...]:
         """The responses with a value that is not finite; where there is none, all.
 
         Args:
@@ -48,7 +48,7 @@ class Seen:
                 group, response, reward = responses[row]
                 length = len(response.token_ids)
                 found.append(
-                    Suspect(
+                    NonFiniteResponse(
                         model,
                         source,
                         group.problem,
@@ -62,12 +62,12 @@ class Seen:
         return tuple([each for each in found if not _finite(each.outputs, each.weights)] or found)
 
 
-def explain(suspects: Sequence[Suspect]) -> str:
+def explain(nonfinite: Sequence[NonFiniteResponse]) -> str:
     """Where the numbers went wrong, in one sentence."""
     output = {"policy": "log-probabilities", "critic": "values"}
     parts = []
-    for model in dict.fromkeys(each.model for each in suspects):
-        own = [each for each in suspects if each.model == model]
+    for model in dict.fromkeys(each.model for each in nonfinite):
+        own = [each for each in nonfinite if each.model == model]
         outputs = sum(not _finite(each.outputs) for each in own)
         weights = sum(not _finite(each.weights) for each in own)
         if outputs:
@@ -79,7 +79,9 @@ def explain(suspects: Sequence[Suspect]) -> str:
     return "; ".join(parts)
 
 
-def stop_after(history: Sequence[Mapping[str, float]], limit: int, suspects: Sequence[Suspect], evidence: Path) -> None:
+def stop_after(
+    history: Sequence[Mapping[str, float]], limit: int, nonfinite: Sequence[NonFiniteResponse], evidence: Path
+) -> None:
     """Stop when each of the last `limit` training steps skipped an optimiser step because it was not finite.
 
     Args:
@@ -96,7 +98,7 @@ def stop_after(history: Sequence[Mapping[str, float]], limit: int, suspects: Seq
     raise RunError(
         f"the loss or the gradient was not finite in {limit} step{'s' if limit > 1 else ''} in a row "
         f"(learning.max_not_finite = {limit}); those updates were skipped, so the weights are as they were before. In "
-        f"the last one, {explain(suspects)}. The responses, with tokens, weights and log-probabilities: {evidence}. "
+        f"the last one, {explain(nonfinite)}. The responses, with tokens, weights and log-probabilities: {evidence}. "
         "What helps: a lower learning.learning_rate, learning.max_grad_norm = 1.0, model.dtype = 'float32'; where only "
         "some responses are not finite, read those (docs/troubleshooting.md)"
     )

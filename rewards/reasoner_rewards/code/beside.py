@@ -5,7 +5,7 @@ What a program can and cannot do to such a verdict is in docs/code.md.
 
 from __future__ import annotations
 
-from reasoner.sandbox import ISOLATED, PYTHON, Sandbox, SandboxError, Session
+from reasoner import ISOLATED, PYTHON, Sandbox, SandboxError, Session
 from reasoner_rewards.code.asserts import AssertTests
 from reasoner_rewards.code.process import (
     Allowance,

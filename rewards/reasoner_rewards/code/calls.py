@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasoner import Problem
-from reasoner.sandbox import Sandbox
+from reasoner import Problem, Sandbox
 from reasoner_rewards.code.fields import list_of_tests, without_nulls
 from reasoner_rewards.code.inside import codec
 from reasoner_rewards.code.process import Allowance, FunctionCall, Program, Silent, ask, exception_text, fields_of

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from reasoner.sandbox import ISOLATED, PYTHON, Sandbox, SandboxError, Session
+from reasoner import ISOLATED, PYTHON, Sandbox, SandboxError, Session
 from reasoner_rewards.code.asserts import AssertTests
 from reasoner_rewards.code.process import (
     STUB,

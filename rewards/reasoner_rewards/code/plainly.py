@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reasoner.sandbox import ISOLATED, PYTHON, Outcome, Sandbox
+from reasoner import ISOLATED, PYTHON, Outcome, Sandbox
 from reasoner_rewards.code.asserts import AssertTests
 from reasoner_rewards.code.process import Allowance, Program
 

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from reasoner.sandbox import ISOLATED, PYTHON, Limits, Outcome, Sandbox, SandboxError, Session
+from reasoner import ISOLATED, PYTHON, Limits, Outcome, Sandbox, SandboxError, Session
 from reasoner_rewards.code import inside
 from reasoner_rewards.code.inside import codec
 from reasoner_rewards.code.verdict import ProgramVerdict, cut, refused

@@ -11,8 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reasoner import Problem, Response, Score, reward
-from reasoner.sandbox import Sandbox, permitted_sandbox
+from reasoner import Problem, Response, Sandbox, Score, permitted_sandbox, reward
 from reasoner_rewards.code import asserts, beside, calls, driven, plainly, stdin
 from reasoner_rewards.code.bindings import begins_indented, bound_names
 from reasoner_rewards.code.extraction import CodeExtract, program_in

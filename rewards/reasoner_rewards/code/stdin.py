@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 
-from reasoner import Problem
-from reasoner.sandbox import ISOLATED, PYTHON, Sandbox
+from reasoner import ISOLATED, PYTHON, Problem, Sandbox
 from reasoner_rewards.code.fields import list_of_tests, text_field, without_nulls
 from reasoner_rewards.code.inside.codec import MAX_OUTPUT
 from reasoner_rewards.code.process import Allowance, Program, Silent, ask, exception_text, fields_of, line

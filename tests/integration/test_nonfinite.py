@@ -12,9 +12,9 @@ from reasoner.errors import RunError
 from reasoner.io.serialization import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
-from reasoner.records import Suspect
+from reasoner.records import NonFiniteResponse
 from reasoner.runs.folder import read_metrics
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.tiny import build_tiny_model
 
 PLUGIN = """
@@ -60,20 +60,20 @@ def test_a_run_stops_after_two_bad_steps_in_a_row_and_says_where_the_responses_a
     (tmp_path / "overflow.py").write_text(PLUGIN)
     (tmp_path / "trial.toml").write_text(TASK.format(folder=tmp_path))
     resolved = load_config(tmp_path / "trial.toml", plugins=[str(tmp_path / "overflow.py")])
-    with pytest.raises(RunError, match="in 2 steps in a row") as stopped, open_stages(resolved) as stages:
-        train(stages)
-    folder = stages.run.folder
+    with pytest.raises(RunError, match="in 2 steps in a row") as stopped, open_trainer(resolved) as trainer:
+        train(trainer)
+    folder = trainer.run.folder
     assert str(folder / "not-finite" / "step-000004.parquet") in str(stopped.value)
     history = read_metrics(folder)
     assert [metrics["update/not_finite"] for metrics in history] == [1.0, 0.0, 1.0, 1.0]
     assert [metrics["update/applied"] for metrics in history] == [0.0, 1.0, 0.0, 0.0]
-    assert stages.learner.version == 1
+    assert trainer.learner.version == 1
     assert sorted(path.name for path in (folder / "not-finite").iterdir()) == [
         f"step-{step:06}.parquet" for step in (1, 3, 4)
     ]
-    suspects = read_parquet(folder / "not-finite" / "step-000001.parquet", Suspect)
-    assert len(suspects) == 2
-    for suspect in suspects:
+    nonfinite = read_parquet(folder / "not-finite" / "step-000001.parquet", NonFiniteResponse)
+    assert len(nonfinite) == 2
+    for suspect in nonfinite:
         assert suspect.source == "demos"
         assert len(suspect.weights) == len(suspect.outputs) == len(suspect.response.token_ids)
         assert all(map(math.isfinite, suspect.outputs))

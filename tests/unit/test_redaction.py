@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from reasoner.cli.console import complain
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError
 from reasoner.io import redaction as secrets
 from reasoner.io.http_json import Service
@@ -28,7 +28,7 @@ from reasoner.sampling.server import client as server_client
 from reasoner.scoring.composition import Refused, verdicts
 from reasoner.scoring.workers import worker
 from reasoner.scoring.workers.protocol import CallResult, Plan, dump_plan, load_plan
-from tests.unit.test_strangers import deadline
+from tests.unit.test_untrusted_runs import deadline
 
 KEY = "sk-proj-Abc123Def456Ghi789Jkl012"
 

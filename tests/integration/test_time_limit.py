@@ -16,7 +16,7 @@ from reasoner.pipeline import train
 from reasoner.runs.folder import read_metrics
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from tests.tiny import build_tiny_model
 
 TASK = """
@@ -50,14 +50,14 @@ def test_a_run_that_is_out_of_time_is_saved_and_goes_on(
     task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load_config(task, sets=[f"run.output={tmp_path / 'whole'}"])
-    with open_stages(whole) as stages:
-        model = train(stages)
+    with open_trainer(whole) as trainer:
+        model = train(trainer)
     clock = count(60, 60)  # whenever the run looks at the time, another minute has passed
     monkeypatch.setattr("reasoner.training.trainer.seconds_since_start", lambda: float(next(clock)))
     limited = load_config(task, sets=[f"run.output={tmp_path / 'runs'}", "run.max_hours=0.06"])
-    with pytest.raises(OutOfTimeError, match=r"run.max_hours = 0.06"), open_stages(limited) as stages:
-        train(stages)
-    folder = stages.run.folder
+    with pytest.raises(OutOfTimeError, match=r"run.max_hours = 0.06"), open_trainer(limited) as trainer:
+        train(trainer)
+    folder = trainer.run.folder
     status = json.loads((folder / "status.json").read_text())
     assert status["state"] == "stopped"
     assert 0 < status["committed_steps"] < 5
@@ -67,8 +67,8 @@ def test_a_run_that_is_out_of_time_is_saved_and_goes_on(
     assert not (folder / "model").exists()
 
     resolved, changes = load_resumed(folder, ["run.max_hours=none"])
-    with open_stages(resolved, Resume(folder, changes)) as stages:
-        again = train(stages)
+    with open_trainer(resolved, Resume(folder, changes)) as trainer:
+        again = train(trainer)
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert len(read_metrics(folder)) == 5
     assert (again / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()

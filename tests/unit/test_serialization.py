@@ -22,6 +22,7 @@ from reasoner.records import (
     Group,
     Message,
     Mismatched,
+    NonFiniteResponse,
     Problem,
     Prompt,
     Receipt,
@@ -30,7 +31,6 @@ from reasoner.records import (
     SamplingParams,
     Score,
     ScoredGroup,
-    Suspect,
 )
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -122,7 +122,7 @@ def rollout(**changes: Any) -> Rollout:
 def test_the_strategies_cover_every_record() -> None:
     declared = {t for t in vars(records).values() if isinstance(t, type) and t.__module__ == records.__name__}
     covered = {Message, Problem, Prompt, SamplingParams, Response, Group, Score, Failure, Component, ScoredGroup}
-    assert declared == covered | {Batch, Mismatched, Rollout, Suspect, Receipt}
+    assert declared == covered | {Batch, Mismatched, Rollout, NonFiniteResponse, Receipt}
 
 
 def test_a_batch_with_every_field_set_loses_nothing(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from reasoner.config.config import RewardConfig, ScoringConfig
-from reasoner.config.consistency import mistake_of_conditions
+from reasoner.config import RewardConfig, ScoringConfig, mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError
 from reasoner.monitoring.metrics import find
 from reasoner.monitoring.step_metrics import rollout_metrics

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasoner.config.config import DataConfig, PromptConfig, SourceConfig
+from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.data.decontamination import normal_text
 from reasoner.data.problems import Cursor, Splits, Stream, load_problems, load_splits, open_template
 from reasoner.errors import ConfigError, DataError, ReasonerError

@@ -23,7 +23,7 @@ from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.sharded import ShardedScorer
 from reasoner.training.rollout import RolloutCollector, StepRollouts
 from reasoner.training.trainer import Trainer
-from tests.unit.test_spread import on_ranks
+from tests.unit.test_sharded_sampler import on_ranks
 
 SIZE = 4
 """responses of a group"""
@@ -57,7 +57,7 @@ class Scorer:
             yield ScoredGroup(group, components, rewards)
 
 
-def drawer(
+def collector(
     rewards: Rewards,
     *,
     problems: int = 40,
@@ -88,7 +88,7 @@ def every(share: int) -> Rewards:
 
 
 def test_a_refill_takes_as_many_problems_as_are_missing_and_an_epoch_holds_each_once() -> None:
-    made, sampler = drawer(every(3))
+    made, sampler = collector(every(3))
     for step in range(1, 13):
         sampler.rounds.clear()
         fresh = made.draw(step, greedy=False)
@@ -99,7 +99,7 @@ def test_a_refill_takes_as_many_problems_as_are_missing_and_an_epoch_holds_each_
         names = [scored.group.problem.id for scored in fresh.sampled]
         assert len(set(names)) == len(names)
         assert len(fresh.groups) == kept
-    made, sampler = drawer(every(3))
+    made, sampler = collector(every(3))
     for step in range(1, 13):
         made.draw(step, greedy=False)
     order = [name for asked in sampler.rounds for name in asked]
@@ -110,7 +110,7 @@ def test_a_refill_takes_as_many_problems_as_are_missing_and_an_epoch_holds_each_
 
 @pytest.mark.parametrize(("threshold", "rate"), [(1.0, 0.0), (0.8, 0.5)])
 def test_a_curriculum_learns_from_what_is_correct_by_the_threshold(threshold: float, rate: float) -> None:
-    made, _ = drawer(lambda n: (0.9, 0.9, 0.7, 0.0), refills=0, curriculum=True, threshold=threshold)
+    made, _ = collector(lambda n: (0.9, 0.9, 0.7, 0.0), refills=0, curriculum=True, threshold=threshold)
     made.draw(1, greedy=False)
     assert made.curriculum is not None
     assert made.curriculum.metrics["curriculum/pass_rate"] == rate
@@ -119,7 +119,7 @@ def test_a_curriculum_learns_from_what_is_correct_by_the_threshold(threshold: fl
 @pytest.mark.parametrize(("wrong", "low", "high"), [(0.0, 0.0, 0.1), (1.0, 0.9, 1.0)])
 def test_a_step_that_drops_most_groups_shows_their_rewards(wrong: float, low: float, high: float) -> None:
     """Nearly all are wrong, or nearly all are right: the mean of what is kept is far from both."""
-    made, _ = drawer(lambda n: (1.0, 0.0, wrong, wrong) if n == 0 else (wrong,) * SIZE, problems=16, per_step=8)
+    made, _ = collector(lambda n: (1.0, 0.0, wrong, wrong) if n == 0 else (wrong,) * SIZE, problems=16, per_step=8)
     fresh = made.draw(1, greedy=False)
     assert len(fresh.sampled) == 16
     assert fmean(reward or 0.0 for scored in fresh.groups for reward in scored.rewards) == 0.25 + wrong / 2
@@ -131,7 +131,7 @@ def test_a_step_that_drops_most_groups_shows_their_rewards(wrong: float, low: fl
 
 
 def test_rollouts_keep_what_was_dropped_with_a_flag(tmp_path: Any) -> None:
-    fresh = drawer(every(3), problems=12, per_step=6)[0].draw(1, greedy=False)
+    fresh = collector(every(3), problems=12, per_step=6)[0].draw(1, greedy=False)
     trained = sum(len(scored.rewards) for scored in fresh.groups)
     rows = to_rollouts(1, fresh.sampled, [0.5] * trained, [(0.1, 0.2)] * trained, fresh.dropped)
     write_parquet(tmp_path / "x.parquet", rows)
@@ -147,7 +147,7 @@ def test_rollouts_keep_what_was_dropped_with_a_flag(tmp_path: Any) -> None:
 
 
 def test_a_step_ends_smaller_where_it_has_tried_every_problem() -> None:
-    made, sampler = drawer(every(100), problems=6, per_step=4, refills=9)
+    made, sampler = collector(every(100), problems=6, per_step=4, refills=9)
     fresh = made.draw(1, greedy=False)
     assert [len(asked) for asked in sampler.rounds] == [4, 2]
     assert len(fresh.groups) <= 1
@@ -156,7 +156,7 @@ def test_a_step_ends_smaller_where_it_has_tried_every_problem() -> None:
 
 
 def test_without_refills_everything_is_kept_and_the_order_is_the_streams() -> None:
-    made, sampler = drawer(every(3), refills=0)
+    made, sampler = collector(every(3), refills=0)
     drawn = [made.draw(step, greedy=False) for step in range(1, 21)]  # two epochs
     assert not any(dropped for fresh in drawn for dropped in fresh.dropped)
     assert all(fresh.groups == fresh.sampled for fresh in drawn)
@@ -168,13 +168,13 @@ def test_without_refills_everything_is_kept_and_the_order_is_the_streams() -> No
 @pytest.mark.parametrize("curriculum", [False, True])
 def test_a_resumed_run_draws_the_same_problems_with_the_same_noise(curriculum: bool) -> None:
     """From the state after every step, over the end of an epoch."""
-    made, sampler = drawer(every(3), problems=22, per_step=5, curriculum=curriculum)
+    made, sampler = collector(every(3), problems=22, per_step=5, curriculum=curriculum)
     states = []
     for step in range(1, 10):
         states.append((len(sampler.seeds), json.loads(json.dumps(made.state()))))
         made.draw(step, greedy=False)
     for step, (before, state) in enumerate(states, 1):
-        resumed, again = drawer(every(3), problems=22, per_step=5, curriculum=curriculum)
+        resumed, again = collector(every(3), problems=22, per_step=5, curriculum=curriculum)
         resumed.restore(state)
         for later in range(step, 10):
             resumed.draw(later, greedy=False)
@@ -184,7 +184,7 @@ def test_a_resumed_run_draws_the_same_problems_with_the_same_noise(curriculum: b
 def test_runs_steps_and_refills_share_no_noise() -> None:
     seeds = []
     for seed in range(4):
-        made, sampler = drawer(every(5), seed=seed)
+        made, sampler = collector(every(5), seed=seed)
         for step in range(1, 6):
             made.draw(step, greedy=True)
         seeds += sampler.seeds
@@ -194,21 +194,23 @@ def test_runs_steps_and_refills_share_no_noise() -> None:
 
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_the_gap_check_sees_every_ranks_sampler_also_where_groups_are_dropped(ranks: int) -> None:
-    fresh = drawer(every(100), per_step=8)[0].draw(1, greedy=False)
+    fresh = collector(every(100), per_step=8)[0].draw(1, greedy=False)
     assert len(fresh.groups) <= 1
-    few = drawn_now(fresh, ranks, version=3)
+    few = on_policy_groups(fresh, ranks, version=3)
     assert [group.problem.id for group in few] == [s.group.problem.id for s in fresh.rounds[0][: max(2, ranks)]]
-    assert drawn_now(fresh, ranks, version=4) == []  # of older weights: it asks for what is drawn ahead, here nothing
+    assert (
+        on_policy_groups(fresh, ranks, version=4) == []
+    )  # of older weights: it asks for what is drawn ahead, here nothing
 
 
-def drawn_now(fresh: StepRollouts, ranks: int, version: int) -> list[Group]:
-    stages = SimpleNamespace(
+def on_policy_groups(fresh: StepRollouts, ranks: int, version: int) -> list[Group]:
+    trainer = SimpleNamespace(
         fresh=fresh,
         ranks=SimpleNamespace(count=ranks, gather=lambda value: [value] * ranks),
         learner=SimpleNamespace(version=version),
         ahead=SimpleNamespace(first=lambda: None),
     )
-    return Trainer.drawn_now(cast(Any, stages))
+    return Trainer.on_policy_groups(cast(Any, trainer))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -216,7 +218,7 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
     """Every rank samples and scores its share, which may be empty, with noise of its own; all have the whole."""
 
     def rank(here: Ranks) -> tuple[list[StepRollouts], dict[str, Any], Sampler]:
-        made, sampler = drawer(every(3), per_step=3)
+        made, sampler = collector(every(3), per_step=3)
         made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(sampler)), here))
         made.scorer = ShardedScorer(made.scorer, here)
         return [made.draw(step, greedy=False) for step in range(1, 5)], made.state(), sampler

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from reasoner.config.config import LearningConfig
+from reasoner.config import LearningConfig
 from reasoner.errors import RunError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Term
 from reasoner.io.serialization import read_parquet, write_parquet
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.optimizer import Optimizer
-from reasoner.records import Batch, Group, Message, Problem, Response, ScoredGroup, Suspect
-from reasoner.training.guards.nonfinite import Seen, explain, stop_after
+from reasoner.records import Batch, Group, Message, NonFiniteResponse, Problem, Response, ScoredGroup
+from reasoner.training.guards.nonfinite import StepTrace, explain, stop_after
 from reasoner.training.update import ActiveTerm, UpdateReport, update
 
 SKIPPED = StepResult(False, "the gradient is not finite (norm nan): step skipped", math.nan, 1e-3, 0, finite=False)
@@ -84,54 +84,54 @@ def learn(term: Term, *, steps: int = 1, critic: Failing | None = None, policy_i
 
 def test_every_response_of_a_step_is_named_where_each_number_is_finite() -> None:
     report = learn(PRESETS["grpo"].term, steps=2)
-    assert [each.problem.id for each in report.suspects] == ["p1", "p1", "p4", "p4"]
-    first = report.suspects[0]
+    assert [each.problem.id for each in report.nonfinite] == ["p1", "p1", "p4", "p4"]
+    first = report.nonfinite[0]
     assert (first.model, first.source, first.reward, first.response.token_ids) == ("policy", "online", 1.0, (1, 2))
     assert first.outputs == pytest.approx((-0.1, -0.2))
     assert len(first.weights) == 2
     assert first.weights[0] > 0
     assert report.metrics["update/not_finite"] == 2
     assert report.skipped == [f"no update: {SKIPPED.reason}"] * 2
-    assert "overflows in the backward pass" in explain(report.suspects)
+    assert "overflows in the backward pass" in explain(report.nonfinite)
 
 
 def test_a_finite_step_names_nobody() -> None:
     report = learn(PRESETS["grpo"].term, policy_is_finite=True)
-    assert report.suspects == ()
+    assert report.nonfinite == ()
     assert report.metrics["update/not_finite"] == 0
     assert report.skipped == []
 
 
 def test_the_critic_is_counted_on_its_own() -> None:
     report = learn(PRESETS["ppo"].term, critic=Failing(False), policy_is_finite=True)
-    assert {each.model for each in report.suspects} == {"critic"}
-    assert [len(each.outputs) for each in report.suspects] == [2, 1, 2, 1]
+    assert {each.model for each in report.nonfinite} == {"critic"}
+    assert [len(each.outputs) for each in report.nonfinite] == [2, 1, 2, 1]
     assert report.metrics["update/not_finite"] == 0
     assert report.metrics["critic/not_finite"] == 1
     assert report.skipped == [f"no update of the critic: {SKIPPED.reason}"]
-    assert "the critic overflows" in explain(report.suspects)
+    assert "the critic overflows" in explain(report.nonfinite)
 
 
 def test_only_responses_with_a_value_that_is_not_finite_are_named_where_there_are_some(tmp_path: Path) -> None:
-    seen = Seen()
+    seen = StepTrace()
     outputs = torch.tensor([[-0.1, -0.2], [math.nan, 0.0], [-0.3, -math.inf]])
     seen.add([0, 1, 2], outputs, torch.ones(3, 2))
     seen.add([3], torch.tensor([[-0.4]]), torch.tensor([[math.inf]]))
-    suspects = seen.suspects("policy", "online", [group((1, 2), (3,)), group((4, 5), (6,))])
-    assert [each.response.token_ids for each in suspects] == [(3,), (4, 5), (6,)]
-    assert explain(suspects) == "the policy's log-probabilities of 2 responses are not finite"
-    assert explain(suspects[2:]) == "the objective's weights of 1 response are not finite"
+    nonfinite = seen.nonfinite("policy", "online", [group((1, 2), (3,)), group((4, 5), (6,))])
+    assert [each.response.token_ids for each in nonfinite] == [(3,), (4, 5), (6,)]
+    assert explain(nonfinite) == "the policy's log-probabilities of 2 responses are not finite"
+    assert explain(nonfinite[2:]) == "the objective's weights of 1 response are not finite"
     file = tmp_path / "suspects.parquet"
-    write_parquet(file, suspects)
-    (first, *others) = read_parquet(file, Suspect)
+    write_parquet(file, nonfinite)
+    (first, *others) = read_parquet(file, NonFiniteResponse)
     assert math.isnan(first.outputs[0])
-    assert others == list(suspects[1:])
+    assert others == list(nonfinite[1:])
 
 
 def test_what_stands_beyond_a_response_does_not_make_it_suspect() -> None:
-    seen = Seen()
+    seen = StepTrace()
     seen.add([1, 2], torch.tensor([[-0.1, math.nan], [-0.2, math.nan]]), torch.ones(2, 2))
-    (suspect,) = seen.suspects("policy", "online", [group((1, 2), (3,)), group((4, 5), (6,))])
+    (suspect,) = seen.nonfinite("policy", "online", [group((1, 2), (3,)), group((4, 5), (6,))])
     assert suspect.response.token_ids == (4, 5)
 
 
@@ -148,7 +148,7 @@ def test_what_stands_beyond_a_response_does_not_make_it_suspect() -> None:
 @pytest.mark.parametrize("name", ["update/not_finite", "critic/not_finite"])
 def test_a_run_stops_after_some_steps_in_a_row(bad: list[int], limit: int, stops: bool, name: str) -> None:
     history = [{name: float(count)} for count in bad]
-    (suspect,) = (replace(each, outputs=(math.nan,)) for each in learn(PRESETS["grpo"].term).suspects[1:2])
+    (suspect,) = (replace(each, outputs=(math.nan,)) for each in learn(PRESETS["grpo"].term).nonfinite[1:2])
     if not stops:
         stop_after(history, limit, [suspect], Path("file.parquet"))
         return

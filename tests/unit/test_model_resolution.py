@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.models import resolve as models
-from reasoner.models.hub import hub_reachable, said_offline
+from reasoner.models.hub import hub_reachable, offline_fact
 from reasoner.models.resolve import (
     Embedded,
     describe_model,
@@ -150,9 +150,9 @@ def test_an_unknown_embedded_model_and_a_missing_package_say_what_to_do(monkeypa
 
 @pytest.mark.usefixtures("no_hub")
 def test_that_a_cache_was_used_because_the_hub_did_not_answer_is_a_fact_of_the_run() -> None:
-    assert said_offline() == ""  # nobody asked
+    assert offline_fact() == ""  # nobody asked
     assert not hub_reachable()
-    assert said_offline().startswith("cannot be reached: models and data are those of the local cache")
+    assert offline_fact().startswith("cannot be reached: models and data are those of the local cache")
 
 
 @pytest.mark.usefixtures("no_hub")

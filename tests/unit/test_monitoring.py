@@ -478,7 +478,7 @@ def test_how_many_problems_are_judged_is_said_where_not_all_are() -> None:
 
 
 def demo() -> None:
-    """`python tests/unit/test_reporting.py`: a run's events with pauses, to look at."""
+    """`python tests/unit/test_monitoring.py`: a run's events with pauses, to look at."""
     play(open_view(sys.stdout, lambda text: None), pause=lambda: time.sleep(0.1))
 
 

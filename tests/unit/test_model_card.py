@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner.__main__ import main
-from reasoner.config.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.data.prompts.end_of_turn import with_end_tokens
 from reasoner.errors import DataError, UserError
 from reasoner.evaluation.metrics import Estimate, Evaluation

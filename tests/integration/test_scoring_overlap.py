@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from reasoner.config.config import RewardConfig, ScoringConfig
+from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.data.problems import Stream
 from reasoner.loading import load_config
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
@@ -34,7 +34,7 @@ def test_scoring_hides_behind_sampling_and_the_timings_say_so() -> None:
     config = load_config("math-gsm8k", "laptop", sets=sets).config
     problems = [Problem(f"p:{index}", (Message("user", "?"),), "4") for index in range(GROUPS)]
     with ScoringService([RewardConfig(source="patient")], ScoringConfig(workers=2), [PLUGIN]) as scorer:
-        drawer = RolloutCollector(
+        collector = RolloutCollector(
             config,
             cast(Any, SlowSampler()),
             scorer,
@@ -42,7 +42,7 @@ def test_scoring_hides_behind_sampling_and_the_timings_say_so() -> None:
             {problem.id: Prompt(problem, (1,)) for problem in problems},
             None,
         )
-        fresh = drawer.draw(1, greedy=False)
+        fresh = collector.draw(1, greedy=False)
     assert [scored.rewards for scored in fresh.groups] == [(1.0,) * SAMPLES] * GROUPS
     assert fresh.scoring_s >= GROUPS * SAMPLES * SCORE_S
     assert fresh.seconds["sample"] >= GROUPS * SAMPLE_S

@@ -17,7 +17,7 @@ from reasoner.records import Group, Message, Problem, Receipt, Rollout
 from reasoner.runs.folder import read_metrics
 from reasoner.sampling.base import Progress
 from reasoner.sampling.transformers import HfSampler
-from reasoner.training.build import open_stages
+from reasoner.training.build import open_trainer
 from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import StepRollouts
 from tests.integration.killing import PLUGIN
@@ -48,9 +48,9 @@ def task(tmp_path: Path) -> Path:
 
 def run(task: Path, *sets: str) -> Path:
     sets = ("gro.preset=grpo", "sampling.ahead=1", "run.steps=4", *sets)
-    with open_stages(load_config(task, sets=list(sets), plugins=[str(PLUGIN)])) as stages:
-        train(stages)
-    return stages.run.folder
+    with open_trainer(load_config(task, sets=list(sets), plugins=[str(PLUGIN)])) as trainer:
+        train(trainer)
+    return trainer.run.folder
 
 
 def versions(folder: Path) -> list[set[int]]:

@@ -159,7 +159,7 @@ def test_an_evaluation_has_the_gpu_for_itself_unless_told_otherwise(monkeypatch:
         seen.append(resolved.config.sampling.memory_share)
         raise InterruptedError
 
-    monkeypatch.setattr("reasoner.benchmarks.parts.load_material", load)
+    monkeypatch.setattr("reasoner.benchmarks.parts.load_resources", load)
     for sets in ([], ["sampling.memory_share=0.3"]):
         one = load_config("math-500", "gpu", sets=sets)
         with pytest.raises(InterruptedError):
@@ -204,9 +204,9 @@ def test_the_plain_forward_pass_rotates_as_the_engine_that_is_compared_with_it(
         for group in groups
     ]
     sampler = SimpleNamespace(name=engine, sample=lambda *_: iter(sampled), sleep=lambda: None, wake=lambda: None)
-    material = SimpleNamespace(folder=folder, device="cpu", engine=engine, turn_end=TurnEnd())
+    resources = SimpleNamespace(folder=folder, device="cpu", engine=engine, turn_end=TurnEnd())
     part: Any = SimpleNamespace(
-        letter="A", config=config, prompts=(), params=SamplingParams(1.0, 12), material=material
+        letter="A", config=config, prompts=(), params=SamplingParams(1.0, 12), resources=resources
     )
     said: list[str] = []
     if right:

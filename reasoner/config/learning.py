@@ -1,0 +1,138 @@
+"""Sections on the models that are trained and their optimiser: `[model]`, `[learning]`, `[lora]`, `[critic]`,
+`[teacher]`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from reasoner.config.section import Positive, Section
+from reasoner.io.http_json import Url
+
+DecayFactor = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class PolicyConfig(Section):
+    """`[model]`: the model that is trained."""
+
+    path: str
+    """Model to train: a folder in Hugging Face format, a hub id, or an embedded model such as
+    `embedded:smollm2-135m-instruct`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights, for training and for sampling."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device that holds the model; `auto` takes cuda if there is a GPU."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments passed to the chat template, for example `{enable_thinking = false}`."""
+
+
+class DeepspeedConfig(Section):
+    """`[learning.deepspeed]`: how DeepSpeed spreads the learner's memory (docs/scaling.md)."""
+
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """What ZeRO shards over the ranks: 0 nothing, 1 the optimiser state, 2 also the gradients, 3 also the
+    parameters."""
+    offload_optimizer: bool = False
+    """Keep the optimiser state in host memory and step there (zero_stage 1 to 3)."""
+    offload_parameters: bool = False
+    """Keep parameters in host memory until they are used (zero_stage 3)."""
+    config: str | None = None
+    """JSON file with further DeepSpeed settings; one that contradicts this configuration is refused."""
+
+    @model_validator(mode="after")
+    def _offload_what_is_sharded(self) -> Self:
+        for key, least in (("offload_optimizer", 1), ("offload_parameters", 3)):
+            if getattr(self, key) and self.zero_stage < least:
+                raise ValueError(f"{key} needs zero_stage = {least} or more, got {self.zero_stage}")
+        return self
+
+
+class LearningConfig(Section):
+    """`[learning]`: the optimiser and the memory budget of the update."""
+
+    engine: Literal["auto", "torch", "deepspeed"] = "auto"
+    """Engine that computes gradients and optimiser steps; `auto` takes torch with one rank and deepspeed with
+    several."""
+    deepspeed: DeepspeedConfig = Field(default_factory=DeepspeedConfig)
+    """How DeepSpeed spreads the learner's memory."""
+    problems_per_step: Positive = 8
+    """Problems (groups) per training step."""
+    updates_per_step: Positive = 1
+    """Optimiser steps per pass over a step's batch, which is cut into that many mini-batches of whole groups."""
+    epochs: Positive = 1
+    """Passes over a step's batch. The old policy's log-probabilities are computed once, before the first."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-6
+    """Peak learning rate of AdamW."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps of linear warm-up."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after the warm-up; `linear` and `cosine` reach 0 at the last step."""
+    betas: tuple[DecayFactor, DecayFactor] = (0.9, 0.999)
+    """Decay factors of AdamW's first and second moments."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+    """Gradient norm above which the gradient is scaled down to it; `none` never scales."""
+    max_not_finite: Positive = 3
+    """Training steps in a row with a loss or gradient that is not finite after which the run stops; each of them is
+    skipped."""
+    token_budget: Positive = 4096
+    """Tokens per packed micro-batch. It bounds memory and does not change the gradient; a longer row gets a micro-batch
+    of its own."""
+    logit_chunk: Positive = 256
+    """Response positions whose logits are in memory at once. It bounds memory and does not change the gradient."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass, which takes less memory and about a third more time."""
+    packing: Literal["auto", "packed", "padded"] = "auto"
+    """How responses share a forward pass: `packed` one after the other without padding, `padded` one per padded row;
+    `auto` packs where the model supports it."""
+    share_prompts: Literal["auto", "always", "never"] = "auto"
+    """Whether a group's prompt is computed once for all its responses; `auto` does so where it saves more than a fifth
+    of the tokens."""
+    reference: Literal["auto", "none"] = "auto"
+    """Reference policy: `auto` keeps a frozen copy of the initial model where a term needs one; `none` never does."""
+
+
+class LoraConfig(Section):
+    """`[lora]`: train a low-rank adapter (2106.09685) instead of all weights."""
+
+    rank: Positive = 16
+    """Inner size of the adapter's matrices."""
+    alpha: Annotated[float, Field(gt=0.0)] = 32.0
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
+    targets: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["all-linear"])
+    """Linear layers that get an adapter, by the last part of their names (`q_proj`). `all-linear` takes all except the
+    output layer, routers, experts and the layers whose weights a Mamba kernel reads directly."""
+    handover: Literal["auto", "adapter", "merged"] = "auto"
+    """What each weight sync sends to the sampler: the `adapter` alone, or all weights with the adapter `merged` into
+    them; `auto` sends the adapter where the sampler supports it."""
+
+
+class TeacherConfig(Section):
+    """`[teacher]`: the frozen model whose log-probabilities are the credit of terms with `credit.kind = "teacher"`."""
+
+    path: str | None = None
+    """Teacher: a folder in Hugging Face format, a hub id or an embedded model, with the tokenizer of the policy; `none`
+    takes the initial model."""
+    servers: list[Url] = Field(default_factory=list)
+    """Addresses of vLLM servers that hold the teacher (`reasoner serve`); without any, every rank loads it."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Number format of the teacher's weights; `none` takes `model.dtype`."""
+    template: str = "{{ message }}\n\nA reference solution, to learn from and not to mention:\n\n{{ answer }}"
+    """Jinja template of the user message for a teacher that sees the solution (`credit.sees`). Its variables are
+    `message`, the policy's own message, `answer`, the reference answer, and the columns of the row."""
+
+
+class CriticConfig(Section):
+    """`[critic]`: the value model of terms whose baseline is a critic (PPO)."""
+
+    path: str | None = None
+    """Initial weights of the critic: a folder in Hugging Face format or a hub id; `none` takes the model that is
+    trained."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
+    """Peak learning rate of the critic's AdamW; its other settings are those of `[learning]`."""
+    value_clip: Annotated[float, Field(gt=0.0)] | None = 0.2
+    """Distance that a value may move from its old one before its loss is clipped (1707.06347); `none` never clips."""

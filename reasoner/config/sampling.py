@@ -1,0 +1,107 @@
+"""Sections on responses: how they are sampled, how the sampler gets its weights, how it is evaluated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from reasoner.config.section import COLDEST, HOTTEST, Positive, Section, Temperature
+from reasoner.io.http_json import Url
+
+
+class SamplingConfig(Section):
+    """`[sampling]`: how training responses are sampled."""
+
+    engine: Literal["auto", "vllm", "hf"] = "auto"
+    """Engine that samples; `auto` takes vllm if it can be imported, otherwise hf (transformers)."""
+    mode: Literal["colocated", "server"] = "colocated"
+    """Where the engine runs: `colocated` in every rank, or `server` in the vLLM servers that `servers` lists."""
+    servers: list[Url] = Field(default_factory=list)
+    """Addresses of vLLM servers started with `reasoner serve`, such as `http://127.0.0.1:8000`."""
+    weights_folder: str | None = None
+    """Folder through which the servers get new weights; they must see it under the same path. `none` uses shared
+    memory, which reaches servers on this machine only."""
+    group_size: Positive = 8
+    """Responses sampled per problem."""
+    temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)] = 1.0
+    """Sampling temperature. Greedy decoding (0) is not allowed, because the responses of a group would not differ."""
+    max_tokens: Positive = 256
+    """Most tokens of a response."""
+    max_prompt_tokens: Positive = 512
+    """Most tokens of a prompt; a longer one is refused before training."""
+    stop: list[str] = Field(default_factory=list)
+    """Strings that end a response."""
+    memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
+    """Share of each GPU's memory that vLLM may reserve, weights and KV cache together (CUDA only)."""
+    tensor_parallel: Positive = 1
+    """GPUs over which one vLLM engine spreads the model; with several ranks, that many neighbouring ranks share an
+    engine."""
+    refills: Annotated[int, Field(ge=0)] = 0
+    """Dynamic sampling: rounds per step in which groups whose rewards are all equal are replaced by groups on other
+    problems. With 0 they stay, and cost no update."""
+    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 2.0
+    """Size of vLLM's KV cache in GiB (CPU only)."""
+    ahead: Annotated[int, Field(ge=0, le=1)] = 0
+    """Steps that sampling runs ahead of the update. With 1, the next step's responses are sampled during the update,
+    one step off-policy, and corrected for it; 0 is on-policy."""
+
+    @model_validator(mode="after")
+    def _servers_with_their_mode(self) -> Self:
+        if self.mode == "colocated":
+            for key in ("servers", "weights_folder"):
+                if getattr(self, key):
+                    raise ValueError(
+                        f"{key} has no effect with mode = 'colocated'; set mode = 'server', or leave it out"
+                    )
+            return self
+        if not self.servers:
+            raise ValueError("mode = 'server' needs servers: start some with `reasoner serve TASK --port 8000`")
+        if self.engine == "hf":
+            raise ValueError("engine = 'hf' has no servers; leave engine out, or set mode = 'colocated'")
+        plain = [url.rstrip("/") for url in self.servers]
+        twice = next((url for url in plain if plain.count(url) > 1), None)
+        if twice:
+            raise ValueError(f"servers names {twice} twice; name each server once")
+        query = next((url for url in plain if "?" in url), None)
+        if query:
+            raise ValueError(f"servers: {query} has a query; give the address alone (a key goes into VLLM_API_KEY)")
+        return self
+
+
+class HandoverConfig(Section):
+    """`[handover]`: how it is verified that the sampler holds the trained weights after each weight sync."""
+
+    check_every: Positive = 5
+    """Steps between comparisons of the sampler's log-probabilities with the learner's. The first step is always
+    checked."""
+    max_gap: Annotated[float, Field(gt=0.0)] | None = None
+    """Mean absolute difference of log-probabilities per token, in nats, above which the run stops. `none` takes 1e-3
+    with `model.dtype = "float32"` and 0.1 with bfloat16."""
+
+
+class EvaluationConfig(Section):
+    """`[evaluation]`: evaluation before, during and after training."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations, on `data.eval` and on what is held out of offline data. With 0, only before and after
+    training."""
+    samples: Positive = 1
+    """Responses per problem (the k of avg@k, pass@k, maj@k)."""
+    temperature: Temperature = 0.0
+    """Sampling temperature: 0 for greedy decoding, otherwise from 0.01 to 2."""
+    max_tokens: Positive | None = None
+    """Most tokens of a response; `none` takes `sampling.max_tokens`."""
+    correct: str = ""
+    """Reward source whose value decides whether a response is correct; needed wherever responses are sampled."""
+    threshold: float = 1.0
+    """Least value of that source at which a response is correct; for example 0.8 for a judge that rarely gives full
+    marks."""
+
+    @model_validator(mode="after")
+    def _greedy_once(self) -> Self:
+        if self.temperature == 0.0 and self.samples > 1:
+            raise ValueError(
+                f"samples = {self.samples} at temperature 0 gives the same response every time; raise temperature"
+            )
+        return self
