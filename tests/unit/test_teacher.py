@@ -13,6 +13,8 @@ from torch import Tensor
 
 from reasoner.config.config import Config
 from reasoner.data.prompts.renderer import open_renderer
+from reasoner.distributed.ranks import Ranks
+from reasoner.distributed.sharding import ShardedPolicy, shares_of
 from reasoner.errors import ConfigError, DataError, SamplerError, UserError
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import credit_of, plan, weigh
@@ -342,6 +344,28 @@ OFFLINE = ["gro.terms.opsd.anchor.kind=none", "gro.terms.opsd.link.kind=linear"]
 def test_settings_that_contradict_each_other_are_refused(tiny: Path, sets: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tiny, *sets)
+
+
+def test_ranks_without_a_response_of_their_own_have_the_teachers_log_probabilities_too() -> None:
+    """Three ranks and two groups, of unequal lengths."""
+
+    class OneOfThree(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return [shares[rank] if rank != self.index else value for rank in range(3)]
+
+    class Policy:
+        def logprobs(self, groups: Any, temperature: float) -> list[list[float]]:
+            return [[-float(len(each.prompt_ids))] * len(y.token_ids) for each in groups for y in each.responses]
+
+    groups = [group("p", (5,), (6, 7, 8)), group("q", (9, 9))]
+    prompts = {"p": (1,) * 30, "q": (1,) * 4}
+    read = [replace(each, prompt_ids=prompts[each.problem.id]) for each in groups]
+    shares = [Policy().logprobs(part.groups, 1.0) for part in shares_of(read, 3)]
+    assert [] in shares
+    for index in range(3):
+        sharded = ShardedPolicy(Policy(), OneOfThree(index, 3))
+        found = SolutionReader(sharded, prompts).logprobs(groups, 1.0)
+        assert found == [[-30.0], [-30.0] * 3, [-4.0] * 2]
 
 
 # on servers
