@@ -27,7 +27,7 @@ class Message:
     role: Literal["system", "user", "assistant"]
     """Who speaks."""
     content: str
-    """What is said, as text."""
+    """The text of the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Problem:
     """The reference answer, as the data source spells it (for GSM8K: the whole solution that ends in `#### n`); empty
     where the row has none and no reward source of the task compares with it."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """The row as it was read, all its columns, with the names of `columns` beside them, JSON values only: reward
-    sources may need more than the answer."""
+    """The row as it was read: all its columns, also under the names of `columns`. JSON values only. Reward sources may
+    need more than the answer."""
 
 
 @dataclass(frozen=True, slots=True)

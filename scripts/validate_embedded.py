@@ -41,14 +41,14 @@ DEMOS = (
 )
 
 
-def on_fresh_groups(preset: str) -> list[str]:
-    """Settings with which a method's pairs and labels are those of its own fresh responses."""
+def on_online_groups(preset: str) -> list[str]:
+    """Settings with which a method's pairs and labels are those of its own online responses."""
     terms = PRESETS[preset].terms
     return [f"gro.terms.{name}.source=online" for name in terms if terms[name].term.source in ("pairs", "labelled")]
 
 
 def _alone(preset: str) -> list[str]:
-    sets, terms = [f"gro.preset={preset}", *on_fresh_groups(preset)], PRESETS[preset].terms
+    sets, terms = [f"gro.preset={preset}", *on_online_groups(preset)], PRESETS[preset].terms
     if any(weighted.term.source == "demos" for weighted in terms.values()):
         sets += DEMOS
     taught = [name for name, weighted in terms.items() if weighted.term.needs_teacher]
@@ -61,7 +61,7 @@ def _together(first: str, second: str, *, half_way: bool) -> list[str]:
     """Two methods on the same samples: the first until half of the steps and then the second, or both at once."""
     sets = ["gro.preset="]
     for name, (before, after) in {first: (1.0, 0.0), second: (0.0, 1.0)}.items():
-        own = [f"preset={name}", *(["source=online"] if on_fresh_groups(name) else [])]
+        own = [f"preset={name}", *(["source=online"] if on_online_groups(name) else [])]
         if half_way:
             own.append(f"schedule={{kind = 'switch', at = 0.5, before = {before}, after = {after}}}")
         sets += [f"gro.terms.{name}.{each}" for each in own]

@@ -45,7 +45,7 @@ from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.runs.folder import read_evaluations
 from reasoner.training.build import open_trainer
-from scripts.validate_embedded import Embedded, on_fresh_groups
+from scripts.validate_embedded import Embedded, on_online_groups
 from scripts.validation_results import Training, add, read, write_plot, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -215,7 +215,7 @@ def train_one(
     """One training from a seed's warmed-up model."""
     own = [f"gro.preset={name}", f"run.steps={steps}", f"model.path={model}", f"run.seed={seed}"]
     own += [] if teacher is None else [f"teacher.path={teacher}"]
-    own += on_fresh_groups(name)
+    own += on_online_groups(name)
     started = time.perf_counter()
     folder, rewards = run(own, work)
     return Training(

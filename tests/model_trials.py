@@ -29,6 +29,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig
 
+from reasoner.distributed.sharding import rows_by_group
 from reasoner.errors import MissingDependencyError, ReasonerError
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.loading import load_config
@@ -119,7 +120,7 @@ def learner(folder: Path) -> Verdict:
     def trial() -> Verdict:
         policy = _policy(folder)
         got = [value for row in policy.logprobs(GROUPS, 1.0) for value in row]
-        for batch in policy.packing.micro_batches(GROUPS):
+        for batch in policy.packing.micro_batches(rows_by_group(GROUPS)):
             policy.scores(policy.inputs(batch), 1.0, False)[0].sum().backward()  # type: ignore[no-untyped-call]
         model = plain_model(folder)
         expected = [value for group in GROUPS for part in plain_logprobs(model, group) for value in part]

@@ -52,8 +52,8 @@ def call(*arguments: str, resume: str) -> Path:
     """
     if launched().count > 1:
         raise UserError(
-            "this program was started as several ranks (torchrun, srun), and each would start a run of its own. Start "
-            "the program once: run.ranks says how many ranks the run has, which it starts by itself."
+            "this program was started as several ranks (torchrun, srun), and each rank would start another run. "
+            "Start the program once; the run starts its own ranks, as many as run.ranks says."
         )
     with ScratchFolder("call") as scratch:
         answers = scratch / "answers.jsonl"
@@ -65,7 +65,7 @@ def call(*arguments: str, resume: str) -> Path:
     error = _error(process.returncode, answer)
     ended = KeyboardInterrupt() if interrupted else error
     if "folder" in answer and isinstance(ended, KeyboardInterrupt | RunError | OutOfTimeError):
-        ended.add_note(f"To go on: {resume.format(folder=answer['folder'])}")
+        ended.add_note(f"To resume: {resume.format(folder=answer['folder'])}")
     raise ended from (error if interrupted and "message" in answer else None)
 
 
@@ -145,7 +145,7 @@ def _error(code: int, answer: dict[str, Any]) -> ReasonerError:
             how += ": by somebody, or by the system, because memory was full" if code == -signal.SIGKILL else ""
         else:
             how = "was interrupted by somebody else" if code == 130 else f"ended with exit code {code}"
-        return RunError(f"the process that did the work {how}; what it said last is above.")
+        return RunError(f"the process that did the work {how}; its last output is above.")
     message = str(answer["message"])
     if not answer["kinds"]:
         return RunError(f"a mistake in reasoner, or in a plugin:\n{message}")

@@ -108,7 +108,7 @@ def evaluate(
     given, sets = check_plugins(plugins), settings(config)
     if resume is not None:
         if named or chosen or profile is not None or sets or given:
-            raise UserError("an evaluation that goes on is what it was: give nothing beside resume=FOLDER.")
+            raise UserError("a resumed evaluation keeps its own configuration: give nothing but resume=FOLDER.")
         arguments = ["--resume", str(resume)]
     else:
         if not named:

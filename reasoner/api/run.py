@@ -12,7 +12,7 @@ from reasoner.api.frames import columns_of, to_frame, verdict
 from reasoner.api.page import TOKENS, Report, report_of
 from reasoner.api.plugins import keep, place
 from reasoner.errors import ScoringError, UserError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.records import Rollout
 from reasoner.runs.find import find_run
@@ -171,13 +171,13 @@ def run(
     given, sets = check_plugins(plugins), settings(config)
     if resume is None:
         if task is None:
-            raise UserError("what is to be trained? Name a task (`reasoner tasks list`), or a run with resume=RUN.")
+            raise UserError("nothing to train. Name a task (`reasoner tasks list`), or a run to resume: resume=RUN.")
         files = place(given, lambda files: load_config(str(task), profile, (), sets, files))
         arguments = [*(["--profile", profile] if profile is not None else []), *_each("--plugin", files)]
         last = ["--", str(task)]
     else:
         if task is not None or profile is not None:
-            raise UserError("a run that goes on has its own task and profile: leave them out beside resume=RUN.")
+            raise UserError("a resumed run keeps its own task and profile: leave them out with resume=RUN.")
         folder = resume.folder if isinstance(resume, Run) else find_run(str(resume))
         arguments, last = ["--resume", str(folder)], []
         if given:
@@ -188,7 +188,7 @@ def run(
     try:
         return Run(call("run", *arguments, *last, resume="reasoner.run(resume={folder!r})"))
     except ScoringError as error:
-        error.add_note("With a mended function, beside resume: plugins=[...], accept_changes=True")
+        error.add_note("With a corrected function, add to resume: plugins=[...], accept_changes=True")
         raise
 
 

@@ -146,9 +146,7 @@ class _Writer:
             if is_decorated(text) and name == function.__name__:
                 return
             if function is not value or is_decorated(text):
-                self.refuse(
-                    f"uses {name!r}, which is made of {function.__name__!r}; decorate that in the place of its def"
-                )
+                self.refuse(f"uses {name!r}, which is made of {function.__name__!r}; decorate that instead of its def")
             if name != function.__name__:
                 self._define_text(name, function, f"{name} = {function.__name__}")
         elif isinstance(value, type):

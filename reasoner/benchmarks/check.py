@@ -44,7 +44,7 @@ def check_engine(part: BenchmarkPart, sampler: Sampler, longest: int, say: Calla
             size = _bytes(part) / GIB
             say(
                 f"WARNING: model {part.letter}: its log-probabilities are not compared with those of a plain forward "
-                f"pass: that takes {size:.1f} GiB, and less is free beside the sampler"
+                f"pass: that takes {size:.1f} GiB, and less than that is free next to the sampler"
             )
             return
         try:

@@ -77,7 +77,7 @@ class EvaluationFolder:
         names = [planned.name for planned in plan]
         for name in names:
             if Path(name).name != name or name in ("", "..") or "\0" in name or names.count(name) > 1:
-                raise DataError(f"{path}: {name[:80]!r} is no name of a part")
+                raise DataError(f"{path}: {name[:80]!r} is not the name of a part")
         return plan
 
     @cached_property
@@ -106,8 +106,10 @@ class EvaluationFolder:
         ]
         if changed:
             raise UserError(
-                f"--resume {self.folder}: what the evaluation is made from has changed since it started; its results "
-                "would be mixed:\n  " + "\n  ".join(changed) + "\nPut back what was there, or start a new evaluation."
+                f"--resume {self.folder}: the files behind the evaluation have changed since it started, so its "
+                f"results would be mixed:\n  "
+                + "\n  ".join(changed)
+                + "\nRestore the old files, or start a new evaluation."
             )
 
     def start(self, part: BenchmarkPart) -> RunFolder:
@@ -161,8 +163,9 @@ class EvaluationFolder:
             yield
         except OSError as error:
             raise RunError(
-                f"{what} cannot be written to {self.folder}: {error.strerror or error}. What was done is kept there: "
-                f"make room or mend the folder, then go on with `reasoner eval --resume {quote(str(self.folder))}`."
+                f"{what} cannot be written to {self.folder}: {error.strerror or error}. Everything done so far is "
+                f"kept there: make room or repair the folder, then resume with `reasoner eval --resume "
+                f"{quote(str(self.folder))}`."
             ) from error
 
 
@@ -194,7 +197,7 @@ def reopen(name: str) -> EvaluationFolder:
     """
     folder = find_evaluation(name)
     if folder is None:
-        raise UserError(f"{name} is no evaluation to go on with: there is no {Path(name) / PLAN}.")
+        raise UserError(f"{name} is not an evaluation that can be resumed: there is no {Path(name) / PLAN}.")
     check_entries(folder)
     try:
         return EvaluationFolder(folder, Lock(folder))

@@ -170,7 +170,7 @@ def _check(config: Config) -> None:
 def _refuse_twice(names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"{twice} is there twice; name each once, and give task files different names.")
+        raise UserError(f"{twice} is named twice; name each task once, and give task files different names.")
 
 
 def _refuse_equal_models(parts: Sequence[BenchmarkPart]) -> None:

@@ -21,7 +21,8 @@ from reasoner.evaluation.metrics import Criterion, pass_rates
 from reasoner.gro.spec.registry import Algorithms
 from reasoner.gro.spec.terms import Term
 from reasoner.io.bounded_files import SMALL_BYTES, is_folder, is_there, read_bytes
-from reasoner.io.serialization import read_jsonl, read_parquet
+from reasoner.io.parquet import read_parquet
+from reasoner.io.serialization import read_jsonl
 from reasoner.loading import Resolved, load_config
 from reasoner.records import Batch, Component, Group, Rollout, ScoredGroup
 from reasoner.runs.find import find_run
@@ -243,7 +244,7 @@ def _files(path: Path) -> list[Path]:
     if not is_there(path):
         raise UserError(f"there is no file {path.absolute()}.")
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is no file of rollouts: it must end in {' or '.join(SUFFIXES)}.")
+        raise UserError(f"{path} is not a file of rollouts, which ends in {' or '.join(SUFFIXES)}.")
     return [path.resolve()]
 
 
@@ -286,7 +287,7 @@ def _why_no_credit(batches: Sequence[SavedBatch], term: Term | None) -> str:
     training = [batch for batch in batches if batch.training]
     sizes = [{len(scored.rewards) for scored in batch.groups} for batch in training]
     if term is None:
-        return "no term reads fresh groups"
+        return "no term reads online groups"
     if not training:
         return "these are responses of evaluations"
     if term.needs_critic:

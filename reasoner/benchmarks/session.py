@@ -56,7 +56,7 @@ def _carry_on(
         try:
             evaluate(parts, folder, view)
         except BaseException:
-            view.message(f"to go on from here: reasoner eval --resume {quote(str(folder.folder))}")
+            view.message(f"to resume from here: reasoner eval --resume {quote(str(folder.folder))}")
             raise
     results = _results(folder)
     folder.keep_results(as_json(folder.folder, results))

@@ -1,4 +1,4 @@
-"""The command line: one file per command group, registered here."""
+"""The command line: one file per command, registered here; the panels of `--help` are the folders."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from reasoner import __version__
-from reasoner.cli.inspect import algorithms, config, plugins, rewards, tasks
+from reasoner.cli.inspect import algorithms, config, doctor, plan, plugins, rewards, tasks
 from reasoner.cli.results import eval, export, report, runs, score
-from reasoner.cli.train import doctor, node, plan, run, serve
+from reasoner.cli.train import node, run, serve
 from reasoner.sandbox.permission import permit_unsandboxed
 
-WORK = "Train and evaluate"
-LOOK = "Look before you run"
-BACK = "Look back"
+TRAIN = "Train"
+INSPECT = "Inspect before a run"
+RESULTS = "Results: evaluate, compare, report, export"
 
 app = typer.Typer(
     name="reasoner",
@@ -25,21 +25,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-app.command("run", rich_help_panel=WORK)(run.run)
-app.command("eval", rich_help_panel=WORK)(eval.evaluate)
-app.command("score", rich_help_panel=WORK)(score.score)
-app.command("serve", rich_help_panel=WORK)(serve.serve)
-app.add_typer(runs.app, name="runs", rich_help_panel=BACK)
-app.command("report", rich_help_panel=BACK)(report.report)
-app.command("export", rich_help_panel=BACK)(export.export)
-app.add_typer(tasks.app, name="tasks", rich_help_panel=LOOK)
-app.add_typer(rewards.app, name="rewards", rich_help_panel=LOOK)
-app.add_typer(plugins.app, name="plugins", rich_help_panel=LOOK)
-app.add_typer(algorithms.app, name="algorithms", rich_help_panel=LOOK)
-app.add_typer(config.app, name="config", rich_help_panel=LOOK)
-app.command("plan", rich_help_panel=LOOK)(plan.plan)
+app.command("run", rich_help_panel=TRAIN)(run.run)
+app.command("serve", rich_help_panel=TRAIN)(serve.serve)
 app.command("node", hidden=True)(node.node)
-app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
+app.command("doctor", rich_help_panel=INSPECT)(doctor.doctor)
+app.command("plan", rich_help_panel=INSPECT)(plan.plan)
+app.add_typer(tasks.app, name="tasks", rich_help_panel=INSPECT)
+app.add_typer(algorithms.app, name="algorithms", rich_help_panel=INSPECT)
+app.add_typer(rewards.app, name="rewards", rich_help_panel=INSPECT)
+app.add_typer(plugins.app, name="plugins", rich_help_panel=INSPECT)
+app.add_typer(config.app, name="config", rich_help_panel=INSPECT)
+app.command("eval", rich_help_panel=RESULTS)(eval.evaluate)
+app.command("score", rich_help_panel=RESULTS)(score.score)
+app.add_typer(runs.app, name="runs", rich_help_panel=RESULTS)
+app.command("report", rich_help_panel=RESULTS)(report.report)
+app.command("export", rich_help_panel=RESULTS)(export.export)
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,4 +55,4 @@ def main(
     ] = False,
 ) -> None:
     """Post-train large reasoning models with verifiable rewards."""
-    permit_unsandboxed(False)  # whatever the environment says: only a command's own option gives it
+    permit_unsandboxed(False)  # the environment cannot permit it: only a command's own option can

@@ -14,22 +14,23 @@ TaskOption = Annotated[
 ]
 Profile = Annotated[
     str | None,
-    typer.Option(help="Profile of the task, for example laptop or gpu. Without it: by whether there is an NVIDIA GPU."),
+    typer.Option(
+        help="Profile of the task, for example laptop or gpu. Default: chosen by whether there is an NVIDIA GPU."
+    ),
 ]
 ConfigFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--config",
         metavar="FILE",
-        help="TOML file laid over task and profile; a run folder's config.toml repeats that run. Can be given several "
-        "times: each is laid over those before it.",
+        help="TOML file whose values override task and profile; a run folder's config.toml repeats that run. Can "
+        "be given "
+        "several times: later files override earlier ones.",
     ),
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="One value, laid over everything else. Can be given several times."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="One value that overrides all others. Can be given several times."),
 ]
 Plugins = Annotated[
     list[str] | None,
@@ -46,8 +47,8 @@ Unsandboxed = Annotated[
     bool,
     typer.Option(
         FLAG,
-        help="Run generated programs without a sandbox where there is none: they can do whatever you can.",
+        help="Run generated programs without a sandbox if none is available: they can do whatever you can.",
         callback=permit_unsandboxed,
     ),
 ]
-"""It takes effect by its callback, before the command runs."""
+"""Takes effect in its callback, before the command runs."""

@@ -75,11 +75,13 @@ def _check_sources(config: Sections) -> None:
             ]
             if missing:
                 raise ValueError(
-                    f"gro.terms.{name} reads fresh groups (source = 'online') and needs {', '.join(missing)}, not set"
+                    f"gro.terms.{name} reads online groups and needs {', '.join(missing)}, which is not set"
                 )
         elif getattr(config.data, term.source) is None:
             instead = (
-                "" if term.source == "demos" else f"; to use fresh groups instead: --set gro.terms.{name}.source=online"
+                ""
+                if term.source == "demos"
+                else f"; to use online groups instead: --set gro.terms.{name}.source=online"
             )
             raise ValueError(
                 f"gro.terms.{name}.source = {term.source!r} needs the data set [data.{term.source}], which is not set: "
@@ -124,7 +126,7 @@ def _check_ahead(config: Sections) -> None:
     if not config.sampling.ahead:
         return
     if config.gro.terms and not config.online:
-        raise ValueError("sampling.ahead = 1 draws fresh groups during the update, and no term reads any")
+        raise ValueError("sampling.ahead = 1 samples online groups during the update, and no term reads any")
     for name, term in config.gro.terms.items():
         if term.term.is_corrected_when_stale and term.correction.kind == "none":
             raise ValueError(
@@ -164,7 +166,7 @@ def _check_budgets(config: Sections) -> None:
 def _check_curriculum(config: Sections) -> None:
     if config.curriculum.kind != "none" and config.gro.terms and not config.online:
         raise ValueError(
-            f"curriculum.kind = {config.curriculum.kind!r} chooses the problems of fresh groups, and no term reads any"
+            f"curriculum.kind = {config.curriculum.kind!r} chooses the problems of online groups, and no term reads any"
         )
 
 
@@ -299,8 +301,8 @@ def _check_data(config: Sections) -> None:
     offline = any((config.data.pairs, config.data.labelled, config.data.demos))
     if config.data.holdout is not None and held_out is not None and not offline:
         raise ValueError(
-            f"data.holdout = {config.data.holdout} has no effect beside data.eval: leave one of them out "
-            "(--set data.eval=none)"
+            f"data.holdout = {config.data.holdout} has no effect together with data.eval: leave one of them out "
+            f"(--set data.eval=none)"
         )
     if train is None or held_out is None:
         return

@@ -107,8 +107,8 @@ class LoraConfig(Section):
     """Linear layers that get an adapter, by the last part of their names (`q_proj`). `all-linear` takes all except the
     output layer, routers, experts and the layers whose weights a Mamba kernel reads directly."""
     handover: Literal["auto", "adapter", "merged"] = "auto"
-    """What each weight sync sends to the sampler: the `adapter` alone, or all weights with the adapter `merged` into
-    them; `auto` sends the adapter where the sampler supports it."""
+    """What each hand-over (weight sync) sends to the sampler: the `adapter` alone, or all weights with the adapter
+    `merged` into them; `auto` sends the adapter where the sampler supports it."""
 
 
 class TeacherConfig(Section):

@@ -1,4 +1,4 @@
-"""Sections on responses: how they are sampled, how the sampler gets its weights, how it is evaluated."""
+"""Sections on responses: how they are sampled, how its weights are checked, how it is evaluated."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SamplingConfig(Section):
 
 
 class HandoverConfig(Section):
-    """`[handover]`: how it is verified that the sampler holds the trained weights after each weight sync."""
+    """`[handover]`: how it is verified that each hand-over (weight sync) reached the sampler."""
 
     check_every: Positive = 5
     """Steps between comparisons of the sampler's log-probabilities with the learner's. The first step is always

@@ -98,7 +98,7 @@ class Columns:
             if isinstance(value, jinja2.Undefined):
                 str(value)  # it raises what is undefined
             if value is not None and not isinstance(value, str | int | float | bool | list | dict):
-                raise FailedError(f"it gives a {type(value).__name__}; write row['name'] for a field called so")
+                raise FailedError(f"it gives a {type(value).__name__}; write row['name'] for a field of that name")
         except jinja2.UndefinedError as error:
             complaint = f"{key} does not fit: {error.message}. The row has: {field_names(row.fields)}."
             raise RowError(row.place, complaint, f"that {key} does not fit") from None

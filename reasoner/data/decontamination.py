@@ -111,11 +111,11 @@ def keep_apart(
     if policy == "drop" and fresh:
         return fresh, (f"{what} and were left out.",)
     if policy == "drop":
-        raise DataError(f"{what}: left out, nothing is left to train on. Give other data.")
+        raise DataError(f"{what}; without them nothing is left to train on. Use other data.")
     pairs = [(problem_of(item), match) for item, match in zip(items, matches, strict=True) if match is not None]
     shared = "\n".join(f"  {ours.id} is {theirs.id}: {_question(ours)}" for ours, theirs in pairs[:EXAMPLES])
     raise DataError(
-        f"{what}, but for white space, case and punctuation: the evaluation would measure memory.\n{shared}\n"
+        f"{what}, apart from white space, case and punctuation; the evaluation would measure memorisation.\n{shared}\n"
         "Leave them out of the training with --set data.overlap=drop, or keep them with data.overlap=allow."
     )
 

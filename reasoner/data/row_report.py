@@ -117,7 +117,7 @@ class RowReport:
             if each.bad and (self._policy == "refuse" or not each.kept)
         ]
         if refused:
-            drop = "Mend these rows, or leave them out: --set data.on_bad_row=drop."
+            drop = "Correct these rows, or leave them out: --set data.on_bad_row=drop."
             some_are_good = all(each.kept for each in self._sections.values() if each.bad)
             raise DataError("\n".join(refused + ([drop] if some_are_good and self._policy == "refuse" else [])))
         return tuple(note for section, each in self._sections.items() for note in self._notes(section, each))

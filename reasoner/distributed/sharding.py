@@ -1,8 +1,13 @@
-"""The responses of a batch over the ranks: whole groups, balanced by the tokens that go through the model."""
+"""The responses of a batch by their rows, and their shares over the ranks.
+
+A response has one index from the batch to the gradient, its *row*: its place among the R responses of the batch in
+group order. What is left out, sharded or packed keeps its row, so that weights and log-probabilities need no
+translation. Ranks get whole groups, balanced by the tokens that go through the model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,61 +17,100 @@ from reasoner.records import Group, Response
 
 
 @dataclass(frozen=True, slots=True)
-class RankShare:
-    """What one rank takes of a batch that all of them hold."""
+class GroupRows:
+    """Those responses of a group that go through the model."""
 
-    groups: tuple[Group, ...]
-    rows: tuple[int, ...]
-    """index among all responses of the batch, in group order, of each response of `groups`"""
+    group: Group
+    first: int
+    """row of the group's first response"""
+    units: tuple[tuple[int, ...], ...]
+    """their rows, by unit, in order of the first row of each: the weights of a unit's responses depend on each other,
+    and they go through the model in one micro-batch"""
 
     @property
-    def responses(self) -> list[Response]:
-        """Those of `groups`, in group order."""
-        return [response for group in self.groups for response in group.responses]
+    def rows(self) -> tuple[int, ...]:
+        """The rows of all units."""
+        return tuple(row for unit in self.units for row in unit)
+
+    def response(self, row: int) -> Response:
+        """The response that has this row of the batch."""
+        return self.group.responses[row - self.first]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the prompt, once, and of the responses."""
+        return len(self.group.prompt_ids) + sum(len(self.response(row).token_ids) for row in self.rows)
 
 
-def shares_of(groups: Sequence[Group], count: int) -> list[RankShare]:
-    """The share of each of `count` ranks."""
-    firsts, rows = [], 0
+def rows_by_group(
+    groups: Sequence[Group], rows: Sequence[int] | None = None, together: Sequence[int] | None = None
+) -> list[GroupRows]:
+    """The responses `rows` of a batch, group by group; groups without any are left out.
+
+    Args:
+        groups: all groups of the batch.
+        rows: None: every response.
+        together: (R,) the unit of every response of the batch; None: every response is its own.
+
+    Raises:
+        ValueError: units are missing, or a unit spans two groups.
+    """
+    count = sum(len(group.responses) for group in groups)
+    if together is None:
+        together = range(count)
+    if len(together) != count:
+        raise ValueError(f"together needs one unit per response: {count} of them, got {len(together)}")
+    selected = set(range(count)) if rows is None else set(rows)
+    owner: dict[int, Group] = {}
+    result: list[GroupRows] = []
+    first = 0
     for group in groups:
-        firsts.append(rows)
-        rows += len(group.responses)
-    return [
-        RankShare(
-            tuple(groups[n] for n in mine),
-            tuple(row for n in mine for row in range(firsts[n], firsts[n] + len(groups[n].responses))),
-        )
-        for mine in share([_tokens(group) for group in groups], count)
-    ]
+        units: dict[int, list[int]] = {}
+        for row in range(first, first + len(group.responses)):
+            if row in selected:
+                units.setdefault(together[row], []).append(row)
+        for unit in units:
+            if unit in owner:
+                raise ValueError(
+                    f"unit {unit} spans two groups, of problems {owner[unit].problem.id!r} and {group.problem.id!r}: "
+                    "only responses of one group go together; give each group units of its own"
+                )
+            owner[unit] = group
+        if units:
+            result.append(GroupRows(group, first, tuple(map(tuple, units.values()))))
+        first += len(group.responses)
+    return result
 
 
-def spread_logprobs(
-    groups: Sequence[Group], ranks: Ranks, local: Callable[[Sequence[Group]], list[list[float]]]
+def shares_of(groups: Sequence[GroupRows], count: int) -> list[list[GroupRows]]:
+    """The share of each of `count` ranks: whole groups, as equal in tokens as longest-first makes them."""
+    return [[groups[n] for n in places] for places in share([group.tokens for group in groups], count)]
+
+
+def sharded_outputs(
+    groups: Sequence[Group], ranks: Ranks, local: Callable[[Sequence[GroupRows]], Mapping[int, list[float]]]
 ) -> list[list[float]]:
     """(R)(T): every rank computes its share, and all have the whole.
 
     Args:
-        local: gives (R)(T) of some groups, on this rank.
+        local: the output for every token of some responses, by row, computed on this rank.
     """
-    shares = shares_of(groups, ranks.count)
-    found: list[list[float]] = [[] for group in groups for _ in group.responses]
-    for each, values in zip(shares, ranks.gather(local(shares[ranks.index].groups)), strict=True):
-        for row, value in zip(each.rows, values, strict=True):
-            found[row] = value
-    return found
+    shares = shares_of(rows_by_group(groups), ranks.count)
+    by_row = {row: values for part in ranks.gather(local(shares[ranks.index])) for row, values in part.items()}
+    return [by_row[row] for row in range(sum(len(group.responses) for group in groups))]
 
 
-def same_batch(groups: Sequence[Group], ranks: Ranks) -> None:
+def same_batch(groups: Sequence[GroupRows], ranks: Ranks) -> None:
     """Ranks that train on different batches would wait for each other for ever, or train on a mixture.
 
     Raises:
         RunError: they do.
     """
-    mine = hash(tuple(response.token_ids for group in groups for response in group.responses))
-    if len(set(ranks.gather(mine))) > 1:
+    fingerprint = hash(tuple((row, group.response(row).token_ids) for group in groups for row in group.rows))
+    if len(set(ranks.gather(fingerprint))) > 1:
         raise RunError(
-            "ranks hold different batches: something that decides what is trained on depends on the rank (a plugin "
-            "with a random choice or a clock of its own?)"
+            "ranks hold different batches: something that decides about the data depends on the rank, such as a "
+            "plugin that uses an unseeded random choice or the time"
         )
 
 
@@ -86,8 +130,10 @@ class ShardedPolicy:
     ranks: Ranks
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
-        return spread_logprobs(groups, self.ranks, lambda some: self.policy.logprobs(some, temperature))
+        """(R)(T) log-probability of every response token, on every rank."""
 
+        def local(share: Sequence[GroupRows]) -> dict[int, list[float]]:
+            values = self.policy.logprobs([part.group for part in share], temperature)
+            return dict(zip((row for part in share for row in part.rows), values, strict=True))
 
-def _tokens(group: Group) -> int:
-    return len(group.prompt_ids) + sum(len(response.token_ids) for response in group.responses)
+        return sharded_outputs(groups, self.ranks, local)

@@ -6,6 +6,6 @@ Pure functions of tensors; the choices that they follow are data.
     credit.py, pairs.py         how good a response or token was; chosen and rejected responses
     evidence.py, links.py       what the policy says of a response; from its distance to an anchor to a weight
     importance.py, kl.py        the sampler's policy against the learner's; distance from the reference
-    diagnostics.py              what the weights look like
+    weights.py, diagnostics.py  what the learner gets; what it looks like
     spec/                       methods as data, without torch
 """

@@ -12,7 +12,7 @@ Axes: N groups, G responses of a group, R = N G responses in group order, P pair
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +25,9 @@ from reasoner.gro.importance import correction
 from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.kl import kl_estimate
 from reasoner.gro.links import link
-from reasoner.gro.pairs import mine
+from reasoner.gro.pairs import mine, pairs_of_row
 from reasoner.gro.spec.terms import Term
+from reasoner.gro.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class TermPlan:
     mini-batch)"""
     pairs_P2: Tensor
     """rows of the chosen and the rejected response of the mini-batch's pairs; z of each is 1 / P"""
+    pairs_of_row: Mapping[int, Sequence[int]]
+    """the pairs that a response is in"""
     z0: float
     """estimate of KL(theta || reference) over the batch, for the anchor `kl`"""
     tokens: int
@@ -60,18 +63,6 @@ class TermPlan:
         counted_R = self.scale_R != 0
         penalised = self.term.entropy != 0.0 or self.term.kl.in_loss
         return counted_R if penalised else counted_R & (self.credit_RT != 0).any(dim=1)
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseWeights:
-    """Weights of some responses, summed over the terms with their lambdas."""
-
-    weights_RT: Tensor
-    """-dL/dl"""
-    entropy_RT: Tensor | None
-    """-dL/dH of each position's entropy H; None: no term has an entropy bonus"""
-    diagnostics: dict[str, Diagnostics]
-    """by term, without lambda"""
 
 
 def credit_of(term: Term, inputs: ObjectiveInputs) -> Tensor:
@@ -96,7 +87,7 @@ def plan(
     max_tokens: int,
     weight: float = 1.0,
     z0: float | None = None,
-    rows: Tensor | None = None,
+    rows: Sequence[int] | None = None,
 ) -> TermPlan:
     """Fix normalisers and pairs of a term over a mini-batch.
 
@@ -112,17 +103,19 @@ def plan(
     """
     inside_R = torch.ones_like(inputs.valid_R) if rows is None else torch.zeros_like(inputs.valid_R)
     if rows is not None:
-        inside_R[rows] = True
+        inside_R[torch.tensor(rows, dtype=torch.int64)] = True
     counted_R = inside_R & _counted(term, inputs)
     if term.anchor.kind == "kl" and z0 is None:
         z0 = sampled_kl(inputs, counted_R)
+    pairs_P2 = _pairs(term, inputs, counted_R)
     return TermPlan(
         name=name,
         term=term,
         weight=weight,
         credit_RT=credit_RT,
         scale_R=_scale(term, credit_RT, counted_R, inputs.lengths_R, max_tokens),
-        pairs_P2=_pairs(term, inputs, counted_R),
+        pairs_P2=pairs_P2,
+        pairs_of_row=pairs_of_row(pairs_P2),
         z0=z0 or 0.0,
         tokens=int(inputs.lengths_R[counted_R].sum()),
     )
@@ -186,16 +179,19 @@ def _scale(term: Term, credit_RT: Tensor, counted_R: Tensor, lengths_R: Tensor, 
     return scale_R * counted_R
 
 
-def weigh(plans: Sequence[TermPlan], inputs: ObjectiveInputs, rows: Tensor, logprobs_RT: Tensor) -> ResponseWeights:
-    """The weights of some responses under the policy being trained.
+def weigh(
+    plans: Sequence[TermPlan], inputs: ObjectiveInputs, rows: Sequence[int], logprobs_RT: Tensor
+) -> tuple[Weights, dict[str, Diagnostics]]:
+    """The weights of some responses under the policy being trained, summed over the terms with their lambdas, and what
+    they look like by term, without lambda.
 
     Args:
         plans: terms of one mini-batch.
         inputs: the batch that they were planned over.
-        rows: (r,) which of the R responses these are; with a pair both of its responses.
+        rows: (r,) which of the batch's R responses these are; with a pair both of its responses.
         logprobs_RT: (r, T) their log-probabilities, right-padded to the longest of them.
     """
-    here = _Here.of(inputs, rows, logprobs_RT)
+    here = _Here.of(inputs, torch.tensor(rows, dtype=torch.int64), logprobs_RT)
     weights_RT = torch.zeros_like(logprobs_RT)
     entropy_RT = torch.zeros_like(logprobs_RT) if any(each.term.entropy for each in plans) else None
     diagnostics = {}
@@ -209,7 +205,7 @@ def weigh(plans: Sequence[TermPlan], inputs: ObjectiveInputs, rows: Tensor, logp
         if entropy_RT is not None and each.term.entropy:
             entropy_RT += each.weight * each.term.entropy * masked(_token_scale(each, here), here.mask_RT)
         diagnostics[each.name] = _diagnose(each, here, value.detach(), own_RT, leaf_RT.detach(), cut_RT)
-    return ResponseWeights(weights_RT, entropy_RT, diagnostics)
+    return Weights(weights_RT, entropy_RT), diagnostics
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,10 +300,11 @@ def _pair_evidence(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> Tensor:
     """(p,) beta (f(l_chosen) - bias f(l_rejected)) of the pairs among the responses at hand."""
     spec = each.term.evidence
     evidence_R = of_responses(spec, logprobs_RT, here.reference_RT, here.mask_RT)
-    place = {row: index for index, row in enumerate(here.rows.tolist())}
-    local = [(place[c], place[r]) for c, r in each.pairs_P2.tolist() if c in place or r in place]
-    local_P2 = torch.tensor(local, dtype=torch.int64, device=logprobs_RT.device).reshape(-1, 2)
-    return spec.beta * (evidence_R[local_P2[:, 0]] - spec.bias * evidence_R[local_P2[:, 1]])
+    places = {row: place for place, row in enumerate(here.rows.tolist())}
+    pairs = sorted({pair for row in places for pair in each.pairs_of_row.get(row, ())})
+    local = [(places[chosen], places[rejected]) for chosen, rejected in each.pairs_P2[pairs].tolist()]
+    places_P2 = torch.tensor(local, dtype=torch.int64, device=logprobs_RT.device).reshape(-1, 2)
+    return spec.beta * (evidence_R[places_P2[:, 0]] - spec.bias * evidence_R[places_P2[:, 1]])
 
 
 def _correction(term: Term, here: _Here) -> Tensor | None:

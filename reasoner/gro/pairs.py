@@ -42,6 +42,15 @@ def _of_group(spec: Pairing, rewards: Sequence[float | None]) -> Iterator[tuple[
     yield from islice(far, spec.most)
 
 
+def pairs_of_row(pairs_P2: Tensor) -> dict[int, list[int]]:
+    """The pairs that each response is in, by its row."""
+    by_row: dict[int, list[int]] = {}
+    for pair, rows in enumerate(pairs_P2.tolist()):
+        for row in rows:
+            by_row.setdefault(row, []).append(pair)
+    return by_row
+
+
 def units(rows: int, pairs_P2: Tensor) -> list[int]:
     """(R,) a number per response, the same for responses that pairs connect: they need each other's forward."""
     leader = list(range(rows))

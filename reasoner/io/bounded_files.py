@@ -185,7 +185,7 @@ def parse_json(text: str | bytes) -> Any:
 def _refuse_irregular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise DataError(f"{path} is {kind} and no regular file; it is not opened.")
+        raise DataError(f"{path} is {kind}, not a regular file, and is not opened.")
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -90,7 +90,7 @@ def read_model_json(path: Path) -> dict[str, Any]:
         if not path.is_file():
             raise DataError(f"{path}: there is no such file.")
         if path.stat().st_size > MODEL_JSON_BYTES:
-            raise DataError(f"{path}: has more than {MODEL_JSON_BYTES >> 20} MiB, which is no file of a model.")
+            raise DataError(f"{path}: has more than {MODEL_JSON_BYTES >> 20} MiB, too much for such a file of a model.")
         value = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
@@ -157,4 +157,4 @@ def _finite(text: str) -> float:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")

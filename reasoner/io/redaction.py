@@ -181,7 +181,7 @@ def why_secret(path: Sequence[str], value: Any) -> str:
         return ""
     if any(part.endswith("_env") for part in path[-2:]):
         _named_variables.add(value)
-        return "holds what looks like a key, in the place of a variable's name" if _SHAPES.search(value) else ""
+        return "holds something that looks like a key; it takes the name of a variable" if _SHAPES.search(value) else ""
     return _why_text(path[-1], value)
 
 

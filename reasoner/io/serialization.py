@@ -1,44 +1,29 @@
-"""The records as JSON lines and as Parquet, without loss and derived from their type hints.
+"""Records as JSON and JSON lines, without loss: what is read back is checked against the record's type hints.
 
-    dataclass -> object / struct    tuple[T, ...] -> array / list    T | None -> null / nullable    Literal -> string
-    int -> int64    float -> float64, bit for bit    Mapping[str, Any] -> object / JSON text (it has no fixed columns)
-
-JSON has no NaN and no infinity: JSON lines refuse them, Parquet keeps them in float fields. Free-form mappings hold
-JSON values only; a tuple in them is read back as a list, as JSON has it. Text is UTF-8, which has no half of a
-surrogate pair: its escape is written in its place (`safe_text.storable`).
-
-What is read may have been written by anybody: only regular files of bounded size are (`reasoner.io.bounded_files`), and
-a Parquet file unpacks to at most `UNPACKED` times its size.
+JSON has no NaN and no infinity, so they are refused. Free-form mappings hold JSON values only; a tuple in them is read
+back as a list, as JSON has it. Text is UTF-8, which has no half of a surrogate pair: its escape is written in its place
+(`safe_text.storable`). Files may have been written by anybody: only regular ones of bounded size are read
+(`reasoner.io.bounded_files`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
 from functools import cache
 from pathlib import Path
-from types import GenericAlias, NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from types import GenericAlias
+from typing import Any, TypeVar, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from reasoner.errors import DataError, nearest
+from reasoner.errors import DataError
 from reasoner.io.atomic_files import replacing
-from reasoner.io.bounded_files import JSONL_BYTES, open_regular, parse_json, read_lines
-from reasoner.io.safe_text import storable, storable_json
+from reasoner.io.bounded_files import JSONL_BYTES, read_lines
+from reasoner.io.safe_text import storable_json
 
 R = TypeVar("R")
-
-UNPACKED, UNPACKED_BYTES = 64, 2**30
-"""how many times its own size a Parquet file may unpack to, and bytes that any may: ours hold log-probabilities, which
-hardly pack at all"""
-BATCH_ROWS = 1024
-"""rows that are unpacked at once, at most"""
 
 
 def to_json(record: Any, indent: int | None = None) -> str:
@@ -73,7 +58,7 @@ def first_mistake(error: ValidationError, skipped: int = 0) -> str:
     """`field a.b: what is wrong, got 3`, without the `skipped` first parts of the place."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][skipped:])
-    return f"{f'field {where}: ' if where else ''}{first['msg']}, got {_short(first['input'])}"
+    return f"{f'field {where}: ' if where else ''}{first['msg']}, got {shortened(first['input'])}"
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
@@ -112,258 +97,6 @@ def read_jsonl(path: Path, type_: type[R], *, appended: bool = False, most: int 
     return records
 
 
-def write_parquet(path: Path, records: Sequence[R]) -> None:
-    """Write one row per record in the place of `path` (atomically). No records: no type, so that is refused.
-
-    Raises:
-        DataError: a value that its column cannot hold; the message names the row and the field.
-    """
-    if not records:
-        raise DataError(f"{path}: there is nothing to write, and no columns without a record")
-    struct = _struct(type(records[0]))
-    with replacing(path) as temporary:
-        pq.write_table(_table(path, records, struct), temporary, compression="zstd")
-
-
-def unstorable(record: Any) -> str:
-    """Why `write_parquet` refuses a record, with the field; empty: it does not."""
-    return _first_bad([record], _struct(type(record))).removeprefix("row 1").lstrip(",: ")
-
-
-def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) -> list[R]:
-    """The records of a Parquet file that `write_parquet` wrote: all, or those with these row numbers (from 0). A field
-    without a column, in a file that was written before there was the field, has its default, as in JSON.
-
-    Raises:
-        DataError: no such file, cut short, other columns, or a value that the record refuses; names the row and field.
-            It unpacks to more than a file of its size may.
-    """
-    struct = _struct(type_)
-    wanted = None if rows is None else frozenset(rows)
-    records: dict[int, R] = {}
-    number = 0
-    for batch in _batches(path, type_, struct, _schema(struct).names):
-        here = [at for at in range(len(batch)) if wanted is None or number + at in wanted]
-        chosen = batch if len(here) == len(batch) else batch.take(here)
-        for at, row in zip(here, _rows(path, chosen), strict=True):
-            try:
-                records[number + at] = struct.unpack(row)
-            except ValueError as error:
-                raise DataError(f"{path}, row {number + at + 1}, {type_.__name__}: {error}") from error
-        number += len(batch)
-    if rows is None:
-        return list(records.values())
-    if missing := [each for each in rows if each not in records]:
-        raise DataError(f"{path} has no row {missing[0] + 1}: it has {number}.")
-    return [records[each] for each in rows]
-
-
-def read_columns(path: Path, type_: type[Any], columns: Sequence[str]) -> pa.Table:
-    """Some columns of a Parquet file that `write_parquet` wrote (`response.token_ids`: of a record inside).
-
-    Raises:
-        DataError: as `read_parquet`.
-    """
-    batches = list(_batches(path, type_, _struct(type_), columns))
-    return pa.Table.from_batches(batches) if batches else pa.table({})
-
-
-def _batches(path: Path, type_: type[Any], struct: _Column, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, a few at a time, with an end where it holds more than a file of its size does."""
-    with open_regular(path) as source:
-        size = os.fstat(source.fileno()).st_size
-        most = max(UNPACKED_BYTES, UNPACKED * size)
-        try:
-            # No `read_table`: it would take parts of the path ("step=3") for columns.
-            with pq.ParquetFile(source) as file:
-                _check_columns(path, file.schema_arrow, type_, _schema(struct))
-                rows = _batch_rows(path, file.metadata, most)
-                unpacked = 0
-                for batch in file.iter_batches(rows, columns=list(columns)):
-                    unpacked += batch.nbytes
-                    if unpacked > most:
-                        raise _bomb(path, most)
-                    _check_values(path, batch, type_, _schema(struct))
-                    yield batch
-        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-
-
-def _batch_rows(path: Path, metadata: Any, most: int) -> int:
-    """How many rows can be unpacked at once: a row repeats at most every value that a column holds."""
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
-    sizes: list[int] = [chunk.total_uncompressed_size for chunk in chunks]
-    numbers = sum(chunk.num_values for chunk in chunks)
-    if sum(sizes) > most or numbers > most or metadata.num_rows > most or min(sizes, default=0) < 0:
-        raise _bomb(path, most)
-    return max(1, min(BATCH_ROWS, most // max([1, *sizes])))
-
-
-def _bomb(path: Path, most: int) -> DataError:
-    return DataError(f"{path} unpacks to more than {most:,} bytes, which is more than a run's file of its size does.")
-
-
-def _rows(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    try:
-        found: list[dict[str, Any]] = batch.to_pylist()
-    except (pa.ArrowException, ValueError) as error:  # text that is not UTF-8
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """How values of one type hint are stored in Arrow."""
-
-    type: pa.DataType
-    nullable: bool
-    pack: Callable[[Any], Any]
-    unpack: Callable[[Any], Any]
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-_SCALARS = {
-    str: _Column(pa.string(), False, storable, _same),
-    int: _Column(pa.int64(), False, _same, _same),
-    float: _Column(pa.float64(), False, _same, _same),
-    bool: _Column(pa.bool_(), False, _same, _same),
-}
-
-
-def _struct(type_: type[Any], where: str = "") -> _Column:
-    """A dataclass as a struct with one child per field; `where` is the path of the field for messages."""
-    hints = get_type_hints(type_)
-    columns = {f.name: _column(hints[f.name], f"{where}.{f.name}".lstrip(".")) for f in dataclasses.fields(type_)}
-    arrow = pa.struct([pa.field(name, column.type, column.nullable) for name, column in columns.items()])
-
-    def pack(record: Any) -> dict[str, Any]:
-        return {name: column.pack(getattr(record, name)) for name, column in columns.items()}
-
-    def unpack(row: dict[str, Any]) -> Any:
-        return type_(**{name: columns[name].unpack(value) for name, value in row.items()})
-
-    return _Column(arrow, False, pack, unpack)
-
-
-def _column(hint: Any, where: str) -> _Column:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint in _SCALARS:
-        return _SCALARS[hint]
-    if origin is Literal:
-        return _literal(arguments, where)
-    if origin in (Union, UnionType) and NoneType in arguments and len(arguments) == 2:
-        return _optional(_column(next(a for a in arguments if a is not NoneType), where))
-    if origin is tuple and arguments[1:] == (...,):
-        return _list(_column(arguments[0], f"{where}[]"))
-    if origin is Mapping:
-        return _mapping(where)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _struct(hint, where)
-    raise TypeError(f"{where}: the codec has no column type for {hint}; add one in reasoner/io/serialization.py")
-
-
-def _optional(inner: _Column) -> _Column:
-    return _Column(
-        inner.type,
-        True,
-        lambda value: None if value is None else inner.pack(value),
-        lambda value: None if value is None else inner.unpack(value),
-    )
-
-
-def _list(inner: _Column) -> _Column:
-    arrow = pa.list_(pa.field("item", inner.type, inner.nullable))
-    if inner.pack is inner.unpack is _same:  # token ids and log-probabilities: no Python call per token
-        return _Column(arrow, False, _same, tuple)
-    return _Column(
-        arrow, False, lambda items: [inner.pack(item) for item in items], lambda items: tuple(map(inner.unpack, items))
-    )
-
-
-def _literal(allowed: tuple[Any, ...], where: str) -> _Column:
-    def check(value: Any) -> Any:
-        if value not in allowed:
-            raise ValueError(f"field {where}: must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-        return value
-
-    return _Column(pa.string(), False, check, check)
-
-
-def _mapping(where: str) -> _Column:
-    def pack(value: Mapping[str, Any]) -> str:
-        try:
-            return storable_json(json.dumps(value, ensure_ascii=False, allow_nan=False))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"field {where}: {error}; it may hold JSON values only") from error
-
-    def unpack(text: str) -> dict[str, Any]:
-        try:
-            value = parse_json(text)
-        except ValueError as error:
-            raise ValueError(f"field {where}: not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise ValueError(f"field {where}: must be a JSON object, got {_short(value)}")
-        return value
-
-    return _Column(pa.string(), False, pack, unpack)
-
-
-def _schema(struct: _Column) -> pa.Schema:
-    return pa.schema(list(struct.type))
-
-
-def _table(path: Path, records: Sequence[Any], struct: _Column) -> pa.Table:
-    try:
-        return pa.Table.from_pylist([struct.pack(record) for record in records], schema=_schema(struct))
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: {_first_bad(records, struct) or error}") from error
-
-
-def _first_bad(records: Sequence[Any], struct: _Column) -> str:
-    """`row 3, field x: why` for the first value that cannot be stored: Arrow itself says only why."""
-    for number, record in enumerate(records, 1):
-        try:
-            row = struct.pack(record)
-        except (ValueError, TypeError, AttributeError) as error:
-            return f"row {number}: {error}"
-        for field in struct.type:
-            try:
-                pa.array([row[field.name]], field.type)
-            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-                return f"row {number}, field {field.name}: {error}"
-    return ""
-
-
-def _check_columns(path: Path, found: pa.Schema, type_: type[Any], expected: pa.Schema) -> None:
-    for name in found.names:
-        if name not in expected.names:
-            raise DataError(
-                f"{path}: column {name!r} does not belong to {type_.__name__}.{nearest(name, expected.names)}"
-            )
-    with_default = {field.name for field in dataclasses.fields(type_) if field.default is not dataclasses.MISSING}
-    for field in expected:
-        if field.name not in found.names:
-            if field.name in with_default:
-                continue
-            raise DataError(f"{path}: the column {field.name!r} of {type_.__name__} is missing; it has {found.names}")
-        got = found.field(field.name).type
-        if got != field.type:
-            raise DataError(f"{path}: column {field.name!r} of {type_.__name__} must be {field.type}, got {got}")
-
-
-def _check_values(path: Path, batch: pa.RecordBatch, type_: type[Any], expected: pa.Schema) -> None:
-    """What is inside a column has its nulls in its type; the columns themselves do not."""
-    for name in batch.schema.names:
-        if batch.column(name).null_count and not expected.field(name).nullable:
-            raise DataError(f"{path}: column {name!r} of {type_.__name__} must have a value in every row")
-
-
 @cache
 def _adapter(type_: Hashable) -> TypeAdapter[Any]:
     one: Any = GenericAlias(tuple, (type_,))
@@ -376,6 +109,7 @@ def _members(record: Any) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as an error message quotes it."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -72,7 +72,7 @@ class Coordinator:
         if missing:
             raise RunError(
                 f"{len(missing)} of {self._node.count} nodes did not start within {MEET_WITHIN} seconds (numbers "
-                f"{', '.join(map(str, missing))}, counted from 0): see what they said"
+                f"{', '.join(map(str, missing))}, counted from 0): see their output"
             )
 
     @contextmanager
@@ -206,7 +206,7 @@ def _reach(node: Node) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"the first node cannot be reached at {node.host}:{node.port}: {error}; see what it said, and "
-                    "whether a firewall is between the nodes"
+                    f"the first node cannot be reached at {node.host}:{node.port}: {error}; see its output, and "
+                    f"check whether a firewall separates the nodes"
                 ) from error
             time.sleep(_LOOK_EVERY)

@@ -211,7 +211,7 @@ def _end(rank: int, failure: Any, logs: Path, node: Node) -> NodeEnd:
     code = failure.exitcode
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     rung = 3 if code == -signal.SIGTERM else 1  # which is how the launcher ends the rest
-    said_nothing = f"{name} {how} and said nothing.{_tail(failure.local_rank, logs)}"
+    said_nothing = f"{name} {how} without any output.{_tail(failure.local_rank, logs)}"
     return NodeEnd(rung, failure.timestamp + 1.0, said_nothing, 1)  # torch's whole seconds are rounded down
 
 
@@ -262,4 +262,4 @@ def _keep_failure(folder: Path, message: str) -> str:
     """Write into the run folder what the first rank cannot know, which was ended; returns how to go on, as a line."""
     from reasoner.runs.folder import record_failure
 
-    return f"\nTo go on: reasoner run --resume {quote(str(folder))}" if record_failure(folder, message) else ""
+    return f"\nTo resume: reasoner run --resume {quote(str(folder))}" if record_failure(folder, message) else ""

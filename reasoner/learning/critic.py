@@ -13,7 +13,7 @@ and all make the same step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -23,18 +23,17 @@ from torch import Tensor, nn
 
 from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import ALONE, Ranks
-from reasoner.distributed.sharding import shares_of, spread_logprobs
+from reasoner.distributed.sharding import GroupRows, rows_by_group, sharded_outputs, shares_of
 from reasoner.errors import UserError
-from reasoner.learning.batching.inputs import ModelInputs, policy_mask
-from reasoner.learning.batching.packing import MicroBatch, PackedRow
-from reasoner.learning.learner import Accumulated, StepResult
+from reasoner.learning.batching.inputs import ModelInputs
+from reasoner.learning.batching.packing import MicroBatch, PackedSequence
+from reasoner.learning.batching.weighing import weigh_batch
+from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.backbone import Backbone, Dtype
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.models.tensor_files import io_errors
 from reasoner.records import Group, Response
 
-ValueWeightFunction = Callable[[Sequence[int], Tensor], Tensor]
-"""`(rows, values_RT) -> - dL/dV (R, T)`: rows, padding and mask as in `learner.WeightFunction`"""
 HEAD_FILE = "value_head.safetensors"
 
 
@@ -106,41 +105,43 @@ class TorchCritic:
 
     def values(self, groups: Sequence[Group]) -> list[list[float]]:
         """(R)(T) value of the state before every response token, without gradient."""
-        self._check(groups)
-        return spread_logprobs(groups, self._ranks, self._values)
+        self._check(rows_by_group(groups))
+        return sharded_outputs(groups, self._ranks, self._values)
 
     @torch.no_grad()
-    def _values(self, groups: Sequence[Group]) -> list[list[float]]:
-        found: list[list[float]] = [[] for group in groups for _ in group.responses]
+    def _values(self, groups: Sequence[GroupRows]) -> dict[int, list[float]]:
+        """Values of some responses, by row."""
+        values: dict[int, list[float]] = {}
         for batch in self.backbone.packing.micro_batches(groups):
             values_S, inputs = self._forward(batch)
-            for index, part in zip(batch.indices, inputs.parts(values_S), strict=True):
-                found[index] = part.tolist()
-        return found
+            values |= inputs.by_row(batch, values_S)
+        return values
 
-    def accumulate(self, groups: Sequence[Group], weights: ValueWeightFunction) -> Accumulated:
-        """Add the gradient of `- sum w * V` over all responses of `groups`, in packed micro-batches."""
-        self._check(groups)
-        share = shares_of(groups, self._ranks.count)[self._ranks.index]
-        batches = self.backbone.packing.micro_batches(share.groups)
+    def accumulate(
+        self, groups: Sequence[Group], weights: WeightFunction, *, rows: Sequence[int] | None = None
+    ) -> Accumulated:
+        """Add the gradient of `- sum w * V` over the responses `rows`, in packed micro-batches.
 
-        def weigh(rows: Sequence[int], values_RT: Tensor) -> Tensor:
-            return weights([share.rows[row] for row in rows], values_RT)
+        Args:
+            groups: all groups of the batch.
+            weights: gives w of a micro-batch.
+            rows: which of the batch's R responses go through the model; None: all of them.
+        """
+        selected = rows_by_group(groups, rows)
+        self._check(selected)
+        batches = self.backbone.packing.micro_batches(shares_of(selected, self._ranks.count)[self._ranks.index])
+        responses = [response for group in groups for response in group.responses]
+        losses = [self._accumulate_one(batch, responses, weights) for batch in batches]
+        of_ranks = self._ranks.gather(Accumulated.of(batches, sum(losses, 0.0)))
+        return sum(of_ranks[1:], of_ranks[0])
 
-        losses = [self._accumulate_one(batch, share.responses, weigh) for batch in batches]
-        everyone = self._ranks.gather(Accumulated.of(batches, share.responses, sum(losses, 0.0)))
-        return sum(everyone[1:], everyone[0])
-
-    def _accumulate_one(self, batch: MicroBatch, responses: Sequence[Response], weights: ValueWeightFunction) -> float:
+    def _accumulate_one(self, batch: MicroBatch, responses: Sequence[Response], weights: WeightFunction) -> float:
         """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * V."""
         values_S, inputs = self._forward(batch)
-        mask_S = policy_mask(batch, responses, self.backbone.device)
-        weights_RT = weights(batch.indices, inputs.padded(values_S.detach()))
-        weights_S = inputs.weights(weights_RT, mask_S, values_S)
-        loss = -(weights_S * values_S).sum()
-        if weights_S.any():
-            self._optimizer.backward(loss)
-        return float(loss.detach())
+        weighed = weigh_batch(batch, responses, inputs, values_S, None, weights)
+        if weighed.nonzero:
+            self._optimizer.backward(weighed.loss)
+        return float(weighed.loss.detach())
 
     def step(self) -> StepResult:
         """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""
@@ -166,12 +167,12 @@ class TorchCritic:
             self.save(folder / TRAINED, exact=True)
 
     def _forward(self, batch: MicroBatch) -> tuple[Tensor, ModelInputs]:
-        """(S,) values of a micro-batch's response tokens, in the order of its `indices`, with gradient."""
+        """(S,) values of a micro-batch's response tokens, in the order of its `rows`, with gradient."""
         inputs = self.backbone.inputs(batch)
         values_S1: Tensor = self.head(self.backbone.hidden(inputs).to(self.head.weight.dtype))
         return values_S1.squeeze(1), inputs
 
-    def _check(self, groups: Sequence[Group]) -> None:
+    def _check(self, groups: Sequence[GroupRows]) -> None:
         """Of hidden states, because a new head makes every value 0."""
         self.backbone.compare(groups, "hidden states", self._gap)
 
@@ -180,15 +181,17 @@ class TorchCritic:
         """Mean over tokens of |packed - plain| / |plain|, Euclidean norms of hidden states."""
         packed_SH = self.backbone.hidden(self.backbone.inputs(batch))
         with self.backbone.own_attention():
-            plain_SH = torch.cat([self._plain(row, response) for row in batch.rows for response in row.responses])
+            plain_SH = torch.cat(
+                [self._plain(sequence, response) for sequence in batch.sequences for response in sequence.responses]
+            )
         return float(((packed_SH - plain_SH).norm(dim=1) / plain_SH.norm(dim=1)).mean())
 
-    def _plain(self, row: PackedRow, response: tuple[int, ...]) -> Tensor:
+    def _plain(self, sequence: PackedSequence, response: tuple[int, ...]) -> Tensor:
         """(T, H) by the model's own forward pass."""
-        ids = torch.tensor([[*row.prompt_ids, *response[:-1]]], device=self.backbone.device)
+        ids = torch.tensor([[*sequence.prompt_ids, *response[:-1]]], device=self.backbone.device)
         with self.backbone.autocast():
             hidden_BLH: Tensor = self.backbone.model(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden_BLH[0, len(row.prompt_ids) - 1 :]
+        return hidden_BLH[0, len(sequence.prompt_ids) - 1 :]
 
 
 def _fill(head: nn.Linear, file: Path) -> None:

@@ -3,8 +3,8 @@
     grad L = - sum_{i,t} w[i,t] * grad l[i,t] - sum_{i,t} v[i,t] * grad H[i,t]
 
 It knows nothing of rewards, presets or ratios. It is given groups and a function from log-probabilities to weights; the
-objective (`reasoner.gro`) decides. Axes: R responses in
-group order, T tokens padded to the longest response at hand.
+objective (`reasoner.gro`) decides. Axes: R responses in group order, T tokens padded to the longest response of a call.
+A response is named by its row, its index in the batch (`distributed.sharding`), from here to the gradient.
 """
 
 from __future__ import annotations
@@ -17,32 +17,23 @@ from typing import Protocol
 
 from torch import Tensor
 
+from reasoner.gro.weights import Weights
 from reasoner.learning.batching.packing import MicroBatch
-from reasoner.records import Group, Response
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """What the objective wants of every token: w = - dL/dl and, with an entropy bonus, v = - dL/dH."""
-
-    logprobs_RT: Tensor
-    entropy_RT: Tensor | None = None
-    """None: no entropy bonus"""
-
+from reasoner.records import Group
 
 WeightFunction = Callable[[Sequence[int], Tensor], Weights]
-"""`(rows, logprobs_RT) -> weights` for the responses `rows`: indices into all responses of the groups in group order,
-as they were packed, so not sorted. Called once per micro-batch. All tensors are float32 (float64 for float64 models)
-on the learner's device, right-padded to the longest response of the call; `logprobs_RT` carries no gradient and is 0
-at padding. Where the policy mask is False the learner ignores the weights."""
+"""`(rows, outputs_RT) -> weights` for the responses with these rows of the batch, in the order in which they were
+packed. The outputs are log-probabilities, or a critic's values. Called once per micro-batch. All tensors are float32
+(float64 for float64 models) on the learner's device, right-padded to the longest response of the call; `outputs_RT`
+carries no gradient and is 0 at padding. Where the policy mask is False the learner ignores the weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accumulated:
     """What one `accumulate` did."""
 
-    rows: int
-    """packed rows that went through the model"""
+    sequences: int
+    """packed sequences that went through the model"""
     tokens: int
     """tokens in them, shared prompts counted once"""
     response_tokens: int
@@ -58,15 +49,13 @@ class Accumulated:
         return Accumulated(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @classmethod
-    def of(
-        cls, batches: Sequence[MicroBatch], responses: Sequence[Response], loss: float, entropy: float = 0.0
-    ) -> Accumulated:
+    def of(cls, batches: Sequence[MicroBatch], loss: float, entropy: float = 0.0) -> Accumulated:
         """The counts of what went through the model."""
         return cls(
-            rows=sum(len(batch.rows) for batch in batches),
+            sequences=sum(len(batch.sequences) for batch in batches),
             tokens=sum(batch.tokens for batch in batches),
-            response_tokens=sum(len(response.token_ids) for response in responses),
-            responses=len(responses),
+            response_tokens=sum(len(response) for batch in batches for response in batch.responses),
+            responses=sum(len(batch.rows) for batch in batches),
             loss=loss,
             entropy=entropy,
         )
@@ -112,17 +101,19 @@ class Learner(Protocol):
         weights: WeightFunction,
         temperature: float,
         *,
+        rows: Sequence[int] | None = None,
         together: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        """Add the gradient of `- sum w * l - sum v * H` over all responses of `groups`, in packed micro-batches.
+        """Add the gradient of `- sum w * l - sum v * H` over the responses `rows`, in packed micro-batches.
 
         Args:
-            groups: the responses.
+            groups: all groups of the batch.
             weights: gives w and v of a micro-batch.
             temperature: the T of `softmax(logits / T)`, for l and for H, the entropy of a position's distribution.
-            together: (R,) the unit of every response, in group order: responses of one unit, all of one group, are in
-                one micro-batch whatever the token budget. None: every response is its own.
+            rows: which of the batch's R responses go through the model; None: all of them.
+            together: (R,) the unit of every response of the batch: responses of one unit, all of one group, are in one
+                micro-batch whatever the token budget. None: every response is its own.
             entropy: compute H; otherwise the weights' `entropy_RT` must be None.
         """
         ...

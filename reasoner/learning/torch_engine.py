@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from reasoner.config import LearningConfig, LoraConfig
+from reasoner.distributed.sharding import rows_by_group
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.learning.batching.weighing import weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
@@ -93,16 +94,16 @@ class TorchLearner:
         weights: WeightFunction,
         temperature: float,
         *,
+        rows: Sequence[int] | None = None,
         together: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        self.policy.check(groups, temperature)
+        selected = rows_by_group(groups, rows, together)
+        self.policy.check(selected, temperature)
         responses = [response for group in groups for response in group.responses]
-        batches = self.policy.packing.micro_batches(groups, together)
-        done = [self._accumulate_one(batch, responses, weights, temperature, entropy) for batch in batches]
-        return Accumulated.of(
-            batches, responses, sum((loss for loss, _ in done), 0.0), sum((found for _, found in done), 0.0)
-        )
+        batches = self.policy.packing.micro_batches(selected)
+        sums = [self._accumulate_one(batch, responses, weights, temperature, entropy) for batch in batches]
+        return Accumulated.of(batches, sum((loss for loss, _ in sums), 0.0), sum((entropy for _, entropy in sums), 0.0))
 
     def _accumulate_one(
         self,
@@ -116,7 +117,7 @@ class TorchLearner:
         inputs = self.policy.inputs(batch)
         logprobs_S, entropies_S = self.policy.scores(inputs, temperature, entropy)
         weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
-        if weighed.wanted:
+        if weighed.nonzero:
             self._optimizer.backward(weighed.loss)
         return float(weighed.loss.detach()), weighed.entropy
 

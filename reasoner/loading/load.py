@@ -179,7 +179,7 @@ def _refuse_secrets(leaves: Leaves) -> None:
             raise ConfigError(
                 f"{show_key(path)} ({leaf.origin}) {reason}, and the configuration is stored with the run. Put the "
                 "secret into an environment variable: name that one where there is an option for it (api_key_env, "
-                "headers_env), or take the variable that the library reads by itself (HF_TOKEN, WANDB_API_KEY)."
+                "headers_env), or take the variable that the library reads itself (HF_TOKEN, WANDB_API_KEY)."
             )
 
 
@@ -332,8 +332,8 @@ def _check_metric(key: str, name: str, config: Config) -> None:
     conditions = {
         "teacher/": ("a term with a teacher", config.gro.needs_teacher),
         "critic/": ("a term with a critic", config.gro.needs_critic),
-        "reward/": ("fresh groups", config.online),
-        "groups/no_credit": ("fresh groups", config.online),
+        "reward/": ("online groups", config.online),
+        "groups/no_credit": ("online groups", config.online),
         "groups/kept": ("sampling.refills", bool(config.sampling.refills)),
         "groups/sampled": ("sampling.refills", bool(config.sampling.refills)),
         "sample/seconds": ("sampling.ahead", bool(config.sampling.ahead)),

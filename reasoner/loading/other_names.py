@@ -38,7 +38,7 @@ _TRL = (
     ("dataset_name", "data.train.hub"),
     ("dataset_train_split", "data.train.split"),
     ("dataset_test_split", "data.eval.split"),
-    ("output_dir", "run.output", "every run has a folder of its own below it"),
+    ("output_dir", "run.output", "every run gets its own folder below it"),
     ("max_steps", "run.steps"),
     ("num_train_epochs", "run.steps", "problems x epochs / learning.problems_per_step"),
     (
@@ -189,7 +189,7 @@ _VERL = (
     ("trainer.val_before_train", "", "the model is always evaluated before training"),
     ("trainer.max_actor_ckpt_to_keep", "run.keep_last"),
     ("trainer.logger", "trackers", "a table each, such as [trackers.wandb]"),
-    ("trainer.default_local_dir", "run.output", "every run has a folder of its own below it"),
+    ("trainer.default_local_dir", "run.output", "every run gets its own folder below it"),
     ("trainer.resume_mode", "", "`reasoner run --resume RUN`"),
 )
 _EARLIER = tuple(

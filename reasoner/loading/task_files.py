@@ -101,7 +101,9 @@ def members(name: str, family: TaskFamily) -> tuple[str, ...]:
     names = _asked(name, "names", family.names)
     for each in names:
         if not _MEMBER.fullmatch(each):
-            raise PluginError(f"task family {name!r}: {each!r} is no name for a task: take letters, digits, '_.-'.")
+            raise PluginError(
+                f"task family {name!r}: {each!r} is not a valid name for a task: use letters, digits and '_.-'."
+            )
     return tuple(names)
 
 

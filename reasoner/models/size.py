@@ -178,8 +178,8 @@ def has_experts(names: Iterable[str]) -> bool:
 def why_no_experts(name: str, count: int) -> str:
     """Why DeepSpeed does not train a mixture of experts here."""
     return (
-        f"{name} is a mixture of {count} experts: its router loss is no part of the objective, and ranks that route "
-        "differently would wait for each other; train a dense model"
+        f"{name} is a mixture of {count} experts: its router loss is not part of the objective, and ranks that "
+        f"route differently would wait for each other; train a dense model"
     )
 
 
@@ -238,5 +238,5 @@ def _number(settings: Mapping[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         return 0
     if not 0 <= value < 2**40:
-        raise DataError(f"config.json: {name} = {str(value)[:40]}, which is no size of a model.")
+        raise DataError(f"config.json: {name} = {str(value)[:40]}, which is not the size of a model.")
     return value

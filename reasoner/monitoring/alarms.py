@@ -129,7 +129,7 @@ def length_falls(history: History, evaluations: Evaluations = ()) -> Finding | N
         return None
     return Finding(
         f"responses shrank from {start:.0f} to {now:.0f} tokens",
-        "Read some: is a short answer paid for by itself? Let format rewards count only together with a right answer "
+        "Read some: is a short answer rewarded on its own? Let format rewards count only together with a right answer "
         "(`when`, or a gate), and look for a length penalty that is too strong",
     )
 

@@ -45,11 +45,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/abstained", "share", "responses without a reward because a source failed"),
     Metric("groups/no_credit", "share", "groups with fewer than two different rewards: nothing to compare"),
     Metric("response/length_mean", "tokens", "response length"),
-    Metric("response/finished", "share", "responses that ended by themselves, not at the length limit"),
-    Metric("response/staleness", "count", "optimiser steps between drawing a response that is trained on and its "
-           "first update (sampling.ahead)"),
-    Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: estimates the entropy per token "
-           "that they were drawn with"),
+    Metric("response/finished", "share", "responses that ended on their own, not at the length limit"),
+    Metric("response/staleness", "count", "optimiser steps between sampling a response that is trained on and its "
+        "first update (sampling.ahead)"),
+    Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: an estimate of the policy's "
+        "entropy per token when sampling"),
     Metric("credit/abs_mean", "reward", "size of the credit over the responses that are trained on"),
     Metric("teacher/kl", "nats", "mean log-probability of the policy when the batch arrived - of the teacher, per "
            "token: estimates the reverse KL to the teacher"),
@@ -92,7 +92,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("curriculum/tried", "share", "training problems that were tried so far; with a curriculum only"),
     Metric("curriculum/resting", "share", "training problems that rest: their last groups were all right or all wrong"),
     Metric("curriculum/pass_rate", "share", "mean pass rate of the tried problems, recent groups counting more"),
-    Metric("time/sample", "s", "sampling; with sampling.ahead waiting for what is drawn during the update before"),
+    Metric("time/sample", "s", "sampling; with sampling.ahead, waiting for the responses sampled during the "
+        "previous update"),
     Metric("sample/seconds", "s", "sampling during the update before (sampling.ahead); compare with time/sample"),
     Metric("time/score_wait", "s", "waiting for rewards after the last response; the rest hides behind sampling"),
     Metric("score/seconds", "s", "time in all reward sources, summed over their workers; compare with time/score_wait"),

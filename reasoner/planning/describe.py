@@ -137,7 +137,7 @@ def describe_source(source: SourceConfig, problems: int | None = None) -> str:
 
 def _steps(config: Config) -> str:
     problems, size = config.learning.problems_per_step, config.sampling.group_size
-    ahead = ", drawn during the update before (one step off-policy)" if config.sampling.ahead else ""
+    ahead = ", sampled during the previous update (one step off-policy)" if config.sampling.ahead else ""
     parts = [
         f"{problems} problems x {size} responses, up to {config.sampling.max_tokens} tokens each{ahead}"
         if source == "online"

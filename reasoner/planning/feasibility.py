@@ -57,7 +57,7 @@ def _of_ranks(config: Config, machine: Machine, nodes: int) -> Iterator[str]:
     if config.online and config.learning.problems_per_step < ranks:
         yield (
             f"learning.problems_per_step = {config.learning.problems_per_step} with {ranks} ranks: some would have "
-            f"nothing to draw; set learning.problems_per_step = {ranks} or more, or take fewer ranks"
+            f"nothing to sample; set learning.problems_per_step = {ranks} or more, or take fewer ranks"
         )
     alone = machine.device == "cuda" and not machine.planned and launched().count == 1
     if alone and ranks > machine.per_node * nodes:

@@ -103,7 +103,7 @@ def check_sample(source: RewardSource, options: Mapping[str, Any], problems: Seq
         reasons = "\n".join(f"  {why}" for _, why in checks.refused[:_NAMED])
         raise UserError(
             f"reward source {source.name!r} cannot judge {len(checks.refused)} of {len(sample)} problems that were "
-            f"tried:\n{reasons}\nFind all of them with `reasoner rewards test {source.name} --task TASK`; mend them, "
-            "leave them out of the data, or change the source's options."
+            f"tried:\n{reasons}\nFind all of them with `reasoner rewards test {source.name} --task TASK`; correct "
+            f"them, leave them out of the data, or change the source's options."
         )
     return str(ProblemChecks(checks.kinds, (), len(problems)))

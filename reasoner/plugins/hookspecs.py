@@ -95,13 +95,13 @@ def run_started(folder: Path, settings: Mapping[str, Any], first_step: int) -> N
 
 @hookspec
 def groups_sampled(step: int, groups: Sequence[Group]) -> None:
-    """When a step's fresh responses are there, those of all ranks. With dynamic sampling once per draw, with the groups
+    """When a step's responses have been sampled, on all ranks. With dynamic sampling once per round, with the groups
     that are dropped afterwards."""
 
 
 @hookspec
 def groups_scored(step: int, groups: Sequence[ScoredGroup]) -> None:
-    """After a step's fresh responses were sampled and scored, before the update: those that the update will see."""
+    """After a step's responses were sampled and scored, before the update: those that the update will see."""
 
 
 @hookspec

@@ -90,7 +90,7 @@ class RegisteredNames(dict[str, T]):
         if self._broken:
             raise PluginError(
                 f"there is no {self._kind} {name!r}.{nearest(name, self)} A broken plugin may have it: "
-                f"{'; '.join(map(str, self._broken))}. Mend or uninstall it; see `reasoner plugins list`."
+                f"{'; '.join(map(str, self._broken))}. Repair or uninstall it; see `reasoner plugins list`."
             )
         raise KeyError(name)
 
@@ -312,7 +312,8 @@ def _families(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
             raise TypeError(f"{name!r} must be a TaskFamily, got {type(family).__name__}")
         if not _FAMILY.fullmatch(name):
             raise ValueError(
-                f"{name!r} is no name for a task family: take lower-case letters, digits and '_', a letter first"
+                f"{name!r} is not a valid name for a task family: use lower-case letters, digits and '_', a letter "
+                f"first"
             )
         families[name] = family
     return families

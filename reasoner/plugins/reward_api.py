@@ -229,7 +229,9 @@ def _check_declaration(
     if retries < 0:
         raise ValueError(f"{of}: retries must be at least 0, got {retries}")
     if workers is None and not limit_memory:
-        raise ValueError(f"{of}: limit_memory=False needs workers of its own, the common ones are limited: workers=1")
+        raise ValueError(
+            f"{of}: limit_memory=False needs workers of its own, because the shared ones are limited: workers=1"
+        )
 
 
 def _check_parameters(name: str, function: RewardFunction, granularity: Granularity) -> None:

@@ -172,12 +172,13 @@ def package_of(name: str, taken: Collection[str] = ()) -> str:
     package = name.replace("-", "_")
     if not NAME.fullmatch(name):
         raise UserError(
-            f"{name!r} is no name for a plugin: take lower-case letters and digits, words joined by one '-', a letter "
+            f"{name!r} is not a valid name for a plugin: use lower-case letters and digits, words joined by one "
+            f"'-', a letter "
             "first, such as 'unit-verifier'."
         )
     if keyword.iskeyword(package) or package in sys.stdlib_module_names or package.partition("_")[0] == "reasoner":
         raise UserError(
-            f"{name!r} is no name for a plugin: Python or reasoner has a module of that name. Take another."
+            f"{name!r} is not a valid name for a plugin: Python or reasoner has a module of that name. Choose another."
         )
     if package in taken:
         raise UserError(f"there is a reward source {package!r} already; take another name.")

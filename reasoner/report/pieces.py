@@ -67,4 +67,4 @@ def load_pieces(run: Path, config: Mapping[str, Any]) -> Pieces | None:
         parse_json(text)  # the library follows a file that nests without end until its stack is full
         return Pieces(Tokenizer.from_str(text))
     except Exception as error:  # it raises nothing narrower
-        raise DataError(f"{found[0]} is no tokenizer: {str(error)[:200]}") from error
+        raise DataError(f"{found[0]} is not a tokenizer: {str(error)[:200]}") from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from reasoner.errors import DataError
 from reasoner.io.bounded_files import LARGEST
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.records import Component, Failure, Problem, Response, Rollout
 from reasoner.report.choose import ChosenGroup
 from reasoner.report.pieces import Pieces

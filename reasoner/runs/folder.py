@@ -37,9 +37,10 @@ from reasoner.evaluation.metrics import Evaluation
 from reasoner.io.atomic_files import append_line, replace_text, replacing_folder, sync
 from reasoner.io.bounded_files import LARGEST, SMALL_BYTES, parse_json, read_lines, read_object
 from reasoner.io.folder_lock import Lock
+from reasoner.io.parquet import write_parquet
 from reasoner.io.redaction import redact
 from reasoner.io.safe_text import printable
-from reasoner.io.serialization import read_jsonl, to_json, write_parquet
+from reasoner.io.serialization import read_jsonl, to_json
 from reasoner.models.run_models import FOLDER, record_step
 from reasoner.records import NonFiniteResponse, Rollout
 from reasoner.runs.checkpoints import Checkpoints
@@ -246,8 +247,8 @@ class RunFolder:
         except OSError as error:
             raise RunError(
                 f"{what} cannot be written to {self.folder}: {error.strerror or error}. "
-                f"{self.steps} steps are committed there; make room or mend the folder, then go on with `reasoner run "
-                f"--resume {quote(str(self.folder))}`."
+                f"{self.steps} steps are committed there; make room or repair the folder, then resume with "
+                f"`reasoner run --resume {quote(str(self.folder))}`."
             ) from error
 
 
@@ -381,7 +382,7 @@ def read_evaluations(folder: Path) -> list[Evaluated]:
         for estimate in evaluated.evaluation.estimates:
             figures = (estimate.value, estimate.low or 0.0, estimate.high or 0.0, *estimate.by_problem.values())
             if len(figures) > MOST_PROBLEMS or max(map(abs, figures)) > LARGEST:
-                raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is no figure of an evaluation.")
+                raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is not a figure of an evaluation.")
     return found
 
 

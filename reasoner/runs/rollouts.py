@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from reasoner.errors import DataError
 from reasoner.io.bounded_files import LARGEST
-from reasoner.io.serialization import read_columns, unstorable
+from reasoner.io.parquet import read_columns, unstorable
 from reasoner.records import Rollout, ScoredGroup
 
 MAX_WHY = 500

@@ -171,7 +171,7 @@ class HfSampler:
 
     def _response(self, row: _Row, params: SamplingParams, opened: str) -> Response:
         if row.finish is None:
-            raise SamplerError("a response was put together before it was finished; this is a bug")
+            raise SamplerError("a response was assembled before it was finished; this is a bug")
         ends = all_end_tokens(self._end_tokens, params)
         return build_response(
             self._tokenizer, row.token_ids, row.logprobs, row.finish, params.stop, self._version, opened, ends

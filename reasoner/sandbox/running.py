@@ -198,7 +198,7 @@ class Running:
         try:
             end, code = self._child.finish(self._killed is not None)
         except SandboxError as error:
-            raise SandboxError(f"{error}; it said: {self._rest()[1].decode(errors='replace').strip()}") from error
+            raise SandboxError(f"{error}; its output: {self._rest()[1].decode(errors='replace').strip()}") from error
         seconds = time.monotonic() - self._start
         out, err = self._rest()
         own = self._killed is None

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from reasoner.io.serialization import read_parquet, write_parquet
+from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.records import Response, Score
 
 Key = tuple[int, bytes]

@@ -197,7 +197,7 @@ class ScoreCall:
             result = load_result(line)
         except ValueError as error:
             shown = f"{line[:200]!r} ({error})"
-            raise ScoringError(f"{_HOST} sent what is no message: {shown}{self._in_flight()}") from error
+            raise ScoringError(f"{_HOST} sent something that is not a message: {shown}{self._in_flight()}") from error
         self._take(result)
         self._post()
         if self._closed:
@@ -221,7 +221,7 @@ class ScoreCall:
                 return None
             if host.was_stopped() and not self._shared.was_stopped:
                 self._shared.was_stopped = True
-                self._shared.say(f"{_HOST} was stopped by a signal, and goes on{self._in_flight()}")
+                self._shared.say(f"{_HOST} was stopped by a signal, and continues{self._in_flight()}")
             with suppress(queue.Empty):
                 return self._inbox.get(timeout=LOOK_S)
         raise ScoringError(

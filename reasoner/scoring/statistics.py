@@ -112,6 +112,6 @@ def _too_many(
     kinds = ", ".join(f"{kind} {count}" for kind, count in failures.most_common())
     return (
         f"reward source {source!r} failed on {failures.total()} of {responses} responses ({kinds}), more than "
-        f"scoring.max_failure_rate = {max_failure_rate}. {example}\nMend the source, give it more time "
+        f"scoring.max_failure_rate = {max_failure_rate}. {example}\nRepair the source, give it more time "
         "(rewards.timeout_s) or memory (scoring.memory_mb), or raise scoring.max_failure_rate."
     )

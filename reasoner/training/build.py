@@ -199,11 +199,11 @@ def _resume_hint(run: RunFolder, error: BaseException) -> str:
     if isinstance(error, OutOfTimeError):
         how += f", because {error}"
     saved = run.checkpoints.steps()
-    mended = " (after mending a reward source: with --accept-changes)" if isinstance(error, ScoringError) else ""
+    mended = " (after repairing a reward source, add --accept-changes)" if isinstance(error, ScoringError) else ""
     if not saved:
-        return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to go on from"
+        return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to resume from"
     again = "" if saved[-1] == run.steps else f" ({made_again(run.steps - saved[-1])})"
-    return f"{how}: to go on from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
+    return f"{how}: to resume from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
 
 
 @contextmanager

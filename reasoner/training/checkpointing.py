@@ -18,7 +18,8 @@ from reasoner.config import RunConfig
 from reasoner.distributed.ranks import Ranks, part_of
 from reasoner.errors import RunError
 from reasoner.io.bounded_files import LARGE_BYTES, read_json
-from reasoner.io.serialization import read_parquet, to_json, write_parquet
+from reasoner.io.parquet import read_parquet, write_parquet
+from reasoner.io.serialization import to_json
 from reasoner.runs.folder import RunFolder
 from reasoner.runs.model import best_steps
 from reasoner.scoring.service import ScoringService

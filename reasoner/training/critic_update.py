@@ -8,7 +8,7 @@ is cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,8 @@ from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.gro.credit import returns_and_advantages
 from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.spec.terms import Advantage, Term
-from reasoner.learning.learner import StepResult
+from reasoner.gro.weights import Weights
+from reasoner.learning.learner import StepResult, WeightFunction
 from reasoner.records import Group, NonFiniteResponse, ScoredGroup
 from reasoner.training.guards.nonfinite import StepTrace
 
@@ -31,8 +32,10 @@ class Critic(Protocol):
         """(R)(T) value of the state before each token, without gradient."""
         ...
 
-    def accumulate(self, groups: Sequence[Group], weights: Callable[[Sequence[int], Tensor], Tensor]) -> object:
-        """Add the gradient of `- sum w V`, w from `(rows, values_RT) -> w_RT`."""
+    def accumulate(
+        self, groups: Sequence[Group], weights: WeightFunction, *, rows: Sequence[int] | None = None
+    ) -> object:
+        """Add the gradient of `- sum w V` over the responses `rows` of the batch `groups`."""
         ...
 
     def step(self) -> StepResult:
@@ -89,14 +92,12 @@ def update_critic(
     returns_RT, _ = returns_and_advantages(term.credit, term.kl, inputs)
     old_RT = inputs.needed("values_RT", "a critic")
     counted_RT = inputs.mask_RT & inputs.valid_R[:, None]
-    size = inputs.rewards_NG.shape[1]
     losses: list[float] = []
     steps: list[StepResult] = []
     nonfinite: list[NonFiniteResponse] = []
     for rows in minis:
         regression = _Regression(rows, returns_RT, old_RT, counted_RT, value_clip)
-        mini = groups[rows[0] // size : rows[-1] // size + 1] if rows else ()
-        critic.accumulate([scored.group for scored in mini], regression)
+        critic.accumulate([scored.group for scored in groups], regression, rows=rows)
         regression.join(ranks)
         steps.append(critic.step())
         losses.append(regression.loss)
@@ -116,7 +117,7 @@ class _Regression:
     def __init__(
         self, rows: Sequence[int], returns_RT: Tensor, old_RT: Tensor, counted_RT: Tensor, clip: float | None
     ) -> None:
-        self._rows, self._returns_RT, self._old_RT, self._counted_RT = rows, returns_RT, old_RT, counted_RT
+        self._returns_RT, self._old_RT, self._counted_RT = returns_RT, old_RT, counted_RT
         self._clip = clip
         self._tokens = max(int(counted_RT[list(rows)].sum()), 1)
         self.loss = 0.0
@@ -128,17 +129,17 @@ class _Regression:
         self.loss = sum(loss for loss, _ in everyone)
         self.seen = StepTrace([part for _, seen in everyone for part in seen.parts])
 
-    def __call__(self, rows: Sequence[int], values_RT: Tensor) -> Tensor:
-        which, width = [self._rows[row] for row in rows], values_RT.shape[1]
+    def __call__(self, rows: Sequence[int], values_RT: Tensor) -> Weights:
+        width = values_RT.shape[1]
         leaf_RT = values_RT.detach().requires_grad_()
-        counted_RT = self._counted_RT[which, :width].to(leaf_RT.device)
-        returns_RT, old_RT = (each[which, :width].to(leaf_RT) for each in (self._returns_RT, self._old_RT))
+        counted_RT = self._counted_RT[rows, :width].to(leaf_RT.device)
+        returns_RT, old_RT = (values[rows, :width].to(leaf_RT) for values in (self._returns_RT, self._old_RT))
         with torch.enable_grad():
             loss = value_loss(leaf_RT, old_RT, returns_RT, counted_RT, self._clip) / self._tokens
             (gradient_RT,) = torch.autograd.grad(loss, leaf_RT)
         self.loss += float(loss.detach())
-        self.seen.add(which, values_RT, -gradient_RT)
-        return -gradient_RT
+        self.seen.add(rows, values_RT, -gradient_RT)
+        return Weights(-gradient_RT)
 
 
 def value_loss(values_RT: Tensor, old_RT: Tensor, returns_RT: Tensor, counted_RT: Tensor, clip: float | None) -> Tensor:

@@ -118,11 +118,12 @@ def _figures(
     inputs = inputs_of(batch)
     planned = plan("row", term, inputs, credit_of(term, inputs), max_tokens, z0=z0)
     now_RT = padded(logprobs_RT, torch.float32)
-    found = weigh([planned], inputs, torch.arange(len(logprobs_RT)), now_RT).diagnostics["row"]
-    figures: dict[tuple[str, FigureUnit], float] = {("loss", "number"): found.loss}
-    if found.pairs:
-        figures["accuracy", "share"] = 0.5 if found.margin == 0.0 else float(found.pairs_right)
-        figures["margin", "number"] = found.margin
+    _, diagnostics = weigh([planned], inputs, range(len(logprobs_RT)), now_RT)
+    sums = diagnostics["row"]
+    figures: dict[tuple[str, FigureUnit], float] = {("loss", "number"): sums.loss}
+    if sums.pairs:
+        figures["accuracy", "share"] = 0.5 if sums.margin == 0.0 else float(sums.pairs_right)
+        figures["margin", "number"] = sums.margin
     good = [
         logprob
         for reward, response, logprobs in zip(batch.groups[0].rewards, batch.responses, logprobs_RT, strict=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress, product
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -22,8 +22,9 @@ from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import TermPlan, credit_of, plan, weigh
 from reasoner.gro.pairs import units
 from reasoner.gro.spec.terms import Source, Term
-from reasoner.learning.learner import Accumulated, Learner, StepResult, Weights
-from reasoner.records import Batch, Group, NonFiniteResponse, Response, ScoredGroup
+from reasoner.gro.weights import Weights
+from reasoner.learning.learner import Accumulated, Learner, StepResult
+from reasoner.records import Batch, Group, NonFiniteResponse
 from reasoner.training.critic_update import Critic, CriticReport, update_critic
 from reasoner.training.guards.nonfinite import StepTrace
 from reasoner.training.weight_sync import Gap
@@ -206,32 +207,12 @@ class Prepared:
         rows = self.rows(mini, count)
         z0 = self._mismatched_kl(rows, learner)
         plans = [
-            plan(
-                each.name,
-                each.term,
-                self.inputs,
-                credit_RT,
-                self.max_tokens,
-                each.weight,
-                z0,
-                torch.tensor(rows, dtype=torch.int64),
-            )
-            for each, credit_RT in zip(self.terms, self.credits_KRT, strict=True)
+            plan(active.name, active.term, self.inputs, credit_RT, self.max_tokens, active.weight, z0, rows)
+            for active, credit_RT in zip(self.terms, self.credits_KRT, strict=True)
         ]
-        size = self.inputs.rewards_NG.shape[1]
-        active_R = torch.stack([each.active_R for each in plans]).any(dim=0)
-        kept = active_R.tolist()
-        groups = [_keep(scored, kept[n * size : (n + 1) * size]) for n, scored in enumerate(self.batch.groups)]
-        active_rows = [row for row, keep in enumerate(kept) if keep]
-        progress(0, len(active_rows))
-        return Objective(
-            plans=plans,
-            inputs=self.inputs,
-            batch=self.batch,
-            active=[scored for scored in groups if scored.group.responses],
-            active_rows=active_rows,
-            progress=progress,
-        )
+        active = torch.stack([plan.active_R for plan in plans]).any(dim=0).nonzero().flatten().tolist()
+        progress(0, len(active))
+        return Objective(plans=plans, inputs=self.inputs, batch=self.batch, rows=active, progress=progress)
 
     def rows(self, mini: int, count: int) -> list[int]:
         """The responses of a mini-batch: a contiguous run of whole groups, of equal size as far as that goes."""
@@ -257,10 +238,8 @@ class Objective:
     plans: Sequence[TermPlan]
     inputs: ObjectiveInputs
     batch: Batch
-    active: list[ScoredGroup]
-    """the groups with only those responses that can get weight"""
-    active_rows: list[int]
-    """index into the batch's R responses of every response of `active`"""
+    rows: list[int]
+    """those of the batch's R responses that can get weight"""
     progress: UpdateProgress
     measures_gap: bool = False
     """compare sampler and learner: fresh responses, first pass"""
@@ -272,12 +251,12 @@ class Objective:
     def accumulate(self, learner: Learner) -> Accumulated:
         """Add the mini-batch's gradient."""
         pairs_P2 = torch.cat([each.pairs_P2 for each in self.plans if each.term.evidence.unit == "pair"] or [_NO_PAIRS])
-        unit_R = units(len(self.batch.responses), pairs_P2)
         return learner.accumulate(
-            [scored.group for scored in self.active],
+            [scored.group for scored in self.batch.groups],
             self,
             self.batch.temperature,
-            together=[unit_R[row] for row in self.active_rows],
+            rows=self.rows,
+            together=units(len(self.batch.responses), pairs_P2),
             entropy=self.has_entropy,
         )
 
@@ -306,20 +285,19 @@ class Objective:
     @property
     def tokens(self) -> int:
         """The policy's tokens in active responses."""
-        return int(self.inputs.lengths_R[self.active_rows].sum())
+        return int(self.inputs.lengths_R[self.rows].sum())
 
     def __call__(self, rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
-        """Weights of the active responses `rows` under their current log-probabilities."""
-        which = [self.active_rows[row] for row in rows]
-        found = weigh(self.plans, self.inputs, torch.tensor(which), logprobs_RT)
-        for name, more in found.diagnostics.items():
+        """Weights of the responses `rows` of the batch under their current log-probabilities."""
+        weights, diagnostics = weigh(self.plans, self.inputs, rows, logprobs_RT)
+        for name, more in diagnostics.items():
             self.diagnostics[name] = self.diagnostics.get(name, Diagnostics()) + more
-        self.seen.add(which, logprobs_RT, found.weights_RT)
-        self.weighed += len(which)
-        self.progress(self.weighed, len(self.active_rows))
+        self.seen.add(rows, logprobs_RT, weights.weights_RT)
+        self.weighed += len(rows)
+        self.progress(self.weighed, len(self.rows))
         if self.measures_gap:
-            self._measure_gap(which, logprobs_RT)
-        return Weights(found.weights_RT, found.entropy_RT)
+            self._measure_gap(rows, logprobs_RT)
+        return weights
 
     def add_weights(self, weights_RT: Sequence[list[float]]) -> None:
         """Add the weights of the active responses to those of all R, in place."""
@@ -327,15 +305,15 @@ class Objective:
             for row, padded in zip(rows, found_RT.tolist(), strict=True):
                 weights_RT[row][:] = [old + new for old, new in zip(weights_RT[row], padded, strict=False)]
 
-    def _measure_gap(self, which: Sequence[int], logprobs_RT: Tensor) -> None:
+    def _measure_gap(self, rows: Sequence[int], logprobs_RT: Tensor) -> None:
         """Sampler against learner: the learner's log-probabilities when the batch arrived."""
         assert self.inputs.sampler_RT is not None
         width = logprobs_RT.shape[1]
-        mask_RT = self.inputs.mask_RT[which, :width]
+        mask_RT = self.inputs.mask_RT[rows, :width]
         if not mask_RT.any():
             return
-        learner_RT = logprobs_RT.cpu() if self.inputs.old_RT is None else self.inputs.old_RT[which, :width]
-        sampler_RT = self.inputs.sampler_RT[which, :width]
+        learner_RT = logprobs_RT.cpu() if self.inputs.old_RT is None else self.inputs.old_RT[rows, :width]
+        sampler_RT = self.inputs.sampler_RT[rows, :width]
         here = Gap.between(learner_RT[mask_RT].tolist(), sampler_RT[mask_RT].tolist())
         self.gap = here if self.gap is None else self.gap + here
 
@@ -392,12 +370,6 @@ def padded(values: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
     """(R, T) of rows of different lengths, right-padded with 0."""
     rows = [torch.tensor(row, dtype=dtype) for row in values]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-
-
-def _keep(scored: ScoredGroup, kept: Sequence[bool]) -> ScoredGroup:
-    responses: tuple[Response, ...] = tuple(compress(scored.group.responses, kept))
-    components = tuple(compress(scored.components, kept))
-    return ScoredGroup(replace(scored.group, responses=responses), components, tuple(compress(scored.rewards, kept)))
 
 
 def _update_critic(

@@ -162,8 +162,8 @@ def _compare(what: str, published: object, loaded: object) -> None:
     if published != loaded:
         raise HandoverError(
             f"the sampler did not take the published weights: {what} is {loaded!r}, published was {published!r}. "
-            "Its responses would come from other weights than those that are trained, so the run stops; look at the "
-            "sampler's log for what its load said."
+            "Its responses would come from other weights than those that are trained, so the run stops; see the "
+            "sampler's log for why they were not loaded."
         )
 
 

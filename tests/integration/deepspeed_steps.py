@@ -24,9 +24,10 @@ from torch import Tensor
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import PATIENCE, Ranks
 from reasoner.distributed.sharding import LogprobModel
+from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.critic import TorchCritic
-from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction, Weights
+from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction
 from reasoner.learning.model.policy import Dtype
 from reasoner.models.tensor_files import read_files
 from reasoner.records import Group
@@ -221,7 +222,7 @@ def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
     )
     reports = []
     made = [(groups, to_returns) for groups in BATCHES.values()]
-    cannot = [(GROUPS, nothing_valued), (ONE_GROUP, nothing_valued), (GROUPS, poisoned_values)]
+    cannot = [(GROUPS, nothing), (ONE_GROUP, nothing), (GROUPS, poisoned)]
     for groups, weigh in (*made[:1], *cannot, *made[1:]):
         done = critic.accumulate(groups, weigh)
         result = critic.step()
@@ -233,18 +234,10 @@ def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
     (folder / "critic.json").write_text(json.dumps([reports, values, critic.version]))
 
 
-def to_returns(rows: Sequence[int], values_RT: Tensor) -> Tensor:
+def to_returns(rows: Sequence[int], values_RT: Tensor) -> Weights:
     """w = R - V, R a function of response and token."""
     returns = [[((5 * row + t) % 7) / 7 for t in range(values_RT.shape[1])] for row in rows]
-    return (torch.tensor(returns).to(values_RT) - values_RT) / 10
-
-
-def nothing_valued(rows: Sequence[int], values_RT: Tensor) -> Tensor:
-    return torch.zeros_like(values_RT)
-
-
-def poisoned_values(rows: Sequence[int], values_RT: Tensor) -> Tensor:
-    return poisoned(rows, values_RT).logprobs_RT
+    return Weights((torch.tensor(returns).to(values_RT) - values_RT) / 10)
 
 
 def _moments(learner: Any, spread: dict[str, Any]) -> dict[str, Tensor]:

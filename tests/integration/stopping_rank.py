@@ -10,7 +10,7 @@ from datetime import timedelta
 from torch import Tensor
 
 from reasoner.distributed import ranks
-from reasoner.learning.learner import Weights
+from reasoner.gro.weights import Weights
 from reasoner.training.update import Objective
 
 if "RANK" in os.environ:  # it is not there any more where this file is executed again

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reasoner.config import LoraConfig
 from reasoner.distributed.ranks import ALONE
-from reasoner.distributed.sharding import shares_of
+from reasoner.distributed.sharding import rows_by_group, shares_of
 from reasoner.learning.critic import HEAD_FILE
 from reasoner.learning.model.policy import Dtype
 from reasoner.learning.torch_engine import TorchLearner
@@ -127,8 +127,8 @@ def test_the_ranks_have_unequal_shares(outcomes: Path, batch: str, two: list[int
     """How many micro-batches each rank has: otherwise the tests below are of equal ones."""
     policy = TorchLearner(outcomes / "tiny", device="cpu", dtype="float32", config=learning(), total_steps=1).policy
     for expected in (two, three):
-        shares = shares_of(BATCHES[batch], len(expected))
-        assert [len(policy.packing.micro_batches(share.groups)) for share in shares] == expected
+        shares = shares_of(rows_by_group(BATCHES[batch]), len(expected))
+        assert [len(policy.packing.micro_batches(share)) for share in shares] == expected
 
 
 def largest_difference(got: list[list[list[float]]], expected: list[list[list[float]]]) -> float:

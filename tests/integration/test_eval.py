@@ -17,7 +17,7 @@ import torch
 
 from reasoner.__main__ import main
 from reasoner.io.folder_lock import Lock
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.records import Rollout
 from reasoner.sampling.transformers import HfSampler
 from tests.tiny import build_tiny_model
@@ -281,7 +281,7 @@ def test_an_interruption_says_how_to_go_on(
     monkeypatch.setattr("reasoner.benchmarks.loop.open_sampler", interrupt)
     stopped = cli(folder / "sums.toml")
     assert stopped.code == 130
-    assert f"to go on from here: reasoner eval --resume {only(tmp_path)}" in stopped.out
+    assert f"to resume from here: reasoner eval --resume {only(tmp_path)}" in stopped.out
     assert cli("--resume", only(tmp_path)).code == 130  # no part has begun, and it goes on as far as before
 
 
@@ -327,14 +327,17 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
         ([folder / "empty.toml"], "task 'empty' has nothing to evaluate on: data.eval is not set"),
         ([task, "--model", base, "--model", folder / "none"], "none"),
         ([task, "--model", base, "--model", f"{base}/../base"], "are the same"),
-        ([task, "--model", base, "--model", base], f"sums with model {base} is there twice"),
-        ([task, folder / "other" / "sums.toml"], "is there twice; name each once, and give task files different names"),
+        ([task, "--model", base, "--model", base], f"sums with model {base} is named twice"),
+        (
+            [task, folder / "other" / "sums.toml"],
+            "is named twice; name each task once, and give task files different names",
+        ),
         ([task, "--samples", 2], "samples = 2 at temperature 0 gives the same response every time; raise temperature"),
         ([task, "--model", folder / "run"], "has no config.json: it is not a model in Hugging Face format"),
         ([task, "--set", "evaluation.max_tokens=500"], "takes 512 tokens, and task 'sums' needs"),
         ([], "name a task to evaluate on"),
-        (["--resume", folder, "--samples", 2], "--resume goes on with what was started"),
-        (["--resume", folder], "is no evaluation to go on with: there is no"),
+        (["--resume", folder, "--samples", 2], "--resume continues an evaluation with its own configuration"),
+        (["--resume", folder], "is not an evaluation that can be resumed: there is no"),
         ([task, "--set", f"data.eval.path={folder}/gone.jsonl"], "there is no data file"),
     ]
     for arguments, message in cases:

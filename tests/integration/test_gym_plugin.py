@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.plugins.manager import build_manager, registrations

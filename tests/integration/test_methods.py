@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from reasoner.errors import ConfigError, DataError, ScoringError
 from reasoner.gro.spec.presets import PRESETS
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.learning.learner import Learner
 from reasoner.loading import load_config
 from reasoner.pipeline import train

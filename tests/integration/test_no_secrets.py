@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.records import Rollout
 from tests.tiny import build_tiny_model
 

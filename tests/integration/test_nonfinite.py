@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reasoner.errors import RunError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import NonFiniteResponse

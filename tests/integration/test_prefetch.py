@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reasoner.errors import ConfigError, HandoverError, SamplerError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import Group, Message, Problem, Receipt, Rollout
@@ -194,7 +194,7 @@ def test_a_correction_of_ones_own_stays_and_none_is_refused(task: Path) -> None:
     assert load("gro.preset=grpo", "gro.terms.grpo.correction.kind=mask").gro.terms["grpo"].correction.kind == "mask"
     with pytest.raises(ConfigError, match=r"gro\.terms\.grpo\.correction\.kind = 'none' with sampling\.ahead = 1"):
         load("gro.preset=grpo", "gro.terms.grpo.correction.kind=none")
-    with pytest.raises(ConfigError, match=r"sampling\.ahead = 1 draws fresh groups during the update, and no term"):
+    with pytest.raises(ConfigError, match=r"sampling\.ahead = 1 samples online groups during the update, and no term"):
         load("gro.preset=sft")
     with pytest.raises(ConfigError, match=r"sampling\.ahead"):
         load_config(task, sets=["gro.preset=grpo", "sampling.ahead=2"], plugins=[str(PLUGIN)])

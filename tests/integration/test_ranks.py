@@ -19,7 +19,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from reasoner.api.command import call
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.records import Rollout
 from reasoner.runs.folder import read_evaluations, read_metrics
 from tests.integration.test_run import TASK
@@ -150,7 +150,7 @@ def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str]
         assert launcher.returncode == 1
     (folder,) = tmp_path.iterdir()
     assert "error: rank 1 was ended by signal 9" in errors
-    assert f"To go on: reasoner run --resume {folder}" in errors
+    assert f"To resume: reasoner run --resume {folder}" in errors
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
     status = json.loads((folder / "status.json").read_text())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reasoner.api.page import Report
-from reasoner.io.serialization import read_parquet, write_parquet
+from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.records import Rollout
 from reasoner.report.write import make_report, save
 from tests.browser import CHROMIUM, open_page

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reasoner.errors import RunError, ScoringError, UserError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.records import Rollout
@@ -217,7 +217,7 @@ def test_an_interrupted_run_saves_its_last_step_and_a_damaged_checkpoint_is_pass
     assert trial.go_on(run) == run
     check_equal(once, run)
     log = (run / "log.txt").read_text()
-    assert f"interrupted: to go on from step 3: reasoner run --resume {run}" in log
+    assert f"interrupted: to resume from step 3: reasoner run --resume {run}" in log
     assert "The checkpoint of step 3 is damaged and not used: optimizer-00001.safetensors has " in log
     assert read_starts(run)[-1].repeated == 1
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000004"]
@@ -278,7 +278,7 @@ def test_a_mended_verifier_goes_on_with_its_run_and_with_no_score_of_before(
     log = (run / "log.txt").read_text()
     assert log.count("print('called'); raise ValueError('broken here')\n") == 1  # the end of the traceback, once
     assert re.search(r"mine on problem \S+, response \d, printed:\n +called\n", log)
-    assert f"reasoner run --resume {run} (after mending a reward source: with --accept-changes)" in log
+    assert f"reasoner run --resume {run} (after repairing a reward source, add --accept-changes)" in log
     watcher.write_text(WATCHER + VERIFIER.replace("return right", "return 2 * right"))
     with pytest.raises(UserError, match="--accept-changes"):
         trial.go_on(run)

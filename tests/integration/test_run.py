@@ -15,7 +15,7 @@ import psutil
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.monitoring.format import duration
 from reasoner.records import Rollout
 from reasoner.report.model_card import export
@@ -123,7 +123,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(
         output, errors = run.communicate(timeout=60)
         assert run.returncode == 130, (output + errors).decode()
         assert b"Traceback" not in errors
-        assert b"interrupted: to go on from step " in output
+        assert b"interrupted: to resume from step " in output
     psutil.wait_procs(family, timeout=20)
     assert not [process for process in family if process.is_running()]
     (folder,) = (tmp_path / "runs").iterdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.records import Rollout
 from reasoner.runs.folder import read_metrics
 

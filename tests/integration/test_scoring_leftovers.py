@@ -119,7 +119,7 @@ def test_a_worker_has_its_channel_and_nothing_else_of_its_host(scorer: ScoringSe
 def test_a_stopped_host_goes_on_and_its_calls_are_named(scorer: ScoringService, said: list[str]) -> None:
     assert kinds(scored(scorer, "stop parent", "good", "stop parent")) == [1.0, 1.0, 1.0]
     assert said == [
-        "the scoring host, which runs the reward sources, was stopped by a signal, and goes on\n"
+        "the scoring host, which runs the reward sources, was stopped by a signal, and continues\n"
         "Calls without an outcome, the oldest first: untidy on problem p, response 0; "
         "untidy on problem p, response 1; untidy on problem p, response 2"
     ]
@@ -170,7 +170,7 @@ def test_a_host_that_says_nothing_ends_the_call(dead: bool, message: str, monkey
 
 
 def test_a_line_of_the_host_that_is_no_message_is_an_error_in_words(scorer: ScoringService) -> None:
-    message = r"sent what is no message: b'garbage\\n'(?s:.*)oldest first: untidy on problem p, response 0"
+    message = r"sent something that is not a message: b'garbage\\n'(?s:.*)oldest first: untidy on problem p, response 0"
     with pytest.raises(ScoringError, match=message):
         scored(scorer, "write to main", "good")
 

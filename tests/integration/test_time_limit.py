@@ -63,7 +63,7 @@ def test_a_run_that_is_out_of_time_is_saved_and_goes_on(
     assert 0 < status["committed_steps"] < 5
     log = (folder / "log.txt").read_text()
     assert "stopped, because " in log
-    assert f"to go on from step {status['committed_steps']}: reasoner run --resume {folder}" in " ".join(log.split())
+    assert f"to resume from step {status['committed_steps']}: reasoner run --resume {folder}" in " ".join(log.split())
     assert not (folder / "model").exists()
 
     resolved, changes = load_resumed(folder, ["run.max_hours=none"])

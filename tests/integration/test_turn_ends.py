@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from reasoner.benchmarks import session
 from reasoner.errors import UserError
-from reasoner.io.serialization import read_parquet
+from reasoner.io.parquet import read_parquet
 from reasoner.loading import Resolved, load_config
 from reasoner.pipeline import train
 from reasoner.planning.resources import load_resources

@@ -55,12 +55,8 @@ def gradient(folder: Path, rank: int, world: int) -> dict[str, torch.Tensor]:
 
 
 def share(objective: Objective, rank: int, world: int) -> Objective:
-    """Every `world`-th group with its rows."""
-    sizes = [len(scored.group.responses) for scored in objective.active]
-    firsts = [sum(sizes[:n]) for n in range(len(sizes))]
-    mine = range(rank, len(sizes), world)
-    rows = [row for n in mine for row in objective.active_rows[firsts[n] : firsts[n] + sizes[n]]]
-    return replace(objective, active=[objective.active[n] for n in mine], active_rows=rows)
+    """Every `world`-th group."""
+    return replace(objective, rows=[row for row in objective.rows if row // 4 % world == rank])
 
 
 def test_one_and_two_processes_give_the_same_gradient(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.errors import ConfigError, RunError, UserError
+from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter, adapted
-from reasoner.learning.learner import Weights
 from reasoner.learning.model.backbone import Dtype
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import Digest, read_files, read_weights
@@ -125,7 +125,7 @@ MLP = {"gate_proj", "up_proj", "down_proj"}
 def test_the_default_leaves_out_what_an_adapter_would_miss(tmp_path: Path, name: str, layers: set[str]) -> None:
     learner = make_learner(build(name, tmp_path))
     assert set(adapted(learner.policy.model)) == layers
-    assert f"adapter beside {', '.join(sorted(layers))}" in learner.description
+    assert f"adapter next to {', '.join(sorted(layers))}" in learner.description
     beside = {each.partition(".lora_")[0] for each, _ in learner.policy.model.named_parameters() if ".lora_" in each}
     assert not [each for each in beside if "vision" in each or "expert_gate" in each]
     step(learner)

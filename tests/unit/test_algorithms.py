@@ -122,7 +122,7 @@ def test_show_says_what_of_a_paper_is_a_setting_and_its_keys_are_there() -> None
         for key in re.findall(r"\b[a-z_]+\.[a-z_.]+\b", preset.note):
             assert annotation_at(tuple(key.split("."))) is not None, key
     assert "sampling.refills" in PRESETS["dapo"].note
-    assert "Beside the method" not in shown("show", "grpo")
+    assert "Not part of the method" not in shown("show", "grpo")
 
 
 def test_the_list_has_the_methods_of_plugins() -> None:
@@ -134,7 +134,7 @@ def test_the_list_has_the_methods_of_plugins() -> None:
 
 
 NEEDS: Mapping[str, Callable[[Term], bool]] = {
-    "fresh groups": lambda term: term.source == "online",
+    "online groups": lambda term: term.source == "online",
     "at least 2 responses per problem": lambda term: term.source == "online" and term.compares,
     "preference pairs": lambda term: term.source == "pairs",
     "labelled responses": lambda term: term.source == "labelled",
@@ -302,11 +302,14 @@ def test_a_schedule_reads_any_metric_that_the_run_has(tmp_path: Path, metric: st
         ("kto", ("train", "eval"), ["gro.terms.kto.source = 'labelled' needs", "--set data.labelled.path=FILE"]),
         ("sft", ("train", "eval"), ["gro.terms.sft.source = 'demos' needs", "--set data.demos.path=FILE."]),
         ("grpo+sft", ("train", "eval"), ["gro.terms.sft.source = 'demos' needs"]),
-        ("grpo", ("eval", *OFFLINE), ["gro.terms.grpo reads fresh groups", "needs data.train, not set"]),
+        ("grpo", ("eval", *OFFLINE), ["gro.terms.grpo reads online groups", "needs data.train, which is not set"]),
         (
             "rloo+kto",
             ("pairs",),
-            ["gro.terms.rloo reads fresh groups", "needs data.train, data.eval (or data.holdout = 0.05), not set"],
+            [
+                "gro.terms.rloo reads online groups",
+                "needs data.train, data.eval (or data.holdout = 0.05), which is not set",
+            ],
         ),
     ],
 )
@@ -321,9 +324,11 @@ def test_a_term_whose_data_is_not_there_is_refused(
 
 
 def test_fresh_groups_need_rewards_and_evaluation_and_offline_data_does_not(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"gro\.terms\.grpo reads fresh groups .* needs rewards, evaluation, not set"):
+    with pytest.raises(
+        ConfigError, match=r"gro\.terms\.grpo reads online groups .* needs rewards, evaluation, which is not set"
+    ):
         load(tmp_path, "gro.preset=grpo", rewards=None, evaluation=None)
-    with pytest.raises(ConfigError, match=r"needs evaluation, not set"):
+    with pytest.raises(ConfigError, match=r"needs evaluation, which is not set"):
         load(tmp_path, "gro.preset=grpo", evaluation=None)
     config = load(tmp_path, "gro.preset=dpo", rewards=None, evaluation=None, data=OFFLINE).config
     assert (config.online, config.rewards, config.evaluation) == (False, [], None)
@@ -440,7 +445,7 @@ def test_the_weights_of_a_plugin_s_method_are_what_its_formulas_say(tmp_path: Pa
     )
     bound = algorithms.bind(term)
     planned = plan("tanh", bound, inputs, credit_of(bound, inputs), max_tokens=8)
-    weights_RT = weigh([planned], inputs, torch.arange(shape[0]), logprobs_RT).weights_RT
+    weights_RT = weigh([planned], inputs, range(shape[0]), logprobs_RT)[0].weights_RT
     expected_RT = torch.tensor(expected_weights(logprobs_RT, old_RT), dtype=torch.float64)
     assert torch.allclose(weights_RT, expected_RT, rtol=1e-12, atol=1e-15)
     assert expected_RT.count_nonzero() == 1 + 3 + 4 + 3  # the middle, the abstained and the equal ones get none

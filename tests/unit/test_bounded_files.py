@@ -54,8 +54,8 @@ def test_json_is_read_as_it_is(text: str) -> None:
         ("[" * 990 + "]" * 990, "more than 100 levels deep"),
         ("[" * 10**6, "more than 100 levels deep"),
         ('{"a":' * 10**6, "more than 100 levels deep"),
-        ("NaN", "NaN is no JSON value"),
-        ('{"a": -Infinity}', "-Infinity is no JSON value"),
+        ("NaN", "NaN is not a JSON value"),
+        ('{"a": -Infinity}', "-Infinity is not a JSON value"),
         ("1" * 5000, "Exceeds the limit"),
         ("", "Expecting value"),
         (b"\xff", "can't decode"),
@@ -131,7 +131,7 @@ def test_a_link_is_followed_only_where_a_user_named_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")
     assert read_text(tmp_path / "link", 9, links=True) == "x"
-    with pytest.raises(DataError, match="link is a link and no regular file"):
+    with pytest.raises(DataError, match="link is a link, not a regular file"):
         open_regular(tmp_path / "link")
     with pytest.raises(DataError, match=r"gone cannot be read: No such file"):
         open_regular(tmp_path / "gone", links=True)

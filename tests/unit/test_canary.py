@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import HandoverError
-from reasoner.learning.learner import Weights
+from reasoner.gro.weights import Weights
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.transformers import HfSampler

@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from reasoner import __version__
-from reasoner.cli.train import doctor as doctor_command
+from reasoner.cli.inspect import doctor as doctor_command
 from reasoner.config import Config
 from reasoner.doctor.check import Diagnosis
 from reasoner.errors import RunError

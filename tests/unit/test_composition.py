@@ -688,7 +688,7 @@ def test_any_set_of_rewards_gives_what_the_simple_way_gives(
         Group(Problem(str(index), (), ""), (1,), tuple(map(response, group))) for index, group in enumerate(texts)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reasoner.scoring.service.HostProcess", lambda plan: host)
+        patch.setattr("reasoner.scoring.service.ScoringHostProcess", lambda plan: host)
         patch.setattr("reasoner.scoring.score_call.BATCH_SIZE", 3)
         service = ScoringService(rewards, ScoringConfig(cache=cache, max_failure_rate=1.0))
         scored = {int(each.group.problem.id): each for each in service.score(groups)}

@@ -21,8 +21,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from reasoner.config import LearningConfig
 from reasoner.errors import RunError, UserError
+from reasoner.gro.weights import Weights
 from reasoner.learning.batching.packing import Sharing
-from reasoner.learning.critic import HEAD_FILE, TorchCritic, ValueWeightFunction
+from reasoner.learning.critic import HEAD_FILE, TorchCritic
+from reasoner.learning.learner import WeightFunction
 from reasoner.learning.model import attention
 from reasoner.learning.model.backbone import Dtype, Packing
 from reasoner.records import Group
@@ -107,12 +109,12 @@ def target(response: int, token: int) -> float:
     return ((7 * response + 3 * token) % 5 - 2) / 2
 
 
-def squared_error(offset: int = 0) -> ValueWeightFunction:
+def squared_error(offset: int = 0) -> WeightFunction:
     """w = - d/dV of sum (V - target)^2 / 2; `offset` is the index of the first response that this call sees."""
 
-    def weigh(rows: Sequence[int], values_RT: Tensor) -> Tensor:
+    def weigh(rows: Sequence[int], values_RT: Tensor) -> Weights:
         targets = [[target(row + offset, token) for token in range(values_RT.shape[1])] for row in rows]
-        return torch.tensor(targets, dtype=values_RT.dtype) - values_RT
+        return Weights(torch.tensor(targets, dtype=values_RT.dtype) - values_RT)
 
     return weigh
 
@@ -200,7 +202,7 @@ def test_an_untied_language_model_lends_its_backbone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "sizes", "packing"),
     [
-        ("qwen3", {}, "packed rows"),
+        ("qwen3", {}, "packed sequences"),
         ("gemma2", {"sliding_window": 4}, "full_attention, sliding_attention"),
         ("mamba", {"state_size": 4}, "recurrent layers"),
     ],
@@ -255,14 +257,14 @@ def test_the_weight_function_gets_the_rows_it_is_asked_about(shared_critic: Torc
     expected = shared_critic.values(GROUPS)
     seen: list[int] = []
 
-    def weigh(rows: Sequence[int], values_RT: Tensor) -> Tensor:
+    def weigh(rows: Sequence[int], values_RT: Tensor) -> Weights:
         assert not values_RT.requires_grad
         for row, values in zip(rows, values_RT.tolist(), strict=True):
             size = len(expected[row])
             assert values[:size] == pytest.approx(expected[row], abs=1e-12)
             assert values[size:] == [0.0] * (len(values) - size)
         seen.extend(rows)
-        return torch.ones_like(values_RT)
+        return Weights(torch.ones_like(values_RT))
 
     done = shared_critic.accumulate(GROUPS, weigh)
     assert sorted(seen) == list(range(len(RESPONSES)))
@@ -274,14 +276,14 @@ def test_tokens_that_the_policy_did_not_write_are_ignored(tiny: Path) -> None:
     masked = replace(GROUPS[0], responses=(make_response([1, 2, 3, 4], mask),))
     critic, other = (with_some_head(make_critic(tiny)) for _ in range(2))
     written_RT = torch.tensor([mask])
-    critic.accumulate([masked], lambda _, values: torch.where(written_RT, 1.0, torch.nan).to(values))
-    other.accumulate([masked], lambda _, values: written_RT.to(values))
+    critic.accumulate([masked], lambda _, values: Weights(torch.where(written_RT, 1.0, torch.nan).to(values)))
+    other.accumulate([masked], lambda _, values: Weights(written_RT.to(values)))
     assert_same_gradient(gradients(critic), gradients(other), 1e-12)
 
 
 def test_weights_of_the_wrong_shape_are_refused(tiny: Path) -> None:
     with pytest.raises(ValueError, match="weights of shape"):
-        make_critic(tiny).accumulate(GROUPS, lambda _, values: values[:, :-1])
+        make_critic(tiny).accumulate(GROUPS, lambda _, values: Weights(values[:, :-1]))
 
 
 # Steps
@@ -326,7 +328,7 @@ def test_a_new_critic_learns_its_targets(tiny: Path) -> None:
 def test_a_gradient_that_is_not_finite_is_dropped(tiny: Path, bad: float) -> None:
     critic = with_some_head(make_critic(tiny))
     before = parameters(critic)
-    critic.accumulate(GROUPS, lambda _, values: torch.full_like(values, bad))
+    critic.accumulate(GROUPS, lambda _, values: Weights(torch.full_like(values, bad)))
     result = critic.step()
     assert (result.applied, result.version) == (False, 0)
     assert "not finite" in result.reason
@@ -338,7 +340,7 @@ def test_only_zero_weights_move_nothing(tiny: Path) -> None:
     critic.accumulate(GROUPS, squared_error())
     assert critic.step().applied  # AdamW has momentum from here on
     before = parameters(critic)
-    critic.accumulate(GROUPS, lambda _, values: torch.zeros_like(values))
+    critic.accumulate(GROUPS, lambda _, values: Weights(torch.zeros_like(values)))
     result = critic.step()
     assert (result.applied, critic.version) == (False, 1)
     assert all(a.equal(b) for a, b in zip(before, parameters(critic), strict=True))
@@ -347,7 +349,7 @@ def test_only_zero_weights_move_nothing(tiny: Path) -> None:
 def test_no_groups_are_no_gradient(tiny: Path) -> None:
     critic = make_critic(tiny)
     done = critic.accumulate([], squared_error())
-    assert (done.rows, done.responses, done.loss) == (0, 0, 0.0)
+    assert (done.sequences, done.responses, done.loss) == (0, 0, 0.0)
     assert critic.values([]) == []
     assert not critic.step().applied
 
@@ -403,6 +405,6 @@ def test_the_first_batch_finds_a_forward_pass_that_is_wrong(
 ) -> None:
     make_critic(tiny, dtype, share_prompts="always").values(GROUPS)
     critic = make_critic(tiny, dtype, share_prompts="always")
-    monkeypatch.setattr(attention, "_row", _ignore_rows)
+    monkeypatch.setattr(attention, "_sequence", _ignore_rows)
     with pytest.raises(RunError, match="hidden states of packed responses differ from those of single sequences"):
         critic.values(GROUPS)

@@ -24,7 +24,8 @@ def found(
     mask_RT = torch.ones(rewards_NG.numel(), T, dtype=torch.bool)
     inputs = ObjectiveInputs(rewards_NG, torch.ones_like(rewards_NG, dtype=torch.bool), mask_RT, old_RT=old_RT, **more)
     the_plan = plan("term", term, inputs, credit_of(term, inputs), T)
-    return weigh([the_plan], inputs, torch.arange(len(mask_RT)), logprobs_RT).diagnostics["term"], the_plan.tokens
+    _, diagnostics = weigh([the_plan], inputs, range(len(mask_RT)), logprobs_RT)
+    return diagnostics["term"], the_plan.tokens
 
 
 def test_four_equal_responses_are_an_effective_sample_of_four() -> None:

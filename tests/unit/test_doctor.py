@@ -11,7 +11,7 @@ from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import pytest
 
-from reasoner.cli.train.doctor import _gathered
+from reasoner.cli.inspect.doctor import _gathered
 from reasoner.doctor import environment as doctor
 from reasoner.doctor import gpu as doctor_gpu
 from reasoner.doctor.check import Diagnosis

@@ -79,9 +79,7 @@ def test_what_a_plugins_credit_returns_is_looked_at(returned: Any, words: str) -
 
 def test_responses_without_a_token_of_the_policy_cost_nothing() -> None:
     empty = replace(inputs(), mask_RT=torch.zeros(2, 3, dtype=torch.bool))
-    found = weigh(
-        [plan("grpo", GRPO, empty, credit_of(GRPO, empty), 3)], empty, torch.arange(2), torch.full((2, 3), -1.0)
-    )
+    found, _ = weigh([plan("grpo", GRPO, empty, credit_of(GRPO, empty), 3)], empty, range(2), torch.full((2, 3), -1.0))
     assert torch.equal(found.weights_RT, torch.zeros(2, 3))
 
 

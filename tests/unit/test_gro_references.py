@@ -137,9 +137,8 @@ def _weighed(
 ) -> Outcome:
     """The objective over a batch, each part of the cut weighed alone, its rows padded to the longest among them."""
     inputs = inputs or _inputs(case)
-    rows = None if batch is None else torch.tensor(batch)
     plans = [
-        plan(name, each.term, inputs, credit_of(each.term, inputs), case.max_tokens, each.weight, case.z0, rows)
+        plan(name, each.term, inputs, credit_of(each.term, inputs), case.max_tokens, each.weight, case.z0, batch)
         for name, each in terms.items()
     ]
     lengths = [len(row) for row in case.l]
@@ -148,8 +147,8 @@ def _weighed(
     loss, bonus = 0.0, False
     for part in cut or [range(len(lengths))]:
         width = max(lengths[i] for i in part)
-        here = weigh(plans, inputs, torch.tensor(part), _logprobs(case)[list(part), :width])
-        loss += sum(each.weight * here.diagnostics[name].loss for name, each in terms.items())
+        here, diagnostics = weigh(plans, inputs, part, _logprobs(case)[list(part), :width])
+        loss += sum(each.weight * diagnostics[name].loss for name, each in terms.items())
         bonus = here.entropy_RT is not None
         for place, i in enumerate(part):
             found[i] = _unpadded(here.weights_RT[place], lengths[i])
@@ -284,7 +283,7 @@ def test_weights_have_the_number_format_of_the_log_probabilities(name: str) -> N
         plan(key, each.term, inputs, credit_of(each.term, inputs), case.max_tokens, each.weight)
         for key, each in PRESETS[name].terms.items()
     ]
-    found = weigh(plans, inputs, torch.arange(len(case.l)), _logprobs(case).float())
+    found, _ = weigh(plans, inputs, range(len(case.l)), _logprobs(case).float())
     assert found.weights_RT.dtype == torch.float32
     expected_RT = _padded(_weighed(case, _terms(name)).weights, 0.0)
     torch.testing.assert_close(found.weights_RT.double(), expected_RT, rtol=1e-4, atol=1e-6)

@@ -234,7 +234,9 @@ def test_a_held_out_share_takes_the_place_of_evaluation_data(task: Path) -> None
     assert (config.data.eval, config.data.holdout) == (None, 0.05)
     with pytest.raises(ConfigError, match=r"needs data\.eval \(or data\.holdout = 0\.05\)"):
         laptop(task, "data.eval=none")
-    with pytest.raises(ConfigError, match=r"data\.holdout = 0\.1 has no effect beside data\.eval.*data\.eval=none"):
+    with pytest.raises(
+        ConfigError, match=r"data\.holdout = 0\.1 has no effect together with data\.eval.*data\.eval=none"
+    ):
         laptop(task, "data.holdout=0.1")
     assert laptop(task, "data.holdout=0.1", "data.pairs.path=x.jsonl").config.data.eval is not None
     for share in ("0", "1", "1.5"):
@@ -322,7 +324,7 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         (["curriculum.longest_rest=0"], ["must be at least 1"]),
         (
             ["curriculum.kind=pass-rate", "gro.preset=dpo", "data.pairs.path=x.jsonl"],
-            ["curriculum.kind = 'pass-rate' chooses the problems of fresh groups, and no term reads any"],
+            ["curriculum.kind = 'pass-rate' chooses the problems of online groups, and no term reads any"],
         ),
         (
             ["gro.terms.grpo.schedule={kind = 'metric', metric = 'curriculum/resting', above = 0.5}"],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reasoner.config import Config, LoraConfig
+from reasoner.distributed.sharding import rows_by_group
 from reasoner.errors import UserError
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.loading import load_config
@@ -286,7 +287,7 @@ def test_activations_are_what_autograd_keeps(tmp_path: Path, sets: tuple[str, ..
         lora=configured.lora,
     )
     groups = [make_group(f"p{number}", [5] * 24, [[7] * 40] * 4) for number in range(4)]
-    (batch,) = policy.packing.micro_batches(groups)
+    (batch,) = policy.packing.micro_batches(rows_by_group(groups))
     own = {value.untyped_storage().data_ptr() for value in policy.model.parameters()}
     shapes = {tuple(value.shape) for value in policy.model.parameters()}
     kept: dict[int, int] = {}

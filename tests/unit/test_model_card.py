@@ -21,9 +21,9 @@ from reasoner.config import LearningConfig, LoraConfig
 from reasoner.data.prompts.end_of_turn import with_end_tokens
 from reasoner.errors import DataError, UserError
 from reasoner.evaluation.metrics import Estimate, Evaluation
+from reasoner.gro.weights import Weights
 from reasoner.io.atomic_files import append_line
 from reasoner.io.serialization import to_json
-from reasoner.learning.learner import Weights
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.loading import load_config, to_toml
 from reasoner.models import resolve as models
@@ -251,7 +251,7 @@ def test_a_step_whose_weights_are_gone_is_refused_with_those_that_are_there(tmp_
     shown = cli("runs", "show", str(folder)).out
     assert re.search(r"after step 2 +model *\n", shown)
     assert re.search(r"after step 5 +checkpoints/step-000005/model *\n", shown)
-    assert "Take the model, after step 5:" in shown
+    assert "Export the model after step 5:" in shown
     assert "after step 2" in (head := shown.partition("Evaluation [95% interval]\n")[2].splitlines()[0])
     assert "after step 4" in head
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from reasoner.distributed.sharding import rows_by_group
 from reasoner.errors import RunError, UserError
 from reasoner.learning.batching.packing import Layout, Sharing
 from reasoner.learning.model import attention
@@ -113,7 +114,7 @@ def test_padding_is_a_choice(tmp_path: Path, sharing: Sharing) -> None:
 def test_a_model_that_cannot_be_packed_is_padded_and_says_why(tmp_path: Path) -> None:
     folder = build("nemotron", tmp_path)
     policy = make_policy(folder)
-    why = "NemotronAttention calls attention without saying where rows begin"
+    why = "NemotronAttention calls attention without saying where sequences begin"
     assert f"one response per padded sequence ({why})" in policy.description
     assert same(policy.logprobs(SHORT_FIRST, 1.0), plain_logprobs(folder, SHORT_FIRST))
     with pytest.raises(UserError, match=f"learning.packing = 'packed' is impossible for NemotronForCausalLM: {why}"):
@@ -127,7 +128,7 @@ def test_routers_do_what_they_do_in_evaluation(tmp_path: Path, checkpointing: bo
     policy = make_policy(folder, gradient_checkpointing=checkpointing)
     expected = plain_logprobs(folder, SHORT_FIRST)
     assert same(policy.logprobs(SHORT_FIRST, 1.0), expected)
-    inputs = policy.inputs(policy.packing.micro_batches(SHORT_FIRST)[0])
+    inputs = policy.inputs(policy.packing.micro_batches(rows_by_group(SHORT_FIRST))[0])
     assert torch.equal(policy.scores(inputs, 1.0, False)[0], policy.scores(inputs, 1.0, False)[0])
 
 
@@ -136,7 +137,7 @@ def test_activations_are_recomputed_where_that_is_asked_for(tmp_path: Path, chec
     policy = make_policy(build("llama", tmp_path), gradient_checkpointing=checkpointing)
     seen: list[nn.Module] = []
     policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda module, _: seen.append(module))
-    inputs = policy.inputs(policy.packing.micro_batches(SHORT_FIRST[:1])[0])
+    inputs = policy.inputs(policy.packing.micro_batches(rows_by_group(SHORT_FIRST[:1]))[0])
     policy.scores(inputs, 1.0, False)[0].sum().backward()  # type: ignore[no-untyped-call]
     assert len(seen) == passes
 
@@ -154,18 +155,18 @@ def test_opt_drops_no_layer(tmp_path: Path) -> None:
 
 
 def _wrong_beyond(tokens: int) -> Callable[..., Any]:
-    """Packed attention that is wrong in rows of more than `tokens` tokens."""
-    right = attention._row
+    """Packed attention that is wrong in sequences of more than `tokens` tokens."""
+    right = attention._sequence
 
-    def row(shape: Any, parts: Any, scaling: float | None) -> Any:
+    def attend(shape: Any, parts: Any, scaling: float | None) -> Any:
         return right(shape, parts, scaling) * (0.5 if len(parts[0]) > tokens else 1.0)
 
-    return row
+    return attend
 
 
 def test_the_longest_sequence_is_compared_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = make_policy(build("llama", tmp_path))
-    monkeypatch.setattr(attention, "_row", _wrong_beyond(100))
+    monkeypatch.setattr(attention, "_sequence", _wrong_beyond(100))
     long_last = [*ragged_groups((3, 9, 4), 2, 8), make_group("long", [1] * 60, [[2] * 60])]
     with pytest.raises(RunError, match=r"packed responses differ.*learning.packing = 'padded' may be right"):
         policy.logprobs(long_last, 1.0)
@@ -173,7 +174,7 @@ def test_the_longest_sequence_is_compared_wherever_it_is(tmp_path: Path, monkeyp
 
 def test_sequences_that_grow_are_compared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = make_policy(build("llama", tmp_path))
-    monkeypatch.setattr(attention, "_row", _wrong_beyond(100))
+    monkeypatch.setattr(attention, "_sequence", _wrong_beyond(100))
     policy.logprobs(ragged_groups((40,), 2, 8), 1.0)
     with pytest.raises(RunError, match="packed responses differ"):
         policy.logprobs(ragged_groups((100,), 2, 8), 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from reasoner.config import LearningConfig
 from reasoner.errors import RunError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Term
-from reasoner.io.serialization import read_parquet, write_parquet
+from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.optimizer import Optimizer
 from reasoner.records import Batch, Group, Message, NonFiniteResponse, Problem, Response, ScoredGroup
@@ -41,14 +41,16 @@ class Failing:
     def accumulate(
         self,
         groups: Sequence[Group],
-        weights: WeightFunction | Callable[[Sequence[int], torch.Tensor], torch.Tensor],
+        weights: WeightFunction,
         temperature: float = 1.0,
         *,
+        rows: Sequence[int] | None = None,
         together: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        for row, logprobs in enumerate(self.logprobs(groups, temperature)):
-            weights([row], torch.tensor([logprobs]))
+        logprobs = self.logprobs(groups, temperature)
+        for row in range(len(logprobs)) if rows is None else rows:
+            weights([row], torch.tensor([logprobs[row]]))
         return Accumulated(0, 0, 0, 0, 0.0)
 
     def step(self) -> StepResult:

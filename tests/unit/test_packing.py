@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoner.learning.batching.inputs import RowShape, flat_inputs, padded_inputs
+from reasoner.distributed.sharding import GroupRows, rows_by_group, shares_of
+from reasoner.learning.batching.inputs import SequenceShape, flat_inputs, padded_inputs
 from reasoner.learning.batching.packing import (
     MicroBatch,
-    PackedRow,
+    PackedSequence,
     Sharing,
     extremes_of,
     longest_context,
@@ -32,10 +33,10 @@ def groups(draw: st.DrawFn) -> list[Group]:
 
 def _contents(batches: tuple[MicroBatch, ...]) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
     found = [
-        (index, (row.prompt_ids, response))
+        (index, (sequence.prompt_ids, response))
         for batch in batches
-        for row in batch.rows
-        for index, response in zip(row.indices, row.responses, strict=True)
+        for sequence in batch.sequences
+        for index, response in zip(sequence.rows, sequence.responses, strict=True)
     ]
     assert len(dict(found)) == len(found)
     return dict(found)
@@ -48,16 +49,16 @@ def _expected(some: list[Group]) -> dict[int, tuple[tuple[int, ...], tuple[int, 
 
 @given(groups(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))
 def test_every_response_is_in_one_row_with_its_prompt(some: list[Group], budget: int, sharing: Sharing) -> None:
-    assert _contents(pack(some, budget, sharing)) == _expected(some)
-    assert _contents(pack_padded(some, budget)) == _expected(some)
+    assert _contents(pack(rows_by_group(some), budget, sharing)) == _expected(some)
+    assert _contents(pack_padded(rows_by_group(some), budget)) == _expected(some)
 
 
 @given(groups(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))
 def test_only_a_single_row_exceeds_the_budget(some: list[Group], budget: int, sharing: Sharing) -> None:
-    for batch in pack(some, budget, sharing):
-        assert batch.tokens <= budget or len(batch.rows) == 1
-    for batch in pack_padded(some, budget):
-        assert len(batch.rows) * max(row.tokens for row in batch.rows) <= budget or len(batch.rows) == 1
+    for batch in pack(rows_by_group(some), budget, sharing):
+        assert batch.tokens <= budget or len(batch.sequences) == 1
+    for batch in pack_padded(rows_by_group(some), budget):
+        assert len(batch.sequences) * max(each.tokens for each in batch.sequences) <= budget or len(batch.rows) == 1
 
 
 @st.composite
@@ -72,7 +73,7 @@ def _by_unit(batches: tuple[MicroBatch, ...], together: list[int]) -> dict[int, 
     """The micro-batches that hold responses of each unit."""
     found: dict[int, set[int]] = {}
     for place, batch in enumerate(batches):
-        for index in batch.indices:
+        for index in batch.rows:
             found.setdefault(together[index], set()).add(place)
     return found
 
@@ -80,7 +81,8 @@ def _by_unit(batches: tuple[MicroBatch, ...], together: list[int]) -> dict[int, 
 @given(units(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))
 def test_a_unit_is_in_one_micro_batch(some: tuple[list[Group], list[int]], budget: int, sharing: Sharing) -> None:
     the_groups, together = some
-    for batches in (pack(the_groups, budget, sharing, together), pack_padded(the_groups, budget, together)):
+    selected = rows_by_group(the_groups, together=together)
+    for batches in (pack(selected, budget, sharing), pack_padded(selected, budget)):
         assert _contents(batches) == _expected(the_groups)
         assert all(len(places) == 1 for places in _by_unit(batches, together).values())
 
@@ -88,75 +90,79 @@ def test_a_unit_is_in_one_micro_batch(some: tuple[list[Group], list[int]], budge
 @given(units(), st.integers(1, 200))
 def test_only_a_single_unit_exceeds_the_budget(some: tuple[list[Group], list[int]], budget: int) -> None:
     the_groups, together = some
-    for batch in pack(the_groups, budget, "never", together):
-        assert batch.tokens <= budget or len({together[index] for index in batch.indices}) == 1
-    for batch in pack_padded(the_groups, budget, together):
-        padded = len(batch.rows) * max(row.tokens for row in batch.rows)
-        assert padded <= budget or len({together[index] for index in batch.indices}) == 1
+    selected = rows_by_group(the_groups, together=together)
+    for batch in pack(selected, budget, "never"):
+        assert batch.tokens <= budget or len({together[row] for row in batch.rows}) == 1
+    for batch in pack_padded(selected, budget):
+        padded = len(batch.sequences) * max(sequence.tokens for sequence in batch.sequences)
+        assert padded <= budget or len({together[row] for row in batch.rows}) == 1
 
 
 @given(units(), st.integers(1, 200))
 def test_a_unit_shares_one_row(some: tuple[list[Group], list[int]], budget: int) -> None:
     the_groups, together = some
-    rows = [row for batch in pack(the_groups, budget, "always", together) for row in batch.rows]
-    placed = [unit for row in rows for unit in {together[index] for index in row.indices}]
-    assert sorted(placed) == sorted(set(together))
-    assert all(row.tokens <= budget or len({together[index] for index in row.indices}) == 1 for row in rows)
+    batches = pack(rows_by_group(the_groups, together=together), budget, "always")
+    sequences = [sequence for batch in batches for sequence in batch.sequences]
+    units_of = [{together[row] for row in sequence.rows} for sequence in sequences]
+    assert sorted(unit for units in units_of for unit in units) == sorted(set(together))
+    assert all(
+        sequence.tokens <= budget or len(units) == 1 for sequence, units in zip(sequences, units_of, strict=True)
+    )
 
 
 @given(groups(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))
 def test_units_of_one_response_change_nothing(some: list[Group], budget: int, sharing: Sharing) -> None:
     each_own = list(range(sum(len(group.responses) for group in some)))
-    assert pack(some, budget, sharing, each_own) == pack(some, budget, sharing)
-    assert pack_padded(some, budget, each_own) == pack_padded(some, budget)
+    assert pack(rows_by_group(some, together=each_own), budget, sharing) == pack(rows_by_group(some), budget, sharing)
+    assert pack_padded(rows_by_group(some, together=each_own), budget) == pack_padded(rows_by_group(some), budget)
 
 
 def test_the_responses_of_a_unit_need_not_be_neighbours() -> None:
     group = make_group("a", range(10), [range(9)] * 4)
-    shared = [row.indices for batch in pack([group], 30, "always", [7, 8, 8, 7]) for row in batch.rows]
-    single = [batch.indices for batch in pack([group], 30, "never", [7, 8, 8, 7])]
+    selected = rows_by_group([group], together=[7, 8, 8, 7])
+    shared = [sequence.rows for batch in pack(selected, 30, "always") for sequence in batch.sequences]
+    single = [batch.rows for batch in pack(selected, 30, "never")]
     assert sorted(shared) == sorted(single) == [(0, 3), (1, 2)]
 
 
 def test_a_unit_over_two_groups_is_refused() -> None:
     some = [make_group("a", [1], [[1], [2]]), make_group("b", [1], [[1], [2]])]
     with pytest.raises(ValueError, match="unit 1 spans two groups, of problems 'a' and 'b'"):
-        pack(some, 100, "auto", [0, 1, 1, 2])
-    with pytest.raises(ValueError, match="unit 1 spans two groups, of problems 'a' and 'b'"):
-        pack_padded(some, 100, [0, 1, 1, 2])
+        rows_by_group(some, together=[0, 1, 1, 2])
 
 
 @pytest.mark.parametrize("together", [[0], [0, 1, 2]])
 def test_every_response_needs_a_unit(together: list[int]) -> None:
     with pytest.raises(ValueError, match=f"one unit per response: 2 of them, got {len(together)}"):
-        pack([make_group("a", [1], [[1], [2]])], 100, "auto", together)
+        rows_by_group([make_group("a", [1], [[1], [2]])], together=together)
 
 
 def test_a_shared_prompt_is_counted_once_and_the_last_token_not_at_all() -> None:
     group = make_group("a", range(10), [range(5), range(3), range(1)])
-    (batch,) = pack([group], 100, "always")
+    (batch,) = pack(rows_by_group([group]), 100, "always")
     assert batch.tokens == 10 + 4 + 2 + 0
-    assert sum(row.tokens for row in pack([group], 100, "never")[0].rows) == 14 + 12 + 10
+    assert sum(each.tokens for each in pack(rows_by_group([group]), 100, "never")[0].sequences) == 14 + 12 + 10
 
 
 def test_a_group_larger_than_the_budget_becomes_several_rows() -> None:
     group = make_group("a", range(10), [range(9)] * 5)
-    rows = [row for batch in pack([group], 30, "always") for row in batch.rows]
-    assert [len(row.responses) for row in rows] == [2, 2, 1]
-    assert [row.tokens for row in rows] == [26, 26, 18]
+    sequences = [each for batch in pack(rows_by_group([group]), 30, "always") for each in batch.sequences]
+    assert [len(sequence.responses) for sequence in sequences] == [2, 2, 1]
+    assert [sequence.tokens for sequence in sequences] == [26, 26, 18]
 
 
 def test_a_row_larger_than_the_budget_gets_a_micro_batch_of_its_own() -> None:
     long, short = make_group("long", range(50), [range(9)]), make_group("short", range(2), [range(2)])
-    assert [batch.tokens for batch in pack([short, long], 20, "auto")] == [58, 3]
+    assert [batch.tokens for batch in pack(rows_by_group([short, long]), 20, "auto")] == [58, 3]
 
 
 @pytest.mark.parametrize(("prompt", "worth"), [(4, False), (5, True)])
 def test_auto_shares_what_saves_more_than_a_fifth(prompt: int, worth: bool) -> None:
     # Two responses put 8 tokens each through the model: sharing a prompt of p saves p of 2 p + 16 tokens, 1/5 at 16/3.
     group = make_group("a", range(prompt + 1), [range(9), range(9)])
-    assert worth_sharing(group) is worth
-    assert len(pack([group], 100, "auto")[0].rows) == (1 if worth else 2)
+    (selected,) = rows_by_group([group])
+    assert worth_sharing(selected) is worth
+    assert len(pack([selected], 100, "auto")[0].sequences) == (1 if worth else 2)
 
 
 def test_no_groups_no_micro_batches() -> None:
@@ -166,24 +172,24 @@ def test_no_groups_no_micro_batches() -> None:
 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="'a' has an empty prompt"):
-        pack([make_group("a", [], [[1, 2]])], 100, "auto")
+        pack(rows_by_group([make_group("a", [], [[1, 2]])]), 100, "auto")
 
 
 def test_flat_inputs_restart_positions_and_point_at_the_predicting_token() -> None:
     batch = MicroBatch(
-        (PackedRow((1, 2, 3), ((4, 5), (6,), (7, 8, 9)), (2, 0, 1)), PackedRow((10,), ((11, 12),), (3,)))
+        (PackedSequence((1, 2, 3), ((4, 5), (6,), (7, 8, 9)), (2, 0, 1)), PackedSequence((10,), ((11, 12),), (3,)))
     )
     inputs = flat_inputs(batch, CPU)
     assert inputs.input_ids_BL.tolist() == [[1, 2, 3, 4, 7, 8, 10, 11]]
     assert inputs.position_ids_BL.tolist() == [[0, 1, 2, 3, 3, 4, 0, 1]]
-    assert inputs.shapes == (RowShape(0, 3, (1, 0, 2)), RowShape(6, 1, (1,)))
+    assert inputs.shapes == (SequenceShape(0, 3, (1, 0, 2)), SequenceShape(6, 1, (1,)))
     assert inputs.targets_S.tolist() == [4, 5, 6, 7, 8, 9, 11, 12]
     assert inputs.predictors_S.tolist() == [2, 3, 2, 2, 4, 5, 6, 7]
-    assert batch.indices == (2, 0, 1, 3)
+    assert batch.rows == (2, 0, 1, 3)
 
 
 def test_padded_inputs_are_padded_on_the_right() -> None:
-    batch = MicroBatch((PackedRow((1, 2), ((3, 4, 5),), (1,)), PackedRow((6,), ((7,),), (0,))))
+    batch = MicroBatch((PackedSequence((1, 2), ((3, 4, 5),), (1,)), PackedSequence((6,), ((7,),), (0,))))
     inputs = padded_inputs(batch, CPU)
     assert inputs.input_ids_BL.tolist() == [[1, 2, 3, 4], [6, 0, 0, 0]]
     assert inputs.targets_S.tolist() == [3, 4, 5, 7]
@@ -192,7 +198,7 @@ def test_padded_inputs_are_padded_on_the_right() -> None:
 
 @given(groups())
 def test_padding_and_flattening_are_inverse(some: list[Group]) -> None:
-    inputs = flat_inputs(pack(some, 10_000, "auto")[0], CPU)
+    inputs = flat_inputs(pack(rows_by_group(some), 10_000, "auto")[0], CPU)
     values_S = torch.arange(1, len(inputs.targets_S) + 1)
     padded_RT = inputs.padded(values_S)
     assert padded_RT.shape == (len(inputs.lengths_R), max(inputs.lengths_R))
@@ -202,16 +208,41 @@ def test_padding_and_flattening_are_inverse(some: list[Group]) -> None:
 
 @given(groups())
 def test_the_longest_and_the_shortest_sequence_are_found(some: list[Group]) -> None:
-    def lengths(groups: list[Group]) -> list[int]:
-        return [len(group.prompt_ids) + len(each.token_ids) for group in groups for each in group.responses]
+    def lengths(groups: list[GroupRows]) -> list[int]:
+        return [len(each.group.prompt_ids) + len(each.response(row).token_ids) for each in groups for row in each.rows]
 
-    few = extremes_of(some)
-    assert longest_context(some) == max(lengths(some)) == max(lengths(few))
-    assert min(lengths(some)) == min(lengths(few))
+    every = rows_by_group(some)
+    few = extremes_of(every)
+    assert longest_context(every) == max(lengths(every)) == max(lengths(few))
+    assert min(lengths(every)) == min(lengths(few))
     assert len(few) <= 2
-    assert all(len(group.responses) <= 2 for group in few)
-    assert {group.problem.id for group in few} <= {group.problem.id for group in some}
+    assert all(len(group.rows) <= 2 for group in few)
+    assert {group.group.problem.id for group in few} <= {group.problem.id for group in some}
 
 
 def test_no_groups_have_no_longest_sequence() -> None:
     assert longest_context([]) == 0
+
+
+@given(units(), st.data())
+def test_what_is_left_out_changes_no_row(some: tuple[list[Group], list[int]], data: st.DataObject) -> None:
+    """Selected, sharded and packed, a response keeps its row of the batch: the pieces are those of the batch."""
+    the_groups, together = some
+    rows = data.draw(st.lists(st.sampled_from(range(len(together))), unique=True))
+    selected = rows_by_group(the_groups, rows, together)
+    assert sorted(row for group in selected for row in group.rows) == sorted(rows)
+    shares = shares_of(selected, 3)
+    assert sorted(row for share in shares for group in share for row in group.rows) == sorted(rows)
+    expected = _expected(the_groups)
+    for share in shares:
+        for batches in (pack(share, 40, "auto"), pack_padded(share, 40)):
+            contents = _contents(batches)
+            assert contents == {row: expected[row] for group in share for row in group.rows}
+
+
+def test_a_group_without_selected_responses_goes_nowhere() -> None:
+    some = ragged_groups(prompts=(3, 4, 5), responses=2)
+    selected = rows_by_group(some, rows=[5, 0])
+    assert [(group.group, group.first, group.rows) for group in selected] == [(some[0], 0, (0,)), (some[2], 4, (5,))]
+    assert selected[1].tokens == 5 + len(some[2].responses[1].token_ids)
+    assert rows_by_group(some, rows=[]) == []

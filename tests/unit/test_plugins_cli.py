@@ -317,7 +317,7 @@ def test_the_name_of_a_plugin_gives_its_package(case: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "Unit", "unit_verifier", "-x", "x-", "a--b", "8k", "a b", "../x", "ü", "x\n"])
 def test_what_is_no_name_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no name for a plugin: take lower-case letters"):
+    with pytest.raises(UserError, match="is not a valid name for a plugin: use lower-case letters"):
         write_plugin(name, tmp_path, ())
     assert list(tmp_path.iterdir()) == []
 
@@ -542,7 +542,7 @@ def test_check_prints_a_checklist_per_source_and_fails_when_one_does(cli: Cli, t
     good, bad = lines.index("good"), lines.index("bad")
     assert [line.split()[0] for line in lines[good + 1 : bad - 1]] == ["ok"] * 11
     assert "FAIL" in [line.split()[0] for line in lines[bad + 1 : -2]]
-    assert lines[-1] == "bad: not as the contract asks"
+    assert lines[-1] == "The contract is broken by bad."
     assert max(map(len, lines)) <= 80
     assert cli("plugins", "check", "good", "--plugin", file).code == 0
     assert cli("plugins", "check", "good", "--plugin", file, "--options", "{unit = 3}").code == 2
@@ -553,7 +553,7 @@ def test_a_source_that_needs_options_is_checked_with_them(cli: Cli, tmp_path: Pa
     file = plugin(tmp_path, GOOD + needy, "good, needy")
     both = cli("plugins", "check", file)
     assert both.code == 0
-    told = "not checked, it needs options. reward source 'needy', option 'unit': Field required"
+    told = "not checked, because it needs options. reward source 'needy', option 'unit': Field required"
     assert told in " ".join(both.out.split())
     assert "reasoner plugins check needy --options" in " ".join(both.out.split())
     alone = cli("plugins", "check", "needy", "--plugin", file)

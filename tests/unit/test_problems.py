@@ -91,7 +91,7 @@ def test_the_shuffle_is_seeded_and_the_limit_takes_from_it(tmp_path: Path) -> No
         ("", r"data\.train: .*x\.jsonl holds no rows"),
         ('{"question": "a", "answer": "b"}\n{"question": ', r"x\.jsonl, line 2: not JSON: .*one JSON object per line"),
         ("\n\n[1, 2]\n", r"x\.jsonl, line 3: a JSON object is needed, got list '\[1, 2\]'"),
-        ('{"question": "a", "answer": NaN}', r"line 1: not JSON: NaN is no JSON value"),
+        ('{"question": "a", "answer": NaN}', r"line 1: not JSON: NaN is not a JSON value"),
         (
             '{"question": "a"}',
             r"line 1: the field 'answer' is missing\. The row has: question\..*columns\.answer=FIELD",
@@ -196,8 +196,8 @@ def test_problems_of_a_file_that_are_evaluation_problems_are_refused_unless_drop
     with pytest.raises(DataError) as caught:
         splits("refuse")
     assert str(caught.value).splitlines() == [
-        "data.train: 4 of 20 problems are also evaluation problems, but for white space, case and punctuation: the "
-        "evaluation would measure memory.",
+        "data.train: 4 of 20 problems are also evaluation problems, apart from white space, case and punctuation; the "
+        "evaluation would measure memorisation.",
         "  train:0 is test:0: What is 0 + 0?",
         "  train:1 is test:1: What is 1 + 1?",
         "  train:2 is test:2: What is 2 + 2?",

@@ -189,9 +189,9 @@ def test_a_function_that_no_reward_names_is_refused(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "what is to be trained"),
-        ({"task": "math-gsm8k", "resume": "x"}, "leave them out beside resume"),
-        ({"profile": "laptop", "resume": "x"}, "leave them out beside resume"),
+        ({}, "nothing to train"),
+        ({"task": "math-gsm8k", "resume": "x"}, "leave them out with resume"),
+        ({"profile": "laptop", "resume": "x"}, "leave them out with resume"),
         ({"resume": "not-there"}, "there is no run 'not-there'"),
     ],
 )
@@ -266,7 +266,7 @@ def test_an_error_comes_back_with_its_class_and_message(
     assert str(found) == "no such key"
 
 
-@pytest.mark.parametrize(("kind", "notes"), [("RunError", ["To go on: go on with /some/folder"]), ("UserError", [])])
+@pytest.mark.parametrize(("kind", "notes"), [("RunError", ["To resume: go on with /some/folder"]), ("UserError", [])])
 def test_the_childs_error_is_raised_here(child: Child, kind: str, notes: list[str]) -> None:
     with pytest.raises(getattr(errors, kind)) as found:
         child(f"""
@@ -335,7 +335,7 @@ def test_an_interrupt_ends_the_child_which_saves(child: Child) -> None:
         with pytest.raises(KeyboardInterrupt) as raised:
             child(SAVES)
     assert "".join(said) == "ready\nsaving\nsaved\n"
-    assert raised.value.__notes__ == ["To go on: go on with /some/folder"]
+    assert raised.value.__notes__ == ["To resume: go on with /some/folder"]
     thread.join()
 
 
@@ -450,7 +450,7 @@ def test_an_evaluation_compares_runs_and_models(asked: list[list[str]], tmp_path
     assert asked[1] == ["eval", "--resume", str(tmp_path)]
     with pytest.raises(UserError, match="name a task"):
         reasoner.evaluate()
-    with pytest.raises(UserError, match="give nothing beside resume"):
+    with pytest.raises(UserError, match="give nothing but resume"):
         reasoner.evaluate("math-500", resume=tmp_path)
 
 

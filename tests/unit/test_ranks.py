@@ -18,15 +18,14 @@ import pytest
 
 from reasoner.config import RewardConfig
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, launched, part_of, share, visible_devices
-from reasoner.distributed.sharding import ShardedPolicy, same_batch, shares_of
+from reasoner.distributed.sharding import ShardedPolicy, rows_by_group, same_batch, shares_of
 from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.launch import launcher as launch
 from reasoner.launch.cluster import Node
 from reasoner.launch.coordination import NodeEnd
 from reasoner.processes.stacks import forget_stacks
-from reasoner.records import Group
 from reasoner.training import build as opening
-from tests.ragged import ragged_groups
+from tests.ragged import make_group, ragged_groups
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,22 @@ def test_shares_are_balanced_whole_and_the_same_for_all() -> None:
 
 def test_a_share_knows_its_rows() -> None:
     groups = ragged_groups(prompts=(3, 40, 5), responses=2)
-    first, second = shares_of(groups, 2)
-    assert (first.groups, first.rows) == ((groups[1],), (2, 3))
-    assert (second.groups, second.rows) == ((groups[0], groups[2]), (0, 1, 4, 5))
+    first, second = shares_of(rows_by_group(groups), 2)
+    assert [(part.group, part.rows) for part in first] == [(groups[1], (2, 3))]
+    assert [(part.group, part.rows) for part in second] == [(groups[0], (0, 1)), (groups[2], (4, 5))]
     responses = [response for group in groups for response in group.responses]
-    assert second.responses == [responses[row] for row in second.rows]
+    assert all(part.response(row) is responses[row] for part in (*first, *second) for row in part.rows)
+
+
+def test_shares_are_balanced_by_the_responses_that_are_meant() -> None:
+    """A long response that is left out costs nothing."""
+    groups = [make_group(name, [1], [[1] * length, [1]]) for name, length in (("a", 50), ("b", 9), ("c", 8))]
+    assert [[part.rows for part in share] for share in shares_of(rows_by_group(groups), 2)] == [
+        [(0, 1)],
+        [(2, 3), (4, 5)],
+    ]
+    without = shares_of(rows_by_group(groups, rows=[1, 2, 3, 4]), 2)
+    assert [[part.rows for part in share] for share in without] == [[(2, 3)], [(1,), (4,)]]
 
 
 def test_log_probabilities_come_back_in_the_order_of_the_batch() -> None:
@@ -65,18 +75,33 @@ def test_log_probabilities_come_back_in_the_order_of_the_batch() -> None:
         def logprobs(self, groups: Any, temperature: float) -> list[list[float]]:
             return [[rows[id(r)], temperature] for group in groups for r in group.responses]
 
-    def other(_: Any) -> list[list[float]]:
-        return Policy().logprobs(shares_of(groups, 2)[1].groups, 0.5)
+    def other(_: Any) -> dict[int, list[float]]:
+        return {row: [float(row), 0.5] for part in shares_of(rows_by_group(groups), 2)[1] for row in part.rows}
 
     found = ShardedPolicy(Policy(), Faked(count=2, other=other)).logprobs(groups, 0.5)
     assert found == [[float(n), 0.5] for n in range(6)]
 
 
 def test_another_batch_is_found_out() -> None:
-    groups: list[Group] = ragged_groups()
+    groups = rows_by_group(ragged_groups())
     same_batch(groups, Faked(count=2))
+    same_batch([], Faked(count=2))
     with pytest.raises(RunError, match="different batches"):
         same_batch(groups, Faked(count=2, other=lambda value: value + 1))
+
+
+def test_ranks_that_leave_out_other_responses_are_found_out() -> None:
+    """Also where the responses say the same."""
+    group = make_group("a", [1], [[5], [5]])
+    fingerprints: list[int] = []
+
+    def remember(value: int) -> int:
+        fingerprints.append(value)
+        return value
+
+    for row in (0, 1, 0):
+        same_batch(rows_by_group([group], rows=[row]), Faked(count=2, other=remember))
+    assert fingerprints[0] == fingerprints[2] != fingerprints[1]
 
 
 def test_a_difference_is_named_with_the_rank() -> None:
@@ -196,7 +221,7 @@ def test_a_rank_that_was_killed_comes_before_those_that_missed_it(tmp_path: Path
         2: failure(tmp_path, 2, -15, None),
     }
     found = launch._first_of(failures, tmp_path, Node())
-    expected = "rank 1 was ended by signal 9 and said nothing. The end of its output:\nout of memory"
+    expected = "rank 1 was ended by signal 9 without any output. The end of its output:\nout of memory"
     assert (found.message, found.code) == (expected, 1)
 
 
@@ -205,7 +230,7 @@ def test_a_rank_of_another_node_is_named_with_it(tmp_path: Path) -> None:
     logs.mkdir(parents=True)
     (logs / "stderr.log").write_text("out of memory\n")
     found = launch._first_of({6: failure(tmp_path, 6, -9, None)}, tmp_path, Node(1, 2, name="gpu-b"))
-    assert found.message.startswith("rank 6 on gpu-b was ended by signal 9 and said nothing.")
+    assert found.message.startswith("rank 6 on gpu-b was ended by signal 9 without any output.")
     assert found.message.endswith("out of memory")
 
 

@@ -203,7 +203,7 @@ def test_long_texts_take_no_long_time(text: str) -> None:
         ("rewards.http.options.url", "https://h/?q=hunter2hunter2", "secret environment variable"),
         ("rewards.own.options.headers", {"Authorization": "Basic xyz"}, "secret by its name"),
         ("rewards.own.options.urls", ["http://ok", "http://a:b@c"], "user or password"),
-        ("rewards.judge.options.api_key_env", KEY, "in the place of a variable's name"),
+        ("rewards.judge.options.api_key_env", KEY, "it takes the name of a variable"),
     ],
 )
 def test_secrets_in_a_configuration_are_found(path: str, value: object, reason: str) -> None:

@@ -21,7 +21,8 @@ from tokenizers import Tokenizer
 from reasoner.cli.results.report import leaving_report
 from reasoner.errors import DataError, RunError, UserError
 from reasoner.evaluation.metrics import Evaluation, estimate
-from reasoner.io.serialization import read_parquet, to_json, write_parquet
+from reasoner.io.parquet import read_parquet, write_parquet
+from reasoner.io.serialization import to_json
 from reasoner.monitoring.summary import as_text
 from reasoner.monitoring.view import Summary
 from reasoner.records import Rollout

@@ -14,11 +14,12 @@ import pytest
 
 from reasoner.__main__ import main
 from reasoner.benchmarks.rescore import Rescoring, SavedBatch, config_for, load_saved, rescore, saved_path
-from reasoner.cli.train import progress
+from reasoner.cli import progress
 from reasoner.config import Config, EvaluationConfig
 from reasoner.errors import DataError, UserError
 from reasoner.gro.spec.registry import BUILT_IN
-from reasoner.io.serialization import write_jsonl, write_parquet
+from reasoner.io.parquet import write_parquet
+from reasoner.io.serialization import write_jsonl
 from reasoner.loading import load_config, to_toml
 from reasoner.records import Component, Failure, Group, Rollout, ScoredGroup
 from reasoner.testing.cases import make_problem, make_response
@@ -283,7 +284,7 @@ def test_score_with_the_same_rewards_changes_nothing(cli: Cli, run: Path) -> Non
         ["number", "-0.3333", "-0.3333", "0", "of", "4"],
         ["total", "-0.3333", "-0.3333", "0", "of", "4"],
     ]
-    assert "groups in another order 0 of 2 credits of another sign 0 of 4" in " ".join(out.split())
+    assert "groups ranked differently 0 of 2 credits that change sign 0 of 4" in " ".join(out.split())
     assert "No reward changed." in out
 
 
@@ -330,9 +331,9 @@ def test_score_with_other_rewards_says_what_they_do(cli: Cli, run: Path, tmp_pat
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     assert "number -0.3333 0.6667 2 of 4" in text
-    assert "groups in another order 1 of 2" in text
+    assert "groups ranked differently 1 of 2" in text
     assert "correct (number) 25.0% -> 25.0%, over 2 of 2 groups, judged before and now" in text
-    assert "credits of another sign 2 of 4" in text
+    assert "credits that change sign 2 of 4" in text
     assert "p:1, sample 1, step 1: -2 -> 4 number -2 -> 4 (times -2.0)" in text
     assert text.index("p:1, sample 1") < text.index("p:1, sample 0")
     rows = [json.loads(line) for line in output.read_text().splitlines()]

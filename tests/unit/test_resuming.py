@@ -398,7 +398,7 @@ def test_changes_of_what_is_trained_are_refused_one_by_one(tmp_path: Path) -> No
 @pytest.mark.parametrize("value", ["rewards.math.options.tolerance=0.1", "rewards.math.options.extract=lenient"])
 def test_options_of_a_reward_source_change_when_that_is_accepted(tmp_path: Path, value: str) -> None:
     folder, key = run_with(tmp_path), value.partition("=")[0]
-    with pytest.raises(ConfigError, match=rf"{key}: none -> .*\n.*with --accept-changes the run goes on"):
+    with pytest.raises(ConfigError, match=rf"{key}: none -> .*\n.*with --accept-changes the run is resumed"):
         load_resumed(folder, [value])
     resolved, (change,) = load_resumed(folder, [value], accept=True)
     assert (change.key, change.effect) == (key, REWARDS)

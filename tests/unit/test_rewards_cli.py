@@ -229,14 +229,14 @@ def test_a_task_whose_data_is_not_there_is_said_and_left_out(cli: Cli, monkeypat
             raise DataError("no hub")
         return [Problem("p:0", (Message("user", "3 + 4?"),), "7")]
 
-    monkeypatch.setattr("reasoner.cli.inspect.rewards._problems", few)
+    monkeypatch.setattr("reasoner.cli.inspect.reward_checks._problems", few)
     tested = cli("rewards", "test", "math", "--profile", "laptop")
     assert (tested.code, tested.err) == (0, "")
     assert "math on math-500: not tested: no hub" in tested.out
     assert "math on math-gsm8k, profile laptop" in tested.out
     named = cli("rewards", "test", "math", "--profile", "laptop", "--task", "aime24")
     assert (named.code, named.err) == (2, "error: no hub\n")
-    monkeypatch.setattr("reasoner.cli.inspect.rewards._tasks", lambda *ignored: ["aime24", "aime25"])
+    monkeypatch.setattr("reasoner.cli.inspect.reward_checks._tasks", lambda *ignored: ["aime24", "aime25"])
     assert cli("rewards", "test", "math", "--profile", "laptop").code == 1
 
 
@@ -285,7 +285,7 @@ def test_options_that_are_no_table_or_unknown_are_refused(cli: Cli, plugin: str,
 
 
 def test_the_reward_of_a_task_keeps_its_own_options() -> None:
-    from reasoner.cli.inspect.rewards import _reward_of
+    from reasoner.cli.inspect.reward_checks import _reward_of
     from reasoner.loading import load_config
 
     config = load_config("math-gsm8k", "laptop", sets=["rewards.math.options.extract=lenient"]).config

@@ -14,7 +14,7 @@ import pytest
 from reasoner.data.curriculum import Curriculum
 from reasoner.data.problems import Stream
 from reasoner.distributed.ranks import Ranks
-from reasoner.io.serialization import read_parquet, write_parquet
+from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.loading import load_config
 from reasoner.monitoring.step_metrics import rollout_metrics
 from reasoner.records import Component, Group, Message, Problem, Prompt, Response, Rollout, SamplingParams, ScoredGroup

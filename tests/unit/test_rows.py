@@ -247,7 +247,7 @@ def test_all_bad_rows_are_named_at_once_the_first_five_and_the_others_by_kind(tm
     assert where == ["line 6", "line 24", "line 4", "line 8", "line 9"]  # what is malformed is known first
     assert more == "  and 4 more: 3 with an empty field 'answer', 1 whose field 'answer' is neither text nor a number"
     assert repeated == "  rows that repeat an earlier one: 1"
-    assert advice == "Mend these rows, or leave them out: --set data.on_bad_row=drop."
+    assert advice == "Correct these rows, or leave them out: --set data.on_bad_row=drop."
 
 
 def test_dropped_rows_are_counted_and_repeated_ones_go_too(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import reasoner.runs.folder as folder_module
 from reasoner.errors import DataError, RunError, UserError
 from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
 from reasoner.io.atomic_files import append_line, replace_text, replacing_folder
-from reasoner.io.serialization import read_jsonl, read_parquet
+from reasoner.io.parquet import read_parquet
+from reasoner.io.serialization import read_jsonl
 from reasoner.monitoring.alarms import Warned
 from reasoner.records import Component, Group, Message, Problem, Response, Rollout, ScoredGroup
 from reasoner.runs.environment import describe, git_commit

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from reasoner import records
 from reasoner.errors import DataError
-from reasoner.io.serialization import from_json, read_jsonl, read_parquet, to_json, write_jsonl, write_parquet
+from reasoner.io.parquet import read_parquet, write_parquet
+from reasoner.io.serialization import from_json, read_jsonl, to_json, write_jsonl
 from reasoner.records import (
     Batch,
     Component,

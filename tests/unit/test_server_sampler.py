@@ -173,7 +173,7 @@ def restarts(fake: Fake) -> None:
     [
         (dies, "broke off"),
         (hangs, "made no token in"),
-        (restarts, "drew with other weights|holds the weights 'default'"),
+        (restarts, "sampled with other weights|holds the weights 'default'"),
     ],
 )
 def test_what_a_lost_server_had_goes_to_the_others_and_it_is_back_with_the_next_weights(
@@ -255,7 +255,7 @@ def _two_versions(answer: dict[str, Any]) -> object:
         (_other_tokens, "of other tokens than those of the response"),
         (_cut, "3 tokens and finish reason 'length' where max_tokens is 4"),
         (_aborted, "choices.0.finish_reason"),
-        (_two_versions, "drew with other weights"),
+        (_two_versions, "sampled with other weights"),
     ],
 )
 def test_nonsense_is_drawn_again_elsewhere(world: World, spoils: Callable[[Any], object], reason: str) -> None:
@@ -320,7 +320,7 @@ def test_a_reader_that_has_enough_ends_the_drawing(world: World) -> None:
         ({"dtype": "bfloat16"}, "in bfloat16, and model.dtype is float32"),
         ({"max_model_len": 128}, "takes 128 tokens, and a prompt and its response may have 256"),
         ({"logprobs_mode": "raw_logprobs"}, "gives raw_logprobs"),
-        ({"generation_config": "auto"}, "sampling defaults of its own"),
+        ({"generation_config": "auto"}, "its own sampling defaults"),
         ({"reads_folder": False}, "set sampling.weights_folder"),
     ],
 )

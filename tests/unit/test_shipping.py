@@ -210,7 +210,7 @@ REFUSED = {
     "made of another": (
         "from functools import lru_cache\ndef plain():\n    return 1.0\nkept = lru_cache(plain)\n"
         "@reward('verifier')\ndef verifier(p, r):\n    return kept()",
-        "uses 'kept', which is made of 'plain'; decorate that in the place of its def",
+        "uses 'kept', which is made of 'plain'; decorate that instead of its def",
     ),
     "wrapped afterwards": (
         "from functools import lru_cache\ndef plain():\n    return 1.0\nplain = lru_cache(plain)\n"

@@ -109,7 +109,7 @@ def test_a_family_that_does_not_work_says_so() -> None:
         find_task("sums/two", registered(TaskFamily("Sums", lacking, str)))
     with pytest.raises(PluginError, match="task family 'sums': toml failed: ZeroDivisionError"):
         find_task("sums/two", registered(TaskFamily("Sums", lambda: ["two"], lambda name: str(1 // 0))))
-    with pytest.raises(PluginError, match=r"task family 'sums': '\.\./two' is no name for a task"):
+    with pytest.raises(PluginError, match=r"task family 'sums': '\.\./two' is not a valid name for a task"):
         members("sums", sums("../two"))
     with pytest.raises(ConfigError, match="task sums/two: not TOML: "):
         find_task("sums/two", registered(TaskFamily("Sums", lambda: ["two"], str)))
@@ -130,8 +130,11 @@ def register_task_families():
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ("{'Sums': TaskFamily('Sums', list, str)}", "'Sums' is no name for a task family: take lower-case letters"),
-        ("{'my-sums': TaskFamily('Sums', list, str)}", "'my-sums' is no name for a task family"),
+        (
+            "{'Sums': TaskFamily('Sums', list, str)}",
+            "'Sums' is not a valid name for a task family: use lower-case letters",
+        ),
+        ("{'my-sums': TaskFamily('Sums', list, str)}", "'my-sums' is not a valid name for a task family"),
         ("{'sums': 3}", "'sums' must be a TaskFamily, got int"),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_template_that_is_nested_a_little_is_rendered(depth: int) -> None:
     ],
 )
 def test_what_is_no_text_is_not_written(template: str) -> None:
-    with Template(template) as found, pytest.raises(FailedError, match="which is no text"):
+    with Template(template) as found, pytest.raises(FailedError, match="which is not text"):
         found.render({"question": "why", "row": {"items": [1]}})
 
 

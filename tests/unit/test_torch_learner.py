@@ -21,8 +21,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from reasoner.config import LearningConfig
 from reasoner.errors import RunError, UserError
+from reasoner.gro.weights import Weights
 from reasoner.learning.batching.packing import Sharing
-from reasoner.learning.learner import WeightFunction, Weights
+from reasoner.learning.learner import WeightFunction
 from reasoner.learning.model import attention
 from reasoner.learning.model.policy import Dtype, Packing, TorchPolicy
 from reasoner.learning.schedule import learning_rate
@@ -212,7 +213,7 @@ def weights_and_bonus(offset: int = 0) -> WeightFunction:
     def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
         bonus_RT = [[bonus(row + offset, token) for token in range(logprobs_RT.shape[1])] for row in rows]
         plain = fixed_weights(offset)(rows, logprobs_RT)
-        return Weights(plain.logprobs_RT, torch.tensor(bonus_RT, dtype=logprobs_RT.dtype))
+        return Weights(plain.weights_RT, torch.tensor(bonus_RT, dtype=logprobs_RT.dtype))
 
     return weigh
 
@@ -330,7 +331,7 @@ def test_sharing_puts_fewer_tokens_through_the_model(tiny: Path) -> None:
         for sharing in ("always", "never")
     )
     assert single.tokens - shared.tokens == sum(3 * len(group.prompt_ids) for group in GROUPS)
-    assert (shared.rows, single.rows) == (3, 12)
+    assert (shared.sequences, single.sequences) == (3, 12)
     assert shared.loss == pytest.approx(single.loss, rel=1e-9)
 
 
@@ -449,7 +450,7 @@ def test_only_zero_weights_move_nothing(tiny: Path) -> None:
 def test_no_groups_are_no_gradient(tiny: Path) -> None:
     learner = make_learner(tiny)
     done = learner.accumulate([], fixed_weights(), 1.0)
-    assert (done.rows, done.tokens, done.responses, done.loss) == (0, 0, 0, 0.0)
+    assert (done.sequences, done.tokens, done.responses, done.loss) == (0, 0, 0, 0.0)
     assert not learner.step().applied
 
 
@@ -597,10 +598,10 @@ def _random_model(kind: str, **sizes: Any) -> Any:
 @pytest.mark.parametrize(
     ("kind", "sizes", "packing"),
     [
-        ("qwen2", {}, "packed rows"),
-        ("qwen3", {}, "packed rows"),
-        ("cohere", {"logit_scale": 0.25}, "packed rows"),
-        ("granite", {"logits_scaling": 4.0}, "packed rows"),
+        ("qwen2", {}, "packed sequences"),
+        ("qwen3", {}, "packed sequences"),
+        ("cohere", {"logit_scale": 0.25}, "packed sequences"),
+        ("granite", {"logits_scaling": 4.0}, "packed sequences"),
         ("gemma2", {"sliding_window": 4, "final_logit_softcapping": 2.0}, "full_attention, sliding_attention"),
         ("mistral", {"sliding_window": 4}, "sliding-window attention"),
         ("mamba", {"state_size": 4}, "recurrent layers"),
@@ -636,7 +637,7 @@ def _scaled_head(policy: TorchPolicy, _: pytest.MonkeyPatch) -> None:
 
 
 def _blind_attention(_: TorchPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_row", _ignore_rows)
+    monkeypatch.setattr(attention, "_sequence", _ignore_rows)
 
 
 @pytest.mark.parametrize("damage", [_scaled_head, _blind_attention])

@@ -33,8 +33,8 @@ from reasoner.cli.app import app
 from reasoner.cli.console import complain
 from reasoner.cli.results import score as score_command
 from reasoner.errors import DataError, UserError
-from reasoner.io import serialization as codec
-from reasoner.io.serialization import read_parquet, write_parquet
+from reasoner.io import parquet
+from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.choose import open_view
 from reasoner.records import Failure, Rollout
@@ -307,7 +307,7 @@ def rewritten(change: Callable[[Rollout], Rollout], copies: int = 1) -> Damage:
 
 
 def as_table(change: Callable[[pa.Table], pa.Table]) -> Damage:
-    """Another table than the codec writes."""
+    """Another table than `write_parquet` writes."""
     return lambda path: pq.write_table(change(pq.ParquetFile(path).read()), path)
 
 
@@ -366,7 +366,7 @@ KEPT: Mapping[str, Damage] = {
 def test_a_damaged_rollout_file_costs_its_responses_and_no_more(
     made: Path, reasoner: Command, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codec, "UNPACKED_BYTES", 2**22)
+    monkeypatch.setattr(parquet, "UNPACKED_BYTES", 2**22)
     with damaged(made / "bad" / STEP, {**LEFT_OUT, **KEPT}[damage]):
         code, page, said = reasoner(*PAGE)
         assert (code, said) == (0, "")

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from reasoner.distributed.sharding import rows_by_group
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import KL, Source, Term
-from reasoner.learning.learner import Accumulated, StepResult, WeightFunction, Weights
+from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.records import Batch, Group, Message, Mismatched, Problem, Response, ScoredGroup
 from reasoner.training.update import ActiveTerm, UpdateReport, update
 
@@ -42,21 +43,21 @@ class RememberingLearner:
         weights: WeightFunction,
         temperature: float,
         *,
+        rows: Sequence[int] | None = None,
         together: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
         responses = [r for g in groups for r in g.responses]
-        assert together is not None
-        assert len(together) == len(responses)
         self.calls.append((temperature, entropy))
-        for unit in sorted(set(together), reverse=True):
-            rows = [row for row, other in enumerate(together) if other == unit]
-            width = max(len(responses[row].token_ids) for row in rows)
-            found: Weights = weights(rows, torch.full((len(rows), width), -0.5))
-            for row, some in zip(rows, found.logprobs_RT.tolist(), strict=True):
-                self.weights[responses[row].token_ids] = some[: len(responses[row].token_ids)]
-        tokens = sum(len(r.token_ids) for r in responses)
-        return Accumulated(len(responses), tokens, tokens, len(responses), 0.0, 0.25 * tokens if entropy else 0.0)
+        units = [unit for group in rows_by_group(groups, rows, together) for unit in group.units]
+        for unit in reversed(units):
+            width = max(len(responses[row].token_ids) for row in unit)
+            asked = weights(unit, torch.full((len(unit), width), -0.5))
+            for row, values in zip(unit, asked.weights_RT.tolist(), strict=True):
+                self.weights[responses[row].token_ids] = values[: len(responses[row].token_ids)]
+        lengths = [len(responses[row].token_ids) for unit in units for row in unit]
+        tokens = sum(lengths)
+        return Accumulated(len(lengths), tokens, tokens, len(lengths), 0.0, 0.25 * tokens if entropy else 0.0)
 
     def step(self) -> StepResult:
         self.steps += 1

@@ -78,7 +78,7 @@ def test_requests_are_answered_and_closing_twice_is_safe(tmp_path: Path) -> None
     host = EngineProcess(start("serve"), tmp_path / "log")
     assert host.description == "a fake"
     host.request(Sleep())
-    with pytest.raises(SamplerError, match="still drawing"):
+    with pytest.raises(SamplerError, match="still sampling"):
         host.request(Sleep())
     assert host.reply() == Done()
     host.close()

@@ -1,4 +1,8 @@
-"""Commands that show what there is.
+"""Commands that show what there is, before a run.
 
-tasks.py, algorithms.py, rewards.py, plugins.py, config.py   each `reasoner` and its own name
+tasks.py, algorithms.py, plugins.py, config.py
+                            the command of that name
+rewards.py, reward_checks.py, reward_options.py
+                            `reasoner rewards`; its `test` and `bench`; arguments that it shares with `plugins`
+plan.py, doctor.py          what a run takes of memory and disk; what works on this machine
 """

@@ -23,25 +23,25 @@ from reasoner.plugins import manager as hooks
 app = typer.Typer(help="List the methods, and show what each one is.", no_args_is_help=True)
 
 LEGEND = {
-    "unit": "what has a weight of its own: a token, a response, a pair of responses",
-    "evidence": "what is made likelier or less likely; l: log-probability, diff: chosen - rejected, s: logistic "
-    "function",
+    "unit": "the unit that gets a weight: a token, a response, a pair of responses",
+    "evidence": "the quantity that is made likelier or less likely; l: log-probability, diff: chosen - rejected, s: "
+    "logistic function",
     "anchor": "what the evidence is compared with, u = evidence - anchor; old: the policy that sampled, 0: nothing",
     "credit": "c, from the rewards R of a group; mean and std are the group's, whitened: over the batch",
     "link": "the loss as a function of u and c; clip(low, high): the ratio e^u counts between 1 - low and 1 + high",
-    "aggregation": "over what the units are averaged; constant(longest): over the longest response allowed",
+    "aggregation": "how units are averaged; constant(longest): divided by the longest response allowed",
 }
 PAPER = re.compile(r"\d{4}\.\d{4,5}")
 NEEDS = {
-    "pairs": "preference pairs: [data.pairs], or source = 'online' to mine them from fresh groups",
-    "labelled": "labelled responses: [data.labelled], or source = 'online' to label fresh ones by their reward",
+    "pairs": "preference pairs: [data.pairs], or source = 'online' to form them from online groups",
+    "labelled": "labelled responses: [data.labelled], or source = 'online' to label sampled ones by their reward",
     "demos": "demonstrations: [data.demos]",
 }
 
 
 @app.command("list")
 def list_algorithms(plugin: options.Plugins = None) -> None:
-    """All methods and mixtures: per term one row of choices.
+    """List all methods and mixtures, one row of choices per term.
 
     Example: reasoner algorithms list --plugin my_method.py
     """
@@ -81,9 +81,10 @@ def _table(presets: Mapping[str, Preset]) -> Table:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A name of `reasoner algorithms list`.")], plugin: options.Plugins = None
+    name: Annotated[str, typer.Argument(help="Name of a method (`reasoner algorithms list`).")],
+    plugin: options.Plugins = None,
 ) -> None:
-    """One method: its formula, its numbers, what it needs, and the TOML that says the same.
+    """Show one method: its formula, its numbers, what it needs, and its terms as TOML.
 
     Example: reasoner algorithms show dpo
     """
@@ -101,7 +102,7 @@ def show(
             table.add_row(Text(f"  {choice}"), Text(text, overflow="fold"))
         console.print(table)
     if preset.note:
-        console.print(Text("\nBeside the method", style="bold"))
+        console.print(Text("\nNot part of the method", style="bold"))
         console.print(Padding(Text(preset.note), (0, 0, 0, 2)))
     console.print(Text("\nNeeds", style="bold"))
     for need in dict.fromkeys(need for weighted in preset.terms.values() for need in _needs(weighted.term)):
@@ -132,18 +133,18 @@ def _minus(anchor: str) -> str:
 def _needs(term: Term) -> list[str]:
     needs = []
     if term.source == "online":
-        needs.append("fresh groups: a sampler, training problems and rewards")
+        needs.append("online groups: a sampler, training problems and rewards")
         if term.compares:
             needs.append("at least 2 responses per problem (sampling.group_size)")
     else:
         needs.append(NEEDS[term.source])
     if term.needs_reference:
-        needs.append("a reference policy: a frozen copy of the initial model, made by itself")
+        needs.append("a reference policy: a frozen copy of the initial model, made automatically")
     if isinstance(term.credit, Teacher):
         whose = "your [teacher]" if term.credit.sees == "prompt" else "the initial model, or your [teacher]"
         needs.append(f"a frozen teacher with the same tokenizer: {whose}")
     if term.needs_critic:
         needs.append("a critic: a value model of its own ([critic])")
     if term.needs_greedy:
-        needs.append("one greedy response per problem, sampled by itself")
+        needs.append("one greedy response per problem, sampled automatically")
     return needs

@@ -1,4 +1,4 @@
-"""`reasoner config`: what a run would use, and where each value comes from."""
+"""`reasoner config`: the resolved configuration, and where each value comes from."""
 
 from __future__ import annotations
 
@@ -30,12 +30,16 @@ def show(
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     toml: Annotated[
-        bool, typer.Option("--toml", help="Plain TOML, complete: a file for --config (without where values came from).")
+        bool,
+        typer.Option(
+            "--toml", help="Print the complete configuration as TOML, a file for --config, without the origins."
+        ),
     ] = False,
 ) -> None:
-    """Every key with its value and the layer that set it.
+    """Show every key of the configuration with its value and the layer that set it.
 
-    Layers, lowest first: default, preset, task, profile, --config, --set.
+    Layers, from the lowest: default, preset, task, profile, --config, --set. docs/configuration.md says what each key
+    means.
 
     Example: reasoner config show math-gsm8k --profile laptop --set gro.preset=rloo
     """

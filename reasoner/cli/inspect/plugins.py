@@ -1,11 +1,11 @@
-"""`reasoner plugins`: what is installed, a start for one's own, and the contract."""
+"""`reasoner plugins`: list what is installed, create one, check the contract."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pluggy
 import typer
@@ -15,21 +15,24 @@ from rich.text import Text
 
 from reasoner.cli import options
 from reasoner.cli.console import out
-from reasoner.cli.inspect.rewards import Options, parse_options
+from reasoner.cli.inspect.reward_options import CasesHelp, Options, parse_options
 from reasoner.errors import ConfigError, UserError, nearest
 from reasoner.plugins import manager as hooks
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.plugins.scaffold import package_of, write_plugin
 from reasoner.processes.lifetime import guard_processes, interruptible
 
-app = typer.Typer(help="List plugins, start one, and check its verifiers.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from reasoner.testing.contract import Checklist
+
+app = typer.Typer(help="List plugins, create one, and check its verifiers.", no_args_is_help=True)
 
 REGISTERED = ("rewards", "tasks", "generators", "algorithms", "trackers")
 
 
 @app.command("list")
 def list_plugins(plugin: options.Plugins = None) -> None:
-    """Every plugin, where it is and what it registers; the broken ones with their error.
+    """List every plugin with its file and what it registers; broken ones with their error.
 
     Example: reasoner plugins list --plugin my_verifier.py
     """
@@ -49,10 +52,12 @@ def list_plugins(plugin: options.Plugins = None) -> None:
 
 @app.command("new")
 def new(
-    name: Annotated[str, typer.Argument(help="Of the distribution: lower-case words joined by '-'.")],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder in which its folder is made.")] = Path(),
+    name: Annotated[str, typer.Argument(help="Name of the distribution: lower-case words joined by '-'.")],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder in which the distribution's folder is created.")
+    ] = Path(),
 ) -> None:
-    """Write a distribution with one verifier and its test, ready for `pip install`.
+    """Create a distribution with one verifier and its test, ready for `pip install`.
 
     Example: reasoner plugins new unit-verifier
     """
@@ -67,16 +72,19 @@ def new(
 @app.command("check")
 def check(
     name: Annotated[
-        str, typer.Argument(metavar="NAME_OR_FILE", help="A plugin of `reasoner plugins list`, its file, or a source.")
+        str,
+        typer.Argument(
+            metavar="NAME_OR_FILE", help="Name of a plugin (`reasoner plugins list`), its file, or one reward source."
+        ),
     ],
     cases: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help='JSON lines: {"reference": .., "response": .., "expected": 1.0}.'),
+        typer.Option(metavar="FILE", help=CasesHelp),
     ] = None,
     given: Options = None,
     plugin: options.Plugins = None,
 ) -> None:
-    """Run the contract of reward sources on every source of a plugin, in the workers of a run.
+    """Check that a plugin's reward sources keep the contract, in the same worker processes that a run uses.
 
     The exit code is 1 when something fails.
 
@@ -105,26 +113,30 @@ def check(
     with interruptible(), guard_processes():
         for index, source in enumerate(sources):
             console.print(Text(("\n" if index else "") + source.name, style="bold"))
-            if refused := _refused(source, own_options):
+            if mistake := _mistake_of_options(source, own_options):
                 if len(sources) == 1:
-                    raise UserError(refused)
-                how = f"Give them to it alone: reasoner plugins check {source.name} --options '{{...}}'"
-                console.print(Padding(Text(f"not checked, it needs options. {refused} {how}"), (0, 0, 0, 2)))
+                    raise UserError(mistake)
+                how = f"Check it alone and give them: reasoner plugins check {source.name} --options '{{...}}'"
+                console.print(Padding(Text(f"not checked, because it needs options. {mistake} {how}"), (0, 0, 0, 2)))
                 continue
             checklist = check_source(source, known, options=own_options, plugins=files)
-            table = Table.grid(padding=(0, 2))
-            for each in checklist.checks:
-                state = Text("ok", style="green") if each.passed else Text("FAIL", style="bold red")
-                table.add_row("", state, Text(each.text, overflow="fold"))
-            console.print(table)
+            console.print(_checklist_table(checklist))
             failed += [] if checklist.passed else [source.name]
     if failed:
-        console.print(Text(f"\n{', '.join(failed)}: not as the contract asks", style="bold red"))
+        console.print(Text(f"\nThe contract is broken by {', '.join(failed)}.", style="bold red"))
         raise typer.Exit(1)
 
 
-def _refused(source: RewardSource, given: Mapping[str, Any]) -> str:
-    """Why the source does not take the options; empty: it does."""
+def _checklist_table(checklist: Checklist) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for check in checklist.checks:
+        state = Text("ok", style="green") if check.passed else Text("FAIL", style="bold red")
+        table.add_row("", state, Text(check.text, overflow="fold"))
+    return table
+
+
+def _mistake_of_options(source: RewardSource, given: Mapping[str, Any]) -> str:
+    """Why the source does not accept the options, or an empty string."""
     try:
         source.check_options(given)
     except ConfigError as error:

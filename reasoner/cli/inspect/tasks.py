@@ -10,6 +10,7 @@ from rich.table import Table
 
 from reasoner.cli import options
 from reasoner.cli.console import out, print_samples
+from reasoner.config import Config
 from reasoner.errors import ReasonerError
 from reasoner.loading import load_config
 from reasoner.loading.task_files import find_task, members
@@ -22,7 +23,7 @@ app = typer.Typer(help="List and show tasks.", no_args_is_help=True)
 
 @app.command("list")
 def list_tasks(plugin: options.Plugins = None) -> None:
-    """All registered tasks with their profiles; of a family the number of its tasks."""
+    """List all registered tasks with their profiles, and task families with their size."""
     registered = hooks.task_files(hooks.build_manager(plugin or ()))
     table = Table("task", "about", "profiles", box=None, pad_edge=False)
     for name in registered:
@@ -38,11 +39,13 @@ def show(
     task: options.TaskOption,
     sample: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Show N prompts of its data, with their tokens and references, instead."),
+        typer.Option(
+            min=0, metavar="N", help="Show N prompts of the task's data instead, with their tokens and references."
+        ),
     ] = 0,
     plugin: options.Plugins = None,
 ) -> None:
-    """A task's file, and what each of its profiles stands for; of a family the names of its tasks.
+    """Show a task's file and what each profile sets; for a task family, the names of its tasks.
 
     Examples:
 
@@ -64,17 +67,21 @@ def show(
         console.print(f"file: {found.path}", markup=False, soft_wrap=True)
     profiles: list[str | None] = [*found.profiles]
     for profile in profiles or [None]:
-        config = load_config(task, profile, plugins=plugin or ()).config
-        table = Table.grid(padding=(0, 2))
-        table.add_row("model", config.model.path)
-        for name, source in config.data.sources.items():
-            table.add_row(name, describe_source(source))
-        table.add_row("rewards", describe_rewards(config) or "none")
-        for name, fact in describe_method(config).items():
-            table.add_row(name, fact)
         console.print()
         console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
-        console.print(table)
+        console.print(_facts(load_config(task, profile, plugins=plugin or ()).config))
+
+
+def _facts(config: Config) -> Table:
+    """What a run with this configuration would take."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("model", config.model.path)
+    for name, source in config.data.sources.items():
+        table.add_row(name, describe_source(source))
+    table.add_row("rewards", describe_rewards(config) or "none")
+    for name, fact in describe_method(config).items():
+        table.add_row(name, fact)
+    return table
 
 
 def _show_samples(task: str, count: int, plugin: Sequence[str]) -> None:

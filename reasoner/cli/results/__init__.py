@@ -1,5 +1,6 @@
-"""Commands that look at what is there after training.
+"""Commands on results: evaluate, compare, report, export.
 
-runs.py, report.py, export.py    a run's folder
-eval.py, score.py                models on tasks; saved responses under other rewards
+eval.py, score.py           models on tasks; saved responses under other rewards
+runs.py, report.py, export.py
+                            what is in a run's folder: its state, its report, its model
 """

@@ -1,4 +1,4 @@
-"""`reasoner eval`."""
+"""`reasoner eval`: evaluate models on tasks."""
 
 from __future__ import annotations
 
@@ -28,18 +28,24 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Folder, hub id or embedded model. Several are compared with the first; none: the task's own."
+            help="Model to evaluate: a folder, hub id or embedded:NAME. Can be given several times: each is "
+            "compared with "
+            "the first. Default: the task's own model."
         ),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Responses per problem (evaluation.samples).")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0: greedy (evaluation.temperature).")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature, 0 for greedy decoding (evaluation.temperature).")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="Go on with an interrupted evaluation, or show a finished one."),
+        typer.Option(metavar="FOLDER", help="Resume an interrupted evaluation, or show a finished one."),
     ] = None,
     profile: options.Profile = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for evaluation folders (run.output).")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder in which the evaluation's folder is created (run.output).")
+    ] = None,
     config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
@@ -57,9 +63,13 @@ def evaluate(
     """
     given = (tasks, model, samples, temperature, profile, output, config, sets, plugin)
     if resume is not None and any(each not in (None, []) for each in given):
-        raise UserError("--resume goes on with what was started: it takes no task and no option but --json.")
+        raise UserError(
+            "--resume continues an evaluation with its own configuration; it takes no task and no option but --json."
+        )
     if resume is None and not tasks:
-        raise UserError("name a task to evaluate on (`reasoner tasks list`), or an evaluation to go on with: --resume.")
+        raise UserError(
+            "nothing to evaluate. Name a TASK (`reasoner tasks list`), or an evaluation to resume: --resume FOLDER."
+        )
     arguments = [*(sets or ()), *_arguments(samples, temperature, output)]
     resolved = [
         load_config(task, profile, config or (), [*arguments, *_model(each)], plugin or ())
@@ -71,9 +81,7 @@ def evaluate(
     from reasoner.benchmarks.table import print_results
 
     console = out()
-    progress = (
-        redirect_stdout(sys.stderr) if json_ else nullcontext()
-    )  # the results have standard output for themselves
+    progress = redirect_stdout(sys.stderr) if json_ else nullcontext()  # standard output is for the results alone
     with interruptible(), guard_processes(), progress:
         folder, results = session.start(resolved) if resume is None else session.resume(resume)
     if json_:

@@ -1,4 +1,4 @@
-"""`reasoner export`: a run's model to hand on."""
+"""`reasoner export`: a run's model as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from reasoner.runs.reader import read_run
 
 def export(
     run: options.RunName,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="New folder to write the model to.")],
     step: Annotated[
         str,
         typer.Option(
             metavar="N|last|best",
-            help="The weights after this step: the newest ones of the run, those of its best evaluation, or step N's.",
+            help="Which weights: the last ones, those with the best evaluation, or those after step N.",
         ),
     ] = "last",
 ) -> None:
@@ -51,4 +51,4 @@ def _which(step: str) -> Which:
         return step  # type: ignore[return-value]
     if step.isdecimal():
         return int(step)
-    raise UserError(f"--step {step}: it takes the number of a step, last or best.")
+    raise UserError(f"--step {step}: must be the number of a step, last or best.")

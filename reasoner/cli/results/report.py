@@ -1,4 +1,4 @@
-"""`reasoner report`: runs as one page."""
+"""`reasoner report`: one page about one run or several."""
 
 from __future__ import annotations
 
@@ -23,14 +23,20 @@ def report(
     runs: options.RunNames,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write here, `-`: standard output. Without it: into the first run's folder."),
+        typer.Option(
+            metavar="FILE", help="File to write, or `-` for standard output. Default: in the first run's folder."
+        ),
     ] = None,
     format_: Annotated[
         Literal["html", "md"], typer.Option("--format", help="One HTML page, or short Markdown text.")
     ] = "html",
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write every chart as an SVG file.")] = None,
     tokens: Annotated[
-        int, typer.Option(min=0, help="Response tokens in the page; beyond it whole groups are left out, evenly.")
+        int,
+        typer.Option(
+            min=0,
+            help="Most response tokens in the page; beyond that, whole groups are left out, evenly over the steps.",
+        ),
     ] = TOKENS,
 ) -> None:
     """Write a report of one run, or of several side by side.

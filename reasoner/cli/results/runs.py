@@ -1,4 +1,4 @@
-"""`reasoner runs`: what is in the folder of runs."""
+"""`reasoner runs`: list, show, compare and remove runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @app.command("list")
 def list_(folder: Annotated[Path, typer.Argument(help="Folder that holds run folders.")] = RUNS) -> None:
-    """The runs in a folder: how each ended, its accuracy before and after, and its size.
+    """List the runs in a folder: how each ended, its accuracy before and after, and its size.
 
     Example: reasoner runs list
     """
@@ -70,7 +70,7 @@ def list_(folder: Annotated[Path, typer.Argument(help="Folder that holds run fol
 
 @app.command("show")
 def show(run: options.RunName) -> None:
-    """One run: what was chosen, how far it came, its figures, its size, what to do next.
+    """Show one run: its settings, its progress, its figures, its size, and what to do next.
 
     Example: reasoner runs show 20260101-12
     """
@@ -112,7 +112,8 @@ def show(run: options.RunName) -> None:
 
 @app.command("compare")
 def compare(runs: options.RunNames) -> None:
-    """Settings that differ between runs, and their last evaluations, paired problem by problem with the first run's.
+    """Compare runs: the settings that differ, and their last evaluations, paired problem by problem with the first
+    run's.
 
     Example: reasoner runs compare 20260101-12 20260101-15
     """
@@ -146,7 +147,7 @@ def rm(
     runs: options.RunNames,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
 ) -> None:
-    """Remove run folders, and folders of evaluations, with everything in them. What is still going is refused.
+    """Remove folders of runs and evaluations with everything in them. Those still running are refused.
 
     Example: reasoner runs rm 20260101-12 --yes
     """
@@ -201,15 +202,15 @@ def _next(run: SavedRun) -> dict[str, str]:
     """What one may want to do, by the state of the run."""
     folder, log = quote(str(run.folder)), quote(str(run.folder / "log.txt"))
     if run.state == "running":
-        return {"Watch it": f"tail -f {log}", "Look so far": f"reasoner report {folder}"}
-    commands = {"See everything": f"reasoner report {folder}"}
+        return {"Watch it": f"tail -f {log}", "Report so far": f"reasoner report {folder}"}
+    commands = {"Full report": f"reasoner report {folder}"}
     if models := model_folders(run.folder):
-        commands[f"Take the model, after step {max(models)}"] = f"reasoner export {folder} --to DIR"
+        commands[f"Export the model after step {max(models)}"] = f"reasoner export {folder} --to DIR"
     elif run.trains:
-        commands["See what happened"] = f"less {log}"
+        commands["Read the log"] = f"less {log}"
         commands["Start it again"] = f"reasoner run {quote(str(run.folder / 'config.toml'))}"
     if run.can_resume:
-        commands = {"Go on with it": f"reasoner run --resume {folder}"} | commands
+        commands = {"Resume it": f"reasoner run --resume {folder}"} | commands
     return commands
 
 

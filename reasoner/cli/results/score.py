@@ -12,7 +12,7 @@ from rich.text import Text
 
 from reasoner.cli import options
 from reasoner.cli.console import out, print_preflights, warn
-from reasoner.cli.train.progress import counting
+from reasoner.cli.progress import counting
 from reasoner.errors import UserError
 from reasoner.planning.preflight import preflight
 from reasoner.plugins import manager as hooks
@@ -31,18 +31,19 @@ def score(
         str,
         typer.Argument(
             metavar="RUN_OR_FILE",
-            help="A run folder, or the beginning of its name below runs/; or one file of rollouts (.parquet, .jsonl).",
+            help="Run folder, or the beginning of its name in runs/; or one file of rollouts (.parquet, .jsonl).",
         ),
     ],
     config: options.ConfigFiles = None,
     sets: options.Sets = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Write every response with its old and new rewards here.")
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="Also write every response with its old and new rewards to this file."),
     ] = None,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
 ) -> None:
-    """Score saved responses again, with the run's rewards as --config and --set change them, and compare.
+    """Score saved responses again with the run's rewards, as changed by --config and --set, and compare.
 
     Examples:
 
@@ -51,7 +52,6 @@ def score(
     reasoner score runs/20260101-120000-math-gsm8k/rollouts/eval-000000.parquet --output again.jsonl
     """
     from reasoner.benchmarks.rescore import config_for, load_saved, rescore, saved_path
-    from reasoner.io.serialization import write_jsonl
 
     path = saved_path(saved)
     batches = load_saved(path)
@@ -70,11 +70,17 @@ def score(
         comparison = rescore(batches, scorer, resolved, algorithms, count("responses", responses))
     _print(out(), comparison)
     if output is not None:
-        try:
-            write_jsonl(output, comparison.changes)
-        except OSError as error:
-            raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
-        out().print(Text(f"\nall {responses} responses: {output}"), soft_wrap=True)
+        _write(output, comparison)
+
+
+def _write(output: Path, comparison: Rescoring) -> None:
+    from reasoner.io.serialization import write_jsonl
+
+    try:
+        write_jsonl(output, comparison.changes)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
+    out().print(Text(f"\nall {len(comparison.changes)} responses: {output}"), soft_wrap=True)
 
 
 def _print(console: Console, comparison: Rescoring) -> None:
@@ -85,10 +91,10 @@ def _print(console: Console, comparison: Rescoring) -> None:
     console.print(table)
     console.print()
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("groups in another order", f"{comparison.reordered} of {comparison.groups}")
+    facts.add_row("groups ranked differently", f"{comparison.reordered} of {comparison.groups}")
     turned = f"{comparison.turned} of {comparison.credits}"
     facts.add_row(
-        "credits of another sign", f"not computed: {comparison.no_credit}" if comparison.no_credit else turned
+        "credits that change sign", f"not computed: {comparison.no_credit}" if comparison.no_credit else turned
     )
     if (found := comparison.correctness) is not None:
         shares = f"{100 * found.old:.1f}% -> {100 * found.new:.1f}%"

@@ -1,7 +1,5 @@
-"""Commands that train, or prepare it.
+"""Commands that train.
 
 run.py, node.py             `reasoner run`, and its part on every other machine
-plan.py, doctor.py          what a run takes; what works here
-serve.py                    a vLLM server
-progress.py                 how far a command is
+serve.py                    a vLLM server for runs
 """

@@ -47,25 +47,26 @@ def run(
         ),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with this run, in the place of TASK: its folder or name.")
+        str | None, typer.Option(metavar="RUN", help="Resume this run instead of starting TASK: its folder or name.")
     ] = None,
     profile: options.Profile = None,
     model: Annotated[
-        str | None, typer.Option(help="Folder, hub id or embedded model to train (model.path).", show_default=False)
+        str | None,
+        typer.Option(help="Model to train: a folder, hub id or embedded:NAME (model.path).", show_default=False),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for run folders (run.output).")] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="Ranks that train together on each node, one per GPU (run.ranks).")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder in which the run folder is created (run.output).")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs per node, one rank on each (run.ranks).")] = None,
     hostfile: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Train on several nodes: `NAME slots=GPUS` lines, reached by ssh."),
+        typer.Option(metavar="FILE", help="Train on the nodes of this file, reached by ssh: lines `NAME slots=GPUS`."),
     ] = None,
     max_hours: Annotated[
         float | None,
         typer.Option(
-            metavar="H", help="Hours after which it saves and ends, for --resume (run.max_hours); exit code 3."
+            metavar="H",
+            help="Stop after this many hours with a checkpoint, to be resumed with --resume (run.max_hours); exit "
+            "code 3.",
         ),
     ] = None,
     config: options.ConfigFiles = None,
@@ -76,14 +77,14 @@ def run(
         bool,
         typer.Option(
             "--accept-changes",
-            help="With --resume: go on with plugin files, or options of reward sources, that have changed.",
+            help="With --resume: accept plugin files and options of reward sources that have changed since.",
         ),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Read the data, try what can be tried without the model, print what would be done, and stop.",
+            help="Read the data, test what can be tested without the model, print the plan, and stop.",
         ),
     ] = False,
 ) -> None:
@@ -118,7 +119,7 @@ def run(
     arguments += _ranks_wanted(here, gpus, hostfile, arguments)
     going_on: Resume | None = None
     if accept and resume is None:
-        raise UserError("--accept-changes is for a run that goes on: --resume RUN.")
+        raise UserError("--accept-changes only applies to a resumed run: add --resume RUN.")
     if resume is None and task is not None:
         resolved = ready(load_config(task, profile, config or (), arguments, plugin or ()))
     elif resume is not None:
@@ -128,7 +129,7 @@ def run(
         resolved, changes = load_resumed(folder, arguments, accept=accept)
         resolved, going_on = ready(resolved), Resume(folder, changes, accept)
     else:
-        raise UserError("what is to be trained? Name a TASK (`reasoner tasks list`), or a run with --resume RUN.")
+        raise UserError("nothing to train. Name a TASK (`reasoner tasks list`), or a run to resume: --resume RUN.")
     if dry_run:
         _print_plan(*_plan(resolved, hostfile))
         return
@@ -137,8 +138,9 @@ def run(
         return
     if here.count != resolved.config.run.ranks:
         raise ConfigError(
-            f"run.ranks is {resolved.config.run.ranks}, and the launcher started {here.count}; leave --gpus out, or "
-            "start as many"
+            f"run.ranks is {resolved.config.run.ranks}, but the launcher started {here.count} ranks; leave --gpus "
+            f"out, or "
+            "start that many."
         )
     from reasoner.pipeline import train
     from reasoner.training.build import open_trainer
@@ -155,8 +157,8 @@ def _refuse_beside_resume(given: Mapping[str, object]) -> None:
     named = [name for name, value in given.items() if value]
     if named:
         raise UserError(
-            f"{' and '.join(named)} cannot be given with --resume: the run goes on with its own configuration. Number "
-            "of steps and other safe keys can change: --steps N, --set KEY=VALUE."
+            f"{' and '.join(named)} cannot be given with --resume, which takes the run's own configuration. The "
+            "number of steps and some other keys can be changed: --steps N, --set KEY=VALUE."
         )
 
 
@@ -165,7 +167,7 @@ def _ranks_wanted(here: Ranks, gpus: int | None, hostfile: Path | None, sets: Se
     if gpus is None and hostfile is None and any(each.partition("=")[0].strip() == "run.ranks" for each in sets):
         return []
     if gpus is not None and hostfile is not None:
-        raise UserError("--gpus cannot be given with --hostfile, whose slots say how many ranks each machine has")
+        raise UserError("--gpus cannot be given with --hostfile, whose slots say how many ranks each machine runs.")
     if here.count > 1:
         return [f"run.ranks={here.count if gpus is None else gpus * here.nodes}"]
     if hostfile is not None:
@@ -187,12 +189,14 @@ def _launch(config: Config, hostfile: Path | None) -> None:
     node = slurm_node(os.environ)
     on_each, rest = divmod(ranks, node.count)
     if rest:
-        raise ConfigError(f"run.ranks is {ranks}, and srun started {node.count} nodes, which take equally many")
+        raise ConfigError(
+            f"run.ranks is {ranks}, which cannot be divided equally over the {node.count} nodes that srun started."
+        )
     if node.first:
         where = f" on {node.count} nodes" if node.count > 1 else ""
         _say(f"preparing model {describe_model(model)}, starting {ranks} ranks{where}")
     if idle := idle_nodes(os.environ):
-        _say(f"note: {idle} more nodes of this SLURM job have nothing to do; `srun reasoner run ...` takes all of them")
+        _say(f"note: {idle} more nodes of this SLURM job are idle; `srun reasoner run ...` uses all of them")
     resolve_model(model)  # once, not by every rank at the same time
     with interruptible(), guard_processes():
         launch(node, on_each, sys.argv[1:], output)

@@ -1,4 +1,4 @@
-"""`reasoner serve`."""
+"""`reasoner serve`: a vLLM server for runs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def serve(
         str,
         typer.Argument(
             metavar="TASK",
-            help="Name of a task (`reasoner tasks list`), a TOML file of your own, or the folder of a model.",
+            help="Name of a task (`reasoner tasks list`), a TOML file of your own, or a model's folder.",
         ),
     ],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that the server listens on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     host: Annotated[
-        str, typer.Option(help="Address that it listens on; 127.0.0.1 cannot be reached from other machines.")
+        str, typer.Option(help="Address to listen on; 127.0.0.1 cannot be reached from other machines.")
     ] = "127.0.0.1",
     tensor_parallel: Annotated[
         int | None, typer.Option(min=1, metavar="K", help="GPUs that share the model (sampling.tensor_parallel).")
@@ -44,8 +44,8 @@ def serve(
 ) -> None:
     """Start a vLLM server for runs with sampling.mode = "server".
 
-    Whoever reaches its port can change its model: leave it on 127.0.0.1 or a private network, and set the environment
-    variable VLLM_API_KEY to the same secret for server and run.
+    Whoever can reach its port can change its model: keep it on 127.0.0.1 or a private network, and set the
+    environment variable VLLM_API_KEY to the same secret for server and run.
 
     Examples:
 
@@ -80,6 +80,6 @@ def _load(
 
 
 def _say_ready(url: str) -> None:
-    guarded = f"asks for the key in {KEY}" if os.environ.get(KEY) else f"asks for no key ({KEY} is not set)"
+    guarded = f"requires the key in {KEY}" if os.environ.get(KEY) else f"requires no key ({KEY} is not set)"
     out().print(f"\nready at {url}; {guarded}. Give it to a run:", soft_wrap=True)
     out().print(f"  --set sampling.mode=server --set 'sampling.servers=[\"{url}\"]'", soft_wrap=True, markup=False)

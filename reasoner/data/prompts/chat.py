@@ -209,9 +209,9 @@ class ChatRenderer:
         except Exception:  # templates raise their own errors; told when the problem is rendered
             return
         raise ConfigError(
-            f"problem {problem.id}: the model's chat template leaves the last message out: the policy would not see "
-            "the question. Mend the template (chat_template.jinja in the model's folder), or see "
-            "model.chat_template_kwargs."
+            f"problem {problem.id}: the model's chat template leaves the last message out, so the policy would not "
+            f"see the question. Correct the template (chat_template.jinja in the model's folder), or look for an "
+            f"argument that changes it (model.chat_template_kwargs)."
         )
 
     def _check_system(self, problem: Problem) -> None:

@@ -140,7 +140,7 @@ class ControlTokens:
         if found > written:
             raise NotTextError("the tokenizer makes control tokens of text that does not spell them")
         if protected and found < written:
-            raise NotTextError("the tokenizer does not find its own control tokens beside those that are typed")
+            raise NotTextError("the tokenizer cannot tell its own control tokens from typed text that spells them")
         return tuple(ids)
 
     @cached_property

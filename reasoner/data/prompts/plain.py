@@ -130,8 +130,7 @@ def not_one_text(place: str) -> RowError:
     """The error of a row that holds a conversation."""
     return RowError(
         place,
-        "it is a conversation, and with prompt.format = 'plain' a prompt is one text. Give text in the place of "
-        "messages.",
+        "it is a conversation, and with prompt.format = 'plain' a prompt is one text. Give text instead of messages.",
         "that hold a conversation, with prompt.format = 'plain'",
     )
 

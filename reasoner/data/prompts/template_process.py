@@ -38,8 +38,8 @@ def _shown(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | list | tuple | dict | jinja2.Undefined):
         return value
     raise TypeError(
-        f"it writes a {type(value).__name__}, which is no text; call what is a function, write {{{{ ...|list }}}} for "
-        "what a filter gives, and row['name'] for a field called so"
+        f"it writes a {type(value).__name__}, which is not text; call a function with (), write {{{{ ...|list }}}} "
+        f"for the result of a filter, and row['name'] for a field of that name"
     )
 
 

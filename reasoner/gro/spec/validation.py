@@ -152,7 +152,8 @@ def _of_unit(term: Term) -> Iterator[str]:
         )
     if unit == "response" and evidence.reduce == "log-odds" and term.aggregation.kind != "responses":
         yield (
-            "aggregation.kind must be 'responses' with evidence.reduce = 'log-odds', which is no sum over tokens; got "
+            "aggregation.kind must be 'responses' with evidence.reduce = 'log-odds', which is not a sum over "
+            "tokens; got "
             f"{term.aggregation.kind!r}"
         )
     if term.anchor.kind == "sampler" and term.correction.kind != "none":

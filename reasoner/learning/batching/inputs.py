@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from reasoner.learning.batching.packing import MicroBatch, PackedRow
+from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.records import Response
 
 
 @dataclass(frozen=True, slots=True)
-class RowShape:
-    """What attention must know of a row: where it starts in the flat sequence and where its pieces end."""
+class SequenceShape:
+    """What attention needs of a packed sequence: where it starts in the flat input, and how long its pieces are."""
 
     start: int
     prompt: int
@@ -35,8 +35,8 @@ class ModelInputs:
     input_ids_BL: Tensor
     position_ids_BL: Tensor
     """restarting after each prompt; in padded sequences counting up to the last token, which padding repeats"""
-    shapes: tuple[RowShape, ...] | None
-    """rows of a flat sequence (B = 1); None: one response per sequence, padded on the right"""
+    shapes: tuple[SequenceShape, ...] | None
+    """of the packed sequences, all in one flat input (B = 1); None: one response per sequence, padded on the right"""
     predictors_S: Tensor
     """index into the flattened (B * L) positions whose hidden state predicts each response token"""
     targets_S: Tensor
@@ -47,6 +47,10 @@ class ModelInputs:
     def parts(self, values_S: Tensor) -> list[Tensor]:
         """(S,) -> (T,) of each response."""
         return list(torch.split(values_S, list(self.lengths_R)))
+
+    def by_row(self, batch: MicroBatch, values_S: Tensor) -> dict[int, list[float]]:
+        """(S,) -> (T,) of each response, by its row of the batch."""
+        return {row: part.tolist() for row, part in zip(batch.rows, self.parts(values_S), strict=True)}
 
     def padded(self, values_S: Tensor) -> Tensor:
         """(S,) -> (R, T), zeros on the right."""
@@ -69,23 +73,27 @@ class ModelInputs:
 
 
 def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.device) -> Tensor:
-    """(S,) True where the policy wrote the token; `responses`: those of all groups, in group order."""
-    masks = [responses[index].policy_mask for index in batch.indices]
+    """(S,) True where the policy wrote the token.
+
+    Args:
+        responses: all of the batch, in group order.
+    """
+    masks = [responses[row].policy_mask for row in batch.rows]
     return torch.tensor(list(chain.from_iterable(masks)), device=device)
 
 
 def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
-    """All rows in one sequence without padding; the positions of every response restart after its prompt."""
+    """All packed sequences in one, without padding; the positions of every response restart after its prompt."""
     ids: list[int] = []
     positions: list[int] = []
     predictors: list[int] = []
-    shapes: list[RowShape] = []
-    for row in batch.rows:
-        start, prompt = len(ids), len(row.prompt_ids)
-        shapes.append(RowShape(start, prompt, tuple(len(response) - 1 for response in row.responses)))
-        ids += row.prompt_ids
+    shapes: list[SequenceShape] = []
+    for sequence in batch.sequences:
+        start, prompt = len(ids), len(sequence.prompt_ids)
+        shapes.append(SequenceShape(start, prompt, tuple(len(response) - 1 for response in sequence.responses)))
+        ids += sequence.prompt_ids
         positions += range(prompt)
-        for response in row.responses:
+        for response in sequence.responses:
             predictors.append(start + prompt - 1)
             predictors += range(len(ids), len(ids) + len(response) - 1)
             ids += response[:-1]
@@ -95,26 +103,27 @@ def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
 
 def padded_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
     """One response per sequence, padded on the right: a causal model, recurrent or not, never sees the padding."""
-    longest = max(row.tokens for row in batch.rows)
-    ids = [_sequence(row) + [0] * (longest - row.tokens) for row in batch.rows]
-    positions = [[min(place, row.tokens - 1) for place in range(longest)] for row in batch.rows]
+    sequences = batch.sequences
+    longest = max(sequence.tokens for sequence in sequences)
+    ids = [_token_ids(sequence) + [0] * (longest - sequence.tokens) for sequence in sequences]
+    positions = [[min(place, sequence.tokens - 1) for place in range(longest)] for sequence in sequences]
     predictors: list[int] = []
-    for place, row in enumerate(batch.rows):
-        first = place * longest + len(row.prompt_ids) - 1
-        predictors += range(first, first + len(row.responses[0]))
+    for place, sequence in enumerate(sequences):
+        first = place * longest + len(sequence.prompt_ids) - 1
+        predictors += range(first, first + len(sequence.responses[0]))
     return _inputs(batch, ids, positions, None, predictors, device)
 
 
-def _sequence(row: PackedRow) -> list[int]:
-    (response,) = row.responses
-    return [*row.prompt_ids, *response[:-1]]
+def _token_ids(sequence: PackedSequence) -> list[int]:
+    (response,) = sequence.responses
+    return [*sequence.prompt_ids, *response[:-1]]
 
 
 def _inputs(
     batch: MicroBatch,
     ids: Sequence[Sequence[int]],
     positions: Sequence[Sequence[int]],
-    shapes: tuple[RowShape, ...] | None,
+    shapes: tuple[SequenceShape, ...] | None,
     predictors: Sequence[int],
     device: torch.device,
 ) -> ModelInputs:

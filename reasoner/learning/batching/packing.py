@@ -1,12 +1,11 @@
 """From groups to micro-batches: which tokens go through the model together. Pure, no torch.
 
-A *row* is a prompt and one or more responses that continue it; inside a row the prompt is there once. Rows are laid
-one after the other, without padding, until a micro-batch holds `token_budget` tokens. The last token of a response
-only ever is a target, so it is not among the tokens that go through the model.
+A *packed sequence* is a prompt and one or more responses that continue it; inside it the prompt is there once.
+Sequences are laid one after the other, without padding, until a micro-batch holds `token_budget` tokens. The last token
+of a response only ever is a target, so it is not among the tokens that go through the model.
 
 A *unit* is one or more responses of a group whose weights depend on each other (a preference pair): they go through
-the model in one micro-batch whatever the budget, and in one row where the prompt is shared. `together` names the unit
-of every response, in group order; None: every response is its own.
+the model in one micro-batch whatever the budget, and in one packed sequence where the prompt is shared.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reasoner.records import Group
+from reasoner.distributed.sharding import GroupRows
 
 Layout = Literal["auto", "packed", "padded"]
 Sharing = Literal["auto", "always", "never"]
@@ -24,49 +23,56 @@ WORTH_SHARING = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class PackedRow:
+class PackedSequence:
     """A prompt and the responses after it; never split over micro-batches."""
 
     prompt_ids: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
     """token ids"""
-    indices: tuple[int, ...]
-    """place of each response among all responses of the groups, in group order"""
+    rows: tuple[int, ...]
+    """row of each response in the batch"""
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the model."""
+        """Tokens that go through the model.
+
+        >>> PackedSequence(prompt_ids=(1, 2, 3), responses=((4, 5), (6, 7, 8)), rows=(0, 1)).tokens  # 3 + 1 + 2
+        6
+        """
         return len(self.prompt_ids) + sum(len(response) - 1 for response in self.responses)
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows that go through the model together."""
+    """Packed sequences that go through the model together."""
 
-    rows: tuple[PackedRow, ...]
+    sequences: tuple[PackedSequence, ...]
 
     @property
     def tokens(self) -> int:
         """Tokens that go through the model, without padding."""
-        return sum(row.tokens for row in self.rows)
+        return sum(sequence.tokens for sequence in self.sequences)
 
     @property
-    def indices(self) -> tuple[int, ...]:
-        """Which responses these are, in the order of the rows."""
-        return tuple(index for row in self.rows for index in row.indices)
+    def rows(self) -> tuple[int, ...]:
+        """Which responses these are: their rows of the batch, in the order of the sequences."""
+        return tuple(row for sequence in self.sequences for row in sequence.rows)
 
     @property
     def responses(self) -> tuple[tuple[int, ...], ...]:
-        """Token ids of the responses, in the order of `indices`."""
-        return tuple(response for row in self.rows for response in row.responses)
+        """Token ids of the responses, in the order of `rows`."""
+        return tuple(response for sequence in self.sequences for response in sequence.responses)
 
 
-def pack(
-    groups: Sequence[Group], token_budget: int, sharing: Sharing, together: Sequence[int] | None = None
-) -> tuple[MicroBatch, ...]:
-    """Micro-batches of at most `token_budget` tokens (first fit, longest first); a longer row or unit gets its own."""
-    pieces = [piece for each in _numbered(groups, together) for piece in _pieces(each, token_budget, sharing)]
-    bins: list[list[PackedRow]] = []
+def pack(groups: Sequence[GroupRows], token_budget: int, sharing: Sharing) -> tuple[MicroBatch, ...]:
+    """Micro-batches of at most `token_budget` tokens (first fit, longest first); a longer sequence or unit gets its
+    own.
+
+    Raises:
+        ValueError: a prompt is empty.
+    """
+    pieces = [piece for group in groups for piece in _pieces(group, token_budget, sharing)]
+    bins: list[list[PackedSequence]] = []
     free: list[int] = []
     for piece in sorted(pieces, key=_tokens, reverse=True):
         tokens = _tokens(piece)
@@ -77,16 +83,18 @@ def pack(
         else:
             bins[place] += piece
             free[place] -= tokens
-    return tuple(MicroBatch(tuple(rows)) for rows in bins)
+    return tuple(MicroBatch(tuple(sequences)) for sequences in bins)
 
 
-def pack_padded(
-    groups: Sequence[Group], token_budget: int, together: Sequence[int] | None = None
-) -> tuple[MicroBatch, ...]:
-    """Micro-batches of single-response rows that will be padded to their longest: `rows * longest <= token_budget`; a
-    unit that needs more gets its own."""
-    pieces = [piece for each in _numbered(groups, together) for piece in _single_rows(each)]
-    batches: list[list[PackedRow]] = []
+def pack_padded(groups: Sequence[GroupRows], token_budget: int) -> tuple[MicroBatch, ...]:
+    """Micro-batches of single responses that will be padded to their longest: `sequences * longest <= token_budget`; a
+    unit that needs more gets its own.
+
+    Raises:
+        ValueError: a prompt is empty.
+    """
+    pieces = [piece for group in groups for piece in _single_sequences(group)]
+    batches: list[list[PackedSequence]] = []
     longest = 0
     for piece in sorted(pieces, key=_longest, reverse=True):
         if batches and (len(batches[-1]) + len(piece)) * longest <= token_budget:
@@ -94,120 +102,86 @@ def pack_padded(
         else:
             batches.append([*piece])
             longest = _longest(piece)
-    return tuple(MicroBatch(tuple(rows)) for rows in batches)
+    return tuple(MicroBatch(tuple(sequences)) for sequences in batches)
 
 
-def longest_context(groups: Sequence[Group]) -> int:
+def longest_context(groups: Sequence[GroupRows]) -> int:
     """Tokens of the longest prompt with its response; 0 without any."""
-    return max((tokens for tokens, _ in _sequences(groups)), default=0)
+    return max((tokens for tokens, _ in _lengths(groups)), default=0)
 
 
-def extremes_of(groups: Sequence[Group]) -> list[Group]:
+def extremes_of(groups: Sequence[GroupRows]) -> list[GroupRows]:
     """The groups of the longest and of the shortest sequence (or the one of both), with their own longest and shortest
     response."""
-    sequences = sorted(_sequences(groups))
-    return [_two_responses(groups[place]) for place in sorted({sequences[0][1], sequences[-1][1]})]
+    lengths = sorted(_lengths(groups))
+    return [_two_responses(groups[place]) for place in sorted({lengths[0][1], lengths[-1][1]})]
 
 
-def _sequences(groups: Sequence[Group]) -> Iterator[tuple[int, int]]:
+def _lengths(groups: Sequence[GroupRows]) -> Iterator[tuple[int, int]]:
     """Tokens of each prompt with its response, and the place of its group."""
     for place, group in enumerate(groups):
-        for response in group.responses:
-            yield len(group.prompt_ids) + len(response.token_ids), place
+        for row in group.rows:
+            yield len(group.group.prompt_ids) + len(group.response(row).token_ids), place
 
 
-def _two_responses(group: Group) -> Group:
-    ordered = sorted(group.responses, key=lambda response: len(response.token_ids))
-    return replace(group, responses=tuple(ordered[:1] + ordered[1:][-1:]))
+def _two_responses(group: GroupRows) -> GroupRows:
+    ordered = sorted(sorted(group.rows), key=lambda row: len(group.response(row).token_ids))
+    return replace(group, units=tuple((row,) for row in ordered[:1] + ordered[1:][-1:]))
 
 
-def worth_sharing(group: Group) -> bool:
-    """Whether writing the prompt once saves more than a fifth of the group's tokens."""
-    prompt, count = len(group.prompt_ids), len(group.responses)
-    apart = count * prompt + sum(len(response.token_ids) - 1 for response in group.responses)
-    return (count - 1) * prompt > WORTH_SHARING * apart
+def worth_sharing(group: GroupRows) -> bool:
+    """Whether writing the prompt once saves more than a fifth of the group's tokens.
+
+    Four responses after a prompt of 10 tokens that put 20 tokens each through the model: 30 of 120 are saved.
+    """
+    prompt, rows = len(group.group.prompt_ids), group.rows
+    apart = len(rows) * prompt + sum(len(group.response(row).token_ids) - 1 for row in rows)
+    return (len(rows) - 1) * prompt > WORTH_SHARING * apart
 
 
-@dataclass(frozen=True, slots=True)
-class _Numbered:
-    """A group among all groups."""
-
-    group: Group
-    first: int
-    """index of its first response"""
-    units: tuple[tuple[int, ...], ...]
-    """places in the group of the responses of each unit, in order of the first of them"""
-
-    def row(self, places: Sequence[int]) -> PackedRow:
-        """These responses after one prompt."""
-        responses = self.group.responses
-        return PackedRow(
-            self.group.prompt_ids,
-            tuple(responses[place].token_ids for place in places),
-            tuple(self.first + place for place in places),
-        )
+_Piece = tuple[PackedSequence, ...]
+"""sequences that are never split over micro-batches"""
 
 
-_Piece = tuple[PackedRow, ...]
-"""rows that are never split over micro-batches"""
+def _pieces(group: GroupRows, token_budget: int, sharing: Sharing) -> Iterator[_Piece]:
+    share = sharing == "always" or (sharing == "auto" and worth_sharing(group))
+    return _shared_sequences(group, token_budget) if share else _single_sequences(group)
 
 
-def _numbered(groups: Sequence[Group], together: Sequence[int] | None) -> Iterator[_Numbered]:
-    count = sum(len(group.responses) for group in groups)
-    if together is None:
-        together = range(count)
-    if len(together) != count:
-        raise ValueError(f"together needs one unit per response: {count} of them, got {len(together)}")
-    first = 0
-    owner: dict[int, Group] = {}
-    for group in groups:
-        if not group.prompt_ids:
-            raise ValueError(
-                f"problem {group.problem.id!r} has an empty prompt: nothing predicts the first response token"
-            )
-        units: dict[int, list[int]] = {}
-        for place in range(len(group.responses)):
-            units.setdefault(together[first + place], []).append(place)
-        for unit in units:
-            if unit in owner:
-                raise ValueError(
-                    f"unit {unit} spans two groups, of problems {owner[unit].problem.id!r} and {group.problem.id!r}: "
-                    "only responses of one group go together; give each group units of its own"
-                )
-            owner[unit] = group
-        yield _Numbered(group, first, tuple(map(tuple, units.values())))
-        first += len(group.responses)
+def _single_sequences(group: GroupRows) -> Iterator[_Piece]:
+    for unit in group.units:
+        yield tuple(_sequence(group, [row]) for row in unit)
 
 
-def _pieces(each: _Numbered, token_budget: int, sharing: Sharing) -> Iterator[_Piece]:
-    share = sharing == "always" or (sharing == "auto" and worth_sharing(each.group))
-    return _shared_rows(each, token_budget) if share else _single_rows(each)
-
-
-def _single_rows(each: _Numbered) -> Iterator[_Piece]:
-    for unit in each.units:
-        yield tuple(each.row([place]) for place in unit)
-
-
-def _shared_rows(each: _Numbered, token_budget: int) -> Iterator[_Piece]:
-    """As many units per row as fit into the budget, in their order; at least one."""
-    group = each.group
+def _shared_sequences(group: GroupRows, token_budget: int) -> Iterator[_Piece]:
+    """As many units per sequence as fit into the budget, in their order; at least one."""
+    prompt = len(group.group.prompt_ids)
     pending: list[int] = []
-    tokens = len(group.prompt_ids)
-    for unit in each.units:
-        more = sum(len(group.responses[place].token_ids) - 1 for place in unit)
+    tokens = prompt
+    for unit in group.units:
+        more = sum(len(group.response(row).token_ids) - 1 for row in unit)
         if pending and tokens + more > token_budget:
-            yield (each.row(pending),)
-            pending, tokens = [], len(group.prompt_ids)
+            yield (_sequence(group, pending),)
+            pending, tokens = [], prompt
         pending += unit
         tokens += more
     if pending:
-        yield (each.row(pending),)
+        yield (_sequence(group, pending),)
+
+
+def _sequence(group: GroupRows, rows: Sequence[int]) -> PackedSequence:
+    """These responses after one prompt."""
+    prompt_ids = group.group.prompt_ids
+    if not prompt_ids:
+        raise ValueError(
+            f"problem {group.group.problem.id!r} has an empty prompt: nothing predicts the first response token"
+        )
+    return PackedSequence(prompt_ids, tuple(group.response(row).token_ids for row in rows), tuple(rows))
 
 
 def _tokens(piece: _Piece) -> int:
-    return sum(row.tokens for row in piece)
+    return sum(sequence.tokens for sequence in piece)
 
 
 def _longest(piece: _Piece) -> int:
-    return max(row.tokens for row in piece)
+    return max(sequence.tokens for sequence in piece)

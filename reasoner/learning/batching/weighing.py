@@ -1,4 +1,4 @@
-"""From log-probabilities and weights to the loss of one micro-batch, the same for every engine."""
+"""From outputs and weights to the loss of one micro-batch, the same for every engine, of a policy and of a critic."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class WeightedLoss:
     """The loss of a micro-batch."""
 
     loss: Tensor
-    """- sum w * l - sum v * H, with gradient"""
-    wanted: bool
+    """- sum w o - sum v H, with gradient"""
+    nonzero: bool
     """False: every weight is 0, and so is the gradient"""
     entropy: float
     """sum of H over the policy's tokens, nats; 0 when entropies were not asked for"""
@@ -29,27 +29,30 @@ def weigh_batch(
     batch: MicroBatch,
     responses: Sequence[Response],
     inputs: ModelInputs,
-    logprobs_S: Tensor,
+    outputs_S: Tensor,
     entropies_S: Tensor | None,
     weights: WeightFunction,
 ) -> WeightedLoss:
-    """Ask for the weights of a micro-batch and put its loss together.
+    """Ask for the weights of a micro-batch and put its loss together: - sum w o - sum v H.
 
     Args:
-        responses: those of all groups, in group order.
+        responses: all of the batch, in group order.
+        outputs_S: of the model for each response token, with gradient: log-probabilities, or a critic's values.
+        entropies_S: of each position's distribution, nats, with gradient; None: not computed.
+        weights: gives w and v.
 
     Raises:
         ValueError: the weights have the wrong shape, or are for entropies that were not computed.
     """
-    mask_S = policy_mask(batch, responses, logprobs_S.device)
-    found = weights(batch.indices, inputs.padded(logprobs_S.detach()))
-    weights_S = inputs.weights(found.logprobs_RT, mask_S, logprobs_S)
-    loss = -(weights_S * logprobs_S).sum()
-    wanted = bool(weights_S.any())
-    if found.entropy_RT is not None:
+    mask_S = policy_mask(batch, responses, outputs_S.device)
+    wanted = weights(batch.rows, inputs.padded(outputs_S.detach()))
+    weights_S = inputs.weights(wanted.weights_RT, mask_S, outputs_S)
+    loss = -(weights_S * outputs_S).sum()
+    nonzero = bool(weights_S.any())
+    if wanted.entropy_RT is not None:
         if entropies_S is None:
             raise ValueError("weights of the entropy were given, but no entropies: pass entropy=True to accumulate")
-        bonus_S = inputs.weights(found.entropy_RT, mask_S, logprobs_S)
+        bonus_S = inputs.weights(wanted.entropy_RT, mask_S, outputs_S)
         loss = loss - (bonus_S * entropies_S).sum()
-        wanted = wanted or bool(bonus_S.any())
-    return WeightedLoss(loss, wanted, 0.0 if entropies_S is None else float(entropies_S.detach()[mask_S].sum()))
+        nonzero = nonzero or bool(bonus_S.any())
+    return WeightedLoss(loss, nonzero, 0.0 if entropies_S is None else float(entropies_S.detach()[mask_S].sum()))

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
-from reasoner.distributed.sharding import same_batch, shares_of, spread_logprobs
+from reasoner.distributed.sharding import GroupRows, rows_by_group, same_batch, sharded_outputs, shares_of
 from reasoner.errors import RunError, UserError
 from reasoner.learning.batching.inputs import ModelInputs
-from reasoner.learning.batching.packing import MicroBatch, PackedRow
+from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.deepspeed.settings import deepspeed_settings
 from reasoner.learning.deepspeed.state import exact_weight, moments, restore, restore_weights
-from reasoner.learning.learner import Accumulated, StepResult, WeightFunction, Weights
+from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.backbone import Dtype, Fetch
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, trained_weights, why_not
@@ -48,7 +48,7 @@ from reasoner.records import Group, Response
 
 T = TypeVar("T")
 
-_IDLE = MicroBatch((PackedRow((0,), ((0,),), (0,)),))
+_IDLE = MicroBatch((PackedSequence((0,), ((0,),), (0,)),))
 """what a rank without a share puts through the model"""
 
 
@@ -144,19 +144,19 @@ class DeepspeedLearner:
         return self.policy.perturbed(sizes, lambda parameters: self._gathered(parameters, modifier_rank=0))
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
-        self.policy.check(groups, temperature)
-        return spread_logprobs(groups, self._ranks, lambda some: self._logprobs(some, temperature))
+        self.policy.check(rows_by_group(groups), temperature)
+        return sharded_outputs(groups, self._ranks, lambda share: self._logprobs(share, temperature))
 
     @torch.no_grad()
-    def _logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
-        found: list[list[float]] = [[] for group in groups for _ in group.responses]
-        for batch in self._rounds(self.policy.packing.micro_batches(groups)):
+    def _logprobs(self, share: Sequence[GroupRows], temperature: float) -> dict[int, list[float]]:
+        """Log-probabilities of this rank's responses, by row."""
+        logprobs: dict[int, list[float]] = {}
+        for batch in self._rounds(self.policy.packing.micro_batches(share)):
             inputs = self.policy.inputs(batch or _IDLE)
             logprobs_S, _ = self._engine(inputs, temperature, False)
             if batch:
-                for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
-                    found[index] = part.tolist()
-        return found
+                logprobs |= inputs.by_row(batch, logprobs_S)
+        return logprobs
 
     def accumulate(
         self,
@@ -164,29 +164,26 @@ class DeepspeedLearner:
         weights: WeightFunction,
         temperature: float,
         *,
+        rows: Sequence[int] | None = None,
         together: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        same_batch(groups, self._ranks)
-        self.policy.check(groups, temperature)
-        share = shares_of(groups, self._ranks.count)[self._ranks.index]
-        units = None if together is None else [together[row] for row in share.rows]
-        batches = self.policy.packing.micro_batches(share.groups, units)
-
-        def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
-            return weights([share.rows[row] for row in rows], logprobs_RT)
-
-        done: list[WeightedLoss] = []
+        selected = rows_by_group(groups, rows, together)
+        same_batch(selected, self._ranks)
+        self.policy.check(selected, temperature)
+        batches = self.policy.packing.micro_batches(shares_of(selected, self._ranks.count)[self._ranks.index])
+        responses = [response for group in groups for response in group.responses]
+        weighed: list[WeightedLoss] = []
         for batch in self._rounds(batches):
             if batch:
-                done.append(self._accumulate_one(batch, share.responses, weigh, temperature, entropy))
+                weighed.append(self._accumulate_one(batch, responses, weights, temperature, entropy))
             else:
                 self._idle_pass(temperature, entropy)
-        loss = sum((float(each.loss) for each in done), 0.0)
-        mine = Accumulated.of(batches, share.responses, loss, sum((each.entropy for each in done), 0.0))
-        everyone = self._ranks.gather((mine, [float(each.loss) for each in done if each.wanted]))
-        self._losses += [loss for _, losses in everyone for loss in losses]
-        return sum((each for each, _ in everyone[1:]), everyone[0][0])
+        loss = sum((float(part.loss) for part in weighed), 0.0)
+        counts = Accumulated.of(batches, loss, sum((part.entropy for part in weighed), 0.0))
+        of_ranks = self._ranks.gather((counts, [float(part.loss) for part in weighed if part.nonzero]))
+        self._losses += [loss for _, losses in of_ranks for loss in losses]
+        return sum((counts for counts, _ in of_ranks[1:]), of_ranks[0][0])
 
     def _accumulate_one(
         self,
@@ -200,7 +197,7 @@ class DeepspeedLearner:
         inputs = self.policy.inputs(batch)
         logprobs_S, entropies_S = self._engine(inputs, temperature, entropy)
         weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
-        if weighed.wanted or self._ranks.count > 1:
+        if weighed.nonzero or self._ranks.count > 1:
             # A loss that is not finite spoils the gradient, also where its derivative would be: the step is skipped.
             factor = self._ranks.count if math.isfinite(float(weighed.loss.detach())) else math.nan
             self._engine.backward(weighed.loss * factor + _zero((logprobs_S, entropies_S)), scale_wrt_gas=False)

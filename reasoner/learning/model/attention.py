@@ -1,13 +1,13 @@
-"""Exact attention over a flat sequence of rows, without a mask of the whole sequence.
+"""Exact attention over packed sequences that are laid one after the other, without a mask of the whole.
 
-In a row a prompt token sees the prompt before it; a response token sees the whole prompt and its own response before
-it. Computed in two calls per row: the prompt by itself (causal), and all responses as a batch that reads the prompt's
-keys and values. The work is that of the allowed pairs, where a masked (tokens x tokens) call pays for every pair of
-responses: on a CPU, a 75-token prompt with eight responses of 64 tokens takes 11 ms a layer, forward and backward,
-instead of 87 to 170.
+In a packed sequence a prompt token sees the prompt before it; a response token sees the whole prompt and its own
+response before it. Computed in two calls per sequence: the prompt by itself (causal), and all responses as a batch that
+reads the prompt's keys and values. The work is that of the allowed pairs, where a masked (tokens x tokens) call pays
+for every pair of responses: on a CPU, a 75-token prompt with eight responses of 64 tokens takes 11 ms a layer, forward
+and backward, instead of 87 to 170.
 
-It is registered with transformers as an attention implementation; the row shapes travel as a keyword argument through
-the model. A kernel for sequences of varying length would replace `_row` and nothing else.
+It is registered with transformers as an attention implementation; the shapes travel as a keyword argument through
+the model. A kernel for sequences of varying length would replace `_sequence` and nothing else.
 """
 
 from __future__ import annotations
@@ -22,54 +22,55 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
 from reasoner.errors import RunError
-from reasoner.learning.batching.inputs import RowShape
+from reasoner.learning.batching.inputs import SequenceShape
 
-IMPLEMENTATION = "reasoner_rows"
+IMPLEMENTATION = "reasoner_packed"
 
 
 class CannotPackError(RunError):
-    """A model asks for attention that packed rows do not have."""
+    """A model asks for attention that packed sequences do not have."""
 
 
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "cache")
 
 
-def rows_attention(
+def packed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    row_shapes: Sequence[RowShape] | None = None,
+    sequence_shapes: Sequence[SequenceShape] | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of every row by itself: query (1, heads, L, D), key and value (1, kv heads, L, D) -> (1, L, heads, D).
+    """Attention inside every packed sequence: query (1, heads, L, D), key and value (1, kv heads, L, D) ->
+    (1, L, heads, D).
 
     Raises CannotPackError when the model asks for something that this function would ignore.
     """
     asked = [f"with {name}" for name in _UNSUPPORTED if others.get(name) is not None]
     asked += ["with a mask"] if attention_mask is not None else []
     asked += ["with dropout"] if others.get("dropout") else []
-    if asked or row_shapes is None:
+    if asked or sequence_shapes is None:
         raise CannotPackError(
-            f"{type(module).__name__} calls attention {', '.join(asked) or 'without saying where rows begin'}"
+            f"{type(module).__name__} calls attention {', '.join(asked) or 'without saying where sequences begin'}"
         )
     if key.shape[1] != query.shape[1] and query.device.type != "cpu":
         # Off the CPU, grouped heads with a mask fall back to a kernel that holds all scores.
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     heads_last = tuple(part[0].transpose(0, 1) for part in (query, key, value))
-    outputs = [_row(shape, [part[_span(shape)] for part in heads_last], scaling) for shape in row_shapes]
+    outputs = [_sequence(shape, [part[_span(shape)] for part in heads_last], scaling) for shape in sequence_shapes]
     return torch.cat(outputs).unsqueeze(0), None
 
 
-def _span(shape: RowShape) -> slice:
+def _span(shape: SequenceShape) -> slice:
     return slice(shape.start, shape.start + shape.prompt + sum(shape.responses))
 
 
-def _row(shape: RowShape, parts: Sequence[Tensor], scaling: float | None) -> Tensor:
-    """(L, heads, D) of one row from its query, key and value (L, heads, D)."""
+def _sequence(shape: SequenceShape, parts: Sequence[Tensor], scaling: float | None) -> Tensor:
+    """(L, heads, D) of one sequence from its query, key and value (L, heads, D)."""
     query, key, value = (part.unsqueeze(0) for part in parts)
     if len(shape.responses) == 1:
         return _attend(query, key, value, scaling, None)[0]
@@ -111,4 +112,4 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, ma
     return output.transpose(1, 2)
 
 
-AttentionInterface.register(IMPLEMENTATION, rows_attention)
+AttentionInterface.register(IMPLEMENTATION, packed_attention)

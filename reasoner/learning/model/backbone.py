@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from reasoner.config import LoraConfig
+from reasoner.distributed.sharding import GroupRows
 from reasoner.errors import RunError, UserError
 from reasoner.learning.adapter import (
     adapted,
@@ -39,7 +40,7 @@ from reasoner.learning.batching.inputs import ModelInputs, flat_inputs, padded_i
 from reasoner.learning.batching.packing import (
     Layout,
     MicroBatch,
-    PackedRow,
+    PackedSequence,
     Sharing,
     extremes_of,
     longest_context,
@@ -53,7 +54,6 @@ from reasoner.models.files import ModelFiles, write_model
 from reasoner.models.loading import load_model
 from reasoner.models.resolve import attention_of
 from reasoner.models.tensor_files import check_room, read_files, write_weights
-from reasoner.records import Group
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
@@ -69,24 +69,24 @@ class Packing:
     """How sequences go through the model, and why."""
 
     flat: bool
-    """rows one after the other without padding; False: one response per sequence, padded on the right"""
+    """packed sequences one after the other without padding; False: one response per sequence, padded on the right"""
     sharing: Sharing
     token_budget: int
     why: str = ""
-    """what keeps rows from being packed, or prompts from being shared; empty: nothing does"""
+    """what keeps sequences from being packed, or prompts from being shared; empty: nothing does"""
 
-    def micro_batches(self, groups: Sequence[Group], together: Sequence[int] | None = None) -> tuple[MicroBatch, ...]:
-        """The groups in pieces of at most `token_budget` tokens; `together`: see `packing`."""
+    def micro_batches(self, groups: Sequence[GroupRows]) -> tuple[MicroBatch, ...]:
+        """The groups in pieces of at most `token_budget` tokens."""
         if self.flat:
-            return pack(groups, self.token_budget, self.sharing, together)
-        return pack_padded(groups, self.token_budget, together)
+            return pack(groups, self.token_budget, self.sharing)
+        return pack_padded(groups, self.token_budget)
 
     def __str__(self) -> str:
         if not self.flat:
             return f"one response per padded sequence ({self.why}), {self.token_budget} tokens per micro-batch"
         shared = {"auto": "shared where it pays", "always": "shared", "never": "not shared"}[self.sharing]
         why = f" ({self.why})" if self.why else ""
-        return f"packed rows, prompts {shared}{why}, {self.token_budget} tokens per micro-batch"
+        return f"packed sequences, prompts {shared}{why}, {self.token_budget} tokens per micro-batch"
 
 
 class Backbone:
@@ -115,8 +115,8 @@ class Backbone:
             device: a torch device, `cpu` or `cuda`.
             dtype: number format of the forward pass; float64 is for tests.
             token_budget: tokens per micro-batch.
-            packing: whether rows are laid one after the other without padding; `auto`: where the model can.
-            share_prompts: whether a group's prompt is in a row once.
+            packing: whether sequences are laid one after the other without padding; `auto`: where the model can.
+            share_prompts: whether a group's prompt goes through the model once.
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
             output_layer: load the whole language model, not only what gives its hidden states.
@@ -174,7 +174,7 @@ class Backbone:
     def description(self) -> str:
         """Versions, device, number format, packing and adapter, for the log."""
         numbers = "bfloat16 over float32 parameters" if self._autocast else self.dtype
-        adapter = f"; adapter beside {', '.join(adapted(self.model))}" if self._lora is not None else ""
+        adapter = f"; adapter next to {', '.join(adapted(self.model))}" if self._lora is not None else ""
         return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}{adapter}"
 
     def rotate_as_vllm(self, max_model_len: int) -> None:
@@ -186,10 +186,10 @@ class Backbone:
         return (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
 
     def hidden(self, inputs: ModelInputs) -> Tensor:
-        """(S, H) states that predict a micro-batch's response tokens, in the order of its `indices`, with gradient."""
+        """(S, H) states that predict a micro-batch's response tokens, in the order of its `rows`, with gradient."""
         extra: dict[str, Any] = {}
         if inputs.shapes is not None:
-            extra = {"position_ids": inputs.position_ids_BL, "row_shapes": inputs.shapes}
+            extra = {"position_ids": inputs.position_ids_BL, "sequence_shapes": inputs.shapes}
         elif self._by_length:  # otherwise the padding would count as part of its sequence
             extra = {"position_ids": inputs.position_ids_BL}
         with self.autocast():
@@ -197,7 +197,7 @@ class Backbone:
         hidden_SH: Tensor = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
         return hidden_SH
 
-    def compare(self, groups: Sequence[Group], what: str, gap: Callable[[MicroBatch], float]) -> None:
+    def compare(self, groups: Sequence[GroupRows], what: str, gap: Callable[[MicroBatch], float]) -> None:
         """Compare packed responses with plain forward passes over one sequence each: the longest and the shortest.
 
         On the first batch, and again on a batch with a sequence that is much longer than those compared before: a
@@ -394,12 +394,12 @@ class Backbone:
         return Packing(not why, "never" if alone else sharing, token_budget, alone)
 
     def _try_packing(self) -> str:
-        """Put a few tokens through the model in packed rows; returns what keeps it from that, empty: nothing."""
-        rows = PackedRow((0, 0), ((0, 0),), (0,)), PackedRow((0,), ((0,),), (1,))
+        """Put a few tokens through the model in packed sequences; returns what keeps it from that, empty: nothing."""
+        sequences = PackedSequence((0, 0), ((0, 0),), (0,)), PackedSequence((0,), ((0,),), (1,))
         self.model.set_attn_implementation(IMPLEMENTATION)
         try:
             with torch.no_grad():
-                self.hidden(flat_inputs(MicroBatch(rows), self.device))
+                self.hidden(flat_inputs(MicroBatch(sequences), self.device))
         except (CannotPackError, TypeError) as error:
             self.model.set_attn_implementation(self._plain_attention)
             return str(error)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from reasoner.config import LoraConfig
+from reasoner.distributed.sharding import GroupRows, rows_by_group
 from reasoner.learning.batching.inputs import ModelInputs
-from reasoner.learning.batching.packing import Layout, MicroBatch, PackedRow, Sharing
+from reasoner.learning.batching.packing import Layout, MicroBatch, PackedSequence, Sharing
 from reasoner.learning.model.backbone import Backbone, Dtype, Packing
 from reasoner.learning.model.logprobs import head_of, token_logprobs
 from reasoner.records import Group
@@ -51,8 +52,8 @@ class TorchPolicy(Backbone):
             dtype: number format of the forward pass; float64 is for tests.
             token_budget: tokens per micro-batch.
             logit_chunk: response positions whose logits are in memory at once.
-            packing: whether rows are laid one after the other without padding; `auto`: where the model can.
-            share_prompts: whether a group's prompt is in a row once.
+            packing: whether sequences are laid one after the other without padding; `auto`: where the model can.
+            share_prompts: whether a group's prompt goes through the model once.
             gradient_checkpointing: recompute activations in the backward pass.
             trust_remote_code: run Python code that comes with the model.
             autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
@@ -82,18 +83,18 @@ class TorchPolicy(Backbone):
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
-        self.check(groups, temperature)
-        found: list[list[float]] = [[] for group in groups for _ in group.responses]
-        for batch in self.packing.micro_batches(groups):
+        selected = rows_by_group(groups)
+        self.check(selected, temperature)
+        logprobs: dict[int, list[float]] = {}
+        for batch in self.packing.micro_batches(selected):
             inputs = self.inputs(batch)
             with torch.no_grad():
                 logprobs_S, _ = self.scores(inputs, temperature, False)
-            for index, part in zip(batch.indices, inputs.parts(logprobs_S), strict=True):
-                found[index] = part.tolist()
-        return found
+            logprobs |= inputs.by_row(batch, logprobs_S)
+        return [logprobs[row] for row in range(len(logprobs))]
 
     def scores(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
-        """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `indices`, with gradient.
+        """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `rows`, with gradient.
 
         With `entropy` also (S,) the entropy of the distribution that each token was drawn from, else None.
         """
@@ -103,7 +104,7 @@ class TorchPolicy(Backbone):
                 return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk, entropy=True)
             return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk), None
 
-    def check(self, groups: Sequence[Group], temperature: float) -> None:
+    def check(self, groups: Sequence[GroupRows], temperature: float) -> None:
         """Compare packed responses with plain forward passes over one sequence each, on the first batch (`compare`).
 
         Raises:
@@ -118,13 +119,13 @@ class TorchPolicy(Backbone):
         packed_S, _ = self.scores(inputs, temperature, False)
         packed_S = torch.cat([part[-COMPARED_TOKENS:] for part in inputs.parts(packed_S)])
         with self.own_attention():
-            rows = [(row, response) for row in batch.rows for response in row.responses]
-            plain_S = torch.cat([self._plain(row, response, temperature) for row, response in rows])
+            parts = [(sequence, response) for sequence in batch.sequences for response in sequence.responses]
+            plain_S = torch.cat([self._plain(sequence, response, temperature) for sequence, response in parts])
         return float((packed_S - plain_S).abs().mean())
 
-    def _plain(self, row: PackedRow, response: tuple[int, ...], temperature: float) -> Tensor:
+    def _plain(self, sequence: PackedSequence, response: tuple[int, ...], temperature: float) -> Tensor:
         """(T,) of the last tokens, by the model's own forward pass with its own output layer."""
-        ids = torch.tensor([[*row.prompt_ids, *response[:-1]]], device=self.device)
+        ids = torch.tensor([[*sequence.prompt_ids, *response[:-1]]], device=self.device)
         last = response[-COMPARED_TOKENS:]
 
         def only_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

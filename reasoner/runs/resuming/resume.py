@@ -176,7 +176,7 @@ def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Pl
     """
     if not is_there(folder / IDENTITY):
         raise UserError(
-            f"--resume {folder}: nothing to go on with, {IDENTITY} is missing: the folder is of an evaluation, "
+            f"--resume {folder}: nothing to resume, {IDENTITY} is missing: the folder is of an evaluation, "
             "or of a run that ended before it began."
         )
     check_entries(folder)

@@ -21,7 +21,7 @@ from reasoner.runs.starts import RunStart
 
 NOTHING = ""
 ROUNDING = "the update is the same up to rounding"
-DRAWS = "other responses of the same distribution are drawn"
+DRAWS = "other responses are sampled from the same distribution"
 FAILURES = "other calls of reward sources may fail"
 PLACE = "it must hold the same as before, which is checked"
 LENGTH = "what depends on the number of steps (learning.decay, schedules by share) follows the new one from here on"
@@ -137,12 +137,12 @@ def check_identity(
 
 def _refusal(folder: Path, changed: Iterable[str], *, fatal: bool) -> str:
     """What has changed, and what can be done about it."""
-    what = "\n  ".join(("a run goes on as it began, and this would change what it trains:", *changed))
+    what = "\n  ".join(("a resumed run keeps its objective and data, and this would change them:", *changed))
     do = (
         "Leave it as it was, or start a new run."
         if fatal
-        else "This is a matter of the rewards: with --accept-changes the run goes on, the scores that it knows already "
-        "are forgotten, and the change is recorded. Otherwise leave it as it was, or start a new run."
+        else "This concerns the rewards: with --accept-changes the run is resumed, cached scores are discarded, "
+        "and the change is recorded. Otherwise undo the change, or start a new run."
     )
     return f"--resume {folder}: {what}\n{do}"
 

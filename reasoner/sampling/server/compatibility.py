@@ -74,7 +74,7 @@ class ServerRequirements:
             f"gives {found.logprobs_mode}, and processed_logprobs, those of the sampled distribution, are needed": (
                 found.logprobs_mode != "processed_logprobs"
             ),
-            f"has sampling defaults of its own (generation_config = {found.generation_config!r}, not 'vllm')": (
+            f"has its own sampling defaults (generation_config = {found.generation_config!r}, not 'vllm')": (
                 found.generation_config != "vllm"
             ),
             f"cannot read what this run writes to {self.weights_folder}: set sampling.weights_folder to a folder that "

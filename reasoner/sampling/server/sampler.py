@@ -133,7 +133,7 @@ class ServerSampler:
             if server.url not in self._out
         ]
         if not self._idle.is_set():
-            raise SamplerError("this sampler is still drawing: finish or close the iterator of groups first")
+            raise SamplerError("this sampler is still sampling: finish or close the iterator of groups first")
         events: queue.SimpleQueue[PromptResponses | LostServer | None] = queue.SimpleQueue()
         version = self._version
         ends = sorted(all_end_tokens(self._end_tokens, params))
@@ -156,7 +156,7 @@ class ServerSampler:
                     continue
                 yield self._group(event, params, version)
             if self._drawing.cancelled():
-                raise SamplerError("the sampler was closed while it drew")
+                raise SamplerError("the sampler was closed while it was sampling")
             self._drawing.result()
             if len(self._out) == len(self._servers):
                 raise SamplerError(_none_left(self._out))

@@ -137,7 +137,7 @@ class BatchSchedule:
             choices: Sequence[Choice] = task.result()
             others = {span.version for choice in choices for span in choice.weight_versions} - {self._order.weights}
             if others:
-                raise ServerError(f"drew with other weights than those that it was given: {sorted(others)}")
+                raise ServerError(f"sampled with other weights than the published ones: {sorted(others)}")
         except ServerError as error:
             self._waiting.appendleft(prompt)
             seat.failures += 1

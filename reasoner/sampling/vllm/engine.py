@@ -74,7 +74,7 @@ class VllmSampler:
         rows = tuple((group.prompt_ids, response.token_ids) for group in groups for response in group.responses)
         value = self._ask(ScoreRequest(rows))
         if not isinstance(value, list):
-            raise SamplerError(f"vLLM answered {value!r} in place of log-probabilities; this is a bug")
+            raise SamplerError(f"vLLM answered {value!r} instead of log-probabilities; this is a bug")
         return {"": value}
 
     def load(self, folder: Path, version: int) -> Receipt:
@@ -86,7 +86,7 @@ class VllmSampler:
             self.close()
             raise
         if not isinstance(value, tuple):
-            raise SamplerError(f"vLLM answered the load of version {version} with {value!r} in place of a receipt")
+            raise SamplerError(f"vLLM answered the load of version {version} with {value!r} instead of a receipt")
         self._version = version
         checksum, tensors = value
         return Receipt(version, checksum, tensors, time.monotonic() - started)

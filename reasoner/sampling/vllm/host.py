@@ -154,7 +154,9 @@ class EngineHost:
 
     def _response(self, output: Any, params: SamplingParams, opened: str) -> Response:
         if output.finish_reason not in _FINISHED:
-            raise SamplerError(f"vLLM ended a response with {output.finish_reason!r}: it is no sample of the policy")
+            raise SamplerError(
+                f"vLLM ended a response with {output.finish_reason!r}, so it is not a sample of the policy"
+            )
         logprobs = [at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True)]
         finish = _FINISHED[output.finish_reason]
         ends = all_end_tokens(self._end_tokens, params)

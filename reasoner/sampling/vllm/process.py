@@ -112,7 +112,7 @@ class EngineProcess:
             raise SamplerError(f"this sampler is closed, and was asked for {type(request).__name__}; open another")
         if not self._idle and not isinstance(request, Stop):
             raise SamplerError(
-                f"this sampler is still drawing, and was asked for {type(request).__name__}: finish or close the "
+                f"this sampler is still sampling, and was asked for {type(request).__name__}: finish or close the "
                 "iterator of groups first"
             )
         self._idle = False

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from reasoner.config import RewardConfig, ScoringConfig
+from reasoner.errors import DataError
 from reasoner.io.redaction import know_variables, redact
 from reasoner.io.safe_text import storable
+from reasoner.io.serialization import from_json, to_json
 from reasoner.plugins.reward_api import Granularity
 from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
 from reasoner.scoring.composition import Refused
@@ -178,8 +179,7 @@ def load_task(payload: bytes) -> tuple[list[Problem], list[Response]]:
 
 def dump_result(result: CallResult) -> bytes:
     """One line."""
-    scores = [_dump_score(score) for score in result.scores]
-    return _line({**{name: getattr(result, name) for name in _RESULT}, "scores": scores})
+    return to_json(result).encode() + b"\n"
 
 
 def dump_printed(task: int, reward: int, text: str) -> bytes:
@@ -200,54 +200,9 @@ def load_result(line: bytes) -> CallResult:
         ValueError: the line is not a result. A reward source may have written it, so nothing in it is taken on trust.
     """
     try:
-        data = storable(json.loads(line))
-        scores = tuple(_load_score(score) for score in data.pop("scores"))
-        result = CallResult(**data, scores=scores)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        return from_json(line, CallResult)
+    except DataError as error:
         raise ValueError(f"not a result: {error}") from error
-    if not _is_sound(result):
-        raise ValueError("not a result: a value of the wrong type")
-    return result
-
-
-def _is_sound(result: CallResult) -> bool:
-    return (
-        all(type(each) is int for each in (result.task, result.reward))
-        and _is_finite(result.seconds)
-        and (result.kind is None or result.kind in get_args(FailureKind))
-        and all(isinstance(each, str) for each in (result.message, result.left, result.trace))
-        and isinstance(result.last, bool)
-        and all(map(_is_sound_score, result.scores))
-    )
-
-
-def _is_sound_score(score: Score | Refused | None) -> bool:
-    match score:
-        case None:
-            return True
-        case Refused(kind, message):
-            return kind in ("error", "invalid") and isinstance(message, str)
-        case Score(value, parts, note):
-            return _is_finite(value) and isinstance(parts, dict) and isinstance(note, str)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _dump_score(score: Score | Refused | None) -> list[Any] | dict[str, str] | None:
-    if isinstance(score, Score):
-        return [score.value, dict(score.parts), score.note]
-    return None if score is None else asdict(score)
-
-
-def _load_score(data: list[Any] | dict[str, Any] | None) -> Score | Refused | None:
-    if isinstance(data, dict):
-        return Refused(**data)
-    return None if data is None else Score(*data)
-
-
-_RESULT = tuple(each.name for each in fields(CallResult) if each.name != "scores")
 
 
 class LineBuffer:

@@ -16,7 +16,7 @@ _STYLES: dict[FindingState, str] = {"ok": "green", "missing": "yellow", "broken"
 
 
 def doctor() -> None:
-    """What is installed and usable here, and what to install for what."""
+    """Check what is installed and works on this machine, and say what to install for the rest."""
     table = Table.grid(padding=(0, 2))
     for check in _gathered(list(examine())):
         text = check.detail if not check.advice else f"{check.detail}\n-> {check.advice}"

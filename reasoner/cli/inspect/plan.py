@@ -34,24 +34,28 @@ _STYLES: dict[FitVerdict, str] = {
 def plan(
     task: options.TaskOption,
     profile: options.Profile = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of a node, a rank on each.")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs per node, one rank on each.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="Folder (config.json is enough), hub id or embedded:NAME, in the place of the task's."
+            metavar="MODEL",
+            help="Model to plan for instead of the task's: a folder (config.json is enough), a hub id or "
+            "embedded:NAME.",
         ),
     ] = None,
     gpu_memory: Annotated[
         float | None,
-        typer.Option(metavar="GIB", min=1.0, help="Memory of each GPU, to plan for a machine that is not this one."),
+        typer.Option(
+            metavar="GIB", min=1.0, help="Memory of each GPU in GiB, to plan for a machine other than this one."
+        ),
     ] = None,
     config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")] = False,
 ) -> None:
-    """Estimate what a run takes of memory and disk, before anything is loaded.
+    """Estimate the memory and disk that a run takes, before anything is loaded.
 
     Examples:
 
@@ -75,7 +79,7 @@ def plan(
 
 
 def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> RunEstimate:
-    """For this machine, whose packages count, or for another, on which they are taken to be there."""
+    """For this machine and its installed packages, or for another one, assumed to have all packages."""
     from reasoner.planning.resources import check_models_at_hand
 
     config = resolved.config
@@ -86,7 +90,7 @@ def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> RunEst
         check_models_at_hand(config, engine)
         return find_estimate(config, this_machine(resolve_device(config.model.device)), engine)
     if config.model.device == "cpu":
-        raise ConfigError("--gpu-memory plans for GPUs, and model.device is 'cpu': leave one of them out")
+        raise ConfigError("--gpu-memory plans for GPUs, and model.device is 'cpu'; leave one of them out.")
     check_models_at_hand(config, "")
     asked = "servers" if sampling.mode == "server" else sampling.engine
     engine = ("vllm" if asked == "auto" else asked) if config.has_sampler else ""
@@ -146,7 +150,7 @@ def _facts(resolved: Resolved, estimate: RunEstimate) -> Mapping[str, str]:
     config, model, machine = estimate.config, estimate.model, estimate.machine
     where = f"{machine.device}, {_counted(config.run.ranks, 'rank')}"
     if machine.planned:
-        where += f", {_size(machine.gpu_bytes)} each (--gpu-memory; nothing of this machine counts)"
+        where += f", {_size(machine.gpu_bytes)} each (--gpu-memory, not this machine)"
     adapter = f", adapter {model.adapter / 1e6:,.1f} million" if model.adapter else ""
     facts = {
         "task": f"{config.task}, profile {config.profile or 'none'} ({resolved.origins['profile']})",

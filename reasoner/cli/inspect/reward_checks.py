@@ -1,0 +1,265 @@
+"""`reasoner rewards test` and `bench`: how well a reward source judges references and labelled responses."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import pluggy
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reasoner.cli import options
+from reasoner.cli.console import out, print_preflights, warn
+from reasoner.cli.inspect.reward_options import LISTING, CasesHelp, Name, Options, parse_options
+from reasoner.cli.progress import counting
+from reasoner.config import Config, RewardConfig, ScoringConfig
+from reasoner.data.problems import ProblemLoader
+from reasoner.data.row_report import RowReport
+from reasoner.data.row_selection import HELD_OUT_SEED
+from reasoner.errors import ConfigError, DataError, UserError
+from reasoner.loading import load_config
+from reasoner.monitoring.format import duration, number
+from reasoner.planning.preflight import preflight
+from reasoner.planning.problem_checks import ProblemChecks, check_problems
+from reasoner.planning.references import read_references
+from reasoner.planning.sources import answers_needed
+from reasoner.plugins import manager as hooks
+from reasoner.plugins.reward_api import RewardSource
+from reasoner.processes.lifetime import guard_processes, interruptible
+from reasoner.records import Problem
+from reasoner.scoring.base import verdict_text
+from reasoner.scoring.service import ScoringService
+from reasoner.testing.bench import Bench, CaseOutcome, SelfTest, bench, self_test
+from reasoner.testing.cases import load_cases
+
+MOST = 20
+"""examples of each kind that are printed"""
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
+
+
+def score_references(
+    name: Name,
+    task: Annotated[str | None, typer.Option(help="Task whose data is used; without it, every task with it.")] = None,
+    profile: options.Profile = None,
+    sets: options.Sets = None,
+    given: Options = None,
+    plugin: options.Plugins = None,
+    unsandboxed: options.Unsandboxed = False,
+) -> None:
+    """Score every reference answer of a task's data as if it were a response: all must be correct.
+
+    A response is correct with the value 1.0, or evaluation.threshold for the source that decides. A source may return
+    "not applicable" for some problems, but not for all of them.
+
+    A source that can test each problem itself (`code` runs its reference program) does so for all problems.
+    The exit code is 1 when an answer is not correct or a problem cannot be judged. Without --task, a task whose data
+    is not available is reported and skipped.
+
+    Example: reasoner rewards test math --task math-gsm8k --profile laptop
+    """
+    manager = hooks.build_manager(plugin or ())
+    hooks.find("reward source", name, hooks.reward_sources(manager), LISTING)
+    rejected = tested = 0
+    for config in [_task(each, profile, sets, plugin) for each in _tasks(name, task, profile, manager, plugin)]:
+        manager = hooks.build_manager(config.plugins)
+        try:
+            problems = _problems(config, manager)
+        except DataError as error:
+            if task is not None:
+                raise
+            out().print(Text(f"{name} on {config.task}: not tested: {error}"))
+            continue
+        tested += 1
+        rejected += _test_references(config, _reward_of(config, name, given), problems)
+        rejected += _test_problems(hooks.reward_sources(manager)[name], _reward_of(config, name, given), problems)
+    if rejected or not tested:
+        raise typer.Exit(1)
+
+
+def _test_references(config: Config, reward: RewardConfig, problems: Sequence[Problem]) -> int:
+    """Score the reference answers and print what came of it; the number of failures."""
+    console, name = out(), reward.source
+    console.print(Text(f"{name} on {config.task}{f', profile {config.profile}' if config.profile else ''}"))
+    answered = [problem for problem in problems if problem.answer]
+    least = _least(config, name)
+    with _service(reward, config.scoring, config.plugins) as scorer, counting() as count:
+        result = self_test(scorer, answered, count, least)
+    _print_self_test(console, result, len(problems), least)
+    if len(answered) < len(problems):
+        console.print(Text(f"without a reference answer: {len(problems) - len(answered)}"))
+    source = hooks.reward_sources(hooks.build_manager(config.plugins))[name]
+    if readings := read_references(source, answered, reward.options, budget_s=math.inf):
+        console.print(Text(f"references: {readings}"))
+    never_applied = bool(answered) and not any(result.scored.values()) and not result.bare
+    return len(result.rejected) + never_applied
+
+
+def _test_problems(source: RewardSource, reward: RewardConfig, problems: Sequence[Problem]) -> int:
+    """Let the source test every problem, if it can; the number of problems that it cannot judge."""
+    with interruptible(), guard_processes(), counting() as count:
+        checks = check_problems(source, reward.options, problems, progress=count("problems tried", len(problems)))
+    if checks is None:
+        return 0
+    _print_problem_checks(out(), checks)
+    return len(checks.refused)
+
+
+def bench_cases(
+    name: Name,
+    cases: Annotated[Path, typer.Option(metavar="FILE", help=CasesHelp)],
+    given: Options = None,
+    workers: Workers = 2,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 1 when a verdict is not the expected one.")
+    ] = False,
+    plugin: options.Plugins = None,
+    unsandboxed: options.Unsandboxed = False,
+) -> None:
+    """Measure a source on labelled responses: what it gets wrong, and how fast it is.
+
+    Example: reasoner rewards bench math --cases cases.jsonl --strict
+    """
+    sources = hooks.reward_sources(hooks.build_manager(plugin or ()))
+    hooks.find("reward source", name, sources, LISTING)
+    known = load_cases(cases)
+    reward = RewardConfig(source=name, options=parse_options(given))
+    scoring = ScoringConfig(workers=workers)
+    with _service(reward, scoring, plugin or ()) as scorer, counting() as count:
+        started = time.perf_counter()
+        result = bench(scorer, known, count("cases", len(known)))
+        wall_s = time.perf_counter() - started
+    _print_bench(out(), result, wall_s, workers)
+    if strict and result.accuracy < 1.0:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _service(reward: RewardConfig, scoring: ScoringConfig, plugins: list[str] | tuple[()]) -> Iterator[ScoringService]:
+    """Workers for one source that make every call; no number of failures stops them: they are what is looked for."""
+    print_preflights(preflight([reward], plugins))
+    scoring = scoring.model_copy(update={"max_failure_rate": 1.0, "cache": 0})
+    with interruptible(), guard_processes(), ScoringService([reward], scoring, plugins, warn) as service:
+        yield service
+
+
+def _tasks(
+    name: str, task: str | None, profile: str | None, manager: pluggy.PluginManager, plugin: list[str] | None
+) -> list[str]:
+    """The task that was named, or all that reward with the source."""
+    if task is not None:
+        return [task]
+    registered = hooks.task_files(manager)
+    found = [each for each in registered if _uses(load_config(each, profile, plugins=plugin or ()).config, name)]
+    if not found:
+        raise UserError(f"no registered task rewards with {name!r}; name one whose answers it can check with --task.")
+    return found
+
+
+def _uses(config: Config, name: str) -> bool:
+    return any(reward.source == name for reward in config.rewards)
+
+
+def _task(task: str, profile: str | None, sets: list[str] | None, plugin: list[str] | None) -> Config:
+    return load_config(task, profile, sets=sets or (), plugins=plugin or ()).config
+
+
+def _problems(config: Config, manager: pluggy.PluginManager) -> list[Problem]:
+    """The training and evaluation problems, those that are in both once."""
+    found: dict[tuple[object, str], Problem] = {}
+    report = RowReport(config.data.on_bad_row)
+    load = ProblemLoader(config.prompt, hooks.generators(manager), report, needs_answer=answers_needed(config, manager))
+    train = load.problems(config.data.train, config.run.seed, "data.train") if config.data.train else ()
+    held_out = load.problems(config.data.eval, HELD_OUT_SEED, "data.eval") if config.data.eval else ()
+    report.settle()
+    for problem in (*train, *held_out):
+        found.setdefault((problem.messages, problem.answer), problem)
+    if not found:
+        raise ConfigError(f"task {config.task!r} has neither data.train nor data.eval: there is no reference answer.")
+    return list(found.values())
+
+
+def _reward_of(config: Config, name: str, given: str | None) -> RewardConfig:
+    """The source with the task's own options and deadline, and the options laid over them; alone, so no condition."""
+    own = next((each for each in config.rewards if each.source == name), RewardConfig(source=name))
+    return RewardConfig(source=name, options={**own.options, **parse_options(given)}, timeout_s=own.timeout_s)
+
+
+def _least(config: Config, name: str) -> float:
+    """The value from which on a response is correct by the source."""
+    evaluation = config.evaluation
+    return evaluation.threshold if evaluation is not None and evaluation.correct == name else 1.0
+
+
+def _print_self_test(console: Console, result: SelfTest, problems: int, least: float) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("problems", str(problems))
+    if result.inapplicable:
+        table.add_row("not applicable", f"{result.inapplicable} of {problems}")
+    value = "1.0" if least == 1.0 else f"{least:g} or more"
+    for form, count in result.scored.items():
+        wrong = sum(each.form == form for each in result.rejected)
+        bare = f" ({result.bare} bare answers are scored as below only)" if form == "as given" and result.bare else ""
+        table.add_row(form, f"{count - wrong} of {count} get {value}{bare}")
+    console.print(table)
+    for each in result.rejected[:MOST]:
+        note = f": {each.note}" if each.note else ""
+        console.print(Text(f"\n{each.problem_id}, {each.form}: {each.verdict}{note}"))
+        console.print(Text(f"  {_short(each.text)}"))
+    if len(result.rejected) > MOST:
+        console.print(f"\nand {len(result.rejected) - MOST} more")
+
+
+def _print_problem_checks(console: Console, checks: ProblemChecks) -> None:
+    """What became of trying each problem, and the first ones that cannot be judged."""
+    console.print(Text(f"tried: {checks}"), soft_wrap=True)
+    for _, why in checks.refused[:MOST]:
+        console.print(Text(f"  {why}"), soft_wrap=True)
+    if len(checks.refused) > MOST:
+        console.print(f"and {len(checks.refused) - MOST} more")
+
+
+def _print_bench(console: Console, result: Bench, wall_s: float, workers: int) -> None:
+    calls = len(result.verdicts)
+    right = len(result.of_kind("agrees"))
+    failed = ", ".join(f"{kind} {count}" for kind, count in result.failures.items())
+    facts: Mapping[str, str] = {
+        "cases": str(calls),
+        "accuracy": f"{number(result.accuracy, 'share')} ({right} of {calls})",
+        "false positives": f"{len(result.of_kind('false positive'))} (a higher value than expected)",
+        "false negatives": f"{len(result.of_kind('false negative'))} (a lower value than expected)",
+        "not applicable": f"{len(result.of_kind('not applicable'))} against the expectation",
+        "failed": f"{len(result.of_kind('failed'))}{f' ({failed})' if failed else ''}",
+        "speed": f"{calls / max(result.seconds, 1e-9):,.0f} responses/s per worker, in the source alone",
+        "took": f"{duration(wall_s)} with {workers} worker{'s' if workers > 1 else ''}",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        table.add_row(name, fact)
+    console.print(table)
+    kinds: tuple[CaseOutcome, ...] = ("false positive", "false negative", "not applicable", "failed")
+    for kind in kinds:
+        found = result.of_kind(kind)
+        if not found:
+            continue
+        more = f", the first {MOST} of {len(found)}" if len(found) > MOST else ""
+        console.print(Text(f"\n{kind}{more}", style="bold"))
+        for verdict in found[:MOST]:
+            case, note = verdict.case, verdict.component.note
+            expected = "not applicable" if case.expected is None else f"{case.expected:g}"
+            end = f", expected {expected}{f' ({note})' if note else ''}"
+            console.print(Text(f"{case.problem.id}: {verdict_text(verdict.component)}{end}"))
+            console.print(Text(f"  reference {_short(case.problem.answer)}\n  response  {_short(case.response.text)}"))
+
+
+def _short(text: str) -> str:
+    """A text on one line that fits; the end, where an answer is, is kept."""
+    line = json.dumps(text, ensure_ascii=False)
+    return line if len(line) <= 64 else f"{line[:20]} ... {line[-38:]}"

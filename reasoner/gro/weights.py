@@ -1,0 +1,20 @@
+"""What the objective hands to the learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What the loss multiplies the model's outputs with: `loss = - sum w o - sum v H`.
+
+    Axes: R responses of one call, in the order of its rows, T tokens right-padded.
+    """
+
+    weights_RT: Tensor
+    """w = - dL/do of every token's output o: log-probability of a policy, value of a critic"""
+    entropy_RT: Tensor | None = None
+    """v = - dL/dH of the entropy H of every position; None: no term has an entropy bonus"""
