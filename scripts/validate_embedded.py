@@ -71,8 +71,8 @@ def _together(first: str, second: str, *, half_way: bool) -> list[str]:
 RL_FREE = ("raft", "dpo", "kto")
 RECIPES: Mapping[str, Sequence[str]] = {
     **{name: _alone(name) for name in PRESETS if name != "opd"},
-    **{f"{free}, then grpo": _together(free, "grpo", half_way=True) for free in RL_FREE},
-    **{f"grpo, then {free}": _together("grpo", free, half_way=True) for free in RL_FREE},
+    **{f"{free} then grpo": _together(free, "grpo", half_way=True) for free in RL_FREE},
+    **{f"grpo then {free}": _together("grpo", free, half_way=True) for free in RL_FREE},
     **{f"{free} and grpo": _together(free, "grpo", half_way=False) for free in RL_FREE},
 }
 """method -> its settings; `opd` has no other model to learn from"""
@@ -96,7 +96,7 @@ class Embedded:
 
     def train(self, method: str, seed: int, steps: int, work: Path, max_hours: float | None) -> Training:
         """A training, or what is left of it."""
-        output = work / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}-{self.setting(method)}"
+        output = work / f"{method.replace(' ', '-')}-{seed}-{self.setting(method)}"
         limit = f"run.max_hours={max_hours}" if max_hours else "run.max_hours=none"
         resume = None
         begun = [path.parent.parent for path in output.glob("*/checkpoints/step-*")]

@@ -29,7 +29,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from tokenizers import Regex, Tokenizer
@@ -69,30 +68,6 @@ TEMPLATE = (
 )
 
 
-class Validation(Protocol):
-    """A task that every method is trained on."""
-
-    name: str
-    """of the files with its results"""
-    methods: Sequence[str]
-    budget: str
-    """of every training, in words, with `{steps}`"""
-    steps: int
-    seeds: int
-
-    def setting(self, method: str) -> str:
-        """A hash of what a result depends on beside method, seed and steps."""
-        ...
-
-    def train(self, method: str, seed: int, steps: int, work: Path, max_hours: float | None) -> Training:
-        """One training.
-
-        Raises:
-            OutOfTimeError: it does not end within `max_hours` from the start of this process.
-        """
-        ...
-
-
 def main() -> None:
     """Train what is missing, then write table and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -104,8 +79,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder of the runs; without one they are removed")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "validation")
     options = parser.parse_args()
-    validation: Validation = Embedded() if options.model == "embedded" else Digits()
-    methods = options.methods.split(";" if ";" in options.methods else ",") if options.methods else validation.methods
+    validation: Embedded | Digits = Embedded() if options.model == "embedded" else Digits()
+    methods = options.methods.split(",") if options.methods else validation.methods
     if unknown := [name for name in methods if name not in validation.methods]:
         parser.error(f"no such method: {', '.join(unknown)}; there are {', '.join(validation.methods)}")
     transformers_logging.set_verbosity_error()
@@ -118,14 +93,20 @@ def main() -> None:
 
 
 def complete(
-    validation: Validation,
+    validation: Embedded | Digits,
     cells: Sequence[tuple[str, int]],
     steps: int,
     work: Path,
     output: Path,
     max_hours: float | None,
 ) -> None:
-    """Train the cells (method, seed) that are missing, as far as the time goes, and write what there is."""
+    """Train the cells (method, seed) that are missing, as far as the time goes, and write what there is.
+
+    Args:
+        work: folder of the runs.
+        output: of the results.
+        max_hours: from the start of this process; None: no limit.
+    """
     file = output / f"{validation.name}.jsonl"
     done = [each for each in read(file) if each.steps == steps and each.setting == validation.setting(each.preset)]
     there = {(each.preset, each.seed) for each in done}

@@ -61,7 +61,7 @@ class UpdateReport:
     steps: tuple[StepResult, ...]
     """one per mini-batch and pass"""
     teacher_kl: float | None
-    """of the fresh batch (`Batch.teacher_kl`)"""
+    """of the online batch (`Batch.teacher_kl`)"""
     entropy: float | None
     """mean over the policy's tokens that went through the model, nats; None: no term has an entropy bonus"""
     gap: Gap | None

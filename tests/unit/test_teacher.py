@@ -14,7 +14,7 @@ from torch import Tensor
 from reasoner.config.config import Config
 from reasoner.data.prompts.renderer import open_renderer
 from reasoner.distributed.ranks import Ranks
-from reasoner.distributed.sharding import ShardedPolicy, shares_of
+from reasoner.distributed.sharding import ShardedPolicy, rows_by_group, shares_of
 from reasoner.errors import ConfigError, DataError, SamplerError, UserError
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import credit_of, plan, weigh
@@ -128,7 +128,7 @@ def weights_of(world: World, term: Term) -> dict[tuple[int, ...], Tensor]:
         inputs = inputs_of(world, [response])
         here = plan("opd", term, inputs, credit_of(term, inputs), LONGEST)
         assert inputs.old_RT is not None
-        found[response] = weigh([here], inputs, torch.tensor([0]), inputs.old_RT).weights_RT[0]
+        found[response] = weigh([here], inputs, [0], inputs.old_RT)[0].weights_RT[0]
     return found
 
 
@@ -203,10 +203,10 @@ def test_a_teacher_who_is_the_reference_pulls_as_the_kl_penalty_does() -> None:
         inputs, reference_RT=inputs.teacher_RT, rewards_NG=scored, valid_NG=torch.ones_like(inputs.valid_NG)
     )
     penalty = Term("online", Advantage(), aggregation=OPD.aggregation, kl=KL(1.0, "k2"))
-    rows = torch.arange(len(inputs.mask_RT))
+    rows = range(len(inputs.mask_RT))
     assert inputs.old_RT is not None
     mine, other = (
-        weigh([plan("x", term, inputs, credit_of(term, inputs), LONGEST)], inputs, rows, inputs.old_RT).weights_RT
+        weigh([plan("x", term, inputs, credit_of(term, inputs), LONGEST)], inputs, rows, inputs.old_RT)[0].weights_RT
         for term in (OPD, penalty)
     )
     assert mine.any()
@@ -360,8 +360,16 @@ def test_ranks_without_a_response_of_their_own_have_the_teachers_log_probabiliti
     groups = [group("p", (5,), (6, 7, 8)), group("q", (9, 9))]
     prompts = {"p": (1,) * 30, "q": (1,) * 4}
     read = [replace(each, prompt_ids=prompts[each.problem.id]) for each in groups]
-    shares = [Policy().logprobs(part.groups, 1.0) for part in shares_of(read, 3)]
-    assert [] in shares
+    parts = shares_of(rows_by_group(read), 3)
+    assert [] in parts
+    shares = [
+        {
+            row: [-float(len(each.group.prompt_ids))] * len(each.response(row).token_ids)
+            for each in part
+            for row in each.rows
+        }
+        for part in parts
+    ]
     for index in range(3):
         sharded = ShardedPolicy(Policy(), OneOfThree(index, 3))
         found = SolutionReader(sharded, prompts).logprobs(groups, 1.0)
