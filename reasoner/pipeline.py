@@ -57,10 +57,10 @@ def check_sampler(trainer: Trainer) -> None:
     Raises:
         HandoverError: they differ by more than rounding: the sampler holds other weights than the learner.
     """
-    if trainer.fresh and trainer.check_due:
-        few = trainer.on_policy_groups()
-        if few:
-            gap = check_gap(trainer.learner, few, trainer.config.sampling.temperature)
+    if trainer.rollouts and trainer.sampler and trainer.sampler.check_due:
+        groups = trainer.on_policy_groups()
+        if groups:
+            gap = check_gap(trainer.learner, groups, trainer.config.sampling.temperature)
             verify_gap(gap, gap_limit(trainer.config.model.dtype, trainer.config.handover.max_gap))
 
 

@@ -39,7 +39,8 @@ from reasoner.config import LearningConfig, PromptConfig
 from reasoner.data.prompts.renderer import open_renderer, render
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.models.resolve import cache_root, resolve_model
+from reasoner.models.embedded import cache_root
+from reasoner.models.resolve import resolve_model
 from reasoner.processes.lifetime import guard_processes
 from reasoner.records import Batch, Group, Message, Problem, SamplingParams, ScoredGroup
 from reasoner.sampling.vllm.engine import VllmSampler

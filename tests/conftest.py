@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import sys
 
 import pytest
 
 from reasoner.__main__ import main
 from tests.command import Cli, Outcome
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of vLLM where it is missing. These start it in processes of its own: nothing imports it here."""
+    if importlib.util.find_spec("vllm") is None:
+        for item in items:
+            if item.get_closest_marker("vllm"):
+                item.add_marker(pytest.mark.skip(reason="vllm is not installed"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was imported and collected: samplers that close collect, a million objects each
+    time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from reasoner.config import Config
 from reasoner.errors import ConfigError, UserError
 from reasoner.evaluation.metrics import Criterion
 from reasoner.loading import Resolved
-from reasoner.models.resolve import context_of
+from reasoner.models.model_config import context_of
 from reasoner.planning.memory import check_memory
 from reasoner.planning.resources import Resources, load_resources
 from reasoner.processes.machine import free_memory

@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from statistics import fmean
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from threading import Lock
 from typing import Any
 
 from reasoner.data.problems import Cursor, Stream
 from reasoner.records import Problem
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Record:
     """What is known of a problem that was tried."""
 
@@ -39,9 +40,18 @@ class _Record:
     passed: int = 0
     """turns in a row that it was passed over"""
 
+    def values(self) -> list[Any]:
+        """In the order of the fields."""
+        return [self.pass_rate, self.streak, self.rest, self.passed]
+
 
 class Curriculum:
-    """Takes problems from a stream. Its choices depend on the seed and on what it was told, on nothing else."""
+    """Takes problems from a stream. Its choices depend on the seed and on the pass rates that it observed, on nothing
+    else.
+
+    No method but `state` and `restore` takes longer with more problems. `state` may be called while another thread
+    takes problems for the next step (`sampling.ahead`).
+    """
 
     def __init__(self, stream: Stream[Problem], seed: int, longest_rest: int) -> None:
         self._cursor = Cursor(stream)
@@ -50,6 +60,12 @@ class Curriculum:
         self._seed = seed
         self._longest_rest = longest_rest
         self._records: dict[str, _Record] = {}
+        self._changed: dict[str, _Record | None] = {}
+        """the records that have changed since the last `mark`, as they were then; None: there was none"""
+        self._resting = 0
+        self._sum = Fraction()
+        """of all pass rates: exact, so that it does not depend on the order of the observations"""
+        self._lock = Lock()
 
     def take(self, count: int, taken: Collection[str] = ()) -> tuple[Problem, ...]:
         """The next `count` problems that the step does not have yet, all of them different; fewer where there are no
@@ -58,46 +74,66 @@ class Curriculum:
         Args:
             taken: ids of those that the step has.
         """
-        known, found = set(taken), list[Problem]()
-        while len(found) < count and (problem := self._cursor.next(known)):
-            if self._is_due(problem.id):
-                known.add(problem.id)
-                found.append(problem)
-        return tuple(found)
+        known, chosen = set(taken), list[Problem]()
+        with self._lock:
+            while len(chosen) < count and (problem := self._cursor.next(known)):
+                if self._take_turn(problem.id):
+                    known.add(problem.id)
+                    chosen.append(problem)
+        return tuple(chosen)
 
     def observe(self, pass_rates: Mapping[str, float]) -> None:
         """Learn how groups went: problem id -> share of correct responses."""
-        for name, rate in pass_rates.items():
-            record = self._records.setdefault(name, _Record(rate))
-            record.pass_rate = (record.pass_rate + rate) / 2
-            record.streak = record.streak + 1 if rate in (0.0, 1.0) else 0
-            record.rest = min(2 ** (record.streak - 1), self._longest_rest) if record.streak else 0
+        with self._lock:
+            for name, rate in pass_rates.items():
+                before = self._records.get(name, _Record(rate))
+                streak = before.streak + 1 if rate in (0.0, 1.0) else 0
+                rest = min(2 ** (streak - 1), self._longest_rest) if streak else 0
+                self._set(name, _Record((before.pass_rate + rate) / 2, streak, rest, before.passed))
 
     @property
     def metrics(self) -> dict[str, float]:
         """`curriculum/<name>`, see `reasoner.monitoring.metrics`."""
-        records, problems = self._records.values(), self._size
-        if not records:
+        tried = len(self._records)
+        if not tried:
             return {}
         return {
-            "curriculum/tried": len(records) / problems,
-            "curriculum/resting": sum(record.rest > 0 for record in records) / problems,
-            "curriculum/pass_rate": fmean(record.pass_rate for record in records),
+            "curriculum/tried": tried / self._size,
+            "curriculum/resting": self._resting / self._size,
+            "curriculum/pass_rate": float(self._sum) / tried,
         }
 
+    def mark(self) -> None:
+        """From now on `state` gives the state of this moment."""
+        with self._lock:
+            self._cursor.mark()
+            self._changed.clear()
+
     def state(self) -> dict[str, Any]:
-        """Everything that its choices depend on, in JSON values."""
-        records = {name: list(astuple(record)) for name, record in self._records.items()}
-        return {"cursor": self._cursor.state(), "problems": records}
+        """Everything that its choices depended on at the last `mark`, in JSON values."""
+        with self._lock:
+            then = ((name, self._changed.get(name, record)) for name, record in self._records.items())
+            records = {name: record.values() for name, record in then if record is not None}
+            return {"cursor": self._cursor.state(), "problems": records}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
         self._cursor.restore(state["cursor"])
         records: Mapping[str, Sequence[Any]] = state["problems"]
         self._records = {name: _Record(*values) for name, values in records.items()}
+        self._changed.clear()
+        self._resting = sum(record.rest > 0 for record in self._records.values())
+        self._sum = sum((Fraction(record.pass_rate) for record in self._records.values()), Fraction())
 
-    def _is_due(self, name: str) -> bool:
-        """Whether a problem whose turn has come is taken."""
+    def _set(self, name: str, record: _Record) -> None:
+        before = self._records.get(name)
+        self._changed.setdefault(name, before)
+        self._records[name] = record
+        self._resting += (record.rest > 0) - (before is not None and before.rest > 0)
+        self._sum += Fraction(record.pass_rate) - (Fraction(before.pass_rate) if before else 0)
+
+    def _take_turn(self, name: str) -> bool:
+        """Whether a problem whose turn has come is taken; its record notes the turn."""
         record = self._records.get(name)
         if record is None or record.passed >= self._longest_rest:
             due = True
@@ -108,6 +144,5 @@ class Curriculum:
             chance = random.Random(seed).random()
             due = chance < 4.0 * record.pass_rate * (1.0 - record.pass_rate)
         if record is not None:
-            record.rest = max(0, record.rest - 1)
-            record.passed = 0 if due else record.passed + 1
+            self._set(name, replace(record, rest=max(0, record.rest - 1), passed=0 if due else record.passed + 1))
         return due

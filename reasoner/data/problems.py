@@ -216,6 +216,9 @@ class Stream(Generic[T]):
         self._items = tuple(items)
         self._per_step = per_step
         self._seed = seed
+        self._latest: tuple[int, tuple[T, ...]] = (-1, ())
+        """the epoch that was asked for last, and its order: shuffling takes time that grows with the data, and is done
+        once per epoch"""
 
     @property
     def size(self) -> int:
@@ -232,15 +235,18 @@ class Stream(Generic[T]):
         if step < 1:
             raise ValueError(f"steps are counted from 1, got {step}")
         epoch, position = divmod(step - 1, self.steps_per_epoch)
-        return tuple(self.epoch(epoch)[position * self._per_step : (position + 1) * self._per_step])
+        return self.epoch(epoch)[position * self._per_step : (position + 1) * self._per_step]
 
-    def epoch(self, number: int) -> list[T]:
+    def epoch(self, number: int) -> tuple[T, ...]:
         """All items in the order of an epoch, counted from 0."""
-        order = list(range(len(self._items)))
-        if self._seed is not None:
+        if self._seed is None:
+            return self._items
+        if self._latest[0] != number:
+            order = list(self._items)
             # a text seed: hashed by SHA-512, the same everywhere
             random.Random(f"{self._seed}:{number}").shuffle(order)
-        return [self._items[index] for index in order]
+            self._latest = (number, tuple(order))
+        return self._latest[1]
 
 
 class Cursor:
@@ -254,6 +260,7 @@ class Cursor:
         self._by_id = {problem.id: problem for problem in self._order}
         self._deferred: list[str] = []
         """ids of problems that the step had already when it came to them in the next epoch; the next step takes them"""
+        self.mark()
 
     @property
     def epoch(self) -> int:
@@ -291,14 +298,19 @@ class Cursor:
             found.append(problem)
         return tuple(found)
 
+    def mark(self) -> None:
+        """From now on `state` says where it is now."""
+        self._marked = {"epoch": self._epoch, "position": self._position, "deferred": list(self._deferred)}
+
     def state(self) -> dict[str, Any]:
-        """Where it is, in JSON values."""
-        return {"epoch": self._epoch, "position": self._position, "deferred": list(self._deferred)}
+        """Where it was at the last `mark`, in JSON values."""
+        return self._marked
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go to where `state` was."""
         self._epoch, self._position, self._deferred = state["epoch"], state["position"], list(state["deferred"])
         self._order = self._stream.epoch(self._epoch)
+        self.mark()
 
 
 def open_template(prompt: PromptConfig) -> Template:

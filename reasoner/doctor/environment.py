@@ -17,8 +17,9 @@ from reasoner import __version__
 from reasoner.doctor import gpu as doctor_gpu
 from reasoner.doctor.check import Diagnosis
 from reasoner.errors import MissingDependencyError
+from reasoner.models.embedded import EMBEDDED, EMBEDDED_PREFIX, cache_root
 from reasoner.models.hub import hub_reachable
-from reasoner.models.resolve import EMBEDDED, EMBEDDED_PREFIX, cache_root, describe_model
+from reasoner.models.resolve import describe_model
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, SandboxError
 from reasoner.sandbox.choose import BACKENDS
 from reasoner.sandbox.proof import prove_fully

@@ -3,6 +3,8 @@
 In comes `[model]`, out come a folder, its sizes and its weights in memory.
 
     resolve.py, hub.py          where a model comes from; whether the hub can be reached
+    embedded.py                 models inside installed packages, converted once
+    model_config.py             what its configuration says; tokenizer.py: its tokenizer
     run_models.py               the models that runs wrote
     size.py                     what decides how much memory it takes
     loading.py, files.py        weights into memory; a folder as it is written

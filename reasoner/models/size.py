@@ -15,8 +15,10 @@ from typing import Any
 from reasoner.config import LoraConfig
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.io.parsing import list_of, read_model_json, table_of
+from reasoner.models.embedded import EMBEDDED_PREFIX, embedded_gguf
 from reasoner.models.hub import hub_reachable
-from reasoner.models.resolve import EMBEDDED_PREFIX, context_in, embedded_gguf, folder_at_hand, is_hub_id, local_file
+from reasoner.models.model_config import context_in
+from reasoner.models.resolve import folder_at_hand, is_hub_id, local_file
 from reasoner.models.weight_files import read_shapes, weight_files
 
 Shapes = Mapping[str, Sequence[int]]

@@ -3,15 +3,15 @@ what to try.
 
 Every rule compares the last steps with the first, or with a fixed bound; the thresholds leave room for what healthy
 runs do, and the reason for each stands with it. Rules are pure: the metrics of the steps and the evaluations so far in,
-a finding out.
+a finding out. They are asked after every step, so none may take longer with a longer history.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 from reasoner.evaluation.metrics import Evaluation
@@ -27,8 +27,6 @@ QUIET = 20
 
 History = Sequence[Mapping[str, float]]
 """the metrics of every step so far"""
-Evaluations = Sequence[tuple[int, Evaluation]]
-"""(steps before it, evaluation), oldest first"""
 ByProblem = Mapping[str, float]
 """problem id -> share of right answers"""
 
@@ -54,33 +52,79 @@ class Warned:
     advice: str
 
 
+@dataclass(slots=True)
+class Evaluations:
+    """What the rules need of all evaluations so far."""
+
+    sampled: bool = False
+    """one of them sampled responses"""
+    names: set[str] = field(default_factory=set)
+    """of the figures that one of them had"""
+    peak: tuple[int, ByProblem] | None = None
+    """the best two in a row, averaged, and the step of the later one; None: there are not three such pairs yet"""
+    pairs: deque[tuple[int, ByProblem]] = field(default_factory=lambda: deque(maxlen=3))
+    """the last of them"""
+    latest: ByProblem | None = None
+    """accuracy of the last one that had it"""
+
+    @classmethod
+    def of(cls, evaluations: Iterable[tuple[int, Evaluation]]) -> Evaluations:
+        """Of `(steps before it, evaluation)`, oldest first."""
+        made = cls()
+        for step, evaluation in evaluations:
+            made.add(step, evaluation)
+        return made
+
+    def add(self, step: int, evaluation: Evaluation) -> None:
+        """Add one that was made after `step` steps."""
+        self.sampled = self.sampled or bool(evaluation.samples)
+        self.names |= {estimate.name for estimate in evaluation.estimates}
+        if evaluation.accuracy is None:
+            return
+        before, self.latest = self.latest, evaluation.accuracy.by_problem
+        if before is None:
+            return
+        self.pairs.append((step, _both(before, self.latest)))
+        if len(self.pairs) == 3 and (self.peak is None or _level(self.pairs[0][1]) > _level(self.peak[1])):
+            self.peak = self.pairs[0]  # the last two are not compared with themselves
+
+
 class AlarmMonitor:
     """Which warnings hold: each begins once and is over when its rule has found nothing for `QUIET` steps.
 
     Args:
-        history: of a run that is gone on with.
-        evaluations: of that run.
+        history: of a run that is resumed.
+        evaluations: of that run, `(steps before it, evaluation)`, oldest first.
     """
 
-    def __init__(self, history: History = (), evaluations: Evaluations = ()) -> None:
+    def __init__(self, history: History = (), evaluations: Iterable[tuple[int, Evaluation]] = ()) -> None:
         self.raised: list[Warned] = []
         """all warnings so far, in order"""
+        self._history: list[Mapping[str, float]] = []
+        self._evaluations = Evaluations()
         self._held: dict[str, Warned] = {}
         self._quiet: dict[str, int] = {}
-        for step in range(1, len(history) + 1):
-            self.look(history[:step], [each for each in evaluations if each[0] < step])
+        made = deque(evaluations)
+        for step, metrics in enumerate(history, 1):
+            while made and made[0][0] < step:
+                self.evaluated(*made.popleft())
+            self.look(metrics)
+        for step, evaluation in made:
+            self.evaluated(step, evaluation)
 
-    def look(self, history: History, evaluations: Evaluations = ()) -> tuple[Warned, ...]:
-        """The warnings that hold after the last step of `history`; to be called after every step.
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        """An evaluation was made after `step` steps."""
+        self._evaluations.add(step, evaluation)
 
-        A new one has that step as its `step`.
-        """
+    def look(self, metrics: Mapping[str, float]) -> tuple[Warned, ...]:
+        """The warnings that hold after one more step, which had these metrics; new ones have its number as `step`."""
+        self._history.append(metrics)
         for name, rule in RULES.items():
-            found = rule(history, evaluations)
+            found = rule(self._history, self._evaluations)
             if found is not None:
                 self._quiet[name] = 0
                 if name not in self._held:
-                    self._held[name] = Warned(len(history), name, found.what, found.advice)
+                    self._held[name] = Warned(len(self._history), name, found.what, found.advice)
                     self.raised.append(self._held[name])
             elif name in self._held:
                 self._quiet[name] += 1
@@ -89,7 +133,7 @@ class AlarmMonitor:
         return tuple(self._held.values())
 
 
-def entropy_falls(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def entropy_falls(history: History, evaluations: Evaluations) -> Finding | None:
     """Below a fifth of the start and below 0.1 nats per token.
 
     Entropy falls in every run that learns, at first fast (2505.22617), and healthy instruct models work at 0.1 to 0.5
@@ -106,7 +150,7 @@ def entropy_falls(history: History, evaluations: Evaluations = ()) -> Finding | 
     )
 
 
-def entropy_rises(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def entropy_rises(history: History, evaluations: Evaluations) -> Finding | None:
     """Twice the start, and a nat above it: text that still makes sense has no more than one or two nats per token."""
     start, now = _start(history, "response/entropy"), _now(history, "response/entropy")
     if start is None or now is None or now <= max(2 * start, start + 1.0):
@@ -118,7 +162,7 @@ def entropy_rises(history: History, evaluations: Evaluations = ()) -> Finding | 
     )
 
 
-def length_falls(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def length_falls(history: History, evaluations: Evaluations) -> Finding | None:
     """Below a quarter of the start: answers without their reasoning.
 
     A small model that learns to stop in time ends at a third. Responses that are short from the start (24 tokens) have
@@ -134,7 +178,7 @@ def length_falls(history: History, evaluations: Evaluations = ()) -> Finding | N
     )
 
 
-def length_rises(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def length_rises(history: History, evaluations: Evaluations) -> Finding | None:
     """Twice as long as 20 steps ago and above 64 tokens, without a better reward. Longer and better is how reasoning
     models learn."""
     length, reward = "response/length_mean", "reward/mean"
@@ -151,7 +195,7 @@ def length_rises(history: History, evaluations: Evaluations = ()) -> Finding | N
     )
 
 
-def truncated(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def truncated(history: History, evaluations: Evaluations) -> Finding | None:
     """More than a third of the responses cut at the limit, and no fewer than at the start.
 
     A cut response has no answer, so a third of the sampling is lost; a run that starts there and learns to finish is
@@ -167,7 +211,7 @@ def truncated(history: History, evaluations: Evaluations = ()) -> Finding | None
     )
 
 
-def kl_explodes(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def kl_explodes(history: History, evaluations: Evaluations) -> Finding | None:
     """Above 1 nat per token, or ten times that of 20 steps ago.
 
     Healthy runs end at 0.01 to 0.5 nats per token. The KL starts at 0, so growth counts from 0.02 on only.
@@ -187,7 +231,7 @@ def kl_explodes(history: History, evaluations: Evaluations = ()) -> Finding | No
     return None
 
 
-def no_credit(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def no_credit(history: History, evaluations: Evaluations) -> Finding | None:
     """No group with a difference in three steps: nothing was learned in them."""
     last = history[-SPAN:]
     if len(last) < SPAN or not all(metrics.get("groups/no_credit") == 1.0 for metrics in last):
@@ -203,18 +247,15 @@ def no_credit(history: History, evaluations: Evaluations = ()) -> Finding | None
     )
 
 
-def reward_without_skill(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def reward_without_skill(history: History, evaluations: Evaluations) -> Finding | None:
     """The training reward rises, and the last two evaluations are below the best two by 3.5 standard errors.
 
     The best one of several is the luckiest: compared singly, at two standard errors, every tenth run of ten evaluations
     would warn by chance alone; as it is, one in a hundred does.
     """
-    figures = [(step, each.accuracy.by_problem) for step, each in evaluations if each.accuracy is not None]
-    pairs = [(last, _both(one, other)) for (_, one), (last, other) in pairwise(figures)]
-    if len(pairs) < 3:
+    if evaluations.peak is None:
         return None
-    peak, best = max(pairs[:-2], key=lambda pair: fmean(pair[1].values()))
-    latest = pairs[-1][1]
+    (peak, best), (_, latest) = evaluations.peak, evaluations.pairs[-1]
     at_peak = _mean(metrics.get("reward/mean") for metrics in history[max(0, peak - SPAN) : peak + SPAN])
     now = _now(history, "reward/mean")
     if at_peak is None or now is None or now <= at_peak:
@@ -229,7 +270,7 @@ def reward_without_skill(history: History, evaluations: Evaluations = ()) -> Fin
     )
 
 
-def gap_grows(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def gap_grows(history: History, evaluations: Evaluations) -> Finding | None:
     """Three times that of the start, and above 1e-4 nats.
 
     Rounding alone is 1e-5 in float32 and some 1e-2 in bfloat16, and stays there. Weights or cached prompts in the
@@ -248,7 +289,7 @@ def gap_grows(history: History, evaluations: Evaluations = ()) -> Finding | None
     )
 
 
-def failures_rise(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def failures_rise(history: History, evaluations: Evaluations) -> Finding | None:
     """A reward source fails in a tenth of its calls, or in 2% and five times as often as at the start.
 
     Single failures are normal for judges and programs; the run itself stops at `scoring.max_failure_rate`.
@@ -269,7 +310,7 @@ def failures_rise(history: History, evaluations: Evaluations = ()) -> Finding | 
     )
 
 
-def never_applies(history: History, evaluations: Evaluations = ()) -> Finding | None:
+def never_applies(history: History, evaluations: Evaluations) -> Finding | None:
     """A reward source has no value for any response in three steps; from the first step on where it had none for any
     problem of the evaluation either.
 
@@ -280,8 +321,8 @@ def never_applies(history: History, evaluations: Evaluations = ()) -> Finding | 
     silent = []
     for source in sources(name for metrics in last for name in metrics):
         shares = [metrics[name] for metrics in last if (name := f"reward/{source}/not_applicable") in metrics]
-        measured = len(shares) == SPAN or any(each.samples for _, each in evaluations)
-        answered = len(shares) < SPAN and any(each.find(f"reward/{source}") for _, each in evaluations)
+        measured = len(shares) == SPAN or evaluations.sampled
+        answered = len(shares) < SPAN and f"reward/{source}" in evaluations.names
         if shares and measured and not answered and all(share == 1.0 for share in shares):
             silent.append(source)
     if not silent:
@@ -338,6 +379,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _both(one: ByProblem, other: ByProblem) -> ByProblem:
     """Mean of two evaluations."""
     return {problem: (value + other[problem]) / 2 for problem, value in one.items() if problem in other}
+
+
+def _level(figures: ByProblem) -> float:
+    return fmean(figures.values()) if figures else -math.inf
 
 
 def _fell(before: ByProblem, after: ByProblem) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Literal
@@ -95,6 +95,43 @@ def _squeeze(values: Sequence[float], width: int) -> list[float]:
         return list(values)
     edges = [len(values) * i // width for i in range(width + 1)]
     return [fmean(values[start:end]) for start, end in pairwise(edges)]
+
+
+class Trend:
+    """A series that grows, squeezed to as many points as fit: that takes no longer for a longer series."""
+
+    def __init__(self, values: Iterable[float] = ()) -> None:
+        self.first = self.last = math.nan
+        self._sums = [0]
+        """of the first n values in units of 2**-80, those that are not finite left out: exact, so that means of equal
+        values are equal"""
+        self._gaps = [0]
+        """how many of the first n values are not finite"""
+        for value in values:
+            self.append(value)
+
+    def __len__(self) -> int:
+        return len(self._sums) - 1
+
+    def append(self, value: float) -> None:
+        """The next value; NaN where there is none."""
+        if not len(self):
+            self.first = value
+        self.last = value
+        above, below = value.as_integer_ratio() if math.isfinite(value) else (0, 1)
+        self._gaps.append(self._gaps[-1] + (not math.isfinite(value)))
+        self._sums.append(self._sums[-1] + (above << 80) // below)  # last: another thread may draw meanwhile
+
+    def points(self, width: int) -> list[float]:
+        """At most `width` means of neighbouring values; NaN where one of them is not finite."""
+        count = min(width, len(self))
+        edges = [len(self) * point // count for point in range(count + 1)] if count else []
+        return [
+            math.nan
+            if self._gaps[end] > self._gaps[start]
+            else (self._sums[end] - self._sums[start]) / ((end - start) << 80)
+            for start, end in pairwise(edges)
+        ]
 
 
 Direction = Literal["rose", "fell", "within noise", "too few steps"]

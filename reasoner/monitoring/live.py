@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from typing import NamedTuple, Self
@@ -16,7 +17,7 @@ from rich.text import Text
 from reasoner.evaluation.metrics import Evaluation
 from reasoner.monitoring import lines
 from reasoner.monitoring.alarms import Warned
-from reasoner.monitoring.format import duration, number, sparkline
+from reasoner.monitoring.format import Trend, duration, number, sparkline
 from reasoner.monitoring.metrics import find, headline
 from reasoner.monitoring.summary import print_summary
 from reasoner.monitoring.view import Summary
@@ -42,23 +43,42 @@ SHOWN = (
     "memory/device_gib",
 )
 """below rewards and evaluation"""
+ACCURACY = "eval accuracy"
 
 
 class _Row(NamedTuple):
     name: str
-    now: str
-    first: str
-    values: Sequence[float]
+    unit: str
+    trend: Trend
+
+
+class _Trends(dict[str, Trend]):
+    """Series by name, all of the same length: NaN stands where one had no value."""
+
+    length = 0
+
+    def append(self, values: Mapping[str, float]) -> None:
+        for name in values:
+            if name not in self:
+                self[name] = Trend([nan] * self.length)
+        for name, trend in self.items():
+            trend.append(values.get(name, nan))
+        self.length += 1
 
 
 class LiveView:
-    """Step bar, stage bar, warnings, and the current figures with their trend."""
+    """Step bar, stage bar, warnings, and the current figures with their trend. It is drawn several times a second, so
+    what it draws is kept up to date by the events, and a drawing takes as long after a thousand steps as after ten."""
 
     def __init__(self, console: Console, ascii_only: bool) -> None:
         self._console = console
         self._ascii_only = ascii_only
-        self._history: list[Mapping[str, float]] = []
-        self._evaluations: list[Evaluation] = []
+        self._recent: deque[Mapping[str, float]] = deque(maxlen=lines.RECENT)
+        """the metrics of the last steps"""
+        self._figures = _Trends()
+        self._evaluated = _Trends()
+        self._units: dict[str, str] = {}
+        """of the figures of evaluations, in the order in which they came up"""
         self._warnings: Sequence[Warned] = ()
         self._bars = (BarColumn(), BarColumn())
         self._steps = Progress(
@@ -90,8 +110,10 @@ class LiveView:
         self._console.print(grid)
 
     def resumed(self, history: Sequence[Mapping[str, float]], evaluations: Sequence[Evaluation], steps: int) -> None:
-        self._history.extend(history)
-        self._evaluations.extend(evaluations)
+        for metrics in history:
+            self._add_step(metrics)
+        for evaluation in evaluations:
+            self._add_evaluation(evaluation)
         self._steps.update(self._step_bar, completed=len(history), total=steps)
 
     def message(self, text: str) -> None:
@@ -105,15 +127,15 @@ class LiveView:
         self._stages.update(self._stage_bar, completed=done, total=total or None, count=count)
 
     def evaluated(self, when: str, evaluation: Evaluation) -> None:
-        self._evaluations.append(evaluation)
+        self._add_evaluation(evaluation)
         self._above(lines.evaluation(when, evaluation))
 
     def step(self, step: int, total: int, metrics: Mapping[str, float], warnings: Sequence[Warned]) -> None:
-        self._history.append(metrics)
+        self._add_step(metrics)
         self._warnings = warnings
         for warned in lines.new(warnings, step):
             self._above(lines.warning(warned), "yellow")
-        left = lines.time_left(self._history, total - step)
+        left = lines.time_left(list(self._recent), total - step)
         text = "" if left is None else f"left about {duration(left)}"
         self._steps.update(self._step_bar, completed=step, total=total, left=text)
 
@@ -134,8 +156,8 @@ class LiveView:
         for bar in self._bars:
             bar.bar_width = max(BAR[0], min(BAR[1], self._console.width - BESIDE_BAR))
         parts: list[RenderableType] = [self._steps, self._stages]
-        if self._history:
-            parts += [self._line(alert, "bold red") for alert in lines.alerts(self._history[-1])]
+        if self._recent:
+            parts += [self._line(alert, "bold red") for alert in lines.alerts(self._recent[-1])]
         parts += [self._line(f"since step {each.step}: {each.what}", "yellow") for each in self._warnings]
         rows = [*self._rewards(), *self._evaluation(), *self._of_metrics(SHOWN)]
         return Group(*parts, self._table(rows)) if rows else Group(*parts)
@@ -145,25 +167,29 @@ class LiveView:
         shown.truncate(self._console.width, overflow="crop" if self._ascii_only else "ellipsis")
         return shown
 
+    def _add_step(self, metrics: Mapping[str, float]) -> None:
+        self._figures.append({name: metrics[name] for name in (*headline(metrics), *SHOWN) if name in metrics})
+        self._recent.append(metrics)  # last: it may be drawn meanwhile
+
+    def _add_evaluation(self, evaluation: Evaluation) -> None:
+        figures = {lines.figure(estimate.name): estimate.value for estimate in evaluation.held_out}
+        if evaluation.accuracy is not None:
+            figures[ACCURACY] = evaluation.accuracy.value
+        self._evaluated.append(figures)
+        sampled = {ACCURACY: "share"} if evaluation.samples else {}
+        self._units = sampled | self._units | {lines.figure(e.name): e.unit for e in evaluation.held_out}
+
     def _rewards(self) -> Iterable[_Row]:
-        return self._of_metrics(headline(self._history[-1])) if self._history else ()
+        return self._of_metrics(headline(self._recent[-1])) if self._recent else ()
 
     def _of_metrics(self, names: Iterable[str]) -> Iterable[_Row]:
         for name in names:
-            if self._history and name in self._history[-1]:
-                unit = find(name).unit
-                values = [metrics.get(name, nan) for metrics in self._history]
-                yield _Row(lines.label(name), number(values[-1], unit), number(values[0], unit), values)
+            if self._recent and name in self._recent[-1]:
+                yield _Row(lines.label(name), find(name).unit, self._figures[name])
 
     def _evaluation(self) -> Iterable[_Row]:
-        found = [evaluation.accuracy for evaluation in self._evaluations]
-        values = [nan if accuracy is None else accuracy.value for accuracy in found]
-        if any(evaluation.samples for evaluation in self._evaluations):
-            yield _Row("eval accuracy", number(values[-1], "share"), number(values[0], "share"), values)
-        for name, unit in {e.name: e.unit for made in self._evaluations for e in made.held_out}.items():
-            estimates = [made.find(name) for made in self._evaluations]
-            values = [nan if estimate is None else estimate.value for estimate in estimates]
-            yield _Row(lines.figure(name), number(values[-1], unit), number(values[0], unit), values)
+        for name, unit in self._units.items():
+            yield _Row(name, unit, self._evaluated.get(name) or Trend([nan] * self._evaluated.length))
 
     def _table(self, rows: Sequence[_Row]) -> Table:
         table = Table(box=box.ASCII2 if self._ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -172,14 +198,15 @@ class LiveView:
         table.add_column("", no_wrap=True, max_width=longest, overflow=cut)
         for column in ("now", "first"):
             table.add_column(column, justify="right", no_wrap=True)
-        taken = min(longest, max(len(row.name) for row in rows))
-        taken += max(len(row.now) for row in rows) + max(len(row.first) for row in rows) + 3 * 3
+        cells = [(row.name, number(row.trend.last, row.unit), number(row.trend.first, row.unit)) for row in rows]
+        names, now, first = (max(map(len, column)) for column in zip(*cells, strict=True))
+        taken = min(longest, names) + now + first + 3 * 3
         width = min(TREND[1], self._console.width - taken)
         if width >= TREND[0]:
             table.add_column("trend", no_wrap=True)
-        for row in rows:
-            trend = [sparkline(row.values, width, self._ascii_only)] if width >= TREND[0] else []
-            table.add_row(row.name, row.now, row.first, *trend)
+        for row, texts in zip(rows, cells, strict=True):
+            trend = [sparkline(row.trend.points(width), width, self._ascii_only)] if width >= TREND[0] else []
+            table.add_row(*texts, *trend)
         return table
 
     def _above(self, text: str, style: str = "") -> None:

@@ -16,7 +16,8 @@ from reasoner.data.prompts.renderer import open_renderer
 from reasoner.data.row_report import RowReport
 from reasoner.errors import MissingDependencyError, UserError
 from reasoner.gro.spec.terms import Source
-from reasoner.models.resolve import local_file, open_tokenizer_alone
+from reasoner.models.resolve import local_file
+from reasoner.models.tokenizer import open_tokenizer_alone
 from reasoner.planning.describe import describe_offline
 from reasoner.planning.sources import SourcesRendered, check_problems_of, read_sources, references_of, response_end
 from reasoner.plugins import manager as plugins

@@ -21,8 +21,9 @@ from reasoner.io.safe_text import printable
 from reasoner.loading import Resolved
 from reasoner.models.hub import offline_fact
 from reasoner.models.loading import check_weights, check_weights_at_hand
-from reasoner.models.resolve import folder_at_hand, open_tokenizer, resolve_device, resolve_model
+from reasoner.models.resolve import folder_at_hand, resolve_device, resolve_model
 from reasoner.models.size import ModelSize
+from reasoner.models.tokenizer import open_tokenizer
 from reasoner.planning.describe import describe_offline, describe_plan
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import Need, needs

@@ -8,7 +8,9 @@ on over interruptions: the time of every start counts, up to the step from which
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Clock:
         self._earlier = 0.0
         self.set_up = self.evaluation = 0.0
         """seconds, of earlier starts too"""
+        self.mark()
 
     @property
     def total(self) -> float:
@@ -40,11 +43,19 @@ class Clock:
         """Everything is open: what follows are evaluations and steps."""
         self.set_up += time.perf_counter() - self._began
 
-    def go_on_from(self, set_up: float, evaluation: float, total: float) -> None:
-        """Add what earlier starts took."""
-        self.set_up += set_up
-        self.evaluation += evaluation
-        self._earlier += total
+    def mark(self) -> None:
+        """From now on `state` gives the times of this moment."""
+        self._marked = self.read()
+
+    def state(self) -> dict[str, Any]:
+        """The times at the last `mark`, in JSON values."""
+        return {"set_up_s": self._marked.set_up, "evaluation_s": self._marked.evaluation, "total_s": self._marked.total}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Add what earlier starts took, as `state` gave it."""
+        self.set_up += state["set_up_s"]
+        self.evaluation += state["evaluation_s"]
+        self._earlier += state["total_s"]
 
     def stop(self) -> None:
         """The run is done, and its summary is about to be shown."""

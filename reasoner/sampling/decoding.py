@@ -22,7 +22,7 @@ import transformers
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reasoner.models.resolve import has_recurrent_layers
+from reasoner.models.model_config import has_recurrent_layers
 
 _CACHES = ("past_key_values", "cache_params")
 """names under which models take transformers' cache"""

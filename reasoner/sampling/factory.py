@@ -12,7 +12,7 @@ from reasoner.config import Config, SamplingConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.io.parsing import read_model_json
-from reasoner.models.resolve import has_recurrent_layers, read_config
+from reasoner.models.model_config import has_recurrent_layers, read_config
 from reasoner.models.size import ModelSize, why_not_spread
 from reasoner.models.weight_files import INDEX, SINGLE, weight_files
 from reasoner.sampling.base import Sampler

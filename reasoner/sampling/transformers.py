@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from reasoner.errors import DataError, HandoverError, SamplerError
 from reasoner.models.loading import load_model
-from reasoner.models.resolve import attention_of, read_config
+from reasoner.models.model_config import attention_of, read_config
 from reasoner.models.tensor_files import Digest, read_weights
 from reasoner.records import FinishReason, Group, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.decoding import Decoder

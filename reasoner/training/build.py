@@ -51,11 +51,12 @@ from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
 from reasoner.scoring.sharded import ShardedScorer
 from reasoner.training.checkpointing import CRITIC
+from reasoner.training.evaluator import Evaluator
 from reasoner.training.held_out import HeldOut
 from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import RolloutCollector
 from reasoner.training.teacher import SolutionReader
-from reasoner.training.trainer import Evaluator, Trainer
+from reasoner.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
         forget_scores = ranks.broadcast(place.forgets if place else False)
         changes = resume.changes if resume else ()
         base = stack.enter_context(_open_base(resolved, ranks, place, changes))
-        ahead = stack.enter_context(Prefetcher())
+        prefetcher = stack.enter_context(Prefetcher())
         terms = _bound_terms(base)
         evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
@@ -111,7 +112,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
             evaluator=evaluator,
             held_out=_build_held_out(base, terms, learner, reference),
             collector=_build_collector(base, evaluator),
-            ahead=ahead,
+            prefetcher=prefetcher,
             offline=base.streams,
             alarms=AlarmMonitor(base.run.history, list(base.run.evaluations.items())),
         )

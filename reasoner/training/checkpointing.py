@@ -37,15 +37,24 @@ SHARE = 0.02
 """of the time, for checkpoints, where `run.checkpoint_every` leaves it open"""
 
 
-class Stateful(Protocol):
-    """Something whose state a run needs to go on as if it had never stopped."""
-
-    def state(self) -> dict[str, Any]:
-        """The state as it is now, in JSON values. Asked for after every step: it should be small."""
-        ...
+class Restorable(Protocol):
+    """Something that takes its state back."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned, in another process; called once, before the first step."""
+        ...
+
+
+class Stateful(Restorable, Protocol):
+    """Something whose state a run needs to go on as if it had never stopped."""
+
+    def mark(self) -> None:
+        """A step is committed: from now on `state` gives the state of this moment. Called after every step, so it must
+        not take longer with more data or a longer history."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """The state at the last `mark`, in JSON values, for a checkpoint."""
         ...
 
 
@@ -74,19 +83,20 @@ class CheckpointManager:
     critic: Trained | None
     """every rank has one that is equal"""
     scoring: ScoringService | None
+    """its calls count when they are made, whatever becomes of the step: it needs no `mark`"""
     parts: Mapping[str, Stateful]
     """by name; every checkpoint has a state of each"""
-    ahead: Prefetcher
+    prefetcher: Prefetcher
     """what is drawn beside the update: while it is under way it changes the parts' states"""
     say: Callable[[str], None]
     """shows a sentence"""
     per_engine: int = 1
     """neighbouring ranks that have an engine together: the first of them makes the calls of reward sources"""
-    _states: dict[str, Any] = field(default_factory=dict)
-    """of the parts, after the last committed step"""
     _versions: tuple[int, ...] = ()
-    """of the models, after the last committed step; empty: the states are not known"""
-    _drawn: StepRollouts | None = None
+    """of the models, after the last committed step; empty: the parts' states after it are not known"""
+    _ranked: tuple[int, list[int]] = (0, [])
+    """how many evaluations there were when their steps were ranked, and these"""
+    _prefetched: StepRollouts | None = None
     """for the next step, after the last committed one"""
     _written: float = field(default_factory=lambda: time.perf_counter())
     """when the last checkpoint was"""
@@ -104,12 +114,15 @@ class CheckpointManager:
             RunError: the checkpoint is of a run with other parts, or a part does not find what it needs.
         """
         states = self._own(read_json(checkpoint / STATE_FILE, LARGE_BYTES))
-        if set(states) != set(self.parts):
+        parts: dict[str, Restorable] = {**self.parts}
+        if self.scoring:
+            parts[SCORING] = self.scoring
+        if set(states) != set(parts):
             raise RunError(
                 f"{checkpoint} holds the state of {', '.join(sorted(states))}, and this run has "
-                f"{', '.join(sorted(self.parts))}: it was written by another version of reasoner or its plugins"
+                f"{', '.join(sorted(parts))}: it was written by another version of reasoner or its plugins"
             )
-        for name, part in self.parts.items():
+        for name, part in parts.items():
             try:
                 part.restore(states[name])
             except KeyError as error:
@@ -121,16 +134,17 @@ class CheckpointManager:
             self.scoring.load_scores(checkpoint / self._scores_file)
         if (checkpoint / AHEAD_FILE).exists() and not forget_scores:
             (drawn,) = read_parquet(checkpoint / AHEAD_FILE, StepRollouts)
-            self.ahead.restore(drawn)
+            self.prefetcher.restore(drawn)
         self.committed()
 
     def committed(self) -> None:
         """A step was committed: what an interruption of the next one goes back to."""
-        if not self.ahead.is_settled:  # the parts have gone on, and what they went on to is not there to be kept
+        if not self.prefetcher.is_settled:  # the parts have gone on, and what they went on to is not there to be kept
             self._versions = ()
             return
-        self._states = {name: part.state() for name, part in self.parts.items()}
-        self._versions, self._drawn = self._now(), self.ahead.drawn
+        for part in self.parts.values():
+            part.mark()
+        self._versions, self._prefetched = self._now(), self.prefetcher.ready
 
     def save_if_due(self) -> None:
         """Write a checkpoint of the last committed step, unless it has one or it is not yet time.
@@ -139,7 +153,7 @@ class CheckpointManager:
             RunError: the disk is full.
         """
         if self.config.keep_last and self.ranks.broadcast(not self._is_saved and self._is_due):
-            self.ahead.wait()
+            self.prefetcher.wait()
             self.committed()  # an evaluation came after the step
             self._save()
 
@@ -154,15 +168,13 @@ class CheckpointManager:
             return
         try:
             if together:
-                self.ahead.wait()
+                self.prefetcher.wait()
                 self.committed()
             if not self._versions or self.ranks.broadcast(self._is_saved):
                 return
             if self._versions != self._now():
                 self.say(f"the weights have changed since step {self.run.steps}: it cannot be saved any more")
                 return
-            if self.scoring:
-                self._states[SCORING] = self.scoring.state()
             self._save()
         except RunError as error:
             self.say(str(error))
@@ -210,16 +222,17 @@ class CheckpointManager:
 
     def _save(self) -> None:
         started = time.perf_counter()
-        states = self.ranks.gather(self._states)
-        with self.run.saving_checkpoint() as own:
-            folder = self.ranks.broadcast(own)
+        own = {name: part.state() for name, part in self.parts.items()}
+        states = self.ranks.gather(own | ({SCORING: self.scoring.state()} if self.scoring else {}))
+        with self.run.saving_checkpoint() as written:
+            folder = self.ranks.broadcast(written)
             if self.scoring:
                 self.scoring.save_scores(folder / self._scores_file)
             self.learner.checkpoint(folder)
             if self.ranks.first:
                 (folder / STATE_FILE).write_text(to_json(states) + "\n", encoding="utf-8")
-            if self.ranks.first and self._drawn:
-                write_parquet(folder / AHEAD_FILE, [self._drawn])
+            if self.ranks.first and self._prefetched:
+                write_parquet(folder / AHEAD_FILE, [self._prefetched])
             if self.ranks.first and self.critic:
                 (folder / CRITIC).mkdir()
                 self.critic.checkpoint(folder / CRITIC)
@@ -230,4 +243,6 @@ class CheckpointManager:
 
     def _best(self) -> set[int]:
         """The steps with the best evaluations."""
-        return set(best_steps(self.run.evaluations)[: self.config.keep_best])
+        if self._ranked[0] != len(self.run.evaluations):
+            self._ranked = len(self.run.evaluations), best_steps(self.run.evaluations)
+        return set(self._ranked[1][: self.config.keep_best])

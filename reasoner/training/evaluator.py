@@ -2,15 +2,71 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from reasoner.config import Config
+from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.seeds import derive_seed
-from reasoner.errors import DataError, SamplerError
-from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
+from reasoner.errors import DataError, SamplerError, ScoringError
+from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation, summarise
+from reasoner.monitoring.view import View
+from reasoner.plugins.manager import Events
 from reasoner.records import Prompt, SamplingParams, ScoredGroup
+from reasoner.runs.folder import RunFolder
+from reasoner.runs.rollouts import to_rollouts
 from reasoner.sampling.base import Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
+from reasoner.scoring.service import ScoringService
+from reasoner.training.guards.applicability import unjudged_reason
+
+
+@dataclass
+class Evaluator:
+    """What an evaluation needs; training needs it too."""
+
+    config: Config
+    run: RunFolder
+    view: View
+    held_out: Sequence[Prompt]
+    scorer: Scorer
+    service: ScoringService
+    """the part of the scorer that is this rank's own"""
+    sampler: Sampler
+    events: Events
+    """tells the plugins that watch the run"""
+    turn_end: TurnEnd
+    """what ends a response beside the model's own end tokens"""
+
+    def evaluate(self, step: int, when: str, rows: int = 0, measured: Sequence[Estimate] = ()) -> Evaluation:
+        """Sample and score the held-out problems with the sampler's weights; the result is in the run folder.
+
+        Args:
+            rows: held-out rows of offline data.
+            measured: their figures, which go with those of the responses.
+
+        Raises:
+            RunError: the sampler, the scoring service or the disk failed; or the deciding source has no value for any
+                response before training.
+        """
+        started = time.perf_counter()
+        config = self.config.required_evaluation
+        params = self.turn_end.added_to(evaluation_params(self.config))
+        progress = partial(self.view.stage, "evaluation")
+        criterion = Criterion.of(self.config)
+        evaluation, groups = evaluate(
+            self.sampler, self.scorer, self.held_out, params, config.samples, criterion, progress
+        )
+        evaluation = replace(evaluation, rows=rows, estimates=(*evaluation.estimates, *measured))
+        if step == 0 and (reason := unjudged_reason(self.config, groups)):
+            raise ScoringError(reason)  # not committed: the resumed run makes this evaluation again
+        self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
+        self.view.evaluated(when, evaluation)
+        self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
+        self.run.clock.evaluation += time.perf_counter() - started
+        return evaluation
 
 
 def evaluate(

@@ -22,9 +22,9 @@ from reasoner.training.rollout import StepRollouts
 
 
 class Collect(Protocol):
-    """`Drawer.draw` of one step."""
+    """`RolloutCollector.collect` of one step."""
 
-    def __call__(self, *, progress: Progress, seen: Callable[[Group], None]) -> StepRollouts: ...
+    def __call__(self, *, progress: Progress, on_group: Callable[[Group], None]) -> StepRollouts: ...
 
 
 class Prefetcher:
@@ -32,35 +32,35 @@ class Prefetcher:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampling ahead")
-        self._fresh: Future[StepRollouts] | None = None
+        self._future: Future[StepRollouts] | None = None
         self._first: Future[Group | None] = Future()
         self._progress: Progress | None = None
         self._seconds = 0.0
 
-    def begin(self, draw: Collect) -> None:
+    def start(self, collect: Collect) -> None:
         """Draw the next step's groups from now on."""
         first: Future[Group | None] = Future()
 
-        def seen(group: Group) -> None:
+        def on_group(group: Group) -> None:
             if not first.done():
                 first.set_result(group)
 
-        def drawn() -> StepRollouts:
+        def collected() -> StepRollouts:
             started = time.perf_counter()
             try:
-                return draw(progress=self._tell, seen=seen)
+                return collect(progress=self._tell, on_group=on_group)
             finally:
                 self._seconds = time.perf_counter() - started
                 if not first.done():
                     first.set_result(None)
 
         self._first = first
-        self._fresh = self._thread.submit(drawn)
+        self._future = self._thread.submit(collected)
 
-    def restore(self, fresh: StepRollouts) -> None:
+    def restore(self, rollouts: StepRollouts) -> None:
         """Go on with groups that were drawn before the run was interrupted."""
-        self._fresh, self._first = Future(), Future()
-        self._fresh.set_result(fresh)
+        self._future, self._first = Future(), Future()
+        self._future.set_result(rollouts)
         self._first.set_result(None)  # its sampler is gone
 
     @property
@@ -71,12 +71,12 @@ class Prefetcher:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is under way and nothing has failed: what a checkpoint can hold."""
-        return self._fresh is None or (self._fresh.done() and self._fresh.exception() is None)
+        return self._future is None or (self._future.done() and self._future.exception() is None)
 
     @property
-    def drawn(self) -> StepRollouts | None:
+    def ready(self) -> StepRollouts | None:
         """What waits to be taken; None: nothing, or it is not whole."""
-        return self._fresh.result() if self._fresh and self.is_settled else None
+        return self._future.result() if self._future and self.is_settled else None
 
     def wait(self, progress: Progress = lambda done, total: None) -> None:
         """Until nothing is being drawn: the sampler is free then.
@@ -84,9 +84,9 @@ class Prefetcher:
         Raises:
             RunError: the sampler or the scoring service failed.
         """
-        if self._fresh:
+        if self._future:
             self._progress = progress
-            self._fresh.result()
+            self._future.result()
             self._progress = None
 
     def take(self, step: int, progress: Progress) -> StepRollouts | None:
@@ -96,8 +96,8 @@ class Prefetcher:
             RunError: the sampler or the scoring service failed.
         """
         self.wait(progress)
-        fresh, self._fresh = self._fresh, None
-        return fresh.result() if fresh and fresh.result().step == step else None
+        rollouts, self._future = self._future, None
+        return rollouts.result() if rollouts and rollouts.result().step == step else None
 
     def first(self) -> Group | None:
         """The first group that this rank's sampler gives, waited for; None: it has none to give.
@@ -105,7 +105,7 @@ class Prefetcher:
         Raises:
             RunError: the sampler failed before.
         """
-        if self._fresh is None:
+        if self._future is None:
             return None
         group = self._first.result()
         if group is None:

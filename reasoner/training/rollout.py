@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass
+from statistics import fmean
 from typing import Any
 
 from reasoner.config import Config
@@ -12,7 +13,7 @@ from reasoner.data.problems import Cursor, Stream
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.seeds import Purpose, derive_seed
 from reasoner.evaluation.metrics import Criterion, pass_rates
-from reasoner.monitoring.step_metrics import Timer
+from reasoner.monitoring.step_metrics import Timer, rollout_metrics
 from reasoner.records import Group, Problem, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
@@ -70,22 +71,25 @@ class RolloutCollector:
     """what ends a response beside the model's own end tokens"""
 
     def __post_init__(self, problems: Stream[Problem]) -> None:
-        self._order = self.curriculum or Cursor(problems)
+        self._problems = self.curriculum or Cursor(problems)
 
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
-        return {"problems": self._order.state()}
+        return {"problems": self._problems.state()}
+
+    def mark(self) -> None:
+        self._problems.mark()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._order.restore(state["problems"])
+        self._problems.restore(state["problems"])
 
-    def draw(
+    def collect(
         self,
         step: int,
         *,
         greedy: bool,
         progress: Progress = lambda done, total: None,
-        seen: Callable[[Group], None] = lambda group: None,
+        on_group: Callable[[Group], None] = lambda group: None,
     ) -> StepRollouts:
         """The groups of a step, each scored as soon as it is complete.
 
@@ -108,11 +112,11 @@ class RolloutCollector:
         size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
         for round_ in range(refills + 1):
             taken = {scored.group.problem.id for some in rounds for scored in some}
-            prompts = [self.prompts[problem.id] for problem in self._order.take(wanted - len(kept), taken)]
+            prompts = [self.prompts[problem.id] for problem in self._problems.take(wanted - len(kept), taken)]
             if not prompts:
                 break
             params = self._params(temperature, "sampling", step, round_)
-            groups = self._score(prompts, size, params, timer, progress, seen)
+            groups = self._score(prompts, size, params, timer, progress, on_group)
             if self.curriculum:
                 self.curriculum.observe(pass_rates(groups, Criterion.of(self.config)))
             rounds.append(groups)
@@ -147,9 +151,9 @@ class RolloutCollector:
         params: SamplingParams,
         timer: Timer,
         progress: Progress,
-        seen: Callable[[Group], None],
+        on_group: Callable[[Group], None],
     ) -> tuple[ScoredGroup, ...]:
-        drawn = _told(seen, self.sampler.sample(prompts, size, params))
+        drawn = _passing_on(on_group, self.sampler.sample(prompts, size, params))
         sampled = timer.iterate("sample", counted(drawn, len(prompts) * size, progress))
         groups = {scored.group.problem.id: scored for scored in self.scorer.score(sampled)}
         timer.rest("score_wait")
@@ -162,7 +166,28 @@ class RolloutCollector:
         return refilled | (self.curriculum.metrics if self.curriculum else {})
 
 
-def _told(seen: Callable[[Group], None], groups: Iterator[Group]) -> Iterator[Group]:
+def sampling_metrics(rollouts: StepRollouts, config: Config, version: int) -> dict[str, float]:
+    """Figures of everything that was sampled for a step, whether it was trained on or dropped.
+
+    Staleness alone is that of what was trained on: optimiser steps between sampling and first update, on average.
+
+    Args:
+        version: of the learner's weights before that update.
+    """
+    metrics = {**rollouts.metrics, **rollout_metrics(rollouts.sampled, config.conditions)}
+    metrics["tokens/sampled"] = float(rollouts.tokens)
+    metrics["score/seconds"] = rollouts.scoring_s
+    metrics["tokens_per_s/sample"] = rollouts.tokens / rollouts.seconds["sample"]
+    if config.sampling.ahead:
+        metrics["sample/seconds"] = rollouts.seconds["sample"]
+        if rollouts.groups:
+            metrics["response/staleness"] = fmean(
+                version - response.policy_version for scored in rollouts.groups for response in scored.group.responses
+            )
+    return metrics
+
+
+def _passing_on(on_group: Callable[[Group], None], groups: Iterator[Group]) -> Iterator[Group]:
     for group in groups:
-        seen(group)
+        on_group(group)
         yield group

@@ -1,15 +1,21 @@
-"""A rank of `test_deepspeed.py`: the same steps with every way of spreading the learner, in one process.
+"""The ranks of `test_deepspeed.py`, one, two and three: the same steps with every way of spreading the learner.
 
     python -m tests.integration.deepspeed_steps MODEL OUTPUT
 
-writes OUTPUT/<name>.safetensors: weights and first gradient, and what the steps reported as metadata.
+Torch and DeepSpeed are imported once; every rank is a fork of this process. Writes
+OUTPUT/<one, two or three>/rank-<index>/<name>.safetensors: weights and first gradient, and what the steps reported as
+metadata.
 """
 
 from __future__ import annotations
 
 import errno
+import gc
 import json
+import os
+import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -22,13 +28,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.distributed.ranks import PATIENCE, Ranks
+from reasoner.distributed.ranks import PATIENCE, Ranks, open_ranks
 from reasoner.distributed.sharding import LogprobModel
 from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.critic import TorchCritic
+from reasoner.learning.deepspeed.engine import DeepspeedLearner, _deepspeed
 from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction
 from reasoner.learning.model.policy import Dtype
+from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import read_files
 from reasoner.records import Group
 from tests.ragged import ragged_groups
@@ -47,6 +55,8 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "zero-3-bfloat16": ("bfloat16", {"zero_stage": 3}),
 }
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
+COUNTS = ("one", "two", "three")
+"""numbers of ranks, by the names of their folders"""
 ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
 ON_THREE_RANKS = ("zero-2", "zero-3", "lora-zero-3")
 """the others on two ranks only"""
@@ -180,10 +190,43 @@ def first_moments(named: Sequence[tuple[str, Tensor]], state: Callable[[Tensor],
 
 
 def main(model: Path, output: Path) -> None:
-    """Every spread, one after the other."""
-    from reasoner.distributed.ranks import open_ranks
-    from reasoner.learning.deepspeed.engine import DeepspeedLearner
+    """All ranks at once; ends with an error if one of them does."""
+    _deepspeed("cpu")
+    TorchLearner(model, device="cpu", dtype="float32", config=learning(), total_steps=1)  # what transformers imports
+    gc.collect()
+    pids = []
+    for count, name in enumerate(COUNTS, 1):
+        port = free_port()
+        pids += [fork_rank(model, output / name, index, count, port) for index in range(count)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    sys.exit(any(codes))
 
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def fork_rank(model: Path, output: Path, index: int, count: int, port: int) -> int:
+    """Start a rank as a launcher would describe it; its process id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            if count > 1:
+                os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count)}
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            rank(model, output)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def rank(model: Path, output: Path) -> None:
+    """Every spread, one after the other."""
     with open_ranks("cpu") as ranks:
         if ranks.count > 1:
             train_critic(model, ranks, output / f"rank-{ranks.index}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -23,11 +22,7 @@ from reasoner.processes.watchdog import command, is_watchdog, marked, watch
 from tests.tiny import build_tiny_model
 
 ROOT = Path(__file__).parents[2]
-VLLM = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
-]
+VLLM = [pytest.mark.vllm, pytest.mark.slow]
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> bool:

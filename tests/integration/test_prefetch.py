@@ -133,18 +133,18 @@ def test_drawing_goes_on_beside_its_caller_who_waits_where_it_must() -> None:
     some, all_ = threading.Event(), threading.Event()
     shown: list[tuple[int, int]] = []
 
-    def draw(*, progress: Progress, seen: Any) -> StepRollouts:
+    def collect(*, progress: Progress, on_group: Any) -> StepRollouts:
         progress(0, 2)  # nobody waits: the view belongs to the update
         assert some.wait(10)
-        seen(GROUP)
+        on_group(GROUP)
         assert all_.wait(10)
         progress(2, 2)
         return fresh(2)
 
     with Prefetcher() as ahead:
-        ahead.begin(draw)
+        ahead.start(collect)
         assert not ahead.is_settled
-        assert ahead.drawn is None
+        assert ahead.ready is None
         some.set()
         assert ahead.first() is GROUP
         assert not ahead.is_settled
@@ -159,9 +159,9 @@ def test_groups_of_another_step_and_none_at_all() -> None:
         assert ahead.first() is None
         ahead.restore(fresh(2))
         assert ahead.first() is None
-        assert ahead.drawn == fresh(2)
+        assert ahead.ready == fresh(2)
         assert ahead.take(3, lambda done, total: None) is None
-        assert ahead.drawn is None
+        assert ahead.ready is None
 
 
 # ---- the configuration

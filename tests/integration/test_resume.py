@@ -325,7 +325,6 @@ def test_a_full_disk_ends_the_run_with_a_message_and_costs_no_step_that_has_a_ch
 
 @pytest.mark.vllm
 def test_a_new_vllm_engine_goes_on_with_the_responses_of_the_old_one(trial: OneTrial) -> None:
-    pytest.importorskip("vllm")
     sets = ("sampling.engine=vllm", "sampling.kv_cache_gib=0.25", "run.checkpoint_every=2")
     (trial.folder / "copy-scored-4").touch()  # the folder as a kill at that moment would leave it
     once = trial.begin("once", *sets)

@@ -42,7 +42,7 @@ def test_scoring_hides_behind_sampling_and_the_timings_say_so() -> None:
             {problem.id: Prompt(problem, (1,)) for problem in problems},
             None,
         )
-        fresh = collector.draw(1, greedy=False)
+        fresh = collector.collect(1, greedy=False)
     assert [scored.rewards for scored in fresh.groups] == [(1.0,) * SAMPLES] * GROUPS
     assert fresh.scoring_s >= GROUPS * SAMPLES * SCORE_S
     assert fresh.seconds["sample"] >= GROUPS * SAMPLE_S

@@ -31,7 +31,6 @@ from reasoner.training.weight_sync import Publisher, check_gap, gap_limit, hand_
 from tests import architectures
 from tests.tiny import build_tiny_model
 
-pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 MAX_MODEL_LEN = 256

@@ -30,7 +30,6 @@ from reasoner.training.weight_sync import SavedModel, check_gap, hand_over
 from tests import architectures
 from tests.integration.test_vllm_engine import LIMIT, Reference, gap_of, prompts
 
-pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 KEY = "key-of-the-test-servers"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -22,6 +22,7 @@ CURVES = [
 ]
 """Runs of `scripts/validate_gro`'s task, `hot` with a learning rate 30 times too high, and of the laptop profile;
 evaluations as (step, a bit per problem in hexadecimal)"""
+Made = Sequence[tuple[int, Evaluation]]
 BASE = {
     "reward/mean": 0.3,
     "reward/math/failed": 0.0,
@@ -40,11 +41,11 @@ def run(steps: int, **curves: Callable[[int], float]) -> list[dict[str, float]]:
     return [BASE | {name: curve(step) for name, curve in named.items()} for step in range(1, steps + 1)]
 
 
-def names(history: History, evaluations: Evaluations = ()) -> list[str]:
+def names(history: History, evaluations: Made = ()) -> list[str]:
     return [warned.name for warned in AlarmMonitor(history, evaluations).raised]
 
 
-def only(history: History, evaluations: Evaluations = ()) -> Warned:
+def only(history: History, evaluations: Made = ()) -> Warned:
     (warned,) = AlarmMonitor(history, evaluations).raised
     return warned
 
@@ -227,19 +228,19 @@ def test_an_evaluation_that_varies_by_chance_is_no_reward_hacking() -> None:
     for seed in range(300):
         rng = random.Random(seed)
         skill = [rng.random() for _ in range(48)]
-        made = [(step, accuracy([rng.random() < each for each in skill])) for step in range(0, 100, 10)]
         history = run(100, reward__mean=ramp(0.2, 0.8, 100))
-        warned += any(
-            RULES["reward hacking"](history[: step + 1], made[: index + 1]) is not None
-            for index, (step, _) in enumerate(made)
-        )
+        evaluations, findings = Evaluations(), []
+        for step in range(0, 100, 10):
+            evaluations.add(step, accuracy([rng.random() < each for each in skill]))
+            findings.append(RULES["reward hacking"](history[: step + 1], evaluations))
+        warned += any(findings)
     assert warned <= 3
 
 
 def test_a_warning_holds_until_its_rule_has_been_quiet_for_some_steps() -> None:
     history = run(60, response__finished=lambda step: 0.5 if step < 10 or 15 <= step < 20 or step > 40 else 0.9)
     watch = AlarmMonitor()
-    held = [[warned.step for warned in watch.look(history[:step])] for step in range(1, 61)]
+    held = [[warned.step for warned in watch.look(metrics)] for metrics in history]
     assert [warned.step for warned in watch.raised] == [6, 43]
     first = [step for step, active in enumerate(held, 1) if 6 in active]
     assert first == list(range(6, first[-1] + 1))  # the second bad stretch belongs to the same warning
@@ -247,11 +248,35 @@ def test_a_warning_holds_until_its_rule_has_been_quiet_for_some_steps() -> None:
     assert [step for step, active in enumerate(held, 1) if 43 in active] == list(range(43, 61))
 
 
+def test_no_rule_goes_through_the_history_or_all_evaluations() -> None:
+    """They are asked after every step: the last steps, the first, and some in between are all that they look at."""
+
+    class Sliced(list[Mapping[str, float]]):
+        def __iter__(self) -> NoReturn:
+            raise AssertionError("the whole history was gone through")
+
+        def __getitem__(self, key: Any) -> Any:
+            part = super().__getitem__(key)
+            assert not isinstance(key, slice) or len(part) <= 2 * BACK, "the whole history was copied"
+            return part
+
+    for _, history, _ in BAD.values():
+        monitor = AlarmMonitor()
+        made = [(step, evaluation(90, seed=step)) for step in range(0, len(history), 10)]
+        monitor._history = Sliced()
+        for step, metrics in enumerate(history, 1):
+            if made and made[0][0] < step:
+                monitor.evaluated(*made.pop(0))
+            monitor.look(metrics)
+        assert monitor.raised
+        assert len(monitor._evaluations.pairs) <= 3
+
+
 def test_a_run_that_is_gone_on_with_knows_what_it_warned_of() -> None:
     expected, history, _ = BAD["length explodes"]
     for stop in (BACK, 45, 55):
         watch = AlarmMonitor(history[:stop])
-        for step in range(stop + 1, len(history) + 1):
-            watch.look(history[:step])
+        for metrics in history[stop:]:
+            watch.look(metrics)
         assert watch.raised == AlarmMonitor(history).raised
         assert watch.raised[0].name == expected

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,16 @@ class Count:
     """A part whose state is a number."""
 
     count: int = 0
+    marked: int = 0
+    asked: int = field(default=0, compare=False)
+    """times that its state was asked for"""
+
+    def mark(self) -> None:
+        self.marked = self.count
 
     def state(self) -> dict[str, Any]:
-        return {"count": self.count}
+        self.asked += 1
+        return {"count": self.marked}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.count = state["count"]
@@ -199,6 +206,15 @@ def test_without_a_number_checkpoints_take_a_small_share_of_the_time(
     assert saved == [1, 16, 31]
 
 
+def test_states_are_asked_for_where_a_checkpoint_is_written_and_not_after_every_step(tmp_path: Path) -> None:
+    made = trial(tmp_path, checkpoint_every=4)
+    for _ in range(11):
+        made.step()
+    assert made.run.checkpoints.steps() == [4, 8]
+    assert made.part.asked == 2
+    assert made.state(8) == [{"part": {"count": 80}}]
+
+
 def test_keep_last_0_writes_none(tmp_path: Path) -> None:
     made = trial(tmp_path, keep_last=0, checkpoint_every=1)
     made.step(1.0)
@@ -217,7 +233,7 @@ def test_an_interrupted_step_is_forgotten_and_the_one_before_it_saved(tmp_path: 
         made.checkpoints.config, made.run, ALONE, Model(), None, None, {"part": Count()}, Prefetcher(), made.said.append
     )
     again.restore(made.run.checkpoints.at(1))
-    assert again.parts["part"] == Count(10)
+    assert again.parts["part"] == Count(10, 10)
 
 
 def test_weights_that_have_changed_since_are_not_saved_as_those_of_the_step(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_dry_run_says_what_would_be_done_and_loads_nothing(
     cli: Cli, rows: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("reasoner.models.resolve._convert", None)
+    monkeypatch.setattr("reasoner.models.embedded._convert", None)
     sets = ["--set", f"data.train.path={rows}", "--set", f"data.eval.path={rows}", "--set", "sampling.engine=hf"]
     refused = cli("run", "math-gsm8k", "--profile", "laptop", "--dry-run", *sets)
     assert (refused.code, refused.out) == (2, "")

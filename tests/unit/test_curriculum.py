@@ -7,12 +7,13 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean
+from typing import Any, NoReturn, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasoner.data.curriculum import Curriculum
+from reasoner.data.curriculum import Curriculum, _Record
 from reasoner.data.problems import Stream
 from reasoner.records import Message, Problem
 
@@ -92,10 +93,14 @@ def test_the_first_epoch_is_the_streams() -> None:
 def test_a_rest_doubles_with_every_group_without_differences_and_ends_with_the_first_that_has_some() -> None:
     chosen = Curriculum(stream(1, 1), 0, 4)
 
+    def epoch() -> int:
+        chosen.mark()
+        return int(chosen.state()["cursor"]["epoch"])
+
     def turns_until_taken() -> int:
-        before = chosen.state()["cursor"]["epoch"]
+        before = epoch()
         chosen.take(1)
-        return int(chosen.state()["cursor"]["epoch"] - before - 1)  # one problem: every epoch is a turn
+        return epoch() - before - 1  # one problem: every epoch is a turn
 
     chosen.take(1)
     gaps = []
@@ -113,6 +118,7 @@ def test_it_goes_on_from_its_saved_state_exactly() -> None:
     for _ in range(40):
         one.observe({problem.id: policy.pass_rate(problem) for problem in one.take(5)})
     other = curriculum()
+    one.mark()
     other.restore(json.loads(json.dumps(one.state())))
     assert other.metrics == one.metrics
     for _ in range(40):
@@ -121,7 +127,52 @@ def test_it_goes_on_from_its_saved_state_exactly() -> None:
         rates = {problem.id: policy.pass_rate(problem) for problem in problems}
         one.observe(rates)
         other.observe(rates)
+    one.mark()
+    other.mark()
     assert other.state() == one.state()
+
+
+def test_its_state_is_that_of_the_last_mark_and_a_mark_touches_only_what_has_changed() -> None:
+    """A step that fails is forgotten; and after a step nothing is copied that grows with the problems tried."""
+    chosen, policy = curriculum(), Policy()
+    for _ in range(40):
+        chosen.observe({problem.id: policy.pass_rate(problem) for problem in chosen.take(5)})
+        chosen.mark()
+    before, metrics = json.dumps(chosen.state()), chosen.metrics
+    for _ in range(3):  # steps that are not committed, with problems that were never tried, passed over and tried again
+        chosen.observe({problem.id: policy.pass_rate(problem) for problem in chosen.take(5)})
+        assert json.dumps(chosen.state()) == before
+    again = curriculum()
+    again.restore(json.loads(before))
+    assert again.metrics == metrics
+    everything = chosen._records
+    chosen._records = cast(Any, Untouchable(everything))
+    chosen.mark()
+    assert set(chosen.metrics) == set(metrics)
+    chosen._records = everything
+    assert json.dumps(chosen.state()) != before
+
+
+class Untouchable(dict[str, Any]):
+    """May be asked for one record, not gone through."""
+
+    def _refuse(self) -> NoReturn:
+        raise AssertionError("all records were gone through")
+
+    __iter__ = items = values = keys = copy = _refuse
+
+
+def test_its_metrics_are_the_means_over_all_records() -> None:
+    chosen, policy = curriculum(), Policy()
+    for _ in range(60):
+        chosen.observe({problem.id: policy.pass_rate(problem) for problem in chosen.take(7)})
+        chosen.mark()
+        records = [_Record(*values) for values in chosen.state()["problems"].values()]
+        assert chosen.metrics == {
+            "curriculum/tried": len(records) / SIZE,
+            "curriculum/resting": sum(record.rest > 0 for record in records) / SIZE,
+            "curriculum/pass_rate": fmean(record.pass_rate for record in records),
+        }
 
 
 def test_a_step_has_no_problem_twice_even_where_an_epoch_ends_or_all_rest() -> None:

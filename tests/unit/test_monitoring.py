@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
@@ -18,7 +21,7 @@ from reasoner.evaluation.metrics import Criterion, Evaluation, estimate, summari
 from reasoner.monitoring import lines
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.choose import open_view
-from reasoner.monitoring.format import duration, interval, number, sparkline, thirds
+from reasoner.monitoring.format import Trend, _squeeze, duration, interval, number, sparkline, thirds
 from reasoner.monitoring.live import LiveView
 from reasoner.monitoring.metrics import METRICS, find, headline, sources, terms
 from reasoner.monitoring.plain import PlainView
@@ -191,6 +194,50 @@ def test_numbers_are_short_and_in_their_unit() -> None:
     assert interval(0.104, -0.021, 0.229, "share", signed=True) == "+10.4 [-2.1, +22.9]"
     assert interval(-0.00001, None, None, "reward", signed=True) == "+0.00"
     assert [duration(s) for s in (0.44, 9.96, 59.6, 365, 3723)] == ["0.4 s", "10.0 s", "1:00", "6:05", "1:02:03"]
+
+
+@settings(deadline=None)
+@given(
+    values=st.lists(st.floats(-1e9, 1e9) | st.just(math.nan) | st.just(math.inf), max_size=200),
+    width=st.integers(1, 60),
+)
+def test_a_trend_is_squeezed_as_the_series_is(values: list[float], width: int) -> None:
+    trend = Trend(values)
+    points, expected = trend.points(width), _squeeze(values, width)
+    assert len(points) == len(expected)
+    for point, mean in zip(points, expected, strict=True):
+        assert point == pytest.approx(mean) if math.isfinite(mean) else math.isnan(point)
+    if values:
+        assert str((trend.first, trend.last)) == str((values[0], values[-1]))
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-8, 1 / 3, 123456.7])
+def test_a_trend_that_does_not_move_is_flat(value: float) -> None:
+    assert set(sparkline(Trend([value] * 997).points(24), 24)) == {"▄"}
+
+
+def test_a_drawing_of_the_live_view_reads_no_step_but_the_last() -> None:
+    """It is drawn several times a second."""
+
+    class Counted(dict[str, float]):
+        reads = 0
+
+        def __getitem__(self, key: str) -> float:
+            Counted.reads += 1
+            return super().__getitem__(key)
+
+        def get(self, key: str, default: Any = None) -> Any:
+            Counted.reads += 1
+            return super().get(key, default)
+
+    reads = []
+    for steps in (10, 1000):
+        view = LiveView(Console(file=io.StringIO(), width=120), ascii_only=False)
+        view.resumed([Counted(metrics(step)) for step in range(1, steps + 1)], [evaluation(1, 4)] * steps, steps)
+        Counted.reads = 0
+        view.render()
+        reads.append(Counted.reads)
+    assert reads[0] == reads[1]
 
 
 def test_sparklines() -> None:

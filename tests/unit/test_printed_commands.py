@@ -41,10 +41,13 @@ HOLE = "1"
 def printed() -> Iterator[tuple[str, str]]:
     """Every command in a string of the code; of docstrings those with arguments: they are the examples of `--help`."""
     for path in sorted(file for folder in ("reasoner", "rewards", "tasks") for file in (ROOT / folder).rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in parts:
+        source = path.read_text(encoding="utf-8")
+        if not re.search(r"reasoner[\s\"']", source):
+            continue  # no string of it can have a command, not even one that is put together from two lines
+        texts = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant | ast.JoinedStr)]
+        parts = {id(part) for node in texts if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in texts:
+            if id(node) not in parts:
                 for found in COMMAND.findall(_text(node)):
                     yield f"{path.relative_to(ROOT).as_posix()}:{node.lineno}", found
 

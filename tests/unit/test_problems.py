@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -295,6 +296,29 @@ def test_an_epoch_sees_no_problem_twice_and_each_has_its_own_order() -> None:
     assert {name for epoch in epochs for name in epoch} == {f"p:{n}" for n in range(11)}
 
 
+def test_the_order_of_an_epoch_is_made_once_and_is_the_one_that_saved_runs_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    class Counted(random.Random):
+        def shuffle(self, x: Any) -> None:
+            made.append(len(x))
+            super().shuffle(x)
+
+    expected = []
+    for epoch in range(3):
+        order = list(range(20))
+        random.Random(f"7:{epoch}").shuffle(order)
+        expected += [f"p:{index}" for index in order]
+    monkeypatch.setattr("reasoner.data.problems.random.Random", Counted)
+    stream = stream_of(20, 2, seed=7)
+    cursor = Cursor(stream_of(20, 2, seed=7))
+    assert [problem.id for step in range(1, 31) for problem in stream.at(step)] == expected
+    assert [problem.id for _ in range(30) for problem in cursor.take(2)] == expected
+    assert made == [20] * 6  # three epochs each: no step shuffles beside the first of an epoch
+
+
 def test_a_stream_of_anything_names_its_own_key() -> None:
     stream = Stream(["a", "b"], 1, None, section="data.pairs", key="data.pairs.per_step")
     assert stream.at(2) == ("b",)
@@ -344,6 +368,7 @@ def test_every_problem_comes_once_per_epoch_whatever_a_step_takes(size: int, rou
             step += found
         assert len(set(step)) == len(step)
         order += step
+        cursor.mark()
         state = json.loads(json.dumps(cursor.state()))
         cursor = Cursor(stream_of(size, 1, seed=3))  # a run that is interrupted after every step
         cursor.restore(state)

@@ -91,17 +91,17 @@ def test_a_refill_takes_as_many_problems_as_are_missing_and_an_epoch_holds_each_
     made, sampler = collector(every(3))
     for step in range(1, 13):
         sampler.rounds.clear()
-        fresh = made.draw(step, greedy=False)
+        rollouts = made.collect(step, greedy=False)
         kept = 0
-        for asked, groups in zip(sampler.rounds, fresh.rounds, strict=True):
+        for asked, groups in zip(sampler.rounds, rollouts.rounds, strict=True):
             assert len(asked) == 4 - kept
             kept += sum(scored.informative for scored in groups)
-        names = [scored.group.problem.id for scored in fresh.sampled]
+        names = [scored.group.problem.id for scored in rollouts.sampled]
         assert len(set(names)) == len(names)
-        assert len(fresh.groups) == kept
+        assert len(rollouts.groups) == kept
     made, sampler = collector(every(3))
     for step in range(1, 13):
-        made.draw(step, greedy=False)
+        made.collect(step, greedy=False)
     order = [name for asked in sampler.rounds for name in asked]
     epochs = [order[first : first + 40] for first in range(0, len(order) - 40, 40)]
     assert len(epochs) >= 2
@@ -111,7 +111,7 @@ def test_a_refill_takes_as_many_problems_as_are_missing_and_an_epoch_holds_each_
 @pytest.mark.parametrize(("threshold", "rate"), [(1.0, 0.0), (0.8, 0.5)])
 def test_a_curriculum_learns_from_what_is_correct_by_the_threshold(threshold: float, rate: float) -> None:
     made, _ = collector(lambda n: (0.9, 0.9, 0.7, 0.0), refills=0, curriculum=True, threshold=threshold)
-    made.draw(1, greedy=False)
+    made.collect(1, greedy=False)
     assert made.curriculum is not None
     assert made.curriculum.metrics["curriculum/pass_rate"] == rate
 
@@ -120,46 +120,46 @@ def test_a_curriculum_learns_from_what_is_correct_by_the_threshold(threshold: fl
 def test_a_step_that_drops_most_groups_shows_their_rewards(wrong: float, low: float, high: float) -> None:
     """Nearly all are wrong, or nearly all are right: the mean of what is kept is far from both."""
     made, _ = collector(lambda n: (1.0, 0.0, wrong, wrong) if n == 0 else (wrong,) * SIZE, problems=16, per_step=8)
-    fresh = made.draw(1, greedy=False)
-    assert len(fresh.sampled) == 16
-    assert fmean(reward or 0.0 for scored in fresh.groups for reward in scored.rewards) == 0.25 + wrong / 2
-    metrics = rollout_metrics(fresh.sampled)
+    rollouts = made.collect(1, greedy=False)
+    assert len(rollouts.sampled) == 16
+    assert fmean(reward or 0.0 for scored in rollouts.groups for reward in scored.rewards) == 0.25 + wrong / 2
+    metrics = rollout_metrics(rollouts.sampled)
     assert low <= metrics["reward/mean"] <= high
     assert low <= metrics["reward/math/mean"] <= high
     assert metrics["groups/no_credit"] == 15 / 16
-    assert fresh.metrics == {"groups/kept": 1.0, "groups/sampled": 16.0}
+    assert rollouts.metrics == {"groups/kept": 1.0, "groups/sampled": 16.0}
 
 
 def test_rollouts_keep_what_was_dropped_with_a_flag(tmp_path: Any) -> None:
-    fresh = collector(every(3), problems=12, per_step=6)[0].draw(1, greedy=False)
-    trained = sum(len(scored.rewards) for scored in fresh.groups)
-    rows = to_rollouts(1, fresh.sampled, [0.5] * trained, [(0.1, 0.2)] * trained, fresh.dropped)
+    rollouts = collector(every(3), problems=12, per_step=6)[0].collect(1, greedy=False)
+    trained = sum(len(scored.rewards) for scored in rollouts.groups)
+    rows = to_rollouts(1, rollouts.sampled, [0.5] * trained, [(0.1, 0.2)] * trained, rollouts.dropped)
     write_parquet(tmp_path / "x.parquet", rows)
     rows = read_parquet(tmp_path / "x.parquet", Rollout)
-    assert [row.problem.id for row in rows[::SIZE]] == [scored.group.problem.id for scored in fresh.sampled]
+    assert [row.problem.id for row in rows[::SIZE]] == [scored.group.problem.id for scored in rollouts.sampled]
     for row in rows:
         assert row.dropped == (int(row.problem.answer) % 3 != 0)
         assert (row.credit, row.weights) == ((None, None) if row.dropped else (0.5, (0.1, 0.2)))
         assert row.training
     assert 0 < sum(row.dropped for row in rows) < len(rows)
     with pytest.raises(ValueError, match=f"each of {trained} responses that were trained on needs a credit"):
-        to_rollouts(1, fresh.sampled, [0.5] * len(rows), None, fresh.dropped)
+        to_rollouts(1, rollouts.sampled, [0.5] * len(rows), None, rollouts.dropped)
 
 
 def test_a_step_ends_smaller_where_it_has_tried_every_problem() -> None:
     made, sampler = collector(every(100), problems=6, per_step=4, refills=9)
-    fresh = made.draw(1, greedy=False)
+    rollouts = made.collect(1, greedy=False)
     assert [len(asked) for asked in sampler.rounds] == [4, 2]
-    assert len(fresh.groups) <= 1
-    assert len({scored.group.problem.id for scored in fresh.sampled}) == 6
-    assert len(made.draw(2, greedy=False).sampled) == 6  # all of them again
+    assert len(rollouts.groups) <= 1
+    assert len({scored.group.problem.id for scored in rollouts.sampled}) == 6
+    assert len(made.collect(2, greedy=False).sampled) == 6  # all of them again
 
 
 def test_without_refills_everything_is_kept_and_the_order_is_the_streams() -> None:
     made, sampler = collector(every(3), refills=0)
-    drawn = [made.draw(step, greedy=False) for step in range(1, 21)]  # two epochs
-    assert not any(dropped for fresh in drawn for dropped in fresh.dropped)
-    assert all(fresh.groups == fresh.sampled for fresh in drawn)
+    drawn = [made.collect(step, greedy=False) for step in range(1, 21)]  # two epochs
+    assert not any(dropped for rollouts in drawn for dropped in rollouts.dropped)
+    assert all(rollouts.groups == rollouts.sampled for rollouts in drawn)
     stream = Stream([str(n) for n in range(40)], 4, 0, section="", key="")
     assert sampler.rounds == [[f"p:{n}" for n in stream.at(step)] for step in range(1, 21)]
     assert drawn[0].metrics == {}
@@ -171,13 +171,14 @@ def test_a_resumed_run_draws_the_same_problems_with_the_same_noise(curriculum: b
     made, sampler = collector(every(3), problems=22, per_step=5, curriculum=curriculum)
     states = []
     for step in range(1, 10):
+        made.mark()
         states.append((len(sampler.seeds), json.loads(json.dumps(made.state()))))
-        made.draw(step, greedy=False)
+        made.collect(step, greedy=False)
     for step, (before, state) in enumerate(states, 1):
         resumed, again = collector(every(3), problems=22, per_step=5, curriculum=curriculum)
         resumed.restore(state)
         for later in range(step, 10):
-            resumed.draw(later, greedy=False)
+            resumed.collect(later, greedy=False)
         assert (again.rounds, again.seeds) == (sampler.rounds[before:], sampler.seeds[before:])
 
 
@@ -186,7 +187,7 @@ def test_runs_steps_and_refills_share_no_noise() -> None:
     for seed in range(4):
         made, sampler = collector(every(5), seed=seed)
         for step in range(1, 6):
-            made.draw(step, greedy=True)
+            made.collect(step, greedy=True)
         seeds += sampler.seeds
     assert len(seeds) > 40
     assert len(set(seeds)) == len(seeds)
@@ -194,21 +195,21 @@ def test_runs_steps_and_refills_share_no_noise() -> None:
 
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_the_gap_check_sees_every_ranks_sampler_also_where_groups_are_dropped(ranks: int) -> None:
-    fresh = collector(every(100), per_step=8)[0].draw(1, greedy=False)
-    assert len(fresh.groups) <= 1
-    few = on_policy_groups(fresh, ranks, version=3)
-    assert [group.problem.id for group in few] == [s.group.problem.id for s in fresh.rounds[0][: max(2, ranks)]]
+    rollouts = collector(every(100), per_step=8)[0].collect(1, greedy=False)
+    assert len(rollouts.groups) <= 1
+    few = on_policy_groups(rollouts, ranks, version=3)
+    assert [group.problem.id for group in few] == [s.group.problem.id for s in rollouts.rounds[0][: max(2, ranks)]]
     assert (
-        on_policy_groups(fresh, ranks, version=4) == []
+        on_policy_groups(rollouts, ranks, version=4) == []
     )  # of older weights: it asks for what is drawn ahead, here nothing
 
 
-def on_policy_groups(fresh: StepRollouts, ranks: int, version: int) -> list[Group]:
+def on_policy_groups(rollouts: StepRollouts, ranks: int, version: int) -> list[Group]:
     trainer = SimpleNamespace(
-        fresh=fresh,
+        rollouts=rollouts,
         ranks=SimpleNamespace(count=ranks, gather=lambda value: [value] * ranks),
         learner=SimpleNamespace(version=version),
-        ahead=SimpleNamespace(first=lambda: None),
+        prefetcher=SimpleNamespace(first=lambda: None),
     )
     return Trainer.on_policy_groups(cast(Any, trainer))
 
@@ -221,14 +222,16 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
         made, sampler = collector(every(3), per_step=3)
         made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(sampler)), here))
         made.scorer = ShardedScorer(made.scorer, here)
-        return [made.draw(step, greedy=False) for step in range(1, 5)], made.state(), sampler
+        steps = [made.collect(step, greedy=False) for step in range(1, 5)]
+        made.mark()
+        return steps, made.state(), sampler
 
     found = on_ranks(ranks, rank)
     alone, state, _ = on_ranks(1, rank)[0]
     for steps, own_state, _ in found:
-        assert [fresh.rounds for fresh in steps] == [fresh.rounds for fresh in alone]
+        assert [rollouts.rounds for rollouts in steps] == [rollouts.rounds for rollouts in alone]
         assert own_state == state
-    assert any(len(some) < ranks for fresh in alone for some in fresh.rounds)
+    assert any(len(some) < ranks for rollouts in alone for some in rollouts.rounds)
     seeds = [seed for _, _, sampler in found for seed in sampler.seeds]
     assert len(set(seeds)) == len(seeds)
 

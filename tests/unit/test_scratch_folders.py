@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from reasoner.distributed.ranks import ALONE
-from reasoner.models.resolve import _new_folder
+from reasoner.models.embedded import _new_folder
 from reasoner.processes.scratch_folders import ScratchFolder, remove_abandoned
 
 remove: Callable[[Path], None] = remove_abandoned.__wrapped__

@@ -19,6 +19,7 @@ from reasoner.errors import DataError, UserError
 from reasoner.models import resolve as models
 from reasoner.models.resolve import resolve_model
 from reasoner.models.size import ModelSize, find_size
+from reasoner.models.tokenizer import open_tokenizer
 from reasoner.models.weight_files import INDEX, SINGLE, read_shapes, weight_files
 from reasoner.runs.checksums import identify
 from tests.tiny import build_tiny_model
@@ -274,7 +275,7 @@ def test_a_run_on_a_stranger_model_ends_before_anything_is_loaded(tmp_path: Path
         deep = build_tiny_model(tmp_path / name)
         (deep / name).write_text('{"a": ' * 100_000 + "1" + "}" * 100_000)
         with pytest.raises(UserError, match=rf"{name}: nested more than 100 levels deep, in a.a.a"):
-            models.open_tokenizer(deep, trust_remote_code=False)
+            open_tokenizer(deep, trust_remote_code=False)
     (build_tiny_model(tmp_path / "t") / "tokenizer.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="transformers cannot open the model"):
-        models.open_tokenizer(tmp_path / "t", trust_remote_code=False)
+        open_tokenizer(tmp_path / "t", trust_remote_code=False)

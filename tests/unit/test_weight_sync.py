@@ -8,7 +8,6 @@ import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -18,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import HandoverError
 from reasoner.learning.learner import Learner
@@ -25,7 +25,7 @@ from reasoner.models.tensor_files import Digest, check_room, count_weights, read
 from reasoner.processes.machine import describe_handover
 from reasoner.records import Group, Message, Problem, Receipt, Response
 from reasoner.sampling.base import Sampler
-from reasoner.training.trainer import Trainer
+from reasoner.training.synced_sampler import SyncedSampler
 from reasoner.training.weight_sync import Gap, check_gap, gap_limit, hand_over, verify_gap
 
 EMBEDDING = torch.arange(6.0).reshape(3, 2)
@@ -227,19 +227,12 @@ def test_a_run_says_once_that_its_weights_do_not_go_through_memory(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     said: list[str] = []
     sampler = FakeSampler()
-    parts: Any = SimpleNamespace(
-        learner=FakeLearner(),
-        evaluator=SimpleNamespace(sampler=sampler),
-        ranks=ALONE,
-        config=SimpleNamespace(sampling=SimpleNamespace(weights_folder=None)),
-        view=SimpleNamespace(message=said.append),
-        told=set(),
-    )
-    parts._hand_over = partial(Trainer._hand_over, parts)
-    parts._say_once = partial(Trainer._say_once, parts)
+    config: Any = SimpleNamespace(sampling=SimpleNamespace(weights_folder=None))
+    learner: Any = FakeLearner()
+    synced = SyncedSampler(config, cast(Sampler, sampler), learner, ALONE, TurnEnd(), said.append)
     for _ in range(3):
         sampler.version = 0
-        Trainer.publish(parts)
+        synced.publish()
         assert sampler.version == 3
     assert len(said) == 1
     assert "which is slower than memory: /dev/shm is not there" in said[0]

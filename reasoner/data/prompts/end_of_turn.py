@@ -17,7 +17,7 @@ from reasoner.errors import DataError, MissingDependencyError, UserError
 from reasoner.io.bounded_files import SMALL_BYTES, read_text
 from reasoner.io.parsing import parse_json, read_model_json
 from reasoner.models.files import CONFIG, GENERATION
-from reasoner.models.resolve import open_tokenizer
+from reasoner.models.tokenizer import open_tokenizer
 
 _KEY = "eos_token_id"
 _ENTRY = re.compile(rf'"{_KEY}"\s*:\s*(\[[^\]]*\]|null|-?\d+)')

@@ -74,7 +74,7 @@ def factor(spec: Schedule, step: int, steps: int, history: Sequence[Mapping[str,
         case Switch():
             return spec.before if step <= as_step(spec.at, steps) else spec.after
         case MetricSwitch():
-            return spec.after if any(_passed(spec, metrics) for metrics in history) else spec.before
+            return spec.after if any(passed(spec, metrics) for metrics in history) else spec.before
 
 
 def as_step(number: float, steps: int) -> float:
@@ -108,7 +108,8 @@ def mistake(spec: Schedule, steps: int) -> str:
     return ""
 
 
-def _passed(spec: MetricSwitch, metrics: Mapping[str, float]) -> bool:
+def passed(spec: MetricSwitch, metrics: Mapping[str, float]) -> bool:
+    """Whether a step with these metrics passes the bound."""
     value = metrics.get(spec.metric)
     if value is None:
         return False

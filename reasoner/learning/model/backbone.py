@@ -52,7 +52,7 @@ from reasoner.learning.model.rotary import rotate_as_vllm, separate_sequences
 from reasoner.learning.perturbing import Gather, perturbed
 from reasoner.models.files import ModelFiles, write_model
 from reasoner.models.loading import load_model
-from reasoner.models.resolve import attention_of
+from reasoner.models.model_config import attention_of
 from reasoner.models.tensor_files import check_room, read_files, write_weights
 
 Dtype = Literal["float32", "bfloat16", "float64"]

@@ -26,7 +26,7 @@ from anyio.from_thread import start_blocking_portal
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import HandoverError, RunError, SamplerError
-from reasoner.models.resolve import open_tokenizer
+from reasoner.models.tokenizer import open_tokenizer
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
 from reasoner.sampling.responses import all_end_tokens, build_response, check_request, end_tokens, opened_block
 from reasoner.sampling.server.client import Server, ServerError
