@@ -19,8 +19,12 @@ from reasoner.training.update import ActiveTerm, UpdateReport, mismatch, update
 from reasoner.training.weight_sync import check_gap, gap_limit, verify_gap
 
 
-def train(trainer: Trainer) -> Path:
+def train(trainer: Trainer, *, gate: bool = False) -> Path:
     """Train as configured, or go on with a run that was interrupted; returns the folder of the trained model.
+
+    Args:
+        gate: sample a few training problems first and say how often the policy is right
+            (`Trainer.try_training_problems`).
 
     Raises:
         RunError: the sampler, a verifier, the hand-over or the disk failed; the steps before are in the run folder.
@@ -29,6 +33,8 @@ def train(trainer: Trainer) -> Path:
     steps = trainer.config.run.steps
     if trainer.run.steps < steps:
         trainer.prove_sampler()
+        if gate:
+            trainer.try_training_problems()
     for step in range(trainer.run.steps + 1, steps + 1):
         trainer.check_time()
         trainer.evaluate(step - 1)

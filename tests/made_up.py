@@ -17,6 +17,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from reasoner.evaluation.metrics import Criterion, summarise
+from reasoner.evaluation.training_gate import judge_gate
 from reasoner.loading import load_config, to_toml
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.step_metrics import rollout_metrics
@@ -138,6 +139,8 @@ def made_up_run(
         suppress(*([] if end is None else [type(end)])),
         open_run(output, "math-gsm8k", to_toml(config), chosen, reserve_bytes=0) as run,
     ):
+        tried = [made.group(f"train:gate-{n}", 0.1, size) for n in range(8)]
+        run.commit_gate(judge_gate(tried, Criterion("math"), demonstrations=False))
         _evaluate(run, 0, made, 0.1)
         for step in range(1, steps + 1):
             _step(run, step, made, problems, skill := 0.1 + gain * step / steps)

@@ -231,15 +231,6 @@ def _check_updates(config: Sections) -> None:
         )
 
 
-def _check_reference(config: Sections) -> None:
-    for name, term in config.gro.terms.items():
-        if term.term.needs_reference and config.learning.reference == "none":
-            raise ValueError(
-                f"gro.terms.{name} compares with a reference policy and learning.reference is 'none'; set "
-                "learning.reference = 'auto'"
-            )
-
-
 def _check_teacher(config: Sections) -> None:
     """One teacher serves all its terms, and knows something that the policy does not."""
     teacher, untouched = config.teacher, type(config.teacher)()
@@ -260,10 +251,6 @@ def _check_teacher(config: Sections) -> None:
             f"gro.terms.{name} needs teacher.path, not set: the initial model knows no more than the policy that "
             "starts as it. Name a teacher with the same tokenizer, --set teacher.path=FOLDER, or let it see the "
             f"solution: --set gro.terms.{name}.credit.sees=solution"
-        )
-    if teacher.path is None and config.learning.reference == "none":
-        raise ValueError(
-            f"gro.terms.{name}: its teacher is the initial model, and learning.reference is 'none'; set it to 'auto'"
         )
     if teacher.path is None:
         for key in ("servers", "dtype"):
@@ -327,7 +314,6 @@ CHECKS = (
     _check_critic,
     _check_engine,
     _check_updates,
-    _check_reference,
     _check_teacher,
     _check_data,
     _check_prompt,

@@ -92,8 +92,6 @@ class LearningConfig(Section):
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """Whether a group's prompt is computed once for all its responses; `auto` does so where it saves more than a fifth
     of the tokens."""
-    reference: Literal["auto", "none"] = "auto"
-    """Reference policy: `auto` keeps a frozen copy of the initial model where a term needs one; `none` never does."""
 
 
 class LoraConfig(Section):

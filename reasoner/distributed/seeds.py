@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-Purpose = Literal["sampling", "greedy", "evaluation", "engine", "server", "step"]
-"""What the numbers are drawn for: a step's responses, its greedy responses, an evaluation; one engine of several, a
+Purpose = Literal["sampling", "greedy", "evaluation", "gate", "engine", "server", "step"]
+"""What the numbers are drawn for: a step's responses, its greedy responses, an evaluation, the gate before
+training; one engine of several, a
 server; Python's, numpy's and torch's own generators during a step."""
 
 

@@ -55,12 +55,19 @@ class Criterion:
             ConfigError: `evaluation` is not set.
         """
         evaluation = config.required_evaluation
+        return cls.chained(evaluation.correct, evaluation.threshold, config.conditions)
+
+    @classmethod
+    def chained(cls, source: str, threshold: float, conditions: Mapping[str, str]) -> Criterion:
+        """With the deciding source's conditions followed.
+
+        Args:
+            conditions: reward source -> the one that it is `when`; never in a circle (the configuration refuses it).
+        """
         chain: list[str] = []
-        source = evaluation.correct
-        while source in config.conditions:
-            source = config.conditions[source]
-            chain.append(source)
-        return cls(evaluation.correct, evaluation.threshold, tuple(chain))
+        while (last := chain[-1] if chain else source) in conditions and conditions[last] not in chain:
+            chain.append(conditions[last])
+        return cls(source, threshold, tuple(chain))
 
     def __str__(self) -> str:
         """`math`, or `judge >= 0.8`: what is not said is at least 1."""
@@ -75,12 +82,14 @@ class Criterion:
         the source or a condition failed are left out.
         """
         rows = ({part.source: part for part in row} for row in scored.components)
-        found = [(parts[self.source], self._verdict(parts)) for parts in rows if self.source in parts]
+        found = [(parts[self.source], self.verdict(parts)) for parts in rows if self.source in parts]
         judged = any(verdict in ("correct", "wrong") for _, verdict in found)
         return [(part, verdict == "correct") for part, verdict in found if judged and verdict != "failed"]
 
-    def _verdict(self, parts: Mapping[str, Component]) -> ResponseVerdict:
+    def verdict(self, parts: Mapping[str, Component]) -> ResponseVerdict:
         """On one response, by its components."""
+        if self.source not in parts:
+            return "not applicable"
         decides = parts[self.source]
         if decides.failure is not None:
             return "failed"

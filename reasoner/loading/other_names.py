@@ -192,9 +192,12 @@ _VERL = (
     ("trainer.default_local_dir", "run.output", "every run gets its own folder below it"),
     ("trainer.resume_mode", "", "`reasoner run --resume RUN`"),
 )
-_EARLIER = tuple(
-    (f"sampling.{key}", "", f"leave it out, only {neutral} was allowed: {_WARPED}")
-    for key, neutral in (("top_p", "1.0"), ("top_k", "0"), ("repetition_penalty", "1.0"))
+_EARLIER = (
+    *(
+        (f"sampling.{key}", "", f"leave it out, only {neutral} was allowed: {_WARPED}")
+        for key, neutral in (("top_p", "1.0"), ("top_k", "0"), ("repetition_penalty", "1.0"))
+    ),
+    ("learning.reference", "", "leave it out: a reference policy is there exactly when a term compares with one"),
 )
 _NAMES = {"TRL": _TRL, "verl": _VERL, "An earlier version": _EARLIER}
 RENAMED = tuple(Renamed(framework, *row) for framework, rows in _NAMES.items() for row in rows)

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from reasoner.evaluation.examples import Example, shortened
 from reasoner.evaluation.metrics import Difference, Evaluation, compare, is_held_out
+from reasoner.evaluation.training_gate import TrainingGate
 from reasoner.io.terminal import SafeConsole
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.format import Direction, duration, interval, sparkline, thirds
@@ -25,6 +27,11 @@ TREND = 20
 """characters"""
 _UNBOUNDED = 1000
 """columns in which any table fits"""
+
+_MARGIN = 18
+"""columns before a response: what it is, and whether it is right"""
+_RAGGED = 8
+"""columns of a line that may stay empty because a word does not fit"""
 
 PHASES = {
     "time/sample": "sampling",
@@ -48,9 +55,15 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
     """Print the summary; readable at 80 columns."""
     differences = compare(*summary.evaluations) if summary.evaluations else []
     console.print()
-    sentences = verdicts(summary.correct, summary.history, summary.evaluations)
-    for line in (*sentences, *_warnings(summary.warnings)):
+    accuracy, *others = verdicts(summary.correct, summary.history, summary.evaluations) or [""]
+    if summary.evaluations and summary.evaluations[1].samples:
+        console.print(Text(fill(accuracy, console.width), style="bold"), end="\n\n")
+    else:
+        others = [line for line in (accuracy, *others) if line]
+    for line in (*others, *gate_lines(summary.gate), *_warnings(summary.warnings)):
         console.print(Text(fill(line, console.width, initial_indent="- ", subsequent_indent="  ")))
+    for text in _examples(summary.examples, console.width, ascii_only):
+        console.print(text)
     if summary.evaluations:
         table = _evaluation_table(*summary.evaluations, differences, ascii_only, bounds=True)
         if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum > console.width:
@@ -66,6 +79,31 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
         # Paths and commands stay on one line: they are there to be copied.
         console.print(Text(f"{name}:", style="bold"))
         console.print(Text(f"  {value}"), soft_wrap=True)
+
+
+def gate_lines(gate: TrainingGate | None) -> list[str]:
+    """What the gate before training found, in sentences."""
+    return [] if gate is None else [gate.sentence, *([gate.advice] if gate.advice else [])]
+
+
+def _examples(examples: Sequence[Example], width: int, ascii_only: bool) -> Iterable[Text]:
+    """Responses before and after training; each takes two lines at most, its beginning and its end."""
+    if examples:
+        yield Text("\nResponses to evaluation problems, before and after training", style="bold")
+    for number, example in enumerate(examples, 1):
+        yield Text(f"{number}. {example.kind}")
+        reference = f" (answer: {shortened(example.answer, 40)})" if example.answer else ""
+        right = {True: ("right", "green"), False: ("wrong", "red")}
+        for name, text, (verdict, style) in (
+            ("problem", f"{shortened(example.question, 3 * (width - _MARGIN) - len(reference))}{reference}", ("", "")),
+            ("before", example.before, right[example.right_before]),
+            ("after", example.after, right[example.right_after]),
+        ):
+            shown = shortened(text, 2 * (width - _MARGIN - _RAGGED)) if verdict else text
+            shown = shown.encode("ascii", "replace").decode() if ascii_only else shown
+            margin = f"   {name:<8}{verdict:<7}"
+            folded = fill(shown or "(nothing)", width, initial_indent=margin, subsequent_indent=" " * _MARGIN)
+            yield Text(margin, style=style) + Text(folded.removeprefix(margin))
 
 
 def as_text(summary: Summary, ascii_only: bool) -> str:
@@ -104,17 +142,21 @@ def _warnings(warnings: Sequence[Warned]) -> Iterable[str]:
 
 
 def _accuracy(correct: str, after: Evaluation, differences: Sequence[Difference]) -> str:
+    """`Accuracy on the 128 evaluation problems rose from 28.1% before training to 57.0% after it: ...`"""
     name = f"avg@{after.samples}"
     found = next((difference for difference in differences if difference.name == name), None)
     if found is None:
         return f"Accuracy ({correct}) could not be compared: no problem has a verdict before and after."
-    change = f"{100 * found.change:+.1f} points"
-    part = f" on the {found.problems} of {after.problems} problems judged" if found.problems < after.problems else ""
+    judged = f"{found.problems} of {after.problems}" if found.problems < after.problems else str(found.problems)
+    plural = "" if after.problems == 1 else "s"
+    direction = "went" if found.within_noise else "rose" if found.change > 0 else "fell"
     bounds = "" if found.low is None or found.high is None else _bounds(found.low, found.high)
-    noise = "within noise" if found.within_noise else "more than noise"
+    noise = "within noise: this run does not show a change" if found.within_noise else "more than noise"
+    each = f", {after.samples} responses each" if after.samples > 1 else ""
+    change = f"{100 * found.change:+.1f} points{bounds}, {noise}"
     return (
-        f"Accuracy ({correct}, {name}) went from {100 * found.before:.1f}% to {100 * found.after:.1f}%{part}: "
-        f"{change}{bounds}, {noise}."
+        f"Accuracy on the {judged} evaluation problem{plural} {direction} from {100 * found.before:.1f}% before "
+        f"training to {100 * found.after:.1f}% after it: {change}. ({correct} decides what is right{each}.)"
     )
 
 

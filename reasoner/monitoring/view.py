@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
+from reasoner.evaluation.examples import Example
 from reasoner.evaluation.metrics import Evaluation
+from reasoner.evaluation.training_gate import TrainingGate
 from reasoner.io.redaction import redact
 from reasoner.monitoring.alarms import Warned
 
@@ -25,6 +27,10 @@ class Summary:
     """all that were given, in order"""
     evaluations: tuple[Evaluation, Evaluation] | None
     """before and after training; None: the run had nothing to evaluate on"""
+    examples: Sequence[Example]
+    """responses of these evaluations"""
+    gate: TrainingGate | None
+    """what was found on a few training problems before training; None: nothing was sampled for it"""
     set_up_s: float
     """seconds from the run's folder to the first evaluation: models and engines"""
     evaluation_s: float

@@ -10,16 +10,20 @@ from math import isfinite, nan
 from operator import itemgetter
 from pathlib import Path
 
+from reasoner.errors import DataError
+from reasoner.evaluation.examples import Example
 from reasoner.io.bounded_files import LARGE_BYTES, is_there
 from reasoner.io.serialization import read_jsonl
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.lines import alerts
-from reasoner.monitoring.summary import PHASES, REST, time_by_phase, verdicts
+from reasoner.monitoring.summary import PHASES, REST, gate_lines, time_by_phase, verdicts
 from reasoner.report.charts.series import Series
 from reasoner.report.charts.svg import Bars
 from reasoner.report.choose import RolloutFile, rollout_files
 from reasoner.report.compare import EvaluationComparison, before_and_after, between, settings
 from reasoner.report.panels import Panel, PanelSection, Spread, evaluation_panels, panels
+from reasoner.runs.examples import read_examples
+from reasoner.runs.folder import read_gate
 from reasoner.runs.reader import SavedRun, read_runs
 
 _SHARE = re.compile(r"([\d.]+)%")
@@ -34,6 +38,10 @@ class RunReport:
     run: SavedRun
     verdicts: tuple[str, ...]
     """what it achieved, in sentences"""
+    gate: tuple[str, ...]
+    """what was found before training on a few training problems, in sentences"""
+    examples: tuple[Example, ...]
+    """responses before and after training"""
     alerts: tuple[str, ...]
     """what should not have happened, and when"""
     warnings: tuple[Warned, ...]
@@ -79,8 +87,9 @@ def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda te
     for index, run in enumerate(runs):
         progress(f"reading {run.name}")
         files, said = rollout_files(run.folder, run.steps)
-        reports.append(_run_report(index, run, files))
-        notes += said
+        examples, missing = _examples(run)
+        reports.append(_run_report(index, run, files, examples))
+        notes += [*said, *missing]
     spreads: list[Spread] = [{file.step: file.groups for file in each.files if file.training} for each in reports]
     compared = (between(runs[0], other) for other in runs[1:])
     return ReportData(
@@ -93,13 +102,26 @@ def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda te
     )
 
 
-def _run_report(index: int, run: SavedRun, files: Sequence[RolloutFile]) -> RunReport:
+def _examples(run: SavedRun) -> tuple[tuple[Example, ...], list[str]]:
+    """Responses of the first evaluation and of the last, and what has to be said about them."""
+    steps = [evaluated.step for evaluated in run.evaluations]
+    if run.criterion is None or not run.trains or len(steps) < 2:
+        return (), []
+    try:
+        return read_examples(run.folder, steps[0], steps[-1], run.criterion), []
+    except DataError as error:
+        return (), [f"{error}; there are no examples of it."]
+
+
+def _run_report(index: int, run: SavedRun, files: Sequence[RolloutFile], examples: tuple[Example, ...]) -> RunReport:
     evaluations = (run.evaluations[0].evaluation, run.evaluations[-1].evaluation) if len(run.evaluations) > 1 else None
     warnings = run.folder / "warnings.jsonl"
     return RunReport(
         index=index,
         run=run,
         verdicts=tuple(verdicts(run.correct, run.metrics, evaluations)) if run.metrics else (),
+        gate=tuple(gate_lines(read_gate(run.folder))),
+        examples=examples,
         alerts=tuple(_alerts(run.metrics)),
         warnings=tuple(read_jsonl(warnings, Warned, appended=True, most=LARGE_BYTES) if is_there(warnings) else ()),
         seconds=time_by_phase(run.metrics, run.times.set_up, run.times.evaluation, run.times.total),

@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import reasoner
+from reasoner.evaluation.examples import shortened
 from reasoner.evaluation.metrics import Estimate
 from reasoner.monitoring.format import duration, interval
 from reasoner.report.charts import svg
@@ -29,6 +30,7 @@ from reasoner.report.charts.svg import Bars
 from reasoner.report.collect import ReportData, RunReport
 from reasoner.report.compare import EvaluationComparison, when
 from reasoner.report.panels import Panel
+from reasoner.report.text import LONGEST_EXAMPLE
 from reasoner.report.tiles import overview, tiles
 from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, homeless, p_value, resumptions, short, versions
 
@@ -103,6 +105,8 @@ def render(report: ReportData, payload: Mapping[str, Any], responses: Responses)
         environment=lambda run: homeless(json.dumps(run.environment, indent=2, ensure_ascii=False)),
         homeless=homeless,
         resumptions=resumptions,
+        shortened=shortened,
+        longest_example=LONGEST_EXAMPLE,
     )
     return page.lstrip()
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from math import nan
 
+from reasoner.evaluation.examples import Example, shortened
 from reasoner.monitoring.format import duration, interval, number, sparkline, thirds
 from reasoner.monitoring.lines import label
 from reasoner.monitoring.metrics import find, headline
@@ -18,6 +19,8 @@ from reasoner.runs.reader import SavedRun
 _ESCAPES = {"\\": "\\\\", "`": "\\`", "*": "\\*", "|": "\\|", "<": "&lt;", "&": "&amp;"}
 TREND = 24
 """characters"""
+LONGEST_EXAMPLE = 300
+"""characters of a problem or a response: a longer one keeps its beginning and its end"""
 WATCHED = (
     "response/finished",
     "response/length_mean",
@@ -52,9 +55,12 @@ def _single(each: RunReport) -> Iterator[str]:
     yield f"# {escaped(run.name)}"
     yield f"**{run.state}**: {ended(run)}" + (f". {escaped(run.reason)}" if run.reason else "")
     warned = (f"step {warning.step}: {warning.what}. {warning.advice}" for warning in each.warnings)
-    if said := [*each.verdicts, *warned, *each.alerts]:
+    if said := [*each.verdicts, *each.gate, *warned, *each.alerts]:
         yield "\n".join(f"- {escaped(line)}" for line in said)
     yield from _evaluation(each)
+    if each.examples:
+        yield "## Responses before and after training"
+        yield "\n\n".join(_example(number, example) for number, example in enumerate(each.examples, 1))
     if run.metrics:
         yield f"## Training, {run.steps} steps"
         yield _training(run)
@@ -110,6 +116,19 @@ def comparison_text(comparison: EvaluationComparison) -> str:
     head = ("", escaped(comparison.before), escaped(comparison.after), "change [95% interval]", "p")
     note = f"\n\n{escaped(comparison.note)}" if comparison.note else ""
     return table(head, rows) + note
+
+
+def _example(number: int, example: Example) -> str:
+    """A problem with its two responses, cut to what fits into a message."""
+    verdicts = ["right" if right else "wrong" for right in (example.right_before, example.right_after)]
+    reference = f" (answer: {escaped(shortened(example.answer, 40))})" if example.answer else ""
+    rows = [
+        f"{number}. {example.kind}",
+        f"   - problem: {escaped(shortened(example.question, LONGEST_EXAMPLE))}{reference}",
+        f"   - before, {verdicts[0]}: {escaped(shortened(example.before, LONGEST_EXAMPLE))}",
+        f"   - after, {verdicts[1]}: {escaped(shortened(example.after, LONGEST_EXAMPLE))}",
+    ]
+    return "\n".join(rows)
 
 
 def _training(run: SavedRun) -> str:

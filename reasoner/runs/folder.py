@@ -7,6 +7,7 @@
         starts.jsonl        one `Start` per start, with its environment
         status.json         running, finished, stopped, interrupted or failed, and why; steps and seconds so far
         metrics.jsonl       one object per committed step (`reasoner.monitoring.metrics` names the keys)
+        gate.json           what the untrained policy gets right of a few training problems (`TrainingGate`)
         evaluations.jsonl   one `Evaluated` per evaluation
         warnings.jsonl      one object per warning: step, name, what was seen, what to try
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
@@ -34,13 +35,14 @@ from typing import Any, Self
 
 from reasoner.errors import DataError, RunError, UserError, state_after
 from reasoner.evaluation.metrics import Evaluation
+from reasoner.evaluation.training_gate import TrainingGate
 from reasoner.io.atomic_files import append_line, replace_text, replacing_folder, sync
-from reasoner.io.bounded_files import LARGEST, SMALL_BYTES, parse_json, read_lines, read_object
+from reasoner.io.bounded_files import LARGEST, SMALL_BYTES, is_there, parse_json, read_lines, read_object, read_text
 from reasoner.io.folder_lock import Lock
 from reasoner.io.parquet import write_parquet
 from reasoner.io.redaction import redact
 from reasoner.io.safe_text import printable
-from reasoner.io.serialization import read_jsonl, to_json
+from reasoner.io.serialization import from_json, read_jsonl, to_json
 from reasoner.models.run_models import FOLDER, record_step
 from reasoner.records import NonFiniteResponse, Rollout
 from reasoner.runs.checkpoints import Checkpoints
@@ -49,7 +51,7 @@ from reasoner.runs.environment import describe, now
 from reasoner.runs.rollouts import storable_rollouts
 from reasoner.runs.starts import ENVIRONMENT, record_start
 
-CONFIG, IDENTITY, LOG = "config.toml", "identity.json", "log.txt"
+CONFIG, IDENTITY, LOG, GATE = "config.toml", "identity.json", "log.txt", "gate.json"
 METRICS_BYTES = 2 * 2**30
 """of metrics and of evaluations; a step has some 3 kB of metrics"""
 MOST_PROBLEMS = 200_000
@@ -145,6 +147,15 @@ class RunFolder:
                 self._write_rollouts(step, f"eval-{step:06}.parquet", rollouts)
             append_line(self.folder / "evaluations.jsonl", to_json(Evaluated(step, evaluation)))
         self.evaluations[step] = evaluation
+
+    def commit_gate(self, gate: TrainingGate) -> None:
+        """Keep what the gate before training found.
+
+        Raises:
+            RunError: the disk is full or the folder is gone.
+        """
+        with self._writing(GATE):
+            replace_text(self.folder / GATE, to_json(gate) + "\n")
 
     @contextmanager
     def saving_checkpoint(self) -> Iterator[Path]:
@@ -384,6 +395,26 @@ def read_evaluations(folder: Path) -> list[Evaluated]:
             if len(figures) > MOST_PROBLEMS or max(map(abs, figures)) > LARGEST:
                 raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is not a figure of an evaluation.")
     return found
+
+
+def read_gate(folder: Path) -> TrainingGate | None:
+    """What the gate before training found; None: there was none.
+
+    Raises:
+        DataError: the file is malformed.
+    """
+    path = folder / GATE
+    if not is_there(path):
+        return None
+    text = read_text(path, SMALL_BYTES)
+    try:
+        gate = from_json(text, TrainingGate)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    figures = [figure for figure in (gate.pass_1, gate.pass_group, gate.signal) if figure is not None]
+    if not all(0.0 <= bound <= 1.0 for each in figures for bound in (each.value, each.low or 0.0, each.high or 0.0)):
+        raise DataError(f"{path}: a share of responses, problems or groups is not between 0 and 1.")
+    return gate
 
 
 def _metrics(path: Path, number: int, line: bytes) -> dict[str, float]:

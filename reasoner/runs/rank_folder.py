@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoner.evaluation.metrics import Evaluation
+from reasoner.evaluation.training_gate import TrainingGate
 from reasoner.io.folder_lock import Lock
 from reasoner.records import NonFiniteResponse, Rollout
 from reasoner.runs.folder import RunFolder, as_read
@@ -45,6 +46,9 @@ class RankFolder(RunFolder):
 
     def commit_evaluation(self, step: int, evaluation: Evaluation, rollouts: Sequence[Rollout]) -> None:
         self.evaluations[step] = evaluation
+
+    def commit_gate(self, gate: TrainingGate) -> None:
+        pass
 
     @contextmanager
     def saving_checkpoint(self) -> Iterator[Path]:

@@ -85,11 +85,18 @@ class SavedRun:
         return chosen
 
     @property
-    def correct(self) -> str:
-        """What makes a response correct (`math`, `judge >= 0.8`); empty: the run samples nothing to evaluate it."""
+    def criterion(self) -> Criterion | None:
+        """What makes a response correct; None: the run samples nothing to evaluate it."""
         evaluation = self.config.get("evaluation", {})
         source = str(evaluation.get("correct", ""))
-        return str(Criterion(source, evaluation.get("threshold", 1.0))) if source else ""
+        rewards = [reward for reward in self.config.get("rewards", ()) if isinstance(reward, Mapping)]
+        conditions = {str(reward.get("source")): str(reward["when"]) for reward in rewards if reward.get("when")}
+        return Criterion.chained(source, evaluation.get("threshold", 1.0), conditions) if source else None
+
+    @property
+    def correct(self) -> str:
+        """The same in words (`math`, `judge >= 0.8`); empty: the run samples nothing to evaluate it."""
+        return str(self.criterion) if self.criterion else ""
 
     @property
     def seconds(self) -> float | None:
@@ -105,15 +112,6 @@ class SavedRun:
 def is_run(folder: Path) -> bool:
     """Whether a folder looks like a run's, even if it cannot be read."""
     return is_there(folder / STATUS)
-
-
-def read_state(folder: Path) -> RunState:
-    """How a run is, without reading anything else of it.
-
-    Raises:
-        DataError: it is no run folder, or its status is malformed.
-    """
-    return _status(folder).state
 
 
 def read_run(folder: Path) -> SavedRun:

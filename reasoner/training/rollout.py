@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass
+from random import Random
 from statistics import fmean
 from typing import Any
 
@@ -139,6 +140,21 @@ class RolloutCollector:
             metrics=self._metrics(len(kept), sum(map(len, rounds))),
             seconds=timer.seconds,
         )
+
+    def sample_apart(self, count: int, progress: Progress) -> tuple[ScoredGroup, ...]:
+        """Groups of a few training problems, chosen at random, that belong to no step: the problems and the noise of
+        the steps stay what they are without it.
+
+        Args:
+            count: problems; all where there are fewer.
+
+        Raises:
+            RunError: the sampler or the scoring service failed.
+        """
+        all_, config = list(self.prompts.values()), self.config
+        chosen = Random(derive_seed(config.run.seed, "gate", "problems")).sample(all_, min(count, len(all_)))
+        params = self._params(config.sampling.temperature, "gate")
+        return self._score(chosen, config.sampling.group_size, params, Timer(), progress, lambda group: None)
 
     def _params(self, temperature: float, purpose: Purpose, *parts: int) -> SamplingParams:
         config, seed = self.config.sampling, derive_seed(self.config.run.seed, purpose, *parts)

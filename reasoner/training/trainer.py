@@ -19,10 +19,13 @@ from reasoner.data.problems import Stream
 from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.seeds import derive_seed
 from reasoner.distributed.sharding import LogprobModel
-from reasoner.errors import ScoringError
+from reasoner.errors import DataError, ScoringError
+from reasoner.evaluation.examples import Example
 from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation
+from reasoner.evaluation.training_gate import PROBLEMS, judge_gate
 from reasoner.gro.spec.schedules import MetricSwitch, factor, passed
 from reasoner.gro.spec.terms import Source, Term
+from reasoner.io.bounded_files import is_there
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import PerturbableLearner
 from reasoner.monitoring.alarms import AlarmMonitor
@@ -30,7 +33,8 @@ from reasoner.monitoring.step_metrics import Timer, memory_metrics, seconds_sinc
 from reasoner.monitoring.view import Summary, View
 from reasoner.plugins.manager import Events
 from reasoner.records import Batch, Group, Rollout, ScoredGroup
-from reasoner.runs.folder import RunFolder, as_read
+from reasoner.runs.examples import read_examples
+from reasoner.runs.folder import GATE, RunFolder, as_read, read_gate
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.training.checkpointing import CheckpointManager, Stateful
 from reasoner.training.evaluator import Evaluator
@@ -287,6 +291,30 @@ class Trainer:
         self.run.add_fact("sampler check", result)
         self.view.message(f"{result}; {seconds:.1f} s")
 
+    def try_training_problems(self) -> None:
+        """The gate before the first step: how often the policy is right on a few training problems, and what to change
+        where it never or always is. A resumed run has it already.
+
+        Raises:
+            RunError: the sampler, the scoring service or the disk failed.
+        """
+        if self.run.steps or self.ranks.broadcast(is_there(self.run.folder / GATE)):
+            return
+        if self.collector is None or self.sampler is None:
+            self.view.message("no gate before training: the method reads data alone, no training problem is sampled")
+            return
+        started = time.perf_counter()
+        self.sampler.wake()
+        self.sampler.publish()
+        groups = self.collector.sample_apart(PROBLEMS, partial(self.view.stage, "gate"))
+        criterion = Criterion.of(self.config) if self.config.evaluation else None
+        gate = judge_gate(groups, criterion, demonstrations=self.config.gro.reads("demos"))
+        self.run.commit_gate(gate)
+        self.run.clock.evaluation += time.perf_counter() - started
+        self.view.message(gate.sentence)
+        if gate.advice:
+            self.view.message(f"WARNING: {gate.advice}")
+
     @contextmanager
     def sampler_asleep(self, timer: Timer) -> Iterator[None]:
         """The sampler gives its memory back meanwhile, unless it samples ahead; one that only evaluates until the next
@@ -360,6 +388,8 @@ class Trainer:
                 history=self.history,
                 warnings=self.alarms.raised,
                 evaluations=(before, after) if before and after else None,
+                examples=self._examples(),
+                gate=read_gate(self.run.folder),
                 set_up_s=self.run.clock.set_up,
                 evaluation_s=self.run.clock.evaluation,
                 total_s=self.run.clock.total,
@@ -368,6 +398,16 @@ class Trainer:
                 next_commands=commands,
             )
         )
+
+    def _examples(self) -> Sequence[Example]:
+        """Responses before and after training, where there are any of both."""
+        if not self.config.has_sampler:
+            return ()
+        try:
+            return read_examples(self.run.folder, 0, self.config.run.steps, Criterion.of(self.config))
+        except DataError as error:
+            self.view.message(f"no responses before and after training are shown: {error}")
+            return ()
 
 
 def seed_generators(seed: int, step: int) -> None:

@@ -14,6 +14,7 @@ operation of levels 1 and 2, is held out: `frames = "held_out"` evaluates on kin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -51,15 +52,39 @@ def word_problems(
         ConfigError: `levels` or `frames` names none, or one that does not exist.
         DataError: there are not that many different problems.
     """
-    if not isinstance(levels, list) or not levels or not set(levels) <= set(LEVELS):
-        raise ConfigError(f"options.levels of word_problems must be some of {list(LEVELS)}, got {levels!r}.")
-    if frames not in FRAME_SETS:
-        raise ConfigError(f"options.frames of word_problems must be one of {', '.join(FRAME_SETS)}, got {frames!r}.")
+    _check_levels(levels)
+    _check_frames(frames)
     draw = Random(f"word_problems:{seed}")
     seen: set[str] = set()
     for index in range(count):
         level = levels[index % len(levels)]
         yield _new_problem(draw, level, frames_of(level, frames), seen)
+
+
+def _check_levels(levels: object) -> None:
+    if not isinstance(levels, list) or not levels:
+        raise ConfigError(
+            f"options.levels of word_problems must be a list of some of {list(LEVELS)}, such as levels = [1, 2]; got "
+            f"{levels!r}."
+        )
+    for level in levels:
+        if isinstance(level, bool) or not isinstance(level, int):
+            raise ConfigError(f"options.levels of word_problems: {level!r} is not a whole number; got {levels!r}.")
+        if level not in LEVELS:
+            near = min(max(level, LEVELS[0]), LEVELS[-1])
+            raise ConfigError(
+                f"options.levels of word_problems: there is no level {level}, the nearest is {near}. The levels are "
+                f"{LEVELS[0]} (easiest) to {LEVELS[-1]} (hardest); got {levels!r}."
+            )
+
+
+def _check_frames(frames: object) -> None:
+    if frames not in FRAME_SETS:
+        near = get_close_matches(str(frames), FRAME_SETS, 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"options.frames of word_problems must be one of {', '.join(FRAME_SETS)}, got {frames!r}.{meant}"
+        )
 
 
 def frames_of(level: int, frames: str) -> list[Frame]:

@@ -21,7 +21,7 @@ from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.planning.resources import load_resources
 from reasoner.records import Group, Rollout
-from reasoner.runs.folder import read_evaluations
+from reasoner.runs.folder import read_evaluations, read_gate
 from reasoner.sampling.transformers import HfSampler
 from reasoner.training.build import open_trainer
 from reasoner.training.update import update
@@ -490,3 +490,26 @@ def test_plugins_see_what_happens_and_cannot_stop_it(task: Path, tmp_path: Path)
     ]  # and nothing after its own trouble
     assert log.count("tracker own failed and gets no further figures: RuntimeError: a tracker's own trouble") == 1
     assert list((trainer.run.folder / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_the_evening_on_a_laptop_runs_demonstrations_first_and_then_rewards(tmp_path: Path, model: Path) -> None:
+    """The profile of docs/laptop-evening.md, with a tiny model and two steps: the switch comes after the first."""
+    sets = [
+        *(f'model.path="{model}"', f'run.output="{tmp_path}"', "run.steps=2", "sampling.engine=hf"),
+        *(
+            "sampling.max_tokens=4",
+            "sampling.max_prompt_tokens=2048",
+            "data.demos.max_tokens=2048",
+            "data.eval.limit=4",
+        ),
+        *("data.train.limit=40", "data.demos.limit=40", "sampling.group_size=2", "data.demos.per_step=2"),
+    ]
+    with open_trainer(load_config("math-gsm8k", "evening", sets=sets)) as trainer:
+        train(trainer, gate=True)
+    first, second = trainer.history
+    assert (first["term/sft/weight"], second["term/grpo/weight"]) == (1.0, 1.0)
+    assert "term/grpo/weight" not in first
+    assert "reward/mean" not in first
+    assert "term/sft/weight" not in second
+    assert "curriculum/tried" in second
+    assert read_gate(trainer.run.folder)

@@ -18,8 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasoner.io.parquet import read_parquet
 from reasoner.monitoring.format import duration
 from reasoner.records import Rollout
+from reasoner.report.collect import collect
 from reasoner.report.model_card import export
-from reasoner.runs.folder import read_evaluations, read_metrics
+from reasoner.report.text import as_markdown
+from reasoner.runs.folder import read_evaluations, read_gate, read_metrics
 from reasoner.runs.model import run_model
 from reasoner.runs.reader import read_run
 from tests.tiny import build_tiny_model
@@ -99,14 +101,24 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
     AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     AutoTokenizer.from_pretrained(tmp_path / "exported")
 
+    gate = read_gate(folder)
+    assert gate
+    assert (gate.problems, gate.samples) == (8, 4)
+    for shown in (done.stdout, (folder / "log.txt").read_text(), as_markdown(collect([folder]))):
+        assert " ".join(gate.sentence.split()) in " ".join(shown.replace("\n- ", " ").split())
+    assert "before and after: " in done.stdout  # of the examples; a tiny model learns nothing in two steps
+
+    # Without the gate it is the same run: it takes no problem and no noise from a step.
     again = subprocess.run(
-        [*command[:4], str(folder / "config.toml"), "--output", str(tmp_path / "again")],
+        [*command[:4], str(folder / "config.toml"), "--no-gate", "--output", str(tmp_path / "again")],
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert again.returncode == 0, again.stderr
     (repeated,) = (tmp_path / "again").iterdir()
+    assert read_gate(repeated) is None
+    assert "Before training" not in again.stdout
     weights = "model.safetensors"
     assert (repeated / "model" / weights).read_bytes() == (folder / "model" / weights).read_bytes()
 

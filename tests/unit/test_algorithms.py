@@ -214,8 +214,6 @@ def schedule(**choices: Any) -> str:
             ["gro.preset=dpo", "gro.terms.dpo.source=online", "sampling.group_size=1"],
             ["sampling.group_size = 1", "gro.terms.dpo", "at least 2"],
         ),
-        (["gro.preset=dpo", "learning.reference=none"], ["gro.terms.dpo", "learning.reference = 'auto'"]),
-        (["gro.terms.grpo.kl.coefficient=0.1", "learning.reference=none"], ["gro.terms.grpo", "reference = 'auto'"]),
         (["gro.preset=rloo", "learning.updates_per_step=2"], ["= 2", "gro.terms.rloo.link.kind", "link.kind = 'clip'"]),
         (["gro.preset=rloo", "learning.epochs=2"], ["= 2", "gro.terms.rloo.link.kind = 'linear'", "use 1"]),
         (["learning.updates_per_step=3"], ["learning.problems_per_step = 8 is not divisible", "_per_step: --set"]),

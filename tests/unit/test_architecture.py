@@ -340,7 +340,7 @@ def test_the_command_line_has_these_options() -> None:
     assert dict(commands(get_command(app), "")) == {
         "": "--help --version",
         "run": "--accept-changes --allow-unsandboxed-code --config --dry-run --gpus --help --hostfile --max-hours "
-        "--model --output --plugin --profile --resume --set --steps task",
+        "--model --no-gate --output --plugin --profile --resume --set --steps task",
         "eval": "--allow-unsandboxed-code --config --help --json --model --output --plugin --profile --resume "
         "--samples --set --temperature tasks",
         "score": "--allow-unsandboxed-code --config --help --output --plugin --set saved",
@@ -430,7 +430,7 @@ learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer learning.deep
 learning.deepspeed.config learning.problems_per_step learning.updates_per_step learning.epochs learning.learning_rate
 learning.warmup_steps learning.decay learning.betas learning.weight_decay learning.max_grad_norm learning.max_not_finite
 learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.packing learning.share_prompts
-learning.reference lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
+lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
 handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
 evaluation.correct evaluation.threshold trackers
 gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound gro.terms.entry.link.limit

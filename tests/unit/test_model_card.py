@@ -268,7 +268,7 @@ def test_the_best_step_needs_an_evaluation_and_its_weights(tmp_path: Path) -> No
 @pytest.mark.parametrize("text", ["0.5", "-1", "lst", "", "\u00b2"])
 def test_a_step_that_is_none_is_refused(text: str, run: SavedRun, tmp_path: Path, cli: Cli) -> None:
     assert (
-        "it takes the number of a step, last or best"
+        "must be the number of a step, last or best"
         in cli("export", str(run.folder), f"--step={text}", "--to", str(tmp_path / "out")).err
     )
 

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
+from reasoner.evaluation.examples import Example
 from reasoner.evaluation.metrics import Criterion, Evaluation, estimate, summarise
+from reasoner.evaluation.training_gate import judge_gate
 from reasoner.monitoring import lines
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.choose import open_view
@@ -112,6 +114,8 @@ def summary(steps: int = STEPS, after: Evaluation | None = None) -> Summary:
         history=[metrics(step) for step in range(1, steps + 1)],
         warnings=[WARNED],
         evaluations=(evaluation(1, 4), after or evaluation(2, 40)),
+        examples=(),
+        gate=None,
         set_up_s=52.0,
         evaluation_s=80.0,
         total_s=52.0 + 80.0 + 41.0 * steps + 3.0,
@@ -406,8 +410,10 @@ def test_the_summary_fits_80_columns_and_copies_paths_whole() -> None:
     assert f"\n  {command}" in text
     assert max(len(line) for line in text.splitlines() if command not in line) <= 80
     flat = " ".join(text.split())
-    assert "Accuracy (math, avg@1) went from 2.1% to 4.2%: +2.1 points" in flat
-    assert "+6.2), within noise." in flat
+    assert flat.startswith(
+        "Accuracy on the 48 evaluation problems went from 2.1% before training to 4.2% after it: +2.1 points (95% "
+        "interval +0.0 to +6.2), within noise: this run does not show a change. (math decides what is right.)"
+    )
     assert "In the evaluation, reward and boxed_format rose; math stayed within noise." in flat
     assert "Over the training steps, reward and boxed_format rose; math stayed within noise." in flat
     assert re.search(r"sampling\W+5:36\W+54%", flat)
@@ -428,8 +434,49 @@ def test_the_summary_at_60_columns_keeps_names_and_changes() -> None:
 
 def test_a_real_gain_is_called_more_than_noise() -> None:
     flat = " ".join(as_text(summary(after=evaluation(20, 40)), ascii_only=True).split())
-    assert "more than noise" in flat
+    assert flat.startswith("Accuracy on the 48 evaluation problems rose from 2.1% ")
+    assert "more than noise. (math decides what is right.)" in flat
     assert flat.isascii()
+    lost = replace(summary(), evaluations=(evaluation(20, 40), evaluation(1, 40)))
+    assert as_text(lost, ascii_only=True).split("\n")[1].startswith("Accuracy on the 48 evaluation problems fell from")
+
+
+def test_the_summary_shows_responses_before_and_after_training() -> None:
+    long = "He counts the apples one by one, " * 20
+    examples = [
+        Example(
+            "Tom has 3 apples and buys 4. " * 12,
+            "7",
+            long,
+            "3 + 4 = 7\n\nSo \\boxed{7} [/bold] é",
+            False,
+            True,
+            47,
+            128,
+        ),
+        Example("And 1 + 1?", "", "", "2", True, True, 1, 1),
+    ]
+    text = as_text(replace(summary(), examples=examples), ascii_only=False)
+    shown = text[text.index("Responses to evaluation problems") : text.index("Evaluation on")]
+    rows = shown.splitlines()
+    assert max(map(len, rows)) <= 80
+    assert "1. wrong before, right after: 47 of 128 problems" in rows
+    assert "2. right before and after: 1 of 1 problem" in rows
+    assert "   after   right  3 + 4 = 7 So \\boxed{7} [/bold] é" in rows
+    assert "   before  right  (nothing)" in rows
+    before = shown[shown.index("   before  wrong") : shown.index("   after   right")]
+    assert before.count("\n") == 2
+    assert " ... " in " ".join(before.split())
+    assert shown.index("(answer: 7)") < shown.index("before  wrong")
+    assert as_text(replace(summary(), examples=examples), ascii_only=True).isascii()
+    assert "Responses to" not in as_text(summary(), ascii_only=False)
+
+
+def test_the_summary_has_the_gate_and_its_warning() -> None:
+    never = judge_gate([_scored(n, False, True) for n in range(8)], Criterion("math"), demonstrations=False)
+    flat = " ".join(as_text(replace(summary(), gate=never), ascii_only=False).split())
+    assert f"- {never.sentence} - {never.advice} " in flat
+    assert "Before training" not in as_text(summary(), ascii_only=False)
 
 
 def test_a_summary_of_a_single_step_works() -> None:
@@ -521,7 +568,9 @@ def test_how_many_problems_are_judged_is_said_where_not_all_are() -> None:
     part = summarise(scored, 1, Criterion("math"))
     assert lines.size(part) == "48 problems (24 of them judged), 1 response each"
     flat = " ".join(as_text(summary(after=part), ascii_only=False).split())
-    assert "Accuracy (math, avg@1) went from 4.2% to 83.3% on the 24 of 48 problems judged: +79.2 points" in flat
+    assert flat.startswith(
+        "Accuracy on the 24 of 48 evaluation problems rose from 4.2% before training to 83.3% after it: +79.2 points"
+    )
 
 
 def demo() -> None:

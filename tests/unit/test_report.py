@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 
 from reasoner.cli.results.report import leaving_report
 from reasoner.errors import DataError, RunError, UserError
-from reasoner.evaluation.metrics import Evaluation, estimate
+from reasoner.evaluation.examples import shortened
+from reasoner.evaluation.metrics import Criterion, Evaluation, estimate
 from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.io.serialization import to_json
 from reasoner.monitoring.summary import as_text
@@ -29,9 +30,10 @@ from reasoner.records import Rollout
 from reasoner.report.collect import collect
 from reasoner.report.compare import settings
 from reasoner.report.pieces import Pieces, load_pieces
-from reasoner.report.text import as_markdown
+from reasoner.report.text import as_markdown, escaped
 from reasoner.report.write import make_report, save, write_plots
-from reasoner.runs.folder import Evaluated, read_evaluations
+from reasoner.runs.examples import read_examples
+from reasoner.runs.folder import GATE, Evaluated, read_evaluations, read_gate
 from reasoner.runs.reader import read_run
 from reasoner.runs.starts import record_start
 from tests.made_up import HOSTILE, edit_json, made_up_run, write_tokenizer
@@ -305,6 +307,46 @@ def test_the_text_report_says_what_matters_and_escapes_the_rest(made: Path, tmp_
     assert (tmp_path / "deep" / "report.md").read_text() == text
 
 
+def test_the_report_has_the_gate_and_responses_before_and_after(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "first"))
+    gate, page, text = read_gate(run), page_of(run), as_markdown(collect([run]))
+    assert gate
+    assert gate.sentence in page
+    assert escaped(gate.sentence) in text
+    examples = read_examples(run, 0, 6, Criterion("math"))
+    assert len(examples) == 3
+    first = {row.problem.id: row for row in read_parquet(run / "rollouts" / "eval-000000.parquet", Rollout)}
+    last = {row.problem.id: row for row in read_parquet(run / "rollouts" / "eval-000006.parquet", Rollout)}
+    judged = [name for name in first if not (failed(first[name]) or failed(last[name]))]
+    for example in examples:
+        alike = [
+            name
+            for name in judged
+            if (right(first[name]), right(last[name])) == (example.right_before, example.right_after)
+        ]
+        assert (example.alike, example.problems) == (len(alike), len(judged))
+        assert (example.before, example.after) in {(first[n].response.text, last[n].response.text) for n in alike}
+        assert example.kind in page
+        assert example.kind in text
+        assert escaped(shortened(example.after, 300)) in text
+    assert "## Responses before and after training" in text
+    (run / GATE).unlink()
+    (run / "rollouts" / "eval-000006.parquet").unlink()
+    assert "Responses before and after" not in page_of(run)
+    assert "Before training, on" not in page_of(run)
+    hostile = page_of(made / "hostile")
+    assert 'id="examples"' in hostile
+    assert "<img" not in hostile
+
+
+def right(rollout: Rollout) -> bool:
+    return rollout.components[0].value == 1.0
+
+
+def failed(rollout: Rollout) -> bool:
+    return rollout.components[0].failure is not None
+
+
 def test_charts_become_files(made: Path, tmp_path: Path) -> None:
     files = write_plots(collect([made / "first"]), tmp_path / "plots")
     assert {"reward.svg", "stage-times.svg", "grpo-mass-of-the-weights.svg"} <= {file.name for file in files}
@@ -403,6 +445,8 @@ def test_the_report_and_the_terminal_have_one_clock(tmp_path: Path) -> None:
         history=run.metrics,
         warnings=(),
         evaluations=None,
+        examples=(),
+        gate=None,
         set_up_s=run.times.set_up,
         evaluation_s=run.times.evaluation,
         total_s=run.times.total,

@@ -193,6 +193,29 @@ def test_runs_steps_and_refills_share_no_noise() -> None:
     assert len(set(seeds)) == len(seeds)
 
 
+def test_groups_that_belong_to_no_step_change_no_step() -> None:
+    """The gate before training: problems, order and noise of the steps are what they are without it."""
+    made, sampler = collector(every(3), problems=22, per_step=5, curriculum=True)
+    before = made.state()
+    apart = made.sample_apart(8, lambda done, total: None)
+    assert made.state() == before
+    assert len({scored.group.problem.id for scored in apart}) == 8
+    assert {len(scored.rewards) for scored in apart} == {SIZE}
+    for step in range(1, 6):
+        made.collect(step, greedy=True)
+    without, plain = collector(every(3), problems=22, per_step=5, curriculum=True)
+    for step in range(1, 6):
+        without.collect(step, greedy=True)
+    assert (sampler.rounds[1:], sampler.seeds[1:]) == (plain.rounds, plain.seeds)
+    assert sampler.seeds[0] not in plain.seeds
+    few, asked = collector(every(3), problems=3, per_step=3)
+    assert len(few.sample_apart(8, lambda done, total: None)) == 3
+    other, _ = collector(every(3), problems=22, per_step=5, seed=1)
+    chosen = [scored.group.problem.id for scored in other.sample_apart(8, lambda done, total: None)]
+    assert chosen != [scored.group.problem.id for scored in apart]
+    assert len(asked.seeds) == 1
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_the_gap_check_sees_every_ranks_sampler_also_where_groups_are_dropped(ranks: int) -> None:
     rollouts = collector(every(100), per_step=8)[0].collect(1, greedy=False)
@@ -222,10 +245,13 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
         made, sampler = collector(every(3), per_step=3)
         made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(sampler)), here))
         made.scorer = ShardedScorer(made.scorer, here)
+        assert [scored.group.problem.id for scored in made.sample_apart(2, lambda done, total: None)] == apart
         steps = [made.collect(step, greedy=False) for step in range(1, 5)]
         made.mark()
         return steps, made.state(), sampler
 
+    two = collector(every(3), per_step=3)[0].sample_apart(2, lambda done, total: None)
+    apart = [scored.group.problem.id for scored in two]
     found = on_ranks(ranks, rank)
     alone, state, _ = on_ranks(1, rank)[0]
     for steps, own_state, _ in found:

@@ -19,7 +19,7 @@ from reasoner.monitoring.format import age, size
 from reasoner.report.words import ended, resumptions
 from reasoner.runs.find import find_run, list_runs
 from reasoner.runs.folder import Evaluated
-from reasoner.runs.reader import disk_use, read_run, read_state
+from reasoner.runs.reader import disk_use, read_run
 from reasoner.runs.rollouts import index_groups
 from reasoner.runs.starts import record_start
 from tests.made_up import edit_json, made_up_run
@@ -80,7 +80,7 @@ def test_a_run_that_nobody_works_on_was_killed_if_it_says_that_it_runs(made: Pat
     folder = copy(made, tmp_path)
     edit_json(folder / "status.json", state="running", ended=None)
     with Lock(folder):
-        assert read_state(folder) == "running"
+        assert read_run(folder).state == "running"
     assert read_run(folder).state == "killed"
 
 

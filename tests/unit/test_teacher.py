@@ -317,7 +317,6 @@ OFFLINE = ["gro.terms.opsd.anchor.kind=none", "gro.terms.opsd.link.kind=linear"]
         (["gro.preset=grpo", "teacher.path=big"], "teacher has no effect: no term's credit is a teacher's"),
         (["teacher.servers=['http://a:1']"], "teacher.servers needs teacher.path"),
         (["teacher.dtype=bfloat16"], "teacher.dtype needs teacher.path"),
-        (["learning.reference=none"], "its teacher is the initial model, and learning.reference is 'none'"),
         (
             ["gro.terms.opd.preset=opd", "teacher.path=big"],
             "opsd, opd share one teacher: give them the same credit.sees",

@@ -188,7 +188,7 @@ CONTENT: Mapping[str, Damage] = {
 WARNINGS = "warnings.jsonl"
 FILES = (
     *("status.json", "config.toml", "environment.json", "metrics.jsonl", "evaluations.jsonl", WARNINGS),
-    *("starts.jsonl", "rollouts", STEP, "model/tokenizer.json", "identity.json", ".lock"),
+    *("starts.jsonl", "rollouts", STEP, "model/tokenizer.json", "identity.json", ".lock", "gate.json"),
 )
 SHOWN = tuple(file for file in FILES[:7] if file != WARNINGS)
 """those without which a run is not shown"""
@@ -205,6 +205,7 @@ def readers(file: str) -> list[tuple[str, ...]]:
         return [("runs", "compare", "runs/good", "runs/bad"), MARKDOWN, *([SCORE] if file == "config.toml" else [])]
     others: dict[str, list[tuple[str, ...]]] = {
         WARNINGS: [MARKDOWN],
+        "gate.json": [MARKDOWN],
         "rollouts": [PAGE, SCORE],
         "model": [PAGE, EXPORT],
     }

@@ -213,11 +213,18 @@ def test_all_are_different_and_levels_take_turns() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"levels": []}, r"levels of word_problems must be some of \[1, 2, 3, 4, 5\], got \[\]"),
-        ({"levels": [1, 6]}, r"got \[1, 6\]"),
-        ({"levels": ["1"]}, r"got \['1'\]"),
-        ({"levels": 1}, r"got 1"),
-        ({"frames": "eval"}, "frames of word_problems must be one of train, held_out, all, got 'eval'"),
+        ({"levels": []}, r"levels of word_problems must be a list of some of \[1, 2, 3, 4, 5\], such as .*; got \[\]"),
+        ({"levels": [1, 6]}, r"there is no level 6, the nearest is 5\. The levels are 1 .* to 5 .*; got \[1, 6\]"),
+        ({"levels": [0]}, r"there is no level 0, the nearest is 1\."),
+        ({"levels": [-7, 2]}, r"there is no level -7, the nearest is 1\."),
+        ({"levels": ["1"]}, r"'1' is not a whole number; got \['1'\]"),
+        ({"levels": [1.5]}, r"1\.5 is not a whole number"),
+        ({"levels": [True]}, r"True is not a whole number"),
+        ({"levels": [[1]]}, r"\[1\] is not a whole number"),
+        ({"levels": 1}, r"such as levels = \[1, 2\]; got 1"),
+        ({"levels": "1"}, r"such as levels = \[1, 2\]; got '1'"),
+        ({"frames": "heldout"}, "must be one of train, held_out, all, got 'heldout'. Did you mean 'held_out'?"),
+        ({"frames": "eval"}, r"frames of word_problems must be one of train, held_out, all, got 'eval'\.$"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(options: dict[str, Any], message: str) -> None:

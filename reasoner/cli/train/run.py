@@ -80,6 +80,13 @@ def run(
             help="With --resume: accept plugin files and options of reward sources that have changed since.",
         ),
     ] = False,
+    no_gate: Annotated[
+        bool,
+        typer.Option(
+            "--no-gate",
+            help="Skip the gate: do not sample a few training problems first to see how often the model is right.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -150,7 +157,7 @@ def run(
     with interruptible(), guard, leaving_report() as report_on, open_trainer(resolved, going_on) as trainer:
         if here.first:
             report_on(trainer.run.folder)
-        train(trainer)
+        train(trainer, gate=not no_gate)
 
 
 def _refuse_beside_resume(given: Mapping[str, object]) -> None:

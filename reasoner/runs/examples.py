@@ -1,0 +1,62 @@
+"""The examples of `reasoner.evaluation.examples`, read from a run's evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reasoner.evaluation.examples import Example, choose_examples
+from reasoner.evaluation.metrics import Criterion
+from reasoner.io.bounded_files import is_there
+from reasoner.io.parquet import read_columns, read_parquet
+from reasoner.records import Component, Failure, Rollout
+
+_LOOKED_AT = ["problem.id", "sample", "components"]
+
+
+def read_examples(folder: Path, first: int, last: int, criterion: Criterion) -> tuple[Example, ...]:
+    """A few responses of two evaluations; none where one of them sampled nothing.
+
+    Args:
+        folder: the run folder.
+        first: steps before the one evaluation.
+        last: steps before the other.
+
+    Raises:
+        DataError: a file cannot be read, or is none of rollouts.
+    """
+    files = [folder / "rollouts" / f"eval-{step:06}.parquet" for step in (first, last)]
+    if first == last or not all(map(is_there, files)):
+        return ()
+    before, after = (_verdicts(file, criterion) for file in files)
+    chosen = choose_examples(
+        {name: right for name, (_, right) in before.items()}, {name: right for name, (_, right) in after.items()}
+    )
+    shared = sum(name in after for name in before)
+    examples = []
+    for each in chosen:
+        (old_row, right_before), (new_row, right_after) = before[each.id], after[each.id]
+        (old,), (new,) = (
+            read_parquet(file, Rollout, [row]) for file, row in zip(files, (old_row, new_row), strict=True)
+        )
+        question = old.problem.messages[-1].content if old.problem.messages else ""
+        texts = (old.response.text, new.response.text)
+        examples.append(Example(question, old.problem.answer, *texts, right_before, right_after, each.alike, shared))
+    return tuple(examples)
+
+
+def _verdicts(file: Path, criterion: Criterion) -> dict[str, tuple[int, bool]]:
+    """Problem id -> row of its first response and whether that is right; those without a verdict are left out."""
+    found = {}
+    rows = read_columns(file, Rollout, _LOOKED_AT).to_pylist()
+    for number, row in enumerate(rows):
+        if row["sample"] == 0:
+            verdict = criterion.verdict({part["source"]: _component(part) for part in row["components"]})
+            if verdict in ("correct", "wrong"):
+                found[row["problem"]["id"]] = (number, verdict == "correct")
+    return found
+
+
+def _component(row: dict[str, object]) -> Component:
+    failure = row["failure"]
+    known = {name: row[name] for name in ("source", "weight", "value")}
+    return Component(**known, failure=Failure(**failure) if isinstance(failure, dict) else None)  # type: ignore[arg-type]
