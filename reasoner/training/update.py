@@ -60,8 +60,6 @@ class UpdateReport:
     """what the learner did, by mini-batch and source"""
     steps: tuple[StepResult, ...]
     """one per mini-batch and pass"""
-    teacher_kl: float | None
-    """of the online batch (`Batch.teacher_kl`)"""
     entropy: float | None
     """mean over the policy's tokens that went through the model, nats; None: no term has an entropy bonus"""
     gap: Gap | None
@@ -69,6 +67,8 @@ class UpdateReport:
     critic: CriticReport | None
     nonfinite: tuple[NonFiniteResponse, ...] = ()
     """the responses of optimiser steps, the critic's too, whose loss or gradient was not finite"""
+    teacher_kl: float | None = None
+    """of the online batch (`Batch.teacher_kl`)"""
 
     @property
     def skipped(self) -> list[str]:

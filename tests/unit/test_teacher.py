@@ -21,7 +21,7 @@ from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import KL, Advantage, Aggregation, Teacher, Term
 from reasoner.loading import load_config
-from reasoner.models.resolve import open_tokenizer
+from reasoner.models.tokenizer import open_tokenizer
 from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
 from reasoner.records import Batch, Group, Message, Problem, Prompt, Response, ScoredGroup
 from reasoner.sampling.server.compatibility import ServerRequirements
