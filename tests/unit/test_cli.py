@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from reasoner import __version__
+from reasoner.cli.app import app
 from reasoner.cli.inspect import doctor as doctor_command
 from reasoner.config import Config
 from reasoner.doctor.check import Diagnosis
@@ -35,6 +36,27 @@ def test_version_and_help(cli: Cli) -> None:
     for name in ("run", "eval", "score", "tasks", "rewards", "plugins", "algorithms", "config", "doctor"):
         assert f"│ {name} " in text
     assert "reasoner run math-gsm8k" in text
+
+
+def test_the_panels_of_help_are_the_folders_of_the_commands() -> None:
+    panels: dict[object, set[str]] = {}
+    for command in (command for command in app.registered_commands if not command.hidden):
+        assert command.callback is not None
+        panels.setdefault(command.rich_help_panel, set()).add(command.callback.__module__.split(".")[2])
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        first = group.typer_instance.registered_commands[0].callback
+        assert first is not None
+        panels.setdefault(group.rich_help_panel, set()).add(first.__module__.split(".")[2])
+    assert sorted(map(sorted, panels.values())) == [["inspect"], ["results"], ["train"]]
+
+
+@pytest.mark.parametrize("command", ["run", "eval", "score", "plan", "serve"])
+def test_help_shows_options_whole(cli: Cli, command: str) -> None:
+    """An option that is cut at 80 columns cannot be copied."""
+    text = cli(command, "--help").out
+    assert "--config" in text
+    assert "…" not in text
 
 
 @pytest.mark.parametrize(

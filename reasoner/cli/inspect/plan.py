@@ -34,8 +34,8 @@ _STYLES: dict[FitVerdict, str] = {
 def plan(
     task: options.TaskOption,
     profile: options.Profile = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs per node, one rank on each.")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
+    gpus: Annotated[int | None, typer.Option(min=1, metavar="N", help="GPUs per node, one rank on each.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Number of nodes.")] = 1,
     model: Annotated[
         str | None,
         typer.Option(

@@ -42,7 +42,7 @@ from reasoner.testing.cases import load_cases
 
 MOST = 20
 """examples of each kind that are printed"""
-Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
+Workers = Annotated[int, typer.Option(min=1, metavar="N", help="Worker processes.")]
 
 
 def score_references(

@@ -56,7 +56,9 @@ def run(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps (run.steps).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder in which the run folder is created (run.output).")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs per node, one rank on each (run.ranks).")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="GPUs per node, one rank on each (run.ranks).")
+    ] = None,
     hostfile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Train on the nodes of this file, reached by ssh: lines `NAME slots=GPUS`."),

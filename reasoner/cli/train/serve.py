@@ -30,7 +30,7 @@ def serve(
             help="Name of a task (`reasoner tasks list`), a TOML file of your own, or a model's folder.",
         ),
     ],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port to listen on.")] = 8000,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 127.0.0.1 cannot be reached from other machines.")
     ] = "127.0.0.1",

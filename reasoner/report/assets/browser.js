@@ -96,7 +96,7 @@ class Browser {
   showList() {
     const first = this.page * PER_PAGE;
     const rows = this.found.slice(first, first + PER_PAGE).map((each, at) => this.row(each, first + at));
-    this.list.replaceChildren(...(rows.length ? rows : [h("li", { class: "empty" }, "Nothing fits.")]));
+    this.list.replaceChildren(...(rows.length ? rows : [h("li", { class: "empty" }, "No group matches.")]));
     const last = Math.ceil(this.found.length / PER_PAGE) - 1;
     this.pages.hidden = last < 1;
     this.pages.replaceChildren(

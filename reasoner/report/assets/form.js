@@ -25,7 +25,7 @@ function filterForm(data, asked, changed, reset) {
     text("to", "max", number),
     choice("Component", "source", [any, ...numbered(data.sources)]),
     choice("is", "verdict", [any, ...titles(VERDICTS)]),
-    choice("Ended", "finish", [any, ["stop", "by itself"], ["length", "cut at the limit"]]),
+    choice("Ended", "finish", [any, ["stop", "on its own"], ["length", "cut at the limit"]]),
     choice("Order", "sort", titles(SORTS)),
     button("Reset", reset));
   let waiting = 0;

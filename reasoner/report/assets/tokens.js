@@ -107,7 +107,7 @@ function colourScale(colouring, scale) {
   const steps = (kind) => [1, 2, 3, 4, 5, 6].map((level) => h("i", { class: `${kind} t${level}` }));
   if (colouring === "logprob") return span("scale", "likely", ...steps("rare"), "unlikely");
   if (colouring !== "weight") return null;
-  if (!scale) return span("", "no token of this group has weight");
+  if (!scale) return span("", "no token of this group has a weight");
   const [down, up] = [`pushed down, ${(-scale).toExponential(1)}`, `up, ${scale.toExponential(1)}`];
   return span("scale", down, ...steps("minus").reverse(), ...steps("plus"), up);
 }
