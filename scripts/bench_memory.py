@@ -30,10 +30,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from reasoner.loading import load_config
 from reasoner.models.resolve import resolve_model
+from reasoner.planning.decide import decide
 from reasoner.planning.estimate import RunEstimate, find_estimate
 from reasoner.processes.machine import GIB, this_machine
 from reasoner.processes.run_marker import MARKER
-from reasoner.sampling.factory import choose_engine
 from scripts.peak import peak
 from tests.tiny import build_tiny_model
 
@@ -151,8 +151,7 @@ def compare(name: str, folder: Path, steps: int) -> Compared:
 
 def _estimate(task: Path, sets: tuple[str, ...]) -> RunEstimate:
     config = load_config(task, sets=sets).config
-    engine = choose_engine(config.sampling) if config.online else ""
-    return find_estimate(config, this_machine("cpu"), engine)
+    return find_estimate(config, this_machine("cpu"), decide(config).engine)
 
 
 def _write_task(folder: Path, model: str) -> Path:

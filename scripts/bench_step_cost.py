@@ -34,7 +34,7 @@ from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.live import LiveView
 from reasoner.monitoring.step_metrics import Timer
 from reasoner.monitoring.view import Views
-from reasoner.plugins.manager import Events
+from reasoner.plugins.events import Events
 from reasoner.records import Component, Group, Message, Problem, Prompt, Response, SamplingParams, ScoredGroup
 from reasoner.runs.folder import RunFolder, open_run
 from reasoner.training.prefetch import Prefetcher

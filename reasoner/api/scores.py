@@ -124,8 +124,9 @@ def score(
     given = check_plugins(plugins)
     given += [function for function in functions if not any(function is each for each in given)]
     with written(given) as files:
-        check_rewards(entries, reward_sources(build_manager(files)))
-        preflight(entries, files)
+        manager = build_manager(files)
+        check_rewards(entries, reward_sources(manager))
+        preflight(entries, manager)
         with ScoringService(entries, SCORING, files, _say, fail=_say, log=_say) as service:
             return Scores(tuple(scored for groups in batches for scored in score_in_order(groups, service)))
 

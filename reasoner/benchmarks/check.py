@@ -85,14 +85,14 @@ def _plain(part: BenchmarkPart, device: str, longest: int) -> TorchPolicy:
         trust_remote_code=config.model.trust_remote_code,
         autocast=False,
     )
-    if part.resources.engine in ("vllm", "servers"):
+    if part.resources.decisions.engine in ("vllm", "servers"):
         policy.rotate_as_vllm(longest)
     return policy
 
 
 def _device(part: BenchmarkPart) -> str | None:
     """Where the model fits now, best first: `cuda`, `cpu`; None: nowhere."""
-    free = free_memory(part.resources.device)
+    free = free_memory(part.resources.decisions.device)
     places = {"cuda": "GPU memory", "cpu": "memory"}
     return next((device for device, place in places.items() if _bytes(part) <= free.get(place, 0.0)), None)
 

@@ -29,9 +29,10 @@ def evaluate(parts: Sequence[BenchmarkPart], folder: EvaluationFolder, view: Vie
     """
     for together in shared(parts):
         first = together[0]
-        view.message(f"model {first.letter}: starting the sampler ({first.resources.engine})")
+        view.message(f"model {first.letter}: starting the sampler ({first.resources.decisions.engine})")
         longest, log = max(part.longest for part in together), folder.folder / f"sampler-{first.letter}.log"
-        with open_sampler(first.config, first.resources.folder, log, longest, say=view.message) as sampler:
+        decisions, model_folder = first.resources.decisions, first.resources.folder
+        with open_sampler(first.config, decisions, model_folder, log, longest, say=view.message) as sampler:
             view.message(f"model {first.letter}: {sampler.description}")
             if sampler.version < 0:
                 model = first.config.model

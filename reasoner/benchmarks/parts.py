@@ -11,6 +11,7 @@ from reasoner.errors import ConfigError, UserError
 from reasoner.evaluation.metrics import Criterion
 from reasoner.loading import Resolved
 from reasoner.models.model_config import context_of
+from reasoner.planning.decide import decide
 from reasoner.planning.memory import check_memory
 from reasoner.planning.resources import Resources, load_resources
 from reasoner.processes.machine import free_memory
@@ -62,7 +63,8 @@ class BenchmarkPart:
     def engine(self) -> tuple[object, ...]:
         """What an engine is opened with: parts with equal ones share it."""
         model, sampling = self.config.model, self.config.sampling
-        chosen = (self.resources.folder, self.resources.device, self.resources.engine)
+        decided = self.resources.decisions
+        chosen = (self.resources.folder, decided.device, decided.engine)
         return (*chosen, model.dtype, model.trust_remote_code, sampling.memory_share, sampling.kv_cache_gib)
 
 
@@ -86,7 +88,11 @@ def prepare(resolved: Sequence[Resolved], letters: Mapping[str, str]) -> tuple[B
         _check(each.config)
     _refuse_twice([f"{each.config.task} with model {each.config.model.path}" for each in resolved])
     parts = [
-        BenchmarkPart(letters[each.config.model.path], load_resources(alone(each), training=False)) for each in resolved
+        BenchmarkPart(
+            letters[each.config.model.path],
+            load_resources(alone(each), decide(each.config, training=False), training=False),
+        )
+        for each in resolved
     ]
     _refuse_equal_models(parts)
     for part in parts:
@@ -104,7 +110,7 @@ def memory_warnings(parts: Sequence[BenchmarkPart]) -> tuple[str, ...]:
     return tuple(
         f"model {part.letter}: {warning}"
         for part in first
-        for warning in check_memory(part.resources.evaluation_needs, free_memory(part.resources.device))
+        for warning in check_memory(part.resources.evaluation_needs, free_memory(part.resources.decisions.device))
     )
 
 
@@ -115,7 +121,7 @@ def identities(parts: Sequence[BenchmarkPart]) -> dict[str, dict[str, str]]:
     models = {folder: identify({"model": folder}, {}, (), "") for folder in folders}
     return {
         part.name: models[part.resources.folder]
-        | identify({}, {"prompts": part.prompts}, part.config.plugins, part.resources.engine)
+        | identify({}, {"prompts": part.prompts}, part.config.plugins, part.resources.decisions.engine)
         for part in parts
     }
 
@@ -131,9 +137,8 @@ def describe(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
             f"correct by {Criterion.of(part.config)}"
         )
     for part in parts:
-        facts[f"model {part.letter}"] = (
-            f"{part.resources.facts['model']}, on {part.resources.device} with {part.resources.engine}"
-        )
+        decided = part.resources.decisions
+        facts[f"model {part.letter}"] = f"{part.resources.facts['model']}, on {decided.device} with {decided.engine}"
     return facts | _of_prompts(parts)
 
 

@@ -12,6 +12,7 @@ In come tables of values (`reasoner.loading` reads them from files), out comes a
     sections.py                 all sections together, and what follows from them
     consistency.py              what must hold between sections
     config.py                   `Config`: the sections, checked against each other
+    decisions.py                what a configuration leaves open, as it is decided for one machine
 """
 
 from reasoner.config.config import Config

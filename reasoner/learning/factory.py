@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from reasoner.config import Config
+from reasoner.config.decisions import Decisions
 from reasoner.distributed.ranks import Ranks
 from reasoner.errors import MissingDependencyError
 from reasoner.learning.deepspeed.settings import deepspeed_settings
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from reasoner.learning.torch_engine import TorchLearner
 
 
-def choose_learner(config: Config) -> str:
+def choose_learner(config: Config) -> Literal["torch", "deepspeed"]:
     """`torch` or `deepspeed`.
 
     Raises:
-        MissingDependencyError: deepspeed is asked for and not installed.
+        MissingDependencyError: deepspeed is asked for, or peft is needed, and not installed.
     """
     if config.learner == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise MissingDependencyError(
@@ -36,10 +37,9 @@ def describe_learner(config: Config) -> str:
     """What will train, and why.
 
     Raises:
-        MissingDependencyError: as `choose_learner`, or peft is needed and not installed.
         ConfigError: the user's DeepSpeed file contradicts the configuration.
     """
-    if choose_learner(config) == "torch":
+    if config.learner == "torch":
         return f"torch ({_reason(config)}){_adapter(config)}"
     deepspeed_settings(config.learning, config.model.dtype)
     zero = f"ZeRO {config.learning.deepspeed.zero_stage} over {_counted(config.run.ranks)}"
@@ -47,7 +47,7 @@ def describe_learner(config: Config) -> str:
 
 
 def open_learner(
-    config: Config, folder: Path, device: str, ranks: Ranks, checkpoint: Path | None = None
+    config: Config, decisions: Decisions, folder: Path, ranks: Ranks, checkpoint: Path | None = None
 ) -> TorchLearner | DeepspeedLearner:
     """Load the model in `folder` and prepare its optimiser, or go on from a `checkpoint` of it.
 
@@ -55,15 +55,14 @@ def open_learner(
         ranks: with DeepSpeed, those of the process group that is open.
 
     Raises:
-        MissingDependencyError: deepspeed is asked for and not installed.
         UserError: the model or the settings are not such as the engine can train.
     """
-    if choose_learner(config) == "torch":
+    if decisions.learner == "torch":
         from reasoner.learning.torch_engine import TorchLearner
 
         return TorchLearner(
             folder,
-            device=device,
+            device=decisions.device,
             dtype=config.model.dtype,
             config=config.learning,
             total_steps=config.optimizer_steps,
@@ -75,7 +74,7 @@ def open_learner(
 
     return DeepspeedLearner(
         folder,
-        device=device,
+        device=decisions.device,
         dtype=config.model.dtype,
         config=config.learning,
         total_steps=config.optimizer_steps,

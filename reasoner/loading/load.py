@@ -44,6 +44,8 @@ class Resolved:
     config: Config
     origins: Mapping[str, str]
     """dotted key -> `default`, `preset grpo`, `task math-gsm8k`, `profile laptop`, a `--config` file, `--set`"""
+    manager: pluggy.PluginManager
+    """the plugins that it names, each executed once: whoever needs plugins takes them from here"""
     typed: str = ""
     """what names the task after a command, so that it can be copied: `my-task.toml --profile gpu --plugin mine.py`"""
     preflights: Mapping[str, str] = field(default_factory=dict)
@@ -83,11 +85,11 @@ def load_config(
     leaves = _with_plugins(leaves, plugins)
     _check_entries(leaves)
     _refuse_secrets(leaves)
-    manager = _manager(leaves, manager, plugins)
+    hooks.add_files(manager, _plugins_of(leaves))
     algorithms = hooks.algorithms(manager)
     config = _validated(leaves := _over_presets(leaves, algorithms))
     _check_names(config, manager, algorithms)
-    return Resolved(config, _origins(config, leaves), _typed(found, config, plugins))
+    return Resolved(config, _origins(config, leaves), manager, _typed(found, config, plugins))
 
 
 def _typed(found: TaskFile, config: Config, plugins: Sequence[str]) -> str:
@@ -275,12 +277,10 @@ def _validated(leaves: Leaves) -> Config:
         raise ConfigError(explain(error, leaves)) from None
 
 
-def _manager(leaves: Leaves, manager: pluggy.PluginManager, plugins: Sequence[str]) -> pluggy.PluginManager:
-    """The manager with the plugins that the configuration names; one of them that is no text is refused later."""
+def _plugins_of(leaves: Leaves) -> list[str]:
+    """The plugins that the configuration names; where one of them is no text, none: that is refused later."""
     named = leaves.get(("plugins",), Leaf([], "default")).value
-    if named == list(plugins) or not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
-        return manager
-    return hooks.build_manager(named)
+    return named if isinstance(named, list) and all(isinstance(each, str) for each in named) else []
 
 
 def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algorithms) -> None:

@@ -15,7 +15,8 @@ from reasoner.errors import ConfigError, DataError, ReasonerError, UserError, ne
 from reasoner.io.bounded_files import SMALL_BYTES, read_bytes
 from reasoner.io.parsing import parse_toml
 from reasoner.plugins.hookspecs import TaskFamily
-from reasoner.plugins.manager import PluginError, TaskFiles, find
+from reasoner.plugins.importing import PluginError
+from reasoner.plugins.manager import TaskFiles, find
 
 T = TypeVar("T")
 

@@ -2,6 +2,7 @@
 
 In comes a configuration, out come a plan, or the sentence that says what cannot work.
 
+    decide.py                   what the configuration leaves open, decided once
     resources.py, sources.py    data and folders of models; every data source, read and rendered
     memory.py, estimate.py      what a run takes; whether it fits, and what to change
     feasibility.py              what is known not to work

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from reasoner.config import Config, OfflineConfig, RunConfig, SourceConfig, TermConfig
+from reasoner.config.decisions import Decisions
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Splits
 from reasoner.data.rows import describe_origin
@@ -18,13 +19,12 @@ from reasoner.models.resolve import describe_model
 
 
 def describe_plan(
-    resolved: Resolved, splits: Splits, device: str, engine: str, *, training: bool = True
+    resolved: Resolved, splits: Splits, decisions: Decisions, *, training: bool = True
 ) -> Mapping[str, str]:
     """The facts of a run by name, in the order in which they matter.
 
     Args:
-        device: `cpu` or `cuda`, as `resolve_device` found it.
-        engine: `vllm`, `hf` or `servers`, as the sampler's factory chose it; empty where nothing is sampled.
+        decisions: what the configuration left open.
         training: False leaves out what an evaluation alone does not use.
 
     Raises:
@@ -32,6 +32,7 @@ def describe_plan(
     """
     config = resolved.config
     asked, wanted = config.sampling.engine, config.model.device
+    device, engine = decisions.device, decisions.engine
     facts = {
         "task": f"{config.task}: {config.title}" if config.title else config.task,
         "profile": f"{config.profile or 'none'} ({resolved.origins['profile']})",

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pluggy
+
 from reasoner.config import RewardConfig
 from reasoner.loading import Resolved
 from reasoner.monitoring.tracking import preflight_trackers
-from reasoner.plugins.manager import build_manager, reward_sources, trackers
+from reasoner.plugins.manager import reward_sources, trackers
 
 
-def preflight(rewards: Sequence[RewardConfig], plugins: Sequence[str]) -> dict[str, str]:
+def preflight(rewards: Sequence[RewardConfig], manager: pluggy.PluginManager) -> dict[str, str]:
     """What each source that has a preflight says, by its name.
 
     Raises:
         UserError: a source cannot work here; the message says what to install or set.
     """
-    sources = reward_sources(build_manager(plugins))
+    sources = reward_sources(manager)
     said = {reward.source: sources[reward.source].ready(reward.options) for reward in rewards}
     return {source: line for source, line in said.items() if line}
 
@@ -35,12 +37,12 @@ def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
     config = resolved.config
     said: dict[str, str] = {}
     if config.has_sampler or not training:
-        said |= {f"reward {source}": line for source, line in preflight(config.rewards, config.plugins).items()}
+        said |= {f"reward {source}": line for source, line in preflight(config.rewards, resolved.manager).items()}
         if config.sampling.mode == "server":
             from reasoner.sampling.server.compatibility import preflight_servers
 
             said["servers"] = preflight_servers(config, resolved.typed)
     if training:
-        found = preflight_trackers(config.trackers, trackers(build_manager(config.plugins)))
+        found = preflight_trackers(config.trackers, trackers(resolved.manager))
         said |= {f"tracker {name}": line for name, line in found.items()}
     return replace(resolved, preflights=said)

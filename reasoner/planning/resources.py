@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pluggy
 
 from reasoner.config import Config, OfflineConfig
+from reasoner.config.decisions import Decisions
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Stream
 from reasoner.data.prompts.chat_probe import TurnEnd
@@ -21,7 +22,7 @@ from reasoner.io.safe_text import printable
 from reasoner.loading import Resolved
 from reasoner.models.hub import offline_fact
 from reasoner.models.loading import check_weights, check_weights_at_hand
-from reasoner.models.resolve import folder_at_hand, resolve_device, resolve_model
+from reasoner.models.resolve import folder_at_hand, resolve_model
 from reasoner.models.size import ModelSize
 from reasoner.models.tokenizer import open_tokenizer
 from reasoner.planning.describe import describe_offline, describe_plan
@@ -29,12 +30,11 @@ from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import Need, needs
 from reasoner.planning.sources import check_problems_of, read_sources, references_of, response_end
 from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
-from reasoner.plugins import manager as plugins
 from reasoner.processes.machine import this_machine
 from reasoner.records import Problem, Prompt, ScoredGroup
 from reasoner.runs.checksums import identify
 from reasoner.runs.folder import MINIMUM_FREE
-from reasoner.sampling.factory import check_sampler, choose_engine
+from reasoner.sampling.factory import check_sampler
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ class Resources:
     manager: pluggy.PluginManager
     facts: Mapping[str, str]
     """what was chosen, and why"""
-    device: Literal["cpu", "cuda"]
-    engine: str
-    """of the sampler; empty: nothing is sampled"""
+    decisions: Decisions
+    """what was left open: device, engines, how an adapter goes to the sampler"""
     folder: Path
     """of the model"""
     critic_folder: Path
@@ -72,20 +71,23 @@ class Resources:
         data: dict[str, Sequence[object]] = {"data.train": self.train, "data.eval": self.held_out}
         data |= {f"data.{source}": offline.groups for source, offline in self.offline.items()}
         used = {name: records for name, records in data.items() if records}
-        return identify(models, used, self.config.plugins, self.engine)
+        return identify(models, used, self.config.plugins, self.decisions.engine)
 
     @property
     def estimate(self) -> RunEstimate:
         """What training takes of memory and disk, and what is free here now."""
         policy, critic = ModelSize.of(self.folder, self.config.lora), ModelSize.of(self.critic_folder)
         teacher = ModelSize.of(self.teacher_folder) if self.config.loads_teacher else None
-        return RunEstimate(self.config, policy, critic, this_machine(self.device), self.engine, teacher)
+        machine = this_machine(self.decisions.device)
+        return RunEstimate(self.config, policy, critic, machine, self.decisions.engine, teacher)
 
     @property
     def evaluation_needs(self) -> tuple[Need, ...]:
         """What an evaluation takes of memory."""
         model = ModelSize.of(self.folder)
-        return needs(self.config, model, model, this_machine(self.device), self.engine, training=False)
+        return needs(
+            self.config, model, model, this_machine(self.decisions.device), self.decisions.engine, training=False
+        )
 
     @property
     def reserve_bytes(self) -> int:
@@ -93,29 +95,28 @@ class Resources:
         return MINIMUM_FREE + self.estimate.disk_bytes
 
 
-def load_resources(resolved: Resolved, *, training: bool) -> Resources:
+def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool) -> Resources:
     """Read the data and find the models.
 
     Raises:
         UserError: they are not as they must be.
     """
     config = resolved.config
-    manager = plugins.build_manager(config.plugins)
+    manager = resolved.manager
     report = RowReport(config.data.on_bad_row)
     read = read_sources(config, manager, report, training=training)
     checks: dict[str, str] | None = None
     if folder_at_hand(config.model.path) is None:  # before a model is downloaded or converted, which takes longer
         report.settle()
         checks = check_problems_of(config, manager, read.splits)
-    device = resolve_device(config.model.device)
-    engine = choose_engine(config.sampling) if config.has_sampler or not training else ""
-    facts = describe_plan(resolved, read.splits, device, engine, training=training)
+    facts = describe_plan(resolved, read.splits, decisions, training=training)
     # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
     # first time.
     print(printable(f"preparing model {facts['model']}"), flush=True)  # noqa: T201
     folder = resolve_model(config.model.path)
+    engine = decisions.engine
     if engine:
-        check_sampler(config, folder, training=training)
+        check_sampler(config, folder, engine, decisions.device)
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
@@ -124,7 +125,7 @@ def load_resources(resolved: Resolved, *, training: bool) -> Resources:
     data = replace(data, splits=replace(data.splits, notes=(*report.settle(), *data.splits.notes)))
     if checks is None:
         checks = check_problems_of(config, manager, data.splits)
-    facts = {**describe_plan(resolved, data.splits, device, engine, training=training), **checks}
+    facts = {**describe_plan(resolved, data.splits, decisions, training=training), **checks}
     facts |= references_of(config, manager, data.splits)
     facts |= {f"data.{source}": describe_offline(config, source, found) for source, found in data.offline.items()}
     facts |= {"hub": offline_fact()} if offline_fact() else {}
@@ -146,8 +147,7 @@ def load_resources(resolved: Resolved, *, training: bool) -> Resources:
         config=config,
         manager=manager,
         facts=facts,
-        device=device,
-        engine=engine,
+        decisions=decisions,
         folder=folder,
         critic_folder=critic_folder,
         teacher_folder=teacher_folder,
@@ -177,19 +177,19 @@ def _teacher_folder(config: Config, folder: Path, tokenizer: Any) -> Path:
     return found
 
 
-def check_models_at_hand(config: Config, engine: str) -> None:
+def check_models_at_hand(config: Config, decisions: Decisions | None = None) -> None:
     """What `load_resources` refuses of a training's models, as far as they are on this machine: nothing is downloaded,
     converted or loaded.
 
     Args:
-        engine: of the sampler; empty: it is not asked.
+        decisions: for this machine; None: the models are for another one, whose sampler cannot be asked.
 
     Raises:
         UserError: they are not as they must be.
     """
     trusted = config.model.trust_remote_code
-    if engine and (folder := folder_at_hand(config.model.path)):
-        check_sampler(config, folder, training=True)
+    if decisions and decisions.engine and (folder := folder_at_hand(config.model.path)):
+        check_sampler(config, folder, decisions.engine, decisions.device)
     check_weights_at_hand(config.model.path, trusted)
     if config.gro.needs_critic:
         check_weights_at_hand(config.critic.path or config.model.path, trusted, head=False)

@@ -4,6 +4,7 @@ In come entry points, files and packages, out come reward sources, tasks, method
 
     hookspecs.py                the hooks
     reward_api.py               `@reward`; tracker_api.py: trackers; options.py: typed options of either
-    manager.py                  finds, checks and calls plugins
+    manager.py, importing.py    finds plugins and calls their hooks; imports a file, once per process
+    contributions.py            what a plugin registers, checked; events.py: what plugins are told of a run
     scaffold.py                 the start of a plugin of one's own
 """

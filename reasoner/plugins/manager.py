@@ -6,20 +6,14 @@ aside: commands that need nothing of it go on, and asking for a name that is now
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
-import random
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 import pluggy
@@ -29,7 +23,16 @@ from reasoner.gro.spec.presets import Preset
 from reasoner.gro.spec.registry import BUILT_IN as BUILT_IN_ALGORITHMS
 from reasoner.gro.spec.registry import Algorithms
 from reasoner.plugins import hookspecs
+from reasoner.plugins.contributions import (
+    algorithms_of,
+    generators_of,
+    reward_sources_of,
+    task_families_of,
+    task_files_of,
+    trackers_of,
+)
 from reasoner.plugins.hookspecs import PROJECT, Generator, TaskFamily
+from reasoner.plugins.importing import PluginError, import_file, import_plugin
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.plugins.tracker_api import TrackerKind
 
@@ -38,14 +41,6 @@ T = TypeVar("T")
 BUILT_IN = ("reasoner_rewards", "reasoner_tasks", "reasoner.monitoring.trackers")
 PACKAGE, DISTRIBUTION, FILE = "built-in package", "distribution", "plugin file"
 """how the origins of plugins begin"""
-_executed: dict[str, str] = {}
-"""module of a plugin file -> SHA-256 of what was executed"""
-_FAMILY = re.compile(r"[a-z][a-z0-9_]*")
-"""a family's name: `-` joins it with a member's in run folders, `/` in commands"""
-
-
-class PluginError(UserError):
-    """A plugin cannot be imported, or claims a name that is taken; the message names its distribution or file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +101,9 @@ class TaskFiles(RegisteredNames[Path]):
 
 
 def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
-    """A fresh plugin manager: built-ins, installed distributions, then single files, in that order.
+    """The plugins of a process: built-ins, installed distributions, then single files, in that order.
 
-    Only the manager is: like any module, a file is executed once per process, and again when it has changed.
+    A command builds one: `load_config` does, and `Resolved.manager` carries it to whatever needs plugins.
 
     Raises:
         PluginError: a file cannot be imported or implements a hook that does not exist. (An installed distribution
@@ -123,17 +118,26 @@ def build_manager(files: Sequence[str] = ()) -> pluggy.PluginManager:
         if manager.has_plugin(origin):
             continue  # one module under two entry points
         try:
-            _register(manager, _import(origin, entry.load), origin)
+            _register(manager, import_plugin(origin, entry.load), origin)
         except PluginError as error:
             _set_aside(manager, origin, error)
+    add_files(manager, files)
+    return manager
+
+
+def add_files(manager: pluggy.PluginManager, files: Iterable[str]) -> None:
+    """Register plugin files that are not in the manager yet, in this order.
+
+    Raises:
+        PluginError: as `build_manager`.
+    """
     for file in files:
         path = Path(file)
         origin = f"{FILE} {path}"
-        module = _import(origin, lambda path=path: _import_file(path))
+        module = import_plugin(origin, partial(import_file, path))
         if not manager.is_registered(module):  # the same file may be named in two ways
             _refuse_forgotten(module, origin)
             _register(manager, module, origin)
-    return manager
 
 
 def reward_sources(manager: pluggy.PluginManager) -> dict[str, RewardSource]:
@@ -142,24 +146,24 @@ def reward_sources(manager: pluggy.PluginManager) -> dict[str, RewardSource]:
     Raises:
         PluginError: a name is registered twice, or a plugin that the user named does not work.
     """
-    return _unique("reward source", manager, _results(manager, "register_rewards", _rewards))
+    return _unique("reward source", manager, _results(manager, "register_rewards", reward_sources_of))
 
 
 def task_files(manager: pluggy.PluginManager) -> TaskFiles:
     """All task files by task name, and the families of tasks. Raises as `reward_sources`."""
-    files = _unique("task", manager, _results(manager, "register_tasks", _tasks))
-    families = _unique("task family", manager, _results(manager, "register_task_families", _families))
+    files = _unique("task", manager, _results(manager, "register_tasks", task_files_of))
+    families = _unique("task family", manager, _results(manager, "register_task_families", task_families_of))
     return TaskFiles(files, families, broken(manager))
 
 
 def generators(manager: pluggy.PluginManager) -> dict[str, Generator]:
     """All generators of problems by name. Raises as `reward_sources`."""
-    return _unique("generator", manager, _results(manager, "register_generators", _generators))
+    return _unique("generator", manager, _results(manager, "register_generators", generators_of))
 
 
 def algorithms(manager: pluggy.PluginManager) -> Algorithms:
     """All methods, credits and links by name, the built-in ones first. Raises as `reward_sources`."""
-    found = _results(manager, "register_algorithms", _algorithms)
+    found = _results(manager, "register_algorithms", algorithms_of)
     tables = {"built-in": BUILT_IN_ALGORITHMS, **found}
     return Algorithms(
         presets=_unique("method", manager, {origin: table.presets for origin, table in tables.items()}),
@@ -170,7 +174,7 @@ def algorithms(manager: pluggy.PluginManager) -> Algorithms:
 
 def trackers(manager: pluggy.PluginManager) -> dict[str, TrackerKind]:
     """All trackers by name. Raises as `reward_sources`."""
-    return _unique("tracker", manager, _results(manager, "register_trackers", _trackers))
+    return _unique("tracker", manager, _results(manager, "register_trackers", trackers_of))
 
 
 def registrations(manager: pluggy.PluginManager) -> list[Registration]:
@@ -179,12 +183,12 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
     Raises:
         PluginError: a plugin that the user named does not work.
     """
-    rewards = _results(manager, "register_rewards", _rewards)
-    tasks = _results(manager, "register_tasks", _tasks)
-    families = _results(manager, "register_task_families", _families)
-    made = _results(manager, "register_generators", _generators)
-    methods = _results(manager, "register_algorithms", _algorithms)
-    followers = _results(manager, "register_trackers", _trackers)
+    rewards = _results(manager, "register_rewards", reward_sources_of)
+    tasks = _results(manager, "register_tasks", task_files_of)
+    families = _results(manager, "register_task_families", task_families_of)
+    made = _results(manager, "register_generators", generators_of)
+    methods = _results(manager, "register_algorithms", algorithms_of)
+    followers = _results(manager, "register_trackers", trackers_of)
     found = []
     for origin, plugin in manager.list_name_plugin():
         if isinstance(plugin, Broken):
@@ -207,54 +211,6 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
             )
         )
     return found
-
-
-class Events:
-    """Tells plugins what happens in a run. A plugin that raises is reported and does not stop anything, and what it
-    draws from the process's random generators changes nothing: other ranks, where it is not called, draw the same.
-
-    `followers` are told too, after the plugins; they are objects with hooks, by the name that reports give them.
-    """
-
-    def __init__(
-        self,
-        manager: pluggy.PluginManager | None,
-        report: Callable[[str], None],
-        followers: Mapping[str, object] = MappingProxyType({}),
-    ) -> None:
-        """`manager`: None: nobody is told, as on every rank but the first."""
-        self._hooks = manager.hook if manager else None
-        self._report = report
-        for name, follower in followers.items():
-            assert manager is not None
-            manager.register(follower, name=name)
-
-    def emit(self, event: str, **values: object) -> None:
-        """Call every implementation of an event with those of the values that it takes."""
-        calls = getattr(self._hooks, event).get_hookimpls() if self._hooks else ()
-        if not calls:
-            return
-        with _generators_kept():
-            for call in calls:
-                try:
-                    call.function(**{name: values[name] for name in call.argnames})
-                except Exception as error:
-                    self._report(f"{call.plugin_name}: {event} failed: {type(error).__name__}: {error}")
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """The generators from which a run's credits and links may draw are afterwards as they were."""
-    import numpy as np
-    import torch
-
-    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(drawn)
-            np.random.set_state(drawn_by_numpy)
 
 
 def broken(manager: pluggy.PluginManager) -> list[PluginError]:
@@ -291,72 +247,6 @@ def _results(manager: pluggy.PluginManager, hook: str, parse: Callable[[Any], T]
             manager.unregister(name=origin)
             _set_aside(manager, origin, failed)
     return found
-
-
-def _rewards(returned: Iterable[object]) -> dict[str, RewardSource]:
-    sources = list(returned)
-    for source in sources:
-        if not isinstance(source, RewardSource):
-            raise TypeError(f"it must return functions marked with @reward, got {source!r}")
-    return _by_name((source.name, source) for source in sources if isinstance(source, RewardSource))
-
-
-def _tasks(returned: Iterable[Path]) -> dict[str, Path]:
-    return _by_name((Path(path).stem, Path(path)) for path in returned)
-
-
-def _families(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
-    families: dict[str, TaskFamily] = {}
-    for name, family in _named(returned).items():
-        if not isinstance(family, TaskFamily):
-            raise TypeError(f"{name!r} must be a TaskFamily, got {type(family).__name__}")
-        if not _FAMILY.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is not a valid name for a task family: use lower-case letters, digits and '_', a letter "
-                f"first"
-            )
-        families[name] = family
-    return families
-
-
-def _generators(returned: Mapping[str, Generator]) -> dict[str, Generator]:
-    return _named(returned)
-
-
-def _algorithms(returned: object) -> Algorithms:
-    if returned == ():
-        return Algorithms()
-    if not isinstance(returned, Algorithms):
-        raise TypeError(f"it must return Algorithms, got {type(returned).__name__}")
-    for table in (returned.presets, returned.credits, returned.links):
-        _named(table)
-    return returned
-
-
-def _trackers(returned: Mapping[str, object]) -> dict[str, TrackerKind]:
-    kinds: dict[str, TrackerKind] = {}
-    for name, kind in _named(returned).items():
-        if not isinstance(kind, TrackerKind):
-            raise TypeError(f"{name!r} must be a TrackerKind, got {type(kind).__name__}")
-        kinds[name] = kind
-    return kinds
-
-
-def _by_name(named: Iterable[tuple[str, T]]) -> dict[str, T]:
-    table: dict[str, T] = {}
-    for name, value in named:
-        if name in table:
-            raise ValueError(f"it registers {name!r} twice")
-        table[name] = value
-    return _named(table)
-
-
-def _named(table: Mapping[str, T]) -> dict[str, T]:
-    """The table, if its names are names: they are sorted, compared and printed."""
-    for name in table:
-        if not isinstance(name, str) or not name.strip():
-            raise TypeError(f"a name must be text, got {name!r}")
-    return dict(table)
 
 
 def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mapping[str, T]]) -> RegisteredNames[T]:
@@ -423,57 +313,3 @@ def _refuse_forgotten(module: ModuleType, origin: str) -> None:
             f"{origin} marks {', '.join(own)} with @reward and does not register it: nothing would find it. Add:\n"
             f"  from reasoner import hookimpl\n  @hookimpl\n  def register_rewards():\n      return [{', '.join(own)}]"
         )
-
-
-def _import(origin: str, load: Any) -> ModuleType:
-    try:
-        module = load()
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"{origin} cannot be imported: {type(error).__name__}: {error}") from error
-    if not isinstance(module, ModuleType):
-        raise PluginError(f"{origin} must name a module, got {type(module).__name__}")
-    return module
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    resolved = path.resolve()
-    if resolved.name == "__init__.py" and resolved.parent.name.isidentifier():
-        return _import_package(resolved)
-    name = f"reasoner_plugin_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
-    content = hashlib.sha256(resolved.read_bytes()).hexdigest()
-    known = sys.modules.get(name)
-    if known is not None and _executed.get(name) == content:
-        return known
-    spec = importlib.util.spec_from_file_location(name, resolved)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = _execute(name, spec)
-    _executed[name] = content
-    return module
-
-
-def _import_package(init: Path) -> ModuleType:
-    """The package of that `__init__.py` under its own name, so that its modules can import each other."""
-    name = init.parent.name
-    known = importlib.util.find_spec(name)
-    if known is not None:
-        if known.origin is None or Path(known.origin).resolve() != init:
-            raise ImportError(f"there is another module {name!r}: {known.origin or 'built in'}; rename the folder")
-        return importlib.import_module(name)
-    spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(init.parent)])
-    assert spec is not None
-    return _execute(name, spec)
-
-
-def _execute(name: str, spec: ModuleSpec) -> ModuleType:
-    """A new module, under its name while it is executed and afterwards; not where that fails."""
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module

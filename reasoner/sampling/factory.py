@@ -7,8 +7,10 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from reasoner.config import Config, SamplingConfig
+from reasoner.config.decisions import Decisions, SamplerEngine
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.io.parsing import read_model_json
@@ -26,12 +28,12 @@ _DELTA_NETS = ("qwen3_next", "qwen3_5")
 
 def open_sampler(
     config: Config,
+    decisions: Decisions,
     folder: Path,
     log: Path,
     longest: int | None = None,
     ranks: Ranks = ALONE,
     say: Callable[[str], None] = print,
-    adapter_rank: int = 0,
     devices: str = "",
 ) -> Sampler:
     """Start the engine for the model in `folder`, or ask the servers; `description` of the result says what was chosen.
@@ -43,16 +45,14 @@ def open_sampler(
         longest: tokens of a prompt and its response together; None: what sampling and evaluation allow.
         ranks: those that sample together.
         say: told what becomes of servers.
-        adapter_rank: of the adapters that are handed over alone (`merge_reason`); 0: whole weights are.
         devices: CUDA's numbers of those that the engine has; empty: all that this process sees.
 
     Raises:
-        MissingDependencyError: vllm is asked for and not installed.
         SamplerError: the engine does not start.
         UserError: a server cannot be used.
     """
-    max_model_len = longest or longest_context(config)
-    if config.sampling.mode == "server":
+    max_model_len = longest or decisions.longest_context
+    if decisions.engine == "servers":
         from reasoner.sampling.server.compatibility import ServerRequirements
         from reasoner.sampling.server.sampler import ServerSampler
 
@@ -65,27 +65,27 @@ def open_sampler(
             trust_remote_code=config.model.trust_remote_code,
             ranks=ranks,
         )
-    if choose_engine(config.sampling) == "vllm":
+    if decisions.engine == "vllm":
         from reasoner.sampling.vllm.engine import VllmSampler
 
-        start = start_of(config, folder, max_model_len)
-        return VllmSampler(replace(start, adapter_rank=adapter_rank, devices=devices), log)
+        start = start_of(config, decisions.device, folder, max_model_len)
+        return VllmSampler(replace(start, adapter_rank=decisions.adapter_rank, devices=devices), log)
     from reasoner.sampling.transformers import HfSampler
 
-    device = _device(config)
+    device = decisions.device
     return HfSampler(
         folder, config.model.dtype, device, max_model_len, MAX_SEQUENCES[device], config.model.trust_remote_code
     )
 
 
-def start_of(config: Config, folder: Path, max_model_len: int) -> StartEngine:
+def start_of(config: Config, device: Literal["cpu", "cuda"], folder: Path, max_model_len: int) -> StartEngine:
     """The vLLM engine of a configuration.
 
     Args:
+        device: as it was decided.
         folder: model and tokenizer in Hugging Face format.
         max_model_len: tokens of a prompt and its response.
     """
-    device = _device(config)
     return StartEngine(
         model=str(folder),
         dtype=config.model.dtype,
@@ -106,12 +106,12 @@ def longest_context(config: Config) -> int:
     return config.sampling.max_prompt_tokens + max(config.sampling.max_tokens, evaluation or 0)
 
 
-def merge_reason(config: Config, engine: str | None = None, device: str | None = None) -> str:
+def merge_reason(config: Config, engine: str, device: str) -> str:
     """Why the sampler gets all weights, with the adapter in them; empty: it gets the adapter alone.
 
     Args:
         config: with `[lora]`.
-        engine, device: of the sampler; None: as they are chosen here.
+        engine, device: of the sampler.
 
     Raises:
         ConfigError: `lora.handover = 'adapter'`, and the sampler cannot take it.
@@ -119,12 +119,11 @@ def merge_reason(config: Config, engine: str | None = None, device: str | None =
     assert config.lora is not None
     if config.lora.handover == "merged":
         return "lora.handover"
-    engine = engine or choose_engine(config.sampling)
     if engine != "vllm":
         why = f"the sampler is {engine}"
     elif config.lora.rank > ADAPTER_RANKS[-1]:
         why = f"vLLM takes ranks up to {ADAPTER_RANKS[-1]}"
-    elif config.model.dtype == "float32" and (device or _device(config)) == "cuda":
+    elif config.model.dtype == "float32" and device == "cuda":
         why = "on CUDA vLLM's adapters need model.dtype = 'bfloat16'"
     else:
         return ""
@@ -133,7 +132,7 @@ def merge_reason(config: Config, engine: str | None = None, device: str | None =
     return why
 
 
-def choose_engine(sampling: SamplingConfig) -> str:
+def choose_engine(sampling: SamplingConfig) -> SamplerEngine:
     """`vllm` or `hf`; `auto` is vllm when it is installed. `servers`: vLLM servers, whatever is installed here.
 
     Raises:
@@ -151,21 +150,17 @@ def choose_engine(sampling: SamplingConfig) -> str:
     return ("vllm" if installed else "hf") if asked == "auto" else asked
 
 
-def check_sampler(config: Config, folder: Path, *, training: bool) -> None:
+def check_sampler(config: Config, folder: Path, engine: str, device: str) -> None:
     """See, before anything is started, whether the engine can do what is asked of it.
 
     Raises:
-        ConfigError: the adapter cannot go alone, the model cannot be spread as configured, or vLLM has no code for it
-            in this number format.
+        ConfigError: the model cannot be spread as configured, or vLLM has no code for it in this number format.
         UserError: vLLM would load weights that do not belong to the model.
     """
-    if training and config.lora:
-        merge_reason(config)
     gpus = config.sampling.tensor_parallel
     if why := why_not_spread(ModelSize.of(folder), gpus):
         raise ConfigError(f"sampling.tensor_parallel = {gpus} {why}")
-    engine = choose_engine(config.sampling)
-    if engine == "vllm" and config.model.dtype != "bfloat16" and _device(config) == "cpu":
+    if engine == "vllm" and config.model.dtype != "bfloat16" and device == "cpu":
         _refuse_delta_nets(config, folder)
     extra = sorted({path.name for path in folder.glob("*.safetensors")} - {path.name for path in weight_files(folder)})
     if extra and engine != "hf" and not (folder / INDEX).is_file():
@@ -182,11 +177,3 @@ def _refuse_delta_nets(config: Config, folder: Path) -> None:
             f"model.dtype = {config.model.dtype!r}: vLLM on the CPU computes the gated delta nets of {kind} in "
             "bfloat16 alone. Set model.dtype = 'bfloat16', or sampling.engine = 'hf'"
         )
-
-
-def _device(config: Config) -> str:
-    if config.model.device != "auto":
-        return config.model.device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

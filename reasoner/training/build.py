@@ -13,6 +13,7 @@ from shlex import quote
 from typing import Any, Literal
 
 from reasoner.config import Config, RewardConfig
+from reasoner.config.decisions import Decisions
 from reasoner.data.curriculum import Curriculum
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, open_ranks, part_of, visible_devices
 from reasoner.distributed.sharding import LogprobModel, ShardedPolicy
@@ -22,28 +23,28 @@ from reasoner.gro.spec.terms import CustomLink, Term
 from reasoner.launch.launcher import error_folder, report_folder
 from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.critic import TorchCritic
-from reasoner.learning.factory import choose_learner, open_learner
+from reasoner.learning.factory import open_learner
 from reasoner.learning.model.backbone import Backbone
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.loading import Resolved, to_toml
-from reasoner.models.resolve import resolve_device
 from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.choose import open_view
 from reasoner.monitoring.plain import PlainView
 from reasoner.monitoring.tracking import Trackers
 from reasoner.monitoring.view import View, Views
+from reasoner.planning.decide import decide
 from reasoner.planning.describe import describe_checkpoints
 from reasoner.planning.feasibility import refuse_impossible
 from reasoner.planning.resources import Resources, load_resources
 from reasoner.plugins import manager as plugins
-from reasoner.plugins.manager import Events
+from reasoner.plugins.events import Events
 from reasoner.processes.stacks import forget_stacks, keep_stacks
 from reasoner.runs.folder import RunFolder, open_run
 from reasoner.runs.rank_folder import RankFolder
 from reasoner.runs.resuming.resume import Place, Resume, find_place, made_again
 from reasoner.runs.resuming.rules import KeyChange
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.factory import longest_context, merge_reason, open_sampler
+from reasoner.sampling.factory import open_sampler
 from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.policy import ServedPolicy
 from reasoner.sampling.sharded import ShardedSampler
@@ -80,26 +81,28 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
     config = resolved.config
     config.check_trains(resolved.typed)
     with ExitStack() as stack:
-        ranks = stack.enter_context(_open_ranks(config))
+        claim_device(config.model.device)  # before CUDA is asked what is there
+        decisions = decide(config)
+        ranks = stack.enter_context(_open_ranks(config, decisions))
         place = None
         if resume and ranks.first:
             place = stack.enter_context(find_place(resume.folder, config.run.steps, accept=resume.accept))
         checkpoint = ranks.broadcast(place.checkpoint if place else None)
         forget_scores = ranks.broadcast(place.forgets if place else False)
         changes = resume.changes if resume else ()
-        base = stack.enter_context(_open_base(resolved, ranks, place, changes))
+        base = stack.enter_context(_open_base(resolved, decisions, ranks, place, changes))
         prefetcher = stack.enter_context(Prefetcher())
         terms = _bound_terms(base)
         evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
-        learner = open_learner(_with_handover(config), base.folder, base.device, ranks, checkpoint)
+        learner = open_learner(_with_handover(config, decisions), decisions, base.folder, ranks, checkpoint)
         _match_rotation(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
         reference = _build_reference(base, learner)
         teacher = _build_teacher(base, reference, stack)
         trainer = Trainer(
             config=config,
-            device=base.device,
+            device=decisions.device,
             run=base.run,
             view=base.view,
             events=base.events,
@@ -127,8 +130,10 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
 
 
 @contextmanager
-def _open_base(resolved: Resolved, ranks: Ranks, place: Place | None, changes: Sequence[KeyChange]) -> Iterator[_Base]:
-    resources = load_resources(resolved, training=True)
+def _open_base(
+    resolved: Resolved, decisions: Decisions, ranks: Ranks, place: Place | None, changes: Sequence[KeyChange]
+) -> Iterator[_Base]:
+    resources = load_resources(resolved, decisions, training=True)
     config, facts = resources.config, dict(resources.facts)
     estimate = resources.estimate
     refuse_impossible(estimate)
@@ -217,15 +222,13 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
             ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
         )
         scorer: Scorer = service
-        view.message(f"starting the sampler ({base.engine})")
-        merged = merge_reason(config) if config.lora else ""
-        rank = config.lora.rank if config.lora and not merged else 0
+        view.message(f"starting the sampler ({base.decisions.engine})")
         log = base.run.folder / "sampler.log"
         devices = _devices(base.ranks, shared)
         sampler: Sampler | None = None
         if base.ranks.index % shared == 0:
             opened = open_sampler(
-                config, base.folder, log, ranks=base.ranks, say=view.message, adapter_rank=rank, devices=devices
+                config, base.decisions, base.folder, log, ranks=base.ranks, say=view.message, devices=devices
             )
             sampler = stack.enter_context(opened)
         if base.ranks.count > 1:
@@ -233,6 +236,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
             ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
             scorer, sampler = ShardedScorer(scorer, ranks), ShardedSampler(sampler, ranks, shared)
         assert sampler is not None
+        merged = base.decisions.merge_reason
         how = f", {f'merged hand-over ({merged})' if merged else 'adapter hand-over'}" if config.lora else ""
         view.message(f"sampler: {sampler.description}{how}")
         yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events, base.turn_end)
@@ -274,11 +278,11 @@ def _devices(ranks: Ranks, shared: int) -> str:
     return ",".join(device for _, own in everyone for device in own)
 
 
-def _with_handover(config: Config) -> Config:
+def _with_handover(config: Config, decisions: Decisions) -> Config:
     """With what the learner publishes chosen, where that is left open."""
     if config.lora is None or not config.has_sampler:
         return config
-    lora = config.lora.model_copy(update={"handover": "merged" if merge_reason(config) else "adapter"})
+    lora = config.lora.model_copy(update={"handover": "merged" if decisions.merge_reason else "adapter"})
     return config.model_copy(update={"lora": lora})
 
 
@@ -297,19 +301,18 @@ def _rank_rewards(rewards: Sequence[RewardConfig], ranks: Ranks, shared: int) ->
 
 
 @contextmanager
-def _open_ranks(config: Config) -> Iterator[Ranks]:
+def _open_ranks(config: Config, decisions: Decisions) -> Iterator[Ranks]:
     """The ranks of a training run, which must agree on everything that decides what they do.
 
     Raises:
         UserError: they do not.
     """
-    if choose_learner(config) == "torch":
+    if decisions.learner == "torch":
         yield ALONE
         return
-    claim_device(config.model.device)
     own = error_folder()
-    with keep_stacks(own) if own else nullcontext(), open_ranks(resolve_device(config.model.device)) as ranks:
-        ranks.agree(_flat(config.model_dump()) | {"model.device": resolve_device(config.model.device)})
+    with keep_stacks(own) if own else nullcontext(), open_ranks(decisions.device) as ranks:
+        ranks.agree(_flat(config.model_dump()) | {"model.device": decisions.device})
         yield ranks
 
 
@@ -343,8 +346,8 @@ def _build_held_out(
 
 def _match_rotation(base: _Base, model: Backbone) -> None:
     """Where vLLM samples, it decides how positions are rotated."""
-    if base.engine in ("vllm", "servers"):
-        model.rotate_as_vllm(longest_context(base.config))
+    if base.decisions.engine in ("vllm", "servers"):
+        model.rotate_as_vllm(base.decisions.longest_context)
 
 
 def _build_reference(base: _Base, learner: Adapted) -> LogprobModel | None:
@@ -390,14 +393,14 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
     config = base.config
     return TorchPolicy(
         folder,
-        device=base.device,
+        device=base.decisions.device,
         dtype=dtype,
         token_budget=config.learning.token_budget,
         logit_chunk=config.learning.logit_chunk,
         packing=config.learning.packing,
         share_prompts=config.learning.share_prompts,
         trust_remote_code=config.model.trust_remote_code,
-        autocast=choose_learner(config) == "torch",
+        autocast=base.decisions.learner == "torch",
     )
 
 
@@ -407,7 +410,7 @@ def _build_critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
         return None
     critic = TorchCritic(
         base.critic_folder,
-        device=base.device,
+        device=base.decisions.device,
         dtype=config.model.dtype,
         config=config.learning,
         learning_rate=config.critic.learning_rate,

@@ -13,7 +13,7 @@ from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import DataError, SamplerError, ScoringError
 from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation, summarise
 from reasoner.monitoring.view import View
-from reasoner.plugins.manager import Events
+from reasoner.plugins.events import Events
 from reasoner.records import Prompt, SamplingParams, ScoredGroup
 from reasoner.runs.folder import RunFolder
 from reasoner.runs.rollouts import to_rollouts

@@ -31,7 +31,7 @@ from reasoner.learning.learner import PerturbableLearner
 from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.step_metrics import Timer, memory_metrics, seconds_since_start
 from reasoner.monitoring.view import Summary, View
-from reasoner.plugins.manager import Events
+from reasoner.plugins.events import Events
 from reasoner.records import Batch, Group, Rollout, ScoredGroup
 from reasoner.runs.examples import read_examples
 from reasoner.runs.folder import GATE, RunFolder, as_read, read_gate

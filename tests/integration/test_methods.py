@@ -26,6 +26,7 @@ from reasoner.sampling.transformers import HfSampler
 from reasoner.training.build import open_trainer
 from reasoner.training.update import update
 from reasoner.training.weight_sync import Gap, check_gap
+from tests.resources import resources_of
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -233,7 +234,7 @@ def test_offline_data_that_are_evaluation_problems_are_left_out_or_refused(task:
     others.write_text("".join(json.dumps({"question": f"{n} - 1?", "answer": "?"}) + "\n" for n in range(4)))
     sets = [f"data.train.path={others}", "data.eval.shuffle=false", "data.pairs.per_step=1"]
     sets += ["gro.preset=grpo+dpo", "gro.terms.dpo.source=pairs"]
-    resources = load_resources(load_config(task, sets=[*sets, "data.overlap=drop"], plugins=[LETTERS]), training=True)
+    resources = resources_of(load_config(task, sets=[*sets, "data.overlap=drop"], plugins=[LETTERS]), training=True)
     assert len(resources.offline["pairs"].groups) == 2
     assert (
         "data.pairs: 1 of 3 problems are also evaluation problems and were left out." in resources.facts["data.pairs"]
@@ -241,7 +242,7 @@ def test_offline_data_that_are_evaluation_problems_are_left_out_or_refused(task:
     with pytest.raises(
         DataError, match=r"data\.pairs: 1 of 3 problems are also evaluation problems.*\n  pairs:0 is prob"
     ):
-        load_resources(load_config(task, sets=[*sets, "data.overlap=refuse"], plugins=[LETTERS]), training=True)
+        resources_of(load_config(task, sets=[*sets, "data.overlap=refuse"], plugins=[LETTERS]), training=True)
 
 
 def test_a_task_with_offline_data_alone_is_enough(task: Path, tmp_path: Path, model: Path) -> None:

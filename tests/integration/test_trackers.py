@@ -22,7 +22,8 @@ from pathlib import Path
 import psutil
 
 from reasoner.evaluation.metrics import Estimate, Evaluation
-from reasoner.plugins.manager import Events, build_manager, trackers
+from reasoner.plugins.events import Events
+from reasoner.plugins.manager import build_manager, trackers
 from reasoner.monitoring.tracking import Trackers, preflight_trackers
 
 folder, configured, said = Path(sys.argv[1]), json.loads(sys.argv[2]), []

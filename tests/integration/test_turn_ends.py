@@ -14,9 +14,9 @@ from reasoner.errors import UserError
 from reasoner.io.parquet import read_parquet
 from reasoner.loading import Resolved, load_config
 from reasoner.pipeline import train
-from reasoner.planning.resources import load_resources
 from reasoner.records import Response, Rollout
 from reasoner.training.build import open_trainer
+from tests.resources import resources_of
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -149,7 +149,7 @@ def plain(task: Path) -> Path:
 
 def test_a_base_model_without_a_chat_template_is_trained_on_plain_text(plain: Path) -> None:
     with pytest.raises(UserError, match=r"no chat template.*prompt\.format=plain"):
-        load_resources(resolved(plain), training=True)
+        resources_of(resolved(plain), training=True)
     sets = ["prompt.format=plain", "prompt.template=Q: {{ question }}\nA:", 'sampling.stop=["k"]']
     with open_trainer(resolved(plain, *sets)) as trainer:
         train(trainer)
@@ -170,4 +170,4 @@ def test_a_model_that_nothing_ends_is_refused_before_it_is_loaded(task: Path) ->
     folder = without_end(base_model(task.parent / "endless"))
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.raises(UserError, match=r"endless.*no end token, and its chat template writes nothing"):
-        load_resources(resolved(task, f"model.path={folder}"), training=True)
+        resources_of(resolved(task, f"model.path={folder}"), training=True)

@@ -235,14 +235,14 @@ def test_heavy_packages_stay_in_their_place(package: str) -> None:
     } == set()
 
 
-def test_only_plugins_calls_hooks() -> None:
+def test_only_the_plugins_package_calls_hooks() -> None:
     callers = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "reasoner").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr == "hook"
     }
-    assert callers == {"reasoner/plugins/manager.py"}
+    assert callers == {"reasoner/plugins/manager.py", "reasoner/plugins/events.py"}
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.relative_to(ROOT / "reasoner").as_posix())
@@ -253,6 +253,28 @@ def test_a_package_says_what_each_of_its_files_does(package: Path) -> None:
     folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
     named = set(re.findall(r"(?<![/\w\"])\w+\.py\b|(?<![/\w.])\w+/(?=[ ,;:]|$)", text, flags=re.MULTILINE))
     assert named == modules | folders
+
+
+DECIDED = {
+    "choose_engine": {"planning/decide.py", "cli/train/serve.py"},
+    "choose_learner": {"planning/decide.py"},
+    "resolve_device": {"planning/decide.py"},
+    "longest_context": {"planning/decide.py", "sampling/server/compatibility.py"},
+    "merge_reason": {"planning/decide.py", "planning/memory.py"},
+}
+"""what decides something -> who asks it: beside `decide`, the preflight of servers, the estimate for a machine that is
+only planned for, and the command that starts a server of vLLM and nothing else"""
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_what_a_configuration_leaves_open_is_decided_in_one_place(name: str) -> None:
+    callers = {
+        path.relative_to(ROOT / "reasoner").as_posix()
+        for path in (ROOT / "reasoner").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name
+    }
+    assert callers - {"learning/model/backbone.py"} == DECIDED[name]  # which has a `longest_context` of groups
 
 
 UNPICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle")

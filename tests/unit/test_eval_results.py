@@ -8,7 +8,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -17,6 +17,7 @@ from reasoner.benchmarks.check import check_engine
 from reasoner.benchmarks.parts import ALONE_SHARE, letters_of, prepare
 from reasoner.benchmarks.results import BenchmarkResult, as_json
 from reasoner.benchmarks.table import print_results
+from reasoner.config.decisions import Decisions, SamplerEngine
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.errors import SamplerError
 from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
@@ -155,7 +156,7 @@ def test_letters_go_on_after_z() -> None:
 def test_an_evaluation_has_the_gpu_for_itself_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def load(resolved: Any, *, training: bool) -> None:
+    def load(resolved: Any, decisions: Decisions, *, training: bool) -> None:
         seen.append(resolved.config.sampling.memory_share)
         raise InterruptedError
 
@@ -204,7 +205,8 @@ def test_the_plain_forward_pass_rotates_as_the_engine_that_is_compared_with_it(
         for group in groups
     ]
     sampler = SimpleNamespace(name=engine, sample=lambda *_: iter(sampled), sleep=lambda: None, wake=lambda: None)
-    resources = SimpleNamespace(folder=folder, device="cpu", engine=engine, turn_end=TurnEnd())
+    decisions = Decisions("cpu", cast(SamplerEngine, engine), "", 64)
+    resources = SimpleNamespace(folder=folder, decisions=decisions, turn_end=TurnEnd())
     part: Any = SimpleNamespace(
         letter="A", config=config, prompts=(), params=SamplingParams(1.0, 12), resources=resources
     )

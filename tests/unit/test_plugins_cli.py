@@ -14,7 +14,8 @@ import pytest
 from reasoner.errors import ConfigError, UserError
 from reasoner.loading import load_config
 from reasoner.plugins import manager as hooks
-from reasoner.plugins.manager import PluginError, build_manager, reward_sources
+from reasoner.plugins.importing import PluginError
+from reasoner.plugins.manager import build_manager, reward_sources
 from reasoner.plugins.scaffold import package_of, write_plugin
 from reasoner.testing import Checklist, check_source
 from reasoner.testing.cases import Case, make_problem, make_response
@@ -83,6 +84,7 @@ def test_a_file_is_listed_with_its_methods(cli: Cli) -> None:
 COMMANDS = (
     ("run", "math-gsm8k", "--profile", "laptop", "--dry-run"),
     ("plan", "math-gsm8k", "--profile", "laptop", "--model", "MODEL", "--set", "sampling.max_prompt_tokens=64"),
+    ("tasks", "list"),
     ("rewards", "show", "good"),
     ("config", "show", "math-gsm8k", "--profile", "laptop"),
     ("plugins", "check", "FILE"),

@@ -13,11 +13,13 @@ import pytest
 
 from reasoner import RewardSource, reward
 from reasoner.config import RewardConfig
+from reasoner.config.decisions import Decisions
 from reasoner.data.problems import Splits
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.loading import load_config
 from reasoner.planning.describe import describe_plan
 from reasoner.planning.preflight import preflight, ready
+from reasoner.plugins.manager import build_manager
 from tests.command import Cli
 from tests.integration.misbehaving_server import answer, serving
 
@@ -108,8 +110,8 @@ def test_whatever_goes_wrong_is_an_error_that_names_the_source(said: Any, messag
 def test_the_plan_has_what_each_source_says(own: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANDBOX", "bubblewrap 0.8.0")
     resolved = load_config("math-gsm8k", "laptop", [Path(own[3])], plugins=own[1:2])
-    assert "reward boxed_in" not in describe_plan(resolved, Splits((), (), ()), "cpu", "hf")
-    facts = describe_plan(ready(resolved), Splits((), (), ()), "cpu", "hf")
+    assert "reward boxed_in" not in describe_plan(resolved, Splits((), (), ()), Decisions("cpu", "hf", "torch", 100))
+    facts = describe_plan(ready(resolved), Splits((), (), ()), Decisions("cpu", "hf", "torch", 100))
     assert facts["reward boxed_in"] == "sandbox: bubblewrap 0.8.0"
 
 
@@ -168,7 +170,9 @@ def test_a_run_is_refused_before_anything_heavy_is_imported(own: list[str]) -> N
 
 
 def judge(server: str, **options: Any) -> dict[str, str]:
-    return preflight([RewardConfig(source="judge", options={"url": f"{server}/v1?key=x", "model": "m", **options})], ())
+    return preflight(
+        [RewardConfig(source="judge", options={"url": f"{server}/v1?key=x", "model": "m", **options})], build_manager()
+    )
 
 
 def test_a_judge_without_its_key_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +203,7 @@ def test_a_judge_or_service_that_does_not_answer_or_takes_another_key_is_refused
         judge(server.url, api_key_env="")
     http = RewardConfig(source="http", options={"url": server.url})
     with pytest.raises(UserError, match=r"'http' cannot work here: .* does not answer \(.*\): start it, or correct"):
-        preflight([http], ())
+        preflight([http], build_manager())
 
 
 def test_a_service_without_its_headers_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,14 +212,14 @@ def test_a_service_without_its_headers_is_refused_at_the_start(monkeypatch: pyte
         options = {"url": f"{server.url}/score", "headers_env": {"Authorization": "SCORER_TOKEN"}}
         http = RewardConfig(source="http", options=options)
         with pytest.raises(UserError, match="SCORER_TOKEN is not set"):
-            preflight([http], ())
+            preflight([http], build_manager())
         monkeypatch.setenv("SCORER_TOKEN", "secret")
-        assert preflight([http], ()) == {"http": f"service at {server.url}/score"}
+        assert preflight([http], build_manager()) == {"http": f"service at {server.url}/score"}
 
 
 def test_a_reward_model_without_its_packages_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     model = RewardConfig(source="reward_model", options={"model": "some/model"})
-    assert preflight([model], ()) == {"reward_model": "some/model (float32), device auto"}
+    assert preflight([model], build_manager()) == {"reward_model": "some/model (float32), device auto"}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "transformers" else name)
     with pytest.raises(UserError, match=r"pip install 'reasoner\[train\]'"):
         source_of_model()

@@ -14,9 +14,9 @@ from reasoner import Problem, RewardSource, reward
 from reasoner.errors import UserError
 from reasoner.loading import load_config
 from reasoner.planning.problem_checks import SAMPLE, ProblemChecks, check_problems, check_sample
-from reasoner.planning.resources import load_resources
 from reasoner.testing import make_problem
 from tests.command import Cli
+from tests.resources import resources_of
 
 PLUGIN = '''
 from reasoner import hookimpl, reward
@@ -128,10 +128,10 @@ def own(tmp_path: Path) -> list[str]:
 def test_a_run_and_an_evaluation_are_refused_before_a_model_is_looked_for(own: list[str], training: bool) -> None:
     config, sets = Path(own[3]), ["model.path=/nowhere", "model.device=cpu", "sampling.engine=hf"]
     with pytest.raises(UserError, match="/nowhere"):
-        load_resources(load_config("math-gsm8k", "laptop", [config], sets=sets, plugins=own[1:2]), training=training)
+        resources_of(load_config("math-gsm8k", "laptop", [config], sets=sets, plugins=own[1:2]), training=training)
     config.write_text(config.read_text().replace('"checking"\n', '"checking"\noptions.refused = ["2"]\n', 1))
     with pytest.raises(UserError, match=r"'checking' cannot judge \d of \d problems that were tried:\n.*: 2 is none\n"):
-        load_resources(load_config("math-gsm8k", "laptop", [config], sets=sets, plugins=own[1:2]), training=training)
+        resources_of(load_config("math-gsm8k", "laptop", [config], sets=sets, plugins=own[1:2]), training=training)
 
 
 def test_rewards_test_tries_all_and_names_what_cannot_be_judged(cli: Cli, own: list[str]) -> None:

@@ -28,7 +28,7 @@ from reasoner.api.evaluation import EvaluationResults
 from reasoner.errors import ConfigError, MissingDependencyError, OutOfTimeError, RunError, ScoringError, UserError
 from reasoner.launch.launcher import RankError
 from reasoner.loading import load_config
-from reasoner.plugins.manager import PluginError
+from reasoner.plugins.importing import PluginError
 from reasoner.processes import caller
 from tests.command import Cli
 from tests.made_up import made_up_run

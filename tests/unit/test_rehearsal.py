@@ -10,10 +10,11 @@ import pytest
 
 from reasoner.errors import DataError
 from reasoner.loading import load_config
+from reasoner.planning.preflight import ready
 from reasoner.planning.rehearsal import Rehearsal, rehearse
-from reasoner.planning.resources import load_resources
 from reasoner.plugins import manager as plugins
 from tests.command import Cli, Outcome
+from tests.resources import resources_of
 from tests.tiny import build_tiny_model
 
 TASK = """
@@ -167,12 +168,12 @@ def test_a_row_that_is_wrong_and_a_prompt_that_is_too_long_are_told_together_or_
 def test_a_run_says_the_same_and_waits_for_no_model_with_what_needs_none(folder: Path) -> None:
     write(folder / "train.jsonl", [*ROWS, {"question": "x" * 300, "answer": "1"}, {"question": "?"}])
     with pytest.raises(DataError) as caught:
-        load_resources(load_config("online.toml"), training=True)
+        resources_of(load_config("online.toml"), training=True)
     assert "2 of 12 rows" in str(caught.value)
     assert "problem train:10: its prompt has" in str(caught.value)
     with pytest.raises(DataError, match=r"1 of 12 rows cannot be used\.\n.*line 12: the field 'answer' is missing"):
-        load_resources(load_config("online.toml", sets=["model.path=/nowhere"]), training=True)
-    kept = load_resources(load_config("online.toml", sets=["data.on_bad_row=drop"]), training=True)
+        resources_of(load_config("online.toml", sets=["model.path=/nowhere"]), training=True)
+    kept = resources_of(load_config("online.toml", sets=["data.on_bad_row=drop"]), training=True)
     assert (len(kept.train), len(kept.held_out)) == (8, 2)
     assert kept.problems is not None
     assert kept.problems.size == 8
@@ -180,7 +181,7 @@ def test_a_run_says_the_same_and_waits_for_no_model_with_what_needs_none(folder:
 
 
 def test_offline_data_that_are_held_out_are_there_for_an_evaluation(folder: Path) -> None:
-    resources = load_resources(load_config("dpo.toml"), training=True)
+    resources = resources_of(load_config("dpo.toml"), training=True)
     held_out = resources.offline["pairs"].held_out
     assert (resources.streams["pairs"].size, len(held_out)) == (8, 2)
     trained = {scored.group.problem.id for scored in resources.streams["pairs"].epoch(0)}
@@ -249,3 +250,22 @@ def test_rows_without_an_answer_are_read_where_no_source_compares_with_it(
     assert outcome.code == (2 if needed else 0), outcome.err
     assert ("the field 'answer' is missing" in outcome.err) is needed
     assert ("reference: none" in outcome.out) is not needed
+
+
+def test_a_start_of_a_run_has_one_plugin_manager(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins come from the configuration and from `--plugin`; all that follows takes those that were loaded."""
+    (folder / "first.py").write_text("")
+    (folder / "second.py").write_text("")
+    task = folder / "online.toml"
+    task.write_text('plugins = ["first.py"]\n' + task.read_text())
+    build, built = plugins.build_manager, list[object]()
+
+    def noted(files: Sequence[str] = ()) -> object:
+        built.append(build(files))
+        return built[-1]
+
+    monkeypatch.setattr(plugins, "build_manager", noted)
+    resources = resources_of(ready(load_config("online.toml", plugins=["second.py"])), training=True)
+    assert built == [resources.manager]
+    names = {name for name, _ in resources.manager.list_name_plugin()}
+    assert names >= {"plugin file first.py", "plugin file second.py"}

@@ -33,6 +33,10 @@ def config(path: str = "x", device: str = "cpu", engine: str = "vllm", dtype: st
     )
 
 
+def check(found: Config, folder: Path) -> None:
+    check_sampler(found, folder, found.sampling.engine, found.model.device)
+
+
 def load_online(gpus: int) -> Config:
     return load_config("math-gsm8k", "gpu", sets=["sampling.engine=vllm", f"sampling.tensor_parallel={gpus}"]).config
 
@@ -58,14 +62,15 @@ def test_the_adapter_goes_alone_where_the_sampler_takes_it(
 ) -> None:
     asked = LoraConfig(**lora)
     found = config(**settings).model_copy(update={"lora": asked})
-    assert why in merge_reason(found)
-    assert bool(why) == bool(merge_reason(found))
+    assert why in merge_reason(found, found.sampling.engine, found.model.device)
+    assert bool(why) == bool(merge_reason(found, found.sampling.engine, found.model.device))
     if why:
         impossible = found.model_copy(update={"lora": asked.model_copy(update={"handover": "adapter"})})
-        folder = build_tiny_model(tmp_path)
         with pytest.raises(ConfigError, match=r"lora.handover = 'adapter' is impossible: .*'auto' or 'merged'"):
-            check_sampler(impossible, folder, training=True)
-    assert merge_reason(found.model_copy(update={"lora": LoraConfig(handover="merged")})) == "lora.handover"
+            merge_reason(impossible, found.sampling.engine, found.model.device)
+    assert (
+        merge_reason(found.model_copy(update={"lora": LoraConfig(handover="merged")}), "vllm", "cpu") == "lora.handover"
+    )
 
 
 SPREAD = [
@@ -105,15 +110,15 @@ def test_plan_and_run_agree_on_how_many_gpus_can_share_a_model(
     size = ModelSize.of(tmp_path)
     planned = list(refusals._of_sampler(load_online(gpus), size))
     if not why:
-        check_sampler(config(tensor_parallel=gpus), tmp_path, training=True)
+        check(config(tensor_parallel=gpus), tmp_path)
         assert planned == []
         return
     with pytest.raises(ConfigError) as refused:
-        check_sampler(config(tensor_parallel=gpus), tmp_path, training=True)
+        check(config(tensor_parallel=gpus), tmp_path)
     assert f"sampling.tensor_parallel = {gpus} does not fit the model's {why}" in str(refused.value)
     assert planned == [str(refused.value)]
     for fitting in map(int, str(refused.value).rpartition("can be ")[2].split(", ")):
-        check_sampler(config(tensor_parallel=fitting), tmp_path, training=True)
+        check(config(tensor_parallel=fitting), tmp_path)
 
 
 def test_weights_that_only_vllm_would_load_are_refused_with_it(tmp_path: Path) -> None:
@@ -122,8 +127,8 @@ def test_weights_that_only_vllm_would_load_are_refused_with_it(tmp_path: Path) -
     with pytest.raises(
         UserError, match=r"has consolidated\.safetensors beside model\.safetensors, and vLLM would load"
     ):
-        check_sampler(config(), folder, training=True)
-    check_sampler(config(engine="hf"), folder, training=True)
+        check(config(), folder)
+    check(config(engine="hf"), folder)
 
 
 def test_heads_that_cannot_be_spread_are_refused(tmp_path: Path) -> None:
@@ -131,14 +136,14 @@ def test_heads_that_cannot_be_spread_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"tensor_parallel = 3 does not fit the model's 2 attention .*: it can be 1, 2$"
     ):
-        check_sampler(config(tensor_parallel=3), folder, training=True)
-    check_sampler(config(tensor_parallel=2), folder, training=True)
+        check(config(tensor_parallel=3), folder)
+    check(config(tensor_parallel=2), folder)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt_oss", "qwen3_moe", "deepseek_v3", "gemma3_vl"])
 def test_vllm_keeps_prefixes_of_models_with_attention_alone(tmp_path: Path, name: str) -> None:
     tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
-    assert start_of(config(), tmp_path, 256).prefix_caching
+    assert start_of(config(), "cpu", tmp_path, 256).prefix_caching
 
 
 @pytest.mark.parametrize(
@@ -147,7 +152,7 @@ def test_vllm_keeps_prefixes_of_models_with_attention_alone(tmp_path: Path, name
 def test_vllm_keeps_no_prefixes_of_recurrent_layers(tmp_path: Path, name: str) -> None:
     """With them vLLM ends with an IndexError for Mamba 2 and Falcon-H1."""
     tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
-    assert not start_of(config(), tmp_path, 256).prefix_caching
+    assert not start_of(config(), "cpu", tmp_path, 256).prefix_caching
 
 
 DELTA_NETS = ("qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_vl")
@@ -174,6 +179,6 @@ def test_gated_delta_nets_are_refused_where_vllm_has_them_in_another_number_form
     monkeypatch.setattr(factory, "choose_engine", lambda sampling: engine)
     if refused and name in DELTA_NETS:
         with pytest.raises(ConfigError, match=r"delta nets of qwen3_.*'bfloat16', or sampling\.engine = 'hf'"):
-            check_sampler(found, tmp_path, training=False)
+            check_sampler(found, tmp_path, engine, found.model.device)
     else:
-        check_sampler(found, tmp_path, training=False)
+        check_sampler(found, tmp_path, engine, found.model.device)

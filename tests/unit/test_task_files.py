@@ -12,7 +12,8 @@ import pytest
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.loading.task_files import find_task, members, read_toml
 from reasoner.plugins.hookspecs import TaskFamily
-from reasoner.plugins.manager import PluginError, RegisteredNames, TaskFiles, build_manager, registrations, task_files
+from reasoner.plugins.importing import PluginError
+from reasoner.plugins.manager import RegisteredNames, TaskFiles, build_manager, registrations, task_files
 
 
 def test_a_registered_task_goes_by_its_name(tmp_path: Path) -> None:

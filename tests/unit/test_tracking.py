@@ -19,8 +19,10 @@ from reasoner.io.redaction import without_secrets
 from reasoner.loading import load_config, to_toml
 from reasoner.monitoring.tracking import Trackers, check_trackers, preflight_trackers
 from reasoner.planning.preflight import ready
+from reasoner.plugins.events import Events
 from reasoner.plugins.hookspecs import hookimpl
-from reasoner.plugins.manager import Events, PluginError, build_manager, trackers
+from reasoner.plugins.importing import PluginError
+from reasoner.plugins.manager import build_manager, trackers
 from reasoner.plugins.tracker_api import TrackedRun, TrackerKind
 
 BUILT_IN = trackers(build_manager())

@@ -16,12 +16,11 @@ from reasoner.cli.console import out
 from reasoner.errors import ConfigError
 from reasoner.learning.factory import describe_learner
 from reasoner.loading import Resolved, load_config
-from reasoner.models.resolve import resolve_device
+from reasoner.planning.decide import decide, planned_engine
 from reasoner.planning.estimate import FitVerdict, RunEstimate, find_estimate
 from reasoner.planning.feasibility import refuse_impossible
 from reasoner.planning.memory import Need, longest_sequence, micro_batch_tokens, step_tokens
 from reasoner.processes.machine import GIB, planned_machine, this_machine
-from reasoner.sampling.factory import choose_engine
 
 _STYLES: dict[FitVerdict, str] = {
     "fits": "green",
@@ -83,18 +82,15 @@ def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> RunEst
     from reasoner.planning.resources import check_models_at_hand
 
     config = resolved.config
-    sampling = config.sampling
     if gpu_memory is None:
         describe_learner(config)
-        engine = choose_engine(sampling) if config.has_sampler else ""
-        check_models_at_hand(config, engine)
-        return find_estimate(config, this_machine(resolve_device(config.model.device)), engine)
+        decisions = decide(config)
+        check_models_at_hand(config, decisions)
+        return find_estimate(config, this_machine(decisions.device), decisions.engine)
     if config.model.device == "cpu":
         raise ConfigError("--gpu-memory plans for GPUs, and model.device is 'cpu'; leave one of them out.")
-    check_models_at_hand(config, "")
-    asked = "servers" if sampling.mode == "server" else sampling.engine
-    engine = ("vllm" if asked == "auto" else asked) if config.has_sampler else ""
-    return find_estimate(config, planned_machine(gpu_memory, gpus), engine)
+    check_models_at_hand(config)
+    return find_estimate(config, planned_machine(gpu_memory, gpus), planned_engine(config))
 
 
 def as_json(estimate: RunEstimate) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from reasoner.data.problems import ProblemLoader
 from reasoner.data.row_report import RowReport
 from reasoner.data.row_selection import HELD_OUT_SEED
 from reasoner.errors import ConfigError, DataError, UserError
-from reasoner.loading import load_config
+from reasoner.loading import Resolved, load_config
 from reasoner.monitoring.format import duration, number
 from reasoner.planning.preflight import preflight
 from reasoner.planning.problem_checks import ProblemChecks, check_problems
@@ -65,11 +65,11 @@ def score_references(
 
     Example: reasoner rewards test math --task math-gsm8k --profile laptop
     """
-    manager = hooks.build_manager(plugin or ())
-    hooks.find("reward source", name, hooks.reward_sources(manager), LISTING)
+    registered = hooks.build_manager(plugin or ())
+    hooks.find("reward source", name, hooks.reward_sources(registered), LISTING)
     rejected = tested = 0
-    for config in [_task(each, profile, sets, plugin) for each in _tasks(name, task, profile, manager, plugin)]:
-        manager = hooks.build_manager(config.plugins)
+    for resolved in [_task(each, profile, sets, plugin) for each in _tasks(name, task, profile, registered, plugin)]:
+        config, manager = resolved.config, resolved.manager
         try:
             problems = _problems(config, manager)
         except DataError as error:
@@ -78,24 +78,24 @@ def score_references(
             out().print(Text(f"{name} on {config.task}: not tested: {error}"))
             continue
         tested += 1
-        rejected += _test_references(config, _reward_of(config, name, given), problems)
+        rejected += _test_references(resolved, _reward_of(config, name, given), problems)
         rejected += _test_problems(hooks.reward_sources(manager)[name], _reward_of(config, name, given), problems)
     if rejected or not tested:
         raise typer.Exit(1)
 
 
-def _test_references(config: Config, reward: RewardConfig, problems: Sequence[Problem]) -> int:
+def _test_references(resolved: Resolved, reward: RewardConfig, problems: Sequence[Problem]) -> int:
     """Score the reference answers and print what came of it; the number of failures."""
-    console, name = out(), reward.source
+    config, console, name = resolved.config, out(), reward.source
     console.print(Text(f"{name} on {config.task}{f', profile {config.profile}' if config.profile else ''}"))
     answered = [problem for problem in problems if problem.answer]
     least = _least(config, name)
-    with _service(reward, config.scoring, config.plugins) as scorer, counting() as count:
+    with _service(reward, config.scoring, config.plugins, resolved.manager) as scorer, counting() as count:
         result = self_test(scorer, answered, count, least)
     _print_self_test(console, result, len(problems), least)
     if len(answered) < len(problems):
         console.print(Text(f"without a reference answer: {len(problems) - len(answered)}"))
-    source = hooks.reward_sources(hooks.build_manager(config.plugins))[name]
+    source = hooks.reward_sources(resolved.manager)[name]
     if readings := read_references(source, answered, reward.options, budget_s=math.inf):
         console.print(Text(f"references: {readings}"))
     never_applied = bool(answered) and not any(result.scored.values()) and not result.bare
@@ -127,12 +127,12 @@ def bench_cases(
 
     Example: reasoner rewards bench math --cases cases.jsonl --strict
     """
-    sources = hooks.reward_sources(hooks.build_manager(plugin or ()))
-    hooks.find("reward source", name, sources, LISTING)
+    manager = hooks.build_manager(plugin or ())
+    hooks.find("reward source", name, hooks.reward_sources(manager), LISTING)
     known = load_cases(cases)
     reward = RewardConfig(source=name, options=parse_options(given))
     scoring = ScoringConfig(workers=workers)
-    with _service(reward, scoring, plugin or ()) as scorer, counting() as count:
+    with _service(reward, scoring, plugin or (), manager) as scorer, counting() as count:
         started = time.perf_counter()
         result = bench(scorer, known, count("cases", len(known)))
         wall_s = time.perf_counter() - started
@@ -142,9 +142,11 @@ def bench_cases(
 
 
 @contextmanager
-def _service(reward: RewardConfig, scoring: ScoringConfig, plugins: list[str] | tuple[()]) -> Iterator[ScoringService]:
+def _service(
+    reward: RewardConfig, scoring: ScoringConfig, plugins: Sequence[str], manager: pluggy.PluginManager
+) -> Iterator[ScoringService]:
     """Workers for one source that make every call; no number of failures stops them: they are what is looked for."""
-    print_preflights(preflight([reward], plugins))
+    print_preflights(preflight([reward], manager))
     scoring = scoring.model_copy(update={"max_failure_rate": 1.0, "cache": 0})
     with interruptible(), guard_processes(), ScoringService([reward], scoring, plugins, warn) as service:
         yield service
@@ -167,8 +169,8 @@ def _uses(config: Config, name: str) -> bool:
     return any(reward.source == name for reward in config.rewards)
 
 
-def _task(task: str, profile: str | None, sets: list[str] | None, plugin: list[str] | None) -> Config:
-    return load_config(task, profile, sets=sets or (), plugins=plugin or ()).config
+def _task(task: str, profile: str | None, sets: list[str] | None, plugin: list[str] | None) -> Resolved:
+    return load_config(task, profile, sets=sets or (), plugins=plugin or ())
 
 
 def _problems(config: Config, manager: pluggy.PluginManager) -> list[Problem]:

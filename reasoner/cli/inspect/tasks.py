@@ -88,8 +88,8 @@ def _show_samples(task: str, count: int, plugin: Sequence[str]) -> None:
     """Prompts as the policy sees them, with the profile that a run takes."""
     from reasoner.planning.rehearsal import rehearse
 
-    config = load_config(task, plugins=plugin).config
-    found = rehearse(config, hooks.build_manager(config.plugins), training=bool(config.gro.terms))
+    resolved = load_config(task, plugins=plugin)
+    found = rehearse(resolved.config, resolved.manager, training=bool(resolved.config.gro.terms))
     for name, fact in found.facts.items():
         out().print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)
     for note in found.splits.notes:

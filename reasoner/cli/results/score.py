@@ -55,11 +55,12 @@ def score(
 
     path = saved_path(saved)
     batches = load_saved(path)
-    resolved = config_for(path, config or (), sets or (), plugin or ()).config
+    found = config_for(path, config or (), sets or (), plugin or ())
+    resolved = found.config
     if not resolved.rewards:
         raise UserError("the configuration has no rewards to score with; add [[rewards]] with --config FILE.")
-    print_preflights(preflight(resolved.rewards, resolved.plugins))
-    algorithms = hooks.algorithms(hooks.build_manager(resolved.plugins))
+    print_preflights(preflight(resolved.rewards, found.manager))
+    algorithms = hooks.algorithms(found.manager)
     responses = sum(len(scored.rewards) for batch in batches for scored in batch.groups)
     with (
         interruptible(),

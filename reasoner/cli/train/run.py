@@ -23,18 +23,17 @@ from reasoner.io.safe_text import printable
 from reasoner.launch.cluster import idle_nodes, read_hostfile, slurm_node
 from reasoner.launch.launcher import launch
 from reasoner.loading import Resolved, load_config
-from reasoner.models.resolve import describe_model, resolve_device, resolve_model
+from reasoner.models.resolve import describe_model, resolve_model
+from reasoner.planning.decide import decide
 from reasoner.planning.describe import describe_plan
 from reasoner.planning.estimate import find_estimate
 from reasoner.planning.feasibility import refuse_impossible
 from reasoner.planning.preflight import ready
-from reasoner.plugins import manager as hooks
 from reasoner.processes.lifetime import guard_processes, interruptible
 from reasoner.processes.machine import this_machine
 from reasoner.runs.find import find_run
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
-from reasoner.sampling.factory import choose_engine
 
 
 def run(
@@ -222,14 +221,13 @@ def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str],
 
     config = resolved.config
     config.check_trains(resolved.typed)
-    device = resolve_device(config.model.device)
-    engine = choose_engine(config.sampling) if config.has_sampler else ""
-    found = rehearse(config, hooks.build_manager(config.plugins))
-    facts = {**describe_plan(resolved, found.splits, device, engine), **found.facts}
-    estimate = find_estimate(config, this_machine(device), engine)
+    decisions = decide(config)
+    found = rehearse(config, resolved.manager)
+    facts = {**describe_plan(resolved, found.splits, decisions), **found.facts}
+    estimate = find_estimate(config, this_machine(decisions.device), decisions.engine)
     nodes = len(read_hostfile(hostfile)) if hostfile else slurm_node(os.environ).count
     refuse_impossible(estimate, nodes)
-    check_models_at_hand(config, engine)
+    check_models_at_hand(config, decisions)
     return {**facts, **estimate.facts}, list(found.samples(1))
 
 

@@ -16,8 +16,9 @@ from reasoner.io.safe_text import printable
 from reasoner.loading import Resolved, load_config
 from reasoner.loading.task_files import TaskFile
 from reasoner.models.resolve import resolve_model
+from reasoner.planning.decide import decide
 from reasoner.processes.lifetime import guard_processes, interruptible
-from reasoner.sampling.factory import check_sampler, choose_engine, longest_context, start_of
+from reasoner.sampling.factory import check_sampler, choose_engine, start_of
 from reasoner.sampling.server.auth import KEY
 from reasoner.sampling.server.serve import serve as run_server
 
@@ -64,8 +65,9 @@ def serve(
     with interruptible(), guard_processes():
         print(printable(f"preparing model {chosen.model.path}"), flush=True)  # noqa: T201
         folder = resolve_model(chosen.model.path)
-        check_sampler(chosen, folder, training=False)
-        run_server(start_of(chosen, folder, longest_context(chosen)), host, port, _say_ready)
+        decisions = decide(chosen, training=False)
+        check_sampler(chosen, folder, decisions.engine, decisions.device)
+        run_server(start_of(chosen, decisions.device, folder, decisions.longest_context), host, port, _say_ready)
 
 
 def _load(

@@ -1,0 +1,92 @@
+"""What the `register_*` hook of one plugin returned, checked.
+
+What is wrong raises `TypeError` or `ValueError`; the manager puts the plugin and its hook before the message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from reasoner.gro.spec.registry import Algorithms
+from reasoner.plugins.hookspecs import Generator, TaskFamily
+from reasoner.plugins.reward_api import RewardSource
+from reasoner.plugins.tracker_api import TrackerKind
+
+T = TypeVar("T")
+_FAMILY = re.compile(r"[a-z][a-z0-9_]*")
+"""a family's name: `-` joins it with a member's in run folders, `/` in commands"""
+
+
+def reward_sources_of(returned: Iterable[object]) -> dict[str, RewardSource]:
+    """Reward sources by name."""
+    sources = list(returned)
+    for source in sources:
+        if not isinstance(source, RewardSource):
+            raise TypeError(f"it must return functions marked with @reward, got {source!r}")
+    return _by_name((source.name, source) for source in sources if isinstance(source, RewardSource))
+
+
+def task_files_of(returned: Iterable[Path]) -> dict[str, Path]:
+    """Task files by the name of their task."""
+    return _by_name((Path(path).stem, Path(path)) for path in returned)
+
+
+def task_families_of(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
+    """Task families by name."""
+    families: dict[str, TaskFamily] = {}
+    for name, family in _named(returned).items():
+        if not isinstance(family, TaskFamily):
+            raise TypeError(f"{name!r} must be a TaskFamily, got {type(family).__name__}")
+        if not _FAMILY.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is not a valid name for a task family: use lower-case letters, digits and '_', a letter "
+                "first"
+            )
+        families[name] = family
+    return families
+
+
+def generators_of(returned: Mapping[str, Generator]) -> dict[str, Generator]:
+    """Generators of problems by name."""
+    return _named(returned)
+
+
+def algorithms_of(returned: object) -> Algorithms:
+    """Methods, credits and links."""
+    if returned == ():
+        return Algorithms()
+    if not isinstance(returned, Algorithms):
+        raise TypeError(f"it must return Algorithms, got {type(returned).__name__}")
+    for table in (returned.presets, returned.credits, returned.links):
+        _named(table)
+    return returned
+
+
+def trackers_of(returned: Mapping[str, object]) -> dict[str, TrackerKind]:
+    """Trackers by name."""
+    kinds: dict[str, TrackerKind] = {}
+    for name, kind in _named(returned).items():
+        if not isinstance(kind, TrackerKind):
+            raise TypeError(f"{name!r} must be a TrackerKind, got {type(kind).__name__}")
+        kinds[name] = kind
+    return kinds
+
+
+def _by_name(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    table: dict[str, T] = {}
+    for name, value in named:
+        if name in table:
+            raise ValueError(f"it registers {name!r} twice")
+        table[name] = value
+    return _named(table)
+
+
+def _named(table: Mapping[str, T]) -> dict[str, T]:
+    """The table, if its names are names: they are sorted, compared and printed."""
+    for name in table:
+        if not isinstance(name, str) or not name.strip():
+            raise TypeError(f"a name must be text, got {name!r}")
+    return dict(table)
