@@ -83,21 +83,13 @@ def annotate(trainer: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Sou
         if trainer.reference and any(term.needs_reference for term in readers):
             reference = _frozen(trainer.reference.logprobs(groups, batch.temperature))
             batch = replace(batch, reference_logprobs=reference)
-<<<<<<< HEAD
-            if source == "labelled" and any(term.anchor.kind == "kl" for term in asked):
-                moved = mismatch(groups)
-                found = _frozen(trainer.reference.logprobs(moved, batch.temperature))
-                batch = replace(batch, mismatched=Mismatched(tuple(moved), found))
-        if trainer.teacher and any(term.needs_teacher for term in asked):
-            batch = replace(batch, teacher_logprobs=_frozen(trainer.teacher.logprobs(groups, batch.temperature)))
-        if trainer.critic and any(term.needs_critic for term in asked):
-=======
             if source == "labelled" and any(term.anchor.kind == "kl" for term in readers):
                 mismatched = mismatch(groups)
                 reference = _frozen(trainer.reference.logprobs(mismatched, batch.temperature))
                 batch = replace(batch, mismatched=Mismatched(tuple(mismatched), reference))
+        if trainer.teacher and any(term.needs_teacher for term in readers):
+            batch = replace(batch, teacher_logprobs=_frozen(trainer.teacher.logprobs(groups, batch.temperature)))
         if trainer.critic and any(term.needs_critic for term in readers):
->>>>>>> main
             batch = replace(batch, values=_frozen(trainer.critic.values(groups)))
         annotated[source] = batch
     return annotated

@@ -138,7 +138,7 @@ def test_the_policy_comes_nearer_to_its_teacher(task: Path, teacher: Path) -> No
 def test_a_teacher_is_identified_and_must_have_the_policys_tokenizer(task: Path, teacher: Path, tmp_path: Path) -> None:
     """A resumed run compares the checksums of the teacher's files with those of its start."""
     sets = ["gro.preset=opd", f"teacher.path={teacher}"]
-    here = resources_of(load_config(task, sets=sets, plugins=[LETTERS]))
+    here = resources_of(load_config(task, sets=sets, plugins=[LETTERS]), training=True)
     sums = {name: value for name, value in here.identity().items() if name.startswith("teacher: ")}
     assert "teacher: model.safetensors" in sums
     assert sums["teacher: model.safetensors"] != here.identity()["model: model.safetensors"]
@@ -153,7 +153,7 @@ def test_a_teacher_is_identified_and_must_have_the_policys_tokenizer(task: Path,
     with pytest.raises(
         ConfigError, match=r"another tokenizer than model\.path: the token '<\|im_start\|>' is number 257"
     ):
-        resources_of(changed)
+        resources_of(changed, training=True)
 
 
 def test_offline_training_evaluates_on_the_problems_of_the_task_and_on_what_is_held_out(
