@@ -37,6 +37,8 @@ class Case:
     """the critic's value before each token"""
     max_tokens: int
     truncated: list[bool]
+    entropies: list[list[float]]
+    """of the policy that is trained, before each token"""
     z0: float | None = None
     """KTO's estimate of the KL to the reference, where it is not taken from the batch"""
 
@@ -371,6 +373,21 @@ def dapo(case: Case, variant: Variant = PLAIN) -> Tensor:
     kl = variant.kl or NO_KL
     credit = over_group_std(case, kl)
     return on_tokens(case, variant, kl, token_mean, lambda i, t: clipped(log_ratio(case, i, t), credit[i], 0.2, 0.28))
+
+
+def top_entropy(case: Case, variant: Variant = PLAIN, share: float = 0.2) -> Tensor:
+    """DAPO's surrogate of the tokens whose entropy is among the highest fifth of their response's; Z counts all tokens;
+    2506.01939, with the threshold per response."""
+    kl = variant.kl or NO_KL
+    credit = over_group_std(case, kl)
+
+    def link(i: int, t: int) -> Tensor:
+        higher = sum(case.entropies[i][j] > case.entropies[i][t] for j in tokens(case, i))
+        if higher >= math.ceil(round(share * len(tokens(case, i)), 9)):
+            return zero()
+        return clipped(log_ratio(case, i, t), credit[i], 0.2, 0.28)
+
+    return on_tokens(case, variant, kl, token_mean, link)
 
 
 def cispo(case: Case, variant: Variant = PLAIN) -> Tensor:
@@ -715,6 +732,7 @@ FRESH: dict[str, Fresh] = {
     "dapo": dapo,
     "gspo": gspo,
     "cispo": cispo,
+    "top-entropy": top_entropy,
     "maxrl": maxrl,
     "opo": opo,
     "pass-at-k": pass_at_k,
@@ -807,4 +825,5 @@ def random_case(
         values=[[rng.uniform(-1.0, 1.0) for _ in row] for row in now],
         max_tokens=9,
         truncated=[rng.random() < 0.25 for _ in lengths],
+        entropies=[[rng.choice((0.1, rng.uniform(0.0, 3.0))) for _ in row] for row in now],
     )

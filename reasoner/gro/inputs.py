@@ -62,5 +62,9 @@ class ObjectiveInputs:
 
 
 def masked(values_RT: Tensor, mask_RT: Tensor) -> Tensor:
-    """The values, 0 where the mask is False. `where`, not a product: padding may hold anything, and 0 * inf is NaN."""
+    """The values, 0 where the mask is False. `where`, not a product: padding may hold anything, and 0 * inf is NaN.
+
+    >>> masked(torch.tensor([[-1.0, torch.nan]]), torch.tensor([[True, False]]))
+    tensor([[-1.,  0.]])
+    """
     return torch.where(mask_RT, values_RT, torch.zeros_like(values_RT))

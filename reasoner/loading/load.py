@@ -338,7 +338,7 @@ def _check_metric(key: str, name: str, config: Config) -> None:
         "sample/seconds": ("sampling.ahead", bool(config.sampling.ahead)),
         "response/staleness": ("sampling.ahead", bool(config.sampling.ahead)),
         "curriculum/": ("a curriculum", config.curriculum.kind != "none"),
-        "entropy": ("an entropy bonus", any(term.entropy for term in config.gro.terms.values())),
+        "entropy": ("a term that needs entropies", any(term.term.needs_entropy for term in config.gro.terms.values())),
     }
     for prefix, (need, there_is) in conditions.items():
         if name.startswith(prefix) and not there_is:

@@ -79,7 +79,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("gap/max", "nats", "largest such difference"),
     Metric("gap/k3", "nats", "k3 estimate of the KL divergence between sampler and learner"),
-    Metric("entropy", "nats", "mean entropy per token; with an entropy bonus only"),
+    Metric("entropy", "nats", "mean entropy per token; with an entropy bonus, or an `entropy_share`, only"),
     Metric("critic/loss", "number", "value loss"),
     Metric("critic/explained_variance", "share", "1 - Var(return - value) / Var(return) over tokens, old values"),
     Metric("critic/grad_norm", "number", "gradient norm of the critic before clipping"),

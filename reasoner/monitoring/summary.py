@@ -73,9 +73,7 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
     console.print(_time_table(summary, ascii_only))
     worked = sum(metrics.get("score/seconds", 0.0) for metrics in summary.history)
     if worked >= 1.0:
-        console.print(
-            f"Scoring took {duration(worked)} in workers; the time that was not waited for overlapped with sampling."
-        )
+        console.print(f"Scoring took {duration(worked)} in workers; all but the wait overlapped with sampling.")
     console.print()
     for name, value in _places(summary):
         # Paths and commands stay on one line: they are there to be copied.

@@ -343,9 +343,9 @@ def _stream_width(config: Config) -> int:
 
 
 def logit_bytes(config: Config, model: ModelSize) -> float:
-    """Two chunks of float32 logits, one more with an entropy bonus, and the gradient of the output layer."""
+    """Two chunks of float32 logits, one more with entropies, and the gradient of the output layer."""
     copies = 8 + (2 if config.model.dtype == "bfloat16" else 0)
-    copies += 4 if any(term.entropy for term in config.gro.terms.values()) else 0
+    copies += 4 if any(term.term.needs_entropy for term in config.gro.terms.values()) else 0
     gradient = 0 if config.lora is not None else 4
     if config.model.dtype == "bfloat16":
         gradient += 2  # the weight's cast under autocast; with DeepSpeed the gradient's

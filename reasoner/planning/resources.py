@@ -16,6 +16,7 @@ from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.renderer import open_renderer
 from reasoner.data.prompts.vocabulary import check_token_ids
 from reasoner.data.row_report import RowReport
+from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.gro.spec.terms import Source
 from reasoner.io.safe_text import printable
 from reasoner.loading import Resolved
@@ -86,8 +87,11 @@ class Resources:
         return MINIMUM_FREE + self.estimate.disk_bytes
 
 
-def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool) -> Resources:
+def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, ranks: Ranks = ALONE) -> Resources:
     """Read the data and find the models.
+
+    Args:
+        ranks: those that train together; all of them call this.
 
     Raises:
         UserError: they are not as they must be.
@@ -112,7 +116,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool) 
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
     renderer = open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
-    data = read.rendered(config, renderer, report)
+    data = read.rendered(config, renderer, report, ranks)
     data = replace(data, splits=replace(data.splits, notes=(*report.settle(), *data.splits.notes)))
     if checks is None:
         checks = check_problems_of(config, manager, data.splits)

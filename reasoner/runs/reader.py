@@ -89,7 +89,8 @@ class SavedRun:
         """What makes a response correct; None: the run samples nothing to evaluate it."""
         evaluation = self.config.get("evaluation", {})
         source = str(evaluation.get("correct", ""))
-        rewards = [reward for reward in self.config.get("rewards", ()) if isinstance(reward, Mapping)]
+        listed = self.config.get("rewards")
+        rewards = [reward for reward in listed if isinstance(reward, Mapping)] if isinstance(listed, list) else []
         conditions = {str(reward.get("source")): str(reward["when"]) for reward in rewards if reward.get("when")}
         return Criterion.chained(source, evaluation.get("threshold", 1.0), conditions) if source else None
 

@@ -128,7 +128,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
 def _open_base(
     resolved: Resolved, decisions: Decisions, ranks: Ranks, place: Place | None, changes: Sequence[KeyChange]
 ) -> Iterator[_Base]:
-    resources = load_resources(resolved, decisions, training=True)
+    resources = load_resources(resolved, decisions, training=True, ranks=ranks)
     config, facts = resources.config, dict(resources.facts)
     estimate = resources.estimate
     refuse_impossible(estimate)

@@ -61,7 +61,7 @@ class UpdateReport:
     steps: tuple[StepResult, ...]
     """one per mini-batch and pass"""
     entropy: float | None
-    """mean over the policy's tokens that went through the model, nats; None: no term has an entropy bonus"""
+    """mean over the policy's tokens that went through the model, nats; None: no term needs it"""
     gap: Gap | None
     """sampler against learner over the trained fresh responses; None: none was trained on"""
     critic: CriticReport | None
@@ -150,7 +150,7 @@ def update(
         results.append(learner.step())
         for objective, some in zip(objectives, accumulated, strict=True):
             nonfinite += [] if results[-1].finite else objective.nonfinite
-            entropies += [(some.entropy, objective.tokens)] if objective.has_entropy else []
+            entropies += [(some.entropy, objective.tokens)] if objective.needs_entropy else []
             for each in objective.plans:
                 _, found, tokens = totals.get(each.name, (0.0, Diagnostics(), 0))
                 found += objective.diagnostics.get(each.name, Diagnostics())
@@ -252,7 +252,7 @@ class Objective:
             self.batch.temperature,
             rows=self.rows,
             together=units(len(self.batch.responses), pairs_P2),
-            entropy=self.has_entropy,
+            entropy=self.needs_entropy,
         )
 
     def join(self, ranks: Ranks) -> None:
@@ -273,18 +273,18 @@ class Objective:
         return self.seen.nonfinite("policy", self.plans[0].term.source, self.batch.groups)
 
     @property
-    def has_entropy(self) -> bool:
-        """Whether some term has an entropy bonus."""
-        return any(each.term.entropy for each in self.plans)
+    def needs_entropy(self) -> bool:
+        """Whether some term needs the entropy of every position."""
+        return any(plan.term.needs_entropy for plan in self.plans)
 
     @property
     def tokens(self) -> int:
         """The policy's tokens in active responses."""
         return int(self.inputs.lengths_R[self.rows].sum())
 
-    def __call__(self, rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    def __call__(self, rows: Sequence[int], logprobs_RT: Tensor, entropies_RT: Tensor | None) -> Weights:
         """Weights of the responses `rows` of the batch under their current log-probabilities."""
-        weights, diagnostics = weigh(self.plans, self.inputs, rows, logprobs_RT)
+        weights, diagnostics = weigh(self.plans, self.inputs, rows, logprobs_RT, entropies_RT)
         for name, more in diagnostics.items():
             self.diagnostics[name] = self.diagnostics.get(name, Diagnostics()) + more
         self.seen.add(rows, logprobs_RT, weights.weights_RT)

@@ -309,7 +309,7 @@ def test_what_has_changed_since_is_not_mixed_in(cli: Cli, folder: Path, killed: 
     finally:
         (folder / file).write_bytes(before)
     assert refused.code == 2
-    assert "has changed since it started; its results would be mixed" in refused.err
+    assert "have changed since it started, so its results would be mixed" in refused.err
     assert message in refused.err
 
 

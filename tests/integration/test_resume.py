@@ -239,9 +239,7 @@ def test_a_changed_plugin_or_data_file_is_refused_before_anything_is_touched(tri
     (trial.folder / "watcher.py").write_text(WATCHER + "# changed\n")
     problems = trial.folder / "problems.jsonl"
     problems.write_text(problems.read_text().replace("1 + 1?", "one and one?"))
-    with pytest.raises(
-        UserError, match=r"(?s)would change what it trains:\n  data.train: .*\n  plugin watcher.py: was"
-    ):
+    with pytest.raises(UserError, match=r"(?s)would change them:\n  data.train: .*\n  plugin watcher.py: was"):
         trial.go_on(run)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 

@@ -24,6 +24,7 @@ from reasoner.report.text import as_markdown
 from reasoner.runs.folder import read_evaluations, read_gate, read_metrics
 from reasoner.runs.model import run_model
 from reasoner.runs.reader import read_run
+from tests.command import Cli
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -74,7 +75,7 @@ def command(tmp_path: Path) -> list[str]:
     ]
 
 
-def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: Path) -> None:
+def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: Path, cli: Cli) -> None:
     done = subprocess.run([*command, "--steps", "2"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
@@ -109,16 +110,11 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
     assert "before and after: " in done.stdout  # of the examples; a tiny model learns nothing in two steps
 
     # Without the gate it is the same run: it takes no problem and no noise from a step.
-    again = subprocess.run(
-        [*command[:4], str(folder / "config.toml"), "--no-gate", "--output", str(tmp_path / "again")],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert again.returncode == 0, again.stderr
+    again = cli("run", str(folder / "config.toml"), "--no-gate", "--output", str(tmp_path / "again"))
+    assert again.code == 0, again.err
     (repeated,) = (tmp_path / "again").iterdir()
     assert read_gate(repeated) is None
-    assert "Before training" not in again.stdout
+    assert "Before training" not in again.out
     weights = "model.safetensors"
     assert (repeated / "model" / weights).read_bytes() == (folder / "model" / weights).read_bytes()
 

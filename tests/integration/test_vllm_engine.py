@@ -28,7 +28,6 @@ from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import StartEngine
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import Publisher, check_gap, gap_limit, hand_over, verify_gap
-from tests import architectures
 from tests.tiny import build_tiny_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -247,19 +246,6 @@ def test_the_canary_sees_every_family_arrive_and_an_embedding_that_stays(sampler
     spoilt = Canary(learner, sampler, ALONE, LIMIT, lambda each: hand_over(Stale(each, folder), sampler), DRAWN)
     with pytest.raises(HandoverError, match=r"does not take what it is given of model\.embed_tokens\.weight: "):
         spoilt.prove(prompts(folder))
-
-
-def test_experts_are_loaded_right(tmp_path: Path) -> None:
-    """For the CPU vLLM packs experts once, and would read what is loaded later as if it were packed."""
-    model = architectures.build("qwen3_moe", tmp_path / "model")
-    learner = TorchLearner(model, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9)
-    with VllmSampler(
-        StartEngine(str(model), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False), tmp_path / "log"
-    ) as other:
-        canary = Canary(learner, other, ALONE, LIMIT, lambda publisher: hand_over(publisher, other), DRAWN)
-        assert canary.prove(prompts(model)).startswith("the sampler takes all ")
-        groups = list(other.sample(prompts(model), 4, SamplingParams(1.0, 24, seed=1)))
-        assert check_gap(learner, groups, 1.0).max < 1e-4
 
 
 def test_nothing_of_vllm_reaches_this_process(sampler: VllmSampler, log: Path) -> None:

@@ -188,6 +188,7 @@ def test_every_family_of_parameters_is_seen_to_arrive_in_both_servers(
     assert canary.prove(prompts(folder)).startswith("the sampler takes all 14 families of parameters")
     assert sampler.score(canary.groups).keys() == {server.url for server in servers}
     assert sampler.version == 0
+    assert check_gap(learner, list(sampler.sample(prompts(folder), 4, DRAWN)), 1.0).max < 1e-4
 
 
 def test_no_route_answers_without_the_key(servers: list[Served]) -> None:

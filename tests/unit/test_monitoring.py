@@ -278,7 +278,7 @@ def test_plain_lines_say_everything_without_control_codes() -> None:
     assert "the model is saved" in text
     assert "Where the time went" in text
     assert re.search(r"^waiting for scores +\| 2\.4 s", text, re.MULTILINE)
-    assert "Scoring took 37 s in workers; the time that was not waited for overlapped with sampling." in text
+    assert "Scoring took 37 s in workers; all but the wait overlapped with sampling." in text
 
 
 def test_a_quiet_stage_speaks_up_at_most_every_ten_seconds() -> None:

@@ -51,6 +51,7 @@ UNKNOWN = {
     "top_p=0.9": "TRL's top_p is not needed here: training samples come from the very distribution",
     "rollout.top_k=5": "verl's actor_rollout_ref.rollout.top_k is not needed here: training samples",
     "sampling.top_k=0": "An earlier version's sampling.top_k is not needed here: leave it out, only 0 was allowed",
+    "learning.reference=auto": "An earlier version's learning.reference is not needed here: leave it out",
     "sampling.temprature=1": "Did you mean 'temperature'?",
     "modle.path=x": "Did you mean 'model'?",
 }

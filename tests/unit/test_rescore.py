@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no saved responses"):
         load_saved(tmp_path)
     (tmp_path / "x.csv").touch()
-    with pytest.raises(UserError, match=r"must end in \.parquet or \.jsonl"):
+    with pytest.raises(UserError, match=r"which ends in \.parquet or \.jsonl"):
         load_saved(tmp_path / "x.csv")
     (tmp_path / "x.jsonl").touch()
     with pytest.raises(DataError, match="holds no rollouts"):

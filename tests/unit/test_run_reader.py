@@ -6,15 +6,17 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reasoner.__main__ import main
 from reasoner.errors import DataError, UserError
-from reasoner.evaluation.metrics import Evaluation, estimate
+from reasoner.evaluation.metrics import Criterion, Evaluation, estimate
 from reasoner.io.folder_lock import Lock
 from reasoner.io.serialization import to_json
+from reasoner.loading import load_config
 from reasoner.monitoring.format import age, size
 from reasoner.report.words import ended, resumptions
 from reasoner.runs.find import find_run, list_runs
@@ -260,3 +262,19 @@ def test_an_evaluation_alone_is_listed_and_shown(reasoner: Command, made: Path, 
     text = reasoner("runs", "show", str(folder))[1]
     assert "evaluation only" in text
     assert "Evaluation without training [95% interval]" in text
+
+
+@pytest.mark.parametrize(
+    "sets", [(), ("rewards.boxed_format.when=math", "evaluation.correct=boxed_format", "evaluation.threshold=0.5")]
+)
+def test_what_makes_a_response_correct_is_read_back_with_its_conditions(sets: tuple[str, ...], tmp_path: Path) -> None:
+    config = load_config("math-gsm8k", "laptop", sets=sets).config
+    folder = made_up_run(tmp_path, steps=1, problems=1, size=2, sets=sets)
+    assert read_run(folder).criterion == Criterion.of(config)
+    assert read_run(folder).correct == str(Criterion.of(config))
+
+
+@pytest.mark.parametrize("rewards", [3, [1], [{"when": 3}], [{"source": "math", "when": "math"}], None])
+def test_rewards_that_another_version_wrote_are_no_error(rewards: object, made: Path) -> None:
+    saved = read_run(made / "20260202-failed")
+    assert replace(saved, config={**saved.config, "rewards": rewards}).correct == "math"

@@ -109,6 +109,8 @@ _METHODS: Mapping[str, tuple[Term, str]] = {
     "sapo":        (Term("online", _OVER_STD, Evidence(), _OLD, SoftClip(), _PER_RESPONSE), "2511.20347"),
     "gmpo":        (Term("online", _OVER_STD, Evidence("response", "mean", bound=0.4), _OLD, Ratio(), _RESPONSES),
                     "2507.20673"),
+    "top-entropy": (Term("online", _OVER_STD, Evidence(entropy_share=0.2), _OLD, Clip(high=0.28), _TOKENS),
+                    "2506.01939"),
     "luspo":       (Term("online", _OVER_STD, _SEQUENCE, _OLD, Clip(low=2e-3, high=2.5e-3), _SUM), "2602.05261"),
     "vespo":       (Term("online", _OVER_STD, _WHOLE, _OLD, Gamma(), _TOKENS), "2602.10693"),
     "dppo-tv":     (Term("online", _OVER_STD, Evidence(), _SAMPLER, Divergence(), _TOKENS), "2602.04879"),

@@ -140,6 +140,9 @@ class Evidence:
     bound: float | None = None
     """of a response with a policy as anchor: a token's distance from it counts no further than this to the side that
     the credit pushes it to (2507.20673); None: all of it"""
+    entropy_share: float = 1.0
+    """of a term of tokens: only this share of each response's tokens gets weight, those where the policy's distribution
+    has the highest entropy (2506.01939); 1: all of them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +394,11 @@ class Term:
     def needs_reference(self) -> bool:
         """Whether the reference policy's log-probabilities are needed."""
         return self.evidence.reference or self.anchor.kind == "kl" or self.kl.coefficient > 0.0
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the entropy of every position is needed, for a bonus or to choose tokens."""
+        return self.entropy != 0.0 or self.evidence.entropy_share < 1.0
 
     @property
     def needs_critic(self) -> bool:

@@ -84,6 +84,8 @@ def _of_numbers(term: Term) -> Iterator[str]:
         yield f"credit.k must be at least 1, got {term.credit.k}"
     if evidence.bound is not None and evidence.bound <= 0.0:
         yield f"evidence.bound must be above 0, got {evidence.bound}"
+    if not 0.0 < evidence.entropy_share <= 1.0:
+        yield f"evidence.entropy_share must be in (0, 1], got {evidence.entropy_share}"
     if term.anchor.margin != 0.0 and term.anchor.kind != "margin":
         yield f"anchor.margin = {term.anchor.margin} needs anchor.kind = 'margin', got {term.anchor.kind!r}"
     if evidence.beta <= 0.0:
@@ -124,7 +126,7 @@ def _of_unit(term: Term) -> Iterator[str]:
             f"aggregation.kind = {term.aggregation.kind!r} does not fit evidence.unit = {unit!r}; "
             f"it takes {', '.join(known)}"
         )
-    if unit == "token" and replace(evidence, bias=1.0) != Evidence():
+    if unit == "token" and replace(evidence, bias=1.0, entropy_share=1.0) != Evidence():
         yield (
             "evidence.unit = 'token' is the log-probability itself: reduce, reference, beta and discount do not apply "
             "to it"
@@ -147,6 +149,9 @@ def _of_unit(term: Term) -> Iterator[str]:
             f"evidence.bound = {evidence.bound} bounds a response's distance from a policy token by token: it needs "
             "evidence.unit = 'response', reduce 'sum' or 'mean', no reference, and anchor.kind = 'old' or 'sampler'"
         )
+    if evidence.entropy_share != 1.0 and unit != "token":
+        share = evidence.entropy_share
+        yield f"evidence.entropy_share = {share} chooses tokens: it needs evidence.unit = 'token', got {unit!r}"
     if unit == "response" and evidence.reduce == "log-odds" and term.aggregation.kind != "responses":
         yield (
             "aggregation.kind must be 'responses' with evidence.reduce = 'log-odds', which is not a sum over "
