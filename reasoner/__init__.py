@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from reasoner.gro.spec.presets import PRESETS, Preset, Weighted
     from reasoner.gro.spec.registry import Algorithms
     from reasoner.gro.spec.terms import CustomCredit, CustomLink, Term
-    from reasoner.io.http_json import STRICT_JSON_DECODER, RemoteError, Service, Url, read_secret, without_query
+    from reasoner.io.http_json import RemoteError, Service, Url, read_secret, without_query
+    from reasoner.io.parsing import STRICT_JSON_DECODER
     from reasoner.plugins.hookspecs import Generator, TaskFamily, hookimpl
     from reasoner.plugins.reward_api import TEXT_ONLY, RewardSource, reward
     from reasoner.plugins.tracker_api import TrackedRun, Tracker, TrackerKind
@@ -128,7 +129,8 @@ _MODULES = {
     "reasoner.sandbox": "ISOLATED PYTHON End Limits Outcome Sandbox SandboxError Session open_sandbox "
     "permitted_sandbox",
     # requests to services
-    "reasoner.io.http_json": "STRICT_JSON_DECODER RemoteError Service Url read_secret without_query",
+    "reasoner.io.http_json": "RemoteError Service Url read_secret without_query",
+    "reasoner.io.parsing": "STRICT_JSON_DECODER",
     # runs, evaluations and scores for programs and notebooks (docs/python.md)
     "reasoner.api.run": "Run open_run run",
     "reasoner.api.scores": "Scores score",

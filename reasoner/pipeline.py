@@ -1,7 +1,7 @@
-"""The loop: prove the sampler, evaluate, keep, hand over, sample, score, annotate, credit, update, commit.
+"""The training loop: evaluate, checkpoint, sample and score, check the sampler, annotate, update, commit.
 
-What it works with is `reasoner.training.trainer`, built in `reasoner.training.build`; every arrow is a type of
-`reasoner.records`.
+The parts of a run and the stages that need several of them are in `reasoner.training.trainer`, which
+`reasoner.training.build` builds from the configuration; what passes between the stages is in `reasoner.records`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from reasoner.training.weight_sync import check_gap, gap_limit, verify_gap
 
 
 def train(trainer: Trainer, *, gate: bool = False) -> Path:
-    """Train as configured, or go on with a run that was interrupted; returns the folder of the trained model.
+    """Train as configured, or resume a run that was interrupted; returns the folder of the trained model.
 
     Args:
         gate: sample a few training problems first and say how often the policy is right
             (`Trainer.try_training_problems`).
 
     Raises:
-        RunError: the sampler, a verifier, the hand-over or the disk failed; the steps before are in the run folder.
-        OutOfTimeError: `run.max_hours` are nearly over.
+        RunError: the sampler, a verifier, the weight sync or the disk failed; the steps before are in the run folder.
+        OutOfTimeError: `run.max_hours` is nearly over; the run can be resumed.
     """
     steps = trainer.config.run.steps
     if trainer.run.steps < steps:
@@ -57,8 +57,8 @@ def train(trainer: Trainer, *, gate: bool = False) -> Path:
 
 
 def check_sampler(trainer: Trainer) -> None:
-    """Compare the log-probabilities that the sampler gave with the learner's: at the first step that samples, at the
-    second (after a hand-over), then at every k-th. The sampler itself may be asleep.
+    """Compare the sampler's log-probabilities of some responses with the learner's: at the first step that samples, at
+    the second (after a weight sync), then at every k-th. The sampler itself may be asleep.
 
     Raises:
         HandoverError: they differ by more than rounding: the sampler holds other weights than the learner.
@@ -72,32 +72,35 @@ def check_sampler(trainer: Trainer) -> None:
 
 def annotate(trainer: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> dict[Source, Batch]:
     """Add what the objective needs beside the current policy, once per batch and only what a term asks for."""
-    several = trainer.config.learning.updates_per_step * trainer.config.learning.epochs > 1
+    off_policy = trainer.config.learning.updates_per_step * trainer.config.learning.epochs > 1
+    """later optimiser steps of the training step learn from responses of older weights"""
     annotated: dict[Source, Batch] = {}
     for source, batch in batches.items():
         groups = [scored.group for scored in batch.groups]
-        asked = [each.term for each in terms if each.term.source == source]
-        if source == "online" and (several or any(term.needs_old for term in asked)):
+        readers = [active.term for active in terms if active.term.source == source]
+        if source == "online" and (off_policy or any(term.needs_old for term in readers)):
             batch = replace(batch, old_logprobs=_frozen(trainer.learner.logprobs(groups, batch.temperature)))
-        if trainer.reference and any(term.needs_reference for term in asked):
+        if trainer.reference and any(term.needs_reference for term in readers):
             reference = _frozen(trainer.reference.logprobs(groups, batch.temperature))
             batch = replace(batch, reference_logprobs=reference)
-            if source == "labelled" and any(term.anchor.kind == "kl" for term in asked):
-                moved = mismatch(groups)
-                found = _frozen(trainer.reference.logprobs(moved, batch.temperature))
-                batch = replace(batch, mismatched=Mismatched(tuple(moved), found))
-        if trainer.critic and any(term.needs_critic for term in asked):
+            if source == "labelled" and any(term.anchor.kind == "kl" for term in readers):
+                mismatched = mismatch(groups)
+                reference = _frozen(trainer.reference.logprobs(mismatched, batch.temperature))
+                batch = replace(batch, mismatched=Mismatched(tuple(mismatched), reference))
+        if trainer.teacher and any(term.needs_teacher for term in readers):
+            batch = replace(batch, teacher_logprobs=_frozen(trainer.teacher.logprobs(groups, batch.temperature)))
+        if trainer.critic and any(term.needs_critic for term in readers):
             batch = replace(batch, values=_frozen(trainer.critic.values(groups)))
         annotated[source] = batch
     return annotated
 
 
 def learn(trainer: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> UpdateReport:
-    """Credit and update."""
+    """Give credit to the responses and update the policy, and the critic where there is one."""
     config = trainer.config
     return update(
         batches,
-        [each for each in terms if each.term.source in batches],
+        [active for active in terms if active.term.source in batches],
         trainer.learner,
         max_tokens=config.sampling.max_tokens,
         steps=config.learning.updates_per_step,

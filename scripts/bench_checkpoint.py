@@ -11,35 +11,33 @@ scripts/document.py puts into docs/runs.md.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 from reasoner.loading import load_config
 from reasoner.pipeline import train
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
 from reasoner.training.build import open_trainer
+from scripts.harness import parser_of, spread, write_page
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "validation" / "checkpoints.md"
+PAGE = "checkpoints.md"
 SETS = ("run.steps=1", "data.eval.limit=2", "run.keep_best=0", "run.checkpoint_every=1")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, PAGE)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="bench-checkpoint-") as folder:
         table = measure(Path(folder), arguments.repeat)
     print(table)
     if arguments.write:
-        PAGE.write_text(f"<!-- written by scripts/bench_checkpoint.py -->\n{table}\n", encoding="utf-8")
+        write_page(PAGE, "bench_checkpoint.py", table)
 
 
 def measure(output: Path, repeat: int) -> str:
@@ -62,9 +60,9 @@ def measure(output: Path, repeat: int) -> str:
         resumed_s = time.perf_counter() - started
     rows = {
         "the first training step of the run": f"{step_s:.1f}",
-        "writing a checkpoint": _spread(written),
-        "the same number of bytes, written and flushed as one file": _spread(plain),
-        "verifying it (at a resume)": _spread(verified),
+        "writing a checkpoint": spread(written),
+        "the same number of bytes, written and flushed as one file": spread(plain),
+        "verifying it (at a resume)": spread(verified),
         "opening the resumed run, engine and model included": f"{resumed_s:.1f}",
     }
     lines = [f"| {size / 1e9:.2f} GB, median [range] of {repeat} | seconds |", "|---|---|"]
@@ -86,10 +84,6 @@ def _write(path: Path, size: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     path.unlink()
-
-
-def _spread(values: list[float]) -> str:
-    return f"{median(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
 
 
 if __name__ == "__main__":

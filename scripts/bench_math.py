@@ -14,7 +14,6 @@ both to docs/validation/math.md, which scripts/document.py puts into docs/reward
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import re
@@ -32,10 +31,11 @@ from sympy.core.cache import clear_cache
 from reasoner import Problem, Response
 from reasoner_rewards import equality, symbolic
 from reasoner_rewards.math import math
+from scripts.harness import parser_of, write_page
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ROOT / "tests" / "unit" / "cases" / "math_cases.jsonl"
-PAGE = ROOT / "docs" / "validation" / "math.md"
+PAGE = "math.md"
 ROUNDS = 4
 
 
@@ -172,21 +172,20 @@ def _faults(verdicts: Sequence[tuple[bool, bool]]) -> str:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = parser_of(__doc__, PAGE)
     arguments.add_argument(
         "--path", action="append", required=True, help="JSON lines with an `answer` field; may be repeated"
     )
     arguments.add_argument("--limit", type=int, default=1000, help="solutions (default 1000)")
-    arguments.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     given = arguments.parse_args()
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     gsm8k, labelled = gsm8k_cases(given.path, given.limit), labelled_cases()
-    lines = ["<!-- written by scripts/bench_math.py; CPU time of one process, fastest of four rounds -->"]
+    lines = []
     for line in (*speed_table(gsm8k, labelled), "", *agreement_table([*gsm8k, *labelled])):
         print(line, flush=True)
         lines.append(line)
     if given.write:
-        PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_page(PAGE, "bench_math.py; CPU time of one process, fastest of four rounds", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ it is looked at ten times a second. Needs a CPU, some minutes, and an otherwise 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -34,7 +33,7 @@ from reasoner.planning.decide import decide
 from reasoner.planning.estimate import RunEstimate, find_estimate
 from reasoner.processes.machine import GIB, this_machine
 from reasoner.processes.run_marker import MARKER
-from scripts.peak import peak
+from scripts.harness import parser_of, peak
 from tests.tiny import build_tiny_model
 
 SMALL = "embedded:smollm2-135m-instruct"
@@ -215,7 +214,7 @@ def _rollup(pid: int) -> dict[str, float]:
 
 def main() -> None:
     """Compare the cases that are named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; none: all")
     parser.add_argument("--steps", type=int, default=2, help="training steps of a run")
     options = parser.parse_args()

@@ -9,7 +9,6 @@ all of them; ratios are taken within a round. `CPU` counts the time of all proce
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -22,6 +21,7 @@ from pathlib import Path
 from reasoner.errors import MissingDependencyError
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Sandbox, open_sandbox
 from reasoner.sandbox.choose import BACKENDS, UNSANDBOXED
+from scripts.harness import parser_of, spread
 
 PROGRAMS = {
     "print(1)": (b"print(1)", b"1\n"),
@@ -91,7 +91,7 @@ def cpu_seconds() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--programs", type=int, default=20, help="of each kind, in every sandbox, in every round")
     options = parser.parse_args()
@@ -111,13 +111,9 @@ def report(title: str, times: dict[str, list[tuple[float, float]]]) -> None:
     for name, rounds in times.items():
         wall, cpu = (statistics.median(each) for each in zip(*rounds, strict=True))
         ratios = [
-            ratio_in_words([each[k] / base[k] for each, base in zip(rounds, times[PLAIN], strict=True)]) for k in (0, 1)
+            spread([each[k] / base[k] for each, base in zip(rounds, times[PLAIN], strict=True)], ".2f") for k in (0, 1)
         ]
         print(f"| {name} | {1 / wall:.1f} | {wall * 1000:.1f} | {cpu * 1000:.1f} | {ratios[0]} | {ratios[1]} |")
-
-
-def ratio_in_words(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ output; scored from the main thread, from another thread and inside an event loo
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import threading
@@ -32,12 +31,13 @@ from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.monitoring.step_metrics import Timer
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 from reasoner.scoring.service import ScoringService
+from scripts.harness import parser_of, write_page
 
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = str(ROOT / "tests" / "integration" / "misbehaving_rewards.py")
-PAGE = ROOT / "docs" / "validation" / "scoring.md"
+PAGE = "scoring.md"
 MARK = "REASONER_SCORING_BENCH"
 """environment variable by which processes of a measurement are found"""
 HANGS = ("spin", "fork and hang", "daemon and hang", "sleep")
@@ -224,17 +224,16 @@ def rows(workers: int) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = parser_of(__doc__, PAGE)
     arguments.add_argument("--workers", type=int, default=2)
-    arguments.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     given = arguments.parse_args()
-    lines = [f"<!-- written by scripts/bench_scoring.py: {given.workers} workers, {os.cpu_count()} cores -->"]
-    lines += ["| what | measured |", "|---|---|"]
+    lines = ["| what | measured |", "|---|---|"]
     for what, figures in rows(given.workers):
         print(f"{what}: {figures}", flush=True)
         lines.append(f"| {what} | {figures} |")
     if given.write:
-        PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        source = f"bench_scoring.py: {given.workers} workers, {os.cpu_count()} cores"
+        write_page(PAGE, source, "\n".join(lines))
 
 
 if __name__ == "__main__":

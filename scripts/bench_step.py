@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,7 +46,7 @@ from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import StartEngine
 from reasoner.training.update import ActiveTerm, update
 from reasoner.training.weight_sync import hand_over
-from scripts.peak import peak
+from scripts.harness import parser_of, peak, spread
 
 TRL_VERSION = "1.16.0"
 GROUP_SIZE, MAX_TOKENS, LEARNING_RATE = 8, 64, 1e-6
@@ -220,7 +219,7 @@ def compare(rounds: int, trl_python: Path, model: Path, work: Path) -> dict[tupl
 
 def report(found: dict[tuple[str, Case], list[Measured]]) -> Table:
     """Median and range over the rounds; a ratio is taken within a round."""
-    table = Table("case", "", "ours", "TRL", "ours / TRL", title="median (lowest to highest)")
+    table = Table("case", "", "ours", "TRL", "ours / TRL", title="median [lowest, highest]")
     for case in CASES:
         ours, trl = found["ours", case], found["trl", case]
         for label, unit, value in (
@@ -230,17 +229,13 @@ def report(found: dict[tuple[str, Case], list[Measured]]) -> Table:
         ):
             pairs = [(value(mine), value(theirs)) for mine, theirs in zip(ours, trl, strict=True)]
             columns = ([a for a, _ in pairs], [b for _, b in pairs], [a / b for a, b in pairs])
-            table.add_row(case, f"{label} {unit}".strip(), *(_spread(column) for column in columns))
+            table.add_row(case, f"{label} {unit}".strip(), *(spread(column, ".3g") for column in columns))
     return table
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
 def main() -> None:
     """Compare, or be our side of the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="counted steps per side and case")
     parser.add_argument("--trl-python", type=Path, help=f"Python of an environment with trl {TRL_VERSION}")
     parser.add_argument("--side", type=Path, help=argparse.SUPPRESS)

@@ -139,9 +139,10 @@ def configured(output: Path, history: int) -> Config:
 def trainer_of(config: Config, run: RunFolder, view: LiveView, problems: Sequence[Problem]) -> Trainer:
     stream = Stream(problems, PER_STEP, 0, section="data.train", key="learning.problems_per_step")
     curriculum = Curriculum(stream, 0, config.curriculum.longest_rest)
-    curriculum.observe({problem.id: 0.5 for problem in problems})
+    records = {problem.id: [0.5, 0, 0, 0] for problem in problems}
+    curriculum.restore({"cursor": curriculum.state()["cursor"], "problems": records})
     prompts = {problem.id: Prompt(problem, (1, 2, 3)) for problem in problems}
-    pairs = [ScoredGroup(Group(problem, (1,), (RESPONSE,) * 2), (), (1.0, 0.0)) for problem in problems]
+    pairs = [ScoredGroup(Group(problems[0], (1,), (RESPONSE,) * 2), (), (1.0, 0.0))] * len(problems)
     return Trainer(
         config=config,
         device="cpu",
@@ -152,6 +153,7 @@ def trainer_of(config: Config, run: RunFolder, view: LiveView, problems: Sequenc
         terms={name: configured.term for name, configured in config.gro.terms.items()},
         learner=cast(Any, Learner()),
         reference=None,
+        teacher=None,
         critic=None,
         evaluator=None,
         held_out=None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,8 +32,16 @@ class RowError(DataError):
             where: in the row: `field 'chosen', message 2`.
         """
         self.place, self.kind = place, kind
+        self._made_of = (place, complaint, kind, where)
         self.detail = f", {where}: {complaint}" if where else f": {complaint}"
         super().__init__(place + self.detail)
+
+    def __reduce__(self) -> tuple[Callable[[str, str, str, str], RowError], tuple[str, str, str, str]]:
+        return _row_error, self._made_of  # ranks send each other what is wrong with their shares
+
+
+def _row_error(place: str, complaint: str, kind: str, where: str) -> RowError:
+    return RowError(place, complaint, kind, where=where)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from reasoner.gro.spec.terms import (
     Marginal,
     One,
     PassAtK,
+    Teacher,
     Term,
     Threshold,
 )
@@ -38,10 +39,57 @@ BATCH_EPSILON = 1e-8
 def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:
     """(R, 1) credit of every response, or (R, T) of every token, in the rewards' number format.
 
+    A right response of one token and three wrong ones of two tokens:
+
+    >>> rewards_NG = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    >>> mask_RT = torch.tensor([[True, False], [True, True], [True, True], [True, True]])
+    >>> def example(spec, **annotations):
+    ...     inputs = ObjectiveInputs(rewards_NG, torch.ones_like(rewards_NG, dtype=torch.bool), mask_RT, **annotations)
+    ...     return credit(Term(credit=spec), inputs, torch.tensor([[0, 1]]))[:, 0]
+    >>> example(Advantage(baseline="none"))
+    tensor([1., 0., 0., 0.])
+    >>> example(Advantage(baseline="mean"))
+    tensor([ 0.7500, -0.2500, -0.2500, -0.2500])
+    >>> example(Advantage(baseline="leave-one-out"))
+    tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
+    >>> example(Advantage(baseline="length-weighted"))  # b = 1 / (1 + 2 + 2 + 2)
+    tensor([ 0.8571, -0.1429, -0.1429, -0.1429])
+    >>> example(Advantage(baseline="greedy"), greedy_N=torch.tensor([1.0]))
+    tensor([ 0., -1., -1., -1.])
+    >>> example(Advantage(baseline="critic"), values_RT=torch.full((4, 2), 0.5))  # of the first token
+    tensor([ 0.5000, -0.4750, -0.4750, -0.4750])
+    >>> example(Advantage(scale="group"))  # over 0.5 + 1e-4
+    tensor([ 1.4997, -0.4999, -0.4999, -0.4999])
+    >>> example(Advantage(scale="mean"))  # over 0.25
+    tensor([ 3., -1., -1., -1.])
+    >>> example(Advantage(scale="batch"))  # 0.75 once and -0.25 six times, minus their mean, over their deviation
+    tensor([ 2.4495, -0.4082, -0.4082, -0.4082])
+    >>> of_two = {"components_KNG": torch.stack([rewards_NG, 1 - rewards_NG]), "component_weights_K": torch.ones(2)}
+    >>> example(Advantage(scale="group", combine="normalise-then-sum"), **of_two)  # the two rewards cancel
+    tensor([0., 0., 0., 0.])
+    >>> example(Best())
+    tensor([1., 0., 0., 0.])
+    >>> example(Marginal())
+    tensor([1., 0., 0., 0.])
+    >>> example(PassAtK(k=2))
+    tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
+    >>> example(Threshold(at=1.0))
+    tensor([1., 0., 0., 0.])
+    >>> example(Label(at=1.0))
+    tensor([ 1., -1., -1., -1.])
+    >>> example(One())
+    tensor([1., 1., 1., 1.])
+    >>> example(Chosen())  # of the only pair, the first response
+    tensor([1., 0., 0., 0.])
+
     Args:
-        term: which credit.
+        term: which credit; bound to the functions of plugins (`Algorithms.bind`).
         inputs: rewards and annotations of the whole batch.
         pairs_P2: rows of the chosen and the rejected response of each pair, for `chosen`.
+
+    Raises:
+        ValueError: an annotation is missing, a plugin's credit is not bound to its function, or that function returns
+            something else than one finite value per valid response.
     """
     rewards_NG = masked(inputs.rewards_NG, inputs.valid_NG)
     match term.credit:
@@ -63,6 +111,8 @@ def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:
         case Chosen():
             credit_RT = torch.zeros_like(rewards_NG).reshape(-1, 1)
             credit_RT[pairs_P2[:, 0]] = 1
+        case Teacher():
+            return _of_teacher(term.credit, inputs)
         case CustomCredit():
             raise ValueError(f"the credit {term.credit.name!r} is not bound to its function (Algorithms.bind)")
         case function:
@@ -70,8 +120,33 @@ def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:
     return masked(credit_RT, inputs.valid_R[:, None].expand_as(credit_RT))
 
 
+def _of_teacher(spec: Teacher, inputs: ObjectiveInputs) -> Tensor:
+    """(R, T) c_t = sum_{s >= t} discount^(s - t) (log pi_T - log pi)_s over the policy's tokens.
+
+    Under the policy, sum_t c_t grad log pi_t is in expectation minus the gradient of the reverse KL: with discount 1 of
+    KL(pi || pi_T) over whole responses; with 0 of the sum over positions of KL(pi || pi_T) of the next token, the
+    prefixes taken as they come. A policy that gives a token 0.5 and its teacher 0.25: credit log 0.5 = -0.69.
+    """
+    why = "a teacher's credit"
+    difference_RT = inputs.needed("teacher_RT", why) - inputs.needed("old_RT", why)
+    difference_RT = masked(difference_RT.to(inputs.rewards_NG), inputs.mask_RT)
+    if spec.discount == 0.0:
+        return difference_RT
+    credit_RT, ahead_R = torch.zeros_like(difference_RT), torch.zeros_like(difference_RT[:, 0])
+    for t in reversed(range(difference_RT.shape[1])):
+        here_R = difference_RT[:, t] + spec.discount * ahead_R
+        ahead_R = torch.where(inputs.mask_RT[:, t], here_R, ahead_R)
+        credit_RT[:, t] = masked(ahead_R, inputs.mask_RT[:, t])
+    return credit_RT
+
+
 def informative(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
-    """(N,) True for groups with at least two valid responses whose rewards differ."""
+    """(N,) bool: groups with at least two valid responses whose rewards differ.
+
+    >>> rewards_NG = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    >>> informative(rewards_NG, torch.tensor([[True, True], [True, True], [True, False]]))
+    tensor([ True, False, False])
+    """
     high_N = rewards_NG.masked_fill(~valid_NG, -torch.inf).amax(dim=1)
     low_N = rewards_NG.masked_fill(~valid_NG, torch.inf).amin(dim=1)
     return (valid_NG.sum(dim=1) >= 2) & (high_N > low_N)
@@ -85,6 +160,19 @@ def returns_and_advantages(spec: Advantage, kl: KL, inputs: ObjectiveInputs) -> 
     r is the reward at the last token, minus the KL penalty at each token; V after the last token is 0. Tokens that the
     policy did not write are passed over. With `trace_scale` the advantages' trace depends on the response's length, and
     the returns, on which the critic is trained, have a trace of 1 (2504.05118).
+
+    A response of two tokens with the reward 1 and the values 0.5 and 0.8: delta = 0.8 - 0.5, 1 - 0.8.
+
+    >>> mask_RT = torch.ones(1, 2, dtype=torch.bool)
+    >>> inputs = ObjectiveInputs(torch.ones(1, 1), mask_RT[:, :1], mask_RT, values_RT=torch.tensor([[0.5, 0.8]]))
+    >>> returns_RT, advantages_RT = returns_and_advantages(Advantage(baseline="critic", trace=0.5), KL(), inputs)
+    >>> advantages_RT  # 0.3 + 0.5 * 0.2, 0.2
+    tensor([[0.4000, 0.2000]])
+    >>> returns_RT
+    tensor([[0.9000, 1.0000]])
+
+    Raises:
+        ValueError: the batch has no values, or no log-probabilities for the KL.
     """
     values_RT = masked(inputs.needed("values_RT", "a critic as baseline"), inputs.mask_RT).to(inputs.rewards_NG)
     mask_RT = inputs.mask_RT

@@ -30,6 +30,8 @@ class ObjectiveInputs:
     """log-probabilities under the policy when the batch arrived; None: it has not moved yet"""
     reference_RT: Tensor | None = None
     """log-probabilities under the reference policy"""
+    teacher_RT: Tensor | None = None
+    """log-probabilities under the teacher"""
     sampler_RT: Tensor | None = None
     """log-probabilities as the sampler reported them"""
     values_RT: Tensor | None = None
@@ -62,5 +64,9 @@ class ObjectiveInputs:
 
 
 def masked(values_RT: Tensor, mask_RT: Tensor) -> Tensor:
-    """The values, 0 where the mask is False. `where`, not a product: padding may hold anything, and 0 * inf is NaN."""
+    """The values, 0 where the mask is False. `where`, not a product: padding may hold anything, and 0 * inf is NaN.
+
+    >>> masked(torch.tensor([[-1.0, torch.nan]]), torch.tensor([[True, False]]))
+    tensor([[-1.,  0.]])
+    """
     return torch.where(mask_RT, values_RT, torch.zeros_like(values_RT))

@@ -49,11 +49,50 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor, old: Tensor | None = N
 
     All are flat at c = 0 (`slope_without_credit`): what has no credit has no weight, and needs no forward.
 
+    The weight of a token is the slope in u. At the policy of the anchor, and where its probability has doubled:
+
+    >>> def slopes(spec, credit=1.0, **more):
+    ...     u = torch.tensor([0.0, 0.6931472], requires_grad=True)
+    ...     return torch.autograd.grad(link(spec, u, torch.full_like(u, credit), **more).sum(), u)[0]
+    >>> slopes(Linear())
+    tensor([1., 1.])
+    >>> slopes(Ratio())
+    tensor([1., 2.])
+    >>> slopes(Clip(low=0.2, high=0.2))  # beyond 1 + 0.2 there is nothing more to gain
+    tensor([1., 0.])
+    >>> slopes(Clip(low=0.2, high=0.2), credit=-1.0)
+    tensor([-1., -2.])
+    >>> slopes(Clip(dual=1.5), credit=-1.0)
+    tensor([-1.,  0.])
+    >>> slopes(SoftClip(positive=1.0))  # r 4 s(r - 1) (1 - s(r - 1))
+    tensor([1.0000, 1.5729])
+    >>> slopes(Divergence(measure="tv", limit=0.2), old=torch.tensor([0.3, 0.3]).log())  # from 0.3 to 0.6
+    tensor([1., 0.])
+    >>> slopes(Divergence(measure="kl", limit=0.5), old=torch.tensor([0.3, 0.3]).log())  # 0.18 nats
+    tensor([1., 2.])
+    >>> slopes(Truncate(cap=1.5))
+    tensor([1.0000, 1.5000])
+    >>> slopes(Gamma(positive_power=2.0, positive_rate=3.0))  # 4 e^-3
+    tensor([1.0000, 0.1991])
+    >>> slopes(LogSigmoid())  # s(-u)
+    tensor([0.5000, 0.3333])
+    >>> slopes(LogSigmoid(smoothing=0.1))  # 0.9 s(-u) - 0.1 s(u)
+    tensor([0.4000, 0.2333])
+    >>> slopes(Sigmoid(desirable=1.0))  # s(u) s(-u)
+    tensor([0.2500, 0.2222])
+    >>> slopes(Square())
+    tensor([-0.0000, -1.3863])
+    >>> slopes(Hinge())[1]  # its margin is reached
+    tensor(0.)
+
     Args:
-        spec: which link.
+        spec: which link; bound to the functions of plugins (`Algorithms.bind`).
         u: evidence - anchor.
         c: credit, of the shape of u.
         old: the tokens' log-probabilities under the policy of the anchor, which `divergence` reads.
+
+    Raises:
+        ValueError: `old` is missing, or a plugin's link is not bound to its function or returns another shape.
     """
     match spec:
         case Linear():
@@ -101,6 +140,11 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor, old: Tensor | None = N
 def slope_without_credit(function: Link | LinkFunction) -> tuple[float, float] | None:
     """Where a link breaks its contract, (u, its slope there at c = 0): such responses get no forward pass, whatever the
     link says of them. None: it is flat at c = 0.
+
+    >>> slope_without_credit(Linear()) is None
+    True
+    >>> slope_without_credit(lambda u, c: (c - 1) * u)
+    (-8.0, -1.0)
     """
     u = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64, requires_grad=True)
     with torch.enable_grad():

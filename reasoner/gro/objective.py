@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reasoner.gro.credit import credit
 from reasoner.gro.diagnostics import Diagnostics
-from reasoner.gro.evidence import bounded, of_responses
+from reasoner.gro.evidence import bounded, of_high_entropy, of_responses
 from reasoner.gro.importance import correction
 from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.kl import kl_estimate
@@ -71,8 +71,19 @@ def credit_of(term: Term, inputs: ObjectiveInputs) -> Tensor:
     Once per batch and term, not per mini-batch: the credit of a plugin may draw random numbers, and all mini-batches
     and passes must see the same.
 
+    >>> from reasoner.gro.spec.terms import Advantage
+    >>> mask_RT = torch.ones(2, 3, dtype=torch.bool)
+    >>> inputs = ObjectiveInputs(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, dtype=torch.bool), mask_RT)
+    >>> credit_of(Term(credit=Advantage(baseline="leave-one-out")), inputs)
+    tensor([[ 1.],
+            [-1.]])
+
     Args:
         term: bound to the functions of plugins (`Algorithms.bind`).
+        inputs: the whole batch.
+
+    Raises:
+        ValueError: as `credit`.
     """
     pairs_P2 = _pairs(term, inputs, _counted(term, inputs))
     credit_RT = credit(term, inputs, pairs_P2)
@@ -90,6 +101,30 @@ def plan(
     rows: Sequence[int] | None = None,
 ) -> TermPlan:
     """Fix normalisers and pairs of a term over a mini-batch.
+
+    Two responses of one and of three tokens, what each of their tokens counts:
+
+    >>> from reasoner.gro.spec.terms import Aggregation, Best, Evidence, One
+    >>> mask_RT = torch.tensor([[True, False, False], [True, True, True]])
+    >>> inputs = ObjectiveInputs(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, dtype=torch.bool), mask_RT)
+    >>> def scales(kind, **more):
+    ...     term = Term(credit=Best(), aggregation=Aggregation(kind, **more))
+    ...     return plan("example", term, inputs, credit_of(term, inputs), max_tokens=10).scale_R
+    >>> scales("token-mean")  # 1 / 4
+    tensor([0.2500, 0.2500])
+    >>> scales("token-mean", credited=True)  # only the best response has credit: 1 / 1
+    tensor([1., 0.])
+    >>> scales("response-mean")  # 1 / (2 * 1), 1 / (2 * 3)
+    tensor([0.5000, 0.1667])
+    >>> scales("response-sum")  # 1 / 2
+    tensor([0.5000, 0.5000])
+    >>> scales("constant")  # 1 / (2 * 10)
+    tensor([0.0500, 0.0500])
+    >>> scales("responses")  # of each response, not of a token
+    tensor([0.5000, 0.5000])
+    >>> term = Term(credit=One(), evidence=Evidence("pair"), aggregation=Aggregation("pairs"))
+    >>> plan("example", term, inputs, credit_of(term, inputs), max_tokens=10).pairs_P2  # each counts 1 / 1
+    tensor([[0, 1]])
 
     Args:
         name: of the term, for the diagnostics.
@@ -123,9 +158,10 @@ def plan(
 
 def _counted(term: Term, inputs: ObjectiveInputs) -> Tensor:
     """bool (R,): responses of the batch that a term takes into account."""
+    counted_R = inputs.valid_R if term.needs_reward else torch.ones_like(inputs.valid_R)
     if term.mask_truncated and inputs.truncated_R is not None:
-        return inputs.valid_R & ~inputs.truncated_R
-    return inputs.valid_R
+        return counted_R & ~inputs.truncated_R
+    return counted_R
 
 
 def _pairs(term: Term, inputs: ObjectiveInputs, counted_R: Tensor) -> Tensor:
@@ -136,7 +172,21 @@ def _pairs(term: Term, inputs: ObjectiveInputs, counted_R: Tensor) -> Tensor:
 
 
 def sampled_kl(inputs: ObjectiveInputs, counted_R: Tensor) -> float:
-    """max(0, mean over responses of sum_t (l_sampler - l_ref)): the KL of the policy that sampled, with no forward."""
+    """max(0, mean over responses of sum_t (l_sampler - l_ref)): the KL of the policy that sampled, with no forward.
+
+    >>> mask_RT = torch.ones(2, 1, dtype=torch.bool)
+    >>> logprobs = {"sampler_RT": torch.tensor([[-1.0], [-1.0]]), "reference_RT": torch.tensor([[-2.0], [-1.5]])}
+    >>> inputs = ObjectiveInputs(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), mask_RT, **logprobs)
+    >>> sampled_kl(inputs, torch.tensor([True, True]))  # (1 + 0.5) / 2
+    0.75
+
+    Args:
+        inputs: the whole batch.
+        counted_R: bool; the responses of the mean.
+
+    Raises:
+        ValueError: the batch lacks log-probabilities of the sampler or of the reference policy.
+    """
     why = "the anchor `kl`"
     difference_RT = inputs.needed("sampler_RT", why) - inputs.needed("reference_RT", why)
     total_R = masked(difference_RT, inputs.mask_RT).sum(dim=1)[counted_R]
@@ -179,18 +229,41 @@ def _scale(term: Term, credit_RT: Tensor, counted_R: Tensor, lengths_R: Tensor, 
 
 
 def weigh(
-    plans: Sequence[TermPlan], inputs: ObjectiveInputs, rows: Sequence[int], logprobs_RT: Tensor
+    plans: Sequence[TermPlan],
+    inputs: ObjectiveInputs,
+    rows: Sequence[int],
+    logprobs_RT: Tensor,
+    entropies_RT: Tensor | None = None,
 ) -> tuple[Weights, dict[str, Diagnostics]]:
     """The weights of some responses under the policy being trained, summed over the terms with their lambdas, and what
     they look like by term, without lambda.
+
+    GRPO on two responses of one and of two tokens, on the policy that sampled them: w = credit / (responses * length).
+
+    >>> from reasoner.gro.spec.terms import Aggregation, Anchor, Clip
+    >>> term = Term(anchor=Anchor("old"), link=Clip(), aggregation=Aggregation("response-mean"))
+    >>> mask_RT = torch.tensor([[True, False], [True, True]])
+    >>> inputs = ObjectiveInputs(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, dtype=torch.bool), mask_RT)
+    >>> planned = plan("grpo", term, inputs, credit_of(term, inputs), max_tokens=2)
+    >>> weights, _ = weigh([planned], inputs, [0, 1], torch.tensor([[-1.0, 0.0], [-2.0, -0.5]]))
+    >>> weights.weights_RT
+    tensor([[ 0.2500,  0.0000],
+            [-0.1250, -0.1250]])
+    >>> weights, _ = weigh([planned], inputs, [1], torch.tensor([[-2.0, -0.5]]))  # the same, whatever comes with it
+    >>> weights.weights_RT
+    tensor([[-0.1250, -0.1250]])
 
     Args:
         plans: terms of one mini-batch.
         inputs: the batch that they were planned over.
         rows: (r,) which of the batch's R responses these are; with a pair both of its responses.
         logprobs_RT: (r, T) their log-probabilities, right-padded to the longest of them.
+        entropies_RT: (r, T) the entropy of each position's distribution, nats; None: no term needs it.
+
+    Raises:
+        ValueError: a term needs log-probabilities or entropies that are not there.
     """
-    here = _Here.of(inputs, torch.tensor(rows, dtype=torch.int64), logprobs_RT)
+    here = _Here.of(inputs, torch.tensor(rows, dtype=torch.int64), logprobs_RT, entropies_RT)
     weights_RT = torch.zeros_like(logprobs_RT)
     entropy_RT = torch.zeros_like(logprobs_RT) if any(each.term.entropy for each in plans) else None
     diagnostics = {}
@@ -216,9 +289,10 @@ class _Here:
     old_RT: Tensor
     reference_RT: Tensor | None
     sampler_RT: Tensor | None
+    entropies_RT: Tensor | None
 
     @classmethod
-    def of(cls, inputs: ObjectiveInputs, rows: Tensor, logprobs_RT: Tensor) -> _Here:
+    def of(cls, inputs: ObjectiveInputs, rows: Tensor, logprobs_RT: Tensor, entropies_RT: Tensor | None) -> _Here:
         width = logprobs_RT.shape[1]
 
         def cut(values_RT: Tensor | None) -> Tensor | None:
@@ -231,7 +305,17 @@ class _Here:
             old_RT=logprobs_RT.detach() if old_RT is None else old_RT,
             reference_RT=cut(inputs.reference_RT),
             sampler_RT=cut(inputs.sampler_RT),
+            entropies_RT=entropies_RT,
         )
+
+    def chosen_tokens(self, term: Term) -> Tensor:
+        """(r, T) bool: the policy's tokens that can get weight from the term's link."""
+        share = term.evidence.entropy_share
+        if share == 1.0:
+            return self.mask_RT
+        if self.entropies_RT is None:
+            raise ValueError(f"evidence.entropy_share = {share} needs the entropy of every position; got none")
+        return of_high_entropy(share, self.entropies_RT, self.mask_RT)
 
     def anchored(self, term: Term) -> Tensor | None:
         """Log-probabilities under the policy that is the term's anchor; None: the anchor is a number."""
@@ -254,7 +338,7 @@ def _loss(each: TermPlan, here: _Here, logprobs_RT: Tensor) -> tuple[Tensor, Ten
         value_RT = _token_value(each, here, logprobs_RT)
         if rho_RT is not None:
             value_RT = value_RT * rho_RT
-        loss = -(here.of_rows(each.scale_R)[:, None] * masked(value_RT, here.mask_RT)).sum()
+        loss = -(here.of_rows(each.scale_R)[:, None] * masked(value_RT, here.chosen_tokens(each.term))).sum()
     else:
         value_R = _response_value(each, here, logprobs_RT)
         if rho_RT is not None:
@@ -356,7 +440,7 @@ def _diagnose(
         negative=float(-weights_RT.clamp(max=0).sum()),
         tokens=int(counted_RT.sum()),
         nonzero=int(nonzero_RT.sum()),
-        clipped=int((counted_RT & ~nonzero_RT & credit_RT).sum()),
+        clipped=int((counted_RT & ~nonzero_RT & credit_RT & here.chosen_tokens(each.term)).sum()),
         response_mass=float(mass_R.sum()),
         response_mass_squared=float(mass_R.square().sum()),
         kl=kl,

@@ -17,6 +17,19 @@ def mine(spec: Pairing, rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:
     best-worst: a group's best and its worst response (the first of equals). correct-incorrect: every response of at
     least `correct` with every one below, up to `most` per group, taken so that both sides vary. Only pairs whose
     rewards differ by more than `margin`; abstained responses are in none.
+
+    >>> rewards_NG, valid_NG = torch.tensor([[0.0, 1.0, 0.2], [1.0, 1.0, 0.0]]), torch.ones(2, 3, dtype=torch.bool)
+    >>> mine(Pairing("best-worst"), rewards_NG, valid_NG).tolist()
+    [[1, 0], [3, 5]]
+    >>> mine(Pairing("correct-incorrect", most=8, correct=1.0), rewards_NG, valid_NG).tolist()
+    [[1, 0], [1, 2], [3, 5], [4, 5]]
+    >>> mine(Pairing("correct-incorrect", most=8, correct=1.0, margin=0.9), rewards_NG, valid_NG).tolist()
+    [[1, 0], [3, 5], [4, 5]]
+
+    Args:
+        spec: the rule and its numbers.
+        rewards_NG: total rewards; those that are not valid may hold anything.
+        valid_NG: bool; responses that count.
     """
     size = rewards_NG.shape[1]
     pairs = [
@@ -43,7 +56,11 @@ def _of_group(spec: Pairing, rewards: Sequence[float | None]) -> Iterator[tuple[
 
 
 def pairs_of_row(pairs_P2: Tensor) -> dict[int, list[int]]:
-    """The pairs that each response is in, by its row."""
+    """The pairs that each response is in, by its row.
+
+    >>> pairs_of_row(torch.tensor([[1, 0], [1, 2]]))
+    {1: [0, 1], 0: [0], 2: [1]}
+    """
     by_row: dict[int, list[int]] = {}
     for pair, rows in enumerate(pairs_P2.tolist()):
         for row in rows:
@@ -52,7 +69,15 @@ def pairs_of_row(pairs_P2: Tensor) -> dict[int, list[int]]:
 
 
 def units(rows: int, pairs_P2: Tensor) -> list[int]:
-    """(R,) a number per response, the same for responses that pairs connect: they need each other's forward."""
+    """(R,) a number per response, the same for responses that pairs connect: they need each other's forward.
+
+    >>> units(5, torch.tensor([[1, 0], [1, 2]]))
+    [1, 1, 1, 3, 4]
+
+    Args:
+        rows: R, the responses of the batch.
+        pairs_P2: rows of the chosen and the rejected response of each pair.
+    """
     leader = list(range(rows))
 
     def find(row: int) -> int:

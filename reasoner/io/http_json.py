@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 from reasoner.errors import UserError
+from reasoner.io.parsing import STRICT_JSON_DECODER
 from reasoner.io.redaction import hide, know_variable, redact_start
 
 MAX_BYTES = 8 * 2**20
@@ -305,18 +306,3 @@ def _retry_after(value: str) -> float:
     except ValueError:
         return 0.0
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key is repeated")
-    return table
-
-
-STRICT_JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
-"""no `NaN`, no `Infinity`, no repeated key"""

@@ -141,7 +141,18 @@ def sources(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
 
 
 def merge(weight: Tensor, down: Tensor, up: Tensor, config: LoraConfig) -> Tensor:
-    """W + (alpha / rank) B A, computed in float32 at least, in W's number format."""
+    """W + (alpha / rank) B A, computed in float32 at least, in W's number format.
+
+    >>> merge(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [0.0]]), LoraConfig(rank=1, alpha=0.5))
+    tensor([[1.5000, 1.0000],
+            [0.0000, 1.0000]])
+
+    Args:
+        weight: W, (out, in).
+        down: A, (rank, in).
+        up: B, (out, rank).
+        config: alpha and rank.
+    """
     wide = torch.promote_types(weight.dtype, torch.float32)
     delta = up.to(wide) @ down.to(wide) * (config.alpha / config.rank)
     return (weight.to(wide) + delta).to(weight.dtype)

@@ -21,11 +21,12 @@ from reasoner.gro.weights import Weights
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.records import Group
 
-WeightFunction = Callable[[Sequence[int], Tensor], Weights]
-"""`(rows, outputs_RT) -> weights` for the responses with these rows of the batch, in the order in which they were
-packed. The outputs are log-probabilities, or a critic's values. Called once per micro-batch. All tensors are float32
-(float64 for float64 models) on the learner's device, right-padded to the longest response of the call; `outputs_RT`
-carries no gradient and is 0 at padding. Where the policy mask is False the learner ignores the weights."""
+WeightFunction = Callable[[Sequence[int], Tensor, Tensor | None], Weights]
+"""`(rows, outputs_RT, entropies_RT) -> weights` for the responses with these rows of the batch, in the order in which
+they were packed. The outputs are log-probabilities, or a critic's values; the entropies are those of the positions'
+distributions, in nats, None where they are not computed. Called once per micro-batch. All tensors are float32 (float64
+for float64 models) on the learner's device, right-padded to the longest response of the call; outputs and entropies
+carry no gradient and are 0 at padding. Where the policy mask is False the learner ignores the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Learner(Protocol):
             rows: which of the batch's R responses go through the model; None: all of them.
             together: (R,) the unit of every response of the batch: responses of one unit, all of one group, are in one
                 micro-batch whatever the token budget. None: every response is its own.
-            entropy: compute H; otherwise the weights' `entropy_RT` must be None.
+            entropy: compute H and give it to `weights`; otherwise their `entropy_RT` must be None.
         """
         ...
 

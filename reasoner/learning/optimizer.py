@@ -28,7 +28,18 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
-    """AdamW over the parameters that are trained."""
+    """AdamW over the parameters that are trained.
+
+    A gradient of (3, 4) has the norm 5; clipped to 1 it is (0.6, 0.8), of which AdamW's first moment takes a tenth:
+
+    >>> parameter = nn.Parameter(torch.zeros(2))
+    >>> optimizer = Optimizer([("p", parameter)], LearningConfig(max_grad_norm=1.0), peak=0.1, total_steps=9)
+    >>> optimizer.backward((parameter * torch.tensor([3.0, 4.0])).sum())
+    >>> optimizer.step().grad_norm
+    5.0
+    >>> optimizer._adamw.state[parameter]["exp_avg"]
+    tensor([0.0600, 0.0800])
+    """
 
     def __init__(
         self, parameters: Iterable[tuple[str, nn.Parameter]], config: LearningConfig, *, peak: float, total_steps: int
@@ -120,7 +131,17 @@ class Optimizer:
 
 
 def why_not(losses: Sequence[float], norm: float) -> str:
-    """Why a step must not be made; empty: it may be."""
+    """Why a step must not be made; empty: it may be.
+
+    >>> why_not([0.5, -0.25], norm=3.0)
+    ''
+    >>> why_not([0.5], norm=float("inf"))
+    'the gradient is not finite (norm inf): step skipped'
+
+    Args:
+        losses: of the micro-batches.
+        norm: of the gradient, before clipping.
+    """
     if not all(map(math.isfinite, losses)):
         return f"the loss is not finite ({sum(losses)}): step skipped"
     if not math.isfinite(norm):

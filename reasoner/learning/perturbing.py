@@ -45,7 +45,12 @@ def perturbed(
 
 
 def noise(name: str, like: Tensor) -> Tensor:
-    """Random numbers of variance 1 in the shape of `like`."""
+    """Random numbers of variance 1 in the shape of `like`: an outer product of random vectors, the same for a name.
+
+    >>> like = torch.zeros(2, 3)
+    >>> noise("a.weight", like).shape, torch.equal(noise("a.weight", like), noise("a.weight", like))
+    (torch.Size([2, 3]), True)
+    """
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     found = torch.ones((), device=like.device)
     for length in like.shape:

@@ -330,6 +330,7 @@ def _check_metric(key: str, name: str, config: Config) -> None:
     except KeyError as error:
         raise ConfigError(f"{key} = {name!r}: {error.args[0]}") from None
     conditions = {
+        "teacher/": ("a term with a teacher", config.gro.needs_teacher),
         "critic/": ("a term with a critic", config.gro.needs_critic),
         "reward/": ("online groups", config.online),
         "groups/no_credit": ("online groups", config.online),
@@ -338,7 +339,7 @@ def _check_metric(key: str, name: str, config: Config) -> None:
         "sample/seconds": ("sampling.ahead", bool(config.sampling.ahead)),
         "response/staleness": ("sampling.ahead", bool(config.sampling.ahead)),
         "curriculum/": ("a curriculum", config.curriculum.kind != "none"),
-        "entropy": ("an entropy bonus", any(term.entropy for term in config.gro.terms.values())),
+        "entropy": ("a term that needs entropies", any(term.term.needs_entropy for term in config.gro.terms.values())),
     }
     for prefix, (need, there_is) in conditions.items():
         if name.startswith(prefix) and not there_is:

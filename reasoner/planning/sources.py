@@ -24,6 +24,7 @@ from reasoner.data.offline import (
 from reasoner.data.problems import Splits, example_turns, load_held_out, load_splits, overlap_policy
 from reasoner.data.prompts.renderer import Renderer, render
 from reasoner.data.row_report import RowReport
+from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError, UserError
 from reasoner.gro.spec.terms import SOURCES, Source
 from reasoner.planning.problem_checks import check_sample
@@ -50,8 +51,8 @@ class SourcesRead:
     splits: Splits
     offline: Mapping[Source, OfflineRows]
 
-    def rendered(self, config: Config, renderer: Renderer, report: RowReport) -> SourcesRendered:
-        """Everything as tokens; the caller settles the report.
+    def rendered(self, config: Config, renderer: Renderer, report: RowReport, ranks: Ranks = ALONE) -> SourcesRendered:
+        """Everything as tokens; the caller settles the report. All `ranks` call it together.
 
         Raises:
             ConfigError: the prompt's or the chat template, or the tokenizer, does not fit.
@@ -59,7 +60,7 @@ class SourcesRead:
         """
 
         def prompts(problems: Sequence[Problem], section: str) -> list[Prompt]:
-            return render(problems, renderer, config.sampling.max_prompt_tokens, report, section)
+            return render(problems, renderer, config.sampling.max_prompt_tokens, report, section, ranks)
 
         of_held_out = "data.eval" if config.data.eval else "data.train"
         held_out, train = prompts(self.splits.eval, of_held_out), prompts(self.splits.train, "data.train")

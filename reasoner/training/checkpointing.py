@@ -32,7 +32,7 @@ CRITIC = "critic"
 SCORING = "scoring"
 """the scoring service among the parts"""
 AHEAD_FILE = "ahead.parquet"
-"""the next step's groups, where they are drawn ahead"""
+"""the next step's groups, where they are sampled ahead"""
 SHARE = 0.02
 """of the time, for checkpoints, where `run.checkpoint_every` leaves it open"""
 
@@ -87,7 +87,7 @@ class CheckpointManager:
     parts: Mapping[str, Stateful]
     """by name; every checkpoint has a state of each"""
     prefetcher: Prefetcher
-    """what is drawn beside the update: while it is under way it changes the parts' states"""
+    """samples beside the update: while it is under way it changes the parts' states"""
     say: Callable[[str], None]
     """shows a sentence"""
     per_engine: int = 1
@@ -133,8 +133,8 @@ class CheckpointManager:
         if self.scoring and not forget_scores:
             self.scoring.load_scores(checkpoint / self._scores_file)
         if (checkpoint / AHEAD_FILE).exists() and not forget_scores:
-            (drawn,) = read_parquet(checkpoint / AHEAD_FILE, StepRollouts)
-            self.prefetcher.restore(drawn)
+            (rollouts,) = read_parquet(checkpoint / AHEAD_FILE, StepRollouts)
+            self.prefetcher.restore(rollouts)
         self.committed()
 
     def committed(self) -> None:

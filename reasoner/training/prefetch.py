@@ -1,11 +1,11 @@
-"""One step off-policy (`sampling.ahead = 1`): the next step's groups are drawn while this step's update runs.
+"""One step off-policy (`sampling.ahead = 1`): the next step's groups are sampled while this step's update runs.
 
-    step t:   take the groups that were drawn during update t - 1   (by the weights before it)
-              hand over the weights after it, and begin to draw for t + 1
+    step t:   take the groups that were sampled during update t - 1   (with the weights before it)
+              sync the weights after it, and begin to sample for t + 1
               update t
 
 So every response is at most one training step older than the weights that learn from it, and the correction of its
-term weighs that. The order of draws, and so their seeds, problems and weights, does not depend on how long anything
+term weighs that. The order of sampling, and so its seeds, problems and weights, does not depend on how long anything
 takes: a run repeats itself exactly where its sampler does.
 """
 
@@ -28,7 +28,7 @@ class Collect(Protocol):
 
 
 class Prefetcher:
-    """What is drawn beside the update. Leaving the context waits for the thread: end the sampler before."""
+    """Collects rollouts beside the update. Leaving the context waits for the thread: end the sampler before."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampling ahead")
@@ -38,7 +38,7 @@ class Prefetcher:
         self._seconds = 0.0
 
     def start(self, collect: Collect) -> None:
-        """Draw the next step's groups from now on."""
+        """Begin to sample and score the next step's groups."""
         first: Future[Group | None] = Future()
 
         def on_group(group: Group) -> None:
@@ -58,14 +58,14 @@ class Prefetcher:
         self._future = self._thread.submit(collected)
 
     def restore(self, rollouts: StepRollouts) -> None:
-        """Go on with groups that were drawn before the run was interrupted."""
+        """Take groups that were sampled before the run was interrupted."""
         self._future, self._first = Future(), Future()
         self._future.set_result(rollouts)
         self._first.set_result(None)  # its sampler is gone
 
     @property
     def seconds(self) -> float:
-        """What the last draw took."""
+        """How long the last collection took."""
         return self._seconds
 
     @property
@@ -75,11 +75,11 @@ class Prefetcher:
 
     @property
     def ready(self) -> StepRollouts | None:
-        """What waits to be taken; None: nothing, or it is not whole."""
+        """Rollouts that wait to be taken; None: there are none, or they are not complete."""
         return self._future.result() if self._future and self.is_settled else None
 
     def wait(self, progress: Progress = lambda done, total: None) -> None:
-        """Until nothing is being drawn: the sampler is free then.
+        """Wait until nothing is being sampled: the sampler is free then.
 
         Raises:
             RunError: the sampler or the scoring service failed.
@@ -90,7 +90,7 @@ class Prefetcher:
             self._progress = None
 
     def take(self, step: int, progress: Progress) -> StepRollouts | None:
-        """The groups of a step, waited for; None: none were drawn for it.
+        """The groups of a step, waited for; None: none were sampled for it.
 
         Raises:
             RunError: the sampler or the scoring service failed.

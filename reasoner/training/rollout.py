@@ -1,4 +1,4 @@
-"""A step's fresh groups: sampled and scored, now or while the step before is still learning."""
+"""A step's rollouts: groups that the policy samples and the reward sources score, now or during the update before."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from reasoner.scoring.base import Scorer
 
 @dataclass(frozen=True, slots=True)
 class StepRollouts:
-    """The fresh responses of one step."""
+    """The sampled and scored groups of one step."""
 
     step: int
     rounds: tuple[tuple[ScoredGroup, ...], ...]
-    """every group that was drawn: once, and by every refill, each in the order of its problems"""
+    """every group that was sampled: at first, and by every refill, each in the order of its problems"""
     refilled: bool
     """`sampling.refills` is on: groups whose rewards are all equal are dropped"""
     greedy_rewards: tuple[float | None, ...] | None
@@ -43,7 +43,7 @@ class StepRollouts:
     @property
     def sampled(self) -> tuple[ScoredGroup, ...]:
         """All of them: what rewards, lengths and pass rates are measured over."""
-        return tuple(scored for some in self.rounds for scored in some)
+        return tuple(scored for groups in self.rounds for scored in groups)
 
     @property
     def dropped(self) -> tuple[bool, ...]:
@@ -58,7 +58,7 @@ class StepRollouts:
 
 @dataclass
 class RolloutCollector:
-    """Samples and scores the fresh groups of one step after the other."""
+    """Samples and scores the groups of one step after the other."""
 
     config: Config
     sampler: Sampler
@@ -92,7 +92,7 @@ class RolloutCollector:
         progress: Progress = lambda done, total: None,
         on_group: Callable[[Group], None] = lambda group: None,
     ) -> StepRollouts:
-        """The groups of a step, each scored as soon as it is complete.
+        """Sample and score the groups of a step, each scored as soon as it is complete.
 
         With `sampling.refills`, groups whose rewards are all equal are dropped and as many further problems sampled, up
         to that many times and as long as there are problems that the step does not have yet; what is missing then makes
@@ -100,7 +100,7 @@ class RolloutCollector:
 
         Args:
             greedy: also have the reward of a greedy response to every problem.
-            progress: told of `(responses, of how many)`.
+            progress: called with `(responses, of how many)`.
             seen: told of every group of this rank as the sampler gives it.
 
         Raises:
@@ -112,7 +112,7 @@ class RolloutCollector:
         kept: list[ScoredGroup] = []
         size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
         for round_ in range(refills + 1):
-            taken = {scored.group.problem.id for some in rounds for scored in some}
+            taken = {scored.group.problem.id for groups in rounds for scored in groups}
             prompts = [self.prompts[problem.id] for problem in self._problems.take(wanted - len(kept), taken)]
             if not prompts:
                 break
@@ -124,17 +124,17 @@ class RolloutCollector:
             kept += [scored for scored in groups if not refills or scored.informative]
             if len(kept) == wanted:
                 break
-        greedily: tuple[ScoredGroup, ...] = ()
+        greedy_groups: tuple[ScoredGroup, ...] = ()
         if greedy:
             prompts = [self.prompts[scored.group.problem.id] for scored in kept]
             params = self._params(0.0, "greedy", step)
-            greedily = self._score(prompts, 1, params, timer, progress, lambda group: None)
-        everything = [scored for some in (*rounds, greedily) for scored in some]
+            greedy_groups = self._score(prompts, 1, params, timer, progress, lambda group: None)
+        everything = [scored for groups in (*rounds, greedy_groups) for scored in groups]
         return StepRollouts(
             step=step,
             rounds=tuple(rounds),
             refilled=refills > 0,
-            greedy_rewards=tuple(scored.rewards[0] for scored in greedily) if greedy else None,
+            greedy_rewards=tuple(scored.rewards[0] for scored in greedy_groups) if greedy else None,
             tokens=sum(len(response.token_ids) for scored in everything for response in scored.group.responses),
             scoring_s=sum(c.seconds for scored in everything for row in scored.components for c in row),
             metrics=self._metrics(len(kept), sum(map(len, rounds))),
@@ -169,8 +169,8 @@ class RolloutCollector:
         progress: Progress,
         on_group: Callable[[Group], None],
     ) -> tuple[ScoredGroup, ...]:
-        drawn = _passing_on(on_group, self.sampler.sample(prompts, size, params))
-        sampled = timer.iterate("sample", counted(drawn, len(prompts) * size, progress))
+        responses = _passing_on(on_group, self.sampler.sample(prompts, size, params))
+        sampled = timer.iterate("sample", counted(responses, len(prompts) * size, progress))
         groups = {scored.group.problem.id: scored for scored in self.scorer.score(sampled)}
         timer.rest("score_wait")
         return tuple(groups[prompt.problem.id] for prompt in prompts)

@@ -1,4 +1,7 @@
-"""What a run works with, and the stages that need several of its parts. `reasoner.training.build` builds it."""
+"""A training run's parts, and the stages of the loop that need several of them (`reasoner.pipeline`).
+
+`reasoner.training.build` builds it from the configuration.
+"""
 
 from __future__ import annotations
 
@@ -65,16 +68,18 @@ class Trainer:
     learner: PerturbableLearner
     reference: LogprobModel | None
     """frozen copy of the initial model; None: no term asks for it"""
+    teacher: LogprobModel | None
+    """frozen model of the teacher's credit; None: no term asks for it"""
     critic: TorchCritic | None
     """value model; None: no term asks for it"""
     evaluator: Evaluator | None
-    """sampler and scorer; None: no term reads fresh groups, and no evaluation samples"""
+    """sampler and scorer; None: no term and no evaluation samples responses"""
     held_out: HeldOut | None
     """offline responses that are not trained on; None: there are none"""
     collector: RolloutCollector | None
-    """samples and scores the fresh groups of a step; None: no term reads any"""
+    """samples and scores the on-policy groups of a step; None: no term reads any"""
     prefetcher: Prefetcher
-    """what it draws beside the update (`sampling.prefetcher`)"""
+    """samples the next step's groups during the update (`sampling.ahead`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
     alarms: AlarmMonitor = field(default_factory=AlarmMonitor)
@@ -339,7 +344,7 @@ class Trainer:
             metrics |= sampling_metrics(self.rollouts, self.config, version)
             sampled, dropped = self.rollouts.sampled, self.rollouts.dropped
             rollouts = to_rollouts(step, sampled, report.credits, report.weights, dropped)
-            self._is_first = False
+            self._is_first = self._is_first and "reward/abstained" not in metrics
         evidence = self.run.keep_nonfinite(step, report.nonfinite) if report.nonfinite else None
         metrics = self.ranks.broadcast(as_read(metrics))  # schedules read them, and must be the same everywhere
         warnings = self.alarms.look(metrics)

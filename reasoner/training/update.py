@@ -61,12 +61,14 @@ class UpdateReport:
     steps: tuple[StepResult, ...]
     """one per mini-batch and pass"""
     entropy: float | None
-    """mean over the policy's tokens that went through the model, nats; None: no term has an entropy bonus"""
+    """mean over the policy's tokens that went through the model, nats; None: no term needs it"""
     gap: Gap | None
     """sampler against learner over the trained fresh responses; None: none was trained on"""
     critic: CriticReport | None
     nonfinite: tuple[NonFiniteResponse, ...] = ()
     """the responses of optimiser steps, the critic's too, whose loss or gradient was not finite"""
+    teacher_kl: float | None = None
+    """of the online batch (`Batch.teacher_kl`)"""
 
     @property
     def skipped(self) -> list[str]:
@@ -96,6 +98,8 @@ class UpdateReport:
             values["credit/abs_mean"] = sum(map(abs, self.credits)) / len(self.credits)
         if self.gap is not None:
             values |= {"gap/mean": self.gap.mean, "gap/max": self.gap.max, "gap/k3": self.gap.k3}
+        if self.teacher_kl is not None:
+            values["teacher/kl"] = self.teacher_kl
         if self.entropy is not None:
             values["entropy"] = self.entropy
         return values | (self.critic.metrics if self.critic else {})
@@ -150,7 +154,7 @@ def update(
         results.append(learner.step())
         for objective, some in zip(objectives, accumulated, strict=True):
             nonfinite += [] if results[-1].finite else objective.nonfinite
-            entropies += [(some.entropy, objective.tokens)] if objective.has_entropy else []
+            entropies += [(some.entropy, objective.tokens)] if objective.needs_entropy else []
             for each in objective.plans:
                 _, found, tokens = totals.get(each.name, (0.0, Diagnostics(), 0))
                 found += objective.diagnostics.get(each.name, Diagnostics())
@@ -166,6 +170,7 @@ def update(
         responses=epochs * sum(len(each.batch.responses) for each in prepared.values()),
         done=tuple(done),
         steps=tuple(results),
+        teacher_kl=fresh.batch.teacher_kl if fresh else None,
         entropy=sum(h for h, _ in entropies) / max(sum(n for _, n in entropies), 1) if entropies else None,
         gap=sum(gaps[1:], gaps[0]) if gaps else None,
         critic=critic_report,
@@ -252,7 +257,7 @@ class Objective:
             self.batch.temperature,
             rows=self.rows,
             together=units(len(self.batch.responses), pairs_P2),
-            entropy=self.has_entropy,
+            entropy=self.needs_entropy,
         )
 
     def join(self, ranks: Ranks) -> None:
@@ -273,18 +278,18 @@ class Objective:
         return self.seen.nonfinite("policy", self.plans[0].term.source, self.batch.groups)
 
     @property
-    def has_entropy(self) -> bool:
-        """Whether some term has an entropy bonus."""
-        return any(each.term.entropy for each in self.plans)
+    def needs_entropy(self) -> bool:
+        """Whether some term needs the entropy of every position."""
+        return any(plan.term.needs_entropy for plan in self.plans)
 
     @property
     def tokens(self) -> int:
         """The policy's tokens in active responses."""
         return int(self.inputs.lengths_R[self.rows].sum())
 
-    def __call__(self, rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    def __call__(self, rows: Sequence[int], logprobs_RT: Tensor, entropies_RT: Tensor | None) -> Weights:
         """Weights of the responses `rows` of the batch under their current log-probabilities."""
-        weights, diagnostics = weigh(self.plans, self.inputs, rows, logprobs_RT)
+        weights, diagnostics = weigh(self.plans, self.inputs, rows, logprobs_RT, entropies_RT)
         for name, more in diagnostics.items():
             self.diagnostics[name] = self.diagnostics.get(name, Diagnostics()) + more
         self.seen.add(rows, logprobs_RT, weights.weights_RT)
@@ -332,6 +337,7 @@ def inputs_of(batch: Batch) -> ObjectiveInputs:
         old_RT=_annotation(batch.old_logprobs),
         reference_RT=_annotation(batch.reference_logprobs),
         sampler_RT=padded([response.sampler_logprobs for response in responses], torch.float32),
+        teacher_RT=_annotation(batch.teacher_logprobs),
         values_RT=_annotation(batch.values),
         components_KNG=(
             torch.stack([_rewards([[c.value or 0.0 for c in column]]).reshape(shape) for column in by_source])

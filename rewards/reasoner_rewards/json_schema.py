@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from reasoner import MissingDependencyError, Problem, Response, Score, after_thinking, reward
+from reasoner import STRICT_JSON_DECODER, MissingDependencyError, Problem, Response, Score, after_thinking, reward
 from reasoner_rewards.fences import blocks
 
 JsonExtract = Literal["fenced_or_all", "fenced", "all"]
@@ -78,7 +78,7 @@ def json_schema(problem: Problem, response: Response, *, options: JsonSchemaOpti
     if missing:
         return _score(note=missing)
     try:
-        value = _parsed(text)
+        value = STRICT_JSON_DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         return _score(note=f"not JSON: {_shown(error)}")
     try:
@@ -110,26 +110,6 @@ def _extracted(text: str, extract: JsonExtract) -> tuple[str, str]:
     return ("", "the last fenced block is not closed") if found[-1] is None else (found[-1], "")
 
 
-def _parsed(text: str) -> Any:
-    """
-    Raises:
-        ValueError: it is not JSON, or names a key twice.
-        RecursionError: it is nested too deeply.
-    """
-    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key is repeated")
-    return table
-
-
 def _shown(error: BaseException) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
 
@@ -144,7 +124,7 @@ def _fault(validator: Any, value: Any) -> str:
 
 @lru_cache(maxsize=64)  # the responses of a group share their reference
 def _reference_json(answer: str) -> Any:
-    return _parsed(answer)
+    return STRICT_JSON_DECODER.decode(answer)
 
 
 def _reference(problem: Problem) -> Any:
@@ -192,7 +172,7 @@ def _schema_of(file: str) -> Any:
         ValueError: it cannot be read, or is not JSON.
     """
     try:
-        return _parsed(Path(file).read_text(encoding="utf-8"))
+        return STRICT_JSON_DECODER.decode(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as JSON: {_shown(error)}") from error
 

@@ -80,18 +80,18 @@ BATCHES: dict[str, list[Group]] = {
 """what some ranks have more of than others, or nothing"""
 
 
-def some(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+def some(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
     """A weight for every token, an entropy bonus, and nothing for every fifth response."""
     tokens = range(logprobs_RT.shape[1])
     weights = [[0.0 if row % 5 == 4 else ((7 * row + 3 * t) % 5 - 2) / 10 for t in tokens] for row in rows]
     return Weights(torch.tensor(weights), torch.full_like(logprobs_RT, 0.01))
 
 
-def nothing(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+def nothing(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
     return Weights(torch.zeros_like(logprobs_RT))
 
 
-def poisoned(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+def poisoned(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
     """One response with a weight that is no number."""
     weights_RT = torch.ones_like(logprobs_RT)
     weights_RT[[row == 7 for row in rows]] = torch.nan
@@ -277,7 +277,7 @@ def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
     (folder / "critic.json").write_text(json.dumps([reports, values, critic.version]))
 
 
-def to_returns(rows: Sequence[int], values_RT: Tensor) -> Weights:
+def to_returns(rows: Sequence[int], values_RT: Tensor, _: Tensor | None = None) -> Weights:
     """w = R - V, R a function of response and token."""
     returns = [[((5 * row + t) % 7) / 7 for t in range(values_RT.shape[1])] for row in rows]
     return Weights((torch.tensor(returns).to(values_RT) - values_RT) / 10)

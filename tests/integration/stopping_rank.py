@@ -24,7 +24,7 @@ def never_comes() -> None:
         time.sleep(0.1)
 
 
-def stopping(objective: Objective, rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+def stopping(objective: Objective, rows: Sequence[int], logprobs_RT: Tensor, entropies_RT: Tensor | None) -> Weights:
     """Where the other rank waits in a collective of DeepSpeed's."""
     if _WHAT == "sleeps":
         ranks.PATIENCE = timedelta(seconds=4)
@@ -33,7 +33,7 @@ def stopping(objective: Objective, rows: Sequence[int], logprobs_RT: Tensor) -> 
         if _WHAT == "raises":
             raise ZeroDivisionError("only here")
         never_comes()
-    return _weigh(objective, rows, logprobs_RT)
+    return _weigh(objective, rows, logprobs_RT, entropies_RT)
 
 
 Objective.__call__ = stopping  # type: ignore[assignment, method-assign]

@@ -230,8 +230,8 @@ def test_an_item_without_a_good_result_fails_alone(body: Any, why: str) -> None:
 @pytest.mark.parametrize(
     ("act", "why"),
     [
-        (raw(b'{"version": 1, "results": [{"id": "0", "score": NaN}]}'), "NaN is not JSON"),
-        (raw(b'{"version": 1, "results": [{"id": "0", "score": -Infinity}]}'), "-Infinity is not JSON"),
+        (raw(b'{"version": 1, "results": [{"id": "0", "score": NaN}]}'), "NaN is not a JSON value"),
+        (raw(b'{"version": 1, "results": [{"id": "0", "score": -Infinity}]}'), "-Infinity is not a JSON value"),
         (raw(b'{"version": 1, "version": 1, "results": []}'), "a key is repeated"),
         (raw(json.dumps(GOOD).encode()[:-9]), "answered no JSON"),
         (answer(GOOD, 302, Location="/other"), "redirects (status 302)"),

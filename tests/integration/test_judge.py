@@ -140,7 +140,7 @@ def test_the_verdict_is_found(content: str) -> None:
         ('{"score": 11}', "'score' must be from 0 to 10; got {'score': 11}"),
         ('{"score": -0.1}', "'score' must be from 0 to 10"),
         ('{"score": 1e999}', "'score' must be from 0 to 10"),
-        ('{"score": NaN}', "NaN is not JSON"),
+        ('{"score": NaN}', "NaN is not a JSON value"),
         ('{"score": 1, "score": 10}', "a key is repeated"),
         ('{"score": 7, "reason": 5}', "'reason' must be text"),
         ('{"score": 7, "reason": "it', "not JSON"),

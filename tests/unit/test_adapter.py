@@ -39,7 +39,7 @@ def make_learner(folder: Path, checkpoint: Path | None = None, dtype: Dtype = "f
 
 
 def step(learner: TorchLearner) -> None:
-    learner.accumulate(GROUPS, lambda _, logprobs_RT: Weights(torch.ones_like(logprobs_RT)), 1.0)
+    learner.accumulate(GROUPS, lambda _, logprobs_RT, __: Weights(torch.ones_like(logprobs_RT)), 1.0)
     assert learner.step().applied
 
 

@@ -48,7 +48,7 @@ sandbox: errors io processes
 doctor: errors models processes sandbox
 learning: config distributed errors gro models records
 plugins: errors evaluation gro io records
-data: config errors io models plugins records
+data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins processes records
 loading: config data errors gro io models monitoring plugins scoring
@@ -455,8 +455,10 @@ learning.token_budget learning.logit_chunk learning.gradient_checkpointing learn
 lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
 handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
 evaluation.correct evaluation.threshold trackers
-gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound gro.terms.entry.link.limit
+gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound
+gro.terms.entry.evidence.entropy_share gro.terms.entry.link.limit
 gro.terms.entry.link.measure gro.terms.entry.link.negative gro.terms.entry.link.negative_power
 gro.terms.entry.link.negative_rate gro.terms.entry.link.only_negative gro.terms.entry.link.positive
 gro.terms.entry.link.positive_power gro.terms.entry.link.positive_rate
+teacher.path teacher.servers teacher.dtype teacher.template gro.terms.entry.credit.sees
 """

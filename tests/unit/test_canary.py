@@ -280,7 +280,7 @@ def test_a_change_that_is_rounding_proves_nothing_and_is_compared_later(built: C
 
 
 def learn(learner: TorchLearner, canary: Canary) -> None:
-    learner.accumulate(canary.groups, lambda rows, logprobs_RT: Weights(torch.ones_like(logprobs_RT)), 1.0)
+    learner.accumulate(canary.groups, lambda rows, logprobs_RT, _: Weights(torch.ones_like(logprobs_RT)), 1.0)
     assert learner.step().applied
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.cli.train.run import _ranks_wanted
+from reasoner.cli.train.run import _ranks_setting
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import UserError
 from reasoner.launch import coordination as board
@@ -163,14 +163,14 @@ def test_how_many_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """`run.ranks` is nodes x GPUs, for the launcher and for the ranks that it starts."""
     hosts = tmp_path / "hosts"
     hosts.write_text("a slots=8\nb slots=4\n")
-    assert _ranks_wanted(ALONE, None, None, []) == []
-    assert _ranks_wanted(ALONE, 8, None, []) == ["run.ranks=8"]
-    assert _ranks_wanted(Ranks(1, 4), None, None, ["run.steps=2", "run.ranks=4"]) == []  # the command said so already
-    assert _ranks_wanted(ALONE, None, hosts, []) == ["run.ranks=12"]
-    assert _ranks_wanted(Ranks(9, 12, 1, 1, 2), None, tmp_path / "not on this machine", []) == ["run.ranks=12"]
-    assert _ranks_wanted(Ranks(9, 16, 1, 1, 2), 8, None, []) == ["run.ranks=16"]
+    assert _ranks_setting(ALONE, None, None, []) == []
+    assert _ranks_setting(ALONE, 8, None, []) == ["run.ranks=8"]
+    assert _ranks_setting(Ranks(1, 4), None, None, ["run.steps=2", "run.ranks=4"]) == []  # the command said so already
+    assert _ranks_setting(ALONE, None, hosts, []) == ["run.ranks=12"]
+    assert _ranks_setting(Ranks(9, 12, 1, 1, 2), None, tmp_path / "not on this machine", []) == ["run.ranks=12"]
+    assert _ranks_setting(Ranks(9, 16, 1, 1, 2), 8, None, []) == ["run.ranks=16"]
     with pytest.raises(UserError, match="--gpus cannot be given with --hostfile"):
-        _ranks_wanted(ALONE, 8, hosts, [])
+        _ranks_setting(ALONE, 8, hosts, [])
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
-    assert _ranks_wanted(ALONE, 8, None, []) == ["run.ranks=16"]
+    assert _ranks_setting(ALONE, 8, None, []) == ["run.ranks=16"]

@@ -112,7 +112,7 @@ def target(response: int, token: int) -> float:
 def squared_error(offset: int = 0) -> WeightFunction:
     """w = - d/dV of sum (V - target)^2 / 2; `offset` is the index of the first response that this call sees."""
 
-    def weigh(rows: Sequence[int], values_RT: Tensor) -> Weights:
+    def weigh(rows: Sequence[int], values_RT: Tensor, _: Tensor | None = None) -> Weights:
         targets = [[target(row + offset, token) for token in range(values_RT.shape[1])] for row in rows]
         return Weights(torch.tensor(targets, dtype=values_RT.dtype) - values_RT)
 
@@ -257,7 +257,7 @@ def test_the_weight_function_gets_the_rows_it_is_asked_about(shared_critic: Torc
     expected = shared_critic.values(GROUPS)
     seen: list[int] = []
 
-    def weigh(rows: Sequence[int], values_RT: Tensor) -> Weights:
+    def weigh(rows: Sequence[int], values_RT: Tensor, _: Tensor | None = None) -> Weights:
         assert not values_RT.requires_grad
         for row, values in zip(rows, values_RT.tolist(), strict=True):
             size = len(expected[row])
@@ -276,14 +276,14 @@ def test_tokens_that_the_policy_did_not_write_are_ignored(tiny: Path) -> None:
     masked = replace(GROUPS[0], responses=(make_response([1, 2, 3, 4], mask),))
     critic, other = (with_some_head(make_critic(tiny)) for _ in range(2))
     written_RT = torch.tensor([mask])
-    critic.accumulate([masked], lambda _, values: Weights(torch.where(written_RT, 1.0, torch.nan).to(values)))
-    other.accumulate([masked], lambda _, values: Weights(written_RT.to(values)))
+    critic.accumulate([masked], lambda _, values, __: Weights(torch.where(written_RT, 1.0, torch.nan).to(values)))
+    other.accumulate([masked], lambda _, values, __: Weights(written_RT.to(values)))
     assert_same_gradient(gradients(critic), gradients(other), 1e-12)
 
 
 def test_weights_of_the_wrong_shape_are_refused(tiny: Path) -> None:
     with pytest.raises(ValueError, match="weights of shape"):
-        make_critic(tiny).accumulate(GROUPS, lambda _, values: Weights(values[:, :-1]))
+        make_critic(tiny).accumulate(GROUPS, lambda _, values, __: Weights(values[:, :-1]))
 
 
 # Steps
@@ -328,7 +328,7 @@ def test_a_new_critic_learns_its_targets(tiny: Path) -> None:
 def test_a_gradient_that_is_not_finite_is_dropped(tiny: Path, bad: float) -> None:
     critic = with_some_head(make_critic(tiny))
     before = parameters(critic)
-    critic.accumulate(GROUPS, lambda _, values: Weights(torch.full_like(values, bad)))
+    critic.accumulate(GROUPS, lambda _, values, __: Weights(torch.full_like(values, bad)))
     result = critic.step()
     assert (result.applied, result.version) == (False, 0)
     assert "not finite" in result.reason
@@ -340,7 +340,7 @@ def test_only_zero_weights_move_nothing(tiny: Path) -> None:
     critic.accumulate(GROUPS, squared_error())
     assert critic.step().applied  # AdamW has momentum from here on
     before = parameters(critic)
-    critic.accumulate(GROUPS, lambda _, values: Weights(torch.zeros_like(values)))
+    critic.accumulate(GROUPS, lambda _, values, __: Weights(torch.zeros_like(values)))
     result = critic.step()
     assert (result.applied, critic.version) == (False, 1)
     assert all(a.equal(b) for a, b in zip(before, parameters(critic), strict=True))

@@ -96,6 +96,11 @@ def test_responses_without_a_token_of_the_policy_cost_nothing() -> None:
         (Term("demos", One(), aggregation=Aggregation("constant")), "aggregation.length"),
         (Term("pairs", Advantage(combine="normalise-then-sum")), "normalise-then-sum"),
         (replace(GRPO, kl=KL(0.1, "k1")), "kl.estimator"),
+        (replace(GRPO, evidence=Evidence(entropy_share=0.0)), "evidence.entropy_share must be in (0, 1], got 0.0"),
+        (
+            replace(PRESETS["gspo"].term, evidence=Evidence("response", entropy_share=0.5)),
+            "needs evidence.unit = 'token'",
+        ),
     ],
 )
 def test_a_choice_that_nothing_would_read_is_refused(term: Term, key: str) -> None:

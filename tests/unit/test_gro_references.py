@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reasoner.gro.credit import returns_and_advantages
+from reasoner.gro.evidence import of_high_entropy
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.links import link, slope_without_credit
 from reasoner.gro.objective import credit_of, plan, weigh
@@ -46,6 +47,7 @@ from tests.gro_reference import (
     OF_RESPONSES,
     PAIRED,
     REFERENCES,
+    WITHOUT_REWARD,
     Case,
     Gap,
     Penalty,
@@ -109,6 +111,7 @@ def _inputs(case: Case) -> ObjectiveInputs:
         greedy_N=torch.tensor([math.nan if r is None else r for r in case.greedy], dtype=torch.float64),
         old_RT=_padded(case.old),
         reference_RT=_padded(case.reference),
+        teacher_RT=_padded(case.teacher),
         sampler_RT=_padded(case.sampler),
         values_RT=_padded(
             [
@@ -145,7 +148,9 @@ def _weighed(
     loss, bonus = 0.0, False
     for part in cut or [range(len(lengths))]:
         width = max(lengths[i] for i in part)
-        here, diagnostics = weigh(plans, inputs, part, _logprobs(case)[list(part), :width])
+        here, diagnostics = weigh(
+            plans, inputs, part, _logprobs(case)[list(part), :width], _padded(case.entropies)[list(part), :width]
+        )
         loss += sum(each.weight * diagnostics[name].loss for name, each in terms.items())
         bonus = here.entropy_RT is not None
         for place, i in enumerate(part):
@@ -175,7 +180,7 @@ def _offline(case: Case) -> Case:
 
 
 def test_every_preset_of_one_method_has_a_reference() -> None:
-    assert set(REFERENCES) == set(PRESETS) - {"grpo+dpo", "grpo+sft", "raft->grpo", "rloo+kto"}
+    assert set(REFERENCES) == set(PRESETS) - {"grpo+opd", "grpo+dpo", "grpo+sft", "raft->grpo", "rloo+kto"}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -206,6 +211,7 @@ def test_mixtures_add_their_terms_with_their_weights(seed: int) -> None:
     _assert_equal(_weighed(case, _terms("grpo+dpo")), case, grpo(case) + 0.1 * dpo(case))
     _assert_equal(_weighed(case, _terms("rloo+kto")), case, rloo(case) + 0.1 * kto(case))
     _assert_equal(_weighed(case, _terms("raft->grpo")), case, REFERENCES["raft"](case) + grpo(case))
+    _assert_equal(_weighed(case, _terms("grpo+opd")), case, grpo(case) + 0.1 * REFERENCES["opd"](case))
     _assert_equal(_weighed(case, _terms("grpo+sft")), case, grpo(case) + 0.1 * REFERENCES["sft"](case))
 
 
@@ -241,7 +247,7 @@ def _z0(case: Case) -> float:
     return sum(case.sampler[i][t] - case.reference[i][t] for i in counted(case, Variant()) for t in tokens(case, i))
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", sorted(set(REFERENCES) - set(WITHOUT_REWARD)))
 def test_a_batch_without_verdicts_says_nothing(name: str) -> None:
     case = random_case(3)
     case = replace(case, rewards=[[None] * len(group) for group in case.rewards])
@@ -280,7 +286,7 @@ def test_weights_have_the_number_format_of_the_log_probabilities(name: str) -> N
         plan(key, each.term, inputs, credit_of(each.term, inputs), case.max_tokens, each.weight)
         for key, each in PRESETS[name].terms.items()
     ]
-    found, _ = weigh(plans, inputs, range(len(case.l)), _logprobs(case).float())
+    found, _ = weigh(plans, inputs, range(len(case.l)), _logprobs(case).float(), _padded(case.entropies).float())
     assert found.weights_RT.dtype == torch.float32
     expected_RT = _padded(_weighed(case, _terms(name)).weights, 0.0)
     torch.testing.assert_close(found.weights_RT.double(), expected_RT, rtol=1e-4, atol=1e-6)
@@ -638,6 +644,48 @@ def test_gmpo_with_a_distant_bound_is_gspo_without_a_clip(seed: int) -> None:
     case = random_case(seed)
     free = _weighed(case, _terms("gmpo", evidence=Evidence("response", "mean", bound=100.0))).weights
     _assert_close(free, _weighed(case, _terms("gspo", link=Ratio())).weights)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_tokens_of_high_entropy_have_dapos_weights_and_the_others_none(seed: int) -> None:
+    case = random_case(seed)
+    dapo = _weighed(case, _terms("dapo")).weights
+    _assert_close(_weighed(case, _terms("top-entropy", evidence=Evidence(entropy_share=1.0))).weights, dapo)
+    for share in (0.2, 0.5):
+        found = _weighed(case, _terms("top-entropy", evidence=Evidence(entropy_share=share))).weights
+        for i, row in enumerate(found):
+            cut = sorted((case.entropies[i][t] for t in tokens(case, i)), reverse=True)[
+                math.ceil(share * len(tokens(case, i))) - 1
+            ]
+            kept = {t for t in tokens(case, i) if case.entropies[i][t] >= cut}
+            assert row == [dapo[i][t] if t in kept else 0.0 for t in range(len(row))]
+
+
+def test_a_kl_penalty_is_for_every_token_whatever_its_entropy() -> None:
+    case = random_case(1)
+    alike = replace(case, rewards=[[1.0] * len(group) for group in case.rewards])
+    of_all = _weighed(alike, _terms("dapo", kl=KL(0.3, "k2"))).weights
+    assert any(w for row in of_all for w in row)
+    assert _weighed(alike, _terms("top-entropy", kl=KL(0.3, "k2"))).weights == of_all
+
+
+@pytest.mark.parametrize(
+    ("share", "length", "count"), [(0.2, 1, 1), (0.2, 5, 1), (0.2, 6, 2), (0.1, 30, 3), (0.7, 10, 7), (1.0, 4, 4)]
+)
+def test_the_share_of_tokens_is_rounded_up(share: float, length: int, count: int) -> None:
+    entropies_RT = torch.arange(float(length)).flip(0)[None]
+    kept_RT = of_high_entropy(share, entropies_RT, torch.ones(1, length, dtype=torch.bool))
+    assert kept_RT.tolist() == [[t < count for t in range(length)]]
+
+
+def test_a_share_of_tokens_needs_their_entropies() -> None:
+    case = random_case(1)
+    inputs, term = _inputs(case), PRESETS["top-entropy"].term
+    planned = plan("only", term, inputs, credit_of(term, inputs), case.max_tokens)
+    with pytest.raises(
+        ValueError, match=r"evidence\.entropy_share = 0\.2 needs the entropy of every position; got none"
+    ):
+        weigh([planned], inputs, range(len(case.l)), _logprobs(case))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

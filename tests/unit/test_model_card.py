@@ -180,7 +180,7 @@ def interrupted_run(tmp_path: Path, lora: LoraConfig | None = None, dtype: str =
         open_run(tmp_path / "runs", "t", to_toml(config), {"steps": ""}, identity=identity, reserve_bytes=0) as run,
     ):
         for step in range(1, STEPS + 1):
-            learner.accumulate(groups, lambda _, logprobs_RT: Weights(torch.ones_like(logprobs_RT)), 1.0)
+            learner.accumulate(groups, lambda _, logprobs_RT, __: Weights(torch.ones_like(logprobs_RT)), 1.0)
             assert learner.step().applied
             run.commit(step, {"reward/mean": 0.0}, [])
             learner.save(saved / str(step))

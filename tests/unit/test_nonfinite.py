@@ -50,7 +50,7 @@ class Failing:
     ) -> Accumulated:
         logprobs = self.logprobs(groups, temperature)
         for row in range(len(logprobs)) if rows is None else rows:
-            weights([row], torch.tensor([logprobs[row]]))
+            weights([row], torch.tensor([logprobs[row]]), None)
         return Accumulated(0, 0, 0, 0, 0.0)
 
     def step(self) -> StepResult:

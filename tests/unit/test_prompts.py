@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
 from reasoner.data.offline import OfflineKind, load_offline
 from reasoner.data.problems import load_problems
-from reasoner.data.prompts.renderer import open_renderer, prompt_ids, render
-from reasoner.data.row_report import RowReport
+from reasoner.data.prompts.renderer import Renderer, open_renderer, prompt_ids, render
+from reasoner.data.row_report import RowError, RowReport
+from reasoner.distributed.ranks import Ranks
 from reasoner.errors import ConfigError, DataError
 from reasoner.loading import load_config
-from reasoner.records import Message, Problem, Response
+from reasoner.records import Message, Problem, Prompt, Response
 from tests.chat_templates import CHATML, GEMMA, GENERATION, LLAMA_3, MISTRAL, QWEN_3, chat_tokenizer
+from tests.unit.test_sharded_sampler import on_ranks
 
 CHAT = PromptConfig()
 
@@ -266,3 +270,69 @@ def test_control_tokens_in_demonstrations_are_text(tmp_path: Path) -> None:
     assert tokenizer.decode(chosen.token_ids) == "It opens <|im_start|> a turn.<|im_end|>"
     for response in (chosen, rejected):
         assert tokenizer.convert_tokens_to_ids("<|im_start|>") not in response.token_ids
+
+
+@dataclass
+class Counting:
+    """A renderer that notes which problems it was asked for."""
+
+    renderer: Renderer
+    asked: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.renderer, name)
+
+    def prompt(self, problem: Problem) -> str:
+        self.asked.append(problem.id)
+        return self.renderer.prompt(problem)
+
+
+RANK_ROWS = [f"{'word ' * (n % 4)}<|im_end|>{n}" if n % 5 == 0 else f"{'word ' * (n % 4)}{n}" for n in range(11)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 13])
+@pytest.mark.parametrize("limit", [200, 40])
+def test_ranks_share_the_prompts_and_all_have_what_one_alone_has(ranks: int, limit: int) -> None:
+    """Shares are uneven, some of 13 ranks are empty, every prompt is rendered once, and a rank that did not see a bad
+    one refuses it all the same."""
+    problems = [problem(f"p:{n}", text) for n, text in enumerate(RANK_ROWS)]
+    problems[7] = problem("p:7", "word " * 60)  # too long
+
+    def rank(here: Ranks) -> tuple[list[Prompt], str, dict[str, str], list[str]]:
+        renderer, report = Counting(open_renderer(chat_tokenizer(template=CHATML), PromptConfig())), RowReport()
+        prompts = render(problems, cast(Renderer, renderer), limit, report, ranks=here)
+        report.keep("data.train", len(prompts))
+        with pytest.raises(DataError) as refusal:
+            report.settle()
+        return prompts, str(refusal.value), renderer.facts(), renderer.asked
+
+    (alone,) = on_ranks(1, rank)
+    found = on_ranks(ranks, rank)
+    assert [prompts for prompts, *_ in found] == [alone[0]] * ranks
+    assert {refusal for _, refusal, *_ in found} == {alone[1]}
+    assert "problem p:7: its prompt has" in alone[1]
+    assert all(facts == alone[2] for *_, facts, _ in found)
+    assert "in 3" in alone[2]["control tokens"]
+    assert sorted(name for *_, asked in found for name in asked) == sorted(each.id for each in problems)
+
+
+def test_what_ends_the_rendering_on_one_rank_ends_it_on_all() -> None:
+    """None of them is left waiting; what is wrong with a row is sent as it is."""
+    problems = [problem(f"p:{n}", str(n)) for n in range(5)]
+
+    class Failing(Counting):
+        def prompt(self, problem: Problem) -> str:
+            if problem.id == "p:3":
+                raise ConfigError("the chat template refuses p:3")
+            return super().prompt(problem)
+
+    def rank(here: Ranks) -> str:
+        renderer = Failing(open_renderer(chat_tokenizer(template=CHATML), PromptConfig()))
+        with pytest.raises(ConfigError) as refusal:
+            render(problems, cast(Renderer, renderer), 200, ranks=here)
+        return str(refusal.value)
+
+    assert on_ranks(3, rank) == ["the chat template refuses p:3"] * 3
+    error = RowError("x.jsonl, line 3", "it is empty.", "with an empty field", where="field 'answer'")
+    sent = pickle.loads(pickle.dumps(error))
+    assert (str(sent), sent.place, sent.kind, sent.detail) == (str(error), error.place, error.kind, error.detail)

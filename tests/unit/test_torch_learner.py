@@ -112,7 +112,7 @@ def weight(response: int, token: int) -> float:
 def fixed_weights(offset: int = 0) -> WeightFunction:
     """`weight` of the responses; `offset` is the index of the first response that this call sees."""
 
-    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
         values = [[weight(row + offset, token) for token in range(logprobs_RT.shape[1])] for row in rows]
         return Weights(torch.tensor(values, dtype=logprobs_RT.dtype))
 
@@ -121,7 +121,7 @@ def fixed_weights(offset: int = 0) -> WeightFunction:
 
 def uniform(value: float) -> WeightFunction:
     """The same weight for every token."""
-    return lambda _, logprobs_RT: Weights(torch.full_like(logprobs_RT, value))
+    return lambda _, logprobs_RT, __: Weights(torch.full_like(logprobs_RT, value))
 
 
 def gradients(model: Any) -> dict[str, Tensor]:
@@ -210,9 +210,9 @@ def bonus(response: int, token: int) -> float:
 
 
 def weights_and_bonus(offset: int = 0) -> WeightFunction:
-    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
         bonus_RT = [[bonus(row + offset, token) for token in range(logprobs_RT.shape[1])] for row in rows]
-        plain = fixed_weights(offset)(rows, logprobs_RT)
+        plain = fixed_weights(offset)(rows, logprobs_RT, None)
         return Weights(plain.weights_RT, torch.tensor(bonus_RT, dtype=logprobs_RT.dtype))
 
     return weigh
@@ -278,7 +278,7 @@ def dpo_loss(better: Tensor, worse: Tensor) -> Tensor:
     return -torch.nn.functional.logsigmoid(0.3 * (better - worse))
 
 
-def pair_weights(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+def pair_weights(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
     """- d loss / d l of pairs, both responses of which must be among `rows`."""
     place = {row: index for index, row in enumerate(rows)}
     leaf_RT = logprobs_RT.clone().requires_grad_()
@@ -354,7 +354,7 @@ def test_the_weight_function_gets_the_rows_it_is_asked_about(tiny: Path) -> None
     expected = learner.logprobs(GROUPS, TEMPERATURE)
     seen: list[int] = []
 
-    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
         assert not logprobs_RT.requires_grad
         for row, values in zip(rows, logprobs_RT.tolist(), strict=True):
             size = len(expected[row])
@@ -368,25 +368,47 @@ def test_the_weight_function_gets_the_rows_it_is_asked_about(tiny: Path) -> None
     assert done.loss == pytest.approx(-sum(map(sum, expected)))
 
 
+def test_the_weight_function_gets_the_entropies_where_they_are_computed(tiny: Path) -> None:
+    learner = make_learner(tiny, token_budget=60)
+    sums: list[float] = []
+
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor, entropies_RT: Tensor | None) -> Weights:
+        assert entropies_RT is not None
+        assert entropies_RT.shape == logprobs_RT.shape
+        assert not entropies_RT.requires_grad
+        sums.append(float(entropies_RT.sum()))
+        return Weights(torch.zeros_like(logprobs_RT))
+
+    done = learner.accumulate(GROUPS, weigh, TEMPERATURE, entropy=True)
+    assert done.entropy > 0.0
+    assert sum(sums) == pytest.approx(done.entropy)
+
+    def without(rows: Sequence[int], logprobs_RT: Tensor, entropies_RT: Tensor | None) -> Weights:
+        assert entropies_RT is None
+        return Weights(torch.zeros_like(logprobs_RT))
+
+    learner.accumulate(GROUPS, without, TEMPERATURE)
+
+
 def test_tokens_that_the_policy_did_not_write_are_ignored(tiny: Path) -> None:
     (group, *_) = GROUPS
     mask = [index % 2 == 0 for index in range(6)]
     masked = replace(group, responses=(make_response([1, 2, 3, 4, 5, 6], mask),))
     learner, other = make_learner(tiny), make_learner(tiny)
     written_RT = torch.tensor([mask])
-    learner.accumulate([masked], lambda _, values: Weights(torch.where(written_RT, 1.0, torch.nan).to(values)), 1.0)
-    other.accumulate([masked], lambda _, values: Weights(written_RT.to(values)), 1.0)
+    learner.accumulate([masked], lambda _, values, __: Weights(torch.where(written_RT, 1.0, torch.nan).to(values)), 1.0)
+    other.accumulate([masked], lambda _, values, __: Weights(written_RT.to(values)), 1.0)
     assert_same_gradient(gradients(learner.policy.model), gradients(other.policy.model), 1e-12)
 
 
 def test_weights_of_the_wrong_shape_are_refused(tiny: Path) -> None:
     with pytest.raises(ValueError, match="weights of shape"):
-        make_learner(tiny).accumulate(GROUPS, lambda _, logprobs: Weights(logprobs[:, :-1]), 1.0)
+        make_learner(tiny).accumulate(GROUPS, lambda _, logprobs, __: Weights(logprobs[:, :-1]), 1.0)
 
 
 def test_entropy_weights_of_the_wrong_shape_are_refused(tiny: Path) -> None:
     with pytest.raises(ValueError, match="weights of shape"):
-        make_learner(tiny).accumulate(GROUPS, lambda _, l_RT: Weights(l_RT, l_RT[:-1]), 1.0, entropy=True)
+        make_learner(tiny).accumulate(GROUPS, lambda _, l_RT, __: Weights(l_RT, l_RT[:-1]), 1.0, entropy=True)
 
 
 def test_entropy_weights_need_entropies(tiny: Path) -> None:
@@ -408,7 +430,7 @@ def test_an_entropy_that_is_only_reported_leaves_the_gradient_as_it_is(tiny: Pat
 def test_entropy_weights_alone_are_learned_from(tiny: Path) -> None:
     learner = make_learner(tiny)
 
-    def weigh(rows: Sequence[int], logprobs_RT: Tensor) -> Weights:
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
         return Weights(torch.zeros_like(logprobs_RT), torch.ones_like(logprobs_RT))
 
     before = learner.accumulate(GROUPS, weigh, 1.0, entropy=True)
@@ -425,7 +447,7 @@ def test_the_entropy_is_of_the_tokens_that_the_policy_wrote(tiny: Path) -> None:
     written_RT = torch.tensor([mask])
 
     def weigh(outside: float) -> WeightFunction:
-        return lambda _, l_RT: Weights(torch.zeros_like(l_RT), torch.where(written_RT, 1.0, outside).to(l_RT))
+        return lambda _, l_RT, __: Weights(torch.zeros_like(l_RT), torch.where(written_RT, 1.0, outside).to(l_RT))
 
     done = learner.accumulate([masked], weigh(torch.nan), 1.0, entropy=True)
     other.accumulate([masked], weigh(0.0), 1.0, entropy=True)
@@ -440,7 +462,7 @@ def test_only_zero_weights_move_nothing(tiny: Path) -> None:
     assert learner.step().applied  # AdamW has momentum from here on
     before = parameters(learner)
     learner.accumulate(GROUPS, uniform(0.0), 1.0)
-    learner.accumulate(GROUPS, lambda _, l_RT: Weights(0 * l_RT, 0 * l_RT), 1.0, entropy=True)
+    learner.accumulate(GROUPS, lambda _, l_RT, __: Weights(0 * l_RT, 0 * l_RT), 1.0, entropy=True)
     result = learner.step()
     assert (result.applied, result.version, learner.version) == (False, 1, 1)
     assert "every weight was zero" in result.reason

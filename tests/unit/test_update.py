@@ -22,7 +22,9 @@ GRPO = PRESETS["grpo"].term
 
 @dataclass
 class RememberingLearner:
-    """Its log-probability of every token is -0.5; it asks for weights one unit at a time, last first."""
+    """Its log-probability of every token is -0.5, its entropies are 0, 0.1, 0.2 ...
+
+    It asks for weights one unit at a time, last first."""
 
     weights: dict[tuple[int, ...], list[float]] = field(default_factory=dict)
     steps: int = 0
@@ -52,7 +54,8 @@ class RememberingLearner:
         units = [unit for group in rows_by_group(groups, rows, together) for unit in group.units]
         for unit in reversed(units):
             width = max(len(responses[row].token_ids) for row in unit)
-            asked = weights(unit, torch.full((len(unit), width), -0.5))
+            entropies_RT = torch.arange(width).expand(len(unit), width) / 10 if entropy else None
+            asked = weights(unit, torch.full((len(unit), width), -0.5), entropies_RT)
             for row, values in zip(unit, asked.weights_RT.tolist(), strict=True):
                 self.weights[responses[row].token_ids] = values[: len(responses[row].token_ids)]
         lengths = [len(responses[row].token_ids) for unit in units for row in unit]
@@ -116,6 +119,18 @@ def test_tokens_that_the_policy_did_not_write_get_no_weight_and_leave_the_normal
     weights = learner.weights[(10,) * 4]
     assert weights[:3] == [0.0] * 3
     assert weights[3] == pytest.approx(2**-0.5 / (1 + 2), rel=1e-3)  # token-mean over 1 + 2 tokens
+
+
+def test_only_tokens_of_high_entropy_are_weighed_and_the_entropies_are_asked_for() -> None:
+    """The learner's entropies rise from token to token: of five tokens the last is the fifth with most."""
+    learner = RememberingLearner()
+    report = learn(learner, Batch((scored([1.0, 0.0], 10, [5, 10]),)), PRESETS["top-entropy"].term)
+    assert [w != 0.0 for w in learner.weights[(10,) * 5]] == [False] * 4 + [True]
+    assert [w != 0.0 for w in learner.weights[(11,) * 10]] == [False] * 8 + [True] * 2
+    assert learner.calls == [(1.0, True)]
+    assert report.metrics["entropy"] == pytest.approx(0.25)
+    assert report.metrics["term/term0/zero_share"] == pytest.approx(12 / 15)
+    assert report.metrics["term/term0/clipped_share"] == 0.0  # what was not chosen was not clipped
 
 
 def test_mini_batches_step_one_after_the_other_with_their_own_annotations() -> None:

@@ -114,51 +114,61 @@ def run(
 
     reasoner run --resume 20260101-12 --accept-changes
     """
-    arguments = list(sets or ())
-    if model is not None:
-        arguments.append(f"model.path={json.dumps(model, ensure_ascii=False)}")
-    if steps is not None:
-        arguments.append(f"run.steps={steps}")
-    if output is not None:
-        arguments.append(f"run.output={json.dumps(str(output), ensure_ascii=False)}")
-    if max_hours is not None:
-        arguments.append(f"run.max_hours={max_hours}")
-    here = launched()
-    arguments += _ranks_wanted(here, gpus, hostfile, arguments)
-    going_on: Resume | None = None
-    if accept and resume is None:
+    ranks = launched()
+    arguments = _as_settings(sets or (), model=model, steps=steps, output=output, max_hours=max_hours)
+    arguments += _ranks_setting(ranks, gpus, hostfile, arguments)
+    if resume is not None:
+        _refuse_beside_resume(
+            {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
+        )
+        resolved, resumed = _resumed(resume, arguments, accept=accept)
+    elif accept:
         raise UserError("--accept-changes only applies to a resumed run: add --resume RUN.")
-    if resume is None and task is not None:
-        resolved = ready(load_config(task, profile, config or (), arguments, plugin or ()))
-    elif resume is not None:
-        given = {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
-        _refuse_beside_resume(given)
-        folder = find_run(resume)
-        resolved, changes = load_resumed(folder, arguments, accept=accept)
-        resolved, going_on = ready(resolved), Resume(folder, changes, accept)
+    elif task is not None:
+        resolved, resumed = ready(load_config(task, profile, config or (), arguments, plugin or ())), None
     else:
         raise UserError("nothing to train. Name a TASK (`reasoner tasks list`), or a run to resume: --resume RUN.")
     if dry_run:
         _print_plan(*_plan(resolved, hostfile))
-        return
-    if here.count == 1 and resolved.config.run.ranks > 1:
+    elif ranks.count == 1 and resolved.config.run.ranks > 1:
         _launch(resolved.config, hostfile)
-        return
-    if here.count != resolved.config.run.ranks:
+    else:
+        _train(resolved, resumed, ranks, gate=not no_gate)
+
+
+def _as_settings(sets: Sequence[str], **values: object) -> list[str]:
+    """`--set` and the options that stand for a key, as settings; options come last, and None sets nothing."""
+    keys = {"model": "model.path", "steps": "run.steps", "output": "run.output", "max_hours": "run.max_hours"}
+    named = {keys[name]: value for name, value in values.items() if value is not None}
+    quoted = {
+        key: value if isinstance(value, int | float) else json.dumps(str(value), ensure_ascii=False)
+        for key, value in named.items()
+    }
+    return [*sets, *(f"{key}={value}" for key, value in quoted.items())]
+
+
+def _resumed(name: str, arguments: Sequence[str], *, accept: bool) -> tuple[Resolved, Resume]:
+    folder = find_run(name)
+    resolved, changes = load_resumed(folder, arguments, accept=accept)
+    return ready(resolved), Resume(folder, changes, accept)
+
+
+def _train(resolved: Resolved, resumed: Resume | None, ranks: Ranks, *, gate: bool) -> None:
+    """Train in this process, one of `ranks`."""
+    if ranks.count != resolved.config.run.ranks:
         raise ConfigError(
-            f"run.ranks is {resolved.config.run.ranks}, but the launcher started {here.count} ranks; leave --gpus "
-            f"out, or "
-            "start that many."
+            f"run.ranks is {resolved.config.run.ranks}, but the launcher started {ranks.count} ranks; leave --gpus "
+            "out, or start that many."
         )
     from reasoner.pipeline import train
     from reasoner.training.build import open_trainer
 
     weights = resolved.config.sampling.weights_folder
     guard = guard_processes([Path(weights)] if weights else [])
-    with interruptible(), guard, leaving_report() as report_on, open_trainer(resolved, going_on) as trainer:
-        if here.first:
+    with interruptible(), guard, leaving_report() as report_on, open_trainer(resolved, resumed) as trainer:
+        if ranks.first:
             report_on(trainer.run.folder)
-        train(trainer, gate=not no_gate)
+        train(trainer, gate=gate)
 
 
 def _refuse_beside_resume(given: Mapping[str, object]) -> None:
@@ -170,14 +180,14 @@ def _refuse_beside_resume(given: Mapping[str, object]) -> None:
         )
 
 
-def _ranks_wanted(here: Ranks, gpus: int | None, hostfile: Path | None, sets: Sequence[str]) -> list[str]:
+def _ranks_setting(ranks: Ranks, gpus: int | None, hostfile: Path | None, sets: Sequence[str]) -> list[str]:
     """`run.ranks` as command line and launcher have it, as a setting; [] where they leave it open or `sets` has it."""
     if gpus is None and hostfile is None and any(each.partition("=")[0].strip() == "run.ranks" for each in sets):
         return []
     if gpus is not None and hostfile is not None:
         raise UserError("--gpus cannot be given with --hostfile, whose slots say how many ranks each machine runs.")
-    if here.count > 1:
-        return [f"run.ranks={here.count if gpus is None else gpus * here.nodes}"]
+    if ranks.count > 1:
+        return [f"run.ranks={ranks.count if gpus is None else gpus * ranks.nodes}"]
     if hostfile is not None:
         return [f"run.ranks={sum(host.slots for host in read_hostfile(hostfile))}"]
     return [] if gpus is None else [f"run.ranks={gpus * slurm_node(os.environ).count}"]

@@ -108,9 +108,13 @@ class ControlTokens:
             return {key: self.protect_all(inner) for key, inner in value.items()}
         return [self.protect_all(inner) for inner in value] if isinstance(value, list) else value
 
-    def count_typed(self, text: str) -> None:
-        """Remember which stand-ins are in the text of a prompt, for `facts`."""
-        self._typed.update(dict.fromkeys((self._restored[ord(found)] for found in _OURS.findall(text)), 1))
+    def typed_in(self, text: str) -> set[str]:
+        """The control tokens that the text of a prompt spells."""
+        return {self._restored[ord(stand_in)] for stand_in in _OURS.findall(text)}
+
+    def count_typed(self, prompts: Mapping[str, int]) -> None:
+        """Remember for `facts` in how many more prompts control tokens are spelled."""
+        self._typed.update(prompts)
 
     def facts(self) -> dict[str, str]:
         """What is worth knowing: which control tokens prompts have as text, and how many prompts."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from reasoner.config import PromptConfig
@@ -11,6 +14,8 @@ from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, NotTextError, not_text
 from reasoner.data.prompts.plain import PlainRenderer
 from reasoner.data.row_report import RowError, RowReport
+from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.errors import ReasonerError
 from reasoner.records import Problem, Prompt
 
 
@@ -98,13 +103,18 @@ def render(
     max_prompt_tokens: int,
     report: RowReport | None = None,
     section: str = "data.train",
+    ranks: Ranks = ALONE,
 ) -> list[Prompt]:
     """Each problem as token ids, up to where its response begins.
+
+    Rendering and tokenising takes long for much data: each rank does its share, and all have the whole result, so that
+    a prompt that cannot be used is known to all of them before anything is trained.
 
     Args:
         report: collects problems that cannot be written and prompts that are too long, which are left out of the
             result; None: they are refused here.
         section: the configuration section of the problems' source, for messages.
+        ranks: those that have the same problems and call this together.
 
     Raises:
         ConfigError: the chat template refuses the conversation or its arguments.
@@ -113,10 +123,15 @@ def render(
     """
     problems, bad = list(problems), report or RowReport()
     renderer.check(problems)
+    shares = ranks.gather(_Share.of(problems[ranks.index :: ranks.count], renderer))
+    for share in shares:
+        if share.failure:
+            raise share.failure
+        renderer.control.count_typed(share.typed)
     prompts: list[Prompt] = []
-    for problem in problems:
+    for index, problem in enumerate(problems):
         with bad.collecting(section):
-            prompts.append(Prompt(problem, prompt_ids(problem, renderer)))
+            prompts.append(Prompt(problem, shares[index % ranks.count].token_ids(index // ranks.count)))
     fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= max_prompt_tokens]
     too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
     for prompt in sorted(too_long, key=lambda prompt: -len(prompt.token_ids)):  # the longest one is named
@@ -136,8 +151,60 @@ def _too_long(prompt: Prompt, most: int) -> RowError:
     )
 
 
+@dataclass
+class _Share:
+    """The problems of one rank as token ids, small enough to be sent to the others."""
+
+    rows: list[bytes | RowError] = field(default_factory=list)
+    """token ids of 4 bytes, or what is wrong with the problem"""
+    typed: Counter[str] = field(default_factory=Counter)
+    """control token -> prompts that spell it as text"""
+    failure: ReasonerError | None = None
+    """what ends the run: every rank raises it, so that none waits for the others"""
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem], renderer: Renderer) -> _Share:
+        share = cls()
+        try:
+            for problem in problems:
+                try:
+                    ids, typed = _rendered(problem, renderer)
+                except RowError as error:
+                    share.rows.append(error)
+                else:
+                    share.rows.append(array("I", ids).tobytes())
+                    share.typed.update(typed)
+        except ReasonerError as error:
+            share.failure = error
+        return share
+
+    def token_ids(self, index: int) -> tuple[int, ...]:
+        """Of one of its problems.
+
+        Raises:
+            RowError: it cannot be written.
+        """
+        row = self.rows[index]
+        if isinstance(row, RowError):
+            raise row
+        ids = array("I")
+        ids.frombytes(row)
+        return tuple(ids)
+
+
 def prompt_ids(problem: Problem, renderer: Renderer) -> tuple[int, ...]:
     """One problem as token ids; see `render`.
+
+    Raises:
+        RowError: it cannot be written.
+    """
+    ids, typed = _rendered(problem, renderer)
+    renderer.control.count_typed(Counter(typed))
+    return ids
+
+
+def _rendered(problem: Problem, renderer: Renderer) -> tuple[tuple[int, ...], set[str]]:
+    """Its token ids, and the control tokens that it spells as text.
 
     Raises:
         RowError: it cannot be written.
@@ -147,5 +214,4 @@ def prompt_ids(problem: Problem, renderer: Renderer) -> tuple[int, ...]:
         ids = renderer.token_ids(text)
     except NotTextError as error:
         raise not_text(f"problem {problem.id}", error) from error
-    renderer.control.count_typed(text)
-    return ids
+    return ids, renderer.control.typed_in(text)

@@ -28,6 +28,7 @@ from reasoner.gro.spec.terms import (
     Sigmoid,
     SoftClip,
     Square,
+    Teacher,
     Term,
     Threshold,
     Truncate,
@@ -87,9 +88,16 @@ def credit(spec: object) -> str:
             return "1"
         case Chosen():
             return "1 if chosen"
+        case Teacher():
+            return _teacher(spec)
         case CustomCredit():
             return _custom(spec.name, spec.options)
     return "a function"
+
+
+def _teacher(spec: Teacher) -> str:
+    sees = "" if spec.sees == "prompt" else f", who sees the {spec.sees}"
+    return f"teacher - l{sees}" + (f", discount {spec.discount:g}" if spec.discount else "")
 
 
 def _advantage(spec: Advantage) -> str:
@@ -105,7 +113,7 @@ def _advantage(spec: Advantage) -> str:
 def evidence(spec: Evidence) -> str:
     """`0.1 sum(l-ref) diff`; `diff`: of a pair, chosen minus (bias times) rejected."""
     if spec.unit == "token":
-        return "l"
+        return "l" if spec.entropy_share == 1.0 else f"l of the {100 * spec.entropy_share:g}% with most entropy"
     beta = "" if spec.beta == 1.0 else f"{spec.beta:g} "
     inner = "l-ref" if spec.reference else "l"
     if spec.discount != 1.0:

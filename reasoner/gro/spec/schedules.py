@@ -58,6 +58,18 @@ Schedule = Constant | Ramp | Switch | MetricSwitch
 def factor(spec: Schedule, step: int, steps: int, history: Sequence[Mapping[str, float]]) -> float:
     """The factor at `step` (from 1) of a run of `steps`.
 
+    >>> [factor(Constant(), step, 9, []) for step in (1, 5, 9)]
+    [1.0, 1.0, 1.0]
+    >>> [factor(Ramp("linear", first=1, last=9), step, 9, []) for step in (1, 5, 9)]
+    [0.0, 0.5, 1.0]
+    >>> [round(factor(Ramp("cosine", first=1, last=9), step, 9, []), 3) for step in (1, 3, 5, 9)]
+    [0.0, 0.146, 0.5, 1.0]
+    >>> [factor(Switch(at=5, before=1.0, after=0.5), step, 9, []) for step in (1, 5, 6)]
+    [1.0, 1.0, 0.5]
+    >>> switch = MetricSwitch("groups/no_credit", above=0.7)
+    >>> factor(switch, 2, 9, [{"groups/no_credit": 0.5}]), factor(switch, 3, 9, [{"groups/no_credit": 0.8}])
+    (1.0, 0.0)
+
     Args:
         history: the metrics of the committed steps before; the factor is a function of them, so a resumed run goes on
             as it would have.
@@ -78,7 +90,11 @@ def factor(spec: Schedule, step: int, steps: int, history: Sequence[Mapping[str,
 
 
 def as_step(number: float, steps: int) -> float:
-    """A step number; below 1 a share of the run's steps, rounded to a whole step from 1."""
+    """A step number; below 1 a share of the run's steps, rounded to a whole step from 1.
+
+    >>> as_step(12, 80), as_step(0.25, 80), as_step(0.001, 80)
+    (12, 20.0, 1.0)
+    """
     return number if number >= 1 else max(1.0, float(round(number * steps)))
 
 
@@ -109,7 +125,12 @@ def mistake(spec: Schedule, steps: int) -> str:
 
 
 def passed(spec: MetricSwitch, metrics: Mapping[str, float]) -> bool:
-    """Whether a step with these metrics passes the bound."""
+    """Whether a step with these metrics passes the bound.
+
+    >>> switch = MetricSwitch("groups/no_credit", above=0.7)
+    >>> passed(switch, {"groups/no_credit": 0.8}), passed(switch, {"groups/no_credit": 0.7}), passed(switch, {})
+    (True, False, False)
+    """
     value = metrics.get(spec.metric)
     if value is None:
         return False

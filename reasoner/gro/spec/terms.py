@@ -102,6 +102,20 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
+class Teacher:
+    """log pi_T - log pi of every token, pi_T the teacher (`[teacher]`) and pi the policy when the batch arrived: the
+    policy gradient of the reverse KL to the teacher on the policy's own responses (2306.13649). No reward is in it."""
+
+    kind: Literal["teacher"] = "teacher"
+    sees: Literal["prompt", "solution"] = "prompt"
+    """what the teacher reads before the response: the policy's own prompt, or one with the reference answer in it
+    (2601.18734)"""
+    discount: float = 0.0
+    """gamma of what the tokens after it add to a token's credit: 0, the KL of the next token wherever the policy gets;
+    1, the KL of whole responses"""
+
+
+@dataclass(frozen=True, slots=True)
 class CustomCredit:
     """A credit of a plugin (`register_algorithms`)."""
 
@@ -113,7 +127,7 @@ class CustomCredit:
 
 CreditFunction = Callable[..., Any]
 """`(rewards_NG, valid_NG) -> credit_NG`: what a plugin registers, its options bound"""
-Credit = Advantage | Best | Marginal | PassAtK | Threshold | Label | One | Chosen | CustomCredit
+Credit = Advantage | Best | Marginal | PassAtK | Threshold | Label | One | Chosen | Teacher | CustomCredit
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +154,9 @@ class Evidence:
     bound: float | None = None
     """of a response with a policy as anchor: a token's distance from it counts no further than this to the side that
     the credit pushes it to (2507.20673); None: all of it"""
+    entropy_share: float = 1.0
+    """of a term of tokens: only this share of each response's tokens gets weight, those where the policy's distribution
+    has the highest entropy (2506.01939); 1: all of them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,9 +410,24 @@ class Term:
         return self.evidence.reference or self.anchor.kind == "kl" or self.kl.coefficient > 0.0
 
     @property
+    def needs_entropy(self) -> bool:
+        """Whether the entropy of every position is needed, for a bonus or to choose tokens."""
+        return self.entropy != 0.0 or self.evidence.entropy_share < 1.0
+
+    @property
     def needs_critic(self) -> bool:
         """Whether a critic's values are needed."""
         return isinstance(self.credit, Advantage) and self.credit.baseline == "critic"
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher's log-probabilities are needed."""
+        return isinstance(self.credit, Teacher)
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether a response without a reward (its verifier failed) is left out."""
+        return not self.needs_teacher
 
     @property
     def needs_greedy(self) -> bool:
@@ -405,7 +437,7 @@ class Term:
     @property
     def needs_old(self) -> bool:
         """Whether the old policy's log-probabilities are needed before the first forward."""
-        return self.kl.in_reward
+        return self.kl.in_reward or self.needs_teacher
 
     @property
     def is_corrected_when_stale(self) -> bool:

@@ -20,6 +20,7 @@ from reasoner.gro.spec.terms import (
     Ratio,
     Sigmoid,
     SoftClip,
+    Teacher,
     Term,
     Truncate,
 )
@@ -82,8 +83,12 @@ def _of_numbers(term: Term) -> Iterator[str]:
     yield from _of_link(term.link)
     if isinstance(term.credit, PassAtK) and term.credit.k < 1:
         yield f"credit.k must be at least 1, got {term.credit.k}"
+    if isinstance(term.credit, Teacher) and not 0.0 <= term.credit.discount <= 1.0:
+        yield f"credit.discount must be in [0, 1], got {term.credit.discount}"
     if evidence.bound is not None and evidence.bound <= 0.0:
         yield f"evidence.bound must be above 0, got {evidence.bound}"
+    if not 0.0 < evidence.entropy_share <= 1.0:
+        yield f"evidence.entropy_share must be in (0, 1], got {evidence.entropy_share}"
     if term.anchor.margin != 0.0 and term.anchor.kind != "margin":
         yield f"anchor.margin = {term.anchor.margin} needs anchor.kind = 'margin', got {term.anchor.kind!r}"
     if evidence.beta <= 0.0:
@@ -124,7 +129,7 @@ def _of_unit(term: Term) -> Iterator[str]:
             f"aggregation.kind = {term.aggregation.kind!r} does not fit evidence.unit = {unit!r}; "
             f"it takes {', '.join(known)}"
         )
-    if unit == "token" and replace(evidence, bias=1.0) != Evidence():
+    if unit == "token" and replace(evidence, bias=1.0, entropy_share=1.0) != Evidence():
         yield (
             "evidence.unit = 'token' is the log-probability itself: reduce, reference, beta and discount do not apply "
             "to it"
@@ -147,6 +152,9 @@ def _of_unit(term: Term) -> Iterator[str]:
             f"evidence.bound = {evidence.bound} bounds a response's distance from a policy token by token: it needs "
             "evidence.unit = 'response', reduce 'sum' or 'mean', no reference, and anchor.kind = 'old' or 'sampler'"
         )
+    if evidence.entropy_share != 1.0 and unit != "token":
+        share = evidence.entropy_share
+        yield f"evidence.entropy_share = {share} chooses tokens: it needs evidence.unit = 'token', got {unit!r}"
     if unit == "response" and evidence.reduce == "log-odds" and term.aggregation.kind != "responses":
         yield (
             "aggregation.kind must be 'responses' with evidence.reduce = 'log-odds', which is not a sum over "
@@ -178,6 +186,8 @@ def _of_source(term: Term) -> Iterator[str]:
             yield f"correction.kind = {term.correction.kind!r} {why}"
         if isinstance(term.credit, Advantage) and term.credit.baseline in ("greedy", "critic"):
             yield f"credit.baseline = {term.credit.baseline!r} needs source = 'online', got {source!r}"
+        if isinstance(term.credit, Teacher):
+            yield f"credit.kind = 'teacher' {why}"
         if term.kl.in_reward:
             yield f"kl.place = 'reward' needs source = 'online', got {source!r}"
         if isinstance(term.credit, Advantage) and term.credit.combine == "normalise-then-sum":
@@ -200,6 +210,8 @@ def _of_credit(term: Term) -> Iterator[str]:
         yield f"pairing needs pairs: evidence.unit = 'pair', got {term.evidence.unit!r}"
     if isinstance(credit, Chosen) and term.source not in ("online", "pairs"):
         yield f"credit.kind = 'chosen' needs pairs: source = 'pairs' or 'online', got {term.source!r}"
+    if isinstance(credit, Teacher) and term.evidence.unit != "token":
+        yield f"credit.kind = 'teacher' is per token and needs evidence.unit = 'token', got {term.evidence.unit!r}"
     if not isinstance(credit, Advantage):
         if term.kl.in_reward:
             yield f"kl.place = 'reward' needs credit.kind = 'advantage', got {getattr(credit, 'kind', 'a function')!r}"

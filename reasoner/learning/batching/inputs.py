@@ -73,7 +73,13 @@ class ModelInputs:
 
 
 def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.device) -> Tensor:
-    """(S,) True where the policy wrote the token.
+    """(S,) bool: tokens that the policy wrote, in the order of the micro-batch's rows.
+
+    >>> batch = MicroBatch((PackedSequence((1,), ((7, 8), (5,)), rows=(1, 0)),))
+    >>> responses = [Response("", ids, written, (0.0,) * len(ids), "stop", 0)
+    ...              for ids, written in (((5,), (True,)), ((7, 8), (True, False)))]
+    >>> policy_mask(batch, responses, torch.device("cpu"))
+    tensor([ True, False,  True])
 
     Args:
         responses: all of the batch, in group order.
@@ -83,7 +89,15 @@ def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.
 
 
 def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
-    """All packed sequences in one, without padding; the positions of every response restart after its prompt."""
+    """All packed sequences in one, without padding; the positions of every response restart after its prompt.
+
+    >>> batch = MicroBatch((PackedSequence((1, 2), ((7, 8, 9), (5, 6)), rows=(0, 1)),))
+    >>> inputs = flat_inputs(batch, torch.device("cpu"))
+    >>> inputs.input_ids_BL, inputs.position_ids_BL  # 9 and 6 are predicted, and predict nothing
+    (tensor([[1, 2, 7, 8, 5]]), tensor([[0, 1, 2, 3, 2]]))
+    >>> inputs.predictors_S, inputs.targets_S  # the prompt's last token predicts 7 and 5
+    (tensor([1, 2, 3, 1, 4]), tensor([7, 8, 9, 5, 6]))
+    """
     ids: list[int] = []
     positions: list[int] = []
     predictors: list[int] = []
@@ -102,7 +116,13 @@ def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
 
 
 def padded_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
-    """One response per sequence, padded on the right: a causal model, recurrent or not, never sees the padding."""
+    """One response per sequence, padded on the right: a causal model, recurrent or not, never sees the padding.
+
+    >>> long, short = PackedSequence((1, 2), ((7, 8, 9),), rows=(0,)), PackedSequence((1, 2), ((5,),), rows=(1,))
+    >>> padded_inputs(MicroBatch((long, short)), torch.device("cpu")).input_ids_BL
+    tensor([[1, 2, 7, 8],
+            [1, 2, 0, 0]])
+    """
     sequences = batch.sequences
     longest = max(sequence.tokens for sequence in sequences)
     ids = [_token_ids(sequence) + [0] * (longest - sequence.tokens) for sequence in sequences]

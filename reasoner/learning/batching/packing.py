@@ -4,6 +4,27 @@ A *packed sequence* is a prompt and one or more responses that continue it; insi
 Sequences are laid one after the other, without padding, until a micro-batch holds `token_budget` tokens. The last token
 of a response only ever is a target, so it is not among the tokens that go through the model.
 
+A prompt of 4 tokens with responses of 3, 5 and 2, of which 2, 4 and 1 go through the model:
+
+>>> from reasoner.distributed.sharding import rows_by_group
+>>> from reasoner.records import Group, Problem, Response
+>>> def group_of(prompt, lengths):
+...     made = [Response("", (1,) * length, (True,) * length, (0.0,) * length, "stop", 0) for length in lengths]
+...     return Group(Problem("p", (), ""), (1,) * prompt, tuple(made))
+>>> groups = rows_by_group([group_of(4, (3, 5, 2))])
+>>> [(batch.rows, batch.tokens) for batch in pack(groups, 20, "always")]  # 4 + 2 + 4 + 1
+[((0, 1, 2), 11)]
+>>> [(batch.rows, batch.tokens) for batch in pack(groups, 14, "never")]  # 8 + 6, 5
+[((1, 0), 14), ((2,), 5)]
+>>> [(batch.rows, batch.tokens) for batch in pack_padded(groups, 16)]  # two sequences are padded to 8 tokens each
+[((1, 0), 14), ((2,), 5)]
+>>> longest_context(groups), [group.rows for group in extremes_of(groups)]  # 4 + 5; its group's extremes
+(9, [(2, 1)])
+>>> [worth_sharing(group) for group in groups]  # saves 8 of 19 tokens
+[True]
+>>> [worth_sharing(group) for group in rows_by_group([group_of(4, (31, 31))])]  # saves 4 of 68
+[False]
+
 A *unit* is one or more responses of a group whose weights depend on each other (a preference pair): they go through
 the model in one micro-batch whatever the budget, and in one packed sequence where the prompt is shared.
 """
@@ -68,6 +89,11 @@ def pack(groups: Sequence[GroupRows], token_budget: int, sharing: Sharing) -> tu
     """Micro-batches of at most `token_budget` tokens (first fit, longest first); a longer sequence or unit gets its
     own.
 
+    Args:
+        groups: the responses, by their rows of the batch.
+        token_budget: tokens per micro-batch.
+        sharing: whether a group's prompt goes through the model once; `auto`: where that is worth it.
+
     Raises:
         ValueError: a prompt is empty.
     """
@@ -130,10 +156,7 @@ def _two_responses(group: GroupRows) -> GroupRows:
 
 
 def worth_sharing(group: GroupRows) -> bool:
-    """Whether writing the prompt once saves more than a fifth of the group's tokens.
-
-    Four responses after a prompt of 10 tokens that put 20 tokens each through the model: 30 of 120 are saved.
-    """
+    """Whether writing the prompt once saves more than a fifth of the group's tokens."""
     prompt, rows = len(group.group.prompt_ids), group.rows
     apart = len(rows) * prompt + sum(len(group.response(row).token_ids) - 1 for row in rows)
     return (len(rows) - 1) * prompt > WORTH_SHARING * apart

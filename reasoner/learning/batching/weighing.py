@@ -35,6 +35,19 @@ def weigh_batch(
 ) -> WeightedLoss:
     """Ask for the weights of a micro-batch and put its loss together: - sum w o - sum v H.
 
+    One response of two tokens, of which the first gets the weight 0.5 and the second -1:
+
+    >>> import torch
+    >>> from reasoner.gro.weights import Weights
+    >>> from reasoner.learning.batching.inputs import flat_inputs
+    >>> from reasoner.learning.batching.packing import PackedSequence
+    >>> batch = MicroBatch((PackedSequence((1,), ((5, 6),), rows=(0,)),))
+    >>> response = Response("", (5, 6), (True, True), (0.0, 0.0), "stop", 0)
+    >>> inputs, logprobs_S = flat_inputs(batch, torch.device("cpu")), torch.tensor([-1.0, -2.0])
+    >>> weights = lambda rows, logprobs_RT, entropies_RT: Weights(torch.tensor([[0.5, -1.0]]))
+    >>> weigh_batch(batch, [response], inputs, logprobs_S, None, weights).loss  # -(0.5 * -1 - 1 * -2)
+    tensor(-1.5000)
+
     Args:
         responses: all of the batch, in group order.
         outputs_S: of the model for each response token, with gradient: log-probabilities, or a critic's values.
@@ -45,7 +58,8 @@ def weigh_batch(
         ValueError: the weights have the wrong shape, or are for entropies that were not computed.
     """
     mask_S = policy_mask(batch, responses, outputs_S.device)
-    wanted = weights(batch.rows, inputs.padded(outputs_S.detach()))
+    entropies_RT = None if entropies_S is None else inputs.padded(entropies_S.detach())
+    wanted = weights(batch.rows, inputs.padded(outputs_S.detach()), entropies_RT)
     weights_S = inputs.weights(wanted.weights_RT, mask_S, outputs_S)
     loss = -(weights_S * outputs_S).sum()
     nonzero = bool(weights_S.any())

@@ -99,6 +99,29 @@ def token_logprobs(
     """(S,) log-probability of each target; with `entropy` also (S,) the entropy of the distribution it is drawn from.
 
     Both are differentiable in the hidden states, the weight and the bias.
+
+    Two positions over three tokens. At the first all are as likely; at the second the logits are 2, 0 and 0.
+
+    >>> head = Head(torch.tensor([[1.0], [0.0], [0.0]]), None)
+    >>> hidden_SH, targets_S = torch.tensor([[0.0], [2.0]]), torch.tensor([1, 0])
+    >>> logprobs_S, entropies_S = token_logprobs(hidden_SH, targets_S, head, 1.0, 1, entropy=True)
+    >>> logprobs_S  # -ln 3, 2 - ln(e^2 + 2)
+    tensor([-1.0986, -0.2395])
+    >>> entropies_S  # ln 3, less
+    tensor([1.0986, 0.6656])
+    >>> token_logprobs(hidden_SH, targets_S, head, 2.0, 1)  # temperature 2: 1 - ln(e + 2) at the second
+    tensor([-1.0986, -0.5514])
+
+    Args:
+        hidden_SH: states that predict the targets.
+        targets_S: token ids.
+        head: the output layer.
+        temperature: T of softmax(logits / T), above 0.
+        chunk: positions whose logits are in memory at once; the result does not depend on it.
+        entropy: also give the entropies, in nats.
+
+    Raises:
+        ValueError: the temperature is not above 0.
     """
     if temperature <= 0.0:
         raise ValueError(f"log-probabilities need a temperature above 0, got {temperature}")
