@@ -64,6 +64,7 @@ def test_there_are_tables() -> None:
         "attacks",
         "models",
         "checkpoints",
+        "step_cost",
         "configuration",
         "layout",
     }
