@@ -87,6 +87,8 @@ def annotate(trainer: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Sou
                 mismatched = mismatch(groups)
                 reference = _frozen(trainer.reference.logprobs(mismatched, batch.temperature))
                 batch = replace(batch, mismatched=Mismatched(tuple(mismatched), reference))
+        if trainer.teacher and any(term.needs_teacher for term in readers):
+            batch = replace(batch, teacher_logprobs=_frozen(trainer.teacher.logprobs(groups, batch.temperature)))
         if trainer.critic and any(term.needs_critic for term in readers):
             batch = replace(batch, values=_frozen(trainer.critic.values(groups)))
         annotated[source] = batch

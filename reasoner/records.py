@@ -184,6 +184,8 @@ class Batch:
     """(R)(T) under the learner's weights when the batch arrived; None: equal to the current ones at the first step"""
     reference_logprobs: tuple[tuple[float, ...], ...] | None = None
     """(R)(T) under the reference policy; None: no term asks for it"""
+    teacher_logprobs: tuple[tuple[float, ...], ...] | None = None
+    """(R)(T) under the teacher; None: no term asks for it"""
     values: tuple[tuple[float, ...], ...] | None = None
     """(R)(T) the critic's value of the state before each token; None: no term asks for it"""
     greedy_rewards: tuple[float | None, ...] | None = None
@@ -197,6 +199,20 @@ class Batch:
     def responses(self) -> tuple[Response, ...]:
         """(R,) all responses in group order."""
         return tuple(response for scored in self.groups for response in scored.group.responses)
+
+    @property
+    def teacher_kl(self) -> float | None:
+        """Mean of the old policy's log-probability - the teacher's over the policy's tokens, nats; None: no teacher."""
+        if self.teacher_logprobs is None or self.old_logprobs is None:
+            return None
+        masks = (response.policy_mask for response in self.responses)
+        gaps = [
+            old - teacher
+            for mask, olds, teachers in zip(masks, self.old_logprobs, self.teacher_logprobs, strict=True)
+            for here, old, teacher in zip(mask, olds, teachers, strict=True)
+            if here
+        ]
+        return sum(gaps) / max(len(gaps), 1)
 
 
 @dataclass(frozen=True, slots=True)

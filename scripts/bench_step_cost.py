@@ -153,6 +153,7 @@ def trainer_of(config: Config, run: RunFolder, view: LiveView, problems: Sequenc
         terms={name: configured.term for name, configured in config.gro.terms.items()},
         learner=cast(Any, Learner()),
         reference=None,
+        teacher=None,
         critic=None,
         evaluator=None,
         held_out=None,

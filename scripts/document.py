@@ -68,7 +68,7 @@ def metrics() -> str:
 
 def found(name: str) -> str:
     """What a script in scripts/ found and wrote: validate_gro, bench_scoring.py, bench_math.py, try_attacks.py,
-    bench_checkpoint.py."""
+    bench_checkpoint.py, bench_step_cost.py."""
     return (DOCS / "validation" / f"{name}.md").read_text(encoding="utf-8").partition("\n")[2]
 
 
@@ -204,6 +204,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "attacks": partial(found, "attacks"),
     "models": lambda: models_table.table(models_table.read()),
     "checkpoints": partial(found, "checkpoints"),
+    "step_cost": partial(found, "step_cost"),
     "configuration": configuration,
     "hooks": hooks,
     "records": records,

@@ -39,6 +39,7 @@ class Case:
     truncated: list[bool]
     entropies: list[list[float]]
     """of the policy that is trained, before each token"""
+    teacher: list[list[float]] = field(default_factory=list)
     z0: float | None = None
     """KTO's estimate of the KL to the reference, where it is not taken from the batch"""
 
@@ -589,6 +590,15 @@ def sft(case: Case) -> Tensor:
     return -token_mean(case, scored(case), lambda i, t: case.l[i][t])
 
 
+def opd(case: Case) -> Tensor:
+    """r (log pi_T - log pi_old) of each token, clipped, of abstained responses too; mean over tokens; 2306.13649."""
+
+    def link(i: int, t: int) -> Tensor:
+        return clipped(log_ratio(case, i, t), case.teacher[i][t] - case.old[i][t], 0.2, 0.2)
+
+    return -token_mean(case, range(len(case.l)), link)
+
+
 def raft(case: Case) -> Tensor:
     """Negative log-likelihood per token of each group's best response; 2304.06767."""
     return -token_mean(case, [best for best, _ in mined(case)], lambda i, t: case.l[i][t])
@@ -763,7 +773,11 @@ REFERENCES: dict[str, Callable[[Case], Tensor]] = {
     "dppo-tv": lambda case: dppo(case, "tv", 0.2),
     "dppo-kl": lambda case: dppo(case, "kl", 0.05),
     "vapo": vapo,
+    "opd": opd,
+    "opsd": opd,
 }
+WITHOUT_REWARD = ("opd", "opsd")
+"""methods that learn from responses that were not scored, too"""
 DETACHED = ("cispo", "vespo", "topr")
 """methods with a factor of the policy through which no gradient flows: their weights are no slope of their loss"""
 OF_RESPONSES = ("gspo", "gmpo", "luspo", "vespo", "topr")
@@ -826,4 +840,5 @@ def random_case(
         max_tokens=9,
         truncated=[rng.random() < 0.25 for _ in lengths],
         entropies=[[rng.choice((0.1, rng.uniform(0.0, 3.0))) for _ in row] for row in now],
+        teacher=near(now, [0.7] * len(lengths)),
     )

@@ -292,6 +292,8 @@ def _no_credit_reason(batches: Sequence[SavedBatch], term: Term | None) -> str:
         return "these are responses of evaluations"
     if term.needs_critic:
         return "it needs a critic's values, which are not saved"
+    if term.needs_teacher:
+        return "it needs a teacher's log-probabilities, which are not saved"
     if term.needs_greedy:
         return "it needs the rewards of greedy responses, which are not saved"
     if term.kl.coefficient > 0.0 and term.kl.place == "reward":

@@ -8,7 +8,7 @@ from reasoner.config.rewards import RewardConfig
 from reasoner.config.sections import Sections
 from reasoner.errors import nearest
 from reasoner.gro.spec.schedules import mistake
-from reasoner.gro.spec.terms import SOURCES, Advantage, Linear, PassAtK
+from reasoner.gro.spec.terms import SOURCES, Advantage, Linear, PassAtK, Teacher
 
 
 def mistake_of_conditions(rewards: Sequence[RewardConfig]) -> str:
@@ -218,7 +218,7 @@ def _check_updates(config: Sections) -> None:
                 f"{learning.updates_per_step}: every mini-batch holds whole groups"
             )
     for name, term in config.gro.terms.items():
-        online = term.source == "online" and isinstance(term.credit, Advantage)
+        online = term.source == "online" and isinstance(term.credit, Advantage | Teacher)
         if isinstance(term.link, Linear) and online and updates > 1:
             raise ValueError(
                 f"learning.updates_per_step x learning.epochs = {updates} with gro.terms.{name}.link.kind = 'linear': "
@@ -228,6 +228,44 @@ def _check_updates(config: Sections) -> None:
         raise ValueError(
             f"learning.warmup_steps = {learning.warmup_steps} is more than the run's {config.optimizer_steps} "
             "optimiser steps"
+        )
+
+
+def _check_teacher(config: Sections) -> None:
+    """One teacher serves all its terms, and knows something that the policy does not."""
+    teacher, untouched = config.teacher, type(config.teacher)()
+    asked = {name: term.credit for name, term in config.gro.terms.items() if isinstance(term.credit, Teacher)}
+    if not asked:
+        if config.gro.terms and teacher != untouched:
+            raise ValueError(
+                "teacher has no effect: no term's credit is a teacher's; take a method with one (opd, opsd, grpo+opd), "
+                "or leave the section out"
+            )
+        return
+    seen = {credit.sees for credit in asked.values()}
+    if len(seen) > 1:
+        raise ValueError(f"gro.terms: {', '.join(asked)} share one teacher: give them the same credit.sees")
+    name = next(iter(asked))
+    if teacher.path is None and seen == {"prompt"}:
+        raise ValueError(
+            f"gro.terms.{name} needs teacher.path, not set: the initial model knows no more than the policy that "
+            "starts as it. Name a teacher with the same tokenizer, --set teacher.path=FOLDER, or let it see the "
+            f"solution: --set gro.terms.{name}.credit.sees=solution"
+        )
+    if teacher.path is None:
+        for key in ("servers", "dtype"):
+            if getattr(teacher, key):
+                raise ValueError(
+                    f"teacher.{key} needs teacher.path; without it the initial model, loaded here, teaches"
+                )
+    if seen == {"prompt"} and teacher.template != untouched.template:
+        raise ValueError(
+            "teacher.template has no effect with credit.sees = 'prompt': the teacher reads what the policy does"
+        )
+    if teacher.servers and config.sampling.temperature != 1.0:
+        raise ValueError(
+            f"teacher.servers with sampling.temperature = {config.sampling.temperature}: vLLM gives the "
+            "log-probabilities of given tokens at temperature 1; set sampling.temperature = 1, or leave servers out"
         )
 
 
@@ -276,6 +314,7 @@ CHECKS = (
     _check_critic,
     _check_engine,
     _check_updates,
+    _check_teacher,
     _check_data,
     _check_prompt,
 )

@@ -1,4 +1,5 @@
-"""Sections on the models that are trained and their optimiser: `[model]`, `[learning]`, `[lora]`, `[critic]`."""
+"""Sections on the models that are trained and their optimiser: `[model]`, `[learning]`, `[lora]`, `[critic]`,
+`[teacher]`."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from reasoner.config.section import Positive, Section
+from reasoner.io.http_json import Url
 
 DecayFactor = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -105,6 +107,21 @@ class LoraConfig(Section):
     handover: Literal["auto", "adapter", "merged"] = "auto"
     """What each hand-over (weight sync) sends to the sampler: the `adapter` alone, or all weights with the adapter
     `merged` into them; `auto` sends the adapter where the sampler supports it."""
+
+
+class TeacherConfig(Section):
+    """`[teacher]`: the frozen model whose log-probabilities are the credit of terms with `credit.kind = "teacher"`."""
+
+    path: str | None = None
+    """Teacher: a folder in Hugging Face format, a hub id or an embedded model, with the tokenizer of the policy; `none`
+    takes the initial model."""
+    servers: list[Url] = Field(default_factory=list)
+    """Addresses of vLLM servers that hold the teacher (`reasoner serve`); without any, every rank loads it."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Number format of the teacher's weights; `none` takes `model.dtype`."""
+    template: str = "{{ message }}\n\nA reference solution, to learn from and not to mention:\n\n{{ answer }}"
+    """Jinja template of the user message for a teacher that sees the solution (`credit.sees`). Its variables are
+    `message`, the policy's own message, `answer`, the reference answer, and the columns of the row."""
 
 
 class CriticConfig(Section):

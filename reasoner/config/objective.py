@@ -24,6 +24,7 @@ from reasoner.gro.spec.terms import (
     Link,
     Pairing,
     Source,
+    Teacher,
     Term,
 )
 from reasoner.gro.spec.validation import mistake_of_term
@@ -96,3 +97,14 @@ class GroConfig(Section):
     def needs_reference(self) -> bool:
         """Whether some term compares with the reference policy."""
         return any(config.term.needs_reference for config in self.terms.values())
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether some term's credit is a teacher's."""
+        return any(config.term.needs_teacher for config in self.terms.values())
+
+    @property
+    def teacher_sees(self) -> str:
+        """What the teacher reads before a response (`credit.sees`), the same for all terms; empty: there is none."""
+        credits = (config.credit for config in self.terms.values())
+        return next((credit.sees for credit in credits if isinstance(credit, Teacher)), "")

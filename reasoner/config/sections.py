@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from reasoner.config.data import CurriculumConfig, DataConfig, OfflineConfig, PromptConfig
-from reasoner.config.learning import CriticConfig, LearningConfig, LoraConfig, PolicyConfig
+from reasoner.config.learning import CriticConfig, LearningConfig, LoraConfig, PolicyConfig, TeacherConfig
 from reasoner.config.objective import GroConfig
 from reasoner.config.rewards import RewardConfig, ScoringConfig
 from reasoner.config.run import RunConfig
@@ -51,6 +51,8 @@ class Sections(Section):
     """Train a low-rank adapter; `none` trains all weights."""
     critic: CriticConfig = Field(default_factory=CriticConfig)
     """The value model of terms whose baseline is a critic."""
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    """The frozen model of terms whose credit is a teacher's."""
     handover: HandoverConfig = Field(default_factory=HandoverConfig)
     """How it is verified that the sampler holds the trained weights."""
     evaluation: EvaluationConfig | None = None
@@ -73,6 +75,16 @@ class Sections(Section):
         """
         decides = self.evaluation is not None and self.evaluation.correct != ""
         return self.online or (self.data.eval is not None and bool(self.rewards) and decides)
+
+    @property
+    def needs_initial(self) -> bool:
+        """Whether the initial model is kept beside the trained one: as the reference, or as the teacher."""
+        return self.gro.needs_reference or (self.gro.needs_teacher and self.teacher.path is None)
+
+    @property
+    def loads_teacher(self) -> bool:
+        """Whether every rank holds a teacher that is another model."""
+        return self.gro.needs_teacher and self.teacher.path is not None and not self.teacher.servers
 
     @property
     def conditions(self) -> dict[str, str]:

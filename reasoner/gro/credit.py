@@ -25,6 +25,7 @@ from reasoner.gro.spec.terms import (
     Marginal,
     One,
     PassAtK,
+    Teacher,
     Term,
     Threshold,
 )
@@ -110,11 +111,33 @@ def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:
         case Chosen():
             credit_RT = torch.zeros_like(rewards_NG).reshape(-1, 1)
             credit_RT[pairs_P2[:, 0]] = 1
+        case Teacher():
+            return _of_teacher(term.credit, inputs)
         case CustomCredit():
             raise ValueError(f"the credit {term.credit.name!r} is not bound to its function (Algorithms.bind)")
         case function:
             credit_RT = _checked(function(rewards_NG, inputs.valid_NG), inputs.valid_NG).reshape(-1, 1)
     return masked(credit_RT, inputs.valid_R[:, None].expand_as(credit_RT))
+
+
+def _of_teacher(spec: Teacher, inputs: ObjectiveInputs) -> Tensor:
+    """(R, T) c_t = sum_{s >= t} discount^(s - t) (log pi_T - log pi)_s over the policy's tokens.
+
+    Under the policy, sum_t c_t grad log pi_t is in expectation minus the gradient of the reverse KL: with discount 1 of
+    KL(pi || pi_T) over whole responses; with 0 of the sum over positions of KL(pi || pi_T) of the next token, the
+    prefixes taken as they come. A policy that gives a token 0.5 and its teacher 0.25: credit log 0.5 = -0.69.
+    """
+    why = "a teacher's credit"
+    difference_RT = inputs.needed("teacher_RT", why) - inputs.needed("old_RT", why)
+    difference_RT = masked(difference_RT.to(inputs.rewards_NG), inputs.mask_RT)
+    if spec.discount == 0.0:
+        return difference_RT
+    credit_RT, ahead_R = torch.zeros_like(difference_RT), torch.zeros_like(difference_RT[:, 0])
+    for t in reversed(range(difference_RT.shape[1])):
+        here_R = difference_RT[:, t] + spec.discount * ahead_R
+        ahead_R = torch.where(inputs.mask_RT[:, t], here_R, ahead_R)
+        credit_RT[:, t] = masked(ahead_R, inputs.mask_RT[:, t])
+    return credit_RT
 
 
 def informative(rewards_NG: Tensor, valid_NG: Tensor) -> Tensor:

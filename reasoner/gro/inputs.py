@@ -30,6 +30,8 @@ class ObjectiveInputs:
     """log-probabilities under the policy when the batch arrived; None: it has not moved yet"""
     reference_RT: Tensor | None = None
     """log-probabilities under the reference policy"""
+    teacher_RT: Tensor | None = None
+    """log-probabilities under the teacher"""
     sampler_RT: Tensor | None = None
     """log-probabilities as the sampler reported them"""
     values_RT: Tensor | None = None

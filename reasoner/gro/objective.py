@@ -158,9 +158,10 @@ def plan(
 
 def _counted(term: Term, inputs: ObjectiveInputs) -> Tensor:
     """bool (R,): responses of the batch that a term takes into account."""
+    counted_R = inputs.valid_R if term.needs_reward else torch.ones_like(inputs.valid_R)
     if term.mask_truncated and inputs.truncated_R is not None:
-        return inputs.valid_R & ~inputs.truncated_R
-    return inputs.valid_R
+        return counted_R & ~inputs.truncated_R
+    return counted_R
 
 
 def _pairs(term: Term, inputs: ObjectiveInputs, counted_R: Tensor) -> Tensor:

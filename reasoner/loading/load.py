@@ -330,6 +330,7 @@ def _check_metric(key: str, name: str, config: Config) -> None:
     except KeyError as error:
         raise ConfigError(f"{key} = {name!r}: {error.args[0]}") from None
     conditions = {
+        "teacher/": ("a term with a teacher", config.gro.needs_teacher),
         "critic/": ("a term with a critic", config.gro.needs_critic),
         "reward/": ("online groups", config.online),
         "groups/no_credit": ("online groups", config.online),

@@ -51,6 +51,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: an estimate of the policy's "
         "entropy per token when sampling"),
     Metric("credit/abs_mean", "reward", "size of the credit over the responses that are trained on"),
+    Metric("teacher/kl", "nats", "mean log-probability of the policy when the batch arrived - of the teacher, per "
+           "token: estimates the reverse KL to the teacher"),
     Metric("term/<term>/weight", "number", "lambda of a term of the objective at this step"),
     Metric("term/<term>/loss", "number", "its loss, without lambda"),
     Metric("term/<term>/positive", "number", "mass of its weights that push responses up"),

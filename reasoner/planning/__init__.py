@@ -8,5 +8,6 @@ In comes a configuration, out come a plan, or the sentence that says what cannot
     feasibility.py              what is known not to work
     preflight.py                what sources, trackers and servers need
     problem_checks.py           whether sources can judge the problems; references.py: their reference answers
+    teacher.py                  the tokenizer and the prompts of a teacher
     rehearsal.py, describe.py   `--dry-run`; the plan in a few lines
 """

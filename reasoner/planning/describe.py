@@ -69,9 +69,22 @@ def describe_method(config: Config) -> dict[str, str]:
     if config.gro.needs_reference:
         copy = "frozen copy of the initial model"
         facts["reference"] = copy if config.lora is None else "the model without its adapter"
+    if config.gro.needs_teacher:
+        facts["teacher"] = _teacher(config)
     if config.gro.needs_critic:
         facts["critic"] = f"value head on {config.critic.path or 'the initial model'}"
     return facts | {"steps": _steps(config)}
+
+
+def _teacher(config: Config) -> str:
+    """`Qwen/Qwen3-8B, bfloat16, on http://a:8000; it sees the solution`."""
+    teacher = config.teacher
+    if teacher.path is None:
+        whose = "frozen copy of the initial model" if config.lora is None else "the model without its adapter"
+    else:
+        where = f"on {', '.join(teacher.servers)}" if teacher.servers else "loaded beside the policy"
+        whose = f"{teacher.path}, {teacher.dtype or config.model.dtype}, {where}"
+    return f"{whose}; it sees the {config.gro.teacher_sees}"
 
 
 def _method(preset: str) -> str:

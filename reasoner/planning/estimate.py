@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -49,11 +49,13 @@ class RunEstimate:
     machine: Machine
     engine: str
     """`vllm`, `hf`, or another where no engine of this machine samples"""
+    teacher: ModelSize | None = None
+    """a model that is loaded beside the policy; None: there is none"""
 
     @cached_property
     def needs(self) -> tuple[Need, ...]:
         """By moment."""
-        return needs(self.config, self.model, self.critic, self.machine, self.engine)
+        return needs(self.config, self.model, self.critic, self.machine, self.engine, teacher=self.teacher)
 
     def there(self, need: Need) -> float | None:
         """Bytes that are free for it; None: not known."""
@@ -110,7 +112,7 @@ class RunEstimate:
         model = self.model
         if self.config.lora is None and config.lora is not None:
             model = model.with_adapter(config.lora)
-        return RunEstimate(config, model, self.critic, self.machine, self.engine)
+        return replace(self, config=config, model=model)
 
     @cached_property
     def longest_context(self) -> tuple[int, str]:
@@ -139,7 +141,7 @@ class RunEstimate:
             "data": self.config.data.model_copy(update=offline),
         }
         config = self.config.model_copy(update=sections)
-        other = RunEstimate(config, self.model, self.critic, self.machine, self.engine)
+        other = replace(self, config=config)
         for need in other.needs:
             there = self.there(need)
             if there is not None and need.total > there:
@@ -246,7 +248,8 @@ def find_estimate(config: Config, machine: Machine, engine: str) -> RunEstimate:
     trusted = config.model.trust_remote_code
     model = find_size(config.model.path, config.lora, trusted)
     critic = find_size(config.critic.path, None, trusted) if config.critic.path else model
-    return RunEstimate(config, model, critic, machine, engine)
+    teacher = find_size(config.teacher.path, None, trusted) if config.loads_teacher and config.teacher.path else None
+    return RunEstimate(config, model, critic, machine, engine, teacher)
 
 
 def _merged(changes: Sequence[Changes]) -> Changes:

@@ -6,6 +6,7 @@ bytes of a number in `model.dtype`.
     learner      weights, gradient, AdamW's two moments: 16 bytes per parameter; with DeepSpeed what docs/scaling.md
                  says. With an adapter (`[lora]`): that for its parameters; the others are frozen
     reference    4 bytes per parameter; with DeepSpeed b; none with an adapter
+    teacher      the same, where it is another model and no server holds it
     critic       as a learner
     sampler      its own weights, and its KV cache: 2 K b per token and layer
     published    what the sampler loads, in memory until it has: N b, or an adapter
@@ -109,7 +110,14 @@ class LearnerMemory:
 
 
 def needs(
-    config: Config, model: ModelSize, critic: ModelSize, machine: Machine, engine: str, *, training: bool = True
+    config: Config,
+    model: ModelSize,
+    critic: ModelSize,
+    machine: Machine,
+    engine: str,
+    *,
+    teacher: ModelSize | None = None,
+    training: bool = True,
 ) -> tuple[Need, ...]:
     """What a run needs at the moments at which it needs most.
 
@@ -117,9 +125,12 @@ def needs(
         model: the policy.
         critic: the value model, where the method has one.
         engine: `vllm`, `hf`, or another where no engine of this machine samples.
+        teacher: a model that is loaded beside it; None: there is none.
         training: False for an evaluation.
     """
-    learner = learner_bytes(config, model, critic, machine.device) if training else LearnerMemory({}, {}, {}, {})
+    learner = LearnerMemory({}, {}, {}, {})
+    if training:
+        learner = learner_bytes(config, model, critic, teacher, machine.device)
     forward = {}
     if training:
         forward = {
@@ -186,8 +197,10 @@ def _published(config: Config, model: ModelSize, engine: str, device: str, *, co
     return {"published": size}, {"being written": min(SHARD_BYTES, size)} if copied else {}
 
 
-def learner_bytes(config: Config, model: ModelSize, critic: ModelSize, device: str) -> LearnerMemory:
-    """What learner, reference and critic take of one rank."""
+def learner_bytes(
+    config: Config, model: ModelSize, critic: ModelSize, teacher: ModelSize | None, device: str
+) -> LearnerMemory:
+    """What learner, reference, teacher and critic take of one rank."""
     size = model.trained
     held: Parts = {"weights": 4.0 * size, "optimiser": 8.0 * size}
     gradients: Parts = {"gradient": 4.0 * size}
@@ -200,8 +213,11 @@ def learner_bytes(config: Config, model: ModelSize, critic: ModelSize, device: s
     if config.lora is not None:
         sharded = config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3
         held["frozen weights"] = width * model.parameters / (config.run.ranks if sharded else 1)
-    elif config.gro.needs_reference:
+    elif config.needs_initial:
         held["reference"] = width * size
+    if teacher is not None:
+        own = 4.0 if config.learner == "torch" else WIDTH[config.teacher.dtype or config.model.dtype]
+        held["teacher"] = own * teacher.parameters
     if config.gro.needs_critic:
         held["critic"] = 12.0 * critic.parameters
         gradients["its gradient"] = 4.0 * critic.parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pluggy
 
@@ -29,6 +30,7 @@ from reasoner.planning.describe import describe_offline, describe_plan
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import Need, needs
 from reasoner.planning.sources import check_problems_of, read_sources, references_of, response_end
+from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
 from reasoner.processes.machine import this_machine
 from reasoner.records import Problem, Prompt, ScoredGroup
 from reasoner.runs.checksums import identify
@@ -49,6 +51,10 @@ class Resources:
     folder: Path
     """of the model"""
     critic_folder: Path
+    teacher_folder: Path
+    """of the teacher; the model's where there is no other"""
+    teacher_prompts: Mapping[str, tuple[int, ...]]
+    """problem id -> what a teacher reads who sees the solution; empty: what the policy reads"""
     held_out: Sequence[Prompt]
     train: Sequence[Prompt]
     problems: Stream[Problem] | None
@@ -62,6 +68,7 @@ class Resources:
     def identity(self) -> dict[str, str]:
         """Checksums of all that (see `checksums.identify`)."""
         models = {"model": self.folder} | ({"critic": self.critic_folder} if self.config.gro.needs_critic else {})
+        models |= {"teacher": self.teacher_folder} if self.config.gro.needs_teacher else {}
         data: dict[str, Sequence[object]] = {"data.train": self.train, "data.eval": self.held_out}
         data |= {f"data.{source}": offline.groups for source, offline in self.offline.items()}
         used = {name: records for name, records in data.items() if records}
@@ -71,7 +78,9 @@ class Resources:
     def estimate(self) -> RunEstimate:
         """What training takes of memory and disk, and what is free here now."""
         policy, critic = ModelSize.of(self.folder, self.config.lora), ModelSize.of(self.critic_folder)
-        return RunEstimate(self.config, policy, critic, this_machine(self.decisions.device), self.decisions.engine)
+        teacher = ModelSize.of(self.teacher_folder) if self.config.loads_teacher else None
+        machine = this_machine(self.decisions.device)
+        return RunEstimate(self.config, policy, critic, machine, self.decisions.engine, teacher)
 
     @property
     def evaluation_needs(self) -> tuple[Need, ...]:
@@ -131,10 +140,13 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     critic_folder = resolve_model(critic) if critic else folder
     if training and config.gro.needs_critic:
         check_weights(critic_folder, config.model.trust_remote_code, head=False)
+    teacher_folder = _teacher_folder(config, folder, tokenizer) if training else folder
     sequences = [*_sequences([*data.held_out, *data.train], data.offline)]
     check_token_ids(folder, tokenizer, sequences)
     if critic:
         check_token_ids(critic_folder, tokenizer, sequences, "critic.path")
+    if training and config.teacher.path:
+        check_token_ids(teacher_folder, tokenizer, sequences, "teacher.path")
     return Resources(
         config=config,
         manager=manager,
@@ -142,6 +154,8 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
         decisions=decisions,
         folder=folder,
         critic_folder=critic_folder,
+        teacher_folder=teacher_folder,
+        teacher_prompts=teacher_prompts(config, data.train, renderer, teacher_folder) if training else {},
         held_out=data.held_out,
         train=data.train,
         problems=_problems(config, data.train) if training and config.online else None,
@@ -149,6 +163,22 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
         streams={source: _stream(config, source, found) for source, found in data.offline.items()},
         turn_end=renderer.turn_end(),
     )
+
+
+def _teacher_folder(config: Config, folder: Path, tokenizer: Any) -> Path:
+    """The folder of the teacher, or of the model where it is the teacher or there is none.
+
+    Raises:
+        UserError: there is no such model, or its tokenizer is another one.
+    """
+    path, trusted = config.teacher.path, config.model.trust_remote_code
+    if path is None:
+        return folder
+    found = resolve_model(path)
+    check_same_tokenizer(tokenizer, open_tokenizer(found, trusted), path)
+    if config.loads_teacher:
+        check_weights(found, trusted)
+    return found
 
 
 def check_models_at_hand(config: Config, decisions: Decisions | None = None) -> None:
@@ -167,6 +197,8 @@ def check_models_at_hand(config: Config, decisions: Decisions | None = None) -> 
     check_weights_at_hand(config.model.path, trusted)
     if config.gro.needs_critic:
         check_weights_at_hand(config.critic.path or config.model.path, trusted, head=False)
+    if config.loads_teacher and config.teacher.path:
+        check_weights_at_hand(config.teacher.path, trusted)
 
 
 def _sequences(

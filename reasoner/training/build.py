@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 from reasoner.config import Config, RewardConfig
 from reasoner.config.decisions import Decisions
@@ -45,6 +45,8 @@ from reasoner.runs.resuming.resume import Place, Resume, find_place, made_again
 from reasoner.runs.resuming.rules import KeyChange
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.factory import open_sampler
+from reasoner.sampling.server.compatibility import ServerRequirements
+from reasoner.sampling.server.policy import ServedPolicy
 from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
@@ -54,6 +56,7 @@ from reasoner.training.evaluator import Evaluator
 from reasoner.training.held_out import HeldOut
 from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import RolloutCollector
+from reasoner.training.teacher import SolutionReader
 from reasoner.training.trainer import Trainer
 
 
@@ -96,6 +99,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
         _match_rotation(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
         reference = _build_reference(base, learner)
+        teacher = _build_teacher(base, reference, stack)
         trainer = Trainer(
             config=config,
             device=decisions.device,
@@ -106,6 +110,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
             terms=terms,
             learner=learner,
             reference=reference,
+            teacher=teacher,
             critic=_build_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
             held_out=_build_held_out(base, terms, learner, reference),
@@ -347,14 +352,49 @@ def _match_rotation(base: _Base, model: Backbone) -> None:
 
 def _build_reference(base: _Base, learner: Adapted) -> LogprobModel | None:
     config = base.config
-    if not config.gro.needs_reference:
+    if not config.needs_initial:
         return None
     if config.lora is not None:
         return WithoutAdapter(learner)
-    policy = TorchPolicy(
-        base.folder,
+    policy = _frozen_policy(base, base.folder, config.model.dtype)
+    _match_rotation(base, policy)
+    return policy if base.ranks.count == 1 else ShardedPolicy(policy, base.ranks)
+
+
+def _build_teacher(base: _Base, initial: LogprobModel | None, stack: ExitStack) -> LogprobModel | None:
+    """The model of terms whose credit is a teacher's: another one, here or on servers, or the initial one.
+
+    Args:
+        initial: the frozen initial model, where the run has one.
+        stack: closes the connections to servers.
+
+    Raises:
+        UserError: a server cannot be used.
+    """
+    config = base.config
+    if not config.gro.needs_teacher:
+        return None
+    teacher = initial
+    if config.teacher.servers:
+        longest = max(map(len, base.teacher_prompts.values()), default=config.sampling.max_prompt_tokens)
+        wanted = ServerRequirements.teacher(config, base.teacher_folder, longest + config.sampling.max_tokens + 1)
+        served = stack.enter_context(ServedPolicy(config.teacher.servers, wanted, base.ranks))
+        base.view.message(f"teacher: {served.description}")
+        teacher = served
+    elif config.teacher.path is not None:
+        policy = _frozen_policy(base, base.teacher_folder, config.teacher.dtype or config.model.dtype)
+        teacher = policy if base.ranks.count == 1 else ShardedPolicy(policy, base.ranks)
+    assert teacher is not None
+    return SolutionReader(teacher, base.teacher_prompts) if base.teacher_prompts else teacher
+
+
+def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat16"]) -> TorchPolicy:
+    """A model that gives log-probabilities and is not trained."""
+    config = base.config
+    return TorchPolicy(
+        folder,
         device=base.decisions.device,
-        dtype=config.model.dtype,
+        dtype=dtype,
         token_budget=config.learning.token_budget,
         logit_chunk=config.learning.logit_chunk,
         packing=config.learning.packing,
@@ -362,8 +402,6 @@ def _build_reference(base: _Base, learner: Adapted) -> LogprobModel | None:
         trust_remote_code=config.model.trust_remote_code,
         autocast=base.decisions.learner == "torch",
     )
-    _match_rotation(base, policy)
-    return policy if base.ranks.count == 1 else ShardedPolicy(policy, base.ranks)
 
 
 def _build_critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:

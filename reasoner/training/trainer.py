@@ -69,6 +69,8 @@ class Trainer:
     learner: PerturbableLearner
     reference: LogprobModel | None
     """frozen copy of the initial model; None: no term asks for it"""
+    teacher: LogprobModel | None
+    """frozen model of the teacher's credit; None: no term asks for it"""
     critic: TorchCritic | None
     """value model; None: no term asks for it"""
     evaluator: Evaluator | None

@@ -67,6 +67,8 @@ class UpdateReport:
     critic: CriticReport | None
     nonfinite: tuple[NonFiniteResponse, ...] = ()
     """the responses of optimiser steps, the critic's too, whose loss or gradient was not finite"""
+    teacher_kl: float | None = None
+    """of the online batch (`Batch.teacher_kl`)"""
 
     @property
     def skipped(self) -> list[str]:
@@ -96,6 +98,8 @@ class UpdateReport:
             values["credit/abs_mean"] = sum(map(abs, self.credits)) / len(self.credits)
         if self.gap is not None:
             values |= {"gap/mean": self.gap.mean, "gap/max": self.gap.max, "gap/k3": self.gap.k3}
+        if self.teacher_kl is not None:
+            values["teacher/kl"] = self.teacher_kl
         if self.entropy is not None:
             values["entropy"] = self.entropy
         return values | (self.critic.metrics if self.critic else {})
@@ -166,6 +170,7 @@ def update(
         responses=epochs * sum(len(source.batch.responses) for source in prepared.values()),
         done=tuple(done),
         steps=tuple(results),
+        teacher_kl=fresh.batch.teacher_kl if fresh else None,
         entropy=sum(h for h, _ in entropies) / max(sum(n for _, n in entropies), 1) if entropies else None,
         gap=sum(gaps[1:], gaps[0]) if gaps else None,
         critic=critic_report,
@@ -332,6 +337,7 @@ def inputs_of(batch: Batch) -> ObjectiveInputs:
         old_RT=_annotation(batch.old_logprobs),
         reference_RT=_annotation(batch.reference_logprobs),
         sampler_RT=padded([response.sampler_logprobs for response in responses], torch.float32),
+        teacher_RT=_annotation(batch.teacher_logprobs),
         values_RT=_annotation(batch.values),
         components_KNG=(
             torch.stack([_rewards([[c.value or 0.0 for c in column]]).reshape(shape) for column in by_source])

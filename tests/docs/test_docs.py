@@ -64,6 +64,7 @@ def test_there_are_tables() -> None:
         "attacks",
         "models",
         "checkpoints",
+        "step_cost",
         "configuration",
         "layout",
     }
@@ -131,11 +132,10 @@ def test_every_warning_has_its_place_in_troubleshooting() -> None:
 
 def test_the_mixture_of_the_methods_page_loads(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "gro.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```toml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    block, of_teacher = re.findall(r"^```toml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     assert set(tomllib.loads(block)["gro"]["terms"]) == {"grpo", "dpo"}
     task = tmp_path / "mixture.toml"
-    task.write_text(f"""
-{block}
+    rest = """
 [model]
 path = "somewhere"
 [data.train]
@@ -146,7 +146,10 @@ path = "eval.jsonl"
 source = "math"
 [evaluation]
 correct = "math"
-""")
+"""
+    task.write_text(of_teacher + rest)
+    assert load_config(task).config.loads_teacher
+    task.write_text(block + rest)
     terms = load_config(task).config.gro.terms
     assert terms["dpo"].pairing.rule == "correct-incorrect"
     assert terms["dpo"].schedule.kind == "linear"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reasoner.errors import DataError, ScoringError
+from reasoner.errors import ConfigError, DataError, ScoringError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.io.parquet import read_parquet
 from reasoner.learning.learner import Learner
@@ -72,6 +72,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("teacher") / "tiny", seed=1)
+
+
 @pytest.fixture
 def task(tmp_path: Path, model: Path) -> Path:
     rows: dict[str, list[dict[str, Any]]] = {
@@ -100,10 +105,12 @@ def changed(folder: Path, model: Path) -> bool:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_trains(preset: str, task: Path, model: Path) -> None:
+def test_every_preset_trains(preset: str, task: Path, model: Path, teacher: Path) -> None:
     # The tiny model's pairs are far apart by chance: a hinge that is met everywhere has no weight.
     own = {
         "slic": ["gro.terms.slic.anchor.margin=100.0"],
+        "opd": [f"teacher.path={teacher}"],
+        "grpo+opd": [f"teacher.path={teacher}"],
         "pass-at-k": ["sampling.group_size=6", "gro.terms.pass-at-k.credit.at=0.5"],
     }
     folder, history = run(task, f"gro.preset={preset}", *own.get(preset, []))
@@ -117,6 +124,36 @@ def test_every_preset_trains(preset: str, task: Path, model: Path) -> None:
     online = any(weighted.term.source == "online" for weighted in PRESETS[preset].terms.values())
     assert ("reward/mean" in history[0]) == online
     assert [each.step for each in read_evaluations(folder)] == [0, 2]
+
+
+def test_the_policy_comes_nearer_to_its_teacher(task: Path, teacher: Path) -> None:
+    sets = ["gro.preset=opd", f"teacher.path={teacher}", "run.steps=10", "learning.learning_rate=1e-2"]
+    folder, history = run(task, *sets, "sampling.group_size=24", "run.keep_last=0")
+    distances = [metrics["teacher/kl"] for metrics in history]
+    assert fmean(distances[-3:]) < 0.7 * distances[0]
+    rows = [row for path in sorted((folder / "rollouts").glob("step*")) for row in read_parquet(path, Rollout)]
+    assert all(row.credit and row.weights and any(row.weights) for row in rows if row.step == 1)
+
+
+def test_a_teacher_is_identified_and_must_have_the_policys_tokenizer(task: Path, teacher: Path, tmp_path: Path) -> None:
+    """A resumed run compares the checksums of the teacher's files with those of its start."""
+    sets = ["gro.preset=opd", f"teacher.path={teacher}"]
+    here = resources_of(load_config(task, sets=sets, plugins=[LETTERS]), training=True)
+    sums = {name: value for name, value in here.identity().items() if name.startswith("teacher: ")}
+    assert "teacher: model.safetensors" in sums
+    assert sums["teacher: model.safetensors"] != here.identity()["model: model.safetensors"]
+    assert here.estimate.teacher is not None
+    other = build_tiny_model(tmp_path / "other", seed=1)
+    file = other / "tokenizer.json"
+    file.write_text(file.read_text().replace("<|im_start|>", "<|turn|>"))
+    (other / "tokenizer_config.json").write_text(
+        (other / "tokenizer_config.json").read_text().replace("<|im_start|>", "<|turn|>")
+    )
+    changed = load_config(task, sets=["gro.preset=opd", f"teacher.path={other}"], plugins=[LETTERS])
+    with pytest.raises(
+        ConfigError, match=r"another tokenizer than model\.path: the token '<\|im_start\|>' is number 257"
+    ):
+        resources_of(changed, training=True)
 
 
 def test_offline_training_evaluates_on_the_problems_of_the_task_and_on_what_is_held_out(

@@ -22,7 +22,7 @@ from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.spec.presets import PRESETS, Weighted
 from reasoner.gro.spec.registry import BUILT_IN
-from reasoner.gro.spec.terms import Clip, CustomCredit, Term
+from reasoner.gro.spec.terms import Clip, CustomCredit, Teacher, Term
 from reasoner.loading import Resolved, load_config, term_table, to_toml
 from reasoner.loading.introspection import annotation_at
 from reasoner.plugins import hookspecs
@@ -62,9 +62,15 @@ def shown(*arguments: str) -> str:
     return outcome.output
 
 
+def _teacher_of(name: str) -> list[str]:
+    """A teacher for a method that needs another model than the policy."""
+    credits = [weighted.term.credit for weighted in PRESETS[name].terms.values()]
+    return ["teacher.path=big"] if Teacher() in credits else []
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_fills_the_terms_and_its_saved_configuration_loads_to_the_same(tmp_path: Path, name: str) -> None:
-    resolved = load(tmp_path, f"gro.preset={name}")
+    resolved = load(tmp_path, f"gro.preset={name}", *_teacher_of(name))
     assert weighted_terms(resolved.config) == PRESETS[name].terms
     assert {resolved.origins[f"gro.terms.{term}.evidence.unit"] for term in PRESETS[name].terms} == {f"preset {name}"}
     saved = tmp_path / "config.toml"
@@ -76,13 +82,13 @@ def test_a_preset_fills_the_terms_and_its_saved_configuration_loads_to_the_same(
 def test_the_toml_that_show_prints_loads_to_the_same_terms(tmp_path: Path, name: str) -> None:
     table = tomllib.loads(shown("show", name).partition("The same as TOML\n")[2])
     assert table["gro"]["preset"] == ""
-    written = load(tmp_path, gro=table["gro"]).config.gro.terms
-    assert written == load(tmp_path, f"gro.preset={name}").config.gro.terms
+    written = load(tmp_path, *_teacher_of(name), gro=table["gro"]).config.gro.terms
+    assert written == load(tmp_path, f"gro.preset={name}", *_teacher_of(name)).config.gro.terms
 
 
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if len(preset.terms) == 1])
 def test_a_term_takes_a_method_of_one_term(tmp_path: Path, name: str) -> None:
-    config = load(tmp_path, f"gro.terms.mine.preset={name}").config
+    config = load(tmp_path, f"gro.terms.mine.preset={name}", *_teacher_of(name)).config
     assert weighted_terms(config) == {"mine": PRESETS[name].terms[name]}
 
 
@@ -135,6 +141,7 @@ NEEDS: Mapping[str, Callable[[Term], bool]] = {
     "demonstrations": lambda term: term.source == "demos",
     "a reference policy": lambda term: term.needs_reference,
     "a critic": lambda term: term.needs_critic,
+    "a frozen teacher": lambda term: term.needs_teacher,
     "one greedy response": lambda term: term.needs_greedy,
 }
 

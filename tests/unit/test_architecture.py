@@ -460,4 +460,5 @@ gro.terms.entry.evidence.entropy_share gro.terms.entry.link.limit
 gro.terms.entry.link.measure gro.terms.entry.link.negative gro.terms.entry.link.negative_power
 gro.terms.entry.link.negative_rate gro.terms.entry.link.only_negative gro.terms.entry.link.positive
 gro.terms.entry.link.positive_power gro.terms.entry.link.positive_rate
+teacher.path teacher.servers teacher.dtype teacher.template gro.terms.entry.credit.sees
 """

@@ -216,21 +216,24 @@ def test_run_passes_its_options_on_and_its_exit_codes_tell_how_it_ended(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, raised: BaseException | None, code: int, message: str
 ) -> None:
     seen: list[Config] = []
+    gates: list[bool] = []
 
-    def train(stages: SimpleNamespace) -> None:
+    def train(stages: SimpleNamespace, *, gate: bool) -> None:
         seen.append(stages.config)
+        gates.append(gate)
         if raised is not None:
             raise raised
 
     fake = ModuleType("reasoner.pipeline")
     fake.train = train  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "reasoner.pipeline", fake)
-    outcome = cli(
-        "run", "math-gsm8k", "--profile", "laptop", "--steps", "5", "--output", "a 'b' c", "--set", "run.seed=2"
-    )
+    command = ["run", "math-gsm8k", "--profile", "laptop", "--steps", "5", "--output", "a 'b' c", "--set", "run.seed=2"]
+    outcome = cli(*command)
     assert (outcome.code, outcome.err) == (code, message)
     expected = load_config("math-gsm8k", "laptop", sets=["run.steps=5", "run.output=a 'b' c", "run.seed=2"])
     assert seen == [expected.config]
+    assert cli(*command, "--no-gate").code == code
+    assert gates == [True, False]
 
 
 def test_doctor_prints_state_detail_and_advice(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,23 @@ def moments(*sets: str, model: ModelSize = BIG, on: Machine = HERE, engine: str 
     return {f"{need.where} {need.when}": need for need in found}
 
 
+def test_a_teacher_is_counted_where_a_rank_holds_it() -> None:
+    sets = ("gro.preset=opd", "teacher.path=big")
+    teacher = replace(BIG, parameters=3 * 10**9)
+    model = "gro.preset=opsd"
+    for rank_holds, found in (
+        ({"teacher": 12.0}, needs(config(*sets), BIG, BIG, HERE, "hf", teacher=teacher)),
+        ({"reference": 4.0}, needs(config(model), BIG, BIG, HERE, "hf")),
+    ):
+        for need in found:
+            parts = gb(need.certain)
+            assert {name: parts[name] for name in ("teacher", "reference") if name in parts} == rank_holds
+    assert config(*sets).loads_teacher
+    assert not config(*sets, "teacher.servers=['http://a:1']").loads_teacher
+    bf16 = config(*sets, "run.ranks=2", "teacher.dtype=bfloat16")
+    assert gb(needs(bf16, BIG, BIG, gpus(2), "vllm", teacher=teacher)[0].certain)["teacher"] == 6.0
+
+
 def gpus(count: int = 1, gib: float = 80.0) -> Machine:
     return planned_machine(gib, count)
 

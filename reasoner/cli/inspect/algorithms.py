@@ -16,7 +16,7 @@ from reasoner.cli import options
 from reasoner.cli.console import out
 from reasoner.gro.spec import describe
 from reasoner.gro.spec.presets import Preset, Weighted
-from reasoner.gro.spec.terms import Term
+from reasoner.gro.spec.terms import Teacher, Term
 from reasoner.loading import term_toml
 from reasoner.plugins import manager as hooks
 
@@ -140,6 +140,9 @@ def _needs(term: Term) -> list[str]:
         needs.append(NEEDS[term.source])
     if term.needs_reference:
         needs.append("a reference policy: a frozen copy of the initial model, made automatically")
+    if isinstance(term.credit, Teacher):
+        whose = "your [teacher]" if term.credit.sees == "prompt" else "the initial model, or your [teacher]"
+        needs.append(f"a frozen teacher with the same tokenizer: {whose}")
     if term.needs_critic:
         needs.append("a critic: a value model of its own ([critic])")
     if term.needs_greedy:

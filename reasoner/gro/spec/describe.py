@@ -28,6 +28,7 @@ from reasoner.gro.spec.terms import (
     Sigmoid,
     SoftClip,
     Square,
+    Teacher,
     Term,
     Threshold,
     Truncate,
@@ -87,9 +88,16 @@ def credit(spec: object) -> str:
             return "1"
         case Chosen():
             return "1 if chosen"
+        case Teacher():
+            return _teacher(spec)
         case CustomCredit():
             return _custom(spec.name, spec.options)
     return "a function"
+
+
+def _teacher(spec: Teacher) -> str:
+    sees = "" if spec.sees == "prompt" else f", who sees the {spec.sees}"
+    return f"teacher - l{sees}" + (f", discount {spec.discount:g}" if spec.discount else "")
 
 
 def _advantage(spec: Advantage) -> str:

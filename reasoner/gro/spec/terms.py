@@ -102,6 +102,20 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
+class Teacher:
+    """log pi_T - log pi of every token, pi_T the teacher (`[teacher]`) and pi the policy when the batch arrived: the
+    policy gradient of the reverse KL to the teacher on the policy's own responses (2306.13649). No reward is in it."""
+
+    kind: Literal["teacher"] = "teacher"
+    sees: Literal["prompt", "solution"] = "prompt"
+    """what the teacher reads before the response: the policy's own prompt, or one with the reference answer in it
+    (2601.18734)"""
+    discount: float = 0.0
+    """gamma of what the tokens after it add to a token's credit: 0, the KL of the next token wherever the policy gets;
+    1, the KL of whole responses"""
+
+
+@dataclass(frozen=True, slots=True)
 class CustomCredit:
     """A credit of a plugin (`register_algorithms`)."""
 
@@ -113,7 +127,7 @@ class CustomCredit:
 
 CreditFunction = Callable[..., Any]
 """`(rewards_NG, valid_NG) -> credit_NG`: what a plugin registers, its options bound"""
-Credit = Advantage | Best | Marginal | PassAtK | Threshold | Label | One | Chosen | CustomCredit
+Credit = Advantage | Best | Marginal | PassAtK | Threshold | Label | One | Chosen | Teacher | CustomCredit
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +420,16 @@ class Term:
         return isinstance(self.credit, Advantage) and self.credit.baseline == "critic"
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher's log-probabilities are needed."""
+        return isinstance(self.credit, Teacher)
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether a response without a reward (its verifier failed) is left out."""
+        return not self.needs_teacher
+
+    @property
     def needs_greedy(self) -> bool:
         """Whether a greedy response per problem is needed."""
         return isinstance(self.credit, Advantage) and self.credit.baseline == "greedy"
@@ -413,7 +437,7 @@ class Term:
     @property
     def needs_old(self) -> bool:
         """Whether the old policy's log-probabilities are needed before the first forward."""
-        return self.kl.in_reward
+        return self.kl.in_reward or self.needs_teacher
 
     @property
     def is_corrected_when_stale(self) -> bool:

@@ -20,6 +20,7 @@ from reasoner.gro.spec.terms import (
     Ratio,
     Sigmoid,
     SoftClip,
+    Teacher,
     Term,
     Truncate,
 )
@@ -82,6 +83,8 @@ def _number_mistakes(term: Term) -> Iterator[str]:
     yield from _link_mistakes(term.link)
     if isinstance(term.credit, PassAtK) and term.credit.k < 1:
         yield f"credit.k must be at least 1, got {term.credit.k}"
+    if isinstance(term.credit, Teacher) and not 0.0 <= term.credit.discount <= 1.0:
+        yield f"credit.discount must be in [0, 1], got {term.credit.discount}"
     if evidence.bound is not None and evidence.bound <= 0.0:
         yield f"evidence.bound must be above 0, got {evidence.bound}"
     if not 0.0 < evidence.entropy_share <= 1.0:
@@ -183,6 +186,8 @@ def _source_mistakes(term: Term) -> Iterator[str]:
             yield f"correction.kind = {term.correction.kind!r} {why}"
         if isinstance(term.credit, Advantage) and term.credit.baseline in ("greedy", "critic"):
             yield f"credit.baseline = {term.credit.baseline!r} needs source = 'online', got {source!r}"
+        if isinstance(term.credit, Teacher):
+            yield f"credit.kind = 'teacher' {why}"
         if term.kl.in_reward:
             yield f"kl.place = 'reward' needs source = 'online', got {source!r}"
         if isinstance(term.credit, Advantage) and term.credit.combine == "normalise-then-sum":
@@ -205,6 +210,8 @@ def _credit_mistakes(term: Term) -> Iterator[str]:
         yield f"pairing needs pairs: evidence.unit = 'pair', got {term.evidence.unit!r}"
     if isinstance(credit, Chosen) and term.source not in ("online", "pairs"):
         yield f"credit.kind = 'chosen' needs pairs: source = 'pairs' or 'online', got {term.source!r}"
+    if isinstance(credit, Teacher) and term.evidence.unit != "token":
+        yield f"credit.kind = 'teacher' is per token and needs evidence.unit = 'token', got {term.evidence.unit!r}"
     if not isinstance(credit, Advantage):
         if term.kl.in_reward:
             yield f"kl.place = 'reward' needs credit.kind = 'advantage', got {getattr(credit, 'kind', 'a function')!r}"

@@ -60,6 +60,8 @@ ALLOWED: Mapping[str, str] = {
     "plugins": PLACE,
     "model.path": PLACE,
     "critic.path": PLACE,
+    "teacher.path": PLACE,
+    "teacher.servers": ROUNDING,
     "data.*.path": PLACE,
 }
 """key (`*`: any one part) -> what may differ from the run with the old value"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ class ServerRequirements:
     """of the model, as far as it is known"""
     dtype: str
     max_model_len: int
-    weights_folder: Path
+    weights_folder: Path | None
+    """through which it gets new weights; None: it keeps those that it has"""
 
     @classmethod
     def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> ServerRequirements:
@@ -41,18 +43,22 @@ class ServerRequirements:
             typed: what names it on the command line (`Resolved.typed`).
             folder: of the model; None: it is not at hand yet.
         """
-        found: dict[str, Any] = {}
-        if folder is not None:
-            found = read_model_json(folder / "config.json")
-            found |= table_of(found, "text_config")
         memory = tempfile.gettempdir() if why_not_in_memory() else MEMORY_FOLDER
         return cls(
             command=f"reasoner serve {typed}",
-            shape={name: found[name] for name in SHAPE if name in found},
+            shape=_shape_of(folder) if folder else {},
             dtype=config.model.dtype,
             max_model_len=max_model_len,
             weights_folder=Path(config.sampling.weights_folder or memory),
         )
+
+    @classmethod
+    def teacher(cls, config: Config, folder: Path, max_model_len: int) -> ServerRequirements:
+        """What holds the teacher in `folder`."""
+        dtype = config.teacher.dtype or config.model.dtype
+        lengths = f"--set sampling.max_prompt_tokens={max_model_len - 1} --set sampling.max_tokens=1"
+        command = f"reasoner serve {shlex.quote(str(folder))} --set model.dtype={dtype} {lengths}"
+        return cls(command, _shape_of(folder), dtype, max_model_len, None)
 
     def mistakes(self, found: Description) -> list[str]:
         """What is not as it must be, as ends of a sentence."""
@@ -72,7 +78,7 @@ class ServerRequirements:
                 found.generation_config != "vllm"
             ),
             f"cannot read what this run writes to {self.weights_folder}: set sampling.weights_folder to a folder that "
-            "both see under the same path": not found.reads_folder,
+            "both see under the same path": self.weights_folder is not None and not found.reads_folder,
         }
         return [what for what, is_so in wrong.items() if is_so]
 
@@ -106,7 +112,7 @@ async def describe(servers: Sequence[Server], wanted: ServerRequirements) -> lis
         UserError: one cannot be used: with its address, why, and what to start it with.
     """
     try:
-        probe = ScratchFolder("probe", wanted.weights_folder)
+        probe = ScratchFolder("probe", wanted.weights_folder or Path(tempfile.gettempdir()))
     except OSError as error:
         raise UserError(
             f"sampling.weights_folder = {str(wanted.weights_folder)!r} cannot be written: {error.strerror}"
@@ -129,6 +135,13 @@ async def describe(servers: Sequence[Server], wanted: ServerRequirements) -> lis
                 "(and the --config, --set and --plugin of the run)"
             )
     return found
+
+
+def _shape_of(folder: Path) -> dict[str, Any]:
+    """What a server says of its model, of the one in `folder`."""
+    found = read_model_json(folder / "config.json")
+    found |= table_of(found, "text_config")
+    return {name: found[name] for name in SHAPE if name in found}
 
 
 def summary(urls: Sequence[str], found: Sequence[Description]) -> str:
