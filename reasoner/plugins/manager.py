@@ -1,7 +1,7 @@
 """Finds plugins and calls their hooks: the only module that does.
 
 A plugin that the user named (`--plugin`, `plugins = [...]`) must work. An installed distribution that does not is set
-aside: commands that need nothing of it go on, and asking for a name that is nowhere registered says what is broken.
+aside: commands that do not need it continue, and an error about a name that is not registered says what is broken.
 """
 
 from __future__ import annotations
