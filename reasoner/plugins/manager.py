@@ -189,13 +189,13 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
     made = _results(manager, "register_generators", generators_of)
     methods = _results(manager, "register_algorithms", algorithms_of)
     followers = _results(manager, "register_trackers", trackers_of)
-    found = []
+    registered = []
     for origin, plugin in manager.list_name_plugin():
         if isinstance(plugin, Broken):
-            found.append(Registration(origin, "", error=str(plugin.error)))
+            registered.append(Registration(origin, "", error=str(plugin.error)))
             continue
         own = methods.get(origin, Algorithms())
-        found.append(
+        registered.append(
             Registration(
                 origin,
                 str(getattr(plugin, "__file__", "")),
@@ -210,7 +210,7 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
                 trackers=tuple(followers.get(origin, ())),
             )
         )
-    return found
+    return registered
 
 
 def broken(manager: pluggy.PluginManager) -> list[PluginError]:

@@ -212,8 +212,8 @@ class CheckpointManager:
         if len(states) == self.ranks.count:
             return states[self.ranks.index]
         made: Counter[str] = Counter()
-        for each in states:
-            made.update(each.get(SCORING, {}).get("made", {}))
+        for state in states:
+            made.update(state.get(SCORING, {}).get("made", {}))
         shared = {source: part_of(calls, self.ranks, self.per_engine) for source, calls in made.items()}
         return states[0] | ({SCORING: {"made": shared}} if SCORING in states[0] else {})
 

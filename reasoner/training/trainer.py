@@ -274,9 +274,9 @@ class Trainer:
             return ()
         started = time.perf_counter()
         with self.sampler_asleep(Timer()):
-            found = self.held_out.measure(partial(self.view.stage, "held out"))
+            estimates = self.held_out.measure(partial(self.view.stage, "held out"))
         self.run.clock.evaluation += time.perf_counter() - started
-        return found
+        return estimates
 
     def prove_sampler(self) -> None:
         """Before anything is trained: every family of parameters reaches the sampler (`canary`).

@@ -442,8 +442,8 @@ class Term:
 
     @property
     def is_corrected_when_stale(self) -> bool:
-        """Whether responses of older weights need a correction: online ones do, except in pairs, whose loss is defined for
-        responses of any policy."""
+        """Whether responses of older weights need a correction: online ones do, except in pairs, whose loss is defined
+        for responses of any policy."""
         return self.source == "online" and self.evidence.unit != "pair" and self.anchor.kind != "sampler"
 
     @property
