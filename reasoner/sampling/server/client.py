@@ -154,8 +154,8 @@ class Server:
         async for attempt in _again():
             with attempt:
                 await self._check_route()
-                found = await self._rpc("describe", [str(folder)], SHORT_S, _Described)
-        return found.results[0]
+                described = await self._rpc("describe", [str(folder)], SHORT_S, _Described)
+        return described.results[0]
 
     async def version(self) -> str:
         """The name of its weights.
@@ -165,8 +165,8 @@ class Server:
         """
         async for attempt in _again():
             with attempt:
-                found = _checked(await self._get("/weight_info"), _Version)
-        return found.weight_version
+                loaded = _checked(await self._get("/weight_info"), _Version)
+        return loaded.weight_version
 
     async def work_done(self) -> float:
         """Tokens that it has read and written since it started.
@@ -210,13 +210,13 @@ class Server:
         """
         wanted = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "logprobs": 0, "detokenize": False}
         body = {"token_ids": [*prompt, *response], "sampling_params": wanted}
-        found = _checked(await self._post("/inference/v1/generate", body, LOAD_S), _Read)
-        read = found.prompt_logprobs[len(prompt) :]
+        answer = _checked(await self._post("/inference/v1/generate", body, LOAD_S), _Read)
+        read = answer.prompt_logprobs[len(prompt) :]
         known = [at for at in read if at is not None]
         if len(known) != len(response) or not all(token in at for token, at in zip(response, known, strict=True)):
             raise ServerError("answers log-probabilities of other tokens than those that it was given")
         logprobs = [at[token].logprob for token, at in zip(response, known, strict=True)]
-        return logprobs, {span.version for choice in found.choices for span in choice.weight_versions}
+        return logprobs, {span.version for choice in answer.choices for span in choice.weight_versions}
 
     async def take(self, folder: Path, name: str, seed: int) -> tuple[str, int]:
         """Load the weights in `folder`, call them `name`, and forget what the old ones computed.
@@ -268,8 +268,8 @@ class Server:
                 method, path, json=body, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S)
             )
         except httpx.HTTPError as error:
-            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise UnreachableError(redact(f"could not be reached, or broke off ({said})")) from error
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise UnreachableError(redact(f"could not be reached, or broke off ({reason})")) from error
 
 
 def _again() -> AsyncRetrying:

@@ -101,15 +101,15 @@ class ServerSampler:
             self._portal = stack.enter_context(start_blocking_portal())
             for server in self._servers:
                 stack.callback(self._portal.call, server.close)
-            found = self._portal.call(describe, self._servers, wanted)
+            descriptions = self._portal.call(describe, self._servers, wanted)
             self._stack = stack.pop_all()
         self._sequences = {
-            server.url: max(1, each.max_sequences // ranks.count)
-            for server, each in zip(self._servers, found, strict=True)
+            server.url: max(1, description.max_sequences // ranks.count)
+            for server, description in zip(self._servers, descriptions, strict=True)
         }
         self.description = (
-            f"{summary(urls, found)}; up to {sum(self._sequences.values())} sequences at once; the same seed gives "
-            "other responses"
+            f"{summary(urls, descriptions)}; up to {sum(self._sequences.values())} sequences at once; the same seed "
+            "gives other responses"
         )
 
     @property
@@ -126,10 +126,10 @@ class ServerSampler:
     def _draw(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
         if len(self._out) == len(self._servers):
             raise SamplerError(_none_left(self._out))
-        here = self._ranks.index % len(self._servers)  # ranks do not all start with the same server
+        first = self._ranks.index % len(self._servers)  # ranks do not all start with the same server
         seats = [
             ServerState(server, max(1, self._sequences[server.url] // n))
-            for server in (*self._servers[here:], *self._servers[:here])
+            for server in (*self._servers[first:], *self._servers[:first])
             if server.url not in self._out
         ]
         if not self._idle.is_set():
@@ -210,15 +210,15 @@ class ServerSampler:
     async def _score(self, groups: Sequence[Group]) -> _Scored:
         servers = [server for server in self._servers if server.url not in self._out]
         answers = await asyncio.gather(*(self._score_by(server, groups) for server in servers), return_exceptions=True)
-        found = _Scored({}, {})
+        scored = _Scored({}, {})
         for server, answer in zip(servers, answers, strict=True):
             if isinstance(answer, ServerError):
-                found.out[server.url] = str(answer)
+                scored.out[server.url] = str(answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                found.logprobs[server.url] = answer
-        return found
+                scored.logprobs[server.url] = answer
+        return scored
 
     async def _score_by(self, server: Server, groups: Sequence[Group]) -> list[list[float]]:
         rows = [(group.prompt_ids, response.token_ids) for group in groups for response in group.responses]
@@ -235,23 +235,23 @@ class ServerSampler:
             HandoverError: servers read different weights.
         """
         started = time.monotonic()
-        given: _LoadedWeights | RunError | None = None
+        loaded: _LoadedWeights | RunError | None = None
         if self._ranks.first:
             try:
-                given = self._portal.call(self._give, folder, version)
+                loaded = self._portal.call(self._give, folder, version)
             except RunError as error:  # the other ranks wait for word of it
-                given = error
-        given = self._ranks.broadcast(given)
-        if not isinstance(given, _LoadedWeights):
-            raise given or SamplerError("the first rank did not say what the servers took")
-        back = [url for url in self._out if url not in given.out]
-        for url, why in given.out.items():
+                loaded = error
+        loaded = self._ranks.broadcast(loaded)
+        if not isinstance(loaded, _LoadedWeights):
+            raise loaded or SamplerError("the first rank did not say what the servers took")
+        back = [url for url in self._out if url not in loaded.out]
+        for url, why in loaded.out.items():
             self._lose(url, why)
         for url in back:
             del self._out[url]
             self._say(f"{url} is back, with the weights of version {version}")
         self._version = version
-        checksum, tensors = given.receipt
+        checksum, tensors = loaded.receipt
         return Receipt(version, checksum, tensors, time.monotonic() - started)
 
     async def _give(self, folder: Path, version: int) -> _LoadedWeights:
