@@ -51,7 +51,7 @@ class BenchmarkPart:
 
     @property
     def params(self) -> SamplingParams:
-        """How responses are drawn."""
+        """How responses are sampled."""
         return evaluation_params(self.config)
 
     @property
@@ -146,10 +146,10 @@ def _of_prompts(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
     """What is worth knowing of prompts and the ends of responses: once where it is the same for all parts."""
     facts: dict[str, str] = {}
     for name in ("prompt", "responses end", "thinking", "control tokens"):
-        said = {part.name: part.resources.facts.get(name, "") for part in parts}
-        if len(set(said.values())) == 1:
-            said = {"": next(iter(said.values()))}
-        facts |= {f"{name} of {where}" if where else name: text for where, text in said.items() if text}
+        texts = {part.name: part.resources.facts.get(name, "") for part in parts}
+        if len(set(texts.values())) == 1:
+            texts = {"": next(iter(texts.values()))}
+        facts |= {f"{name} of {where}" if where else name: text for where, text in texts.items() if text}
     return facts
 
 

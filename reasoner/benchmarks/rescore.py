@@ -2,8 +2,8 @@
 
     rollouts --by file and step--> batches of groups --score--> the same groups, scored anew --compare--> Comparison
 
-Credit is that of the first term that reads fresh groups, recomputed from the old and the new rewards alike, per step as
-in a run. Evaluation responses have none.
+Credit is that of the first term that reads online groups, recomputed from the old and the new rewards alike, per step
+as in a run. Evaluation responses have none.
 """
 
 from __future__ import annotations

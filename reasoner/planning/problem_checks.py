@@ -32,7 +32,7 @@ class ProblemChecks:
     """What became of trying some problems."""
 
     kinds: Counter[str]
-    """number of problems by what the source said"""
+    """Number of problems by the verdict of the source."""
     refused: tuple[tuple[str, str], ...]
     """problems that it cannot judge, and why"""
     problems: int

@@ -58,7 +58,7 @@ class Resources:
     held_out: Sequence[Prompt]
     train: Sequence[Prompt]
     problems: Stream[Problem] | None
-    """of `train` by step; None: no term reads fresh groups"""
+    """The order of `train` by step; None: no term reads online groups."""
     offline: Mapping[Source, OfflineData]
     streams: Mapping[Source, Stream[ScoredGroup]]
     """the groups of `offline` by step"""

@@ -71,7 +71,7 @@ class SourcesRead:
             report.keep(section, count)
         seed, share = config.run.seed, config.data.holdout
         data = {source: render_offline(rows, renderer, seed, share, report) for source, rows in self.offline.items()}
-        # What is held out of offline data is not trained on with fresh responses either.
+        # What is held out of offline data is not trained on with online responses either.
         asked = [problem_of(scored) for offline in data.values() for scored in offline.held_out]
         examples = example_turns(config.prompt)
         fresh, notes = keep_apart(train, lambda prompt: prompt.problem, asked, "data.train", "drop", examples)

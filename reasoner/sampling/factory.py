@@ -21,7 +21,7 @@ from reasoner.sampling.base import Sampler
 from reasoner.sampling.vllm.messages import ADAPTER_RANKS, StartEngine
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
-"""responses drawn at once: above these a step takes longer by as much as it yields more"""
+"""Responses sampled at once: above these a step takes longer by as much as it yields more"""
 _DELTA_NETS = ("qwen3_next", "qwen3_5")
 """beginnings of the model types whose layers vLLM's CPU build asserts to be bfloat16"""
 

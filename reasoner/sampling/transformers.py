@@ -1,6 +1,6 @@
 """The transformers sampler: needs no vLLM and runs wherever the model does; slower, and in this process.
 
-Several groups are decoded as one batch (`hf_decoding`). Axes: R responses that are still being drawn, V vocabulary.
+Several groups are decoded as one batch (`hf_decoding`). Axes: R responses that are still being sampled, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from reasoner.sampling.responses import (
 
 @dataclass
 class _Row:
-    """A response while it is drawn."""
+    """A response while it is sampled."""
 
     group: int
     """position of its prompt in the batch"""
@@ -52,7 +52,7 @@ class HfSampler:
         dtype: `float32` or `bfloat16`.
         device: `cpu` or `cuda`.
         max_model_len: tokens of prompt and response.
-        max_sequences: responses that are drawn at the same time (at least one group is).
+        max_sequences: responses that are sampled at the same time (at least one group is).
 
     Raises:
         SamplerError: the model is shorter than `max_model_len`.

@@ -72,7 +72,7 @@ class _Base(Resources):
 
 @contextmanager
 def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[Trainer]:
-    """Build a training run's parts and its folder, or those of a run to go on with.
+    """Build a training run's parts and its folder, or those of a run to resume.
 
     Raises:
         UserError: data, model, verifiers or the run folder are not as they must be; nothing was loaded yet.
@@ -200,7 +200,7 @@ def watching(resources: Resources, run: RunFolder, view: View, *, tracked: bool)
 
 
 def _resume_hint(run: RunFolder, error: BaseException) -> str:
-    """What a run that does not get to its end leaves, and how to go on with it."""
+    """What an unfinished run leaves, and how to resume it."""
     how: str = state_after(error)
     if isinstance(error, OutOfTimeError):
         how += f", because {error}"
@@ -232,7 +232,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
             )
             sampler = stack.enter_context(opened)
         if base.ranks.count > 1:
-            # Groups that are drawn ahead are exchanged while the update exchanges gradients.
+            # Prefetched groups are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
             scorer, sampler = ShardedScorer(scorer, ranks), ShardedSampler(sampler, ranks, shared)
         assert sampler is not None

@@ -46,7 +46,7 @@ class Restorable(Protocol):
 
 
 class Stateful(Restorable, Protocol):
-    """Something whose state a run needs to go on as if it had never stopped."""
+    """A part of a run whose state a resumed run needs, to continue as if it had never stopped."""
 
     def mark(self) -> None:
         """A step is committed: from now on `state` gives the state of this moment. Called after every step, so it must
@@ -67,7 +67,7 @@ class Trained(Protocol):
         ...
 
     def checkpoint(self, folder: Path) -> None:
-        """Write everything that is needed to go on from here, exactly."""
+        """Write everything that is needed to resume exactly."""
         ...
 
 

@@ -49,7 +49,7 @@ class HeldOut:
     reference: LogprobModel | None
     """frozen; None: no term asks for it"""
     max_tokens: int
-    """the longest response allowed to fresh ones, which `aggregation.kind = "constant"` counts by"""
+    """The longest online response allowed, which `aggregation.kind = "constant"` divides by."""
     _reference: dict[str, LogProbs] = field(default_factory=dict)
     """its log-probabilities of what was asked for: they do not change"""
 

@@ -354,7 +354,7 @@ class Trainer:
         self.checkpoints.committed()
         self.view.step(step, self.config.run.steps, metrics, warnings)
         self.events.emit("step_finished", step=step, metrics=metrics)
-        for reason in dict.fromkeys(report.skipped):  # the same of every mini-batch is said once
+        for reason in dict.fromkeys(report.skipped):  # one message for all mini-batches
             self.view.message(f"step {step}: {reason}")
         if evidence:
             self.view.message(f"step {step}: {explain(report.nonfinite)}; {evidence}")

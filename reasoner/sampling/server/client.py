@@ -2,7 +2,7 @@
 
     POST /inference/v1/generate   token ids in; token ids, log-probabilities and versions of the weights out
     POST /collective_rpc          our worker extension (`vllm_worker`): what it is, take these weights, this seed
-    POST /pause, /resume          nothing is drawn while weights change
+    POST /pause, /resume          nothing is sampled while weights change
     GET  /weight_info             the name of the weights that it holds, which `/update_weight_version` sets
     GET  /metrics                 how many tokens it has made: whether it still works
 
@@ -197,7 +197,7 @@ class Server:
             "logprobs": 0,
         }
         body = {"token_ids": list(token_ids), "sampling_params": wanted}
-        # whoever waits sees to it that the server still works
+        # the caller that waits checks that the server still works
         choices = _checked(await self._post("/inference/v1/generate", body, None), _Generated).choices
         _check_choices(choices, n, params.max_tokens)
         return sorted(choices, key=lambda choice: choice.index)
@@ -224,7 +224,7 @@ class Server:
         Its weights have another name from the first moment on: whatever goes wrong, they are never taken for those.
 
         Args:
-            seed: of what is drawn from now on.
+            seed: of what is sampled from now on.
 
         Returns:
             checksum and number of tensors of what it read.

@@ -2,7 +2,7 @@
 
 Unlike an engine of one's own, the servers hold nothing that the run can rely on until it has given them weights: the
 first `load` comes before the first `sample`. Weights have a name that no other run uses, and every response says by
-which weights it was drawn: a server that was restarted, or that another run has given weights, contributes nothing.
+which weights it was sampled: a server that was restarted, or that another run has given weights, contributes nothing.
 
 The same seed gives other responses: which server draws what, and in which order, depends on their load.
 """
@@ -169,8 +169,8 @@ class ServerSampler:
             self._drawing.cancel()
             self._idle.wait()
 
-    def _group(self, drawn: PromptResponses, params: SamplingParams, version: int) -> Group:
-        opened = opened_block(self._tokenizer, drawn.prompt.token_ids)
+    def _group(self, sampled: PromptResponses, params: SamplingParams, version: int) -> Group:
+        opened = opened_block(self._tokenizer, sampled.prompt.token_ids)
         responses = tuple(
             build_response(
                 self._tokenizer,
@@ -182,9 +182,9 @@ class ServerSampler:
                 opened,
                 all_end_tokens(self._end_tokens, params),
             )
-            for choice in drawn.choices
+            for choice in sampled.choices
         )
-        return Group(drawn.prompt.problem, drawn.prompt.token_ids, responses)
+        return Group(sampled.prompt.problem, sampled.prompt.token_ids, responses)
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         """As in the protocol; a collective. Every server that holds the weights scores all of them.

@@ -27,7 +27,7 @@ class StartEngine:
     max_model_len: int
     """tokens of prompt and response"""
     max_sequences: int
-    """responses that are drawn at the same time"""
+    """Responses that are sampled at the same time."""
     memory_share: float
     """share of the GPU's memory (cuda)"""
     kv_cache_gib: float
