@@ -58,19 +58,20 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one batch of responses is drawn. There is no top-p, top-k or penalty: they change the sampled
+    """How one batch of responses is sampled. There is no top-p, top-k or penalty: they change the sampled
     distribution."""
 
     temperature: float
-    """0 decodes greedily (evaluation only); otherwise the T of `log_softmax(logits / T)`."""
+    """The T of `log_softmax(logits / T)`; 0 decodes greedily (evaluation only)."""
     max_tokens: int
-    """tokens per response, the end token included"""
+    """The most tokens of a response, the end token included."""
     stop: tuple[str, ...] = ()
-    """strings that end a response; the text is cut before them, their tokens stay"""
+    """Strings that end a response; the text is cut before them, and their tokens stay."""
     seed: int = 0
-    """same seed, same engine, same weights: same responses"""
+    """The seed of the random numbers: with the same engine and weights it gives the same responses."""
     end_tokens: tuple[int, ...] = ()
-    """token ids that end a response beside the model's own: how the chat template ends a turn"""
+    """Token ids that end a response, besides the model's own end token: those with which the chat template ends a
+    turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +79,20 @@ class Response:
     """What the policy wrote, exactly as it was generated."""
 
     text: str
-    """decoded without special tokens and the end token, cut before a stop string; for reading and scoring, never
-    tokenised again. It begins with `<think>` (or another mark, `reasoner.data.prompts.thinking`) where the chat
-    template had opened the thinking, and keeps the marks of thinking where these are special tokens"""
+    """The decoded text without special tokens and the end token, cut before a stop string. It is for reading and
+    scoring and is never tokenised again. It begins with `<think>` (or another mark, `reasoner.data.prompts.thinking`)
+    where the chat template opened the thinking, and keeps the marks of thinking where these are special tokens."""
     token_ids: tuple[int, ...]
-    """(T,) as generated, the end token included when it was sampled"""
+    """(T,) The tokens as they were generated, with the end token where it was sampled."""
     policy_mask: tuple[bool, ...]
-    """(T,) True where the policy wrote the token (all of them without tools or several turns)"""
+    """(T,) True where the policy wrote the token: all of them, unless there are tools or several turns."""
     sampler_logprobs: tuple[float, ...]
-    """(T,) the sampler's own log-probability of each token under the sampled distribution; 0 where the mask is False"""
+    """(T,) The sampler's own log-probability of each token under the sampled distribution, nats; 0 where the mask is
+    False."""
     finish_reason: FinishReason
-    """`stop`: an end token or stop string; `length`: cut at max_tokens"""
+    """Why the response ended: `stop`, an end token or a stop string; `length`, it was cut at `max_tokens`."""
     policy_version: int
-    """version of the weights that sampled it: the number of optimiser steps behind them"""
+    """The version of the weights that sampled the response: the number of optimiser steps that made them."""
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.policy_mask), len(self.sampler_logprobs)}
@@ -113,23 +115,24 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a reward source returns: a finite value, its parts for the logs, and why."""
+    """What a reward source returns: a finite value, its parts for the logs, and the reason."""
 
     value: float
     """Finite, before weighting; 1.0 for a right response."""
     parts: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values worth keeping: the extracted answer, sub-scores"""
+    """JSON values that are saved with the response, such as the extracted answer or sub-scores."""
     note: str = ""
-    """Why, in a few words, for whoever reads the responses."""
+    """The reason for the value in a few words, for people who read the responses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A reward call that did not deliver. A failure is data: it is stored and counted, never silently 0."""
+    """A reward call without a result. A failure is data: it is stored and counted, and never silently becomes 0."""
 
     source: str
     kind: FailureKind
-    """`timeout`: killed at its deadline; `crash`: the worker died; `error`: it raised; `invalid`: not a finite score"""
+    """`timeout`: the call was killed at its deadline; `crash`: its worker died; `error`: it raised an exception;
+    `invalid`: the score is not a finite number."""
     message: str
     seconds: float
 
@@ -141,7 +144,8 @@ class Component:
     source: str
     weight: float
     value: float | None
-    """None: not applicable (contributes 0), or failed (then `failure` says how)"""
+    """The score; None: the source does not apply (and adds 0 to the reward), or the call failed (`failure` has the
+    reason)."""
     parts: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     failure: Failure | None = None
@@ -150,13 +154,13 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with every response's components and total."""
+    """A group with the components and the reward of every response."""
 
     group: Group
     components: tuple[tuple[Component, ...], ...]
-    """(G,) per response, in the order of the configured rewards"""
+    """(G,) The components of each response, in the order of the configured rewards."""
     rewards: tuple[float | None, ...]
-    """(G,) sum of weight * value; None: abstained, left out of every statistic"""
+    """(G,) The sum of weight * value of each response; None: it abstained and is left out of every statistic."""
 
     @property
     def informative(self) -> bool:
@@ -166,43 +170,46 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class Mismatched:
-    """Every response of a batch put to the prompt of the response before it, in the order of the batch."""
+    """Every response of a batch, combined with the prompt of the response before it, in the order of the batch."""
 
     groups: tuple[Group, ...]
-    """one response each"""
+    """Groups of one response each."""
     reference_logprobs: tuple[tuple[float, ...], ...]
-    """(R)(T) under the reference policy"""
+    """(R)(T) The log-probabilities of their tokens under the reference policy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The scored groups of one source and step with what the objective needs beside the current policy (annotated
-    once)."""
+    """The scored groups of one source and step, annotated once with everything that the objective needs besides the
+    current policy."""
 
     groups: tuple[ScoredGroup, ...]
     old_logprobs: tuple[tuple[float, ...], ...] | None = None
-    """(R)(T) under the learner's weights when the batch arrived; None: equal to the current ones at the first step"""
+    """(R)(T) The log-probabilities under the learner's weights before the first optimiser step on this batch; None:
+    there is only one step, at which they equal the current ones."""
     reference_logprobs: tuple[tuple[float, ...], ...] | None = None
-    """(R)(T) under the reference policy; None: no term asks for it"""
+    """(R)(T) The log-probabilities under the reference policy; None: no term needs them."""
     teacher_logprobs: tuple[tuple[float, ...], ...] | None = None
-    """(R)(T) under the teacher; None: no term asks for it"""
+    """(R)(T) The log-probabilities under the teacher; None: no term needs them."""
     values: tuple[tuple[float, ...], ...] | None = None
-    """(R)(T) the critic's value of the state before each token; None: no term asks for it"""
+    """(R)(T) The critic's value of the state before each token; None: no term needs it."""
     greedy_rewards: tuple[float | None, ...] | None = None
-    """(N) reward of a greedy response to each problem, None where it abstained; None: no term asks for it"""
+    """(N) The reward of a greedy response to each problem, None where it abstained; None: no term needs it."""
     mismatched: Mismatched | None = None
-    """for the KL estimate of labelled responses (2402.01306); None: no term asks for it"""
+    """The mismatched responses for the KL estimate of labelled data (2402.01306); None: no term needs them."""
     temperature: float = 1.0
-    """T of the distribution that the responses are weighed under: the sampling temperature, 1 for offline data"""
+    """The T of the distribution under which the learner computes log-probabilities: the sampling temperature, 1 for
+    offline data."""
 
     @property
     def responses(self) -> tuple[Response, ...]:
-        """(R,) all responses in group order."""
+        """(R,) All responses in group order."""
         return tuple(response for scored in self.groups for response in scored.group.responses)
 
     @property
     def teacher_kl(self) -> float | None:
-        """Mean of the old policy's log-probability - the teacher's over the policy's tokens, nats; None: no teacher."""
+        """The old policy's log-probability minus the teacher's, mean over the policy's tokens, nats; None: there is no
+        teacher."""
         if self.teacher_logprobs is None or self.old_logprobs is None:
             return None
         masks = (response.policy_mask for response in self.responses)
@@ -217,24 +224,25 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One response as it is kept in the run folder: a row of `rollouts/step-000010.parquet`."""
+    """One response as the run folder holds it: a row of `rollouts/step-000010.parquet`."""
 
     step: int
     problem: Problem
     prompt_ids: tuple[int, ...]
     sample: int
-    """index of the response in its group, from 0"""
+    """The index of the response in its group, from 0."""
     response: Response
     components: tuple[Component, ...]
     reward: float | None
     credit: float | None
-    """None where it was not trained on: in evaluation rollouts, and where it was dropped"""
+    """The credit of the response for the first term that reads it; None: it was not trained on, because it belongs to
+    an evaluation or was dropped."""
     weights: tuple[float, ...] | None = None
-    """(T,) weight of each token in the update: what its log-probability was multiplied by, over all optimiser steps of
-    the training step; None as `credit`"""
+    """(T,) The weight by which the update multiplied each token's log-probability, summed over the optimiser steps of
+    the training step; None where `credit` is None."""
     dropped: bool = False
-    """sampled for a training step that did not learn from it: the rewards of its group are all equal
-    (`sampling.refills`)"""
+    """Whether the response was sampled for a training step that did not learn from it, because the rewards of its group
+    are all equal (`sampling.refills`)."""
 
     @property
     def training(self) -> bool:
@@ -250,25 +258,25 @@ class NonFiniteResponse:
     """
 
     model: Literal["policy", "critic"]
-    """whose step it was"""
+    """The model whose optimiser step it was."""
     source: str
-    """`online`, or the data set of the response"""
+    """`online`, or the data set that the response comes from."""
     problem: Problem
     prompt_ids: tuple[int, ...]
     response: Response
     reward: float | None
     outputs: tuple[float, ...]
-    """(T,) what the model gave each token: log-probability of the policy, value of the critic"""
+    """(T,) The model's output for each token: a log-probability of the policy, or a value of the critic."""
     weights: tuple[float, ...]
-    """(T,) what the loss multiplied them with: - dL / d output"""
+    """(T,) The weights by which the loss multiplied the outputs: - dL / d output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a sampler says that it loaded; the pipeline compares it with what the learner published."""
+    """What a sampler reports after it loaded weights; the pipeline compares it with what the learner published."""
 
     version: int
     checksum: str
-    """SHA-256 over the published tensors, computed by whoever holds the receipt from what it read"""
+    """The checksum (128-bit XXH3) of the published tensors, computed by the sampler from the tensors that it read."""
     tensors: int
     seconds: float

@@ -44,7 +44,7 @@ def call(*arguments: str, resume: str) -> Path:
     is. Nothing of this process is changed.
 
     Args:
-        resume: how to go on, with `{folder}` in it: a note of the error that interrupts.
+        resume: how to resume, with `{folder}` in it: a note of the error that interrupts.
 
     Raises:
         ReasonerError: what the command complains of; of the same class, with the same message.

@@ -96,7 +96,7 @@ def evaluate(
         tasks: one, or several.
         models: one, or several, which are compared with the first; none: the task's own.
         profile: as for `reasoner.run`; so are `config` and `plugins`.
-        resume: folder of an evaluation to go on with, in the place of everything else.
+        resume: folder of an evaluation to resume, in the place of everything else.
 
     Raises:
         UserError: something is not as it must be; nothing was loaded yet.

@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run folder, whatever state it is in. Everything is read when it is asked for: of a run that goes, what it has
-    committed until then.
+    """A run folder, in any state. Everything is read when it is accessed; of an unfinished run, what it has committed.
 
     Raises:
-        DataError: when something is asked for, a file in the folder is missing or malformed.
-    """
+        DataError: at an access, because a file in the folder is missing or malformed."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -159,12 +157,12 @@ def run(
         config: what `--set` takes: values by dotted keys, or nested tables. `{"run.ranks": 8}` trains on 8 GPUs.
         plugins: functions marked with `@reward`, which `config` names as rewards, and Python files with hooks. A
             function is written to a file below `run.output`, with what it uses; `reasoner.api.shipping` has the rules.
-        resume: a run to go on with, in the place of a task; `config` may change what is safe to change.
-        accept_changes: go on although plugins, data or the model have changed since (`--accept-changes`).
+        resume: a run to resume, in the place of a task; `config` may change what is safe to change.
+        accept_changes: resume although plugins, data or the model have changed since (`--accept-changes`).
 
     Raises:
         UserError: the configuration (`ConfigError`), data, model or verifiers are not as they must be.
-        RunError: the run could not go on; what was committed is on disk.
+        RunError: the run could not continue; what was committed is on disk.
         OutOfTimeError: `run.max_hours` is over; it can be resumed.
         KeyboardInterrupt: it was interrupted, and has saved.
     """
@@ -193,7 +191,7 @@ def run(
 
 
 def _replaced(folder: Path, given: list[Plugin]) -> list[str]:
-    """The plugins of a run that goes on: its own, with those that are given in the place of ones of the same name."""
+    """The plugins of a resumed run: its own, with the caller's in the place of those of the same name."""
     files = keep(given, folder.parent)
     names = {Path(file).name for file in files}
     return [*(own for own in read_run(folder).config.get("plugins", ()) if Path(own).name not in names), *files]

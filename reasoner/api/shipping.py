@@ -284,8 +284,8 @@ def _origin(name: str, value: object) -> tuple[str, str] | None:
     own = [getattr(value, attribute, None) for attribute in ("__qualname__", "_name")]
     called = [each for each in (*own, name) if isinstance(each, str)]
     near = [sys.modules.get(each) for each in (of.partition(".")[0], of)] if isinstance(of, str) else []
-    rest = list(sys.modules.values())
-    for module, attributes in [*((each, called) for each in near), *((each, [name]) for each in rest)]:
+    others = list(sys.modules.values())
+    for module, attributes in [*((each, called) for each in near), *((each, [name]) for each in others)]:
         for attribute in attributes:
             if isinstance(module, ModuleType) and vars(module).get(attribute) is value and _is_importable(module):
                 return module.__name__, attribute

@@ -57,8 +57,8 @@ def source_of_class(kind: type) -> str:
         pass  # a notebook's `__main__` has no file: look where its cells are
     for lines in (entry[2] for entry in reversed(list(linecache.cache.values())) if len(entry) == 4):
         text = "".join(lines)
-        if f"class {kind.__name__}" in text and (found := _class_in(text, kind)):
-            return found
+        if f"class {kind.__name__}" in text and (definition := _class_in(text, kind)):
+            return definition
     raise NoSourceError("is a class whose source cannot be read")
 
 

@@ -23,7 +23,8 @@ _ROOM = 1.3
 def check_engine(part: BenchmarkPart, sampler: Sampler, longest: int, say: Callable[[str], None]) -> None:
     """Compare the log-probabilities of a few sampled responses with those of a plain forward pass by transformers.
 
-    The sampler gives its memory back meanwhile. Where the model does not fit beside it, that is said.
+    The sampler gives its memory back meanwhile. Where the model does not fit beside it, the check is skipped with a
+    message.
 
     Args:
         longest: tokens of a prompt and its response that the engine was opened for.

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: every scored group is in it when it is done, so that an interrupted one goes on there.
+"""The folder of an evaluation: every scored group is in it when it is done, so that an interrupted one can be resumed.
 
 <output>/20250131-120000-eval-math-500/
     plan.json           the parts, and what each is made from; written last at the start
@@ -95,7 +95,7 @@ class EvaluationFolder:
         return done[0].evaluation if done else None
 
     def check(self, parts: Sequence[BenchmarkPart]) -> None:
-        """Refuse to go on with parts that are made from something else than they were.
+        """Refuse to resume parts that are made from something else than before.
 
         Raises:
             UserError: with what was and what is.
@@ -113,7 +113,7 @@ class EvaluationFolder:
             )
 
     def start(self, part: BenchmarkPart) -> RunFolder:
-        """A part begins, or goes on: what a kill cut is removed."""
+        """A part begins or is resumed; a line that was cut when the process was killed is removed."""
         folder = self.folder / part.name
         with self._writing(f"the start of {part.name}"):
             for name in (GROUPS, "evaluations.jsonl", STARTS):

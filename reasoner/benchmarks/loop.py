@@ -46,8 +46,8 @@ def evaluate(parts: Sequence[BenchmarkPart], folder: EvaluationFolder, view: Vie
                     folder.finish(part, run, groups, evaluation)
                     run.clock.evaluation = run.clock.total
                     view.message(_in_short(part, evaluation))
-                    if found := unjudged_reason(part.config, groups):
-                        view.message(f"WARNING: {found}")
+                    if reason := unjudged_reason(part.config, groups):
+                        view.message(f"WARNING: {reason}")
                     events.emit("evaluation_finished", step=0, evaluation=evaluation)
 
 
@@ -82,6 +82,6 @@ def _sample_and_score(
 
 def _in_short(part: BenchmarkPart, evaluation: Evaluation) -> str:
     """`A on math-500: avg@4 34.2% [30.9, 37.6]`; everything else comes at the end, for all models together."""
-    found = evaluation.accuracy
-    text = f"{found.name} {interval(found.value, found.low, found.high, found.unit)}" if found else "no verdict"
+    figure = evaluation.accuracy
+    text = f"{figure.name} {interval(figure.value, figure.low, figure.high, figure.unit)}" if figure else "no verdict"
     return f"{part.letter} on {part.config.task}: {text}"

@@ -51,7 +51,7 @@ class BenchmarkPart:
 
     @property
     def params(self) -> SamplingParams:
-        """How responses are drawn."""
+        """How responses are sampled."""
         return evaluation_params(self.config)
 
     @property
@@ -70,7 +70,7 @@ class BenchmarkPart:
 
 def letters_of(resolved: Sequence[Resolved]) -> dict[str, str]:
     """Model -> A, B, ..., Z, A2, ...: in the order in which they were named."""
-    names = dict.fromkeys(each.config.model.path for each in resolved)
+    names = dict.fromkeys(task.config.model.path for task in resolved)
     return {model: chr(65 + at % 26) + (str(at // 26 + 1) if at >= 26 else "") for at, model in enumerate(names)}
 
 
@@ -84,15 +84,15 @@ def prepare(resolved: Sequence[Resolved], letters: Mapping[str, str]) -> tuple[B
     Raises:
         UserError: a task has nothing to evaluate with, data or a model are not there, or something is named twice.
     """
-    for each in resolved:
-        _check(each.config)
-    _refuse_twice([f"{each.config.task} with model {each.config.model.path}" for each in resolved])
+    for task in resolved:
+        _check(task.config)
+    _refuse_twice([f"{task.config.task} with model {task.config.model.path}" for task in resolved])
     parts = [
         BenchmarkPart(
-            letters[each.config.model.path],
-            load_resources(alone(each), decide(each.config, training=False), training=False),
+            letters[task.config.model.path],
+            load_resources(alone(task), decide(task.config, training=False), training=False),
         )
-        for each in resolved
+        for task in resolved
     ]
     _refuse_equal_models(parts)
     for part in parts:
@@ -146,10 +146,10 @@ def _of_prompts(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
     """What is worth knowing of prompts and the ends of responses: once where it is the same for all parts."""
     facts: dict[str, str] = {}
     for name in ("prompt", "responses end", "thinking", "control tokens"):
-        said = {part.name: part.resources.facts.get(name, "") for part in parts}
-        if len(set(said.values())) == 1:
-            said = {"": next(iter(said.values()))}
-        facts |= {f"{name} of {where}" if where else name: text for where, text in said.items() if text}
+        texts = {part.name: part.resources.facts.get(name, "") for part in parts}
+        if len(set(texts.values())) == 1:
+            texts = {"": next(iter(texts.values()))}
+        facts |= {f"{name} of {where}" if where else name: text for where, text in texts.items() if text}
     return facts
 
 

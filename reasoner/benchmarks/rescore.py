@@ -2,8 +2,8 @@
 
     rollouts --by file and step--> batches of groups --score--> the same groups, scored anew --compare--> Comparison
 
-Credit is that of the first term that reads fresh groups, recomputed from the old and the new rewards alike, per step as
-in a run. Evaluation responses have none.
+Credit is that of the first term that reads online groups, recomputed from the old and the new rewards alike, per step
+as in a run. Evaluation responses have none.
 """
 
 from __future__ import annotations
@@ -231,8 +231,8 @@ def score_in_order(groups: Sequence[Group], scorer: Scorer) -> tuple[ScoredGroup
     Raises:
         ScoringError: a source fails too often.
     """
-    found = {scored.group.problem.id: scored for scored in scorer.score(groups)}
-    return tuple(found[group.problem.id] for group in groups)
+    by_problem = {scored.group.problem.id: scored for scored in scorer.score(groups)}
+    return tuple(by_problem[group.problem.id] for group in groups)
 
 
 def _files(path: Path) -> list[Path]:
@@ -256,7 +256,7 @@ def _read(file: Path) -> list[Rollout]:
 
 
 def _batches(file: Path, rollouts: Sequence[Rollout]) -> Iterator[SavedBatch]:
-    for (step, training), rows in groupby(rollouts, key=lambda each: (each.step, each.training)):
+    for (step, training), rows in groupby(rollouts, key=lambda rollout: (rollout.step, rollout.training)):
         by_problem: dict[str, list[Rollout]] = {}
         for row in rows:
             by_problem.setdefault(row.problem.id, []).append(row)
@@ -298,7 +298,7 @@ def _no_credit_reason(batches: Sequence[SavedBatch], term: Term | None) -> str:
         return "it needs the rewards of greedy responses, which are not saved"
     if term.kl.coefficient > 0.0 and term.kl.place == "reward":
         return "its KL penalty needs the reference policy, whose log-probabilities are not saved"
-    if any(len(found) > 1 for found in sizes):
+    if any(len(lengths) > 1 for lengths in sizes):
         return "the groups have different sizes"
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed"
@@ -312,9 +312,9 @@ def _credits(name: str, term: Term, groups: Sequence[ScoredGroup], sampling: Sam
     kept = tuple(scored for scored in groups if scored.informative or not sampling.refills)
     if not kept:
         return (0.0,) * sum(len(scored.rewards) for scored in groups)
-    found = iter(Prepared.of(Batch(kept), [ActiveTerm(name, term, 1.0)], sampling.max_tokens).credits)
+    values = iter(Prepared.of(Batch(kept), [ActiveTerm(name, term, 1.0)], sampling.max_tokens).credits)
     return tuple(
-        next(found) if scored.informative or not sampling.refills else 0.0 for scored in groups for _ in scored.rewards
+        next(values) if scored.informative or not sampling.refills else 0.0 for scored in groups for _ in scored.rewards
     )
 
 
@@ -350,9 +350,9 @@ def _notes(before: Sequence[Component], after: Sequence[Component]) -> Iterator[
     for part in after:
         former = old.get(part.source)
         if former is None or (former.value, former.failure is None) != (part.value, part.failure is None):
-            said = part.note or (former.note and f"no longer: {former.note}" if former else "")
+            note = part.note or (former.note and f"no longer: {former.note}" if former else "")
             verdict_before = verdict_text(former) if former else "-"
-            yield f"{part.source} {verdict_before} -> {verdict_text(part)}{f' ({said})' if said else ''}"
+            yield f"{part.source} {verdict_before} -> {verdict_text(part)}{f' ({note})' if note else ''}"
         elif former.weight != part.weight:
             yield f"{part.source} {verdict_text(part)}, weight {former.weight:g} -> {part.weight:g}"
     for source in old.keys() - {part.source for part in after}:

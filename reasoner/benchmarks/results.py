@@ -81,14 +81,14 @@ def _figures(evaluation: Evaluation) -> Mapping[str, Any]:
         "abstained": evaluation.abstained,
         "judged": evaluation.judged,
         "figures": {
-            each.name: {
-                "unit": each.unit,
-                "problems": len(each.by_problem),
-                "value": each.value,
-                "low": each.low,
-                "high": each.high,
+            estimate.name: {
+                "unit": estimate.unit,
+                "problems": len(estimate.by_problem),
+                "value": estimate.value,
+                "low": estimate.low,
+                "high": estimate.high,
             }
-            for each in evaluation.estimates
+            for estimate in evaluation.estimates
         },
     }
 
@@ -98,18 +98,18 @@ def _compared(comparison: ModelComparison) -> Mapping[str, Any]:
         "baseline": comparison.baseline,
         "model": comparison.model,
         "figures": {
-            each.name: {
-                "unit": each.unit,
-                "problems": each.problems,
-                "baseline": each.before,
-                "model": each.after,
-                "change": each.change,
-                "low": each.low,
-                "high": each.high,
-                "rose": each.rose,
-                "fell": each.fell,
-                "p": each.p,
+            difference.name: {
+                "unit": difference.unit,
+                "problems": difference.problems,
+                "baseline": difference.before,
+                "model": difference.after,
+                "change": difference.change,
+                "low": difference.low,
+                "high": difference.high,
+                "rose": difference.rose,
+                "fell": difference.fell,
+                "p": difference.p,
             }
-            for each in comparison.differences
+            for difference in comparison.differences
         },
     }

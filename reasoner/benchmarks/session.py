@@ -27,7 +27,7 @@ def start(resolved: Sequence[Resolved]) -> tuple[Path, list[BenchmarkResult]]:
         UserError: something is not as it must be; nothing was loaded yet.
         RunError: an engine, the scoring or the disk failed; what was done is in the folder.
     """
-    parts = prepare([ready(each, training=False) for each in resolved], letters_of(resolved))
+    parts = prepare([ready(task, training=False) for task in resolved], letters_of(resolved))
     tight = memory_warnings(parts)
     with create(Path(resolved[0].config.run.output), parts) as folder:
         tell_folder(folder.folder)
@@ -38,10 +38,10 @@ def resume(name: str) -> tuple[Path, list[BenchmarkResult]]:
     """Go on with what is left of an evaluation, if anything is; returns all its results. As `start` otherwise."""
     with reopen(name) as folder:
         tell_folder(folder.folder)
-        left = [ready(each, training=False) for name, each in folder.configs.items() if not folder.evaluation(name)]
-        if not left:
+        todo = [ready(task, training=False) for name, task in folder.configs.items() if not folder.evaluation(name)]
+        if not todo:
             return folder.folder, _results(folder)
-        parts = prepare(left, letters_of(list(folder.configs.values())))
+        parts = prepare(todo, letters_of(list(folder.configs.values())))
         folder.check(parts)
         return folder.folder, _carry_on(folder, parts, memory_warnings(parts))
 

@@ -45,10 +45,10 @@ def _heading(task: str, results: Sequence[BenchmarkResult]) -> str:
 def _judged(results: Sequence[BenchmarkResult], compared: Sequence[ModelComparison]) -> str:
     """Over how many problems correctness is compared, where these are not all; empty otherwise."""
     all_of_them = results[0].evaluation.problems
-    found = {each.problems for pair in compared for each in pair.differences if each.name.startswith("avg@")}
-    if found <= {all_of_them}:
+    sizes = {row.problems for pair in compared for row in pair.differences if row.name.startswith("avg@")}
+    if sizes <= {all_of_them}:
         return ""
-    return f"; correctness over {' and '.join(map(str, sorted(found)))} of {all_of_them} problems, judged on both sides"
+    return f"; correctness over {' and '.join(map(str, sorted(sizes)))} of {all_of_them} problems, judged on both sides"
 
 
 def _table() -> Table:
@@ -57,8 +57,8 @@ def _table() -> Table:
 
 def _every_figure(evaluation: Evaluation) -> Table:
     table = _table()
-    for each in evaluation.estimates:
-        table.add_row(each.name.removeprefix("reward/"), interval(each.value, each.low, each.high, each.unit))
+    for figure in evaluation.estimates:
+        table.add_row(figure.name.removeprefix("reward/"), interval(figure.value, figure.low, figure.high, figure.unit))
     return table
 
 
@@ -101,11 +101,11 @@ def _differences(compared: Sequence[ModelComparison], names: Sequence[str]) -> T
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for comparison in compared:
         pair = f"{comparison.model} - {comparison.baseline}"
-        for each in comparison.differences:
-            if each.name in names and (len(compared) == 1 or "@" in each.name):
-                change = interval(each.change, each.low, each.high, each.unit, signed=True)
-                p = "<0.001" if each.p < 0.001 else f"{each.p:.3f}"
-                table.add_row(pair, each.name, change, str(each.rose), str(each.fell), p, VERDICTS[_signs(each)])
+        for row in comparison.differences:
+            if row.name in names and (len(compared) == 1 or "@" in row.name):
+                change = interval(row.change, row.low, row.high, row.unit, signed=True)
+                p = "<0.001" if row.p < 0.001 else f"{row.p:.3f}"
+                table.add_row(pair, row.name, change, str(row.rose), str(row.fell), p, VERDICTS[_signs(row)])
                 pair = ""
     return table
 

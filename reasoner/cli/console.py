@@ -16,9 +16,9 @@ def out() -> SafeConsole:
     return SafeConsole()
 
 
-def print_preflights(said: Mapping[str, str]) -> None:
+def print_preflights(lines: Mapping[str, str]) -> None:
     """What reward sources say of this machine, a line each."""
-    for source, line in said.items():
+    for source, line in lines.items():
         out().print(Text(f"{source}: {line}"))
 
 

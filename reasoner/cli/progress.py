@@ -36,12 +36,12 @@ def counting() -> Iterator[StartCounter]:
 
 
 def _lines(what: str, total: int) -> Callable[[int], None]:
-    said = time.monotonic()
+    last_report = time.monotonic()
 
     def report(done: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= QUIET_S:
-            said = time.monotonic()
+        nonlocal last_report
+        if time.monotonic() - last_report >= QUIET_S:
+            last_report = time.monotonic()
             print(f"  {what} {done}/{total}", file=sys.stderr, flush=True)  # noqa: T201
 
     return report

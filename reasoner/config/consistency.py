@@ -31,8 +31,8 @@ def _check_rewards(config: Sections) -> None:
     names = [reward.source for reward in config.rewards]
     if len(set(names)) != len(names):
         raise ValueError(f"rewards: each source may appear once, got {names}")
-    if found := mistake_of_conditions(config.rewards):
-        raise ValueError(found)
+    if reason := mistake_of_conditions(config.rewards):
+        raise ValueError(reason)
     if config.evaluation is not None and config.evaluation.correct not in ("", *names):
         raise ValueError(
             f"evaluation.correct = {config.evaluation.correct!r} is not among the rewards: "
@@ -174,15 +174,15 @@ def _check_weights(config: Sections) -> None:
     if config.gro.terms and not any(term.weight for term in config.gro.terms.values()):
         raise ValueError(f"gro.terms: every weight is 0, so nothing would be learned: {', '.join(config.gro.terms)}")
     for name, term in config.gro.terms.items():
-        if found := mistake(term.schedule, config.run.steps):
-            raise ValueError(f"gro.terms.{name}.schedule: {found}")
+        if reason := mistake(term.schedule, config.run.steps):
+            raise ValueError(f"gro.terms.{name}.schedule: {reason}")
 
 
 def _check_critic(config: Sections) -> None:
     """One critic serves all its terms, so they must agree on what it predicts."""
-    asked = [term for term in config.gro.terms.values() if term.term.needs_critic]
-    for other in asked[1:]:
-        if (other.credit, other.kl) != (asked[0].credit, asked[0].kl):
+    terms = [term for term in config.gro.terms.values() if term.term.needs_critic]
+    for other in terms[1:]:
+        if (other.credit, other.kl) != (terms[0].credit, terms[0].kl):
             raise ValueError(
                 "gro.terms: terms with credit.baseline = 'critic' share one critic: give them equal credit and kl"
             )
@@ -234,18 +234,18 @@ def _check_updates(config: Sections) -> None:
 def _check_teacher(config: Sections) -> None:
     """One teacher serves all its terms, and knows something that the policy does not."""
     teacher, untouched = config.teacher, type(config.teacher)()
-    asked = {name: term.credit for name, term in config.gro.terms.items() if isinstance(term.credit, Teacher)}
-    if not asked:
+    credits = {name: term.credit for name, term in config.gro.terms.items() if isinstance(term.credit, Teacher)}
+    if not credits:
         if config.gro.terms and teacher != untouched:
             raise ValueError(
                 "teacher has no effect: no term's credit is a teacher's; take a method with one (opd, opsd, grpo+opd), "
                 "or leave the section out"
             )
         return
-    seen = {credit.sees for credit in asked.values()}
+    seen = {credit.sees for credit in credits.values()}
     if len(seen) > 1:
-        raise ValueError(f"gro.terms: {', '.join(asked)} share one teacher: give them the same credit.sees")
-    name = next(iter(asked))
+        raise ValueError(f"gro.terms: {', '.join(credits)} share one teacher: give them the same credit.sees")
+    name = next(iter(credits))
     if teacher.path is None and seen == {"prompt"}:
         raise ValueError(
             f"gro.terms.{name} needs teacher.path, not set: the initial model knows no more than the policy that "

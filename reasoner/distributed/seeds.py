@@ -9,9 +9,8 @@ import hashlib
 from typing import Literal
 
 Purpose = Literal["sampling", "greedy", "evaluation", "gate", "engine", "server", "step"]
-"""What the numbers are drawn for: a step's responses, its greedy responses, an evaluation, the gate before
-training; one engine of several, a
-server; Python's, numpy's and torch's own generators during a step."""
+"""What the random numbers are for: a step's responses, its greedy responses, an evaluation, the gate before training;
+one engine of several, a server; Python's, numpy's and torch's own generators during a step."""
 
 
 def derive_seed(seed: int, purpose: Purpose, *parts: int | str) -> int:

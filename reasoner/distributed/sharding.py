@@ -22,10 +22,10 @@ class GroupRows:
 
     group: Group
     first: int
-    """row of the group's first response"""
+    """The row of the group's first response."""
     units: tuple[tuple[int, ...], ...]
-    """their rows, by unit, in order of the first row of each: the weights of a unit's responses depend on each other,
-    and they go through the model in one micro-batch"""
+    """The rows of the responses, by unit, in order of the first row of each unit. The weights of a unit's responses
+    depend on each other, so they go through the model in one micro-batch."""
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -101,11 +101,10 @@ def sharded_outputs(
 
 
 def same_batch(groups: Sequence[GroupRows], ranks: Ranks) -> None:
-    """Ranks that train on different batches would wait for each other for ever, or train on a mixture.
+    """Check that all ranks train on the same batch; otherwise they would hang, or train on a mixture.
 
     Raises:
-        RunError: they do.
-    """
+        RunError: the batches differ."""
     fingerprint = hash(tuple((row, group.response(row).token_ids) for group in groups for row in group.rows))
     if len(set(ranks.gather(fingerprint))) > 1:
         raise RunError(
@@ -115,7 +114,7 @@ def same_batch(groups: Sequence[GroupRows], ranks: Ranks) -> None:
 
 
 class LogprobModel(Protocol):
-    """What gives log-probabilities."""
+    """A model that computes log-probabilities."""
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         """(R)(T) log-probability of every response token."""

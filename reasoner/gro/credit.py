@@ -31,9 +31,9 @@ from reasoner.gro.spec.terms import (
 )
 
 GROUP_EPSILON = 1e-4
-"""added to the group's standard deviation (as in the common implementations of 2402.03300)"""
+"""Added to the group's standard deviation (as in the common implementations of 2402.03300)."""
 BATCH_EPSILON = 1e-8
-"""added to the batch's standard deviation"""
+"""Added to the batch's standard deviation."""
 
 
 def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:

@@ -14,31 +14,31 @@ class Diagnostics:
 
     loss: float = 0.0
     positive: float = 0.0
-    """sum of w where w > 0: push up"""
+    """Sum of w where w > 0: these tokens are pushed up."""
     negative: float = 0.0
-    """sum of -w where w < 0: push down"""
+    """Sum of -w where w < 0: these tokens are pushed down."""
     tokens: int = 0
-    """tokens of the policy"""
+    """Tokens that the policy wrote, of responses that count."""
     nonzero: int = 0
-    """tokens with w != 0"""
+    """Tokens with w != 0."""
     clipped: int = 0
-    """tokens with credit but w = 0: the link has cut them off"""
+    """Tokens with credit but w = 0: the link has clipped them."""
     response_mass: float = 0.0
-    """sum over responses of m_i = sum_t |w[i,t]|"""
+    """Sum over responses of m_i = sum_t |w[i,t]|."""
     response_mass_squared: float = 0.0
-    """sum over responses of m_i^2; mass^2 / mass_squared is the effective number of responses"""
+    """Sum over responses of m_i^2; mass^2 / mass_squared is the effective number of responses."""
     kl: float = 0.0
-    """sum over tokens of the KL estimate"""
+    """Sum over tokens of the KL estimate, nats."""
     ratio: float = 0.0
-    """sum over tokens of e^(l - l_old)"""
+    """Sum over tokens of the ratio e^(l - l_old)."""
     ratio_max: float = 0.0
     corrected: int = 0
-    """tokens whose importance weight was cut"""
+    """Tokens whose importance weight was truncated."""
     pairs: int = 0
     pairs_right: int = 0
-    """pairs in which the chosen response has more evidence"""
+    """Pairs in which the chosen response has more evidence than the rejected one."""
     margin: float = 0.0
-    """sum over pairs of the difference of evidence"""
+    """Sum over pairs of the difference of their evidence."""
 
     def __add__(self, other: Diagnostics) -> Diagnostics:
         joined = {f.name: _join(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}

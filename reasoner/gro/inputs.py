@@ -17,29 +17,29 @@ class ObjectiveInputs:
     """
 
     rewards_NG: Tensor
-    """total reward of every response"""
+    """Total reward of every response."""
     valid_NG: Tensor
-    """bool; False where the response abstained"""
+    """Bool; False where the response abstained."""
     mask_RT: Tensor
-    """bool; tokens that the policy wrote"""
+    """Bool; True for tokens that the policy wrote."""
     truncated_R: Tensor | None = None
-    """bool; responses that were cut at the length limit"""
+    """Bool; True for responses that were cut at the length limit."""
     greedy_N: Tensor | None = None
-    """reward of a greedy response to each problem; NaN where it abstained"""
+    """Reward of a greedy response to each problem; NaN where it abstained."""
     old_RT: Tensor | None = None
-    """log-probabilities under the policy when the batch arrived; None: it has not moved yet"""
+    """Log-probabilities under the policy before the first optimiser step on the batch; None: there was none yet."""
     reference_RT: Tensor | None = None
-    """log-probabilities under the reference policy"""
+    """Log-probabilities under the reference policy."""
     teacher_RT: Tensor | None = None
-    """log-probabilities under the teacher"""
+    """Log-probabilities under the teacher."""
     sampler_RT: Tensor | None = None
-    """log-probabilities as the sampler reported them"""
+    """Log-probabilities as the sampler reported them."""
     values_RT: Tensor | None = None
-    """the critic's value of the state before each token"""
+    """The critic's value of the state before each token."""
     components_KNG: Tensor | None = None
-    """value of each reward"""
+    """The value of each reward."""
     component_weights_K: Tensor | None = None
-    """factor of each reward in the total"""
+    """The factor of each reward in the total."""
 
     @property
     def valid_R(self) -> Tensor:  # noqa: N802  axes in names

@@ -37,20 +37,20 @@ class TermPlan:
     name: str
     term: Term
     weight: float
-    """lambda at this step"""
+    """lambda at this step."""
     credit_RT: Tensor
     """(R, 1), or (R, T) where credit is per token; 0 where abstained"""
     scale_R: Tensor
-    """z of each token or response: what one of response i counts; 0 where it does not (abstained, outside the
-    mini-batch)"""
+    """z, the weight of response i or of each of its tokens in the sum; 0 where it does not count (it abstained, or is
+    outside the mini-batch)."""
     pairs_P2: Tensor
-    """rows of the chosen and the rejected response of the mini-batch's pairs; z of each is 1 / P"""
+    """Rows of the chosen and the rejected response of the mini-batch's pairs; z of each pair is 1 / P."""
     pairs_of_row: Mapping[int, Sequence[int]]
-    """the pairs that a response is in"""
+    """For the row of a response, the pairs that it is in."""
     z0: float
-    """estimate of KL(theta || reference) over the batch, for the anchor `kl`"""
+    """Estimate of KL(theta || reference) over the batch, for the anchor `kl`, nats."""
     tokens: int
-    """of the policy, in responses that count"""
+    """Tokens that the policy wrote, in responses that count."""
 
     @property
     def active_R(self) -> Tensor:  # noqa: N802  axes in names

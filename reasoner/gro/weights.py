@@ -15,6 +15,6 @@ class Weights:
     """
 
     weights_RT: Tensor
-    """w = - dL/do of every token's output o: log-probability of a policy, value of a critic"""
+    """w = - dL/do for every token's output o: the log-probability of a policy, or the value of a critic."""
     entropy_RT: Tensor | None = None
-    """v = - dL/dH of the entropy H of every position; None: no term has an entropy bonus"""
+    """v = - dL/dH for the entropy H of every position; None: no term has an entropy bonus."""

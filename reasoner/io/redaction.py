@@ -182,7 +182,7 @@ def why_secret(path: Sequence[str], value: Any) -> str:
     if any(part.endswith("_env") for part in path[-2:]):
         _named_variables.add(value)
         return "holds something that looks like a key; it takes the name of a variable" if _SHAPES.search(value) else ""
-    return _why_text(path[-1], value)
+    return _secret_reason(path[-1], value)
 
 
 def without_secrets(settings: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _secret_values(environment: tuple[tuple[str, str], ...], named: frozenset[st
     return sorted(long, key=lambda value: (-len(value), value))
 
 
-def _why_text(name: str, value: str) -> str:
+def _secret_reason(name: str, value: str) -> str:
     if _CERTAIN_NAME.search(name):
         return "is a secret by its name"
     if _SHAPES.search(value) or (SECRET_NAME.search(name) and re.fullmatch(_RANDOM, value)):

@@ -32,21 +32,21 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class NodeEnd:
-    """How the ranks of a node ended, or one of them."""
+    """How the ranks of a node, or one of them, ended."""
 
     rung: int
-    """how far it is from the cause: 0 a rank said why it failed, or somebody asked for the end; 1 a rank or a launcher
-    was killed, or a rank waited in vain for one that is there; 2 one missed another that is gone; 3 its launcher ended
-    it"""
+    """The distance from the cause: 0, a rank reported why it failed, or a user asked for the end; 1, a rank or a
+    launcher was killed, or a rank waited in vain for one that still runs; 2, a rank or launcher lost contact with
+    another; 3, its launcher ended it."""
     time: float
-    """seconds since the epoch"""
+    """Seconds since the epoch."""
     message: str
     code: int
-    """for this process to exit with"""
+    """The exit status of this process."""
 
     @property
     def order(self) -> tuple[int, float]:
-        """The least is the cause of the others."""
+        """A sort key: the end with the least one is the cause of the others."""
         return self.rung, self.time
 
 
@@ -140,7 +140,8 @@ class Coordinator:
         return NodeEnd(1, time.time(), f"the launcher on {name}, which may have been killed, does not answer", 1)
 
     def _beat(self) -> bool:
-        """Say that this launcher is there; on the first node: whether another has not said so for long."""
+        """Report that this launcher is alive; on the first node, return whether another one has not reported for
+        long."""
         now = time.monotonic()
         self._write("beat", now)
         if self._node.first:

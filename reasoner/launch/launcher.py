@@ -248,7 +248,7 @@ def _tail(local_rank: int, logs: Path) -> str:
 
 
 def _stood(end: NodeEnd, logs: Path, run_folder: Path | None) -> str:
-    """Where the ranks stood, when no rank has said why the run ended; as lines."""
+    """Where the ranks stood, as lines, for a run of which no rank reported why it ended."""
     if end.rung == 0:
         return ""
     if run_folder is None:
@@ -259,7 +259,8 @@ def _stood(end: NodeEnd, logs: Path, run_folder: Path | None) -> str:
 
 
 def _keep_failure(folder: Path, message: str) -> str:
-    """Write into the run folder what the first rank cannot know, which was ended; returns how to go on, as a line."""
+    """Record the failure in the run folder, because the first rank was ended and cannot; returns how to resume, as a
+    line."""
     from reasoner.runs.folder import record_failure
 
     return f"\nTo resume: reasoner run --resume {quote(str(folder))}" if record_failure(folder, message) else ""

@@ -165,7 +165,7 @@ def _wait(sessions: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _end(sessions: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End the input of those that go on, and the connection of those that do not heed it."""
+    """Close the input of the sessions that still run, and the connection of those that do not end then."""
     for session in sessions:
         assert session.stdin is not None
         with suppress(BrokenPipeError):

@@ -66,7 +66,7 @@ class TorchCritic:
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
             ranks: all that train together, with the same batches.
             trust_remote_code: run Python code that comes with the model.
-            checkpoint: folder in which `checkpoint` wrote; the critic goes on from there.
+            checkpoint: folder in which `checkpoint` wrote; the critic resumes from it.
 
         Raises:
             UserError: the saved value head belongs to another model.
@@ -94,7 +94,7 @@ class TorchCritic:
 
     @property
     def description(self) -> str:
-        """What was chosen, for the log: device, number format, attention, packing."""
+        """Device, number format, packing and optimiser, for the log."""
         recompute = ", activations recomputed" if self._checkpointing else ""
         copies = f", a copy on each of {self._ranks.count} ranks" if self._ranks.count > 1 else ""
         return f"{self.backbone.description}; value head; AdamW{recompute}{copies}"
@@ -162,7 +162,7 @@ class TorchCritic:
             )
 
     def checkpoint(self, folder: Path) -> None:
-        """Write everything that a critic needs to go on from here, exactly."""
+        """Write everything that a critic needs to resume exactly."""
         self._optimizer.save(folder)
         if self.version:
             self.save(folder / TRAINED, exact=True)

@@ -49,7 +49,7 @@ def describe_learner(config: Config) -> str:
 def open_learner(
     config: Config, decisions: Decisions, folder: Path, ranks: Ranks, checkpoint: Path | None = None
 ) -> TorchLearner | DeepspeedLearner:
-    """Load the model in `folder` and prepare its optimiser, or go on from a `checkpoint` of it.
+    """Load the model in `folder` and prepare its optimiser, or resume from a `checkpoint` of it.
 
     Args:
         ranks: with DeepSpeed, those of the process group that is open.

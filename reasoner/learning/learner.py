@@ -31,27 +31,27 @@ carry no gradient and are 0 at padding. Where the policy mask is False the learn
 
 @dataclass(frozen=True, slots=True)
 class Accumulated:
-    """What one `accumulate` did."""
+    """The result of one `accumulate`."""
 
     sequences: int
-    """packed sequences that went through the model"""
+    """Packed sequences that went through the model."""
     tokens: int
-    """tokens in them, shared prompts counted once"""
+    """Tokens in them; a shared prompt counts once."""
     response_tokens: int
     responses: int
     loss: float
-    """- sum of w * l - sum of v * H over all responses (its value depends on the weights' anchor; for the logs only);
-    of a critic: - sum of w * V"""
+    """The loss, - sum of w * l - sum of v * H over all responses; of a critic - sum of w * V. Only its gradient has a
+    meaning: the value depends on the anchor of the weights and is for the logs."""
     entropy: float = 0.0
-    """sum of H over the policy's tokens, nats; 0 when entropies were not asked for"""
+    """Sum of H over the policy's tokens, nats; 0 where entropies were not computed."""
 
     def __add__(self, other: Accumulated) -> Accumulated:
-        """What two ranks did of the same batch."""
+        """The sum over two ranks that each had a share of the same batch."""
         return Accumulated(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @classmethod
     def of(cls, batches: Sequence[MicroBatch], loss: float, entropy: float = 0.0) -> Accumulated:
-        """The counts of what went through the model."""
+        """The counts of micro-batches that went through the model."""
         return cls(
             sequences=sum(len(batch.sequences) for batch in batches),
             tokens=sum(batch.tokens for batch in batches),
@@ -64,19 +64,19 @@ class Accumulated:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one `step` did."""
+    """The result of one `step`."""
 
     applied: bool
-    """False: the gradient was not finite, or nothing had been accumulated; the weights did not change"""
+    """Whether the weights changed; False: the gradient was not finite, or nothing had been accumulated."""
     reason: str
-    """why not applied; empty when applied"""
+    """Why the step was not applied; empty where it was."""
     grad_norm: float
-    """before clipping"""
+    """The norm of the gradient before clipping."""
     learning_rate: float
     version: int
-    """optimiser steps behind the weights now"""
+    """The number of optimiser steps that made the current weights."""
     finite: bool = True
-    """False: the loss or the gradient was not a finite number, and was dropped"""
+    """Whether loss and gradient were finite; False: the gradient was dropped."""
 
 
 class Learner(Protocol):
@@ -135,8 +135,8 @@ class Learner(Protocol):
         ...
 
     def checkpoint(self, folder: Path) -> None:
-        """Write everything that a learner needs to go on from here, exactly: the optimiser, and, once there was a step,
-        the model as `save` does, or its adapter alone, in `model/`."""
+        """Write everything that a learner needs to resume exactly: the optimiser, and, after the first step, the model
+        as `save` does, or its adapter alone, in `model/`."""
         ...
 
 

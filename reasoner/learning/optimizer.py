@@ -18,13 +18,13 @@ from reasoner.learning.schedule import learning_rate
 from reasoner.models.tensor_files import read_files, write_shards
 
 TRAINED = "model"
-"""folder of a checkpoint with the weights, in Hugging Face format, or those of the adapter alone; before the first
-optimiser step there is none: they are the initial ones"""
+"""The folder of a checkpoint that has the weights, in Hugging Face format, or those of the adapter alone. It is absent
+before the first optimiser step, when the weights are the initial ones."""
 STATE_FILE = "optimizer.json"
 STEM = "optimizer"
-"""of the files of its tensors: `<exp_avg | exp_avg_sq | step>/<name of the parameter>`"""
+"""The start of the names of the files with the optimiser's tensors: `<exp_avg | exp_avg_sq | step>/<parameter>`."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""of AdamW, as torch and DeepSpeed call them"""
+"""The moments of AdamW by the names that torch and DeepSpeed give them."""
 
 
 class Optimizer:
@@ -70,7 +70,8 @@ class Optimizer:
         self._losses.append(loss.detach())
 
     def sum_over(self, ranks: Ranks) -> None:
-        """Have the gradient, and the losses behind it, of all ranks, each of which holds the same parameters."""
+        """Sum the gradient, and collect the losses that it comes from, over all ranks, each of which holds the same
+        parameters."""
         if ranks.count == 1:
             return
         local = [loss.item() for loss in self._losses], [value.grad is not None for value in self._parameters]

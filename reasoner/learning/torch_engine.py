@@ -46,7 +46,7 @@ class TorchLearner:
             config: `[learning]`.
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
             trust_remote_code: run Python code that comes with the model.
-            checkpoint: folder in which `checkpoint` wrote; the learner goes on from there.
+            checkpoint: folder in which `checkpoint` wrote; the learner resumes from it.
             lora: train an adapter with the rest frozen; None: all weights.
         """
         self.policy = TorchPolicy(

@@ -22,8 +22,8 @@ def keys_of(path: Path, kind: str | None = None) -> Mapping[str, Any] | None:
     Where the table's `kind` decides (`gro.terms.grpo.link`), `kind` picks the variant; without one, the keys of all
     variants.
     """
-    found = annotation_at(path)
-    return None if found is None else _fields(found, kind)
+    annotation = annotation_at(path)
+    return None if annotation is None else _fields(annotation, kind)
 
 
 def annotation_at(path: Path) -> Any | None:

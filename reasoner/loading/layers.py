@@ -114,7 +114,7 @@ def located(leaves: Leaves, folder: str) -> Leaves:
 
 def _located(value: Any, folder: str) -> Any:
     if isinstance(value, list):
-        return [_located(each, folder) for each in value]
+        return [_located(item, folder) for item in value]
     if not isinstance(value, str) or value.startswith("~"):
         return value
     return os.path.join(folder, value)  # noqa: PTH118 (an absolute path stays as it is written)

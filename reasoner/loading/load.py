@@ -73,11 +73,11 @@ def load_config(
         UserError: there is no such task, profile, file or plugin.
     """
     manager = hooks.build_manager(plugins)
-    found = task if isinstance(task, TaskFile) else find_task(task, hooks.task_files(manager))
+    task_file = task if isinstance(task, TaskFile) else find_task(task, hooks.task_files(manager))
     tables = [(str(file), read_toml(file)) for file in config_files]
     if tables and is_complete(tables[0][1]):
-        found = _complete(found, *tables.pop(0))
-    leaves = _task_leaves(found, profile)
+        task_file = _complete(task_file, *tables.pop(0))
+    leaves = _task_leaves(task_file, profile)
     for origin, table in tables:
         _refuse_complete(origin, table)
         leaves = _laid_over(leaves, _layer_of_file(table, origin, origin))
@@ -89,23 +89,23 @@ def load_config(
     algorithms = hooks.algorithms(manager)
     config = _validated(leaves := _over_presets(leaves, algorithms))
     _check_names(config, manager, algorithms)
-    return Resolved(config, _origins(config, leaves), manager, _typed(found, config, plugins))
+    return Resolved(config, _origins(config, leaves), manager, _typed(task_file, config, plugins))
 
 
-def _typed(found: TaskFile, config: Config, plugins: Sequence[str]) -> str:
+def _typed(task_file: TaskFile, config: Config, plugins: Sequence[str]) -> str:
     """A task of one's own goes by its file; a complete configuration has its profile and plugins."""
-    if found.is_complete:
-        return shlex.join([found.origin])
+    if task_file.is_complete:
+        return shlex.join([task_file.origin])
     profile = ["--profile", config.profile] if config.profile else []
     more = [part for plugin in plugins for part in ("--plugin", plugin)]
-    return shlex.join([found.origin.removeprefix("task "), *profile, *more])
+    return shlex.join([task_file.origin.removeprefix("task "), *profile, *more])
 
 
-def _complete(found: TaskFile, origin: str, table: Mapping[str, Any]) -> TaskFile:
+def _complete(task_file: TaskFile, origin: str, table: Mapping[str, Any]) -> TaskFile:
     """A complete configuration in the place of the task that was named."""
-    if table["task"] != found.name:
-        raise ConfigError(f"{origin} is a configuration of task {table['task']!r}, not of {found.name!r}.")
-    return TaskFile(found.name, Path(origin), origin, table)
+    if table["task"] != task_file.name:
+        raise ConfigError(f"{origin} is a configuration of task {table['task']!r}, not of {task_file.name!r}.")
+    return TaskFile(task_file.name, Path(origin), origin, table)
 
 
 def _refuse_complete(origin: str, table: Mapping[str, Any]) -> None:

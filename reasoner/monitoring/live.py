@@ -67,7 +67,7 @@ class _Trends(dict[str, Trend]):
 
 
 class LiveView:
-    """Step bar, stage bar, warnings, and the current figures with their trend. It is drawn several times a second, so
+    """Step bar, stage bar, warnings, and the current figures with their trend. It is redrawn several times a second, so
     what it draws is kept up to date by the events, and a drawing takes as long after a thousand steps as after ten."""
 
     def __init__(self, console: Console, ascii_only: bool) -> None:

@@ -1,6 +1,6 @@
 """The metrics of a step: every name that may appear in `metrics.jsonl`, with its unit and meaning.
 
-What is said of rewards, responses and sampled groups is over everything that was sampled for the step, also where
+The figures of rewards, responses and sampled groups are over everything that was sampled for the step, also where
 dynamic sampling dropped it (`sampling.refills`); credit, terms, updates, the gap and the staleness are of what was
 trained on.
 """
@@ -132,7 +132,7 @@ def find(name: str) -> Metric:
 
 
 def headline(names: Iterable[str]) -> list[str]:
-    """The metrics that tell whether training works: the rewards; without fresh groups, how the terms do."""
+    """The metrics that tell whether training works: the rewards; without online groups, how the terms do."""
     there = list(names)
     if "reward/mean" in there:
         return ["reward/mean", *(f"reward/{source}/mean" for source in sources(there))]

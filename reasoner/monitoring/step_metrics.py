@@ -37,13 +37,13 @@ def rollout_metrics(groups: Sequence[ScoredGroup], conditions: Conditions = Mapp
 
 def _sampled_entropy(responses: Sequence[Response]) -> float:
     """Mean of -log p over the tokens that the policy drew: H = E[-log p], so an estimate of the entropy per token."""
-    drawn = [
+    logprobs = [
         logprob
         for response in responses
         for logprob, written in zip(response.sampler_logprobs, response.policy_mask, strict=True)
         if written
     ]
-    return -fmean(drawn) if drawn else 0.0
+    return -fmean(logprobs) if logprobs else 0.0
 
 
 def called_components(rows: Sequence[Sequence[Component]], conditions: Conditions) -> dict[str, list[Component]]:

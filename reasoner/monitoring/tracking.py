@@ -40,15 +40,15 @@ def preflight_trackers(configured: Configured, kinds: Mapping[str, TrackerKind])
     Raises:
         UserError: its library or what it needs is not there; the message says what to install or set.
     """
-    said = {}
+    lines = {}
     for name, options in configured.items():
         try:
-            said[name] = kinds[name].preflight(kinds[name].options.model_validate(dict(options)))
+            lines[name] = kinds[name].preflight(kinds[name].options.model_validate(dict(options)))
         except (UserError, MissingDependencyError) as error:
             raise UserError(f"tracker {name!r} cannot work here: {error}") from error
         except Exception as error:
             raise UserError(f"tracker {name!r}: preflight failed: {type(error).__name__}: {error}") from error
-    return said
+    return lines
 
 
 class Trackers:
@@ -98,6 +98,6 @@ class Trackers:
 
     def _give_up(self, name: str, error: Exception) -> None:
         self._report(
-            f"tracker {name} failed and gets no further figures: {type(error).__name__}: {error}. The run goes on; "
+            f"tracker {name} failed and gets no further figures: {type(error).__name__}: {error}. The run continues; "
             "metrics.jsonl has everything."
         )

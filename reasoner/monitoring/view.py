@@ -54,7 +54,7 @@ class View(Protocol):
         ...
 
     def resumed(self, history: Sequence[Mapping[str, float]], evaluations: Sequence[Evaluation], steps: int) -> None:
-        """The run goes on after the steps with these metrics, of `steps` in all, and after these evaluations."""
+        """The run is resumed after the steps with these metrics, of `steps` in all, and after these evaluations."""
         ...
 
     def message(self, text: str) -> None:

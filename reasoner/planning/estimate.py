@@ -86,9 +86,9 @@ class RunEstimate:
     @property
     def cached_sequences(self) -> float:
         """Sequences of full length that vLLM's KV cache holds."""
-        each = longest_sequence(self.config) * cache_token_bytes(self.config, self.model)
-        found = cache_bytes(self.config, self.model, self.machine, self.engine)
-        return found / each if each else math.inf
+        per_sequence = longest_sequence(self.config) * cache_token_bytes(self.config, self.model)
+        cache = cache_bytes(self.config, self.model, self.machine, self.engine)
+        return cache / per_sequence if per_sequence else math.inf
 
     @property
     def micro_batches(self) -> int:
@@ -176,7 +176,7 @@ class RunEstimate:
 
     def _without_needless(self, taken: list[Changes]) -> Changes:
         for step in list(taken):
-            fewer = [each for each in taken if each is not step]
+            fewer = [change for change in taken if change is not step]
             other = self.changed(_merged(fewer))
             if other and not other.excess:
                 taken = fewer
@@ -191,8 +191,8 @@ class RunEstimate:
             )
         if not self.advice:
             return "Nothing must change."
-        found = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.advice.items())
-        return f"Set {found} (docs/scaling.md)."
+        settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.advice.items())
+        return f"Set {settings} (docs/scaling.md)."
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -219,8 +219,8 @@ class RunEstimate:
     @property
     def facts(self) -> dict[str, str]:
         """What the start of a run says."""
-        found = {"memory": describe_memory(self.needs, self.machine.free), "longest context": self.described_context}
-        return found | ({"hand-over": self.described_handover} if self.described_handover else {})
+        facts = {"memory": describe_memory(self.needs, self.machine.free), "longest context": self.described_context}
+        return facts | ({"hand-over": self.described_handover} if self.described_handover else {})
 
     @property
     def described_handover(self) -> str:
@@ -253,7 +253,7 @@ def find_estimate(config: Config, machine: Machine, engine: str) -> RunEstimate:
 
 
 def _merged(changes: Sequence[Changes]) -> Changes:
-    return {key: value for each in changes for key, value in each.items()}
+    return {key: value for change in changes for key, value in change.items()}
 
 
 def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:
@@ -295,8 +295,8 @@ def _cache_sizes(estimate: RunEstimate) -> list[Changes]:
     if machine.device == "cpu":
         least = math.ceil(100 * one / GIB) / 100
         sizes = [config.sampling.kv_cache_gib / 2**shift for shift in range(1, 8)]
-        found = [size for size in sizes if size > least] if estimate.cached_sequences >= 1 else []
-        return [{"sampling.kv_cache_gib": size} for size in [*found, max(0.01, least)]]
+        larger = [size for size in sizes if size > least] if estimate.cached_sequences >= 1 else []
+        return [{"sampling.kv_cache_gib": size} for size in [*larger, max(0.01, least)]]
     fixed = sum(sampler_bytes(config, estimate.model, "vllm", "cuda").values()) + VLLM_BYTES["cuda"] + one
     smallest = math.ceil(100 * fixed / machine.gpu_bytes)
     now = math.ceil(100 * config.sampling.memory_share)

@@ -26,14 +26,14 @@ def refuse_impossible(estimate: RunEstimate, nodes: int = 1) -> None:
         UserError: all that was found, a line each.
     """
     config, model, machine = estimate.config, estimate.model, estimate.machine
-    found = [
+    reasons = [
         *_model_obstacles(config, model),
         *_sampler_obstacles(config, model),
         *_rank_obstacles(config, machine, nodes),
         *_gpu_obstacles(config, machine),
     ]
-    if found:
-        raise UserError("this run cannot work: " + "\n  ".join(found))
+    if reasons:
+        raise UserError("this run cannot work: " + "\n  ".join(reasons))
 
 
 def _model_obstacles(config: Config, model: ModelSize) -> Iterator[str]:

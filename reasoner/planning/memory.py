@@ -83,7 +83,9 @@ class Need:
 
     def times(self, ranks: int) -> Need:
         """What so many ranks need."""
-        certain, likely = ({name: ranks * size for name, size in each.items()} for each in (self.certain, self.likely))
+        certain, likely = (
+            {name: ranks * size for name, size in sizes.items()} for sizes in (self.certain, self.likely)
+        )
         return replace(self, certain=certain, likely=likely)
 
     def beside(self, certain: Mapping[str, float], likely: Mapping[str, float]) -> Need:
@@ -146,7 +148,7 @@ def _on_cpu(
     config: Config, model: ModelSize, machine: Machine, engine: str, learner: LearnerMemory, forward: Parts
 ) -> Iterator[Need]:
     """One memory holds everything all the time, and gets back only part of what was freed."""
-    here = machine.ranks(config.run.ranks)
+    ranks = machine.ranks(config.run.ranks)
     sampler, cache = sampler_bytes(config, model, engine, "cpu"), {}
     processes = {"processes": PROCESS}
     if engine == "vllm":
@@ -155,12 +157,12 @@ def _on_cpu(
     held = {**learner.held, **learner.offloaded, **sampler, **cache}
     if engine:
         drawn = {"KV cache": hf_cache_bytes(config, model, "cpu")} if engine == "hf" else {}
-        yield Need("memory", "while sampling", held, drawn | processes).times(here)
+        yield Need("memory", "while sampling", held, drawn | processes).times(ranks)
     if forward:
-        yield Need("memory", "in the update", {**held, **learner.gradients}, forward | processes).times(here)
+        yield Need("memory", "in the update", {**held, **learner.gradients}, forward | processes).times(ranks)
     if forward and engine:
         kept = {"kept": sum(learner.gradients.values()) + forward["activations"]}
-        need = Need("memory", "at the hand-over", held, kept | processes).times(here)
+        need = Need("memory", "at the hand-over", held, kept | processes).times(ranks)
         copied = config.learner == "deepspeed" or config.lora is not None or config.model.dtype == "bfloat16"
         yield need.beside(*_published(config, model, engine, "cpu", copied=copied))
 
@@ -169,7 +171,7 @@ def _on_gpu(
     config: Config, model: ModelSize, machine: Machine, engine: str, learner: LearnerMemory, forward: Parts
 ) -> Iterator[Need]:
     """Every rank has a GPU of its own, and all ranks of a node its memory."""
-    here = machine.ranks(config.run.ranks)
+    ranks = machine.ranks(config.run.ranks)
     sampler, processes = sampler_bytes(config, model, engine, "cuda"), {"processes": PROCESS}
     contexts = {"CUDA contexts": CONTEXT * (2 if engine == "vllm" else 1)}
     drawing, cache = dict(sampler), {}
@@ -183,11 +185,11 @@ def _on_gpu(
     if forward:
         awake = drawing if config.sampling.ahead else {}
         yield Need("GPU memory", "in the update", {**learner.held, **learner.gradients, **awake}, forward | contexts)
-        yield Need("memory", "in the update", {**learner.offloaded, **sampler}, processes).times(here)  # asleep
+        yield Need("memory", "in the update", {**learner.offloaded, **sampler}, processes).times(ranks)  # asleep
     else:
-        yield Need("memory", "while sampling", {}, processes).times(here)
+        yield Need("memory", "while sampling", {}, processes).times(ranks)
     if forward and engine:
-        handing = Need("memory", "at the hand-over", learner.offloaded, processes).times(here)
+        handing = Need("memory", "at the hand-over", learner.offloaded, processes).times(ranks)
         yield handing.beside(*_published(config, model, engine, "cuda", copied=True))
 
 
@@ -405,7 +407,7 @@ def _problems_of_rank(config: Config) -> int:
     return -(-config.learning.problems_per_step // config.run.ranks)
 
 
-def check_memory(found: Iterable[Need], free: Mapping[str, float], advice: str = ADVICE) -> tuple[str, ...]:
+def check_memory(needs: Iterable[Need], free: Mapping[str, float], advice: str = ADVICE) -> tuple[str, ...]:
     """Warnings of what will be tight.
 
     Args:
@@ -416,24 +418,24 @@ def check_memory(found: Iterable[Need], free: Mapping[str, float], advice: str =
         UserError: what is certain to be needed is not there.
     """
     warnings = []
-    for need in found:
-        there = free.get(need.where, float("inf"))
-        if need.least > there:
+    for need in needs:
+        available = free.get(need.where, float("inf"))
+        if need.least > available:
             raise UserError(
                 f"this run cannot work here: {need.when} it needs at least {need.least / GIB:.1f} GiB of {need.where} "
-                f"({need.parts}), and {there / GIB:.1f} GiB are free. {advice}"
+                f"({need.parts}), and {available / GIB:.1f} GiB are free. {advice}"
             )
-        if need.total > TIGHT * there:
+        if need.total > TIGHT * available:
             warnings.append(
                 f"{need.where} will be tight {need.when}: about {need.total / GIB:.1f} GiB ({need.parts}), "
-                f"{there / GIB:.1f} GiB are free. {advice}"
+                f"{available / GIB:.1f} GiB are free. {advice}"
             )
     return tuple(warnings)
 
 
-def describe_memory(found: Iterable[Need], free: Mapping[str, float]) -> str:
+def describe_memory(needs: Iterable[Need], free: Mapping[str, float]) -> str:
     """The numbers in one line: of the moment at which most of the memory is taken, for each."""
-    most = {need.where: need for need in sorted(found, key=lambda need: need.total)}
+    most = {need.where: need for need in sorted(needs, key=lambda need: need.total)}
     parts = [
         f"about {n.total / GIB:.1f} of {free[n.where] / GIB:.1f} GiB {n.where} {n.when} ({n.parts})"
         for n in most.values()

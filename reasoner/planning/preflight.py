@@ -20,8 +20,8 @@ def preflight(rewards: Sequence[RewardConfig], manager: pluggy.PluginManager) ->
         UserError: a source cannot work here; the message says what to install or set.
     """
     sources = reward_sources(manager)
-    said = {reward.source: sources[reward.source].ready(reward.options) for reward in rewards}
-    return {source: line for source, line in said.items() if line}
+    lines = {reward.source: sources[reward.source].ready(reward.options) for reward in rewards}
+    return {source: line for source, line in lines.items() if line}
 
 
 def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
@@ -35,14 +35,14 @@ def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
         UserError: as `preflight`.
     """
     config = resolved.config
-    said: dict[str, str] = {}
+    lines: dict[str, str] = {}
     if config.has_sampler or not training:
-        said |= {f"reward {source}": line for source, line in preflight(config.rewards, resolved.manager).items()}
+        lines |= {f"reward {source}": line for source, line in preflight(config.rewards, resolved.manager).items()}
         if config.sampling.mode == "server":
             from reasoner.sampling.server.compatibility import preflight_servers
 
-            said["servers"] = preflight_servers(config, resolved.typed)
+            lines["servers"] = preflight_servers(config, resolved.typed)
     if training:
-        found = preflight_trackers(config.trackers, trackers(resolved.manager))
-        said |= {f"tracker {name}": line for name, line in found.items()}
-    return replace(resolved, preflights=said)
+        tracked = preflight_trackers(config.trackers, trackers(resolved.manager))
+        lines |= {f"tracker {name}": line for name, line in tracked.items()}
+    return replace(resolved, preflights=lines)

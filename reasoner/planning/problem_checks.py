@@ -32,7 +32,7 @@ class ProblemChecks:
     """What became of trying some problems."""
 
     kinds: Counter[str]
-    """number of problems by what the source said"""
+    """Number of problems by the verdict of the source."""
     refused: tuple[tuple[str, str], ...]
     """problems that it cannot judge, and why"""
     problems: int
@@ -81,12 +81,12 @@ def check_problems(
             ) from error
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        said = []
+        answers = []
         for done, (problem, result) in enumerate(zip(problems, pool.map(tried, problems), strict=True), 1):
-            said += [(problem.id, *result)] if result is not None else []
+            answers += [(problem.id, *result)] if result is not None else []
             progress(done)
-    refused = tuple((id_, why) for id_, _, why in said if why)
-    return ProblemChecks(Counter(kind for _, kind, why in said if not why), refused, len(problems))
+    refused = tuple((id_, why) for id_, _, why in answers if why)
+    return ProblemChecks(Counter(kind for _, kind, why in answers if not why), refused, len(problems))
 
 
 def check_sample(source: RewardSource, options: Mapping[str, Any], problems: Sequence[Problem], seed: int) -> str:

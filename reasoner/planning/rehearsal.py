@@ -116,8 +116,8 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
 
 def _folder(model: str) -> Path | None:
     """Where the model's settings are, as far as they are here."""
-    found = local_file(model, "generation_config.json") or local_file(model, "config.json")
-    return found.parent if found else None
+    file = local_file(model, "generation_config.json") or local_file(model, "config.json")
+    return file.parent if file else None
 
 
 def _lengths(rendered: SourcesRendered) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Resources:
     held_out: Sequence[Prompt]
     train: Sequence[Prompt]
     problems: Stream[Problem] | None
-    """of `train` by step; None: no term reads fresh groups"""
+    """The order of `train` by step; None: no term reads online groups."""
     offline: Mapping[Source, OfflineData]
     streams: Mapping[Source, Stream[ScoredGroup]]
     """the groups of `offline` by step"""
@@ -131,7 +131,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
         checks = check_problems_of(config, manager, data.splits)
     facts = {**describe_plan(resolved, data.splits, decisions, training=training), **checks}
     facts |= references_of(config, manager, data.splits)
-    facts |= {f"data.{source}": describe_offline(config, source, found) for source, found in data.offline.items()}
+    facts |= {f"data.{source}": describe_offline(config, source, offline) for source, offline in data.offline.items()}
     facts |= {"hub": offline_fact()} if offline_fact() else {}
     facts |= renderer.facts()
     if engine:
@@ -160,7 +160,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
         train=data.train,
         problems=_problems(config, data.train) if training and config.online else None,
         offline=data.offline,
-        streams={source: _stream(config, source, found) for source, found in data.offline.items()},
+        streams={source: _stream(config, source, offline) for source, offline in data.offline.items()},
         turn_end=renderer.turn_end(),
     )
 

@@ -71,8 +71,8 @@ class SourcesRead:
             report.keep(section, count)
         seed, share = config.run.seed, config.data.holdout
         data = {source: render_offline(rows, renderer, seed, share, report) for source, rows in self.offline.items()}
-        # What is held out of offline data is not trained on with fresh responses either.
-        asked = [problem_of(scored) for found in data.values() for scored in found.held_out]
+        # What is held out of offline data is not trained on with online responses either.
+        asked = [problem_of(scored) for offline in data.values() for scored in offline.held_out]
         examples = example_turns(config.prompt)
         fresh, notes = keep_apart(train, lambda prompt: prompt.problem, asked, "data.train", "drop", examples)
         evaluated = tuple(prompt.problem for prompt in held_out)
@@ -112,7 +112,7 @@ def read_sources(config: Config, manager: pluggy.PluginManager, report: RowRepor
 def answers_needed(config: Config, manager: pluggy.PluginManager) -> bool:
     """Whether a reward source of the task compares with reference answers."""
     sources = plugins.reward_sources(manager)
-    return not config.rewards or any(sources[each.source].compares(each.options) for each in config.rewards)
+    return not config.rewards or any(sources[reward.source].compares(reward.options) for reward in config.rewards)
 
 
 def check_problems_of(config: Config, manager: pluggy.PluginManager, splits: Splits) -> dict[str, str]:
@@ -122,11 +122,11 @@ def check_problems_of(config: Config, manager: pluggy.PluginManager, splits: Spl
         UserError: a source cannot judge one of them as it should.
     """
     sources, problems = plugins.reward_sources(manager), [*splits.train, *splits.eval]
-    said = {
+    answers = {
         reward.source: check_sample(sources[reward.source], reward.options, problems, config.run.seed)
         for reward in config.rewards
     }
-    return {f"problems of {source}": words for source, words in said.items() if words}
+    return {f"problems of {source}": words for source, words in answers.items() if words}
 
 
 def references_of(config: Config, manager: pluggy.PluginManager, splits: Splits) -> dict[str, str]:
@@ -154,8 +154,8 @@ def response_end(config: Config, tokenizer: Any, renderer: Renderer, folder: Pat
         all_end_tokens(own, params)
     except SamplerError as error:
         raise UserError(f"model.path = {config.model.path!r}: {error}") from None
-    said = renderer.end_of_turn_fact(own)
-    return f"before {list(config.sampling.stop)} (sampling.stop), and {said}" if config.sampling.stop else said
+    fact = renderer.end_of_turn_fact(own)
+    return f"before {list(config.sampling.stop)} (sampling.stop), and {fact}" if config.sampling.stop else fact
 
 
 def _apart(
@@ -164,12 +164,12 @@ def _apart(
     """What is trained on of every source, without what is evaluated on: evaluation problems, and what is held out of
     this or another source."""
     apart: dict[Source, OfflineData] = {}
-    for source, found in data.items():
+    for source, offline in data.items():
         wanted: OfflineConfig = getattr(config.data, source)
         # Problems that were held out were chosen here, and are no mistake of the data.
         policy = overlap_policy(config.data, wanted) if config.data.holdout is None else "drop"
         groups, notes = keep_apart(
-            found.groups, problem_of, evaluated, f"data.{source}", policy, example_turns(config.prompt)
+            offline.groups, problem_of, evaluated, f"data.{source}", policy, example_turns(config.prompt)
         )
-        apart[source] = replace(found, groups=groups, notes=(*found.notes, *notes))
+        apart[source] = replace(offline, groups=groups, notes=(*offline.notes, *notes))
     return apart

@@ -54,9 +54,9 @@ def _differences(policy: Vocabulary, teacher: Vocabulary) -> Iterator[str]:
     for token, number in sorted(others.items(), key=lambda item: item[1]):
         if token not in own:
             yield f"the token {token!r}, number {number} of the teacher, is not there for the policy"
-    ours, theirs = policy.special_tokens_map, teacher.special_tokens_map
-    for name in dict.fromkeys([*ours, *theirs]):
-        spelled = _spelled(ours.get(name)), _spelled(theirs.get(name))
+    of_policy, of_teacher = policy.special_tokens_map, teacher.special_tokens_map
+    for name in dict.fromkeys([*of_policy, *of_teacher]):
+        spelled = _spelled(of_policy.get(name)), _spelled(of_teacher.get(name))
         if spelled[0] != spelled[1]:
             yield f"{name} is {spelled[0]} for the policy and {spelled[1]} for the teacher"
 

@@ -1,7 +1,7 @@
 """Finds plugins and calls their hooks: the only module that does.
 
 A plugin that the user named (`--plugin`, `plugins = [...]`) must work. An installed distribution that does not is set
-aside: commands that need nothing of it go on, and asking for a name that is nowhere registered says what is broken.
+aside: commands that do not need it continue, and an error about a name that is not registered says what is broken.
 """
 
 from __future__ import annotations
@@ -189,13 +189,13 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
     made = _results(manager, "register_generators", generators_of)
     methods = _results(manager, "register_algorithms", algorithms_of)
     followers = _results(manager, "register_trackers", trackers_of)
-    found = []
+    registered = []
     for origin, plugin in manager.list_name_plugin():
         if isinstance(plugin, Broken):
-            found.append(Registration(origin, "", error=str(plugin.error)))
+            registered.append(Registration(origin, "", error=str(plugin.error)))
             continue
         own = methods.get(origin, Algorithms())
-        found.append(
+        registered.append(
             Registration(
                 origin,
                 str(getattr(plugin, "__file__", "")),
@@ -210,7 +210,7 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
                 trackers=tuple(followers.get(origin, ())),
             )
         )
-    return found
+    return registered
 
 
 def broken(manager: pluggy.PluginManager) -> list[PluginError]:

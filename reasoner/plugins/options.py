@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from reasoner.errors import ConfigError, nearest
 
 
-def check_options(owner: str, model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(owner: str, model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
     """The complete options, defaults filled in.
 
     Args:
@@ -19,14 +19,14 @@ def check_options(owner: str, model: type[BaseModel], given: Mapping[str, Any]) 
     Raises:
         ConfigError: an unknown option or a value of the wrong type.
     """
-    for key in given:
+    for key in options:
         if key not in model.model_fields:
             allowed = sorted(model.model_fields)
             raise ConfigError(
                 f"{owner} has no option {key!r}.{nearest(key, allowed)} It has: {', '.join(allowed) or 'none'}."
             )
     try:
-        return model.model_validate(dict(given)).model_dump()
+        return model.model_validate(dict(options)).model_dump()
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -105,13 +105,13 @@ class RewardSource:
         needs = self.needs_answer
         return needs if isinstance(needs, bool) else needs(self.options.model_validate(self.check_options(options)))
 
-    def check_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The complete options, defaults filled in.
 
         Raises:
             ConfigError: an unknown option or a value of the wrong type.
         """
-        return check_options(f"reward source {self.name!r}", self.options, given)
+        return check_options(f"reward source {self.name!r}", self.options, options)
 
 
 @overload

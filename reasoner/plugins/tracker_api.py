@@ -12,20 +12,21 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """What a tracker learns when a run starts, or goes on after a resume."""
+    """What a tracker is told when a run starts or is resumed."""
 
     folder: Path
-    """of the run; its name is the run's, also after a resume"""
+    """The run folder; its name is that of the run, also after a resume."""
     task: str
-    """name of the task"""
+    """The name of the task."""
     settings: Mapping[str, Any]
-    """the complete configuration, nested, without secrets"""
+    """The complete configuration, nested, without secrets."""
     first_step: int
-    """1, or the step that a resumed run begins with: those from there on are told again"""
+    """The first step of this start: 1, or the step at which a resumed run begins. The tracker is told of all steps from
+    there on, some of them again."""
 
 
 class Tracker(Protocol):
-    """Follows one run. One that raises is reported once and told nothing more; it costs the run nothing."""
+    """Follows one run. A tracker that raises is reported once and called no more; the run continues."""
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step was committed; `metrics` is its line of metrics.jsonl (docs/metrics.md)."""
@@ -45,11 +46,11 @@ class TrackerKind:
     """A tracker that `[trackers.NAME]` can name."""
 
     title: str
-    """one line that says where figures go"""
+    """One line that says where the metrics go."""
     options: type[BaseModel]
-    """what `[trackers.NAME]` may hold"""
+    """The options that `[trackers.NAME]` may hold."""
     preflight: Callable[[Any], str]
-    """takes the options in the main process before anything is loaded and returns one line for the run's plan; raises
-    `UserError` or `MissingDependencyError` with what to install or set"""
+    """Called with the options in the main process before anything is loaded; returns one line for the run's plan, or
+    raises `UserError` or `MissingDependencyError` with what to install or set."""
     open: Callable[[TrackedRun, Any], Tracker]
-    """takes the run and the options; called once the run folder is there"""
+    """Called with the run and the options when the run folder exists."""

@@ -38,8 +38,8 @@ def remove_abandoned_runs() -> None:
         elif process and process.stopped and _watches_nothing(pid):
             _log.warning("continuing the watchdog of a killed run, which was stopped: process %s", pid)
             parent_watchdog.send_signal((pid, process.start), signal.SIGCONT)
-    for marker, found in gone.items():
-        _log.warning("ending what a killed run left behind: %s", ", ".join(found))
+    for marker, processes in gone.items():
+        _log.warning("ending what a killed run left behind: %s", ", ".join(processes))
         if left := parent_watchdog.end_processes(_VARIABLE + marker):
             _log.warning("these could not be ended: %s", ", ".join(left))
     for place in scratch_places():
@@ -64,7 +64,7 @@ def _around() -> Iterator[str]:
 
 def _mark_of(pid: int) -> str:
     """The mark that a process was started with; empty: none."""
-    variables = (each for each in parent_watchdog.environment(pid) if each.startswith(_VARIABLE.encode()))
+    variables = (variable for variable in parent_watchdog.environment(pid) if variable.startswith(_VARIABLE.encode()))
     return next(variables, b"").decode(errors="replace").removeprefix(_VARIABLE)
 
 

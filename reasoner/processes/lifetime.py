@@ -42,8 +42,8 @@ def interruptible() -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
+        for signal_ in numbers:
+            signal.signal(signal_, signal.SIG_IGN)
         raise Interrupted(number)
 
     before = [signal.signal(number, interrupt) for number in numbers]

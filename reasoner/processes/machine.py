@@ -60,10 +60,10 @@ def planned_machine(gpu_gib: float, gpus: int) -> Machine:
 
 def free_memory(device: str) -> dict[str, float]:
     """Bytes that are free now, by `Need.where`: of the machine or of this container, whichever is less."""
-    there = psutil.virtual_memory().available + psutil.swap_memory().free
+    available = psutil.virtual_memory().available + psutil.swap_memory().free
     own = Path("/proc/self/cgroup")
     container = _container_free(Path("/sys/fs/cgroup"), own.read_text()) if own.exists() else ()
-    free = {"memory": float(min([there, *container]))}
+    free = {"memory": float(min([available, *container]))}
     if device == "cuda":
         import torch
 

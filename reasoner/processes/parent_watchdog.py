@@ -98,16 +98,16 @@ def end_processes(marker: str, seen: Iterable[Identity] = ()) -> list[str]:
         table = processes() if known else {}
         left = _alive(known, table)
         left |= _without_watchdogs(_below({pid for pid, _ in left}, table) - left)
-        for each in left:
-            send_signal(each, signal.SIGKILL)
-        for each in marked(marker):  # slow on a large machine: every environment is read
-            if each not in left:
-                send_signal(each, signal.SIGKILL)
-                left.add(each)
+        for identity in left:
+            send_signal(identity, signal.SIGKILL)
+        for identity in marked(marker):  # slow on a large machine: every environment is read
+            if identity not in left:
+                send_signal(identity, signal.SIGKILL)
+                left.add(identity)
         if not left:
             return []
         if patience.is_over(died=bool(known - left)):
-            return sorted(f"{pid} ({found.name})" for pid, _ in left if (found := look_at(pid)))
+            return sorted(f"{pid} ({process.name})" for pid, _ in left if (process := look_at(pid)))
         known = left
         time.sleep(0.02)
 
@@ -123,8 +123,8 @@ def marked(marker: str) -> Iterator[Identity]:
     """All living processes but this one with `marker` (`NAME=value`) in their environment, each as it is found."""
     wanted = marker.encode()
     for pid in _ids():
-        if wanted in environment(pid) and (found := look_at(pid)) and not found.dead:
-            yield pid, found.start
+        if wanted in environment(pid) and (process := look_at(pid)) and not process.dead:
+            yield pid, process.start
 
 
 def environment(pid: int) -> list[bytes]:
@@ -139,7 +139,7 @@ def command(pid: int) -> list[str]:
 
 def processes() -> dict[int, Process]:
     """All processes but this one."""
-    return {pid: found for pid in _ids() if (found := look_at(pid))}
+    return {pid: process for pid in _ids() if (process := look_at(pid))}
 
 
 def look_at(pid: int) -> Process | None:
@@ -166,7 +166,7 @@ def _alive(identities: Iterable[Identity], table: Mapping[int, Process]) -> set[
     return {
         (pid, start)
         for pid, start in identities
-        if (found := table.get(pid)) and found.start == start and not found.dead
+        if (process := table.get(pid)) and process.start == start and not process.dead
     }
 
 
@@ -175,13 +175,13 @@ def _below(roots: Iterable[int], table: Mapping[int, Process]) -> set[Identity]:
     children: dict[int, list[int]] = {}
     for pid, process in table.items():
         children.setdefault(process.parent, []).append(pid)
-    found: set[Identity] = set()
+    below: set[Identity] = set()
     queue = list(roots)
     while queue:
         for child in children.pop(queue.pop(), ()):
             queue.append(child)
-            found.add((child, table[child].start))
-    return _alive(found, table)
+            below.add((child, table[child].start))
+    return _alive(below, table)
 
 
 def _without_watchdogs(identities: Iterable[Identity]) -> set[Identity]:

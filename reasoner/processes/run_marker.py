@@ -31,12 +31,12 @@ def is_gone(marker: str) -> bool:
     What cannot be seen from here counts as alive: a mark of another form, another process namespace (a container that
     shares a folder with this one), and a process whose entry in /proc is hidden from this user.
     """
-    found = _FORM.fullmatch(marker)
-    if found is None or int(found["namespace"]) != _process_namespace():
+    match = _FORM.fullmatch(marker)
+    if match is None or int(match["namespace"]) != _process_namespace():
         return False
-    pid = int(found["pid"])
+    pid = int(match["pid"])
     if main := parent_watchdog.look_at(pid):
-        return main.start != found["start"] or main.dead
+        return main.start != match["start"] or main.dead
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

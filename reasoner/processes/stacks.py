@@ -67,8 +67,8 @@ def where_they_stood(files: Sequence[tuple[int, Path]]) -> str:
     Args:
         files: rank and file of each; those that are not there are left out.
     """
-    found = [f"rank {rank}:\n{_innermost(text)}" for rank, file in files if (text := _read(file))]
-    return "\n".join(["Where the ranks stood when they were ended, innermost first:", *found]) if found else ""
+    stacks = [f"rank {rank}:\n{_innermost(text)}" for rank, file in files if (text := _read(file))]
+    return "\n".join(["Where the ranks stood when they were ended, innermost first:", *stacks]) if stacks else ""
 
 
 def _innermost(text: str) -> str:

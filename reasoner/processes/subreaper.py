@@ -49,12 +49,12 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
 
 def children(pid: int) -> set[int]:
     """Direct children, dead ones that were not waited for included; empty when there is no such process."""
-    found: set[int] = set()
+    pids: set[int] = set()
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 (a Path per thread is too slow against a fork bomb)
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as listing:  # noqa: PTH123
-                found.update(map(int, listing.read().split()))
-    return found
+                pids.update(map(int, listing.read().split()))
+    return pids
 
 
 def kill(pid: int) -> None:
@@ -135,7 +135,7 @@ def has_children() -> bool:
 
 
 def _named(pids: Iterable[int]) -> list[str]:
-    return [f"{pid} ({found.name if (found := look_at(pid)) else 'gone'})" for pid in sorted(pids)]
+    return [f"{pid} ({process.name if (process := look_at(pid)) else 'gone'})" for pid in sorted(pids)]
 
 
 def _prctl(option: int, value: int) -> None:

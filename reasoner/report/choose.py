@@ -35,12 +35,11 @@ class ChosenGroup:
 
 
 def rollout_files(folder: Path, steps: int) -> tuple[list[RolloutFile], list[str]]:
-    """A run's rollout files in order, and what has to be said about them.
+    """A run's rollout files in order, and notes on those that were left out.
 
     Args:
         folder: the run folder.
-        steps: committed steps; a file of a later one belongs to no committed step.
-    """
+        steps: committed steps; a file of a later one belongs to no committed step."""
     named = sorted(
         (int(match["step"]), match["kind"] == "step", path)
         for path in (folder / "rollouts").glob("*.parquet")

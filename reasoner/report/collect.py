@@ -39,7 +39,7 @@ class RunReport:
     verdicts: tuple[str, ...]
     """what it achieved, in sentences"""
     gate: tuple[str, ...]
-    """what was found before training on a few training problems, in sentences"""
+    """The result of the check on a few training problems before training, in sentences."""
     examples: tuple[Example, ...]
     """responses before and after training"""
     alerts: tuple[str, ...]
@@ -103,7 +103,7 @@ def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda te
 
 
 def _examples(run: SavedRun) -> tuple[tuple[Example, ...], list[str]]:
-    """Responses of the first evaluation and of the last, and what has to be said about them."""
+    """Responses of the first evaluation and of the last, and notes on those that are missing."""
     steps = [evaluated.step for evaluated in run.evaluations]
     if run.criterion is None or not run.trains or len(steps) < 2:
         return (), []

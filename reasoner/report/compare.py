@@ -153,7 +153,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         for name, inner in value.items():
             yield from _flat(f"{prefix}.{name}" if prefix else name, inner)
     elif prefix == "rewards":
-        for each in value:
-            yield from _flat(f"rewards.{each['source']}", {k: v for k, v in each.items() if k != "source"})
+        for item in value:
+            yield from _flat(f"rewards.{item['source']}", {k: v for k, v in item.items() if k != "source"})
     else:
         yield prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -208,7 +208,8 @@ The template of the prompt that it was trained with, the system message and the 
 
 
 def _evaluation(run: SavedRun, step: int) -> Iterator[str]:
-    """Of the step's weights, or of the last ones before it that were evaluated, which is said."""
+    """The evaluation of the step's weights, or of the last ones before it that were evaluated, with a sentence that
+    says so."""
     made = [evaluated for evaluated in run.evaluations if evaluated.step <= step]
     if not made:
         yield "The run made none."

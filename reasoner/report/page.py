@@ -154,13 +154,13 @@ def _figures(comparison: EvaluationComparison) -> list[dict[str, Any]]:
             "tone": row.tone,
             "before": _apart(_estimated(row.before)),
             "after": _apart(_estimated(row.after)),
-            "change": _apart(interval(found.change, found.low, found.high, found.unit, signed=True)),
-            "drawing": Markup(svg.change(found, reach[found.unit == "tokens"])),
-            "moved": f"{found.rose} / {found.problems - found.rose - found.fell} / {found.fell}",
-            "p": p_value(found.p),
+            "change": _apart(interval(change.change, change.low, change.high, change.unit, signed=True)),
+            "drawing": Markup(svg.change(change, reach[change.unit == "tokens"])),
+            "moved": f"{change.rose} / {change.problems - change.rose - change.fell} / {change.fell}",
+            "p": p_value(change.p),
         }
         for row in comparison.rows
-        for found in [row.difference]
+        for change in [row.difference]
     ]
 
 

@@ -106,7 +106,10 @@ def evaluation_panels(runs: Sequence[SavedRun]) -> list[Panel]:
         curves = [_evaluated(run.name, colour, run.evaluations, name) for colour, run in enumerate(runs)]
         if any(len(curve.steps) > 2 for curve in curves):
             unit = next(
-                found.unit for run in runs for at in run.evaluations if (found := at.evaluation.find(name)) is not None
+                estimate.unit
+                for run in runs
+                for at in run.evaluations
+                if (estimate := at.evaluation.find(name)) is not None
             )
             title = f"Evaluation: {figure(name)}"
             made.append(Panel("", title, unit, tuple(curve for curve in curves if curve.steps)))
@@ -150,14 +153,14 @@ def _curve(text: str, colour: int, run: SavedRun, spread: Spread, name: str) -> 
 
 
 def _evaluated(text: str, colour: int, evaluations: Sequence[Evaluated], name: str) -> Series:
-    found = [(at.step, estimate) for at in evaluations if (estimate := at.evaluation.find(name)) is not None]
+    points = [(at.step, estimate) for at in evaluations if (estimate := at.evaluation.find(name)) is not None]
     return Series(
         text,
         colour,
-        steps=tuple(float(step) for step, _ in found),
-        values=tuple(estimate.value for _, estimate in found),
-        low=tuple(math.nan if estimate.low is None else estimate.low for _, estimate in found),
-        high=tuple(math.nan if estimate.high is None else estimate.high for _, estimate in found),
+        steps=tuple(float(step) for step, _ in points),
+        values=tuple(estimate.value for _, estimate in points),
+        low=tuple(math.nan if estimate.low is None else estimate.low for _, estimate in points),
+        high=tuple(math.nan if estimate.high is None else estimate.high for _, estimate in points),
     )
 
 

@@ -35,17 +35,17 @@ class Browsable:
 
     def add(self, run: int, chosen: Sequence[ChosenGroup], pieces: Pieces | None) -> None:
         """Read and add the chosen groups of a run; a file that cannot be read is noted."""
-        for path, some in groupby(chosen, key=lambda each: each.file.path):
-            of_file = list(some)
-            rows = [each.group.first + n for each in of_file for n in range(each.group.responses)]
+        for path, chosen_groups in groupby(chosen, key=lambda part: part.file.path):
+            of_file = list(chosen_groups)
+            rows = [part.group.first + n for part in of_file for n in range(part.group.responses)]
             try:
                 rollouts = iter(read_parquet(path, Rollout, rows))
             except DataError as error:
                 self.notes.append(f"{error}; its responses are left out.")
                 continue
-            for each in of_file:
-                group = [next(rollouts) for _ in range(each.group.responses)]
-                self.groups.append(self._group(run, each, group, pieces))
+            for part in of_file:
+                group = [next(rollouts) for _ in range(part.group.responses)]
+                self.groups.append(self._group(run, part, group, pieces))
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Browsable:
             "finish": response.finish_reason,
             "version": response.policy_version,
             "tokens": len(response.token_ids),
-            "components": {self._source(each.source): _component(each) for each in rollout.components},
+            "components": {self._source(component.source): _component(component) for component in rollout.components},
             **_text(response, pieces),
             "logprobs": [_hundredths(logprob) for logprob in response.sampler_logprobs],
             "weights": None if rollout.weights is None else _packed(rollout.weights),

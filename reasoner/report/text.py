@@ -107,11 +107,11 @@ def comparison_text(comparison: EvaluationComparison) -> str:
             short(row.name),
             interval(row.before.value, row.before.low, row.before.high, row.before.unit),
             interval(row.after.value, row.after.low, row.after.high, row.after.unit),
-            interval(found.change, found.low, found.high, found.unit, signed=True),
-            p_value(found.p),
+            interval(difference.change, difference.low, difference.high, difference.unit, signed=True),
+            p_value(difference.p),
         )
         for row in comparison.rows
-        for found in [row.difference]
+        for difference in [row.difference]
     ]
     head = ("", escaped(comparison.before), escaped(comparison.after), "change [95% interval]", "p")
     note = f"\n\n{escaped(comparison.note)}" if comparison.note else ""

@@ -63,14 +63,16 @@ def tiles(report: RunReport) -> list[Tile]:
 
 def overview(report: ReportData) -> Overview:
     """The runs with accuracy, reward and length of their last evaluation."""
-    last = [each.run.evaluations[-1].evaluation if each.run.evaluations else None for each in report.runs]
-    there = dict.fromkeys(estimate.name for found in last if found for estimate in found.estimates)
-    names = [name for name in there if name.startswith("avg@")]
-    names += [name for name in ("reward", "length") if name in there]
-    names += [name for name in there if is_held_out(name) and name.endswith(("/loss", "/accuracy"))]
+    evaluations = [each.run.evaluations[-1].evaluation if each.run.evaluations else None for each in report.runs]
+    measured = dict.fromkeys(
+        estimate.name for evaluation in evaluations if evaluation for estimate in evaluation.estimates
+    )
+    names = [name for name in measured if name.startswith("avg@")]
+    names += [name for name in ("reward", "length") if name in measured]
+    names += [name for name in measured if is_held_out(name) and name.endswith(("/loss", "/accuracy"))]
     rows = []
-    for each, found in zip(report.runs, last, strict=True):
-        estimates = [found.find(name) if found else None for name in names]
+    for each, evaluation in zip(report.runs, evaluations, strict=True):
+        estimates = [evaluation.find(name) if evaluation else None for name in names]
         cells = tuple("" if e is None else interval(e.value, e.low, e.high, e.unit) for e in estimates)
         steps = f"{each.run.steps}/{each.run.planned_steps}" if each.run.trains else ""
         time = "" if each.run.seconds is None else duration(each.run.seconds)
@@ -79,14 +81,14 @@ def overview(report: ReportData) -> Overview:
 
 
 def _evaluated(row: FigureRow) -> Tile:
-    found = row.difference
-    change = interval(found.change, found.low, found.high, found.unit, signed=True)
-    unit = {"share": " points", "tokens": " tokens"}.get(found.unit, "")
-    noise = ", within noise" if found.within_noise else ""
+    difference = row.difference
+    change = interval(difference.change, difference.low, difference.high, difference.unit, signed=True)
+    unit = {"share": " points", "tokens": " tokens"}.get(difference.unit, "")
+    noise = ", within noise" if difference.within_noise else ""
     return Tile(
         short(row.name).capitalize(),
-        f"from {_plain(row.before.value, found.unit)}",
-        _plain(row.after.value, found.unit),
+        f"from {_plain(row.before.value, difference.unit)}",
+        _plain(row.after.value, difference.unit),
         f"{change}{unit}{noise}",
         row.tone,
     )

@@ -67,10 +67,10 @@ def write_plots(report: ReportData, folder: Path) -> list[Path]:
         UserError: the folder cannot be written.
     """
     charts = {panel.key: svg.lines(panel, standalone=True) for panel in report.charts}
-    for each in report.runs:
-        if each.stages:
-            key = each.stages.key if len(report.runs) == 1 else f"{each.stages.key}-{each.index + 1}"
-            charts[key] = svg.bars(each.stages, standalone=True)
+    for run_report in report.runs:
+        if run_report.stages:
+            key = run_report.stages.key if len(report.runs) == 1 else f"{run_report.stages.key}-{run_report.index + 1}"
+            charts[key] = svg.bars(run_report.stages, standalone=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for key, text in charts.items():
@@ -91,22 +91,24 @@ def _pieces(run: SavedRun) -> tuple[Pieces | None, str]:
 def _html(report: ReportData, tokens: int, progress: Announce) -> str:
     browsable = Browsable()
     share = tokens // len(report.runs)
-    there = 0
+    total = 0
     notes = []
-    for index, each in enumerate(report.runs):
-        chosen = choose(each.files, share)
-        progress(f"packing {sum(one.group.responses for one in chosen):,} responses of {each.run.name}")
-        pieces, why = _pieces(each.run) if chosen else (None, "")
+    for index, run_report in enumerate(report.runs):
+        chosen = choose(run_report.files, share)
+        progress(f"packing {sum(one.group.responses for one in chosen):,} responses of {run_report.run.name}")
+        pieces, why = _pieces(run_report.run) if chosen else (None, "")
         if why:
             notes.append(f"{why}; there are no tokens to colour.")
         elif chosen and pieces is None:
-            notes.append(f"{each.run.name}: its tokenizer is not on this machine, so there are no tokens to colour.")
-        there += sum(group.responses for file in each.files for group in file.groups)
+            notes.append(
+                f"{run_report.run.name}: its tokenizer is not on this machine, so there are no tokens to colour."
+            )
+        total += sum(group.responses for file in run_report.files for group in file.groups)
         browsable.add(index, chosen, pieces)
     count = sum(len(group["responses"]) for group in browsable.groups)
-    if count < there:
+    if count < total:
         notes.append(
-            f"Showing {count:,} of {there:,} responses: whole groups, spread over the run, with at most {tokens:,} "
+            f"Showing {count:,} of {total:,} responses: whole groups, spread over the run, with at most {tokens:,} "
             "tokens together. `reasoner report RUN --tokens N` chooses how many."
         )
     responses = Responses(len(browsable.groups), count, (*notes, *browsable.notes))

@@ -65,18 +65,18 @@ class Decoder:
     def logits(self, decoding: Decoding) -> Tensor:
         """(rows, V) at the last position, float32; what was read is in the cache from here on."""
         ids, mask = decoding.ids, decoding.mask
-        given: dict[str, Any] = {"input_ids": ids}
+        inputs: dict[str, Any] = {"input_ids": ids}
         if mask is not None:
             positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            given |= {"attention_mask": mask, "position_ids": positions}
+            inputs |= {"attention_mask": mask, "position_ids": positions}
         elif decoding.cache is not None and "position_ids" in self._known:
-            given["position_ids"] = torch.arange(decoding.read, decoding.read + ids.shape[1], device=ids.device)[None]
+            inputs["position_ids"] = torch.arange(decoding.read, decoding.read + ids.shape[1], device=ids.device)[None]
         if decoding.cache is not None:
-            given[self._cache_name] = decoding.cache
+            inputs[self._cache_name] = decoding.cache
         if "logits_to_keep" in self._known:
-            given["logits_to_keep"] = 1
-        given = {name: value for name, value in given.items() if name in self._known}
-        output = self._model(**given, use_cache=decoding.cache is not None)
+            inputs["logits_to_keep"] = 1
+        inputs = {name: value for name, value in inputs.items() if name in self._known}
+        output = self._model(**inputs, use_cache=decoding.cache is not None)
         decoding.read += ids.shape[1]
         logits: Tensor = output.logits[:, -1].float()
         return logits

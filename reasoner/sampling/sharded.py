@@ -40,17 +40,17 @@ class ShardedSampler:
         return self._sampler.version if self._sampler else self._loaded
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        mine = prompts[self._engine :: self._engines]
+        share = prompts[self._engine :: self._engines]
         params = replace(params, seed=derive_seed(params.seed, "engine", self._engine))
-        return self._sampler.sample(mine, n, params) if mine and self._sampler else iter(())
+        return self._sampler.sample(share, n, params) if share and self._sampler else iter(())
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         """All groups by every engine; servers, which all ranks share, are asked once."""
-        mine = self._sampler.score(groups) if self._sampler else {}
+        local = self._sampler.score(groups) if self._sampler else {}
         return {
             name or f"rank {rank}": logprobs
-            for rank, found in enumerate(self._ranks.gather(mine))
-            for name, logprobs in found.items()
+            for rank, scores in enumerate(self._ranks.gather(local))
+            for name, logprobs in scores.items()
         }
 
     def load(self, folder: Path, version: int) -> Receipt:
@@ -69,9 +69,9 @@ class ShardedSampler:
 
     def _from_engine_rank(self, value: T | None) -> T:
         """What the rank that holds this one's engine says."""
-        found = value if self._per_engine == 1 else self._ranks.gather(value)[self._engine * self._per_engine]
-        assert found is not None
-        return found
+        result = value if self._per_engine == 1 else self._ranks.gather(value)[self._engine * self._per_engine]
+        assert result is not None
+        return result
 
     def close(self) -> None:
         if self._sampler:

@@ -1,6 +1,6 @@
 """The transformers sampler: needs no vLLM and runs wherever the model does; slower, and in this process.
 
-Several groups are decoded as one batch (`hf_decoding`). Axes: R responses that are still being drawn, V vocabulary.
+Several groups are decoded as one batch (`hf_decoding`). Axes: R responses that are still being sampled, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from reasoner.sampling.responses import (
 
 @dataclass
 class _Row:
-    """A response while it is drawn."""
+    """A response while it is sampled."""
 
     group: int
     """position of its prompt in the batch"""
@@ -52,7 +52,7 @@ class HfSampler:
         dtype: `float32` or `bfloat16`.
         device: `cpu` or `cuda`.
         max_model_len: tokens of prompt and response.
-        max_sequences: responses that are drawn at the same time (at least one group is).
+        max_sequences: responses that are sampled at the same time (at least one group is).
 
     Raises:
         SamplerError: the model is shorter than `max_model_len`.
@@ -114,8 +114,8 @@ class HfSampler:
         lengths: dict[int, list[Prompt]] = {}
         for prompt in prompts:
             lengths.setdefault(len(prompt.token_ids) if self._decoder.even else 0, []).append(prompt)
-        for some in lengths.values():
-            yield from (some[first : first + most] for first in range(0, len(some), most))
+        for prompts_ in lengths.values():
+            yield from (prompts_[first : first + most] for first in range(0, len(prompts_), most))
 
     def _draw_batch(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, generator: torch.Generator

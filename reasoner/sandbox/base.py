@@ -109,7 +109,7 @@ class Sandbox(Protocol):
 
         Args:
             program: command and arguments as seen from inside: `[PYTHON, *ISOLATED, "main.py"]`.
-            files: contents by relative path in a fresh scratch folder, the working directory.
+            files: contents by relative path in a new scratch folder, the working directory.
             stdin: its whole standard input.
 
         Raises:

@@ -18,7 +18,7 @@ _BLOCK = 512
 
 
 class Scratch:
-    """A fresh folder with files in it."""
+    """A new folder with files in it."""
 
     def __init__(self, files: Mapping[str, bytes], most: int) -> None:
         """Make it; it is full with more than `most` bytes."""
@@ -50,7 +50,7 @@ class Scratch:
         return False
 
     def remove(self) -> None:
-        """Remove it, whatever a program made of it."""
+        """Remove the folder, also where a program has taken away its own permissions."""
         self._folder.remove()
 
 

@@ -106,8 +106,8 @@ def self_test(scorer: Scorer, problems: Sequence[Problem], counting: StartCasePr
     Args:
         least: the value that a reference answer must get.
     """
-    given = [make_response(problem.answer) for problem in problems]
-    first = _components(scorer, problems, given, counting("answers as given", len(problems)))
+    answers = [make_response(problem.answer) for problem in problems]
+    first = _components(scorer, problems, answers, counting("answers as given", len(problems)))
     marked = [
         (problem, *mark) for problem, part in zip(problems, first, strict=True) if (mark := _marked(problem, part))
     ]

@@ -72,7 +72,7 @@ class _Base(Resources):
 
 @contextmanager
 def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[Trainer]:
-    """Build a training run's parts and its folder, or those of a run to go on with.
+    """Build a training run's parts and its folder, or those of a run to resume.
 
     Raises:
         UserError: data, model, verifiers or the run folder are not as they must be; nothing was loaded yet.
@@ -200,7 +200,7 @@ def watching(resources: Resources, run: RunFolder, view: View, *, tracked: bool)
 
 
 def _resume_hint(run: RunFolder, error: BaseException) -> str:
-    """What a run that does not get to its end leaves, and how to go on with it."""
+    """What an unfinished run leaves, and how to resume it."""
     how: str = state_after(error)
     if isinstance(error, OutOfTimeError):
         how += f", because {error}"
@@ -232,7 +232,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
             )
             sampler = stack.enter_context(opened)
         if base.ranks.count > 1:
-            # Groups that are drawn ahead are exchanged while the update exchanges gradients.
+            # Prefetched groups are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
             scorer, sampler = ShardedScorer(scorer, ranks), ShardedSampler(sampler, ranks, shared)
         assert sampler is not None
@@ -249,13 +249,13 @@ def _bound_terms(base: _Base) -> dict[str, Term]:
         ConfigError: a plugin's link breaks the contract.
     """
     algorithms = plugins.algorithms(base.manager)
-    terms = {name: each.term for name, each in base.config.gro.terms.items()}
+    terms = {name: configured.term for name, configured in base.config.gro.terms.items()}
     bound = {name: algorithms.bind(term) for name, term in terms.items()}
     for name, term in terms.items():
-        if isinstance(term.link, CustomLink) and (found := slope_without_credit(bound[name].link)):
+        if isinstance(term.link, CustomLink) and (slope := slope_without_credit(bound[name].link)):
             raise ConfigError(
-                f"gro.terms.{name}.link.name = {term.link.name!r}: for credit 0 this link has the slope {found[1]:.3g} "
-                f"at u = {found[0]:g}. Responses without credit get no forward pass, so a link must be flat there: a "
+                f"gro.terms.{name}.link.name = {term.link.name!r}: for credit 0 this link has the slope {slope[1]:.3g} "
+                f"at u = {slope[0]:g}. Responses without credit get no forward pass, so a link must be flat there: a "
                 "product with c, or a function of its sign, is."
             )
     return bound
@@ -270,12 +270,12 @@ def _devices(ranks: Ranks, shared: int) -> str:
     if shared == 1:
         return ""
     first = ranks.index - ranks.index % shared
-    everyone = ranks.gather((ranks.node, visible_devices() or []))[first : first + shared]
-    if len({node for node, _ in everyone}) > 1:
+    of_ranks = ranks.gather((ranks.node, visible_devices() or []))[first : first + shared]
+    if len({node for node, _ in of_ranks}) > 1:
         raise ConfigError(
             f"sampling.tensor_parallel = {shared} does not divide the ranks of a node, and an engine is on one node"
         )
-    return ",".join(device for _, own in everyone for device in own)
+    return ",".join(device for _, own in of_ranks for device in own)
 
 
 def _with_handover(config: Config, decisions: Decisions) -> Config:
@@ -318,10 +318,10 @@ def _open_ranks(config: Config, decisions: Decisions) -> Iterator[Ranks]:
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted key -> value as text."""
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
-    return found
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return flat
 
 
 def _build_collector(base: _Base, evaluator: Evaluator | None) -> RolloutCollector | None:

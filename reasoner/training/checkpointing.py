@@ -46,7 +46,7 @@ class Restorable(Protocol):
 
 
 class Stateful(Restorable, Protocol):
-    """Something whose state a run needs to go on as if it had never stopped."""
+    """A part of a run whose state a resumed run needs, to continue as if it had never stopped."""
 
     def mark(self) -> None:
         """A step is committed: from now on `state` gives the state of this moment. Called after every step, so it must
@@ -67,7 +67,7 @@ class Trained(Protocol):
         ...
 
     def checkpoint(self, folder: Path) -> None:
-        """Write everything that is needed to go on from here, exactly."""
+        """Write everything that is needed to resume exactly."""
         ...
 
 
@@ -212,8 +212,8 @@ class CheckpointManager:
         if len(states) == self.ranks.count:
             return states[self.ranks.index]
         made: Counter[str] = Counter()
-        for each in states:
-            made.update(each.get(SCORING, {}).get("made", {}))
+        for state in states:
+            made.update(state.get(SCORING, {}).get("made", {}))
         shared = {source: part_of(calls, self.ranks, self.per_engine) for source, calls in made.items()}
         return states[0] | ({SCORING: {"made": shared}} if SCORING in states[0] else {})
 

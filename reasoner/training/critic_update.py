@@ -45,18 +45,18 @@ class Critic(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CriticReport:
-    """What the critic's update did with one batch."""
+    """The result of the critic's update on one batch."""
 
     loss: float
-    """mean over optimiser steps"""
+    """The loss, mean over the optimiser steps."""
     explained_variance: float
-    """1 - Var(return - value) / Var(return) over tokens, before the update; 0 where returns are all equal"""
+    """1 - Var(return - value) / Var(return) over tokens, before the update; 0 where the returns are all equal."""
     grad_norm: float
-    """of the last optimiser step, before clipping"""
+    """The norm of the gradient of the last optimiser step, before clipping."""
     steps: tuple[StepResult, ...]
-    """one per mini-batch and pass"""
+    """The optimiser steps, one per mini-batch and pass."""
     nonfinite: tuple[NonFiniteResponse, ...]
-    """the responses of steps whose loss or gradient was not finite"""
+    """The responses of the steps whose loss or gradient was not finite."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -124,7 +124,7 @@ class _Regression:
         self.seen = StepTrace()
 
     def join(self, ranks: Ranks) -> None:
-        """Have what all ranks saw of the mini-batch, each of which weighed its share."""
+        """Combine the losses of all ranks, each of which weighed its share of the mini-batch."""
         of_ranks = ranks.gather((self.loss, self.seen))
         self.loss = sum(loss for loss, _ in of_ranks)
         self.seen = StepTrace([part for _, seen in of_ranks for part in seen.parts])

@@ -85,8 +85,8 @@ def evaluate(
         SamplerError: not exactly one group per prompt, or not `samples` responses in each.
     """
     _places(prompts)
-    drawn = counted(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
-    groups = in_order(list(scorer.score(drawn)), prompts, samples)
+    sampled = counted(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
+    groups = in_order(list(scorer.score(sampled)), prompts, samples)
     return summarise(groups, samples, criterion), groups
 
 
@@ -118,10 +118,10 @@ def _places(prompts: Sequence[Prompt]) -> dict[str, int]:
 
 
 def evaluation_params(config: Config, done: int = 0) -> SamplingParams:
-    """How the responses of an evaluation are drawn: with the same seed in every evaluation of a run.
+    """How the responses of an evaluation are sampled: with the same seed in every evaluation of a run.
 
     Args:
-        done: problems that were sampled before an interruption; the others are drawn with another seed then.
+        done: problems that were sampled before an interruption; the others are then sampled with another seed.
 
     Raises:
         ConfigError: `evaluation` is not set.

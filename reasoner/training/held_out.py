@@ -49,7 +49,7 @@ class HeldOut:
     reference: LogprobModel | None
     """frozen; None: no term asks for it"""
     max_tokens: int
-    """the longest response allowed to fresh ones, which `aggregation.kind = "constant"` counts by"""
+    """The longest online response allowed, which `aggregation.kind = "constant"` divides by."""
     _reference: dict[str, LogProbs] = field(default_factory=dict)
     """its log-probabilities of what was asked for: they do not change"""
 
@@ -60,11 +60,11 @@ class HeldOut:
 
     def measure(self, progress: Progress) -> tuple[Estimate, ...]:
         """The figures of every term under the learner's present weights; all ranks call it together."""
-        found: list[Estimate] = []
+        estimates: list[Estimate] = []
         for source, rows in self.rows.items():
             terms = {name: term for name, term in self.terms.items() if term.source == source}
-            found += self._measure(source, rows, terms, progress)
-        return tuple(found)
+            estimates += self._measure(source, rows, terms, progress)
+        return tuple(estimates)
 
     def _measure(
         self, source: Source, rows: Sequence[ScoredGroup], terms: Mapping[str, Term], progress: Progress
@@ -103,12 +103,12 @@ class HeldOut:
 
 def _logprobs(policy: LogprobModel, groups: Sequence[Group], progress: Progress = lambda done, total: None) -> LogProbs:
     """(R)(T), some groups at a time."""
-    found: list[list[float]] = []
+    logprobs: list[list[float]] = []
     for first in range(0, len(groups), AT_ONCE):
         progress(first, len(groups))
-        found += policy.logprobs(groups[first : first + AT_ONCE], 1.0)
+        logprobs += policy.logprobs(groups[first : first + AT_ONCE], 1.0)
     progress(len(groups), len(groups))
-    return found
+    return logprobs
 
 
 def _figures(

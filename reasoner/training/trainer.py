@@ -274,9 +274,9 @@ class Trainer:
             return ()
         started = time.perf_counter()
         with self.sampler_asleep(Timer()):
-            found = self.held_out.measure(partial(self.view.stage, "held out"))
+            estimates = self.held_out.measure(partial(self.view.stage, "held out"))
         self.run.clock.evaluation += time.perf_counter() - started
-        return found
+        return estimates
 
     def prove_sampler(self) -> None:
         """Before anything is trained: every family of parameters reaches the sampler (`canary`).
@@ -354,7 +354,7 @@ class Trainer:
         self.checkpoints.committed()
         self.view.step(step, self.config.run.steps, metrics, warnings)
         self.events.emit("step_finished", step=step, metrics=metrics)
-        for reason in dict.fromkeys(report.skipped):  # the same of every mini-batch is said once
+        for reason in dict.fromkeys(report.skipped):  # one message for all mini-batches
             self.view.message(f"step {step}: {reason}")
         if evidence:
             self.view.message(f"step {step}: {explain(report.nonfinite)}; {evidence}")

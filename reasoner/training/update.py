@@ -40,7 +40,7 @@ class ActiveTerm:
     name: str
     term: Term
     weight: float
-    """lambda, above 0"""
+    """lambda, above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +48,32 @@ class UpdateReport:
     """What the update stage did with the batches of a step."""
 
     credits: tuple[float, ...]
-    """(R,) credit of every fresh response for the first term that reads them (mean over its tokens where credit is per
-    token), 0 where abstained"""
+    """(R,) The credit of every online response for the first term that reads it (the mean over its tokens where credit
+    is per token); 0 where it abstained."""
     weights: tuple[tuple[float, ...], ...]
-    """(R)(T) weight of every token of every fresh response, summed over the optimiser steps"""
+    """(R)(T) The weight of every token of every online response, summed over the optimiser steps."""
     terms: Mapping[str, tuple[float, Diagnostics, int]]
-    """by name: lambda, what its weights look like, and tokens that count, over all optimiser steps"""
+    """For each term by name: lambda, the diagnostics of its weights, and the tokens that it counts, over all optimiser
+    steps."""
     responses: int
-    """of all sources and passes"""
+    """The responses of all sources and passes."""
     done: tuple[Accumulated, ...]
-    """what the learner did, by mini-batch and source"""
+    """What the learner accumulated, by mini-batch and source."""
     steps: tuple[StepResult, ...]
-    """one per mini-batch and pass"""
+    """The optimiser steps, one per mini-batch and pass."""
     entropy: float | None
-    """mean over the policy's tokens that went through the model, nats; None: no term needs it"""
+    """The entropy of the policy, mean over its tokens that went through the model, nats; None: no term needs it."""
     gap: Gap | None
-    """sampler against learner over the trained fresh responses; None: none was trained on"""
+    """The gap between sampler and learner over the online responses that were trained on; None: there are none."""
     critic: CriticReport | None
     nonfinite: tuple[NonFiniteResponse, ...] = ()
-    """the responses of optimiser steps, the critic's too, whose loss or gradient was not finite"""
+    """The responses of the optimiser steps, the critic's included, whose loss or gradient was not finite."""
     teacher_kl: float | None = None
-    """of the online batch (`Batch.teacher_kl`)"""
+    """The KL to the teacher over the online batch (`Batch.teacher_kl`), nats; None: there is no teacher."""
 
     @property
     def skipped(self) -> list[str]:
-        """Why optimiser steps were not made."""
+        """The reasons why optimiser steps were skipped, as lines for the log."""
         critic = self.critic.steps if self.critic else ()
         return [
             *(f"no update: {step.reason}" for step in self.steps if not step.applied),
@@ -121,7 +122,7 @@ def update(
     """`epochs` passes over the batches, each with one optimiser step per mini-batch of whole groups.
 
     Args:
-        batches: annotated groups by source; with several optimiser steps fresh ones must carry `old_logprobs`.
+        batches: annotated groups by source; with several optimiser steps online ones must carry `old_logprobs`.
         terms: the objective at this step; each has a batch.
         learner: accumulates the weighted log-likelihood and steps.
         max_tokens: the longest response allowed, in tokens.
@@ -141,8 +142,8 @@ def update(
     gaps: list[Gap] = []
     entropies: list[tuple[float, int]] = []
     nonfinite: list[NonFiniteResponse] = []
-    fresh = prepared.get("online")
-    weights_RT = [[0.0] * len(r.token_ids) for r in fresh.batch.responses] if fresh else []
+    online = prepared.get("online")
+    weights_RT = [[0.0] * len(r.token_ids) for r in online.batch.responses] if online else []
     for epoch, mini in product(range(epochs), range(steps)):
         objectives = [source.objective(mini, steps, learner, progress) for source in prepared.values()]
         for objective in objectives:
@@ -162,15 +163,15 @@ def update(
             gaps += [objective.gap] if objective.gap else []
             if objective.plans[0].term.source == "online":
                 objective.add_weights(weights_RT)
-    critic_report = _update_critic(critic, value_clip, fresh, steps, epochs, ranks)
+    critic_report = _update_critic(critic, value_clip, online, steps, epochs, ranks)
     return UpdateReport(
-        credits=fresh.credits if fresh else (),
+        credits=online.credits if online else (),
         weights=tuple(map(tuple, weights_RT)),
         terms=totals,
         responses=epochs * sum(len(source.batch.responses) for source in prepared.values()),
         done=tuple(done),
         steps=tuple(results),
-        teacher_kl=fresh.batch.teacher_kl if fresh else None,
+        teacher_kl=online.batch.teacher_kl if online else None,
         entropy=sum(h for h, _ in entropies) / max(sum(n for _, n in entropies), 1) if entropies else None,
         gap=sum(gaps[1:], gaps[0]) if gaps else None,
         critic=critic_report,
@@ -186,7 +187,7 @@ class Prepared:
     terms: Sequence[ActiveTerm]
     inputs: ObjectiveInputs
     credits_KRT: Sequence[Tensor]
-    """by term: (R, 1), or (R, T) where its credit is per token"""
+    """The credit for each term: (R, 1), or (R, T) where it is per token."""
     max_tokens: int
 
     @classmethod
@@ -232,17 +233,17 @@ class Prepared:
 
 @dataclass(slots=True)
 class Objective:
-    """The weight function of one mini-batch of a source: what the learner calls with log-probabilities, micro-batch
-    by micro-batch."""
+    """The weight function of one mini-batch of a source: the learner calls it with the log-probabilities of each
+    micro-batch."""
 
     plans: Sequence[TermPlan]
     inputs: ObjectiveInputs
     batch: Batch
     rows: list[int]
-    """those of the batch's R responses that can get weight"""
+    """The rows of the batch's responses that can get weight."""
     progress: UpdateProgress
     measures_gap: bool = False
-    """compare sampler and learner: fresh responses, first pass"""
+    """Whether to compare sampler and learner: for online responses, at the first pass."""
     weighed: int = 0
     diagnostics: dict[str, Diagnostics] = field(default_factory=dict)
     gap: Gap | None = None
@@ -261,7 +262,7 @@ class Objective:
         )
 
     def join(self, ranks: Ranks) -> None:
-        """Have what all ranks saw of the mini-batch, each of which weighed its share."""
+        """Combine the diagnostics of all ranks, each of which weighed its share of the mini-batch."""
         of_ranks = ranks.gather((self.diagnostics, self.gap, self.seen))
         names = dict.fromkeys(name for diagnostics, _, _ in of_ranks for name in diagnostics)
         self.diagnostics = {
@@ -373,13 +374,13 @@ def padded(values: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
 
 
 def _update_critic(
-    critic: Critic | None, value_clip: float | None, fresh: Prepared | None, steps: int, epochs: int, ranks: Ranks
+    critic: Critic | None, value_clip: float | None, online: Prepared | None, steps: int, epochs: int, ranks: Ranks
 ) -> CriticReport | None:
-    """The critic's optimiser steps over the same mini-batches; None: no term has one at this step."""
-    if critic is None or fresh is None:
+    """Make the critic's optimiser steps over the same mini-batches; None: no term has a critic at this step."""
+    if critic is None or online is None:
         return None
-    term = next((active.term for active in fresh.terms if active.term.needs_critic), None)
+    term = next((active.term for active in online.terms if active.term.needs_critic), None)
     if term is None:
         return None
-    minis = [fresh.rows(mini, steps) for mini in range(steps)] * epochs
-    return update_critic(critic, term, fresh.inputs, fresh.batch.groups, minis, value_clip, ranks)
+    minis = [online.rows(mini, steps) for mini in range(steps)] * epochs
+    return update_critic(critic, term, online.inputs, online.batch.groups, minis, value_clip, ranks)

@@ -47,7 +47,7 @@ class Gap:
     @classmethod
     def between(cls, learner: Sequence[float], sampler: Sequence[float]) -> Gap:
         """The gap over at least one token, from the two log-probabilities of each."""
-        differences = [mine - theirs for mine, theirs in zip(learner, sampler, strict=True)]
+        differences = [learned - sampled for learned, sampled in zip(learner, sampler, strict=True)]
         count = len(differences)
         return cls(
             mean=sum(map(abs, differences)) / count,
@@ -187,9 +187,9 @@ def gap_of(scored: Sequence[Sequence[float]], groups: Sequence[Group]) -> Gap:
     """
     responses = [response for group in groups for response in group.responses]
     pairs = [
-        (mine, theirs)
+        (learned, sampled)
         for response, logprobs in zip(responses, scored, strict=True)
-        for mine, theirs, written in zip(logprobs, response.sampler_logprobs, response.policy_mask, strict=True)
+        for learned, sampled, written in zip(logprobs, response.sampler_logprobs, response.policy_mask, strict=True)
         if written
     ]
     if not pairs:

@@ -96,7 +96,7 @@ def test_a_tracker_is_told_settings_metrics_evaluations_and_the_end() -> None:
 def test_one_that_raises_is_reported_once_and_harms_nobody(where: str) -> None:
     bad, good = Notebook(fails_at=where), Notebook()
     assert told({"bad": kind(bad), "good": kind(good)}) == [
-        f"tracker bad failed and gets no further figures: ValueError: no more room for {where}. The run goes on; "
+        f"tracker bad failed and gets no further figures: ValueError: no more room for {where}. The run continues; "
         "metrics.jsonl has everything."
     ]
     assert [what for what, *_ in good.noted] == ["open", "evaluation", "step", "step", "finish"]

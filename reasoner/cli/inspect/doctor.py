@@ -31,4 +31,4 @@ def _gathered(checks: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
         if check not in packages:
             yield check
         elif check is packages[0]:
-            yield Diagnosis("packages", "ok", ", ".join(f"{each.name} {each.detail}" for each in packages))
+            yield Diagnosis("packages", "ok", ", ".join(f"{package.name} {package.detail}" for package in packages))

@@ -178,10 +178,10 @@ def _stage(estimate: RunEstimate) -> str:
 def _step(estimate: RunEstimate) -> str:
     """Tokens of a step, at most: responses are as long as they are."""
     config, tokens = estimate.config, step_tokens(estimate.config)
-    each = " a rank" if config.run.ranks > 1 else ""
+    suffix = " a rank" if config.run.ranks > 1 else ""
     return (
-        f"up to {tokens * config.run.ranks:,} tokens, in {_counted(estimate.micro_batches, 'micro-batch')}{each} of up "
-        f"to {micro_batch_tokens(config):,}"
+        f"up to {tokens * config.run.ranks:,} tokens, in {_counted(estimate.micro_batches, 'micro-batch')}{suffix} of "
+        f"up to {micro_batch_tokens(config):,}"
     )
 
 
@@ -196,14 +196,14 @@ def memory_table(estimate: RunEstimate) -> Table:
     for name in _names(estimate.needs):
         table.add_row(name, *(_cell(need, name) for need in estimate.needs))
     table.add_row("sum", *(f"{need.total / GIB:.2f}" for need in estimate.needs), style="bold")
-    table.add_row("there is", *(_there(estimate, need) for need in estimate.needs))
+    table.add_row("there is", *(_free_text(estimate, need) for need in estimate.needs))
     verdicts = [Text(verdict, style=_STYLES[verdict]) for verdict in estimate.verdicts]
     table.add_row("", *verdicts)
     return table
 
 
-def _names(found: Sequence[Need]) -> list[str]:
-    return list(dict.fromkeys(name for need in found for name in (*need.certain, *need.likely)))
+def _names(needs: Sequence[Need]) -> list[str]:
+    return list(dict.fromkeys(name for need in needs for name in (*need.certain, *need.likely)))
 
 
 def _cell(need: Need, name: str) -> str:
@@ -212,9 +212,9 @@ def _cell(need: Need, name: str) -> str:
     return f"~{need.likely[name] / GIB:.2f}" if name in need.likely else ""
 
 
-def _there(estimate: RunEstimate, need: Need) -> str:
-    there = estimate.there(need)
-    return "?" if there is None else f"{there / GIB:.2f}"
+def _free_text(estimate: RunEstimate, need: Need) -> str:
+    free = estimate.there(need)
+    return "?" if free is None else f"{free / GIB:.2f}"
 
 
 def _size(size: float) -> str:

@@ -37,15 +37,15 @@ def list_plugins(plugin: options.Plugins = None) -> None:
     Example: reasoner plugins list --plugin my_verifier.py
     """
     console = out()
-    for index, each in enumerate(hooks.registrations(hooks.build_manager(plugin or ()))):
-        console.print(Text(("\n" if index else "") + each.origin, style="bold"))
-        if each.error:
-            console.print(Padding(Text(f"BROKEN: {each.error}", style="red"), (0, 0, 0, 2)))
+    for index, plugin_ in enumerate(hooks.registrations(hooks.build_manager(plugin or ()))):
+        console.print(Text(("\n" if index else "") + plugin_.origin, style="bold"))
+        if plugin_.error:
+            console.print(Padding(Text(f"BROKEN: {plugin_.error}", style="red"), (0, 0, 0, 2)))
             continue
-        console.print(Text(f"  file        {each.file}"), soft_wrap=True)
+        console.print(Text(f"  file        {plugin_.file}"), soft_wrap=True)
         table = Table.grid(padding=(0, 2))
         for kind in REGISTERED:
-            if names := getattr(each, kind):
+            if names := getattr(plugin_, kind):
                 table.add_row(f"  {kind:<10}", Text(", ".join(names), overflow="fold"))
         console.print(table if table.rows else "  registers nothing")
 
@@ -135,10 +135,10 @@ def _checklist_table(checklist: Checklist) -> Table:
     return table
 
 
-def _mistake_of_options(source: RewardSource, given: Mapping[str, Any]) -> str:
+def _mistake_of_options(source: RewardSource, options: Mapping[str, Any]) -> str:
     """Why the source does not accept the options, or an empty string."""
     try:
-        source.check_options(given)
+        source.check_options(options)
     except ConfigError as error:
         return str(error)
     return ""
@@ -155,19 +155,19 @@ def _sources_of(name: str, manager: pluggy.PluginManager) -> list[RewardSource]:
         UserError: there is none, or the plugin is broken.
     """
     sources = hooks.reward_sources(manager)
-    found = {_name(each.origin): each for each in hooks.registrations(manager)}
-    if name in found:
-        if found[name].error:
-            raise UserError(found[name].error)
-        if not found[name].rewards:
-            raise UserError(f"{found[name].origin} registers no reward source: there is nothing to check.")
-        return [sources[each] for each in found[name].rewards]
+    registered = {_name(item.origin): item for item in hooks.registrations(manager)}
+    if name in registered:
+        if registered[name].error:
+            raise UserError(registered[name].error)
+        if not registered[name].rewards:
+            raise UserError(f"{registered[name].origin} registers no reward source: there is nothing to check.")
+        return [sources[item] for item in registered[name].rewards]
     if name in sources:
         return [sources[name]]
     if (Path(name) / "pyproject.toml").is_file():
         raise UserError(f"no plugin {name!r} is installed; its folder is here: pip install -e {quote(name)}")
     raise UserError(
-        f"there is no plugin and no reward source {name!r}.{nearest(name, [*found, *sources])} "
+        f"there is no plugin and no reward source {name!r}.{nearest(name, [*registered, *sources])} "
         "See `reasoner plugins list`."
     )
 

@@ -175,23 +175,23 @@ def _task(task: str, profile: str | None, sets: list[str] | None, plugin: list[s
 
 def _problems(config: Config, manager: pluggy.PluginManager) -> list[Problem]:
     """The training and evaluation problems, those that are in both once."""
-    found: dict[tuple[object, str], Problem] = {}
+    problems: dict[tuple[object, str], Problem] = {}
     report = RowReport(config.data.on_bad_row)
     load = ProblemLoader(config.prompt, hooks.generators(manager), report, needs_answer=answers_needed(config, manager))
     train = load.problems(config.data.train, config.run.seed, "data.train") if config.data.train else ()
     held_out = load.problems(config.data.eval, HELD_OUT_SEED, "data.eval") if config.data.eval else ()
     report.settle()
     for problem in (*train, *held_out):
-        found.setdefault((problem.messages, problem.answer), problem)
-    if not found:
+        problems.setdefault((problem.messages, problem.answer), problem)
+    if not problems:
         raise ConfigError(f"task {config.task!r} has neither data.train nor data.eval: there is no reference answer.")
-    return list(found.values())
+    return list(problems.values())
 
 
-def _reward_of(config: Config, name: str, given: str | None) -> RewardConfig:
+def _reward_of(config: Config, name: str, chosen: str | None) -> RewardConfig:
     """The source with the task's own options and deadline, and the options laid over them; alone, so no condition."""
-    own = next((each for each in config.rewards if each.source == name), RewardConfig(source=name))
-    return RewardConfig(source=name, options={**own.options, **parse_options(given)}, timeout_s=own.timeout_s)
+    own = next((reward for reward in config.rewards if reward.source == name), RewardConfig(source=name))
+    return RewardConfig(source=name, options={**own.options, **parse_options(chosen)}, timeout_s=own.timeout_s)
 
 
 def _least(config: Config, name: str) -> float:
@@ -207,14 +207,14 @@ def _print_self_test(console: Console, result: SelfTest, problems: int, least: f
         table.add_row("not applicable", f"{result.inapplicable} of {problems}")
     value = "1.0" if least == 1.0 else f"{least:g} or more"
     for form, count in result.scored.items():
-        wrong = sum(each.form == form for each in result.rejected)
+        wrong = sum(answer.form == form for answer in result.rejected)
         bare = f" ({result.bare} bare answers are scored as below only)" if form == "as given" and result.bare else ""
         table.add_row(form, f"{count - wrong} of {count} get {value}{bare}")
     console.print(table)
-    for each in result.rejected[:MOST]:
-        note = f": {each.note}" if each.note else ""
-        console.print(Text(f"\n{each.problem_id}, {each.form}: {each.verdict}{note}"))
-        console.print(Text(f"  {_short(each.text)}"))
+    for answer in result.rejected[:MOST]:
+        note = f": {answer.note}" if answer.note else ""
+        console.print(Text(f"\n{answer.problem_id}, {answer.form}: {answer.verdict}{note}"))
+        console.print(Text(f"  {_short(answer.text)}"))
     if len(result.rejected) > MOST:
         console.print(f"\nand {len(result.rejected) - MOST} more")
 
@@ -248,12 +248,12 @@ def _print_bench(console: Console, result: Bench, wall_s: float, workers: int) -
     console.print(table)
     kinds: tuple[CaseOutcome, ...] = ("false positive", "false negative", "not applicable", "failed")
     for kind in kinds:
-        found = result.of_kind(kind)
-        if not found:
+        cases = result.of_kind(kind)
+        if not cases:
             continue
-        more = f", the first {MOST} of {len(found)}" if len(found) > MOST else ""
+        more = f", the first {MOST} of {len(cases)}" if len(cases) > MOST else ""
         console.print(Text(f"\n{kind}{more}", style="bold"))
-        for verdict in found[:MOST]:
+        for verdict in cases[:MOST]:
             case, note = verdict.case, verdict.component.note
             expected = "not applicable" if case.expected is None else f"{case.expected:g}"
             end = f", expected {expected}{f' ({note})' if note else ''}"

@@ -115,18 +115,18 @@ def _meanings(source: RewardSource) -> dict[str, str]:
     if section is None:
         return {}
     lines = inspect.cleandoc("\n" + section[1]).splitlines()
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     name = ""
     for line in lines:
         if start := re.match(r"(\w+)(?: \(.*?\))?:\s*(.*)", line):
-            name, found[start[1]] = start[1], start[2]
+            name, meanings[start[1]] = start[1], start[2]
         elif name:
-            found[name] = f"{found[name]} {line.strip()}".strip()
-    return found
+            meanings[name] = f"{meanings[name]} {line.strip()}".strip()
+    return meanings
 
 
 def _origin(manager: pluggy.PluginManager, name: str) -> str:
-    return next(each.origin for each in hooks.registrations(manager) if name in each.rewards)
+    return next(plugin.origin for plugin in hooks.registrations(manager) if name in plugin.rewards)
 
 
 def _place(source: RewardSource) -> str:
@@ -138,9 +138,11 @@ def _example(source: RewardSource) -> str:
     """A `[[rewards]]` entry with the defaults of all options."""
     fields = source.options.model_fields.items()
     defaults = {name: _default(field) for name, field in fields if not field.is_required()}
-    given = {name: value for name, value in defaults.items() if isinstance(value, (bool, int, float, str, list, tuple))}
+    options = {
+        name: value for name, value in defaults.items() if isinstance(value, (bool, int, float, str, list, tuple))
+    }
     entry: dict[str, Any] = {"source": source.name, "weight": 1.0}
     text = "[[rewards]]\n" + tomli_w.dumps(entry)
     needed = {name: _type(field.annotation) for name, field in fields if field.is_required()}
     text += "".join(f"# options.{name} is needed: {type_}\n" for name, type_ in needed.items())
-    return text + (f"[rewards.options]\n{tomli_w.dumps(given)}" if given else "")
+    return text + (f"[rewards.options]\n{tomli_w.dumps(options)}" if options else "")

@@ -60,12 +60,12 @@ def show(
     if sample:
         _show_samples(task, sample, plugin or ())
         return
-    found = find_task(task, registered)
+    task_file = find_task(task, registered)
     console = out()
-    console.print(found.title or found.name, markup=False)
-    if found.path is not None:
-        console.print(f"file: {found.path}", markup=False, soft_wrap=True)
-    profiles: list[str | None] = [*found.profiles]
+    console.print(task_file.title or task_file.name, markup=False)
+    if task_file.path is not None:
+        console.print(f"file: {task_file.path}", markup=False, soft_wrap=True)
+    profiles: list[str | None] = [*task_file.profiles]
     for profile in profiles or [None]:
         console.print()
         console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
@@ -89,12 +89,12 @@ def _show_samples(task: str, count: int, plugin: Sequence[str]) -> None:
     from reasoner.planning.rehearsal import rehearse
 
     resolved = load_config(task, plugins=plugin)
-    found = rehearse(resolved.config, resolved.manager, training=bool(resolved.config.gro.terms))
-    for name, fact in found.facts.items():
+    rehearsal = rehearse(resolved.config, resolved.manager, training=bool(resolved.config.gro.terms))
+    for name, fact in rehearsal.facts.items():
         out().print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)
-    for note in found.splits.notes:
+    for note in rehearsal.splits.notes:
         out().print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    print_samples(list(found.samples(count)))
+    print_samples(list(rehearsal.samples(count)))
 
 
 def _size(name: str, family: TaskFamily) -> str:

@@ -54,14 +54,14 @@ def report(
         raise UserError("a run is named twice; name every run once.")
     target = output or report_file(folders, format_)
     with SafeConsole(stderr=True).status("reading") as status:
-        found, text = make_report(folders, format_, tokens, status.update)
+        of_report, text = make_report(folders, format_, tokens, status.update)
     if target == Path("-"):
         typer.echo(text, nl=False)  # it is printable
     else:
         save(text, target)
         out().print(Text(str(target)), soft_wrap=True)
     if plots is not None:
-        files = write_plots(found, plots)
+        files = write_plots(of_report, plots)
         out().print(Text(f"{len(files)} charts in {plots}"), soft_wrap=True)
 
 

@@ -77,35 +77,35 @@ def show(run: options.RunName) -> None:
     from reasoner.report.compare import before_and_after, when
     from reasoner.report.words import ended, resumptions
 
-    found = read_run(find_run(run))
+    saved = read_run(find_run(run))
     console = out()
-    console.print(Text(str(found.folder), "bold"), soft_wrap=True)
-    console.print(Text.assemble((found.state, STYLES[found.state]), f": {ended(found)}"))
-    for start in resumptions(found):
+    console.print(Text(str(saved.folder), "bold"), soft_wrap=True)
+    console.print(Text.assemble((saved.state, STYLES[saved.state]), f": {ended(saved)}"))
+    for start in resumptions(saved):
         console.print(Text(f"resumed {start}"))
-    if found.reason:
-        console.print(Text(found.reason))
+    if saved.reason:
+        console.print(Text(saved.reason))
     console.print()
-    console.print(_facts({name: fact for name, fact in found.chosen.items() if name != "output"}))
-    if found.metrics:
-        last = found.metrics[-1]
+    console.print(_facts({name: fact for name, fact in saved.chosen.items() if name != "output"}))
+    if saved.metrics:
+        last = saved.metrics[-1]
         names = [name for name in (*headline(last), *LATEST) if name in last]
-        console.print(Text(f"\nStep {found.steps}", "bold"))
+        console.print(Text(f"\nStep {saved.steps}", "bold"))
         console.print(_facts({label(name): number(last[name], find(name).unit) for name in names}))
-    if comparison := before_and_after(found):
+    if comparison := before_and_after(saved):
         console.print(Text("\nEvaluation [95% interval]", "bold"))
         console.print(_comparison(comparison, (comparison.before, comparison.after)))
-    elif found.evaluations:
-        console.print(Text(f"\nEvaluation {when(found, found.evaluations[-1])} [95% interval]", "bold"))
-        estimates = found.evaluations[-1].evaluation.estimates
+    elif saved.evaluations:
+        console.print(Text(f"\nEvaluation {when(saved, saved.evaluations[-1])} [95% interval]", "bold"))
+        estimates = saved.evaluations[-1].evaluation.estimates
         console.print(_facts({e.name: interval(e.value, e.low, e.high, e.unit) for e in estimates}))
-    if models := model_folders(found.folder):
+    if models := model_folders(saved.folder):
         console.print(Text("\nModel", "bold"))
-        console.print(_facts({f"after step {step}": str(at.relative_to(found.folder)) for step, at in models.items()}))
+        console.print(_facts({f"after step {step}": str(at.relative_to(saved.folder)) for step, at in models.items()}))
     console.print(Text("\nDisk", "bold"))
-    console.print(_facts(_disk(found.folder)))
+    console.print(_facts(_disk(saved.folder)))
     console.print(Text("\nNext", "bold"))
-    for what, command in _next(found).items():
+    for what, command in _next(saved).items():
         console.print(Text(f"{what}:"))
         console.print(Text(f"  {command}"), soft_wrap=True)
 
@@ -119,20 +119,20 @@ def compare(runs: options.RunNames) -> None:
     """
     from reasoner.report.compare import between, settings
 
-    found = read_runs(_folders(runs))
-    if not 2 <= len(found) <= len(LETTERS):
-        raise UserError(f"compare takes 2 to {len(LETTERS)} runs, got {len(found)}.")
+    saved = read_runs(_folders(runs))
+    if not 2 <= len(saved) <= len(LETTERS):
+        raise UserError(f"compare takes 2 to {len(LETTERS)} runs, got {len(saved)}.")
     console = out()
-    for letter, run in zip(LETTERS, found, strict=False):
+    for letter, run in zip(LETTERS, saved, strict=False):
         console.print(Text.assemble(f"{letter}  {run.name}  ", (run.state, STYLES[run.state])), soft_wrap=True)
     console.print(Text("\nSettings that differ", "bold"))
-    table = _table("", *LETTERS[: len(found)])
-    for key, values in settings(found):
+    table = _table("", *LETTERS[: len(saved)])
+    for key, values in settings(saved):
         table.add_row(Text(key), *(Text("not set", "dim") if value is None else Text(value) for value in values))
     console.print(table if table.row_count else Text("none"))
-    for letter, other in zip(LETTERS[1:], found[1:], strict=False):
+    for letter, other in zip(LETTERS[1:], saved[1:], strict=False):
         console.print(Text(f"\n{letter} against A, last evaluation [95% interval]", "bold"))
-        comparison = between(found[0], other)
+        comparison = between(saved[0], other)
         if comparison is None:
             console.print(Text("one of them has no evaluation"))
             continue
@@ -181,11 +181,11 @@ def _folders(names: Sequence[str]) -> list[Path]:
 def _accuracy(run: SavedRun) -> str:
     """`4.2% -> 41.7%`; without an accuracy the first figure of held-out rows, or the last step's where nothing was
     evaluated."""
-    for name in ("accuracy", *(each.name for at in run.evaluations[-1:] for each in at.evaluation.held_out[:1])):
+    for name in ("accuracy", *(figure.name for at in run.evaluations[-1:] for figure in at.evaluation.held_out[:1])):
         figures = (at.evaluation.accuracy if name == "accuracy" else at.evaluation.find(name) for at in run.evaluations)
-        found = [number(each.value, each.unit) for each in figures if each is not None]
-        if found:
-            change = " -> ".join([found[0], found[-1]] if len(found) > 1 else found)
+        numbers = [number(figure.value, figure.unit) for figure in figures if figure is not None]
+        if numbers:
+            change = " -> ".join([numbers[0], numbers[-1]] if len(numbers) > 1 else numbers)
             return change if name == "accuracy" else f"{label(name)} {change}"
     last = run.metrics[-1] if run.metrics else {}
     return ", ".join(f"{label(name)} {number(last[name], find(name).unit)}" for name in headline(last)[:1])

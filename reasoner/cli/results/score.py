@@ -55,12 +55,12 @@ def score(
 
     path = saved_path(saved)
     batches = load_saved(path)
-    found = config_for(path, config or (), sets or (), plugin or ())
-    resolved = found.config
+    configuration = config_for(path, config or (), sets or (), plugin or ())
+    resolved = configuration.config
     if not resolved.rewards:
         raise UserError("the configuration has no rewards to score with; add [[rewards]] with --config FILE.")
-    print_preflights(preflight(resolved.rewards, found.manager))
-    algorithms = hooks.algorithms(found.manager)
+    print_preflights(preflight(resolved.rewards, configuration.manager))
+    algorithms = hooks.algorithms(configuration.manager)
     responses = sum(len(scored.rewards) for batch in batches for scored in batch.groups)
     with (
         interruptible(),
@@ -86,9 +86,9 @@ def _write(output: Path, comparison: Rescoring) -> None:
 
 def _print(console: Console, comparison: Rescoring) -> None:
     table = Table("reward", "old mean", "new mean", "changed", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for each in comparison.components:
-        of = f"{each.changed} of {len(comparison.changes)}"
-        table.add_row(Text(each.name), _mean(each.old_mean), _mean(each.new_mean), of)
+    for component in comparison.components:
+        of = f"{component.changed} of {len(comparison.changes)}"
+        table.add_row(Text(component.name), _mean(component.old_mean), _mean(component.new_mean), of)
     console.print(table)
     console.print()
     facts = Table.grid(padding=(0, 2))
@@ -97,10 +97,10 @@ def _print(console: Console, comparison: Rescoring) -> None:
     facts.add_row(
         "credits that change sign", f"not computed: {comparison.no_credit}" if comparison.no_credit else turned
     )
-    if (found := comparison.correctness) is not None:
-        shares = f"{100 * found.old:.1f}% -> {100 * found.new:.1f}%"
-        over = f"over {found.groups} of {comparison.groups} groups, judged before and now"
-        facts.add_row(Text(f"correct ({found.criterion})"), f"{shares}, {over}")
+    if (correctness := comparison.correctness) is not None:
+        shares = f"{100 * correctness.old:.1f}% -> {100 * correctness.new:.1f}%"
+        over = f"over {correctness.groups} of {comparison.groups} groups, judged before and now"
+        facts.add_row(Text(f"correct ({correctness.criterion})"), f"{shares}, {over}")
     for source, failed in comparison.failures.items():
         facts.add_row("failed calls", Text(f"{source}: {failed}"))
     console.print(facts)

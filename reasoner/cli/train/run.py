@@ -171,8 +171,8 @@ def _train(resolved: Resolved, resumed: Resume | None, ranks: Ranks, *, gate: bo
         train(trainer, gate=gate)
 
 
-def _refuse_beside_resume(given: Mapping[str, object]) -> None:
-    named = [name for name, value in given.items() if value]
+def _refuse_beside_resume(options: Mapping[str, object]) -> None:
+    named = [name for name, value in options.items() if value]
     if named:
         raise UserError(
             f"{' and '.join(named)} cannot be given with --resume, which takes the run's own configuration. The "
@@ -182,7 +182,7 @@ def _refuse_beside_resume(given: Mapping[str, object]) -> None:
 
 def _ranks_setting(ranks: Ranks, gpus: int | None, hostfile: Path | None, sets: Sequence[str]) -> list[str]:
     """`run.ranks` as command line and launcher have it, as a setting; [] where they leave it open or `sets` has it."""
-    if gpus is None and hostfile is None and any(each.partition("=")[0].strip() == "run.ranks" for each in sets):
+    if gpus is None and hostfile is None and any(setting.partition("=")[0].strip() == "run.ranks" for setting in sets):
         return []
     if gpus is not None and hostfile is not None:
         raise UserError("--gpus cannot be given with --hostfile, whose slots say how many ranks each machine runs.")
@@ -232,13 +232,13 @@ def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str],
     config = resolved.config
     config.check_trains(resolved.typed)
     decisions = decide(config)
-    found = rehearse(config, resolved.manager)
-    facts = {**describe_plan(resolved, found.splits, decisions), **found.facts}
+    rehearsal = rehearse(config, resolved.manager)
+    facts = {**describe_plan(resolved, rehearsal.splits, decisions), **rehearsal.facts}
     estimate = find_estimate(config, this_machine(decisions.device), decisions.engine)
     nodes = len(read_hostfile(hostfile)) if hostfile else slurm_node(os.environ).count
     refuse_impossible(estimate, nodes)
     check_models_at_hand(config, decisions)
-    return {**facts, **estimate.facts}, list(found.samples(1))
+    return {**facts, **estimate.facts}, list(rehearsal.samples(1))
 
 
 def _print_plan(facts: Mapping[str, str], samples: Sequence[str]) -> None:

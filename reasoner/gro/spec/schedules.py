@@ -71,7 +71,7 @@ def factor(spec: Schedule, step: int, steps: int, history: Sequence[Mapping[str,
     (1.0, 0.0)
 
     Args:
-        history: the metrics of the committed steps before; the factor is a function of them, so a resumed run goes on
+        history: the metrics of the committed steps before; the factor is a function of them, so a resumed run continues
             as it would have.
     """
     match spec:

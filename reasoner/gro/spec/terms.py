@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Source = Literal["online", "pairs", "labelled", "demos"]
-"""fresh groups, or one of the data sets `[data.pairs]`, `[data.labelled]`, `[data.demos]`"""
+"""Online groups, or one of the data sets `[data.pairs]`, `[data.labelled]`, `[data.demos]`."""
 SOURCES: tuple[Source, ...] = ("online", "pairs", "labelled", "demos")
 EvidenceUnit = Literal["token", "response", "pair"]
 GROUP_BASELINES = ("mean", "leave-one-out", "length-weighted")
@@ -179,7 +179,7 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """c u: plain REINFORCE, weight c whatever the policy."""
+    """c u: plain REINFORCE, weight c under any policy."""
 
     kind: Literal["linear"] = "linear"
 
@@ -348,7 +348,7 @@ class KL:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Importance weight of fresh responses for the gap between sampler and learner, rho = exp(l_old - l_sampler)."""
+    """Importance weight of online responses for the gap between sampler and learner, rho = exp(l_old - l_sampler)."""
 
     kind: Literal["none", "truncate", "mask"] = "none"
     """`truncate`: min(rho, high) (TIS); `mask`: rho inside [low, high], 0 outside (IcePop)"""
@@ -377,27 +377,28 @@ class Term:
     """One sum of weighted log-likelihoods."""
 
     source: Source = "online"
-    """which responses"""
+    """The responses that the term reads."""
     credit: Credit | CreditFunction = field(default_factory=Advantage)
-    """how good a response was"""
+    """How good a response, or each of its tokens, was."""
     evidence: Evidence = field(default_factory=Evidence)
-    """what the policy says of it"""
+    """What the term reads of the policy's log-probabilities."""
     anchor: Anchor = field(default_factory=Anchor)
-    """the constant that separates pushing up from pushing down"""
+    """The value of the evidence that separates pushing up from pushing down."""
     link: Link | LinkFunction = field(default_factory=Linear)
-    """how distance from the anchor becomes weight"""
+    """How the distance from the anchor becomes weight."""
     aggregation: Aggregation = field(default_factory=Aggregation)
-    """how units are summed and normalised"""
+    """How the units are summed and normalised."""
     kl: KL = field(default_factory=KL)
-    """penalty for leaving the reference policy"""
+    """The penalty on the distance from the reference policy."""
     correction: Correction = field(default_factory=Correction)
-    """for the gap between sampler and learner"""
+    """The importance weight for the gap between sampler and learner."""
     pairing: Pairing = field(default_factory=Pairing)
-    """how pairs are found in a group"""
+    """The rule that forms pairs of a group's responses."""
     entropy: float = 0.0
-    """coefficient of the entropy bonus, aggregated as the term"""
+    """The coefficient of the entropy bonus, which is aggregated like the term."""
     mask_truncated: bool = False
-    """responses cut at the length limit get no weight and leave Z (their rewards stay in the baseline)"""
+    """Whether responses cut at the length limit get no weight and do not count in Z (their rewards stay in the
+    baseline)."""
 
     @property
     def reads_pairs(self) -> bool:
@@ -441,7 +442,8 @@ class Term:
 
     @property
     def is_corrected_when_stale(self) -> bool:
-        """Whether responses of older weights need a correction: fresh ones do, but in pairs, which may be anybody's."""
+        """Whether responses of older weights need a correction: online ones do, except in pairs, whose loss is defined
+        for responses of any policy."""
         return self.source == "online" and self.evidence.unit != "pair" and self.anchor.kind != "sampler"
 
     @property

@@ -23,26 +23,28 @@ class SequenceShape:
 
     start: int
     prompt: int
-    """tokens"""
+    """The number of tokens of the prompt."""
     responses: tuple[int, ...]
-    """tokens of each response that go through the model; may be 0"""
+    """The number of tokens of each response that go through the model; may be 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
-    """What goes through the model, and where the response tokens are predicted."""
+    """The tokens that go through the model, and the positions that predict the response tokens."""
 
     input_ids_BL: Tensor
     position_ids_BL: Tensor
-    """restarting after each prompt; in padded sequences counting up to the last token, which padding repeats"""
+    """Positions that restart after each prompt; in padded sequences they count up to the last token, and padding
+    repeats its position."""
     shapes: tuple[SequenceShape, ...] | None
-    """of the packed sequences, all in one flat input (B = 1); None: one response per sequence, padded on the right"""
+    """The shapes of the packed sequences, all in one flat input (B = 1); None: one response per sequence, padded on the
+    right."""
     predictors_S: Tensor
-    """index into the flattened (B * L) positions whose hidden state predicts each response token"""
+    """Index of the flattened (B * L) position whose hidden state predicts each response token."""
     targets_S: Tensor
-    """token ids"""
+    """The ids of the response tokens."""
     lengths_R: tuple[int, ...]
-    """tokens of each response: S = sum"""
+    """The number of tokens of each response; S is their sum."""
 
     def parts(self, values_S: Tensor) -> list[Tensor]:
         """(S,) -> (T,) of each response."""

@@ -40,7 +40,7 @@ from reasoner.distributed.sharding import GroupRows
 Layout = Literal["auto", "packed", "padded"]
 Sharing = Literal["auto", "always", "never"]
 WORTH_SHARING = 0.2
-"""share of a group's tokens that one common prompt must save under `auto`"""
+"""The least share of a group's tokens that one common prompt must save under `auto`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class PackedSequence:
     responses: tuple[tuple[int, ...], ...]
     """token ids"""
     rows: tuple[int, ...]
-    """row of each response in the batch"""
+    """The row of each response in the batch."""
 
     @property
     def tokens(self) -> int:
@@ -163,7 +163,7 @@ def worth_sharing(group: GroupRows) -> bool:
 
 
 _Piece = tuple[PackedSequence, ...]
-"""sequences that are never split over micro-batches"""
+"""Sequences that are never split over micro-batches."""
 
 
 def _pieces(group: GroupRows, token_budget: int, sharing: Sharing) -> Iterator[_Piece]:

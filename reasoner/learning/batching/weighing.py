@@ -18,11 +18,11 @@ class WeightedLoss:
     """The loss of a micro-batch."""
 
     loss: Tensor
-    """- sum w o - sum v H, with gradient"""
+    """- sum w o - sum v H, with gradient."""
     nonzero: bool
-    """False: every weight is 0, and so is the gradient"""
+    """Whether any weight is not 0; otherwise the gradient is 0."""
     entropy: float
-    """sum of H over the policy's tokens, nats; 0 when entropies were not asked for"""
+    """Sum of H over the policy's tokens, nats; 0 where entropies were not computed."""
 
 
 def weigh_batch(

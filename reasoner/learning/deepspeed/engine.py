@@ -79,7 +79,7 @@ class DeepspeedLearner:
             total_steps: optimiser steps of the whole run, for the decay of the learning rate.
             ranks: all that train together.
             trust_remote_code: run Python code that comes with the model.
-            checkpoint: folder in which `checkpoint` wrote, of this or the torch engine; the learner goes on from there.
+            checkpoint: folder in which `checkpoint` wrote, of this or the torch engine; the learner resumes from it.
             lora: train an adapter with the rest frozen; None: all weights.
 
         Raises:

@@ -2,7 +2,7 @@
 
 Policy and critic are built on it. Parameters are float32. With dtype bfloat16 the forward pass runs under autocast: the
 parameters are their own float32 master copy, gradients add up in float32 (bfloat16 sums would depend on how a batch
-was cut), and a fresh learner and its reference agree. DeepSpeed keeps the master copy itself, in shards: for it (and
+was cut), and a new learner and its reference agree. DeepSpeed keeps the master copy itself, in shards: for it (and
 for the reference beside it) the parameters are bfloat16 and there is no autocast.
 """
 
@@ -47,19 +47,20 @@ ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16":
 """mean difference per token between the packed and the plain forward pass on the first batch: absolute for
 log-probabilities, relative for hidden states (float64 models of transformers still normalise in float32)"""
 GROWTH = 1.5
-"""a batch with a sequence this many times longer than any that was compared is compared again"""
+"""A batch with a sequence this many times longer than any that was compared is compared again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How sequences go through the model, and why."""
+    """How sequences go through the model, and what keeps them from a faster way."""
 
     flat: bool
-    """packed sequences one after the other without padding; False: one response per sequence, padded on the right"""
+    """Whether sequences are packed one after the other without padding; False: one response per sequence, padded on the
+    right."""
     sharing: Sharing
     token_budget: int
     why: str = ""
-    """what keeps sequences from being packed, or prompts from being shared; empty: nothing does"""
+    """The reason why sequences are not packed, or prompts not shared; empty: there is none."""
 
     def micro_batches(self, groups: Sequence[GroupRows]) -> tuple[MicroBatch, ...]:
         """The groups in pieces of at most `token_budget` tokens."""
@@ -261,7 +262,8 @@ class Backbone:
         return Packing(not why, "never" if reason else sharing, token_budget, reason)
 
     def _try_packing(self) -> str:
-        """Put a few tokens through the model in packed sequences; returns what keeps it from that, empty: nothing."""
+        """Put a few tokens through the model in packed sequences; returns the reason why that fails, empty: it
+        works."""
         sequences = PackedSequence((0, 0), ((0, 0),), (0,)), PackedSequence((0,), ((0,),), (1,))
         self.model.set_attn_implementation(IMPLEMENTATION)
         try:
@@ -314,14 +316,14 @@ def _recompute(model: Any) -> None:
 
 
 def _without_head(model: Any) -> Any:
-    """What gives a model's hidden states."""
+    """The part of a model that computes its hidden states."""
     if model.base_model is model and model.get_output_embeddings() is not None:
         return model.model  # Llama 4's text model names another part of the whole as its base
     return model.base_model
 
 
 def _packing_obstacle(model: Any) -> str:
-    """What keeps several sequences from being laid one after the other; empty: nothing."""
+    """The reason why this model's sequences cannot be packed; empty: there is none."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if getattr(model, "_is_stateful", False) or any("linear" in kind or "mamba" in kind for kind in kinds):

@@ -96,7 +96,7 @@ def token_logprobs(
 def token_logprobs(
     hidden_SH: Tensor, targets_S: Tensor, head: Head, temperature: float, chunk: int, *, entropy: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """(S,) log-probability of each target; with `entropy` also (S,) the entropy of the distribution it is drawn from.
+    """(S,) log-probability of each target; with `entropy` also (S,) the entropy of the distribution it is sampled from.
 
     Both are differentiable in the hidden states, the weight and the bias.
 

@@ -98,7 +98,7 @@ class TorchPolicy(Backbone):
     def scores(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
         """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `rows`, with gradient.
 
-        With `entropy` also (S,) the entropy of the distribution that each token was drawn from, else None.
+        With `entropy` also (S,) the entropy of the distribution that each token was sampled from, else None.
         """
         hidden_SH = self.hidden(inputs)
         with self.autocast():

@@ -73,8 +73,8 @@ class Guard:
         if self._key:
             if scope["path"] in _OPEN:
                 return 0, ""
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not secrets.compare_digest(given, f"Bearer {self._key}".encode()):
+            header = dict(scope["headers"]).get(b"authorization", b"")
+            if not secrets.compare_digest(header, f"Bearer {self._key}".encode()):
                 return 401, "the key is missing or wrong"
         elif len(hosts) > 1 or not all(map(self._is_here, hosts)):  # none: no browser asks
             return 403, (
@@ -99,13 +99,13 @@ class Guard:
 
 
 def _headers(scope: Scope, name: bytes) -> list[str]:
-    return [value.decode("latin-1").strip() for given, value in scope["headers"] if given.lower() == name]
+    return [value.decode("latin-1").strip() for key, value in scope["headers"] if key.lower() == name]
 
 
 def _is_of(origin: str, host: str) -> bool:
     """Whether an `Origin` is that of pages from this `Host`."""
-    scheme, found, place = origin.lower().partition("://")
-    return scheme in ("http", "https") and bool(found) and place == host.lower()
+    scheme, separator, place = origin.lower().partition("://")
+    return scheme in ("http", "https") and bool(separator) and place == host.lower()
 
 
 async def _body(receive: Any) -> bytes | None:

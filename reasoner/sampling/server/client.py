@@ -2,7 +2,7 @@
 
     POST /inference/v1/generate   token ids in; token ids, log-probabilities and versions of the weights out
     POST /collective_rpc          our worker extension (`vllm_worker`): what it is, take these weights, this seed
-    POST /pause, /resume          nothing is drawn while weights change
+    POST /pause, /resume          nothing is sampled while weights change
     GET  /weight_info             the name of the weights that it holds, which `/update_weight_version` sets
     GET  /metrics                 how many tokens it has made: whether it still works
 
@@ -154,8 +154,8 @@ class Server:
         async for attempt in _again():
             with attempt:
                 await self._check_route()
-                found = await self._rpc("describe", [str(folder)], SHORT_S, _Described)
-        return found.results[0]
+                described = await self._rpc("describe", [str(folder)], SHORT_S, _Described)
+        return described.results[0]
 
     async def version(self) -> str:
         """The name of its weights.
@@ -165,8 +165,8 @@ class Server:
         """
         async for attempt in _again():
             with attempt:
-                found = _checked(await self._get("/weight_info"), _Version)
-        return found.weight_version
+                loaded = _checked(await self._get("/weight_info"), _Version)
+        return loaded.weight_version
 
     async def work_done(self) -> float:
         """Tokens that it has read and written since it started.
@@ -197,7 +197,7 @@ class Server:
             "logprobs": 0,
         }
         body = {"token_ids": list(token_ids), "sampling_params": wanted}
-        # whoever waits sees to it that the server still works
+        # the caller that waits checks that the server still works
         choices = _checked(await self._post("/inference/v1/generate", body, None), _Generated).choices
         _check_choices(choices, n, params.max_tokens)
         return sorted(choices, key=lambda choice: choice.index)
@@ -210,13 +210,13 @@ class Server:
         """
         wanted = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "logprobs": 0, "detokenize": False}
         body = {"token_ids": [*prompt, *response], "sampling_params": wanted}
-        found = _checked(await self._post("/inference/v1/generate", body, LOAD_S), _Read)
-        read = found.prompt_logprobs[len(prompt) :]
+        answer = _checked(await self._post("/inference/v1/generate", body, LOAD_S), _Read)
+        read = answer.prompt_logprobs[len(prompt) :]
         known = [at for at in read if at is not None]
         if len(known) != len(response) or not all(token in at for token, at in zip(response, known, strict=True)):
             raise ServerError("answers log-probabilities of other tokens than those that it was given")
         logprobs = [at[token].logprob for token, at in zip(response, known, strict=True)]
-        return logprobs, {span.version for choice in found.choices for span in choice.weight_versions}
+        return logprobs, {span.version for choice in answer.choices for span in choice.weight_versions}
 
     async def take(self, folder: Path, name: str, seed: int) -> tuple[str, int]:
         """Load the weights in `folder`, call them `name`, and forget what the old ones computed.
@@ -224,7 +224,7 @@ class Server:
         Its weights have another name from the first moment on: whatever goes wrong, they are never taken for those.
 
         Args:
-            seed: of what is drawn from now on.
+            seed: of what is sampled from now on.
 
         Returns:
             checksum and number of tensors of what it read.
@@ -268,8 +268,8 @@ class Server:
                 method, path, json=body, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S)
             )
         except httpx.HTTPError as error:
-            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise UnreachableError(redact(f"could not be reached, or broke off ({said})")) from error
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise UnreachableError(redact(f"could not be reached, or broke off ({reason})")) from error
 
 
 def _again() -> AsyncRetrying:

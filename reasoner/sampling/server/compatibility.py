@@ -60,25 +60,26 @@ class ServerRequirements:
         command = f"reasoner serve {shlex.quote(str(folder))} --set model.dtype={dtype} {lengths}"
         return cls(command, _shape_of(folder), dtype, max_model_len, None)
 
-    def mistakes(self, found: Description) -> list[str]:
+    def mistakes(self, description: Description) -> list[str]:
         """What is not as it must be, as ends of a sentence."""
         other = [
-            f"{name} = {found.shape.get(name)}" for name in self.shape if found.shape.get(name) != self.shape[name]
+            f"{name} = {description.shape.get(name)}"
+            for name in self.shape
+            if description.shape.get(name) != self.shape[name]
         ]
         wrong = {
             f"holds another model ({', '.join(other)}; the run's: {dict(self.shape)})": bool(other),
-            f"holds the model in {found.dtype}, and model.dtype is {self.dtype}": found.dtype != self.dtype,
-            f"takes {found.max_model_len} tokens, and a prompt and its response may have {self.max_model_len}": (
-                found.max_model_len < self.max_model_len
+            f"holds the model in {description.dtype}, and model.dtype is {self.dtype}": description.dtype != self.dtype,
+            f"takes {description.max_model_len} tokens, and a prompt and its response may have {self.max_model_len}": (
+                description.max_model_len < self.max_model_len
             ),
-            f"gives {found.logprobs_mode}, and processed_logprobs, those of the sampled distribution, are needed": (
-                found.logprobs_mode != "processed_logprobs"
-            ),
-            f"has its own sampling defaults (generation_config = {found.generation_config!r}, not 'vllm')": (
-                found.generation_config != "vllm"
+            f"gives {description.logprobs_mode}, and processed_logprobs, those of the sampled distribution, are "
+            "needed": (description.logprobs_mode != "processed_logprobs"),
+            f"has its own sampling defaults (generation_config = {description.generation_config!r}, not 'vllm')": (
+                description.generation_config != "vllm"
             ),
             f"cannot read what this run writes to {self.weights_folder}: set sampling.weights_folder to a folder that "
-            "both see under the same path": self.weights_folder is not None and not found.reads_folder,
+            "both see under the same path": self.weights_folder is not None and not description.reads_folder,
         }
         return [what for what, is_so in wrong.items() if is_so]
 
@@ -118,12 +119,12 @@ async def describe(servers: Sequence[Server], wanted: ServerRequirements) -> lis
             f"sampling.weights_folder = {str(wanted.weights_folder)!r} cannot be written: {error.strerror}"
         ) from error
     with probe as folder:
-        asked = await asyncio.gather(*(server.describe(folder) for server in servers), return_exceptions=True)
-    found: list[Description] = []
-    for server, answer in zip(servers, asked, strict=True):
+        answers = await asyncio.gather(*(server.describe(folder) for server in servers), return_exceptions=True)
+    descriptions: list[Description] = []
+    for server, answer in zip(servers, answers, strict=True):
         if isinstance(answer, Description):
             mistakes = wanted.mistakes(answer)
-            found.append(answer)
+            descriptions.append(answer)
         elif isinstance(answer, ServerError):
             mistakes = [str(answer)]
         else:
@@ -134,17 +135,17 @@ async def describe(servers: Sequence[Server], wanted: ServerRequirements) -> lis
                 f"the server {server.url} {', and it '.join(mistakes)}. Start it with: {wanted.command} --port {port} "
                 "(and the --config, --set and --plugin of the run)"
             )
-    return found
+    return descriptions
 
 
 def _shape_of(folder: Path) -> dict[str, Any]:
     """What a server says of its model, of the one in `folder`."""
-    found = read_model_json(folder / "config.json")
-    found |= table_of(found, "text_config")
-    return {name: found[name] for name in SHAPE if name in found}
+    values = read_model_json(folder / "config.json")
+    values |= table_of(values, "text_config")
+    return {name: values[name] for name in SHAPE if name in values}
 
 
-def summary(urls: Sequence[str], found: Sequence[Description]) -> str:
+def summary(urls: Sequence[str], descriptions: Sequence[Description]) -> str:
     """`2 vLLM servers (0.32.0): http://a:8000, http://b:8000`."""
-    versions = ", ".join(sorted({each.vllm for each in found}))
+    versions = ", ".join(sorted({description.vllm for description in descriptions}))
     return f"{len(urls)} vLLM server{'s' if len(urls) > 1 else ''} ({versions}): {', '.join(urls)}"

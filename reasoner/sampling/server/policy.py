@@ -39,11 +39,11 @@ class ServedPolicy:
             self._portal = stack.enter_context(start_blocking_portal())
             for server in self._servers:
                 stack.callback(self._portal.call, server.close)
-            found = self._portal.call(describe, self._servers, wanted)
+            descriptions = self._portal.call(describe, self._servers, wanted)
             self._weights: Mapping[str, str] = self._portal.call(self._versions)
             self._stack = stack.pop_all()
-        self._limit = asyncio.Semaphore(sum(each.max_sequences for each in found))
-        self.description = summary(urls, found)
+        self._limit = asyncio.Semaphore(sum(description.max_sequences for description in descriptions))
+        self.description = summary(urls, descriptions)
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         """(R)(T) log-probability of every response token.

@@ -2,7 +2,7 @@
 
 Unlike an engine of one's own, the servers hold nothing that the run can rely on until it has given them weights: the
 first `load` comes before the first `sample`. Weights have a name that no other run uses, and every response says by
-which weights it was drawn: a server that was restarted, or that another run has given weights, contributes nothing.
+which weights it was sampled: a server that was restarted, or that another run has given weights, contributes nothing.
 
 The same seed gives other responses: which server draws what, and in which order, depends on their load.
 """
@@ -101,15 +101,15 @@ class ServerSampler:
             self._portal = stack.enter_context(start_blocking_portal())
             for server in self._servers:
                 stack.callback(self._portal.call, server.close)
-            found = self._portal.call(describe, self._servers, wanted)
+            descriptions = self._portal.call(describe, self._servers, wanted)
             self._stack = stack.pop_all()
         self._sequences = {
-            server.url: max(1, each.max_sequences // ranks.count)
-            for server, each in zip(self._servers, found, strict=True)
+            server.url: max(1, description.max_sequences // ranks.count)
+            for server, description in zip(self._servers, descriptions, strict=True)
         }
         self.description = (
-            f"{summary(urls, found)}; up to {sum(self._sequences.values())} sequences at once; the same seed gives "
-            "other responses"
+            f"{summary(urls, descriptions)}; up to {sum(self._sequences.values())} sequences at once; the same seed "
+            "gives other responses"
         )
 
     @property
@@ -126,10 +126,10 @@ class ServerSampler:
     def _draw(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
         if len(self._out) == len(self._servers):
             raise SamplerError(_none_left(self._out))
-        here = self._ranks.index % len(self._servers)  # ranks do not all start with the same server
+        first = self._ranks.index % len(self._servers)  # ranks do not all start with the same server
         seats = [
             ServerState(server, max(1, self._sequences[server.url] // n))
-            for server in (*self._servers[here:], *self._servers[:here])
+            for server in (*self._servers[first:], *self._servers[:first])
             if server.url not in self._out
         ]
         if not self._idle.is_set():
@@ -169,8 +169,8 @@ class ServerSampler:
             self._drawing.cancel()
             self._idle.wait()
 
-    def _group(self, drawn: PromptResponses, params: SamplingParams, version: int) -> Group:
-        opened = opened_block(self._tokenizer, drawn.prompt.token_ids)
+    def _group(self, sampled: PromptResponses, params: SamplingParams, version: int) -> Group:
+        opened = opened_block(self._tokenizer, sampled.prompt.token_ids)
         responses = tuple(
             build_response(
                 self._tokenizer,
@@ -182,9 +182,9 @@ class ServerSampler:
                 opened,
                 all_end_tokens(self._end_tokens, params),
             )
-            for choice in drawn.choices
+            for choice in sampled.choices
         )
-        return Group(drawn.prompt.problem, drawn.prompt.token_ids, responses)
+        return Group(sampled.prompt.problem, sampled.prompt.token_ids, responses)
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         """As in the protocol; a collective. Every server that holds the weights scores all of them.
@@ -210,15 +210,15 @@ class ServerSampler:
     async def _score(self, groups: Sequence[Group]) -> _Scored:
         servers = [server for server in self._servers if server.url not in self._out]
         answers = await asyncio.gather(*(self._score_by(server, groups) for server in servers), return_exceptions=True)
-        found = _Scored({}, {})
+        scored = _Scored({}, {})
         for server, answer in zip(servers, answers, strict=True):
             if isinstance(answer, ServerError):
-                found.out[server.url] = str(answer)
+                scored.out[server.url] = str(answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                found.logprobs[server.url] = answer
-        return found
+                scored.logprobs[server.url] = answer
+        return scored
 
     async def _score_by(self, server: Server, groups: Sequence[Group]) -> list[list[float]]:
         rows = [(group.prompt_ids, response.token_ids) for group in groups for response in group.responses]
@@ -235,23 +235,23 @@ class ServerSampler:
             HandoverError: servers read different weights.
         """
         started = time.monotonic()
-        given: _LoadedWeights | RunError | None = None
+        loaded: _LoadedWeights | RunError | None = None
         if self._ranks.first:
             try:
-                given = self._portal.call(self._give, folder, version)
+                loaded = self._portal.call(self._give, folder, version)
             except RunError as error:  # the other ranks wait for word of it
-                given = error
-        given = self._ranks.broadcast(given)
-        if not isinstance(given, _LoadedWeights):
-            raise given or SamplerError("the first rank did not say what the servers took")
-        back = [url for url in self._out if url not in given.out]
-        for url, why in given.out.items():
+                loaded = error
+        loaded = self._ranks.broadcast(loaded)
+        if not isinstance(loaded, _LoadedWeights):
+            raise loaded or SamplerError("the first rank did not say what the servers took")
+        back = [url for url in self._out if url not in loaded.out]
+        for url, why in loaded.out.items():
             self._lose(url, why)
         for url in back:
             del self._out[url]
             self._say(f"{url} is back, with the weights of version {version}")
         self._version = version
-        checksum, tensors = given.receipt
+        checksum, tensors = loaded.receipt
         return Receipt(version, checksum, tensors, time.monotonic() - started)
 
     async def _give(self, folder: Path, version: int) -> _LoadedWeights:

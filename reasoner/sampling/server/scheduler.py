@@ -1,9 +1,9 @@
-"""One batch of groups drawn by several servers.
+"""One batch of groups sampled by several servers.
 
 A group is one request. It goes to the server with the fewest tokens outstanding among those that can draw it at once;
-the others wait, so that a fast server gets more of them. A server takes part once it has said that it holds the weights
-that are asked for. One that fails is asked again, and is out of the batch when it holds other weights, does not answer,
-has failed too often, or has made no token for too long; what it had goes to the others.
+the others wait, so that a fast server gets more of them. A server takes part once it has reported that it holds the
+weights that are asked for. One that fails is asked again, and is out of the batch when it holds other weights, does not
+answer, has failed too often, or has made no token for too long; what it had goes to the others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LostServer:
 
 @dataclass(frozen=True, slots=True)
 class SamplingRequest:
-    """How every group is drawn."""
+    """How every group is sampled."""
 
     n: int
     params: SamplingParams
@@ -120,7 +120,7 @@ class BatchSchedule:
             await asyncio.gather(*self._then, *self._dropped, return_exceptions=True)
 
     def _spread(self) -> None:
-        """Give groups to whoever can draw them at once."""
+        """Give groups to the servers that can sample them at once."""
         while self._waiting:
             free = [seat for seat in self._seats if seat.ready and len(seat.running) < seat.slots]
             if not free:

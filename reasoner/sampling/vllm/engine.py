@@ -27,7 +27,7 @@ from reasoner.sampling.vllm.process import EngineProcess
 
 
 class VllmSampler:
-    """Samples with vLLM. The engine goes on drawing while the caller works on the groups that it already has.
+    """Samples with vLLM. The engine continues to sample while the caller works on the groups that it already has.
 
     Args:
         start: the engine.

@@ -123,16 +123,16 @@ class EngineHost:
         for index, (prompt, response) in enumerate(request.rows):
             tokens = {"prompt_token_ids": [*prompt, *response]}
             self._engine.add_request(str(index), tokens, params, lora_request=self._adapter)
-        found: dict[int, list[float]] = {}
-        while len(found) < len(request.rows):
+        scores: dict[int, list[float]] = {}
+        while len(scores) < len(request.rows):
             for output in self._engine.step():
                 prompt, response = request.rows[int(output.request_id)]
-                given = output.prompt_logprobs[len(prompt) :] if output.finished else ()
+                logprobs = output.prompt_logprobs[len(prompt) :] if output.finished else ()
                 if output.finished:
-                    found[int(output.request_id)] = [
-                        at[token].logprob for token, at in zip(response, given, strict=True)
+                    scores[int(output.request_id)] = [
+                        at[token].logprob for token, at in zip(response, logprobs, strict=True)
                     ]
-        return [found[index] for index in range(len(request.rows))]
+        return [scores[index] for index in range(len(request.rows))]
 
     def _params(self, request: SampleRequest) -> VllmParams:
         return VllmParams(
@@ -149,7 +149,8 @@ class EngineHost:
     def _responses(self, output: Any, params: SamplingParams) -> tuple[Response, ...]:
         opened = opened_block(self._tokenizer, output.prompt_token_ids)
         return tuple(
-            self._response(each, params, opened) for each in sorted(output.outputs, key=lambda each: int(each.index))
+            self._response(completion, params, opened)
+            for completion in sorted(output.outputs, key=lambda completion: int(completion.index))
         )
 
     def _response(self, output: Any, params: SamplingParams, opened: str) -> Response:

@@ -27,7 +27,7 @@ class StartEngine:
     max_model_len: int
     """tokens of prompt and response"""
     max_sequences: int
-    """responses that are drawn at the same time"""
+    """Responses that are sampled at the same time."""
     memory_share: float
     """share of the GPU's memory (cuda)"""
     kv_cache_gib: float
@@ -129,8 +129,8 @@ def said_by_vllm(error: Exception) -> str:
     """The reason in a message of vLLM, which pydantic surrounds with the values that it was given and a link."""
     if not isinstance(error, ValueError):
         return f"{type(error).__name__}: {error}"
-    found = re.search(r"^\s*Value error, (.*?)(?: \[type=|$)", str(error), re.MULTILINE)
-    return found[1] if found else str(error)
+    match = re.search(r"^\s*Value error, (.*?)(?: \[type=|$)", str(error), re.MULTILINE)
+    return match[1] if match else str(error)
 
 
 def failure(error: Exception) -> RequestFailed:

@@ -66,11 +66,11 @@ class EngineProcess:
 
     def _spawn(self, start: StartEngine) -> None:
         self._scratch = ScratchFolder("vllm")
-        self._connection, theirs = Pipe()
-        with theirs, self._log_file.open("ab") as log:
+        self._connection, child_end = Pipe()
+        with child_end, self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                module_command(_HOST_MODULE, str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
+                module_command(_HOST_MODULE, str(child_end.fileno())),
+                pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

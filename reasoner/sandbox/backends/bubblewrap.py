@@ -72,10 +72,10 @@ class Contained:
         undo: ExitStack,
     ) -> None:
         self._scratch_bytes = limits.scratch_mb * 2**20
-        with ExitStack() as given:
-            self._status, told = _pipe(undo, given)
-            rules = _in_memory(seccomp, given)
-            contents = {name: _in_memory(data, given) for name, data in files.items()}
+        with ExitStack() as inherited:
+            self._status, told = _pipe(undo, inherited)
+            rules = _in_memory(seccomp, inherited)
+            contents = {name: _in_memory(data, inherited) for name, data in files.items()}
             argv = [command, *_isolation(), *_view(), *_scratch(contents, limits), "--seccomp", str(rules)]
             argv += ["--json-status-fd", str(told), "--", *_INIT, *_other_user(), *program]
             self._process = undo.enter_context(

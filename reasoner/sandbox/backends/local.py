@@ -11,8 +11,8 @@ from reasoner.sandbox.base import Limits, Outcome, SandboxError, Session, checke
 from reasoner.sandbox.running import Child, Running
 
 StartProgram = Callable[[Sequence[str], Mapping[str, bytes], Limits, ExitStack], Child]
-"""Starts a program in a fresh scratch folder that holds the files. What undoes it, whether it went well or not, goes on
-the stack: processes ended, descriptors closed, folders removed."""
+"""Starts a program in a new scratch folder that holds the files. The clean-up is pushed onto the stack, also where the
+start fails: ending processes, closing descriptors, removing folders."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class Pool:
         """It died by itself."""
         self._read(worker)
         if worker.task is not None:
-            self._fail(worker, "crash", f"the worker died during the call: {_how(status)}")
+            self._fail(worker, "crash", f"the worker died during the call: {_exit_text(status)}")
         elif worker.pid in self._workers:
             self._end(worker)
 
@@ -371,7 +371,7 @@ def _answers(result: CallResult, task: ScoringTask | None) -> bool:
     return task is not None and (result.task, result.reward) == (int(task.id), task.rewards[0])
 
 
-def _how(code: int) -> str:
+def _exit_text(code: int) -> str:
     if code >= 0:
         return f"exit status {code}."
     name = signal.Signals(-code).name

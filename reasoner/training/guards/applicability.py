@@ -58,14 +58,14 @@ def unrewarded_reason(config: Config, groups: Sequence[ScoredGroup], before: Eva
 
 def _is_silent(parts: Iterable[Component]) -> bool:
     """Whether calls were made that had nothing to say, and none that had."""
-    found = list(parts)
-    return all(part.value is None for part in found) and any(part.failure is None for part in found)
+    components = list(parts)
+    return all(part.value is None for part in components) and any(part.failure is None for part in components)
 
 
 def _is_for_some(source: str, before: Evaluation | None) -> bool:
     """Whether the source applied to some problems of an evaluation and not to others."""
-    found = before.find(f"reward/{source}") if before else None
-    return before is not None and found is not None and len(found.by_problem) < before.problems
+    estimate = before.find(f"reward/{source}") if before else None
+    return before is not None and estimate is not None and len(estimate.by_problem) < before.problems
 
 
 def _advice(config: Config, source: str) -> str:

@@ -155,10 +155,10 @@ class Canary:
     def _start(self, prompts: Sequence[Prompt]) -> None:
         """Have every engine continue a prompt, and compare before anything is changed."""
         shortest = sorted(prompts, key=lambda prompt: len(prompt.token_ids))[: max(2, self.ranks.count)]
-        few = [replace(prompt, token_ids=prompt.token_ids[-_PROMPT_TOKENS:]) for prompt in shortest]
+        tails = [replace(prompt, token_ids=prompt.token_ids[-_PROMPT_TOKENS:]) for prompt in shortest]
         params = replace(self.params, temperature=1.0, max_tokens=min(_TOKENS, self.params.max_tokens))
-        sampled = list(self.sampler.sample(few, _RESPONSES, params))
-        groups = [group for some in self.ranks.gather(sampled) for group in some]
+        sampled = list(self.sampler.sample(tails, _RESPONSES, params))
+        groups = [group for share in self.ranks.gather(sampled) for group in share]
         groups.sort(key=lambda group: group.problem.id)
         with self.learner.perturbed({}):
             scored = self.learner.logprobs(groups, 1.0)
@@ -262,10 +262,10 @@ class Canary:
 
 def families_of(names: Iterable[str]) -> list[ParameterFamily]:
     """The families of parameters of these names, in their order."""
-    found: dict[str, list[str]] = {}
+    families: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(_family(name), []).append(name)
-    return [ParameterFamily(name, _spread(members)) for name, members in found.items()]
+        families.setdefault(_family(name), []).append(name)
+    return [ParameterFamily(name, _spread(members)) for name, members in families.items()]
 
 
 def _family(name: str) -> str:
@@ -283,9 +283,9 @@ def _spread(members: Sequence[str]) -> tuple[str, ...]:
     for name in members:
         number = re.search(r"\.(\d+)\.", name)
         layers.setdefault(number[1] if number else "", []).append(name)
-    some = list(layers.values())
-    chosen = {round(at * (len(some) - 1) / (_LAYERS - 1)) for at in range(_LAYERS)}
-    return tuple(name for at in sorted(chosen) for name in some[at])
+    names = list(layers.values())
+    chosen = {round(at * (len(names) - 1) / (_LAYERS - 1)) for at in range(_LAYERS)}
+    return tuple(name for at in sorted(chosen) for name in names[at])
 
 
 _WHAT_TO_DO = (
@@ -304,14 +304,14 @@ def _message(engine: str, names: str) -> str:
 
 
 def _summary(effects: Mapping[ParameterFamily, float], unseen: Sequence[ParameterFamily], tokens: int) -> str:
-    found = (
+    moved = (
         f"the sampler takes all {len(effects)} families of parameters (each moved {tokens} tokens by "
         f"{min(effects.values()):.2g} to {max(effects.values()):.2g} nats)"
         if effects
         else "no parameter moves the tokens that were tried"
     )
     names = ", ".join(family.name for family in unseen)
-    return f"{found}; not seen, because they move nothing here: {names}" if unseen and effects else found
+    return f"{moved}; not seen, because they move nothing here: {names}" if unseen and effects else moved
 
 
 def _by(engine: str) -> str:

@@ -66,10 +66,10 @@ def explain(nonfinite: Sequence[NonFiniteResponse]) -> str:
     """Where the numbers went wrong, in one sentence."""
     output = {"policy": "log-probabilities", "critic": "values"}
     parts = []
-    for model in dict.fromkeys(each.model for each in nonfinite):
-        own = [each for each in nonfinite if each.model == model]
-        outputs = sum(not _finite(each.outputs) for each in own)
-        weights = sum(not _finite(each.weights) for each in own)
+    for model in dict.fromkeys(response.model for response in nonfinite):
+        own = [response for response in nonfinite if response.model == model]
+        outputs = sum(not _finite(response.outputs) for response in own)
+        weights = sum(not _finite(response.weights) for response in own)
         if outputs:
             parts.append(f"the {model}'s {output[model]} of {_counted(outputs)} are not finite")
         elif weights:
