@@ -139,7 +139,8 @@ def made_up_run(
         suppress(*([] if end is None else [type(end)])),
         open_run(output, "math-gsm8k", to_toml(config), chosen, reserve_bytes=0) as run,
     ):
-        tried = [made.group(f"train:gate-{n}", 0.1, size) for n in range(8)]
+        apart = MadeUp(seed, texts, size)
+        tried = [apart.group(f"train:gate-{n}", 0.1, size) for n in range(8)]
         run.commit_gate(judge_gate(tried, Criterion("math"), demonstrations=False))
         _evaluate(run, 0, made, 0.1)
         for step in range(1, steps + 1):

@@ -179,7 +179,7 @@ def test_list_fits_80_columns_and_names_what_cannot_be_read(reasoner: Command, m
     assert code == 0
     lines = text.splitlines()
     assert max(map(len, lines[:4])) <= 80
-    assert lines[1].split()[:4] == ["20260101-120000-first", "finished", "3/3", "0%"]
+    assert lines[1].split()[:4] == ["20260101-120000-first", "finished", "3/3", "4.5%"]
     assert "failed" in lines[3]
     assert "not readable: 20260303-broken: " in text
 
