@@ -82,7 +82,7 @@ def test_a_program_sees_no_installed_package_and_not_the_one_that_made_its_probl
         (library / name / "file.py").write_text("x = 1")
     monkeypatch.syspath_prepend(str(library / "own"))
     paths = interpreter.readable_paths()
-    for module in ("interpreter", "bubblewrap", "sandlock"):
+    for module in ("interpreter", "backends.bubblewrap", "backends.sandlock"):
         monkeypatch.setattr(f"reasoner.sandbox.{module}.readable_paths", lambda: [*paths, library])
     interpreter.hidden_paths.cache_clear()
     program = f"import os\nfor each in sorted(os.walk({str(library)!r})): print(os.path.basename(each[0]), each[2])"

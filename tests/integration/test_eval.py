@@ -335,7 +335,7 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
         ([task, "--samples", 2], "samples = 2 at temperature 0 gives the same response every time; raise temperature"),
         ([task, "--model", folder / "run"], "has no config.json: it is not a model in Hugging Face format"),
         ([task, "--set", "evaluation.max_tokens=500"], "takes 512 tokens, and task 'sums' needs"),
-        ([], "name a task to evaluate on"),
+        ([], "nothing to evaluate. Name a TASK"),
         (["--resume", folder, "--samples", 2], "--resume continues an evaluation with its own configuration"),
         (["--resume", folder], "is not an evaluation that can be resumed: there is no"),
         ([task, "--set", f"data.eval.path={folder}/gone.jsonl"], "there is no data file"),
