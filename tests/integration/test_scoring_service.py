@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -86,6 +87,13 @@ def service(
 def scoring_of(*rewards: RewardConfig, cache: int = 0, max_failure_rate: float = 1.0) -> ScoringService:
     scoring = ScoringConfig(workers=2, memory_mb=256, max_failure_rate=max_failure_rate, cache=cache)
     return ScoringService(rewards, scoring, [PLUGIN])
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """On the disk: what a call leaves in /dev/shm is removed, and `scripts/test` puts the tests' folders there."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def lines(file: Path) -> list[str]:
@@ -702,6 +710,7 @@ TALKING = """
 import os
 import subprocess
 import sys
+import tempfile
 from reasoner import RewardSource, hookimpl, reward
 
 

@@ -52,7 +52,7 @@ class Served:
     def kill(self) -> str:
         """Kill vLLM; returns what `reasoner serve` then says."""
         below = psutil.Process(self.process.pid).children(recursive=True)
-        vllm = [each for each in below if "vllm_serve" in " ".join(each.cmdline())]
+        vllm = [each for each in below if "sampling.server.entrypoint" in " ".join(each.cmdline())]
         assert vllm
         os.killpg(vllm[0].pid, signal.SIGKILL)
         assert self.process.wait(60) == 1

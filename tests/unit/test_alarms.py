@@ -108,12 +108,12 @@ BAD: Mapping[str, tuple[str, list[dict[str, float]], Sequence[str]]] = {
     "a reward never applies": (
         "not applicable",
         run(5, reward__math__not_applicable=lambda _: 1.0),
-        ["math has nothing to say", "plugins check"],
+        ["math does not apply to any response", "plugins check"],
     ),
     "a reward with a condition never applies": (
         "not applicable",
         run(5, reward__math__not_applicable=lambda _: 1.0, reward__math__asked=lambda _: 0.1),
-        ["math has nothing to say"],
+        ["math does not apply to any response"],
     ),
     "a reward begins to fail": (
         "reward failures",

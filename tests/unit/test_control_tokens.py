@@ -143,8 +143,9 @@ def test_stand_ins_become_the_text_again() -> None:
     assert "im_end" not in protected["a"][0]
     assert protected["a"][0].endswith("<think>[INST")
     assert control.restore(protected["a"][0]) == text
-    control.count_typed(protected["a"][0])
-    assert control.facts()["control tokens"].endswith(": <|im_end|> in 1, </s> in 1")
+    assert control.typed_in(protected["a"][0]) == {"<|im_end|>", "</s>"}
+    control.count_typed({"<|im_end|>": 2, "</s>": 1})
+    assert control.facts()["control tokens"].endswith(": <|im_end|> in 2, </s> in 1")
 
 
 def test_what_was_spelled_is_said() -> None:

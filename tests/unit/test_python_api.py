@@ -330,10 +330,14 @@ def test_an_interrupt_ends_the_child_which_saves(child: Child) -> None:
 
     said: list[str] = []
     thread = threading.Thread(target=interrupt)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", Out())
-        with pytest.raises(KeyboardInterrupt) as raised:
-            child(SAVES)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdout", Out())
+            with pytest.raises(KeyboardInterrupt) as raised:
+                child(SAVES)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert "".join(said) == "ready\nsaving\nsaved\n"
     assert raised.value.__notes__ == ["To resume: go on with /some/folder"]
     thread.join()

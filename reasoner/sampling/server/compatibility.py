@@ -56,8 +56,10 @@ class ServerRequirements:
     def teacher(cls, config: Config, folder: Path, max_model_len: int) -> ServerRequirements:
         """What holds the teacher in `folder`."""
         dtype = config.teacher.dtype or config.model.dtype
-        lengths = f"--set sampling.max_prompt_tokens={max_model_len - 1} --set sampling.max_tokens=1"
-        command = f"reasoner serve {shlex.quote(str(folder))} --set model.dtype={dtype} {lengths}"
+        command = (
+            f"reasoner serve {shlex.quote(str(folder))} --set model.dtype={dtype} "
+            f"--set sampling.max_prompt_tokens={max_model_len - 1} --set sampling.max_tokens=1"
+        )
         return cls(command, _shape_of(folder), dtype, max_model_len, None)
 
     def mistakes(self, description: Description) -> list[str]:
