@@ -79,6 +79,11 @@ def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:
     tensor([ 1., -1., -1., -1.])
     >>> example(One())
     tensor([1., 1., 1., 1.])
+    >>> half = {"teacher_RT": torch.full((4, 2), 0.25).log(), "old_RT": torch.full((4, 2), 0.5).log()}
+    >>> example(Teacher(), **half)  # of the first token, which the teacher finds half as likely as the policy
+    tensor([-0.6931, -0.6931, -0.6931, -0.6931])
+    >>> example(Teacher(discount=1.0), **half)  # and of the second one, where there is one
+    tensor([-0.6931, -1.3863, -1.3863, -1.3863])
     >>> example(Chosen())  # of the only pair, the first response
     tensor([1., 0., 0., 0.])
 
