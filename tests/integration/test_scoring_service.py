@@ -233,7 +233,8 @@ def test_a_response_of_a_group_or_batch_may_fail_alone(source: str) -> None:
 
 def test_the_scores_of_a_call_are_bounded_together() -> None:
     with service("obedient_group") as scorer:
-        few, too_much = scorer.score([group(*["large parts"] * size, name=str(size)) for size in (2, 5)])
+        scored = by_name(scorer.score([group(*["large parts"] * size, name=str(size)) for size in (2, 5)]))
+    few, too_much = scored["2"], scored["5"]
     assert few.rewards == (1.0, 1.0)
     failures = [row[0].failure for row in too_much.components]
     assert [failure.kind for failure in failures if failure is not None] == ["invalid"] * 5
@@ -710,7 +711,6 @@ TALKING = """
 import os
 import subprocess
 import sys
-import tempfile
 from reasoner import RewardSource, hookimpl, reward
 
 
