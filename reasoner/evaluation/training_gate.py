@@ -34,7 +34,7 @@ class TrainingGate:
     samples: int
     """responses to each of them"""
     correct: str
-    """what makes a response correct: `math`, `judge >= 0.8`; empty: nothing decides that"""
+    """what makes a response correct: `math`, `judge >= 0.8`"""
     pass_1: Estimate | None
     """share of correct responses; None: no response was judged"""
     pass_group: Estimate | None
@@ -51,8 +51,7 @@ class TrainingGate:
         where = f"Before training, on {problems} with {responses} each:"
         parts = []
         if self.pass_1 is None:
-            reason = "no response was judged" if self.correct else "evaluation.correct is not set"
-            parts.append(f"how often the model is right is not known ({reason})")
+            parts.append("how often the model is right is not known (no response was judged)")
         else:
             parts.append(f"{_share(self.pass_1)} of the responses are right (pass@1, {self.correct})")
         if self.pass_group is not None:
@@ -62,23 +61,23 @@ class TrainingGate:
         return f"{where} {'; '.join(parts)}."
 
 
-def judge_gate(groups: Sequence[ScoredGroup], criterion: Criterion | None, *, demonstrations: bool) -> TrainingGate:
+def judge_gate(groups: Sequence[ScoredGroup], criterion: Criterion, *, demonstrations: bool) -> TrainingGate:
     """Sum up groups of training problems, all of one size.
 
     Args:
-        criterion: what makes a response correct; None: nothing decides that.
+        criterion: what makes a response correct.
         demonstrations: the run learns from demonstrations too, so that the advice need not name them.
     """
     samples = len(groups[0].group.responses)
-    figures = summarise(groups, samples, criterion) if criterion else None
+    figures = summarise(groups, samples, criterion)
     differ = {scored.group.problem.id: float(scored.informative) for scored in groups}
-    pass_1 = figures.accuracy if figures else None
-    pass_group = figures.find(f"pass@{samples}") if figures and samples > 1 else None
+    pass_1 = figures.accuracy
+    pass_group = figures.find(f"pass@{samples}") if samples > 1 else None
     signal = estimate("signal", "share", differ, 1) if samples > 1 else None
     return TrainingGate(
         problems=len(groups),
         samples=samples,
-        correct=str(criterion) if criterion else "",
+        correct=str(criterion),
         pass_1=pass_1,
         pass_group=pass_group,
         signal=signal,

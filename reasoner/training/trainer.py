@@ -311,8 +311,7 @@ class Trainer:
         self.sampler.wake()
         self.sampler.publish()
         groups = self.collector.sample_apart(PROBLEMS, partial(self.view.stage, "gate"))
-        criterion = Criterion.of(self.config) if self.config.evaluation else None
-        gate = judge_gate(groups, criterion, demonstrations=self.config.gro.reads("demos"))
+        gate = judge_gate(groups, Criterion.of(self.config), demonstrations=self.config.gro.reads("demos"))
         self.run.commit_gate(gate)
         self.run.clock.evaluation += time.perf_counter() - started
         self.view.message(gate.sentence)
