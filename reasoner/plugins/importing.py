@@ -7,14 +7,25 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from reasoner.errors import UserError
 
 _executed: dict[str, str] = {}
 """module of a plugin file -> SHA-256 of what was executed"""
+
+
+class _TextLoader(SourceFileLoader):
+    """Compiles the text of the file as it is now. Compiled files beside it are neither read nor written: Python takes
+    one for that of a text with the same length and the same second of change, which an edit can leave as they were."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The compiled text."""
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
 
 
 class PluginError(UserError):
@@ -48,9 +59,10 @@ def import_file(path: Path) -> ModuleType:
     known = sys.modules.get(name)
     if known is not None and _executed.get(name) == content:
         return known
-    spec = importlib.util.spec_from_file_location(name, resolved)
-    if spec is None or spec.loader is None:
+    if resolved.suffix != ".py":
         raise ImportError(f"{path} is not a Python file")
+    spec = importlib.util.spec_from_file_location(name, resolved, loader=_TextLoader(name, str(resolved)))
+    assert spec is not None
     module = _execute(name, spec)
     _executed[name] = content
     return module
@@ -64,7 +76,10 @@ def _import_package(init: Path) -> ModuleType:
         if known.origin is None or Path(known.origin).resolve() != init:
             raise ImportError(f"there is another module {name!r}: {known.origin or 'built in'}; rename the folder")
         return importlib.import_module(name)
-    spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(init.parent)])
+    loader = _TextLoader(name, str(init))
+    spec = importlib.util.spec_from_file_location(
+        name, init, loader=loader, submodule_search_locations=[str(init.parent)]
+    )
     assert spec is not None
     return _execute(name, spec)
 
