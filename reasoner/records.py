@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "repetition"]
 FailureKind = Literal["timeout", "crash", "error", "invalid"]
 
 
@@ -24,10 +24,12 @@ FailureKind = Literal["timeout", "crash", "error", "invalid"]
 class Message:
     """One turn of a chat, before the chat template."""
 
-    role: Literal["system", "user", "assistant"]
-    """Who speaks."""
+    role: Literal["system", "user", "assistant", "tool"]
+    """Who speaks; `tool`: the result of a tool call."""
     content: str
     """The text of the message."""
+    name: str = ""
+    """The tool of a `tool` message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,75 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A reward call without a result. A failure is data: it is stored and counted, and never silently becomes 0."""
+
+    source: str
+    kind: FailureKind
+    """`timeout`: the call was killed at its deadline; `crash`: its worker died; `error`: it raised an exception;
+    `invalid`: the score is not a finite number."""
+    message: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the policy wrote in one of its turns."""
+
+    name: str
+    """The name of the tool as it was written; empty where it could not be read."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments by name; JSON values."""
+    error: str = ""
+    """Why no tool was called: the call is malformed, names no tool, or its arguments do not fit; the policy is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a response: what the policy wrote without a break, or what came back to it."""
+
+    role: Literal["assistant", "tool", "user"]
+    """`assistant`: the policy; `tool`: the result of a call; `user`: a message of the environment."""
+    first: int
+    """The position of its first token among those of the response. What the chat template writes around a message
+    belongs to the message."""
+    end: int
+    """The position after its last token."""
+    text: str
+    """The text as the policy wrote it, without special tokens, or as the environment gave it."""
+    calls: tuple[ToolCall, ...] = ()
+    """The tool calls of an `assistant` turn, in their order."""
+    tool: str = ""
+    """The tool whose result a `tool` turn holds."""
+    error: str = ""
+    """Why the tool has no result: it raised, took too long, or its worker died; the policy is told."""
+    seconds: float = 0.0
+    """How long generation, or the tool, took."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentReport:
+    """What an environment says about a response at its end."""
+
+    reward: float | None = None
+    """The sum of the rewards that it gave over the turns; None: it gave none."""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that are saved with the response."""
+    turn_rewards: tuple[float, ...] = ()
+    """The reward after each turn of the policy, 0 where it gave none; empty: it gives none."""
+    failure: Failure | None = None
+    """Why the environment could not go on: the response abstains."""
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """What the policy wrote, exactly as it was generated."""
 
     text: str
-    """The decoded text without special tokens and the end token, cut before a stop string. It is for reading and
-    scoring and is never tokenised again. It begins with `<think>` (or another mark, `reasoner.data.prompts.thinking`)
-    where the chat template opened the thinking, and keeps the marks of thinking where these are special tokens."""
+    """The decoded text of the policy's last turn, without special tokens and the end token, cut before a stop string.
+    It is for reading and scoring and is never tokenised again. It begins with `<think>` (or another mark,
+    `reasoner.data.prompts.thinking`) where the chat template opened the thinking, and keeps the marks of thinking where
+    these are special tokens."""
     token_ids: tuple[int, ...]
     """(T,) The tokens as they were generated, with the end token where it was sampled."""
     policy_mask: tuple[bool, ...]
@@ -90,9 +154,19 @@ class Response:
     """(T,) The sampler's own log-probability of each token under the sampled distribution, nats; 0 where the mask is
     False."""
     finish_reason: FinishReason
-    """Why the response ended: `stop`, an end token or a stop string; `length`, it was cut at `max_tokens`."""
+    """Why the response ended: `stop`, an end token, a stop string, or its environment; `length`, it was cut at the
+    most tokens; `repetition`, it repeated itself."""
     policy_version: int
-    """The version of the weights that sampled the response: the number of optimiser steps that made them."""
+    """The version of the weights that sampled the response: the number of optimiser steps that made them; the oldest
+    where they changed while it was sampled (`version_changes`)."""
+    version_changes: tuple[tuple[int, int], ...] = ()
+    """Where the weights changed while the response was sampled: position of the first token of newer weights, and
+    their version."""
+    turns: tuple[Turn, ...] = ()
+    """The turns of a response with tools or an environment, which cover all its tokens; empty: one generation without
+    either."""
+    report: EnvironmentReport | None = None
+    """What the environment reported; None: there is none."""
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.policy_mask), len(self.sampler_logprobs)}
@@ -123,18 +197,6 @@ class Score:
     """JSON values that are saved with the response, such as the extracted answer or sub-scores."""
     note: str = ""
     """The reason for the value in a few words, for people who read the responses."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A reward call without a result. A failure is data: it is stored and counted, and never silently becomes 0."""
-
-    source: str
-    kind: FailureKind
-    """`timeout`: the call was killed at its deadline; `crash`: its worker died; `error`: it raised an exception;
-    `invalid`: the score is not a finite number."""
-    message: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
