@@ -22,7 +22,7 @@ from reasoner.config.learning import LearningConfig, LoraConfig, PolicyConfig
 from reasoner.config.objective import TermConfig
 from reasoner.config.rewards import RewardConfig, ScoringConfig
 from reasoner.config.run import RunConfig
-from reasoner.config.sampling import EvaluationConfig, SamplingConfig
+from reasoner.config.sampling import EvaluationConfig, PartSampling, SamplingConfig
 from reasoner.config.section import mistake_of_temperature
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "LearningConfig",
     "LoraConfig",
     "OfflineConfig",
+    "PartSampling",
     "PolicyConfig",
     "PromptConfig",
     "RewardConfig",

@@ -10,7 +10,18 @@ from reasoner.config.section import COLDEST, HOTTEST, Positive, Section, Tempera
 from reasoner.io.http_json import Url
 
 
-class SamplingConfig(Section):
+class PartSampling(Section):
+    """The limits of a task's prompts and responses."""
+
+    max_tokens: Positive = 256
+    """Most tokens of a response."""
+    max_prompt_tokens: Positive = 512
+    """Most tokens of a prompt; a longer one is refused before training."""
+    stop: list[str] = Field(default_factory=list)
+    """Strings that end a response."""
+
+
+class SamplingConfig(PartSampling):
     """`[sampling]`: how training responses are sampled."""
 
     engine: Literal["auto", "vllm", "hf"] = "auto"
@@ -26,12 +37,6 @@ class SamplingConfig(Section):
     """Responses sampled per problem."""
     temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)] = 1.0
     """Sampling temperature. Greedy decoding (0) is not allowed, because the responses of a group would not differ."""
-    max_tokens: Positive = 256
-    """Most tokens of a response."""
-    max_prompt_tokens: Positive = 512
-    """Most tokens of a prompt; a longer one is refused before training."""
-    stop: list[str] = Field(default_factory=list)
-    """Strings that end a response."""
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
     """Share of each GPU's memory that vLLM may reserve, weights and KV cache together (CUDA only)."""
     tensor_parallel: Positive = 1
