@@ -61,6 +61,11 @@ class Environments(Protocol):
         """The tools that the policy may call, those of the environment first."""
         ...
 
+    @property
+    def most_sessions(self) -> int:
+        """Sessions that may be open at a time; `start` waits for one to be closed where there are more."""
+        ...
+
     def check_calls(self, calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
         """The calls, each with an `error` in words for the policy where it names no tool or its arguments do not
         fit."""

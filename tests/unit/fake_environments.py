@@ -56,6 +56,7 @@ class FakeEnvironments:
     tools: Sequence[ToolDescription] = (ADD,)
     opening: tuple[Message, ...] = ()
     max_turns: int = 8
+    most_sessions: int = 128
     failure: EnvironmentFailedError | None = None
     """raised by `start`"""
     sessions: list[FakeSession] = field(default_factory=list)
