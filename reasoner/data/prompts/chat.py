@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from reasoner.config import PromptConfig
-from reasoner.data.prompts.chat_probe import SYSTEM, USER, ChatProbe, ChatTraits, Turn, TurnEnd
+from reasoner.data.prompts.chat_probe import SYSTEM, USER, ChatProbe, ChatTraits, ChatTurn, TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
 from reasoner.data.prompts.templates import FailedError, UnboundedError
 from reasoner.data.prompts.thinking import parts
@@ -142,7 +142,7 @@ class ChatRenderer:
                 f"{type(error).__name__}: {error}. See model.chat_template_kwargs."
             ) from error
 
-    def _rendered(self, turns: Sequence[Turn], *, generation: bool) -> str:
+    def _rendered(self, turns: Sequence[ChatTurn], *, generation: bool) -> str:
         return str(
             self._tokenizer.apply_chat_template(turns, add_generation_prompt=generation, tokenize=False, **self._kwargs)
         )
@@ -192,7 +192,7 @@ class ChatRenderer:
                 _TRAITS[self._key] = ChatTraits.of(probe)
         _TRIED[self._key] = max(tried, *lengths)
 
-    def _writes(self, turns: Sequence[Turn], marker: str) -> bool:
+    def _writes(self, turns: Sequence[ChatTurn], marker: str) -> bool:
         """Whether a word of the turns is in what the template makes of them; it may change its case."""
         return marker in self._rendered(turns, generation=True).casefold()
 
@@ -236,7 +236,7 @@ class ChatRenderer:
             "before the first user message: --set prompt.system_role=user; or leave it out."
         )
 
-    def _takes(self, turns: Sequence[Turn]) -> bool:
+    def _takes(self, turns: Sequence[ChatTurn]) -> bool:
         try:
             self._rendered(turns, generation=True)
         except Exception:  # templates raise their own errors
