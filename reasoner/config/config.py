@@ -70,6 +70,7 @@ class Config(Sections):
                 "sampling": self.sampling.model_copy(update=dict(part.sampling)),
                 "rewards": part.rewards,
                 "evaluation": evaluation,
+                "environment": part.environment,
             }
         )
 

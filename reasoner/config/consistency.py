@@ -336,6 +336,12 @@ def check_parts(config: Sections) -> None:
         )
     for part in also:
         _check_also(part)
+    for place, parts in (("mixture", config.mixture), ("evaluation.also", also)):
+        if used := next((part for part in parts if part.environment is not None), None):
+            raise ValueError(
+                f"{place}.{used.task}.environment: tools and environments cannot be used in one run with several "
+                f"tasks: leave the section out, {place}.{used.task}.environment = 'none', or train on the task alone"
+            )
     _check_best(config, [*own, *(part.task for part in also)])
     _check_formats(config)
     if config.curriculum.parts != "fixed" and not config.mixture:

@@ -43,6 +43,8 @@ class PartConfig(Section):
     """As in `[[rewards]]`."""
     evaluation: EvaluationConfig | None = None
     """As in `[evaluation]`."""
+    environment: EnvironmentConfig | None = None
+    """As in `[environment]`."""
 
 
 class MixturePart(PartConfig):

@@ -40,6 +40,8 @@ class ObjectiveInputs:
     """The value of each reward."""
     component_weights_K: Tensor | None = None
     """The factor of each reward in the total."""
+    tasks_N: Tensor | None = None
+    """Which task of a mixture each group is of, as a number; None: there is one task."""
 
     @property
     def valid_R(self) -> Tensor:  # noqa: N802  axes in names

@@ -40,7 +40,7 @@ _NAMING = ("task", "profile")
 def of_part(key: Key) -> bool:
     """Whether a task inside a configuration has a value of its own for the key."""
     match key:
-        case ("prompt" | "rewards", *_):
+        case ("prompt" | "rewards" | "environment", *_):
             return True
         case ("data", name, *_):
             return name in _DATA

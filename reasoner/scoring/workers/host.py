@@ -121,11 +121,13 @@ def prepare(plan: Plan) -> list[ConfiguredSource]:
     sources = reward_sources(build_manager(plan.plugins))
     check_rewards(plan.rewards, sources)
     jobs = []
+    owners: dict[str, int] = {}  # several tasks may use a source: it gets ready once, and its own workers do all calls
     for index, reward in enumerate(plan.rewards):
         source = sources[reward.source]
-        _get_ready(source)
+        if owners.setdefault(reward.source, index) == index:
+            _get_ready(source)
         retries = source.retries if reward.retries is None else reward.retries
-        lane = COMMON if source.workers is None else index
+        lane = COMMON if source.workers is None else owners[reward.source]
         timeout_s = reward.timeout_s or source.timeout_s
         jobs.append(ConfiguredSource(source, source.check_options(reward.options), timeout_s, retries, lane))
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() // 2**20

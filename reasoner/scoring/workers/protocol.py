@@ -41,7 +41,7 @@ PRINTED = b"printed "
 MAX_LINE_BYTES = 2**21
 """bytes of a result line, all scores of its call together"""
 COMMON = -1
-"""the lane of all sources without workers of their own; other lanes have the index of their reward"""
+"""the lane of all sources without workers of their own; another one has the index of the first reward of its source"""
 
 
 @dataclass(frozen=True, slots=True)
