@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from reasoner.data.curriculum import Curriculum
-from reasoner.data.problems import Stream
+from reasoner.data.mixture import Mixture
+from reasoner.data.problems import Cursor, Stream
 from reasoner.distributed.ranks import Ranks
 from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.loading import load_config
@@ -73,13 +74,16 @@ def collector(
         f"sampling.refills={refills}",
         f"run.seed={seed}",
     ]
-    config = load_config("math-gsm8k", "laptop", sets=[*sets, f"sampling.group_size={SIZE}"]).config
+    chosen = "pass-rate" if curriculum else "none"
+    sets += [f"sampling.group_size={SIZE}", f"curriculum.kind={chosen}"]
+    config = load_config("math-gsm8k", "laptop", sets=sets).config
     all_ = [Problem(f"p:{n}", (Message("user", "?"),), str(n)) for n in range(problems)]
     stream = Stream(all_, per_step, seed, section="data.train", key="learning.problems_per_step")
     sampler = Sampler()
     prompts = {problem.id: Prompt(problem, (1,)) for problem in all_}
-    chooses = Curriculum(stream, seed, 8) if curriculum else None
-    return RolloutCollector(config, cast(Any, sampler), cast(Any, Scorer(rewards)), stream, prompts, chooses), sampler
+    chooser = Curriculum(stream, seed, 8) if curriculum else Cursor(stream)
+    mixture = Mixture({config.task: chooser}, {config.task: 1.0})
+    return RolloutCollector(config, cast(Any, sampler), cast(Any, Scorer(rewards)), mixture, prompts), sampler
 
 
 def every(share: int) -> Rewards:
@@ -112,8 +116,7 @@ def test_a_refill_takes_as_many_problems_as_are_missing_and_an_epoch_holds_each_
 def test_a_curriculum_learns_from_what_is_correct_by_the_threshold(threshold: float, rate: float) -> None:
     made, _ = collector(lambda n: (0.9, 0.9, 0.7, 0.0), refills=0, curriculum=True, threshold=threshold)
     made.collect(1, greedy=False)
-    assert made.curriculum is not None
-    assert made.curriculum.metrics["curriculum/pass_rate"] == rate
+    assert made.problems.metrics["curriculum/pass_rate"] == rate
 
 
 @pytest.mark.parametrize(("wrong", "low", "high"), [(0.0, 0.0, 0.1), (1.0, 0.9, 1.0)])
