@@ -282,7 +282,7 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.renderer, name)
 
-    def prompt(self, problem: Problem) -> str:
+    def prompt(self, problem: Problem, opening: Sequence[Message] = ()) -> str:
         self.asked.append(problem.id)
         return self.renderer.prompt(problem)
 
