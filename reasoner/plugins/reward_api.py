@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_type_hints, overload
+from typing import Any, Literal, get_args, overload
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel
 
 from reasoner.errors import ReasonerError, UserError, nearest
-from reasoner.plugins.options import check_options
+from reasoner.plugins.options import check_options, model_of, whole_model
 from reasoner.records import Problem, Response
 
 Granularity = Literal["response", "group", "batch"]
@@ -185,7 +185,7 @@ def reward(
     def decorate(function: RewardFunction) -> RewardSource:
         called = name or _name_of(function)
         _check_parameters(called, function, granularity)
-        options = _whole_model(function)
+        options = whole_model(function)
         return RewardSource(
             called,
             function,
@@ -245,30 +245,17 @@ def _check_parameters(name: str, function: RewardFunction, granularity: Granular
         )
 
 
-def _whole_model(function: RewardFunction) -> type[BaseModel] | None:
-    """The model of a function whose only keyword-only parameter is `options`, annotated with one."""
-    parameters = inspect.signature(function).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    hint = get_type_hints(function).get("options") if names == ["options"] else None
-    return hint if isinstance(hint, type) and issubclass(hint, BaseModel) else None
-
-
 def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
     if not inspect.isroutine(function):
         raise TypeError(f"reward source {name!r} needs a function (def or async def), got {function!r}")
-    hints = get_type_hints(function)
-    fields: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[parameter.name] = (hints.get(parameter.name, Any), default)
-        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+    parameters = inspect.signature(function).parameters.values()
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             raise TypeError(
                 f"reward source {name!r}: declare each option as a keyword parameter instead of **{parameter.name}; "
                 "the row's columns are in problem.fields"
             )
-    config = ConfigDict(extra="forbid", frozen=True)
-    return create_model(f"{name}_options", __config__=config, **fields)
+    return model_of(f"{name}_options", function, (each for each in parameters if each.kind is each.KEYWORD_ONLY))
 
 
 def _waited_for(awaitable: Any) -> Any:
