@@ -89,6 +89,18 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolDescription:
+    """A tool as the policy is told of it."""
+
+    name: str
+    """The name by which it is called."""
+    description: str
+    """What it does, for the policy."""
+    parameters: Mapping[str, Any]
+    """The JSON schema of its arguments, of type `object`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call that the policy wrote in one of its turns."""
 
