@@ -57,8 +57,8 @@ def unstorable(record: Any) -> str:
 
 def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) -> list[R]:
     """The records of a Parquet file that `write_parquet` wrote: all, or those with these row numbers (from 0). A field
-    without a column, in a file that was written before there was the field, has its default, as in JSON; so has one of a
-    record inside.
+    without a column, in a file that was written before there was the field, has its default, as in JSON, also in a
+    record inside another.
 
     Raises:
         DataError: no such file, cut short, other columns, or a value that the record refuses; names the row and field.
@@ -304,11 +304,11 @@ def _first_bad(records: Sequence[Any], struct: _Column) -> str:
             row = struct.pack(record)
         except (ValueError, TypeError, AttributeError) as error:
             return f"row {number}: {error}"
-        for field in struct.type:
+        for child in struct.type:
             try:
-                pa.array([row[field.name]], field.type)
+                pa.array([row[child.name]], child.type)
             except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-                return f"row {number}, field {field.name}: {error}"
+                return f"row {number}, field {child.name}: {error}"
     return ""
 
 

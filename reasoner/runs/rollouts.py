@@ -138,7 +138,7 @@ def index_groups(path: Path) -> list[GroupIndex]:
     return found
 
 
-def _counts(masks: Any) -> list[int]:
+def _counts(masks: Any) -> list[float]:
     """How many entries of each mask are True."""
     values = [0, *pc.cumulative_sum(pc.cast(pc.fill_null(masks.flatten(), False), "int64")).to_pylist()]
     ends = pc.cumulative_sum(pc.list_value_length(masks)).to_pylist()

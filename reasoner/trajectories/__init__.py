@@ -9,5 +9,4 @@ complete. The tokens of a response are those that went through the model: none i
     transcript.py    what a response consists of so far, and the record of it
     interaction.py   what the policy can interact with: environment, format of turns, limits
     token_client.py  waits for the engine's continuations
-    factory.py       opens the sampler and the interaction that a configuration asks for
 """

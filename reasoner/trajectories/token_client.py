@@ -40,7 +40,8 @@ class TokenClient:
         """
         loop = asyncio.get_running_loop()
         request = TokenRequest(next(self._ids), token_ids, n, params)
-        self._waiting[request.id] = future = loop.create_future()
+        future: asyncio.Future[tuple[Completion, ...]] = loop.create_future()
+        self._waiting[request.id] = future
         self._new.append(request)
         if len(self._new) == 1:
             loop.call_soon(self._submit)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reasoner import Problem, Response, Score, reward
 
@@ -19,17 +19,8 @@ class ToolUseOptions(BaseModel):
     """calls that a response must make; with fewer the value is 0"""
     most: int | None = Field(default=None, ge=0)
     """calls that a response may make; with more the value is 0"""
-    answer: str = r"\\boxed\{|####|<answer>"
-    """regular expression that finds an answer in a turn, after which no call may follow"""
-
-    @field_validator("answer")
-    @classmethod
-    def _compiles(cls, answer: str) -> str:
-        try:
-            re.compile(answer)
-        except re.error as error:
-            raise ValueError(f"it is no regular expression: {error}") from error
-        return answer
+    answers: tuple[str, ...] = ("\\boxed{", "####", "<answer>")
+    """texts of which each marks an answer in a turn, after which no call may follow"""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -61,7 +52,7 @@ def tool_use(problem: Problem, response: Response, *, options: ToolUseOptions) -
         for rule, holds in (
             ("fewer calls than least", len(calls) < options.least),
             ("more calls than most", options.most is not None and len(calls) > options.most),
-            ("a call after the answer", _calls_after_answer(response, re.compile(options.answer))),
+            ("a call after the answer", _calls_after_answer(response, options.answers)),
         )
         if holds
     ]
@@ -69,12 +60,12 @@ def tool_use(problem: Problem, response: Response, *, options: ToolUseOptions) -
     return Score(value, {"calls": len(calls), "malformed": malformed, "broken": broken}, "; ".join(broken))
 
 
-def _calls_after_answer(response: Response, answer: re.Pattern[str]) -> bool:
+def _calls_after_answer(response: Response, answers: Sequence[str]) -> bool:
     """Whether a turn with a call follows one with an answer."""
     answered = False
     for turn in response.turns:
         if turn.role == "assistant":
             if answered and turn.calls:
                 return True
-            answered = answered or answer.search(turn.text) is not None
+            answered = answered or any(mark in turn.text for mark in answers)
     return False

@@ -35,6 +35,7 @@ from reasoner.records import (
     Score,
     ScoredGroup,
     ToolCall,
+    ToolDescription,
     Turn,
 )
 
@@ -93,6 +94,7 @@ RECORD = st.one_of(
     TURN,
     OBSERVATION,
     REPORT,
+    st.builds(ToolDescription, TEXT, TEXT, OBJECT),
     PROBLEM,
     st.builds(Prompt, PROBLEM, tuples(INT64)),
     st.builds(SamplingParams, FINITE, INT64, tuples(TEXT), INT64),
@@ -144,7 +146,8 @@ def rollout(**changes: Any) -> Rollout:
 def test_the_strategies_cover_every_record() -> None:
     declared = {t for t in vars(records).values() if isinstance(t, type) and t.__module__ == records.__name__}
     covered = {Message, Problem, Prompt, SamplingParams, Response, Group, Score, Failure, Component, ScoredGroup}
-    assert declared == covered | {Batch, Mismatched, Rollout, NonFiniteResponse, Receipt}
+    turns = {ToolCall, Turn, Observation, EnvironmentReport, ToolDescription}
+    assert declared == covered | turns | {Batch, Mismatched, Rollout, NonFiniteResponse, Receipt}
 
 
 def test_a_batch_with_every_field_set_loses_nothing(tmp_path: Path) -> None:

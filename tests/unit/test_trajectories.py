@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,6 @@ from reasoner.environments.base import EnvironmentFailedError
 from reasoner.errors import SamplerError
 from reasoner.records import (
     Failure,
-    Group,
     Message,
     Observation,
     Problem,
@@ -265,7 +264,7 @@ def test_what_an_environment_adds_to_the_prompt_is_the_prompt_of_its_group() -> 
         [group] = sampler.sample([prompt("p")], 3, PARAMS)
     assert decoded(group.prompt_ids) == "You are in a maze.>"
     assert {asked.token_ids for asked in fake.submitted} == {group.prompt_ids}
-    assert [response.report and response.report.failure for response in group.responses] == [None] * 3
+    assert [response.failure for response in group.responses] == [None] * 3
 
 
 # Failures
@@ -308,7 +307,7 @@ def test_responses_of_a_group_that_open_in_different_ways_fail_and_the_others_st
     environments = Random()
     with TrajectorySampler(fake).interacting(interaction(environments)) as sampler:
         [group] = sampler.sample([prompt("p")], 3, PARAMS)
-    failures = [response.report and response.report.failure for response in group.responses]
+    failures = [response.failure for response in group.responses]
     assert [failure and failure.kind for failure in failures] == [None, "invalid", None]
     assert failures[1] is not None
     assert "derive what is chosen at random from the problem" in failures[1].message
@@ -367,7 +366,7 @@ def test_closing_the_iterator_closes_all_sessions() -> None:
     fake = FakeTokens(writes("a"), TOKENIZER, (END,))
     environments = Hanging()
     with TrajectorySampler(fake).interacting(interaction(environments)) as sampler:
-        groups = cast(Iterator[Group], sampler.sample([prompt("hangs"), prompt("p")], 2, PARAMS))
+        groups = sampler.sample([prompt("hangs"), prompt("p")], 2, PARAMS)
         assert next(groups).problem.id == "p"
         assert hanging.wait(10)
         cast(Any, groups).close()

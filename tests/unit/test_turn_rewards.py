@@ -31,7 +31,7 @@ def used(made: Response, **options: Any) -> tuple[float, list[str]]:
 
 
 def test_the_value_is_the_share_of_well_formed_calls() -> None:
-    assert used(response(("x", (GOOD,)), ("y", (BAD, GOOD)), ("4", ()))) == (pytest.approx(2 / 3), [])
+    assert used(response(("x", (GOOD,)), ("y", (BAD, GOOD)), ("4", ()))) == (1.0 - 1 / 3, [])
     assert used(response(("x", (BAD,)), ("4", ()))) == (0.0, [])
     assert used(response(("4", ()))) == (1.0, [])
 
@@ -55,15 +55,15 @@ def test_no_call_follows_the_answer() -> None:
     late = response(("so \\boxed{4}", (GOOD,)), ("let me see", (GOOD,)), ("\\boxed{5}", ()))
     assert used(late) == (0.0, ["a call after the answer"])
     assert used(response(("so it is 4", (GOOD,)), ("\\boxed{5}", ()))) == (1.0, [])  # a result is no answer
-    assert used(late, answer="Answer:") == (1.0, [])
-    assert used(response(("Answer: 4", (GOOD,)), ("x", (GOOD,)), ("5", ())), answer="Answer:")[0] == 0.0
+    assert used(late, answers=["Answer:"]) == (1.0, [])
+    assert used(response(("Answer: 4", (GOOD,)), ("x", (GOOD,)), ("5", ())), answers=["Answer:"])[0] == 0.0
 
 
 def test_it_does_not_apply_without_tools() -> None:
     assert tool_use(Problem("p", (), ""), Response("a", (1,), (True,), (0.0,), "stop", 0)) is None
 
 
-@pytest.mark.parametrize("options", [{"answer": "("}, {"least": -1}, {"least": 3, "most": 2}, {"some": 1}])
+@pytest.mark.parametrize("options", [{"answers": "boxed"}, {"least": -1}, {"least": 3, "most": 2}, {"some": 1}])
 def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="tool_use"):
         tool_use.check_options(options)
