@@ -20,7 +20,17 @@ from reasoner.errors import SamplerError
 from reasoner.records import Message, Problem, Prompt, SamplingParams
 from reasoner.sampling.vllm import engine as vllm_engine
 from reasoner.sampling.vllm.engine import VllmSampler, prompt_seeds
-from reasoner.sampling.vllm.messages import Done, Load, Request, SampleRequest, Sleep, StartEngine, Wake
+from reasoner.sampling.vllm.messages import (
+    Done,
+    Load,
+    Request,
+    SampleRequest,
+    ScoreRequest,
+    Sleep,
+    StartEngine,
+    Value,
+    Wake,
+)
 
 CUDA = StartEngine("model", "bfloat16", "cuda", 64, 4, 0.4, 0.1, False)
 PARAMS = SamplingParams(1.0, 8, seed=7)
@@ -187,7 +197,8 @@ class FakeHost:
         self.requests.append(request)
 
     def reply(self) -> Done:
-        return Done(("sum", 3) if isinstance(self.requests[-1], Load) else None)
+        values: dict[type, Value] = {Load: ("sum", 3), ScoreRequest: []}
+        return Done(values.get(type(self.requests[-1])))
 
     def close(self) -> None:
         pass
@@ -209,6 +220,8 @@ def test_after_a_sleep_that_gives_weights_up_only_new_ones_are_sampled_with() ->
     for ask in (lambda: sampler.sample(prompts("a"), 1, PARAMS), lambda: sampler.score([])):
         with pytest.raises(SamplerError, match="was not given others"):
             ask()
+    sampler.load(Path("folder"), -2)  # the canary's, which are scored
+    sampler.score([])
     sampler.load(Path("folder"), 0)
     assert sampler.version == 0
     assert not list(sampler.sample(prompts("a"), 1, PARAMS))

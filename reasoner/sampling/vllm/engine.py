@@ -27,6 +27,9 @@ from reasoner.sampling.vllm.messages import (
 )
 from reasoner.sampling.vllm.process import EngineProcess
 
+_NOBODYS = -1
+"""version of the weights after a sleep that gave them up; `load` may bring others that nobody samples with (-2)"""
+
 
 def prompt_seeds(seed: int, prompts: Sequence[Prompt]) -> tuple[int, ...]:
     """A seed for every prompt: a hash of the draw's seed and the problem, so that the responses do not depend on which
@@ -91,7 +94,7 @@ class VllmSampler:
                 pass
 
     def _need_weights(self) -> None:
-        if self._version < 0:
+        if self._version == _NOBODYS:
             raise SamplerError(
                 "vLLM gave its weights up when it went to sleep, and was not given others; this is a bug"
             )
@@ -121,7 +124,7 @@ class VllmSampler:
     def sleep(self) -> None:
         self._ask(Sleep())
         if self._start.discards_weights:
-            self._version = -1
+            self._version = _NOBODYS
 
     def wake(self) -> None:
         self._ask(Wake())
