@@ -42,7 +42,7 @@ def shapes_of(*sequences: tuple[int, tuple[int, ...]]) -> list[SequenceShape]:
     return [SequenceShape(start, *sequence) for start, sequence in zip(starts, sequences, strict=False)]
 
 
-RAGGED = {
+RAGGED: dict[str, list[tuple[int, tuple[int, ...]]]] = {
     "one prompt alone": [(3, (2,))],
     "one token": [(1, (0,))],
     "single sequences": [(3, (5,)), (1, (1,)), (7, (2,))],
