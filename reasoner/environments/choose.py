@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasoner.config import EnvironmentConfig
-from reasoner.environments.base import ToolDescription
 from reasoner.errors import ConfigError, nearest
 from reasoner.plugins.environment_api import EnvironmentKind
 from reasoner.plugins.tool_api import Tool
+from reasoner.records import ToolDescription
 
 
 @dataclass(frozen=True, slots=True)

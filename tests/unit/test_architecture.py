@@ -54,6 +54,7 @@ monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins processes records
 loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
+trajectories: data environments errors records sampling
 testing: config errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
