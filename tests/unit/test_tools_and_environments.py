@@ -48,6 +48,9 @@ class notes:  # noqa: N801
         return "; ".join(self.kept)
 
 
+noting: Any = notes  # mypy does not see what a decorator makes of a class
+
+
 def test_arguments_stand_before_the_star_and_options_behind_it() -> None:
     assert (convert.name, convert.timeout_s, convert.description) == ("convert", 1.0, "Convert an amount to metres.")
     assert convert.schema == {
@@ -70,11 +73,11 @@ def test_arguments_stand_before_the_star_and_options_behind_it() -> None:
 
 
 def test_a_class_is_a_tool_with_state_and_options_as_a_model() -> None:
-    assert isinstance(notes, Tool)
-    assert (notes.name, notes.check_options({}), notes.is_stateful({})) == ("notes", {"most": 3}, True)
-    opened = notes.opened({"most": 2})
+    assert isinstance(noting, Tool)
+    assert (noting.name, noting.check_options({}), noting.is_stateful({})) == ("notes", {"most": 3}, True)
+    opened = noting.opened({"most": 2})
     assert [opened(text=each) for each in "abc"] == ["a", "a; b", "b; c"]
-    assert list(notes.schema["properties"]) == ["text"]
+    assert list(noting.schema["properties"]) == ["text"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,6 @@ def test_what_cannot_be_a_tool_is_refused_where_it_is_declared() -> None:
         tool("x", keeps_state=True)(convert.function)
 
 
-@environment("walk", timeout_s=3.0)
 class Walk:
     """Walk to the goal. It is far.
 
@@ -184,15 +186,18 @@ class Walk:
         return Observation((Message("user", "Well?"),), done=self.far <= 0)
 
 
+walk = environment("walk", timeout_s=3.0)(Walk)
+
+
 def test_an_environment_has_options_and_brings_tools() -> None:
-    assert (Walk.name, Walk.summary, Walk.timeout_s, Walk.steps) == ("walk", "Walk to the goal", 3.0, True)
-    assert Walk.check_options({}) == {"far": 3}
-    assert list(Walk.tools) == ["move"]
-    assert list(Walk.tools["move"].schema["properties"]) == ["steps"]
-    walk = Walk(far=5)
-    assert walk.move(2) == "3 to go"
+    assert (walk.name, walk.summary, walk.timeout_s, walk.steps) == ("walk", "Walk to the goal", 3.0, True)
+    assert walk.check_options({}) == {"far": 3}
+    assert list(walk.tools) == ["move"]
+    assert list(walk.tools["move"].schema["properties"]) == ["steps"]
+    made = walk(far=5)
+    assert made.move(2) == "3 to go"
     with pytest.raises(ConfigError, match=r"environment 'walk' has no option 'fat'\. Did you mean 'far'"):
-        Walk.check_options({"fat": 1})
+        walk.check_options({"fat": 1})
 
 
 def test_what_cannot_be_an_environment_is_refused_where_it_is_declared() -> None:
@@ -205,7 +210,7 @@ def test_what_cannot_be_an_environment_is_refused_where_it_is_declared() -> None
     class OddStep(NoStep):
         def step(self) -> None: ...
 
-    class LooseSetting(OddStep):
+    class LooseSetting(NoStep):
         def __init__(self, far: int) -> None: ...
 
         def step(self, turn: Turn) -> None: ...
@@ -310,7 +315,7 @@ def test_what_a_file_gets_wrong_is_named(tmp_path: Path, text: str, words: str) 
 
 def chosen(tools: Sequence[str] = (), **section: Any) -> Any:
     config = EnvironmentConfig(tools=list(tools), **section)
-    return choose(config, {"convert": convert, "notes": notes, "move": convert}, {"walk": Walk})
+    return choose(config, {"convert": convert, "notes": noting, "move": convert}, {"walk": walk})
 
 
 def test_what_a_section_chooses() -> None:
