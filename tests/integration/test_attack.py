@@ -49,8 +49,9 @@ OPTIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "http": ("http", {}),
 }
 """a name -> a source and its options"""
-NOT_HERE = {"reward_model"}
-"""a learned reward pays what it has learned: there is nothing that it must not pay (`aspect="text"`)"""
+NOT_HERE = {"reward_model", "environment", "tool_use"}
+"""a learned reward pays what it has learned, and these two what the environment recorded, none of it in the text: there
+is nothing that they must not pay (`aspect="text"`)"""
 FITTING = {"choice": 1, "code": 1, "json_schema with the reference": 1, "regex with the reference": 5}
 """how many of the problems have a reference that the source takes, where it is not all of them"""
 
@@ -92,6 +93,7 @@ def reports() -> Iterator[Mapping[str, AttackReport]]:
 
 def test_every_source_is_attacked() -> None:
     assert {source for source, _ in OPTIONS.values()} | NOT_HERE == set(SOURCES)
+    assert {SOURCES[name].aspect for name in NOT_HERE} == {"text"}
 
 
 @pytest.mark.parametrize("name", OPTIONS)
