@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def honest_judge(body: Mapping[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def reports() -> Iterator[Mapping[str, AttackReport]]:
+def reports() -> Mapping[str, AttackReport]:
     """What each source paid. One service has them all; the texts that test size are smaller than a megabyte: that
     every source copes with one is in the contract."""
     result = runpy.run_path(str(ROOT / "scripts" / "reward_server.py"))["result"]
