@@ -28,6 +28,7 @@ from reasoner.loading.other_names import table
 from reasoner.monitoring.metrics import METRICS
 from reasoner.plugins import hookspecs
 from reasoner.runs.resuming.rules import ALLOWED, ON_REQUEST
+from reasoner.testing.attack_corpus import EXAMPLES, FORMS, fixed_attacks, problem_attacks
 from scripts import models_table
 from scripts.keys import configuration
 
@@ -70,6 +71,18 @@ def found(name: str) -> str:
     """What a script in scripts/ found and wrote: validate_gro, bench_scoring.py, bench_math.py, try_attacks.py,
     bench_checkpoint.py, bench_step_cost.py."""
     return (DOCS / "validation" / f"{name}.md").read_text(encoding="utf-8").partition("\n")[2]
+
+
+def attacks() -> str:
+    """One row per attack that `reasoner rewards attack` tries."""
+    tried = [*fixed_attacks()]
+    for problem in EXAMPLES:
+        tried += problem_attacks(problem, [problem.answer], tuple(FORMS), ["another answer"])
+    spares: dict[str, set[str]] = {}
+    for attack in tried:
+        spares.setdefault(attack.name, {"answer", "form", "text"}).intersection_update(attack.spares)
+    rows = [f"| {name} | no | {'may' if 'form' in spared else 'no'} |" for name, spared in spares.items()]
+    return "\n".join(["| attack | reward for the answer | reward for the form |", "|---|---|---|", *rows]) + "\n"
 
 
 def hooks() -> str:

@@ -19,6 +19,10 @@ from reasoner.records import Problem, Response
 Granularity = Literal["response", "group", "batch"]
 """what one call sees: a response, all responses to a problem, or responses to any problems"""
 
+Aspect = Literal["answer", "form", "text"]
+"""what of a response a source rewards: `answer`, that it is right; `form`, how it is written, whatever the answer;
+`text`, a measure of the text such as its length"""
+
 SEES: Mapping[Granularity, str] = MappingProxyType(
     {"response": "problem, response", "group": "problem, responses", "batch": "problems, responses"}
 )
@@ -58,6 +62,9 @@ class RewardSource:
     needs_answer: bool | Callable[[Any], bool] = True
     """whether it compares with `Problem.answer`, or a function of the options (a model) that says so: where no source
     of a task does, rows need none"""
+    aspect: Aspect | Callable[[Any], Aspect] = "answer"
+    """what of a response it rewards, or a function of the options (a model) that says so; `reasoner rewards attack`
+    tries whether anything else is paid for"""
     granularity: Granularity = "response"
     """what one call sees"""
     workers: int | None = None
@@ -105,6 +112,11 @@ class RewardSource:
         needs = self.needs_answer
         return needs if isinstance(needs, bool) else needs(self.options.model_validate(self.check_options(options)))
 
+    def rewarded(self, options: Mapping[str, Any]) -> Aspect:
+        """What of a response it rewards, with these options."""
+        aspect = self.aspect
+        return aspect if isinstance(aspect, str) else aspect(self.options.model_validate(self.check_options(options)))
+
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The complete options, defaults filled in.
 
@@ -128,6 +140,7 @@ def reward(
     check_problem: Callable[[Problem, Any], str] | None = None,
     reads: Callable[[Problem, Any], tuple[str, str]] | None = None,
     needs_answer: bool | Callable[[Any], bool] = True,
+    aspect: Aspect | Callable[[Any], Aspect] = "answer",
     granularity: Granularity = "response",
     workers: int | None = None,
     limit_memory: bool = True,
@@ -145,6 +158,7 @@ def reward(
     check_problem: Callable[[Problem, Any], str] | None = None,
     reads: Callable[[Problem, Any], tuple[str, str]] | None = None,
     needs_answer: bool | Callable[[Any], bool] = True,
+    aspect: Aspect | Callable[[Any], Aspect] = "answer",
     granularity: Granularity = "response",
     workers: int | None = None,
     limit_memory: bool = True,
@@ -181,6 +195,7 @@ def reward(
     if callable(name):
         return reward()(name)
     _check_declaration(name or "(named by its function)", timeout_s, granularity, workers, limit_memory, retries)
+    _check_aspect(name or "(named by its function)", aspect)
 
     def decorate(function: RewardFunction) -> RewardSource:
         called = name or _name_of(function)
@@ -197,6 +212,7 @@ def reward(
             check_problem=check_problem,
             reads=reads,
             needs_answer=needs_answer,
+            aspect=aspect,
             granularity=granularity,
             workers=workers,
             limit_memory=limit_memory,
@@ -232,6 +248,12 @@ def _check_declaration(
         raise ValueError(
             f"{of}: limit_memory=False needs workers of its own, because the shared ones are limited: workers=1"
         )
+
+
+def _check_aspect(name: str, aspect: object) -> None:
+    if not callable(aspect) and aspect not in (allowed := get_args(Aspect)):
+        hint = nearest(str(aspect), allowed)
+        raise ValueError(f"reward source {name!r}: aspect must be one of {', '.join(allowed)}, got {aspect!r}.{hint}")
 
 
 def _check_parameters(name: str, function: RewardFunction, granularity: Granularity) -> None:

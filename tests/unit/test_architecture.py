@@ -385,6 +385,8 @@ def test_the_command_line_has_these_options() -> None:
         "rewards show": "--help --plugin name",
         "rewards test": "--allow-unsandboxed-code --help --options --plugin --profile --set --task name",
         "rewards bench": "--allow-unsandboxed-code --cases --help --options --plugin --strict --workers name",
+        "rewards attack": "--allow-unsandboxed-code --cases --help --json --options --plugin --profile --set --task "
+        "name",
         "plugins": "--help",
         "plugins list": "--help --plugin",
         "plugins new": "--help --output name",

@@ -1,4 +1,5 @@
-"""`reasoner rewards`: list and show reward sources; `test` and `bench` are in `reward_checks.py`."""
+"""`reasoner rewards`: list and show reward sources; `test` and `bench` are in `reward_checks.py`, `attack` in
+`reward_attack.py`."""
 
 from __future__ import annotations
 
@@ -16,13 +17,14 @@ from rich.text import Text
 
 from reasoner.cli import options
 from reasoner.cli.console import out
+from reasoner.cli.inspect.reward_attack import attack_source
 from reasoner.cli.inspect.reward_checks import bench_cases, score_references
 from reasoner.cli.inspect.reward_options import LISTING, Name
 from reasoner.plugins import manager as hooks
 from reasoner.plugins.options import meanings_of, prose_of
 from reasoner.plugins.reward_api import RewardSource
 
-app = typer.Typer(help="List, show, test and measure reward sources.", no_args_is_help=True)
+app = typer.Typer(help="List, show, test, measure and attack reward sources.", no_args_is_help=True)
 
 CALLS = {
     "response": "sees one response",
@@ -30,6 +32,8 @@ CALLS = {
     "batch": "sees responses to any problems",
 }
 """granularity in words"""
+ASPECTS = {"answer": "the answer", "form": "the form, whatever the answer", "text": "a measure of the text"}
+"""aspect in words"""
 
 
 @app.command("list")
@@ -57,6 +61,7 @@ def show(name: Name, plugin: options.Plugins = None) -> None:
     console.print(Text(name, style="bold"))
     console.print(Text(prose_of(source.function) or "(no docstring)"))
     facts = Table.grid(padding=(0, 2))
+    facts.add_row("rewards", _aspect(source))
     facts.add_row("one call", CALLS[source.granularity])
     facts.add_row("deadline", f"{source.timeout_s:g} seconds per call")
     facts.add_row("workers", "shared" if source.workers is None else f"{source.workers} of its own")
@@ -73,6 +78,11 @@ def show(name: Name, plugin: options.Plugins = None) -> None:
 
 app.command("test")(score_references)
 app.command("bench")(bench_cases)
+app.command("attack")(attack_source)
+
+
+def _aspect(source: RewardSource) -> str:
+    return ASPECTS[source.aspect] if isinstance(source.aspect, str) else "the answer or the form, as its options say"
 
 
 def _options(source: RewardSource) -> str:
