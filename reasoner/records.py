@@ -209,6 +209,11 @@ class Response:
                 f"{len(self.sampler_logprobs)} log-probabilities"
             )
 
+    @property
+    def failure(self) -> Failure | None:
+        """Why its environment could not go on, so that it abstains; None: it could, or there is none."""
+        return self.report.failure if self.report else None
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
