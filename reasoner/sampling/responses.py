@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from reasoner.config import mistake_of_temperature
 from reasoner.data.prompts.thinking import MARKS, opened_at_end
 from reasoner.errors import DataError, SamplerError
 from reasoner.io.parsing import read_model_json
-from reasoner.records import FinishReason, Prompt, Response, SamplingParams
+from reasoner.records import FinishReason, Group, Prompt, Response, SamplingParams
+from reasoner.sampling.base import Completion, TokenRequest, TokenService
 
 NOT_FINITE = (
     "the model's logits are not finite: its weights hold NaN or infinite numbers, or overflow in this number format "
@@ -76,6 +77,54 @@ def check_request(prompts: Sequence[Prompt], n: int, params: SamplingParams, max
                 f"{params.max_tokens} this engine takes 1 to {max_model_len - params.max_tokens}. Leave the problem "
                 "out, or raise sampling.max_prompt_tokens"
             )
+
+
+def still_sampling(what: str) -> str:
+    """The reason why an engine that samples refuses a call."""
+    return f"this sampler is still sampling, and was asked for {what}: finish or close the iterator of groups first"
+
+
+def sample_groups(service: TokenService, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    """`Sampler.sample` of one generation per response, without tools or environments."""
+    check_request(prompts, n, params, service.max_model_len)
+    return _sampled(service, prompts, n, params)
+
+
+def _sampled(service: TokenService, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    ends = all_end_tokens(service.end_tokens, params)
+    service.begin(params.seed)
+    service.submit([TokenRequest(index, prompt.token_ids, n, params) for index, prompt in enumerate(prompts)])
+    left = set(range(len(prompts)))
+    try:
+        while left:
+            completed = service.receive()
+            assert completed is not None
+            left.remove(completed.id)
+            prompt = prompts[completed.id]
+            opened = opened_block(service.tokenizer, prompt.token_ids)
+            responses = [_response(service.tokenizer, each, params, opened, ends) for each in completed.completions]
+            yield Group(prompt.problem, prompt.token_ids, tuple(responses))
+    except GeneratorExit:
+        service.abort(left)
+        while service.receive():
+            pass
+        raise
+
+
+def _response(
+    tokenizer: Any, completion: Completion, params: SamplingParams, opened: str, ends: Collection[int]
+) -> Response:
+    assert completion.finish != "abort"
+    return build_response(
+        tokenizer,
+        completion.token_ids,
+        completion.logprobs,
+        completion.finish,
+        params.stop,
+        completion.version,
+        opened,
+        ends,
+    )
 
 
 def opened_block(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
