@@ -104,7 +104,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("tokens/sampled", "tokens", "response tokens sampled, dropped groups and greedy responses included"),
     Metric("tokens_per_s/sample", "tokens/s", "sampled tokens / sampling time"),
     Metric("memory/rss_gib", "GiB", "resident memory of the process and its children"),
-    Metric("memory/device_gib", "GiB", "peak memory of the GPU that the learner allocated"),
+    Metric("memory/device_gib", "GiB", "most memory of the GPU that the learner held during the step, used or not"),
 )
 # fmt: on
 

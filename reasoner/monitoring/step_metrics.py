@@ -86,7 +86,8 @@ def _component_metrics(rows: Sequence[Sequence[Component]], conditions: Conditio
 
 
 def memory_metrics(device: str) -> dict[str, float]:
-    """Memory of this process and everything it started, and the peak on the GPU, in GiB."""
+    """Memory of this process and everything it started now, and the most that torch held of the GPU since the last
+    call, used or not: other processes, a sampler among them, do not get what it holds. In GiB."""
     resident = 0
     process = psutil.Process()
     for running in (process, *process.children(recursive=True)):
@@ -98,7 +99,8 @@ def memory_metrics(device: str) -> dict[str, float]:
     if device == "cuda":
         import torch
 
-        values["memory/device_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        values["memory/device_gib"] = torch.cuda.max_memory_reserved() / 2**30
+        torch.cuda.reset_peak_memory_stats()
     return values
 
 

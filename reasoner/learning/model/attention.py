@@ -57,6 +57,8 @@ def packed_attention(
             f"{type(module).__name__} calls attention "
             f"{', '.join(unsupported) or 'without saying where sequences begin'}"
         )
+    # Rotary embeddings multiply with float32 cosines: under autocast queries and keys come in float32, values do not.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if key.shape[1] != query.shape[1] and query.device.type != "cpu":
         # Off the CPU, grouped heads with a mask fall back to a kernel that holds all scores.
         groups = query.shape[1] // key.shape[1]

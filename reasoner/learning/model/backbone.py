@@ -35,6 +35,7 @@ from reasoner.learning.batching.packing import (
     pack,
     pack_padded,
 )
+from reasoner.learning.device import prepare_device
 from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError
 from reasoner.learning.model.model_weights import Dtype, ModelWeights
 from reasoner.learning.model.rotary import rotate_as_vllm, separate_sequences
@@ -118,6 +119,7 @@ class Backbone:
                 `share_prompts` is `always`.
         """
         self.device = torch.device(device)
+        prepare_device(device)
         # transformers imports DeepSpeed, where it is installed, to save a model; it would look for a GPU and complain.
         os.environ.setdefault("DS_ACCELERATOR", self.device.type)
         self.dtype = dtype
