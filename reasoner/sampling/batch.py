@@ -16,7 +16,7 @@ from reasoner.sampling.decoding import Decoder
 
 
 @dataclass
-class Row:
+class BatchRow:
     """A continuation while it is sampled."""
 
     request: TokenRequest
@@ -51,7 +51,7 @@ class TokenBatch:
 
     def __init__(self, decoder: Decoder, requests: Sequence[TokenRequest]) -> None:
         self._decoder = decoder
-        self._written = {request.id: [Row(request) for _ in range(request.n)] for request in requests}
+        self._written = {request.id: [BatchRow(request) for _ in range(request.n)] for request in requests}
         self._rows = [row for rows in self._written.values() for row in rows]
         self._decoding, self._logits_RV = decoder.begin(
             [request.token_ids for request in requests], [request.n for request in requests]
@@ -62,7 +62,7 @@ class TokenBatch:
     def __bool__(self) -> bool:
         return bool(self._written)
 
-    def step(self, choose: Callable[[Tensor, Sequence[Row]], Tensor]) -> list[list[Row]]:
+    def step(self, choose: Callable[[Tensor, Sequence[BatchRow]], Tensor]) -> list[list[BatchRow]]:
         """One token more in every row; returns the rows of each request that is complete, which leaves the batch.
 
         Args:
@@ -74,7 +74,7 @@ class TokenBatch:
         self._tokens_R = choose(self._logits_RV, self._rows)
         return self.take([id_ for id_, rows in self._written.items() if all(row.finish for row in rows)])
 
-    def take(self, ids: Collection[int]) -> list[list[Row]]:
+    def take(self, ids: Collection[int]) -> list[list[BatchRow]]:
         """Remove requests; returns the rows of each, in the order of the batch."""
         taken = [id_ for id_ in self._written if id_ in ids]
         found = [self._written.pop(id_) for id_ in taken]
@@ -98,6 +98,6 @@ class TokenBatch:
         self._tokens_R = None
 
 
-def completed(rows: Sequence[Row], version: int) -> Completed:
+def completed(rows: Sequence[BatchRow], version: int) -> Completed:
     """The rows of one request; `version` is that of the weights."""
     return Completed(rows[0].request.id, tuple(row.completion(version) for row in rows))

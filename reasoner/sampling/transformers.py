@@ -25,9 +25,16 @@ from reasoner.models.model_config import attention_of, read_config
 from reasoner.models.tensor_files import Digest, read_weights
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Completed, Finish, TokenRequest
-from reasoner.sampling.batch import Row, TokenBatch, completed
+from reasoner.sampling.batch import BatchRow, TokenBatch, completed
 from reasoner.sampling.decoding import Decoder
-from reasoner.sampling.responses import NOT_FINITE, all_end_tokens, end_tokens, sample_groups, still_sampling
+from reasoner.sampling.responses import (
+    NOT_FINITE,
+    all_end_tokens,
+    check_tokens,
+    end_tokens,
+    sample_groups,
+    still_sampling,
+)
 
 
 class HfSampler:
@@ -80,6 +87,8 @@ class HfSampler:
         self._waiting: dict[tuple[int, float], deque[TokenRequest]] = {}
         """by what must be equal in a batch: the number of tokens where the model needs that, and the temperature"""
         self._aborted: set[int] = set()
+        self._running: set[int] = set()
+        """ids of what was submitted and not received"""
         self._batch: TokenBatch | None = None
         self._complete: deque[Completed] = deque()
         self._is_paused = False
@@ -101,6 +110,8 @@ class HfSampler:
 
     def submit(self, requests: Sequence[TokenRequest]) -> None:
         with self._lock:
+            check_tokens(requests, self._running, self.max_model_len)
+            self._running.update(request.id for request in requests)
             for request in requests:
                 even = len(request.token_ids) if self._decoder.even else 0
                 self._waiting.setdefault((even, request.params.temperature), deque()).append(request)
@@ -118,7 +129,10 @@ class HfSampler:
             if ends is not None and time.monotonic() >= ends:
                 break
             self._drop_aborted()
-        return self._complete.popleft() if self._complete else None
+        if not self._complete:
+            return None
+        self._running.remove(self._complete[0].id)
+        return self._complete.popleft()
 
     def pause(self) -> None:
         self._is_paused = True
@@ -135,7 +149,9 @@ class HfSampler:
             ids, self._aborted = self._aborted, set()
             for waiting in self._waiting.values():
                 self._complete += [
-                    completed([Row(request)] * request.n, self._version) for request in waiting if request.id in ids
+                    completed([BatchRow(request)] * request.n, self._version)
+                    for request in waiting
+                    if request.id in ids
                 ]
             self._waiting = {
                 key: deque(left)
@@ -166,10 +182,10 @@ class HfSampler:
         return requests
 
     def _check_free(self, what: str) -> None:
-        if self._batch or self._waiting or self._complete:
+        if self._running:
             raise SamplerError(still_sampling(what))
 
-    def _choose(self, logits_RV: Tensor, rows: Sequence[Row]) -> Tensor:
+    def _choose(self, logits_RV: Tensor, rows: Sequence[BatchRow]) -> Tensor:
         """Draw a token for every row from softmax(logits / T), or the likeliest at T = 0; unfinished rows take it."""
         temperature = rows[0].request.params.temperature
         logprobs_RV = (logits_RV / (temperature or 1.0)).log_softmax(-1)
