@@ -43,6 +43,7 @@ config: errors gro io
 processes: errors io
 distributed: errors processes records
 evaluation: config records
+environments: errors records
 models: config errors io processes
 sandbox: errors io processes
 doctor: errors models processes sandbox
@@ -53,6 +54,7 @@ monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins processes records
 loading: config data errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
+trajectories: data environments errors records sampling
 testing: config errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
@@ -431,6 +433,9 @@ sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
+environment.name environment.options environment.tools environment.tool_options environment.format
+environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers
+environment.sessions environment.memory_mb environment.max_failure_rate
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers
 scoring.memory_mb scoring.max_failure_rate scoring.cache gro.preset gro.terms.entry.preset gro.terms.entry.weight

@@ -22,7 +22,7 @@ from reasoner.sampling.base import Completed, Completion, TokenRequest
 from reasoner.sampling.responses import prompt_seeds
 from reasoner.sampling.vllm import engine as vllm_engine
 from reasoner.sampling.vllm.engine import VllmSampler
-from reasoner.sampling.vllm.messages import Begin, Load, Request, Sleep, StartEngine, Submit, Value, Wake
+from reasoner.sampling.vllm.messages import Begin, Load, Request, ScoreRequest, Sleep, StartEngine, Submit, Value, Wake
 from tests.tiny import byte_tokenizer
 
 CUDA = StartEngine("model", "bfloat16", "cuda", 64, 4, 0.4, 0.1, False)
@@ -193,7 +193,8 @@ class FakeHost:
         self.submitted: deque[TokenRequest] = deque()
 
     def call(self, request: Request) -> Value:
-        return ("sum", 3) if isinstance(request, Load) else None
+        values: dict[type, Value] = {Load: ("sum", 3), ScoreRequest: []}
+        return values.get(type(request))
 
     def send(self, request: Request) -> None:
         if isinstance(request, Submit):
@@ -225,6 +226,8 @@ def test_after_a_sleep_that_gives_weights_up_only_new_ones_are_sampled_with() ->
     for ask in (lambda: sampler.sample(prompts("a"), 1, PARAMS), lambda: sampler.begin(1), lambda: sampler.score([])):
         with pytest.raises(SamplerError, match="was not given others"):
             ask()
+    sampler.load(Path("folder"), -2)  # the canary's, which are scored
+    sampler.score([])
     sampler.load(Path("folder"), 0)
     assert sampler.version == 0
     assert len(list(sampler.sample(prompts("a"), 1, PARAMS))) == 1

@@ -17,7 +17,8 @@ from reasoner.records import SamplingParams
 USER, ANSWER, NEXT, SYSTEM = "qzuserqz", "qzanswerqz", "qznextqz", "qzsystemqz"
 """messages that no template treats in a way of its own"""
 
-ChatTurn = Mapping[str, str]
+ChatTurn = Mapping[str, Any]
+"""a message as chat templates take it"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,9 @@ from reasoner.sampling.vllm.messages import (
 )
 from reasoner.sampling.vllm.process import EngineProcess
 
+_NOBODYS = -1
+"""the version of an engine without weights; others below 0 are of weights that were changed on purpose"""
+
 
 class VllmSampler:
     """Samples with vLLM. The engine continues to sample while the caller works on what it already has.
@@ -43,7 +46,6 @@ class VllmSampler:
     def __init__(self, start: StartEngine, log: Path) -> None:
         self._start = start
         self._version = 0
-        self._has_weights = True
         self.max_model_len = start.max_model_len
         self.tokenizer: Any = open_tokenizer(Path(start.model), start.trust_remote_code)
         self.end_tokens = end_tokens(Path(start.model), self.tokenizer)
@@ -111,7 +113,7 @@ class VllmSampler:
             raise
         if not isinstance(value, tuple):
             raise SamplerError(f"vLLM answered the load of version {version} with {value!r} instead of a receipt")
-        self._version, self._has_weights = version, True
+        self._version = version
         checksum, tensors = value
         return Receipt(version, checksum, tensors, time.monotonic() - started)
 
@@ -119,7 +121,7 @@ class VllmSampler:
         self._check_free("sleep")
         self._host.call(Sleep())
         if self._start.discards_weights:
-            self._version, self._has_weights = -1, False
+            self._version = _NOBODYS
 
     def wake(self) -> None:
         self._check_free("waking")
@@ -133,7 +135,7 @@ class VllmSampler:
             raise SamplerError(still_sampling(what))
 
     def _need_weights(self) -> None:
-        if not self._has_weights:
+        if self._version == _NOBODYS:
             raise SamplerError(
                 "vLLM gave its weights up when it went to sleep, and was not given others; this is a bug"
             )
