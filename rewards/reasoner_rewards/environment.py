@@ -5,7 +5,7 @@ from __future__ import annotations
 from reasoner import Problem, Response, Score, reward
 
 
-@reward("environment", timeout_s=1.0, needs_answer=False)
+@reward("environment", timeout_s=1.0, needs_answer=False, aspect="text")
 def environment(problem: Problem, response: Response) -> Score | None:
     """The sum of the rewards that the environment (`[environment]`) gave over the turns of a response.
 

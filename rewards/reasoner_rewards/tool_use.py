@@ -29,7 +29,7 @@ class ToolUseOptions(BaseModel):
         return self
 
 
-@reward("tool_use", timeout_s=1.0, needs_answer=False)
+@reward("tool_use", timeout_s=1.0, needs_answer=False, aspect="text")
 def tool_use(problem: Problem, response: Response, *, options: ToolUseOptions) -> Score | None:
     """The share of a response's tool calls that are well-formed; 0 where it breaks one of the other rules.
 
