@@ -38,11 +38,11 @@ class NativeCall:
     id: str = ""
 
 
-Body = Callable[[str, ToolInputs], list[NativeCall]]
+_Body = Callable[[str, ToolInputs], list[NativeCall]]
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class CallDialect:
     """How one family of models writes calls."""
 
     name: str
@@ -52,7 +52,7 @@ class Dialect:
     """The calls in the text of a turn, in which special tokens are spelled; none: the turn is an answer."""
 
 
-def _tagged(name: str, opening: str, closing: str, body: Body, example: str) -> Dialect:
+def _tagged(name: str, opening: str, closing: str, body: _Body, example: str) -> CallDialect:
     """A dialect whose calls stand between marks."""
     shown = f"{opening}{example}{closing}"
 
@@ -62,7 +62,7 @@ def _tagged(name: str, opening: str, closing: str, body: Body, example: str) -> 
             calls += [_error(f"{problem}: write {shown}")] if problem else _readable(body(inside, inputs), shown)
         return calls or _bare(text, inputs, f"a call stands between {opening} and {closing}: write {shown}")
 
-    return Dialect(name, shown, read)
+    return CallDialect(name, shown, read)
 
 
 def _between(text: str, opening: str, closing: str) -> Iterator[tuple[str, str]]:
@@ -232,7 +232,7 @@ DIALECTS = (
     ),
     _tagged("deepseek", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", _deepseek_calls, "NAME<｜tool▁sep｜>{...}"),
     _tagged("phi", "<|tool_call|>", "<|/tool_call|>", _json_calls, f"[{_CALL}]"),
-    Dialect("mistral", _MISTRAL, _read_mistral),
-    Dialect("llama", _LLAMA, _read_llama),
+    CallDialect("mistral", _MISTRAL, _read_mistral),
+    CallDialect("llama", _LLAMA, _read_llama),
 )
 """the one that reads most texts as a call comes last"""

@@ -13,7 +13,7 @@ from reasoner.data.prompts.control_tokens import NotTextError
 from reasoner.data.prompts.renderer import prompt_ids
 from reasoner.data.prompts.thinking import after_thinking
 from reasoner.data.turn_formats.arguments import ToolInputs, limited
-from reasoner.data.turn_formats.dialects import DIALECTS, Dialect, NativeCall
+from reasoner.data.turn_formats.dialects import DIALECTS, CallDialect, NativeCall
 from reasoner.data.turn_formats.turn_tokens import TurnTokens
 from reasoner.errors import ConfigError, DataError
 from reasoner.records import Message, Problem, ToolCall, ToolDescription
@@ -39,11 +39,11 @@ class NativeFormat:
         self._tokens = TurnTokens(tokenizer, renderer, end_tokens)
 
     @cached_property
-    def dialect(self) -> Dialect:
+    def dialect(self) -> CallDialect:
         """How the model writes calls; see `_recognise`."""
         return self._recognise()
 
-    def _recognise(self) -> Dialect:
+    def _recognise(self) -> CallDialect:
         """The dialect that reads a call as the chat template writes it.
 
         Raises:
