@@ -92,6 +92,18 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolDescription:
+    """A tool as the policy is told of it."""
+
+    name: str
+    """The name by which it is called."""
+    description: str
+    """What it does, for the policy."""
+    parameters: Mapping[str, Any]
+    """The JSON schema of its arguments, of type `object`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call that the policy wrote in one of its turns."""
 
@@ -199,6 +211,11 @@ class Response:
                 f"{len(self.token_ids)} tokens, {len(self.policy_mask)} mask entries, "
                 f"{len(self.sampler_logprobs)} log-probabilities"
             )
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why its environment could not go on, so that it abstains; None: it could, or there is none."""
+        return self.report.failure if self.report else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,4 +3,5 @@
 In come the turns of a response, out come observations: messages to append, rewards, and whether the response ends.
 
     base.py                     the protocol
+    choose.py                   what the configuration names
 """

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from reasoner.errors import ReasonerError
-from reasoner.records import Failure, Message, Observation, Problem, ToolCall, Turn
-
-
-@dataclass(frozen=True, slots=True)
-class ToolDescription:
-    """A tool as the policy is told of it."""
-
-    name: str
-    description: str
-    """What it does, in one or a few sentences."""
-    parameters: Mapping[str, Any]
-    """JSON schema of its arguments: an object with `properties` and `required`."""
+from reasoner.records import Failure, Message, Observation, Problem, ToolCall, ToolDescription, Turn
 
 
 class EnvironmentFailedError(ReasonerError):

@@ -87,16 +87,24 @@ class _Slots:
         self.content = dump_content(group.problem)
         self.problem = dump_problem(group.problem, self.content)
         self.responses = [dump_response(response) for response in group.responses]
-        self.missing = len(group.responses) * len(rewards)
+        self.judged = [at for at, response in enumerate(group.responses) if response.failure is None]
+        """the responses that sources are called for: not those whose environment failed"""
+        self.missing = len(self.judged) * len(rewards)
         self.components: list[list[Component | None]] = [[None] * len(rewards) for _ in group.responses]
         self.decided: Counter[int] = Counter()
-        """responses by reward for which it is known whether they are scored"""
+        """judged responses by reward for which it is known whether they are scored"""
         self.chosen: defaultdict[int, list[_Place]] = defaultdict(list)
         """by reward of granularity `group`: the responses that are"""
 
     def scored(self, rewards: Sequence[RewardConfig]) -> ScoredGroup:
-        rows = tuple(tuple(part for part in row if part is not None) for row in self.components)
-        return ScoredGroup(self.group, rows, totals([rewards[index] for index in self.rewards], rows))
+        """A response whose environment failed abstains, and each of its components says why."""
+        own = [rewards[index] for index in self.rewards]
+        rows = [tuple(part for part in row if part is not None) for row in self.components]
+        known = dict(zip(self.judged, totals(own, [rows[at] for at in self.judged]), strict=True))
+        for at, response in enumerate(self.group.responses):
+            if response.failure is not None:
+                rows[at] = tuple(component(reward, response.failure, 0.0) for reward in own)
+        return ScoredGroup(self.group, tuple(rows), tuple(known.get(at) for at in range(len(rows))))
 
 
 _Place = tuple[_Slots, int]
@@ -145,7 +153,7 @@ class ScoreCall:
         if slots.missing == 0:
             self._settle(slots)
             return
-        places = [(slots, sample) for sample in range(len(group.responses))]
+        places = [(slots, sample) for sample in slots.judged]
         for reward in slots.rewards:
             self._undecided[reward] += len(places)
             self._tally.expect(self._names[reward], len(places))
@@ -325,7 +333,7 @@ class ScoreCall:
             self._batches[reward].append(place)
         else:
             self._leave_out(reward, place)
-        if granularity == "group" and slots.decided[reward] == len(slots.responses):
+        if granularity == "group" and slots.decided[reward] == len(slots.judged):
             self._send_group(reward, slots)
         self._send_batches(reward)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reasoner.environments.base import EnvironmentFailedError, ToolDescription
-from reasoner.records import Message, Observation, Problem, ToolCall, Turn
+from reasoner.environments.base import EnvironmentFailedError
+from reasoner.records import Message, Observation, Problem, ToolCall, ToolDescription, Turn
 
 ADD = ToolDescription(
     "add",

@@ -43,17 +43,18 @@ config: errors gro io
 processes: errors io
 distributed: errors processes records
 evaluation: config records
-environments: errors records
 models: config errors io processes
 sandbox: errors io processes
 doctor: errors models processes sandbox
 learning: config distributed errors gro models records
 plugins: errors evaluation gro io records
+environments: config errors plugins records
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins processes records
-loading: config data errors gro io models monitoring plugins scoring
+loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
+trajectories: data environments errors records sampling
 testing: config errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
@@ -384,6 +385,8 @@ def test_the_command_line_has_these_options() -> None:
         "rewards show": "--help --plugin name",
         "rewards test": "--allow-unsandboxed-code --help --options --plugin --profile --set --task name",
         "rewards bench": "--allow-unsandboxed-code --cases --help --options --plugin --strict --workers name",
+        "rewards attack": "--allow-unsandboxed-code --cases --help --json --options --plugin --profile --set --task "
+        "name",
         "plugins": "--help",
         "plugins list": "--help --plugin",
         "plugins new": "--help --output name",
@@ -460,7 +463,7 @@ learning.token_budget learning.logit_chunk learning.gradient_checkpointing learn
 lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
 handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
 evaluation.correct evaluation.threshold trackers
-gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound
+gro.terms.entry.credit.level gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound
 gro.terms.entry.evidence.entropy_share gro.terms.entry.link.limit
 gro.terms.entry.link.measure gro.terms.entry.link.negative gro.terms.entry.link.negative_power
 gro.terms.entry.link.negative_rate gro.terms.entry.link.only_negative gro.terms.entry.link.positive
