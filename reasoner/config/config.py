@@ -6,15 +6,15 @@ impossible is refused here, before anything is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pydantic import model_validator
 
 from reasoner.config.consistency import CHECKS, check_parts
 from reasoner.config.objective import GroConfig
-from reasoner.config.sampling import EvaluationConfig
-from reasoner.config.sections import PartConfig, RunEvaluationConfig, Sections
+from reasoner.config.rewards import RewardConfig
+from reasoner.config.sections import EvaluationConfig, PartConfig, Sections
 from reasoner.errors import ConfigError
 
 
@@ -54,13 +54,26 @@ class Config(Sections):
         own = self.parts if self.online or self.evaluates_itself or not self.gro.terms else {}
         return {**own, **self.also}
 
+    @property
+    def scored(self) -> Mapping[str, Sequence[RewardConfig]]:
+        """The rewards of every task whose responses are scored, by its name."""
+        if self.mixture or self.also:
+            return {name: task.rewards for name, task in self.evaluated.items()}
+        return {self.task: self.rewards}
+
+    @property
+    def without_other_tasks(self) -> Config:
+        """The configuration of a single task without the further tasks that it is evaluated on."""
+        own = self.evaluation.model_copy(update={"also": [], "best": ""}) if self.evaluation else None
+        return self.model_copy(update={"evaluation": own})
+
     def part(self, name: str) -> Config:
         """The configuration of the task that a problem is of (`Problem.part`)."""
         return self.evaluated[name] if self.mixture or name in self.also else self
 
     def _part(self, part: PartConfig) -> Config:
         offline = {name: getattr(self.data, name) for name in ("pairs", "labelled", "demos")}
-        evaluation = None if part.evaluation is None else RunEvaluationConfig(**dict(part.evaluation))
+        evaluation = None if part.evaluation is None else EvaluationConfig(**dict(part.evaluation))
         return self.model_copy(
             update={
                 "task": part.task,

@@ -85,8 +85,8 @@ class HandoverConfig(Section):
     with `model.dtype = "float32"` and 0.1 with bfloat16."""
 
 
-class EvaluationConfig(Section):
-    """`[evaluation]`: evaluation before, during and after training."""
+class PartEvaluation(Section):
+    """How a task is evaluated before, during and after training."""
 
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations, on `data.eval` and on what is held out of offline data. With 0, only before and after

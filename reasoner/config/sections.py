@@ -14,7 +14,7 @@ from reasoner.config.learning import CriticConfig, LearningConfig, LoraConfig, P
 from reasoner.config.objective import GroConfig
 from reasoner.config.rewards import RewardConfig, ScoringConfig
 from reasoner.config.run import RunConfig
-from reasoner.config.sampling import EvaluationConfig, HandoverConfig, PartSampling, SamplingConfig
+from reasoner.config.sampling import HandoverConfig, PartEvaluation, PartSampling, SamplingConfig
 from reasoner.config.section import Section
 from reasoner.gro.spec.terms import Source
 
@@ -41,7 +41,7 @@ class PartConfig(Section):
     """The limits of its prompts and responses."""
     rewards: list[RewardConfig] = Field(default_factory=list)
     """As in `[[rewards]]`."""
-    evaluation: EvaluationConfig | None = None
+    evaluation: PartEvaluation | None = None
     """As in `[evaluation]`."""
     environment: EnvironmentConfig | None = None
     """As in `[environment]`."""
@@ -57,7 +57,7 @@ class MixturePart(PartConfig):
     training problems."""
 
 
-class RunEvaluationConfig(EvaluationConfig):
+class EvaluationConfig(PartEvaluation):
     """`[evaluation]`: evaluation before, during and after training."""
 
     also: list[PartConfig] = Field(default_factory=list)
@@ -110,7 +110,7 @@ class Sections(Section):
     """The frozen model of terms whose credit is a teacher's."""
     handover: HandoverConfig = Field(default_factory=HandoverConfig)
     """How it is verified that the sampler holds the trained weights."""
-    evaluation: RunEvaluationConfig | None = None
+    evaluation: EvaluationConfig | None = None
     """Evaluation before, during and after training; needed by terms that read online groups."""
     trackers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Trackers that get the figures of a training in addition to its run folder, with their options:

@@ -151,7 +151,8 @@ class Evaluation:
     """of a run that evaluates on several tasks: the evaluation of each part of a mixture, whose problems together are
     what the other fields are over; and of each further task (`evaluation.also`)"""
     best: str = ""
-    """by which accuracy checkpoints are ranked: that of a task, `mean` of all, or empty for the own one"""
+    """by which accuracy checkpoints are ranked: that of a task, `mean` of all, or empty for the own one; a step whose
+    evaluation lacks it is none of the best"""
 
     @property
     def quality(self) -> tuple[float, float, float]:
@@ -167,8 +168,8 @@ class Evaluation:
         several = dict(self.tasks)
         if self.correct or not several:  # a single task; that of a mixture are its parts together
             several = {"": self, **several}
-        ranking = several.values() if self.best == "mean" else [several.get(self.best, self)]
-        found = [-math.inf if each.accuracy is None else each.accuracy.value for each in ranking]
+        ranking = several.values() if self.best == "mean" else [several.get(self.best) if self.best else self]
+        found = [each.accuracy.value if each and each.accuracy else -math.inf for each in ranking]
         return fmean(found)
 
     @property

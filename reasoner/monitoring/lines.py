@@ -64,7 +64,8 @@ def alerts(metrics: Mapping[str, float]) -> list[str]:
 
 def evaluation(when: str, result: Evaluation) -> str:
     """The figures of an evaluation with their intervals on a few lines."""
-    lines = [f"evaluation {when}: {size(result)}"]
+    measured = size(result)
+    lines = [f"evaluation {when}: {measured}" if measured else f"evaluation {when}"]
     lines += [f"  {figure(e.name):<20} {interval(e.value, e.low, e.high, e.unit)}" for e in result.estimates]
     for name, task in result.tasks.items():
         lines.append(f"  {name}: {size(task)}")

@@ -220,7 +220,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     config, view = base.config, base.view
     with ExitStack() as stack:
         shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
-        rewards = {name: _rank_rewards(task.rewards, base.ranks, shared) for name, task in config.evaluated.items()}
+        rewards = {name: _rank_rewards(rewards, base.ranks, shared) for name, rewards in config.scored.items()}
         service = stack.enter_context(
             ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
         )

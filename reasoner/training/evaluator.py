@@ -90,6 +90,8 @@ class Evaluator:
         own = {name: evaluation for name, evaluation in found.items() if name not in self.config.also}
         best = self.config.evaluation.best if self.config.evaluation else ""
         best = "" if best == self.config.task else best
+        if best == "mean":  # a mean over fewer tasks is another figure: such a step is ranked by what is missing
+            best = next((name for name in self.config.evaluated if name not in found), best)
         if not own:
             return Evaluation(0, 0, 0, (), tasks=found, best=best)
         if self.config.mixture:

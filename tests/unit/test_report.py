@@ -313,7 +313,7 @@ def test_the_report_has_the_gate_and_responses_before_and_after(made: Path, tmp_
     assert gate
     assert gate.sentence in page
     assert escaped(gate.sentence) in text
-    examples = read_examples(run, 0, 6, Criterion("math"))
+    examples = read_examples(run, 0, 6, {"math-gsm8k": Criterion("math")})
     assert len(examples) == 3
     first = {row.problem.id: row for row in read_parquet(run / "rollouts" / "eval-000000.parquet", Rollout)}
     last = {row.problem.id: row for row in read_parquet(run / "rollouts" / "eval-000006.parquet", Rollout)}
