@@ -11,7 +11,7 @@ from reasoner.io.http_json import Url
 
 
 class PartSampling(Section):
-    """The limits of a task's prompts and responses."""
+    """`[mixture.sampling]`: limits of a task's prompts and responses; a task in `[[evaluation.also]]` has them too."""
 
     max_tokens: Positive = 256
     """Most tokens of a response."""
@@ -86,7 +86,7 @@ class HandoverConfig(Section):
 
 
 class PartEvaluation(Section):
-    """How a task is evaluated before, during and after training."""
+    """`[mixture.evaluation]`: how a task is evaluated; a task in `[[evaluation.also]]` has it too."""
 
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations, on `data.eval` and on what is held out of offline data. With 0, only before and after

@@ -21,8 +21,8 @@ from reasoner.loading.task_files import TaskFile
 from reasoner.loading.task_layers import choose_profile, layer_of_file, refuse_complete, without_identity
 
 MIXTURE, ALSO = TASKS
-Table = Mapping[str, Any]
-FindTask = Callable[[str], TaskFile]
+_Table = Mapping[str, Any]
+_FindTask = Callable[[str], TaskFile]
 _DATA = ("train", "eval", "holdout", "overlap", "on_bad_row")
 _EVALUATION = ("also", "best")
 """keys of `[evaluation]` that are the run's"""
@@ -57,15 +57,15 @@ class Tables:
 
     origin: str
     file: Path | None
-    own: Table
+    own: _Table
     """the rest"""
-    listed: Mapping[Key, Sequence[Table]] = field(default_factory=dict)
+    listed: Mapping[Key, Sequence[_Table]] = field(default_factory=dict)
     """by place (`MIXTURE`, `ALSO`): the entries of a list, which replaces the list of lower layers"""
-    changed: Mapping[Key, Mapping[str, Table]] = field(default_factory=dict)
+    changed: Mapping[Key, Mapping[str, _Table]] = field(default_factory=dict)
     """by place: tables that change an entry, by its name"""
 
     @classmethod
-    def of(cls, table: Table, origin: str, file: Path | None) -> Tables:
+    def of(cls, table: _Table, origin: str, file: Path | None) -> Tables:
         """
         Raises:
             ConfigError: an entry names no task.
@@ -73,8 +73,8 @@ class Tables:
         own: dict[str, Any] = dict(table)
         if isinstance(own.get("evaluation"), Mapping):
             own["evaluation"] = dict(own["evaluation"])
-        listed: dict[Key, Sequence[Table]] = {}
-        changed: dict[Key, Mapping[str, Table]] = {}
+        listed: dict[Key, Sequence[_Table]] = {}
+        changed: dict[Key, Mapping[str, _Table]] = {}
         for place in TASKS:
             above = own if len(place) == 1 else own.get(place[0])
             if not isinstance(above, dict):
@@ -110,7 +110,7 @@ def tables_of(found: TaskFile, profile: str | None) -> tuple[list[Tables], Leaf]
 
 
 def assemble(
-    found: TaskFile, profile: str | None, files: Sequence[tuple[str, Table]], sets: Sequence[str], find: FindTask
+    found: TaskFile, profile: str | None, files: Sequence[tuple[str, _Table]], sets: Sequence[str], find: _FindTask
 ) -> Leaves:
     """The values of a run: of the task file and its profile, of `--config` files and `--set`, each laid over those
     before; with the tasks inside by `mixture.NAME` and `evaluation.also.NAME`.
@@ -199,7 +199,7 @@ class _Part:
         return _with_sets(leaves, self.place, self.name, task_sets[self.place].get(self.name, ()))
 
 
-def _part(place: Key, at: int, stack: Sequence[Tables], profile: str | None, find: FindTask) -> _Part:
+def _part(place: Key, at: int, stack: Sequence[Tables], profile: str | None, find: _FindTask) -> _Part:
     table = next(table for table in reversed(stack) if place in table.listed)
     entry, where = table.listed[place][at], f"{'.'.join(place)}[{at}]"
     try:
@@ -220,7 +220,7 @@ def _also(
     stack: Sequence[Tables],
     profile: str | None,
     task_sets: Mapping[Key, Mapping[str, Sequence[str]]],
-    find: FindTask,
+    find: _FindTask,
 ) -> Leaves:
     listing = next((table for table in reversed(stack) if ALSO in table.listed), None)
     count = len(listing.listed[ALSO]) if listing else 0
@@ -287,13 +287,13 @@ def _below(place: Key, parts: Sequence[_Part], values: Sequence[Leaves]) -> Leav
     return found
 
 
-def _entry(entry: object, place: str, origin: str) -> Table:
+def _entry(entry: object, place: str, origin: str) -> _Table:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("task"), str):
         raise ConfigError(f"{origin}: {place}.task is needed and not set: the name of a task (`reasoner tasks list`).")
     return entry
 
 
-def _entry_layer(entry: Table, place: Key, name: str, tables: Tables) -> Layer:
+def _entry_layer(entry: _Table, place: Key, name: str, tables: Tables) -> Layer:
     """What an entry sets of its task's keys.
 
     Raises:
@@ -371,7 +371,7 @@ def _with_sets(leaves: Leaves, place: Key, name: str, sets: Sequence[str]) -> Le
     return overlay(leaves, layer)
 
 
-def _finder(find: FindTask, found: TaskFile) -> FindTask:
+def _finder(find: _FindTask, found: TaskFile) -> _FindTask:
     """Finds the tasks that a file names: their own files are relative to it."""
 
     def finder(name: str) -> TaskFile:
