@@ -66,7 +66,7 @@ EXAMPLES = (
     make_problem("Who wrote the first program? Answer in JSON.", '{"name": "Ada Lovelace", "year": 1843}'),
     make_problem(
         "What is ice? Answer in four words, all in lower case.",
-        "ice is frozen water.",
+        "ice is frozen water",
         instructions=[{"id": "lower_case"}, {"id": "words", "count": 4}],
     ),
     make_problem(
