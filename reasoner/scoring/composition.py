@@ -22,15 +22,12 @@ from reasoner.io.redaction import hide, redact_start
 from reasoner.io.safe_text import storable
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.records import Component, Failure, Score
+from reasoner.workers.calls import MAX_MESSAGE
 
 MAX_RESULT_BYTES = 2**20
 """bytes of JSON that the parts and the note of one score may take together"""
 MAX_DEPTH = 32
 """levels of nesting in the parts of a score"""
-
-
-MAX_MESSAGE = 2000
-"""characters of an error message that are kept"""
 
 
 class InvalidScoreError(ValueError):

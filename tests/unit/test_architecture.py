@@ -41,6 +41,7 @@ records:
 io: errors
 config: errors gro io
 processes: errors io
+workers: errors io processes records
 distributed: errors processes records
 evaluation: config records
 models: config errors io processes
@@ -51,7 +52,7 @@ plugins: errors evaluation gro io records
 environments: config errors plugins records
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
-scoring: config distributed errors io plugins processes records
+scoring: config distributed errors io plugins records workers
 loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
 trajectories: data environments errors records sampling
