@@ -5,5 +5,5 @@ host           worker_pool.py: deadlines and kills --JSON lines over a socket ea
 
 confinement.py              what a worker may reach and use; calls.py: how a call of a stranger is made
 worker_state.py, memory_files.py   what a call left behind
-lines.py                    the lines between the processes
+lines.py, json_values.py    the lines between the processes; what a call returned, bounded
 """

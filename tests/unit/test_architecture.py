@@ -49,7 +49,7 @@ sandbox: errors io processes
 doctor: errors models processes sandbox
 learning: config distributed errors gro models records
 plugins: errors evaluation gro io records
-environments: config errors plugins records
+environments: config errors io plugins records workers
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins records workers

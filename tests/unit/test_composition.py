@@ -34,7 +34,6 @@ from reasoner.records import (
 )
 from reasoner.scoring.cache import Cache, digest
 from reasoner.scoring.composition import (
-    MAX_RESULT_BYTES,
     InvalidScoreError,
     Refused,
     check_rewards,
@@ -59,6 +58,7 @@ from reasoner.scoring.workers.protocol import (
     load_start,
     load_task,
 )
+from reasoner.workers.json_values import MAX_RESULT_BYTES
 from reasoner.workers.lines import LineBuffer
 
 
