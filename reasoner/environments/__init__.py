@@ -9,3 +9,9 @@ In come the turns of a response, out come observations: messages to append, rewa
     returned.py                 what tools and environments returned, checked and cut
     workers/                    the processes in which they run
 """
+
+from reasoner.environments.base import EnvironmentFailedError, Environments, EnvironmentSession
+from reasoner.environments.choose import choose
+from reasoner.environments.service import open_environments
+
+__all__ = ["EnvironmentFailedError", "EnvironmentSession", "Environments", "choose", "open_environments"]

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Self
 
 from reasoner.config import EnvironmentConfig
-from reasoner.environments.choose import ConfiguredEnvironment
+from reasoner.environments.choose import ConfiguredEnvironment, choose
 from reasoner.environments.host_client import HostClient
 from reasoner.environments.session import ResponseSession, SessionContext
 from reasoner.environments.workers.protocol import CallOutcome, EnvironmentPlan, dump_environment_plan
 from reasoner.errors import nearest
+from reasoner.plugins import manager as hooks
 from reasoner.records import Problem, ToolCall, ToolDescription
 
 
@@ -112,3 +113,25 @@ class EnvironmentService:
                 f"tool {name!r} leaves its worker changed: {outcome.left}. Nothing of it reaches another call, but "
                 "every such call costs a new worker: undo it in the call."
             )
+
+
+def open_environments(
+    config: EnvironmentConfig,
+    plugins: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
+) -> EnvironmentService:
+    """The tools and the environment that a section names.
+
+    Args:
+        plugins: files that register them, where no installed distribution does.
+        say: takes what is worth knowing, each once.
+        log: takes what tools and environments print, and the end of the traceback of what raised, the first time.
+
+    Raises:
+        ConfigError: a plugin, a name or an option is wrong.
+        EnvironmentsError: the host did not start.
+    """
+    manager = hooks.build_manager(plugins)
+    chosen = choose(config, hooks.tools(manager), hooks.environments(manager))
+    return EnvironmentService(config, chosen, plugins, say=say, fail=log, log=log)

@@ -15,7 +15,7 @@ import pytest
 from reasoner.config import EnvironmentConfig
 from reasoner.environments.base import EnvironmentFailedError, Environments
 from reasoner.environments.choose import choose
-from reasoner.environments.service import EnvironmentService
+from reasoner.environments.service import EnvironmentService, open_environments
 from reasoner.errors import ConfigError, EnvironmentsError
 from reasoner.plugins import manager as hooks
 from reasoner.processes.subreaper import children
@@ -28,10 +28,7 @@ PROBLEM = make_problem("?", "4")
 
 @contextmanager
 def opened(**section: Any) -> Iterator[EnvironmentService]:
-    config = EnvironmentConfig(**{"memory_mb": 1024, **section})
-    manager = hooks.build_manager([PLUGIN])
-    chosen = choose(config, hooks.tools(manager), hooks.environments(manager))
-    with EnvironmentService(config, chosen, [PLUGIN]) as service:
+    with open_environments(EnvironmentConfig(**{"memory_mb": 1024, **section}), [PLUGIN]) as service:
         yield service
 
 
