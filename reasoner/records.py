@@ -89,6 +89,18 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolDescription:
+    """A tool as the policy is told of it."""
+
+    name: str
+    """The name by which it is called."""
+    description: str
+    """What it does, for the policy."""
+    parameters: Mapping[str, Any]
+    """The JSON schema of its arguments, of type `object`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call that the policy wrote in one of its turns."""
 
@@ -121,6 +133,26 @@ class Turn:
     """Why the tool has no result: it raised, took too long, or its worker died; the policy is told."""
     seconds: float = 0.0
     """How long generation, or the tool, took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What comes back to the policy after one of its turns."""
+
+    messages: tuple[Message, ...] = ()
+    """What the policy reads next: the result of every call of the turn as a `tool` message, in their order, then what
+    the environment says."""
+    done: bool = False
+    """Whether the response ends here: nothing is sampled after this turn."""
+    reward: float | None = None
+    """The reward of the turn just made; None: the environment gives none."""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that are saved with the response; later ones replace those of the same name."""
+    errors: tuple[str, ...] = ()
+    """(messages) Why a tool has no result, empty where it has one; the message tells the policy. Environments leave it
+    out."""
+    seconds: tuple[float, ...] = ()
+    """(messages) How long each tool took. Environments leave it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +208,11 @@ class Response:
                 f"{len(self.token_ids)} tokens, {len(self.policy_mask)} mask entries, "
                 f"{len(self.sampler_logprobs)} log-probabilities"
             )
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why its environment could not go on, so that it abstains; None: it could, or there is none."""
+        return self.report.failure if self.report else None
 
 
 @dataclass(frozen=True, slots=True)

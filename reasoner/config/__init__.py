@@ -5,6 +5,7 @@ In come tables of values (`reasoner.loading` reads them from files), out comes a
     section.py                  the base of every section
     data.py                     problems, offline responses, prompts, curriculum
     sampling.py                 sampling, weight sync, evaluation
+    environment.py              tools and the environment
     rewards.py                  reward sources and their workers
     objective.py                the terms of the objective
     learning.py                 models, optimiser, adapter, critic
@@ -18,6 +19,7 @@ In come tables of values (`reasoner.loading` reads them from files), out comes a
 from reasoner.config.config import Config
 from reasoner.config.consistency import mistake_of_conditions
 from reasoner.config.data import DataConfig, MissingPolicy, OfflineConfig, PromptConfig, RowPolicy, SourceConfig
+from reasoner.config.environment import EnvironmentConfig
 from reasoner.config.learning import LearningConfig, LoraConfig, PolicyConfig
 from reasoner.config.objective import TermConfig
 from reasoner.config.rewards import RewardConfig, ScoringConfig
@@ -28,6 +30,7 @@ from reasoner.config.section import mistake_of_temperature
 __all__ = [
     "Config",
     "DataConfig",
+    "EnvironmentConfig",
     "EvaluationConfig",
     "LearningConfig",
     "LoraConfig",

@@ -283,6 +283,23 @@ def _check_prompt(config: Sections) -> None:
             )
 
 
+def _check_environment(config: Sections) -> None:
+    """Responses with turns are sampled, and their format is one that the prompt can have."""
+    environment = config.environment
+    if environment is None:
+        return
+    if config.gro.terms and not config.has_sampler:
+        raise ValueError(
+            "environment has no effect: the method samples no responses, and there is nothing to evaluate with; leave "
+            "the section out (--set environment=none), or set data.eval, rewards and evaluation.correct"
+        )
+    if environment.format == "native" and config.prompt.format == "plain":
+        raise ValueError(
+            "environment.format = 'native' writes calls as the chat template defines it, and prompt.format = 'plain' "
+            "uses none: set environment.format = 'fenced' or 'tags'"
+        )
+
+
 def _check_data(config: Sections) -> None:
     train, held_out = config.data.train, config.data.eval
     offline = any((config.data.pairs, config.data.labelled, config.data.demos))
@@ -317,5 +334,6 @@ CHECKS = (
     _check_teacher,
     _check_data,
     _check_prompt,
+    _check_environment,
 )
 """what must hold between sections, in the order in which it is looked at"""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from reasoner.config.data import CurriculumConfig, DataConfig, OfflineConfig, PromptConfig
+from reasoner.config.environment import EnvironmentConfig
 from reasoner.config.learning import CriticConfig, LearningConfig, LoraConfig, PolicyConfig, TeacherConfig
 from reasoner.config.objective import GroConfig
 from reasoner.config.rewards import RewardConfig, ScoringConfig
@@ -39,6 +40,8 @@ class Sections(Section):
     """Which training problems a step takes."""
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     """How training responses are sampled."""
+    environment: EnvironmentConfig | None = None
+    """Tools and an environment; with `none` a response is one turn."""
     rewards: list[RewardConfig] = Field(default_factory=list)
     """Reward sources and their weights."""
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)

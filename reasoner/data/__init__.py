@@ -11,4 +11,5 @@ In come rows, out come `Problem` and `Prompt`, and responses that others wrote.
     problems.py, curriculum.py  problems, and which of them a step takes
     offline.py                  pairs, labels and demonstrations as the same records as sampled responses
     prompts/                    problems as text and tokens
+    turn_formats/               tool calls in what the policy writes, and the tokens between its turns
 """

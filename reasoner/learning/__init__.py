@@ -7,5 +7,6 @@ Groups become micro-batches, these log-probabilities and a gradient, and this a 
     batching/, model/           micro-batches; the packed forward pass
     optimizer.py, schedule.py   AdamW, clipping, the learning rate
     adapter.py, critic.py       LoRA; PPO's value model
+    device.py                   the GPU that it shares with a sampler: kernels, memory given back
     perturbing.py               weights changed for a moment, to see that somebody else has taken them
 """

@@ -1,15 +1,136 @@
-"""What the pipeline asks of a sampler."""
+"""What the pipeline asks of a sampler, and what a sampler asks of an engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
 
 Progress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
+Finish = Literal["stop", "length", "abort", "repetition"]
+"""Why a generation ended: an end token or a stop string; the most tokens; `TokenService.abort`; it repeated itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """Token ids that an engine is to continue."""
+
+    id: int
+    """Unique among the requests that have not been received; chosen by the caller."""
+    token_ids: tuple[int, ...]
+    """Everything so far: the prompt, and what was generated and appended since."""
+    n: int
+    """How many continuations are sampled."""
+    params: SamplingParams
+    """`max_tokens` is the most tokens of one continuation. The model's own end tokens end it too, whatever
+    `end_tokens` says. `seed` is not read: the noise is seeded by `TokenService.begin`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One continuation."""
+
+    token_ids: tuple[int, ...]
+    """(T,) As they were generated, with the end token or the tokens of the stop string that ended it. Empty only where
+    it was aborted before its first token."""
+    logprobs: tuple[float, ...]
+    """(T,) The log-probability of each token under the sampled distribution, nats; a number always."""
+    finish: Finish
+    version: int
+    """The version of the weights that sampled its first token."""
+    version_changes: tuple[tuple[int, int], ...] = ()
+    """Where the weights changed while it was sampled: the position of the first token of newer weights, and their
+    version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """All continuations of one request."""
+
+    id: int
+    completions: tuple[Completion, ...]
+
+
+class TokenService(Protocol):
+    """Continues token ids, and holds one version of the policy's weights.
+
+    One thread calls it, except that `submit` and `abort` may also be called while another thread waits in `receive`.
+    Every call raises `SamplerError` when the engine failed, is gone, or made no progress for too long; nothing can be
+    asked of it afterwards but `close`.
+    """
+
+    name: str
+    """`vllm`, `hf` or `servers`, as printed at the start."""
+    description: str
+    """What was chosen, for the log: versions, device, number format."""
+    tokenizer: Any
+    """The model's own, to read what was generated."""
+    end_tokens: tuple[int, ...]
+    """The ids with which the model itself ends a response."""
+    max_model_len: int
+    """The most tokens of a request and its continuation together."""
+
+    @property
+    def version(self) -> int:
+        """The version of the weights that it holds; -1: none that are known, `load` comes first."""
+        ...
+
+    def begin(self, seed: int) -> None:
+        """Seed the noise of what is submitted from now on; no request is running.
+
+        With the same engine, weights and seed, the same requests in the same calls of `submit` give the same
+        completions, as long as nothing is submitted while others run. Servers give others each time.
+        """
+        ...
+
+    def submit(self, requests: Sequence[TokenRequest]) -> None:
+        """Have the requests continued, beside those that run already; one call is one batch."""
+        ...
+
+    def receive(self, timeout_s: float | None = None) -> Completed | None:
+        """The next request that is complete; None: none is after `timeout_s` seconds, or none is running."""
+        ...
+
+    def abort(self, ids: Collection[int]) -> None:
+        """End these requests now. They are received as all others, with what was generated so far; ids of requests
+        that are complete already are ignored."""
+        ...
+
+    def pause(self) -> None:
+        """Sample nothing until `resume`; what runs is kept. Between the two, `load` changes the weights under it."""
+        ...
+
+    def resume(self) -> None:
+        """Go on with what runs, under the weights that it holds now."""
+        ...
+
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        """As `Sampler.score`; no request is running."""
+        ...
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        """As `Sampler.load`; no request is running, or the service is paused."""
+        ...
+
+    def sleep(self) -> None:
+        """As `Sampler.sleep`; no request is running."""
+        ...
+
+    def wake(self) -> None:
+        """As `Sampler.wake`."""
+        ...
+
+    def close(self) -> None:
+        """As `Sampler.close`."""
+        ...
+
+    def __enter__(self) -> TokenService: ...
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 class Sampler(Protocol):

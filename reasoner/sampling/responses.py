@@ -107,16 +107,23 @@ def build_response(
     """
     if any(map(math.isnan, logprobs)):
         raise SamplerError(NOT_FINITE)
-    text = _decode(tokenizer, token_ids[:-1] if token_ids[-1] in ends else token_ids)
-    ends = [at for at in (text.find(string) for string in stop) if at >= 0]
     return Response(
-        text=opened + (text[: min(ends)] if ends else text),
+        text=response_text(tokenizer, token_ids, stop, opened, ends),
         token_ids=tuple(token_ids),
         policy_mask=(True,) * len(token_ids),
         sampler_logprobs=tuple(logprobs),
         finish_reason=finish,
         policy_version=version,
     )
+
+
+def response_text(
+    tokenizer: Any, token_ids: Sequence[int], stop: Sequence[str], opened: str, ends: Collection[int]
+) -> str:
+    """What a policy wrote, as text. Arguments as in `build_response`."""
+    text = _decode(tokenizer, token_ids[:-1] if token_ids[-1] in ends else token_ids)
+    cuts = [at for at in (text.find(string) for string in stop) if at >= 0]
+    return opened + (text[: min(cuts)] if cuts else text)
 
 
 def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:

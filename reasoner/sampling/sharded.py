@@ -61,9 +61,12 @@ class ShardedSampler:
     def sleep(self) -> None:
         if self._sampler:
             self._sampler.sleep()
-        self._from_engine_rank(self._sampler and True)  # its memory on this rank's device is free from here on
+        # the engine's memory on this rank's device is free from here on
+        self._loaded = self._from_engine_rank(self._sampler.version if self._sampler else None)
 
     def wake(self) -> None:
+        if self._per_engine > 1:
+            self._ranks.gather(None)  # the engine takes memory of its neighbours' devices too: they have let it go
         if self._sampler:
             self._sampler.wake()
 

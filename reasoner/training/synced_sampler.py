@@ -9,6 +9,7 @@ from functools import cached_property
 from reasoner.config.config import Config
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.ranks import Ranks
+from reasoner.learning.device import release_device_memory
 from reasoner.learning.learner import PerturbableLearner
 from reasoner.records import Prompt, SamplingParams
 from reasoner.sampling.base import Sampler
@@ -76,8 +77,10 @@ class SyncedSampler:
             self.asleep = True
 
     def wake(self) -> None:
-        """Give the sampler its memory again."""
+        """Give the sampler its memory again, on a device that the learner shares with it after the learner has let go
+        of what it does not use: torch keeps the peak of an update."""
         if self.asleep:
+            release_device_memory()
             self.sampler.wake()
             self.asleep = False
 

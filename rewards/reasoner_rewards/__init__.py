@@ -11,6 +11,7 @@ def register_rewards() -> Iterable[RewardSource]:
     from reasoner_rewards.boxed_format import boxed_format
     from reasoner_rewards.choice import choice
     from reasoner_rewards.code.source import code
+    from reasoner_rewards.environment import environment
     from reasoner_rewards.exact import exact
     from reasoner_rewards.http import http
     from reasoner_rewards.json_schema import json_schema
@@ -22,6 +23,7 @@ def register_rewards() -> Iterable[RewardSource]:
     from reasoner_rewards.repetition import repetition
     from reasoner_rewards.reward_model import reward_model
     from reasoner_rewards.think_format import think_format
+    from reasoner_rewards.tool_use import tool_use
 
     return (
         math,
@@ -38,4 +40,6 @@ def register_rewards() -> Iterable[RewardSource]:
         judge,
         http,
         reward_model,
+        environment,
+        tool_use,
     )

@@ -103,7 +103,9 @@ def keys_named(text: str) -> set[str]:
     """`learning.token_budget`, `gro.terms.NAME.entropy = 0.001` and the like: those that begin with a section."""
     found = {*NAMED_KEY.findall(text), *re.findall(r"`([a-z_]+(?:\.[A-Za-z_]+)+)`", text)}
     sections = {*Config.model_fields} - {"task", "title", "profile"}
-    return {key for key in found if key.split(".")[0] in sections and not key.endswith((".path", ".md", ".py"))}
+    return {
+        key for key in found if key.split(".")[0] in sections and not key.endswith((".path", ".md", ".py", ".json"))
+    }
 
 
 @pytest.mark.parametrize(

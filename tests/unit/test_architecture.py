@@ -48,11 +48,13 @@ sandbox: errors io processes
 doctor: errors models processes sandbox
 learning: config distributed errors gro models records
 plugins: errors evaluation gro io records
+environments: config errors plugins records
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins processes records
-loading: config data errors gro io models monitoring plugins scoring
+loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
+trajectories: data environments errors records sampling
 testing: config errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
@@ -383,6 +385,8 @@ def test_the_command_line_has_these_options() -> None:
         "rewards show": "--help --plugin name",
         "rewards test": "--allow-unsandboxed-code --help --options --plugin --profile --set --task name",
         "rewards bench": "--allow-unsandboxed-code --cases --help --options --plugin --strict --workers name",
+        "rewards attack": "--allow-unsandboxed-code --cases --help --json --options --plugin --profile --set --task "
+        "name",
         "plugins": "--help",
         "plugins list": "--help --plugin",
         "plugins new": "--help --output name",
@@ -436,6 +440,9 @@ sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
+environment.name environment.options environment.tools environment.tool_options environment.format
+environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers
+environment.sessions environment.memory_mb environment.max_failure_rate
 rewards.entry.source rewards.entry.weight rewards.entry.options rewards.entry.timeout_s rewards.entry.gate
 rewards.entry.when rewards.entry.on_failure rewards.entry.retries rewards.entry.max_calls scoring.workers
 scoring.memory_mb scoring.max_failure_rate scoring.cache gro.preset gro.terms.entry.preset gro.terms.entry.weight

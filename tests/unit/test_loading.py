@@ -345,6 +345,39 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ["run.ranks=8", "sampling.tensor_parallel=4", "rewards.math.max_calls=1"],
             ["rewards.math.max_calls = 1 is divided over the 2 ranks that score", "allow at least 2"],
         ),
+        (["environment.max_turns=3"], ["environment", "has no effect without a name or tools"]),
+        (["environment.tools=['calculator', 'calculator']"], ["environment", "names 'calculator' twice"]),
+        (
+            ["environment.tools=['calculator']", "environment.format=tag"],
+            ["native, fenced, tags", "Did you mean 'tags'"],
+        ),
+        (["environment.tools=['calculator']", "environment.options.a=1"], ["options are those of the environment"]),
+        (["environment.tools=['calculator']", "environment.max_turns=0"], ["environment.max_turns = 0", "at least 1"]),
+        (["environment.tools=['calculator']", "environment.turns=2"], ["environment.turns", "unknown key"]),
+        (
+            ["environment.tools=['calculator']", "environment.tool_options.calculater.digits=9"],
+            ["'calculater' is not among the tools", "Did you mean 'calculator'"],
+        ),
+        (
+            ["environment.tools=['calculator']", "prompt.format=plain", "prompt.system="],
+            ["environment.format = 'native'", "set environment.format = 'fenced' or 'tags'"],
+        ),
+        (
+            [
+                "environment.tools=['calculator']",
+                "gro.preset=sft",
+                "data.demos.path=x.jsonl",
+                "data.eval=none",
+                "evaluation=none",
+            ],
+            ["environment has no effect: the method samples no responses"],
+        ),
+        (["environment.tools=['calculater']"], ["there is no tool 'calculater'", "Did you mean 'calculator'"]),
+        (["environment.name=gues"], ["environment.name: there is no environment 'gues'", "Registered: "]),
+        (
+            ["environment.tools=['calculator']", "environment.tool_options.calculator.max_digit=9"],
+            ["tool 'calculator' has no option 'max_digit'", "Did you mean 'max_digits'"],
+        ),
         (["lora.handover=adapters"], ["one of auto, adapter, merged", "Did you mean 'adapter'"]),
         (["data.eval.seed=1"], ["data.train.seed and data.eval.seed are both 1"]),
         (["evaluation.correct=maths"], ["evaluation.correct = 'maths'", "not among the rewards: math, boxed_format"]),
@@ -488,6 +521,17 @@ def test_a_saved_configuration_repeats_the_run_whatever_the_task_says_now(task: 
         load_config(task, "gpu", [saved])
     with pytest.raises(ConfigError, match="of task 'trial', not of 'math-gsm8k'"):
         load_config("math-gsm8k", config_files=[saved])
+
+
+def test_an_environment_is_none_or_a_section_with_defaults_and_is_saved_as_it_is(task: Path, tmp_path: Path) -> None:
+    assert laptop(task).config.environment is None
+    config = laptop(task, "environment.tools=['calculator']", "environment.format=tags").config
+    assert config.environment is not None
+    assert (config.environment.tools, config.environment.name) == (["calculator"], "")
+    saved = tmp_path / "config.toml"
+    saved.write_text(to_toml(config), encoding="utf-8")
+    assert load_config(saved).config == config
+    assert load_config(saved, sets=["environment=none"]).config.environment is None
 
 
 PLUGIN = """

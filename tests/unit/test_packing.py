@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoner.distributed.sharding import GroupRows, rows_by_group, shares_of
-from reasoner.learning.batching.inputs import SequenceShape, flat_inputs, padded_inputs
+from reasoner.learning.batching.inputs import flat_inputs, padded_inputs
 from reasoner.learning.batching.packing import (
     MicroBatch,
     PackedSequence,
@@ -19,6 +19,7 @@ from reasoner.learning.batching.packing import (
     pack_padded,
     worth_sharing,
 )
+from reasoner.learning.batching.shapes import SequenceShape
 from reasoner.records import Group
 from tests.ragged import make_group, ragged_groups
 

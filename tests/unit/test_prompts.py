@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -282,9 +283,9 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.renderer, name)
 
-    def prompt(self, problem: Problem) -> str:
+    def prompt(self, problem: Problem, opening: Sequence[Message] = ()) -> str:
         self.asked.append(problem.id)
-        return self.renderer.prompt(problem)
+        return self.renderer.prompt(problem, opening)
 
 
 RANK_ROWS = [f"{'word ' * (n % 4)}<|im_end|>{n}" if n % 5 == 0 else f"{'word ' * (n % 4)}{n}" for n in range(11)]
@@ -321,10 +322,10 @@ def test_what_ends_the_rendering_on_one_rank_ends_it_on_all() -> None:
     problems = [problem(f"p:{n}", str(n)) for n in range(5)]
 
     class Failing(Counting):
-        def prompt(self, problem: Problem) -> str:
+        def prompt(self, problem: Problem, opening: Sequence[Message] = ()) -> str:
             if problem.id == "p:3":
                 raise ConfigError("the chat template refuses p:3")
-            return super().prompt(problem)
+            return super().prompt(problem, opening)
 
     def rank(here: Ranks) -> str:
         renderer = Failing(open_renderer(chat_tokenizer(template=CHATML), PromptConfig()))

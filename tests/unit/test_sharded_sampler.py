@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,11 +12,13 @@ from threading import Barrier
 from typing import Any, TypeVar, cast
 
 import pytest
+import torch
 
 from reasoner.distributed.ranks import Ranks
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.sharded import ShardedSampler
+from reasoner.training.synced_sampler import SyncedSampler
 
 T = TypeVar("T")
 PROMPTS = [Prompt(Problem(f"p{n}", (Message("user", "?"),), ""), (1,)) for n in range(5)]
@@ -29,6 +33,8 @@ class Fake:
         self.version = 0
         self.engines = [""]
         self.seed = -1
+        self.asleep_version = 0
+        self.devices: list[Device] = []
         self.told: list[str] = []
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
@@ -44,9 +50,12 @@ class Fake:
 
     def sleep(self) -> None:
         self.told.append("sleep")
+        self.version = self.asleep_version
 
     def wake(self) -> None:
         self.told.append("wake")
+        for device in self.devices:
+            device.wake_engine()
 
     def close(self) -> None:
         self.told.append("close")
@@ -107,3 +116,59 @@ def test_servers_that_all_ranks_share_are_asked_once() -> None:
         return ShardedSampler(cast(Sampler, fake), ranks).score([])
 
     assert on_ranks(3, rank) == [{"http://a": [[0.0]], "http://b": [[0.0]]}] * 3
+
+
+def test_all_neighbours_of_an_engine_know_that_it_gave_its_weights_up() -> None:
+    """Each of them decides whether weights are handed over, which they do together."""
+
+    def rank(ranks: Ranks) -> int:
+        fake = Fake()
+        fake.asleep_version = -1
+        sampler = ShardedSampler(cast(Sampler, fake) if ranks.index == 0 else None, ranks, 2)
+        sampler.sleep()
+        sampler.wake()
+        return sampler.version
+
+    assert on_ranks(2, rank) == [-1, -1]
+
+
+@dataclass
+class Device:
+    """Memory of one GPU: what the allocator of its rank keeps, and what an engine has."""
+
+    size: int = 80
+    kept: int = 52
+    engine: int = 0
+
+    def wake_engine(self) -> None:
+        self.engine = 32
+        if self.kept + self.engine > self.size:
+            raise MemoryError(f"{self.kept} are kept, {self.engine} are wanted of {self.size}")
+
+    def empty_cache(self) -> None:
+        time.sleep(0.05)  # a neighbour that takes longer than the one with the engine
+        self.kept = 25
+
+
+@pytest.mark.parametrize("per_engine", [1, 2])
+def test_an_engine_wakes_when_no_learner_on_its_devices_keeps_memory(
+    monkeypatch: pytest.MonkeyPatch, per_engine: int
+) -> None:
+    """By the numbers of `plan` for 7B on GPUs of 80 GiB: the learner and what it keeps of the update, the engine."""
+    devices, mine = [Device(), Device()], threading.local()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: mine.device.empty_cache())
+
+    def rank(ranks: Ranks) -> None:
+        mine.device = devices[ranks.index]
+        if ranks.index == 1:
+            time.sleep(0.05)
+        fake = Fake()
+        fake.devices = devices if per_engine == 2 else [devices[ranks.index]]
+        sampler = ShardedSampler(cast(Sampler, fake) if ranks.index % per_engine == 0 else None, ranks, per_engine)
+        synced = SyncedSampler(cast(Any, None), sampler, cast(Any, None), ranks, cast(Any, None), print, asleep=True)
+        synced.wake()
+        assert not synced.asleep
+
+    on_ranks(2, rank)
+    assert [(device.kept, device.engine) for device in devices] == [(25, 32), (25, 32)]

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -112,3 +113,49 @@ def test_processes_that_share_a_model_share_processors_and_devices(
     environment = host_environment(several, tmp_path)
     assert (environment["OMP_NUM_THREADS"], environment["CUDA_VISIBLE_DEVICES"]) == ("4", "4,5")
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_what_torchrun_says_of_its_store_is_not_for_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """vLLM's own process group would only connect, to a store that nobody keeps."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCH_HOME", "kept")
+    environment = host_environment(start("serve"), tmp_path)
+    assert not [name for name in environment if name.startswith("TORCHELASTIC")]
+    assert environment["TORCH_HOME"] == "kept"
+    assert os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "precision"),
+    [("cuda", "float32", "ieee"), ("cuda", "bfloat16", None), ("cpu", "float32", None)],
+)
+def test_float32_on_cuda_is_multiplied_in_float32(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, dtype: str, precision: str | None
+) -> None:
+    monkeypatch.delenv("TRITON_F32_DEFAULT", raising=False)
+    environment = host_environment(replace(start("serve"), device=device, dtype=dtype), tmp_path)
+    assert environment.get("TRITON_F32_DEFAULT") == precision
+
+
+def test_work_is_seen_where_it_is_hidden_what_a_process_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers that keep /proc/PID/io from their processes: one of three readings is missing."""
+    processes = {1: (2.0, 3 * 2**20), 2: (4.0, None), 3: (8.0, 5 * 2**20)}
+
+    class Process:
+        def __init__(self, pid: int) -> None:
+            self.pid = pid
+
+        def children(self, recursive: bool) -> list[Process]:
+            return [Process(pid) for pid in processes if pid != self.pid]
+
+        def cpu_times(self) -> SimpleNamespace:
+            return SimpleNamespace(user=processes[self.pid][0], system=0.0)
+
+        def io_counters(self) -> SimpleNamespace:
+            if (read := processes[self.pid][1]) is None:
+                raise psutil.AccessDenied(self.pid)
+            return SimpleNamespace(read_bytes=read)
+
+    monkeypatch.setattr(psutil, "Process", Process)
+    assert vllm_process._work_done(1) == 2.0 + 4.0 + 8.0 + 3 + 5

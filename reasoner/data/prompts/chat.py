@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
 from reasoner.config import PromptConfig
-from reasoner.data.prompts.chat_probe import SYSTEM, USER, ChatProbe, ChatTraits, Turn, TurnEnd
+from reasoner.data.prompts.chat_probe import SYSTEM, USER, ChatProbe, ChatTraits, ChatTurn, TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
+from reasoner.data.prompts.next_turn import following
 from reasoner.data.prompts.templates import FailedError, UnboundedError
 from reasoner.data.prompts.thinking import parts
 from reasoner.errors import ConfigError
@@ -43,14 +45,24 @@ class ChatTokenizer(EncodingTokenizer, Protocol):
 class ChatRenderer:
     """See `reasoner.data.prompts.renderer.Renderer`.
 
+    Args:
+        instructions: text that the system message ends with: how tools are called.
+
     Raises:
         ConfigError: the tokenizer has none.
     """
 
-    def __init__(self, tokenizer: ChatTokenizer, prompt: PromptConfig, template_kwargs: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        prompt: PromptConfig,
+        template_kwargs: Mapping[str, Any],
+        instructions: str = "",
+    ) -> None:
         if not tokenizer.chat_template:
             raise ConfigError(_NO_TEMPLATE)
         self._tokenizer, self._prompt, self._kwargs = tokenizer, prompt, template_kwargs
+        self._instructions = instructions
         self.end_token = tokenizer.eos_token
         self._has_written = {"question": False, "system": False, "examples": False}
         self._values = {**tokenizer.special_tokens_map, "tools": None, "documents": None, **template_kwargs}
@@ -92,11 +104,21 @@ class ChatRenderer:
             self._check_examples(found)
             self._has_written["examples"] = True
 
-    def prompt(self, problem: Problem) -> str:
-        return self._text(problem, [], generation=True)
+    def prompt(self, problem: Problem, opening: Sequence[Message] = ()) -> str:
+        messages, more = list(problem.messages), [message.content for message in opening]
+        messages[-1] = replace(messages[-1], content="\n\n".join([messages[-1].content, *more]))
+        return self._text(replace(problem, messages=tuple(messages)), [], generation=True)
 
     def whole(self, problem: Problem, response: str) -> str:
         return self._text(problem, [Message("assistant", response)], generation=False)
+
+    def following(self, messages: Sequence[Message]) -> str:
+        turns = [{"role": each.role, "content": self.control.protect(each.content)} for each in messages]
+        for turn, message in zip(turns, messages, strict=True):
+            if message.name:
+                turn["name"] = self.control.protect(message.name)
+        ends = [end for end in (self.turn_end().text, self.end_token) if end]
+        return following(lambda conversation: self._rendered(conversation, generation=True), turns, ends)
 
     def token_ids(self, text: str) -> tuple[int, ...]:
         return self.control.token_ids(text)
@@ -142,7 +164,7 @@ class ChatRenderer:
                 f"{type(error).__name__}: {error}. See model.chat_template_kwargs."
             ) from error
 
-    def _rendered(self, turns: Sequence[Turn], *, generation: bool) -> str:
+    def _rendered(self, turns: Sequence[ChatTurn], *, generation: bool) -> str:
         return str(
             self._tokenizer.apply_chat_template(turns, add_generation_prompt=generation, tokenize=False, **self._kwargs)
         )
@@ -151,7 +173,7 @@ class ChatRenderer:
         self, problem: Problem, more: Sequence[Message] = (), control: ControlTokens | None = None
     ) -> list[dict[str, str]]:
         """The messages, system messages as `prompt.system_role` has it; with `control`: protected."""
-        messages = (*problem.messages, *more)
+        messages = self._instructed((*problem.messages, *more))
         system = [message.content for message in messages if message.role == "system"]
         if system and self._prompt.system_role == "user":
             messages = tuple(message for message in messages if message.role != "system")
@@ -162,6 +184,14 @@ class ChatRenderer:
             {"role": message.role, "content": control.protect(message.content) if control else message.content}
             for message in messages
         ]
+
+    def _instructed(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """With the instructions in the first system message, or in one of their own."""
+        if not self._instructions:
+            return messages
+        if messages[0].role != "system":
+            return (Message("system", self._instructions), *messages)
+        return (Message("system", f"{messages[0].content}\n\n{self._instructions}"), *messages[1:])
 
     def _has_system(self, problem: Problem) -> bool:
         return any(turn["role"] == "system" for turn in self._turns(problem))
@@ -192,7 +222,7 @@ class ChatRenderer:
                 _TRAITS[self._key] = ChatTraits.of(probe)
         _TRIED[self._key] = max(tried, *lengths)
 
-    def _writes(self, turns: Sequence[Turn], marker: str) -> bool:
+    def _writes(self, turns: Sequence[ChatTurn], marker: str) -> bool:
         """Whether a word of the turns is in what the template makes of them; it may change its case."""
         return marker in self._rendered(turns, generation=True).casefold()
 
@@ -230,13 +260,17 @@ class ChatRenderer:
             if not self._takes([turn for turn in turns if turn["role"] != "system"]):
                 return  # it refuses something else, which is told when the problem is rendered
             what = f"refuses a system message ({type(error).__name__}: {error})"
-        own = problem.messages[0] == Message("system", self._prompt.system)
+        where, remedy = f"problem {problem.id}", "; or leave it out"
+        if problem.messages[0] == Message("system", self._prompt.system):
+            where = "prompt.system"
+        elif problem.messages[0].role != "system":
+            where, remedy = "environment.tools, which are described in a system message", ""
         raise ConfigError(
-            f"{'prompt.system' if own else f'problem {problem.id}'}: the model's chat template {what}. To put it "
-            "before the first user message: --set prompt.system_role=user; or leave it out."
+            f"{where}: the model's chat template {what}. To put it before the first user message: --set "
+            f"prompt.system_role=user{remedy}."
         )
 
-    def _takes(self, turns: Sequence[Turn]) -> bool:
+    def _takes(self, turns: Sequence[ChatTurn]) -> bool:
         try:
             self._rendered(turns, generation=True)
         except Exception:  # templates raise their own errors

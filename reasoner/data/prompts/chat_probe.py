@@ -17,7 +17,8 @@ from reasoner.records import SamplingParams
 USER, ANSWER, NEXT, SYSTEM = "qzuserqz", "qzanswerqz", "qznextqz", "qzsystemqz"
 """messages that no template treats in a way of its own"""
 
-Turn = Mapping[str, str]
+ChatTurn = Mapping[str, Any]
+"""a message as chat templates take it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class ChatProbe:
     def __exit__(self, *_: object) -> None:
         self._template.close()
 
-    def render(self, turns: Sequence[Turn], *, generation: bool = True) -> str:
+    def render(self, turns: Sequence[ChatTurn], *, generation: bool = True) -> str:
         """The conversation as text.
 
         Args:
@@ -125,7 +126,7 @@ class ChatTraits:
         return TurnEnd()
 
 
-def _rendered(probe: ChatProbe, turns: Sequence[Turn], *, generation: bool = True) -> str:
+def _rendered(probe: ChatProbe, turns: Sequence[ChatTurn], *, generation: bool = True) -> str:
     try:
         return probe.render(turns, generation=generation)
     except FailedError:

@@ -82,6 +82,10 @@ class ControlTokens:
         """The first control token that the text spells."""
         return self._spelled.search(text)
 
+    def places_in(self, text: str) -> list[int]:
+        """Where the text spells control tokens."""
+        return [spelled.start() for spelled in self._spelled.finditer(text)]
+
     def is_in(self, text: str) -> bool:
         """Whether the text spells control tokens, or has characters that are kept for stand-ins."""
         return self._spelled.search(text) is not None or _OURS.search(text) is not None

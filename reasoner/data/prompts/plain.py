@@ -14,7 +14,7 @@ from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenize
 from reasoner.data.prompts.templates import FailedError, Template, UnboundedError, parse, variables_of
 from reasoner.data.row_report import RowError
 from reasoner.errors import ConfigError
-from reasoner.records import Problem
+from reasoner.records import Message, Problem
 
 
 class PlainRenderer:
@@ -22,10 +22,14 @@ class PlainRenderer:
     begins one with.
 
     Control tokens that the template itself has are meant; those in a row's fields are text.
+
+    Args:
+        instructions: text that comes before all others: how tools are called.
     """
 
-    def __init__(self, tokenizer: EncodingTokenizer, prompt: PromptConfig) -> None:
+    def __init__(self, tokenizer: EncodingTokenizer, prompt: PromptConfig, instructions: str = "") -> None:
         self._tokenizer, self._prompt = tokenizer, prompt
+        self._before = f"{instructions}\n\n" if instructions else ""
         self.end_token = tokenizer.eos_token
         self.control = ControlTokens(tokenizer)
         self._protected: dict[tuple[str, str], str | RowError] = {}
@@ -57,7 +61,20 @@ class PlainRenderer:
         found = next((at for at in range(len(with_)) if with_[at : at + len(without)] == without), 0)
         return tuple(with_[:found])
 
-    def prompt(self, problem: Problem) -> str:
+    def prompt(self, problem: Problem, opening: Sequence[Message] = ()) -> str:
+        text = self._before + self._problem(problem)
+        if not opening:
+            return text
+        try:
+            added = [self.control.protect(message.content) for message in opening]
+        except NotTextError as error:
+            raise not_text(f"problem {problem.id}", error, where="what its environment adds") from error
+        return "\n\n".join([text.rstrip(), *added, ""])
+
+    def following(self, messages: Sequence[Message]) -> str:
+        return "".join(f"\n\n{self.control.protect(message.content)}" for message in messages) + "\n\n"
+
+    def _problem(self, problem: Problem) -> str:
         if not _is_one_text(problem):
             raise not_one_text(f"problem {problem.id}")
         if not self._has_control(problem):

@@ -16,7 +16,7 @@ from reasoner.data.prompts.plain import PlainRenderer
 from reasoner.data.row_report import RowError, RowReport
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ReasonerError
-from reasoner.records import Problem, Prompt
+from reasoner.records import Message, Problem, Prompt
 
 
 class Renderer(Protocol):
@@ -38,8 +38,11 @@ class Renderer(Protocol):
         """
         ...
 
-    def prompt(self, problem: Problem) -> str:
+    def prompt(self, problem: Problem, opening: Sequence[Message] = ()) -> str:
         """The text that a response continues.
+
+        Args:
+            opening: what an environment adds to the problem's last message.
 
         Raises:
             ConfigError: the template fails.
@@ -53,6 +56,15 @@ class Renderer(Protocol):
 
         Raises:
             ConfigError, RowError: as `prompt`.
+        """
+        ...
+
+    def following(self, messages: Sequence[Message]) -> str:
+        """The text from the end of a response to the beginning of the next one, with messages between them.
+
+        Raises:
+            NextTurnError: the chat template cannot write them there.
+            NotTextError: they spell control tokens that cannot be written as text.
         """
         ...
 
@@ -82,19 +94,23 @@ class Renderer(Protocol):
 
 
 def open_renderer(
-    tokenizer: ChatTokenizer, prompt: PromptConfig, template_kwargs: Mapping[str, Any] | None = None
+    tokenizer: ChatTokenizer,
+    prompt: PromptConfig,
+    template_kwargs: Mapping[str, Any] | None = None,
+    instructions: str = "",
 ) -> Renderer:
     """The renderer of `prompt.format`.
 
     Args:
         template_kwargs: arguments of the chat template, `model.chat_template_kwargs`.
+        instructions: how tools are called, for the system message, or for the beginning of a plain text.
 
     Raises:
         ConfigError: the tokenizer has no chat template, and one is needed.
     """
     if prompt.format == "plain":
-        return PlainRenderer(tokenizer, prompt)
-    return ChatRenderer(tokenizer, prompt, template_kwargs or {})
+        return PlainRenderer(tokenizer, prompt, instructions)
+    return ChatRenderer(tokenizer, prompt, template_kwargs or {}, instructions)
 
 
 def render(
@@ -193,24 +209,29 @@ class _Share:
         return tuple(ids)
 
 
-def prompt_ids(problem: Problem, renderer: Renderer) -> tuple[int, ...]:
+def prompt_ids(problem: Problem, renderer: Renderer, opening: Sequence[Message] = ()) -> tuple[int, ...]:
     """One problem as token ids; see `render`.
+
+    Args:
+        opening: as in `Renderer.prompt`.
 
     Raises:
         RowError: it cannot be written.
     """
-    ids, typed = _rendered(problem, renderer)
+    ids, typed = _rendered(problem, renderer, opening)
     renderer.control.count_typed(Counter(typed))
     return ids
 
 
-def _rendered(problem: Problem, renderer: Renderer) -> tuple[tuple[int, ...], set[str]]:
+def _rendered(
+    problem: Problem, renderer: Renderer, opening: Sequence[Message] = ()
+) -> tuple[tuple[int, ...], set[str]]:
     """Its token ids, and the control tokens that it spells as text.
 
     Raises:
         RowError: it cannot be written.
     """
-    text = renderer.prompt(problem)
+    text = renderer.prompt(problem, opening)
     try:
         ids = renderer.token_ids(text)
     except NotTextError as error:

@@ -14,18 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
+from reasoner.learning.batching.shapes import Segments, SequenceShape
 from reasoner.records import Response
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceShape:
-    """What attention needs of a packed sequence: where it starts in the flat input, and how long its pieces are."""
-
-    start: int
-    prompt: int
-    """The number of tokens of the prompt."""
-    responses: tuple[int, ...]
-    """The number of tokens of each response that go through the model; may be 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +35,8 @@ class ModelInputs:
     """The ids of the response tokens."""
     lengths_R: tuple[int, ...]
     """The number of tokens of each response; S is their sum."""
+    segments: Segments | None = None
+    """The shapes as one call of attention; None: padded sequences, or a CPU, which has no kernel for it."""
 
     def parts(self, values_S: Tensor) -> list[Tensor]:
         """(S,) -> (T,) of each response."""
@@ -157,4 +149,5 @@ def _inputs(
         torch.tensor(predictors, device=device),
         torch.tensor(list(chain.from_iterable(responses)), device=device),
         tuple(len(response) for response in responses),
+        None if shapes is None or device.type == "cpu" else Segments.of(shapes, device),
     )

@@ -37,6 +37,7 @@ from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.deepspeed.settings import deepspeed_settings
 from reasoner.learning.deepspeed.state import exact_weight, moments, restore, restore_weights
+from reasoner.learning.device import prepare_device
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.model_weights import Dtype, Fetch
 from reasoner.learning.model.policy import TorchPolicy
@@ -115,6 +116,7 @@ class DeepspeedLearner:
         self._engine = _initialize(deepspeed, _Scores(self.policy), config, settings)
         share_patience()
         self.policy.device = torch.device(device)
+        prepare_device(device)
         if checkpoint is not None:
             self._restore(checkpoint)
 

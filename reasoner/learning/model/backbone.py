@@ -35,7 +35,8 @@ from reasoner.learning.batching.packing import (
     pack,
     pack_padded,
 )
-from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError
+from reasoner.learning.device import prepare_device
+from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError, described_kernel
 from reasoner.learning.model.model_weights import Dtype, ModelWeights
 from reasoner.learning.model.rotary import rotate_as_vllm, separate_sequences
 from reasoner.learning.perturbing import Gather, perturbed
@@ -118,6 +119,7 @@ class Backbone:
                 `share_prompts` is `always`.
         """
         self.device = torch.device(device)
+        prepare_device(device)
         # transformers imports DeepSpeed, where it is installed, to save a model; it would look for a GPU and complain.
         os.environ.setdefault("DS_ACCELERATOR", self.device.type)
         self.dtype = dtype
@@ -159,7 +161,8 @@ class Backbone:
         """Versions, device, number format, packing and adapter, for the log."""
         numbers = "bfloat16 over float32 parameters" if self._autocast else self.dtype
         adapter = f"; adapter next to {', '.join(adapted(self.model))}" if self._lora is not None else ""
-        return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}{adapter}"
+        attention = f"; attention {described_kernel(self.device, self.dtype)}" if self.packing.flat else ""
+        return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}{attention}{adapter}"
 
     def rotate_as_vllm(self, max_model_len: int) -> None:
         """Rotate positions as the vLLM engine does that samples sequences of up to `max_model_len` tokens."""
@@ -174,6 +177,7 @@ class Backbone:
         extra: dict[str, Any] = {}
         if inputs.shapes is not None:
             extra = {"position_ids": inputs.position_ids_BL, "sequence_shapes": inputs.shapes}
+            extra |= {"segments": inputs.segments} if inputs.segments is not None else {}
         elif self._by_length:  # otherwise the padding would count as part of its sequence
             extra = {"position_ids": inputs.position_ids_BL}
         with self.autocast():

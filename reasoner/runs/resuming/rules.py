@@ -23,6 +23,7 @@ NOTHING = ""
 ROUNDING = "the update is the same up to rounding"
 DRAWS = "other responses are sampled from the same distribution"
 FAILURES = "other calls of reward sources may fail"
+TOOL_FAILURES = "other calls of tools and of the environment may fail"
 PLACE = "it must hold the same as before, which is checked"
 LENGTH = "what depends on the number of steps (learning.decay, schedules by share) follows the new one from here on"
 
@@ -40,6 +41,11 @@ ALLOWED: Mapping[str, str] = {
     "scoring.cache": NOTHING,
     "scoring.max_failure_rate": NOTHING,
     "scoring.memory_mb": FAILURES,
+    "environment.workers": NOTHING,
+    "environment.sessions": NOTHING,
+    "environment.max_failure_rate": NOTHING,
+    "environment.memory_mb": TOOL_FAILURES,
+    "environment.timeout_s": TOOL_FAILURES,
     "rewards.*.timeout_s": FAILURES,
     "rewards.*.retries": FAILURES,
     "rewards.*.max_calls": FAILURES,

@@ -12,9 +12,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vllm.entrypoints.cli.serve import ServeSubcommand
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+try:  # vLLM 0.33
+    from vllm.entrypoints.common.cli_args import make_arg_parser
+    from vllm.entrypoints.common.startup import cli_env_setup
+except ImportError:  # vLLM 0.32
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 
 from reasoner.sampling.vllm.host import engine_arguments
 from reasoner.sampling.vllm.messages import StartEngine

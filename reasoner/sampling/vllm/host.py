@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from itertools import zip_longest
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ class EngineHost:
         self._tokenizer = self._llm.get_tokenizer()
         self._end_tokens = end_tokens(Path(start.model), self._tokenizer)
         self._device = start.device
+        self._discards_weights = start.discards_weights
+        self._cache_sleeps = False
         self._takes_adapters = bool(start.adapter_rank)
         self._adapter: LoRARequest | None = None
         self._version = 0
@@ -94,19 +97,20 @@ class EngineHost:
             case Load():
                 return self._load(request)
             case Sleep() if self._device == "cuda":
-                self._llm.sleep(level=1)
+                self._llm.sleep(level=2 if self._discards_weights else 1)
             case Wake() if self._device == "cuda":
-                self._llm.wake_up()
+                self._llm.wake_up(tags=["weights"] if self._discards_weights else None)
+                self._cache_sleeps = self._discards_weights
         return None
 
     def _draw(self, request: SampleRequest) -> None:
         """Step the engine until all groups are sent, or the other side has enough."""
         self._llm.collective_rpc("seed_sampling", args=(request.params.seed,))
-        self._llm.reset_prefix_cache()
+        self._forget_prefixes()
         pending = [str(index) for index in range(len(request.prompts))]
-        for name, prompt in zip(pending, request.prompts, strict=True):
+        for name, prompt, seed in zip_longest(pending, request.prompts, request.seeds):
             tokens = {"prompt_token_ids": list(prompt)}
-            self._engine.add_request(name, tokens, self._params(request), lora_request=self._adapter)
+            self._engine.add_request(name, tokens, self._params(request, seed), lora_request=self._adapter)
         try:
             while pending and not self._connection.poll():
                 for output in self._engine.step():
@@ -134,8 +138,9 @@ class EngineHost:
                     ]
         return [scores[index] for index in range(len(request.rows))]
 
-    def _params(self, request: SampleRequest) -> VllmParams:
+    def _params(self, request: SampleRequest, seed: int | None) -> VllmParams:
         return VllmParams(
+            seed=seed,
             n=request.n,
             temperature=request.params.temperature,
             max_tokens=request.params.max_tokens,
@@ -174,10 +179,21 @@ class EngineHost:
             receipts = set(self._llm.collective_rpc("take_weights", args=(request.folder,)))
         if len(receipts) != 1:
             raise SamplerError(f"vLLM's workers read different weights from {request.folder}: {sorted(receipts)}")
-        self._llm.reset_prefix_cache()
+        if self._cache_sleeps:  # its memory was kept free for what loading needs beside the weights
+            self._llm.wake_up(tags=["kv_cache"])
+            self._cache_sleeps = False
+        self._forget_prefixes()
         self._version = request.version
         checksum, tensors = receipts.pop()
         return checksum, tensors
+
+    def _forget_prefixes(self) -> None:
+        """Raises SamplerError where something of them stays: it was computed with other weights."""
+        if not self._llm.reset_prefix_cache():
+            raise SamplerError(
+                "vLLM did not forget the keys and values of prompts that it has read: some are in use, though nothing "
+                "is sampled. Its next responses would be of a mixture of weights, so the run stops; resume it"
+            )
 
 
 def _open(start: StartEngine) -> LLM:

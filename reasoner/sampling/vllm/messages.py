@@ -43,6 +43,12 @@ class StartEngine:
     devices: str = ""
     """CUDA's numbers of those, with commas; empty: as this process sees them"""
 
+    @property
+    def discards_weights(self) -> bool:
+        """Whether sleeping gives the weights up: what comes next brings all of them, so they need not be kept in host
+        memory. An adapter does not bring them, and on a CPU nothing sleeps."""
+        return self.device == "cuda" and not self.adapter_rank
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
@@ -51,6 +57,8 @@ class SampleRequest:
     prompts: tuple[tuple[int, ...], ...]
     n: int
     params: SamplingParams
+    seeds: tuple[int, ...] = ()
+    """of the noise of every prompt's responses (CUDA); empty: all draw from one generator, which has `params.seed`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +79,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Give back memory."""
+    """Give back memory; with `StartEngine.discards_weights` also the weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Take it again."""
+    """Take it again; that of the cache comes with `Load` where the weights were given up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,15 +208,25 @@ def host_environment(start: StartEngine, scratch: Path) -> dict[str, str]:
         if start.tensor_parallel > 1:
             ours["OMP_NUM_THREADS"] = str(max(1, int(threads.partition(",")[0]) // start.tensor_parallel))
             ours["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # otherwise each worker wants a NUMA node of its own
-    return os.environ | ours
+    if start.device == "cuda" and start.dtype == "float32":
+        # attention in float32 is Triton's, which multiplies in TF32 unless it is told: a gap of 1e-3 would be its own
+        ours["TRITON_F32_DEFAULT"] = "ieee"
+    # under torchrun they say that somebody else keeps the store of every process group: vLLM's own would wait for ever
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
+    return inherited | ours
 
 
 def _work_done(pid: int) -> float:
-    """Processor seconds of a process and its children plus MiB that it read: grows as long as something happens."""
-    total = 0.0
+    """Processor seconds of a process and its children plus MiB that it read: grows as long as something happens. What
+    cannot be read is left out: containers often hide what a process has read."""
+    total, processes = 0.0, list[psutil.Process]()
     with contextlib.suppress(psutil.Error):
-        host = psutil.Process(pid)
-        for process in (host, *host.children(recursive=True)):
+        processes.append(host := psutil.Process(pid))
+        processes += host.children(recursive=True)
+    for process in processes:
+        with contextlib.suppress(psutil.Error, OSError):
             times = process.cpu_times()
-            total += round(times.user + times.system, 1) + process.io_counters().read_bytes // 2**20
+            total += round(times.user + times.system, 1)
+        with contextlib.suppress(psutil.Error, OSError):
+            total += process.io_counters().read_bytes // 2**20
     return total

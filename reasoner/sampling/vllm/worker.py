@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import vllm
 from vllm.lora.request import LoRARequest
@@ -30,7 +32,10 @@ class WorkerExtension:
     get_model: Any
 
     def seed_sampling(self, seed: int) -> None:
-        """Seed the generator that all requests draw from: the CPU build cannot seed single requests."""
+        """Seed what all requests without a seed of their own draw from: on a CPU that is torch's generator; on CUDA
+        numpy's gives each of them a seed."""
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
 
     def take_weights(self, folder: str) -> tuple[str, int]:

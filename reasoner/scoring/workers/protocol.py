@@ -25,7 +25,17 @@ from reasoner.io.redaction import know_variables, redact
 from reasoner.io.safe_text import storable
 from reasoner.io.serialization import from_json, to_json
 from reasoner.plugins.reward_api import Granularity
-from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
+from reasoner.records import (
+    EnvironmentReport,
+    Failure,
+    FailureKind,
+    Message,
+    Problem,
+    Response,
+    Score,
+    ToolCall,
+    Turn,
+)
 from reasoner.scoring.composition import Refused
 
 START_S = 120
@@ -142,7 +152,10 @@ def load_start(line: bytes) -> list[Traits] | str:
 
 def dump_content(problem: Problem) -> bytes:
     """What a problem asks, without its name: JSON."""
-    messages = [{"role": message.role, "content": message.content} for message in problem.messages]
+    messages = [
+        {"role": message.role, "content": message.content} | ({"name": message.name} if message.name else {})
+        for message in problem.messages
+    ]
     return json.dumps({"messages": messages, "answer": problem.answer, "fields": dict(problem.fields)}).encode()
 
 
@@ -161,6 +174,9 @@ def dump_response(response: Response) -> bytes:
             "sampler_logprobs": _pack("d", response.sampler_logprobs),
             "finish_reason": response.finish_reason,
             "policy_version": response.policy_version,
+            "version_changes": response.version_changes,
+            "turns": [asdict(turn) for turn in response.turns],
+            "report": None if response.report is None else asdict(response.report),
         }
     ).encode()
 
@@ -240,7 +256,19 @@ def _load_response(data: dict[str, Any]) -> Response:
         sampler_logprobs=tuple(_unpack("d", data["sampler_logprobs"])),
         finish_reason=data["finish_reason"],
         policy_version=data["policy_version"],
+        version_changes=tuple((at, version) for at, version in data["version_changes"]),
+        turns=tuple(_load_turn(turn) for turn in data["turns"]),
+        report=None if data["report"] is None else _load_report(data["report"]),
     )
+
+
+def _load_turn(data: dict[str, Any]) -> Turn:
+    return Turn(**data | {"calls": tuple(ToolCall(**call) for call in data["calls"])})
+
+
+def _load_report(data: dict[str, Any]) -> EnvironmentReport:
+    failure = data["failure"] and Failure(**data["failure"])
+    return EnvironmentReport(**data | {"turn_rewards": tuple(data["turn_rewards"]), "failure": failure})
 
 
 def _pack(code: str, values: Sequence[float]) -> str:

@@ -1,0 +1,111 @@
+"""The tokens between two turns of the policy, made of what the renderer writes there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from reasoner.data.prompts.control_tokens import NotTextError
+from reasoner.data.prompts.next_turn import NextTurnError
+from reasoner.data.prompts.plain import PlainRenderer
+from reasoner.data.prompts.renderer import Renderer
+from reasoner.data.turn_formats.fragments import fragment_ids, parts_of
+from reasoner.errors import ConfigError
+from reasoner.records import Message
+
+_MARKERS = ("qzfirstqz", "qzsecondqz")
+
+
+class TurnTokens:
+    """See the module.
+
+    Args:
+        end_tokens: those with which the model ends a response, besides the tokenizer's own and the chat template's.
+    """
+
+    def __init__(self, tokenizer: Any, renderer: Renderer, end_tokens: Collection[int]) -> None:
+        self._tokenizer, self._renderer = tokenizer, renderer
+        own = getattr(tokenizer, "eos_token_id", None)
+        ends = {*end_tokens, own, renderer.turn_end().token} - {None}
+        self._ends: dict[int, str] = {id_: str(tokenizer.convert_ids_to_tokens(id_)) for id_ in ends if id_ is not None}
+        self.is_plain = isinstance(renderer, PlainRenderer)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def ended(self, written: Sequence[int]) -> bool:
+        """Whether the policy has ended its turn as a chat: with an end token, or with the text that ends a turn."""
+        if written and written[-1] in self._ends:
+            return True
+        end = self._renderer.turn_end()
+        return end.token is None and bool(end.text) and self.decode(written).rstrip().endswith(end.text.strip())
+
+    def fragment(self, text: str) -> tuple[int, ...]:
+        """The ids of a text within a turn; control tokens that it spells stay text.
+
+        Raises:
+            NotTextError: they cannot.
+        """
+        control = self._renderer.control
+        return fragment_ids(control, self.decode, control.protect(text))
+
+    def turn(self, written: Sequence[int], texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The end of the policy's turn, one of the user with the texts, and the beginning of the policy's next turn.
+
+        Raises:
+            NotTextError: they spell control tokens that cannot be written as text.
+        """
+        return self.turns(written, [Message("user", "\n".join(texts))], texts)
+
+    def turns(
+        self, written: Sequence[int], messages: Sequence[Message], texts: Sequence[str]
+    ) -> tuple[tuple[int, ...], ...]:
+        """As `turn`, with messages as they are, and the texts in them between which the tokens are parted.
+
+        Raises:
+            NotTextError: as `turn`.
+        """
+        control = self._renderer.control
+        text = self._renderer.following(messages)
+        before: tuple[str, ...] = ()
+        if self.ended(written):
+            text, before = self._after_end(written, text)
+        ids = fragment_ids(control, self.decode, text, before) if before else fragment_ids(control, self.decode, text)
+        return parts_of(control, ids, text, [control.protect(each) for each in texts])
+
+    def _after_end(self, written: Sequence[int], text: str) -> tuple[str, tuple[str, ...]]:
+        """What is left of the text where the policy has ended its turn, and what its tokens come after.
+
+        An end token of the model stands for that of the template, and is not followed by it.
+        """
+        own, end = self._ends.get(written[-1], ""), self._renderer.turn_end().text
+        for spelled in dict.fromkeys((own, end)):
+            before, found, after = text.partition(spelled) if spelled else ("", "", text)
+            if found and not before.strip():
+                text = after
+        return text, (own,) if own else ()
+
+    def check(self, messages: Sequence[Message]) -> None:
+        """See whether the template writes such messages after a response, and in full.
+
+        Args:
+            messages: whose contents do not matter.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        filled = [Message(each.role, text, each.name) for each, text in zip(messages, _MARKERS, strict=False)]
+        roles = " and ".join(dict.fromkeys(message.role for message in filled))
+        try:
+            text = self._renderer.following(filled)
+            lost = [message for message in filled if message.content not in text.casefold()]
+            problem = f"leaves a message of the role {lost[0].role!r} after a response out" if lost else ""
+        except (NextTurnError, NotTextError) as error:
+            problem = f"cannot write a message of the role {roles!r} after a response ({error})"
+        if problem:
+            raise ConfigError(
+                f"environment: the model's chat template {problem}. Correct the template (chat_template.jinja in the "
+                "model's folder), look for an argument that changes it (model.chat_template_kwargs), or write plain "
+                "text: --set prompt.format=plain."
+            )

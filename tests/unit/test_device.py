@@ -1,0 +1,51 @@
+"""What is asked of a GPU, on a machine without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from reasoner.learning import device as learning_device
+from reasoner.learning.model import backbone
+from reasoner.learning.model.policy import TorchPolicy
+from reasoner.monitoring.step_metrics import memory_metrics
+from tests.tiny import build_tiny_model
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cuda", [False]), ("cuda:0", [False]), ("cpu", [])])
+def test_attention_on_a_gpu_does_not_plan_anew_for_every_length(
+    monkeypatch: pytest.MonkeyPatch, device: str, wanted: list[bool]
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", told.append)
+    learning_device.prepare_device(device)
+    assert told == wanted
+
+
+def test_every_model_that_opens_prepares_its_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Learner, reference and critic are all built on the backbone."""
+    told: list[str] = []
+    monkeypatch.setattr(backbone, "prepare_device", told.append)
+    TorchPolicy(build_tiny_model(tmp_path), device="cpu", dtype="float32", token_budget=64, logit_chunk=8)
+    assert told == ["cpu"]
+
+
+def test_a_cpu_has_nothing_to_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("there is no GPU"))
+    learning_device.release_device_memory()
+
+
+def test_the_peak_on_the_gpu_is_what_was_held_and_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process on the GPU does not get what is held and not used, so what is allocated says too little."""
+    held, peak = [40, 10], [40]
+
+    def reset() -> None:
+        peak[0] = held[1]
+
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: peak[0] * 2**30)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 * 2**30)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    assert [memory_metrics("cuda")["memory/device_gib"] for _ in range(2)] == [40.0, 10.0]
+    assert "memory/device_gib" not in memory_metrics("cpu")

@@ -1,0 +1,247 @@
+"""What the process that holds vLLM asks of it, and what the sampler says of its weights; vLLM only notes here."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from reasoner.distributed.seeds import derive_seed
+from reasoner.errors import SamplerError
+from reasoner.records import Message, Problem, Prompt, SamplingParams
+from reasoner.sampling.vllm import engine as vllm_engine
+from reasoner.sampling.vllm.engine import VllmSampler, prompt_seeds
+from reasoner.sampling.vllm.messages import (
+    Done,
+    Load,
+    Request,
+    SampleRequest,
+    ScoreRequest,
+    Sleep,
+    StartEngine,
+    Value,
+    Wake,
+)
+
+CUDA = StartEngine("model", "bfloat16", "cuda", 64, 4, 0.4, 0.1, False)
+PARAMS = SamplingParams(1.0, 8, seed=7)
+
+
+def prompts(*names: str) -> list[Prompt]:
+    return [Prompt(Problem(name, (Message("user", "?"),), ""), (1, 2)) for name in names]
+
+
+class NotedVllm:
+    """Notes what it is told; all sequences are over at once."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.seeds: list[int | None] = []
+        self.forgets = True
+        self.llm_engine = self
+
+    def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[Any]:
+        self.told.append(method)
+        return [("sum", 3)] if method.startswith("take") else [None]
+
+    def sleep(self, level: int) -> None:
+        self.told.append(f"sleep {level}")
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        self.told.append(f"wake {tags}")
+
+    def reset_prefix_cache(self) -> bool:
+        self.told.append("forget")
+        return self.forgets
+
+    def add_request(self, name: str, tokens: Any, params: Any, lora_request: Any) -> None:
+        self.seeds.append(params.seed)
+
+    def abort_request(self, names: list[str]) -> None:
+        pass
+
+
+STUBS: dict[str, dict[str, Any]] = {
+    "vllm": {"__version__": "0", "LLM": object, "SamplingParams": SimpleNamespace},
+    "vllm.lora": {},
+    "vllm.lora.request": {"LoRARequest": lambda name, number, folder: SimpleNamespace(lora_int_id=number)},
+    "vllm.platforms": {"current_platform": None},
+    "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=2)},
+    "vllm.model_executor": {},
+    "vllm.model_executor.layers": {},
+    "vllm.model_executor.layers.vocab_parallel_embedding": {"ParallelLMHead": 0, "VocabParallelEmbedding": 0},
+}
+"""what host and worker import of vLLM, whose own import would change this process"""
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    ours = ("reasoner.sampling.vllm.host", "reasoner.sampling.vllm.worker")
+    for name, values in STUBS.items():
+        module = ModuleType(name)
+        vars(module).update(values)
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ours:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield
+    for name in ours:
+        sys.modules.pop(name, None)
+
+
+def host_of(start: StartEngine) -> tuple[Any, NotedVllm]:
+    """A host around a vLLM that notes; a caller that has enough at once."""
+    from reasoner.sampling.vllm.host import EngineHost
+
+    host, noted = EngineHost.__new__(EngineHost), NotedVllm()
+    host._llm, host._engine = cast(Any, noted), cast(Any, noted)
+    host._connection = cast(Any, SimpleNamespace(poll=lambda: True))
+    host._device, host._end_tokens, host._adapter, host._version = start.device, (2,), None, 0
+    host._discards_weights, host._cache_sleeps = start.discards_weights, False
+    host._takes_adapters = bool(start.adapter_rank)
+    return host, noted
+
+
+@pytest.mark.usefixtures("stubs")
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (CUDA, ["sleep 2", "wake ['weights']", "take_weights", "wake ['kv_cache']", "forget"]),
+        (replace(CUDA, adapter_rank=8), ["sleep 1", "wake None", "take_adapter", "forget"]),
+        (replace(CUDA, device="cpu"), ["take_weights", "forget"]),
+    ],
+)
+def test_weights_that_come_anew_are_given_up_and_their_room_is_there_before_that_of_the_cache(
+    start: StartEngine, told: list[str]
+) -> None:
+    host, noted = host_of(start)
+    for request in (Sleep(), Wake(), Load("folder", 1)):
+        host._answer(request)
+    assert noted.told == told
+    host._answer(Load("folder", 2))
+    assert noted.told[len(told) :] == ["take_adapter" if start.adapter_rank else "take_weights", "forget"]
+
+
+@pytest.mark.usefixtures("stubs")
+def test_prefixes_that_are_not_forgotten_stop_the_run() -> None:
+    host, noted = host_of(CUDA)
+    noted.forgets = False
+    for request in (Load("folder", 1), SampleRequest(((1,),), 1, PARAMS)):
+        with pytest.raises(SamplerError, match="did not forget the keys and values"):
+            host._answer(request)
+    assert host._version == 0
+    assert noted.seeds == []
+
+
+@pytest.mark.usefixtures("stubs")
+@pytest.mark.parametrize("seeds", [(5, 6), ()])
+def test_every_request_has_the_seed_that_it_was_given(seeds: tuple[int, ...]) -> None:
+    host, noted = host_of(CUDA)
+    host._draw(SampleRequest(((1,), (1, 2)), 1, PARAMS, seeds))
+    expected: list[int | None] = [*seeds] or [None, None]
+    assert noted.seeds == expected
+
+
+@pytest.mark.usefixtures("stubs")
+def test_all_generators_that_vllm_draws_from_are_seeded() -> None:
+    """Torch's on a CPU, numpy's on CUDA; numpy takes 32 bits."""
+    from reasoner.sampling.vllm.worker import WorkerExtension
+
+    def drawn(seed: int) -> tuple[float, int, float]:
+        WorkerExtension.seed_sampling(cast(Any, None), seed)
+        return random.random(), int(np.random.randint(-(2**63), 2**63 - 1)), float(torch.rand(()))
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        first, second = drawn(derive_seed(0, "sampling", 1)), drawn(derive_seed(0, "sampling", 2))
+        assert drawn(derive_seed(0, "sampling", 1)) == first
+        assert all(a != b for a, b in zip(first, second, strict=True))
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def test_a_prompt_has_noise_of_its_own_wherever_it_stands() -> None:
+    seeds = dict(zip("abc", prompt_seeds(7, prompts("a", "b", "c")), strict=True))
+    assert len(set(seeds.values())) == 3
+    assert prompt_seeds(7, prompts("c", "a")) == (seeds["c"], seeds["a"])
+    assert not set(prompt_seeds(8, prompts("a", "b", "c"))) & set(seeds.values())
+    first, second, other = prompt_seeds(7, prompts("a", "a", "b"))
+    assert (first, other) == (seeds["a"], seeds["b"])
+    assert second not in (first, other)
+
+
+def test_there_is_room_for_the_number_of_a_response_beside_a_seed() -> None:
+    """vLLM keeps the sum in a signed number of 64 bits."""
+    assert max(prompt_seeds(7, prompts(*map(str, range(2000))))) < 2**62
+
+
+class FakeHost:
+    """Answers every request."""
+
+    is_open, description = True, "a fake"
+
+    def __init__(self, start: StartEngine, log: Path) -> None:
+        self.requests: deque[Request] = deque()
+
+    def request(self, request: Request) -> None:
+        self.requests.append(request)
+
+    def reply(self) -> Done:
+        values: dict[type, Value] = {Load: ("sum", 3), ScoreRequest: []}
+        return Done(values.get(type(self.requests[-1])))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def fake_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_engine, "EngineProcess", FakeHost)
+
+
+@pytest.mark.usefixtures("fake_host")
+def test_after_a_sleep_that_gives_weights_up_only_new_ones_are_sampled_with() -> None:
+    """Also after a step that was skipped: its version is nobody's, so the same weights are handed over again."""
+    sampler = VllmSampler(CUDA, Path("log"))
+    assert sampler.version == 0
+    sampler.sleep()
+    sampler.wake()
+    assert sampler.version == -1
+    for ask in (lambda: sampler.sample(prompts("a"), 1, PARAMS), lambda: sampler.score([])):
+        with pytest.raises(SamplerError, match="was not given others"):
+            ask()
+    sampler.load(Path("folder"), -2)  # the canary's, which are scored
+    sampler.score([])
+    sampler.load(Path("folder"), 0)
+    assert sampler.version == 0
+    assert not list(sampler.sample(prompts("a"), 1, PARAMS))
+
+
+@pytest.mark.usefixtures("fake_host")
+@pytest.mark.parametrize("start", [replace(CUDA, adapter_rank=8), replace(CUDA, device="cpu")])
+def test_other_sleeps_keep_the_weights(start: StartEngine) -> None:
+    sampler = VllmSampler(start, Path("log"))
+    sampler.sleep()
+    sampler.wake()
+    assert sampler.version == 0
+
+
+@pytest.mark.usefixtures("fake_host")
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_requests_have_seeds_of_their_own_on_cuda_alone(device: str) -> None:
+    """The CPU build cannot seed single requests."""
+    sampler = VllmSampler(replace(CUDA, device=device), Path("log"))
+    list(sampler.sample(prompts("a", "b"), 1, PARAMS))
+    request = cast(Any, sampler)._host.requests[-1]
+    assert isinstance(request, SampleRequest)
+    assert request.seeds == (prompt_seeds(7, prompts("a", "b")) if device == "cuda" else ())
