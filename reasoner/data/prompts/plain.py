@@ -71,7 +71,7 @@ class PlainRenderer:
             raise not_text(f"problem {problem.id}", error, where="what its environment adds") from error
         return "\n\n".join([text.rstrip(), *added, ""])
 
-    def following(self, messages: Sequence[Message]) -> str:
+    def following(self, messages: Sequence[Message], call_ids: Sequence[str] = ()) -> str:
         return "".join(f"\n\n{self.control.protect(message.content)}" for message in messages) + "\n\n"
 
     def _problem(self, problem: Problem) -> str:

@@ -59,8 +59,11 @@ class Renderer(Protocol):
         """
         ...
 
-    def following(self, messages: Sequence[Message]) -> str:
+    def following(self, messages: Sequence[Message], call_ids: Sequence[str] = ()) -> str:
         """The text from the end of a response to the beginning of the next one, with messages between them.
+
+        Args:
+            call_ids: those of the calls that the messages of the role `tool` answer, where the policy gave them any.
 
         Raises:
             NextTurnError: the chat template cannot write them there.
