@@ -128,7 +128,7 @@ def test_what_can_be_meant_in_two_ways_is_refused_with_what_to_set(
 
 
 def test_a_file_is_read_in_one_way_also_where_its_rows_differ(tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "solution": "1"}, {"prompt": "b", "ground_truth": "2"}]
+    rows: list[dict[str, Any]] = [{"prompt": "a", "solution": "1"}, {"prompt": "b", "ground_truth": "2"}]
     with pytest.raises(ConfigError, match="the answer can be solution or ground_truth"):
         splits_of(tmp_path, rows, on_bad_row="drop")
     kept = splits_of(tmp_path, [{**rows[0], "ground_truth": None}, {**rows[0], "prompt": [USER]}])
