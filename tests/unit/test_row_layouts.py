@@ -131,12 +131,14 @@ def test_a_file_is_read_in_one_way_also_where_its_rows_differ(tmp_path: Path) ->
     rows: list[dict[str, Any]] = [{"prompt": "a", "solution": "1"}, {"prompt": "b", "ground_truth": "2"}]
     with pytest.raises(ConfigError, match="the answer can be solution or ground_truth"):
         splits_of(tmp_path, rows, on_bad_row="drop")
-    kept = splits_of(tmp_path, [{**rows[0], "ground_truth": None}, {**rows[0], "prompt": [USER]}])
+    mixed: list[dict[str, Any]] = [{**rows[0], "ground_truth": None}, {**rows[0], "prompt": [USER]}]
+    kept = splits_of(tmp_path, mixed)
     assert [asked(problem) for problem in kept.train] == ["a", USER["content"]]
 
 
 def test_a_row_of_another_shape_is_a_bad_row(tmp_path: Path) -> None:
-    rows = [{"messages": [USER, ASSISTANT]}, {"messages": [USER]}, {"messages": "text"}, {"other": 1}, {"messages": []}]
+    fields: list[dict[str, Any]] = [{"messages": [USER]}, {"messages": "text"}, {"other": 1}, {"messages": []}]
+    rows = [{"messages": [USER, ASSISTANT]}, *fields]
     with pytest.raises(DataError, match=r"4 of 5 rows cannot be used.*\n.*line 2.*must be the assistant's, got 'user'"):
         splits_of(tmp_path, rows)
 
