@@ -28,6 +28,7 @@ from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import StartEngine
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import Publisher, check_gap, gap_limit, hand_over, verify_gap
+from tests import token_services
 from tests.tiny import build_tiny_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -188,6 +189,18 @@ def test_a_caller_that_has_enough_leaves_the_engine_ready(sampler: VllmSampler, 
         sampler.wake()
     stream.close()  # type: ignore[attr-defined]
     assert len(list(sampler.sample(prompts(folder), 2, SamplingParams(1.0, 4)))) == 3
+
+
+def test_aborted_requests_come_with_their_prefix(sampler: VllmSampler, folder: Path) -> None:
+    token_services.check_aborted_requests_come_with_their_prefix(sampler, folder)
+
+
+def test_requests_join_those_that_run(sampler: VllmSampler) -> None:
+    token_services.check_requests_join_those_that_run(sampler)
+
+
+def test_weights_change_under_what_runs(sampler: VllmSampler, folder: Path, tmp_path: Path) -> None:
+    token_services.check_weights_change_under_what_runs(sampler, folder, tmp_path / "new")
 
 
 def test_what_it_cannot_do_is_refused(sampler: VllmSampler, folder: Path) -> None:
