@@ -59,8 +59,8 @@ trajectories: data environments errors records sampling
 testing: config errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
-planning: config data distributed errors evaluation gro io learning loading models monitoring plugins processes
-    records runs sampling scoring
+planning: config data distributed environments errors evaluation gro io learning loading models monitoring plugins
+    processes records runs sampling scoring
 report: config data errors evaluation io learning models monitoring records runs
 training: config data distributed errors evaluation gro io launch learning loading models monitoring planning plugins
     processes records runs sampling scoring
