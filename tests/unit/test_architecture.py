@@ -428,6 +428,11 @@ data.pairs.options data.pairs.split data.pairs.columns data.pairs.limit data.pai
 data.pairs.per_step data.pairs.max_tokens data.labelled.path data.labelled.hub
 data.labelled.generator data.labelled.options data.labelled.split data.labelled.columns data.labelled.limit
 data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.holdout data.on_bad_row
+data.train.missing data.train.on_bad_row data.train.too_long
+data.eval.missing data.eval.on_bad_row data.eval.too_long
+data.pairs.missing data.pairs.on_bad_row data.pairs.too_long
+data.labelled.missing data.labelled.on_bad_row data.labelled.too_long
+data.demos.missing data.demos.on_bad_row data.demos.too_long
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.ahead
@@ -464,7 +469,7 @@ learning.token_budget learning.logit_chunk learning.gradient_checkpointing learn
 lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
 handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
 evaluation.correct evaluation.threshold trackers
-gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound
+gro.terms.entry.credit.level gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound
 gro.terms.entry.evidence.entropy_share gro.terms.entry.link.limit
 gro.terms.entry.link.measure gro.terms.entry.link.negative gro.terms.entry.link.negative_power
 gro.terms.entry.link.negative_rate gro.terms.entry.link.only_negative gro.terms.entry.link.positive
