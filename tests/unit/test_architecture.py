@@ -439,6 +439,7 @@ data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.dem
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
+sampling.stop_repetition
 sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
