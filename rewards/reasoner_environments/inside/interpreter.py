@@ -21,10 +21,10 @@ for line in requests:
         exec(compile(request["code"], "<code>", "exec"), namespace)
     except SystemExit:
         pass
-    except BaseException:
-        kind, error, frames = sys.exc_info()
-        traceback.print_exception(kind, error, frames.tb_next, limit=-5)
-        del kind, error, frames
+    except BaseException as error:
+        own = error.__traceback__  # the frame of this program
+        traceback.print_exception(type(error), error, own.tb_next if own else None, limit=-5)
+        del own
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
