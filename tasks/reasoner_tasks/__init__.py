@@ -14,7 +14,8 @@ def register_tasks() -> Iterable[Path]:
 
 @hookimpl
 def register_generators() -> Mapping[str, Generator]:
-    """`gsm_symbolic`, `instruction_problems`, `stdin_exercises`, `word_problems`."""
+    """`gsm_symbolic`, `instruction_problems`, `stdin_exercises`, `word_problems`, `calculations`, `numbers_to_guess`."""
+    from reasoner_tasks.calculations import calculations, numbers_to_guess
     from reasoner_tasks.generators import gsm_symbolic
     from reasoner_tasks.instruction_problems import instruction_problems
     from reasoner_tasks.stdin_exercises import stdin_exercises
@@ -25,4 +26,6 @@ def register_generators() -> Mapping[str, Generator]:
         "instruction_problems": instruction_problems,
         "stdin_exercises": stdin_exercises,
         "word_problems": word_problems,
+        "calculations": calculations,
+        "numbers_to_guess": numbers_to_guess,
     }
