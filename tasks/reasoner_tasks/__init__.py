@@ -14,7 +14,7 @@ def register_tasks() -> Iterable[Path]:
 
 @hookimpl
 def register_generators() -> Mapping[str, Generator]:
-    """`gsm_symbolic`, `instruction_problems`, `stdin_exercises`, `word_problems`, `calculations`, `numbers_to_guess`."""
+    """All of them, by name."""
     from reasoner_tasks.calculations import calculations, numbers_to_guess
     from reasoner_tasks.generators import gsm_symbolic
     from reasoner_tasks.instruction_problems import instruction_problems
