@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any, Literal
 
@@ -178,9 +179,7 @@ def test_what_the_package_would_leave_out_or_make_up_is_refused(fields: dict[str
 
 @BENCHMARKS
 def test_data_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import nltk
-
-    monkeypatch.setattr(nltk.data, "path", [])
+    monkeypatch.setattr(importlib.import_module("nltk").data, "path", [])
     fields = asked(("length_constraints:number_sentences", {"num_sentences": 2, "relation": "at least"}))
     with pytest.raises(ValueError, match=r"needs data of NLTK: python -m nltk\.downloader punkt_tab"):
         score("One. Two.", fields, checkers="ifeval")
