@@ -37,6 +37,10 @@ class SamplingConfig(PartSampling):
     """Responses sampled per problem."""
     temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)] = 1.0
     """Sampling temperature. Greedy decoding (0) is not allowed, because the responses of a group would not differ."""
+    stop_repetition: Annotated[int, Field(ge=2)] | None = None
+    """Times in a row that the same tokens, up to 64 of them, may be written before the response is ended, with finish
+    reason `repetition`. A small number ends honest tables and numbers too. `none` lets such a response run on to
+    `max_tokens`. Costs vLLM some speed with small models."""
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
     """Share of each GPU's memory that vLLM may reserve, weights and KV cache together (CUDA only)."""
     tensor_parallel: Positive = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from reasoner.config import Config, OfflineConfig, RunConfig, SourceConfig, TermConfig
+from reasoner.config import Config, EnvironmentConfig, OfflineConfig, RunConfig, SourceConfig, TermConfig
 from reasoner.config.decisions import Decisions
 from reasoner.data.mixture import WHOLE, shares_of, weights_of
 from reasoner.data.offline import OfflineData
@@ -49,6 +49,8 @@ def describe_plan(
         if config.online and training and config.data.train:
             facts["training data"] = describe_source(config.data.train, len(splits.train))
         facts["evaluation data"] = _evaluation_data(config, len(splits.eval))
+        if config.environment is not None:
+            facts["environment"] = describe_environment(config.environment)
         facts["rewards"] = f"{describe_rewards(config)}; correct by {Criterion.of(config)}"
     elif config.data.holdout is None:
         facts["evaluation data"] = "none: data.holdout = 0.05 would hold rows out and measure them"
@@ -84,6 +86,13 @@ def _describe_tasks(config: Config, splits: Splits) -> dict[str, str]:
         parts += [f"correct by {Criterion.of(task)}", f"up to {task.sampling.max_tokens} tokens"]
         facts[f"{'evaluation of' if name in config.also else 'task'} {name}"] = "; ".join(parts)
     return facts
+
+
+def describe_environment(config: EnvironmentConfig) -> str:
+    """`guess-number; tools python, calculator (tags); at most 8 turns and 16 calls`."""
+    tools = f"tools {', '.join(config.tools)} ({config.format})" if config.tools else ""
+    limits = f"at most {config.max_turns} turns and {config.max_tool_calls} calls"
+    return "; ".join(filter(None, (config.name, tools, limits)))
 
 
 def describe_method(config: Config) -> dict[str, str]:

@@ -22,9 +22,7 @@ from reasoner.scoring.cache import Cache, Key, digest
 from reasoner.scoring.composition import component, totals
 from reasoner.scoring.reward_table import RewardTable
 from reasoner.scoring.statistics import FailedResponse, Tally
-from reasoner.scoring.workers.host_process import Inbox, ScoringHostProcess
 from reasoner.scoring.workers.protocol import (
-    PRINTED,
     CallResult,
     Traits,
     dump_content,
@@ -34,6 +32,8 @@ from reasoner.scoring.workers.protocol import (
     load_printed,
     load_result,
 )
+from reasoner.workers.host_process import HostProcess, Inbox
+from reasoner.workers.lines import PRINTED
 
 BATCH_SIZE = 64
 """responses in a call of granularity `batch`; the last one has what is left"""
@@ -55,7 +55,7 @@ class Shared:
     table: RewardTable
     traits: tuple[Traits, ...]
     max_failure_rate: float
-    host: ScoringHostProcess
+    host: HostProcess
     cache: Cache
     tasks: Iterator[int] = field(default_factory=count)
     """numbers of tasks, never used twice"""

@@ -27,11 +27,12 @@ ENGINES: dict[str, str | tuple[str, ...]] = {
     "datasets": "reasoner/data/rows.py",
     "reasoning_gym": ("tasks/", "plugins/reasoner-gym/"),
     "math_verify": "rewards/",
+    "if_verifiable": "rewards/",
     "sympy": "rewards/",
 }
 """heavy package -> the places that wrap it"""
 STAGES = {"sampling", "scoring", "learning", "gro", "runs", "monitoring", "sandbox"}
-INSIDE = ROOT / "rewards" / "reasoner_rewards" / "code" / "inside"
+INSIDE = [ROOT / "rewards" / "reasoner_rewards" / "code" / "inside", ROOT / "rewards/reasoner_environments/inside"]
 PACKAGES = sorted(path.parent for path in (ROOT / "reasoner").rglob("__init__.py") if path.parent != ROOT / "reasoner")
 
 TABLE = """
@@ -41,6 +42,7 @@ records:
 io: errors
 config: errors gro io
 processes: errors io
+workers: errors io processes records
 distributed: errors processes records
 evaluation: config records
 models: config errors io processes
@@ -48,18 +50,18 @@ sandbox: errors io processes
 doctor: errors models processes sandbox
 learning: config distributed errors gro models records
 plugins: errors evaluation gro io records
-environments: config errors plugins records
+environments: config errors io plugins records workers
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
-scoring: config distributed errors io plugins processes records
+scoring: config distributed errors io plugins records workers
 loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
 trajectories: data environments errors records sampling
 testing: config errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
-planning: config data distributed errors evaluation gro io learning loading models monitoring plugins processes
-    records runs sampling scoring
+planning: config data distributed environments errors evaluation gro io learning loading models monitoring plugins
+    processes records runs sampling scoring
 report: config data errors evaluation io learning models monitoring records runs
 training: config data distributed errors evaluation gro io launch learning loading models monitoring planning plugins
     processes records runs sampling scoring
@@ -179,7 +181,7 @@ def test_no_public_type_has_a_name_of_another() -> None:
     homes = defaultdict(list)
     for folder in ("reasoner", "rewards", "tasks"):
         for path in (ROOT / folder).rglob("*.py"):
-            if path.parent != INSIDE:
+            if path.parent not in INSIDE:
                 for name in types_of(ast.parse(path.read_text(encoding="utf-8"))):
                     homes[name].append(path.relative_to(ROOT).as_posix())
     assert len(homes) > 300
@@ -287,7 +289,7 @@ LOADERS = ("torch.load", "np.load", "numpy.load", "pd.read_pickle", "pandas.read
 def test_nothing_runs_code_that_a_file_holds() -> None:
     """No pickle, no `eval`; models are opened with safetensors, or from GGUF, alone. What runs in the sandbox may."""
     files = [path for folder in ("reasoner", "rewards", "tasks", "plugins") for path in (ROOT / folder).rglob("*.py")]
-    files = [path for path in files if path.parent != INSIDE]
+    files = [path for path in files if path.parent not in INSIDE]
     models = 0
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -437,11 +439,17 @@ data.pairs.options data.pairs.split data.pairs.columns data.pairs.limit data.pai
 data.pairs.per_step data.pairs.max_tokens data.labelled.path data.labelled.hub
 data.labelled.generator data.labelled.options data.labelled.split data.labelled.columns data.labelled.limit
 data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.holdout data.on_bad_row
+data.train.missing data.train.on_bad_row data.train.too_long
+data.eval.missing data.eval.on_bad_row data.eval.too_long
+data.pairs.missing data.pairs.on_bad_row data.pairs.too_long
+data.labelled.missing data.labelled.on_bad_row data.labelled.too_long
+data.demos.missing data.demos.on_bad_row data.demos.too_long
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
+sampling.stop_repetition
 sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format

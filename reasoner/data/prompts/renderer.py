@@ -167,6 +167,7 @@ def _too_long(prompt: Prompt, most: int) -> RowError:
         f"problem {prompt.problem.id}",
         f"its prompt has {len(prompt.token_ids):,} tokens, more than {limit}. Raise the limit.",
         f"with a prompt longer than {limit}",
+        too_long=True,
     )
 
 
