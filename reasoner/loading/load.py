@@ -19,6 +19,7 @@ from reasoner.data.prompts.plain import check_prompt
 from reasoner.data.rows import check_generator
 from reasoner.environments.choose import choose
 from reasoner.errors import ConfigError, nearest
+from reasoner.evaluation.metrics import task_of
 from reasoner.gro.spec.presets import Preset, Weighted
 from reasoner.gro.spec.registry import Algorithms, options_of, takes_any_option
 from reasoner.gro.spec.schedules import MetricSwitch
@@ -274,7 +275,17 @@ def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..
 
 
 def _check_metric(key: str, name: str, config: Config) -> None:
-    """A metric is in the table, and the reward source or term that it speaks of is configured."""
+    """A metric is in the table, and the task, reward source or term that it speaks of is configured."""
+    task, own = task_of(name)
+    if task and own != "share":
+        parts = config.parts if config.mixture else {}
+        if task not in parts:
+            raise ConfigError(
+                f"{key} = {name!r}: the run has no part {task!r}.{nearest(task, parts)} It has: "
+                f"{', '.join(parts) or 'none'}."
+            )
+        _check_metric(key, own, parts[task])
+        return
     try:
         find(name)
     except KeyError as error:

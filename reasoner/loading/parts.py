@@ -133,34 +133,31 @@ def assemble(
     _refuse_lists(stack[1:])
     identity: dict[Key, Leaf] = {("task",): Leaf(found.name, "command line"), ("profile",): chosen}
     finder = _finder(find, found)
-    if MIXTURE not in stack[0].listed:
-        _refuse_unknown(MIXTURE, [], stack, task_sets)
-        leaves = _laid([table.layer for table in stack])
-        leaves = overlay(leaves, without_identity(layer_of_sets(own_sets, leaves)))
-        return {**identity, **leaves, **_also(stack, profile, task_sets, finder)}
-    parts = [_part(MIXTURE, at, stack, profile, finder) for at in range(len(stack[0].listed[MIXTURE]))]
+    parts = [_part(MIXTURE, at, stack, profile, finder) for at in range(len(stack[0].listed.get(MIXTURE, ())))]
     _refuse_unknown(MIXTURE, [part.name for part in parts], stack, task_sets)
     below = [part.under(stack, own_sets, task_sets) for part in parts]
-    _refuse_rewards_of_none(own_sets, below)
-    first = parts[0].tables
-    run = _laid(
-        [
-            *(only(table.layer, lambda key: _of_run(key) and key != ("title",)) for table in first),
-            *(only(table.layer, _of_run) for table in stack),
-        ]
-    )
-    run = overlay(
-        run, only(without_identity(layer_of_sets([each for each in own_sets if _of_run(_key(each))], run)), _of_run)
-    )
-    if not chosen.value:
-        identity["profile",] = parts[0].profile
+    own = stack
+    if parts:
+        _refuse_rewards_of_none(own_sets, below)
+        stack = [*parts[0].tables, *stack]
+        if not chosen.value:
+            identity["profile",] = parts[0].profile
+    also = _also(stack, profile, finder)
+    wanted = _of_run if parts else _any
+    of_first = len(stack) - len(own)
+    layers = [
+        only(table.layer, lambda key: wanted(key) and key != ("title",)) if at < of_first else only(table.layer, wanted)
+        for at, table in enumerate(stack)
+    ]
+    run = {**_laid(layers), **_plugins_of([*(part.tables for part in (*parts, *also)), own])}
+    run_sets = [each for each in own_sets if wanted(_key(each))]
+    run = overlay(run, only(without_identity(layer_of_sets(run_sets, run)), wanted))
     return {
         **identity,
         **run,
-        **_plugins_of([*(table for part in parts for table in part.tables), *stack]),
-        **_largest_limits(below),
+        **(_largest_limits(below) if parts else {}),
         **_below(MIXTURE, parts, below),
-        **_also([*first, *stack], profile, task_sets, finder),
+        **_also_below(also, stack, task_sets),
     }
 
 
@@ -216,18 +213,23 @@ def _part(place: Key, at: int, stack: Sequence[Tables], profile: str | None, fin
     return _Part(place, found.name, tables, chosen, _entry_layer(entry, place, found.name, table))
 
 
-def _also(
-    stack: Sequence[Tables],
-    profile: str | None,
-    task_sets: Mapping[Key, Mapping[str, Sequence[str]]],
-    find: _FindTask,
+def _also(stack: Sequence[Tables], profile: str | None, find: _FindTask) -> list[_Part]:
+    """The further tasks of the last list."""
+    listing = _listing(stack)
+    return [_part(ALSO, at, stack, profile, find) for at in range(len(listing.listed[ALSO]) if listing else 0)]
+
+
+def _also_below(
+    parts: Sequence[_Part], stack: Sequence[Tables], task_sets: Mapping[Key, Mapping[str, Sequence[str]]]
 ) -> Leaves:
-    listing = next((table for table in reversed(stack) if ALSO in table.listed), None)
-    count = len(listing.listed[ALSO]) if listing else 0
-    parts = [_part(ALSO, at, stack, profile, find) for at in range(count)]
     _refuse_unknown(ALSO, [part.name for part in parts], stack, task_sets)
+    listing = _listing(stack)
     over = list(stack[stack.index(listing) :]) if listing else []
     return _below(ALSO, parts, [part.under(over, (), task_sets) for part in parts])
+
+
+def _listing(stack: Sequence[Tables]) -> Tables | None:
+    return next((table for table in reversed(stack) if ALSO in table.listed), None)
 
 
 def _complete(
@@ -340,6 +342,10 @@ def _of_run(key: Key) -> bool:
     return not of_part(key)
 
 
+def _any(key: Key) -> bool:
+    return True
+
+
 def _key(argument: str) -> Key:
     """The key of a `--set` argument."""
     return tuple(part.strip() for part in argument.partition("=")[0].split("."))
@@ -428,9 +434,15 @@ def _largest_limits(parts: Sequence[Leaves]) -> Leaves:
     return found
 
 
-def _plugins_of(stack: Sequence[Tables]) -> Leaves:
-    """The plugins of all tasks, each once."""
-    leaves = [leaf for table in stack if (leaf := table.layer.leaves.get(("plugins",)))]
-    if not leaves or not all(isinstance(leaf.value, list) for leaf in leaves):
-        return {}
-    return {("plugins",): Leaf(list(dict.fromkeys(each for leaf in leaves for each in leaf.value)), leaves[-1].origin)}
+def _plugins_of(stacks: Sequence[Sequence[Tables]]) -> Leaves:
+    """The plugins of all tasks and of the run, each once.
+
+    Args:
+        stacks: the files and profiles of each.
+    """
+    found = [_laid([table.layer for table in stack]).get(("plugins",)) for stack in stacks]
+    leaves = [leaf for leaf in found if leaf is not None]
+    if len(leaves) < 2 or not all(isinstance(leaf.value, list) for leaf in leaves):
+        return {("plugins",): leaves[-1]} if leaves else {}
+    names = dict.fromkeys(each for leaf in leaves for each in leaf.value if isinstance(each, str))
+    return {("plugins",): Leaf(list(names), leaves[-1].origin)}

@@ -148,6 +148,18 @@ def test_what_is_set_for_the_run_holds_for_every_part_and_an_entry_for_its_own(f
     assert changed.data.train.path == str(folder / "sums.jsonl")
 
 
+def test_plugins_of_all_tasks_are_loaded_and_set_ones_replace_them(folder: Path) -> None:
+    for name in ("sums", "quiz"):
+        (folder / f"{name}_plugin.py").write_text("")
+        task = folder / f"{name}.toml"
+        task.write_text(f'plugins = ["{name}_plugin.py"]\n' + task.read_text())
+    found = config_of(folder, TWO + ALSO).plugins
+    assert [Path(plugin).name for plugin in found] == ["sums_plugin.py", "quiz_plugin.py"]
+    assert config_of(folder, TWO, f"plugins=['{folder / 'quiz_plugin.py'}']").plugins == [
+        str(folder / "quiz_plugin.py")
+    ]
+
+
 def test_other_tasks_are_evaluated_beside_a_single_one(folder: Path) -> None:
     more = "limit = 1\nsamples = 4\ntemperature = 0.8\nevery = 5\n"
     config = load_config(_with(folder, f"{ALSO}{more}")).config
@@ -226,6 +238,11 @@ def test_rows_that_cannot_be_used_are_named_with_their_task(folder: Path) -> Non
             ["mixture.words.rewards[0].source: there is no reward source 'mth'", "Did you mean 'math'"],
         ),
         (f"{TWO}rewards = []\nevaluation.correct = ''\n", [], ["mixture.words: ", "needs rewards"]),
+        (
+            TWO,
+            ["gro.terms.grpo.schedule={kind = 'metric', metric = 'task/sumss/reward/mean', above = 1.0}"],
+            ["has no part 'sumss'", "Did you mean 'sums'"],
+        ),
         (TWO, ["gro.preset=dpo", "data.pairs.path=a.jsonl"], ["mixture", "no term reads online groups"]),
         (f"{TWO}{ALSO}", ["evaluation.best=quizz"], ["evaluation.best = 'quizz'", "Did you mean 'quiz'"]),
         (f"{TWO}[[evaluation.also]]\ntask = 'aime244'\n", [], ["evaluation.also[0].task", "Did you mean 'aime24'"]),
