@@ -86,8 +86,6 @@ class Sections(Section):
     """How a data row becomes a prompt."""
     data: DataConfig = Field(default_factory=DataConfig)
     """Problems to train and evaluate on, and offline responses."""
-    mixture: list[MixturePart] = Field(default_factory=list)
-    """Several tasks to train on at once; empty for a single task."""
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
     """Which training problems a step takes."""
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
@@ -112,6 +110,8 @@ class Sections(Section):
     """How it is verified that the sampler holds the trained weights."""
     evaluation: EvaluationConfig | None = None
     """Evaluation before, during and after training; needed by terms that read online groups."""
+    mixture: list[MixturePart] = Field(default_factory=list)
+    """Several tasks to train on at once; empty for a single task."""
     trackers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Trackers that get the figures of a training in addition to its run folder, with their options:
     `[trackers.tensorboard]`."""

@@ -8,7 +8,7 @@ becomes the entry; the rest is the run's: set at the top level, or that of a mix
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from reasoner.errors import ConfigError, UserError, nearest
 from reasoner.loading.introspection import Path as Key
 from reasoner.loading.introspection import annotation_at
 from reasoner.loading.layers import TASKS, Layer, Leaf, Leaves, layer_of, layer_of_sets, overlay, reward_names
+from reasoner.loading.tables import ALSO, MIXTURE, Tables, tables_of
 from reasoner.loading.task_files import TaskFile
-from reasoner.loading.task_layers import choose_profile, layer_of_file, refuse_complete, without_identity
+from reasoner.loading.task_layers import layer_of_file, refuse_complete, without_identity
 
-MIXTURE, ALSO = TASKS
 _Table = Mapping[str, Any]
 _FindTask = Callable[[str], TaskFile]
 _DATA = ("train", "eval", "holdout", "overlap", "on_bad_row")
@@ -49,64 +49,6 @@ def of_part(key: Key) -> bool:
         case ("evaluation", name, *_):
             return name not in _EVALUATION
     return False
-
-
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """The values of one file or profile, with the tasks inside taken out."""
-
-    origin: str
-    file: Path | None
-    own: _Table
-    """the rest"""
-    listed: Mapping[Key, Sequence[_Table]] = field(default_factory=dict)
-    """by place (`MIXTURE`, `ALSO`): the entries of a list, which replaces the list of lower layers"""
-    changed: Mapping[Key, Mapping[str, _Table]] = field(default_factory=dict)
-    """by place: tables that change an entry, by its name"""
-
-    @classmethod
-    def of(cls, table: _Table, origin: str, file: Path | None) -> Tables:
-        """
-        Raises:
-            ConfigError: an entry names no task.
-        """
-        own: dict[str, Any] = dict(table)
-        if isinstance(own.get("evaluation"), Mapping):
-            own["evaluation"] = dict(own["evaluation"])
-        listed: dict[Key, Sequence[_Table]] = {}
-        changed: dict[Key, Mapping[str, _Table]] = {}
-        for place in TASKS:
-            above = own if len(place) == 1 else own.get(place[0])
-            if not isinstance(above, dict):
-                continue
-            value = above.get(place[-1])
-            if isinstance(value, list):
-                listed[place] = [_entry(each, f"{'.'.join(place)}[{at}]", origin) for at, each in enumerate(value)]
-            elif isinstance(value, Mapping) and all(isinstance(each, Mapping) for each in value.values()):
-                changed[place] = value
-            else:
-                continue
-            del above[place[-1]]
-        if own.get("evaluation") == {}:
-            del own["evaluation"]
-        return cls(origin, file, own, listed, changed)
-
-    @property
-    def layer(self) -> Layer:
-        """What is not of a task inside."""
-        return layer_of_file(self.own, self.origin, self.file)
-
-
-def tables_of(found: TaskFile, profile: str | None) -> tuple[list[Tables], Leaf]:
-    """A task file's values, those of the chosen profile, and the profile's name."""
-    own = {key: value for key, value in found.table.items() if key != "profiles"}
-    tables = [Tables.of(own, found.origin, found.path)]
-    if profile is not None and MIXTURE in tables[0].listed and not found.profiles:
-        return tables, Leaf(profile, "--profile")  # it is that of the parts
-    name, reason = choose_profile(found, profile)
-    if name:
-        tables.append(Tables.of(found.profiles[name], f"profile {name}", found.path))
-    return tables, Leaf(name, reason)
 
 
 def assemble(
@@ -149,7 +91,7 @@ def assemble(
         only(table.layer, lambda key: wanted(key) and key != ("title",)) if at < of_first else only(table.layer, wanted)
         for at, table in enumerate(stack)
     ]
-    run = {**_laid(layers), **_plugins_of([*(part.tables for part in (*parts, *also)), own])}
+    run: Leaves = {**_laid(layers), **_plugins_of([*(part.tables for part in (*parts, *also)), own])}
     run_sets = [each for each in own_sets if wanted(_key(each))]
     run = overlay(run, only(without_identity(layer_of_sets(run_sets, run)), wanted))
     return {
@@ -287,12 +229,6 @@ def _below(place: Key, parts: Sequence[_Part], values: Sequence[Leaves]) -> Leav
         found[*place, part.name, "task"] = Leaf(part.name, part.tables[0].origin)
         found |= {(*place, part.name, *key): leaf for key, leaf in leaves.items()}
     return found
-
-
-def _entry(entry: object, place: str, origin: str) -> _Table:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("task"), str):
-        raise ConfigError(f"{origin}: {place}.task is needed and not set: the name of a task (`reasoner tasks list`).")
-    return entry
 
 
 def _entry_layer(entry: _Table, place: Key, name: str, tables: Tables) -> Layer:

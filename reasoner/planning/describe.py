@@ -85,6 +85,12 @@ def _describe_tasks(config: Config, splits: Splits) -> dict[str, str]:
         parts += [f"evaluated on {_evaluation_data(task, held_out)}{each}{every}", describe_rewards(task)]
         parts += [f"correct by {Criterion.of(task)}", f"up to {task.sampling.max_tokens} tokens"]
         facts[f"{'evaluation of' if name in config.also else 'task'} {name}"] = "; ".join(parts)
+    whitened = [name for name, term in config.gro.terms.items() if getattr(term.credit, "scale", "") == "batch"]
+    if config.mixture and whitened:
+        facts["credit"] = (
+            f"{', '.join(whitened)}: whitened over all tasks together, so that a task with lower rewards is pushed "
+            f"down; gro.terms.{whitened[0]}.credit.scale = 'task' whitens within each"
+        )
     return facts
 
 

@@ -1,10 +1,8 @@
-"""Several tasks in one run, for real: one scoring service with the rewards of both, and a run as a user starts it."""
+"""Several tasks in one run, for real: one scoring service with the rewards of both, and a run that is resumed."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,15 @@ import pytest
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ScoringError
 from reasoner.io.parquet import read_parquet
+from reasoner.loading import load_config
+from reasoner.pipeline import train
+from reasoner.planning.preflight import ready
 from reasoner.records import Group, Message, Problem, Response, Rollout
 from reasoner.runs.folder import read_evaluations, read_gate, read_metrics
+from reasoner.runs.resuming.resume import Resume
+from reasoner.runs.resuming.rules import load_resumed
 from reasoner.scoring.service import ScoringService
+from reasoner.training.build import open_trainer
 from tests.tiny import build_tiny_model
 
 PLUGIN = '''
@@ -101,12 +105,19 @@ every = 2
 """
 
 
-def run(folder: Path, *arguments: str) -> Path:
-    """A run to its end; returns its folder."""
-    command = [sys.executable, "-m", "reasoner", "run", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return max(folder.glob("*/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime).parent
+def run(folder: Path, output: str, steps: int) -> Path:
+    """A run to its end, in this process; returns its folder."""
+    sets = [f"run.steps={steps}", f"run.output={folder / output}"]
+    resolved = load_config(folder / "mix.toml", sets=sets, plugins=[str(folder / "plugin.py")])
+    with open_trainer(ready(resolved)) as trainer:
+        return train(trainer, gate=True).parent
+
+
+def resumed(folder: Path, steps: int) -> None:
+    """The run in that folder, with more steps."""
+    resolved, changes = load_resumed(folder, [f"run.steps={steps}"])
+    with open_trainer(ready(resolved), Resume(folder, changes, accept=False)) as trainer:
+        train(trainer)
 
 
 def without_times(row: dict[str, float]) -> dict[str, float]:
@@ -123,10 +134,8 @@ def test_a_run_on_two_tasks_and_the_same_run_resumed(folder: Path) -> None:
             rows = [{"question": f"{name}{suffix} {n}?", "answer": "1"} for n in range(count)]
             (folder / f"{name}{suffix}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "mix.toml").write_text(MIXTURE)
-    plugin = ("--plugin", "plugin.py")
-    once = run(folder, "mix.toml", *plugin, "--steps", "4", "--output", "once")
-    again = run(folder, "mix.toml", *plugin, "--steps", "2", "--output", "again")
-    assert run(folder, "--resume", str(again), "--steps", "4") == again
+    once, again = run(folder, "once", 4), run(folder, "again", 2)
+    resumed(again, 4)
 
     assert [*map(without_times, read_metrics(again))] == [*map(without_times, read_metrics(once))]
     assert (again / "model/model.safetensors").read_bytes() == (once / "model/model.safetensors").read_bytes()
@@ -161,5 +170,5 @@ def check_what_it_left(once: Path) -> None:
     assert gate is not None
     assert {name: each.problems for name, each in gate.tasks.items()} == {"sums": 5, "words": 5}
     log = (once / "log.txt").read_text()
-    assert "66.7% of the problems, 5 from sums.jsonl" in " ".join(log.split())
+    assert "66.7% of the problems, 5 from" in " ".join(log.split())
     assert "after Holm's correction for the tasks" in " ".join(log.split())
