@@ -179,9 +179,10 @@ def _step(estimate: RunEstimate) -> str:
     """Tokens of a step, at most: responses are as long as they are."""
     config, tokens = estimate.config, step_tokens(estimate.config)
     suffix = " a rank" if config.run.ranks > 1 else ""
+    recomputed = ", activations recomputed" if config.learning.gradient_checkpointing else ""
     return (
         f"up to {tokens * config.run.ranks:,} tokens, in {_counted(estimate.micro_batches, 'micro-batch')}{suffix} of "
-        f"up to {micro_batch_tokens(config):,}"
+        f"up to {micro_batch_tokens(config):,}{recomputed}"
     )
 
 
