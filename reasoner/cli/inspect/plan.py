@@ -159,6 +159,8 @@ def _facts(resolved: Resolved, estimate: RunEstimate) -> Mapping[str, str]:
     if estimate.engine == "vllm":
         facts["KV cache"] = f"{estimate.cached_sequences:,.0f} sequences of {longest_sequence(config):,} tokens at once"
     facts["longest context"] = estimate.described_context
+    if machine.planned and estimate.engine == "vllm":
+        facts["it needs"] = "a driver of version 580 or newer (CUDA 13), a C compiler and Python's headers (`doctor`)"
     if estimate.described_handover:
         facts["hand-over"] = estimate.described_handover
     facts["disk"] = f"{_size(estimate.disk_bytes)} at most; a checkpoint {_size(estimate.checkpoint_bytes)}"
