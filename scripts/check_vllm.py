@@ -164,8 +164,9 @@ def _members(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
     for part in node.body:
         if not isinstance(part, ast.Import | ast.ImportFrom):
             yield from ((name, part) for name in _names(part))
-    for inner in ast.walk(node):  # what __init__ takes and sets
-        if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store) and ast.unparse(inner.value) == "self":
+    declared = any(isinstance(part, ast.AnnAssign) for part in node.body)
+    for inner in ast.walk(node):  # what __init__ takes and, where a class does not declare its fields, sets
+        if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store) and not declared:
             yield inner.attr, inner
         elif isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
             yield from ((argument.arg, inner) for argument in (*inner.args.args, *inner.args.kwonlyargs))

@@ -162,14 +162,20 @@ def run_one(name: str, folder: Path, cpu: bool) -> Outcome:
     return Outcome(name, verdict, time.perf_counter() - started, scene.figures, why)  # type: ignore[arg-type]
 
 
+def command_of(name: str, folder: Path, cpu: bool) -> list[str]:
+    """Runs a check in a process of its own."""
+    return [sys.executable, "-m", "scripts.gpu_check", "--one", str(folder), name, *(["--cpu"] if cpu else [])]
+
+
 def run_apart(name: str, folder: Path, cpu: bool) -> Outcome:
     """Run a check in a process of its own, ended with all that it started at its deadline."""
-    check, file, log = CHECKS[name], folder / f"{name}.json", folder / f"{name}.log"
-    command = [sys.executable, "-m", "scripts.gpu_check", "--one", str(folder), name, *(["--cpu"] if cpu else [])]
-    limit = check.seconds * (3 if cpu else 1)
+    file, log = folder / f"{name}.json", folder / f"{name}.log"
+    limit = CHECKS[name].seconds * (3 if cpu else 1)
     started = time.perf_counter()
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command_of(name, folder, cpu), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
