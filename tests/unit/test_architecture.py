@@ -41,6 +41,7 @@ records:
 io: errors
 config: errors gro io
 processes: errors io
+workers: errors io processes records
 distributed: errors processes records
 evaluation: config records
 models: config errors io processes
@@ -48,10 +49,10 @@ sandbox: errors io processes
 doctor: errors models processes sandbox
 learning: config distributed errors gro models records
 plugins: errors evaluation gro io records
-environments: config errors plugins records
+environments: config errors io plugins records workers
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
-scoring: config distributed errors io plugins processes records
+scoring: config distributed errors io plugins records workers
 loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
 trajectories: config data distributed environments errors records sampling
@@ -428,11 +429,17 @@ data.pairs.options data.pairs.split data.pairs.columns data.pairs.limit data.pai
 data.pairs.per_step data.pairs.max_tokens data.labelled.path data.labelled.hub
 data.labelled.generator data.labelled.options data.labelled.split data.labelled.columns data.labelled.limit
 data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.holdout data.on_bad_row
+data.train.missing data.train.on_bad_row data.train.too_long
+data.eval.missing data.eval.on_bad_row data.eval.too_long
+data.pairs.missing data.pairs.on_bad_row data.pairs.too_long
+data.labelled.missing data.labelled.on_bad_row data.labelled.too_long
+data.demos.missing data.demos.on_bad_row data.demos.too_long
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
+sampling.stop_repetition
 sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
