@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from reasoner.config import Config, SamplingConfig
 from reasoner.config.decisions import Decisions, SamplerEngine
@@ -19,9 +19,6 @@ from reasoner.models.size import ModelSize, why_not_spread
 from reasoner.models.weight_files import INDEX, SINGLE, weight_files
 from reasoner.sampling.base import TokenService
 from reasoner.sampling.vllm.messages import ADAPTER_RANKS, StartEngine
-
-if TYPE_CHECKING:
-    from reasoner.sampling.server.sampler import ServerSampler
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
 """Responses sampled at once: above these a step takes longer by as much as it yields more"""
@@ -38,7 +35,7 @@ def open_engine(
     ranks: Ranks = ALONE,
     say: Callable[[str], None] = print,
     devices: str = "",
-) -> TokenService | ServerSampler:
+) -> TokenService:
     """Start the engine for the model in `folder`, or ask the servers; `description` of the result says what was chosen.
 
     Args:

@@ -57,7 +57,7 @@ from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import RolloutCollector
 from reasoner.training.teacher import SolutionReader
 from reasoner.training.trainer import Trainer
-from reasoner.trajectories.factory import interacting, open_interaction, open_sampler
+from reasoner.trajectories.factory import open_interaction, open_sampler
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
             )
             engine = stack.enter_context(opened)
             interaction = stack.enter_context(open_interaction(config, base.turn_format, view.message, base.run.log))
-            sampler = interacting(engine, interaction)
+            sampler = opened.interacting(interaction)
         if base.ranks.count > 1:
             # Prefetched groups are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.ahead else base.ranks

@@ -10,10 +10,8 @@ from reasoner.config import Config
 from reasoner.config.decisions import Decisions
 from reasoner.data.turn_formats import TurnFormat
 from reasoner.distributed.ranks import ALONE, Ranks
-from reasoner.errors import ConfigError
-from reasoner.sampling.base import Sampler
+from reasoner.environments import open_environments
 from reasoner.sampling.factory import open_engine
-from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.sampler import TrajectorySampler
 
@@ -27,11 +25,10 @@ def open_sampler(
     ranks: Ranks = ALONE,
     say: Callable[[str], None] = print,
     devices: str = "",
-) -> Sampler:
+) -> TrajectorySampler:
     """Start the engine for the model in `folder`, or ask the servers, for responses of one turn; `description` of the
     result says what was chosen. Arguments and errors as of `reasoner.sampling.factory.open_engine`."""
-    engine = open_engine(config, decisions, folder, log, longest, ranks, say, devices)
-    return engine if isinstance(engine, ServerSampler) else TrajectorySampler(engine)
+    return TrajectorySampler(open_engine(config, decisions, folder, log, longest, ranks, say, devices))
 
 
 @contextmanager
@@ -52,17 +49,7 @@ def open_interaction(
     if config.environment is None:
         yield None
         return
-    raise ConfigError("environment: tools and environments are not run yet")
-
-
-def interacting(sampler: Sampler, interaction: Interaction | None) -> Sampler:
-    """The sampler over the same engine whose responses have tools or an environment; None: the sampler itself.
-
-    Raises:
-        ConfigError: its engine cannot.
-    """
-    if interaction is None:
-        return sampler
-    if not isinstance(sampler, TrajectorySampler):
-        raise ConfigError("environment: responses with tools or an environment are not sampled by vLLM servers yet")
-    return sampler.interacting(interaction)
+    assert turn_format is not None
+    with open_environments(config.environment, config.plugins, say, log) as environments:
+        limits = config.environment
+        yield Interaction(environments, turn_format, limits.max_turns, limits.max_failure_rate)

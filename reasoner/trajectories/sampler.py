@@ -66,8 +66,8 @@ class TrajectorySampler:
     def version(self) -> int:
         return self._service.version
 
-    def interacting(self, interaction: Interaction) -> TrajectorySampler:
-        """A sampler over the same engine whose responses have tools or an environment."""
+    def interacting(self, interaction: Interaction | None) -> TrajectorySampler:
+        """A sampler over the same engine whose responses have tools or an environment; None: one turn."""
         other = copy(self)
         other._interaction = interaction
         return other
