@@ -28,4 +28,4 @@ class Walk:
 @hookimpl
 def register_environments() -> Iterable[EnvironmentKind]:
     """`walk`."""
-    return (Walk,)
+    return (Walk,)  # type: ignore[return-value]
