@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         OutOfTimeError,
         ReasonerError,
         RunError,
+        ToolError,
         UserError,
         nearest,
     )
@@ -30,10 +31,23 @@ if TYPE_CHECKING:
     from reasoner.gro.spec.terms import CustomCredit, CustomLink, Term
     from reasoner.io.http_json import RemoteError, Service, Url, read_secret, without_query
     from reasoner.io.parsing import STRICT_JSON_DECODER
+    from reasoner.plugins.environment_api import EnvironmentKind, environment
     from reasoner.plugins.hookspecs import Generator, TaskFamily, hookimpl
     from reasoner.plugins.reward_api import TEXT_ONLY, RewardSource, reward
+    from reasoner.plugins.tool_api import Tool, tool
     from reasoner.plugins.tracker_api import TrackedRun, Tracker, TrackerKind
-    from reasoner.records import Group, Message, Problem, Response, Score, ScoredGroup
+    from reasoner.records import (
+        EnvironmentReport,
+        Group,
+        Message,
+        Observation,
+        Problem,
+        Response,
+        Score,
+        ScoredGroup,
+        ToolCall,
+        Turn,
+    )
     from reasoner.sandbox import (
         ISOLATED,
         PYTHON,
@@ -61,6 +75,8 @@ __all__ = [
     "CustomLink",
     "DataError",
     "End",
+    "EnvironmentKind",
+    "EnvironmentReport",
     "Evaluation",
     "EvaluationResults",
     "Generator",
@@ -68,6 +84,7 @@ __all__ = [
     "Limits",
     "Message",
     "MissingDependencyError",
+    "Observation",
     "OutOfTimeError",
     "Outcome",
     "Preset",
@@ -88,14 +105,19 @@ __all__ = [
     "Session",
     "TaskFamily",
     "Term",
+    "Tool",
+    "ToolCall",
+    "ToolError",
     "TrackedRun",
     "Tracker",
     "TrackerKind",
+    "Turn",
     "Url",
     "UserError",
     "Weighted",
     "__version__",
     "after_thinking",
+    "environment",
     "evaluate",
     "hookimpl",
     "nearest",
@@ -106,13 +128,17 @@ __all__ = [
     "reward",
     "run",
     "score",
+    "tool",
     "without_query",
 ]
 _MODULES = {
     # what verifiers get, return and are made with
-    "reasoner.records": "Group Message Problem Response Score ScoredGroup",
+    "reasoner.records": "EnvironmentReport Group Message Observation Problem Response Score ScoredGroup ToolCall Turn",
     "reasoner.plugins.reward_api": "TEXT_ONLY RewardSource reward",
     "reasoner.data.prompts.thinking": "after_thinking",
+    # tools and environments
+    "reasoner.plugins.tool_api": "Tool tool",
+    "reasoner.plugins.environment_api": "EnvironmentKind environment",
     # hooks of a plugin, and what they return
     "reasoner.plugins.hookspecs": "Generator TaskFamily hookimpl",
     "reasoner.evaluation.metrics": "Evaluation",
@@ -123,8 +149,8 @@ _MODULES = {
     "reasoner.gro.spec.presets": "PRESETS Preset Weighted",
     "reasoner.gro.spec.terms": "CustomCredit CustomLink Term",
     # errors
-    "reasoner.errors": "ConfigError DataError MissingDependencyError OutOfTimeError ReasonerError RunError UserError "
-    "nearest",
+    "reasoner.errors": "ConfigError DataError MissingDependencyError OutOfTimeError ReasonerError RunError "
+    "ToolError UserError nearest",
     # sandboxes for generated programs
     "reasoner.sandbox": "ISOLATED PYTHON End Limits Outcome Sandbox SandboxError Session open_sandbox "
     "permitted_sandbox",

@@ -52,6 +52,15 @@ class ScoringError(RunError):
     """A reward source failed too often for the rewards to mean anything."""
 
 
+class EnvironmentsError(RunError):
+    """Tools and environments cannot be called any more, or environments fail too often for the responses to mean
+    anything."""
+
+
+class ToolError(ReasonerError):
+    """A tool refuses a call: the message is for the policy, which reads it as the result."""
+
+
 EndState = Literal["finished", "stopped", "interrupted", "failed"]
 """how a run ended"""
 

@@ -28,6 +28,7 @@ from reasoner.loading.other_names import table
 from reasoner.monitoring.metrics import METRICS
 from reasoner.plugins import hookspecs
 from reasoner.runs.resuming.rules import ALLOWED, ON_REQUEST
+from reasoner.testing.attack_corpus import EXAMPLES, FORMS, fixed_attacks, problem_attacks
 from scripts import models_table
 from scripts.keys import configuration
 
@@ -70,6 +71,18 @@ def found(name: str) -> str:
     """What a script in scripts/ found and wrote: validate_gro, bench_scoring.py, bench_math.py, try_attacks.py,
     bench_checkpoint.py, bench_step_cost.py."""
     return (DOCS / "validation" / f"{name}.md").read_text(encoding="utf-8").partition("\n")[2]
+
+
+def attacks() -> str:
+    """One row per attack that `reasoner rewards attack` tries."""
+    tried = [*fixed_attacks()]
+    for problem in EXAMPLES:
+        tried += problem_attacks(problem, [problem.answer], tuple(FORMS), ["another answer"])
+    spares: dict[str, set[str]] = {}
+    for attack in tried:
+        spares.setdefault(attack.name, {"answer", "form", "text"}).intersection_update(attack.spares)
+    rows = [f"| {name} | no | {'may' if 'form' in spared else 'no'} |" for name, spared in spares.items()]
+    return "\n".join(["| attack | reward for the answer | reward for the form |", "|---|---|---|", *rows]) + "\n"
 
 
 def hooks() -> str:
@@ -164,8 +177,9 @@ def _meaning(parameter: Any) -> str:
 
 
 FOLDERS = {
-    "rewards": "built-in reward sources: math, code, models, formats, exact and structured answers, length, judges",
-    "tasks": "built-in tasks: math-gsm8k, math-500, aime24, aime25, code-mbpp, code-humaneval, code-stdin",
+    "rewards": "built-in reward sources (math, code, models, formats, answers, length, judges), tools and environments",
+    "tasks": "built-in tasks: math-gsm8k, math-500, aime24, aime25, code-mbpp, code-humaneval, code-stdin, "
+    "instructions, ifeval",
     "plugins": "examples: a method, a verifier, all of reasoning-gym as tasks",
     "tests": "unit, integration (real vLLM, real processes), docs",
     "scripts": "quickstart, install, test, check, validate_gro, check_models, benchmarks",

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A reference service for the reward source `http`: docs/http-reward.md in code, with the standard library only.
 
-`scripts/reward_server.py 8900` scores 1.0 where a response contains the reference answer.
+`scripts/reward_server.py 8900` scores 1.0 where a response is the reference answer, after its thinking. One that
+contains it somewhere would also be paid for a list of all candidates.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any
 
 def result(item: dict[str, Any]) -> dict[str, Any]:
     """One entry of `results`."""
-    answer, text = item["problem"]["answer"], item["response"]["text"]
+    answer, text = item["problem"]["answer"].strip(), item["response"]["text"]
     if not answer:
         return {"id": item["id"], "error": "the problem has no reference answer"}
-    return {"id": item["id"], "score": float(answer in text), "parts": {"characters": len(text)}}
+    said = text.rpartition("</think>")[2].strip().removesuffix(".")
+    return {"id": item["id"], "score": float(said == answer), "parts": {"characters": len(text)}}
 
 
 class Handler(BaseHTTPRequestHandler):

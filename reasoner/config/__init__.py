@@ -18,7 +18,7 @@ In come tables of values (`reasoner.loading` reads them from files), out comes a
 
 from reasoner.config.config import Config
 from reasoner.config.consistency import mistake_of_conditions
-from reasoner.config.data import DataConfig, OfflineConfig, PromptConfig, SourceConfig
+from reasoner.config.data import DataConfig, MissingPolicy, OfflineConfig, PromptConfig, RowPolicy, SourceConfig
 from reasoner.config.environment import EnvironmentConfig
 from reasoner.config.learning import LearningConfig, LoraConfig, PolicyConfig
 from reasoner.config.objective import TermConfig
@@ -34,10 +34,12 @@ __all__ = [
     "EvaluationConfig",
     "LearningConfig",
     "LoraConfig",
+    "MissingPolicy",
     "OfflineConfig",
     "PolicyConfig",
     "PromptConfig",
     "RewardConfig",
+    "RowPolicy",
     "RunConfig",
     "SamplingConfig",
     "ScoringConfig",

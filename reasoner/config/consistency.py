@@ -283,6 +283,24 @@ def _check_prompt(config: Sections) -> None:
             )
 
 
+def _check_credit_by_turn(config: Sections) -> None:
+    """There are rewards of single turns where a term credits turns."""
+    names = [name for name, term in config.gro.terms.items() if getattr(term.credit, "level", "") == "turn"]
+    if not names:
+        return
+    key = f"gro.terms.{names[0]}.credit.level = 'turn'"
+    if config.environment is None or not config.environment.name:
+        raise ValueError(
+            f"{key} credits the turns of a response, and no environment gives them rewards: set environment.name"
+        )
+    paid = [reward for reward in config.rewards if reward.source == "environment"]
+    if not paid or paid[0].gate or not paid[0].weight:
+        raise ValueError(
+            f"{key} credits each turn with what the environment gives from it on, which is no part of the reward: add "
+            "the reward source 'environment', no gate and with a weight"
+        )
+
+
 def _check_environment(config: Sections) -> None:
     """Responses with turns are sampled, and their format is one that the prompt can have."""
     environment = config.environment
@@ -328,6 +346,7 @@ CHECKS = (
     _check_budgets,
     _check_curriculum,
     _check_weights,
+    _check_credit_by_turn,
     _check_critic,
     _check_engine,
     _check_updates,

@@ -8,6 +8,11 @@ from pydantic import Field, model_validator
 
 from reasoner.config.section import Positive, Section
 
+RowPolicy = Literal["refuse", "drop"]
+"""handling of rows that cannot be used"""
+MissingPolicy = Literal["refuse", "empty"]
+"""handling of values that a template uses and a row does not have"""
+
 
 class PromptConfig(Section):
     """`[prompt]`: how a data row becomes a prompt."""
@@ -49,8 +54,9 @@ class SourceConfig(Section):
     split: str = "train"
     """Split of a hub data set."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Where `question`, `answer` and other template variables are in the data: a field's name, or a Jinja template of
-    the row such as `{{ reward_model.ground_truth }}`."""
+    """Where `question`, `answer` and other template variables are in the data: a field's name, a dotted path such as
+    `reward_model.ground_truth` or `solutions.0`, or a Jinja template of the row such as `{{ choices[answer] }}`.
+    Without it, rows of verl and TRL, conversations and multiple choice are recognised."""
     limit: Positive | None = None
     """Number of rows used; `none` uses all. A generator needs a number."""
     shuffle: bool = True
@@ -58,6 +64,14 @@ class SourceConfig(Section):
     different seeds are evaluated on the same problems."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of a generator; it must differ between training and evaluation."""
+
+    missing: MissingPolicy = "refuse"
+    """Handling of a value that a template uses and a row does not have, or has as null: `refuse` makes it a row that
+    cannot be used, `empty` renders it as nothing. A name that no row has is refused in any case."""
+    on_bad_row: RowPolicy | None = None
+    """Handling of this source's rows that cannot be used, and of duplicates; `none` does as `data.on_bad_row` says."""
+    too_long: RowPolicy | None = None
+    """Handling of this source's prompts that are too long; `none` does as `on_bad_row` says."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -75,7 +89,7 @@ class OfflineConfig(SourceConfig):
     per_step: Positive | None = None
     """Rows per training step; `none` takes `learning.problems_per_step`."""
     max_tokens: Positive = 1024
-    """Most tokens of a prompt together with its longest response; longer rows are handled as `data.on_bad_row`
+    """Most tokens of a prompt together with its longest response; longer rows are handled as `too_long`
     says."""
 
 
@@ -99,9 +113,10 @@ class DataConfig(Section):
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Share of the training rows held out for evaluation in place of `data.eval`, also of `pairs`, `labelled` and
     `demos`. The same rows are held out for every `run.seed`."""
-    on_bad_row: Literal["refuse", "drop"] = "refuse"
+    on_bad_row: RowPolicy = "refuse"
     """Handling of rows that cannot be used (an empty answer, a missing field, a prompt that is too long): `refuse`
-    stops before training with a list of them; `drop` leaves them and duplicates out, and reports how many."""
+    stops before training with a list of them; `drop` leaves them and duplicates out, and reports how many. A source has
+    its own `on_bad_row` and `too_long`."""
 
     @property
     def sources(self) -> dict[str, SourceConfig]:

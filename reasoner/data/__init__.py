@@ -4,6 +4,7 @@ In come rows, out come `Problem` and `Prompt`, and responses that others wrote.
 
     readers.py, rows.py         rows of one file; of any source
     columns.py, turns.py        the fields of a row by the names that a task has for them; conversations
+    layouts/                    rows as verl, TRL and others write them; multiple choice; dotted paths
     row_report.py               what is wrong with rows, in one message
     row_selection.py            which rows are used, in which order
     decontamination.py          training and evaluation data kept apart

@@ -115,7 +115,7 @@ def read_offline(
     """
     section = f"data.{kind}"
     rows = load_rows(config, generators, section, report)
-    with open_template(prompt) as template:
+    with open_template(prompt, config.missing) as template:
         shape = _Shape(section, prompt, template)
         read = {"pairs": shape.pair, "labelled": shape.labelled, "demos": shape.demo}[kind]
         chosen, limit = (ordered(rows, config, seed), config.limit) if holdout is None else (rows, None)
@@ -174,6 +174,7 @@ def _too_long(row: Row, section: str, tokens: int, most: int) -> RowError:
         f"prompt and longest response have {tokens:,} tokens, more than {section}.max_tokens = {most}. "
         "Raise the limit.",
         f"longer than {section}.max_tokens = {most}",
+        too_long=True,
     )
 
 

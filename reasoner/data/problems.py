@@ -16,8 +16,9 @@ from typing import Any, Generic, TypeVar
 
 import jinja2
 
-from reasoner.config import DataConfig, PromptConfig, SourceConfig
+from reasoner.config import DataConfig, MissingPolicy, PromptConfig, SourceConfig
 from reasoner.data.decontamination import OverlapPolicy, keep_apart, once
+from reasoner.data.layouts.recognise import RowReader
 from reasoner.data.prompts.plain import not_one_text, plain_values
 from reasoner.data.prompts.templates import FailedError, Template, UnboundedError
 from reasoner.data.row_report import RowError, RowReport
@@ -154,7 +155,7 @@ class ProblemLoader:
             ConfigError: the template or a generator does not fit.
         """
         rows = ordered(self._rows(source, section), source, seed)
-        return self._made(rows, source.limit, section)
+        return self._made(rows, source.limit, section, source.missing)
 
     def split(self, source: SourceConfig, seed: int, share: float) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
         """Problems to train on and held-out ones of the training data, each of those once; `limit` counts both.
@@ -162,16 +163,21 @@ class ProblemLoader:
         Raises:
             DataError, ConfigError: as `problems`.
         """
-        everything = self._made(self._rows(source, "data.train"), None, "data.train")
+        everything = self._made(self._rows(source, "data.train"), None, "data.train", source.missing)
         examples = example_turns(self.prompt)
         train, held_out = split_items(everything, _itself, source, seed, share, examples, "data.train", self.report)
         return train, once(held_out, _itself, examples)
 
     def _rows(self, source: SourceConfig, section: str) -> list[Row]:
-        return load_rows(source, self.generators, section, self.report)
-
-    def _made(self, rows: Iterable[Row], limit: int | None, section: str) -> tuple[Problem, ...]:
         with open_template(self.prompt) as template:
+            names = template.names
+        rows = load_rows(source, self.generators, section, self.report)
+        return RowReader(section, source.columns, names, self.needs_answer, self.report).read(rows)
+
+    def _made(
+        self, rows: Iterable[Row], limit: int | None, section: str, missing: MissingPolicy
+    ) -> tuple[Problem, ...]:
+        with open_template(self.prompt, missing) as template:
             found = build(rows, limit, section, self.report, lambda row: self._problem(row, template, section), _texts)
         as_they_are = sum(isinstance(problem.fields.get("question"), list) for problem in found)
         if as_they_are and (ignored := _ignored(self.prompt)):
@@ -313,14 +319,17 @@ class Cursor:
         self.mark()
 
 
-def open_template(prompt: PromptConfig) -> Template:
+def open_template(prompt: PromptConfig, missing: MissingPolicy = "refuse") -> Template:
     """The template of the user message, sandboxed; a variable that the row does not have is an error.
+
+    Args:
+        missing: whether writing a null is an error, too, or writes nothing.
 
     Raises:
         ConfigError: it is not Jinja; the message has the line.
     """
     try:
-        return Template(prompt.template)
+        return Template(prompt.template, missing=missing)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(
             f"prompt.template, line {error.lineno}: not a Jinja template: {(error.message or '').rstrip('.')}."
@@ -354,12 +363,14 @@ def conversation(row: Row, prompt: PromptConfig, template: Template, section: st
     try:
         text = storable(template.render(plain_values(row.fields, prompt) if plain else row.fields))
     except jinja2.UndefinedError as error:
-        found = re.match(r"'(\w+)' is undefined", error.message or "")
+        found = re.match(r"'(\w+)' is (undefined|null)", error.message or "")
         missing = found[1] if found else "NAME"
+        advice = f"Change the template, or say which field it is: --set {section}.columns.{missing}=FIELD."
+        if found and found[2] == "null":
+            advice = f"To write nothing in its place: --set {section}.missing=empty."
         raise RowError(
             row.place,
-            f"prompt.template does not fit: {error.message}. The row has: {field_names(row.fields)}. Change the "
-            f"template, or say which field it is: --set {section}.columns.{missing}=FIELD.",
+            f"prompt.template does not fit: {error.message}. The row has: {field_names(row.fields)}. {advice}",
             f"without {missing!r}, which prompt.template uses" if found else "that prompt.template does not fit",
         ) from None
     except UnboundedError as error:

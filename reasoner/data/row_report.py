@@ -7,68 +7,106 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
+from reasoner.config import RowPolicy, SourceConfig
 from reasoner.errors import DataError
 
-BadRowPolicy = Literal["refuse", "drop"]
-
 NAMED = 5
-"""bad rows of a source that a message names; the others are counted by kind"""
+"""rows that a refusal names of a source; the others are counted by kind"""
+DROPPED_NAMED = 3
+"""rows that were left out, and that a note names"""
 
 
 class RowError(DataError):
     """One row cannot be used."""
 
-    def __init__(self, place: str, complaint: str, kind: str, *, where: str = "") -> None:
+    def __init__(self, place: str, complaint: str, kind: str, *, where: str = "", too_long: bool = False) -> None:
         """
         Args:
             place: of the row: `train.jsonl, line 18`.
             complaint: what is wrong, what was got, what to do, on one line.
             kind: what rows with this fault are counted as, after a number: `with an empty field 'answer'`.
             where: in the row: `field 'chosen', message 2`.
+            too_long: whether nothing else is wrong with it (`too_long` of its source).
         """
-        self.place, self.kind = place, kind
-        self._made_of = (place, complaint, kind, where)
+        self.place, self.kind, self.too_long = place, kind, too_long
+        self._made_of = (place, complaint, kind, where, too_long)
         self.detail = f", {where}: {complaint}" if where else f": {complaint}"
         super().__init__(place + self.detail)
 
-    def __reduce__(self) -> tuple[Callable[[str, str, str, str], RowError], tuple[str, str, str, str]]:
+    def __reduce__(self) -> tuple[Callable[[str, str, str, str, bool], RowError], tuple[str, str, str, str, bool]]:
         return _row_error, self._made_of  # ranks send each other what is wrong with their shares
 
 
-def _row_error(place: str, complaint: str, kind: str, where: str) -> RowError:
-    return RowError(place, complaint, kind, where=where)
+def _row_error(place: str, complaint: str, kind: str, where: str, too_long: bool) -> RowError:
+    return RowError(place, complaint, kind, where=where, too_long=too_long)
+
+
+@dataclass
+class _Faults:
+    """Rows that cannot be used."""
+
+    named: list[RowError] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    keys: dict[str, None] = field(default_factory=dict)
+    """the keys that say so, in order"""
+
+    def add(self, error: RowError, key: str) -> None:
+        self.kinds[error.kind] += 1
+        self.keys[key] = None
+        if len(self.named) < NAMED:
+            self.named.append(error)
 
 
 @dataclass
 class _Section:
     """What is known of one source."""
 
+    on_bad_row: tuple[RowPolicy, str]
+    """what becomes of its bad rows, and the key that says so"""
+    too_long: tuple[RowPolicy, str]
+    """the same of those that are too long"""
     kept: int = 0
-    named: list[RowError] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)
+    refused: _Faults = field(default_factory=_Faults)
+    dropped: _Faults = field(default_factory=_Faults)
     notes: list[str] = field(default_factory=list)
     seen: dict[bytes, str] = field(default_factory=dict)
     """digest of what a row says -> its place"""
-    repeated: tuple[str, str] = ("", "")
-    """places of the first row that says the same as an earlier one, and of that"""
+    repeated: list[tuple[str, str]] = field(default_factory=list)
+    """places of the first rows that say the same as an earlier one, and of that"""
     repetitions: int = 0
 
     @property
-    def bad(self) -> int:
-        return self.kinds.total()
+    def total(self) -> int:
+        left_out = self.repetitions if self.on_bad_row[0] == "drop" else 0
+        return self.kept + self.refused.kinds.total() + self.dropped.kinds.total() + left_out
+
+    @property
+    def is_refused(self) -> bool:
+        return bool(self.refused.kinds or (self.dropped.kinds and not self.kept))
 
 
 class RowReport:
-    """Collects what is wrong with the rows of the sources that a command reads (`data.on_bad_row`)."""
+    """Collects what is wrong with the rows of the sources that a command reads."""
 
-    def __init__(self, policy: BadRowPolicy = "refuse") -> None:
-        self._policy = policy
+    def __init__(self, policy: RowPolicy = "refuse") -> None:
+        """
+        Args:
+            policy: for sources that have none of their own (`data.on_bad_row`).
+        """
+        self._default: tuple[RowPolicy, str] = (policy, "data.on_bad_row")
         self._sections: dict[str, _Section] = {}
+
+    def follow(self, section: str, source: SourceConfig) -> None:
+        """Handle the rows of a source as it says (`on_bad_row`, `too_long`)."""
+        of_source = self._of(section)
+        if source.on_bad_row is not None:
+            of_source.on_bad_row = of_source.too_long = (source.on_bad_row, f"{section}.on_bad_row")
+        if source.too_long is not None:
+            of_source.too_long = (source.too_long, f"{section}.too_long")
 
     @contextmanager
     def collecting(self, section: str) -> Iterator[None]:
@@ -85,9 +123,8 @@ class RowReport:
     def add(self, section: str, error: RowError) -> None:
         """Note a bad row."""
         of_source = self._of(section)
-        of_source.kinds[error.kind] += 1
-        if len(of_source.named) < NAMED:
-            of_source.named.append(error)
+        policy, key = of_source.too_long if error.too_long else of_source.on_bad_row
+        (of_source.refused if policy == "refuse" else of_source.dropped).add(error, key)
 
     def keep(self, section: str, rows: int) -> None:
         """Say how many rows of a source are used, as far as is known now."""
@@ -109,61 +146,68 @@ class RowReport:
         if earlier == place:
             return False
         of_source.repetitions += 1
-        if of_source.repetitions == 1:
-            of_source.repeated = (place, earlier)
-        return self._policy == "drop"
+        if len(of_source.repeated) < DROPPED_NAMED:
+            of_source.repeated.append((place, earlier))
+        return of_source.on_bad_row[0] == "drop"
 
     def settle(self) -> tuple[str, ...]:
         """Sentences on what was left out and what is worth knowing.
 
         Raises:
-            DataError: there are bad rows and the policy refuses them, or leaves them out and nothing is left.
+            DataError: there are rows that the policies refuse, or all of a source are left out.
         """
-        refused = [
-            self._refusal(section, each)
-            for section, each in self._sections.items()
-            if each.bad and (self._policy == "refuse" or not each.kept)
-        ]
+        refused = {section: each for section, each in self._sections.items() if each.is_refused}
         if refused:
-            drop = "Correct these rows, or leave them out: --set data.on_bad_row=drop."
-            some_are_good = all(each.kept for each in self._sections.values() if each.bad)
-            raise DataError("\n".join(refused + ([drop] if some_are_good and self._policy == "refuse" else [])))
-        return tuple(note for section, each in self._sections.items() for note in self._notes(section, each))
-
-    def _notes(self, section: str, each: _Section) -> Iterator[str]:
-        rows = f"{each.bad:,} of {self._total(each):,} rows"
-        if each.bad:
-            first = str(each.named[0]).rstrip(".")
-            yield f"{section}: {rows} cannot be used and were left out: {_counted(each.kinds)} (the first: {first})."
-        if each.repetitions:
-            what, (place, earlier) = f"{section}: rows that repeat an earlier one", each.repeated
-            count = f"{each.repetitions:,} (the first is {place}, as {earlier})"
-            if self._policy == "drop":
-                yield f"{what} and were left out: {count}."
-            else:
-                yield f"{what}: {count}; to leave them out: --set data.on_bad_row=drop."
-        yield from each.notes
-
-    def _total(self, each: _Section) -> int:
-        return each.kept + each.bad + (each.repetitions if self._policy == "drop" else 0)
-
-    def _refusal(self, section: str, each: _Section) -> str:
-        """The bad rows of one source: the first ones named, the others counted."""
-        left = "" if each.kept or self._policy == "refuse" else ": nothing is left"
-        lines = [f"{section}: {each.bad:,} of {self._total(each):,} rows cannot be used{left}."]
-        detail = ""
-        for error in each.named:
-            lines.append(f"  {error.place}: the same" if error.detail == detail else f"  {error}")
-            detail = error.detail
-        rest = each.kinds - Counter(error.kind for error in each.named)
-        if rest:
-            lines.append(f"  and {rest.total():,} more: {_counted(rest)}")
-        if each.repetitions:
-            lines.append(f"  rows that repeat an earlier one: {each.repetitions:,}")
-        return "\n".join(lines)
+            lines = [_refusal(section, each) for section, each in refused.items()]
+            raise DataError("\n".join([*lines, *_advice(refused.values())]))
+        return tuple(note for section, each in self._sections.items() for note in _notes(section, each))
 
     def _of(self, section: str) -> _Section:
-        return self._sections.setdefault(section, _Section())
+        return self._sections.setdefault(section, _Section(self._default, self._default))
+
+
+def _notes(section: str, each: _Section) -> Iterator[str]:
+    if each.dropped.kinds:
+        places = "; ".join(str(error).rstrip(".") for error in each.dropped.named[:DROPPED_NAMED])
+        yield (
+            f"{section}: {each.dropped.kinds.total():,} of {each.total:,} rows cannot be used and were left out: "
+            f"{_counted(each.dropped.kinds)} (the first: {places})."
+        )
+    if each.repetitions:
+        pairs = "; ".join(f"{place}, as {earlier}" for place, earlier in each.repeated)
+        what = f"{section}: rows that repeat an earlier one"
+        count = f"{each.repetitions:,} (the first: {pairs})"
+        policy, key = each.on_bad_row
+        if policy == "drop":
+            yield f"{what} and were left out: {count}."
+        else:
+            yield f"{what}: {count}; to leave them out: --set {key}=drop."
+    yield from each.notes
+
+
+def _refusal(section: str, each: _Section) -> str:
+    """The bad rows of one source: the first ones named, the others counted."""
+    faults, left = (each.refused, "") if each.refused.kinds else (each.dropped, ": nothing is left")
+    lines = [f"{section}: {faults.kinds.total():,} of {each.total:,} rows cannot be used{left}."]
+    detail = ""
+    for error in faults.named:
+        lines.append(f"  {error.place}: the same" if error.detail == detail else f"  {error}")
+        detail = error.detail
+    rest = faults.kinds - Counter(error.kind for error in faults.named)
+    if rest:
+        lines.append(f"  and {rest.total():,} more: {_counted(rest)}")
+    if each.repetitions:
+        lines.append(f"  rows that repeat an earlier one: {each.repetitions:,}")
+    return "\n".join(lines)
+
+
+def _advice(refused: Collection[_Section]) -> list[str]:
+    """How the rows can be left out, where something would be left then."""
+    if not all(each.kept for each in refused):
+        return []
+    keys = dict.fromkeys(key for each in refused for key in each.refused.keys)
+    sets = " ".join(f"--set {key}=drop" for key in keys)
+    return [f"Correct these rows, or leave them out: {sets}."]
 
 
 def _counted(kinds: Counter[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from reasoner.config import SourceConfig
@@ -29,16 +30,29 @@ def load_rows(source: SourceConfig, generators: Mapping[str, Generator], section
 
     Raises:
         DataError: the source is missing, unreachable, empty, or malformed as a whole.
-        ConfigError: there is no such generator, it has no such option, or a column is no template.
+        ConfigError: there is no such generator, it has no such option, a column is no template, or none of the rows
+            has it.
     """
+    report.follow(section, source)
     rows: list[Row] = []
-    with Columns(source.columns, section) as mapped:
+    mapped: list[Row] = []
+    with Columns(source.columns, section, source.missing) as columns:
         for row, bad in read_rows(source, generators, section):
+            if bad is None:
+                rows.append(row)
+            else:
+                report.add(section, bad)
+        for row in _filled(rows) if source.missing == "empty" else rows:
             with report.collecting(section):
-                if bad is not None:
-                    raise bad
-                rows.append(mapped(row))
-    return rows
+                mapped.append(columns(row))
+        columns.check(rows)
+    return mapped
+
+
+def _filled(rows: Sequence[Row]) -> list[Row]:
+    """The rows with null for a field that others have; but for what every problem needs."""
+    names = dict.fromkeys(name for row in rows for name in row.fields if name not in ("question", "answer"))
+    return [replace(row, fields={**names, **row.fields}) for row in rows]
 
 
 def ordered(items: Iterable[T], source: SourceConfig, seed: int) -> list[T]:

@@ -8,7 +8,7 @@ Every figure is a mean over problems of a per-problem value, so a problem counts
              a tie: the mean over the tied answers (the expected value of picking one at random)
     finished share of responses that ended by themselves
     parsable share of responses from which the verifier extracted an answer
-    length   tokens per response
+    length   tokens per response that the policy wrote
     reward   total reward, and `reward/<source>` for each component before weighting, where it applied
 
 A response is correct when the deciding source gives it at least `evaluation.threshold` (`Criterion`). The figures that
@@ -282,7 +282,7 @@ def _by_problem(groups: Sequence[ScoredGroup], samples: int, criterion: Criterio
         values["finished", "share"] = [float(r.finish_reason == "stop") for r in responses]
         if extracts:
             values["parsable", "share"] = [float(_present(answer)) for answer in answers]
-        values["length", "tokens"] = [float(len(r.token_ids)) for r in responses]
+        values["length", "tokens"] = [float(sum(r.policy_mask)) for r in responses]
         values["reward", "reward"] = [reward for reward in scored.rewards if reward is not None]
         for component in (c for components in scored.components for c in components):
             known = values.setdefault((f"reward/{component.source}", "reward"), [])

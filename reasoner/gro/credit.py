@@ -67,6 +67,14 @@ def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:
     >>> of_two = {"components_KNG": torch.stack([rewards_NG, 1 - rewards_NG]), "component_weights_K": torch.ones(2)}
     >>> example(Advantage(scale="group", combine="normalise-then-sum"), **of_two)  # the two rewards cancel
     tensor([0., 0., 0., 0.])
+    >>> turns = {"turns_RT": torch.tensor([[0, 0], [0, 1], [0, 1], [0, 1]])}  # of which the third is paid 0.5 for one
+    >>> turns |= {"turn_rewards_RM": torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.5, -0.5], [0.0, 0.0]])}
+    >>> inputs = ObjectiveInputs(rewards_NG, torch.ones_like(rewards_NG, dtype=torch.bool), mask_RT, **turns)
+    >>> credit(Term(credit=Advantage(level="turn")), inputs, torch.empty(0, 2))  # b = 1/4, and -0.5/4 of second turns
+    tensor([[ 0.7500,  0.7500],
+            [-0.2500,  0.1250],
+            [-0.2500, -0.3750],
+            [-0.2500,  0.1250]])
     >>> example(Best())
     tensor([1., 0., 0., 0.])
     >>> example(Marginal())
@@ -233,10 +241,36 @@ def _unscaled(spec: Advantage, term: Term, inputs: ObjectiveInputs) -> Tensor:
     penalty_RT = reward_penalty(term.kl, inputs)
     if penalty_RT is not None:
         penalty_RT = penalty_RT.to(rewards_NG)
-        if spec.baseline == "none" and spec.scale not in ("group", "mean"):
+        if spec.baseline == "none" and spec.scale not in ("group", "mean") and spec.level == "response":
             return rewards_NG.reshape(-1, 1) - penalty_RT.flip(1).cumsum(dim=1).flip(1)
         rewards_NG = masked(rewards_NG - penalty_RT.sum(dim=1).reshape(rewards_NG.shape), inputs.valid_NG)
+    if spec.level == "turn" and inputs.turn_rewards_RM is not None:
+        return _by_turn(spec, rewards_NG, inputs)
     return _compared(spec, rewards_NG, inputs).reshape(-1, 1)
+
+
+def _by_turn(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Tensor:
+    """(R, T) credit of the turn that each token is in: of the return from that turn on, compared across the group.
+
+        G_{i,m} = R_i - sum_{k < m} r_{i,k},    c_{i,t} = (G_{i,m} - b_m) / s_m    for a token t of turn m
+
+    R_i is the total reward and r_{i,k} the part of it that the environment gave after turn k, so that G_{i,m} is what
+    turn m and all after it still bring. b_m and s_m are those of the group's returns G_{.,m}, as for whole responses; a
+    response that has ended by then has what was given at its end. Without rewards of turns it is the credit of whole
+    responses. Two responses of two turns, paid 1 after the first and 1 after the second turn: returns 1 and 1 from the
+    first turn on, 0 and 1 from the second, so credit 0 and 0 for the first, -0.5 and 0.5 for the second.
+    """
+    turn_rewards_RM = inputs.needed("turn_rewards_RM", "credit by turn").to(rewards_NG)
+    turns_RT = inputs.needed("turns_RT", "credit by turn").clamp(0, turn_rewards_RM.shape[1] - 1)
+    before_RM = turn_rewards_RM.cumsum(dim=1) - turn_rewards_RM
+    credit_RM = torch.stack(
+        [
+            _compared(spec, masked(rewards_NG - before_R.reshape(rewards_NG.shape), inputs.valid_NG), inputs).flatten()
+            for before_R in before_RM.unbind(dim=1)
+        ],
+        dim=1,
+    )
+    return credit_RM.gather(1, turns_RT.to(credit_RM.device))
 
 
 def _compared(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Tensor:

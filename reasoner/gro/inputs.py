@@ -40,6 +40,11 @@ class ObjectiveInputs:
     """The value of each reward."""
     component_weights_K: Tensor | None = None
     """The factor of each reward in the total."""
+    turns_RT: Tensor | None = None
+    """Int64; the turn of the policy that wrote each token, from 0; anything for other tokens. None: each response is
+    one turn."""
+    turn_rewards_RM: Tensor | None = None
+    """What the environment gave after each of at most M turns, as a part of the total reward, right-padded with 0."""
 
     @property
     def valid_R(self) -> Tensor:  # noqa: N802  axes in names

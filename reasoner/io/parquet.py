@@ -2,6 +2,7 @@
 
     dataclass -> struct     tuple[T, ...] -> list             T | None -> nullable    Literal -> string
     int -> int64            float -> float64, bit for bit     Mapping[str, Any] -> JSON text (it has no fixed columns)
+    tuple[A, B] -> struct of the fields 0 and 1
 
 NaN and infinity are kept in float fields. Mappings and texts are written as in JSON (`reasoner.io.serialization`). A
 file may have been written by anybody: it must be a regular one, and unpacks to at most `UNPACKED` times its size.
@@ -13,7 +14,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -56,7 +57,8 @@ def unstorable(record: Any) -> str:
 
 def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) -> list[R]:
     """The records of a Parquet file that `write_parquet` wrote: all, or those with these row numbers (from 0). A field
-    without a column, in a file that was written before there was the field, has its default, as in JSON.
+    without a column, in a file that was written before there was the field, has its default, as in JSON, also in a
+    record inside another.
 
     Raises:
         DataError: no such file, cut short, other columns, or a value that the record refuses; names the row and field.
@@ -100,7 +102,7 @@ def _batches(path: Path, type_: type[Any], struct: _Column, columns: Sequence[st
         try:
             # No `read_table`: it would take parts of the path ("step=3") for columns.
             with pq.ParquetFile(source) as file:
-                _check_columns(path, file.schema_arrow, type_, _schema(struct))
+                _check_columns(path, file.schema_arrow, type_, struct)
                 rows = _batch_rows(path, file.metadata, most)
                 unpacked = 0
                 for batch in file.iter_batches(rows, columns=list(columns)):
@@ -146,6 +148,25 @@ class _Column:
     nullable: bool
     pack: Callable[[Any], Any]
     unpack: Callable[[Any], Any]
+    children: Mapping[str, _Column] = field(default_factory=dict)
+    """of a struct by their names; of a list the one column `item`"""
+    optional: frozenset[str] = frozenset()
+    """children that files written before may not have"""
+
+    def accepts(self, found: pa.DataType) -> bool:
+        """Whether a column of a file can be read as this one."""
+        if not self.children:
+            return bool(found == self.type)
+        if pa.types.is_list(self.type):
+            return pa.types.is_list(found) and self._accepts("item", found.value_field)
+        if not pa.types.is_struct(found) or not {each.name for each in found} <= set(self.children):
+            return False
+        missing = set(self.children) - {each.name for each in found}
+        return missing <= self.optional and all(self._accepts(each.name, each) for each in found)
+
+    def _accepts(self, name: str, found: pa.Field) -> bool:
+        child = self.children[name]
+        return bool(found.nullable == child.nullable) and child.accepts(found.type)
 
 
 def _same(value: Any) -> Any:
@@ -172,7 +193,14 @@ def _struct(type_: type[Any], where: str = "") -> _Column:
     def unpack(row: dict[str, Any]) -> Any:
         return type_(**{name: columns[name].unpack(value) for name, value in row.items()})
 
-    return _Column(arrow, False, pack, unpack)
+    return _Column(arrow, False, pack, unpack, columns, _with_default(type_))
+
+
+def _with_default(type_: type[Any]) -> frozenset[str]:
+    """The fields that a file may leave out."""
+    none = dataclasses.MISSING
+    fields = dataclasses.fields(type_)
+    return frozenset(each.name for each in fields if each.default is not none or each.default_factory is not none)
 
 
 def _column(hint: Any, where: str) -> _Column:
@@ -185,6 +213,8 @@ def _column(hint: Any, where: str) -> _Column:
         return _optional(_column(next(a for a in arguments if a is not NoneType), where))
     if origin is tuple and arguments[1:] == (...,):
         return _list(_column(arguments[0], f"{where}[]"))
+    if origin is tuple:
+        return _fixed([_column(argument, f"{where}[{at}]") for at, argument in enumerate(arguments)])
     if origin is Mapping:
         return _mapping(where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -193,12 +223,26 @@ def _column(hint: Any, where: str) -> _Column:
 
 
 def _optional(inner: _Column) -> _Column:
-    return _Column(
-        inner.type,
-        True,
-        lambda value: None if value is None else inner.pack(value),
-        lambda value: None if value is None else inner.unpack(value),
+    return dataclasses.replace(
+        inner,
+        nullable=True,
+        pack=lambda value: None if value is None else inner.pack(value),
+        unpack=lambda value: None if value is None else inner.unpack(value),
     )
+
+
+def _fixed(columns: Sequence[_Column]) -> _Column:
+    """A tuple of so many values."""
+    named = {str(at): column for at, column in enumerate(columns)}
+    arrow = pa.struct([pa.field(name, column.type, column.nullable) for name, column in named.items()])
+
+    def pack(values: Sequence[Any]) -> dict[str, Any]:
+        return {name: column.pack(value) for (name, column), value in zip(named.items(), values, strict=True)}
+
+    def unpack(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(column.unpack(row[name]) for name, column in named.items())
+
+    return _Column(arrow, False, pack, unpack, named)
 
 
 def _list(inner: _Column) -> _Column:
@@ -206,7 +250,11 @@ def _list(inner: _Column) -> _Column:
     if inner.pack is inner.unpack is _same:  # token ids and log-probabilities: no Python call per token
         return _Column(arrow, False, _same, tuple)
     return _Column(
-        arrow, False, lambda items: [inner.pack(item) for item in items], lambda items: tuple(map(inner.unpack, items))
+        arrow,
+        False,
+        lambda items: [inner.pack(item) for item in items],
+        lambda items: tuple(map(inner.unpack, items)),
+        {"item": inner},
     )
 
 
@@ -256,29 +304,28 @@ def _first_bad(records: Sequence[Any], struct: _Column) -> str:
             row = struct.pack(record)
         except (ValueError, TypeError, AttributeError) as error:
             return f"row {number}: {error}"
-        for field in struct.type:
+        for child in struct.type:
             try:
-                pa.array([row[field.name]], field.type)
+                pa.array([row[child.name]], child.type)
             except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-                return f"row {number}, field {field.name}: {error}"
+                return f"row {number}, field {child.name}: {error}"
     return ""
 
 
-def _check_columns(path: Path, found: pa.Schema, type_: type[Any], expected: pa.Schema) -> None:
+def _check_columns(path: Path, found: pa.Schema, type_: type[Any], struct: _Column) -> None:
     for name in found.names:
-        if name not in expected.names:
+        if name not in struct.children:
             raise DataError(
-                f"{path}: column {name!r} does not belong to {type_.__name__}.{nearest(name, expected.names)}"
+                f"{path}: column {name!r} does not belong to {type_.__name__}.{nearest(name, struct.children)}"
             )
-    with_default = {field.name for field in dataclasses.fields(type_) if field.default is not dataclasses.MISSING}
-    for field in expected:
-        if field.name not in found.names:
-            if field.name in with_default:
+    for name, column in struct.children.items():
+        if name not in found.names:
+            if name in struct.optional:
                 continue
-            raise DataError(f"{path}: the column {field.name!r} of {type_.__name__} is missing; it has {found.names}")
-        got = found.field(field.name).type
-        if got != field.type:
-            raise DataError(f"{path}: column {field.name!r} of {type_.__name__} must be {field.type}, got {got}")
+            raise DataError(f"{path}: the column {name!r} of {type_.__name__} is missing; it has {found.names}")
+        got = found.field(name).type
+        if not column.accepts(got):
+            raise DataError(f"{path}: column {name!r} of {type_.__name__} must be {column.type}, got {got}")
 
 
 def _check_values(path: Path, batch: pa.RecordBatch, type_: type[Any], expected: pa.Schema) -> None:

@@ -17,6 +17,7 @@ from reasoner.config import Config
 from reasoner.data.problems import open_template
 from reasoner.data.prompts.plain import check_prompt
 from reasoner.data.rows import check_generator
+from reasoner.environments.choose import choose
 from reasoner.errors import ConfigError, nearest
 from reasoner.gro.spec.presets import Preset, Weighted
 from reasoner.gro.spec.registry import Algorithms, options_of, takes_any_option
@@ -286,6 +287,8 @@ def _plugins_of(leaves: Leaves) -> list[str]:
 def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algorithms) -> None:
     """What the models cannot know: registered names, their options, and the template's syntax."""
     check_rewards(config.rewards, hooks.reward_sources(manager))
+    if config.environment is not None:
+        choose(config.environment, hooks.tools(manager), hooks.environments(manager))
     check_trackers(config.trackers, hooks.trackers(manager))
     generators = hooks.generators(manager)
     for name, source in config.data.sources.items():

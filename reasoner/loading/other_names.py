@@ -116,7 +116,8 @@ _ACTOR, _ROLLOUT, _MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "r
 _VERL = (
     ("data.train_files", "data.train.path"),
     ("data.val_files", "data.eval.path"),
-    ("data.prompt_key", "data.train.columns", "prompt.template says how a row becomes a question"),
+    ("data.prompt_key", "data.train.columns", "rows of verl are recognised without it"),
+    ("data.filter_overlong_prompts", "data.train.too_long", "true is 'drop'"),
     ("data.train_batch_size", "learning.problems_per_step"),
     ("data.max_prompt_length", "sampling.max_prompt_tokens", "longer prompts are refused, never cut"),
     ("data.max_response_length", "sampling.max_tokens"),

@@ -336,6 +336,40 @@ def never_applies(history: History, evaluations: Evaluations) -> Finding | None:
     )
 
 
+def tools_fail(history: History, evaluations: Evaluations) -> Finding | None:
+    """A fifth of the results of tools are errors, or a tenth of the responses abstain because of their environment.
+
+    A policy that learns to call a tool makes it raise now and then, and reads why. Tools that fail more often than that
+    teach it to leave them alone.
+    """
+    failed, abstained = _now(history, "tools/failed"), _now(history, "environment/failed")
+    bad = {
+        f"{number(failed or 0.0, 'share')} of the results of tools are errors": failed is not None and failed > 0.2,
+        f"{number(abstained or 0.0, 'share')} of the responses lost their environment": (abstained or 0.0) > 0.1,
+    }
+    if not any(bad.values()):
+        return None
+    return Finding(
+        " and ".join(text for text, holds in bad.items() if holds),
+        "`reasoner report RUN` shows each turn with its error. Timeouts: raise environment.timeout_s or lower "
+        "environment.workers; memory: raise environment.memory_mb; errors that the policy makes: describe the tool "
+        "better",
+    )
+
+
+def tools_unused(history: History, evaluations: Evaluations) -> Finding | None:
+    """A tenth of the calls of the start, where there was one in five responses at least: the model stopped calling the
+    tool."""
+    start, now = _start(history, "tools/calls"), _now(history, "tools/calls")
+    if start is None or now is None or start < 0.2 or now >= start / 10:
+        return None
+    return Finding(
+        f"tool calls fell from {start:.2f} to {now:.2f} per response: the policy stopped calling the tool",
+        "Read some responses: do calls fail or cost more than they bring? Look for a penalty on calls or on length, "
+        "see whether the problems need the tool, and whether malformed calls are told what is wrong with them",
+    )
+
+
 Rule = Callable[[History, Evaluations], Finding | None]
 RULES: Mapping[str, Rule] = {
     "no credit": no_credit,
@@ -349,6 +383,8 @@ RULES: Mapping[str, Rule] = {
     "sampler gap": gap_grows,
     "reward failures": failures_rise,
     "not applicable": never_applies,
+    "tool failures": tools_fail,
+    "tools unused": tools_unused,
 }
 
 

@@ -42,10 +42,20 @@ METRICS: tuple[Metric, ...] = (
            "text; of sources that say so (`math`)"),
     Metric("reward/<source>/failed", "share", "responses whose call of the source failed"),
     Metric("reward/<source>/seconds", "s", "time in the source per response"),
-    Metric("reward/abstained", "share", "responses without a reward because a source failed"),
+    Metric("reward/abstained", "share", "responses without a reward because a source or their environment failed"),
     Metric("groups/no_credit", "share", "groups with fewer than two different rewards: nothing to compare"),
-    Metric("response/length_mean", "tokens", "response length"),
-    Metric("response/finished", "share", "responses that ended on their own, not at the length limit"),
+    Metric("response/length_mean", "tokens", "response length: the tokens that the policy wrote"),
+    Metric("response/finished", "share", "responses that ended on their own, not at the limit of tokens or turns"),
+    Metric("turns/mean", "count", "turns of the policy per response; of tasks with `[environment]`, as the next six"),
+    Metric("turns/observed_mean", "tokens", "tokens per response that the policy read between its turns: results of "
+        "tools and messages of the environment"),
+    Metric("tools/calls", "count", "tool calls per response"),
+    Metric("tools/malformed", "share", "tool calls that could not be made: unreadable, to no tool, or with arguments "
+        "that do not fit"),
+    Metric("tools/failed", "share", "results of tools that are errors: the tool raised, took too long, or its worker "
+        "died"),
+    Metric("tools/seconds", "s", "time in tools per response"),
+    Metric("environment/failed", "share", "responses whose environment could not go on, so that they abstained"),
     Metric("response/staleness", "count", "optimiser steps between sampling a response that is trained on and its "
         "first update (sampling.ahead)"),
     Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: an estimate of the policy's "
@@ -101,7 +111,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/handover", "s", "writing the weights and loading them into the sampler"),
     Metric("time/check", "s", "comparing the sampler's log-probabilities with the learner's"),
     Metric("time/total", "s", "the whole step"),
-    Metric("tokens/sampled", "tokens", "response tokens sampled, dropped groups and greedy responses included"),
+    Metric("tokens/sampled", "tokens", "tokens sampled, dropped groups and greedy responses included"),
     Metric("tokens_per_s/sample", "tokens/s", "sampled tokens / sampling time"),
     Metric("memory/rss_gib", "GiB", "resident memory of the process and its children"),
     Metric("memory/device_gib", "GiB", "most memory of the GPU that the learner held during the step, used or not"),

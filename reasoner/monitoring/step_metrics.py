@@ -25,14 +25,42 @@ def rollout_metrics(groups: Sequence[ScoredGroup], conditions: Conditions = Mapp
     values = {
         "reward/abstained": 1 - len(valid) / len(rewards),
         "groups/no_credit": fmean(not scored.informative for scored in groups),
-        "response/length_mean": fmean(len(response.token_ids) for response in responses),
+        "response/length_mean": fmean(sum(response.policy_mask) for response in responses),
         "response/finished": fmean(response.finish_reason == "stop" for response in responses),
         "response/entropy": _sampled_entropy(responses),
-        "tokens/sampled": float(sum(len(response.token_ids) for response in responses)),
+        "tokens/sampled": float(sum(sum(response.policy_mask) for response in responses)),
     }
     if valid:
         values |= {"reward/mean": fmean(valid), "reward/std": pstdev(valid)}
-    return values | _component_metrics([row for scored in groups for row in scored.components], conditions)
+    judged = [
+        row
+        for scored in groups
+        for row, response in zip(scored.components, scored.group.responses, strict=True)
+        if response.failure is None
+    ]
+    return values | _turn_metrics(responses) | _component_metrics(judged, conditions)
+
+
+def _turn_metrics(responses: Sequence[Response]) -> dict[str, float]:
+    """Of responses with tools or an environment; none without."""
+    responses = [response for response in responses if response.report is not None]
+    if not responses:
+        return {}
+    turns = [turn for response in responses for turn in response.turns]
+    calls = [call for turn in turns for call in turn.calls]
+    results = [turn for turn in turns if turn.role == "tool"]
+    values = {
+        "turns/mean": sum(turn.role == "assistant" for turn in turns) / len(responses),
+        "turns/observed_mean": fmean(response.policy_mask.count(False) for response in responses),
+        "tools/calls": len(calls) / len(responses),
+        "tools/seconds": sum(turn.seconds for turn in results) / len(responses),
+        "environment/failed": fmean(response.failure is not None for response in responses),
+    }
+    if calls:
+        values["tools/malformed"] = fmean(bool(call.error) for call in calls)
+    if results:
+        values["tools/failed"] = fmean(bool(turn.error) for turn in results)
+    return values
 
 
 def _sampled_entropy(responses: Sequence[Response]) -> float:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from reasoner.gro.spec.registry import Algorithms
+from reasoner.plugins.environment_api import EnvironmentKind
 from reasoner.plugins.hookspecs import Generator, TaskFamily
 from reasoner.plugins.reward_api import RewardSource
+from reasoner.plugins.tool_api import Tool
 from reasoner.plugins.tracker_api import TrackerKind
 
 T = TypeVar("T")
@@ -27,6 +29,28 @@ def reward_sources_of(returned: Iterable[object]) -> dict[str, RewardSource]:
         if not isinstance(source, RewardSource):
             raise TypeError(f"it must return functions marked with @reward, got {source!r}")
     return _by_name((source.name, source) for source in sources if isinstance(source, RewardSource))
+
+
+def tools_of(returned: Iterable[object]) -> dict[str, Tool]:
+    """Tools by name."""
+    tools: list[Tool] = []
+    for each in returned:
+        if not isinstance(each, Tool):
+            raise TypeError(f"it must return functions or classes marked with @tool, got {each!r}")
+        if each.is_method:
+            raise TypeError(f"the tool {each.name!r} is a method of an environment: register the environment")
+        tools.append(each)
+    return _by_name((each.name, each) for each in tools)
+
+
+def environments_of(returned: Iterable[object]) -> dict[str, EnvironmentKind]:
+    """Environments by name."""
+    kinds: list[EnvironmentKind] = []
+    for each in returned:
+        if not isinstance(each, EnvironmentKind):
+            raise TypeError(f"it must return classes marked with @environment, got {each!r}")
+        kinds.append(each)
+    return _by_name((each.name, each) for each in kinds)
 
 
 def task_files_of(returned: Iterable[Path]) -> dict[str, Path]:

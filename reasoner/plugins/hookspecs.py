@@ -2,7 +2,8 @@
 
 A plugin is a module with functions of these names, marked with `hookimpl`. It is found as an installed distribution
 with an entry point in the group `reasoner`, or as a single file (`--plugin my_verifier.py`, `plugins = [...]`). The
-built-in reward sources and tasks use the same hooks. Every process that needs plugins discovers them itself.
+built-in reward sources, tools, environments and tasks use the same hooks. Every process that needs plugins discovers
+them itself.
 
 `register_*` hooks are called to look things up; their results are joined. The others tell what happens in a run, in the
 main process (with several ranks: that of the first), in the order in which plugins were registered. They only watch:
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from reasoner.gro.spec.registry import Algorithms
+from reasoner.plugins.environment_api import EnvironmentKind
 from reasoner.plugins.reward_api import RewardSource
+from reasoner.plugins.tool_api import Tool
 from reasoner.plugins.tracker_api import TrackerKind
 from reasoner.records import Group, ScoredGroup
 
@@ -51,6 +54,20 @@ class TaskFamily:
 @hookspec
 def register_rewards() -> Iterable[RewardSource]:
     """Reward sources, once per process at start-up. Results are joined; a name registered twice is an error."""
+    return ()
+
+
+@hookspec
+def register_tools() -> Iterable[Tool]:
+    """Tools that the policy can call (docs/environments.md), once per process at start-up. Results are joined; a name
+    registered twice is an error."""
+    return ()
+
+
+@hookspec
+def register_environments() -> Iterable[EnvironmentKind]:
+    """Environments (docs/environments.md), once per process at start-up. Results are joined; a name registered twice is
+    an error."""
     return ()
 
 

@@ -25,20 +25,24 @@ from reasoner.gro.spec.registry import Algorithms
 from reasoner.plugins import hookspecs
 from reasoner.plugins.contributions import (
     algorithms_of,
+    environments_of,
     generators_of,
     reward_sources_of,
     task_families_of,
     task_files_of,
+    tools_of,
     trackers_of,
 )
+from reasoner.plugins.environment_api import EnvironmentKind
 from reasoner.plugins.hookspecs import PROJECT, Generator, TaskFamily
 from reasoner.plugins.importing import PluginError, import_file, import_plugin
 from reasoner.plugins.reward_api import RewardSource
+from reasoner.plugins.tool_api import Tool
 from reasoner.plugins.tracker_api import TrackerKind
 
 T = TypeVar("T")
 
-BUILT_IN = ("reasoner_rewards", "reasoner_tasks", "reasoner.monitoring.trackers")
+BUILT_IN = ("reasoner_rewards", "reasoner_environments", "reasoner_tasks", "reasoner.monitoring.trackers")
 PACKAGE, DISTRIBUTION, FILE = "built-in package", "distribution", "plugin file"
 """how the origins of plugins begin"""
 
@@ -59,6 +63,8 @@ class Registration:
     file: str
     """of its module; empty: broken"""
     rewards: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    environments: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     """task files, then families as `NAME/*`"""
     generators: tuple[str, ...] = ()
@@ -149,6 +155,16 @@ def reward_sources(manager: pluggy.PluginManager) -> dict[str, RewardSource]:
     return _unique("reward source", manager, _results(manager, "register_rewards", reward_sources_of))
 
 
+def tools(manager: pluggy.PluginManager) -> dict[str, Tool]:
+    """All tools by name. Raises as `reward_sources`."""
+    return _unique("tool", manager, _results(manager, "register_tools", tools_of))
+
+
+def environments(manager: pluggy.PluginManager) -> dict[str, EnvironmentKind]:
+    """All environments by name. Raises as `reward_sources`."""
+    return _unique("environment", manager, _results(manager, "register_environments", environments_of))
+
+
 def task_files(manager: pluggy.PluginManager) -> TaskFiles:
     """All task files by task name, and the families of tasks. Raises as `reward_sources`."""
     files = _unique("task", manager, _results(manager, "register_tasks", task_files_of))
@@ -184,6 +200,8 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
         PluginError: a plugin that the user named does not work.
     """
     rewards = _results(manager, "register_rewards", reward_sources_of)
+    callable_ = _results(manager, "register_tools", tools_of)
+    answering = _results(manager, "register_environments", environments_of)
     tasks = _results(manager, "register_tasks", task_files_of)
     families = _results(manager, "register_task_families", task_families_of)
     made = _results(manager, "register_generators", generators_of)
@@ -200,6 +218,8 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
                 origin,
                 str(getattr(plugin, "__file__", "")),
                 rewards=tuple(rewards.get(origin, ())),
+                tools=tuple(callable_.get(origin, ())),
+                environments=tuple(answering.get(origin, ())),
                 tasks=(*tasks.get(origin, ()), *(f"{name}/*" for name in families.get(origin, ()))),
                 generators=tuple(made.get(origin, ())),
                 algorithms=(
@@ -268,8 +288,10 @@ def _shown(value: object) -> str:
         return f"the one of {value.paper!r}"
     if isinstance(value, TaskFamily | TrackerKind):
         return repr(value.title)
-    if isinstance(value, RewardSource):
+    if isinstance(value, RewardSource | Tool):
         return f"{value.function.__module__}.{value.function.__qualname__}"
+    if isinstance(value, EnvironmentKind):
+        return f"{value.made_by.__module__}.{value.made_by.__qualname__}"
     return str(value)
 
 
@@ -298,18 +320,29 @@ def _register(manager: pluggy.PluginManager, plugin: ModuleType, origin: str) ->
 
 
 def _refuse_forgotten(module: ModuleType, origin: str) -> None:
-    """Refuse a file that marks functions of its own with `@reward` and has no hook that would register them.
+    """Refuse a file that marks something of its own with a decorator and has no hook that would register it.
 
     Raises:
-        PluginError: with the lines that register them.
+        PluginError: with the lines that register it.
     """
-    own = [
-        name
-        for name, value in vars(module).items()
-        if isinstance(value, RewardSource) and value.function.__module__ == module.__name__
-    ]
-    if own and not hasattr(module, "register_rewards"):
-        raise PluginError(
-            f"{origin} marks {', '.join(own)} with @reward and does not register it: nothing would find it. Add:\n"
-            f"  from reasoner import hookimpl\n  @hookimpl\n  def register_rewards():\n      return [{', '.join(own)}]"
-        )
+    for decorator, hook in (
+        ("reward", "register_rewards"),
+        ("tool", "register_tools"),
+        ("environment", "register_environments"),
+    ):
+        own = [name for name, value in vars(module).items() if _marked(value) == (decorator, module.__name__)]
+        if own and not hasattr(module, hook):
+            raise PluginError(
+                f"{origin} marks {', '.join(own)} with @{decorator} and does not register it: nothing would find it. "
+                f"Add:\n  from reasoner import hookimpl\n  @hookimpl\n  def {hook}():\n"
+                f"      return [{', '.join(own)}]"
+            )
+
+
+def _marked(value: object) -> tuple[str, str]:
+    """The decorator that made it, and the module of what it decorated."""
+    if isinstance(value, RewardSource):
+        return "reward", value.function.__module__
+    if isinstance(value, Tool):
+        return "tool", value.function.__module__
+    return ("environment", value.made_by.__module__) if isinstance(value, EnvironmentKind) else ("", "")

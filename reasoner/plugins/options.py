@@ -1,13 +1,18 @@
-"""Options that a plugin declares as a pydantic model, checked against what a configuration gives."""
+"""Options and arguments that a plugin declares: pydantic models read off signatures and docstrings, and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from reasoner.errors import ConfigError, nearest
+
+ARGS = re.compile(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", flags=re.MULTILINE)
+"""the section of a docstring that says what each parameter means"""
 
 
 def check_options(owner: str, model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,3 +36,43 @@ def check_options(owner: str, model: type[BaseModel], options: Mapping[str, Any]
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{owner}, option {key!r}: {first['msg']}, got {first['input']!r}.") from error
+
+
+def whole_model(function: Callable[..., Any]) -> type[BaseModel] | None:
+    """The model of a function whose only keyword-only parameter is `options`, annotated with one."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    hint = get_type_hints(function).get("options") if names == ["options"] else None
+    return hint if isinstance(hint, type) and issubclass(hint, BaseModel) else None
+
+
+def model_of(name: str, function: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> type[BaseModel]:
+    """A model with a field for each of these parameters of a function; unknown fields are refused."""
+    hints, meanings = get_type_hints(function, include_extras=True), meanings_of(function)
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        described = Field(default, description=meanings.get(parameter.name))
+        fields[parameter.name] = (hints.get(parameter.name, Any), described)
+    return create_model(name, __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+
+
+def prose_of(documented: object) -> str:
+    """The docstring without its `Args:`, the lines of a paragraph joined."""
+    text = ARGS.sub("", inspect.getdoc(documented) or "")
+    return re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", text).strip()
+
+
+def meanings_of(documented: object) -> dict[str, str]:
+    """What the `Args:` section of the docstring says of each parameter."""
+    section = ARGS.search(inspect.getdoc(documented) or "")
+    if section is None:
+        return {}
+    meanings: dict[str, str] = {}
+    name = ""
+    for line in inspect.cleandoc("\n" + section[1]).splitlines():
+        if start := re.match(r"(\w+)(?: \(.*?\))?:\s*(.*)", line):
+            name, meanings[start[1]] = start[1], start[2]
+        elif name:
+            meanings[name] = f"{meanings[name]} {line.strip()}".strip()
+    return meanings

@@ -8,16 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_type_hints, overload
+from typing import Any, Literal, get_args, overload
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel
 
 from reasoner.errors import ReasonerError, UserError, nearest
-from reasoner.plugins.options import check_options
+from reasoner.plugins.options import check_options, model_of, whole_model
 from reasoner.records import Problem, Response
 
 Granularity = Literal["response", "group", "batch"]
 """what one call sees: a response, all responses to a problem, or responses to any problems"""
+
+Aspect = Literal["answer", "form", "text"]
+"""what of a response a source rewards: `answer`, that it is right; `form`, how it is written, whatever the answer;
+`text`, a measure of the text such as its length"""
 
 SEES: Mapping[Granularity, str] = MappingProxyType(
     {"response": "problem, response", "group": "problem, responses", "batch": "problems, responses"}
@@ -58,6 +62,9 @@ class RewardSource:
     needs_answer: bool | Callable[[Any], bool] = True
     """whether it compares with `Problem.answer`, or a function of the options (a model) that says so: where no source
     of a task does, rows need none"""
+    aspect: Aspect | Callable[[Any], Aspect] = "answer"
+    """what of a response it rewards, or a function of the options (a model) that says so; `reasoner rewards attack`
+    tries whether anything else is paid for"""
     granularity: Granularity = "response"
     """what one call sees"""
     workers: int | None = None
@@ -105,6 +112,11 @@ class RewardSource:
         needs = self.needs_answer
         return needs if isinstance(needs, bool) else needs(self.options.model_validate(self.check_options(options)))
 
+    def rewarded(self, options: Mapping[str, Any]) -> Aspect:
+        """What of a response it rewards, with these options."""
+        aspect = self.aspect
+        return aspect if isinstance(aspect, str) else aspect(self.options.model_validate(self.check_options(options)))
+
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The complete options, defaults filled in.
 
@@ -128,6 +140,7 @@ def reward(
     check_problem: Callable[[Problem, Any], str] | None = None,
     reads: Callable[[Problem, Any], tuple[str, str]] | None = None,
     needs_answer: bool | Callable[[Any], bool] = True,
+    aspect: Aspect | Callable[[Any], Aspect] = "answer",
     granularity: Granularity = "response",
     workers: int | None = None,
     limit_memory: bool = True,
@@ -145,6 +158,7 @@ def reward(
     check_problem: Callable[[Problem, Any], str] | None = None,
     reads: Callable[[Problem, Any], tuple[str, str]] | None = None,
     needs_answer: bool | Callable[[Any], bool] = True,
+    aspect: Aspect | Callable[[Any], Aspect] = "answer",
     granularity: Granularity = "response",
     workers: int | None = None,
     limit_memory: bool = True,
@@ -181,11 +195,12 @@ def reward(
     if callable(name):
         return reward()(name)
     _check_declaration(name or "(named by its function)", timeout_s, granularity, workers, limit_memory, retries)
+    _check_aspect(name or "(named by its function)", aspect)
 
     def decorate(function: RewardFunction) -> RewardSource:
         called = name or _name_of(function)
         _check_parameters(called, function, granularity)
-        options = _whole_model(function)
+        options = whole_model(function)
         return RewardSource(
             called,
             function,
@@ -197,6 +212,7 @@ def reward(
             check_problem=check_problem,
             reads=reads,
             needs_answer=needs_answer,
+            aspect=aspect,
             granularity=granularity,
             workers=workers,
             limit_memory=limit_memory,
@@ -234,6 +250,12 @@ def _check_declaration(
         )
 
 
+def _check_aspect(name: str, aspect: object) -> None:
+    if not callable(aspect) and aspect not in (allowed := get_args(Aspect)):
+        hint = nearest(str(aspect), allowed)
+        raise ValueError(f"reward source {name!r}: aspect must be one of {', '.join(allowed)}, got {aspect!r}.{hint}")
+
+
 def _check_parameters(name: str, function: RewardFunction, granularity: Granularity) -> None:
     """It is called with two positional arguments; whatever else it takes are options, by keyword."""
     parameters = inspect.signature(function).parameters.values()
@@ -245,30 +267,17 @@ def _check_parameters(name: str, function: RewardFunction, granularity: Granular
         )
 
 
-def _whole_model(function: RewardFunction) -> type[BaseModel] | None:
-    """The model of a function whose only keyword-only parameter is `options`, annotated with one."""
-    parameters = inspect.signature(function).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    hint = get_type_hints(function).get("options") if names == ["options"] else None
-    return hint if isinstance(hint, type) and issubclass(hint, BaseModel) else None
-
-
 def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
     if not inspect.isroutine(function):
         raise TypeError(f"reward source {name!r} needs a function (def or async def), got {function!r}")
-    hints = get_type_hints(function)
-    fields: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[parameter.name] = (hints.get(parameter.name, Any), default)
-        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+    parameters = inspect.signature(function).parameters.values()
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             raise TypeError(
                 f"reward source {name!r}: declare each option as a keyword parameter instead of **{parameter.name}; "
                 "the row's columns are in problem.fields"
             )
-    config = ConfigDict(extra="forbid", frozen=True)
-    return create_model(f"{name}_options", __config__=config, **fields)
+    return model_of(f"{name}_options", function, (each for each in parameters if each.kind is each.KEYWORD_ONLY))
 
 
 def _waited_for(awaitable: Any) -> Any:

@@ -19,7 +19,7 @@ from reasoner.records import Rollout, ScoredGroup
 
 MAX_WHY = 500
 """characters of why a rollout cannot be written"""
-LOOKED_AT = ["sample", "reward", "response.token_ids", "response.finish_reason", "components"]
+LOOKED_AT = ["sample", "reward", "response.policy_mask", "response.finish_reason", "components"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,8 @@ def index_groups(path: Path) -> list[GroupIndex]:
         if not len(table):
             return []
         response = table["response"].combine_chunks()
-        lengths = pc.list_value_length(response.field("token_ids")).to_pylist()
+        lengths = pc.list_value_length(response.field("policy_mask")).to_pylist()
+        written = _counts(response.field("policy_mask"))
         finished = pc.equal(response.field("finish_reason"), "stop").to_pylist()
         values = _components(table["components"].combine_chunks())
         samples, rewards = table["sample"].to_pylist(), table["reward"].to_pylist()
@@ -124,7 +125,7 @@ def index_groups(path: Path) -> list[GroupIndex]:
     found = []
     for first, end in pairwise([*starts, len(samples)]):
         columns: dict[str, list[float]] = {
-            "response/length_mean": lengths[first:end],
+            "response/length_mean": written[first:end],
             "response/finished": finished[first:end],
             "reward/mean": [reward for reward in rewards[first:end] if reward is not None and abs(reward) <= LARGEST],
         }
@@ -135,6 +136,13 @@ def index_groups(path: Path) -> list[GroupIndex]:
         means = {name: fmean(column) for name, column in columns.items() if column}
         found.append(GroupIndex(first, end - first, sum(lengths[first:end]), means))
     return found
+
+
+def _counts(masks: Any) -> list[float]:
+    """How many entries of each mask are True."""
+    values = [0, *pc.cumulative_sum(pc.cast(pc.fill_null(masks.flatten(), False), "int64")).to_pylist()]
+    ends = pc.cumulative_sum(pc.list_value_length(masks)).to_pylist()
+    return [values[end] - values[start] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _components(column: Any) -> list[dict[str, float]]:

@@ -2,8 +2,8 @@
 
 In come prompts and weights, out come groups of responses, each token with its log-probability.
 
-    base.py, factory.py         the protocol; which sampler a configuration gets
+    base.py, factory.py         the protocols: groups of responses, and the tokens below; which one a configuration gets
     vllm/, server/              vLLM in a process of its own; vLLM servers
-    transformers.py             transformers, in this process; decoding.py: its next tokens
+    transformers.py             transformers, in this process; batch.py, decoding.py: its batch and its next tokens
     responses.py, sharded.py    what all samplers share; sampling on every rank
 """

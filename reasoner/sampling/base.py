@@ -27,7 +27,9 @@ class TokenRequest:
     """How many continuations are sampled."""
     params: SamplingParams
     """`max_tokens` is the most tokens of one continuation. The model's own end tokens end it too, whatever
-    `end_tokens` says. `seed` is not read: the noise is seeded by `TokenService.begin`."""
+    `end_tokens` says. `seed` is that of this request's own noise, below 2^62, where the engine can seed single requests
+    (vLLM on CUDA: continuation k has `seed + k`); elsewhere all requests share the noise that `TokenService.begin`
+    seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class TokenService(Protocol):
         ...
 
     def receive(self, timeout_s: float | None = None) -> Completed | None:
-        """The next request that is complete; None: none is after `timeout_s` seconds, or none is running."""
+        """The next request that is complete; None: none is after `timeout_s` seconds, or nothing can be, because no
+        request runs or the service is paused."""
         ...
 
     def abort(self, ids: Collection[int]) -> None:

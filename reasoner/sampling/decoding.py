@@ -8,7 +8,7 @@ alone: a recurrent layer reads the padding too, and not every state can be repea
 - A state that is kept elsewhere (in the model's modules, under names of its own): the whole sequences are read again
   for every token. Slow, and right for every model.
 
-Axes: B prompts of a batch, P positions, R = B * n responses that are still being sampled, V vocabulary.
+Axes: B prompts of a batch, P positions, R responses that are still being sampled, V vocabulary.
 """
 
 from __future__ import annotations
@@ -49,17 +49,20 @@ class Decoder:
             return ", without a cache (the model keeps its state where it cannot be repeated): slow"
         return ", prompts of one length at a time (recurrent layers)" if self.even else ""
 
-    def begin(self, prompts: Sequence[Sequence[int]], n: int) -> tuple[Decoding, Tensor]:
-        """Read the prompts; returns what continues each of them `n` times, and (R, V) the logits after them."""
+    def begin(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> tuple[Decoding, Tensor]:
+        """Read the prompts; returns what continues each of them as often as `counts` says, and (R, V) the logits after
+        them."""
         ids_BP, mask_BP = _padded(prompts)
+        repeats_B = torch.tensor(counts)
         if not self._cache_name:
-            decoding = Decoding(self, None, None, ids_BP.repeat_interleave(n, 0).to(self._device))
+            decoding = Decoding(self, None, None, ids_BP.repeat_interleave(repeats_B, 0).to(self._device))
             return decoding, self.logits(decoding)
         cache = transformers.DynamicCache(config=self._model.config.get_text_config())
         decoding = Decoding(self, cache, None if self.even else mask_BP.to(self._device), ids_BP.to(self._device))
         logits_BV = self.logits(decoding)
-        decoding.keep(torch.arange(len(prompts), device=self._device).repeat_interleave(n))
-        return decoding, logits_BV.repeat_interleave(n, 0)
+        repeats_B = repeats_B.to(self._device)
+        decoding.keep(torch.arange(len(prompts), device=self._device).repeat_interleave(repeats_B))
+        return decoding, logits_BV.repeat_interleave(repeats_B, 0)
 
     @torch.no_grad()
     def logits(self, decoding: Decoding) -> Tensor:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from reasoner.config import mistake_of_temperature
 from reasoner.data.prompts.thinking import MARKS, opened_at_end
+from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import DataError, SamplerError
 from reasoner.io.parsing import read_model_json
-from reasoner.records import FinishReason, Prompt, Response, SamplingParams
+from reasoner.records import FinishReason, Group, Prompt, Response, SamplingParams
+from reasoner.sampling.base import Completion, TokenRequest, TokenService
 
 NOT_FINITE = (
     "the model's logits are not finite: its weights hold NaN or infinite numbers, or overflow in this number format "
     "(model.dtype)"
 )
+LONGEST_PATTERN = 64
+"""most tokens of which a repetition is found (`SamplingParams.stop_repetition`)"""
 _TEMPLATE_END = 32
 """tokens at the end of a prompt in which the mark and the space after it are looked for"""
 
@@ -78,6 +84,103 @@ def check_request(prompts: Sequence[Prompt], n: int, params: SamplingParams, max
             )
 
 
+def repeats(token_ids: Sequence[int], times: int) -> bool:
+    """Whether the token ids end in the same `LONGEST_PATTERN` tokens or fewer, so many times in a row."""
+    for length in range(1, min(LONGEST_PATTERN, len(token_ids) // times) + 1):
+        if token_ids[-1] == token_ids[-1 - length]:
+            tail = token_ids[-length * times :]
+            if tail[length:] == tail[:-length]:
+                return True
+    return False
+
+
+def still_sampling(what: str) -> str:
+    """The reason why an engine that samples refuses a call."""
+    return f"this sampler is still sampling, and was asked for {what}: finish or close the iterator of groups first"
+
+
+def sample_groups(service: TokenService, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    """`Sampler.sample` of one generation per response, without tools or environments."""
+    check_request(prompts, n, params, service.max_model_len)
+    return _sampled(service, prompts, n, params)
+
+
+def _sampled(service: TokenService, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    ends = all_end_tokens(service.end_tokens, params)
+    service.begin(params.seed)
+    seeds = prompt_seeds(params.seed, prompts)
+    service.submit(
+        [
+            TokenRequest(index, prompt.token_ids, n, replace(params, seed=seed))
+            for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+        ]
+    )
+    left = set(range(len(prompts)))
+    try:
+        while left:
+            completed = service.receive()
+            assert completed is not None
+            left.remove(completed.id)
+            prompt = prompts[completed.id]
+            opened = opened_block(service.tokenizer, prompt.token_ids)
+            responses = [_response(service.tokenizer, each, params, opened, ends) for each in completed.completions]
+            yield Group(prompt.problem, prompt.token_ids, tuple(responses))
+    except GeneratorExit:
+        service.abort(left)
+        while service.receive():
+            pass
+        raise
+
+
+def _response(
+    tokenizer: Any, completion: Completion, params: SamplingParams, opened: str, ends: Collection[int]
+) -> Response:
+    assert completion.finish != "abort"
+    return build_response(
+        tokenizer,
+        completion.token_ids,
+        completion.logprobs,
+        completion.finish,
+        params.stop,
+        completion.version,
+        opened,
+        ends,
+    )
+
+
+def check_tokens(requests: Sequence[TokenRequest], running: Collection[int], max_model_len: int) -> None:
+    """Refuse requests that an engine would not take.
+
+    Raises:
+        SamplerError: an id is running already, or the tokens leave no room for what is asked for.
+    """
+    for request in requests:
+        if request.id in running:
+            raise SamplerError(f"request {request.id} is running already; this is a bug")
+        most = max_model_len - request.params.max_tokens
+        if not 0 < len(request.token_ids) <= most or request.n < 1 or request.params.max_tokens < 1:
+            raise SamplerError(
+                f"{request.n} continuations of {len(request.token_ids)} tokens with max_tokens = "
+                f"{request.params.max_tokens}: this engine takes 1 to {most} tokens, and at least one continuation of "
+                "at least one token"
+            )
+
+
+def prompt_seeds(seed: int, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    """A seed for every prompt: a hash of the draw's seed and the problem, so that the responses do not depend on which
+    other prompts are sampled with it, nor on their order. A problem that comes again has other noise.
+
+    vLLM adds a response's number to it; below 2^62 there is room for that.
+    """
+    times: Counter[str] = Counter()
+    seeds = []
+    for prompt in prompts:
+        name = prompt.problem.id
+        seeds.append(derive_seed(seed, "prompt", name, times[name]) >> 1)
+        times[name] += 1
+    return tuple(seeds)
+
+
 def opened_block(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
     """The thinking block that the chat template has opened for the response: `<think>` (or another mark) and the space
     after it, or nothing."""
@@ -107,16 +210,23 @@ def build_response(
     """
     if any(map(math.isnan, logprobs)):
         raise SamplerError(NOT_FINITE)
-    text = _decode(tokenizer, token_ids[:-1] if token_ids[-1] in ends else token_ids)
-    ends = [at for at in (text.find(string) for string in stop) if at >= 0]
     return Response(
-        text=opened + (text[: min(ends)] if ends else text),
+        text=response_text(tokenizer, token_ids, stop, opened, ends),
         token_ids=tuple(token_ids),
         policy_mask=(True,) * len(token_ids),
         sampler_logprobs=tuple(logprobs),
         finish_reason=finish,
         policy_version=version,
     )
+
+
+def response_text(
+    tokenizer: Any, token_ids: Sequence[int], stop: Sequence[str], opened: str, ends: Collection[int]
+) -> str:
+    """What a policy wrote, as text. Arguments as in `build_response`."""
+    text = _decode(tokenizer, token_ids[:-1] if token_ids[-1] in ends else token_ids)
+    cuts = [at for at in (text.find(string) for string in stop) if at >= 0]
+    return opened + (text[: min(cuts)] if cuts else text)
 
 
 def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:

@@ -1,15 +1,17 @@
 """The transformers sampler: needs no vLLM and runs wherever the model does; slower, and in this process.
 
-Several groups are decoded as one batch (`hf_decoding`). Axes: R responses that are still being sampled, V vocabulary.
+Several requests are continued as one batch (`batch.py`); those that come meanwhile are in the next one. Axes: R rows of
+the batch, V vocabulary.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import torch
@@ -21,27 +23,19 @@ from reasoner.errors import DataError, HandoverError, SamplerError
 from reasoner.models.loading import load_model
 from reasoner.models.model_config import attention_of, read_config
 from reasoner.models.tensor_files import Digest, read_weights
-from reasoner.records import FinishReason, Group, Prompt, Receipt, Response, SamplingParams
+from reasoner.records import Group, Prompt, Receipt, SamplingParams
+from reasoner.sampling.base import Completed, Finish, TokenRequest
+from reasoner.sampling.batch import BatchRow, TokenBatch, completed
 from reasoner.sampling.decoding import Decoder
 from reasoner.sampling.responses import (
     NOT_FINITE,
     all_end_tokens,
-    build_response,
-    check_request,
+    check_tokens,
     end_tokens,
-    opened_block,
+    repeats,
+    sample_groups,
+    still_sampling,
 )
-
-
-@dataclass
-class _Row:
-    """A response while it is sampled."""
-
-    group: int
-    """position of its prompt in the batch"""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish: FinishReason | None = None
 
 
 class HfSampler:
@@ -63,7 +57,7 @@ class HfSampler:
     def __init__(
         self, folder: Path, dtype: str, device: str, max_model_len: int, max_sequences: int, trust_remote_code: bool
     ) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config = read_config(folder, trust_remote_code)
         _refuse_two_rotations(config, max_model_len)
         loaded = load_model(
@@ -83,11 +77,22 @@ class HfSampler:
             )
         self._model: Any = model.eval()
         self._decoder: Any = Decoder(self._model, torch.device(device))
-        self._end_tokens = end_tokens(folder, self._tokenizer)
+        self.end_tokens = end_tokens(folder, self.tokenizer)
         self._device = torch.device(device)
-        self._max_model_len = max_model_len
+        self.max_model_len = max_model_len
         self._max_sequences = max_sequences
         self._version = 0
+        self._generator = torch.Generator(self._device)
+        self._lock = Lock()
+        """of what `submit` and `abort` leave for `receive`"""
+        self._waiting: dict[tuple[int, float], deque[TokenRequest]] = {}
+        """by what must be equal in a batch: the number of tokens where the model needs that, and the temperature"""
+        self._aborted: set[int] = set()
+        self._running: set[int] = set()
+        """ids of what was submitted and not received"""
+        self._batch: TokenBatch | None = None
+        self._complete: deque[Completed] = deque()
+        self._is_paused = False
         self.description = (
             f"transformers {transformers.__version__}, {device}, {dtype}, up to {max_sequences} sequences at once"
             f"{self._decoder.description}"
@@ -98,84 +103,119 @@ class HfSampler:
         return self._version
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        check_request(prompts, n, params, self._max_model_len)
-        return self._draw(prompts, n, params)
+        return sample_groups(self, prompts, n, params)
 
-    def _draw(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        generator = torch.Generator(self._device).manual_seed(params.seed)
-        for batch in self._batches(prompts, max(1, self._max_sequences // n)):
-            for index, rows in self._draw_batch(batch, n, params, generator):
-                opened = opened_block(self._tokenizer, batch[index].token_ids)
-                responses = tuple(self._response(row, params, opened) for row in rows)
-                yield Group(batch[index].problem, batch[index].token_ids, responses)
+    def begin(self, seed: int) -> None:
+        self._check_free("another seed")
+        self._generator.manual_seed(seed)
 
-    def _batches(self, prompts: Sequence[Prompt], most: int) -> Iterator[Sequence[Prompt]]:
-        """At most so many prompts at a time, in their order; those of one length where the model needs that."""
-        lengths: dict[int, list[Prompt]] = {}
-        for prompt in prompts:
-            lengths.setdefault(len(prompt.token_ids) if self._decoder.even else 0, []).append(prompt)
-        for prompts_ in lengths.values():
-            yield from (prompts_[first : first + most] for first in range(0, len(prompts_), most))
+    def submit(self, requests: Sequence[TokenRequest]) -> None:
+        with self._lock:
+            check_tokens(requests, self._running, self.max_model_len)
+            self._running.update(request.id for request in requests)
+            for request in requests:
+                even = len(request.token_ids) if self._decoder.even else 0
+                self._waiting.setdefault((even, request.params.temperature), deque()).append(request)
 
-    def _draw_batch(
-        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, generator: torch.Generator
-    ) -> Iterator[tuple[int, list[_Row]]]:
-        """Yield the rows of each group when its last one is finished; finished groups leave the batch."""
-        groups = [[_Row(index) for _ in range(n)] for index in range(len(prompts))]
-        rows = [row for group in groups for row in group]
-        decoding, logits_RV = self._decoder.begin([prompt.token_ids for prompt in prompts], n)
-        while True:
-            tokens_R = self._choose(logits_RV, rows, params, generator)
-            complete = [index for index in sorted({row.group for row in rows}) if all(r.finish for r in groups[index])]
-            yield from ((index, groups[index]) for index in complete)
-            kept = [at for at, row in enumerate(rows) if row.group not in complete]
-            if not kept:
-                return
-            if complete:
-                keep_R = torch.tensor(kept, device=self._device)
-                rows = [rows[at] for at in kept]
-                decoding.keep(keep_R)
-                tokens_R = tokens_R[keep_R]
-            logits_RV = decoding.next(tokens_R)
+    def abort(self, ids: Collection[int]) -> None:
+        with self._lock:
+            self._aborted.update(ids)
 
-    def _choose(
-        self, logits_RV: Tensor, rows: Sequence[_Row], params: SamplingParams, generator: torch.Generator
-    ) -> Tensor:
+    def receive(self, timeout_s: float | None = None) -> Completed | None:
+        """As in the protocol; the model runs in this call."""
+        ends = None if timeout_s is None else time.monotonic() + timeout_s
+        self._drop_aborted()
+        while not self._complete and not self._is_paused and self._has_batch():
+            self._step()
+            if ends is not None and time.monotonic() >= ends:
+                break
+            self._drop_aborted()
+        if not self._complete:
+            return None
+        self._running.remove(self._complete[0].id)
+        return self._complete.popleft()
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> None:
+        self._is_paused = False
+
+    def _step(self) -> None:
+        assert self._batch is not None
+        self._complete += [completed(rows, self._version) for rows in self._batch.step(self._choose)]
+
+    def _drop_aborted(self) -> None:
+        with self._lock:
+            ids, self._aborted = self._aborted, set()
+            for waiting in self._waiting.values():
+                self._complete += [
+                    completed([BatchRow(request)] * request.n, self._version)
+                    for request in waiting
+                    if request.id in ids
+                ]
+            self._waiting = {
+                key: deque(left)
+                for key, waiting in self._waiting.items()
+                if (left := [request for request in waiting if request.id not in ids])
+            }
+        if self._batch and ids:
+            self._complete += [completed(rows, self._version) for rows in self._batch.take(ids)]
+
+    def _has_batch(self) -> bool:
+        """Whether there is a batch to go on with: the one that runs, else a new one of what waits."""
+        if not self._batch:
+            requests = self._next_requests()
+            self._batch = TokenBatch(self._decoder, requests) if requests else None
+        return self._batch is not None
+
+    def _next_requests(self) -> list[TokenRequest]:
+        """As many as are sampled at once, of one kind, in their order."""
+        requests: list[TokenRequest] = []
+        with self._lock:
+            for key in [*self._waiting][:1]:
+                waiting, rows = self._waiting[key], 0
+                while waiting and (not requests or rows + waiting[0].n <= self._max_sequences):
+                    requests.append(waiting.popleft())
+                    rows += requests[-1].n
+                if not waiting:
+                    del self._waiting[key]
+        return requests
+
+    def _check_free(self, what: str) -> None:
+        if self._running:
+            raise SamplerError(still_sampling(what))
+
+    def _choose(self, logits_RV: Tensor, rows: Sequence[BatchRow]) -> Tensor:
         """Draw a token for every row from softmax(logits / T), or the likeliest at T = 0; unfinished rows take it."""
-        logprobs_RV = (logits_RV / (params.temperature or 1.0)).log_softmax(-1)
+        temperature = rows[0].request.params.temperature
+        logprobs_RV = (logits_RV / (temperature or 1.0)).log_softmax(-1)
         if logprobs_RV.isnan().any():
             raise SamplerError(NOT_FINITE)
-        if params.temperature == 0.0:
+        if temperature == 0.0:
             tokens_R = logprobs_RV.argmax(-1)
         else:
-            tokens_R = torch.multinomial(logprobs_RV.exp(), 1, generator=generator)[:, 0]
+            tokens_R = torch.multinomial(logprobs_RV.exp(), 1, generator=self._generator)[:, 0]
         chosen_R = logprobs_RV.gather(-1, tokens_R[:, None])[:, 0]
         for row, token, logprob in zip(rows, tokens_R.tolist(), chosen_R.tolist(), strict=True):
             if row.finish is None:
-                row.token_ids.append(token)
-                row.logprobs.append(logprob)
-                row.finish = self._finish(row.token_ids, params)
+                row.add(token, logprob, self._version)
+                row.finish = self._finish(row.token_ids, row.request.params)
         return tokens_R
 
-    def _finish(self, token_ids: list[int], params: SamplingParams) -> FinishReason | None:
-        if token_ids[-1] in all_end_tokens(self._end_tokens, params) or self._ends_with_stop(token_ids, params.stop):
+    def _finish(self, token_ids: list[int], params: SamplingParams) -> Finish | None:
+        if token_ids[-1] in all_end_tokens(self.end_tokens, params) or self._ends_with_stop(token_ids, params.stop):
             return "stop"
-        return "length" if len(token_ids) >= params.max_tokens else None
+        if len(token_ids) >= params.max_tokens:
+            return "length"
+        return "repetition" if params.stop_repetition and repeats(token_ids, params.stop_repetition) else None
 
     def _ends_with_stop(self, token_ids: list[int], stop: tuple[str, ...]) -> bool:
         """Whether the last tokens spell a stop string; a character takes at most four tokens."""
         if not stop:
             return False
-        tail = self._tokenizer.decode(token_ids[-4 * max(map(len, stop)) :], skip_special_tokens=True)
+        tail = self.tokenizer.decode(token_ids[-4 * max(map(len, stop)) :], skip_special_tokens=True)
         return any(string in tail for string in stop)
-
-    def _response(self, row: _Row, params: SamplingParams, opened: str) -> Response:
-        if row.finish is None:
-            raise SamplerError("a response was assembled before it was finished; this is a bug")
-        ends = all_end_tokens(self._end_tokens, params)
-        return build_response(
-            self._tokenizer, row.token_ids, row.logprobs, row.finish, params.stop, self._version, opened, ends
-        )
 
     @torch.no_grad()
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
@@ -193,6 +233,8 @@ class HfSampler:
 
     @torch.no_grad()
     def load(self, folder: Path, version: int) -> Receipt:
+        if not self._is_paused:
+            self._check_free("new weights")
         started = time.monotonic()
         digest = Digest()
         ours = self._model.state_dict(keep_vars=True)
@@ -205,6 +247,8 @@ class HfSampler:
                 "with different models."
             ) from error
         self._version = version
+        if self._batch:
+            self._batch.read_again()
         return Receipt(version, digest.checksum, digest.tensors, time.monotonic() - started)
 
     def sleep(self) -> None:
@@ -216,7 +260,7 @@ class HfSampler:
         self._model.to(self._device)
 
     def close(self) -> None:
-        self._model = self._decoder = None
+        self._model = self._decoder = self._batch = None
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

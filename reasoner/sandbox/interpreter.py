@@ -16,7 +16,7 @@ _PARTS = ("bin", "lib", "lib32", "lib64", "libexec")
 _SYSTEM = ("/etc/ld.so.cache", "/etc/alternatives", "/usr/share/zoneinfo")
 _PACKAGES = ("*/site-packages", "*/dist-packages")
 """where a `lib` keeps the packages of its interpreters"""
-_OWN = ("reasoner", "reasoner_rewards", "reasoner_tasks")
+_OWN = ("reasoner", "reasoner_rewards", "reasoner_environments", "reasoner_tasks")
 """what must not be seen wherever it is installed: with it a program could make a problem's hidden tests again"""
 
 

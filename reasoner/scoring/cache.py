@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,15 @@ class Cache:
 
 
 def digest(content: bytes, response: Response) -> bytes:
-    """What a call may depend on: the problem without its name (`wire.dump_content`), text, length and end.
+    """What a call may depend on: the problem without its name (`protocol.dump_content`), text, length and end; of a
+    response with turns what was said, called and reported in them.
 
-    The token ids are left out: different tokens may spell one text.
+    Token ids and seconds are left out: different tokens may spell one text, and no two calls of a tool take as long.
     """
     seen = blake2b(content, digest_size=16)
     seen.update(json.dumps([response.text, response.finish_reason, len(response.token_ids)]).encode())
+    if response.turns or response.report:
+        turns = [asdict(replace(turn, first=0, end=0, seconds=0.0)) for turn in response.turns]
+        report = response.report and asdict(response.report)
+        seen.update(json.dumps([sum(response.policy_mask), turns, report], sort_keys=True).encode())
     return seen.digest()

@@ -21,9 +21,7 @@ from reasoner.records import Component, Failure, Group, Score, ScoredGroup
 from reasoner.scoring.cache import Cache, Key, digest
 from reasoner.scoring.composition import component, totals
 from reasoner.scoring.statistics import FailedResponse, Tally
-from reasoner.scoring.workers.host_process import Inbox, ScoringHostProcess
 from reasoner.scoring.workers.protocol import (
-    PRINTED,
     CallResult,
     Traits,
     dump_content,
@@ -33,6 +31,8 @@ from reasoner.scoring.workers.protocol import (
     load_printed,
     load_result,
 )
+from reasoner.workers.host_process import HostProcess, Inbox
+from reasoner.workers.lines import PRINTED
 
 BATCH_SIZE = 64
 """responses in a call of granularity `batch`; the last one has what is left"""
@@ -54,7 +54,7 @@ class Shared:
     rewards: tuple[RewardConfig, ...]
     traits: tuple[Traits, ...]
     max_failure_rate: float
-    host: ScoringHostProcess
+    host: HostProcess
     cache: Cache
     tasks: Iterator[int] = field(default_factory=count)
     """numbers of tasks, never used twice"""
@@ -84,16 +84,23 @@ class _Slots:
         self.content = dump_content(group.problem)
         self.problem = dump_problem(group.problem, self.content)
         self.responses = [dump_response(response) for response in group.responses]
-        self.missing = len(group.responses) * rewards
+        self.judged = [at for at, response in enumerate(group.responses) if response.failure is None]
+        """the responses that sources are called for: not those whose environment failed"""
+        self.missing = len(self.judged) * rewards
         self.components: list[list[Component | None]] = [[None] * rewards for _ in group.responses]
         self.decided: Counter[int] = Counter()
-        """responses by reward for which it is known whether they are scored"""
+        """judged responses by reward for which it is known whether they are scored"""
         self.chosen: defaultdict[int, list[_Place]] = defaultdict(list)
         """by reward of granularity `group`: the responses that are"""
 
     def scored(self, rewards: Sequence[RewardConfig]) -> ScoredGroup:
-        rows = tuple(tuple(part for part in row if part is not None) for row in self.components)
-        return ScoredGroup(self.group, rows, totals(rewards, rows))
+        """A response whose environment failed abstains, and each of its components says why."""
+        rows = [tuple(part for part in row if part is not None) for row in self.components]
+        known = dict(zip(self.judged, totals(rewards, [rows[at] for at in self.judged]), strict=True))
+        for at, response in enumerate(self.group.responses):
+            if response.failure is not None:
+                rows[at] = tuple(component(reward, response.failure, 0.0) for reward in rewards)
+        return ScoredGroup(self.group, tuple(rows), tuple(known.get(at) for at in range(len(rows))))
 
 
 _Place = tuple[_Slots, int]
@@ -143,7 +150,7 @@ class ScoreCall:
         if slots.missing == 0:
             self._settle(slots)
             return
-        places = [(slots, sample) for sample in range(len(group.responses))]
+        places = [(slots, sample) for sample in slots.judged]
         for reward in range(len(self._rewards)):
             self._undecided[reward] += len(places)
             self._tally.expect(self._rewards[reward].source, len(places))
@@ -323,7 +330,7 @@ class ScoreCall:
             self._batches[reward].append(place)
         else:
             self._leave_out(reward, place)
-        if granularity == "group" and slots.decided[reward] == len(slots.responses):
+        if granularity == "group" and slots.decided[reward] == len(slots.judged):
             self._send_group(reward, slots)
         self._send_batches(reward)
 

@@ -35,6 +35,8 @@ class Evaluator:
     service: ScoringService
     """the part of the scorer that is this rank's own"""
     sampler: Sampler
+    engine: Sampler
+    """samples one turn over the same engine, whatever the environment: what its weights are checked with"""
     events: Events
     """tells the plugins that watch the run"""
     turn_end: TurnEnd
@@ -131,5 +133,6 @@ def evaluation_params(config: Config, done: int = 0) -> SamplingParams:
         temperature=evaluation.temperature,
         max_tokens=evaluation.max_tokens or config.sampling.max_tokens,
         stop=tuple(config.sampling.stop),
+        stop_repetition=config.sampling.stop_repetition,
         seed=derive_seed(config.run.seed, "evaluation", done),
     )

@@ -136,7 +136,7 @@ class RolloutCollector:
             rounds=tuple(rounds),
             refilled=refills > 0,
             greedy_rewards=tuple(scored.rewards[0] for scored in greedy_groups) if greedy else None,
-            tokens=sum(len(response.token_ids) for scored in everything for response in scored.group.responses),
+            tokens=sum(sum(response.policy_mask) for scored in everything for response in scored.group.responses),
             scoring_s=sum(c.seconds for scored in everything for row in scored.components for c in row),
             metrics=self._metrics(len(kept), sum(map(len, rounds))),
             seconds=timer.seconds,
@@ -159,7 +159,10 @@ class RolloutCollector:
 
     def _params(self, temperature: float, purpose: Purpose, *parts: int) -> SamplingParams:
         config, seed = self.config.sampling, derive_seed(self.config.run.seed, purpose, *parts)
-        return self.turn_end.added_to(SamplingParams(temperature, config.max_tokens, tuple(config.stop), seed))
+        params = SamplingParams(
+            temperature, config.max_tokens, tuple(config.stop), seed, stop_repetition=config.stop_repetition
+        )
+        return self.turn_end.added_to(params)
 
     def _score(
         self,

@@ -130,7 +130,7 @@ class Trainer:
         """None: neither a term nor an evaluation samples."""
         if self.evaluator is None:
             return None
-        sampler, turn_end = self.evaluator.sampler, self.evaluator.turn_end
+        sampler, turn_end = self.evaluator.engine, self.evaluator.turn_end
         return SyncedSampler(self.config, sampler, self.learner, self.ranks, turn_end, self.view.message)
 
     def check_time(self) -> None:
@@ -227,7 +227,8 @@ class Trainer:
 
     def on_policy_groups(self) -> list[Group]:
         """Some groups of every rank's sampler, sampled with the weights that the learner has; none where there are no
-        such groups.
+        such groups. Those of which the policy wrote nothing, because their environment failed at its start, say nothing
+        of it.
 
         Raises:
             RunError: the sampler failed.
@@ -237,8 +238,8 @@ class Trainer:
         # Ranks take turns in sampling the first round: so many groups, dropped ones too, are of every rank's sampler.
         groups = [scored.group for scored in self.rollouts.rounds[0][: max(2, self.ranks.count)]]
         if all(response.policy_version == self.learner.version for group in groups for response in group.responses):
-            return groups
-        return [group for group in self.ranks.gather(self.prefetcher.first()) if group]
+            return [group for group in groups if _is_written(group)]
+        return [group for group in self.ranks.gather(self.prefetcher.first()) if group and _is_written(group)]
 
     def evaluate(self, step: int) -> None:
         """Evaluate the learner's weights after a step where that is due: before training, after it, and in between as
@@ -411,6 +412,11 @@ class Trainer:
         except DataError as error:
             self.view.message(f"no responses before and after training are shown: {error}")
             return ()
+
+
+def _is_written(group: Group) -> bool:
+    """Whether the policy wrote some token of the group."""
+    return any(any(response.policy_mask) for response in group.responses)
 
 
 def seed_generators(seed: int, step: int) -> None:

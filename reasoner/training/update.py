@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import accumulate, product
 
 import torch
 from torch import Tensor
@@ -24,11 +24,13 @@ from reasoner.gro.pairs import units
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.gro.weights import Weights
 from reasoner.learning.learner import Accumulated, Learner, StepResult
-from reasoner.records import Batch, Group, NonFiniteResponse
+from reasoner.records import Batch, Component, Group, NonFiniteResponse, Response
 from reasoner.training.critic_update import Critic, CriticReport, update_critic
 from reasoner.training.guards.nonfinite import StepTrace
 from reasoner.training.weight_sync import Gap
 
+ENVIRONMENT = "environment"
+"""the reward source that pays out what the environment gave"""
 UpdateProgress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
 
@@ -348,7 +350,36 @@ def inputs_of(batch: Batch) -> ObjectiveInputs:
         component_weights_K=torch.tensor([column[0].weight for column in by_source], dtype=torch.float64)
         if by_source
         else None,
+        **_turns(responses, components),
     )
+
+
+def _turns(responses: Sequence[Response], components: Sequence[Sequence[Component]]) -> dict[str, Tensor]:
+    """The turn of every token, and what the environment gave after every turn; nothing where no reward source pays it
+    out."""
+    paid = [
+        (_environment_weight(row), response.report.turn_rewards if response.report else ())
+        for response, row in zip(responses, components, strict=True)
+    ]
+    if not any(weight and rewards for weight, rewards in paid):
+        return {}
+    return {
+        "turns_RT": padded([_turn_of_tokens(response) for response in responses], torch.int64),
+        "turn_rewards_RM": padded(
+            [[weight * reward for reward in rewards] or [0.0] for weight, rewards in paid], torch.float64
+        ),
+    }
+
+
+def _environment_weight(components: Sequence[Component]) -> float:
+    """The factor of the environment's own reward in the total; 0 where it is not in it."""
+    return sum(part.weight for part in components if part.source == ENVIRONMENT and part.value is not None)
+
+
+def _turn_of_tokens(response: Response) -> list[int]:
+    """(T,) the index among the policy's turns; that of the turn before for what the environment wrote."""
+    starts = {turn.first for turn in response.turns if turn.role == "assistant"} - {0}
+    return list(accumulate(int(at in starts) for at in range(len(response.token_ids))))
 
 
 def mismatch(groups: Sequence[Group]) -> list[Group]:

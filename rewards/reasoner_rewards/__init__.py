@@ -11,8 +11,10 @@ def register_rewards() -> Iterable[RewardSource]:
     from reasoner_rewards.boxed_format import boxed_format
     from reasoner_rewards.choice import choice
     from reasoner_rewards.code.source import code
+    from reasoner_rewards.environment import environment
     from reasoner_rewards.exact import exact
     from reasoner_rewards.http import http
+    from reasoner_rewards.instructions import instructions
     from reasoner_rewards.json_schema import json_schema
     from reasoner_rewards.judge import judge
     from reasoner_rewards.language import language
@@ -22,6 +24,7 @@ def register_rewards() -> Iterable[RewardSource]:
     from reasoner_rewards.repetition import repetition
     from reasoner_rewards.reward_model import reward_model
     from reasoner_rewards.think_format import think_format
+    from reasoner_rewards.tool_use import tool_use
 
     return (
         math,
@@ -29,6 +32,7 @@ def register_rewards() -> Iterable[RewardSource]:
         choice,
         regex,
         json_schema,
+        instructions,
         boxed_format,
         think_format,
         length,
@@ -38,4 +42,6 @@ def register_rewards() -> Iterable[RewardSource]:
         judge,
         http,
         reward_model,
+        environment,
+        tool_use,
     )

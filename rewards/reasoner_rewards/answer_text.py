@@ -1,6 +1,8 @@
-"""What several sources compare with: the reference answer of a problem."""
+"""What several sources ask of a text: the reference answer of a problem, and whether a text says anything."""
 
 from __future__ import annotations
+
+import unicodedata
 
 from reasoner import Problem
 from reasoner_rewards.extraction import reference_answer
@@ -20,3 +22,13 @@ def reference_text(problem: Problem) -> str:
             "Give the answer as it is, after '####', or in \\boxed{}."
         )
     return text.strip()
+
+
+SAYING = frozenset({"Sm", "So", "Sc", "Ps", "Pe"})
+"""Unicode categories, beside those of letters and numbers: an answer may be `<`, `€` or `[]`"""
+
+
+def says_something(text: str) -> bool:
+    """Whether there is a letter, a number, a symbol or a bracket in it: `...`, `?` and invisible characters say
+    nothing."""
+    return any((kind := unicodedata.category(char))[0] in "LN" or kind in SAYING for char in text)

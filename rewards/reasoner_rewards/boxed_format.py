@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from reasoner import Problem, Response, Score, after_thinking, reward
+from reasoner_rewards.answer_text import says_something
 from reasoner_rewards.extraction import last_box
 
 MAX_BOX_CHARS = 64
@@ -10,8 +13,14 @@ MAX_BOX_CHARS = 64
 MAX_TAIL_CHARS = 64
 """characters after the box: a closing word, not another problem"""
 
+_SILENT = re.compile(
+    r"\\(?:[,;:!> ]|(?:q?quad|left|right|displaystyle|mbox|text(?:bf|it|rm|sf|tt|normal)?|"
+    r"math(?:rm|bf|it|sf|tt|bb|cal|normal))(?![A-Za-z])|(?:[hv]space\*?|[hv]?phantom)\s*\{[^{}]*\})|(?<!\\)[{}$~]"
+)
+"""LaTeX that shows nothing: spaces, styles, and braces and dollars that are not escaped"""
 
-@reward("boxed_format", timeout_s=2.0, needs_answer=False)
+
+@reward("boxed_format", timeout_s=2.0, needs_answer=False, aspect="form")
 def boxed_format(problem: Problem, response: Response) -> Score:
     r"""1.0 if the response finished and gives exactly one short `\boxed{}` at its end, after any think block, else 0.0.
 
@@ -19,8 +28,10 @@ def boxed_format(problem: Problem, response: Response) -> Score:
     within three steps onto answers of nine tokens, all finished, none boxed, and no differences left to learn from. A
     box alone is no better: a text that runs to the token limit would be paid for a box somewhere in it.
 
-    The box must be non-empty and at most `MAX_BOX_CHARS` long, with at most `MAX_TAIL_CHARS` characters after it.
-    Whether the answer is right is not looked at: that is `math`.
+    The box must show something (a letter, a number, a symbol; `?`, `...` and `\text{}` are empty) and be at most
+    `MAX_BOX_CHARS` long, with at most `MAX_TAIL_CHARS` characters after it.
+    Whether the answer is right is not looked at: that is `math`. Nor is what stands before the box, or in the thinking:
+    a text that repeats itself, boxes in its thinking included, is for `repetition`.
     """
     note = _what_is_missing(response)
     return Score(float(not note), {"finished": response.finish_reason == "stop"}, note)
@@ -37,7 +48,7 @@ def _what_is_missing(response: Response) -> str:
         return f"{count} boxes instead of one"
     if box.content is None:
         return "the box has no closed braces"
-    if not box.content.strip():
+    if not says_something(_SILENT.sub(" ", box.content)):
         return "the box is empty"
     if len(box.content) > MAX_BOX_CHARS:
         return f"the box is longer than {MAX_BOX_CHARS} characters"

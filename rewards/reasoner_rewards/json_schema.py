@@ -55,7 +55,17 @@ def _prepare() -> None:
     _library()
 
 
-@reward("json_schema", timeout_s=5.0, prepare=_prepare, needs_answer=lambda options: options.match_answer)
+def _aspect(options: JsonSchemaOptions) -> Literal["answer", "form"]:
+    return "answer" if options.match_answer else "form"
+
+
+@reward(
+    "json_schema",
+    timeout_s=5.0,
+    prepare=_prepare,
+    needs_answer=lambda options: options.match_answer,
+    aspect=_aspect,
+)
 def json_schema(problem: Problem, response: Response, *, options: JsonSchemaOptions) -> Score:
     """1.0 if the response is JSON and valid under the schema (and, with `match_answer`, the reference), else 0.0.
 

@@ -62,7 +62,7 @@ class LanguageOptions(BaseModel):
     """share of letters in its script from which on the score is 1"""
 
 
-@reward("language", timeout_s=5.0, needs_answer=False)
+@reward("language", timeout_s=5.0, needs_answer=False, aspect="text")
 def language(problem: Problem, response: Response, *, options: LanguageOptions) -> Score:
     """1.0 if at least `min_share` of the letters belong to the scripts of the expected language, else 0.0.
 

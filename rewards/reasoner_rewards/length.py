@@ -50,7 +50,7 @@ class LengthOptions(BaseModel):
         return cache_tokens
 
 
-@reward("length", timeout_s=1.0, needs_answer=False)
+@reward("length", timeout_s=1.0, needs_answer=False, aspect="text")
 def length(problem: Problem, response: Response, *, options: LengthOptions) -> Score:
     """A value for the number L of tokens that the policy wrote; whether the answer is right is not looked at.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from functools import lru_cache
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -58,7 +59,11 @@ def _needs_answer(options: RegexOptions) -> bool:
     return ANSWER in options.pattern or options.group is not None
 
 
-@reward("regex", timeout_s=2.0, needs_answer=_needs_answer)
+def _aspect(options: RegexOptions) -> Literal["answer", "form"]:
+    return "answer" if _needs_answer(options) else "form"
+
+
+@reward("regex", timeout_s=2.0, needs_answer=_needs_answer, aspect=_aspect)
 def regex(problem: Problem, response: Response, *, options: RegexOptions) -> Score:
     """1.0 if the pattern is found in the response, else 0.0.
 
@@ -76,7 +81,7 @@ def regex(problem: Problem, response: Response, *, options: RegexOptions) -> Sco
     Raises:
         ValueError: the reference takes part and is empty (the problem is broken, not the response).
     """
-    compares = options.group is not None or ANSWER in options.pattern
+    compares = _needs_answer(options)
     text = after_thinking(response.text) if compares else response.text
     reference = reference_text(problem) if compares else ""
     if text is None:

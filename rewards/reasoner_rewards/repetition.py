@@ -30,7 +30,7 @@ class RepetitionOptions(BaseModel):
     """what an n-gram consists of: words and marks, or characters (for scripts without spaces)"""
 
 
-@reward("repetition", timeout_s=10.0, needs_answer=False)
+@reward("repetition", timeout_s=10.0, needs_answer=False, aspect="text")
 def repetition(problem: Problem, response: Response, *, options: RepetitionOptions) -> Score:
     """The share of n-grams that occurred before: 1 - different n-grams / n-grams, in [0, 1); 0 with fewer than n units.
 

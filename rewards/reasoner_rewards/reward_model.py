@@ -61,6 +61,7 @@ def _preflight(options: RewardModelOptions) -> str:
     limit_memory=False,
     preflight=_preflight,
     needs_answer=False,
+    aspect="text",
 )
 def reward_model(
     problems: Sequence[Problem], responses: Sequence[Response], *, options: RewardModelOptions

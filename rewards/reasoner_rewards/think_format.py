@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from reasoner import Problem, Response, Score, reward
+from reasoner_rewards.answer_text import says_something
 
 
 class ThinkFormatOptions(BaseModel):
@@ -28,21 +29,21 @@ class ThinkFormatOptions(BaseModel):
         return close
 
 
-@reward("think_format", timeout_s=2.0, needs_answer=False)
+@reward("think_format", timeout_s=2.0, needs_answer=False, aspect="form")
 def think_format(problem: Problem, response: Response, *, options: ThinkFormatOptions) -> Score:
     """1.0 if the response is one closed thinking block and then an answer, else 0.0.
 
     White space may precede the block. A block that is missing, empty, nested, repeated or not closed gives 0, and so
-    does an answer that is missing (`require_answer`); the note says which. Empty means without a visible character:
-    zero-width ones do not fill a block. Neither the thinking nor the answer is judged: combine it with a source that
-    does, or a policy learns to write the tags and nothing else.
+    does an answer that is missing (`require_answer`); the note says which. Empty means without a letter, number, symbol
+    or bracket: neither `...` nor zero-width characters fill a block. Neither the thinking nor the answer is judged:
+    combine it with a source that does, or a policy learns to write the tags and nothing else.
 
     Parts: `thinking` and `answer`, the characters of each (0 when the format is broken).
     """
     thinking, answer, note = _split(response.text, options)
-    if not note and not _visible(thinking):
+    if not note and not says_something(thinking):
         note = "the thinking block is empty"
-    if not note and options.require_answer and not _visible(answer):
+    if not note and options.require_answer and not says_something(answer):
         note = "nothing follows the thinking block"
     lengths = (0, 0) if note else (len(thinking.strip()), len(answer.strip()))
     return Score(float(not note), {"thinking": lengths[0], "answer": lengths[1]}, note)
@@ -61,7 +62,3 @@ def _split(text: str, options: ThinkFormatOptions) -> tuple[str, str, str]:
     if (options.open and options.open in answer) or options.close in answer:
         return "", "", "more than one thinking block"
     return inner, answer, ""
-
-
-def _visible(text: str) -> bool:
-    return any(char.isprintable() and not char.isspace() for char in text)

@@ -102,16 +102,18 @@ def test_the_other_settings_load(tmp_path: Path) -> None:
         assert load_config("math-gsm8k", "laptop", [own]).config.data.train is not None
 
 
-def test_rows_of_trl_and_verl_load_as_the_page_says(tmp_path: Path) -> None:
+def test_rows_of_trl_and_verl_and_multiple_choice_load_as_the_page_says(tmp_path: Path) -> None:
     user = (Message("user", "What is 2 + 2?"),)
-    assert len(EXAMPLES) == 3
+    quiz = (Message("user", "Which one is a colour?\n\nA. seven\nB. red"),)
+    expected = [(user, "4"), (user, "4"), (quiz, "B")]
+    assert len(EXAMPLES) == 4
     for row, table in EXAMPLES:
         ((name, settings),) = tomllib.loads(table)["data"].items()
         (tmp_path / "rows.jsonl").write_text(row)
         settings["path"] = str(tmp_path / "rows.jsonl")
         if name == "train":
             (problem,) = load_problems(SourceConfig(**settings), PromptConfig(), {}, 0)
-            assert (problem.messages, problem.answer) == (user, "4")
+            assert (problem.messages, problem.answer) == expected.pop(0)
         else:
             report = RowReport()
             rows = read_offline("pairs", OfflineConfig(**settings), PromptConfig(), {}, 0, None, report)

@@ -139,4 +139,4 @@ def _is_found(name: str) -> None:
     command = [sys.executable, "-c", program, *shlex.split("plugins list")]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert f"distribution {name} (reasoner_gym)" in listed
-    assert "tasks       gym/*" in listed
+    assert "tasks         gym/*" in listed

@@ -90,21 +90,21 @@ def test_a_sampler_that_keeps_old_weights_is_found(task: Path, monkeypatch: pyte
 
 
 def test_a_sampler_that_fails_during_the_update_ends_the_run(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = HfSampler._draw_batch
+    whole = HfSampler.begin
 
     def fail(self: Any, *arguments: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
             raise SamplerError("the sampler is gone")
         return whole(self, *arguments)
 
-    monkeypatch.setattr(HfSampler, "_draw_batch", fail)
+    monkeypatch.setattr(HfSampler, "begin", fail)
     with pytest.raises(SamplerError, match="the sampler is gone"):
         run(task)
 
 
 def test_a_draw_that_failed_costs_no_problem(trial: OneTrial, once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run goes back to where the draw had not begun: a resumed one draws the same problems."""
-    whole, draws = HfSampler._draw_batch, iter(range(100))
+    whole, draws = HfSampler.begin, iter(range(100))
 
     def fail(self: Any, *arguments: Any) -> Any:
         # Of step 4: step 3 goes on without a look at it.
@@ -113,7 +113,7 @@ def test_a_draw_that_failed_costs_no_problem(trial: OneTrial, once: Path, monkey
         return whole(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(HfSampler, "_draw_batch", fail)
+        patched.setattr(HfSampler, "begin", fail)
         with pytest.raises(SamplerError, match="the sampler is gone"):
             trial.begin("failed", *AHEAD)
     failed = only(trial.folder / "failed")

@@ -11,7 +11,8 @@ import time
 from multiprocessing.connection import Connection
 
 from reasoner.errors import SamplerError
-from reasoner.sampling.vllm.messages import Close, Done, SampleRequest, StartEngine, failure
+from reasoner.sampling.base import Completed, Completion
+from reasoner.sampling.vllm.messages import Close, Done, RequestFailed, StartEngine, Submit, failure
 
 
 def hang_at_start() -> None:
@@ -37,10 +38,27 @@ def main(connection: Connection) -> None:
             connection.send(failure(raised))
         return
     connection.send(Done("a fake"))
+    serve(connection, start.model)
+
+
+def serve(connection: Connection, does: str) -> None:
     while not isinstance(request := connection.recv(), Close):
-        if isinstance(request, SampleRequest):
+        if not isinstance(request, Submit):
+            connection.send(Done())
+        elif does == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        connection.send(Done())
+        elif does == "stall":
+            hang_at_work()
+        elif does == "fail":
+            connection.send(RequestFailed("no experts", is_traceback=False))
+        else:
+            for asked in request.requests:
+                written = Completion(asked.token_ids, (-0.5,) * len(asked.token_ids), "stop", 0)
+                connection.send(Completed(asked.id, (written,) * asked.n))
+
+
+def hang_at_work() -> None:
+    time.sleep(600)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,13 @@ BAD: Mapping[str, tuple[str, list[dict[str, float]], Sequence[str]]] = {
         ["for 3 steps"],
     ),
     "the gap grows": ("sampler gap", run(30, gap__mean=lambda step: 1e-5 + 5e-4 * step), ["grew", "check_every"]),
+    "tools fail": ("tool failures", run(4, tools__failed=lambda _: 0.25), ["25% of the results", "timeout_s"]),
+    "environments fail": (
+        "tool failures",
+        run(4, environment__failed=lambda _: 0.2, tools__failed=lambda _: 0.05),
+        ["20% of the responses lost their environment", "memory_mb"],
+    ),
+    "the tool is given up": ("tools unused", run(16, tools__calls=ramp(1.5, 0.0, 16)), ["from 1.40 to 0.10", "need"]),
     "a reward fails": ("reward failures", run(9, reward__math__failed=lambda _: 0.3), ["math 30%", "timeout_s"]),
     "a reward never applies": (
         "not applicable",

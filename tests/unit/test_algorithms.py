@@ -252,6 +252,22 @@ def schedule(**choices: Any) -> str:
             ["gro.preset=ppo", "gro.terms.ppo.credit.combine=normalise-then-sum"],
             ["[gro.terms.ppo] credit.combine = 'normalise-then-sum'", "not with baseline = 'critic'"],
         ),
+        (
+            ["gro.terms.grpo.credit.level=turn"],
+            ["gro.terms.grpo.credit.level = 'turn' credits the turns", "set environment.name"],
+        ),
+        (
+            ["gro.terms.grpo.credit.level=turn", "environment.name=maze"],
+            ["which is no part of the reward: add the reward source 'environment'"],
+        ),
+        (
+            ["gro.preset=ppo", "gro.terms.ppo.credit.level=turn"],
+            ["[gro.terms.ppo] credit.level = 'turn' gives each turn", "got 'token', 'sum-then-normalise', 'critic'"],
+        ),
+        (
+            ["gro.preset=gspo", "gro.terms.gspo.credit.level=turn"],
+            ["[gro.terms.gspo] credit.level = 'turn'", "it needs evidence.unit = 'token'"],
+        ),
         # schedules
         (
             [schedule(kind="linear", first=10, last=5)],

@@ -27,11 +27,12 @@ ENGINES: dict[str, str | tuple[str, ...]] = {
     "datasets": "reasoner/data/rows.py",
     "reasoning_gym": ("tasks/", "plugins/reasoner-gym/"),
     "math_verify": "rewards/",
+    "if_verifiable": "rewards/",
     "sympy": "rewards/",
 }
 """heavy package -> the places that wrap it"""
 STAGES = {"sampling", "scoring", "learning", "gro", "runs", "monitoring", "sandbox"}
-INSIDE = ROOT / "rewards" / "reasoner_rewards" / "code" / "inside"
+INSIDE = [ROOT / "rewards" / "reasoner_rewards" / "code" / "inside", ROOT / "rewards/reasoner_environments/inside"]
 PACKAGES = sorted(path.parent for path in (ROOT / "reasoner").rglob("__init__.py") if path.parent != ROOT / "reasoner")
 
 TABLE = """
@@ -41,29 +42,31 @@ records:
 io: errors
 config: errors gro io
 processes: errors io
+workers: errors io processes records
 distributed: errors processes records
 evaluation: config records
-environments: errors records
 models: config errors io processes
 sandbox: errors io processes
 doctor: errors models processes sandbox
 learning: config distributed errors gro models records
 plugins: errors evaluation gro io records
+environments: config errors io plugins records workers
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
-scoring: config distributed errors io plugins processes records
-loading: config data errors gro io models monitoring plugins scoring
+scoring: config distributed errors io plugins records workers
+loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
+trajectories: config data distributed environments errors records sampling
 testing: config errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
-planning: config data distributed errors evaluation gro io learning loading models monitoring plugins processes
-    records runs sampling scoring
+planning: config data distributed environments errors evaluation gro io learning loading models monitoring plugins
+    processes records runs sampling scoring
 report: config data errors evaluation io learning models monitoring records runs
 training: config data distributed errors evaluation gro io launch learning loading models monitoring planning plugins
-    processes records runs sampling scoring
+    processes records runs sampling scoring trajectories
 benchmarks: config errors evaluation gro io learning loading models monitoring planning processes records runs
-    sampling scoring training
+    sampling scoring training trajectories
 pipeline: gro monitoring records training
 api: benchmarks config distributed errors io loading planning plugins processes records report runs scoring testing
 cli: benchmarks config data distributed doctor errors gro io launch learning loading models monitoring pipeline
@@ -178,7 +181,7 @@ def test_no_public_type_has_a_name_of_another() -> None:
     homes = defaultdict(list)
     for folder in ("reasoner", "rewards", "tasks"):
         for path in (ROOT / folder).rglob("*.py"):
-            if path.parent != INSIDE:
+            if path.parent not in INSIDE:
                 for name in types_of(ast.parse(path.read_text(encoding="utf-8"))):
                     homes[name].append(path.relative_to(ROOT).as_posix())
     assert len(homes) > 300
@@ -286,7 +289,7 @@ LOADERS = ("torch.load", "np.load", "numpy.load", "pd.read_pickle", "pandas.read
 def test_nothing_runs_code_that_a_file_holds() -> None:
     """No pickle, no `eval`; models are opened with safetensors, or from GGUF, alone. What runs in the sandbox may."""
     files = [path for folder in ("reasoner", "rewards", "tasks", "plugins") for path in (ROOT / folder).rglob("*.py")]
-    files = [path for path in files if path.parent != INSIDE]
+    files = [path for path in files if path.parent not in INSIDE]
     models = 0
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -384,6 +387,8 @@ def test_the_command_line_has_these_options() -> None:
         "rewards show": "--help --plugin name",
         "rewards test": "--allow-unsandboxed-code --help --options --plugin --profile --set --task name",
         "rewards bench": "--allow-unsandboxed-code --cases --help --options --plugin --strict --workers name",
+        "rewards attack": "--allow-unsandboxed-code --cases --help --json --options --plugin --profile --set --task "
+        "name",
         "plugins": "--help",
         "plugins list": "--help --plugin",
         "plugins new": "--help --output name",
@@ -425,11 +430,17 @@ data.pairs.options data.pairs.split data.pairs.columns data.pairs.limit data.pai
 data.pairs.per_step data.pairs.max_tokens data.labelled.path data.labelled.hub
 data.labelled.generator data.labelled.options data.labelled.split data.labelled.columns data.labelled.limit
 data.labelled.shuffle data.labelled.seed data.labelled.per_step data.labelled.max_tokens data.holdout data.on_bad_row
+data.train.missing data.train.on_bad_row data.train.too_long
+data.eval.missing data.eval.on_bad_row data.eval.too_long
+data.pairs.missing data.pairs.on_bad_row data.pairs.too_long
+data.labelled.missing data.labelled.on_bad_row data.labelled.too_long
+data.demos.missing data.demos.on_bad_row data.demos.too_long
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
+sampling.stop_repetition
 sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
@@ -460,7 +471,7 @@ learning.token_budget learning.logit_chunk learning.gradient_checkpointing learn
 lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
 handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
 evaluation.correct evaluation.threshold trackers
-gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound
+gro.terms.entry.credit.level gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound
 gro.terms.entry.evidence.entropy_share gro.terms.entry.link.limit
 gro.terms.entry.link.measure gro.terms.entry.link.negative gro.terms.entry.link.negative_power
 gro.terms.entry.link.negative_rate gro.terms.entry.link.only_negative gro.terms.entry.link.positive

@@ -120,7 +120,7 @@ FAMILIES = {
 
 def test_responses_end_as_those_of_the_run_also_where_the_model_has_no_end_token(built: Callable[[str], Path]) -> None:
     with world(built("llama")) as each:
-        each.sampler._end_tokens = ()
+        each.sampler.end_tokens = ()
         every_second = tuple(range(0, each.sampler._model.config.vocab_size, 2))
         for params in (SamplingParams(0.5, 8, end_tokens=every_second), SamplingParams(0.5, 8, stop=tuple(printable))):
             each.params = params

@@ -19,10 +19,21 @@ from reasoner.errors import ConfigError, ScoringError
 from reasoner.monitoring.metrics import find
 from reasoner.monitoring.step_metrics import rollout_metrics
 from reasoner.plugins.reward_api import RewardSource, reward
-from reasoner.records import Component, Failure, Group, Message, Problem, Response, Score, ScoredGroup
+from reasoner.records import (
+    Component,
+    EnvironmentReport,
+    Failure,
+    Group,
+    Message,
+    Problem,
+    Response,
+    Score,
+    ScoredGroup,
+    ToolCall,
+    Turn,
+)
 from reasoner.scoring.cache import Cache, digest
 from reasoner.scoring.composition import (
-    MAX_RESULT_BYTES,
     InvalidScoreError,
     Refused,
     check_rewards,
@@ -36,7 +47,6 @@ from reasoner.scoring.service import ScoringService
 from reasoner.scoring.statistics import MIN_RESPONSES, FailedResponse, Tally
 from reasoner.scoring.workers.protocol import (
     CallResult,
-    LineBuffer,
     Traits,
     dump_content,
     dump_problem,
@@ -48,6 +58,8 @@ from reasoner.scoring.workers.protocol import (
     load_start,
     load_task,
 )
+from reasoner.workers.json_values import MAX_RESULT_BYTES
+from reasoner.workers.lines import LineBuffer
 
 
 @reward("unit")
@@ -356,7 +368,19 @@ def test_calls_are_equal_when_they_see_the_same() -> None:
         (problem, response(tokens=3)),
         (problem, replace(response(), finish_reason="length")),
     ]
+    turn = Turn("assistant", 0, 2, "a", (ToolCall("add", {"a": 1}),))
+    turns = replace(response(), turns=(turn,), report=EnvironmentReport(0.5, {}, (0.5,)))
+    others += [
+        (problem, turns),
+        (problem, replace(turns, turns=(replace(turn, text="b"),))),
+        (problem, replace(turns, turns=(replace(turn, calls=(ToolCall("add", {"a": 2}),)),))),
+        (problem, replace(turns, turns=(replace(turn, error="timeout"),))),
+        (problem, replace(turns, report=EnvironmentReport(1.0, {}, (1.0,)))),
+        (problem, replace(turns, policy_mask=(True, False))),
+    ]
     assert len({seen, *(digest(dump_content(problem), other) for problem, other in others)}) == 1 + len(others)
+    slower = replace(turns, turns=(replace(turn, seconds=9.0),), token_ids=(3, 4))
+    assert digest(dump_content(problem), slower) == digest(dump_content(problem), turns)
 
 
 scores = (
@@ -432,13 +456,19 @@ def test_the_host_says_how_sources_are_called_or_why_not() -> None:
     texts=st.lists(st.text(st.characters(exclude_categories=())), max_size=3),
     tokens=st.lists(st.tuples(st.integers(0, 2**31), st.booleans(), st.floats(max_value=0.0)), min_size=1),
     fields=parts,
+    report=st.none() | st.builds(EnvironmentReport, st.none() | finite, parts, st.just((0.5, 0.0)), st.just(FAILURE)),
 )
 def test_tasks_cross_the_wire_unchanged(
-    texts: list[str], tokens: list[tuple[int, bool, float]], fields: dict[str, Any]
+    texts: list[str], tokens: list[tuple[int, bool, float]], fields: dict[str, Any], report: EnvironmentReport | None
 ) -> None:
     ids, mask, logprobs = zip(*tokens, strict=True)
-    responses = [Response(text, ids, mask, logprobs, "length", 3) for text in texts]
-    problems = [Problem(text, tuple(Message("user", text) for text in texts), "a\nb", fields) for text in texts]
+    turns = tuple(
+        Turn("assistant", at, at + 1, text, (ToolCall(text, fields, text),), "", text, 0.5)
+        for at, text in enumerate(texts)
+    )
+    responses = [Response(text, ids, mask, logprobs, "length", 3, ((1, 4),), turns, report) for text in texts]
+    messages = tuple(Message("tool", text, text) for text in texts)
+    problems = [Problem(text, messages, "a\nb", fields) for text in texts]
     encoded = [dump_problem(problem, dump_content(problem)) for problem in problems]
     line = dump_task(7, [0, 2], encoded, [dump_response(response) for response in responses])
     task, rewards, payload = line.split(b" ", 2)
@@ -579,8 +609,58 @@ def test_metrics_of_a_source_before_and_after_weighting() -> None:
     assert {find(name).unit for name in metrics} <= {"reward", "share", "s", "tokens", "nats"}
 
 
+def test_metrics_of_turns_and_of_responses_whose_environment_failed() -> None:
+    call = ToolCall("add", {})
+    turns = (
+        Turn("assistant", 0, 1, "", (call, replace(call, error="no such tool"))),
+        Turn("tool", 1, 2, "", (), "add", "timeout", 3.0),
+        Turn("tool", 2, 3, "", (), "add", "", 1.0),
+        Turn("assistant", 3, 4, "", (call,)),
+        Turn("tool", 4, 5, "", (), "add", "", 0.0),
+    )
+    mask, logprobs = (True, False, False, True, False), (-1.0, 0.0, 0.0, -3.0, 0.0)
+    called = Response("", (1,) * 5, mask, logprobs, "length", 0, (), turns, EnvironmentReport())
+    answered = Response("", (1,), (True,), (-2.0,), "stop", 0, (), (Turn("assistant", 0, 1, ""),), EnvironmentReport())
+    lost = Response("", (9,), (False,), (0.0,), "stop", 0, report=REPORTS[1])
+    rows = (
+        (Component("math", 1.0, 1.0),),
+        (Component("math", 1.0, 0.0),),
+        (Component("math", 1.0, None, failure=lost.failure),),
+    )
+    metrics = rollout_metrics([ScoredGroup(Group(PROBLEM, (1,), (called, answered, lost)), rows, (1.0, 0.0, None))])
+    assert {name: value for name, value in metrics.items() if "/" in name and not name.startswith("reward/math/s")} == {
+        "reward/abstained": pytest.approx(1 / 3),
+        "reward/mean": 0.5,
+        "reward/std": 0.5,
+        "reward/math/mean": 0.5,
+        "reward/math/weighted_mean": 0.5,
+        "reward/math/not_applicable": 0.0,
+        "reward/math/failed": 0.0,  # it was not called
+        "groups/no_credit": 0.0,
+        "response/length_mean": 1.0,
+        "response/finished": pytest.approx(2 / 3),
+        "response/entropy": 2.0,  # of the policy's tokens
+        "tokens/sampled": 3.0,
+        "turns/mean": 1.0,
+        "turns/observed_mean": pytest.approx(4 / 3),
+        "tools/calls": 1.0,
+        "tools/seconds": pytest.approx(4 / 3),
+        "tools/malformed": pytest.approx(1 / 3),
+        "tools/failed": pytest.approx(1 / 3),
+        "environment/failed": pytest.approx(1 / 3),
+    }
+    assert {find(name).unit for name in metrics} <= {"reward", "share", "s", "tokens", "nats", "count"}
+    [of_lost] = (rollout_metrics([ScoredGroup(Group(PROBLEM, (1,), (lost,)), rows[2:], (None,))]),)
+    assert (of_lost["reward/abstained"], of_lost["tools/calls"], of_lost["response/entropy"]) == (1.0, 0.0, 0.0)
+
+
 VALUES = {"1": 1.0, "0": 0.0, "-": -1.0, "n": None}
 """what a reward makes of its letter of a response; `f` fails"""
+
+
+LOST = "lost"
+"""the text of a response whose environment failed"""
+REPORTS = (None, EnvironmentReport(failure=Failure("environment", "crash", "its worker died", 1.0)))
 
 
 class FakeHost:
@@ -674,7 +754,7 @@ def set_ups(draw: st.DrawFn) -> tuple[list[RewardConfig], list[Traits], list[lis
         lane = draw(st.sampled_from([-1, index]))
         traits.append(Traits(draw(st.sampled_from(["response", "group", "batch"])), lane, draw(st.booleans()), 5.0))
     columns = [st.sampled_from("10-n" if each.granularity == "batch" else "10-nf") for each in traits]
-    texts = st.tuples(*columns).map("".join)
+    texts = st.tuples(*columns).map("".join) | st.just(LOST)
     return rewards, traits, draw(st.lists(st.lists(texts, max_size=4), max_size=5))
 
 
@@ -685,21 +765,29 @@ def test_any_set_of_rewards_gives_what_the_simple_way_gives(
     rewards, traits, texts = set_up
     host = FakeHost(traits, lambda size: data.draw(st.integers(0, size - 1)))
     groups = [
-        Group(Problem(str(index), (), ""), (1,), tuple(map(response, group))) for index, group in enumerate(texts)
+        Group(
+            Problem(str(index), (), ""),
+            (1,),
+            tuple(replace(response(text), report=REPORTS[text == LOST]) for text in group),
+        )
+        for index, group in enumerate(texts)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reasoner.scoring.service.ScoringHostProcess", lambda plan: host)
+        patch.setattr("reasoner.scoring.service.HostProcess", lambda name, module, plan: host)
         patch.setattr("reasoner.scoring.score_call.BATCH_SIZE", 3)
         service = ScoringService(rewards, ScoringConfig(cache=cache, max_failure_rate=1.0))
         scored = {int(each.group.problem.id): each for each in service.score(groups)}
         statistics = service.statistics()
         service.close()
-    rows = [letters_of(group, rewards, traits) for group in texts]
     assert sorted(scored) == list(range(len(texts)))
-    for index, expected in enumerate(rows):
+    for index, group in enumerate(texts):
+        # a response whose environment failed is asked of no source, abstains, and changes nothing for the others
+        judged = iter(expected := letters_of([text for text in group if text != LOST], rewards, traits))
+        rows = [["f"] * len(rewards) if text == LOST else next(judged) for text in group]
         letters = [[letter_of(part) for part in row] for row in scored[index].components]
-        assert letters == [[VALUES[letter] if letter in "10-" else letter for letter in row] for row in expected]
-        assert list(scored[index].rewards) == rewards_of(expected, rewards)
+        assert letters == [[VALUES[letter] if letter in "10-" else letter for letter in row] for row in rows]
+        known = iter(rewards_of(expected, rewards))
+        assert list(scored[index].rewards) == [None if text == LOST else next(known) for text in group]
     made = Counter(reward for reward, _ in host.calls)
     assert [each.calls for each in statistics.values()] == [made[index] for index in range(len(rewards))]
     for index, each in enumerate(traits):

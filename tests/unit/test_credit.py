@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from reasoner.gro.credit import credit, informative, returns_and_advantages
 from reasoner.gro.inputs import ObjectiveInputs
+from reasoner.gro.objective import credit_of
 from reasoner.gro.pairs import mine_pairs, units
 from reasoner.gro.spec.terms import (
     KL,
@@ -455,3 +457,109 @@ def test_responses_that_pairs_connect_are_one_unit() -> None:
     assert found[0] == found[1] == found[2]
     assert found[4] == found[5]
     assert len(set(found)) == 4
+
+
+def _returns(rewards: float, turns: Sequence[float], at: int) -> float:
+    """What is left of a reward when a turn begins."""
+    return rewards - sum(turns[:at])
+
+
+def _by_turn(
+    spec: Advantage, rewards: Rewards, turns: Sequence[Sequence[float]], of_tokens: Sequence[Sequence[int | None]]
+) -> list[list[float]]:
+    """The credit of every token, 0 where it is not the policy's: one token and one response at a time."""
+    found: list[list[float]] = []
+    size = len(rewards[0])
+    for i, row in enumerate(of_tokens):
+        group = list(range(i - i % size, i - i % size + size))
+        known = {j: reward for j in group if (reward := rewards[i // size][j % size]) is not None}
+        values = []
+        for turn in row:
+            if turn is None or i not in known:
+                values.append(0.0)
+                continue
+            returns = {j: _returns(reward, turns[j], turn) for j, reward in known.items()}
+            mean = sum(returns.values()) / len(returns)
+            others = [value for j, value in returns.items() if j != i]
+            lengths = {j: sum(at is not None for at in of_tokens[j]) for j in known}
+            baseline = {
+                "none": 0.0,
+                "mean": mean,
+                "leave-one-out": sum(others) / max(len(others), 1),
+                "length-weighted": sum(lengths[j] * returns[j] for j in known) / sum(lengths.values()),
+            }[spec.baseline]
+            value = returns[i] - baseline
+            compares = spec.baseline != "none" or spec.scale == "group"
+            if compares and (len(returns) < 2 or len(set(returns.values())) == 1):
+                value = 0.0
+            elif spec.scale == "group":
+                spread = sum((each - mean) ** 2 for each in returns.values()) / (len(returns) - 1)
+                value /= math.sqrt(spread) + 1e-4
+            values.append(value)
+        found.append(values)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("baseline", ["none", "mean", "leave-one-out", "length-weighted"])
+@pytest.mark.parametrize("scale", ["none", "group"])
+def test_credit_by_turn_is_of_the_returns_from_each_turn_on(baseline: str, scale: str, seed: int) -> None:
+    rng = random.Random(seed)
+    groups, size = rng.randint(1, 3), rng.randint(1, 4)
+    rewards = [
+        [None if rng.random() < 0.2 else rng.choice((0.0, 0.5, 1.0)) for _ in range(size)] for _ in range(groups)
+    ]
+    turns = [[rng.choice((0.0, 0.25, -0.5)) for _ in range(rng.randint(1, 4))] for _ in range(groups * size)]
+    # the policy writes one to three tokens a turn, the environment none to two after it
+    of_tokens: list[list[int | None]] = [
+        [at for turn in range(len(row)) for at in [turn] * rng.randint(1, 3) + [None] * rng.randint(0, 2)]
+        for row in turns
+    ]
+    width = max(map(len, of_tokens))
+    inputs = replace(
+        _inputs(rewards),
+        mask_RT=torch.tensor([[at is not None for at in row] + [False] * (width - len(row)) for row in of_tokens]),
+        turns_RT=torch.tensor([[at or 0 for at in row] + [9] * (width - len(row)) for row in of_tokens]),
+        turn_rewards_RM=torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in turns], batch_first=True),
+    )
+    spec = _advantage(baseline, scale, level="turn")
+    found = credit_of(Term(credit=spec), inputs)
+    for row, expected in zip(found.tolist(), _by_turn(spec, rewards, turns, of_tokens), strict=True):
+        assert row[: len(expected)] == pytest.approx(expected, abs=1e-9)
+        assert not any(row[len(expected) :])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from([None, 0.0, 0.5, 1.0]), min_size=3, max_size=3), min_size=1, max_size=3),
+    st.sampled_from(["none", "mean", "leave-one-out", "length-weighted"]),
+    st.sampled_from(["none", "group", "mean", "batch"]),
+)
+def test_without_rewards_of_turns_it_is_the_credit_of_whole_responses(
+    rewards: Rewards, baseline: str, scale: str
+) -> None:
+    responses = 3 * len(rewards)
+    inputs = _inputs(rewards, [1 + n % 4 for n in range(responses)])
+    whole = credit(Term(credit=_advantage(baseline, scale)), inputs, NO_PAIRS)
+    by_turn = Term(credit=_advantage(baseline, scale, level="turn"))
+    assert torch.equal(credit(by_turn, inputs, NO_PAIRS), whole)
+    inputs = replace(
+        inputs,
+        turns_RT=torch.arange(inputs.mask_RT.shape[1]).repeat(responses, 1) // 2,
+        turn_rewards_RM=torch.zeros(responses, 2),
+    )
+    torch.testing.assert_close(credit(by_turn, inputs, NO_PAIRS), whole.expand_as(inputs.mask_RT))
+
+
+def test_a_kl_in_the_reward_is_paid_before_turns_are_compared() -> None:
+    inputs = replace(
+        _inputs([[1.0, 0.0]], [2, 2]),
+        old_RT=torch.tensor([[-1.0, -1.0], [-1.0, -1.0]]),
+        reference_RT=torch.tensor([[-2.0, -1.0], [-1.0, -1.0]]),
+        turns_RT=torch.tensor([[0, 1], [0, 1]]),
+        turn_rewards_RM=torch.tensor([[0.5, 0.5], [0.0, 0.0]]),
+    )
+    kl = KL(0.1, "k1", "reward")
+    for baseline, expected in (("none", [[0.9, 0.4], [0.0, 0.0]]), ("mean", [[0.45, 0.2], [-0.45, -0.2]])):
+        found = credit(Term(credit=_advantage(baseline, level="turn"), kl=kl), inputs, NO_PAIRS)
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), check_dtype=False)

@@ -372,6 +372,12 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ],
             ["environment has no effect: the method samples no responses"],
         ),
+        (["environment.tools=['calculater']"], ["there is no tool 'calculater'", "Did you mean 'calculator'"]),
+        (["environment.name=gues"], ["environment.name: there is no environment 'gues'", "Registered: "]),
+        (
+            ["environment.tools=['calculator']", "environment.tool_options.calculator.max_digit=9"],
+            ["tool 'calculator' has no option 'max_digit'", "Did you mean 'max_digits'"],
+        ),
         (["lora.handover=adapters"], ["one of auto, adapter, merged", "Did you mean 'adapter'"]),
         (["data.eval.seed=1"], ["data.train.seed and data.eval.seed are both 1"]),
         (["evaluation.correct=maths"], ["evaluation.correct = 'maths'", "not among the rewards: math, boxed_format"]),

@@ -69,9 +69,9 @@ def test_an_installed_distribution_is_listed_with_what_it_registers(cli: Cli, in
     lines = [line.rstrip() for line in cli("plugins", "list").out.splitlines()]
     at = lines.index("distribution some-good (some_good)")
     assert lines[at + 1].endswith("/site/some_good.py")
-    assert lines[at + 2] == "  rewards     good"
+    assert lines[at + 2] == "  rewards       good"
     assert "built-in package reasoner_rewards" in lines
-    assert any(line.startswith("  generators  gsm_symbolic") for line in lines)
+    assert any(line.startswith("  generators    gsm_symbolic") for line in lines)
 
 
 def test_a_file_is_listed_with_its_methods(cli: Cli) -> None:

@@ -128,9 +128,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
 
 def test_a_column_that_the_rows_do_not_have_is_named(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl")
-    with pytest.raises(
-        DataError, match=r"line 1: data\.train\.columns\.question names the field 'problem'.*answer.*columns=\{\}'"
-    ):
+    with pytest.raises(ConfigError, match=r"question = 'problem': none of the 20 rows has it.*answer.*columns=\{\}'"):
         load(SourceConfig(path=path, columns={"question": "problem"}))
 
 

@@ -125,9 +125,13 @@ def test_a_dry_run_of_offline_data_reads_and_shows_them(cli: Cli, folder: Path) 
     ("task", "sets", "message"),
     [
         ("dpo.toml", ["data.pairs.path=none.jsonl"], "there is no data file /"),
-        ("dpo.toml", ["data.pairs.columns={chosen = 'good'}"], "data.pairs.columns.chosen names the field 'good'"),
+        ("dpo.toml", ["data.pairs.columns={chosen = 'good'}"], "data.pairs.columns.chosen = 'good': none of the"),
         ("dpo.toml", ["data.pairs.max_tokens=60"], "more than data.pairs.max_tokens = 60"),
-        ("online.toml", ["data.train.columns={answer = 'solution'}"], "names the field 'solution'"),
+        (
+            "online.toml",
+            ["data.train.columns={answer = 'solution'}"],
+            "data.train.columns.answer = 'solution': none of the",
+        ),
         ("online.toml", ["sampling.max_prompt_tokens=50"], "more than sampling.max_prompt_tokens = 50"),
         ("online.toml", ["rewards=[{source = 'choice'}]", "evaluation.correct=choice"], "'choice' cannot compare with"),
         (

@@ -229,7 +229,7 @@ def test_a_task_whose_data_is_not_there_is_said_and_left_out(cli: Cli, monkeypat
             raise DataError("no hub")
         return [Problem("p:0", (Message("user", "3 + 4?"),), "7")]
 
-    monkeypatch.setattr("reasoner.cli.inspect.reward_checks._problems", few)
+    monkeypatch.setattr("reasoner.cli.inspect.reward_checks.task_problems", few)
     tested = cli("rewards", "test", "math", "--profile", "laptop")
     assert (tested.code, tested.err) == (0, "")
     assert "math on math-500: not tested: no hub" in tested.out
@@ -285,10 +285,10 @@ def test_options_that_are_no_table_or_unknown_are_refused(cli: Cli, plugin: str,
 
 
 def test_the_reward_of_a_task_keeps_its_own_options() -> None:
-    from reasoner.cli.inspect.reward_checks import _reward_of
+    from reasoner.cli.inspect.reward_inputs import reward_of
     from reasoner.loading import load_config
 
     config = load_config("math-gsm8k", "laptop", sets=["rewards.math.options.extract=lenient"]).config
-    assert _reward_of(config, "math", None).options == {"extract": "lenient"}
-    assert _reward_of(config, "math", '{extract = "strict"}').options == {"extract": "strict"}
-    assert _reward_of(config, "other", None) == RewardConfig(source="other")
+    assert reward_of(config, "math", None).options == {"extract": "lenient"}
+    assert reward_of(config, "math", '{extract = "strict"}').options == {"extract": "strict"}
+    assert reward_of(config, "other", None) == RewardConfig(source="other")

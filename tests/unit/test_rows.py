@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.data.decontamination import hold_out, question_key
 from reasoner.data.problems import Splits, load_held_out, load_problems, load_splits
 from reasoner.data.prompts import templates
-from reasoner.data.row_report import NAMED
+from reasoner.data.row_report import NAMED, RowError, RowReport
 from reasoner.errors import ConfigError, DataError
 from reasoner.records import Message, Problem
 
@@ -259,7 +260,7 @@ def test_dropped_rows_are_counted_and_repeated_ones_go_too(tmp_path: Path) -> No
     assert bad.startswith("data.train: 9 of 40 rows cannot be used and were left out: 4 with an empty field 'answer', ")
     assert "(the first: " in bad
     assert repeated == (
-        f"data.train: rows that repeat an earlier one and were left out: 1 (the first is {tmp_path}/x.jsonl, line 31, "
+        f"data.train: rows that repeat an earlier one and were left out: 1 (the first: {tmp_path}/x.jsonl, line 31, "
         f"as {tmp_path}/x.jsonl, line 3)."
     )
 
@@ -275,14 +276,14 @@ def test_rows_that_repeat_others_are_said_and_kept_unless_bad_rows_are_dropped(t
 
 
 def test_equal_complaints_are_written_once_and_where_every_row_is_bad_nothing_can_be_left_out(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "x.jsonl", [{"question": "?", "solution": "1"}] * 7)
+    path = jsonl(tmp_path / "x.jsonl", [{"question": "?", "result": "1"}] * 7)
     for policy in ("refuse", "drop"):
         data = DataConfig(train=source(path), on_bad_row=policy)
         with pytest.raises(DataError) as caught:
             load_splits(data, PLAIN, {}, 0)
         first, complaint, *same, more = str(caught.value).splitlines()
         assert first.startswith("data.train: 7 of 7 rows cannot be used")
-        assert "the field 'answer' is missing. The row has: question, solution." in complaint
+        assert "the field 'answer' is missing. The row has: question, result." in complaint
         assert same == [f"  {path}, line {n}: the same" for n in (2, 3, 4, 5)]
         assert more == "  and 2 more: 2 without the field 'answer'"
 
@@ -392,3 +393,67 @@ def test_bad_rows_are_told_before_that_nothing_is_left_to_train_on(tmp_path: Pat
         load_splits(DataConfig(train=train, holdout=0.1), PLAIN, {}, 0)
     with pytest.raises(ConfigError, match=r"of the 1 rows of data\.train leaves nothing .* are held out together"):
         load_splits(DataConfig(train=train, holdout=0.1, on_bad_row="drop"), PLAIN, {}, 0)
+
+
+# Each source has its own policies
+
+
+def test_each_source_says_what_becomes_of_its_bad_and_long_rows(tmp_path: Path) -> None:
+    rows = jsonl(tmp_path / "x.jsonl", bad_rows())
+    good = source(jsonl(tmp_path / "good.jsonl"))
+    data = DataConfig(train=source(rows, on_bad_row="drop"), eval=good, overlap="allow")
+    splits = load_splits(data, PLAIN, {}, 0)
+    assert (len(splits.train), len(splits.eval)) == (30, 40)
+    with pytest.raises(DataError) as caught:
+        load_splits(data.model_copy(update={"eval": source(rows)}), PLAIN, {}, 0)
+    assert str(caught.value).startswith("data.eval: 9 of 40 rows cannot be used.")
+    assert str(caught.value).endswith("leave them out: --set data.on_bad_row=drop.")
+    own = data.model_copy(update={"eval": source(rows, on_bad_row="refuse"), "on_bad_row": "drop"})
+    with pytest.raises(DataError, match=r"leave them out: --set data\.eval\.on_bad_row=drop\.$"):
+        load_splits(own, PLAIN, {}, 0)
+
+
+def test_the_first_three_rows_that_were_left_out_are_named(tmp_path: Path) -> None:
+    rows = [*ROWS[:3], *[{"question": "?", "answer": ""}] * 5, *ROWS[:3], *ROWS[:3]]
+    data = DataConfig(train=source(jsonl(tmp_path / "x.jsonl", rows), on_bad_row="drop"))
+    bad, repeated = load_splits(data, PLAIN, {}, 0).notes
+    assert [n for n in range(1, 15) if f"line {n}," in bad] == [4, 5, 6]
+    assert "5 of 14 rows cannot be used and were left out" in bad
+    assert repeated.startswith("data.train: rows that repeat an earlier one and were left out: 6 (the first: ")
+    assert repeated.count(", as ") == 3
+
+
+@pytest.mark.parametrize(
+    ("policies", "kept", "advice"),
+    [
+        ({}, None, "--set data.on_bad_row=drop."),
+        ({"too_long": "drop"}, 2, ""),
+        ({"on_bad_row": "drop"}, 2, ""),
+        ({"on_bad_row": "drop", "too_long": "refuse"}, None, "--set data.train.too_long=drop."),
+    ],
+)
+def test_a_row_that_is_too_long_has_a_policy_of_its_own(
+    policies: dict[str, Any], kept: int | None, advice: str
+) -> None:
+    report = RowReport()
+    report.follow("data.train", source("x.jsonl", **policies))
+    report.keep("data.train", 2)
+    report.add("data.train", RowError("line 1", "700 tokens.", "with a long prompt", too_long=True))
+    if kept is None:
+        with pytest.raises(DataError) as caught:
+            report.settle()
+        assert str(caught.value).endswith(advice)
+    else:
+        assert report.settle() == (
+            "data.train: 1 of 3 rows cannot be used and were left out: 1 with a long prompt (the first: line 1: 700 "
+            "tokens).",
+        )
+        report.add("data.train", RowError("line 2", "it is empty.", "that is empty"))
+        if policies == {"too_long": "drop"}:
+            with pytest.raises(DataError, match=r"data\.train: 1 of 4 rows cannot be used\.\n  line 2: it is empty"):
+                report.settle()
+
+
+def test_what_is_wrong_with_a_row_is_the_same_on_another_rank() -> None:
+    error = pickle.loads(pickle.dumps(RowError("line 1", "long.", "that is long", where="field 'a'", too_long=True)))
+    assert (str(error), error.kind, error.too_long) == ("line 1, field 'a': long.", "that is long", True)

@@ -15,9 +15,11 @@ from reasoner.__main__ import main
 from reasoner.errors import DataError, UserError
 from reasoner.evaluation.metrics import Criterion, Evaluation, estimate
 from reasoner.io.folder_lock import Lock
+from reasoner.io.parquet import write_parquet
 from reasoner.io.serialization import to_json
 from reasoner.loading import load_config
 from reasoner.monitoring.format import age, size
+from reasoner.records import Message, Problem, Response, Rollout
 from reasoner.report.words import ended, resumptions
 from reasoner.runs.find import find_run, list_runs
 from reasoner.runs.folder import Evaluated
@@ -161,6 +163,20 @@ def test_groups_are_indexed_without_reading_them(made: Path) -> None:
     assert sum(boxed) / 2 == pytest.approx(history[0]["reward/boxed_format/mean"])
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         index_groups(made / "20260101-120000-first" / "config.toml")
+
+
+def test_the_length_of_a_group_counts_what_the_policy_wrote(tmp_path: Path) -> None:
+    masks = [(True, False, True), (True,), (False,), (False, True, True, True)]
+    problem = Problem("p", (Message("user", "?"),), "4")
+    rollouts = [
+        Rollout(
+            1, problem, (1,), at % 2, Response("", (1,) * len(mask), mask, (0.0,) * len(mask), "stop", 0), (), None, 0.0
+        )
+        for at, mask in enumerate(masks)
+    ]
+    write_parquet(tmp_path / "rollouts.parquet", rollouts)
+    groups = index_groups(tmp_path / "rollouts.parquet")
+    assert [(group.tokens, group.means["response/length_mean"]) for group in groups] == [(4, 1.5), (5, 1.5)]
 
 
 def test_sizes_and_ages() -> None:

@@ -19,11 +19,13 @@ from reasoner.io.serialization import from_json, read_jsonl, to_json, write_json
 from reasoner.records import (
     Batch,
     Component,
+    EnvironmentReport,
     Failure,
     Group,
     Message,
     Mismatched,
     NonFiniteResponse,
+    Observation,
     Problem,
     Prompt,
     Receipt,
@@ -32,6 +34,9 @@ from reasoner.records import (
     SamplingParams,
     Score,
     ScoredGroup,
+    ToolCall,
+    ToolDescription,
+    Turn,
 )
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -49,6 +54,14 @@ def tuples(inner: st.SearchStrategy[Any], most: int = 2) -> st.SearchStrategy[tu
     return st.lists(inner, max_size=most).map(tuple)
 
 
+FAILURE = st.builds(Failure, TEXT, st.sampled_from(["timeout", "crash", "error", "invalid"]), TEXT, FINITE)
+CALL = st.builds(ToolCall, TEXT, OBJECT, TEXT)
+TURN = st.builds(
+    Turn, st.sampled_from(["assistant", "tool", "user"]), INT64, INT64, TEXT, tuples(CALL), TEXT, TEXT, FINITE
+)
+REPORT = st.builds(EnvironmentReport, st.none() | FINITE, OBJECT, tuples(FINITE), st.none() | FAILURE)
+
+
 @st.composite
 def responses(draw: st.DrawFn) -> Response:
     length = draw(st.integers(1, 3))
@@ -59,19 +72,29 @@ def responses(draw: st.DrawFn) -> Response:
         sampler_logprobs=tuple(draw(FINITE) for _ in range(length)),
         finish_reason=draw(st.sampled_from(["stop", "length"])),
         policy_version=draw(INT64),
+        version_changes=draw(tuples(st.tuples(INT64, INT64))),
+        turns=draw(tuples(TURN)),
+        report=draw(st.none() | REPORT),
     )
 
 
-MESSAGE = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXT)
+MESSAGE = st.builds(Message, st.sampled_from(["system", "user", "assistant", "tool"]), TEXT, TEXT)
+OBSERVATION = st.builds(
+    Observation, tuples(MESSAGE), st.booleans(), st.none() | FINITE, OBJECT, tuples(TEXT), tuples(FINITE)
+)
 PROBLEM = st.builds(Problem, TEXT, tuples(MESSAGE), TEXT, OBJECT)
 GROUP = st.builds(Group, PROBLEM, tuples(INT64), tuples(responses()))
-FAILURE = st.builds(Failure, TEXT, st.sampled_from(["timeout", "crash", "error", "invalid"]), TEXT, FINITE)
 COMPONENT = st.builds(Component, TEXT, FINITE, st.none() | FINITE, OBJECT, TEXT, st.none() | FAILURE, FINITE)
 SCORED = st.builds(ScoredGroup, GROUP, tuples(tuples(COMPONENT)), tuples(st.none() | FINITE))
 LOGPROBS = st.none() | tuples(tuples(FINITE))
 MISMATCHED = st.builds(Mismatched, tuples(GROUP), tuples(tuples(FINITE)))
 RECORD = st.one_of(
     MESSAGE,
+    CALL,
+    TURN,
+    OBSERVATION,
+    REPORT,
+    st.builds(ToolDescription, TEXT, TEXT, OBJECT),
     PROBLEM,
     st.builds(Prompt, PROBLEM, tuples(INT64)),
     st.builds(SamplingParams, FINITE, INT64, tuples(TEXT), INT64),
@@ -123,7 +146,8 @@ def rollout(**changes: Any) -> Rollout:
 def test_the_strategies_cover_every_record() -> None:
     declared = {t for t in vars(records).values() if isinstance(t, type) and t.__module__ == records.__name__}
     covered = {Message, Problem, Prompt, SamplingParams, Response, Group, Score, Failure, Component, ScoredGroup}
-    assert declared == covered | {Batch, Mismatched, Rollout, NonFiniteResponse, Receipt}
+    turns = {ToolCall, Turn, Observation, EnvironmentReport, ToolDescription}
+    assert declared == covered | turns | {Batch, Mismatched, Rollout, NonFiniteResponse, Receipt}
 
 
 def test_a_batch_with_every_field_set_loses_nothing(tmp_path: Path) -> None:
@@ -237,6 +261,36 @@ def test_other_columns_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"role": ["bot"], "content": ["x"]}), path)
     with pytest.raises(DataError, match=r"row 1, Message: field role: must be one of .*got 'bot'"):
         read_parquet(path, Message)
+
+
+def test_a_file_that_was_written_before_a_record_inside_had_a_field_has_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_parquet(path, [rollout(), rollout(step=2)])
+    table = pq.read_table(path)
+
+    def without(name: str, *left_out: str) -> pa.Table:
+        kept = [{key: value for key, value in row.items() if key not in left_out} for row in table[name].to_pylist()]
+        type_ = pa.struct([each for each in table.schema.field(name).type if each.name not in left_out])
+        column = pa.array(kept, type_)
+        return table.set_column(table.schema.get_field_index(name), pa.field(name, type_, False), column)
+
+    pq.write_table(without("response", "version_changes", "turns", "report"), path)
+    assert read_parquet(path, Rollout) == [rollout(), rollout(step=2)]
+    pq.write_table(without("response", "text"), path)
+    with pytest.raises(DataError, match="column 'response' of Rollout must be struct"):
+        read_parquet(path, Rollout)
+    messages = [[{"role": "user", "content": "2+2?"}]] * 2
+    inner = pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.string(), False)])
+    problem = pa.struct(
+        [
+            pa.field("messages", pa.list_(pa.field("item", inner, False)), False) if each.name == "messages" else each
+            for each in table.schema.field("problem").type
+        ]
+    )
+    old = [row | {"messages": said} for row, said in zip(table["problem"].to_pylist(), messages, strict=True)]
+    at = table.schema.get_field_index("problem")
+    pq.write_table(table.set_column(at, pa.field("problem", problem, False), pa.array(old, problem)), path)
+    assert read_parquet(path, Rollout) == [rollout(), rollout(step=2)]
 
 
 @pytest.mark.parametrize(

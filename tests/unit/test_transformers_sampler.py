@@ -16,7 +16,7 @@ from reasoner.errors import HandoverError, SamplerError
 from reasoner.models.tensor_files import write_weights
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
 from reasoner.sampling.transformers import HfSampler
-from tests import architectures
+from tests import architectures, token_services
 from tests.tiny import build_tiny_model
 
 QUESTIONS = ("What is 1+1?", "Name a prime.", "How many legs do three horses and two birds have together?")
@@ -170,6 +170,22 @@ def test_what_it_cannot_do_is_refused_before_anything_is_drawn(sampler: HfSample
         sampler.sample(asked, 2, SamplingParams(0.001, 8))
     with pytest.raises(SamplerError, match="takes 512 tokens"):
         HfSampler(folder, "float32", "cpu", 513, 8, False)
+
+
+def test_aborted_requests_come_with_their_prefix(sampler: HfSampler, folder: Path) -> None:
+    token_services.check_aborted_requests_come_with_their_prefix(sampler, folder)
+
+
+def test_requests_join_those_that_run(sampler: HfSampler) -> None:
+    token_services.check_requests_join_those_that_run(sampler)
+
+
+def test_a_response_that_repeats_itself_is_ended(sampler: HfSampler) -> None:
+    token_services.check_a_response_that_repeats_itself_is_ended(sampler)
+
+
+def test_weights_change_under_what_runs(sampler: HfSampler, folder: Path, tmp_path: Path) -> None:
+    token_services.check_weights_change_under_what_runs(sampler, folder, tmp_path / "new")
 
 
 @pytest.mark.parametrize("tied", [True, False])

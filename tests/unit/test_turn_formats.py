@@ -300,5 +300,5 @@ def test_a_template_that_takes_no_second_question_is_refused_at_the_start() -> N
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"environment\.format = 'xml': there are tags, fenced"):
+    with pytest.raises(ConfigError, match=r"environment\.format = 'xml': there are native, tags, fenced"):
         opened("xml")

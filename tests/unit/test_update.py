@@ -12,9 +12,21 @@ from torch import Tensor
 
 from reasoner.distributed.sharding import rows_by_group
 from reasoner.gro.spec.presets import PRESETS
-from reasoner.gro.spec.terms import KL, Source, Term
+from reasoner.gro.spec.terms import KL, Advantage, Aggregation, Source, Term
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
-from reasoner.records import Batch, Group, Message, Mismatched, Problem, Response, ScoredGroup
+from reasoner.records import (
+    Batch,
+    Component,
+    EnvironmentReport,
+    Failure,
+    Group,
+    Message,
+    Mismatched,
+    Problem,
+    Response,
+    ScoredGroup,
+    Turn,
+)
 from reasoner.training.update import ActiveTerm, UpdateReport, update
 
 GRPO = PRESETS["grpo"].term
@@ -119,6 +131,66 @@ def test_tokens_that_the_policy_did_not_write_get_no_weight_and_leave_the_normal
     weights = learner.weights[(10,) * 4]
     assert weights[:3] == [0.0] * 3
     assert weights[3] == pytest.approx(2**-0.5 / (1 + 2), rel=1e-3)  # token-mean over 1 + 2 tokens
+
+
+def in_turns(token: int, turns: Sequence[str], rewards: Sequence[float] | None) -> Response:
+    """`ppe` is a turn of two tokens of the policy and one that the environment wrote."""
+    mask = tuple(token == "p" for token in "".join(turns))
+    starts = [sum(map(len, turns[:at])) for at in range(len(turns))]
+    made = tuple(
+        turn
+        for start, text in zip(starts, turns, strict=True)
+        for turn in (
+            Turn("assistant", start, start + text.count("p"), ""),
+            Turn("tool", start + text.count("p"), start + len(text), ""),
+        )
+        if turn.end > turn.first
+    )
+    report = EnvironmentReport(None if rewards is None else sum(rewards), {}, tuple(rewards or ()))
+    logprobs = tuple(-0.5 if own else 0.0 for own in mask)
+    return Response("", (token,) * len(mask), mask, logprobs, "stop", 0, (), made, report)
+
+
+def test_each_turn_gets_the_credit_of_what_comes_from_it_on() -> None:
+    """Paid 1 after the first turn, 1 after the second, nothing at all; the fourth abstains. The environment's reward
+    counts twice, and another source gives 0.5 to each."""
+    responses = (
+        in_turns(10, ["pe", "ppe", "p"], [1.0, 0.0, 0.0]),
+        in_turns(11, ["ppe", "p"], [0.0, 1.0]),
+        in_turns(12, ["p"], [0.0]),
+        replace(in_turns(13, ["pe", "p"], [1.0]), report=EnvironmentReport(failure=Failure("maze", "crash", "", 0.0))),
+    )
+    rows = tuple((Component("environment", 2.0, float(n < 2)), Component("math", 1.0, 0.5)) for n in range(3))
+    failed = tuple(replace(part, value=None, failure=responses[3].failure) for part in rows[0])
+    group = Group(Problem("p", (), ""), (1,), responses)
+    batch = Batch((ScoredGroup(group, (*rows, failed), (2.5, 2.5, 0.5, None)),))
+    term = Term(credit=Advantage(level="turn"), aggregation=Aggregation("constant", length=1))
+    learner = RememberingLearner()
+    report = learn(learner, batch, term)
+    of_all = (2.5 + 2.5 + 0.5) / 3  # from the first turn on
+    left = (0.5 + 2.5 + 0.5) / 3  # from the second on: 2 were paid before
+    last = (0.5 + 0.5 + 0.5) / 3  # from the third on
+    expected = {
+        (10,) * 6: [2.5 - of_all, 0, *[0.5 - left] * 2, 0, 0.5 - last],
+        (11,) * 4: [*[2.5 - of_all] * 2, 0, 2.5 - left],
+        (12,): [0.5 - of_all],
+    }
+    assert learner.weights == {name: pytest.approx([w / 3 for w in row]) for name, row in expected.items()}
+    assert report.weights[3] == (0.0,) * 3
+    assert report.credits[0] == pytest.approx((2.5 - of_all + 2 * (0.5 - left)) / 4)
+    assert report.gap is not None
+    assert report.gap.tokens == 4 + 3 + 1
+
+
+def test_turns_whose_rewards_are_no_part_of_the_total_are_credited_as_whole_responses() -> None:
+    responses = (in_turns(10, ["pe", "p"], [1.0, 0.0]), in_turns(11, ["pe", "p"], [0.0, 1.0]))
+    group = Group(Problem("p", (), ""), (1,), responses)
+    term = Term(credit=Advantage(level="turn"), aggregation=Aggregation("constant", length=1))
+    for environment in (Component("environment", 0.0, 1.0), Component("environment", 1.0, None)):
+        rows = ((environment, Component("math", 1.0, 1.0)), (environment, Component("math", 1.0, 0.0)))
+        learner = RememberingLearner()
+        learn(learner, Batch((ScoredGroup(group, rows, (1.0, 0.0)),)), term)
+        assert learner.weights == {(10,) * 3: [0.25, 0.0, 0.25], (11,) * 3: [-0.25, 0.0, -0.25]}
 
 
 def test_only_tokens_of_high_entropy_are_weighed_and_the_entropies_are_asked_for() -> None:

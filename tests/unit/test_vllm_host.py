@@ -18,19 +18,12 @@ import torch
 from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import SamplerError
 from reasoner.records import Message, Problem, Prompt, SamplingParams
+from reasoner.sampling.base import Completed, Completion, TokenRequest
+from reasoner.sampling.responses import prompt_seeds
 from reasoner.sampling.vllm import engine as vllm_engine
-from reasoner.sampling.vllm.engine import VllmSampler, prompt_seeds
-from reasoner.sampling.vllm.messages import (
-    Done,
-    Load,
-    Request,
-    SampleRequest,
-    ScoreRequest,
-    Sleep,
-    StartEngine,
-    Value,
-    Wake,
-)
+from reasoner.sampling.vllm.engine import VllmSampler
+from reasoner.sampling.vllm.messages import Begin, Load, Request, ScoreRequest, Sleep, StartEngine, Submit, Value, Wake
+from tests.tiny import byte_tokenizer
 
 CUDA = StartEngine("model", "bfloat16", "cuda", 64, 4, 0.4, 0.1, False)
 PARAMS = SamplingParams(1.0, 8, seed=7)
@@ -59,7 +52,7 @@ class NotedVllm:
     def wake_up(self, tags: list[str] | None = None) -> None:
         self.told.append(f"wake {tags}")
 
-    def reset_prefix_cache(self) -> bool:
+    def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
         self.told.append("forget")
         return self.forgets
 
@@ -69,6 +62,10 @@ class NotedVllm:
     def abort_request(self, names: list[str]) -> None:
         pass
 
+    @property
+    def output_processor(self) -> Any:
+        return SimpleNamespace(request_states={})
+
 
 STUBS: dict[str, dict[str, Any]] = {
     "vllm": {"__version__": "0", "LLM": object, "SamplingParams": SimpleNamespace},
@@ -76,6 +73,8 @@ STUBS: dict[str, dict[str, Any]] = {
     "vllm.lora.request": {"LoRARequest": lambda name, number, folder: SimpleNamespace(lora_int_id=number)},
     "vllm.platforms": {"current_platform": None},
     "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=2)},
+    "vllm.v1": {},
+    "vllm.v1.engine": {"FinishReason": SimpleNamespace(ABORT=2)},
     "vllm.model_executor": {},
     "vllm.model_executor.layers": {},
     "vllm.model_executor.layers.vocab_parallel_embedding": {"ParallelLMHead": 0, "VocabParallelEmbedding": 0},
@@ -98,12 +97,13 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def host_of(start: StartEngine) -> tuple[Any, NotedVllm]:
-    """A host around a vLLM that notes; a caller that has enough at once."""
+    """A host around a vLLM that notes."""
     from reasoner.sampling.vllm.host import EngineHost
 
     host, noted = EngineHost.__new__(EngineHost), NotedVllm()
     host._llm, host._engine = cast(Any, noted), cast(Any, noted)
-    host._connection = cast(Any, SimpleNamespace(poll=lambda: True))
+    host._connection = cast(Any, SimpleNamespace(send=lambda reply: None))
+    host._running = {}
     host._device, host._end_tokens, host._adapter, host._version = start.device, (2,), None, 0
     host._discards_weights, host._cache_sleeps = start.discards_weights, False
     host._takes_adapters = bool(start.adapter_rank)
@@ -134,20 +134,19 @@ def test_weights_that_come_anew_are_given_up_and_their_room_is_there_before_that
 def test_prefixes_that_are_not_forgotten_stop_the_run() -> None:
     host, noted = host_of(CUDA)
     noted.forgets = False
-    for request in (Load("folder", 1), SampleRequest(((1,),), 1, PARAMS)):
+    for request in (Load("folder", 1), Begin(7)):
         with pytest.raises(SamplerError, match="did not forget the keys and values"):
             host._answer(request)
     assert host._version == 0
-    assert noted.seeds == []
 
 
 @pytest.mark.usefixtures("stubs")
-@pytest.mark.parametrize("seeds", [(5, 6), ()])
-def test_every_request_has_the_seed_that_it_was_given(seeds: tuple[int, ...]) -> None:
-    host, noted = host_of(CUDA)
-    host._draw(SampleRequest(((1,), (1, 2)), 1, PARAMS, seeds))
-    expected: list[int | None] = [*seeds] or [None, None]
-    assert noted.seeds == expected
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_requests_have_seeds_of_their_own_on_cuda_alone(device: str) -> None:
+    """The CPU build cannot seed single requests."""
+    host, noted = host_of(replace(CUDA, device=device))
+    host._answer(Submit(tuple(TokenRequest(id_, (1,), 1, replace(PARAMS, seed=id_)) for id_ in (5, 6))))
+    assert noted.seeds == ([5, 6] if device == "cuda" else [None, None])
 
 
 @pytest.mark.usefixtures("stubs")
@@ -191,22 +190,29 @@ class FakeHost:
     is_open, description = True, "a fake"
 
     def __init__(self, start: StartEngine, log: Path) -> None:
-        self.requests: deque[Request] = deque()
+        self.submitted: deque[TokenRequest] = deque()
 
-    def request(self, request: Request) -> None:
-        self.requests.append(request)
-
-    def reply(self) -> Done:
+    def call(self, request: Request) -> Value:
         values: dict[type, Value] = {Load: ("sum", 3), ScoreRequest: []}
-        return Done(values.get(type(self.requests[-1])))
+        return values.get(type(request))
 
-    def close(self) -> None:
+    def send(self, request: Request) -> None:
+        if isinstance(request, Submit):
+            self.submitted.extend(request.requests)
+
+    def completed(self, timeout_s: float | None) -> Completed:
+        asked = self.submitted.popleft()
+        return Completed(asked.id, (Completion((65,), (-0.5,), "stop", 0),) * asked.n)
+
+    def close(self, *, is_idle: bool) -> None:
         pass
 
 
 @pytest.fixture
 def fake_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_engine, "EngineProcess", FakeHost)
+    monkeypatch.setattr(vllm_engine, "open_tokenizer", lambda folder, trust: byte_tokenizer())
+    monkeypatch.setattr(vllm_engine, "end_tokens", lambda folder, tokenizer: (258,))
 
 
 @pytest.mark.usefixtures("fake_host")
@@ -217,14 +223,14 @@ def test_after_a_sleep_that_gives_weights_up_only_new_ones_are_sampled_with() ->
     sampler.sleep()
     sampler.wake()
     assert sampler.version == -1
-    for ask in (lambda: sampler.sample(prompts("a"), 1, PARAMS), lambda: sampler.score([])):
+    for ask in (lambda: sampler.sample(prompts("a"), 1, PARAMS), lambda: sampler.begin(1), lambda: sampler.score([])):
         with pytest.raises(SamplerError, match="was not given others"):
             ask()
     sampler.load(Path("folder"), -2)  # the canary's, which are scored
     sampler.score([])
     sampler.load(Path("folder"), 0)
     assert sampler.version == 0
-    assert not list(sampler.sample(prompts("a"), 1, PARAMS))
+    assert len(list(sampler.sample(prompts("a"), 1, PARAMS))) == 1
 
 
 @pytest.mark.usefixtures("fake_host")
@@ -237,11 +243,28 @@ def test_other_sleeps_keep_the_weights(start: StartEngine) -> None:
 
 
 @pytest.mark.usefixtures("fake_host")
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_requests_have_seeds_of_their_own_on_cuda_alone(device: str) -> None:
-    """The CPU build cannot seed single requests."""
-    sampler = VllmSampler(replace(CUDA, device=device), Path("log"))
-    list(sampler.sample(prompts("a", "b"), 1, PARAMS))
-    request = cast(Any, sampler)._host.requests[-1]
-    assert isinstance(request, SampleRequest)
-    assert request.seeds == (prompt_seeds(7, prompts("a", "b")) if device == "cuda" else ())
+def test_the_requests_of_a_group_have_its_seed() -> None:
+    sampler = VllmSampler(CUDA, Path("log"))
+    groups = sampler.sample(prompts("a", "b"), 1, PARAMS)
+    next(groups)
+    [left] = cast(Any, sampler)._host.submitted
+    assert left.params.seed == prompt_seeds(7, prompts("a", "b"))[1]
+
+
+@pytest.mark.usefixtures("fake_host")
+def test_what_no_engine_takes_is_not_sent() -> None:
+    sampler = VllmSampler(CUDA, Path("log"))
+    sampler.submit([TokenRequest(1, (1,) * 56, 1, PARAMS)])  # 64 with the response
+    for wrong, why in (
+        (TokenRequest(1, (1,), 1, PARAMS), "request 1 is running already"),
+        (TokenRequest(2, (1,) * 57, 1, PARAMS), "takes 1 to 56 tokens"),
+        (TokenRequest(2, (), 1, PARAMS), "continuations of 0 tokens"),
+        (TokenRequest(2, (1,), 0, PARAMS), "0 continuations of 1 tokens"),
+    ):
+        with pytest.raises(SamplerError, match=why):
+            sampler.submit([wrong])
+    for call in (lambda: sampler.begin(1), lambda: sampler.load(Path("folder"), 1), sampler.sleep, sampler.wake):
+        with pytest.raises(SamplerError, match="still sampling"):
+            call()
+    assert sampler.receive()
+    assert sampler.receive() is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import psutil
@@ -13,8 +15,9 @@ import pytest
 
 from reasoner.errors import SamplerError
 from reasoner.records import SamplingParams
+from reasoner.sampling.base import Completion, TokenRequest
 from reasoner.sampling.vllm import process as vllm_process
-from reasoner.sampling.vllm.messages import Done, SampleRequest, Sleep, StartEngine, said_by_vllm
+from reasoner.sampling.vllm.messages import Sleep, StartEngine, Submit, said_by_vllm
 from reasoner.sampling.vllm.process import EngineProcess, StartHungError, host_environment
 
 
@@ -75,26 +78,66 @@ def test_the_reason_in_a_message_of_vllm(message: str, why: str) -> None:
     assert said_by_vllm(AttributeError("no 'conv_dim'")) == "AttributeError: no 'conv_dim'"
 
 
+def submitted(tokens: int = 1, id_: int = 1) -> Submit:
+    return Submit((TokenRequest(id_, (7,) * tokens, 1, SamplingParams(1.0, 1)),))
+
+
 def test_requests_are_answered_and_closing_twice_is_safe(tmp_path: Path) -> None:
     host = EngineProcess(start("serve"), tmp_path / "log")
     assert host.description == "a fake"
-    host.request(Sleep())
-    with pytest.raises(SamplerError, match="still sampling"):
-        host.request(Sleep())
-    assert host.reply() == Done()
-    host.close()
+    assert host.completed(0.0) is None
+    host.send(submitted())
+    assert host.call(Sleep()) is None  # what is completed meanwhile is kept
+    completed = host.completed(0.0)
+    assert completed
+    assert completed.completions == (Completion((7,), (-0.5,), "stop", 0),)
+    host.close(is_idle=True)
     host.close()
     assert not any(psutil.pid_exists(pid) for pid in started(tmp_path / "log"))
     with pytest.raises(SamplerError, match="is closed"):
-        host.request(Sleep())
+        host.call(Sleep())
+
+
+def test_neither_side_waits_for_the_other_to_read(tmp_path: Path) -> None:
+    """More than a socket holds, both ways at once: the host blocks in what it sends unless somebody reads."""
+    host = EngineProcess(start("serve"), tmp_path / "log")
+    sending = Thread(target=lambda: deque(map(host.send, (submitted(300_000, id_) for id_ in range(4)))), daemon=True)
+    sending.start()
+    sending.join(60.0)
+    assert not sending.is_alive()
+    received = [host.completed(60.0) for _ in range(4)]
+    assert [completed and completed.id for completed in received] == [0, 1, 2, 3]
+    host.close(is_idle=True)
 
 
 def test_a_host_that_is_killed_at_work_says_how_it_ended(tmp_path: Path) -> None:
-    host = EngineProcess(start("serve"), tmp_path / "log")
-    host.request(SampleRequest(((1,),), 1, SamplingParams(1.0, 1)))
-    with pytest.raises(SamplerError, match=r"ended by SIGKILL \(the system .* memory runs out\)"):
-        host.reply()
+    host = EngineProcess(start("die"), tmp_path / "log")
+    host.send(submitted())
+    for ask in (lambda: host.completed(None), lambda: host.call(Sleep())):
+        with pytest.raises(SamplerError, match=r"ended by SIGKILL \(the system .* memory runs out\)"):
+            ask()
     host.close()
+
+
+def test_an_engine_that_makes_no_token_for_too_long_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(vllm_process, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(vllm_process, "_LOOK_EVERY", 0.1)
+    host = EngineProcess(start("stall"), tmp_path / "log")
+    host.send(submitted())
+    with pytest.raises(SamplerError, match=r"made no token for \d+ s while it was sampling(?s:.*) in hang_at_work"):
+        host.completed(None)
+    host.close()
+
+
+def test_what_fails_while_it_samples_is_told_to_whoever_waits(tmp_path: Path) -> None:
+    host = EngineProcess(start("fail"), tmp_path / "log")
+    host.send(submitted())
+    with pytest.raises(SamplerError, match=r"^no experts"):
+        host.completed(None)
+    assert host.call(Sleep()) is None
+    host.close(is_idle=True)
 
 
 def test_the_environment_of_the_host_stays_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List plugins, create one, and check its verifiers.", no_args_is_help=True)
 
-REGISTERED = ("rewards", "tasks", "generators", "algorithms", "trackers")
+REGISTERED = ("rewards", "tools", "environments", "tasks", "generators", "algorithms", "trackers")
 
 
 @app.command("list")
@@ -42,11 +42,11 @@ def list_plugins(plugin: options.Plugins = None) -> None:
         if plugin_.error:
             console.print(Padding(Text(f"BROKEN: {plugin_.error}", style="red"), (0, 0, 0, 2)))
             continue
-        console.print(Text(f"  file        {plugin_.file}"), soft_wrap=True)
+        console.print(Text(f"  file          {plugin_.file}"), soft_wrap=True)
         table = Table.grid(padding=(0, 2))
         for kind in REGISTERED:
             if names := getattr(plugin_, kind):
-                table.add_row(f"  {kind:<10}", Text(", ".join(names), overflow="fold"))
+                table.add_row(f"  {kind:<12}", Text(", ".join(names), overflow="fold"))
         console.print(table if table.rows else "  registers nothing")
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,26 +15,28 @@ from rich.table import Table
 from rich.text import Text
 
 from reasoner.cli import options
-from reasoner.cli.console import out, print_preflights, warn
+from reasoner.cli.console import out
+from reasoner.cli.inspect.reward_inputs import (
+    least_correct,
+    reward_of,
+    short_text,
+    source_service,
+    task_config,
+    task_problems,
+)
 from reasoner.cli.inspect.reward_options import LISTING, CasesHelp, Name, Options, parse_options
 from reasoner.cli.progress import counting
 from reasoner.config import Config, RewardConfig, ScoringConfig
-from reasoner.data.problems import ProblemLoader
-from reasoner.data.row_report import RowReport
-from reasoner.data.row_selection import HELD_OUT_SEED
-from reasoner.errors import ConfigError, DataError, UserError
+from reasoner.errors import DataError, UserError
 from reasoner.loading import Resolved, load_config
 from reasoner.monitoring.format import duration, number
-from reasoner.planning.preflight import preflight
 from reasoner.planning.problem_checks import ProblemChecks, check_problems
 from reasoner.planning.references import read_references
-from reasoner.planning.sources import answers_needed
 from reasoner.plugins import manager as hooks
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.processes.lifetime import guard_processes, interruptible
 from reasoner.records import Problem
 from reasoner.scoring.base import verdict_text
-from reasoner.scoring.service import ScoringService
 from reasoner.testing.bench import Bench, CaseOutcome, SelfTest, bench, self_test
 from reasoner.testing.cases import load_cases
 
@@ -68,18 +68,19 @@ def score_references(
     registered = hooks.build_manager(plugin or ())
     hooks.find("reward source", name, hooks.reward_sources(registered), LISTING)
     rejected = tested = 0
-    for resolved in [_task(each, profile, sets, plugin) for each in _tasks(name, task, profile, registered, plugin)]:
+    tasks = _tasks(name, task, profile, registered, plugin)
+    for resolved in [task_config(each, profile, sets, plugin) for each in tasks]:
         config, manager = resolved.config, resolved.manager
         try:
-            problems = _problems(config, manager)
+            problems = task_problems(config, manager)
         except DataError as error:
             if task is not None:
                 raise
             out().print(Text(f"{name} on {config.task}: not tested: {error}"))
             continue
         tested += 1
-        rejected += _test_references(resolved, _reward_of(config, name, given), problems)
-        rejected += _test_problems(hooks.reward_sources(manager)[name], _reward_of(config, name, given), problems)
+        rejected += _test_references(resolved, reward_of(config, name, given), problems)
+        rejected += _test_problems(hooks.reward_sources(manager)[name], reward_of(config, name, given), problems)
     if rejected or not tested:
         raise typer.Exit(1)
 
@@ -89,8 +90,8 @@ def _test_references(resolved: Resolved, reward: RewardConfig, problems: Sequenc
     config, console, name = resolved.config, out(), reward.source
     console.print(Text(f"{name} on {config.task}{f', profile {config.profile}' if config.profile else ''}"))
     answered = [problem for problem in problems if problem.answer]
-    least = _least(config, name)
-    with _service(reward, config.scoring, config.plugins, resolved.manager) as scorer, counting() as count:
+    least = least_correct(config, name)
+    with source_service(reward, config.scoring, config.plugins, resolved.manager) as scorer, counting() as count:
         result = self_test(scorer, answered, count, least)
     _print_self_test(console, result, len(problems), least)
     if len(answered) < len(problems):
@@ -132,24 +133,13 @@ def bench_cases(
     known = load_cases(cases)
     reward = RewardConfig(source=name, options=parse_options(given))
     scoring = ScoringConfig(workers=workers)
-    with _service(reward, scoring, plugin or (), manager) as scorer, counting() as count:
+    with source_service(reward, scoring, plugin or (), manager) as scorer, counting() as count:
         started = time.perf_counter()
         result = bench(scorer, known, count("cases", len(known)))
         wall_s = time.perf_counter() - started
     _print_bench(out(), result, wall_s, workers)
     if strict and result.accuracy < 1.0:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _service(
-    reward: RewardConfig, scoring: ScoringConfig, plugins: Sequence[str], manager: pluggy.PluginManager
-) -> Iterator[ScoringService]:
-    """Workers for one source that make every call; no number of failures stops them: they are what is looked for."""
-    print_preflights(preflight([reward], manager))
-    scoring = scoring.model_copy(update={"max_failure_rate": 1.0, "cache": 0})
-    with interruptible(), guard_processes(), ScoringService([reward], scoring, plugins, warn) as service:
-        yield service
 
 
 def _tasks(
@@ -169,37 +159,6 @@ def _uses(config: Config, name: str) -> bool:
     return any(reward.source == name for reward in config.rewards)
 
 
-def _task(task: str, profile: str | None, sets: list[str] | None, plugin: list[str] | None) -> Resolved:
-    return load_config(task, profile, sets=sets or (), plugins=plugin or ())
-
-
-def _problems(config: Config, manager: pluggy.PluginManager) -> list[Problem]:
-    """The training and evaluation problems, those that are in both once."""
-    problems: dict[tuple[object, str], Problem] = {}
-    report = RowReport(config.data.on_bad_row)
-    load = ProblemLoader(config.prompt, hooks.generators(manager), report, needs_answer=answers_needed(config, manager))
-    train = load.problems(config.data.train, config.run.seed, "data.train") if config.data.train else ()
-    held_out = load.problems(config.data.eval, HELD_OUT_SEED, "data.eval") if config.data.eval else ()
-    report.settle()
-    for problem in (*train, *held_out):
-        problems.setdefault((problem.messages, problem.answer), problem)
-    if not problems:
-        raise ConfigError(f"task {config.task!r} has neither data.train nor data.eval: there is no reference answer.")
-    return list(problems.values())
-
-
-def _reward_of(config: Config, name: str, chosen: str | None) -> RewardConfig:
-    """The source with the task's own options and deadline, and the options laid over them; alone, so no condition."""
-    own = next((reward for reward in config.rewards if reward.source == name), RewardConfig(source=name))
-    return RewardConfig(source=name, options={**own.options, **parse_options(chosen)}, timeout_s=own.timeout_s)
-
-
-def _least(config: Config, name: str) -> float:
-    """The value from which on a response is correct by the source."""
-    evaluation = config.evaluation
-    return evaluation.threshold if evaluation is not None and evaluation.correct == name else 1.0
-
-
 def _print_self_test(console: Console, result: SelfTest, problems: int, least: float) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_row("problems", str(problems))
@@ -214,7 +173,7 @@ def _print_self_test(console: Console, result: SelfTest, problems: int, least: f
     for answer in result.rejected[:MOST]:
         note = f": {answer.note}" if answer.note else ""
         console.print(Text(f"\n{answer.problem_id}, {answer.form}: {answer.verdict}{note}"))
-        console.print(Text(f"  {_short(answer.text)}"))
+        console.print(Text(f"  {short_text(answer.text)}"))
     if len(result.rejected) > MOST:
         console.print(f"\nand {len(result.rejected) - MOST} more")
 
@@ -258,10 +217,5 @@ def _print_bench(console: Console, result: Bench, wall_s: float, workers: int) -
             expected = "not applicable" if case.expected is None else f"{case.expected:g}"
             end = f", expected {expected}{f' ({note})' if note else ''}"
             console.print(Text(f"{case.problem.id}: {verdict_text(verdict.component)}{end}"))
-            console.print(Text(f"  reference {_short(case.problem.answer)}\n  response  {_short(case.response.text)}"))
-
-
-def _short(text: str) -> str:
-    """A text on one line that fits; the end, where an answer is, is kept."""
-    line = json.dumps(text, ensure_ascii=False)
-    return line if len(line) <= 64 else f"{line[:20]} ... {line[-38:]}"
+            console.print(Text(f"  reference {short_text(case.problem.answer)}"))
+            console.print(Text(f"  response  {short_text(case.response.text)}"))

@@ -1,9 +1,9 @@
-"""`reasoner rewards`: list and show reward sources; `test` and `bench` are in `reward_checks.py`."""
+"""`reasoner rewards`: list and show reward sources; `test` and `bench` are in `reward_checks.py`, `attack` in
+`reward_attack.py`."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any
 
 import pluggy
@@ -17,20 +17,23 @@ from rich.text import Text
 
 from reasoner.cli import options
 from reasoner.cli.console import out
+from reasoner.cli.inspect.reward_attack import attack_source
 from reasoner.cli.inspect.reward_checks import bench_cases, score_references
 from reasoner.cli.inspect.reward_options import LISTING, Name
 from reasoner.plugins import manager as hooks
+from reasoner.plugins.options import meanings_of, prose_of
 from reasoner.plugins.reward_api import RewardSource
 
-app = typer.Typer(help="List, show, test and measure reward sources.", no_args_is_help=True)
+app = typer.Typer(help="List, show, test, measure and attack reward sources.", no_args_is_help=True)
 
-ARGS = re.compile(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", flags=re.MULTILINE)
 CALLS = {
     "response": "sees one response",
     "group": "sees all responses to a problem",
     "batch": "sees responses to any problems",
 }
 """granularity in words"""
+ASPECTS = {"answer": "the answer", "form": "the form, whatever the answer", "text": "a measure of the text"}
+"""aspect in words"""
 
 
 @app.command("list")
@@ -56,8 +59,9 @@ def show(name: Name, plugin: options.Plugins = None) -> None:
     source = hooks.find("reward source", name, hooks.reward_sources(manager), LISTING)
     console = out()
     console.print(Text(name, style="bold"))
-    console.print(Text(_prose(source)))
+    console.print(Text(prose_of(source.function) or "(no docstring)"))
     facts = Table.grid(padding=(0, 2))
+    facts.add_row("rewards", _aspect(source))
     facts.add_row("one call", CALLS[source.granularity])
     facts.add_row("deadline", f"{source.timeout_s:g} seconds per call")
     facts.add_row("workers", "shared" if source.workers is None else f"{source.workers} of its own")
@@ -74,6 +78,11 @@ def show(name: Name, plugin: options.Plugins = None) -> None:
 
 app.command("test")(score_references)
 app.command("bench")(bench_cases)
+app.command("attack")(attack_source)
+
+
+def _aspect(source: RewardSource) -> str:
+    return ASPECTS[source.aspect] if isinstance(source.aspect, str) else "the answer or the form, as its options say"
 
 
 def _options(source: RewardSource) -> str:
@@ -89,7 +98,7 @@ def _default(field: FieldInfo) -> Any:
 
 def _print_options(console: Console, source: RewardSource) -> None:
     """As the function declares them, each with its meaning below."""
-    meanings = _meanings(source)
+    meanings = meanings_of(source.function)
     for name, field in source.options.model_fields.items():
         default = ", needed" if field.is_required() else f" = {_default(field)!r}"
         console.print(Padding(Text(f"{name}: {_type(field.annotation)}{default}"), (0, 0, 0, 2)))
@@ -101,28 +110,6 @@ def _print_options(console: Console, source: RewardSource) -> None:
 
 def _type(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-
-
-def _prose(source: RewardSource) -> str:
-    """The docstring without its `Args:`, which the table has; lines of a paragraph joined, to be wrapped anew."""
-    text = ARGS.sub("", inspect.getdoc(source.function) or "(no docstring)")
-    return re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", text).strip()
-
-
-def _meanings(source: RewardSource) -> dict[str, str]:
-    """What the `Args:` section of the docstring says of each option."""
-    section = ARGS.search(inspect.getdoc(source.function) or "")
-    if section is None:
-        return {}
-    lines = inspect.cleandoc("\n" + section[1]).splitlines()
-    meanings: dict[str, str] = {}
-    name = ""
-    for line in lines:
-        if start := re.match(r"(\w+)(?: \(.*?\))?:\s*(.*)", line):
-            name, meanings[start[1]] = start[1], start[2]
-        elif name:
-            meanings[name] = f"{meanings[name]} {line.strip()}".strip()
-    return meanings
 
 
 def _origin(manager: pluggy.PluginManager, name: str) -> str:

@@ -10,9 +10,9 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from reasoner.config import PromptConfig
-from reasoner.data.prompts.chat_probe import SYSTEM, USER, ChatProbe, ChatTraits, ChatTurn, TurnEnd
+from reasoner.data.prompts.chat_probe import NEXT, SYSTEM, USER, ChatProbe, ChatTraits, ChatTurn, TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
-from reasoner.data.prompts.next_turn import following
+from reasoner.data.prompts.next_turn import NextTurnError, Render, call_texts, following
 from reasoner.data.prompts.templates import FailedError, UnboundedError
 from reasoner.data.prompts.thinking import parts
 from reasoner.errors import ConfigError
@@ -81,7 +81,7 @@ class ChatRenderer:
 
     @cached_property
     def control(self) -> ControlTokens:
-        return ControlTokens(self._tokenizer, self.traits.frame)
+        return ControlTokens(self._tokenizer, self.traits.frame + self.traits.tools)
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Render the first conversation and the longest one within bounds, before transformers does it without any, and
@@ -112,13 +112,54 @@ class ChatRenderer:
     def whole(self, problem: Problem, response: str) -> str:
         return self._text(problem, [Message("assistant", response)], generation=False)
 
-    def following(self, messages: Sequence[Message]) -> str:
+    def following(self, messages: Sequence[Message], call_ids: Sequence[str] = ()) -> str:
         turns = [{"role": each.role, "content": self.control.protect(each.content)} for each in messages]
+        ids = iter(call_ids)
         for turn, message in zip(turns, messages, strict=True):
-            if message.name:
-                turn["name"] = self.control.protect(message.name)
-        ends = [end for end in (self.turn_end().text, self.end_token) if end]
-        return following(lambda conversation: self._rendered(conversation, generation=True), turns, ends)
+            if message.role == "tool":
+                turn |= {"name": self.control.protect(message.name), "tool_call_id": next(ids, "")}
+        return following(self._rendered_after, turns, self._ends)
+
+    def history_facts(self) -> dict[str, str]:
+        """Where a conversation of several turns differs from what the template would make of the whole of it."""
+        found = {}
+        if self.traits.drops_thinking:
+            found["thinking of earlier turns"] = (
+                "stays, as the policy wrote it; the chat template would leave it out of a conversation that goes on"
+            )
+        if self.traits.rewrites:
+            found["beginning of a conversation"] = (
+                "stays as the policy read it; the chat template would write it in another way (tools or system "
+                "message before the last question) when the conversation goes on"
+            )
+        return found
+
+    def call_texts(self, name: str, argument: str) -> list[str]:
+        """How the template writes a response that calls a tool; see `next_turn.call_texts`."""
+        return call_texts(self._rendered, name, argument, self._ends)
+
+    @cached_property
+    def _rendered_after(self) -> Render:
+        """As `_rendered`, where a response was written before: without the tools, which the policy has read, for some
+        templates write them again before the last question; with them only where results or questions need them."""
+        kwargs = {name: value for name, value in self._kwargs.items() if name != "tools"}
+
+        def without_tools(turns: Sequence[ChatTurn], *, generation: bool) -> str:
+            return self._applied(turns, generation=generation, kwargs=kwargs)
+
+        for role in ("tool", "user"):
+            try:
+                after = following(without_tools, [{"role": role, "name": USER, "content": NEXT}], self._ends)
+            except NextTurnError:
+                return self._rendered
+            if NEXT not in after.casefold():
+                return self._rendered
+        return without_tools
+
+    @property
+    def _ends(self) -> list[str]:
+        """How what ends a response is spelled."""
+        return [end for end in (self.turn_end().text, self.end_token) if end]
 
     def token_ids(self, text: str) -> tuple[int, ...]:
         return self.control.token_ids(text)
@@ -165,9 +206,11 @@ class ChatRenderer:
             ) from error
 
     def _rendered(self, turns: Sequence[ChatTurn], *, generation: bool) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(turns, add_generation_prompt=generation, tokenize=False, **self._kwargs)
-        )
+        return self._applied(turns, generation=generation, kwargs=self._kwargs)
+
+    def _applied(self, turns: Sequence[ChatTurn], *, generation: bool, kwargs: Mapping[str, Any]) -> str:
+        text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=generation, tokenize=False, **kwargs)
+        return str(text)
 
     def _turns(
         self, problem: Problem, more: Sequence[Message] = (), control: ControlTokens | None = None

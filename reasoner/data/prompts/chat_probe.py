@@ -21,6 +21,9 @@ ChatTurn = Mapping[str, Any]
 """a message as chat templates take it"""
 
 
+_CALL = {"type": "function", "id": "call00000", "function": {"name": USER, "arguments": {"value": ANSWER}}}
+
+
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
     """What follows a response in a chat, so that it ends there."""
@@ -55,6 +58,11 @@ class ChatProbe:
     def __exit__(self, *_: object) -> None:
         self._template.close()
 
+    @property
+    def has_tools(self) -> bool:
+        """Whether the template is given tools."""
+        return bool(self._values.get("tools"))
+
     def render(self, turns: Sequence[ChatTurn], *, generation: bool = True) -> str:
         """The conversation as text.
 
@@ -82,6 +90,12 @@ class ChatTraits:
     """what follows the response that ends a conversation"""
     between: str = ""
     """what follows a response, up to the next question"""
+    tools: str = ""
+    """a short conversation with tools, where there are any: their control tokens are in it"""
+    drops_thinking: bool = False
+    """whether it leaves the thinking of earlier responses out"""
+    rewrites: bool = False
+    """whether it writes the beginning of a conversation in another way once there is more"""
 
     @classmethod
     def of(cls, probe: ChatProbe) -> ChatTraits:
@@ -93,11 +107,18 @@ class ChatTraits:
         asked = [{"role": "user", "content": USER}]
         answered = [*asked, {"role": "assistant", "content": ANSWER}]
         continued = [*answered, {"role": "user", "content": NEXT}]
+        system = {"role": "system", "content": SYSTEM}
+        calls = [{"role": "assistant", "content": "", "tool_calls": [_CALL]}]
+        result = [{"role": "tool", "name": USER, "content": NEXT, "tool_call_id": _CALL["id"]}]
+        thought = [*asked, {"role": "assistant", "content": f"<think>\n{SYSTEM}\n</think>\n\n{ANSWER}"}, continued[-1]]
         once, twice = _rendered(probe, answered, generation=False), _rendered(probe, continued)
         return cls(
             frame=twice or _rendered(probe, asked),
             last=once.partition(ANSWER)[2],
             between=twice.partition(ANSWER)[2].partition(NEXT)[0],
+            drops_thinking=SYSTEM not in _rendered(probe, thought),
+            rewrites=_rewrites(probe, asked, continued) or _rewrites(probe, [system, *asked], [system, *continued]),
+            tools=_rendered(probe, [*asked, *calls, *result]) if probe.has_tools else "",
         )
 
     @property
@@ -124,6 +145,13 @@ class ChatTraits:
                 before = written[: written.index(line)]
                 return TurnEnd(text="\n" + line if "\n" in before else line)
         return TurnEnd()
+
+
+def _rewrites(probe: ChatProbe, asked: Sequence[ChatTurn], continued: Sequence[ChatTurn]) -> bool:
+    """Whether what comes before the first response differs once there is a second question."""
+    before, twice = _rendered(probe, asked), _rendered(probe, continued)
+    before = before.removesuffix(opened_at_end(before)).removesuffix(closed_at_end(before))
+    return bool(twice) and not twice.startswith(before)
 
 
 def _rendered(probe: ChatProbe, turns: Sequence[ChatTurn], *, generation: bool = True) -> str:

@@ -90,6 +90,14 @@ class ControlTokens:
         """Whether the text spells control tokens, or has characters that are kept for stand-ins."""
         return self._spelled.search(text) is not None or _OURS.search(text) is not None
 
+    def without_tokens(self, text: str) -> str:
+        """The text with spaces in place of the control tokens that it spells."""
+        return self._spelled.sub(lambda found: " " * len(found[0]), text)
+
+    def spelling_of(self, id_: int) -> str:
+        """How a token is spelled; empty: it is no control token."""
+        return next((spelling for spelling, known in self._ids.items() if known == id_), "")
+
     def id_of(self, spelling: str) -> int:
         """The id of a control token."""
         return self._ids[spelling]

@@ -7,8 +7,9 @@ in place of the real one; what it writes after the short response is what comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from itertools import count
+from typing import Any, Protocol
 
 from reasoner.data.prompts.chat_probe import ANSWER, USER, ChatTurn
 
@@ -19,22 +20,27 @@ class NextTurnError(ValueError):
     """The template cannot write these messages after a response."""
 
 
-def following(render: Callable[[Sequence[ChatTurn]], str], messages: Sequence[ChatTurn], ends: Collection[str]) -> str:
+class Render(Protocol):
+    """A conversation as the template writes it."""
+
+    def __call__(self, turns: Sequence[ChatTurn], *, generation: bool) -> str: ...
+
+
+def following(render: Render, messages: Sequence[ChatTurn], ends: Collection[str]) -> str:
     """The end of a response, the messages, and what comes before the next response.
 
     Args:
-        render: a conversation as text, with what the template writes before a response.
         ends: how the tokens that end a response are spelled.
 
     Raises:
         NextTurnError: the template refuses such a conversation, or leaves the response out.
     """
-    calls = sum(message["role"] == "tool" for message in messages)
-    after = _after_calls(render, messages, ends) if calls else None
+    messages = _with_ids(messages)
+    after = _after_calls(render, messages, ends) if any(each["role"] == "tool" for each in messages) else None
     if after is not None:
         return after
     try:
-        text = render([*_QUESTION, {"role": "assistant", "content": ANSWER}, *messages])
+        text = render([*_QUESTION, {"role": "assistant", "content": ANSWER}, *messages], generation=True)
     except Exception as error:  # templates raise their own errors
         raise NextTurnError(f"{type(error).__name__}: {error}") from error
     _, found, after = text.partition(ANSWER)
@@ -46,37 +52,75 @@ def following(render: Callable[[Sequence[ChatTurn]], str], messages: Sequence[Ch
 _QUESTION = ({"role": "user", "content": USER},)
 
 
-def _after_calls(
-    render: Callable[[Sequence[ChatTurn]], str], messages: Sequence[ChatTurn], ends: Collection[str]
-) -> str | None:
-    """What follows a response that calls tools, from its end token on; None: the template does not take the calls, or
-    the end cannot be seen."""
-    names = [message.get("name") or "tool" for message in messages if message["role"] == "tool"]
-    for as_text in (False, True):  # some templates take the arguments as they are, and others as JSON text
-        calls = [_call(name, at, as_text=as_text) for at, name in enumerate(names)]
-        answer = {"role": "assistant", "content": "", "tool_calls": calls}
-        answered = [_with_id(message, at) for at, message in enumerate(messages)]
+def call_texts(render: Render, name: str, argument: str, ends: Collection[str]) -> list[str]:
+    """How the template writes a response that calls a tool: where it begins is not always certain, so there can be
+    several answers; none: it cannot.
+
+    Args:
+        name: of the tool.
+        argument: the value of the call's argument, whose name is `value`.
+    """
+    found: list[str] = []
+    for as_text in (False, True):
+        calls = [_call(name, 0, argument, as_text=as_text)]
         try:
-            text = render([*_QUESTION, answer, *answered])
+            text = render([*_QUESTION, _answer(calls)], generation=False)
+            plain = render([*_QUESTION, {"role": "assistant", "content": ANSWER}], generation=False)
         except Exception:  # templates raise their own errors; the next form is tried
             continue
-        _, found, after = text.partition(_ARGUMENT.format(len(names) - 1))
-        places = [at for at in (after.find(end) for end in ends if end) if at >= 0]
-        if found and places:
-            return after[min(places) :]
+        end = text.find(_first(ends, text, text.find(argument)) or text, text.find(argument))
+        end = end if end >= 0 else len(text)
+        found += [text[max(begin, 0) : end] for begin in (plain.find(ANSWER), text.find(USER) + len(USER))]
+    return found
+
+
+def _after_calls(render: Render, messages: Sequence[ChatTurn], ends: Collection[str]) -> str | None:
+    """What follows a response that calls tools, from its end on; None: the template does not take the calls, or writes
+    no end after them."""
+    tools = [message for message in messages if message["role"] == "tool"]
+    for as_text in (False, True):  # some templates take the arguments as they are, and others as JSON text
+        calls = [
+            _call(each.get("name") or "tool", at, _ARGUMENT.format(at), each["tool_call_id"], as_text=as_text)
+            for at, each in enumerate(tools)
+        ]
+        try:
+            alone = render([*_QUESTION, _answer(calls)], generation=False)
+            text = render([*_QUESTION, _answer(calls), *messages], generation=True)
+        except Exception:  # templates raise their own errors; the next form is tried
+            continue
+        last = _ARGUMENT.format(len(calls) - 1)
+        end = _first(ends, alone, alone.find(last))
+        _, found, after = text.partition(last)
+        if found and end in after:
+            return after[after.index(end) :] if end else None
     return None
 
 
-def _call(name: str, at: int, *, as_text: bool) -> dict[str, Any]:
-    argument = _ARGUMENT.format(at)
-    arguments = f'{{"value": "{argument}"}}' if as_text else {"value": argument}
-    return {"type": "function", "id": _id(at), "function": {"name": name, "arguments": arguments}}
+def _first(ends: Collection[str], text: str, begin: int) -> str:
+    """The one of the ends that comes first in the text from there on; empty: none."""
+    places = {text.find(end, max(begin, 0)): end for end in ends if end in text[max(begin, 0) :]}
+    return places[min(places)] if places else ""
 
 
-def _with_id(message: ChatTurn, at: int) -> ChatTurn:
-    return {**message, "tool_call_id": _id(at)} if message["role"] == "tool" else message
+def _with_ids(messages: Sequence[ChatTurn]) -> list[ChatTurn]:
+    """Results with the ids of the calls that they answer."""
+    results = count()
+    return [
+        {**each, "tool_call_id": each.get("tool_call_id") or _id(next(results))} if each["role"] == "tool" else each
+        for each in messages
+    ]
 
 
 def _id(at: int) -> str:
     """Nine letters and digits, as Mistral's templates demand."""
-    return f"qzcall{at:03d}"[-9:]
+    return f"call{at:05d}"
+
+
+def _answer(calls: Sequence[Mapping[str, Any]]) -> ChatTurn:
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def _call(name: str, at: int, argument: str, id_: str | None = None, *, as_text: bool) -> dict[str, Any]:
+    """A call as the interface of OpenAI has it."""
+    arguments = f'{{"value": "{argument}"}}' if as_text else {"value": argument}
+    return {"type": "function", "id": id_ or _id(at), "function": {"name": name, "arguments": arguments}}

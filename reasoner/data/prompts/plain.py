@@ -7,12 +7,11 @@ from functools import cached_property
 from typing import Any
 
 import jinja2
-from jinja2 import meta
 
 from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
-from reasoner.data.prompts.templates import FailedError, Template, UnboundedError, parse
+from reasoner.data.prompts.templates import FailedError, Template, UnboundedError, parse, variables_of
 from reasoner.data.row_report import RowError
 from reasoner.errors import ConfigError
 from reasoner.records import Message, Problem
@@ -49,7 +48,8 @@ class PlainRenderer:
             else:
                 asked.append((problem, fields))
         if asked:
-            with Template(self._prompt.template) as template:
+            # Where a null may not be written, the row was refused when it was read.
+            with Template(self._prompt.template, missing="empty") as template:
                 self._protected |= {
                     _key(problem): self._rendered(problem, fields, template) for problem, fields in asked
                 }
@@ -71,7 +71,7 @@ class PlainRenderer:
             raise not_text(f"problem {problem.id}", error, where="what its environment adds") from error
         return "\n\n".join([text.rstrip(), *added, ""])
 
-    def following(self, messages: Sequence[Message]) -> str:
+    def following(self, messages: Sequence[Message], call_ids: Sequence[str] = ()) -> str:
         return "".join(f"\n\n{self.control.protect(message.content)}" for message in messages) + "\n\n"
 
     def _problem(self, problem: Problem) -> str:
@@ -165,7 +165,7 @@ def check_prompt(prompt: PromptConfig) -> None:
     """
     if prompt.format != "plain":
         return
-    used = meta.find_undeclared_variables(parse(prompt.template))
+    used = variables_of(parse(prompt.template))
     for name, value in (("system", prompt.system), ("examples", prompt.examples)):
         if value and name not in used:
             raise ConfigError(

@@ -59,8 +59,11 @@ class Renderer(Protocol):
         """
         ...
 
-    def following(self, messages: Sequence[Message]) -> str:
+    def following(self, messages: Sequence[Message], call_ids: Sequence[str] = ()) -> str:
         """The text from the end of a response to the beginning of the next one, with messages between them.
+
+        Args:
+            call_ids: those of the calls that the messages of the role `tool` answer, where the policy gave them any.
 
         Raises:
             NextTurnError: the chat template cannot write them there.
@@ -164,6 +167,7 @@ def _too_long(prompt: Prompt, most: int) -> RowError:
         f"problem {prompt.problem.id}",
         f"its prompt has {len(prompt.token_ids):,} tokens, more than {limit}. Raise the limit.",
         f"with a prompt longer than {limit}",
+        too_long=True,
     )
 
 

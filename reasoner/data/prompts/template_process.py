@@ -11,12 +11,14 @@ import json
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
 
 
 class _Generation(jinja2.ext.Extension):
@@ -35,7 +37,7 @@ def _refuse(message: str) -> None:
 
 def _shown(value: Any) -> Any:
     """What a template writes: a value of JSON, and no `<built-in method upper of str object>`."""
-    if value is None or isinstance(value, str | int | float | list | tuple | dict | jinja2.Undefined):
+    if isinstance(value, str | int | float | list | tuple | dict | jinja2.Undefined):
         return value
     raise TypeError(
         f"it writes a {type(value).__name__}, which is not text; call a function with (), write {{{{ ...|list }}}} "
@@ -43,12 +45,83 @@ def _shown(value: Any) -> Any:
     )
 
 
-def environment(kind: str) -> ImmutableSandboxedEnvironment:
-    """That of prompt templates, or for `chat` one with what transformers gives to chat templates."""
+class Null(jinja2.ChainableUndefined):
+    """A null of a row: false, none and not defined to a template, and never the text "None"."""
+
+    quiet = False
+    """whether it is written as nothing; otherwise writing it is an error"""
+
+    def __str__(self) -> str:
+        return "" if self.quiet else self._fail_with_undefined_error()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(()) if self.quiet else self._fail_with_undefined_error()
+
+    def __len__(self) -> int:
+        return 0 if self.quiet else self._fail_with_undefined_error()
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or isinstance(other, Null)
+
+    def __hash__(self) -> int:
+        return hash(None)
+
+
+class QuietNull(Null):
+    """A null that is written as nothing."""
+
+    quiet = True
+
+
+class QuietParts(jinja2.StrictUndefined):
+    """A variable that is not defined is an error; what is missing inside of one is a quiet null."""
+
+    def __new__(cls, hint: str | None = None, obj: Any = missing, *_: Any, **__: Any) -> Any:
+        # A hint says what is wrong, such as that the sandbox forbids an attribute.
+        return super().__new__(cls) if obj is missing or hint else QuietNull()
+
+
+def is_variable(value: jinja2.Undefined) -> bool:
+    """Whether it stands for a variable that is not defined, and not for what is missing inside of one."""
+    return value._undefined_obj is missing
+
+
+def nulls(value: Any, quiet: bool, name: str = "it") -> Any:
+    """A row's value with `Null` in the place of each null, whose name errors say."""
+    if value is None:
+        return (QuietNull if quiet else Null)(f"{name!r} is null")
+    if isinstance(value, dict):
+        return {key: nulls(inner, quiet, str(key)) for key, inner in value.items()}
+    return [nulls(inner, quiet, name) for inner in value] if isinstance(value, list) else value
+
+
+def _without_nulls(value: Any, **options: Any) -> str:
+    """JSON of a value that may hold some."""
+    return json.dumps(value, default=lambda inner: None if isinstance(inner, Null) else _refuse(repr(inner)), **options)
+
+
+def _of_prompts(quiet: bool) -> ImmutableSandboxedEnvironment:
+    found = ImmutableSandboxedEnvironment(
+        undefined=QuietParts if quiet else jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        finalize=lambda value: _shown(nulls(None, quiet) if value is None else value),
+    )
+    found.policies["json.dumps_function"] = _without_nulls
+    found.tests["none"] = lambda value: value is None or isinstance(value, Null)
+    return found
+
+
+def environment(kind: str, quiet: bool = False) -> ImmutableSandboxedEnvironment:
+    """That of prompt templates, or for `chat` one with what transformers gives to chat templates.
+
+    Args:
+        quiet: whether a null is written as nothing, in a prompt template.
+    """
     if kind == "prompt":
-        return ImmutableSandboxedEnvironment(
-            undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_shown
-        )
+        return _of_prompts(quiet)
     found = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
@@ -67,8 +140,9 @@ def main() -> None:
     for line in sys.stdin.buffer:
         signal.alarm(seconds)
         try:
-            template = template or environment(asked["kind"]).from_string(asked["template"])
-            text = template.render(json.loads(line))
+            template = template or environment(asked["kind"], asked["quiet"]).from_string(asked["template"])
+            values = json.loads(line)
+            text = template.render(nulls(values, asked["quiet"]) if asked["kind"] == "prompt" else values)
             written = json.dumps({"length": str(len(text))} if len(text) > characters else {"text": text}).encode()
         except MemoryError:
             written = b'{"memory": ""}'

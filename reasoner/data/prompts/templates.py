@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 import jinja2
 from jinja2 import nodes
 
+from reasoner.config import MissingPolicy
 from reasoner.data.prompts import template_process
 
 SECONDS = 10
@@ -78,6 +79,12 @@ def parse(template: str) -> nodes.Template:
     return tree
 
 
+def variables_of(tree: nodes.Template) -> frozenset[str]:
+    """The names that a template uses, those that it defines itself included. `jinja2.meta` would calculate what is
+    constant in it, which may take years."""
+    return frozenset(node.name for node in tree.find_all(nodes.Name) if node.ctx == "load")
+
+
 def _check_depth(tree: nodes.Template) -> None:
     level: list[nodes.Node] = [tree]
     for _ in range(DEEPEST):
@@ -94,16 +101,25 @@ class Template:
         jinja2.TemplateSyntaxError: as `parse`; of a chat template only `render` tells.
     """
 
-    def __init__(self, template: str, kind: Literal["prompt", "chat"] = "prompt") -> None:
+    def __init__(
+        self, template: str, kind: Literal["prompt", "chat"] = "prompt", missing: MissingPolicy = "refuse"
+    ) -> None:
         """
         Args:
             kind: `chat`: with what transformers gives to chat templates.
+            missing: of a prompt template: whether writing a null is an error, or writes nothing.
         """
-        self._text, self._kind = template, kind
+        self._text, self._kind, self._quiet = template, kind, missing == "empty"
+        self.names: frozenset[str] = frozenset()
+        """the variables that a prompt template uses"""
         self._process: subprocess.Popen[bytes] | None = None
         self._here: jinja2.Template | None = None
-        if kind == "prompt" and all(isinstance(node, _PLAIN) for node in parse(template).find_all(nodes.Node)):
-            self._here = template_process.environment(kind).from_string(template)
+        if kind == "chat":
+            return
+        tree = parse(template)
+        self.names = variables_of(tree)
+        if all(isinstance(node, _PLAIN) for node in tree.find_all(nodes.Node)):
+            self._here = template_process.environment(kind, self._quiet).from_string(template)
 
     def __enter__(self) -> Self:
         return self
@@ -123,13 +139,13 @@ class Template:
 
         Raises:
             UnboundedError: it takes too long, too much memory, or is too long.
-            jinja2.UndefinedError: it uses what is not among the values.
+            jinja2.UndefinedError: it uses what is not among the values, or writes a null.
             FailedError: it raises anything else.
         """
         if self._here is None:
             return self._rendered_there(values)
         try:
-            return self._here.render(values)
+            return self._here.render(template_process.nulls(dict(values), self._quiet))
         except jinja2.UndefinedError:
             raise
         except Exception as error:  # a template can raise anything, such as for a forbidden attribute
@@ -174,5 +190,7 @@ class Template:
             stderr=subprocess.DEVNULL,
         )
         assert process.stdin is not None
-        process.stdin.write(json.dumps({"kind": self._kind, "template": self._text}).encode() + b"\n")
+        process.stdin.write(
+            json.dumps({"kind": self._kind, "template": self._text, "quiet": self._quiet}).encode() + b"\n"
+        )
         return process

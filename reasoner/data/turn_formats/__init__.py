@@ -6,6 +6,7 @@ the policy wrote is never rendered or tokenised again.
     base.py             what a format does
     factory.py          the format of `environment.format`, and the renderer of prompts with tools
     text_format.py      formats of plain text: what both do alike; tags.py and fenced.py are the two
+    native.py           the model's own format; dialects.py are those that are known
     arguments.py        a call's name and arguments from its text
     turn_tokens.py      the tokens between two turns, as the chat template has it
     fragments.py        token ids of text that comes after other tokens

@@ -14,6 +14,18 @@ _LONGEST_NAME = 64
 """characters of a name in a message"""
 
 
+MOST_CALLS = 16
+"""of one turn"""
+
+
+def limited(calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
+    """The first calls of a turn, and an error in place of the rest where there are too many."""
+    if len(calls) <= MOST_CALLS:
+        return tuple(calls)
+    error = f"{len(calls)} calls in one turn are too many; the first {MOST_CALLS - 1} were made"
+    return (*calls[: MOST_CALLS - 1], ToolCall("", error=error))
+
+
 class ToolInputs:
     """The tools that there are, and how their input is written in plain text.
 
@@ -61,6 +73,28 @@ class ToolInputs:
             return ToolCall(name, error=f'{name}: "arguments" must be a JSON object, got {json.dumps(arguments)[:60]}')
         return ToolCall(name, arguments)
 
+    def json_call(self, name: str, text: str) -> ToolCall:
+        """A call whose arguments are a JSON object."""
+        if name not in self.tools:
+            return ToolCall(name[:_LONGEST_NAME], error=self.unknown(name))
+        arguments, error = _object(text or "{}")
+        if arguments is None:
+            return ToolCall(name, error=f"{name}: {error}; write {self.example_object(self.tools[name])}")
+        return ToolCall(name, arguments)
+
+    def text_call(self, name: str, texts: Mapping[str, str]) -> ToolCall:
+        """A call whose arguments are written one by one, text as it is, and all else as JSON."""
+        tool = self.tools.get(name)
+        if tool is None:
+            return ToolCall(name[:_LONGEST_NAME], error=self.unknown(name))
+        arguments: dict[str, Any] = {}
+        for key, text in texts.items():
+            call = _single(name, key, _properties(tool).get(key), text)
+            if call.error:
+                return call
+            arguments |= call.arguments
+        return ToolCall(name, arguments)
+
     def unknown(self, name: str) -> str:
         """What is said of a name that no tool has."""
         known = ", ".join(self.tools)
@@ -72,9 +106,11 @@ class ToolInputs:
     def example_input(self, tool: ToolDescription) -> str:
         """What is written as a tool's input, with the arguments' names in place of their values."""
         names = list(_properties(tool))
-        if len(names) == 1:
-            return names[0].upper()
-        return json.dumps(dict.fromkeys(names, "..."))
+        return names[0].upper() if len(names) == 1 else self.example_object(tool)
+
+    def example_object(self, tool: ToolDescription) -> str:
+        """The same as a JSON object."""
+        return json.dumps(dict.fromkeys(_properties(tool), "..."))
 
     def described(self, tool: ToolDescription) -> str:
         """The tool in one line."""

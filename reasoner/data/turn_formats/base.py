@@ -16,8 +16,11 @@ class TurnFormat(Protocol):
     """`tags`, `fenced` or `native`"""
     stop: tuple[str, ...]
     """strings that end a turn of the policy, because a tool's result follows them"""
-    renderer: Renderer
-    """writes the prompts, with what the policy must know of the tools"""
+
+    @property
+    def renderer(self) -> Renderer:
+        """What writes the prompts, with what the policy must know of the tools."""
+        ...
 
     def check(self) -> None:
         """Try what a run will need of the model's chat template and tokenizer.

@@ -50,11 +50,11 @@ def parts_of(
         contents: the messages as they are in the text; what cannot be found there goes to the messages after it.
     """
     parts: list[tuple[int, ...]] = []
-    begin, place = 0, 0
+    begin, place, plain = 0, 0, control.without_tokens(text)
     for content, following in pairwise(contents):
-        here = text.find(content, place)
+        here = plain.find(content, place)
         place = here + len(content) if here >= 0 else place
-        there = text.find(following, place)
+        there = plain.find(following, place)
         cut = _boundary(control, text, place, there) if there >= 0 and here >= 0 else place
         end = min(max(len(control.token_ids(text[:cut])), begin), len(ids)) if here >= 0 else begin
         parts.append(ids[begin:end])

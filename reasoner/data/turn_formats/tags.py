@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reasoner.data.turn_formats.arguments import ToolInputs, read_object
+from reasoner.data.turn_formats.arguments import ToolInputs, limited, read_object
 from reasoner.data.turn_formats.text_format import TextFormat
 from reasoner.records import ToolCall, ToolDescription
 
@@ -22,7 +22,7 @@ class TagsFormat(TextFormat):
         calls = [self._call(part) for part in closed]
         if _OPEN in rest:
             calls.append(ToolCall("", error=f"the call is not closed: write {_CLOSE} after it"))
-        return tuple(calls)
+        return limited(calls)
 
     def _call(self, part: str) -> ToolCall:
         """The call at the end of what comes before a closing tag."""

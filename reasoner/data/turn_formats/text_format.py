@@ -36,7 +36,7 @@ class TextFormat(ABC):
         self._tokens.check([Message("user", "")])
 
     def facts(self) -> dict[str, str]:
-        return {}
+        return self._tokens.facts()
 
     def prompt(self, problem: Problem, opening: Sequence[Message]) -> tuple[int, ...]:
         return prompt_ids(problem, self.renderer, opening)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from reasoner.data.prompts.chat import ChatRenderer
 from reasoner.data.prompts.control_tokens import NotTextError
 from reasoner.data.prompts.next_turn import NextTurnError
 from reasoner.data.prompts.plain import PlainRenderer
@@ -13,6 +14,10 @@ from reasoner.data.turn_formats.fragments import fragment_ids, parts_of
 from reasoner.errors import ConfigError
 from reasoner.records import Message
 
+_REMEDY = (
+    "Correct the template (chat_template.jinja in the model's folder), look for an argument that changes it "
+    "(model.chat_template_kwargs), or write plain text: --set prompt.format=plain."
+)
 _MARKERS = ("qzfirstqz", "qzsecondqz")
 
 
@@ -27,12 +32,20 @@ class TurnTokens:
         self._tokenizer, self._renderer = tokenizer, renderer
         own = getattr(tokenizer, "eos_token_id", None)
         ends = {*end_tokens, own, renderer.turn_end().token} - {None}
-        self._ends: dict[int, str] = {id_: str(tokenizer.convert_ids_to_tokens(id_)) for id_ in ends if id_ is not None}
+        self._ends = frozenset(ends)
         self.is_plain = isinstance(renderer, PlainRenderer)
+
+    def facts(self) -> dict[str, str]:
+        """See `ChatRenderer.history_facts`."""
+        return self._renderer.history_facts() if isinstance(self._renderer, ChatRenderer) else {}
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def decode_turn(self, written: Sequence[int]) -> str:
+        """The text of a turn of the policy, special tokens included, but for the one that ended it."""
+        return self.decode(written[:-1] if written and written[-1] in self._ends else written)
 
     def ended(self, written: Sequence[int]) -> bool:
         """Whether the policy has ended its turn as a chat: with an end token, or with the text that ends a turn."""
@@ -59,7 +72,11 @@ class TurnTokens:
         return self.turns(written, [Message("user", "\n".join(texts))], texts)
 
     def turns(
-        self, written: Sequence[int], messages: Sequence[Message], texts: Sequence[str]
+        self,
+        written: Sequence[int],
+        messages: Sequence[Message],
+        texts: Sequence[str],
+        call_ids: Sequence[str] = (),
     ) -> tuple[tuple[int, ...], ...]:
         """As `turn`, with messages as they are, and the texts in them between which the tokens are parted.
 
@@ -67,30 +84,31 @@ class TurnTokens:
             NotTextError: as `turn`.
         """
         control = self._renderer.control
-        text = self._renderer.following(messages)
+        text = self._renderer.following(messages, call_ids)
         before: tuple[str, ...] = ()
-        if self.ended(written):
-            text, before = self._after_end(written, text)
+        own = control.spelling_of(written[-1]) if written else ""
+        if self.ended(written) or (own and text.startswith(own)):  # as GLM's tool calls end with what comes next
+            text, before = self._after_end(own, text)
         ids = fragment_ids(control, self.decode, text, before) if before else fragment_ids(control, self.decode, text)
         return parts_of(control, ids, text, [control.protect(each) for each in texts])
 
-    def _after_end(self, written: Sequence[int], text: str) -> tuple[str, tuple[str, ...]]:
+    def _after_end(self, own: str, text: str) -> tuple[str, tuple[str, ...]]:
         """What is left of the text where the policy has ended its turn, and what its tokens come after.
 
         An end token of the model stands for that of the template, and is not followed by it.
         """
-        own, end = self._ends.get(written[-1], ""), self._renderer.turn_end().text
-        for spelled in dict.fromkeys((own, end)):
+        for spelled in dict.fromkeys((own, self._renderer.turn_end().text)):
             before, found, after = text.partition(spelled) if spelled else ("", "", text)
             if found and not before.strip():
                 text = after
         return text, (own,) if own else ()
 
-    def check(self, messages: Sequence[Message]) -> None:
+    def check(self, messages: Sequence[Message], remedy: str = _REMEDY) -> None:
         """See whether the template writes such messages after a response, and in full.
 
         Args:
-            messages: whose contents do not matter.
+            messages: whose contents do not matter, at most two.
+            remedy: what to do where it does not, for the message.
 
         Raises:
             ConfigError: it does not.
@@ -104,8 +122,4 @@ class TurnTokens:
         except (NextTurnError, NotTextError) as error:
             problem = f"cannot write a message of the role {roles!r} after a response ({error})"
         if problem:
-            raise ConfigError(
-                f"environment: the model's chat template {problem}. Correct the template (chat_template.jinja in the "
-                "model's folder), look for an argument that changes it (model.chat_template_kwargs), or write plain "
-                "text: --set prompt.format=plain."
-            )
+            raise ConfigError(f"environment: the model's chat template {problem}. {remedy}")

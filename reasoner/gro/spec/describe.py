@@ -107,6 +107,8 @@ def _advantage(spec: Advantage) -> str:
         text = f"({text}) / {'std' if spec.scale == 'group' else 'mean'}"
     if spec.combine == "normalise-then-sum":
         return f"sum of {text} per reward, whitened"
+    if spec.level == "turn":
+        text = f"{text} from each turn on"
     return f"{text}, whitened" if spec.scale == "batch" else text
 
 

@@ -43,6 +43,9 @@ class Advantage:
     trace_scale: float | None = None
     """alpha: in place of `trace`, lambda = max(0, 1 - 1 / (alpha T)) for a response of T tokens, and the critic is
     trained on returns with lambda 1 (2504.05118); None: `trace` for both"""
+    level: Literal["response", "turn"] = "response"
+    """what R_i is of: `response`, the whole reward of the response; `turn`, for each turn of a response what is left of
+    it when that turn begins, without the rewards that the environment gave after the turns before"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from reasoner.gro.spec.terms import (
+    GROUP_BASELINES,
     Advantage,
     Chosen,
     Clip,
@@ -190,6 +191,8 @@ def _source_mistakes(term: Term) -> Iterator[str]:
             yield f"credit.kind = 'teacher' {why}"
         if term.kl.in_reward:
             yield f"kl.place = 'reward' needs source = 'online', got {source!r}"
+        if isinstance(term.credit, Advantage) and term.credit.level == "turn":
+            yield f"credit.level = 'turn' needs source = 'online', got {source!r}: a response is one turn there"
         if isinstance(term.credit, Advantage) and term.credit.combine == "normalise-then-sum":
             yield f"credit.combine = 'normalise-then-sum' needs source = 'online', got {source!r}: one reward is there"
         if term.mask_truncated:
@@ -225,6 +228,16 @@ def _credit_mistakes(term: Term) -> Iterator[str]:
         yield f"credit.trace_scale must be above 0, got {credit.trace_scale}"
     if credit.baseline == "critic" and (credit.scale in ("group", "mean") or term.evidence.unit != "token"):
         yield "credit.baseline = 'critic' gives credit per token: scale must be none or batch, evidence.unit 'token'"
+    if credit.level == "turn" and not (
+        credit.baseline in ("none", *GROUP_BASELINES)
+        and credit.combine == "sum-then-normalise"
+        and term.evidence.unit == "token"
+    ):
+        yield (
+            "credit.level = 'turn' gives each turn of a response its own credit: it needs evidence.unit = 'token', "
+            f"combine = 'sum-then-normalise' and a baseline of {', '.join(('none', *GROUP_BASELINES))}; got "
+            f"{term.evidence.unit!r}, {credit.combine!r}, {credit.baseline!r}"
+        )
     if credit.combine == "normalise-then-sum":
         if credit.baseline in ("critic", "greedy") or credit.scale == "batch":
             yield (

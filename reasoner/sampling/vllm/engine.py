@@ -1,53 +1,37 @@
-"""The vLLM sampler, on CUDA or with the CPU build: this side of the process that holds the engine (`vllm_host`)."""
+"""The vLLM sampler, on CUDA or with the CPU build: this side of the process that holds the engine (`host.py`)."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import SamplerError
+from reasoner.models.tokenizer import open_tokenizer
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
-from reasoner.sampling.responses import check_request
+from reasoner.sampling.base import Completed, TokenRequest
+from reasoner.sampling.responses import check_tokens, end_tokens, sample_groups, still_sampling
 from reasoner.sampling.vllm.messages import (
-    Done,
+    Abort,
+    Begin,
     Load,
-    Request,
-    SampleReply,
-    SampleRequest,
+    PauseSampling,
+    ResumeSampling,
     ScoreRequest,
     Sleep,
     StartEngine,
-    Stop,
-    Value,
+    Submit,
     Wake,
 )
 from reasoner.sampling.vllm.process import EngineProcess
 
 _NOBODYS = -1
-"""version of the weights after a sleep that gave them up; `load` may bring others that nobody samples with (-2)"""
-
-
-def prompt_seeds(seed: int, prompts: Sequence[Prompt]) -> tuple[int, ...]:
-    """A seed for every prompt: a hash of the draw's seed and the problem, so that the responses do not depend on which
-    other prompts are sampled with it, nor on their order. A problem that comes again has other noise.
-
-    vLLM adds a response's number to it; below 2^62 there is room for that.
-    """
-    times: Counter[str] = Counter()
-    seeds = []
-    for prompt in prompts:
-        name = prompt.problem.id
-        seeds.append(derive_seed(seed, "prompt", name, times[name]) >> 1)
-        times[name] += 1
-    return tuple(seeds)
+"""the version of an engine without weights; others below 0 are of weights that were changed on purpose"""
 
 
 class VllmSampler:
-    """Samples with vLLM. The engine continues to sample while the caller works on the groups that it already has.
+    """Samples with vLLM. The engine continues to sample while the caller works on what it already has.
 
     Args:
         start: the engine.
@@ -62,6 +46,11 @@ class VllmSampler:
     def __init__(self, start: StartEngine, log: Path) -> None:
         self._start = start
         self._version = 0
+        self.max_model_len = start.max_model_len
+        self.tokenizer: Any = open_tokenizer(Path(start.model), start.trust_remote_code)
+        self.end_tokens = end_tokens(Path(start.model), self.tokenizer)
+        self._running: set[int] = set()
+        self._is_paused = False
         self._host = EngineProcess(start, log)
         self.description = self._host.description
 
@@ -71,46 +60,53 @@ class VllmSampler:
         return self._version
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        check_request(prompts, n, params, self._start.max_model_len)
         self._need_weights()
-        return self._draw(prompts, n, params)
+        return sample_groups(self, prompts, n, params)
 
-    def _draw(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        seeds = prompt_seeds(params.seed, prompts) if self._start.device == "cuda" else ()
-        self._host.request(SampleRequest(tuple(prompt.token_ids for prompt in prompts), n, params, seeds))
-        try:
-            while isinstance(reply := self._host.reply(), SampleReply):
-                prompt = prompts[reply.index]
-                yield Group(prompt.problem, prompt.token_ids, reply.responses)
-        except GeneratorExit:
-            self._stop()
-            raise
+    def begin(self, seed: int) -> None:
+        self._check_free("another seed")
+        self._need_weights()
+        self._host.call(Begin(seed))
 
-    def _stop(self) -> None:
-        """The caller has enough: end the drawing, so that the next request finds the engine free."""
-        if self._host.is_open:
-            self._host.request(Stop())
-            while isinstance(self._host.reply(), SampleReply):
-                pass
+    def submit(self, requests: Sequence[TokenRequest]) -> None:
+        check_tokens(requests, self._running, self.max_model_len)
+        self._running.update(request.id for request in requests)
+        self._host.send(Submit(tuple(requests)))
 
-    def _need_weights(self) -> None:
-        if self._version == _NOBODYS:
-            raise SamplerError(
-                "vLLM gave its weights up when it went to sleep, and was not given others; this is a bug"
-            )
+    def abort(self, ids: Collection[int]) -> None:
+        self._host.send(Abort(tuple(ids)))
+
+    def receive(self, timeout_s: float | None = None) -> Completed | None:
+        if not self._running:
+            return None
+        completed = self._host.completed(0.0 if self._is_paused else timeout_s)
+        if completed:
+            self._running.remove(completed.id)
+        return completed
+
+    def pause(self) -> None:
+        self._host.call(PauseSampling())
+        self._is_paused = True
+
+    def resume(self) -> None:
+        self._host.call(ResumeSampling())
+        self._is_paused = False
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        self._check_free("log-probabilities")
         self._need_weights()
         rows = tuple((group.prompt_ids, response.token_ids) for group in groups for response in group.responses)
-        value = self._ask(ScoreRequest(rows))
+        value = self._host.call(ScoreRequest(rows))
         if not isinstance(value, list):
             raise SamplerError(f"vLLM answered {value!r} instead of log-probabilities; this is a bug")
         return {"": value}
 
     def load(self, folder: Path, version: int) -> Receipt:
         started = time.monotonic()
+        if not self._is_paused:
+            self._check_free("new weights")
         try:
-            value = self._ask(Load(str(folder), version))
+            value = self._host.call(Load(str(folder), version))
         except SamplerError:
             # vLLM takes the old weights apart first: what it holds now are the weights of no version
             self.close()
@@ -122,25 +118,30 @@ class VllmSampler:
         return Receipt(version, checksum, tensors, time.monotonic() - started)
 
     def sleep(self) -> None:
-        self._ask(Sleep())
+        self._check_free("sleep")
+        self._host.call(Sleep())
         if self._start.discards_weights:
             self._version = _NOBODYS
 
     def wake(self) -> None:
-        self._ask(Wake())
+        self._check_free("waking")
+        self._host.call(Wake())
 
     def close(self) -> None:
-        self._host.close()
+        self._host.close(is_idle=not self._running)
+
+    def _check_free(self, what: str) -> None:
+        if self._running:
+            raise SamplerError(still_sampling(what))
+
+    def _need_weights(self) -> None:
+        if self._version == _NOBODYS:
+            raise SamplerError(
+                "vLLM gave its weights up when it went to sleep, and was not given others; this is a bug"
+            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _ask(self, request: Request) -> Value:
-        self._host.request(request)
-        reply = self._host.reply()
-        if not isinstance(reply, Done):
-            raise SamplerError(f"vLLM answered {request!r} with {reply!r}; this is a bug")
-        return reply.value

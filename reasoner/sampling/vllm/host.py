@@ -9,11 +9,13 @@ seed gives the same responses.
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import signal
 import sys
+import time
 import traceback
-from itertools import zip_longest
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,29 +26,35 @@ from vllm import SamplingParams as VllmParams
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine import FinishReason as VllmFinish
 
 from reasoner.errors import ReasonerError, SamplerError
-from reasoner.records import FinishReason, Response, SamplingParams
-from reasoner.sampling.responses import all_end_tokens, build_response, end_tokens, opened_block
+from reasoner.sampling.base import Completed, Completion, Finish, TokenRequest
+from reasoner.sampling.responses import LONGEST_PATTERN, NOT_FINITE, all_end_tokens, end_tokens
 from reasoner.sampling.vllm.messages import (
     ADAPTER_RANKS,
+    Abort,
+    Begin,
     Close,
     Done,
     Load,
+    PauseSampling,
     Request,
-    SampleReply,
-    SampleRequest,
+    ResumeSampling,
     ScoreRequest,
     Sleep,
     StartEngine,
-    Stop,
+    Submit,
     Value,
     Wake,
+    Working,
     failure,
     said_by_vllm,
 )
 
-_FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+_FINISHED: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "repetition"}
+_SAID_EVERY = 5.0
+"""seconds between looks at whether what runs has got further, which the other side is told"""
 
 _INSTEAD = "Set sampling.engine = 'hf', which samples with transformers, or take another version of vLLM"
 
@@ -64,62 +72,114 @@ class EngineHost:
         self._connection = connection
         self._llm = _open(start)
         self._engine = self._llm.llm_engine
-        self._tokenizer = self._llm.get_tokenizer()
-        self._end_tokens = end_tokens(Path(start.model), self._tokenizer)
+        self._end_tokens = end_tokens(Path(start.model), self._llm.get_tokenizer())
         self._device = start.device
         self._discards_weights = start.discards_weights
         self._cache_sleeps = False
         self._takes_adapters = bool(start.adapter_rank)
         self._adapter: LoRARequest | None = None
         self._version = 0
+        self._running: dict[int, list[list[tuple[int, int]]]] = {}
+        """what was submitted and is not complete -> for each continuation, the position of the first token of each
+        version of the weights, and the version"""
+        self._is_paused = False
         self._has_sampled = False
+        self._count, self._looked, self._got = 0, time.monotonic(), (0, 0)
+        """requests that were completed; when progress was looked at, and what it was"""
         self.description = (
             f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {start.max_sequences} sequences at once"
         )
 
     def serve(self) -> None:
-        """Answer requests until `Close` or the end of the other side."""
-        while not isinstance(request := self._connection.recv(), Close):
-            if isinstance(request, Stop):
+        """Answer requests until `Close` or the end of the other side, and sample whenever there is none."""
+        while True:
+            if self._running and not self._is_paused and not self._connection.poll():
+                self._guarded(self._step)
                 continue
-            try:
-                self._connection.send(Done(self._answer(request)))
-            except Exception as error:
-                self._connection.send(failure(error if self._has_sampled else _refused(error)))
+            request = self._connection.recv()
+            if isinstance(request, Close):
+                return
+            self._guarded(self._answer, request)
 
-    def _answer(self, request: Request) -> Value:
+    def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            work(*arguments)
+        except Exception as error:
+            self._connection.send(failure(error if self._has_sampled else _refused(error)))
+            running, self._running = [*self._running], {}
+            self._engine.abort_request([str(id_) for id_ in running])
+
+    def _answer(self, request: Request) -> None:
+        value: Value = None
         match request:
-            case SampleRequest():
-                self._draw(request)
-                self._has_sampled = True
+            case Submit():
+                return self._submit(request)
+            case Abort():
+                return self._abort(request)
+            case Begin():
+                self._llm.collective_rpc("seed_sampling", args=(request.seed,))
+                self._forget_prefixes()
+            case PauseSampling() | ResumeSampling():
+                self._is_paused = isinstance(request, PauseSampling)
             case ScoreRequest():
-                return self._score(request)
+                value = self._score(request)
             case Load():
-                return self._load(request)
+                value = self._load(request)
             case Sleep() if self._device == "cuda":
                 self._llm.sleep(level=2 if self._discards_weights else 1)
             case Wake() if self._device == "cuda":
                 self._llm.wake_up(tags=["weights"] if self._discards_weights else None)
                 self._cache_sleeps = self._discards_weights
-        return None
+        return self._connection.send(Done(value))
 
-    def _draw(self, request: SampleRequest) -> None:
-        """Step the engine until all groups are sent, or the other side has enough."""
-        self._llm.collective_rpc("seed_sampling", args=(request.params.seed,))
-        self._forget_prefixes()
-        pending = [str(index) for index in range(len(request.prompts))]
-        for name, prompt, seed in zip_longest(pending, request.prompts, request.seeds):
-            tokens = {"prompt_token_ids": list(prompt)}
-            self._engine.add_request(name, tokens, self._params(request, seed), lora_request=self._adapter)
-        try:
-            while pending and not self._connection.poll():
-                for output in self._engine.step():
-                    if output.finished:
-                        pending.remove(output.request_id)
-                        responses = self._responses(output, request.params)
-                        self._connection.send(SampleReply(int(output.request_id), responses))
-        finally:
-            self._engine.abort_request(pending)
+    def _submit(self, request: Submit) -> None:
+        for asked in request.requests:
+            tokens = {"prompt_token_ids": list(asked.token_ids)}
+            self._engine.add_request(str(asked.id), tokens, self._params(asked), lora_request=self._adapter)
+            self._running[asked.id] = [[(0, self._version)] for _ in range(asked.n)]
+
+    def _step(self) -> None:
+        """One token more of everything that runs; what is complete is sent."""
+        for output in self._engine.step():
+            if output.finished:
+                self._finish(output)
+        if time.monotonic() - self._looked > _SAID_EVERY:
+            self._say_progress()
+
+    def _finish(self, output: Any, *, is_aborted: bool = False) -> None:
+        id_ = int(output.request_id)
+        versions = self._running.pop(id_)
+        outputs = sorted(output.outputs, key=lambda completion: int(completion.index))
+        finished = _FINISHED | ({"abort": "abort"} if is_aborted else {})
+        completions = tuple(_completion(*each, finished) for each in zip(outputs, versions, strict=True))
+        self._connection.send(Completed(id_, completions))
+        self._has_sampled = True
+        self._count += 1
+
+    def _abort(self, request: Abort) -> None:
+        """vLLM itself gives the caller nothing of what it aborts."""
+        names = {str(id_) for id_ in request.ids if id_ in self._running}
+        states = [state for state in self._states() if state.external_req_id in names]
+        # of several continuations, those that are complete are kept until the last one is
+        outputs = [state.make_request_output([], None, VllmFinish.ABORT, None) for state in states]
+        self._engine.abort_request([*names])
+        for state in states:
+            if state.parent_req:
+                self._engine.output_processor.parent_requests.pop(state.parent_req.request_id, None)
+        for output in outputs:
+            if output:
+                self._finish(output, is_aborted=True)
+
+    def _states(self) -> list[Any]:
+        """What vLLM knows of every continuation that runs."""
+        return [*self._engine.output_processor.request_states.values()]
+
+    def _say_progress(self) -> None:
+        self._looked = time.monotonic()
+        got = self._count, sum(state.detokenizer.num_output_tokens() for state in self._states())
+        if got != self._got:
+            self._connection.send(Working())
+            self._got = got
 
     def _score(self, request: ScoreRequest) -> list[list[float]]:
         """vLLM gives these by the raw logits, so at temperature 1; it reads no cached prefix for such requests."""
@@ -138,39 +198,27 @@ class EngineHost:
                     ]
         return [scores[index] for index in range(len(request.rows))]
 
-    def _params(self, request: SampleRequest, seed: int | None) -> VllmParams:
+    def _params(self, request: TokenRequest) -> VllmParams:
+        params = request.params
         return VllmParams(
-            seed=seed,
             n=request.n,
-            temperature=request.params.temperature,
-            max_tokens=request.params.max_tokens,
-            stop=list(request.params.stop),
-            stop_token_ids=sorted(all_end_tokens(self._end_tokens, request.params)),
-            detokenize=bool(request.params.stop),
+            # the CPU build cannot seed single requests
+            seed=params.seed if self._device == "cuda" else None,
+            temperature=params.temperature,
+            max_tokens=params.max_tokens,
+            stop=list(params.stop),
+            stop_token_ids=sorted(all_end_tokens(self._end_tokens, params)),
+            detokenize=bool(params.stop),
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    def _responses(self, output: Any, params: SamplingParams) -> tuple[Response, ...]:
-        opened = opened_block(self._tokenizer, output.prompt_token_ids)
-        return tuple(
-            self._response(completion, params, opened)
-            for completion in sorted(output.outputs, key=lambda completion: int(completion.index))
-        )
-
-    def _response(self, output: Any, params: SamplingParams, opened: str) -> Response:
-        if output.finish_reason not in _FINISHED:
-            raise SamplerError(
-                f"vLLM ended a response with {output.finish_reason!r}, so it is not a sample of the policy"
-            )
-        logprobs = [at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True)]
-        finish = _FINISHED[output.finish_reason]
-        ends = all_end_tokens(self._end_tokens, params)
-        return build_response(
-            self._tokenizer, output.token_ids, logprobs, finish, params.stop, self._version, opened, ends
+            **_repetition_detection(params.stop_repetition),
         )
 
     def _load(self, request: Load) -> tuple[str, int]:
+        if self._takes_adapters and self._running:
+            raise SamplerError(
+                "vLLM cannot change an adapter under what it samples with it: set lora.handover = 'merged'"
+            )
         if self._takes_adapters:
             number = self._adapter.lora_int_id + 1 if self._adapter else 1
             self._adapter = LoRARequest(str(number), number, request.folder)
@@ -184,16 +232,55 @@ class EngineHost:
             self._cache_sleeps = False
         self._forget_prefixes()
         self._version = request.version
+        for state in self._states():
+            versions = self._running[int(state.external_req_id)][state.request_index]
+            written = state.detokenizer.num_output_tokens()
+            if versions[-1][0] == written:
+                versions.pop()
+            versions.append((written, request.version))
         checksum, tensors = receipts.pop()
         return checksum, tensors
 
     def _forget_prefixes(self) -> None:
-        """Raises SamplerError where something of them stays: it was computed with other weights."""
-        if not self._llm.reset_prefix_cache():
+        """What runs is read again. Raises SamplerError where something stays: it was computed with other weights."""
+        if not self._llm.reset_prefix_cache(reset_running_requests=bool(self._running)):
             raise SamplerError(
                 "vLLM did not forget the keys and values of prompts that it has read: some are in use, though nothing "
                 "is sampled. Its next responses would be of a mixture of weights, so the run stops; resume it"
             )
+
+
+def _repetition_detection(times: int | None) -> dict[str, Any]:
+    if times is None:
+        return {}
+    try:
+        from vllm.sampling_params import RepetitionDetectionParams
+    except ImportError as error:
+        raise SamplerError(
+            f"vLLM {vllm.__version__} cannot end responses that repeat themselves: leave sampling.stop_repetition out, "
+            "or take vLLM 0.32"
+        ) from error
+    return {"repetition_detection": RepetitionDetectionParams(max_pattern_size=LONGEST_PATTERN, min_count=times)}
+
+
+def _completion(output: Any, versions: Sequence[tuple[int, int]], finished: Mapping[str, Finish]) -> Completion:
+    """What vLLM says of one continuation.
+
+    Args:
+        versions: the position of the first token of each version of the weights, and the version.
+        finished: the ends that it may have, by vLLM's names.
+    """
+    if output.finish_reason not in finished:
+        said = f" ({output.stop_reason})" if output.stop_reason else ""
+        raise SamplerError(
+            f"vLLM ended a response with {output.finish_reason!r}{said}, so it is not a sample of the policy"
+        )
+    logprobs = tuple(at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True))
+    if any(map(math.isnan, logprobs)):
+        raise SamplerError(NOT_FINITE)
+    (_, first), *changes = versions
+    changes = [change for change in changes if change[0] < len(logprobs)]
+    return Completion(tuple(output.token_ids), logprobs, finished[output.finish_reason], first, tuple(changes))
 
 
 def _open(start: StartEngine) -> LLM:

@@ -1,4 +1,8 @@
-"""What the vLLM engine and its host process say to each other, over a local socket."""
+"""What the vLLM engine and its host process say to each other, over a local socket.
+
+Every request has one reply, `Done` or `RequestFailed`, except `Submit` and `Abort`. What was submitted is answered by
+`Completed`, at any time; a failure of what runs, or of these two, is a `RequestFailed` that ends all that runs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import traceback
 from dataclasses import dataclass
 
 from reasoner.errors import ReasonerError
-from reasoner.records import Response, SamplingParams
+from reasoner.sampling.base import Completed, TokenRequest
 
 SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 """what tells models apart, as their configurations name it"""
@@ -51,14 +55,34 @@ class StartEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class SampleRequest:
-    """Draw `n` responses to every prompt."""
+class Begin:
+    """Seed the noise of what is submitted from now on."""
 
-    prompts: tuple[tuple[int, ...], ...]
-    n: int
-    params: SamplingParams
-    seeds: tuple[int, ...] = ()
-    """of the noise of every prompt's responses (CUDA); empty: all draw from one generator, which has `params.seed`"""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Continue token ids, beside what runs already. No `Done` follows: every request is answered by a `Completed`."""
+
+    requests: tuple[TokenRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End these requests: each is answered by a `Completed` with what there is of it. No `Done` follows."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PauseSampling:
+    """Sample nothing until `ResumeSampling`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeSampling:
+    """Go on with what runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +112,18 @@ class Wake:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """While drawing: drop what is not finished."""
-
-
-@dataclass(frozen=True, slots=True)
 class Close:
     """End the host process."""
 
 
-Request = StartEngine | SampleRequest | ScoreRequest | Load | Sleep | Wake | Stop | Close
+Request = (
+    StartEngine | Begin | Submit | Abort | PauseSampling | ResumeSampling | ScoreRequest | Load | Sleep | Wake | Close
+)
 
 
 @dataclass(frozen=True, slots=True)
-class SampleReply:
-    """All responses to one prompt of a `SampleRequest`."""
-
-    index: int
-    """position of the prompt"""
-    responses: tuple[Response, ...]
+class Working:
+    """The requests that run have got further since the last reply."""
 
 
 Value = tuple[str, int] | str | list[list[float]] | None
@@ -130,7 +147,7 @@ class RequestFailed:
     is_traceback: bool
 
 
-Reply = SampleReply | Done | RequestFailed
+Reply = Completed | Working | Done | RequestFailed
 
 
 def said_by_vllm(error: Exception) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import queue
 import signal
 import subprocess
 import time
+from collections import deque
 from multiprocessing import Pipe
 from pathlib import Path
+from threading import Lock, Thread
 
 import psutil
 
@@ -18,7 +22,8 @@ from reasoner.io.redaction import redact_end
 from reasoner.processes.child_python import SAFE_PATH, module_command
 from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.processes.subreaper import wait_gone
-from reasoner.sampling.vllm.messages import Close, Done, Reply, Request, RequestFailed, StartEngine, Stop
+from reasoner.sampling.base import Completed
+from reasoner.sampling.vllm.messages import Close, Done, Reply, Request, RequestFailed, StartEngine, Value, Working
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +35,10 @@ _START_LIMIT = 1800.0
 _ATTEMPTS = 2
 _CLOSE_WITHIN = 10.0
 """seconds for a polite end before the host is killed"""
+PATIENCE_S = 600.0
+"""seconds without a token after which an engine that samples counts as hung"""
+_LOOK_EVERY = 5.0
+"""seconds between looks at that"""
 _LOG_TAIL = 3000
 """characters of the host's log in an error"""
 
@@ -39,7 +48,7 @@ class StartHungError(SamplerError):
 
 
 class EngineProcess:
-    """The host, started and ready. `request` and `reply` speak to it; `close` ends it whatever state it is in.
+    """The host, started and ready. `call`, `send` and `completed` speak to it; `close` ends it whatever state it is in.
 
     Raises:
         SamplerError: vLLM did not start, twice if it hung; the message ends with what it printed.
@@ -47,7 +56,15 @@ class EngineProcess:
 
     def __init__(self, start: StartEngine, log: Path) -> None:
         self._log_file = log
+        self._replies: queue.SimpleQueue[Reply | Exception] = queue.SimpleQueue()
+        self._completed: deque[Completed] = deque()
+        self._sending = Lock()
+        self._heard = time.monotonic()
+        """when anything was last said, by either side"""
+        self._is_calling = False
+        self._reader = Thread(target=self._read, name="replies of vLLM", daemon=True)
         self.description = self._launch(start)
+        self._reader.start()
 
     def _launch(self, start: StartEngine) -> str:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -78,7 +95,6 @@ class EngineProcess:
                 # Ctrl-C in the terminal is for the run, which then ends this process
                 start_new_session=True,
             )
-        self._idle = False
         self._connection.send(start)
 
     def _wait_until_ready(self) -> str:
@@ -92,7 +108,12 @@ class EngineProcess:
             if now - advanced > _STALLED_AFTER or now - started > _START_LIMIT:
                 self._dump_stacks()
                 raise StartHungError(f"vLLM did not start within {now - started:.0f} s.{self._tail()}")
-        reply = self.reply()
+        try:
+            reply: Reply = self._connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._gone() from error
+        if isinstance(reply, RequestFailed):
+            raise self._failed(reply)
         if not isinstance(reply, Done) or not isinstance(reply.value, str):
             raise SamplerError(f"vLLM started with {reply!r}")
         return reply.value
@@ -102,48 +123,103 @@ class EngineProcess:
         """Whether `close` is still to be called."""
         return not self._connection.closed
 
-    def request(self, request: Request) -> None:
-        """Send; until the last reply is read the host is busy and takes nothing but `Stop`.
+    def send(self, request: Request) -> None:
+        """Say something that has no reply of its own, or whose reply is read later; from any thread.
 
         Raises:
-            SamplerError: the host is busy, closed or gone.
+            SamplerError: the host is closed or gone.
         """
         if not self.is_open:
             raise SamplerError(f"this sampler is closed, and was asked for {type(request).__name__}; open another")
-        if not self._idle and not isinstance(request, Stop):
-            raise SamplerError(
-                f"this sampler is still sampling, and was asked for {type(request).__name__}: finish or close the "
-                "iterator of groups first"
-            )
-        self._idle = False
+        self._heard = time.monotonic()
         try:
-            self._connection.send(request)
+            with self._sending:
+                self._connection.send(request)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._gone() from error
 
-    def reply(self) -> Reply:
-        """The next reply.
+    def call(self, request: Request) -> Value:
+        """The answer to a request; what is completed meanwhile is read later.
 
         Raises:
             SamplerError: the request failed, or the host is gone.
         """
-        try:
-            reply: Reply = self._connection.recv()
-        except (EOFError, ConnectionResetError) as error:
-            raise self._gone() from error
-        if isinstance(reply, RequestFailed):
-            self._idle = True
-            if not reply.is_traceback:
-                raise SamplerError(f"{reply.message} (vLLM's log is {self._log_file})")
-            raise SamplerError(f"vLLM failed (its log is {self._log_file}):\n{reply.message}")
-        self._idle = isinstance(reply, Done)
-        return reply
+        self.send(request)
+        self._is_calling = True
+        while not isinstance(reply := self._replies.get(), Done):
+            if isinstance(reply, Completed):
+                self._completed.append(reply)
+            else:
+                self._raise_unless_working(reply)
+        self._is_calling = False
+        return reply.value
 
-    def close(self) -> None:
-        """End the host and everything that it started; a host that is busy is killed. Safe to call twice."""
+    def completed(self, timeout_s: float | None) -> Completed | None:
+        """The next request that is complete; None: none is after so many seconds.
+
+        Raises:
+            SamplerError: the engine failed, is gone, or has made no token for too long.
+        """
+        ends = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while not self._completed:
+            try:
+                reply = self._replies.get(timeout=max(0.0, min(ends - time.monotonic(), _LOOK_EVERY)))
+            except queue.Empty:
+                self._check_progress()
+                if time.monotonic() >= ends:
+                    return None
+                continue
+            if isinstance(reply, Completed):
+                self._completed.append(reply)
+            else:
+                self._raise_unless_working(reply)
+        return self._completed.popleft()
+
+    def _check_progress(self) -> None:
+        idle = time.monotonic() - self._heard
+        if idle > PATIENCE_S:
+            self._dump_stacks()
+            raise SamplerError(
+                f"vLLM has made no token for {idle:.0f} s while it was sampling: it hangs. The stacks of its threads "
+                f"are in {self._log_file}; resume the run.{self._tail()}"
+            )
+
+    def _raise_unless_working(self, reply: Reply | Exception) -> None:
+        if isinstance(reply, EOFError | OSError):
+            self._replies.put(reply)  # it is said again to whoever asks next
+            raise self._gone() from reply
+        if isinstance(reply, Exception):
+            raise reply
+        if isinstance(reply, RequestFailed):
+            self._is_calling = False
+            raise self._failed(reply)
+        if not isinstance(reply, Working):
+            raise SamplerError(f"vLLM says {reply!r} to nothing that it was asked; this is a bug")
+
+    def _failed(self, reply: RequestFailed) -> SamplerError:
+        if not reply.is_traceback:
+            return SamplerError(f"{reply.message} (vLLM's log is {self._log_file})")
+        return SamplerError(f"vLLM failed (its log is {self._log_file}):\n{reply.message}")
+
+    def _read(self) -> None:
+        """Read all that the host says, so that neither side ever waits for the other to read."""
+        try:
+            while True:
+                reply = self._connection.recv()
+                self._heard = time.monotonic()
+                self._replies.put(reply)
+        except Exception as error:  # told to the thread that waits
+            self._replies.put(error)
+
+    def close(self, *, is_idle: bool = False) -> None:
+        """End the host and everything that it started. Safe to call twice.
+
+        Args:
+            is_idle: nothing runs, so that it can be asked to end; a host that is busy is killed.
+        """
         if not self.is_open:
             return
-        if self._idle:
+        if is_idle and not self._is_calling:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 self._connection.send(Close())
                 self._process.wait(_CLOSE_WITHIN)
@@ -156,6 +232,8 @@ class EngineProcess:
         psutil.wait_procs(others, _CLOSE_WITHIN)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        if self._reader.is_alive():
+            self._reader.join()  # nobody writes any more
         self._connection.close()
         self._scratch.remove()
 

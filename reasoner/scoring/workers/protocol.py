@@ -25,21 +25,20 @@ from reasoner.io.redaction import know_variables, redact
 from reasoner.io.safe_text import storable
 from reasoner.io.serialization import from_json, to_json
 from reasoner.plugins.reward_api import Granularity
-from reasoner.records import Failure, FailureKind, Message, Problem, Response, Score
+from reasoner.records import (
+    EnvironmentReport,
+    Failure,
+    FailureKind,
+    Message,
+    Problem,
+    Response,
+    Score,
+    ToolCall,
+    Turn,
+)
 from reasoner.scoring.composition import Refused
+from reasoner.workers.lines import PRINTED, dump_line
 
-START_S = 120
-"""seconds in which the host must have imported and prepared all plugins"""
-CANCEL = b"cancel"
-"""forget every task and end what is running"""
-CLOSE = b"close"
-"""end"""
-CREATED = b"created "
-"""what a line of a worker begins with that is no result"""
-PRINTED = b"printed "
-"""what a line of the host begins with that has what a call printed"""
-MAX_LINE_BYTES = 2**21
-"""bytes of a result line, all scores of its call together"""
 COMMON = -1
 """the lane of all sources without workers of their own; other lanes have the index of their reward"""
 
@@ -98,7 +97,7 @@ class CallResult:
 
 def dump_plan(plan: Plan) -> bytes:
     """One line."""
-    return _line(
+    return dump_line(
         {
             "rewards": [reward.model_dump() for reward in plan.rewards],
             "scoring": plan.scoring.model_dump(),
@@ -117,14 +116,9 @@ def load_plan(line: bytes) -> Plan:
     return Plan(rewards, ScoringConfig.model_validate(data["scoring"]), tuple(data["plugins"]), data["parent"])
 
 
-def dump_message(message: dict[str, Any]) -> bytes:
-    """One line of the host about itself."""
-    return _line(message)
-
-
 def dump_traits(traits: Sequence[Traits]) -> bytes:
     """The line with which the host says that it is ready."""
-    return _line({"ready": [asdict(each) for each in traits]})
+    return dump_line({"ready": [asdict(each) for each in traits]})
 
 
 def load_start(line: bytes) -> list[Traits] | str:
@@ -142,7 +136,10 @@ def load_start(line: bytes) -> list[Traits] | str:
 
 def dump_content(problem: Problem) -> bytes:
     """What a problem asks, without its name: JSON."""
-    messages = [{"role": message.role, "content": message.content} for message in problem.messages]
+    messages = [
+        {"role": message.role, "content": message.content} | ({"name": message.name} if message.name else {})
+        for message in problem.messages
+    ]
     return json.dumps({"messages": messages, "answer": problem.answer, "fields": dict(problem.fields)}).encode()
 
 
@@ -161,6 +158,9 @@ def dump_response(response: Response) -> bytes:
             "sampler_logprobs": _pack("d", response.sampler_logprobs),
             "finish_reason": response.finish_reason,
             "policy_version": response.policy_version,
+            "version_changes": response.version_changes,
+            "turns": [asdict(turn) for turn in response.turns],
+            "report": None if response.report is None else asdict(response.report),
         }
     ).encode()
 
@@ -184,7 +184,7 @@ def dump_result(result: CallResult) -> bytes:
 
 def dump_printed(task: int, reward: int, text: str) -> bytes:
     """One line: what a call printed."""
-    return PRINTED + _line({"task": task, "reward": reward, "text": text})
+    return PRINTED + dump_line({"task": task, "reward": reward, "text": text})
 
 
 def load_printed(line: bytes) -> tuple[tuple[int, int], str]:
@@ -205,27 +205,6 @@ def load_result(line: bytes) -> CallResult:
         raise ValueError(f"not a result: {error}") from error
 
 
-class LineBuffer:
-    """Puts lines together from chunks of any size."""
-
-    def __init__(self) -> None:
-        self._chunks: list[bytes] = []
-        self.pending = 0
-        """bytes of the line that is not complete yet"""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their newline."""
-        head, newline, rest = data.partition(b"\n")
-        self._chunks.append(head)
-        self.pending += len(head)
-        if not newline:
-            return []
-        *lines, tail = rest.split(b"\n")
-        lines.insert(0, b"".join(self._chunks))
-        self._chunks, self.pending = [tail], len(tail)
-        return lines
-
-
 def _load_problem(data: dict[str, Any]) -> Problem:
     content = data["content"]
     messages = tuple(Message(**message) for message in content["messages"])
@@ -240,7 +219,19 @@ def _load_response(data: dict[str, Any]) -> Response:
         sampler_logprobs=tuple(_unpack("d", data["sampler_logprobs"])),
         finish_reason=data["finish_reason"],
         policy_version=data["policy_version"],
+        version_changes=tuple((at, version) for at, version in data["version_changes"]),
+        turns=tuple(_load_turn(turn) for turn in data["turns"]),
+        report=None if data["report"] is None else _load_report(data["report"]),
     )
+
+
+def _load_turn(data: dict[str, Any]) -> Turn:
+    return Turn(**data | {"calls": tuple(ToolCall(**call) for call in data["calls"])})
+
+
+def _load_report(data: dict[str, Any]) -> EnvironmentReport:
+    failure = data["failure"] and Failure(**data["failure"])
+    return EnvironmentReport(**data | {"turn_rewards": tuple(data["turn_rewards"]), "failure": failure})
 
 
 def _pack(code: str, values: Sequence[float]) -> str:
@@ -252,7 +243,3 @@ def _unpack(code: str, text: str) -> array[Any]:
     values = array(code)
     values.frombytes(base64.b64decode(text))
     return values
-
-
-def _line(data: dict[str, Any]) -> bytes:
-    return json.dumps(data).encode() + b"\n"

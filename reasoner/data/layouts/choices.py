@@ -1,0 +1,293 @@
+"""Multiple choice: the options of a row, and the letter of the right one.
+
+    {"choices": ["red", "blue"], "answer": 1}                                       an index, as in MMLU
+    {"choices": {"text": ["red", "blue"], "label": ["A", "B"]}, "answerKey": "B"}   a label, as in ARC
+    {"options": ["red", "blue"], "answer": "B"}                                     a letter, as in MMLU-Pro
+    {"options": {"A": "red", "B": "blue"}, "answer_idx": "B"}                       as in MedQA
+
+The answer becomes a letter, and the options are written below the question, unless `prompt.template` or the question
+itself has them. All rows of a source are read in one way, which all of them decide: an index that is 0 somewhere is
+counted from 0. What two ways read differently is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, Literal
+
+from reasoner.data.layouts.paths import unpacked
+from reasoner.data.row_report import RowError, RowReport
+from reasoner.data.rows import Row
+from reasoner.errors import ConfigError
+
+LETTERS = string.ascii_uppercase
+OPTIONS = ("choices", "options")
+"""fields that hold the options"""
+ANSWERS = (
+    "answer",
+    "answerKey",
+    "answer_key",
+    "answer_letter",
+    "answer_idx",
+    "answer_index",
+    "correct",
+    "correct_answer",
+    "correct_option",
+    "label",
+    "target",
+)
+"""fields that say which option is right"""
+DEFAULT_LETTERS = 5
+"""options that the reward source `choice` knows letters for, unless it is told more"""
+
+Way = Literal["label", "letter", "text", "index from 0", "index from 1"]
+_INDICES: tuple[Way, ...] = ("index from 0", "index from 1")
+_WAYS: tuple[Way, ...] = ("label", "letter", "text", *_INDICES)
+_LETTER = re.compile(r"[\s(\[]*([A-Za-z])[\s)\].:]*")
+_PREFIX = re.compile(r"\s*[(\[]?([A-Z])[)\].:]\s*(?=\S)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The options of a row."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def lines(self) -> str:
+        return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, self.texts, strict=False))
+
+    def are_in(self, text: str) -> bool:
+        """Whether the text lists them already, each after its letter."""
+        pairs = zip(LETTERS, self.texts, strict=False)
+        return all(re.search(rf"\b{letter}[)\].:]*\s*{re.escape(option)}", text) for letter, option in pairs)
+
+    def index(self, value: Any, way: Way) -> int | None:
+        """Which option the value names, counted from 0."""
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            return None
+        text = str(value).strip()
+        if way in _INDICES:
+            index = int(text) - _INDICES.index(way) if re.fullmatch("[0-9]{1,3}", text) else -1
+            return index if 0 <= index < len(self.texts) else None
+        if way == "letter":
+            found = _LETTER.fullmatch(text)
+            index = LETTERS.index(found[1].upper()) if found else len(self.texts)
+            return index if index < len(self.texts) else None
+        names = self.labels if way == "label" else self.texts
+        return names.index(text) if names.count(text) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One way to read one field."""
+
+    field: str
+    way: Way
+    indices: Mapping[int, int]
+    """row -> option, for the rows that can be read so"""
+
+    @property
+    def is_index(self) -> bool:
+        return self.way in _INDICES
+
+    def differs(self, other: _Reading) -> int | None:
+        """A row that the two read differently."""
+        common = self.indices.keys() & other.indices.keys()
+        return next((row for row in sorted(common) if self.indices[row] != other.indices[row]), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How the rows of a source are multiple choice."""
+
+    section: str
+    field: str
+    """of the options"""
+    options: Mapping[int, _Options]
+    """row -> its options; rows without any are not multiple choice"""
+    reading: _Reading
+    is_mapped: bool
+    """whether `columns` says what the answer is, which stays as it is"""
+    appended: bool
+    """whether the options are written below the question"""
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[Row], section: str, mapped: Collection[str], template: Collection[str]
+    ) -> Choices | None:
+        """None: the rows are no multiple choice.
+
+        Args:
+            section: the configuration section of the source (`data.train`), for messages.
+            mapped: the names that `columns` has.
+            template: the variables of `prompt.template`.
+
+        Raises:
+            ConfigError: the options, or the answers, can be read in two ways.
+        """
+        field, options = _options_of(rows, section, mapped)
+        if not options:
+            return None
+        is_mapped = "answer" in mapped
+        readings = _readings(rows, options, ("answer",) if is_mapped else ANSWERS)
+        if is_mapped:
+            readings = [each for each in readings if each.way == "letter"]
+        chosen = [each for each in readings if 2 * len(each.indices) > len(options)]
+        if not chosen:
+            return None
+        reading = _agreed(_strongest(chosen), rows, options, section)
+        return cls(section, field, options, reading, is_mapped, "question" in template and field not in template)
+
+    def read(self, rows: Sequence[Row], report: RowReport) -> list[Row]:
+        """The rows with a letter as their answer; a sentence on it goes to the report."""
+        read = []
+        appended = False
+        for at, row in enumerate(rows):
+            if at not in self.options:
+                read.append(row)
+                continue
+            with report.collecting(self.section):
+                asked = self._question(row, self.options[at])
+                appended = appended or asked is not None
+                values = {"question": asked} if asked is not None else {}
+                if not self.is_mapped:
+                    values["answer"] = self._letter(at, row)
+                read.append(replace(row, fields={**row.fields, **values}))
+        report.note(self.section, self._note(appended))
+        return read
+
+    def _letter(self, at: int, row: Row) -> str:
+        if at in self.reading.indices:
+            return LETTERS[self.reading.indices[at]]
+        value, count = row.fields.get(self.reading.field), len(self.options[at].texts)
+        raise RowError(
+            row.place,
+            f"{str(value)[:60]!r} is none of the {count} options, read as {_words(self.reading.way)}.",
+            f"whose {self.reading.field!r} is none of the options",
+            where=f"field {self.reading.field!r}",
+        )
+
+    def _question(self, row: Row, options: _Options) -> str | None:
+        """The question with the options below it; None: it stays as it is."""
+        text = row.fields.get("question")
+        if not self.appended or not isinstance(text, str) or not text.strip() or options.are_in(text):
+            return None
+        return f"{text.rstrip()}\n\n{options.lines}"
+
+    def _note(self, appended: bool) -> str:
+        most = max(len(each.texts) for each in self.options.values())
+        where = "written below the question" if appended else "where the prompt has them"
+        letters = f" with letters = {LETTERS[:most]!r}" if most > DEFAULT_LETTERS else ""
+        answer = "" if self.is_mapped else f"; the answer is the letter of {self.reading.field}"
+        way = "" if self.is_mapped or self.reading.way == "letter" else f" ({_words(self.reading.way)})"
+        return (
+            f"{self.section}: multiple choice: the options are those of {self.field}, {where}{answer}{way}. The reward "
+            f"source choice judges it{letters}."
+        )
+
+
+def _options_of(rows: Sequence[Row], section: str, mapped: Collection[str]) -> tuple[str, dict[int, _Options]]:
+    """The field that holds options, and those of each row that has some."""
+    found = {}
+    for name in OPTIONS:
+        options = {at: each for at, row in enumerate(rows) if (each := _options(row.fields.get(name)))}
+        if options:
+            found[name] = options
+    if len(found) > 1 and found[OPTIONS[0]] != found[OPTIONS[1]]:
+        of_mapping = [name for name in found if name in mapped]
+        if len(of_mapping) != 1:
+            raise ConfigError(
+                f"{section}: the options of multiple choice can be those of choices or options. Say which: --set "
+                f"{section}.columns.choices=options, or --set {section}.columns.options=choices."
+            )
+        found = {of_mapping[0]: found[of_mapping[0]]}
+    return next(iter(found.items()), ("", {}))
+
+
+def _options(value: Any) -> _Options | None:
+    """The options that a field holds; None: it holds none."""
+    value = unpacked(value)
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        value = {key: [each.get(key) for each in value] for key in ("text", "label")}
+    labels: list[Any] = []
+    if isinstance(value, dict):
+        if {"text", "label"} <= value.keys():
+            value, labels = value["text"], value["label"]
+        elif value and all(len(key) == 1 and key in LETTERS for key in value):
+            labels = sorted(key for key in value if value[key] is not None)
+            value = [value[key] for key in labels]
+    if not _are_texts(value) or (labels and not (_are_texts(labels) and len(labels) == len(value))):
+        return None
+    texts = [str(each).strip() for each in value]
+    prefixes = [found[1] if (found := _PREFIX.match(text)) else "" for text in texts]
+    if prefixes == [*LETTERS[: len(texts)]]:
+        texts = [_PREFIX.sub("", text, count=1) for text in texts]
+    return _Options(tuple(texts), tuple(str(each).strip() for each in labels))
+
+
+def _are_texts(value: Any) -> bool:
+    """Whether it is a list of two texts or numbers, or of more, as many as there are letters."""
+    if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
+        return False
+    return all(isinstance(each, str | int | float) and not isinstance(each, bool) for each in value)
+
+
+def _readings(rows: Sequence[Row], options: Mapping[int, _Options], fields: Sequence[str]) -> list[_Reading]:
+    """What each way makes of each field, of those that it can read at all."""
+    readings = []
+    for field in fields:
+        values = {at: rows[at].fields[field] for at in options if rows[at].fields.get(field) is not None}
+        for way in _WAYS:
+            read = {at: options[at].index(value, way) for at, value in values.items()}
+            readings.append(_Reading(field, way, {at: index for at, index in read.items() if index is not None}))
+    return [each for each in readings if each.indices]
+
+
+def _strongest(readings: Sequence[_Reading]) -> list[_Reading]:
+    """Without the indices where a letter, a label or a text that is no number says which option is right; of indices
+    without the one that cannot be: counted from 0 none is 0 in the other way, from 1 none is their number."""
+    indexed = {each.field for each in readings if each.is_index}
+    names = [
+        each
+        for each in readings
+        if each.way in ("label", "letter") or (each.way == "text" and each.field not in indexed)
+    ]
+    if names:
+        return names
+    most = {field: max(len(each.indices) for each in readings if each.field == field) for field in indexed}
+    return [each for each in readings if not each.is_index or len(each.indices) == most[each.field]]
+
+
+def _agreed(
+    readings: Sequence[_Reading], rows: Sequence[Row], options: Mapping[int, _Options], section: str
+) -> _Reading:
+    """The one that reads most rows, where all of them read the same.
+
+    Raises:
+        ConfigError: two of them read a row differently.
+    """
+    for one, other in combinations(readings, 2):
+        at = one.differs(other)
+        if at is None:
+            continue
+        letters = LETTERS[one.indices[at]], LETTERS[other.indices[at]]
+        value, letters_of_row = rows[at].fields[one.field], LETTERS[: len(options[at].texts)]
+        raise ConfigError(
+            f"{section}: which option is right can be read in two ways, such as in {rows[at].place}: {one.field} = "
+            f"{value!r} is {letters[0]} as {_words(one.way)}, and {other.field} = {rows[at].fields[other.field]!r} is "
+            f"{letters[1]} as {_words(other.way)}. Say which letter it is, for an index counted from 0: --set "
+            f"'{section}.columns.answer={{{{ \"{letters_of_row}\"[{one.field}|int] }}}}'."
+        )
+    return max(readings, key=lambda each: len(each.indices))
+
+
+def _words(way: Way) -> str:
+    if way in _INDICES:
+        return f"an index counted {way.removeprefix('index ')}"
+    return f"{'the' if way == 'text' else 'a'} {way}{' of an option' if way != 'letter' else ''}"

@@ -1,0 +1,201 @@
+"""The sampler of the pipeline over any engine: responses as coroutines, groups as they complete."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from copy import copy
+from pathlib import Path
+from threading import Event
+from typing import Any, Self
+
+from anyio import CancelScope
+from anyio.from_thread import start_blocking_portal
+
+from reasoner.errors import SamplerError
+from reasoner.records import Group, Problem, Prompt, Receipt, Response, SamplingParams
+from reasoner.sampling.base import TokenService
+from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
+from reasoner.trajectories.interaction import Interaction
+from reasoner.trajectories.token_client import TokenClient
+from reasoner.trajectories.trajectory import Engine, GroupPrompt, Trajectory, single_turns
+from reasoner.trajectories.transcript import Reading
+
+MIN_RESPONSES = 8
+"""responses below which a share of failures says too little to stop a run"""
+
+
+class _State:
+    """What samplers over one engine share."""
+
+    def __init__(self, service: TokenService) -> None:
+        self.service = service
+        self.thread = ThreadPoolExecutor(1, "sampling")
+        """waits for the engine"""
+        self.sampling: Future[None] | None = None
+        self.idle = Event()
+        self.idle.set()
+
+    def cancel(self) -> None:
+        """End what is being sampled, if anything is."""
+        if self.sampling is not None:
+            self.sampling.cancel()
+            self.idle.wait()
+
+    def check_idle(self, what: str) -> None:
+        if not self.idle.is_set():
+            raise SamplerError(still_sampling(what))
+
+
+class TrajectorySampler:
+    """See `reasoner.sampling.base.Sampler`.
+
+    Args:
+        service: the engine; closed with the sampler.
+    """
+
+    def __init__(self, service: TokenService) -> None:
+        self._state, self._service = _State(service), service
+        self._interaction: Interaction | None = None
+        self.name, self.description = service.name, service.description
+
+    @property
+    def version(self) -> int:
+        return self._service.version
+
+    def interacting(self, interaction: Interaction | None) -> TrajectorySampler:
+        """A sampler over the same engine whose responses have tools or an environment; None: one turn."""
+        other = copy(self)
+        other._interaction = interaction
+        return other
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        check_request(prompts, n, params, self._service.max_model_len)
+        ends = all_end_tokens(self._service.end_tokens, params)
+        return self._sample(prompts, n, params, Reading(self._service.tokenizer, ends, params.stop))
+
+    def _sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, reading: Reading) -> Iterator[Group]:
+        state = self._state
+        state.check_idle("more responses")
+        self._service.begin(params.seed)
+        groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
+
+        async def sampling() -> None:
+            client = TokenClient(self._service, state.thread)
+            engine = Engine(client, params, reading, self._service.version, self._service.max_model_len)
+            try:
+                await self._collect(engine, prompts, n, groups.put)
+            finally:
+                state.idle.set()
+                groups.put(None)
+
+        state.idle.clear()
+        with start_blocking_portal() as portal:
+            state.sampling = portal.start_task_soon(sampling)
+            try:
+                while (group := groups.get()) is not None:
+                    yield group
+                with suppress(CancelledError):
+                    return state.sampling.result()
+                raise SamplerError("the sampler was closed while it was sampling")
+            finally:
+                state.cancel()
+
+    async def _collect(self, engine: Engine, prompts: Sequence[Prompt], n: int, done: Callable[[Group], None]) -> None:
+        """Make all responses at the same time; `done` takes each group that is complete."""
+        collected = [dict[int, Response]() for _ in prompts]
+        seeds = prompt_seeds(engine.params.seed, prompts)
+        opened = [GroupPrompt(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        failures = _Failures(self._interaction, len(prompts) * n)
+        tasks = [asyncio.ensure_future(job) for job in self._jobs(engine, opened, n)]
+        try:
+            for task in asyncio.as_completed(tasks):
+                index, responses = await task
+                failures.count(prompts[index].problem, responses)
+                collected[index] |= responses
+                if len(collected[index]) == n:
+                    ordered = tuple(collected[index][sample] for sample in range(n))
+                    done(Group(prompts[index].problem, opened[index].token_ids, ordered))
+        finally:
+            with CancelScope(shield=True):
+                for each in tasks:
+                    each.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await engine.client.close()
+
+    def _jobs(self, engine: Engine, groups: Sequence[GroupPrompt], n: int) -> Iterator[_Job]:
+        """A coroutine for every prompt; with an interaction, for every response."""
+        for index, group in enumerate(groups):
+            if self._interaction is None:
+                yield _group(engine, index, group, n)
+            else:
+                yield from (_one(index, Trajectory(engine, self._interaction, group, sample)) for sample in range(n))
+
+    def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        self._state.check_idle("log-probabilities")
+        return self._service.score(groups)
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        self._state.check_idle("new weights")
+        return self._service.load(folder, version)
+
+    def sleep(self) -> None:
+        self._state.check_idle("sleep")
+        self._service.sleep()
+
+    def wake(self) -> None:
+        self._service.wake()
+
+    def close(self) -> None:
+        self._state.cancel()
+        self._service.close()
+        self._state.thread.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+_Job = Coroutine[Any, Any, tuple[int, dict[int, Response]]]
+"""gives the index of a prompt, and responses to it by their index in the group"""
+
+
+async def _group(engine: Engine, index: int, group: GroupPrompt, n: int) -> tuple[int, dict[int, Response]]:
+    return index, dict(enumerate(await single_turns(engine, group, n)))
+
+
+async def _one(index: int, trajectory: Trajectory) -> tuple[int, dict[int, Response]]:
+    return index, {trajectory.sample: await trajectory.run()}
+
+
+class _Failures:
+    """Counts the responses whose environment failed.
+
+    Args:
+        total: responses that are made.
+    """
+
+    def __init__(self, interaction: Interaction | None, total: int) -> None:
+        self._share = interaction.max_failure_rate if interaction else 1.0
+        self._total, self._failed = total, 0
+
+    def count(self, problem: Problem, responses: Mapping[int, Response]) -> None:
+        """Take responses to a problem, by their index in its group.
+
+        Raises:
+            SamplerError: the environment failed on too many.
+        """
+        for sample, response in responses.items():
+            failure = response.failure
+            self._failed += failure is not None
+            if failure and self._total >= MIN_RESPONSES and self._failed > self._share * self._total:
+                raise SamplerError(
+                    f"the environment failed on {self._failed} of {self._total} responses, more than "
+                    f"environment.max_failure_rate = {self._share:g}. Problem {problem.id}, response {sample}: "
+                    f"{failure.source}: {failure.kind}: {failure.message}"
+                )

@@ -1,0 +1,97 @@
+"""Continuations of an engine as something that coroutines await."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from itertools import count
+
+from reasoner.records import SamplingParams
+from reasoner.sampling.base import Completion, TokenRequest, TokenService
+
+_RECEIVE_S = 1.0
+"""seconds of one call of `receive`; nothing depends on them but how soon a mistake in the engine would be seen"""
+
+
+class TokenClient:
+    """Asks an engine for continuations; belongs to one event loop, and is closed in it.
+
+    What coroutines ask for at the same time is one batch: a step without tools is submitted as a whole, in the order
+    in which its coroutines were started.
+
+    Args:
+        service: the engine; nothing runs in it.
+        thread: where it is waited for: one thread, so that the engine sees the same one always.
+    """
+
+    def __init__(self, service: TokenService, thread: Executor) -> None:
+        self._service, self._thread = service, thread
+        self._ids = count()
+        self._new: list[TokenRequest] = []
+        self._waiting: dict[int, asyncio.Future[tuple[Completion, ...]]] = {}
+        self._receiving: asyncio.Task[None] | None = None
+        self._has_failed = False
+
+    async def generate(self, token_ids: tuple[int, ...], n: int, params: SamplingParams) -> tuple[Completion, ...]:
+        """`n` continuations of the token ids.
+
+        Raises:
+            SamplerError: the engine failed, or is gone.
+        """
+        loop = asyncio.get_running_loop()
+        request = TokenRequest(next(self._ids), token_ids, n, params)
+        future: asyncio.Future[tuple[Completion, ...]] = loop.create_future()
+        self._waiting[request.id] = future
+        self._new.append(request)
+        if len(self._new) == 1:
+            loop.call_soon(self._submit)
+        return await future
+
+    async def close(self) -> None:
+        """End every generation that still runs, and wait until the engine has nothing to do. An engine that has failed
+        is left as it is.
+
+        Raises:
+            SamplerError: the engine failed, or is gone.
+        """
+        for request in self._new:
+            del self._waiting[request.id]
+        self._new = []
+        if self._has_failed or not self._waiting:
+            return
+        self._service.abort([*self._waiting])
+        if self._receiving is not None:
+            await self._receiving
+
+    def _submit(self) -> None:
+        requests, self._new = self._new, []
+        if not requests:
+            return
+        try:
+            self._service.submit(requests)
+        except Exception as error:
+            self._fail([request.id for request in requests], error)
+            return
+        if self._receiving is None:
+            self._receiving = asyncio.create_task(self._receive())
+
+    async def _receive(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                done = await loop.run_in_executor(self._thread, self._service.receive, _RECEIVE_S)
+                if done is not None:
+                    future = self._waiting.pop(done.id)
+                    if not future.done():
+                        future.set_result(done.completions)
+        except Exception as error:
+            self._fail([*self._waiting], error)
+        finally:
+            self._receiving = None
+
+    def _fail(self, ids: list[int], error: Exception) -> None:
+        self._has_failed = True
+        for id_ in ids:
+            future = self._waiting.pop(id_)
+            if not future.done():
+                future.set_exception(error)

@@ -1,0 +1,136 @@
+"""What every real token service has to do, on a tiny random model: called by the tests of each engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from reasoner.models.tensor_files import write_weights
+from reasoner.records import SamplingParams
+from reasoner.sampling.base import Completed, Completion, TokenRequest, TokenService
+from reasoner.sampling.responses import repeats
+
+PROMPTS = [tuple(range(40, 50 + index)) for index in range(3)]
+
+
+def asked(id_: int, n: int, tokens: int, prompt: Sequence[int] | None = None) -> TokenRequest:
+    return TokenRequest(id_, tuple(prompt or PROMPTS[id_ % 3]), n, SamplingParams(1.0, tokens))
+
+
+def received(service: TokenService) -> dict[int, Completed]:
+    """All that runs, waited for."""
+    found = {}
+    while completed := service.receive():
+        found[completed.id] = completed
+    return found
+
+
+def check_logprobs(model: torch.nn.Module, prompt: Sequence[int], completion: Completion, first: int, end: int) -> None:
+    """Tokens `first` to `end` were sampled by this model, which read all the tokens before them."""
+    ids = torch.tensor([[*prompt, *completion.token_ids]])
+    with torch.no_grad():
+        logprobs = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    expected = logprobs.gather(-1, torch.tensor(completion.token_ids)[:, None])[:, 0].tolist()
+    assert list(completion.logprobs[first:end]) == pytest.approx(expected[first:end], abs=2e-4)
+
+
+def check_aborted_requests_come_with_their_prefix(service: TokenService, folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    service.begin(4)
+    service.submit([asked(0, 3, 1), asked(1, 3, 200), asked(2, 2, 200)])
+    short = service.receive()
+    assert short
+    assert short.id == 0
+    assert all(completion.finish in ("stop", "length") for completion in short.completions)
+    service.abort([0, 1, 77])
+    aborted = service.receive()
+    assert aborted
+    assert (aborted.id, len(aborted.completions)) == (1, 3)
+    for completion in aborted.completions:
+        assert completion.finish in ("abort", "stop")
+        assert len(completion.token_ids) < 200
+        check_logprobs(model, PROMPTS[1], completion, 0, 200)
+    assert any(completion.finish == "abort" for completion in aborted.completions)
+    service.submit([asked(3, 1, 200)])
+    service.abort([3])
+    left = received(service)
+    assert left.keys() == {2, 3}
+    assert left[3].completions[0].finish == "abort"
+    assert "abort" not in {completion.finish for completion in left[2].completions}
+    service.begin(4)  # free again
+
+
+def check_requests_join_those_that_run(service: TokenService) -> None:
+    """What was sampled goes on: the continuation of a continuation."""
+    service.begin(5)
+    service.submit([asked(0, 2, 8), asked(1, 2, 60)])
+    first = service.receive()
+    assert first
+    prompt = (*PROMPTS[first.id], *first.completions[0].token_ids)
+    service.submit([asked(7, 3, 4, prompt)])
+    left = received(service)
+    assert left.keys() == {0, 1, 7} - {first.id}
+    assert len(left[7].completions) == 3
+    assert service.receive() is None
+
+
+def check_weights_change_under_what_runs(service: TokenService, folder: Path, published: Path) -> None:
+    """Every token has the version of the weights that sampled it, and their log-probability."""
+    old, new = (AutoModelForCausalLM.from_pretrained(folder).eval() for _ in range(2))
+    with torch.no_grad():
+        for parameter in new.parameters():
+            parameter.mul_(1.0 + 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    published.mkdir()
+    write_weights(published, new.named_parameters())
+    before = service.version
+    service.begin(6)
+    service.submit([asked(0, 1, 1), asked(1, 4, 150), asked(2, 2, 150)])
+    assert service.receive()
+    service.pause()
+    assert service.receive() is None
+    service.submit([asked(3, 2, 20)])
+    receipt = service.load(published, before + 1)
+    assert (receipt.version, service.version) == (before + 1, before + 1)
+    service.resume()
+    completed = received(service)
+    assert completed.keys() == {1, 2, 3}
+    changed = 0
+    for id_, each in completed.items():
+        for completion in each.completions:
+            [at] = [at for at, _ in completion.version_changes] or [len(completion.token_ids)]
+            assert completion.version_changes in ((), ((at, before + 1),))
+            if completion.version == before + 1:
+                at = 0
+            else:
+                changed += bool(completion.version_changes)
+            check_logprobs(old, PROMPTS[id_ % 3], completion, 0, at)
+            check_logprobs(new, PROMPTS[id_ % 3], completion, at, 150)
+    assert changed >= 3
+    assert {completion.version for completion in completed[3].completions} == {before + 1}
+
+
+def check_a_response_that_repeats_itself_is_ended(service: TokenService, times: int = 4) -> None:
+    """Greedy responses of a random model do."""
+    prompts = [(token, token + 1) for token in range(40, 120, 10)]
+
+    def written(stop_repetition: int | None) -> list[Completion]:
+        params = SamplingParams(0.0, 120, stop_repetition=stop_repetition)
+        service.begin(0)
+        service.submit([TokenRequest(id_, prompt, 1, params) for id_, prompt in enumerate(prompts)])
+        completed = received(service)
+        return [completed[id_].completions[0] for id_ in range(len(prompts))]
+
+    repeated = 0
+    for free, ended in zip(written(None), written(times), strict=True):
+        ends = [end for end in range(1, len(free.token_ids)) if repeats(free.token_ids[:end], times)]
+        if ends:
+            repeated += 1
+            assert (ended.token_ids, ended.finish) == (free.token_ids[: ends[0]], "repetition")
+        else:
+            assert ended.token_ids == free.token_ids
+            assert ended.finish in ("stop", "length")
+    assert repeated
