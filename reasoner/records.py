@@ -74,6 +74,9 @@ class SamplingParams:
     end_tokens: tuple[int, ...] = ()
     """Token ids that end a response, besides the model's own end token: those with which the chat template ends a
     turn."""
+    stop_repetition: int | None = None
+    """How often in a row the same tokens, up to 64 of them, are written before the response is ended as a repetition;
+    None: it is never ended for that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from reasoner.models.tensor_files import write_weights
 from reasoner.records import SamplingParams
 from reasoner.sampling.base import Completed, Completion, TokenRequest, TokenService
+from reasoner.sampling.responses import repeats
 
 PROMPTS = [tuple(range(40, 50 + index)) for index in range(3)]
 
@@ -110,3 +111,26 @@ def check_weights_change_under_what_runs(service: TokenService, folder: Path, pu
             check_logprobs(new, PROMPTS[id_ % 3], completion, at, 150)
     assert changed >= 3
     assert {completion.version for completion in completed[3].completions} == {before + 1}
+
+
+def check_a_response_that_repeats_itself_is_ended(service: TokenService, times: int = 4) -> None:
+    """Greedy responses of a random model do."""
+    prompts = [(token, token + 1) for token in range(40, 120, 10)]
+
+    def written(stop_repetition: int | None) -> list[Completion]:
+        params = SamplingParams(0.0, 120, stop_repetition=stop_repetition)
+        service.begin(0)
+        service.submit([TokenRequest(id_, prompt, 1, params) for id_, prompt in enumerate(prompts)])
+        completed = received(service)
+        return [completed[id_].completions[0] for id_ in range(len(prompts))]
+
+    repeated = 0
+    for free, ended in zip(written(None), written(times), strict=True):
+        ends = [end for end in range(1, len(free.token_ids)) if repeats(free.token_ids[:end], times)]
+        if ends:
+            repeated += 1
+            assert (ended.token_ids, ended.finish) == (free.token_ids[: ends[0]], "repetition")
+        else:
+            assert ended.token_ids == free.token_ids
+            assert ended.finish in ("stop", "length")
+    assert repeated

@@ -32,6 +32,10 @@ class SamplingConfig(Section):
     """Most tokens of a prompt; a longer one is refused before training."""
     stop: list[str] = Field(default_factory=list)
     """Strings that end a response."""
+    stop_repetition: Annotated[int, Field(ge=2)] | None = None
+    """Times in a row that the same tokens, up to 64 of them, may be written before the response is ended, with finish
+    reason `repetition`. A small number ends honest tables and numbers too. `none` lets such a response run on to
+    `max_tokens`. Costs vLLM some speed with small models."""
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
     """Share of each GPU's memory that vLLM may reserve, weights and KV cache together (CUDA only)."""
     tensor_parallel: Positive = 1

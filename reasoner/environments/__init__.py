@@ -4,4 +4,14 @@ In come the turns of a response, out come observations: messages to append, rewa
 
     base.py                     the protocol
     choose.py                   what the configuration names
+    service.py, session.py      the main process's side; one response of it
+    host_client.py              calls as something that coroutines await
+    returned.py                 what tools and environments returned, checked and cut
+    workers/                    the processes in which they run
 """
+
+from reasoner.environments.base import EnvironmentFailedError, Environments, EnvironmentSession
+from reasoner.environments.choose import choose
+from reasoner.environments.service import open_environments
+
+__all__ = ["EnvironmentFailedError", "EnvironmentSession", "Environments", "choose", "open_environments"]

@@ -5,7 +5,7 @@
 sends SIGKILL to every process that carries MARKER in its environment or was seen below PID, and removes the run's
 scratch folders (PREFIX...) from the FOLDERs. It prints the processes that it could not end; the exit code is 1 then.
 
-A verifier that hangs is ended elsewhere, by its worker's deadline (`reasoner.scoring.workers`).
+A verifier that hangs is ended elsewhere, by its worker's deadline (`reasoner.workers`).
 """
 
 from __future__ import annotations

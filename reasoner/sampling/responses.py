@@ -22,6 +22,8 @@ NOT_FINITE = (
     "the model's logits are not finite: its weights hold NaN or infinite numbers, or overflow in this number format "
     "(model.dtype)"
 )
+LONGEST_PATTERN = 64
+"""most tokens of which a repetition is found (`SamplingParams.stop_repetition`)"""
 _TEMPLATE_END = 32
 """tokens at the end of a prompt in which the mark and the space after it are looked for"""
 
@@ -80,6 +82,16 @@ def check_request(prompts: Sequence[Prompt], n: int, params: SamplingParams, max
                 f"{params.max_tokens} this engine takes 1 to {max_model_len - params.max_tokens}. Leave the problem "
                 "out, or raise sampling.max_prompt_tokens"
             )
+
+
+def repeats(token_ids: Sequence[int], times: int) -> bool:
+    """Whether the token ids end in the same `LONGEST_PATTERN` tokens or fewer, so many times in a row."""
+    for length in range(1, min(LONGEST_PATTERN, len(token_ids) // times) + 1):
+        if token_ids[-1] == token_ids[-1 - length]:
+            tail = token_ids[-length * times :]
+            if tail[length:] == tail[:-length]:
+                return True
+    return False
 
 
 def still_sampling(what: str) -> str:

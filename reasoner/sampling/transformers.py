@@ -32,6 +32,7 @@ from reasoner.sampling.responses import (
     all_end_tokens,
     check_tokens,
     end_tokens,
+    repeats,
     sample_groups,
     still_sampling,
 )
@@ -205,7 +206,9 @@ class HfSampler:
     def _finish(self, token_ids: list[int], params: SamplingParams) -> Finish | None:
         if token_ids[-1] in all_end_tokens(self.end_tokens, params) or self._ends_with_stop(token_ids, params.stop):
             return "stop"
-        return "length" if len(token_ids) >= params.max_tokens else None
+        if len(token_ids) >= params.max_tokens:
+            return "length"
+        return "repetition" if params.stop_repetition and repeats(token_ids, params.stop_repetition) else None
 
     def _ends_with_stop(self, token_ids: list[int], stop: tuple[str, ...]) -> bool:
         """Whether the last tokens spell a stop string; a character takes at most four tokens."""

@@ -9,28 +9,19 @@ response abstains (None), the value is 0, the whole group abstains, or the run s
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 from reasoner.config import RewardConfig, mistake_of_conditions
 from reasoner.errors import ConfigError, ScoringError, nearest
-from reasoner.io.redaction import hide, redact_start
-from reasoner.io.safe_text import storable
+from reasoner.io.redaction import redact_start
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.records import Component, Failure, Score
-
-MAX_RESULT_BYTES = 2**20
-"""bytes of JSON that the parts and the note of one score may take together"""
-MAX_DEPTH = 32
-"""levels of nesting in the parts of a score"""
-
-
-MAX_MESSAGE = 2000
-"""characters of an error message that are kept"""
+from reasoner.workers.calls import MAX_MESSAGE
+from reasoner.workers.json_values import json_values
 
 
 class InvalidScoreError(ValueError):
@@ -105,14 +96,10 @@ def verdict(returned: object) -> Score | None:
     if not isinstance(score.note, str):
         raise InvalidScoreError(f"Score.note must be text, got {_shown(score.note)}")
     try:
-        _check_depth(score.parts, MAX_DEPTH)
-        size = len(json.dumps([dict(score.parts), score.note], allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidScoreError(f"Score.parts must hold JSON values only: {error}") from error
-    if size > MAX_RESULT_BYTES:
-        raise InvalidScoreError(f"parts and note of a score may take {MAX_RESULT_BYTES} bytes together, got {size}")
-    parts, note = storable(hide([dict(score.parts), score.note]))
-    return Score(_finite(score.value), parts, note)
+        kept: list[Any] = json_values([dict(score.parts), score.note], "parts and note of a score")
+    except (TypeError, ValueError) as error:
+        raise InvalidScoreError(str(error)) from error
+    return Score(_finite(score.value), *kept)
 
 
 def component(reward: RewardConfig, outcome: Score | Failure | None, seconds: float) -> Component:
@@ -170,16 +157,6 @@ def _finite(value: object) -> float:
     if not math.isfinite(number):
         raise InvalidScoreError(f"a score must be finite, got {number}")
     return number
-
-
-def _check_depth(value: object, levels: int) -> None:
-    if levels == 0:
-        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for each in value:
-            _check_depth(each, levels - 1)
 
 
 def _shown(value: object) -> str:

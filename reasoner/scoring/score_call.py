@@ -21,9 +21,7 @@ from reasoner.records import Component, Failure, Group, Score, ScoredGroup
 from reasoner.scoring.cache import Cache, Key, digest
 from reasoner.scoring.composition import component, totals
 from reasoner.scoring.statistics import FailedResponse, Tally
-from reasoner.scoring.workers.host_process import Inbox, ScoringHostProcess
 from reasoner.scoring.workers.protocol import (
-    PRINTED,
     CallResult,
     Traits,
     dump_content,
@@ -33,6 +31,8 @@ from reasoner.scoring.workers.protocol import (
     load_printed,
     load_result,
 )
+from reasoner.workers.host_process import HostProcess, Inbox
+from reasoner.workers.lines import PRINTED
 
 BATCH_SIZE = 64
 """responses in a call of granularity `batch`; the last one has what is left"""
@@ -54,7 +54,7 @@ class Shared:
     rewards: tuple[RewardConfig, ...]
     traits: tuple[Traits, ...]
     max_failure_rate: float
-    host: ScoringHostProcess
+    host: HostProcess
     cache: Cache
     tasks: Iterator[int] = field(default_factory=count)
     """numbers of tasks, never used twice"""

@@ -14,8 +14,9 @@ from reasoner.records import Group, ScoredGroup
 from reasoner.scoring.cache import Cache
 from reasoner.scoring.score_call import ScoreCall, Shared
 from reasoner.scoring.statistics import SourceStatistics, Tally
-from reasoner.scoring.workers.host_process import ScoringHostProcess
-from reasoner.scoring.workers.protocol import CANCEL, Plan, Traits, load_start
+from reasoner.scoring.workers.protocol import Plan, Traits, dump_plan, load_start
+from reasoner.workers.host_process import HostProcess
+from reasoner.workers.lines import CANCEL
 
 
 class ScoringService:
@@ -46,7 +47,11 @@ class ScoringService:
         self._sources = [reward.source for reward in rewards]
         self._tally = Tally(self._sources)
         self._running: ScoreCall | None = None
-        self._host = ScoringHostProcess(Plan(tuple(rewards), scoring, tuple(plugins), os.getpid()))
+        self._host = HostProcess(
+            "scoring",
+            "reasoner.scoring.workers.host",
+            dump_plan(Plan(tuple(rewards), scoring, tuple(plugins), os.getpid())),
+        )
         try:
             traits = _started(self._host)
         except BaseException:
@@ -136,7 +141,7 @@ class ScoringService:
                 self._host.send(CANCEL + b"\n")
 
 
-def _started(host: ScoringHostProcess) -> tuple[Traits, ...]:
+def _started(host: HostProcess) -> tuple[Traits, ...]:
     line = host.first_line()
     if line is None:
         raise ScoringError(f"the scoring host did not start: it {host.obituary()}")

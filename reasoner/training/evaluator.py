@@ -131,5 +131,6 @@ def evaluation_params(config: Config, done: int = 0) -> SamplingParams:
         temperature=evaluation.temperature,
         max_tokens=evaluation.max_tokens or config.sampling.max_tokens,
         stop=tuple(config.sampling.stop),
+        stop_repetition=config.sampling.stop_repetition,
         seed=derive_seed(config.run.seed, "evaluation", done),
     )

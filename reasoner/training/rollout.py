@@ -159,7 +159,10 @@ class RolloutCollector:
 
     def _params(self, temperature: float, purpose: Purpose, *parts: int) -> SamplingParams:
         config, seed = self.config.sampling, derive_seed(self.config.run.seed, purpose, *parts)
-        return self.turn_end.added_to(SamplingParams(temperature, config.max_tokens, tuple(config.stop), seed))
+        params = SamplingParams(
+            temperature, config.max_tokens, tuple(config.stop), seed, stop_repetition=config.stop_repetition
+        )
+        return self.turn_end.added_to(params)
 
     def _score(
         self,

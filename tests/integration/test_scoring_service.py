@@ -22,7 +22,7 @@ from reasoner.errors import ConfigError, ScoringError
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 from reasoner.scoring.score_call import BATCH_SIZE, MAX_LOGGED
 from reasoner.scoring.service import ScoringService
-from reasoner.scoring.workers.worker_pool import MAX_PRINTED
+from reasoner.workers.worker_pool import MAX_PRINTED
 from scripts.bench_scoring import WAYS, chaos
 
 PLUGIN = str(Path(__file__).with_name("misbehaving_rewards.py"))

@@ -27,7 +27,7 @@ from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import SavedModel, check_gap, hand_over
-from tests import architectures
+from tests import architectures, token_services
 from tests.integration.test_vllm_engine import LIMIT, Reference, gap_of, prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -189,6 +189,22 @@ def test_every_family_of_parameters_is_seen_to_arrive_in_both_servers(
     assert sampler.score(canary.groups).keys() == {server.url for server in servers}
     assert sampler.version == 0
     assert check_gap(learner, list(sampler.sample(prompts(folder), 4, DRAWN)), 1.0).max < 1e-4
+
+
+def test_aborted_requests_come_with_their_prefix(sampler: ServerSampler, folder: Path) -> None:
+    token_services.check_aborted_requests_come_with_their_prefix(sampler, folder)
+
+
+def test_requests_join_those_that_run(sampler: ServerSampler) -> None:
+    token_services.check_requests_join_those_that_run(sampler)
+
+
+def test_a_response_that_repeats_itself_is_ended(sampler: ServerSampler) -> None:
+    token_services.check_a_response_that_repeats_itself_is_ended(sampler)
+
+
+def test_weights_change_under_what_runs(sampler: ServerSampler, folder: Path, tmp_path: Path) -> None:
+    token_services.check_weights_change_under_what_runs(sampler, folder, tmp_path / "new")
 
 
 def test_no_route_answers_without_the_key(servers: list[Served]) -> None:

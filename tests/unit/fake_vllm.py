@@ -29,6 +29,10 @@ class Fake:
     """breaks every connection off"""
     hangs: bool = False
     """takes requests for responses and never answers"""
+    holds: bool = False
+    """does not answer requests for responses before they are ended"""
+    wrote: int = 2
+    """tokens of such a response"""
     describes: Json = field(default_factory=dict)
     spoils: Callable[[Json], object] = lambda answer: answer
     """what becomes of an answer with responses"""
@@ -43,6 +47,8 @@ class Fake:
     seeds: list[int] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     """checksums of weights"""
+    aborted: list[str] = field(default_factory=list)
+    """names of requests that were to be ended"""
     running: int = 0
     most: int = 0
     """requests at the same time"""
@@ -73,6 +79,8 @@ class Fake:
             case "/collective_rpc", "seed_sampling":
                 self.seeds += body["args"]
                 return 200, {"results": [None]}
+            case "/abort_requests", _:
+                self.aborted += body["request_ids"]
             case "/inference/v1/generate", _:
                 return self._generate(body)
         return 200, {"success": True}
@@ -97,18 +105,24 @@ class Fake:
                 self.before()
                 if self.hangs:
                     self.closing.wait(60)
+                while self.holds and not self.closing.wait(0.01):
+                    if f"generate-tokens-{body['request_id']}" in self.aborted:
+                        return 200, self.spoils(self._choices(body, self.wrote))
                 return 200, self.spoils(self._choices(body))
         finally:
             with self.lock:
                 self.running -= 1
 
-    def _choices(self, body: Json) -> Json:
+    def _choices(self, body: Json, aborted: int | None = None) -> Json:
         asked = body["sampling_params"]
         if "n" in asked:
             self.asked.append(asked)
             self.drawn.append(tuple(body["token_ids"]))
             self.made += asked["n"] * asked["max_tokens"]
-        choices = [self._choice(index, asked["max_tokens"]) for index in reversed(range(asked.get("n", 1)))]
+        tokens = asked["max_tokens"] if aborted is None else aborted
+        choices = [self._choice(index, tokens) for index in reversed(range(asked.get("n", 1)))]
+        if aborted is not None:
+            choices = [choice | {"finish_reason": "abort"} for choice in choices]
         if "prompt_logprobs" not in asked:
             return {"choices": choices}
         known = [{str(token): {"logprob": -token / 100.0}, "7": {"logprob": -0.1}} for token in body["token_ids"]]
@@ -121,7 +135,7 @@ class Fake:
             "token_ids": ids,
             "finish_reason": "length",
             "logprobs": {"content": [{"token_id": token, "logprob": -0.5, "rank": 1} for token in ids]},
-            "weight_versions": [{"version": self.version, "start": 0, "end": tokens}],
+            "weight_versions": [{"version": self.version, "start": 0, "end": tokens}] if tokens else [],
         }
 
 

@@ -41,6 +41,7 @@ records:
 io: errors
 config: errors gro io
 processes: errors io
+workers: errors io processes records
 distributed: errors processes records
 evaluation: config records
 models: config errors io processes
@@ -48,10 +49,10 @@ sandbox: errors io processes
 doctor: errors models processes sandbox
 learning: config distributed errors gro models records
 plugins: errors evaluation gro io records
-environments: config errors plugins records
+environments: config errors io plugins records workers
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
-scoring: config distributed errors io plugins processes records
+scoring: config distributed errors io plugins records workers
 loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
 trajectories: data environments errors records sampling
@@ -438,6 +439,7 @@ data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.dem
 curriculum.kind curriculum.longest_rest sampling.ahead
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
+sampling.stop_repetition
 sampling.memory_share sampling.tensor_parallel
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format

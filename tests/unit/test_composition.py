@@ -34,7 +34,6 @@ from reasoner.records import (
 )
 from reasoner.scoring.cache import Cache, digest
 from reasoner.scoring.composition import (
-    MAX_RESULT_BYTES,
     InvalidScoreError,
     Refused,
     check_rewards,
@@ -48,7 +47,6 @@ from reasoner.scoring.service import ScoringService
 from reasoner.scoring.statistics import MIN_RESPONSES, FailedResponse, Tally
 from reasoner.scoring.workers.protocol import (
     CallResult,
-    LineBuffer,
     Traits,
     dump_content,
     dump_problem,
@@ -60,6 +58,8 @@ from reasoner.scoring.workers.protocol import (
     load_start,
     load_task,
 )
+from reasoner.workers.json_values import MAX_RESULT_BYTES
+from reasoner.workers.lines import LineBuffer
 
 
 @reward("unit")
@@ -773,7 +773,7 @@ def test_any_set_of_rewards_gives_what_the_simple_way_gives(
         for index, group in enumerate(texts)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reasoner.scoring.service.ScoringHostProcess", lambda plan: host)
+        patch.setattr("reasoner.scoring.service.HostProcess", lambda name, module, plan: host)
         patch.setattr("reasoner.scoring.score_call.BATCH_SIZE", 3)
         service = ScoringService(rewards, ScoringConfig(cache=cache, max_failure_rate=1.0))
         scored = {int(each.group.problem.id): each for each in service.score(groups)}

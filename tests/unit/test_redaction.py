@@ -26,8 +26,8 @@ from reasoner.records import Failure
 from reasoner.runs.environment import describe
 from reasoner.sampling.server import client as server_client
 from reasoner.scoring.composition import Refused, verdicts
-from reasoner.scoring.workers import worker
 from reasoner.scoring.workers.protocol import CallResult, Plan, dump_plan, load_plan
+from reasoner.workers import calls
 from tests.unit.test_untrusted_runs import deadline
 
 KEY = "sk-proj-Abc123Def456Ghi789Jkl012"
@@ -302,7 +302,7 @@ def test_what_is_cut_is_hidden_first(before: int, tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "0").mkdir(parents=True)
     (tmp_path / "a" / "b" / "0" / "stdout.log").write_text("y" * 3000 + f" {KEY} " + "x" * (3000 - before))
     shown = [
-        worker._described(RuntimeError(long)),
+        calls.described(RuntimeError(long)),
         *(str(each) for each in verdicts([RuntimeError(long), long], 2)),
         str(Service("http://h/", {}, (), 1).error("failed", long)),
         str(Service("http://h/", {}, (), 1).error("failed", long.encode())),

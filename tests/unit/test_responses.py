@@ -15,7 +15,7 @@ from reasoner.data.prompts.renderer import open_renderer, render
 from reasoner.data.prompts.thinking import PAIRS
 from reasoner.errors import DataError, SamplerError
 from reasoner.records import Message, SamplingParams
-from reasoner.sampling.responses import all_end_tokens, build_response, end_tokens, opened_block
+from reasoner.sampling.responses import all_end_tokens, build_response, end_tokens, opened_block, repeats
 from reasoner_rewards.boxed_format import boxed_format
 from reasoner_rewards.choice import choice
 from reasoner_rewards.code.extraction import program_in
@@ -218,3 +218,23 @@ def test_a_program_is_looked_for_after_the_thinking_and_may_have_marks_in_it(ope
 )
 def test_the_first_mark_says_between_which_a_response_thinks(text: str, answer: str | None) -> None:
     assert after_thinking(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "times", "repeated"),
+    [
+        ([1, 2, 3, 1, 2, 3], 2, True),
+        ([9, 1, 2, 3, 1, 2, 3], 2, True),
+        ([1, 2, 3, 1, 2, 3, 1], 2, True),  # 2, 3, 1 too
+        ([1, 2, 3, 1, 2, 3, 4], 2, False),
+        ([1, 2, 3, 1, 2, 3], 3, False),
+        ([7, 7, 7], 3, True),
+        ([7, 7], 3, False),
+        ([7, 8, 7], 2, False),
+        ([7], 2, False),
+        ([*range(64), *range(64)], 2, True),
+        ([*range(65), *range(65)], 2, False),
+    ],
+)
+def test_a_repetition_is_the_same_few_tokens_in_a_row(token_ids: list[int], times: int, repeated: bool) -> None:
+    assert repeats(token_ids, times) == repeated

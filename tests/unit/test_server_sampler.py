@@ -17,6 +17,8 @@ from reasoner.config import SamplingConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError, UserError
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, Response, SamplingParams
+from reasoner.sampling.base import Completed, TokenRequest
+from reasoner.sampling.server import scheduler
 from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.training.guards.canary import PERTURBED
@@ -240,6 +242,21 @@ def _aborted(answer: dict[str, Any]) -> object:
     return answer
 
 
+def _broken(answer: dict[str, Any]) -> object:
+    answer["choices"][0]["finish_reason"] = "error"
+    return answer
+
+
+def _empty_response(answer: dict[str, Any]) -> object:
+    answer["choices"][0] |= {"token_ids": [], "logprobs": {"content": []}, "weight_versions": []}
+    return answer
+
+
+def _no_versions(answer: dict[str, Any]) -> object:
+    answer["choices"][0]["weight_versions"] = []
+    return answer
+
+
 def _two_versions(answer: dict[str, Any]) -> object:
     answer["choices"][0]["weight_versions"].append({"version": "x:7", "start": 2, "end": 4})
     return answer
@@ -254,7 +271,10 @@ def _two_versions(answer: dict[str, Any]) -> object:
         (_unknown, "choices.0.logprobs.content.0.logprob"),
         (_other_tokens, "of other tokens than those of the response"),
         (_cut, "3 tokens and finish reason 'length' where max_tokens is 4"),
-        (_aborted, "choices.0.finish_reason"),
+        (_aborted, "ended a request that nobody else should end"),
+        (_broken, "choices.0.finish_reason"),
+        (_empty_response, "0 tokens and finish reason 'length'"),
+        (_no_versions, "does not say which weights sampled which of 4 tokens"),
         (_two_versions, "sampled with other weights"),
     ],
 )
@@ -311,6 +331,123 @@ def test_a_reader_that_has_enough_ends_the_drawing(world: World) -> None:
         drawn = sum(len(fake.drawn) for fake in world.fakes)
         time.sleep(0.3)
         assert sum(len(fake.drawn) for fake in world.fakes) == drawn < 200
+
+
+def request(id_: int, n: int = 4) -> TokenRequest:
+    return TokenRequest(id_, (1, 2, 3), n, PARAMS)
+
+
+def received(sampler: ServerSampler, count: int) -> dict[int, Completed]:
+    completed = [sampler.receive(60.0) for _ in range(count)]
+    return {each.id: each for each in completed if each}
+
+
+def test_requests_come_while_others_run(world: World) -> None:
+    world.fakes[0].holds = world.fakes[1].holds = True
+    with world.ready() as sampler:
+        sampler.begin(0)
+        sampler.submit([request(0), request(1)])
+        assert sampler.receive(0.2) is None
+        sampler.submit([request(2)])
+        with pytest.raises(SamplerError, match="request 2 is running already"):
+            sampler.submit([request(2)])
+        for fake in world.fakes:
+            fake.holds = False
+        assert received(sampler, 3).keys() == {0, 1, 2}
+        assert sampler.receive() is None
+        sampler.submit([request(2)])  # of the same session
+        assert received(sampler, 1).keys() == {2}
+    assert world.said == []
+
+
+@pytest.mark.parametrize("wrote", [0, 2])
+def test_what_is_aborted_is_answered_with_what_the_server_has_of_it(world: World, wrote: int) -> None:
+    for fake in world.fakes:
+        fake.holds, fake.wrote = True, wrote
+    with world.ready() as sampler:
+        sampler.begin(0)
+        sampler.submit([request(id_) for id_ in range(6)])  # two of them at a time in a server
+        for call in (lambda: sampler.begin(1), lambda: sampler.load(world.folder, 1), lambda: sampler.score([])):
+            with pytest.raises(SamplerError, match="still sampling"):
+                call()
+        assert sampler.receive(0.5) is None
+        sampler.abort(range(6))
+        completed = received(sampler, 6)
+        assert completed.keys() == set(range(6))
+        lengths = [len(completion.token_ids) for each in completed.values() for completion in each.completions]
+        assert sorted(lengths) == [0] * 8 + [wrote] * 16
+        assert {completion.finish for each in completed.values() for completion in each.completions} == {"abort"}
+        assert sum(len(set(fake.aborted)) for fake in world.fakes) == 4
+        assert sampler.receive() is None
+    assert world.said == []
+
+
+def test_what_a_server_does_not_end_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "ABORT_EVERY", 0.05)
+    monkeypatch.setattr(scheduler, "ABORTS", 3)
+    for fake in world.fakes:
+        fake.hangs = True
+    with world.ready() as sampler:
+        sampler.begin(0)
+        sampler.submit([request(0)])
+        assert sampler.receive(0.3) is None
+        sampler.abort([0])
+        [completion, *_] = received(sampler, 1)[0].completions
+        assert (completion.token_ids, completion.finish) == ((), "abort")
+
+
+def test_what_a_lost_server_was_to_end_is_not_continued_elsewhere(world: World) -> None:
+    for fake in world.fakes:
+        fake.holds = True
+    with world.ready() as sampler:
+        sampler.begin(0)
+        sampler.submit([request(0), request(1)])
+        assert sampler.receive(0.3) is None
+        for fake in world.fakes:
+            fake.spoils = _page
+        sampler.abort([0])
+        [completion, *_] = received(sampler, 1)[0].completions
+        assert (completion.token_ids, completion.finish) == ((), "abort")
+        for fake in world.fakes:
+            fake.spoils, fake.holds = lambda answer: answer, False
+        assert received(sampler, 1)[1].completions[0].finish == "length"
+
+
+def test_weights_change_under_what_runs_and_every_token_has_its_version(world: World) -> None:
+    def both(answer: dict[str, Any]) -> dict[str, Any]:
+        for choice in answer["choices"]:
+            choice["weight_versions"] = [
+                {"version": old, "start": 0, "end": 3},
+                {"version": choice["weight_versions"][0]["version"], "start": 3, "end": 4},
+            ]
+        return answer
+
+    first, second = world.fakes
+    for fake in world.fakes:
+        fake.holds = True
+    with world.ready() as sampler:
+        old = first.version
+        sampler.begin(0)
+        sampler.submit([request(0)])
+        assert sampler.receive(0.3) is None
+        sampler.pause()
+        assert first.paused
+        assert sampler.receive() is None
+        sampler.submit([request(1), request(2)])
+        sampler.load(world.folder, 7)
+        assert first.paused
+        sampler.resume()
+        assert not second.paused
+        for fake in world.fakes:
+            fake.spoils, fake.holds = both, False
+        [completion, *_] = received(sampler, 1)[0].completions
+        assert (completion.version, completion.version_changes) == (0, ((3, 7),))
+        # what was submitted under the old weights may have tokens of both, too
+        assert received(sampler, 2)[1].completions[0].version_changes == ((3, 7),)
+        assert world.said == []
+        sampler.submit([request(3)])  # this one not
+        with pytest.raises(SamplerError, match=r"no vLLM server is left(?s:.*)sampled with other weights than the pub"):
+            sampler.receive()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
     POST /inference/v1/generate   token ids in; token ids, log-probabilities and versions of the weights out
     POST /collective_rpc          our worker extension (`vllm_worker`): what it is, take these weights, this seed
+    POST /abort_requests          what runs is answered with what there is of it
     POST /pause, /resume          nothing is sampled while weights change
     GET  /weight_info             the name of the weights that it holds, which `/update_weight_version` sets
     GET  /metrics                 how many tokens it has made: whether it still works
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -23,7 +24,8 @@ from pydantic import BaseModel, Field, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from reasoner.io.redaction import redact, redact_start
-from reasoner.records import SamplingParams
+from reasoner.sampling.base import Finish, TokenRequest
+from reasoner.sampling.responses import LONGEST_PATTERN
 from reasoner.sampling.server.auth import KEY
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -62,18 +64,21 @@ class _Logprobs(BaseModel):
     content: list[_Token]
 
 
-class _Span(BaseModel):
+class Span(BaseModel):
+    """Tokens that weights of one name sampled."""
+
     version: str
+    start: Annotated[int, Field(ge=0)]
 
 
 class Choice(BaseModel):
-    """One response as vLLM answers it."""
+    """One continuation as vLLM answers it."""
 
     index: int
-    token_ids: Annotated[list[int], Field(min_length=1)]
-    finish_reason: Literal["stop", "length"]
+    token_ids: list[int]
+    finish_reason: Finish
     logprobs: _Logprobs
-    weight_versions: Annotated[list[_Span], Field(min_length=1)]
+    weight_versions: list[Span]
 
 
 class _Known(BaseModel):
@@ -176,31 +181,58 @@ class Server:
         """
         return sum(map(float, _WORK.findall((await self._get("/metrics")).content)))
 
-    async def generate(
-        self, token_ids: Sequence[int], n: int, params: SamplingParams, end: Sequence[int]
-    ) -> list[Choice]:
-        """Draw n responses to a prompt.
+    async def generate(self, request: TokenRequest, end: Collection[int], name: str) -> list[Choice]:
+        """Continue token ids.
 
         Args:
-            end: tokens that end a response.
+            end: tokens that end a continuation.
+            name: under which `abort` ends it.
 
         Raises:
-            ServerError: what came is not n whole responses with their log-probabilities.
+            ServerError: what came is not as many continuations as were asked for, with their log-probabilities.
         """
-        wanted = {
+        n, params = request.n, request.params
+        wanted: dict[str, Any] = {
             "n": n,
             "temperature": params.temperature,
             "max_tokens": params.max_tokens,
             "stop": list(params.stop),
-            "stop_token_ids": list(end),
+            "stop_token_ids": sorted(end),
             "detokenize": bool(params.stop),
             "logprobs": 0,
         }
-        body = {"token_ids": list(token_ids), "sampling_params": wanted}
+        if params.stop_repetition:
+            wanted["repetition_detection"] = {"max_pattern_size": LONGEST_PATTERN, "min_count": params.stop_repetition}
+        body = {"request_id": name, "token_ids": list(request.token_ids), "sampling_params": wanted}
         # the caller that waits checks that the server still works
         choices = _checked(await self._post("/inference/v1/generate", body, None), _Generated).choices
         _check_choices(choices, n, params.max_tokens)
         return sorted(choices, key=lambda choice: choice.index)
+
+    async def abort(self, name: str) -> None:
+        """End a request, if it runs: it is answered with what there is of it.
+
+        Raises:
+            ServerError: it did not.
+        """
+        # the route of vLLM that continues token ids puts its own name in front
+        await self._post("/abort_requests", {"request_ids": [f"generate-tokens-{name}"]}, SHORT_S)
+
+    async def pause(self) -> None:
+        """Sample nothing until `resume`; what runs is kept.
+
+        Raises:
+            ServerError: it did not.
+        """
+        await self._post("/pause?mode=keep", {}, SHORT_S)
+
+    async def resume(self) -> None:
+        """Go on with what runs.
+
+        Raises:
+            ServerError: it did not.
+        """
+        await self._post("/resume", {}, SHORT_S)
 
     async def score(self, prompt: Sequence[int], response: Sequence[int]) -> tuple[list[float], set[str]]:
         """Log-probabilities of a response's tokens at temperature 1, and the names of the weights that gave them.
@@ -218,13 +250,14 @@ class Server:
         logprobs = [at[token].logprob for token, at in zip(response, known, strict=True)]
         return logprobs, {span.version for choice in answer.choices for span in choice.weight_versions}
 
-    async def take(self, folder: Path, name: str, seed: int) -> tuple[str, int]:
+    async def take(self, folder: Path, name: str, seed: int, *, keep: bool = False) -> tuple[str, int]:
         """Load the weights in `folder`, call them `name`, and forget what the old ones computed.
 
         Its weights have another name from the first moment on: whatever goes wrong, they are never taken for those.
 
         Args:
             seed: of what is sampled from now on.
+            keep: it is paused, and goes on with what runs when it is resumed; otherwise what runs is ended.
 
         Returns:
             checksum and number of tensors of what it read.
@@ -232,15 +265,18 @@ class Server:
         Raises:
             ServerError: it did not, or its workers read different things.
         """
-        await self._post("/pause?mode=abort", {}, LOAD_S)
+        if not keep:
+            await self._post("/pause?mode=abort", {}, LOAD_S)
         await self._post("/update_weight_version", {"new_version": f"{name}, loading"}, SHORT_S)
         receipts = set((await self._rpc("take_weights", [str(folder)], LOAD_S, _Receipts)).results)
         if len(receipts) != 1:
             raise ServerError(f"its workers read different weights: {sorted(receipts)}")
-        _checked(await self._post("/reset_prefix_cache", {}, SHORT_S), _Reset)
+        running = "?reset_running_requests=true" if keep else ""
+        _checked(await self._post(f"/reset_prefix_cache{running}", {}, SHORT_S), _Reset)
         await self._post("/collective_rpc", {"method": "seed_sampling", "args": [seed]}, SHORT_S)
         await self._post("/update_weight_version", {"new_version": name}, SHORT_S)
-        await self._post("/resume", {}, SHORT_S)
+        if not keep:
+            await self.resume()
         return receipts.pop()
 
     async def _check_route(self) -> None:
@@ -317,5 +353,8 @@ def _check_choices(choices: Sequence[Choice], n: int, max_tokens: int) -> None:
         if choice.token_ids != [token.token_id for token in choice.logprobs.content]:
             raise ServerError("answers log-probabilities of other tokens than those of the response")
         count, reason = len(choice.token_ids), choice.finish_reason
-        if count > max_tokens or (reason == "length" and count < max_tokens):
+        if count > max_tokens or (reason == "length" and count < max_tokens) or (not count and reason != "abort"):
             raise ServerError(f"answers {count} tokens and finish reason {reason!r} where max_tokens is {max_tokens}")
+        starts = [span.start for span in choice.weight_versions]
+        if starts[:1] != [0][:count] or starts != sorted(set(starts)) or any(start >= count for start in starts):
+            raise ServerError(f"does not say which weights sampled which of {count} tokens: they begin at {starts}")

@@ -14,12 +14,12 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
@@ -28,10 +28,13 @@ from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import HandoverError, RunError, SamplerError
 from reasoner.models.tokenizer import open_tokenizer
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
-from reasoner.sampling.responses import all_end_tokens, build_response, check_request, end_tokens, opened_block
+from reasoner.sampling.base import Completed, TokenRequest
+from reasoner.sampling.responses import check_tokens, end_tokens, sample_groups, still_sampling
 from reasoner.sampling.server.client import Server, ServerError
 from reasoner.sampling.server.compatibility import ServerRequirements, describe, summary
-from reasoner.sampling.server.scheduler import BatchSchedule, LostServer, PromptResponses, SamplingRequest, ServerState
+from reasoner.sampling.server.scheduler import LostServer, RequestSchedule, ServerState
+
+T = TypeVar("T")
 
 PATIENCE_S = 180.0
 """seconds without a token after which a server counts as hung"""
@@ -86,14 +89,18 @@ class ServerSampler:
         ranks: Ranks = ALONE,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._tokenizer = open_tokenizer(folder, trust_remote_code)
-        self._end_tokens = end_tokens(folder, self._tokenizer)
-        self._max_model_len = wanted.max_model_len
+        self.tokenizer: Any = open_tokenizer(folder, trust_remote_code)
+        self.end_tokens = end_tokens(folder, self.tokenizer)
+        self.max_model_len = wanted.max_model_len
         self._seed, self._say, self._ranks, self._patience_s = seed, say, ranks, patience_s
         self._owner = ranks.broadcast(uuid.uuid4().hex[:12])
         self._version = -1
         self._out: dict[str, str] = {}
-        self._drawing: Future[None] | None = None
+        self._running: set[int] = set()
+        self._is_paused = False
+        self._schedule: RequestSchedule | None = None
+        self._scheduled: Future[None] | None = None
+        self._events: queue.SimpleQueue[Completed | LostServer | None] = queue.SimpleQueue()
         self._idle = threading.Event()
         self._idle.set()
         self._servers = [Server(url.rstrip("/")) for url in urls]
@@ -118,73 +125,146 @@ class ServerSampler:
         return self._version
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        check_request(prompts, n, params, self._max_model_len)
-        if self._version < 0:
-            raise SamplerError("the servers were asked for responses before they were given weights; this is a bug")
-        return self._draw(prompts, n, params)
+        self._need_weights()
+        return sample_groups(self, prompts, n, params)
 
-    def _draw(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    def begin(self, seed: int) -> None:
+        """As in the protocol; the seed changes nothing."""
+        self._check_free("another seed")
+        self._need_weights()
+        self._end_schedule()
+
+    def submit(self, requests: Sequence[TokenRequest]) -> None:
+        check_tokens(requests, self._running, self.max_model_len)
+        self._need_weights()
         if len(self._out) == len(self._servers):
             raise SamplerError(_none_left(self._out))
+        self._running.update(request.id for request in requests)
+        if self._schedule is None:
+            self._begin_schedule(requests)
+        else:
+            self._portal.call(self._schedule.add, requests)
+
+    def _begin_schedule(self, requests: Sequence[TokenRequest]) -> None:
         first = self._ranks.index % len(self._servers)  # ranks do not all start with the same server
         seats = [
-            ServerState(server, max(1, self._sequences[server.url] // n))
+            ServerState(server, self._sequences[server.url])
             for server in (*self._servers[first:], *self._servers[:first])
             if server.url not in self._out
         ]
-        if not self._idle.is_set():
-            raise SamplerError("this sampler is still sampling: finish or close the iterator of groups first")
-        events: queue.SimpleQueue[PromptResponses | LostServer | None] = queue.SimpleQueue()
-        version = self._version
-        ends = sorted(all_end_tokens(self._end_tokens, params))
-        order = SamplingRequest(n, params, ends, self._name(version), self._patience_s)
-        draw = BatchSchedule(seats, prompts, order, events.put)
+        # of this schedule alone: what another one still says belongs to requests that are over
+        self._events = queue.SimpleQueue()
+        events = self._events
+        schedule = RequestSchedule(
+            seats, requests, self.end_tokens, self._name, self._version, self._patience_s, events.put
+        )
 
-        async def drawing() -> None:
+        async def run() -> None:
             try:
-                await draw.run()
+                await schedule.run()
             finally:
                 events.put(None)
                 self._idle.set()
 
         self._idle.clear()
-        self._drawing = self._portal.start_task_soon(drawing)
-        try:
-            while (event := events.get()) is not None:
-                if isinstance(event, LostServer):
-                    self._lose(event.url, event.reason)
-                    continue
-                yield self._group(event, params, version)
-            if self._drawing.cancelled():
-                raise SamplerError("the sampler was closed while it was sampling")
-            self._drawing.result()
-            if len(self._out) == len(self._servers):
-                raise SamplerError(_none_left(self._out))
-        finally:
-            self._stop()
+        self._schedule, self._scheduled = schedule, self._portal.start_task_soon(run)
 
-    def _stop(self) -> None:
-        """End the drawing, if there is any, with its requests."""
-        if self._drawing is not None:
-            self._drawing.cancel()
+    def _end_schedule(self) -> None:
+        """Nothing runs any more: what comes next begins with all servers that hold the weights."""
+        self._cancel()
+        self._schedule = self._scheduled = None
+
+    def _cancel(self) -> None:
+        """End what runs."""
+        if self._scheduled is not None:
+            self._scheduled.cancel()
             self._idle.wait()
 
-    def _group(self, sampled: PromptResponses, params: SamplingParams, version: int) -> Group:
-        opened = opened_block(self._tokenizer, sampled.prompt.token_ids)
-        responses = tuple(
-            build_response(
-                self._tokenizer,
-                choice.token_ids,
-                [token.logprob for token in choice.logprobs.content],
-                choice.finish_reason,
-                params.stop,
-                version,
-                opened,
-                all_end_tokens(self._end_tokens, params),
-            )
-            for choice in sampled.choices
-        )
-        return Group(sampled.prompt.problem, sampled.prompt.token_ids, responses)
+    def receive(self, timeout_s: float | None = None) -> Completed | None:
+        ends = None if timeout_s is None else time.monotonic() + timeout_s
+        if self._is_paused:
+            ends = 0.0
+        while self._running:
+            try:
+                event = self._events.get(timeout=None if ends is None else max(0.0, ends - time.monotonic()))
+            except queue.Empty:
+                return None
+            if isinstance(event, Completed):
+                self._running.remove(event.id)
+                return event
+            if event is None:
+                self._explain_end()
+            else:
+                self._lose(event.url, event.reason)
+        return None
+
+    def _explain_end(self) -> None:
+        """Raise what ended the schedule."""
+        assert self._scheduled is not None
+        self._running.clear()
+        if self._scheduled.cancelled():
+            raise SamplerError("the sampler was closed while it was sampling")
+        self._scheduled.result()
+        raise SamplerError(_none_left(self._out))
+
+    def abort(self, ids: Collection[int]) -> None:
+        if self._schedule is not None:
+            self._portal.call(self._schedule.abort, ids)
+
+    def pause(self) -> None:
+        """As in the protocol; a collective."""
+        self._is_paused = True
+        if self._schedule is not None:
+            self._portal.call(self._schedule.pause)
+        self._lose_all(self._from_first_rank(lambda: self._portal.call(self._tell, Server.pause)))
+
+    def resume(self) -> None:
+        """As in the protocol; a collective."""
+        self._lose_all(self._from_first_rank(lambda: self._portal.call(self._tell, Server.resume)))
+        self._is_paused = False
+        if self._schedule is not None:
+            self._portal.call(self._schedule.resume, self._version)
+
+    async def _tell(self, method: Callable[[Server], Coroutine[Any, Any, None]]) -> dict[str, str]:
+        """Tell every server that is there; returns those that did not do it, and why."""
+        servers = [server for server in self._servers if server.url not in self._out]
+        answers = await asyncio.gather(*(method(server) for server in servers), return_exceptions=True)
+        out: dict[str, str] = {}
+        for server, answer in zip(servers, answers, strict=True):
+            if isinstance(answer, ServerError):
+                out[server.url] = str(answer)
+            elif answer is not None:
+                raise answer
+        return out
+
+    def _lose_all(self, out: Mapping[str, str]) -> None:
+        for url, reason in out.items():
+            self._lose(url, reason)
+        if self._schedule is not None:
+            self._portal.call(self._schedule.lose, out)
+
+    def _from_first_rank(self, work: Callable[[], T]) -> T:
+        """What the first rank makes of it, for all of them; its failure is raised on all."""
+        result: T | RunError | None = None
+        if self._ranks.first:
+            try:
+                result = work()
+            except RunError as error:  # the other ranks wait for word of it
+                result = error
+        result = self._ranks.broadcast(result)
+        if isinstance(result, RunError):
+            raise result
+        if result is None:
+            raise SamplerError("the first rank did not say what became of the servers; this is a bug")
+        return result
+
+    def _check_free(self, what: str) -> None:
+        if self._running:
+            raise SamplerError(still_sampling(what))
+
+    def _need_weights(self) -> None:
+        if self._version < 0:
+            raise SamplerError("the servers were asked for responses before they were given weights; this is a bug")
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         """As in the protocol; a collective. Every server that holds the weights scores all of them.
@@ -192,15 +272,8 @@ class ServerSampler:
         Raises:
             SamplerError: no server is left.
         """
-        scored: _Scored | RunError | None = None
-        if self._ranks.first:
-            try:
-                scored = self._portal.call(self._score, groups)
-            except RunError as error:  # the other ranks wait for word of it
-                scored = error
-        scored = self._ranks.broadcast(scored)
-        if not isinstance(scored, _Scored):
-            raise scored or SamplerError("the first rank did not say what the servers scored")
+        self._check_free("log-probabilities")
+        scored = self._from_first_rank(lambda: self._portal.call(self._score, groups))
         for url, why in scored.out.items():
             self._lose(url, why)
         if not scored.logprobs:
@@ -235,18 +308,12 @@ class ServerSampler:
             HandoverError: servers read different weights.
         """
         started = time.monotonic()
-        loaded: _LoadedWeights | RunError | None = None
-        if self._ranks.first:
-            try:
-                loaded = self._portal.call(self._give, folder, version)
-            except RunError as error:  # the other ranks wait for word of it
-                loaded = error
-        loaded = self._ranks.broadcast(loaded)
-        if not isinstance(loaded, _LoadedWeights):
-            raise loaded or SamplerError("the first rank did not say what the servers took")
+        if not self._is_paused:
+            self._check_free("new weights")
+            self._end_schedule()
+        loaded = self._from_first_rank(lambda: self._portal.call(self._give, folder, version))
         back = [url for url in self._out if url not in loaded.out]
-        for url, why in loaded.out.items():
-            self._lose(url, why)
+        self._lose_all(loaded.out)
         for url in back:
             del self._out[url]
             self._say(f"{url} is back, with the weights of version {version}")
@@ -257,7 +324,12 @@ class ServerSampler:
     async def _give(self, folder: Path, version: int) -> _LoadedWeights:
         taken = await asyncio.gather(
             *(
-                server.take(folder, self._name(version), self._seed_of(index, version))
+                server.take(
+                    folder,
+                    self._name(version),
+                    self._seed_of(index, version),
+                    keep=self._is_paused and server.url not in self._out,
+                )
                 for index, server in enumerate(self._servers)
             ),
             return_exceptions=True,
@@ -300,7 +372,7 @@ class ServerSampler:
         """They are awake."""
 
     def close(self) -> None:
-        self._stop()
+        self._cancel()
         self._stack.close()
 
     def __enter__(self) -> Self:

@@ -1,9 +1,9 @@
-"""One batch of groups sampled by several servers.
+"""Requests that several servers continue, from the first that is submitted until the servers get other work.
 
-A group is one request. It goes to the server with the fewest tokens outstanding among those that can draw it at once;
-the others wait, so that a fast server gets more of them. A server takes part once it has reported that it holds the
-weights that are asked for. One that fails is asked again, and is out of the batch when it holds other weights, does not
-answer, has failed too often, or has made no token for too long; what it had goes to the others.
+A request goes to the server with the fewest tokens outstanding among those that can continue it at once; the others
+wait, so that a fast server gets more of them. A server takes part once it has reported that it holds the weights that
+are asked for. One that fails is asked again, and is out when it holds other weights, does not answer, has failed too
+often, or has made no token for too long; what it had goes to the others.
 """
 
 from __future__ import annotations
@@ -11,94 +11,114 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
-from reasoner.records import Prompt, SamplingParams
+from reasoner.sampling.base import Completed, Completion, TokenRequest
+from reasoner.sampling.responses import all_end_tokens
 from reasoner.sampling.server.client import Choice, Server, ServerError
 
 FAILURES = 3
-"""requests of a batch that a server may fail before it is out of it"""
+"""requests that a server may fail before it is out"""
 ANSWER_S = 2.0
-"""seconds that a batch waits for a server to say which weights it holds before it begins without it"""
+"""seconds that requests wait for a server to say which weights it holds before they begin without it"""
 LOOKS = 10.0
 """times that a server is looked at before it counts as hung"""
+ABORT_EVERY = 1.0
+"""seconds between calls that end a request, which may reach the server before the request does"""
+ABORTS = 20
+"""such calls before what was generated is given up"""
 
 AsyncTask = asyncio.Task[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class PromptResponses:
-    """All responses to one prompt."""
-
-    prompt: Prompt
-    choices: Sequence[Choice]
-
-
-@dataclass(frozen=True, slots=True)
 class LostServer:
-    """A server is out of the batch."""
+    """A server is out."""
 
     url: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingRequest:
-    """How every group is sampled."""
+@dataclass(eq=False)
+class ServerRequest:
+    """A request that has been submitted."""
 
-    n: int
-    params: SamplingParams
-    end_tokens: Sequence[int]
-    weights: str
-    """name of the weights (`Server.version`)"""
-    patience_s: float
-    """seconds without a token after which a server counts as hung"""
+    request: TokenRequest
+    since: int
+    """version of the weights when it was submitted"""
+    is_aborted: bool = False
 
-    def tokens(self, prompt: Prompt) -> int:
-        """Of a group, at most."""
-        return len(prompt.token_ids) + self.n * self.params.max_tokens
+    @property
+    def tokens(self) -> int:
+        """At most."""
+        return len(self.request.token_ids) + self.request.n * self.request.params.max_tokens
 
 
 @dataclass
 class ServerState:
-    """A server in the batch."""
+    """A server among the others."""
 
     server: Server
-    slots: int
-    """groups that it draws at once"""
+    sequences: int
+    """continuations that it samples at once"""
     ready: bool = False
-    """it holds the weights, and takes groups"""
+    """it holds the weights, and takes requests"""
     out: str = ""
-    """why it is out of the batch"""
+    """why it is out"""
     failures: int = 0
-    running: dict[AsyncTask, Prompt] = field(default_factory=dict)
+    running: dict[AsyncTask, ServerRequest] = field(default_factory=dict)
+
+    def has_room(self, request: TokenRequest) -> bool:
+        """Whether it samples a request at once."""
+        rows = sum(each.request.n for each in self.running.values())
+        return self.ready and (not rows or rows + request.n <= self.sequences)
 
 
-class BatchSchedule:
-    """The batch; `run` ends when every group, or the loss of every server, was sent.
+class RequestSchedule:
+    """What is submitted, until `run` is cancelled or every server is lost.
 
     Args:
-        seats: the servers; of two with equal load the earlier one gets a group first.
-        send: called with every group, and every server that is lost.
+        seats: the servers; of two with equal load the earlier one gets a request first.
+        requests: the first ones.
+        own_ends: the model's own end tokens.
+        name: the name of the weights of a version (`Server.version`).
+        version: of the weights that the servers hold.
+        patience_s: seconds without a token after which a server counts as hung.
+        send: called with every request that is complete, and every server that is lost.
     """
 
     def __init__(
         self,
         seats: Sequence[ServerState],
-        prompts: Sequence[Prompt],
-        order: SamplingRequest,
-        send: Callable[[PromptResponses | LostServer], None],
+        requests: Sequence[TokenRequest],
+        own_ends: Collection[int],
+        name: Callable[[int], str],
+        version: int,
+        patience_s: float,
+        send: Callable[[Completed | LostServer], None],
     ) -> None:
-        self._seats, self._order, self._send = seats, order, send
-        self._waiting = deque(prompts)
+        self._seats, self._own_ends, self._name, self._send = seats, own_ends, name, send
+        self._patience_s = patience_s
+        self._versions = {name(version): version}
+        """names of the weights that the servers have had, the present ones last"""
+        self._waiting = deque(ServerRequest(request, version) for request in requests)
+        self._names = count()
         self._then: dict[AsyncTask, Callable[[AsyncTask], None]] = {}
         self._dropped: list[AsyncTask] = []
+        self._changed = asyncio.Event()
+        self._is_paused = False
+
+    @property
+    def version(self) -> int:
+        """Of the weights that the servers hold."""
+        return [*self._versions.values()][-1]
 
     async def run(self) -> None:
-        """Draw all groups, or as many as there are servers for."""
+        """Continue what was submitted, as long as there are servers for it."""
         try:
             for seat in self._seats:
                 self._ask(seat)
@@ -106,10 +126,9 @@ class BatchSchedule:
             await asyncio.wait(self._then, timeout=ANSWER_S, return_when=asyncio.ALL_COMPLETED)
             for seat in self._seats:
                 self._start(self._watch(seat), partial(self._hung, seat))
+            self._start(self._changed.wait(), self._change)
             while not all(seat.out for seat in self._seats):
                 self._spread()
-                if not self._waiting and not any(seat.running for seat in self._seats):
-                    return
                 done, _ = await asyncio.wait(self._then, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if then := self._then.pop(task, None):  # none where its server was lost a moment ago
@@ -119,64 +138,151 @@ class BatchSchedule:
                 task.cancel()
             await asyncio.gather(*self._then, *self._dropped, return_exceptions=True)
 
+    async def add(self, requests: Sequence[TokenRequest]) -> None:
+        """Have these continued too."""
+        self._waiting.extend(ServerRequest(request, self.version) for request in requests)
+        self._changed.set()
+
+    async def abort(self, ids: Collection[int]) -> None:
+        """End these requests: they are sent with what there is of them."""
+        for each in [each for each in self._waiting if each.request.id in ids]:
+            self._waiting.remove(each)
+            self._give_up(each)
+        for seat in self._seats:
+            for task, each in seat.running.items():
+                if each.request.id in ids and not each.is_aborted:
+                    each.is_aborted = True
+                    self._start(self._end(seat, task), lambda task: task.result())
+
+    async def pause(self) -> None:
+        """The servers are about to be paused: nothing is expected of them until `resume`."""
+        self._is_paused = True
+
+    async def resume(self, version: int) -> None:
+        """They are about to be resumed, with weights of this version."""
+        self._versions.pop(self._name(version), None)
+        self._versions[self._name(version)] = version
+        self._is_paused = False
+        for seat in self._seats:
+            if not seat.out:
+                self._ask(seat)
+        self._changed.set()
+
+    async def lose(self, lost: Mapping[str, str]) -> None:
+        """Servers at these addresses are out, for these reasons."""
+        for seat in self._seats:
+            if reason := lost.get(seat.server.url):
+                self._lose(seat, reason)
+        self._changed.set()
+
+    def _change(self, task: AsyncTask) -> None:
+        """There is something to look at."""
+        self._changed.clear()
+        self._start(self._changed.wait(), self._change)
+
     def _spread(self) -> None:
-        """Give groups to the servers that can sample them at once."""
-        while self._waiting:
-            free = [seat for seat in self._seats if seat.ready and len(seat.running) < seat.slots]
+        """Give requests to the servers that can sample them at once."""
+        while self._waiting and not self._is_paused:
+            request = self._waiting[0].request
+            free = [seat for seat in self._seats if seat.has_room(request)]
             if not free:
                 return
-            seat = min(free, key=lambda seat: sum(map(self._order.tokens, seat.running.values())))
-            prompt, order = self._waiting.popleft(), self._order
-            drawing = seat.server.generate(prompt.token_ids, order.n, order.params, order.end_tokens)
-            task = self._start(drawing, partial(self._drawn, seat))
-            seat.running[task] = prompt
+            seat = min(free, key=lambda seat: sum(each.tokens for each in seat.running.values()))
+            each, name = self._waiting.popleft(), f"{self._name(self.version)}:{next(self._names)}"
+            ends = all_end_tokens(self._own_ends, request.params)
+            task = self._start(seat.server.generate(request, ends, name), partial(self._answered, seat))
+            task.set_name(name)
+            seat.running[task] = each
 
-    def _drawn(self, seat: ServerState, task: AsyncTask) -> None:
-        prompt = seat.running.pop(task)
+    def _answered(self, seat: ServerState, task: AsyncTask) -> None:
+        each = seat.running.pop(task)
         try:
             choices: Sequence[Choice] = task.result()
-            others = {span.version for choice in choices for span in choice.weight_versions} - {self._order.weights}
-            if others:
-                raise ServerError(f"sampled with other weights than the published ones: {sorted(others)}")
+            completions = tuple(self._completion(choice, each) for choice in choices)
         except ServerError as error:
-            self._waiting.appendleft(prompt)
+            self._waiting.appendleft(each)
             seat.failures += 1
+            if each.is_aborted:
+                self._give_up(self._waiting.popleft())
             if seat.failures == FAILURES:
                 self._lose(seat, str(error))
             elif seat.ready:
                 self._ask(seat)
             return
-        self._send(PromptResponses(prompt, choices))
+        self._send(Completed(each.request.id, completions))
+
+    def _completion(self, choice: Choice, each: ServerRequest) -> Completion:
+        """What a server answered.
+
+        Raises:
+            ServerError: it was not sampled by weights that the server was given, or was ended by somebody else.
+        """
+        spans = [(span.start, self._versions.get(span.version, -1)) for span in choice.weight_versions]
+        if any(version < each.since for _, version in spans) or spans != sorted(spans, key=lambda span: span[1]):
+            names = sorted({span.version for span in choice.weight_versions})
+            raise ServerError(f"sampled with other weights than the published ones: {names}")
+        if choice.finish_reason == "abort" and not each.is_aborted:
+            raise ServerError("ended a request that nobody else should end: another run uses it")
+        (_, first), *changes = spans or [(0, self.version)]
+        logprobs = tuple(token.logprob for token in choice.logprobs.content)
+        return Completion(tuple(choice.token_ids), logprobs, choice.finish_reason, first, tuple(changes))
+
+    def _give_up(self, each: ServerRequest) -> None:
+        """A request is over of which there is nothing."""
+        nothing = Completion((), (), "abort", self.version)
+        self._send(Completed(each.request.id, (nothing,) * each.request.n))
+
+    async def _end(self, seat: ServerState, task: AsyncTask) -> None:
+        """Have the server end a request; without an answer, it is over with nothing."""
+        for _ in range(ABORTS):
+            if task not in seat.running:
+                return
+            try:
+                await seat.server.abort(task.get_name())
+            except ServerError:
+                break
+            await asyncio.wait([task], timeout=ABORT_EVERY)
+        if not task.done() and (each := seat.running.pop(task, None)):
+            self._drop(task)
+            self._give_up(each)
 
     def _ask(self, seat: ServerState) -> None:
-        """Have it say which weights it holds; no groups meanwhile."""
+        """Have it say which weights it holds; no requests meanwhile."""
         seat.ready = False
-        self._start(seat.server.version(), partial(self._answered, seat))
+        self._start(seat.server.version(), partial(self._said, seat, self.version))
 
-    def _answered(self, seat: ServerState, task: AsyncTask) -> None:
+    def _said(self, seat: ServerState, version: int, task: AsyncTask) -> None:
+        if version != self.version or self._is_paused:
+            return  # it has been given others since, and is asked again
         try:
             held = task.result()
         except ServerError as error:
             self._lose(seat, str(error))
             return
-        if held != self._order.weights:
+        if held != self._name(version):
             self._lose(
                 seat, f"holds the weights {held!r}, not the current ones: it was restarted, or another run uses it"
             )
         seat.ready = not seat.out
 
     def _lose(self, seat: ServerState, reason: str) -> None:
-        """The server is out of the batch; its groups go to the others."""
+        """The server is out; its requests go to the others."""
         if seat.out:
             return
         seat.ready, seat.out = False, reason
-        for task, prompt in seat.running.items():
-            del self._then[task]
-            task.cancel()
-            self._dropped.append(task)
-            self._waiting.appendleft(prompt)
+        for task, each in [*seat.running.items()]:
+            self._drop(task)
+            if each.is_aborted:
+                self._give_up(each)
+            else:
+                self._waiting.appendleft(each)
         seat.running.clear()
         self._send(LostServer(seat.server.url, reason))
+
+    def _drop(self, task: AsyncTask) -> None:
+        self._then.pop(task, None)
+        task.cancel()
+        self._dropped.append(task)
 
     def _hung(self, seat: ServerState, task: AsyncTask) -> None:
         self._lose(seat, task.result())
@@ -185,14 +291,14 @@ class BatchSchedule:
         """Why the server is out; ends when it is, or counts as hung."""
         done, since = -1.0, time.monotonic()
         while not seat.out:
-            await asyncio.sleep(self._order.patience_s / LOOKS)
+            await asyncio.sleep(self._patience_s / LOOKS)
             try:
                 now = await seat.server.work_done()
             except ServerError:
                 now = done
-            if now != done or not seat.running:
+            if now != done or not seat.running or self._is_paused:
                 done, since = now, time.monotonic()
-            elif time.monotonic() - since > self._order.patience_s:
+            elif time.monotonic() - since > self._patience_s:
                 return f"made no token in {time.monotonic() - since:.0f} seconds"
         return seat.out
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from vllm.v1.engine import FinishReason as VllmFinish
 
 from reasoner.errors import ReasonerError, SamplerError
 from reasoner.sampling.base import Completed, Completion, Finish, TokenRequest
-from reasoner.sampling.responses import NOT_FINITE, all_end_tokens, end_tokens
+from reasoner.sampling.responses import LONGEST_PATTERN, NOT_FINITE, all_end_tokens, end_tokens
 from reasoner.sampling.vllm.messages import (
     ADAPTER_RANKS,
     Abort,
@@ -52,7 +52,7 @@ from reasoner.sampling.vllm.messages import (
     said_by_vllm,
 )
 
-_FINISHED: dict[str, Finish] = {"stop": "stop", "length": "length", "abort": "abort", "repetition": "repetition"}
+_FINISHED: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "repetition"}
 _SAID_EVERY = 5.0
 """seconds between looks at whether what runs has got further, which the other side is told"""
 
@@ -146,11 +146,12 @@ class EngineHost:
         if time.monotonic() - self._looked > _SAID_EVERY:
             self._say_progress()
 
-    def _finish(self, output: Any) -> None:
+    def _finish(self, output: Any, *, is_aborted: bool = False) -> None:
         id_ = int(output.request_id)
         versions = self._running.pop(id_)
         outputs = sorted(output.outputs, key=lambda completion: int(completion.index))
-        completions = tuple(_completion(*each) for each in zip(outputs, versions, strict=True))
+        finished = _FINISHED | ({"abort": "abort"} if is_aborted else {})
+        completions = tuple(_completion(*each, finished) for each in zip(outputs, versions, strict=True))
         self._connection.send(Completed(id_, completions))
         self._has_sampled = True
         self._count += 1
@@ -167,7 +168,7 @@ class EngineHost:
                 self._engine.output_processor.parent_requests.pop(state.parent_req.request_id, None)
         for output in outputs:
             if output:
-                self._finish(output)
+                self._finish(output, is_aborted=True)
 
     def _states(self) -> list[Any]:
         """What vLLM knows of every continuation that runs."""
@@ -210,6 +211,7 @@ class EngineHost:
             detokenize=bool(params.stop),
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            **_repetition_detection(params.stop_repetition),
         )
 
     def _load(self, request: Load) -> tuple[str, int]:
@@ -248,10 +250,27 @@ class EngineHost:
             )
 
 
-def _completion(output: Any, versions: Sequence[tuple[int, int]]) -> Completion:
-    """What vLLM says of one continuation; `versions`: the position of the first token of each version of the weights,
-    and the version."""
-    if output.finish_reason not in _FINISHED:
+def _repetition_detection(times: int | None) -> dict[str, Any]:
+    if times is None:
+        return {}
+    try:
+        from vllm.sampling_params import RepetitionDetectionParams
+    except ImportError as error:
+        raise SamplerError(
+            f"vLLM {vllm.__version__} cannot end responses that repeat themselves: leave sampling.stop_repetition out, "
+            "or take vLLM 0.32"
+        ) from error
+    return {"repetition_detection": RepetitionDetectionParams(max_pattern_size=LONGEST_PATTERN, min_count=times)}
+
+
+def _completion(output: Any, versions: Sequence[tuple[int, int]], finished: Mapping[str, Finish]) -> Completion:
+    """What vLLM says of one continuation.
+
+    Args:
+        versions: the position of the first token of each version of the weights, and the version.
+        finished: the ends that it may have, by vLLM's names.
+    """
+    if output.finish_reason not in finished:
         said = f" ({output.stop_reason})" if output.stop_reason else ""
         raise SamplerError(
             f"vLLM ended a response with {output.finish_reason!r}{said}, so it is not a sample of the policy"
@@ -261,7 +280,7 @@ def _completion(output: Any, versions: Sequence[tuple[int, int]]) -> Completion:
         raise SamplerError(NOT_FINITE)
     (_, first), *changes = versions
     changes = [change for change in changes if change[0] < len(logprobs)]
-    return Completion(tuple(output.token_ids), logprobs, _FINISHED[output.finish_reason], first, tuple(changes))
+    return Completion(tuple(output.token_ids), logprobs, finished[output.finish_reason], first, tuple(changes))
 
 
 def _open(start: StartEngine) -> LLM:

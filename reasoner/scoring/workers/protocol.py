@@ -37,19 +37,8 @@ from reasoner.records import (
     Turn,
 )
 from reasoner.scoring.composition import Refused
+from reasoner.workers.lines import PRINTED, dump_line
 
-START_S = 120
-"""seconds in which the host must have imported and prepared all plugins"""
-CANCEL = b"cancel"
-"""forget every task and end what is running"""
-CLOSE = b"close"
-"""end"""
-CREATED = b"created "
-"""what a line of a worker begins with that is no result"""
-PRINTED = b"printed "
-"""what a line of the host begins with that has what a call printed"""
-MAX_LINE_BYTES = 2**21
-"""bytes of a result line, all scores of its call together"""
 COMMON = -1
 """the lane of all sources without workers of their own; other lanes have the index of their reward"""
 
@@ -108,7 +97,7 @@ class CallResult:
 
 def dump_plan(plan: Plan) -> bytes:
     """One line."""
-    return _line(
+    return dump_line(
         {
             "rewards": [reward.model_dump() for reward in plan.rewards],
             "scoring": plan.scoring.model_dump(),
@@ -127,14 +116,9 @@ def load_plan(line: bytes) -> Plan:
     return Plan(rewards, ScoringConfig.model_validate(data["scoring"]), tuple(data["plugins"]), data["parent"])
 
 
-def dump_message(message: dict[str, Any]) -> bytes:
-    """One line of the host about itself."""
-    return _line(message)
-
-
 def dump_traits(traits: Sequence[Traits]) -> bytes:
     """The line with which the host says that it is ready."""
-    return _line({"ready": [asdict(each) for each in traits]})
+    return dump_line({"ready": [asdict(each) for each in traits]})
 
 
 def load_start(line: bytes) -> list[Traits] | str:
@@ -200,7 +184,7 @@ def dump_result(result: CallResult) -> bytes:
 
 def dump_printed(task: int, reward: int, text: str) -> bytes:
     """One line: what a call printed."""
-    return PRINTED + _line({"task": task, "reward": reward, "text": text})
+    return PRINTED + dump_line({"task": task, "reward": reward, "text": text})
 
 
 def load_printed(line: bytes) -> tuple[tuple[int, int], str]:
@@ -219,27 +203,6 @@ def load_result(line: bytes) -> CallResult:
         return from_json(line, CallResult)
     except DataError as error:
         raise ValueError(f"not a result: {error}") from error
-
-
-class LineBuffer:
-    """Puts lines together from chunks of any size."""
-
-    def __init__(self) -> None:
-        self._chunks: list[bytes] = []
-        self.pending = 0
-        """bytes of the line that is not complete yet"""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their newline."""
-        head, newline, rest = data.partition(b"\n")
-        self._chunks.append(head)
-        self.pending += len(head)
-        if not newline:
-            return []
-        *lines, tail = rest.split(b"\n")
-        lines.insert(0, b"".join(self._chunks))
-        self._chunks, self.pending = [tail], len(tail)
-        return lines
 
 
 def _load_problem(data: dict[str, Any]) -> Problem:
@@ -280,7 +243,3 @@ def _unpack(code: str, text: str) -> array[Any]:
     values = array(code)
     values.frombytes(base64.b64decode(text))
     return values
-
-
-def _line(data: dict[str, Any]) -> bytes:
-    return json.dumps(data).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""The scoring host as the main process sees it: a child with two pipes, a log and two threads that move lines."""
+"""A host as the main process sees it: a child with two pipes, a log and two threads that move lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reasoner.processes.child_python import boot_command
 from reasoner.processes.parent_watchdog import end_processes
 from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.processes.subreaper import kill, wait_gone
-from reasoner.scoring.workers.protocol import CLOSE, START_S, Plan, dump_plan
+from reasoner.workers.lines import CLOSE, START_S
 
 _log = logging.getLogger(__name__)
 
@@ -26,13 +26,13 @@ CLOSE_S = 5.0
 LOG_TAIL = 4000
 """bytes of the host's log that an error shows"""
 
-_MARK = "REASONER_SCORING_HOST"
+_MARK = "REASONER_HOST"
 
 Inbox = queue.SimpleQueue[bytes | None]
 """lines of the host; None: there will be no more"""
 
 
-class ScoringHostProcess:
+class HostProcess:
     """Starts the host and ends it. Threads do the reading and writing, so that an interrupt cannot cut a line in two.
 
     The host is started afresh, not forked: a process that holds CUDA or an inference engine cannot be forked safely. It
@@ -40,12 +40,18 @@ class ScoringHostProcess:
     is nobody's to remove.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, name: str, module: str, plan: bytes) -> None:
+        """
+        Args:
+            name: of the scratch folder: `scoring`.
+            module: has `main`, the program of the host.
+            plan: the line that it is started with.
+        """
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the host)
         self._mark = uuid.uuid4().hex
-        self._scratch = ScratchFolder("scoring")
+        self._scratch = ScratchFolder(name)
         self._process = subprocess.Popen(
-            boot_command("reasoner.scoring.workers.host"),
+            boot_command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -60,7 +66,7 @@ class ScoringHostProcess:
         self._threads = [threading.Thread(target=move, daemon=True) for move in (self._write, self._read)]
         for thread in self._threads:
             thread.start()
-        self.send(dump_plan(plan))
+        self.send(plan)
 
     @property
     def pid(self) -> int:
@@ -133,7 +139,7 @@ class ScoringHostProcess:
             kill(self._process.pid)
             wait_gone(self._process)
         if not orderly and (left := end_processes(f"{_MARK}={self._mark}")):
-            _log.warning("what reward sources started could not be ended: %s", ", ".join(left))
+            _log.warning("what the workers started could not be ended: %s", ", ".join(left))
         for thread in self._threads:
             thread.join(CLOSE_S)  # what could not be ended may hold the other end of a pipe
         self._log.close()
