@@ -231,7 +231,8 @@ def _noted(device: str, bias: bool) -> _Noted:
     noted = _Noted()
     with noted:
         # autocast, which the head asks about, does not know the meta device
-        logprobs, _ = logprobs_module._TokenLogprobs.apply(hidden, weight, bias_V, targets, 1.0, None, 7, False)
+        apply: Any = logprobs_module._TokenLogprobs.apply
+        logprobs, _ = apply(hidden, weight, bias_V, targets, 1.0, None, 7, False)
         logprobs.sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
