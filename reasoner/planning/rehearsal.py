@@ -13,13 +13,20 @@ import pluggy
 from reasoner.config import Config, RewardConfig
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Splits
-from reasoner.data.prompts.renderer import Renderer, open_renderer
 from reasoner.errors import MissingDependencyError, UserError
 from reasoner.gro.spec.terms import Source
 from reasoner.models.resolve import local_file
 from reasoner.models.tokenizer import open_tokenizer_alone
 from reasoner.planning.describe import describe_offline
-from reasoner.planning.sources import SourcesRendered, check_problems_of, read_sources, references_of, response_end
+from reasoner.planning.sources import (
+    SourcesRendered,
+    check_problems_of,
+    open_format,
+    plain_renderer,
+    read_sources,
+    references_of,
+    response_end,
+)
 from reasoner.plugins import manager as plugins
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.records import Problem, ScoredGroup
@@ -100,10 +107,10 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
     except (UserError, MissingDependencyError) as error:
         facts["prompts"] = f"not rendered: {error}"
     if tokenizer is not None:
-        renderers = partial(_renderer, tokenizer, config.model.chat_template_kwargs)
-        renderer = renderers(config)
-        rendered = read.rendered(config, renderer, renderers)
-        facts |= renderer.facts()
+        turn_format = open_format(config, manager, tokenizer, _folder(config.model.path))
+        renderer = turn_format.renderer if turn_format else plain_renderer(config, tokenizer)
+        rendered = read.rendered(config, renderer, partial(plain_renderer, tokenizer=tokenizer))
+        facts |= renderer.facts() | (turn_format.facts() if turn_format else {})
         if config.has_sampler or not training:
             facts["responses end"] = response_end(config, tokenizer, renderer, _folder(config.model.path))
     notes = read.settle()
@@ -120,10 +127,6 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
     }
     splits = Splits(splits.train, splits.eval, (*notes, *splits.notes))
     return Rehearsal(config, splits, offline, facts, rendered, tokenizer, plugins.reward_sources(manager))
-
-
-def _renderer(tokenizer: Any, template_kwargs: Mapping[str, Any], task: Config) -> Renderer:
-    return open_renderer(tokenizer, task.prompt, template_kwargs)
 
 
 def _folder(model: str) -> Path | None:

@@ -252,6 +252,7 @@ def test_rows_that_cannot_be_used_are_named_with_their_task(folder: Path) -> Non
         (f"{TWO}{ALSO}evaluation.correct = 'mth'\n", [], ["evaluation.also.quiz: evaluation.correct = 'mth'"]),
         (f"{TWO}{ALSO}data.eval = 'none'\n", [], ["evaluation.also.quiz", "data.eval is not set"]),
         (f"{TWO}environment.tools = ['python']\n", [], ["mixture.words.environment", "several tasks"]),
+        (f"{TWO}{ALSO}", ["environment.tools=['python']"], ["mixture.sums.environment", "several tasks"]),
         (TWO, ["sampling.max_tokens=5", "mixture.words.sampling.max_tokens=x"], ["mixture.words.sampling.max_tokens"]),
     ],
 )
