@@ -54,7 +54,7 @@ environments: config errors io plugins records workers
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins records workers
-loading: config data environments errors gro io models monitoring plugins scoring
+loading: config data environments errors evaluation gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
 trajectories: config data distributed environments errors records sampling
 testing: config errors io plugins records scoring

@@ -122,7 +122,7 @@ def test_a_complete_configuration_loads_to_an_equal_one(folder: Path) -> None:
     changed = load_config(complete, sets=["mixture.sums.weight=5", "evaluation.also.quiz.evaluation.samples=2"]).config
     assert changed.mixture[0].weight == 5.0
     assert [each.key for each in changes(config, changed)] == [
-        *("mixture.sums.weight", "evaluation.also.quiz.evaluation.samples")
+        *("evaluation.also.quiz.evaluation.samples", "mixture.sums.weight")
     ]
 
 
