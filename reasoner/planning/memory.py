@@ -183,7 +183,7 @@ def _on_gpu(
     if engine:
         yield Need("GPU memory", "while sampling", {**learner.held, **drawing}, cache | contexts)
     if forward:
-        awake = drawing if config.sampling.ahead else {}
+        awake = drawing if config.sampling.max_staleness else {}
         yield Need("GPU memory", "in the update", {**learner.held, **learner.gradients, **awake}, forward | contexts)
         yield Need("memory", "in the update", {**learner.offloaded, **sampler}, processes).times(ranks)  # asleep
     else:

@@ -233,7 +233,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
             sampler = stack.enter_context(opened)
         if base.ranks.count > 1:
             # Prefetched groups are exchanged while the update exchanges gradients.
-            ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
+            ranks = base.ranks.twin() if config.sampling.max_staleness else base.ranks
             scorer, sampler = ShardedScorer(scorer, ranks), ShardedSampler(sampler, ranks, shared)
         assert sampler is not None
         merged = base.decisions.merge_reason
