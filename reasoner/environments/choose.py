@@ -41,6 +41,18 @@ class ConfiguredEnvironment:
     tools: Mapping[str, ConfiguredTool]
     """by name: those of the environment, then those that the task names"""
 
+    def ready(self) -> dict[str, str]:
+        """What the environment and the tools say of this machine, by their names; those that say nothing are absent.
+
+        Raises:
+            UserError: something that a call will need is not there; it says what to install or set.
+        """
+        lines = {}
+        if self.kind is not None:
+            lines[f"environment {self.kind.name}"] = self.kind.ready(self.options)
+        lines |= {f"tool {name}": each.tool.ready(each.options) for name, each in self.tools.items()}
+        return {name: line for name, line in lines.items() if line}
+
     @property
     def keeps_state(self) -> bool:
         """Whether a response holds a worker of its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from reasoner.config import Config, OfflineConfig, RunConfig, SourceConfig, TermConfig
+from reasoner.config import Config, EnvironmentConfig, OfflineConfig, RunConfig, SourceConfig, TermConfig
 from reasoner.config.decisions import Decisions
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Splits
@@ -48,6 +48,8 @@ def describe_plan(
             facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
         elif config.data.holdout is not None:
             facts["evaluation data"] = f"{len(splits.eval)} held out of the training data (data.holdout)"
+        if config.environment is not None:
+            facts["environment"] = describe_environment(config.environment)
         facts["rewards"] = f"{describe_rewards(config)}; correct by {Criterion.of(config)}"
     elif config.data.holdout is None:
         facts["evaluation data"] = "none: data.holdout = 0.05 would hold rows out and measure them"
@@ -57,6 +59,13 @@ def describe_plan(
     facts |= resolved.preflights
     facts["output"] = config.run.output
     return facts | ({"note": " ".join(splits.notes)} if splits.notes else {})
+
+
+def describe_environment(config: EnvironmentConfig) -> str:
+    """`guess-number; tools python, calculator (tags); at most 8 turns and 16 calls`."""
+    tools = f"tools {', '.join(config.tools)} ({config.format})" if config.tools else ""
+    limits = f"at most {config.max_turns} turns and {config.max_tool_calls} calls"
+    return "; ".join(filter(None, (config.name, tools, limits)))
 
 
 def describe_method(config: Config) -> dict[str, str]:

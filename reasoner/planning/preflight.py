@@ -1,4 +1,4 @@
-"""Asks sources, trackers and servers for what they need before anything is loaded: a missing key costs a second."""
+"""Asks sources, tools, trackers and servers for what they need before anything is loaded: a key costs a second."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import replace
 import pluggy
 
 from reasoner.config import RewardConfig
+from reasoner.environments import choose
 from reasoner.loading import Resolved
 from reasoner.monitoring.tracking import preflight_trackers
-from reasoner.plugins.manager import reward_sources, trackers
+from reasoner.plugins.manager import environments, reward_sources, tools, trackers
 
 
 def preflight(rewards: Sequence[RewardConfig], manager: pluggy.PluginManager) -> dict[str, str]:
@@ -25,7 +26,7 @@ def preflight(rewards: Sequence[RewardConfig], manager: pluggy.PluginManager) ->
 
 
 def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
-    """The configuration with what its reward sources, trackers and vLLM servers say of this machine.
+    """The configuration with what its reward sources, tools, trackers and vLLM servers say of this machine.
 
     Args:
         training: False for an evaluation, which always scores and has no tracker. A training on offline data alone
@@ -38,6 +39,8 @@ def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
     lines: dict[str, str] = {}
     if config.has_sampler or not training:
         lines |= {f"reward {source}": line for source, line in preflight(config.rewards, resolved.manager).items()}
+        if config.environment is not None:
+            lines |= choose(config.environment, tools(resolved.manager), environments(resolved.manager)).ready()
         if config.sampling.mode == "server":
             from reasoner.sampling.server.compatibility import preflight_servers
 

@@ -115,6 +115,18 @@ def test_the_plan_has_what_each_source_says(own: list[str], monkeypatch: pytest.
     assert facts["reward boxed_in"] == "sandbox: bubblewrap 0.8.0"
 
 
+def test_the_plan_has_the_environment_and_what_its_tools_say() -> None:
+    tool = "environment.tools=['python', 'calculator']"
+    resolved = ready(load_config("math-gsm8k", "laptop", sets=[tool, "environment.format=tags"]))
+    plan = describe_plan(resolved, Splits((), (), ()), Decisions("cpu", "hf", "torch", 1))
+    assert plan["environment"] == "tools python, calculator (tags); at most 8 turns and 16 calls"
+    assert plan["tool python"].startswith("sandbox: ")
+    assert "tool calculator" not in plan
+    refused = load_config("math-gsm8k", "laptop", sets=[tool, "environment.tool_options.python.sandbox=none"])
+    with pytest.raises(UserError, match="tool 'python' cannot work here"):
+        ready(refused)
+
+
 def test_a_training_on_offline_data_alone_asks_nobody(own: list[str], tmp_path: Path) -> None:
     sets = ["gro.preset=dpo", "data.eval=none", f"data.pairs.path={tmp_path / 'pairs.jsonl'}"]
     resolved = load_config("math-gsm8k", "laptop", [Path(own[3])], sets=sets, plugins=own[1:2])
