@@ -40,7 +40,6 @@ from reasoner.records import Batch, Group, Rollout, ScoredGroup
 from reasoner.runs.examples import read_examples
 from reasoner.runs.folder import GATE, RunFolder, as_read, read_gate
 from reasoner.runs.rollouts import to_rollouts
-from reasoner.sampling.factory import merge_reason
 from reasoner.training.checkpointing import CheckpointManager, Stateful
 from reasoner.training.evaluator import Evaluator
 from reasoner.training.guards.applicability import unrewarded_reason
@@ -84,6 +83,8 @@ class Trainer:
     """samples later steps' groups during the update (`sampling.max_staleness`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
+    adapter_goes_alone: bool = False
+    """the sampler gets the LoRA adapter, not the weights with it"""
     alarms: AlarmMonitor = field(default_factory=AlarmMonitor)
     """looks for what goes wrong"""
     rollouts: StepRollouts | None = None
@@ -133,10 +134,9 @@ class Trainer:
         """None: neither a term nor an evaluation samples."""
         if self.evaluator is None:
             return None
-        sampler, turn_end = self.evaluator.sampler, self.evaluator.turn_end
+        sampler, turn_end = self.evaluator.engine, self.evaluator.turn_end
         # an adapter that goes over alone cannot change under what is being sampled with it
-        alone = self.config.lora is not None and not merge_reason(self.config, sampler.name, self.device)
-        meanwhile = self.config.sampling.max_staleness > 1 and not alone
+        meanwhile = self.config.sampling.max_staleness > 1 and not self.adapter_goes_alone
         return SyncedSampler(self.config, sampler, self.learner, self.ranks, turn_end, self.view.message, meanwhile)
 
     def check_time(self) -> None:
@@ -268,13 +268,11 @@ class Trainer:
             return []
         # Ranks take turns in sampling the first round: so many groups, dropped ones too, are of every rank's sampler.
         groups = [scored.group for scored in self.rollouts.rounds[0][: max(2, self.ranks.count)]]
-        if all(map(self._is_of_these_weights, groups)):
+        version = self.learner.version
+        if all(_is_of(version, group) for group in groups):
             return [group for group in groups if _is_written(group)]
-        first = self.prefetcher.first(self._is_of_these_weights)
+        first = self.prefetcher.first(partial(_is_of, version))
         return [group for group in self.ranks.gather(first) if group and _is_written(group)]
-
-    def _is_of_these_weights(self, group: Group) -> bool:
-        return all(response.policy_version == self.learner.version for response in group.responses)
 
     def evaluate(self, step: int) -> None:
         """Evaluate the learner's weights after a step where that is due: before training, after it, and in between as
@@ -447,6 +445,11 @@ class Trainer:
         except DataError as error:
             self.view.message(f"no responses before and after training are shown: {error}")
             return ()
+
+
+def _is_of(version: int, group: Group) -> bool:
+    """Whether weights of this version, and no older ones, sampled the group."""
+    return all(response.policy_version == version for response in group.responses)
 
 
 def _is_written(group: Group) -> bool:
