@@ -120,6 +120,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
             held_out=_build_held_out(base, terms, learner, reference),
             collector=_build_collector(base, evaluator),
             prefetcher=prefetcher,
+            adapter_goes_alone=bool(base.decisions.adapter_rank),
             offline=base.streams,
             alarms=AlarmMonitor(base.run.history, list(base.run.evaluations.items())),
         )
@@ -250,7 +251,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
             sampler = opened.interacting(interaction)
         if base.ranks.count > 1:
             # Prefetched groups are exchanged while the update exchanges gradients.
-            ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
+            ranks = base.ranks.twin() if config.sampling.max_staleness else base.ranks
             scorer = ShardedScorer(scorer, ranks)
             engine, sampler = ShardedSampler(engine, ranks, shared), ShardedSampler(sampler, ranks, shared)
         assert engine is not None
