@@ -66,6 +66,19 @@ class Gap:
         )
 
 
+class WeightReceiver(Protocol):
+    """What takes weights: a sampler."""
+
+    @property
+    def version(self) -> int:
+        """As of `Sampler`."""
+        ...
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        """As of `Sampler`."""
+        ...
+
+
 class Publisher(Protocol):
     """What has weights: a learner, or a saved model."""
 
@@ -76,19 +89,6 @@ class Publisher(Protocol):
 
     def publish(self, folder: Path) -> str:
         """As of `Learner`."""
-        ...
-
-
-class WeightLoader(Protocol):
-    """What takes weights: a sampler, or its engine."""
-
-    @property
-    def version(self) -> int:
-        """As of `Sampler`."""
-        ...
-
-    def load(self, folder: Path, version: int) -> Receipt:
-        """As of `Sampler`."""
         ...
 
 
@@ -116,7 +116,7 @@ class SavedModel:
 
 def hand_over(
     learner: Publisher,
-    sampler: WeightLoader,
+    sampler: WeightReceiver,
     ranks: Ranks = ALONE,
     parent: str | None = None,
     say: Callable[[str], None] = print,
@@ -148,7 +148,7 @@ def hand_over(
     return _hand_over_on_disk(Path(tempfile.gettempdir()), "the folder for temporary files", learner, sampler, ranks)
 
 
-def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: WeightLoader, ranks: Ranks) -> Receipt:
+def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: WeightReceiver, ranks: Ranks) -> Receipt:
     try:
         return _hand_over_through(parent, learner, sampler, ranks)
     except OSError as error:
@@ -157,7 +157,7 @@ def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: Wei
         ) from error
 
 
-def _hand_over_through(parent: Path, learner: Publisher, sampler: WeightLoader, ranks: Ranks) -> Receipt:
+def _hand_over_through(parent: Path, learner: Publisher, sampler: WeightReceiver, ranks: Ranks) -> Receipt:
     with ranks.node_folder("weights", parent) as folder:
         version = learner.version
         checksum = learner.publish(folder)

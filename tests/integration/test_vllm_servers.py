@@ -188,8 +188,9 @@ def test_every_family_of_parameters_is_seen_to_arrive_in_both_servers(
     learner = TorchLearner(
         folder, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9
     )
-    drawing = TrajectorySampler(sampler)
-    canary = Canary(learner, drawing, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN)
+    canary = Canary(
+        learner, TrajectorySampler(sampler), ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN
+    )
     assert canary.prove(prompts(folder)).startswith("the sampler takes all 14 families of parameters")
     assert sampler.score(canary.groups).keys() == {server.url for server in servers}
     assert sampler.version == 0

@@ -69,8 +69,8 @@ class World:
 
     @property
     def canary(self) -> Canary:
-        sampler = TrajectorySampler(self.sampler)
-        return Canary(self.learner, sampler, ALONE, gap_limit(self.dtype, None), self._hand_over, self.params)
+        sampler, limit = TrajectorySampler(self.sampler), gap_limit(self.dtype, None)
+        return Canary(self.learner, sampler, ALONE, limit, self._hand_over, self.params)
 
     def _hand_over(self, publisher: Any) -> Receipt:
         self.handed.append(publisher.version)
