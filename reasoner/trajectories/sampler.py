@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any, Self
 
 from anyio import CancelScope
@@ -18,7 +18,7 @@ from anyio.from_thread import start_blocking_portal
 from reasoner.errors import SamplerError
 from reasoner.records import Group, Problem, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.base import TokenService
-from reasoner.sampling.responses import all_end_tokens, check_request
+from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import TokenClient
 from reasoner.trajectories.trajectory import Engine, GroupPrompt, Trajectory, single_turns
@@ -38,6 +38,8 @@ class _State:
         self.sampling: Future[None] | None = None
         self.idle = Event()
         self.idle.set()
+        self.beginning = Lock()
+        """held while the engine is asked for something that it does only between two samplings"""
 
     def cancel(self) -> None:
         """End what is being sampled, if anything is."""
@@ -47,9 +49,7 @@ class _State:
 
     def check_idle(self, what: str) -> None:
         if not self.idle.is_set():
-            raise SamplerError(
-                f"this sampler is still sampling, and was asked to {what}: finish or close the iterator of groups first"
-            )
+            raise SamplerError(still_sampling(what))
 
 
 class TrajectorySampler:
@@ -69,9 +69,7 @@ class TrajectorySampler:
         return self._service.version
 
     def interacting(self, interaction: Interaction | None) -> TrajectorySampler:
-        """A sampler over the same engine whose responses have tools or an environment; None: it is this one."""
-        if interaction is None:
-            return self
+        """A sampler over the same engine whose responses have tools or an environment; None: one turn."""
         other = copy(self)
         other._interaction = interaction
         return other
@@ -83,8 +81,10 @@ class TrajectorySampler:
 
     def _sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, reading: Reading) -> Iterator[Group]:
         state = self._state
-        state.check_idle("sample")
-        self._service.begin(params.seed)
+        with state.beginning:
+            state.check_idle("more responses")
+            self._service.begin(params.seed)
+            state.idle.clear()
         groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
 
         async def sampling() -> None:
@@ -96,7 +96,6 @@ class TrajectorySampler:
                 state.idle.set()
                 groups.put(None)
 
-        state.idle.clear()
         with start_blocking_portal() as portal:
             state.sampling = portal.start_task_soon(sampling)
             try:
@@ -111,7 +110,8 @@ class TrajectorySampler:
     async def _collect(self, engine: Engine, prompts: Sequence[Prompt], n: int, done: Callable[[Group], None]) -> None:
         """Make all responses at the same time; `done` takes each group that is complete."""
         collected = [dict[int, Response]() for _ in prompts]
-        opened = [GroupPrompt(prompt) for prompt in prompts]
+        seeds = prompt_seeds(engine.params.seed, prompts)
+        opened = [GroupPrompt(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         failures = _Failures(self._interaction, len(prompts) * n)
         tasks = [asyncio.ensure_future(job) for job in self._jobs(engine, opened, n)]
         try:
@@ -133,17 +133,28 @@ class TrajectorySampler:
         """A coroutine for every prompt; with an interaction, for every response."""
         for index, group in enumerate(groups):
             if self._interaction is None:
-                yield _group(engine, index, group.prompt, n)
+                yield _group(engine, index, group, n)
             else:
                 yield from (_one(index, Trajectory(engine, self._interaction, group, sample)) for sample in range(n))
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
-        self._state.check_idle("score")
+        self._state.check_idle("log-probabilities")
         return self._service.score(groups)
 
     def load(self, folder: Path, version: int) -> Receipt:
-        self._state.check_idle("load weights")
+        self._state.check_idle("new weights")
         return self._service.load(folder, version)
+
+    def change(self, folder: Path, version: int) -> Receipt:
+        with self._state.beginning:
+            return self._state.thread.submit(self._change, folder, version).result()
+
+    def _change(self, folder: Path, version: int) -> Receipt:
+        """In the thread that waits for the engine: between two calls of `receive`."""
+        self._service.pause()
+        receipt = self._service.load(folder, version)
+        self._service.resume()
+        return receipt
 
     def sleep(self) -> None:
         self._state.check_idle("sleep")
@@ -168,8 +179,8 @@ _Job = Coroutine[Any, Any, tuple[int, dict[int, Response]]]
 """gives the index of a prompt, and responses to it by their index in the group"""
 
 
-async def _group(engine: Engine, index: int, prompt: Prompt, n: int) -> tuple[int, dict[int, Response]]:
-    return index, dict(enumerate(await single_turns(engine, prompt, n)))
+async def _group(engine: Engine, index: int, group: GroupPrompt, n: int) -> tuple[int, dict[int, Response]]:
+    return index, dict(enumerate(await single_turns(engine, group, n)))
 
 
 async def _one(index: int, trajectory: Trajectory) -> tuple[int, dict[int, Response]]:

@@ -56,7 +56,7 @@ monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins records workers
 loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
-trajectories: data environments errors records sampling
+trajectories: config data distributed environments errors records sampling
 testing: config errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
@@ -64,9 +64,9 @@ planning: config data distributed environments errors evaluation gro io learning
     processes records runs sampling scoring
 report: config data errors evaluation io learning models monitoring records runs
 training: config data distributed errors evaluation gro io launch learning loading models monitoring planning plugins
-    processes records runs sampling scoring
+    processes records runs sampling scoring trajectories
 benchmarks: config errors evaluation gro io learning loading models monitoring planning processes records runs
-    sampling scoring training
+    sampling scoring training trajectories
 pipeline: gro monitoring records training
 api: benchmarks config distributed errors io loading planning plugins processes records report runs scoring testing
 cli: benchmarks config data distributed doctor errors gro io launch learning loading models monitoring pipeline
@@ -437,7 +437,7 @@ data.labelled.missing data.labelled.on_bad_row data.labelled.too_long
 data.demos.missing data.demos.on_bad_row data.demos.too_long
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
-curriculum.kind curriculum.longest_rest sampling.ahead
+curriculum.kind curriculum.longest_rest sampling.max_staleness
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
