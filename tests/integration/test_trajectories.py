@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from reasoner.data.turn_formats.tags import TagsFormat
 from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
+from reasoner.models.resolve import resolve_model
+from reasoner.models.tokenizer import open_tokenizer
 from reasoner.pipeline import train
 from reasoner.records import Rollout, ToolCall
 from reasoner.runs.folder import read_evaluations
@@ -67,10 +70,10 @@ def task_of(folder: Path, environment: str) -> Path:
     return folder / "trial.toml"
 
 
-def check_tokens(rollout: Rollout) -> None:
+def check_tokens(rollout: Rollout, most: int = 110) -> None:
     """The turns cover the response; what the policy did not write has no log-probability and no weight."""
     response = rollout.response
-    assert len(response.token_ids) <= 110
+    assert len(response.token_ids) <= most
     assert [turn.first for turn in response.turns] == [0, *(turn.end for turn in response.turns)][: len(response.turns)]
     assert not response.turns or response.turns[-1].end == len(response.token_ids)
     for turn in response.turns:
@@ -186,3 +189,79 @@ def test_turns_are_paid_and_lost_environments_abstain(tmp_path: Path) -> None:
     assert (evaluation.problems, evaluation.abstained) == (3, 0)
     prompts = {rollout.prompt_ids for rollout in walked if rollout.problem.id == walked[0].problem.id}
     assert len(prompts) == 1
+
+
+CALCULATIONS = """
+[model]
+path = "embedded:smollm2-135m-instruct"
+device = "cpu"
+[prompt]
+template = "What is {{{{ question }}}}?"
+examples = [
+    {{ user = "What is 12 * 3?", assistant = "<tool>calculator 12 * 3</tool><result>36</result>\\n\\\\boxed{{36}}" }},
+    {{ user = "What is 14 + 23?", assistant = "<tool>calculator 14 + 23</tool><result>37</result>\\n\\\\boxed{{37}}" }},
+]
+[data.train]
+path = "{folder}/calculations.jsonl"
+[data.eval]
+path = "{folder}/calculations.jsonl"
+limit = 1
+[data]
+overlap = "allow"
+[sampling]
+engine = "hf"
+group_size = 4
+max_tokens = 40
+max_prompt_tokens = 400
+[environment]
+format = "tags"
+tools = ["calculator"]
+max_turns = 3
+[[rewards]]
+source = "math"
+[gro]
+preset = "grpo"
+[learning]
+problems_per_step = 2
+[evaluation]
+every = 0
+correct = "math"
+max_tokens = 20
+[run]
+steps = 1
+output = "{folder}/runs"
+"""
+
+
+def test_a_small_model_calls_a_tool_in_tags_and_learns_from_what_it_wrote(tmp_path: Path) -> None:
+    """The embedded model, shown two examples: nothing is made up but the two calculations."""
+    rows = [{"question": "412 * 31", "answer": "12772"}, {"question": "17 * 23", "answer": "391"}]
+    (tmp_path / "calculations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "calculations.toml").write_text(CALCULATIONS.format(folder=tmp_path))
+    with open_trainer(load_config(tmp_path / "calculations.toml")) as trainer:
+        train(trainer)
+        folder, history = trainer.run.folder, trainer.history
+    tokenizer = open_tokenizer(resolve_model("embedded:smollm2-135m-instruct"), False)
+    rollouts = read_parquet(folder / "rollouts" / "step-000001.parquet", Rollout)
+    assert len(rollouts) == 8
+    called = 0
+    for rollout in rollouts:
+        check_tokens(rollout, most=40)
+        response = rollout.response
+        assert len(rollout.weights or response.token_ids) == len(response.policy_mask) == len(response.token_ids)
+        prompt = tokenizer.decode(rollout.prompt_ids)
+        assert "You can use tools." in prompt
+        assert prompt.endswith("<|im_start|>assistant\n")
+        for before, turn in pairwise(response.turns):
+            if turn.role == "tool" and before.text.rstrip("<").endswith("</tool>"):
+                called += not turn.error
+                written = tokenizer.decode(response.token_ids[before.first : turn.end])
+                assert written.endswith(f"</tool><result>{turn.text}</result>\n")  # each sign once, whatever the tokens
+        last = [turn for turn in response.turns if turn.role == "assistant"][-1]
+        assert response.text == last.text
+        assert tokenizer.decode(response.token_ids[last.first : last.end], skip_special_tokens=True) == last.text
+        boxed = f"\\boxed{{{rollout.problem.answer}}}" in last.text
+        assert rollout.reward == 1.0 or not boxed
+    assert called
+    assert history[0]["tools/calls"] >= called / len(rollouts)
+    assert history[0]["gap/mean"] < 1e-4
