@@ -72,7 +72,9 @@ class SourcesRead:
         for section, count in kept.items():
             report.keep(section, count)
         seed, share = config.run.seed, config.data.holdout
-        data = {source: render_offline(rows, renderer, seed, share, report) for source, rows in self.offline.items()}
+        data = {
+            source: render_offline(rows, renderer, seed, share, report, ranks) for source, rows in self.offline.items()
+        }
         # What is held out of offline data is not trained on with online responses either.
         asked = [problem_of(scored) for offline in data.values() for scored in offline.held_out]
         examples = example_turns(config.prompt)
