@@ -14,7 +14,7 @@ MOST = 2
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """A key of another framework, or one that there was here."""
+    """A key of another framework."""
 
     framework: str
     theirs: str
@@ -193,15 +193,20 @@ _VERL = (
     ("trainer.default_local_dir", "run.output", "every run gets its own folder below it"),
     ("trainer.resume_mode", "", "`reasoner run --resume RUN`"),
 )
-_EARLIER = (
-    *(
-        (f"sampling.{key}", "", f"leave it out, only {neutral} was allowed: {_WARPED}")
-        for key, neutral in (("top_p", "1.0"), ("top_k", "0"), ("repetition_penalty", "1.0"))
-    ),
-    ("learning.reference", "", "leave it out: a reference policy is there exactly when a term compares with one"),
-)
-_NAMES = {"TRL": _TRL, "verl": _VERL, "An earlier version": _EARLIER}
+_REMOVED = {
+    "sampling.top_p": _WARPED,
+    "sampling.top_k": _WARPED,
+    "sampling.repetition_penalty": _WARPED,
+    "learning.reference": "a reference policy is there exactly when a term compares with one",
+}
+"""key that an earlier version had -> why there is none now"""
+_NAMES = {"TRL": _TRL, "verl": _VERL}
 RENAMED = tuple(Renamed(framework, *row) for framework, rows in _NAMES.items() for row in rows)
+
+
+def removed(path: Sequence[str]) -> str:
+    """Why a key that an earlier version had is no longer there; empty: it had no such key."""
+    return _REMOVED.get(".".join(path), "")
 
 
 def renamed(path: Sequence[str], own: frozenset[str]) -> str:
