@@ -121,17 +121,22 @@ def _check_refills(config: Sections) -> None:
             )
 
 
-def _check_ahead(config: Sections) -> None:
+def _check_staleness(config: Sections) -> None:
     """Responses of older weights are corrected for that where they have to be."""
-    if not config.sampling.ahead:
+    most = config.sampling.max_staleness
+    if not most:
         return
     if config.gro.terms and not config.online:
-        raise ValueError("sampling.ahead = 1 samples online groups during the update, and no term reads any")
+        raise ValueError(
+            f"sampling.max_staleness = {most} samples online groups during the update, and no term reads any"
+        )
     for name, term in config.gro.terms.items():
         if term.term.is_corrected_when_stale and term.correction.kind == "none":
+            steps = "one step older" if most == 1 else f"up to {most} steps older"
             raise ValueError(
-                f"gro.terms.{name}.correction.kind = 'none' with sampling.ahead = 1: its responses come from weights "
-                "one step older than those that learn from them; use 'truncate' or 'mask', or sampling.ahead = 0"
+                f"gro.terms.{name}.correction.kind = 'none' with sampling.max_staleness = {most}: its responses come "
+                f"from weights {steps} than those that learn from them; use 'truncate' or 'mask', or "
+                "sampling.max_staleness = 0"
             )
 
 
@@ -341,7 +346,7 @@ CHECKS = (
     _check_evaluation,
     _check_groups,
     _check_refills,
-    _check_ahead,
+    _check_staleness,
     _check_tensor_parallel,
     _check_budgets,
     _check_curriculum,

@@ -46,9 +46,10 @@ class SamplingConfig(Section):
     problems. With 0 they stay, and cost no update."""
     kv_cache_gib: Annotated[float, Field(gt=0.0)] = 2.0
     """Size of vLLM's KV cache in GiB (CPU only)."""
-    ahead: Annotated[int, Field(ge=0, le=1)] = 0
-    """Steps that sampling runs ahead of the update. With 1, the next step's responses are sampled during the update,
-    one step off-policy, and corrected for it; 0 is on-policy."""
+    max_staleness: Annotated[int, Field(ge=0)] = 0
+    """Most training steps that the weights which sampled a response may be older than those that learn from it. 0 is
+    on-policy. With 1, the next step's responses are sampled during the update, one step off-policy, and corrected for
+    it. With more, sampling runs up to so many steps ahead, and the weights change under what is being sampled."""
 
     @model_validator(mode="after")
     def _servers_with_their_mode(self) -> Self:

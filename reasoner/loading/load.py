@@ -235,15 +235,15 @@ def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
     lowest: Leaves = {}
     for name, choices in table.items():
         lowest = {**lowest, **layer_of({"gro": {"terms": {name: choices}}}, origins[name]).leaves}
-    if leaves.get(("sampling", "ahead"), Leaf(0, "default")).value:
+    if leaves.get(("sampling", "max_staleness"), Leaf(0, "default")).value:
         lowest = _corrected(lowest, leaves)
     kinds = frozenset(path[:-1] for path in leaves if path[0] == "gro" and path[-1] == "kind")
     return overlay(lowest, Layer(leaves, kinds))
 
 
 def _corrected(lowest: Leaves, leaves: Leaves) -> Leaves:
-    """With `sampling.ahead` responses are stale: terms that say nothing of a correction have one, truncated at 2
-    (TIS), per token or with the geometric mean of a response."""
+    """With `sampling.max_staleness` responses are stale: terms that say nothing of a correction have one, truncated at
+    2 (TIS), per token or with the geometric mean of a response."""
     found = dict(lowest)
     for name in dict.fromkeys(path[2] for path in (*lowest, *leaves) if path[:2] == ("gro", "terms") and len(path) > 2):
         choices = {
@@ -253,9 +253,9 @@ def _corrected(lowest: Leaves, leaves: Leaves) -> Leaves:
         kind = ("gro", "terms", name, "correction", "kind")
         unset = kind not in leaves and lowest.get(kind, Leaf("none", "")).value == "none"
         if choices.get(("source",), "online") == "online" and unit != "pair" and unset:
-            found[kind] = Leaf("truncate", "sampling.ahead")
+            found[kind] = Leaf("truncate", "sampling.max_staleness")
             if unit == "response":
-                found[*kind[:-1], "level"] = Leaf("geometric", "sampling.ahead")
+                found[*kind[:-1], "level"] = Leaf("geometric", "sampling.max_staleness")
     return found
 
 
@@ -339,8 +339,9 @@ def _check_metric(key: str, name: str, config: Config) -> None:
         "groups/no_credit": ("online groups", config.online),
         "groups/kept": ("sampling.refills", bool(config.sampling.refills)),
         "groups/sampled": ("sampling.refills", bool(config.sampling.refills)),
-        "sample/seconds": ("sampling.ahead", bool(config.sampling.ahead)),
-        "response/staleness": ("sampling.ahead", bool(config.sampling.ahead)),
+        "sample/seconds": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
+        "response/weights_changed": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
+        "response/staleness": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
         "curriculum/": ("a curriculum", config.curriculum.kind != "none"),
         "entropy": ("a term that needs entropies", any(term.term.needs_entropy for term in config.gro.terms.values())),
     }

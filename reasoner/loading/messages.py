@@ -43,12 +43,12 @@ def explain(error: ValidationError, leaves: Leaves) -> str:
     gone: dict[str, list[Path]] = {}
     for detail in error.errors():
         path = _path(detail["loc"], leaves)
-        why = removed(path) if detail["type"] in _UNKNOWN else ""
-        if why:
-            gone.setdefault(why, []).append(path)
+        advice = removed(path) if detail["type"] in _UNKNOWN else ""
+        if advice:
+            gone.setdefault(advice, []).append(path)
         else:
             lines.append(_line(detail, path, leaves))
-    return "\n".join([*lines, *(_removed(paths, why, leaves) for why, paths in gone.items())])
+    return "\n".join([*lines, *(_removed(paths, advice, leaves) for advice, paths in gone.items())])
 
 
 def show_key(path: Path) -> str:
@@ -65,10 +65,10 @@ def show_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _removed(paths: Sequence[Path], why: str, leaves: Leaves) -> str:
+def _removed(paths: Sequence[Path], advice: str, leaves: Leaves) -> str:
     origins = dict.fromkeys(leaves[path].origin for path in paths if path in leaves)
-    keys, where = ", ".join(map(show_key, paths)), f" ({', '.join(origins)})" if origins else ""
-    return f"{keys}{where}: no longer there. Leave {'it' if len(paths) == 1 else 'them'} out: {why}."
+    where = f" ({', '.join(origins)})" if origins else ""
+    return f"{', '.join(map(show_key, paths))}{where}: no longer there, {advice}."
 
 
 def _line(detail: ErrorDetails, path: Path, leaves: Leaves) -> str:

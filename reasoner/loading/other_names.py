@@ -193,20 +193,19 @@ _VERL = (
     ("trainer.default_local_dir", "run.output", "every run gets its own folder below it"),
     ("trainer.resume_mode", "", "`reasoner run --resume RUN`"),
 )
-_REMOVED = {
-    "sampling.top_p": _WARPED,
-    "sampling.top_k": _WARPED,
-    "sampling.repetition_penalty": _WARPED,
-    "learning.reference": "a reference policy is there exactly when a term compares with one",
+_GONE = {
+    **dict.fromkeys(("sampling.top_p", "sampling.top_k", "sampling.repetition_penalty"), f"leave out: {_WARPED}"),
+    "sampling.ahead": "set sampling.max_staleness: the same number",
+    "learning.reference": "leave out: a reference policy is there exactly when a term compares with one",
 }
-"""key that an earlier version had -> why there is none now"""
+"""key that an earlier version had -> what to do"""
 _NAMES = {"TRL": _TRL, "verl": _VERL}
 RENAMED = tuple(Renamed(framework, *row) for framework, rows in _NAMES.items() for row in rows)
 
 
 def removed(path: Sequence[str]) -> str:
-    """Why a key that an earlier version had is no longer there; empty: it had no such key."""
-    return _REMOVED.get(".".join(path), "")
+    """What to do about a key that an earlier version had and this one has not; empty: it had no such key."""
+    return _GONE.get(".".join(path), "")
 
 
 def renamed(path: Sequence[str], own: frozenset[str]) -> str:

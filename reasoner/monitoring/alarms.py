@@ -276,8 +276,8 @@ def gap_grows(history: History, evaluations: Evaluations) -> Finding | None:
     """Three times that of the start, and above 1e-4 nats.
 
     Rounding alone is 1e-5 in float32 and some 1e-2 in bfloat16, and stays there. Weights or cached prompts in the
-    sampler that are not the learner's grow with every step. Responses of older weights (`sampling.ahead`) differ by
-    what the policy moved in between, which is no fault.
+    sampler that are not the learner's grow with every step. Responses of older weights (`sampling.max_staleness`)
+    differ by what the policy moved in between, which is no fault.
     """
     if _now(history, "response/staleness"):
         return None

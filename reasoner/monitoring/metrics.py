@@ -57,7 +57,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("tools/seconds", "s", "time in tools per response"),
     Metric("environment/failed", "share", "responses whose environment could not go on, so that they abstained"),
     Metric("response/staleness", "count", "optimiser steps between sampling a response that is trained on and its "
-        "first update (sampling.ahead)"),
+        "first update, of its oldest token (sampling.max_staleness)"),
+    Metric("response/weights_changed", "share", "responses during which the sampler's weights changed "
+        "(sampling.max_staleness)"),
     Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: an estimate of the policy's "
         "entropy per token when sampling"),
     Metric("credit/abs_mean", "reward", "size of the credit over the responses that are trained on"),
@@ -87,7 +89,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "gap/mean",
         "nats",
-        "mean |log-probability of the learner - of the sampler| per token; with sampling.ahead the update between too",
+        "mean |log-probability of the learner - of the sampler| per token; with sampling.max_staleness the updates "
+        "between too",
     ),
     Metric("gap/max", "nats", "largest such difference"),
     Metric("gap/k3", "nats", "k3 estimate of the KL divergence between sampler and learner"),
@@ -102,9 +105,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("curriculum/tried", "share", "training problems that were tried so far; with a curriculum only"),
     Metric("curriculum/resting", "share", "training problems that rest: their last groups were all right or all wrong"),
     Metric("curriculum/pass_rate", "share", "mean pass rate of the tried problems, recent groups counting more"),
-    Metric("time/sample", "s", "sampling; with sampling.ahead, waiting for the responses sampled during the "
-        "previous update"),
-    Metric("sample/seconds", "s", "sampling during the update before (sampling.ahead); compare with time/sample"),
+    Metric("time/sample", "s", "sampling; with sampling.max_staleness, waiting for the responses sampled during "
+        "updates before"),
+    Metric("sample/seconds", "s", "sampling during updates before (sampling.max_staleness); compare with time/sample"),
     Metric("time/score_wait", "s", "waiting for rewards after the last response; the rest hides behind sampling"),
     Metric("score/seconds", "s", "time in all reward sources, summed over their workers; compare with time/score_wait"),
     Metric("time/update", "s", "annotating, credit and update"),

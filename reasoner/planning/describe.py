@@ -147,7 +147,9 @@ def describe_source(source: SourceConfig, problems: int | None = None) -> str:
 
 def _steps(config: Config) -> str:
     problems, size = config.learning.problems_per_step, config.sampling.group_size
-    ahead = ", sampled during the previous update (one step off-policy)" if config.sampling.ahead else ""
+    staleness = config.sampling.max_staleness
+    ahead = f", sampled during the updates before (up to {staleness} steps off-policy)" if staleness > 1 else ""
+    ahead = ", sampled during the previous update (one step off-policy)" if staleness == 1 else ahead
     parts = [
         f"{problems} problems x {size} responses, up to {config.sampling.max_tokens} tokens each{ahead}"
         if source == "online"

@@ -198,11 +198,14 @@ def sampling_metrics(rollouts: StepRollouts, config: Config, version: int) -> di
     metrics["tokens/sampled"] = float(rollouts.tokens)
     metrics["score/seconds"] = rollouts.scoring_s
     metrics["tokens_per_s/sample"] = rollouts.tokens / rollouts.seconds["sample"]
-    if config.sampling.ahead:
+    if config.sampling.max_staleness:
         metrics["sample/seconds"] = rollouts.seconds["sample"]
         if rollouts.groups:
             metrics["response/staleness"] = fmean(
                 version - response.policy_version for scored in rollouts.groups for response in scored.group.responses
+            )
+            metrics["response/weights_changed"] = fmean(
+                bool(response.version_changes) for scored in rollouts.groups for response in scored.group.responses
             )
     return metrics
 

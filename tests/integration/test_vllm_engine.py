@@ -294,10 +294,14 @@ def test_the_canary_sees_every_family_arrive_and_an_embedding_that_stays(sampler
     learner = TorchLearner(
         folder, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9
     )
-    canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN)
+    canary = Canary(
+        learner, TrajectorySampler(sampler), ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN
+    )
     assert canary.prove(prompts(folder)).startswith("the sampler takes all 11 families of parameters")
     assert sampler.version == 0
-    spoilt = Canary(learner, sampler, ALONE, LIMIT, lambda each: hand_over(Stale(each, folder), sampler), DRAWN)
+    spoilt = Canary(
+        learner, TrajectorySampler(sampler), ALONE, LIMIT, lambda each: hand_over(Stale(each, folder), sampler), DRAWN
+    )
     with pytest.raises(HandoverError, match=r"does not take what it is given of model\.embed_tokens\.weight: "):
         spoilt.prove(prompts(folder))
 

@@ -27,6 +27,7 @@ from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import SavedModel, check_gap, hand_over
+from reasoner.trajectories.sampler import TrajectorySampler
 from tests import architectures, token_services
 from tests.integration.test_vllm_engine import LIMIT, Reference, gap_of, prompts
 
@@ -184,7 +185,9 @@ def test_every_family_of_parameters_is_seen_to_arrive_in_both_servers(
     learner = TorchLearner(
         folder, device="cpu", dtype="float32", config=LearningConfig(token_budget=512), total_steps=9
     )
-    canary = Canary(learner, sampler, ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN)
+    canary = Canary(
+        learner, TrajectorySampler(sampler), ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN
+    )
     assert canary.prove(prompts(folder)).startswith("the sampler takes all 14 families of parameters")
     assert sampler.score(canary.groups).keys() == {server.url for server in servers}
     assert sampler.version == 0

@@ -27,7 +27,7 @@ def old(tmp_path: Path) -> Path:
 def refused_keys(message: str) -> list[str]:
     """Every line must say what became of its keys, and be short."""
     lines = message.splitlines()
-    assert [line for line in lines if "): no longer there. Leave " not in line or len(line) > 300] == []
+    assert [line for line in lines if "): no longer there, " not in line or len(line) > 300] == []
     return [key for line in lines for key in line.partition(" (")[0].split(", ")]
 
 

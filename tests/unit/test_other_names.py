@@ -68,9 +68,9 @@ def test_keys_that_are_no_longer_there_are_one_short_line_each_reason() -> None:
     with pytest.raises(ConfigError) as refused:
         load_config("math-gsm8k", "laptop", sets=sets)
     assert str(refused.value).splitlines() == [
-        "sampling.top_k, sampling.top_p (--set): no longer there. Leave them out: training samples come from the very "
+        "sampling.top_k, sampling.top_p (--set): no longer there, leave out: training samples come from the very "
         "distribution whose log-probabilities are trained; use sampling.temperature.",
-        "learning.reference (--set): no longer there. Leave it out: a reference policy is there exactly when a term "
+        "learning.reference (--set): no longer there, leave out: a reference policy is there exactly when a term "
         "compares with one.",
     ]
     with pytest.raises(ConfigError, match=r"^sampling\.top_q = 1 \(--set\): unknown key\.(?s:.*)\n.*no longer there"):

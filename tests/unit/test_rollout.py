@@ -232,7 +232,7 @@ def on_policy_groups(rollouts: StepRollouts, ranks: int, version: int) -> list[G
         rollouts=rollouts,
         ranks=SimpleNamespace(count=ranks, gather=lambda value: [value] * ranks),
         learner=SimpleNamespace(version=version),
-        prefetcher=SimpleNamespace(first=lambda: None),
+        prefetcher=SimpleNamespace(first=lambda fits: None),
     )
     return Trainer.on_policy_groups(cast(Any, trainer))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -133,10 +134,36 @@ def test_a_text_is_cut_at_a_stop_string_and_its_tokens_stay() -> None:
     assert (group.responses[0].text, decoded(group.responses[0].token_ids)) == ("so", "so#")
 
 
-def test_a_closed_iterator_leaves_the_engine_free() -> None:
-    fake = FakeTokens(lambda asked, k: ids("x" * len(asked.token_ids)), TOKENIZER, (END,))
+def slowly(asked: TokenRequest, k: int) -> Iterator[int]:
+    """As many tokens as the prompt has, and where it begins with b many more than a test waits for."""
+    left = 10_000 if decoded(asked.token_ids[:1]) == "b" else len(asked.token_ids)
+    while left:
+        time.sleep(0.002)
+        left -= 1
+        yield ids("x")[0]
+
+
+def test_weights_change_under_what_is_sampled_and_the_tokens_say_where() -> None:
+    fake = FakeTokens(slowly, TOKENIZER, (END,))
     with TrajectorySampler(fake) as sampler:
-        groups = sampler.sample([prompt("short", "a"), prompt("long", "b" * 60)], 1, PARAMS)
+        groups = sampler.sample([prompt("short", "a"), prompt("long", "b")], 1, replace(PARAMS, max_tokens=600))
+        assert next(groups).responses[0].version_changes == ()
+        assert sampler.change(Path(), 3).version == 3
+        [response] = next(groups).responses
+        [(first, version)] = response.version_changes
+        assert (response.policy_version, version) == (0, 3)
+        assert 0 < first < 600
+        assert {round(-logprob % 1, 3) for logprob in response.sampler_logprobs[:first]} == {0.0}
+        assert {round(-logprob % 1, 3) for logprob in response.sampler_logprobs[first:]} == {0.003}
+        assert [told for told in fake.told if "begin" not in told] == ["pause", "load 3", "resume"]
+        assert sampler.change(Path(), 4).version == 4  # nothing runs
+        assert next(groups, None) is None
+
+
+def test_a_closed_iterator_leaves_the_engine_free() -> None:
+    fake = FakeTokens(slowly, TOKENIZER, (END,))
+    with TrajectorySampler(fake) as sampler:
+        groups = sampler.sample([prompt("short", "a"), prompt("long", "b")], 1, replace(PARAMS, max_tokens=4000))
         assert next(groups).problem.id == "short"
         with pytest.raises(SamplerError, match=r"still sampling, and was asked for new weights"):
             sampler.load(Path(), 1)
@@ -147,9 +174,9 @@ def test_a_closed_iterator_leaves_the_engine_free() -> None:
 
 
 def test_a_closed_sampler_ends_its_iterator() -> None:
-    fake = FakeTokens(lambda asked, k: ids("x" * len(asked.token_ids)), TOKENIZER, (END,))
+    fake = FakeTokens(slowly, TOKENIZER, (END,))
     sampler = TrajectorySampler(fake)
-    groups = sampler.sample([prompt("short", "a"), prompt("long", "b" * 60)], 1, PARAMS)
+    groups = sampler.sample([prompt("short", "a"), prompt("long", "b")], 1, replace(PARAMS, max_tokens=4000))
     next(groups)
     sampler.close()
     with pytest.raises(SamplerError, match="closed while it was sampling"):
