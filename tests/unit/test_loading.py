@@ -13,7 +13,7 @@ from reasoner.errors import ConfigError, UserError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Anchor, Clip, Linear, Term
 from reasoner.loading import Resolved, load_config, settings_of, to_toml
-from reasoner.loading import load as settings_load
+from reasoner.loading import task_layers as settings_load
 from reasoner.loading.task_files import find_task
 from reasoner.plugins import manager as hooks
 
@@ -332,7 +332,10 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         ),
         (["model=3"], ["model = 3 (--set): must be a table with the keys path, dtype"]),
         (["sampling.top_p=1.0"], ["sampling.top_p (--set): no longer there, leave out: training samples"]),
-        (["sampling.ahead=1"], ["sampling.ahead (--set): no longer there, set sampling.max_staleness: the same number"]),
+        (
+            ["sampling.ahead=1"],
+            ["sampling.ahead (--set): no longer there, set sampling.max_staleness: the same number"],
+        ),
         (
             ["run.ranks=6", "sampling.tensor_parallel=4"],
             ["sampling.tensor_parallel = 4 does not divide the 6 ranks", "set it to 1, 2, 3 or 6"],
