@@ -211,7 +211,7 @@ def _figures(evaluated: Evaluated) -> list[dict[str, Any]]:
             "low": estimate.low,
             "high": estimate.high,
         }
-        for estimate in evaluated.evaluation.estimates
+        for estimate in evaluated.evaluation.figures
     ]
 
 

@@ -216,8 +216,8 @@ class RunEstimate:
     @property
     def disk_bytes(self) -> int:
         """The trained model, and the checkpoints that are kept while another one is written."""
-        run, evaluation = self.config.run, self.config.evaluation
-        best = run.keep_best if evaluation is not None and evaluation.every else 0
+        run, tasks = self.config.run, (self.config, *self.config.evaluated.values())
+        best = run.keep_best if any(task.evaluation and task.evaluation.every for task in tasks) else 0
         checkpoints = run.keep_last + best + 1 if run.keep_last else 0
         return 4 * self.model.parameters + checkpoints * self.checkpoint_bytes
 

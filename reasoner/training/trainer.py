@@ -24,8 +24,8 @@ from reasoner.distributed.seeds import derive_seed
 from reasoner.distributed.sharding import LogprobModel
 from reasoner.errors import DataError, SamplerError, ScoringError
 from reasoner.evaluation.examples import Example
-from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation
-from reasoner.evaluation.training_gate import PROBLEMS, judge_gate
+from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation, listed_criteria
+from reasoner.evaluation.training_gate import PROBLEMS, gates_together, judge_gate
 from reasoner.gro.spec.schedules import MetricSwitch, factor, passed
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.io.bounded_files import is_there
@@ -241,8 +241,13 @@ class Trainer:
     def _check_first(self, rollouts: StepRollouts) -> None:
         """End a run whose first responses no reward source has anything to say about."""
         before = self.run.evaluations.get(0)
-        if self._is_first and (reason := unrewarded_reason(self.config, rollouts.sampled, before)):
-            raise ScoringError(reason)
+        for name, task in self.config.parts.items() if self._is_first else ():
+            own = [
+                scored for scored in rollouts.sampled if not self.config.mixture or scored.group.problem.part == name
+            ]
+            of_task = before.tasks.get(name) if before and self.config.mixture else before
+            if reason := unrewarded_reason(task, own, of_task):
+                raise ScoringError(reason)
 
     def _report(self, rollouts: StepRollouts) -> None:
         """Tell plugins of the step's groups, and the view where there are fewer than the step should have."""
@@ -281,19 +286,18 @@ class Trainer:
         Raises:
             RunError: the hand-over, the sampler, the scoring service or the disk failed.
         """
-        every = self.config.evaluation.every if self.config.evaluation else 0
         when = {0: "before training", self.config.run.steps: "after training"}.get(step)
-        due = when is not None or (every and step % every == 0)
-        if not due or step in self.run.evaluations:
+        tasks = [name for name, task in self.config.evaluated.items() if when or _is_due(task, step)]
+        if not (when or tasks or _is_due(self.config, step)) or step in self.run.evaluations:
             return
         when = when or f"after step {step}"
         self.prefetcher.wait()
         measured = self._measure_held_out()
         rows = self.held_out.count if self.held_out else 0
-        if self.evaluator and self.sampler:
+        if self.evaluator and self.sampler and tasks:
             self.sampler.wake()
             self.sampler.publish()
-            evaluation = self.evaluator.evaluate(step, when, rows, measured)
+            evaluation = self.evaluator.evaluate(step, when, tasks, rows, measured)
         elif rows:
             evaluation = Evaluation(0, 0, 0, measured, rows=rows)
             self.run.commit_evaluation(step, evaluation, [])
@@ -345,7 +349,14 @@ class Trainer:
         self.sampler.wake()
         self.sampler.publish()
         groups = self.collector.sample_apart(PROBLEMS, partial(self.view.stage, "gate"))
-        gate = judge_gate(groups, Criterion.of(self.config), demonstrations=self.config.gro.reads("demos"))
+        demonstrations = self.config.gro.reads("demos")
+        gate = gates_together(
+            {
+                name: judge_gate(own, Criterion.of(task), demonstrations=demonstrations)
+                for name, task in self.config.parts.items()
+                if (own := [each for each in groups if not self.config.mixture or each.group.problem.part == name])
+            }
+        )
         self.run.commit_gate(gate)
         self.run.clock.evaluation += time.perf_counter() - started
         self.view.message(gate.sentence)
@@ -421,7 +432,7 @@ class Trainer:
         self.view.finished(
             Summary(
                 task=self.config.task,
-                correct=str(Criterion.of(self.config)) if self.config.has_sampler else "",
+                correct=listed_criteria(Criterion.of_tasks(self.config)) if self.config.has_sampler else "",
                 history=self.history,
                 warnings=self.alarms.raised,
                 evaluations=(before, after) if before and after else None,
@@ -441,10 +452,15 @@ class Trainer:
         if not self.config.has_sampler:
             return ()
         try:
-            return read_examples(self.run.folder, 0, self.config.run.steps, Criterion.of(self.config))
+            return read_examples(self.run.folder, 0, self.config.run.steps, Criterion.of_tasks(self.config))
         except DataError as error:
             self.view.message(f"no responses before and after training are shown: {error}")
             return ()
+
+
+def _is_due(config: Config, step: int) -> bool:
+    every = config.evaluation.every if config.evaluation else 0
+    return bool(every) and step % every == 0
 
 
 def _is_of(version: int, group: Group) -> bool:
