@@ -179,8 +179,7 @@ def test_a_run_says_the_same_and_waits_for_no_model_with_what_needs_none(folder:
         resources_of(load_config("online.toml", sets=["model.path=/nowhere"]), training=True)
     kept = resources_of(load_config("online.toml", sets=["data.on_bad_row=drop"]), training=True)
     assert (len(kept.train), len(kept.held_out)) == (8, 2)
-    assert kept.problems is not None
-    assert kept.problems.size == 8
+    assert [stream.size for stream in kept.problems.values()] == [8]
     assert "2 of 12 rows cannot be used and were left out" in kept.facts["note"]
 
 
