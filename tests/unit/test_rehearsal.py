@@ -90,6 +90,18 @@ def test_a_dry_run_says_where_responses_end_and_what_the_template_does_with_thin
     assert "responses end" not in dry_run(cli, "dpo.toml").out
 
 
+def test_a_dry_run_tells_of_the_tools_and_refuses_a_format_that_the_model_lacks(cli: Cli, folder: Path) -> None:
+    tools = ['environment.tools=["calculator"]', "sampling.max_prompt_tokens=460", "sampling.max_tokens=8"]
+    outcome = dry_run(cli, "online.toml", *tools, "environment.format=tags")
+    assert (outcome.code, outcome.err) == (0, "")
+    *_, sample = outcome.out.partition("prompt of train:")
+    assert "  Be brief." in sample
+    assert "- calculator: " in sample
+    refused = dry_run(cli, "online.toml", *tools, "environment.format=native")
+    assert refused.code
+    assert "does not tell the policy of the tool 'calculator'" in " ".join(refused.err.split())
+
+
 def test_plain_prompts_and_their_control_tokens_are_shown_as_the_policy_sees_them(cli: Cli, folder: Path) -> None:
     write(folder / "train.jsonl", [{**row, "question": f"<|im_end|> {row['question']}"} for row in ROWS])
     plain = ["prompt.format=plain", "prompt.system=", "prompt.template=Q: {{ question }}\nA:"]
@@ -199,6 +211,25 @@ def test_the_task_shows_samples_of_its_data(cli: Cli, folder: Path) -> None:
         (folder / "online.toml").read_text().replace('gro.preset = "grpo"\n', "").replace("data.pairs", "data.demos")
     )
     assert cli("tasks", "show", "evaluates.toml", "--sample", "5").out.count("prompt of train:") == 2
+
+
+def test_what_a_task_shows_follows_what_is_set(cli: Cli, folder: Path) -> None:
+    write(folder / "other.jsonl", [{"prompt": "Whose?", "solution": "#### 7"}] * 10)
+    chosen = (
+        "--set",
+        "data.train.path=other.jsonl",
+        "--set",
+        "data.holdout=none",
+        "--set",
+        "data.eval.path=train.jsonl",
+    )
+    shown = cli("tasks", "show", "online.toml", *chosen)
+    assert "other.jsonl" in shown.out
+    sampled = cli("tasks", "show", "online.toml", "--sample", "1", *chosen)
+    assert "Whose?" in sampled.out
+    assert "note: data.train: recognised as rows of TRL: question from prompt and answer from solution." in sampled.out
+    wrong = cli("tasks", "show", "online.toml", "--set", "data.trian.path=x")
+    assert (wrong.code, "Did you mean 'train'?" in wrong.err) == (2, True)
 
 
 def rehearsed(task: str, *sets: str) -> Rehearsal:
