@@ -65,6 +65,11 @@ EXAMPLES = (
     make_problem("Which one is prime? (A) 4 (B) 7 (C) 8 (D) 9", "B"),
     make_problem("Who wrote the first program? Answer in JSON.", '{"name": "Ada Lovelace", "year": 1843}'),
     make_problem(
+        "What is ice? Answer in four words, all in lower case.",
+        "ice is frozen water",
+        instructions=[{"id": "lower_case"}, {"id": "words", "count": 4}],
+    ),
+    make_problem(
         "Write add(a, b).",
         _SUM,
         tests=[{"function": "add", "args": [2, 3], "expected": 5}, {"function": "add", "args": [4, -1], "expected": 3}],

@@ -14,6 +14,7 @@ def register_rewards() -> Iterable[RewardSource]:
     from reasoner_rewards.environment import environment
     from reasoner_rewards.exact import exact
     from reasoner_rewards.http import http
+    from reasoner_rewards.instructions import instructions
     from reasoner_rewards.json_schema import json_schema
     from reasoner_rewards.judge import judge
     from reasoner_rewards.language import language
@@ -31,6 +32,7 @@ def register_rewards() -> Iterable[RewardSource]:
         choice,
         regex,
         json_schema,
+        instructions,
         boxed_format,
         think_format,
         length,

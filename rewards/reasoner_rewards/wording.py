@@ -30,7 +30,8 @@ def is_words(text: str) -> bool:
     runs = _RUN.findall(bare)
     if r"\text" in text and not (len(runs) == 1 and len(runs[0]) == 1):
         return True
-    return any(map(_is_word, runs)) and all(_is_word(run) or len(run) <= 2 for run in runs)
+    # beside a word, `old` and `ice` are words too: as a product of letters, `ice is water` would equal `is water ice`
+    return any(map(_is_word, runs)) and all(_is_word(run) or len(run) <= 2 + run.islower() for run in runs)
 
 
 def _is_word(run: str) -> bool:

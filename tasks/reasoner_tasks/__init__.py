@@ -14,14 +14,16 @@ def register_tasks() -> Iterable[Path]:
 
 @hookimpl
 def register_generators() -> Mapping[str, Generator]:
-    """`gsm_symbolic`, `stdin_exercises`, `word_problems`, `calculations`, `numbers_to_guess`."""
+    """All of them, by name."""
     from reasoner_tasks.calculations import calculations, numbers_to_guess
     from reasoner_tasks.generators import gsm_symbolic
+    from reasoner_tasks.instruction_problems import instruction_problems
     from reasoner_tasks.stdin_exercises import stdin_exercises
     from reasoner_tasks.word_problems import word_problems
 
     return {
         "gsm_symbolic": gsm_symbolic,
+        "instruction_problems": instruction_problems,
         "stdin_exercises": stdin_exercises,
         "word_problems": word_problems,
         "calculations": calculations,

@@ -39,6 +39,7 @@ OPTIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "regex": ("regex", {"pattern": r"<answer>\s*\w.*</answer>", "full": True}),
     "json_schema": ("json_schema", {"schema_inline": SCHEMA}),
     "json_schema with the reference": ("json_schema", {"schema_inline": SCHEMA, "match_answer": True}),
+    "instructions": ("instructions", {}),
     "boxed_format": ("boxed_format", {}),
     "think_format": ("think_format", {}),
     "length": ("length", {"max_tokens": 64}),
@@ -52,7 +53,13 @@ OPTIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
 NOT_HERE = {"reward_model", "environment", "tool_use"}
 """a learned reward pays what it has learned, and these two what the environment recorded, none of it in the text: there
 is nothing that they must not pay (`aspect="text"`)"""
-FITTING = {"choice": 1, "code": 1, "json_schema with the reference": 1, "regex with the reference": 5}
+FITTING = {
+    "choice": 1,
+    "code": 1,
+    "instructions": 1,
+    "json_schema with the reference": 1,
+    "regex with the reference": 6,
+}
 """how many of the problems have a reference that the source takes, where it is not all of them"""
 
 
@@ -71,7 +78,7 @@ def reports() -> Mapping[str, AttackReport]:
     """What each source paid. One service has them all; the texts that test size are smaller than a megabyte: that
     every source copes with one is in the contract."""
     result = runpy.run_path(str(ROOT / "scripts" / "reward_server.py"))["result"]
-    problems = [problem for problem in EXAMPLES if problem.answer not in ("3/8", "-17")][:6]
+    problems = [problem for problem in EXAMPLES if problem.answer not in ("3/8", "-17")][:7]
     with (
         pytest.MonkeyPatch.context() as patch,
         serving(computed(honest_judge)) as judge,
@@ -100,7 +107,7 @@ def test_every_source_is_attacked() -> None:
 def test_no_source_pays_for_a_shortcut(name: str, reports: Mapping[str, AttackReport]) -> None:
     report = reports[name]
     assert [(each.attack.name, each.problem.answer, each.attack.text[:200]) for each in report.wrong] == []
-    assert report.problems == FITTING.get(name, 6), report.unread
+    assert report.problems == FITTING.get(name, 7), report.unread
     assert len(report.payments) > 50
     assert [each.component.failure for each in report.payments if each.component.failure is not None] == []
 

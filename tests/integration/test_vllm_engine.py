@@ -15,21 +15,25 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasoner.config import LearningConfig, LoraConfig
+from reasoner.config import LearningConfig, LoraConfig, PromptConfig
+from reasoner.data.turn_formats import open_turn_format
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import HandoverError, SamplerError
 from reasoner.learning.adapter import write_adapter
 from reasoner.learning.learner import Learner
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import read_files, write_weights
-from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
+from reasoner.records import Group, Message, Observation, Problem, Prompt, Response, SamplingParams
 from reasoner.sampling.transformers import HfSampler
 from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import StartEngine
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import Publisher, check_gap, gap_limit, hand_over, verify_gap
+from reasoner.trajectories.interaction import Interaction
+from reasoner.trajectories.sampler import TrajectorySampler
 from tests import token_services
 from tests.tiny import build_tiny_model
+from tests.unit.fake_environments import FakeEnvironments, FakeSession
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -137,6 +141,39 @@ def test_log_probabilities_agree_with_transformers(sampler: VllmSampler, folder:
     gap = check_gap(Reference(folder).learner, groups, temperature)
     assert gap.tokens > 100
     assert gap.max < 1e-4
+
+
+def test_log_probabilities_agree_over_all_turns_of_a_response(sampler: VllmSampler, folder: Path) -> None:
+    """The policy's turns end at a stop string or an end token, an environment speaks in between, and what vLLM sampled
+    from is what the learner computes over the whole sequence."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    turns = open_turn_format("tags", tokenizer, PromptConfig(), {}, (), sampler.end_tokens)
+    environments = FakeEnvironments(react=lambda session, turn, seen: replied(session), tools=(), max_turns=3)
+    many = TrajectorySampler(sampler).interacting(Interaction(environments, turns, 3, 0.0))
+    groups = list(many.sample(prompts(folder), 4, SamplingParams(1.0, 120, stop=("e", "t", "a"))))
+    expected = Reference(folder).logprobs(groups, 1.0)
+    responses = [response for group in groups for response in group.responses]
+    assert max(sum(turn.role == "assistant" for turn in response.turns) for response in responses) == 3
+    for response, logprobs in zip(responses, expected, strict=True):
+        assert len(response.policy_mask) == len(response.token_ids)
+        assert response.turns[0].first == 0
+        assert response.turns[-1].end == len(response.token_ids)
+        for turn in response.turns:
+            here = slice(turn.first, turn.end)
+            assert set(response.policy_mask[here]) == {turn.role == "assistant"}
+            if turn.role == "assistant":
+                assert list(response.sampler_logprobs[here]) == pytest.approx(logprobs[here], abs=LIMIT)
+            else:
+                assert set(response.sampler_logprobs[here]) == {0.0}
+                text = tokenizer.decode(response.token_ids[here])
+                assert text.endswith("\n<|im_start|>user\n<|eot|>Go on.<|im_end|>\n<|im_start|>assistant\n")
+                ended = response.token_ids[turn.first - 1] in sampler.end_tokens
+                assert text.startswith("\n" if ended else "<|im_end|>\n")
+
+
+def replied(session: FakeSession) -> Observation:
+    done = len(session.turns) == session.owner.max_turns
+    return Observation((Message("user", "<|eot|>Go on."),), done=done, errors=("",), seconds=(0.0,))
 
 
 def test_greedy_responses_are_those_of_the_transformers_sampler(sampler: VllmSampler, folder: Path) -> None:

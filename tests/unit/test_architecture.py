@@ -27,6 +27,7 @@ ENGINES: dict[str, str | tuple[str, ...]] = {
     "datasets": "reasoner/data/rows.py",
     "reasoning_gym": ("tasks/", "plugins/reasoner-gym/"),
     "math_verify": "rewards/",
+    "if_verifiable": "rewards/",
     "sympy": "rewards/",
 }
 """heavy package -> the places that wrap it"""

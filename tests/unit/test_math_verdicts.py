@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from reasoner import Problem, Response, Score
 from reasoner.errors import ConfigError
 from reasoner_rewards.bounds import TooComplexError
-from reasoner_rewards.equality import compare
+from reasoner_rewards.equality import EqualityVerdict, compare
 from reasoner_rewards.math import math
 from reasoner_rewards.numbers import is_endless
 from reasoner_rewards.symbolic import same_expression
@@ -219,3 +219,22 @@ def test_every_reference_of_gsm8k_scores_as_its_own_response() -> None:
     ]
     accepted = [wrong for text, wrong in plus_one if verify(wrong, text).value != 0.0]
     assert (rejected, accepted) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("reference", "wrong", "right"),
+    [
+        ("ice is frozen water", "water frozen is ice", "Ice is frozen water."),
+        ("the old house", "house old the", "The old house"),
+        ("an old oak tree", "tree oak old an", "an old oak tree."),
+    ],
+)
+def test_words_are_no_product_of_letters(reference: str, wrong: str, right: str) -> None:
+    """As a product of variables, the words of an answer could stand in any order, and their letters too."""
+    assert compare(wrong, reference) == EqualityVerdict(False, "text", "different words")
+    assert compare(right, reference).equal
+
+
+@pytest.mark.parametrize(("reference", "other"), [("abc", "cab"), ("mgh", "ghm"), ("x + abc", "bca + x")])
+def test_letters_alone_are_variables(reference: str, other: str) -> None:
+    assert compare(other, reference).equal
