@@ -69,8 +69,8 @@ benchmarks: config errors evaluation gro io learning loading models monitoring p
     sampling scoring training
 pipeline: gro monitoring records training
 api: benchmarks config distributed errors io loading planning plugins processes records report runs scoring testing
-cli: benchmarks config data distributed doctor errors gro io launch learning loading models monitoring pipeline
-    planning plugins processes records report runs sampling sandbox scoring testing training
+cli: benchmarks config data distributed doctor environments errors gro io launch learning loading models monitoring
+    pipeline planning plugins processes records report runs sampling sandbox scoring testing training
 __main__: cli errors io launch processes
 reasoner: api data errors evaluation gro io plugins records sandbox
 """
