@@ -12,13 +12,14 @@ from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
 from reasoner.monitoring.format import interval
 from reasoner.monitoring.view import View
 from reasoner.records import ScoredGroup
-from reasoner.sampling.base import Sampler, counted
-from reasoner.sampling.factory import open_sampler
+from reasoner.sampling.base import counted
 from reasoner.scoring.service import ScoringService
 from reasoner.training.build import watching
 from reasoner.training.evaluator import evaluation_params, in_order
 from reasoner.training.guards.applicability import unjudged_reason
 from reasoner.training.weight_sync import SavedModel, hand_over
+from reasoner.trajectories.factory import open_interaction, open_sampler
+from reasoner.trajectories.sampler import TrajectorySampler
 
 
 def evaluate(parts: Sequence[BenchmarkPart], folder: EvaluationFolder, view: View) -> None:
@@ -60,19 +61,21 @@ def shared(parts: Sequence[BenchmarkPart]) -> list[list[BenchmarkPart]]:
 
 
 def _sample_and_score(
-    part: BenchmarkPart, sampler: Sampler, folder: EvaluationFolder, view: View
+    part: BenchmarkPart, sampler: TrajectorySampler, folder: EvaluationFolder, view: View
 ) -> tuple[ScoredGroup, ...]:
     """Every group of the part in the order of its prompts; those that are committed already are not sampled again."""
     config, groups = part.config, folder.groups(part)
     done = {scored.group.problem.id for scored in groups}
     left = [prompt for prompt in part.prompts if prompt.problem.id not in done]
-    if left:
+    if not left:
+        return in_order(groups, part.prompts, part.samples)
+    told = view.message
+    with open_interaction(config, part.resources.turn_format, told, folder.log) as interaction:
         # Others than those that an interruption cut off: they are as good, and not the same ones over again.
         params = part.resources.turn_end.added_to(evaluation_params(config, len(done)))
-        drawn = sampler.sample(left, part.samples, params)
+        drawn = sampler.interacting(interaction).sample(left, part.samples, params)
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
-        told = view.message
         with ScoringService(config.rewards, config.scoring, config.plugins, told, fail=told, log=folder.log) as scorer:
             for scored in scorer.score(counting):
                 folder.commit(part, scored)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-Purpose = Literal["sampling", "greedy", "evaluation", "gate", "engine", "server", "step", "prompt"]
+Purpose = Literal["sampling", "greedy", "evaluation", "gate", "engine", "server", "step", "prompt", "turn"]
 """What the random numbers are for: a step's responses, its greedy responses, an evaluation, the gate before training;
 one engine of several, a server; Python's, numpy's and torch's own generators during a step; a prompt's responses, where
-an engine takes a seed for each."""
+an engine takes a seed for each, and a turn of one of them."""
 
 
 def derive_seed(seed: int, purpose: Purpose, *parts: int | str) -> int:

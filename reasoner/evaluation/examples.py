@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 EXAMPLES = 3
+TURN_MARK = ("\u27e6", "\u27e7")
+"""what stands around a message that came back to the policy, where a response with turns is one line"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reasoner.evaluation.examples import Example, shortened
+from reasoner.evaluation.examples import TURN_MARK, Example, shortened
 from reasoner.evaluation.metrics import Difference, Evaluation, compare, is_held_out
 from reasoner.evaluation.training_gate import TrainingGate
 from reasoner.io.terminal import SafeConsole
@@ -32,6 +32,10 @@ _MARGIN = 18
 """columns before a response: what it is, and whether it is right"""
 _RAGGED = 8
 """columns of a line that may stay empty because a word does not fit"""
+
+_CAME_BACK = f"{TURN_MARK[0]}[^{TURN_MARK[1]}]*{TURN_MARK[1]}?"
+"""what a tool or the environment said in a response with turns"""
+_FAILED = f"{TURN_MARK[0]}[^{TURN_MARK[1]}:]* failed: [^{TURN_MARK[1]}]*{TURN_MARK[1]}?"
 
 PHASES = {
     "time/sample": "sampling",
@@ -100,10 +104,15 @@ def _examples(examples: Sequence[Example], width: int, ascii_only: bool) -> Iter
             ("after", example.after, right[example.right_after]),
         ):
             shown = shortened(text, 2 * (width - _MARGIN - _RAGGED)) if verdict else text
+            for mark, plain in zip(TURN_MARK, "[]", strict=True) if ascii_only else ():
+                shown = shown.replace(mark, plain)
             shown = shown.encode("ascii", "replace").decode() if ascii_only else shown
             margin = f"   {name:<8}{verdict:<7}"
             folded = fill(shown or "(nothing)", width, initial_indent=margin, subsequent_indent=" " * _MARGIN)
-            yield Text(margin, style=style) + Text(folded.removeprefix(margin))
+            response = Text(folded.removeprefix(margin))
+            response.highlight_regex(_CAME_BACK, "cyan")
+            response.highlight_regex(_FAILED, "red")
+            yield Text(margin, style=style) + response
 
 
 def as_text(summary: Summary, ascii_only: bool) -> str:

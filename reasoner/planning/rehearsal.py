@@ -12,14 +12,21 @@ import pluggy
 from reasoner.config import Config, RewardConfig
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Splits
-from reasoner.data.prompts.renderer import open_renderer
 from reasoner.data.row_report import RowReport
 from reasoner.errors import MissingDependencyError, UserError
 from reasoner.gro.spec.terms import Source
 from reasoner.models.resolve import local_file
 from reasoner.models.tokenizer import open_tokenizer_alone
 from reasoner.planning.describe import describe_offline
-from reasoner.planning.sources import SourcesRendered, check_problems_of, read_sources, references_of, response_end
+from reasoner.planning.sources import (
+    SourcesRendered,
+    check_problems_of,
+    open_format,
+    plain_renderer,
+    read_sources,
+    references_of,
+    response_end,
+)
 from reasoner.plugins import manager as plugins
 from reasoner.plugins.reward_api import RewardSource
 from reasoner.records import Problem, ScoredGroup
@@ -93,9 +100,10 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
     except (UserError, MissingDependencyError) as error:
         facts["prompts"] = f"not rendered: {error}"
     if tokenizer is not None:
-        renderer = open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
+        turn_format = open_format(config, manager, tokenizer, _folder(config.model.path))
+        renderer = turn_format.renderer if turn_format else plain_renderer(config, tokenizer)
         rendered = read.rendered(config, renderer, report)
-        facts |= renderer.facts()
+        facts |= renderer.facts() | (turn_format.facts() if turn_format else {})
         if config.has_sampler or not training:
             facts["responses end"] = response_end(config, tokenizer, renderer, _folder(config.model.path))
     notes = report.settle()

@@ -14,9 +14,9 @@ from reasoner.config.decisions import Decisions
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Stream
 from reasoner.data.prompts.chat_probe import TurnEnd
-from reasoner.data.prompts.renderer import open_renderer
 from reasoner.data.prompts.vocabulary import check_token_ids
 from reasoner.data.row_report import RowReport
+from reasoner.data.turn_formats import TurnFormat
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.gro.spec.terms import Source
 from reasoner.io.safe_text import printable
@@ -29,7 +29,14 @@ from reasoner.models.tokenizer import open_tokenizer
 from reasoner.planning.describe import describe_offline, describe_plan
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import Need, needs
-from reasoner.planning.sources import check_problems_of, read_sources, references_of, response_end
+from reasoner.planning.sources import (
+    check_problems_of,
+    open_format,
+    plain_renderer,
+    read_sources,
+    references_of,
+    response_end,
+)
 from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
 from reasoner.processes.machine import this_machine
 from reasoner.records import Problem, Prompt, ScoredGroup
@@ -64,6 +71,8 @@ class Resources:
     """the groups of `offline` by step"""
     turn_end: TurnEnd
     """what ends a response beside the model's own end tokens"""
+    turn_format: TurnFormat | None
+    """how tools and an environment speak with the policy; None: a response is one turn"""
 
     def identity(self) -> dict[str, str]:
         """Checksums of all that (see `checksums.identify`)."""
@@ -124,7 +133,10 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
-    renderer = open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
+    turn_format = open_format(config, manager, tokenizer, folder)
+    if turn_format:
+        turn_format.check()
+    renderer = turn_format.renderer if turn_format else plain_renderer(config, tokenizer)
     data = read.rendered(config, renderer, report, ranks)
     data = replace(data, splits=replace(data.splits, notes=(*report.settle(), *data.splits.notes)))
     if checks is None:
@@ -133,7 +145,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     facts |= references_of(config, manager, data.splits)
     facts |= {f"data.{source}": describe_offline(config, source, offline) for source, offline in data.offline.items()}
     facts |= {"hub": offline_fact()} if offline_fact() else {}
-    facts |= renderer.facts()
+    facts |= renderer.facts() | (turn_format.facts() if turn_format else {})
     if engine:
         facts["responses end"] = response_end(config, tokenizer, renderer, folder)
     critic = config.critic.path if training and config.gro.needs_critic else None
@@ -162,6 +174,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
         offline=data.offline,
         streams={source: _stream(config, source, offline) for source, offline in data.offline.items()},
         turn_end=renderer.turn_end(),
+        turn_format=turn_format,
     )
 
 

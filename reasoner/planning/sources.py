@@ -22,9 +22,11 @@ from reasoner.data.offline import (
     render_offline,
 )
 from reasoner.data.problems import Splits, example_turns, load_held_out, load_splits, overlap_policy
-from reasoner.data.prompts.renderer import Renderer, render
+from reasoner.data.prompts.renderer import Renderer, open_renderer, render
 from reasoner.data.row_report import RowReport
+from reasoner.data.turn_formats import TurnFormat, open_turn_format
 from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.environments.choose import choose
 from reasoner.errors import SamplerError, UserError
 from reasoner.gro.spec.terms import SOURCES, Source
 from reasoner.planning.problem_checks import check_sample
@@ -137,6 +139,40 @@ def references_of(config: Config, manager: pluggy.PluginManager, splits: Splits)
     """
     problems, most = [*splits.train, *splits.eval], config.scoring.max_failure_rate
     return describe_references(config.rewards, plugins.reward_sources(manager), problems, most)
+
+
+def plain_renderer(config: Config, tokenizer: Any) -> Renderer:
+    """What writes the prompts of a task without tools and environment.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, and one is needed.
+    """
+    return open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
+
+
+def open_format(
+    config: Config, manager: pluggy.PluginManager, tokenizer: Any, folder: Path | None
+) -> TurnFormat | None:
+    """How tools and the environment speak with the policy, with what writes its prompts; None: there are none.
+
+    Args:
+        folder: of the model; None: it is not here, and the tokenizer's end token alone is known.
+
+    Raises:
+        ConfigError: a tool, an environment or one of their options is wrong, or the tokenizer has no chat template and
+            one is needed.
+    """
+    if config.environment is None:
+        return None
+    chosen = choose(config.environment, plugins.tools(manager), plugins.environments(manager))
+    return open_turn_format(
+        config.environment.format,
+        tokenizer,
+        config.prompt,
+        config.model.chat_template_kwargs,
+        [tool.description for tool in chosen.tools.values()],
+        () if folder is None else end_tokens(folder, tokenizer),
+    )
 
 
 def response_end(config: Config, tokenizer: Any, renderer: Renderer, folder: Path | None) -> str:

@@ -5,15 +5,16 @@ Numbers of tokens are packed: log-probabilities as hundredths of a nat, weights 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 from reasoner.errors import DataError
 from reasoner.io.bounded_files import LARGEST
 from reasoner.io.parquet import read_parquet
-from reasoner.records import Component, Failure, Problem, Response, Rollout
+from reasoner.records import Component, Failure, Problem, Response, Rollout, ToolCall, Turn
 from reasoner.report.choose import ChosenGroup
 from reasoner.report.pieces import Pieces
 
@@ -81,7 +82,7 @@ class Browsable:
             "credit": _rounded(rollout.credit),
             "finish": response.finish_reason,
             "version": response.policy_version,
-            "tokens": len(response.token_ids),
+            "tokens": sum(response.policy_mask),
             "components": {self._source(component.source): _component(component) for component in rollout.components},
             **_text(response, pieces),
             "logprobs": [_hundredths(logprob) for logprob in response.sampler_logprobs],
@@ -95,14 +96,53 @@ class Browsable:
 
 
 def _text(response: Response, pieces: Pieces | None) -> dict[str, Any]:
-    """The text and where its tokens end, in UTF-16 units as a browser counts; without a tokenizer the text alone."""
+    """The text and where its tokens and turns end, in UTF-16 units as a browser counts; without a tokenizer the text of
+    the turns alone."""
+    turns = [turn for turn in response.turns if 0 <= turn.first < turn.end <= len(response.token_ids)]
     if pieces is None or not all(0 <= id_ < 2**32 for id_ in response.token_ids):
-        return {"text": response.text}
+        texts = [turn.text for turn in turns] or [response.text]
+        ends = [0, *accumulate(map(_units, texts))]
+        places = pairwise(ends)
+        return {"text": "".join(texts), "turns": [_turn(*each) for each in zip(turns, places, strict=False)]}
     parts = pieces(response.token_ids)
     special = [at for at, id_ in enumerate(response.token_ids) if id_ in pieces.special]
     foreign = [at for at, own in enumerate(response.policy_mask) if not own]
-    lengths = [len(part.encode("utf-16-le")) // 2 for part in parts]
-    return {"text": "".join(parts), "lengths": lengths, "special": special, "foreign": foreign}
+    lengths = [_units(part) for part in parts]
+    ends = [0, *accumulate(lengths)]
+    of_turns = [_turn(turn, (ends[turn.first], ends[turn.end])) for turn in turns]
+    return {"text": "".join(parts), "lengths": lengths, "special": special, "foreign": foreign, "turns": of_turns}
+
+
+def _units(text: str) -> int:
+    """UTF-16 units."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def _turn(turn: Turn, text: tuple[int, int]) -> dict[str, Any]:
+    """A turn; `text` is where it is in that of the response, in UTF-16 units."""
+    calls = [
+        {
+            "name": _cut(call.name, LONGEST_NOTE),
+            "arguments": _cut(_shown_arguments(call), LONGEST_NOTE),
+            "error": _cut(call.error, LONGEST_NOTE),
+        }
+        for call in turn.calls
+    ]
+    return {
+        "role": turn.role,
+        "first": turn.first,
+        "end": turn.end,
+        "text": text,
+        "calls": calls,
+        "tool": _cut(turn.tool, LONGEST_NOTE),
+        "error": _cut(turn.error, LONGEST_NOTE),
+        "seconds": _rounded(turn.seconds),
+    }
+
+
+def _shown_arguments(call: ToolCall) -> str:
+    """`a = 1, b = "x"`"""
+    return ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in call.arguments.items())
 
 
 def _component(component: Component) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reasoner.evaluation.examples import Example, choose_examples
+from reasoner.evaluation.examples import TURN_MARK, Example, choose_examples
 from reasoner.evaluation.metrics import Criterion
 from reasoner.io.bounded_files import is_there
 from reasoner.io.parquet import read_columns, read_parquet
-from reasoner.records import Component, Failure, Rollout
+from reasoner.records import Component, Failure, Response, Rollout, Turn
 
 _LOOKED_AT = ["problem.id", "sample", "components"]
 
@@ -39,9 +39,22 @@ def read_examples(folder: Path, first: int, last: int, criterion: Criterion) -> 
             read_parquet(file, Rollout, [row]) for file, row in zip(files, (old_row, new_row), strict=True)
         )
         question = old.problem.messages[-1].content if old.problem.messages else ""
-        texts = (old.response.text, new.response.text)
+        texts = (as_line(old.response), as_line(new.response))
         examples.append(Example(question, old.problem.answer, *texts, right_before, right_after, each.alike, shared))
     return tuple(examples)
+
+
+def as_line(response: Response) -> str:
+    """What the policy wrote; of a response with turns, what came back stands in it in brackets (`TURN_MARK`)."""
+    if len(response.turns) < 2:
+        return response.text
+    return " ".join(turn.text if turn.role == "assistant" else _came_back(turn) for turn in response.turns)
+
+
+def _came_back(turn: Turn) -> str:
+    who = turn.tool or ("tool" if turn.role == "tool" else "environment")
+    said = f"{who} failed: {turn.error}" if turn.error else f"{who}: {turn.text.strip()}"
+    return f"{TURN_MARK[0]}{said}{TURN_MARK[1]}"
 
 
 def _verdicts(file: Path, criterion: Criterion) -> dict[str, tuple[int, bool]]:

@@ -1,4 +1,4 @@
-"""Chooses and opens the sampler that a configuration asks for."""
+"""Chooses and opens the engine that a configuration asks for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reasoner.io.parsing import read_model_json
 from reasoner.models.model_config import has_recurrent_layers, read_config
 from reasoner.models.size import ModelSize, why_not_spread
 from reasoner.models.weight_files import INDEX, SINGLE, weight_files
-from reasoner.sampling.base import Sampler
+from reasoner.sampling.base import TokenService
 from reasoner.sampling.vllm.messages import ADAPTER_RANKS, StartEngine
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
@@ -26,7 +26,7 @@ _DELTA_NETS = ("qwen3_next", "qwen3_5")
 """beginnings of the model types whose layers vLLM's CPU build asserts to be bfloat16"""
 
 
-def open_sampler(
+def open_engine(
     config: Config,
     decisions: Decisions,
     folder: Path,
@@ -35,7 +35,7 @@ def open_sampler(
     ranks: Ranks = ALONE,
     say: Callable[[str], None] = print,
     devices: str = "",
-) -> Sampler:
+) -> TokenService:
     """Start the engine for the model in `folder`, or ask the servers; `description` of the result says what was chosen.
 
     Args:

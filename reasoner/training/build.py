@@ -44,7 +44,6 @@ from reasoner.runs.rank_folder import RankFolder
 from reasoner.runs.resuming.resume import Place, Resume, find_place, made_again
 from reasoner.runs.resuming.rules import KeyChange
 from reasoner.sampling.base import Sampler
-from reasoner.sampling.factory import open_sampler
 from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.policy import ServedPolicy
 from reasoner.sampling.sharded import ShardedSampler
@@ -58,6 +57,7 @@ from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import RolloutCollector
 from reasoner.training.teacher import SolutionReader
 from reasoner.training.trainer import Trainer
+from reasoner.trajectories.factory import open_interaction, open_sampler
 
 
 @dataclass(frozen=True)
@@ -225,21 +225,28 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
         view.message(f"starting the sampler ({base.decisions.engine})")
         log = base.run.folder / "sampler.log"
         devices = _devices(base.ranks, shared)
+        engine: Sampler | None = None
         sampler: Sampler | None = None
         if base.ranks.index % shared == 0:
             opened = open_sampler(
                 config, base.decisions, base.folder, log, ranks=base.ranks, say=view.message, devices=devices
             )
-            sampler = stack.enter_context(opened)
+            engine = stack.enter_context(opened)
+            interaction = stack.enter_context(open_interaction(config, base.turn_format, view.message, base.run.log))
+            sampler = opened.interacting(interaction)
         if base.ranks.count > 1:
             # Prefetched groups are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
-            scorer, sampler = ShardedScorer(scorer, ranks), ShardedSampler(sampler, ranks, shared)
+            scorer = ShardedScorer(scorer, ranks)
+            engine, sampler = ShardedSampler(engine, ranks, shared), ShardedSampler(sampler, ranks, shared)
+        assert engine is not None
         assert sampler is not None
         merged = base.decisions.merge_reason
         how = f", {f'merged hand-over ({merged})' if merged else 'adapter hand-over'}" if config.lora else ""
         view.message(f"sampler: {sampler.description}{how}")
-        yield Evaluator(config, base.run, view, base.held_out, scorer, service, sampler, base.events, base.turn_end)
+        yield Evaluator(
+            config, base.run, view, base.held_out, scorer, service, sampler, engine, base.events, base.turn_end
+        )
 
 
 def _bound_terms(base: _Base) -> dict[str, Term]:

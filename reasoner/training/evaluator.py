@@ -35,6 +35,8 @@ class Evaluator:
     service: ScoringService
     """the part of the scorer that is this rank's own"""
     sampler: Sampler
+    engine: Sampler
+    """samples one turn over the same engine, whatever the environment: what its weights are checked with"""
     events: Events
     """tells the plugins that watch the run"""
     turn_end: TurnEnd

@@ -130,7 +130,7 @@ class Trainer:
         """None: neither a term nor an evaluation samples."""
         if self.evaluator is None:
             return None
-        sampler, turn_end = self.evaluator.sampler, self.evaluator.turn_end
+        sampler, turn_end = self.evaluator.engine, self.evaluator.turn_end
         return SyncedSampler(self.config, sampler, self.learner, self.ranks, turn_end, self.view.message)
 
     def check_time(self) -> None:

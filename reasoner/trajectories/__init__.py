@@ -8,5 +8,6 @@ complete. The tokens of a response are those that went through the model: none i
     trajectory.py    one response: generate, read the calls, ask the environment, append what it says
     transcript.py    what a response consists of so far, and the record of it
     interaction.py   what the policy can interact with: environment, format of turns, limits
+    factory.py       opens the sampler and the interaction that a configuration asks for
     token_client.py  waits for the engine's continuations
 """

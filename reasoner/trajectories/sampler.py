@@ -18,7 +18,7 @@ from anyio.from_thread import start_blocking_portal
 from reasoner.errors import SamplerError
 from reasoner.records import Group, Problem, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.base import TokenService
-from reasoner.sampling.responses import all_end_tokens, check_request
+from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import TokenClient
 from reasoner.trajectories.trajectory import Engine, GroupPrompt, Trajectory, single_turns
@@ -47,9 +47,7 @@ class _State:
 
     def check_idle(self, what: str) -> None:
         if not self.idle.is_set():
-            raise SamplerError(
-                f"this sampler is still sampling, and was asked to {what}: finish or close the iterator of groups first"
-            )
+            raise SamplerError(still_sampling(what))
 
 
 class TrajectorySampler:
@@ -69,9 +67,7 @@ class TrajectorySampler:
         return self._service.version
 
     def interacting(self, interaction: Interaction | None) -> TrajectorySampler:
-        """A sampler over the same engine whose responses have tools or an environment; None: it is this one."""
-        if interaction is None:
-            return self
+        """A sampler over the same engine whose responses have tools or an environment; None: one turn."""
         other = copy(self)
         other._interaction = interaction
         return other
@@ -83,7 +79,7 @@ class TrajectorySampler:
 
     def _sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, reading: Reading) -> Iterator[Group]:
         state = self._state
-        state.check_idle("sample")
+        state.check_idle("more responses")
         self._service.begin(params.seed)
         groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
 
@@ -111,7 +107,8 @@ class TrajectorySampler:
     async def _collect(self, engine: Engine, prompts: Sequence[Prompt], n: int, done: Callable[[Group], None]) -> None:
         """Make all responses at the same time; `done` takes each group that is complete."""
         collected = [dict[int, Response]() for _ in prompts]
-        opened = [GroupPrompt(prompt) for prompt in prompts]
+        seeds = prompt_seeds(engine.params.seed, prompts)
+        opened = [GroupPrompt(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         failures = _Failures(self._interaction, len(prompts) * n)
         tasks = [asyncio.ensure_future(job) for job in self._jobs(engine, opened, n)]
         try:
@@ -133,16 +130,16 @@ class TrajectorySampler:
         """A coroutine for every prompt; with an interaction, for every response."""
         for index, group in enumerate(groups):
             if self._interaction is None:
-                yield _group(engine, index, group.prompt, n)
+                yield _group(engine, index, group, n)
             else:
                 yield from (_one(index, Trajectory(engine, self._interaction, group, sample)) for sample in range(n))
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
-        self._state.check_idle("score")
+        self._state.check_idle("log-probabilities")
         return self._service.score(groups)
 
     def load(self, folder: Path, version: int) -> Receipt:
-        self._state.check_idle("load weights")
+        self._state.check_idle("new weights")
         return self._service.load(folder, version)
 
     def sleep(self) -> None:
@@ -168,8 +165,8 @@ _Job = Coroutine[Any, Any, tuple[int, dict[int, Response]]]
 """gives the index of a prompt, and responses to it by their index in the group"""
 
 
-async def _group(engine: Engine, index: int, prompt: Prompt, n: int) -> tuple[int, dict[int, Response]]:
-    return index, dict(enumerate(await single_turns(engine, prompt, n)))
+async def _group(engine: Engine, index: int, group: GroupPrompt, n: int) -> tuple[int, dict[int, Response]]:
+    return index, dict(enumerate(await single_turns(engine, group, n)))
 
 
 async def _one(index: int, trajectory: Trajectory) -> tuple[int, dict[int, Response]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from reasoner.distributed.seeds import derive_seed
 from reasoner.environments.base import EnvironmentFailedError, EnvironmentSession
 from reasoner.errors import DataError, SamplerError
 from reasoner.records import (
@@ -39,26 +40,13 @@ class Engine:
     """most tokens of a prompt and its response"""
 
 
-async def single_turns(engine: Engine, prompt: Prompt, n: int) -> list[Response]:
-    """`n` responses of one turn to a prompt, of one request.
-
-    Raises:
-        SamplerError: the engine failed, or is gone.
-    """
-    started = time.perf_counter()
-    responses = []
-    for completion in await engine.client.generate(prompt.token_ids, n, engine.params):
-        transcript = Transcript(prompt.token_ids, engine.reading)
-        transcript.write(completion, time.perf_counter() - started)
-        responses.append(transcript.response(_finish(completion), None))
-    return responses
-
-
 @dataclass(slots=True)
 class GroupPrompt:
     """The prompt of a group, to which the environment may add messages: the same ones for all responses."""
 
     prompt: Prompt
+    seed: int
+    """of the group's own noise, below 2^62"""
     opened: tuple[int, ...] | None = None
     """its tokens with what the environment added; None: no response has begun"""
 
@@ -83,6 +71,21 @@ class GroupPrompt:
                 "derive what is chosen at random from the problem"
             )
         return token_ids
+
+
+async def single_turns(engine: Engine, group: GroupPrompt, n: int) -> list[Response]:
+    """`n` responses of one turn to a prompt, of one request.
+
+    Raises:
+        SamplerError: the engine failed, or is gone.
+    """
+    started = time.perf_counter()
+    responses = []
+    for completion in await engine.client.generate(group.token_ids, n, replace(engine.params, seed=group.seed)):
+        transcript = Transcript(group.token_ids, engine.reading)
+        transcript.write(completion, time.perf_counter() - started)
+        responses.append(transcript.response(_finish(completion), None))
+    return responses
 
 
 @dataclass(slots=True)
@@ -148,7 +151,8 @@ class Trajectory:
         most = engine.params.max_tokens
         while True:
             left = most - len(transcript.token_ids)
-            params = replace(engine.params, max_tokens=left, stop=(*engine.params.stop, *format_.stop))
+            seed = derive_seed(self.group.seed, "turn", self.sample, len(self._rewards)) >> 1
+            params = replace(engine.params, max_tokens=left, stop=(*engine.params.stop, *format_.stop), seed=seed)
             started = time.perf_counter()
             (completion,) = await engine.client.generate(transcript.context, 1, params)
             finish, seconds = _finish(completion), time.perf_counter() - started

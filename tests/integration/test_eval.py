@@ -20,6 +20,7 @@ from reasoner.io.folder_lock import Lock
 from reasoner.io.parquet import read_parquet
 from reasoner.records import Rollout
 from reasoner.sampling.transformers import HfSampler
+from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -217,15 +218,15 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     cli: Cli, folder: Path, tmp_path: Path, killed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
-    sample = HfSampler.sample
+    sample = TrajectorySampler.sample
 
-    def counting(self: HfSampler, prompts: Any, *rest: Any) -> Any:
+    def counting(self: TrajectorySampler, prompts: Any, *rest: Any) -> Any:
         drawn.append(len(prompts))
         return sample(self, prompts, *rest)
 
     saved = tmp_path / "saved"
     shutil.copytree(killed, saved)
-    monkeypatch.setattr(HfSampler, "sample", counting)
+    monkeypatch.setattr(TrajectorySampler, "sample", counting)
     done = cli("--resume", saved, "--json")
     assert done.code == 0, done.err
     assert drawn == [2, PROBLEMS - 5]  # two for the comparison with a plain forward pass

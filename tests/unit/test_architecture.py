@@ -56,7 +56,7 @@ monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins records workers
 loading: config data environments errors gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
-trajectories: data environments errors records sampling
+trajectories: config data distributed environments errors records sampling
 testing: config environments errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
@@ -64,9 +64,9 @@ planning: config data distributed environments errors evaluation gro io learning
     processes records runs sampling scoring
 report: config data errors evaluation io learning models monitoring records runs
 training: config data distributed errors evaluation gro io launch learning loading models monitoring planning plugins
-    processes records runs sampling scoring
+    processes records runs sampling scoring trajectories
 benchmarks: config errors evaluation gro io learning loading models monitoring planning processes records runs
-    sampling scoring training
+    sampling scoring training trajectories
 pipeline: gro monitoring records training
 api: benchmarks config distributed errors io loading planning plugins processes records report runs scoring testing
 cli: benchmarks config data distributed doctor environments errors gro io launch learning loading models monitoring

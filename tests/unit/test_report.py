@@ -26,7 +26,7 @@ from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.io.serialization import to_json
 from reasoner.monitoring.summary import as_text
 from reasoner.monitoring.view import Summary
-from reasoner.records import Rollout
+from reasoner.records import EnvironmentReport, Response, Rollout, ToolCall, Turn
 from reasoner.report.collect import collect
 from reasoner.report.compare import settings
 from reasoner.report.pieces import Pieces, load_pieces
@@ -463,3 +463,61 @@ def test_the_report_and_the_terminal_have_one_clock(tmp_path: Path) -> None:
     for name, time, share in rows:
         assert " ".join(f"{name} {time} {share}".split()) in shown
     assert sum(report.runs[0].seconds.values()) == pytest.approx(180.0)
+
+
+def in_turns(run: Path) -> Path:
+    """The run with a tool call in the middle of every response of its evaluations and of its second step."""
+    for file in (run / "rollouts").glob("*.parquet"):
+        rows = read_parquet(file, Rollout)
+        write_parquet(file, [replace(row, response=_with_call(row.response)) for row in rows])
+    return run
+
+
+def _with_call(response: Response) -> Response:
+    size = len(response.token_ids)
+    turns = (
+        Turn("assistant", 0, 3, "abc", (ToolCall("add", {"a": 1, "b": "x"}), ToolCall("", {}, "not <b>JSON</b>"))),
+        Turn("tool", 3, 5, "de", (), "add", "took \N{PERSONAL COMPUTER} 3 s", 3.04),
+        Turn("assistant", 5, size, response.text),
+    )
+    mask = tuple(at not in (3, 4) for at in range(size))
+    return replace(response, turns=turns, policy_mask=mask, report=EnvironmentReport())
+
+
+def test_turns_are_told_with_their_calls_results_and_errors(made: Path, tmp_path: Path) -> None:
+    run = in_turns(Path(shutil.copytree(made / "first", tmp_path / "first")))
+    response = data_of(page_of(run))["groups"][0]["responses"][0]
+    size = len(response["lengths"])
+    assert response["tokens"] == size - 2
+    assert response["foreign"] == [3, 4]
+    assert [(turn["role"], turn["first"], turn["end"]) for turn in response["turns"]] == [
+        ("assistant", 0, 3),
+        ("tool", 3, 5),
+        ("assistant", 5, size),
+    ]
+    ends = [turn["text"] for turn in response["turns"]]
+    assert ends == [[0, sum(response["lengths"][:3])], [ends[0][1], ends[2][0]], [ends[1][1], len(response["text"])]]
+    assert response["turns"][0]["calls"] == [
+        {"name": "add", "arguments": 'a = 1, b = "x"', "error": ""},
+        {"name": "", "arguments": "", "error": "not <b>JSON</b>"},
+    ]
+    tool = response["turns"][1]
+    assert (tool["tool"], tool["error"], tool["seconds"]) == ("add", "took \N{PERSONAL COMPUTER} 3 s", 3.04)
+    before = next(iter(read_examples(run, 0, 6, Criterion("math")))).before
+    assert before.startswith("abc \N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}add failed: took")
+    summary = Summary(
+        "t", "math", [], [], None, read_examples(run, 0, 6, Criterion("math")), None, 0.0, 0.0, 0.0, run, run, {}
+    )
+    for ascii_only, mark in ((False, "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}add failed"), (True, "[add failed")):
+        assert mark in " ".join(as_text(summary, ascii_only).split())
+
+
+def test_without_a_tokenizer_turns_have_their_texts(made: Path, tmp_path: Path) -> None:
+    run = in_turns(Path(shutil.copytree(made / "first", tmp_path / "first")))
+    shutil.rmtree(run / "model")
+    config = (run / "config.toml").read_text().replace("embedded:smollm2-135m-instruct", str(tmp_path / "nowhere"))
+    (run / "config.toml").write_text(config)
+    response = data_of(page_of(run))["groups"][0]["responses"][0]
+    assert "lengths" not in response
+    assert [turn["text"] for turn in response["turns"]] == [[0, 3], [3, 5], [5, len(response["text"])]]
+    assert response["text"].startswith("abcde")

@@ -26,6 +26,7 @@ from reasoner.records import (
     Turn,
 )
 from reasoner.sampling.base import Completed, Completion, TokenRequest
+from reasoner.sampling.responses import prompt_seeds
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
@@ -112,7 +113,10 @@ def test_a_single_turn_is_one_request_for_the_whole_group_and_one_batch_for_all_
     assert fake.told == ["begin 5", "close"]
     assert (batches, [(asked.token_ids, asked.n, asked.params) for asked in fake.submitted]) == (
         [3],
-        [(each.token_ids, 2, PARAMS) for each in prompts],
+        [
+            (each.token_ids, 2, replace(PARAMS, seed=seed))
+            for each, seed in zip(prompts, prompt_seeds(PARAMS.seed, prompts), strict=True)
+        ],
     )
     assert [group.problem.id for group in groups] == ["a", "b", "long"]
     assert [response.text for response in groups[0].responses] == ["ba0", "ba1"]
@@ -134,7 +138,7 @@ def test_a_closed_iterator_leaves_the_engine_free() -> None:
     with TrajectorySampler(fake) as sampler:
         groups = sampler.sample([prompt("short", "a"), prompt("long", "b" * 60)], 1, PARAMS)
         assert next(groups).problem.id == "short"
-        with pytest.raises(SamplerError, match=r"still sampling, and was asked to load weights"):
+        with pytest.raises(SamplerError, match=r"still sampling, and was asked for new weights"):
             sampler.load(Path(), 1)
         cast(Any, groups).close()
         assert not fake.running

@@ -25,11 +25,34 @@ function cardsOf(data, group, fitting, colouring, query) {
   const scale = largestWeight(group);
   const cards = group.responses.map((each, at) => {
     const kind = fitting !== null && !fitting.has(at) ? "card out" : "card";
-    const text = written(each, each.lengths ? colouring : "plain", scale, query);
+    const text = each.turns.length ? turnsOf(each, colouring, scale, query)
+      : written(each, each.lengths ? colouring : "plain", scale, query);
     const label = `response ${each.sample + 1}`;
     return h("article", { class: kind, "aria-label": label }, cardHead(data, group, each), verdicts(data, each), text);
   });
   return h("div", { class: "cards" }, ...cards);
+}
+
+/** The turns of a response, each with who speaks; calls, results and what went wrong stand with them. */
+function turnsOf(each, colouring, scale, query) {
+  return h("div", { class: "turns" }, ...each.turns.map((turn) => {
+    const part = partOf(each, turn);
+    return h("div", { class: `turn ${turn.role}` }, turnHead(turn),
+      written(part, part.lengths ? colouring : "plain", scale, query), ...turn.calls.map(callOf));
+  }));
+}
+
+function turnHead(turn) {
+  const who = { assistant: "policy", user: "environment", tool: `result of ${turn.tool}` }[turn.role];
+  const time = turn.seconds >= 0.05 ? span("", `${turn.seconds.toFixed(1)} s`) : null;
+  const error = turn.error ? span("failure", ...shown(turn.error)) : null;
+  return h("div", { class: "turn-head" }, h("b", null, ...shown(who)), time, error);
+}
+
+function callOf(call) {
+  const text = call.name ? `${call.name}(${call.arguments})` : "a call that cannot be read";
+  const error = call.error ? span("failure", ` ${call.error}`) : null;
+  return h("div", { class: "call" }, "calls ", h("code", null, ...shown(text)), error);
 }
 
 function cardHead(data, group, each) {
@@ -39,7 +62,9 @@ function cardHead(data, group, each) {
     each.credit === null ? null : span(push, `credit ${signed(each.credit)}`),
     group.dropped ? span("", "not trained on") : null,
     span("", plural(each.tokens, "token", "tokens")),
-    each.finish === "length" ? span("cut", "cut at the limit") : null);
+    each.turns.length ? span("", plural(each.turns.filter((turn) => turn.role === "assistant").length, "turn", "turns")) : null,
+    each.finish === "length" ? span("cut", "cut at the limit") : null,
+    each.finish === "repetition" ? span("cut", "repeats itself") : null);
 }
 
 function verdicts(data, each) {

@@ -17,6 +17,17 @@ function largestWeight(group) {
   return all.reduce((most, weight) => Math.max(most, Math.abs(weight)), 0);
 }
 
+/** One turn of a response, as `written` takes a whole one. */
+function partOf(response, turn) {
+  const [from, to] = turn.text;
+  const inside = (places) => places.filter((at) => at >= turn.first && at < turn.end).map((at) => at - turn.first);
+  const slice = (values) => (Array.isArray(values) ? values.slice(turn.first, turn.end) : values);
+  const part = { text: response.text.slice(from, to), logprobs: slice(response.logprobs), tokens: turn.end - turn.first,
+    weights: slice(response.weights), before: turn.first };
+  if (!response.lengths) return part;
+  return { ...part, lengths: slice(response.lengths), special: inside(response.special), foreign: inside(response.foreign) };
+}
+
 /** The written text; what is very long is cut, with a button for the rest. */
 function written(response, colouring, scale, query, whole = false) {
   const box = h("div", { class: "written", dir: "auto" });
@@ -90,8 +101,9 @@ function tokenClass(response, at, colouring, scale) {
 }
 
 function tokenTitle(response, at, foreign) {
-  if (foreign.has(at)) return `token ${at + 1}, not written by the policy`;
-  const lines = [`token ${at + 1}`];
+  const number = at + 1 + (response.before ?? 0);
+  if (foreign.has(at)) return `token ${number}, not written by the policy`;
+  const lines = [`token ${number}`];
   const hundredths = response.logprobs[at];
   if (hundredths !== null) {
     const logprob = -hundredths / 100;

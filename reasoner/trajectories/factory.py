@@ -1,0 +1,55 @@
+"""Opens the sampler that a configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reasoner.config import Config
+from reasoner.config.decisions import Decisions
+from reasoner.data.turn_formats import TurnFormat
+from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.environments import open_environments
+from reasoner.sampling.factory import open_engine
+from reasoner.trajectories.interaction import Interaction
+from reasoner.trajectories.sampler import TrajectorySampler
+
+
+def open_sampler(
+    config: Config,
+    decisions: Decisions,
+    folder: Path,
+    log: Path,
+    longest: int | None = None,
+    ranks: Ranks = ALONE,
+    say: Callable[[str], None] = print,
+    devices: str = "",
+) -> TrajectorySampler:
+    """Start the engine for the model in `folder`, or ask the servers, for responses of one turn; `description` of the
+    result says what was chosen. Arguments and errors as of `reasoner.sampling.factory.open_engine`."""
+    return TrajectorySampler(open_engine(config, decisions, folder, log, longest, ranks, say, devices))
+
+
+@contextmanager
+def open_interaction(
+    config: Config, turn_format: TurnFormat | None, say: Callable[[str], None], log: Callable[[str], None]
+) -> Iterator[Interaction | None]:
+    """Start the workers of the tools and of the environment; None: the task has neither.
+
+    Args:
+        turn_format: how they speak with the policy.
+        say: told what is worth knowing, each once.
+        log: takes what their code prints.
+
+    Raises:
+        ConfigError: a plugin, a tool, an environment or one of their options is wrong.
+        RunError: the workers did not start.
+    """
+    if config.environment is None:
+        yield None
+        return
+    assert turn_format is not None
+    with open_environments(config.environment, config.plugins, say, log) as environments:
+        limits = config.environment
+        yield Interaction(environments, turn_format, limits.max_turns, limits.max_failure_rate)

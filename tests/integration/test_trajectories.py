@@ -1,0 +1,164 @@
+"""Responses of several turns through the whole pipeline: a real engine, real workers, a real learner."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasoner.data.turn_formats.tags import TagsFormat
+from reasoner.io.parquet import read_parquet
+from reasoner.loading import load_config
+from reasoner.pipeline import train
+from reasoner.records import Rollout, ToolCall
+from reasoner.runs.folder import read_evaluations
+from reasoner.training.build import open_trainer
+from tests.tiny import build_tiny_model
+
+pytestmark = pytest.mark.slow
+
+TASK = """
+[model]
+path = "{model}"
+device = "cpu"
+[data]
+overlap = "allow"
+[data.train]
+path = "{folder}/problems.jsonl"
+[data.eval]
+path = "{folder}/problems.jsonl"
+limit = 3
+[sampling]
+engine = "hf"
+group_size = 4
+max_tokens = 110
+stop = ["W", "J", "H", "T", "N", "G", "o"]
+max_prompt_tokens = 400
+[environment]
+format = "tags"
+max_failure_rate = 0.8
+{environment}
+[[rewards]]
+source = "letters"
+[gro]
+preset = "grpo"
+[learning]
+problems_per_step = 4
+learning_rate = 1e-3
+[evaluation]
+correct = "letters"
+[run]
+steps = 2
+output = "{folder}/runs"
+"""
+PLUGINS = [str(Path(__file__).with_name(name)) for name in ("rewarding_letters.py", "walking_environment.py")]
+
+
+def task_of(folder: Path, environment: str) -> Path:
+    rows = [{"question": f"{n} + 1?", "answer": "lost" if n % 4 == 3 else str(n + 1)} for n in range(8)]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = build_tiny_model(folder / "tiny")
+    (folder / "trial.toml").write_text(TASK.format(model=model, folder=folder, environment=environment))
+    return folder / "trial.toml"
+
+
+def check_tokens(rollout: Rollout) -> None:
+    """The turns cover the response; what the policy did not write has no log-probability and no weight."""
+    response = rollout.response
+    assert len(response.token_ids) <= 110
+    assert [turn.first for turn in response.turns] == [0, *(turn.end for turn in response.turns)][: len(response.turns)]
+    assert not response.turns or response.turns[-1].end == len(response.token_ids)
+    for turn in response.turns:
+        assert set(response.policy_mask[turn.first : turn.end]) == {turn.role == "assistant"}
+    for at, own in enumerate(response.policy_mask):
+        assert own or (response.sampler_logprobs[at] == 0.0 and not (rollout.weights or {at: 0.0})[at])
+
+
+def read_rollouts(folder: Path, name: str) -> list[Rollout]:
+    rollouts = read_parquet(folder / "rollouts" / f"{name}.parquet", Rollout)
+    for rollout in rollouts:
+        check_tokens(rollout)
+    return rollouts
+
+
+def calling(self: Any, written: Sequence[int], text: str) -> tuple[ToolCall, ...]:
+    """In place of a policy that has learnt to call: the lengths of its turns say what it calls."""
+    calls = {
+        0: ToolCall("calculator", {"expression": f"{len(written)} + 1"}),
+        1: ToolCall("calculator", {"expression": "1 / 0"}),
+        2: ToolCall("nothing", {}),
+    }
+    return (calls[len(written) % 4],) if len(written) % 4 in calls else ()
+
+
+def test_a_run_with_a_tool_trains_on_what_the_policy_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TagsFormat, "read", calling)
+    task = task_of(tmp_path, 'tools = ["calculator"]\nmax_turns = 3')
+    with open_trainer(load_config(task, plugins=PLUGINS)) as trainer:
+        train(trainer)
+        folder, history = trainer.run.folder, trainer.history
+    rollouts = read_rollouts(folder, "step-000001") + read_rollouts(folder, "step-000002")
+    results = {
+        turn.text for rollout in rollouts for turn in rollout.response.turns if turn.role == "tool" and not turn.error
+    }
+    assert {"2", "3", "5"} & results or any(text.isdigit() for text in results)
+    errors = {call.error for rollout in rollouts for turn in rollout.response.turns for call in turn.calls} - {""}
+    assert errors
+    assert all("nothing" in error for error in errors)
+    assert any(turn.error for rollout in rollouts for turn in rollout.response.turns)
+    # an answer after calls; a policy that still calls at its last turn was cut
+    assert {len(rollout.response.turns) for rollout in rollouts} >= {1, 3, 5}
+    assert {
+        r.response.finish_reason for r in rollouts if len(r.response.turns) == 5 and r.response.turns[-1].calls
+    } == {"length"}
+    for metrics in history:
+        assert metrics["gap/mean"] < 1e-4  # the learner reads the same tokens
+        assert metrics["tools/calls"] > 0
+        assert 0 < metrics["tools/malformed"] < 1
+        assert 0 < metrics["tools/failed"] < 1
+        assert metrics["environment/failed"] == 0.0
+        assert all(math.isfinite(value) for value in metrics.values())
+    weighed = [rollout for rollout in rollouts if rollout.credit]
+    assert weighed
+    assert any(any(rollout.weights or ()) for rollout in weighed if len(rollout.response.turns) > 1)
+    assert any(rollout.response.turns for rollout in read_rollouts(folder, "eval-000002"))
+
+
+def test_turns_are_paid_and_lost_environments_abstain(tmp_path: Path) -> None:
+    task = task_of(tmp_path, 'name = "walk"')
+    text = task.read_text().replace("[learning]", '[[rewards]]\nsource = "environment"\nweight = 2.0\n[learning]')
+    task.write_text(text)
+    sets = ["gro.terms.grpo.credit.level=turn", "learning.updates_per_step=2", "data.train.shuffle=false"]
+    with open_trainer(load_config(task, sets=sets, plugins=PLUGINS)) as trainer:
+        train(trainer)
+        folder, history = trainer.run.folder, trainer.history
+    rollouts = read_rollouts(folder, "step-000001") + read_rollouts(folder, "step-000002")
+    lost = [rollout for rollout in rollouts if rollout.problem.answer == "lost"]
+    assert len(lost) == 8
+    for rollout in lost:
+        failure = rollout.response.failure
+        assert failure is not None
+        assert (rollout.reward, rollout.response.policy_mask) == (None, (False,))
+        assert "there is no such place" in failure.message
+        assert {part.failure for part in rollout.components} == {failure}
+    assert all(metrics["environment/failed"] == metrics["reward/abstained"] == 0.25 for metrics in history)
+    walked = [rollout for rollout in rollouts if rollout.problem.answer != "lost"]
+    by_turns = 0
+    for rollout in walked:
+        report = rollout.response.report
+        assert report is not None
+        of_policy = [turn for turn in rollout.response.turns if turn.role == "assistant"]
+        assert len(report.turn_rewards) == len(of_policy) or rollout.response.finish_reason == "length"
+        assert rollout.components[1].value == report.reward
+        weights = rollout.weights or ()
+        credits = {round(sum(weights[turn.first : turn.end]) / (turn.end - turn.first), 9) for turn in of_policy}
+        by_turns += len(credits) > 1
+    assert by_turns
+    evaluation = read_evaluations(folder)[0].evaluation
+    assert (evaluation.problems, evaluation.abstained) == (3, 0)
+    prompts = {rollout.prompt_ids for rollout in walked if rollout.problem.id == walked[0].problem.id}
+    assert len(prompts) == 1
