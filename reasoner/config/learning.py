@@ -82,10 +82,12 @@ class LearningConfig(Section):
     token_budget: Positive = 4096
     """Tokens per packed micro-batch. It bounds memory and does not change the gradient; a longer row gets a micro-batch
     of its own."""
-    logit_chunk: Positive = 256
-    """Response positions whose logits are in memory at once. It bounds memory and does not change the gradient."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass, which takes less memory and about a third more time."""
+    logit_chunk: Positive | None = None
+    """Response positions whose logits are in memory at once; `none` takes 256 on a CPU and, on a GPU, as many as fill a
+    fiftieth of its memory. It bounds memory and does not change the gradient."""
+    gradient_checkpointing: bool | Literal["auto"] = False
+    """Recompute activations in the backward pass, which takes less memory and about a third more time; `auto` does so
+    where the estimate at the start says that they would not fit."""
     packing: Literal["auto", "packed", "padded"] = "auto"
     """How responses share a forward pass: `packed` one after the other without padding, `padded` one per padded row;
     `auto` packs where the model supports it."""

@@ -88,6 +88,16 @@ class Ranks:
 
         return replace(self, group=dist.new_group(backend="gloo", timeout=PATIENCE))
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """One rank of a node after the other: for what takes memory of the node meanwhile."""
+        last = max(self.gather(self.local))
+        for _ in range(self.local):
+            self.gather(None)
+        yield
+        for _ in range(last - self.local):
+            self.gather(None)
+
     def sum(self, tensor: Tensor) -> None:
         """Add every rank's tensor to it, in place and on its device."""
         if self.count > 1:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,10 @@ _SMALL = 0.65e9
 """bytes of the embedded model's weights in float32"""
 _SMALLEST_BF16 = (8, 0)
 """compute capability from which a GPU has bfloat16 arithmetic"""
+_VLLM_CUDA = 13
+"""major version of CUDA that vLLM's wheels are built for; drivers take it from 580 on"""
+_COMPILERS = ("gcc", "clang")
+"""that Triton looks for, where the variable CC names none"""
 _ASK_DRIVER_S = 10.0
 Version = Callable[[str], str | None]
 """installed version of a distribution; None: it is not installed"""
@@ -45,6 +51,7 @@ def gpus() -> Iterator[Diagnosis]:
         return
     yield Diagnosis("device", "ok", f"cuda: {_devices(torch)}")
     yield _driver(built, torch.version.cuda or "")
+    yield _compiler()
     yield _arithmetic(torch)
     if torch.cuda.device_count() > 1:
         yield _links(torch)
@@ -77,17 +84,43 @@ def _devices(torch: Any) -> str:
 
 
 def _driver(built: str, cuda: str) -> Diagnosis:
-    """The newest CUDA that the driver takes against the one that torch was built for: a driver takes all of its own
-    major version."""
+    """The newest CUDA that the driver takes against those that torch and vLLM were built for: a driver takes all of its
+    own major version."""
     driver, newest = driver_version(), driver_cuda()
     detail = f"{driver or 'version not known (no nvidia-smi)'}; {built}"
     if newest is None:
         return Diagnosis("driver", "ok", detail)
-    if int(newest.split(".")[0]) < int(cuda.split(".")[0]):
-        return Diagnosis(
-            "driver", "broken", f"{detail}; it takes CUDA up to {newest}", "a newer driver, or an older torch"
-        )
-    return Diagnosis("driver", "ok", f"{detail}; it takes CUDA up to {newest}")
+    detail += f"; it takes CUDA up to {newest}"
+    takes = int(newest.split(".")[0])
+    if takes < int(cuda.split(".")[0]):
+        return Diagnosis("driver", "broken", detail, "a newer driver, or an older torch")
+    if takes < _VLLM_CUDA and is_installed("vllm"):
+        detail += f", and vLLM's wheels are built for CUDA {_VLLM_CUDA}"
+        return Diagnosis("driver", "broken", detail, "a driver of version 580 or newer, or sampling.engine = 'hf'")
+    return Diagnosis("driver", "ok", detail)
+
+
+def _compiler() -> Diagnosis:
+    """Triton, by which vLLM and torch make kernels, compiles a small C program against Python's headers when it is
+    first used."""
+    named = os.environ.get("CC", "").split()[:1]
+    program = next(filter(None, map(shutil.which, named or _COMPILERS)), None)
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    lacking = [] if program else [f"no C compiler ({', '.join(named or _COMPILERS)})"]
+    lacking += [] if headers.is_file() else [f"no {headers}"]
+    if lacking:
+        advice = "install a C compiler and Python's headers (Debian: `apt-get install gcc python3-dev`)"
+        return Diagnosis("compiler", "broken", f"{' and '.join(lacking)}: vLLM cannot start on a GPU", advice)
+    return Diagnosis("compiler", "ok", f"{program}, and Python's headers")
+
+
+def is_installed(name: str) -> bool:
+    """Whether there is a distribution of this name."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def driver_version() -> str:

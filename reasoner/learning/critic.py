@@ -78,14 +78,14 @@ class TorchCritic:
             token_budget=config.token_budget,
             packing=config.packing,
             share_prompts=config.share_prompts,
-            gradient_checkpointing=config.gradient_checkpointing,
+            gradient_checkpointing=bool(config.gradient_checkpointing),
             trust_remote_code=trust_remote_code,
             weights=trained_weights(checkpoint),
         )
         model = self.backbone.model
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device, dtype=model.dtype)
         _fill(self.head, (trained_weights(checkpoint) or Path(folder)) / HEAD_FILE)
-        self._checkpointing = config.gradient_checkpointing
+        self._checkpointing = bool(config.gradient_checkpointing)
         self._ranks = ranks
         parameters = chain(model.named_parameters(), self.head.named_parameters("value_head"))
         self._optimizer = Optimizer(parameters, config, peak=learning_rate, total_steps=total_steps)

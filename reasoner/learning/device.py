@@ -20,6 +20,11 @@ def prepare_device(device: str) -> None:
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
+def device_bytes(device: torch.device) -> int:
+    """Memory of a GPU in all; 0 for a CPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0
+
+
 def release_device_memory() -> None:
     """Give the memory back that torch keeps of what this process no longer uses: another process on the same GPU, a
     sampler that wakes up, cannot have it otherwise."""

@@ -57,7 +57,7 @@ class TorchLearner:
             logit_chunk=config.logit_chunk,
             packing=config.packing,
             share_prompts=config.share_prompts,
-            gradient_checkpointing=config.gradient_checkpointing,
+            gradient_checkpointing=bool(config.gradient_checkpointing),
             trust_remote_code=trust_remote_code,
             weights=trained_weights(checkpoint),
             lora=lora,

@@ -114,6 +114,19 @@ class RunEstimate:
             model = model.with_adapter(config.lora)
         return replace(self, config=config, model=model)
 
+    @property
+    def decided(self) -> RunEstimate:
+        """With `learning.gradient_checkpointing = "auto"` decided: off where every moment whose memory is known fits
+        without it."""
+        if self.config.learning.gradient_checkpointing != "auto":
+            return self
+        without = self._recomputing(False)
+        return without if set(without.verdicts) <= {"fits", "not known"} else self._recomputing(True)
+
+    def _recomputing(self, on: bool) -> RunEstimate:
+        learning = self.config.learning.model_copy(update={"gradient_checkpointing": on})
+        return replace(self, config=self.config.model_copy(update={"learning": learning}))
+
     @cached_property
     def longest_context(self) -> tuple[int, str]:
         """Tokens of the longest prompt and response that a rank can hold, and what ends it."""
@@ -249,7 +262,7 @@ def find_estimate(config: Config, machine: Machine, engine: str) -> RunEstimate:
     model = find_size(config.model.path, config.lora, trusted)
     critic = find_size(config.critic.path, None, trusted) if config.critic.path else model
     teacher = find_size(config.teacher.path, None, trusted) if config.loads_teacher and config.teacher.path else None
-    return RunEstimate(config, model, critic, machine, engine, teacher)
+    return RunEstimate(config, model, critic, machine, engine, teacher).decided
 
 
 def _merged(changes: Sequence[Changes]) -> Changes:

@@ -31,6 +31,7 @@ from typing import Literal
 from reasoner.config import Config
 from reasoner.errors import UserError
 from reasoner.gro.spec.terms import SOURCES
+from reasoner.learning.batching.logit_chunk import choose_logit_chunk
 from reasoner.learning.deepspeed.settings import deepspeed_settings
 from reasoner.models.size import ModelSize
 from reasoner.processes.machine import GIB, Machine
@@ -40,6 +41,8 @@ PROCESS = 0.7 * GIB
 """bytes of a process that has imported torch and transformers, with its scoring workers"""
 VLLM = {"cpu": 1.2 * GIB, "cuda": 2.0 * GIB}
 """bytes of vLLM beside weights and cache: of its process; on a GPU, of its forward pass and graphs"""
+ASLEEP = 1.5 * GIB
+"""bytes of a GPU that vLLM keeps while it sleeps: graphs and workspaces"""
 CONTEXT = 0.5 * GIB
 """bytes of a GPU that a process takes by using it"""
 TIGHT = 0.9
@@ -137,7 +140,7 @@ def needs(
     if training:
         forward = {
             "activations": activation_bytes(config, model, machine.device),
-            "logits": logit_bytes(config, model),
+            "logits": logit_bytes(config, model, machine.gpu_bytes),
             **learner.buffers,
         }
     build = _on_cpu if machine.device == "cpu" else _on_gpu
@@ -184,13 +187,34 @@ def _on_gpu(
         yield Need("GPU memory", "while sampling", {**learner.held, **drawing}, cache | contexts)
     if forward:
         awake = drawing if config.sampling.ahead else {}
-        yield Need("GPU memory", "in the update", {**learner.held, **learner.gradients, **awake}, forward | contexts)
-        yield Need("memory", "in the update", {**learner.offloaded, **sampler}, processes).times(ranks)  # asleep
+        asleep = {} if awake or engine != "vllm" else {"vLLM asleep": ASLEEP}
+        parts = forward | asleep | contexts
+        yield Need("GPU memory", "in the update", {**learner.held, **learner.gradients, **awake}, parts)
+        kept = sampler if _keeps_weights_asleep(config, engine) else {}
+        update = Need("memory", "in the update", {**learner.offloaded, **kept}, processes).times(ranks)
+        yield max(update, _while_loading(config, model, ranks, processes), key=lambda need: need.total)
     else:
         yield Need("memory", "while sampling", {}, processes).times(ranks)
     if forward and engine:
         handing = Need("memory", "at the hand-over", learner.offloaded, processes).times(ranks)
         yield handing.beside(*_published(config, model, engine, "cuda", copied=True))
+
+
+def _while_loading(config: Config, model: ModelSize, ranks: int, processes: Parts) -> Need:
+    """Weights pass through host memory. The ranks of a node take turns, but under ZeRO 3 all of them have to hold the
+    whole model until DeepSpeed has spread it."""
+    width = 4.0 if config.learner == "torch" else WIDTH[config.model.dtype]
+    together = config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3
+    loaded = {"model, loaded": width * model.parameters * (ranks if together else 1)}
+    return Need("memory", "while loading", {}, processes).times(ranks).beside(loaded, {})
+
+
+def _keeps_weights_asleep(config: Config, engine: str) -> bool:
+    """Whether a sampler that sleeps has its weights in host memory: transformers' always, vLLM's where what comes next
+    is an adapter alone. With `ahead` none sleeps."""
+    if config.sampling.ahead:
+        return False
+    return engine == "hf" or (config.lora is not None and not merge_reason(config, engine, "cuda"))
 
 
 def _published(config: Config, model: ModelSize, engine: str, device: str, *, copied: bool) -> tuple[Parts, Parts]:
@@ -239,6 +263,8 @@ def _deepspeed_bytes(config: Config, size: int) -> tuple[Parts, Parts, Parts]:
     gradient = size * 4.0 / (ranks if stage >= 2 else 1)
     optimiser = size * (12.0 / ranks if stage else 8.0)  # ZeRO keeps a copy of the parameters of its own
     held, offloaded = {}, {}
+    if settings.offload_optimizer:  # the gradient as the optimiser reads it, and what it is copied through
+        offloaded["gradient, offloaded"] = size * (4.0 + WIDTH[config.model.dtype]) / ranks
     for name, part, away in (
         ("weights", weights, settings.offload_parameters),
         ("optimiser", optimiser, settings.offload_optimizer),
@@ -251,14 +277,15 @@ def _deepspeed_bytes(config: Config, size: int) -> tuple[Parts, Parts, Parts]:
 
 
 def _deepspeed_buffers(config: Config, model: ModelSize, device: str) -> Parts:
-    """What ZeRO reduces gradients in (all of it is taken of a GPU, of a CPU what is written to), and what ZeRO 3 has
-    gathered."""
+    """What ZeRO reduces gradients in (all of it is taken of a GPU, of a CPU what is written to; they are summed in
+    float32), and what ZeRO 3 has gathered."""
     stage, width = config.learning.deepspeed.zero_stage, WIDTH[config.model.dtype]
     if stage == 0:
         return {}
     zero = deepspeed_settings(config.learning, config.model.dtype)["zero_optimization"]
     bucket = float(zero.get("reduce_bucket_size", BUCKET))
-    buffers = {"buckets": width * (bucket if device == "cuda" else min(bucket, model.trained))}
+    numbers = bucket if device == "cuda" else min(bucket, model.trained)
+    buffers = {"buckets": (width if width == 4 else width + 4) * numbers}
     if stage == 3:
         gathered = float(zero.get("stage3_max_live_parameters", GATHERED))
         buffers["gathered"] = width * min(gathered, model.parameters)
@@ -269,7 +296,7 @@ def sampler_bytes(config: Config, model: ModelSize, engine: str, device: str) ->
     """A rank's sampler weights. vLLM's CPU build holds a tied output layer packed, beside the embedding."""
     if engine not in ("vllm", "hf"):
         return {}
-    packed = model.embedding if engine == "vllm" and model.tied else 0
+    packed = model.embedding if engine == "vllm" and model.tied and device == "cpu" else 0
     alone = device == "cpu" and config.run.ranks == 1  # all parts of an engine are in one memory
     parts = 1 if alone else config.sampling.tensor_parallel
     return {"sampler": float((model.parameters + packed) * WIDTH[config.model.dtype]) / parts}
@@ -308,7 +335,7 @@ def activation_bytes(config: Config, model: ModelSize, device: str = "cpu") -> f
     layer, stream = layer_bytes(config, model, device), _stream_width(config)
     passing = WIDTH[config.model.dtype] * (2 * model.hidden + 3 * model.intermediate) + 5 * stream * model.hidden
     layers = model.layers * layer
-    if config.learning.gradient_checkpointing:
+    if config.learning.gradient_checkpointing:  # also where it is not decided yet
         layers = model.layers * stream * model.hidden + layer
     return micro_batch_tokens(config) * (layers + passing)
 
@@ -333,9 +360,10 @@ def layer_bytes(config: Config, model: ModelSize, device: str = "cpu") -> float:
 
 
 def _key_values(config: Config, model: ModelSize, device: str) -> float:
-    """Keys and values that attention keeps per token. Off the CPU they are as wide as queries; responses that share a
-    row with their prompt have a copy of its keys and values each."""
-    width = 2.0 * (model.keys if device == "cpu" else model.queries)
+    """Keys and values that attention keeps per token. In float32 on a GPU they are as wide as queries; responses that
+    share a row with their prompt have a copy of its keys and values each."""
+    repeated = device == "cuda" and config.model.dtype == "float32"
+    width = 2.0 * (model.queries if repeated else model.keys)
     prompt, response, size = (
         config.sampling.max_prompt_tokens,
         config.sampling.max_tokens,
@@ -360,14 +388,15 @@ def _stream_width(config: Config) -> int:
     return 4 if config.learner == "torch" else WIDTH[config.model.dtype]
 
 
-def logit_bytes(config: Config, model: ModelSize) -> float:
+def logit_bytes(config: Config, model: ModelSize, gpu_bytes: float = 0.0) -> float:
     """Two chunks of float32 logits, one more with entropies, and the gradient of the output layer."""
+    chunk = choose_logit_chunk(config.learning.logit_chunk, gpu_bytes, max(1, model.vocabulary))
     copies = 8 + (2 if config.model.dtype == "bfloat16" else 0)
     copies += 4 if any(term.term.needs_entropy for term in config.gro.terms.values()) else 0
     gradient = 0 if config.lora is not None else 4
     if config.model.dtype == "bfloat16":
         gradient += 2  # the weight's cast under autocast; with DeepSpeed the gradient's
-    return float(copies * config.learning.logit_chunk * model.vocabulary + gradient * model.embedding)
+    return float(copies * chunk * model.vocabulary + gradient * model.embedding)
 
 
 def micro_batch_tokens(config: Config) -> int:

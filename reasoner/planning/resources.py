@@ -89,7 +89,7 @@ class Resources:
         policy, critic = ModelSize.of(self.folder, self.config.lora), ModelSize.of(self.critic_folder)
         teacher = ModelSize.of(self.teacher_folder) if self.config.loads_teacher else None
         machine = this_machine(self.decisions.device)
-        return RunEstimate(self.config, policy, critic, machine, self.decisions.engine, teacher)
+        return RunEstimate(self.config, policy, critic, machine, self.decisions.engine, teacher).decided
 
     @property
     def evaluation_needs(self) -> tuple[Need, ...]:

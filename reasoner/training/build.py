@@ -34,6 +34,7 @@ from reasoner.monitoring.tracking import Trackers
 from reasoner.monitoring.view import View, Views
 from reasoner.planning.decide import decide
 from reasoner.planning.describe import describe_checkpoints
+from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.feasibility import refuse_impossible
 from reasoner.planning.resources import Resources, load_resources
 from reasoner.plugins import manager as plugins
@@ -95,7 +96,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
         terms = _bound_terms(base)
         evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
         base.view.message("loading the learner")
-        learner = open_learner(_with_handover(config, decisions), decisions, base.folder, ranks, checkpoint)
+        learner = open_learner(_with_handover(base.config, decisions), decisions, base.folder, ranks, checkpoint)
         _match_rotation(base, learner.policy)
         base.view.message(f"learner: {learner.description}")
         reference = _build_reference(base, learner)
@@ -170,10 +171,20 @@ def _open_base(
         if ranks.first:
             events = stack.enter_context(watching(resources, run, view, tracked=True))
         try:
-            yield _Base(**vars(resources), ranks=ranks, run=run, view=view, events=events)
+            parts = vars(resources) | {"config": _with_recomputation(config, estimate, ranks)}
+            yield _Base(**parts, ranks=ranks, run=run, view=view, events=events)
         except BaseException as error:
             view.message(_resume_hint(run, error))
             raise
+
+
+def _with_recomputation(config: Config, estimate: RunEstimate, ranks: Ranks) -> Config:
+    """With `learning.gradient_checkpointing` decided, where that is left open: on all ranks where one has no room."""
+    if config.learning.gradient_checkpointing != "auto":
+        return config
+    recomputes = any(ranks.gather(bool(estimate.config.learning.gradient_checkpointing)))
+    learning = config.learning.model_copy(update={"gradient_checkpointing": recomputes})
+    return config.model_copy(update={"learning": learning})
 
 
 def _new_run(resources: Resources, facts: Mapping[str, str]) -> RunFolder:
@@ -398,33 +409,35 @@ def _build_teacher(base: _Base, initial: LogprobModel | None, stack: ExitStack) 
 def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat16"]) -> TorchPolicy:
     """A model that gives log-probabilities and is not trained."""
     config = base.config
-    return TorchPolicy(
-        folder,
-        device=base.decisions.device,
-        dtype=dtype,
-        token_budget=config.learning.token_budget,
-        logit_chunk=config.learning.logit_chunk,
-        packing=config.learning.packing,
-        share_prompts=config.learning.share_prompts,
-        trust_remote_code=config.model.trust_remote_code,
-        autocast=base.decisions.learner == "torch",
-    )
+    with base.ranks.in_turn():
+        return TorchPolicy(
+            folder,
+            device=base.decisions.device,
+            dtype=dtype,
+            token_budget=config.learning.token_budget,
+            logit_chunk=config.learning.logit_chunk,
+            packing=config.learning.packing,
+            share_prompts=config.learning.share_prompts,
+            trust_remote_code=config.model.trust_remote_code,
+            autocast=base.decisions.learner == "torch",
+        )
 
 
 def _build_critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
     config = base.config
     if not config.gro.needs_critic:
         return None
-    critic = TorchCritic(
-        base.critic_folder,
-        device=base.decisions.device,
-        dtype=config.model.dtype,
-        config=config.learning,
-        learning_rate=config.critic.learning_rate,
-        total_steps=config.optimizer_steps,
-        ranks=base.ranks,
-        trust_remote_code=config.model.trust_remote_code,
-        checkpoint=checkpoint,
-    )
+    with base.ranks.in_turn():
+        critic = TorchCritic(
+            base.critic_folder,
+            device=base.decisions.device,
+            dtype=config.model.dtype,
+            config=config.learning,
+            learning_rate=config.critic.learning_rate,
+            total_steps=config.optimizer_steps,
+            ranks=base.ranks,
+            trust_remote_code=config.model.trust_remote_code,
+            checkpoint=checkpoint,
+        )
     _match_rotation(base, critic.backbone)
     return critic

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import math
+import pickle
+import zlib
 from typing import Any
 
 import pytest
 
 from reasoner.records import Problem
 from reasoner.testing import make_problem
+from reasoner_rewards.code import packed as packed_tests
 from reasoner_rewards.code.asserts import read_asserts
 from reasoner_rewards.code.calls import Opaque, alike, read_calls
+from reasoner_rewards.code.contest import read_contest
+from reasoner_rewards.code.process import Allowance
 from reasoner_rewards.code.stdin import StdinCase, read_cases, same_output
 
 REFERENCE = "import sys\ndef f(*args, **kwargs): pass\nclass Pair: pass"
@@ -439,3 +446,155 @@ def test_tests_that_would_never_run_are_refused_when_they_are_read(test: str, wh
 def test_a_helper_of_one_test_may_be_called_by_another() -> None:
     tests = ("def check(n): assert f(n) == n", "check(1)\nassert True")
     assert sources(*tests) == tests
+
+
+# Tests as the data sets of contests have them
+
+
+def packed(text: object) -> str:
+    return base64.b64encode(zlib.compress(pickle.dumps(text))).decode()
+
+
+CASES = [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}, {"input": "3 4\n", "output": "7\n"}]
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        {"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]},  # APPS, TACO
+        {"inputs": [["1 2", ""], "3 4\n"], "outputs": [["3", ""], "7\n"], "fn_name": None},
+        json.dumps({"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}),
+        {"input": ["1 2\n", "3 4\n"], "output": ["3\n", "7\n"]},  # code_contests
+        CASES,  # LiveCodeBench, Codeforces
+        json.dumps(CASES),
+        packed(json.dumps(CASES)),
+        [json.dumps(CASES[:1]), packed(json.dumps(CASES[1:])), None, ""],  # public and private ones
+        [
+            {"input": ["1 2\n"], "output": ["3\n"]},
+            None,
+            {"input": ["3 4\n"], "output": ["7\n"]},
+            {"input": [], "output": []},
+        ],
+        [{**test, "type": "stdin_stdout"} for test in CASES],  # SYNTHETIC
+    ],
+)
+def test_inputs_of_a_contest_are_read_however_they_are_kept(tests: Any) -> None:
+    found = read_contest(make_problem("?", "", tests=tests), 0.0)
+    assert found.cases == (StdinCase("1 2\n", "3\n"), StdinCase("3 4\n", "7\n"))
+    assert (found.function, found.questions, found.names) == ("", (), frozenset())
+
+
+FUNCTIONAL = {"input": "[1, 2]\n3\n", "output": "[3]", "testtype": "functional"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "right", "wrong"),
+    [
+        ({"tests": {"inputs": [[[1, 2], 3]], "outputs": [[[3]]], "fn_name": "f"}}, [3], 4),  # APPS wraps results
+        ({"tests": {"inputs": [[[1, 2], 3]], "outputs": [[3]], "fn_name": "f"}}, 3, [4]),
+        ({"tests": {"inputs": [[[1, 2], 3]], "outputs": [[3, 4]], "fn_name": "f"}}, [3, 4], 3),
+        ({"tests": [{"fn_name": "f", "input": [[1, 2], 3], "output": [3], "type": "function_call"}]}, 3, 4),
+        ({"tests": [FUNCTIONAL], "metadata": '{"func_name": "f"}'}, [3], 3),  # LiveCodeBench
+        ({"tests": json.dumps([{**FUNCTIONAL, "metadata": {"func_name": "f"}}])}, [3], 3),  # DeepCoder
+        ({"tests": packed(json.dumps([FUNCTIONAL])), "entry_point": "f"}, [3], 3),
+    ],
+)
+def test_calls_of_a_contest_are_read_however_they_are_kept(fields: dict[str, Any], right: Any, wrong: Any) -> None:
+    found = read_contest(make_problem("?", "", **fields), 0.0)
+    (question,) = found.questions
+    assert (found.function, question.call.args) == ("f", ([1, 2], 3))
+    assert found.names == {"f", "Solution"}
+    assert question.holds(right)
+    assert not question.holds(wrong)
+
+
+@pytest.mark.parametrize(
+    ("program", "called"),
+    [
+        ("def f(a, b): pass", "f"),
+        ("class Solution:\n    def f(self, a, b): pass", "Solution.f"),
+        ("class Solution:\n    def f(self, a, b): pass\ndef f(a, b): pass", "Solution.f"),
+        ("class Solution(Base): pass", "Solution.f"),
+        ("class Solution: pass\ndef f(a, b): pass", "f"),
+        ("class Solution:\n    def g(self): pass\nf = 1", "f"),
+        ("def f(", "f"),
+    ],
+)
+def test_a_contest_calls_the_function_or_the_method_that_a_program_has(program: str, called: str) -> None:
+    found = read_contest(make_problem("?", "", tests={"inputs": [[1]], "outputs": [1], "fn_name": "f"}), 0.0)
+    assert [question.call.function for question in found.asked(program)] == [called]
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        (2, 2.0),
+        (1.5, 1.5),
+        ("2 seconds", 2.0),
+        ("2.0 Seconds", 2.0),
+        (".5 s", 0.5),
+        ("1500 ms", 1.5),
+        ("250 milliseconds", 0.25),
+        ("3", 3.0),
+        ({"seconds": 1, "nanos": 500_000_000}, 1.5),
+        ({"seconds": None, "nanos": 500_000_000}, 0.5),
+        ({"seconds": 20, "nanos": 0}, 12.0),  # as long as all tests may take
+        (None, 4.0),
+        ("", 4.0),
+        ({"seconds": 0, "nanos": 0}, 4.0),
+    ],
+)
+def test_the_time_limit_of_a_problem_holds_in_the_place_of_the_option(limit: Any, seconds: float) -> None:
+    found = read_contest(make_problem("?", "", tests=CASES, time_limit=limit), 0.0)
+    assert found.allowed(Allowance(4.0, 12.0, 512)).timeout_s == seconds
+
+
+class Runs:
+    """Unpickled, it would do something."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("it was loaded",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "the field 'tests' must be tests of a contest, got None"),
+        ({"tests": []}, "the field 'tests' must be tests of a contest"),
+        ({"tests": [None, ""]}, "there is no test"),
+        ({"tests": 7}, "a list or an object of tests is needed, got int"),
+        ({"tests": "print(1)"}, "neither JSON nor base64"),
+        ({"tests": "aGVsbG8="}, "base64 of something that zlib cannot decompress"),
+        ({"tests": base64.b64encode(zlib.compress(pickle.dumps("[]"))[:-4]).decode()}, "cut short"),
+        ({"tests": base64.b64encode(zlib.compress(b"\xff")).decode()}, "no pickle"),
+        ({"tests": packed("no json")}, "the packed text is not JSON"),
+        ({"tests": packed(Runs())}, "holds more than one text .* loading a pickle runs what is in it"),
+        ({"tests": packed(["[]"])}, "holds more than one text"),
+        ({"tests": packed(CASES)}, "Save the tests as JSON"),
+        ({"tests": [{"input": "1"}]}, "a test needs 'input' and 'output', got 'input'"),
+        ({"tests": {"inputs": ["1"], "outputs": []}}, "inputs and outputs must be lists of one length"),
+        ({"tests": {"inputs": [{}], "outputs": ["1"]}}, "input and output of a script are text"),
+        ({"tests": [FUNCTIONAL]}, "the tests name no function; .*columns.entry_point=FIELD"),
+        ({"tests": [CASES[0], {**FUNCTIONAL, "fn_name": "f"}]}, "some tests call a function and some give input"),
+        (
+            {"tests": [{**FUNCTIONAL, "fn_name": "f"}, {**FUNCTIONAL, "fn_name": "g"}]},
+            r"the tests name several functions \(f, g\)",
+        ),
+        ({"tests": [{**FUNCTIONAL, "fn_name": "f", "input": "[1"}]}, "an argument or result of a call must be JSON"),
+        ({"tests": {"inputs": [3], "outputs": [3], "fn_name": "f"}}, "must be its arguments"),
+        ({"tests": CASES, "time_limit": "soon"}, "the time limit must be seconds, .*got 'soon'"),
+        ({"tests": CASES, "time_limit": True}, "the time limit must be seconds"),
+    ],
+)
+def test_tests_of_another_shape_are_the_problems_fault(
+    fields: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=f"problem 'problem'.*{message}"):
+        read_contest(make_problem("?", "", **fields), 0.0)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_stands_for_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_tests, "MAX_UNPACKED", 10_000)
+    with pytest.raises(ValueError, match="more than 10,000 bytes"):
+        read_contest(make_problem("?", "", tests=packed("[" + " " * 20_000 + "]")), 0.0)

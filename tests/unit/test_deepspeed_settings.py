@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reasoner.config import LearningConfig
+from reasoner.distributed.ranks import Ranks
 from reasoner.errors import ConfigError
+from reasoner.learning.deepspeed import engine
 from reasoner.learning.deepspeed.settings import deepspeed_settings
 
 
@@ -85,3 +89,56 @@ def test_every_contradiction_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         settings(tmp_path, deepspeed={"config": str(tmp_path / "none.json")})
+
+
+@pytest.mark.parametrize("zero", [{"zero_stage": 2}, {"zero_stage": 3, "offload_parameters": True}])
+def test_what_is_offloaded_from_a_gpu_is_pinned_unless_a_file_says_otherwise(
+    tmp_path: Path, zero: dict[str, Any]
+) -> None:
+    config = LearningConfig.model_validate({"deepspeed": {**zero, "offload_optimizer": True}})
+    parts = ["offload_optimizer", *(["offload_param"] if len(zero) > 1 else [])]
+    on_gpu = deepspeed_settings(config, "bfloat16", "cuda")["zero_optimization"]
+    assert [on_gpu[part] for part in parts] == [{"device": "cpu", "pin_memory": True}] * len(parts)
+    on_cpu = deepspeed_settings(config, "bfloat16", "cpu")["zero_optimization"]
+    assert [on_cpu[part] for part in parts] == [{"device": "cpu"}] * len(parts)
+    file = tmp_path / "ds.json"
+    file.write_text('{"zero_optimization": {"offload_optimizer": {"pin_memory": false}}}')
+    own = config.model_copy(update={"deepspeed": config.deepspeed.model_copy(update={"config": str(file)})})
+    found = deepspeed_settings(own, "bfloat16", "cuda")["zero_optimization"]
+    assert found["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
+
+
+def test_gradients_of_ranks_are_summed_in_float32_unless_a_file_says_otherwise(tmp_path: Path) -> None:
+    assert settings(tmp_path, dtype="bfloat16")["communication_data_type"] == "fp32"
+    assert settings(tmp_path, {"communication_data_type": "bf16"}, "bfloat16")["communication_data_type"] == "bf16"
+
+
+@pytest.mark.parametrize(("stage", "place"), [(1, "cuda"), (2, "cuda"), (3, "cpu")])
+def test_ranks_load_in_turn_and_hold_nothing_in_host_memory_that_their_gpu_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, place: str
+) -> None:
+    """Under ZeRO 3 no GPU holds the whole model."""
+    loading: list[str] = []
+
+    class Stop(Exception):  # noqa: N818
+        """The model would be loaded now."""
+
+    def load(folder: Path, *, device: str, **_: Any) -> None:
+        loading.append(device)
+        assert turns == ["begin"]
+        raise Stop
+
+    class Turn(Ranks):
+        @contextmanager
+        def in_turn(self) -> Iterator[None]:
+            turns.append("begin")
+            yield
+            turns.append("end")
+
+    turns: list[str] = []
+    monkeypatch.setattr(engine, "_deepspeed", lambda device: None)
+    monkeypatch.setattr(engine, "TorchPolicy", load)
+    config = LearningConfig.model_validate({"deepspeed": {"zero_stage": stage}})
+    with pytest.raises(Stop):
+        engine.DeepspeedLearner(tmp_path, device="cuda", dtype="bfloat16", config=config, total_steps=1, ranks=Turn())
+    assert loading == [place]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from reasoner.learning import device as learning_device
+from reasoner.learning.batching.logit_chunk import choose_logit_chunk
 from reasoner.learning.model import backbone
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.monitoring.step_metrics import memory_metrics
@@ -49,3 +51,28 @@ def test_the_peak_on_the_gpu_is_what_was_held_and_of_one_step(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
     assert [memory_metrics("cuda")["memory/device_gib"] for _ in range(2)] == [40.0, 10.0]
     assert "memory/device_gib" not in memory_metrics("cpu")
+
+
+def test_more_logits_are_in_memory_at_once_on_a_larger_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """DeepSpeed moves the model to its device after it was loaded."""
+    folder = build_tiny_model(tmp_path)
+    policy = TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=None)
+    assert policy._chunk == 256
+    size = SimpleNamespace(total_memory=2048 * 4 * policy.model.config.vocab_size * 50)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: size)
+    policy.device = torch.device("cuda")
+    assert policy._chunk == 2048
+    policy._logit_chunk = 7
+    assert policy._chunk == 7
+
+
+@pytest.mark.parametrize("vocabulary", [64, 32000, 151936, 262144])
+@pytest.mark.parametrize("gib", [0, 4, 24, 80, 141])
+def test_a_chunk_of_logits_takes_a_fiftieth_of_a_gpu(gib: int, vocabulary: int) -> None:
+    chunk = choose_logit_chunk(None, gib * 2**30, vocabulary)
+    assert chunk & (chunk - 1) == 0
+    assert 256 <= chunk <= 16384
+    if chunk > 256:
+        assert 4 * vocabulary * chunk <= gib * 2**30 / 50
+    if gib and chunk < 16384:
+        assert 4 * vocabulary * 2 * chunk > gib * 2**30 / 50

@@ -10,7 +10,7 @@ from reasoner.config import PromptConfig
 from reasoner.data.turn_formats import open_turn_format
 from reasoner.data.turn_formats.arguments import MOST_CALLS, ToolInputs
 from reasoner.data.turn_formats.dialects import DIALECTS, NativeCall
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, DataError
 from reasoner.records import Message, ToolCall, ToolDescription
 from tests import tool_templates as public
 from tests.tool_templates import tool_tokenizer
@@ -182,6 +182,20 @@ def test_results_have_the_ids_that_the_policy_gave() -> None:
         text = f'[TOOL_CALLS] [{{"name": "find", "arguments": {{}}, "id": "{id_}"}}]'
         (part,) = turns.increment(tokenizer.encode(text), [Message("tool", "found", "find")])
         assert f'"call_id": "{expected}"' in tokenizer.decode(part)
+
+
+def test_messages_that_the_template_refuses_are_told_by_its_error() -> None:
+    """The response is a recorded failure; the run goes on."""
+    refusing = "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('no such thing') }}{% endif %}"
+    template = public.QWEN_25.replace(
+        "{%- for m in messages %}", f"{refusing}{{% endfor %}}{{%- for m in messages %}}", 1
+    )
+    tokenizer = tool_tokenizer(template)
+    for kind in ("native", "tags"):
+        turns = open_turn_format(kind, tokenizer, PromptConfig(), {}, TOOLS)
+        turns.check()
+        with pytest.raises(DataError, match="cannot be written as tokens: TemplateError: no such thing"):
+            turns.increment(tokenizer.encode("a<|im_end|>"), [Message("user", "no")])
 
 
 def test_a_format_that_the_model_lacks_is_refused_with_what_to_do() -> None:

@@ -187,6 +187,49 @@ def gpu_checks(monkeypatch: pytest.MonkeyPatch, torch: FakeCuda, smi: str) -> di
     return {check.name: check for check in doctor_gpu.gpus()}
 
 
+@pytest.mark.parametrize(
+    ("found", "named", "headers", "state", "said"),
+    [
+        (("gcc",), "", True, "ok", "/bin/gcc, and Python's headers"),
+        (("clang",), "", True, "ok", "/bin/clang, and Python's headers"),
+        (("my-cc",), "my-cc -O2", True, "ok", "/bin/my-cc, and Python's headers"),
+        (("cc",), "", True, "broken", "no C compiler (gcc, clang): vLLM cannot start on a GPU"),
+        (("gcc",), "my-cc", True, "broken", "no C compiler (my-cc): vLLM cannot start on a GPU"),
+        (("gcc",), "", False, "broken", "no {include}/Python.h: vLLM cannot start on a GPU"),
+        ((), "", False, "broken", "no C compiler (gcc, clang) and no {include}/Python.h"),
+    ],
+)
+def test_what_triton_compiles_with(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    found: tuple[str, ...],
+    named: str,
+    headers: bool,
+    state: str,
+    said: str,
+) -> None:
+    """As in a container without it, where vLLM's first start would end in a traceback of Triton's."""
+    monkeypatch.setenv("CC", named)
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in found else None)
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    if headers:
+        (tmp_path / "Python.h").touch()
+    check = gpu_checks(monkeypatch, FakeCuda([(9, 0)]), "13.0")["compiler"]
+    assert check.state == state
+    assert said.format(include=tmp_path) in check.detail
+    assert ("python3-dev" in check.advice) == (state == "broken")
+
+
+def test_vllm_needs_a_driver_of_its_own_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch may be built for an older CUDA than vLLM's wheels."""
+    torch = FakeCuda([(9, 0)])
+    torch.version.cuda = "12.8"
+    for installed, driver, state in ((True, "12.8", "broken"), (True, "13.0", "ok"), (False, "12.8", "ok")):
+        monkeypatch.setattr(doctor_gpu, "is_installed", lambda name, here=installed: here)
+        check = gpu_checks(monkeypatch, torch, driver)["driver"]
+        assert (check.state, "580 or newer" in check.advice) == (state, state == "broken")
+
+
 def test_gpus_their_driver_and_their_links(monkeypatch: pytest.MonkeyPatch) -> None:
     found = gpu_checks(monkeypatch, FakeCuda([(9, 0)] * 8), "13.0")
     assert found["device"].detail == "cuda: 8 x H100, 80 GiB"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasoner.config import Config
+from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import UserError
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
@@ -16,7 +17,10 @@ from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.feasibility import refuse_impossible
 from reasoner.planning.memory import TIGHT, cache_token_bytes
 from reasoner.processes.machine import GIB, Machine, planned_machine
+from reasoner.training.build import _with_recomputation
+from tests.unit.test_sharded_sampler import on_ranks
 
+OFF = "learning.gradient_checkpointing=false"
 SEVEN = ModelSize(
     7_600_000_000, 28, 3584, 18944, 152064, heads=28, kv_heads=4, head_size=128, context=32768, architecture="Qwen2"
 )
@@ -58,11 +62,35 @@ def test_one_setting_is_advised_where_one_is_enough_and_the_mildest() -> None:
     assert found.advice == {"learning.token_budget": 16384}
     assert "Set learning.token_budget = 16384" in found.advise()
     alone = estimate(on=planned_machine(80.0, 1))
-    assert alone.verdicts[:2] == ["does not fit", "does not fit"]
+    assert [found for found in alone.verdicts if found != "not known"] == ["does not fit", "does not fit"]
     assert alone.advice is not None
     assert alone.advice["learning.deepspeed.offload_optimizer"] is True
     with pytest.raises(UserError, match=r"it needs at least .* GiB of GPU memory .*Set learning\.engine"):
         alone.check()
+
+
+def test_recomputation_is_decided_by_the_estimate() -> None:
+    """0.5B with 32k tokens: activations fit beside learner and sleeping sampler on a large GPU, not on a small one."""
+    small = replace(SMALL, parameters=494_000_000, hidden=896, intermediate=4864, layers=24, vocabulary=151936)
+    for gib, recomputes in ((141.0, False), (24.0, True), (4.0, True)):
+        found = estimate("learning.gradient_checkpointing=auto", model=small, on=planned_machine(gib, 1)).decided
+        assert found.config.learning.gradient_checkpointing is recomputes
+        assert recomputes == (not fits(estimate(OFF, model=small, on=planned_machine(gib, 1))))
+    assert estimate(OFF, on=planned_machine(4.0, 1)).decided.config.learning.gradient_checkpointing is False
+
+
+def test_ranks_recompute_together() -> None:
+    """Under ZeRO 3 a rank that recomputes gathers parameters where another one does not."""
+    recomputes, keeps = (estimate(f"learning.gradient_checkpointing={value}") for value in ("true", "false"))
+    config = estimate("learning.gradient_checkpointing=auto").config
+
+    def rank(ranks: Ranks) -> object:
+        own = recomputes if ranks.index == 1 else keeps
+        return _with_recomputation(config, own, ranks).learning.gradient_checkpointing
+
+    assert on_ranks(3, rank) == [True, True, True]
+    assert _with_recomputation(config, keeps, ALONE).learning.gradient_checkpointing is False
+    assert _with_recomputation(recomputes.config, keeps, ALONE) is recomputes.config
 
 
 def test_where_nothing_helps_that_is_said() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reasoner.learning.model import logprobs as logprobs_module
 from reasoner.learning.model.logprobs import Head, token_logprobs
 
 VOCABULARY, HIDDEN = 50, 6
@@ -205,3 +206,89 @@ def test_the_logits_in_memory_do_not_grow_with_the_response() -> None:
 def test_nor_do_they_with_entropies(cap: float | None, buffers: int) -> None:
     short, long = _peak_with_entropy(40, 10, cap), _peak_with_entropy(400, 10, cap)
     assert 20 * VOCABULARY <= short == long <= buffers * 10 * VOCABULARY
+
+
+class _Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the operations, and the dtype and shape of what they give."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.results: list[tuple[str, torch.dtype, tuple[int, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.results.append((str(func), result.dtype, tuple(result.shape)))
+        return result
+
+
+def _noted(device: str, bias: bool) -> _Noted:
+    """A pass over three chunks, bfloat16 over a float32 weight as under autocast, and its gradient."""
+    hidden = torch.empty(20, HIDDEN, dtype=torch.bfloat16, device=device, requires_grad=True)
+    weight = torch.empty(VOCABULARY, HIDDEN, device=device, requires_grad=True)
+    bias_V = torch.empty(VOCABULARY, device=device, requires_grad=True) if bias else None
+    targets = torch.zeros(20, dtype=torch.int64, device=device)
+    noted = _Noted()
+    with noted:
+        # autocast, which the head asks about, does not know the meta device
+        apply: Any = logprobs_module._TokenLogprobs.apply
+        logprobs, _ = apply(hidden, weight, bias_V, targets, 1.0, None, 7, False)
+        logprobs.sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+    return noted
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_weight_is_cast_once_in_either_pass(device: str, bias: bool) -> None:
+    """A cast reads all of it: 0.5 GB of a small model's, for every chunk that has one of its own."""
+    casts = [
+        shape
+        for name, dtype, shape in _noted(device, bias).results
+        if name == "aten._to_copy.default" and dtype == torch.bfloat16
+    ]
+    assert casts.count((VOCABULARY, HIDDEN)) == 2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gpu_adds_up_in_float32_and_rounds_no_logit(bias: bool) -> None:
+    """Nothing that is as wide as the vocabulary is rounded before the softmax, and no product for the weight's gradient
+    is made beside it."""
+    results = _noted("meta", bias).results
+    chunks = ((7, VOCABULARY), (6, VOCABULARY))
+    rounded = [name for name, dtype, shape in results if dtype == torch.bfloat16 and shape in chunks]
+    assert [name for name in rounded if name != "aten.t.default"] == ["aten._to_copy.default"] * 3  # gradients
+    names = [name for name, _, shape in results if shape in ((VOCABULARY, HIDDEN), *chunks)]
+    assert names.count("aten.mm.dtype") == 3 + 2  # the last chunk's probabilities are kept
+    assert names.count("aten.addmm.dtype_out") == 3
+    assert "aten.mm.default" not in names
+
+
+def test_wide_products_are_nearer_to_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU, with its two products computed here in float32 from the same rounded numbers."""
+    hidden, weight, bias, targets = _random(20, torch.bfloat16)
+    plain_mm, plain_addmm = torch.mm, torch.addmm
+
+    def mm(a: Tensor, b: Tensor, out_dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+        return plain_mm(a, b, **options) if out_dtype is None else plain_mm(a.to(out_dtype), b.to(out_dtype))
+
+    def addmm(total: Tensor, a: Tensor, b: Tensor, *, out_dtype: torch.dtype, out: Tensor) -> Tensor:
+        return plain_addmm(total, a.to(out_dtype), b.to(out_dtype), out=out)
+
+    def both() -> list[Tensor]:
+        logprobs = token_logprobs(hidden, targets, Head(weight, bias), 0.7, 7)
+        return [logprobs.detach(), *torch.autograd.grad(logprobs.sum(), (hidden, weight, bias))]
+
+    exact = [part.detach().double().requires_grad_() for part in (hidden, weight, bias)]
+    expected = _by_definition(exact[0], Head(exact[1], exact[2]), targets, 0.7)
+    gradients = torch.autograd.grad(expected.sum(), exact)
+    rounded = both()
+    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr(torch, "addmm", addmm)
+    monkeypatch.setattr(logprobs_module, "_adds_wide", lambda _: True)
+    wide = both()
+    errors = [float((part.double() - expected.detach()).abs().max()) for part in (rounded[0], wide[0])]
+    assert errors[1] < 1e-5 < errors[0]
+    for got, gradient in zip(wide[1:], gradients, strict=True):
+        torch.testing.assert_close(got.double(), gradient, rtol=0.02, atol=0.02)

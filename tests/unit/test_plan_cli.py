@@ -58,7 +58,7 @@ def test_a_plan_as_json_loads_and_starts_nothing(cli: Cli, seven: str, monkeypat
     assert (first["memory"], first["when"]) == ("GPU memory", "while sampling")
     assert first["total"] == pytest.approx(sum(first["certain"].values()) + sum(first["estimated"].values()))
     node = next(each for each in found["moments"] if each["memory"] == "memory")
-    assert node["certain"]["sampler"] == 4 * 2 * 7_615_616_512  # of the ranks of one node
+    assert (node["when"], node["certain"]) == ("while loading", {"model, loaded": 2 * 7_615_616_512})  # one at a time
     assert found["longest_context"] == 32768
     assert found["change"] == {}
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar, cast
@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import pytest
 import torch
 
-from reasoner.distributed.ranks import Ranks
+from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.sharded import ShardedSampler
@@ -172,3 +172,24 @@ def test_an_engine_wakes_when_no_learner_on_its_devices_keeps_memory(
 
     on_ranks(2, rank)
     assert [(device.kept, device.engine) for device in devices] == [(25, 32), (25, 32)]
+
+
+def test_one_rank_of_a_node_after_the_other() -> None:
+    """Two nodes: three ranks and one; at most one of a node at a time, in the order of their places."""
+    inside: list[list[int]] = [[], []]
+    order: list[tuple[int, int]] = []
+
+    def rank(ranks: Ranks) -> None:
+        node, local = divmod(ranks.index, 3)
+        with replace(ranks, node=node, local=local).in_turn():
+            assert not inside[node]
+            inside[node].append(local)
+            time.sleep(0.02)
+            order.append((node, local))
+            inside[node].remove(local)
+
+    on_ranks(4, rank)
+    assert [local for node, local in order if node == 0] == [0, 1, 2]
+    assert sorted(order) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    with ALONE.in_turn():
+        pass

@@ -195,7 +195,7 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
 ) -> None:
     policy = shared_learner.policy
     policy.packing = Packing(True, data.draw(st.sampled_from(SHARING)), data.draw(st.integers(1, 300), label="budget"))
-    policy._chunk = data.draw(st.integers(1, 100), label="logit chunk")
+    policy._logit_chunk = data.draw(st.integers(1, 100), label="logit chunk")
     policy.model.zero_grad()
     cut = data.draw(st.integers(0, len(GROUPS)), label="accumulation split")
     calls = [(0, GROUPS[:cut]), (sum(len(group.responses) for group in GROUPS[:cut]), GROUPS[cut:])]
@@ -251,7 +251,7 @@ def cut_by(policy: TorchPolicy, packing: Packing) -> Iterator[None]:
 @given(data=st.data())
 def test_nor_does_the_gradient_of_the_entropy(tiny: Path, shared_learner: TorchLearner, data: st.DataObject) -> None:
     policy = shared_learner.policy
-    policy._chunk = data.draw(st.integers(1, 100), label="logit chunk")
+    policy._logit_chunk = data.draw(st.integers(1, 100), label="logit chunk")
     policy.model.zero_grad()
     units = [10 * n + data.draw(st.integers(0, 3)) for n, group in enumerate(GROUPS) for _ in group.responses]
     cut = data.draw(st.integers(0, len(GROUPS)), label="accumulation split")

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 
 from reasoner.config import PromptConfig
 from reasoner.data.turn_formats import TurnFormat, open_turn_format
@@ -173,6 +174,22 @@ def test_a_result_continues_a_block(name: str, written: str, expected: str) -> N
     ids = ids_of(tokenizer, written)
     (part,) = turns.increment(ids, [Message("tool", "12:34", "now")])
     assert text_of(tokenizer, ids, part) == written + expected
+
+
+@pytest.mark.parametrize(("name", "call"), [("tags", "<tool>now</tool>"), ("fenced", "```now\n```\n```output")])
+@pytest.mark.parametrize("beyond", ["<", "\n", "\n1", " ", "x", "<re"])
+def test_what_a_token_holds_beyond_the_stop_string_is_not_written_twice(name: str, call: str, beyond: str) -> None:
+    """As tokenizers have it that know `><` or `>` with a line break: the policy then writes the beginning of the result
+    with the end of its call."""
+    turns, tokenizer = opened(name)
+    last = call[-1] + beyond
+    tokenizer.add_tokens([AddedToken(last, special=False, normalized=False)])
+    written = ids_of(tokenizer, call + beyond)
+    assert text_of(tokenizer, written[-1:]) == last
+    (part,) = turns.increment(written, [Message("tool", "12:34", "now")])
+    result = {"tags": "<result>12:34</result>\n", "fenced": "\n12:34\n```\n"}[name]
+    begun = result.startswith(beyond)
+    assert text_of(tokenizer, written, part) == call + (result if begun else beyond + result)
 
 
 @pytest.mark.parametrize("prompt", [PromptConfig(), PLAIN])

@@ -75,7 +75,7 @@ max_prompt_tokens = 4096
 problems_per_step = 64
 learning_rate = 1e-6
 token_budget = 32768
-gradient_checkpointing = true
+gradient_checkpointing = "auto"
 [profiles.gpu.evaluation]
 every = 20
 [profiles.gpu.run]

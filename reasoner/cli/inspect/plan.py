@@ -159,6 +159,8 @@ def _facts(resolved: Resolved, estimate: RunEstimate) -> Mapping[str, str]:
     if estimate.engine == "vllm":
         facts["KV cache"] = f"{estimate.cached_sequences:,.0f} sequences of {longest_sequence(config):,} tokens at once"
     facts["longest context"] = estimate.described_context
+    if machine.planned and estimate.engine == "vllm":
+        facts["it needs"] = "a driver of version 580 or newer (CUDA 13), a C compiler and Python's headers (`doctor`)"
     if estimate.described_handover:
         facts["hand-over"] = estimate.described_handover
     facts["disk"] = f"{_size(estimate.disk_bytes)} at most; a checkpoint {_size(estimate.checkpoint_bytes)}"
@@ -179,9 +181,10 @@ def _step(estimate: RunEstimate) -> str:
     """Tokens of a step, at most: responses are as long as they are."""
     config, tokens = estimate.config, step_tokens(estimate.config)
     suffix = " a rank" if config.run.ranks > 1 else ""
+    recomputed = ", activations recomputed" if config.learning.gradient_checkpointing else ""
     return (
         f"up to {tokens * config.run.ranks:,} tokens, in {_counted(estimate.micro_batches, 'micro-batch')}{suffix} of "
-        f"up to {micro_batch_tokens(config):,}"
+        f"up to {micro_batch_tokens(config):,}{recomputed}"
     )
 
 

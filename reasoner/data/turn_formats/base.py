@@ -65,6 +65,6 @@ class TurnFormat(Protocol):
             messages: at least one, of the roles `tool` and `user`.
 
         Raises:
-            DataError: the tokenizer cannot write one of them.
+            DataError: the tokenizer or the chat template cannot write one of them.
         """
         ...

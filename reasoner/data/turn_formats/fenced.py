@@ -57,12 +57,11 @@ class FencedFormat(TextFormat):
     def result(self, content: str) -> str:
         return f"{_OUTPUT}\n{content}\n{_FENCE}"
 
-    def inline(self, content: str, before: str) -> str:
-        if before.rstrip(" ").endswith(_OUTPUT):
-            return f"\n{content}\n{_FENCE}\n"
-        if before.endswith(f"{_OUTPUT}\n"):  # one token holds the end of the line too
-            return f"{content}\n{_FENCE}\n"
-        return f"\n{self.result(content)}\n"
+    def inline(self, content: str) -> str:
+        return f"\n{content}\n{_FENCE}\n"
+
+    def unasked(self, text: str) -> str:
+        return f"\n{_OUTPUT}{text}"
 
 
 def _last_block(text: str) -> _Block | None:

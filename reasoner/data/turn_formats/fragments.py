@@ -12,7 +12,7 @@ _ANCHORS = ("a", ".", "\n", "1", ")", ">")
 
 
 def fragment_ids(
-    control: ControlTokens, decode: Callable[[Sequence[int]], str], text: str, after: Sequence[str] = _ANCHORS
+    control: ControlTokens, decode: Callable[[Sequence[int]], str], text: str, after: Sequence[str] = ()
 ) -> tuple[int, ...]:
     """The token ids of a text that continues another one.
 
@@ -21,7 +21,8 @@ def fragment_ids(
 
     Args:
         text: with stand-ins (`ControlTokens`).
-        after: what comes before the fragment, or could; the first whose tokens stay what they are is taken.
+        after: what comes before the fragment, where that is known; else, or where its tokens would not stay what they
+            are, it is something that could.
 
     Raises:
         NotTextError: it spells control tokens that cannot be written as text.
@@ -29,7 +30,7 @@ def fragment_ids(
     if not text:
         return ()
     found: tuple[int, ...] | None = None
-    for anchor in after:
+    for anchor in (*after, *_ANCHORS):
         begin, whole = control.token_ids(anchor), control.token_ids(anchor + text)
         if not begin or whole[: len(begin)] != begin:
             continue

@@ -10,12 +10,13 @@ from typing import Any
 
 from reasoner.data.prompts.chat import ChatRenderer
 from reasoner.data.prompts.control_tokens import NotTextError
+from reasoner.data.prompts.next_turn import NextTurnError
 from reasoner.data.prompts.renderer import prompt_ids
 from reasoner.data.prompts.thinking import after_thinking
 from reasoner.data.turn_formats.arguments import ToolInputs, limited
 from reasoner.data.turn_formats.dialects import DIALECTS, CallDialect, NativeCall
-from reasoner.data.turn_formats.turn_tokens import TurnTokens
-from reasoner.errors import ConfigError, DataError
+from reasoner.data.turn_formats.turn_tokens import TurnTokens, cannot_write
+from reasoner.errors import ConfigError
 from reasoner.records import Message, Problem, ToolCall, ToolDescription
 
 _NAME, _VALUE = "qznameqz", "qzvalueqz"
@@ -120,8 +121,8 @@ class NativeFormat:
         texts = [message.content for message in messages]
         try:
             return self._tokens.turns(written, messages, texts, ids if len(ids) == tools else ())
-        except NotTextError as error:
-            raise DataError(f"a message of the environment or the result of a tool: {error}.") from error
+        except (NotTextError, NextTurnError) as error:
+            raise cannot_write(error) from error
 
 
 _PROBED = ToolCall(_NAME, {"value": _VALUE})

@@ -39,7 +39,7 @@ class TagsFormat(TextFormat):
     def result(self, content: str) -> str:
         return f"<result>{content}</result>"
 
-    def inline(self, content: str, before: str) -> str:
+    def inline(self, content: str) -> str:
         return f"{self.result(content)}\n"
 
 

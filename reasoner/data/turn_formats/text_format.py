@@ -12,10 +12,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from reasoner.data.prompts.control_tokens import NotTextError
+from reasoner.data.prompts.next_turn import NextTurnError
 from reasoner.data.prompts.renderer import Renderer, prompt_ids
 from reasoner.data.turn_formats.arguments import ToolInputs
-from reasoner.data.turn_formats.turn_tokens import TurnTokens
-from reasoner.errors import DataError
+from reasoner.data.turn_formats.turn_tokens import TurnTokens, cannot_write
 from reasoner.records import Message, Problem, ToolCall, ToolDescription
 
 
@@ -50,12 +50,8 @@ class TextFormat(ABC):
         """The result of a call as the policy reads it in a turn of its own."""
 
     @abstractmethod
-    def inline(self, content: str, before: str) -> str:
-        """The result of a call as it continues the policy's turn.
-
-        Args:
-            before: what the turn has so far.
-        """
+    def inline(self, content: str) -> str:
+        """The result of a call as it continues the policy's turn, right after its stop string."""
 
     def increment(self, written: Sequence[int], messages: Sequence[Message]) -> tuple[tuple[int, ...], ...]:
         try:
@@ -65,13 +61,24 @@ class TextFormat(ABC):
                 return self._inline(written, messages)
             texts = [self.result(each.content) if each.role == "tool" else each.content for each in messages]
             return self._tokens.turn(written, texts)
-        except NotTextError as error:
-            raise DataError(f"a message of the environment or the result of a tool: {error}.") from error
+        except (NotTextError, NextTurnError) as error:
+            raise cannot_write(error) from error
 
     def _inline(self, written: Sequence[int], messages: Sequence[Message]) -> tuple[tuple[int, ...], ...]:
-        before, parts = self._tokens.decode(written), list[tuple[int, ...]]()
-        for message in messages:
-            text = f"\n\n{message.content}\n\n" if message.role == "user" else self.inline(message.content, before)
-            parts.append(self._tokens.fragment(text))
-            before += text
+        """The messages as they continue the policy's turn.
+
+        A token can hold more than the end of the stop string, such as the `<` of the result that is to come; that is
+        not written twice.
+        """
+        parts = list[tuple[int, ...]]()
+        _, asked, beyond = self._tokens.decode(written).rpartition(self.stop[0])
+        for at, message in enumerate(messages):
+            text = f"\n\n{message.content}\n\n" if message.role == "user" else self.inline(message.content)
+            if at == 0 and message.role == "tool":
+                text = text.removeprefix(beyond) if asked else self.unasked(text)
+            parts.append(self._tokens.fragment(text, () if at else written))
         return tuple(parts)
+
+    def unasked(self, text: str) -> str:
+        """What `inline` gives, where the policy has not written the stop string."""
+        return text

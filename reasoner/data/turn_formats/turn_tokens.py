@@ -11,7 +11,7 @@ from reasoner.data.prompts.next_turn import NextTurnError
 from reasoner.data.prompts.plain import PlainRenderer
 from reasoner.data.prompts.renderer import Renderer
 from reasoner.data.turn_formats.fragments import fragment_ids, parts_of
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, DataError
 from reasoner.records import Message
 
 _REMEDY = (
@@ -19,6 +19,11 @@ _REMEDY = (
     "(model.chat_template_kwargs), or write plain text: --set prompt.format=plain."
 )
 _MARKERS = ("qzfirstqz", "qzsecondqz")
+
+
+def cannot_write(error: Exception) -> DataError:
+    """The error of messages that have no tokens: the tokenizer or the chat template refuses them."""
+    return DataError(f"what the environment or a tool gave cannot be written as tokens: {error}.")
 
 
 class TurnTokens:
@@ -54,20 +59,28 @@ class TurnTokens:
         end = self._renderer.turn_end()
         return end.token is None and bool(end.text) and self.decode(written).rstrip().endswith(end.text.strip())
 
-    def fragment(self, text: str) -> tuple[int, ...]:
+    def fragment(self, text: str, written: Sequence[int] = ()) -> tuple[int, ...]:
         """The ids of a text within a turn; control tokens that it spells stay text.
+
+        Args:
+            written: what it comes after.
 
         Raises:
             NotTextError: they cannot.
         """
         control = self._renderer.control
-        return fragment_ids(control, self.decode, control.protect(text))
+        return fragment_ids(control, self.decode, control.protect(text), self._last(written))
+
+    def _last(self, written: Sequence[int]) -> tuple[str, ...]:
+        """The text of the last token, where it has one of its own."""
+        text = self.decode(written[-1:])
+        return () if "\ufffd" in text or self._renderer.control.is_in(text) else (text,)
 
     def turn(self, written: Sequence[int], texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """The end of the policy's turn, one of the user with the texts, and the beginning of the policy's next turn.
 
         Raises:
-            NotTextError: they spell control tokens that cannot be written as text.
+            NotTextError, NextTurnError: they cannot be written.
         """
         return self.turns(written, [Message("user", "\n".join(texts))], texts)
 
@@ -81,15 +94,15 @@ class TurnTokens:
         """As `turn`, with messages as they are, and the texts in them between which the tokens are parted.
 
         Raises:
-            NotTextError: as `turn`.
+            NotTextError, NextTurnError: as `turn`.
         """
         control = self._renderer.control
         text = self._renderer.following(messages, call_ids)
-        before: tuple[str, ...] = ()
+        before: Sequence[str] = ()
         own = control.spelling_of(written[-1]) if written else ""
         if self.ended(written) or (own and text.startswith(own)):  # as GLM's tool calls end with what comes next
             text, before = self._after_end(own, text)
-        ids = fragment_ids(control, self.decode, text, before) if before else fragment_ids(control, self.decode, text)
+        ids = fragment_ids(control, self.decode, text, before)
         return parts_of(control, ids, text, [control.protect(each) for each in texts])
 
     def _after_end(self, own: str, text: str) -> tuple[str, tuple[str, ...]]:

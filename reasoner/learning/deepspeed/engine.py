@@ -6,7 +6,8 @@ losses are multiplied by their number; `step` ends an accumulation, not a count;
 often, with a token that weighs nothing where a share is smaller, because every pass of one waits for the same pass of
 the others. How often they agree on before the first pass: any exchange in between would meet one of DeepSpeed's.
 
-In bfloat16 the parameters are bfloat16; gradients add up in float32 and the optimiser keeps float32 copies.
+In bfloat16 the parameters are bfloat16; gradients add up in float32, over micro-batches and over ranks, and the
+optimiser keeps float32 copies.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class DeepspeedLearner:
         checkpoint: Path | None = None,
         lora: LoraConfig | None = None,
     ) -> None:
-        """Load the model into host memory and have DeepSpeed spread it.
+        """Load the model, a rank of a node after the other, and have DeepSpeed spread it.
 
         Args:
             folder: model and tokenizer in Hugging Face format.
@@ -87,22 +88,23 @@ class DeepspeedLearner:
             ConfigError: the user's DeepSpeed file contradicts the configuration.
             UserError: a mixture-of-experts model.
         """
-        settings = deepspeed_settings(config, dtype)
+        settings = deepspeed_settings(config, dtype, device)
         deepspeed = _deepspeed(device)
-        self.policy = TorchPolicy(
-            folder,
-            device="cpu",
-            dtype=dtype,
-            token_budget=config.token_budget,
-            logit_chunk=config.logit_chunk,
-            packing=config.packing,
-            share_prompts=config.share_prompts,
-            gradient_checkpointing=config.gradient_checkpointing,
-            trust_remote_code=trust_remote_code,
-            autocast=False,
-            weights=trained_weights(checkpoint),
-            lora=lora,
-        )
+        with ranks.in_turn():
+            self.policy = TorchPolicy(
+                folder,
+                device="cpu" if config.deepspeed.zero_stage == 3 else device,  # 3 has no GPU hold all of it
+                dtype=dtype,
+                token_budget=config.token_budget,
+                logit_chunk=config.logit_chunk,
+                packing=config.packing,
+                share_prompts=config.share_prompts,
+                gradient_checkpointing=bool(config.gradient_checkpointing),
+                trust_remote_code=trust_remote_code,
+                autocast=False,
+                weights=trained_weights(checkpoint),
+                lora=lora,
+            )
         _refuse_experts(self.policy.model)
         self.version = 0
         self._lora = lora

@@ -27,6 +27,9 @@ from torch.nn.functional import linear
 
 from reasoner.errors import UserError
 
+_WIDE = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
+"""torch 2.8"""
+
 
 class Head(nn.Module):
     """The output layer of a language model and what it does to its logits.
@@ -146,9 +149,10 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         ctx.scale, ctx.cap, ctx.chunk, ctx.kept = scale, cap, chunk, None
         ctx.set_materialize_grads(False)  # an entropy that is only reported costs no backward
+        layer = _narrowed(weight_VH, bias_V, hidden_SH.dtype)
         logprobs, entropies = [], []
         for hidden_CH, targets_C in zip(torch.split(hidden_SH, chunk), torch.split(targets_S, chunk), strict=True):
-            logits_CV = _logits(hidden_CH, weight_VH, bias_V, scale, cap)
+            logits_CV = _logits(hidden_CH, *layer, scale, cap)
             chosen = logits_CV.gather(1, targets_C.unsqueeze(1))
             top, total = _softmax_(logits_CV)
             logprobs.append((chosen - top - total.log()).squeeze(1))
@@ -166,7 +170,7 @@ class _TokenLogprobs(torch.autograd.Function):
         if grad_S is None:
             grad_S = torch.zeros(len(hidden_SH), device=hidden_SH.device)
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        weight = weight_VH.to(hidden_SH.dtype)
+        weight, bias = _narrowed(weight_VH, bias_V, hidden_SH.dtype)
         grad_hidden = torch.empty_like(hidden_SH) if wants_hidden else None
         # Chunks add up in float32 also where the weight is bfloat16.
         wide = torch.promote_types(weight_VH.dtype, torch.float32)
@@ -177,7 +181,7 @@ class _TokenLogprobs(torch.autograd.Function):
             probs_CV, ctx.kept = ctx.kept, None
             slope = None
             if probs_CV is None:
-                probs_CV = _logits(hidden_SH[part], weight_VH, bias_V, ctx.scale, ctx.cap)
+                probs_CV = _logits(hidden_SH[part], weight, bias, ctx.scale, ctx.cap)
                 slope = None if ctx.cap is None else 1 - (probs_CV / ctx.cap).square()
                 _softmax_(probs_CV)
             entropy = None if grad_entropy_S is None else (entropies_S[part], grad_entropy_S[part])
@@ -193,10 +197,19 @@ class _TokenLogprobs(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
 
 
+def _narrowed(weight_VH: Tensor, bias_V: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias in the number format of the hidden states: once for all chunks, for it reads the whole weight."""
+    return weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
+
+
 def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, scale: float, cap: float | None) -> Tensor:
-    """(C, V) in float32 (float64 for float64), scale, cap and temperature applied."""
-    bias = None if bias_V is None else bias_V.to(hidden_CH.dtype)
-    raw = linear(hidden_CH, weight_VH.to(hidden_CH.dtype), bias)
+    """(C, V) in float32 (float64 for float64), scale, cap and temperature applied. All in one number format."""
+    if _adds_wide(hidden_CH):
+        raw = torch.mm(hidden_CH, weight_VH.t(), out_dtype=torch.float32)
+        if bias_V is not None:
+            raw.add_(bias_V)
+    else:
+        raw = linear(hidden_CH, weight_VH, bias_V)
     if raw.dtype != torch.float64:
         raw = raw.float()
     if scale != 1.0:
@@ -237,9 +250,17 @@ def _grad_raw_(
     return probs_CV if slope_CV is None else probs_CV.mul_(slope_CV)
 
 
+def _adds_wide(hidden_CH: Tensor) -> bool:
+    """Whether products of 16-bit numbers are had in the float32 that they add up in: a GPU's are, without a rounded
+    copy in between."""
+    return hidden_CH.device.type != "cpu" and hidden_CH.dtype in (torch.bfloat16, torch.float16) and _WIDE
+
+
 def _add_product_(total_VH: Tensor, raw_CV: Tensor, hidden_CH: Tensor) -> None:
     if raw_CV.dtype == total_VH.dtype:
         total_VH.addmm_(raw_CV.t(), hidden_CH)
+    elif _adds_wide(hidden_CH):
+        torch.addmm(total_VH, raw_CV.t(), hidden_CH, out_dtype=torch.float32, out=total_VH)
     else:
         total_VH.add_(raw_CV.t() @ hidden_CH)
 

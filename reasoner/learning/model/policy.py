@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from reasoner.config import LoraConfig
 from reasoner.distributed.sharding import GroupRows, rows_by_group
 from reasoner.learning.batching.inputs import ModelInputs
+from reasoner.learning.batching.logit_chunk import choose_logit_chunk
 from reasoner.learning.batching.packing import Layout, MicroBatch, PackedSequence, Sharing
+from reasoner.learning.device import device_bytes
 from reasoner.learning.model.backbone import Backbone, Packing
 from reasoner.learning.model.logprobs import head_of, token_logprobs
 from reasoner.learning.model.model_weights import Dtype
@@ -36,7 +38,7 @@ class TorchPolicy(Backbone):
         device: str,
         dtype: Dtype,
         token_budget: int,
-        logit_chunk: int,
+        logit_chunk: int | None,
         packing: Layout = "auto",
         share_prompts: Sharing = "auto",
         gradient_checkpointing: bool = False,
@@ -52,7 +54,7 @@ class TorchPolicy(Backbone):
             device: a torch device, `cpu` or `cuda`.
             dtype: number format of the forward pass; float64 is for tests.
             token_budget: tokens per micro-batch.
-            logit_chunk: response positions whose logits are in memory at once.
+            logit_chunk: response positions whose logits are in memory at once; None: as many as suit the device.
             packing: whether sequences are laid one after the other without padding; `auto`: where the model can.
             share_prompts: whether a group's prompt goes through the model once.
             gradient_checkpointing: recompute activations in the backward pass.
@@ -80,8 +82,14 @@ class TorchPolicy(Backbone):
             weights=weights,
             lora=lora,
         )
-        self._chunk = logit_chunk
+        self._logit_chunk = logit_chunk
         self.head = head_of(self.model)
+
+    @property
+    def _chunk(self) -> int:
+        """Asked anew, because DeepSpeed moves the model to its device later."""
+        vocabulary = self.model.config.get_text_config().vocab_size
+        return choose_logit_chunk(self._logit_chunk, device_bytes(self.device), vocabulary)
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""

@@ -117,9 +117,13 @@ def _question(problem: Problem, given: Any, tolerance: float) -> Question:
             f"if need be a list 'args' and an object 'kwargs'; got {str(given)[:200]}"
         )
     call = FunctionCall(test["function"], tuple(test.get("args", ())), test.get("kwargs", {}))
+    return call_question(call, test["expected"], tolerance)
+
+
+def call_question(call: FunctionCall, expected: Any, tolerance: float) -> Question:
+    """The question whether a call returns what JSON says (`alike`)."""
     arguments = [*map(repr, call.args), *(f"{name}={value!r}" for name, value in call.keywords.items())]
     text = cut(f"{call.function}({', '.join(arguments)})")
-    expected = test["expected"]
     return Question(call, text, lambda value: alike(value, expected, tolerance), shown(expected), _largest(expected))
 
 

@@ -12,13 +12,13 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reasoner import Problem, Response, Sandbox, Score, permitted_sandbox, reward
-from reasoner_rewards.code import asserts, beside, calls, driven, plainly, stdin
+from reasoner_rewards.code import asserts, beside, calls, contest, driven, plainly, stdin
 from reasoner_rewards.code.bindings import begins_indented, bound_names
 from reasoner_rewards.code.extraction import CodeExtract, program_in
 from reasoner_rewards.code.process import Allowance, Program
 from reasoner_rewards.code.verdict import ProgramVerdict, cut
 
-TestKind = Literal["asserts", "calls", "stdin", "checker"]
+TestKind = Literal["asserts", "calls", "stdin", "checker", "contest"]
 Harness = Literal["outside", "inside"]
 MAX_KEPT = 2**16
 """characters of a program that are kept as a part of its score; the response has all of them"""
@@ -46,7 +46,8 @@ class CodeOptions(BaseModel):
     """how far numbers may be from an expected one that is no integer, absolute and relative; `asserts` say it
     themselves"""
     timeout_s: Annotated[float, Field(gt=0.0, le=30.0)] = 4.0
-    """wall seconds per test; a test that takes longer ends the program"""
+    """wall seconds per test; a test that takes longer ends the program. With tests of a contest, for problems without a
+    `time_limit` of their own"""
     program_timeout_s: Annotated[float, Field(gt=0.0, le=30.0)] = 12.0
     """wall seconds for all tests of a program"""
     memory_mb: int = Field(default=512, ge=64)
@@ -179,10 +180,22 @@ def _judge(problem: Problem, options: CodeOptions) -> _Judge:
         asked = calls.read_calls(problem, options.tolerance)
         names = frozenset(question.call.function.partition(".")[0] for question in asked)
         return _Judge(lambda text: calls.judge(sandbox, Program((text,)), asked, allowance), names)
+    if options.tests == "contest":
+        return _of_contest(problem, contest.read_contest(problem, options.tolerance), options)
     checked = options.tests == "checker"
     cases = stdin.read_cases(problem, outputs=not checked)
     passes = stdin.checked_by(sandbox, problem, allowance) if checked else stdin.same_output(options.tolerance)
     return _Judge(lambda text: stdin.judge(sandbox, Program((text,)), cases, allowance, passes), frozenset())
+
+
+def _of_contest(problem: Problem, tests: contest.ContestTests, options: CodeOptions) -> _Judge:
+    allowance, sandbox = tests.allowed(options.allowance), _sandbox(options.sandbox)
+    if tests.function:
+        return _Judge(lambda text: calls.judge(sandbox, tests.program(text), tests.asked(text), allowance), tests.names)
+    passes = stdin.same_output(options.tolerance)
+    if problem.fields.get("checker"):
+        passes = stdin.checked_by(sandbox, problem, allowance)
+    return _Judge(lambda text: stdin.judge(sandbox, tests.program(text), tests.cases, allowance, passes), frozenset())
 
 
 def _of_asserts(tests: asserts.AssertTests, options: CodeOptions) -> Callable[[str], ProgramVerdict]:
