@@ -30,7 +30,7 @@ from reasoner.records import Message, Problem, ToolCall
 app = typer.Typer(help="List and show tools and environments, and play with one.", no_args_is_help=True)
 
 LISTING = "reasoner environments list"
-Name = Annotated[str, typer.Argument(help=f"Name of a tool or an environment (`{LISTING}`).")]
+EntryName = Annotated[str, typer.Argument(help=f"Name of a tool or an environment (`{LISTING}`).")]
 
 
 @app.command("list")
@@ -52,7 +52,7 @@ def list_environments(plugin: options.Plugins = None) -> None:
 
 
 @app.command("show")
-def show(name: Name, plugin: options.Plugins = None) -> None:
+def show(name: EntryName, plugin: options.Plugins = None) -> None:
     """Show what a tool or an environment does, its options, what the policy is told, and the TOML that uses it.
 
     Example: reasoner environments show python
@@ -78,7 +78,7 @@ def show(name: Name, plugin: options.Plugins = None) -> None:
 
 @app.command("test")
 def play_script(
-    name: Name,
+    name: EntryName,
     arguments: Annotated[
         str | None,
         typer.Option(metavar="TOML", help="Arguments of one call of a tool: '{expression = \"6 * 7\"}'."),
