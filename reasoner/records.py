@@ -46,6 +46,9 @@ class Problem:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The row as it was read: all its columns, also under the names of `columns`. JSON values only. Reward sources may
     need more than the answer."""
+    part: str = ""
+    """The task that it is of, where a run has several (`[[mixture]]`, `[[evaluation.also]]`): it decides which rewards
+    score the responses. Empty: not known, or the run has but one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from reasoner.config import Config
 from reasoner.data.curriculum import Curriculum
+from reasoner.data.mixture import Mixture
 from reasoner.data.problems import Stream
 from reasoner.distributed.ranks import ALONE
 from reasoner.evaluation.metrics import Estimate, Evaluation
@@ -141,6 +142,7 @@ def trainer_of(config: Config, run: RunFolder, view: LiveView, problems: Sequenc
     curriculum = Curriculum(stream, 0, config.curriculum.longest_rest)
     records = {problem.id: [0.5, 0, 0, 0] for problem in problems}
     curriculum.restore({"cursor": curriculum.state()["cursor"], "problems": records})
+    mixture = Mixture({config.task: curriculum}, {config.task: 1.0})
     prompts = {problem.id: Prompt(problem, (1, 2, 3)) for problem in problems}
     pairs = [ScoredGroup(Group(problems[0], (1,), (RESPONSE,) * 2), (), (1.0, 0.0))] * len(problems)
     return Trainer(
@@ -157,7 +159,7 @@ def trainer_of(config: Config, run: RunFolder, view: LiveView, problems: Sequenc
         critic=None,
         evaluator=None,
         held_out=None,
-        collector=RolloutCollector(config, cast(Any, Sampler()), cast(Any, Scorer()), stream, prompts, curriculum),
+        collector=RolloutCollector(config, cast(Any, Sampler()), cast(Any, Scorer()), mixture, prompts),
         prefetcher=Prefetcher(),
         offline={"pairs": Stream(pairs, PER_STEP, 0, section="data.pairs", key="data.pairs.per_step")},
         alarms=AlarmMonitor(run.history, list(run.evaluations.items())),

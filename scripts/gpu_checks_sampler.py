@@ -27,10 +27,10 @@ from reasoner.models.tensor_files import read_files, write_weights
 from reasoner.records import Group, SamplingParams
 from reasoner.runs.folder import read_metrics
 from reasoner.sampling.vllm import process as vllm_process
-from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.training.guards.canary import Canary
 from reasoner.training.synced_sampler import SyncedSampler
 from reasoner.training.weight_sync import Publisher, check_gap, gap_limit, hand_over
+from reasoner.trajectories.sampler import TrajectorySampler
 from scripts.gpu_models import Scene, even_weights, fail_if
 
 GAP = 0.03
@@ -38,7 +38,7 @@ GAP = 0.03
 
 
 def _sample(
-    sampler: VllmSampler, scene: Scene, count: int, n: int, tokens: int, temperature: float = 1.0, seed: int = 0
+    sampler: TrajectorySampler, scene: Scene, count: int, n: int, tokens: int, temperature: float = 1.0, seed: int = 0
 ) -> list[Group]:
     """Groups in the order of their prompts."""
     params = SamplingParams(temperature, tokens, seed=seed)
@@ -75,7 +75,7 @@ def check_engine(scene: Scene) -> None:
 def check_seeds(scene: Scene) -> None:
     """What the same seed gives, within an engine and across its starts."""
 
-    def drawn(sampler: VllmSampler, seed: int) -> list[tuple[int, ...]]:
+    def drawn(sampler: TrajectorySampler, seed: int) -> list[tuple[int, ...]]:
         groups = _sample(sampler, scene, 8, 4, 24, seed=seed)
         return [response.token_ids for group in groups for response in group.responses]
 

@@ -18,6 +18,7 @@ from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Group, Message, Problem, Prompt, Response
 from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import StartEngine
+from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
 
 Dtype = Literal["float32", "bfloat16"]
@@ -97,7 +98,7 @@ class Scene:
             folder, device=self.device, dtype=dtype or self.dtype, config=config, total_steps=100, lora=lora
         )
 
-    def sampler(self, folder: Path, name: str, dtype: Dtype | None = None, **start: Any) -> VllmSampler:
+    def sampler(self, folder: Path, name: str, dtype: Dtype | None = None, **start: Any) -> TrajectorySampler:
         """vLLM with the model in `folder`, and with a run's arguments."""
         values: dict[str, Any] = {
             "model": str(folder),
@@ -109,7 +110,8 @@ class Scene:
             "kv_cache_gib": 0.25,
             "trust_remote_code": False,
         }
-        return VllmSampler(StartEngine(**values | start), self.folder / f"{name}.vllm.log")
+        engine = VllmSampler(StartEngine(**values | start), self.folder / f"{name}.vllm.log")
+        return TrajectorySampler(engine)
 
     def prompts(self, count: int, tokens: int = 40) -> list[Prompt]:
         """Prompts of random bytes."""

@@ -17,7 +17,7 @@ from statistics import fmean
 
 from reasoner.config import Config, SamplingConfig
 from reasoner.errors import DataError, UserError
-from reasoner.evaluation.metrics import Criterion, pass_rates
+from reasoner.evaluation.metrics import Criterion, listed_criteria, pass_rates
 from reasoner.gro.spec.registry import Algorithms
 from reasoner.gro.spec.terms import Term
 from reasoner.io.bounded_files import SMALL_BYTES, is_folder, is_there, read_bytes
@@ -88,7 +88,8 @@ class ComponentChange:
 class Correctness:
     """How many responses are correct, as a mean over the groups that both scorings judged."""
 
-    criterion: Criterion
+    correct: str
+    """what makes a response correct: `math`"""
     old: float
     """share of the correct responses"""
     new: float
@@ -186,7 +187,7 @@ def rescore(
     """
     name, term = _first_online(config, algorithms)
     reason = _no_credit_reason(batches, term)
-    criterion = Criterion.of(config) if config.evaluation else None
+    criteria = _criteria(config)
     rates: list[tuple[float, float]] = []
     changes: list[RescoredResponse] = []
     reordered = done = 0
@@ -203,26 +204,37 @@ def rescore(
         reordered += sum(
             _order(old.rewards) != _order(new.rewards) for old, new in zip(batch.groups, fresh, strict=True)
         )
-        rates += _rates(criterion, batch.groups, fresh) if criterion else ()
+        rates += _rates(criteria, batch.groups, fresh)
         for part in (part for scored in fresh for row in scored.components for part in row):
             if part.failure is not None:
                 failures[part.source] = failures.get(part.source, 0) + 1
     groups = sum(len(batch.groups) for batch in batches)
-    correctness = _correctness(criterion, rates) if criterion and rates else None
+    correctness = _correctness(listed_criteria(criteria), rates) if rates else None
     return Rescoring(tuple(changes), groups, reordered, _components(changes), reason, correctness, failures)
 
 
+def _criteria(config: Config) -> dict[str, Criterion]:
+    """What makes a response correct, by task; empty: nothing does."""
+    if config.mixture or config.also:
+        return Criterion.of_tasks(config)
+    return {config.task: Criterion.of(config)} if config.evaluation else {}
+
+
 def _rates(
-    criterion: Criterion, before: Sequence[ScoredGroup], after: Sequence[ScoredGroup]
+    criteria: Mapping[str, Criterion], before: Sequence[ScoredGroup], after: Sequence[ScoredGroup]
 ) -> Iterator[tuple[float, float]]:
     """Shares of correct responses in each group that was judged both times."""
-    old, new = pass_rates(before, criterion), pass_rates(after, criterion)
-    return ((rate, new[name]) for name, rate in old.items() if name in new)
+    for name, criterion in criteria.items():
+        old, new = (
+            pass_rates([each for each in groups if len(criteria) == 1 or each.group.problem.part == name], criterion)
+            for groups in (before, after)
+        )
+        yield from ((rate, new[problem]) for problem, rate in old.items() if problem in new)
 
 
-def _correctness(criterion: Criterion, rates: Sequence[tuple[float, float]]) -> Correctness:
+def _correctness(correct: str, rates: Sequence[tuple[float, float]]) -> Correctness:
     old, new = (fmean(column) for column in zip(*rates, strict=True))
-    return Correctness(criterion, old, new, len(rates))
+    return Correctness(correct, old, new, len(rates))
 
 
 def score_in_order(groups: Sequence[Group], scorer: Scorer) -> tuple[ScoredGroup, ...]:

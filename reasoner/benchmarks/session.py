@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -14,6 +15,7 @@ from reasoner.benchmarks.results import BenchmarkResult, as_json
 from reasoner.loading import Resolved
 from reasoner.monitoring.choose import open_view
 from reasoner.planning.preflight import ready
+from reasoner.plugins.manager import build_manager
 from reasoner.processes.caller import tell_folder
 
 
@@ -27,7 +29,8 @@ def start(resolved: Sequence[Resolved]) -> tuple[Path, list[BenchmarkResult]]:
         UserError: something is not as it must be; nothing was loaded yet.
         RunError: an engine, the scoring or the disk failed; what was done is in the folder.
     """
-    parts = prepare([ready(task, training=False) for task in resolved], letters_of(resolved))
+    tasks = [task for each in resolved for task in _by_task(each)]
+    parts = prepare([ready(task, training=False) for task in tasks], letters_of(tasks))
     tight = memory_warnings(parts)
     with create(Path(resolved[0].config.run.output), parts) as folder:
         tell_folder(folder.folder)
@@ -61,6 +64,16 @@ def _carry_on(
     results = _results(folder)
     folder.keep_results(as_json(folder.folder, results))
     return results
+
+
+def _by_task(resolved: Resolved) -> list[Resolved]:
+    """The tasks that a run evaluates on, each as a configuration of its own."""
+    config = resolved.config
+    if not config.mixture and not config.also:
+        return [resolved]
+    tasks = (config.without_other_tasks if task is config else task for task in config.evaluated.values())
+    # Plugins of its own for each: those that watch are told of one task.
+    return [replace(resolved, config=task, manager=build_manager(config.plugins)) for task in tasks]
 
 
 def _results(folder: EvaluationFolder) -> list[BenchmarkResult]:

@@ -24,8 +24,9 @@ from reasoner.config.learning import LearningConfig, LoraConfig, PolicyConfig
 from reasoner.config.objective import TermConfig
 from reasoner.config.rewards import RewardConfig, ScoringConfig
 from reasoner.config.run import RunConfig
-from reasoner.config.sampling import EvaluationConfig, SamplingConfig
+from reasoner.config.sampling import PartSampling, SamplingConfig
 from reasoner.config.section import mistake_of_temperature
+from reasoner.config.sections import EvaluationConfig
 
 __all__ = [
     "Config",
@@ -36,6 +37,7 @@ __all__ = [
     "LoraConfig",
     "MissingPolicy",
     "OfflineConfig",
+    "PartSampling",
     "PolicyConfig",
     "PromptConfig",
     "RewardConfig",

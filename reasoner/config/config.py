@@ -6,13 +6,15 @@ impossible is refused here, before anything is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pydantic import model_validator
 
-from reasoner.config.consistency import CHECKS
-from reasoner.config.sampling import EvaluationConfig
-from reasoner.config.sections import Sections
+from reasoner.config.consistency import CHECKS, check_parts
+from reasoner.config.objective import GroConfig
+from reasoner.config.rewards import RewardConfig
+from reasoner.config.sections import EvaluationConfig, PartConfig, Sections
 from reasoner.errors import ConfigError
 
 
@@ -21,9 +23,69 @@ class Config(Sections):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for check in CHECKS:
-            check(self)
+        check_parts(self)
+        named = {f"mixture.{name}: ": part for name, part in self.parts.items()} if self.mixture else {"": self}
+        named |= {f"evaluation.also.{name}: ": part for name, part in self.also.items()}
+        for where, part in named.items():
+            for check in CHECKS:
+                try:
+                    check(part)
+                except ValueError as error:
+                    raise ValueError(f"{where}{error}") from None
         return self
+
+    @property
+    def parts(self) -> Mapping[str, Config]:
+        """The tasks to train on by name, each as the configuration of a run on it alone; a single task is its own only
+        part."""
+        if not self.mixture:
+            return {self.task: self}
+        return {part.task: self._part(part) for part in self.mixture}
+
+    @property
+    def also(self) -> Mapping[str, Config]:
+        """The further tasks to evaluate on by name, each as the configuration of an evaluation of it."""
+        found = self.evaluation.also if self.evaluation else []
+        return {part.task: self._part(part).model_copy(update={"gro": GroConfig()}) for part in found}
+
+    @property
+    def evaluated(self) -> Mapping[str, Config]:
+        """The tasks whose problems the policy answers in an evaluation, by name: those to train on, then the others."""
+        own = self.parts if self.online or self.evaluates_itself or not self.gro.terms else {}
+        return {**own, **self.also}
+
+    @property
+    def scored(self) -> Mapping[str, Sequence[RewardConfig]]:
+        """The rewards of every task whose responses are scored, by its name."""
+        if self.mixture or self.also:
+            return {name: task.rewards for name, task in self.evaluated.items()}
+        return {self.task: self.rewards}
+
+    @property
+    def without_other_tasks(self) -> Config:
+        """The configuration of a single task without the further tasks that it is evaluated on."""
+        own = self.evaluation.model_copy(update={"also": [], "best": ""}) if self.evaluation else None
+        return self.model_copy(update={"evaluation": own})
+
+    def part(self, name: str) -> Config:
+        """The configuration of the task that a problem is of (`Problem.part`)."""
+        return self.evaluated[name] if self.mixture or name in self.also else self
+
+    def _part(self, part: PartConfig) -> Config:
+        offline = {name: getattr(self.data, name) for name in ("pairs", "labelled", "demos")}
+        evaluation = None if part.evaluation is None else EvaluationConfig(**dict(part.evaluation))
+        return self.model_copy(
+            update={
+                "task": part.task,
+                "mixture": [],
+                "prompt": part.prompt,
+                "data": part.data.model_copy(update=offline),
+                "sampling": self.sampling.model_copy(update=dict(part.sampling)),
+                "rewards": part.rewards,
+                "evaluation": evaluation,
+                "environment": part.environment,
+            }
+        )
 
     @property
     def required_evaluation(self) -> EvaluationConfig:

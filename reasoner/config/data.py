@@ -133,3 +133,6 @@ class CurriculumConfig(Section):
     and rests those that are always or never solved for some epochs."""
     longest_rest: Positive = 8
     """Longest rest of a problem, in epochs."""
+    parts: Literal["fixed", "pass-rate"] = "fixed"
+    """Shares of the parts of a `[[mixture]]`: `fixed` by their weights; `pass-rate` multiplies each weight by what the
+    part's last groups had to teach, which is most where half of the responses are right."""

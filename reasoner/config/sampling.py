@@ -10,7 +10,18 @@ from reasoner.config.section import COLDEST, HOTTEST, Positive, Section, Tempera
 from reasoner.io.http_json import Url
 
 
-class SamplingConfig(Section):
+class PartSampling(Section):
+    """`[mixture.sampling]`: limits of a task's prompts and responses; a task in `[[evaluation.also]]` has them too."""
+
+    max_tokens: Positive = 256
+    """Most tokens of a response."""
+    max_prompt_tokens: Positive = 512
+    """Most tokens of a prompt; a longer one is refused before training."""
+    stop: list[str] = Field(default_factory=list)
+    """Strings that end a response."""
+
+
+class SamplingConfig(PartSampling):
     """`[sampling]`: how training responses are sampled."""
 
     engine: Literal["auto", "vllm", "hf"] = "auto"
@@ -26,12 +37,6 @@ class SamplingConfig(Section):
     """Responses sampled per problem."""
     temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)] = 1.0
     """Sampling temperature. Greedy decoding (0) is not allowed, because the responses of a group would not differ."""
-    max_tokens: Positive = 256
-    """Most tokens of a response."""
-    max_prompt_tokens: Positive = 512
-    """Most tokens of a prompt; a longer one is refused before training."""
-    stop: list[str] = Field(default_factory=list)
-    """Strings that end a response."""
     stop_repetition: Annotated[int, Field(ge=2)] | None = None
     """Times in a row that the same tokens, up to 64 of them, may be written before the response is ended, with finish
     reason `repetition`. A small number ends honest tables and numbers too. `none` lets such a response run on to
@@ -46,9 +51,10 @@ class SamplingConfig(Section):
     problems. With 0 they stay, and cost no update."""
     kv_cache_gib: Annotated[float, Field(gt=0.0)] = 2.0
     """Size of vLLM's KV cache in GiB (CPU only)."""
-    ahead: Annotated[int, Field(ge=0, le=1)] = 0
-    """Steps that sampling runs ahead of the update. With 1, the next step's responses are sampled during the update,
-    one step off-policy, and corrected for it; 0 is on-policy."""
+    max_staleness: Annotated[int, Field(ge=0)] = 0
+    """Most training steps that the weights which sampled a response may be older than those that learn from it. 0 is
+    on-policy. With 1, the next step's responses are sampled during the update, one step off-policy, and corrected for
+    it. With more, sampling runs up to so many steps ahead, and the weights change under what is being sampled."""
 
     @model_validator(mode="after")
     def _servers_with_their_mode(self) -> Self:
@@ -84,8 +90,8 @@ class HandoverConfig(Section):
     with `model.dtype = "float32"` and 0.1 with bfloat16."""
 
 
-class EvaluationConfig(Section):
-    """`[evaluation]`: evaluation before, during and after training."""
+class PartEvaluation(Section):
+    """`[mixture.evaluation]`: how a task is evaluated; a task in `[[evaluation.also]]` has it too."""
 
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations, on `data.eval` and on what is held out of offline data. With 0, only before and after

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from reasoner.config.data import CurriculumConfig, DataConfig, OfflineConfig, PromptConfig
 from reasoner.config.environment import EnvironmentConfig
@@ -12,9 +14,57 @@ from reasoner.config.learning import CriticConfig, LearningConfig, LoraConfig, P
 from reasoner.config.objective import GroConfig
 from reasoner.config.rewards import RewardConfig, ScoringConfig
 from reasoner.config.run import RunConfig
-from reasoner.config.sampling import EvaluationConfig, HandoverConfig, SamplingConfig
+from reasoner.config.sampling import HandoverConfig, PartEvaluation, PartSampling, SamplingConfig
 from reasoner.config.section import Section
 from reasoner.gro.spec.terms import Source
+
+
+def _weight(value: object) -> object:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if value != "size" and not (math.isfinite(number) and number > 0):
+        raise PydanticCustomError("weight", 'must be a number above 0, or "size"')
+    return value
+
+
+class PartConfig(Section):
+    """`[[evaluation.also]]`: another task that a run evaluates on. It keeps its own prompt, data, limits and rewards,
+    and every key of them can be set here. `limit`, `samples`, `temperature` and `every` are short for the keys that end
+    in them; `profile` chooses one of its profiles."""
+
+    task: str
+    """Name of a task (`reasoner tasks list`), or its TOML file. It names the part in metrics and reports."""
+    prompt: PromptConfig = Field(default_factory=PromptConfig)
+    """As in `[prompt]`."""
+    data: DataConfig = Field(default_factory=DataConfig)
+    """As in `[data]`, without offline responses."""
+    sampling: PartSampling = Field(default_factory=PartSampling)
+    """The limits of its prompts and responses."""
+    rewards: list[RewardConfig] = Field(default_factory=list)
+    """As in `[[rewards]]`."""
+    evaluation: PartEvaluation | None = None
+    """As in `[evaluation]`."""
+    environment: EnvironmentConfig | None = None
+    """As in `[environment]`."""
+
+
+class MixturePart(PartConfig):
+    """`[[mixture]]`: one of several tasks that a run trains on. It keeps its own prompt, data, limits, rewards and
+    evaluation, and every key of them can be set here; model, method, learner and sampler are the run's. `profile`
+    chooses one of its profiles."""
+
+    weight: Annotated[float | Literal["size"], BeforeValidator(_weight)] = 1.0
+    """Its share of the problems among the weights of all parts; `size` makes the shares proportional to the numbers of
+    training problems."""
+
+
+class EvaluationConfig(PartEvaluation):
+    """`[evaluation]`: evaluation before, during and after training."""
+
+    also: list[PartConfig] = Field(default_factory=list)
+    """Further tasks to evaluate on."""
+    best: str = ""
+    """Evaluation by which `run.keep_best` ranks checkpoints: the name of a task, or `mean` for the mean accuracy of
+    all tasks; empty for the accuracy on what is trained on."""
 
 
 class Sections(Section):
@@ -34,7 +84,7 @@ class Sections(Section):
     """The model that is trained."""
     prompt: PromptConfig = Field(default_factory=PromptConfig)
     """How a data row becomes a prompt."""
-    data: DataConfig
+    data: DataConfig = Field(default_factory=DataConfig)
     """Problems to train and evaluate on, and offline responses."""
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
     """Which training problems a step takes."""
@@ -60,6 +110,8 @@ class Sections(Section):
     """How it is verified that the sampler holds the trained weights."""
     evaluation: EvaluationConfig | None = None
     """Evaluation before, during and after training; needed by terms that read online groups."""
+    mixture: list[MixturePart] = Field(default_factory=list)
+    """Several tasks to train on at once; empty for a single task."""
     trackers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Trackers that get the figures of a training in addition to its run folder, with their options:
     `[trackers.tensorboard]`."""
@@ -73,11 +125,17 @@ class Sections(Section):
     def has_sampler(self) -> bool:
         """Whether a training samples and scores.
 
-        It does for terms that read online groups, and for its evaluations alone where there are problems in
-        `data.eval`, rewards, and one that decides.
+        It does for terms that read online groups, and for its evaluations alone: on other tasks (`evaluation.also`),
+        or where there are problems in `data.eval`, rewards, and one that decides.
         """
+        return self.online or self.evaluates_itself or (self.evaluation is not None and bool(self.evaluation.also))
+
+    @property
+    def evaluates_itself(self) -> bool:
+        """Whether there are problems in `data.eval`, rewards, and one that decides, to evaluate on without training on
+        online groups."""
         decides = self.evaluation is not None and self.evaluation.correct != ""
-        return self.online or (self.data.eval is not None and bool(self.rewards) and decides)
+        return self.data.eval is not None and bool(self.rewards) and decides
 
     @property
     def needs_initial(self) -> bool:

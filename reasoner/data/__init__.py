@@ -9,6 +9,7 @@ In come rows, out come `Problem` and `Prompt`, and responses that others wrote.
     row_selection.py            which rows are used, in which order
     decontamination.py          training and evaluation data kept apart
     problems.py, curriculum.py  problems, and which of them a step takes
+    mixture.py                  of which task they are
     offline.py                  pairs, labels and demonstrations as the same records as sampled responses
     prompts/                    problems as text and tokens
     turn_formats/               tool calls in what the policy writes, and the tokens between its turns

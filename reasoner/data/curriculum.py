@@ -50,7 +50,7 @@ class Curriculum:
     else.
 
     No method but `state` and `restore` takes longer with more problems. `state` may be called while another thread
-    takes problems for the next step (`sampling.ahead`).
+    takes problems for the next step (`sampling.max_staleness`).
     """
 
     def __init__(self, stream: Stream[Problem], seed: int, longest_rest: int) -> None:

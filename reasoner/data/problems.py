@@ -304,6 +304,14 @@ class Cursor:
             found.append(problem)
         return tuple(found)
 
+    def observe(self, pass_rates: Mapping[str, float]) -> None:
+        """Its order does not depend on how groups went."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """It has no figures."""
+        return {}
+
     def mark(self) -> None:
         """From now on `state` says where it is now."""
         self._marked = {"epoch": self._epoch, "position": self._position, "deferred": list(self._deferred)}

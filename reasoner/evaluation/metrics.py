@@ -24,16 +24,18 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
 from reasoner.config import Config
-from reasoner.evaluation.intervals import Interval, change_interval, change_p, mean_interval
+from reasoner.evaluation.intervals import Interval, change_interval, change_p, holm, mean_interval
 from reasoner.records import Component, ScoredGroup
 
 FigureUnit = Literal["share", "tokens", "reward", "nats", "number"]
 ResponseVerdict = Literal["correct", "wrong", "not applicable", "failed"]
+TASK = "task/"
+"""how the names of figures and metrics of one task of several begin"""
 VERDICT = ("avg@", "pass@", "maj@", "parsable")
 """how the names of the figures begin that are over the problems that were judged"""
 
@@ -69,6 +71,11 @@ class Criterion:
             chain.append(conditions[last])
         return cls(source, threshold, tuple(chain))
 
+    @classmethod
+    def of_tasks(cls, config: Config) -> dict[str, Criterion]:
+        """Of every task that the run evaluates on, by name."""
+        return {name: cls.of(task) for name, task in config.evaluated.items()}
+
     def __str__(self) -> str:
         """`math`, or `judge >= 0.8`: what is not said is at least 1."""
         return self.source if self.threshold == 1.0 else f"{self.source} >= {self.threshold:g}"
@@ -103,6 +110,12 @@ class Criterion:
         return "not applicable"
 
 
+def listed_criteria(criteria: Mapping[str, Criterion]) -> str:
+    """What makes a response correct, of several tasks with their names: `math of math-gsm8k, code of code-stdin`."""
+    several = len(criteria) > 1
+    return ", ".join(f"{criterion} of {name}" if several else str(criterion) for name, criterion in criteria.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """One figure over the problems that have it, with its 95% interval."""
@@ -134,15 +147,40 @@ class Evaluation:
     """its value from which on a response is correct"""
     rows: int = 0
     """held-out rows of offline data that the learner measured (`reasoner.training.held_out`)"""
+    tasks: Mapping[str, Evaluation] = field(default_factory=dict)
+    """of a run that evaluates on several tasks: the evaluation of each part of a mixture, whose problems together are
+    what the other fields are over; and of each further task (`evaluation.also`)"""
+    best: str = ""
+    """by which accuracy checkpoints are ranked: that of a task, `mean` of all, or empty for the own one; a step whose
+    evaluation lacks it is none of the best"""
 
     @property
     def quality(self) -> tuple[float, float, float]:
         """What the checkpoints of a run are compared by: accuracy, then mean reward, then held-out loss, the lower the
         better."""
-        figures = (self.accuracy, self.find("reward"))
-        accuracy, reward = (-math.inf if figure is None else figure.value for figure in figures)
+        reward = -math.inf if (figure := self.find("reward")) is None else figure.value
+        accuracy = self._ranking_accuracy
         losses = [estimate.value for estimate in self.estimates if is_loss(estimate.name)]
         return accuracy, reward, -sum(losses) if losses else -math.inf
+
+    @property
+    def _ranking_accuracy(self) -> float:
+        several = dict(self.tasks)
+        if self.correct or not several:  # a single task; that of a mixture are its parts together
+            several = {"": self, **several}
+        ranking = several.values() if self.best == "mean" else [several.get(self.best) if self.best else self]
+        found = [each.accuracy.value if each and each.accuracy else -math.inf for each in ranking]
+        return fmean(found)
+
+    @property
+    def figures(self) -> tuple[Estimate, ...]:
+        """All estimates, those of tasks as `task/<task>/avg@1`."""
+        of_tasks = (
+            replace(estimate, name=f"{TASK}{name}/{estimate.name}")
+            for name, task in self.tasks.items()
+            for estimate in task.estimates
+        )
+        return (*self.estimates, *of_tasks)
 
     @property
     def held_out(self) -> tuple[Estimate, ...]:
@@ -156,12 +194,12 @@ class Evaluation:
 
     def find(self, name: str) -> Estimate | None:
         """The figure of that name; None when no response had what it needs."""
-        return next((estimate for estimate in self.estimates if estimate.name == name), None)
+        return next((estimate for estimate in self.figures if estimate.name == name), None)
 
     @property
     def accuracy(self) -> Estimate | None:
         """avg@k."""
-        return self.find(f"avg@{self.samples}")
+        return next((each for each in self.estimates if each.name == f"avg@{self.samples}"), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +222,30 @@ class Difference:
     """problems whose value fell"""
     p: float
     """of no change: McNemar's exact test, or sign flips (`intervals.change_p`)"""
+    holm: float | None = None
+    """p after Holm's correction for the tasks whose accuracies are compared; None: there is but one comparison"""
 
     @property
     def within_noise(self) -> bool:
         """Whether the interval holds 0, or there is none."""
         return self.low is None or self.high is None or self.low <= 0.0 <= self.high
+
+
+def task_of(name: str) -> tuple[str, str]:
+    """The task of a figure or a metric, and its name there; no task: an empty string.
+
+    >>> task_of("task/math-gsm8k/reward/math"), task_of("avg@1")
+    (('math-gsm8k', 'reward/math'), ('', 'avg@1'))
+    """
+    if not name.startswith(TASK):
+        return "", name
+    task, _, rest = name.removeprefix(TASK).partition("/")
+    return task, rest
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether a figure is the accuracy of the run or of one of its tasks."""
+    return task_of(name)[1].startswith("avg@")
 
 
 def is_held_out(name: str) -> bool:
@@ -216,6 +273,27 @@ def summarise(groups: Sequence[ScoredGroup], samples: int, criterion: Criterion)
     return Evaluation(len(groups), samples, abstained, tuple(estimates), criterion.source, criterion.threshold)
 
 
+def together(tasks: Mapping[str, Evaluation]) -> Evaluation:
+    """The parts of a mixture as one: every problem counts once, whichever part it is of. Figures that mean the same in
+    all parts are over all problems."""
+    samples = max(task.samples for task in tasks.values())
+    alike = all(task.samples == samples for task in tasks.values())
+    table: dict[tuple[str, FigureUnit], dict[str, float]] = {}
+    for task in tasks.values():
+        for name in (f"avg@{task.samples}", "finished", "length", "reward"):
+            if (figure := task.find(name)) is not None:
+                key = f"avg@{samples}" if is_accuracy(name) else name
+                table.setdefault((key, figure.unit), {}).update(figure.by_problem)
+    estimates = (estimate(name, unit, values, samples if alike else 0) for (name, unit), values in table.items())
+    return Evaluation(
+        problems=sum(task.problems for task in tasks.values()),
+        samples=samples,
+        abstained=sum(task.abstained for task in tasks.values()),
+        estimates=tuple(estimates),
+        tasks=tasks,
+    )
+
+
 def pass_rates(groups: Sequence[ScoredGroup], criterion: Criterion) -> dict[str, float]:
     """Problem id -> share of correct responses among those with a verdict; a group without any is left out."""
     verdicts = {scored.group.problem.id: criterion.verdicts(scored) for scored in groups}
@@ -223,10 +301,26 @@ def pass_rates(groups: Sequence[ScoredGroup], criterion: Criterion) -> dict[str,
 
 
 def compare(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
-    """The change of every figure that both have, over the problems for which both have it. Figures of correctness are
-    left out where the two do not mean the same by it (`why_not_comparable`)."""
+    """The change of every figure that both have, over the problems for which both have it, of all tasks. Figures of
+    correctness are left out where the two do not mean the same by it (`why_not_comparable`)."""
+    found = list(_compared(before, after))
+    for name, old in before.tasks.items():
+        if (new := after.tasks.get(name)) is not None:
+            found += [replace(each, name=f"{TASK}{name}/{each.name}") for each in _compared(old, new)]
+    # What a mixture has together says nothing new: each test is one of a task.
+    tested = [
+        at for at, each in enumerate(found) if is_accuracy(each.name) and (task_of(each.name)[0] or before.correct)
+    ]
+    if len(tested) > 1:
+        for at, corrected in zip(tested, holm([found[at].p for at in tested]), strict=True):
+            found[at] = replace(found[at], holm=corrected)
+    return tuple(found)
+
+
+def _compared(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
     mixed = why_not_comparable(before, after)
-    pairs = ((old, after.find(old.name)) for old in before.estimates if not (mixed and old.name.startswith(VERDICT)))
+    named = {estimate.name: estimate for estimate in after.estimates}
+    pairs = ((old, named.get(old.name)) for old in before.estimates if not (mixed and old.name.startswith(VERDICT)))
     differences = (_difference(old, new) for old, new in pairs if new is not None)
     return tuple(difference for difference in differences if difference is not None)
 

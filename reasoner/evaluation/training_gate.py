@@ -12,8 +12,8 @@ The problems are few, so the intervals are wide: the gate tells "never" and "alw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from reasoner.evaluation.metrics import Criterion, Estimate, estimate, summarise
 from reasoner.records import ScoredGroup
@@ -43,10 +43,14 @@ class TrainingGate:
     """share of groups whose rewards differ; None: one response to a problem, which has nothing to be compared with"""
     advice: str
     """what is wrong and what to change; empty: nothing is wrong"""
+    tasks: Mapping[str, TrainingGate] = field(default_factory=dict)
+    """of each part of a mixture, whose problems together are what the other fields are over"""
 
     @property
     def sentence(self) -> str:
         """The figures, for a newcomer."""
+        if self.tasks:
+            return "\n".join(f"{name}: {gate.sentence}" for name, gate in self.tasks.items())
         problems, responses = _count(self.problems, "training problem"), _count(self.samples, "response")
         where = f"Before training, on {problems} with {responses} each:"
         parts = []
@@ -82,6 +86,32 @@ def judge_gate(groups: Sequence[ScoredGroup], criterion: Criterion, *, demonstra
         pass_group=pass_group,
         signal=signal,
         advice=_advice(pass_1, pass_group or pass_1, signal, demonstrations),
+    )
+
+
+def gates_together(gates: Mapping[str, TrainingGate]) -> TrainingGate:
+    """The gate of a mixture from those of its parts; of one part, its own."""
+    if len(gates) == 1:
+        return next(iter(gates.values()))
+
+    def merged(figures: Sequence[Estimate | None]) -> Estimate | None:
+        known = [figure for figure in figures if figure is not None]
+        if not known:
+            return None
+        values = {problem: value for figure in known for problem, value in figure.by_problem.items()}
+        return estimate(known[0].name, "share", values, samples)
+
+    parts = list(gates.values())
+    samples = parts[0].samples
+    return TrainingGate(
+        problems=sum(gate.problems for gate in parts),
+        samples=samples,
+        correct=", ".join(f"{gate.correct} of {name}" for name, gate in gates.items()),
+        pass_1=merged([gate.pass_1 for gate in parts]),
+        pass_group=merged([gate.pass_group for gate in parts]),
+        signal=merged([gate.signal for gate in parts]),
+        advice="\n".join(f"{name}: {gate.advice}" for name, gate in gates.items() if gate.advice),
+        tasks=gates,
     )
 
 

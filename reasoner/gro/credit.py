@@ -8,6 +8,7 @@ rounding must not turn "no difference" into a weight, or the update could not sk
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -63,6 +64,8 @@ def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:
     >>> example(Advantage(scale="mean"))  # over 0.25
     tensor([ 3., -1., -1., -1.])
     >>> example(Advantage(scale="batch"))  # 0.75 once and -0.25 six times, minus their mean, over their deviation
+    tensor([ 2.4495, -0.4082, -0.4082, -0.4082])
+    >>> example(Advantage(scale="task"))  # of a single task: the same
     tensor([ 2.4495, -0.4082, -0.4082, -0.4082])
     >>> of_two = {"components_KNG": torch.stack([rewards_NG, 1 - rewards_NG]), "component_weights_K": torch.ones(2)}
     >>> example(Advantage(scale="group", combine="normalise-then-sum"), **of_two)  # the two rewards cancel
@@ -226,8 +229,10 @@ def _advantage(spec: Advantage, term: Term, inputs: ObjectiveInputs) -> Tensor:
         weights_K = inputs.needed("component_weights_K", "normalise-then-sum")
         parts = [_compared(spec, masked(part_NG, inputs.valid_NG), inputs) for part_NG in components_KNG]
         total_NG = sum((w * part for w, part in zip(weights_K, parts, strict=True)), torch.zeros_like(parts[0]))
-        return _over_batch(total_NG.reshape(-1, 1), inputs)
+        return _over_tasks(total_NG.reshape(-1, 1), inputs)
     credit_RT = _unscaled(spec, term, inputs)
+    if spec.scale == "task":
+        return _over_tasks(credit_RT, inputs)
     return _over_batch(credit_RT, inputs) if spec.scale == "batch" else credit_RT
 
 
@@ -324,6 +329,19 @@ def _over_batch(credit_RT: Tensor, inputs: ObjectiveInputs) -> Tensor:
         return torch.zeros_like(credit_RT)
     deviation = (values_S - values_S.mean()).square().mean().sqrt()
     return (credit_RT - values_S.mean()) / (deviation + BATCH_EPSILON)
+
+
+def _over_tasks(credit_RT: Tensor, inputs: ObjectiveInputs) -> Tensor:
+    """`_over_batch` over each task's responses alone: no reward of one task is in the mean or the deviation of another,
+    and a task whose responses all have the same credit gives none."""
+    if inputs.tasks_N is None:
+        return _over_batch(credit_RT, inputs)
+    normalised_RT = torch.zeros_like(credit_RT)
+    for task in range(int(inputs.tasks_N.max()) + 1):
+        rows_R = (inputs.tasks_N == task).repeat_interleave(inputs.rewards_NG.shape[1])
+        of_task = replace(inputs, valid_NG=inputs.valid_NG & (inputs.tasks_N == task)[:, None])
+        normalised_RT = torch.where(rows_R[:, None], _over_batch(credit_RT, of_task), normalised_RT)
+    return normalised_RT
 
 
 def _checked(credit_NG: object, valid_NG: Tensor) -> Tensor:

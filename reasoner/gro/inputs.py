@@ -45,6 +45,8 @@ class ObjectiveInputs:
     one turn."""
     turn_rewards_RM: Tensor | None = None
     """What the environment gave after each of at most M turns, as a part of the total reward, right-padded with 0."""
+    tasks_N: Tensor | None = None
+    """Which task of a mixture each group is of, as a number; None: there is one task."""
 
     @property
     def valid_R(self) -> Tensor:  # noqa: N802  axes in names

@@ -2,7 +2,9 @@
 
 In come a task file, a profile, `--config` and `--set`; out comes `Resolved` (a `Config` and its origins).
 
-    load.py, task_files.py      reads the layers; task files
+    load.py                     reads the layers and checks the result
+    task_files.py, task_layers.py   task files; the layers that one has
+    parts.py, tables.py         tasks inside a configuration: a mixture, further evaluations
     layers.py, introspection.py layers over each other; which keys there are
     messages.py, other_names.py what is refused, in words; what keys are called in TRL and verl
     dump.py                     a configuration as TOML

@@ -14,7 +14,7 @@ from reasoner.config import Config
 from reasoner.gro.spec.presets import Weighted
 from reasoner.gro.spec.terms import Term
 from reasoner.loading.introspection import Path, annotation_at
-from reasoner.loading.layers import Leaves, layer_of
+from reasoner.loading.layers import Leaves, entry_key, layer_of
 
 
 def to_toml(config: Config) -> str:
@@ -26,7 +26,7 @@ def to_toml(config: Config) -> str:
 
 
 def settings_of(config: Config) -> Leaves:
-    """Every key of the configuration with its value, defaults included; the entries of `[[rewards]]` by source."""
+    """Every key of the configuration with its value, defaults included; the entries of lists of sections by name."""
     return layer_of(config.model_dump(mode="json"), "default").leaves
 
 
@@ -55,7 +55,7 @@ def _without_none(value: Any, path: Path) -> Any:
             if inner is not None or not _defaults_to_none((*path, key))
         }
     if isinstance(value, list):
-        entry_path = (*path, "entry") if path == ("rewards",) else path
+        entry_path = (*path, "entry") if entry_key(path) else path
         return [_without_none(inner, entry_path) for inner in value]
     return value
 

@@ -70,8 +70,7 @@ def _layer(table: Mapping[str, Any], origin: str, whole: set[Path]) -> Layer:
             keys = " and ".join(f"data.{name}.{key}" for key in named)
             raise ConfigError(f"{origin} sets {keys}: a data source has one origin; keep one of them.")
     drops = {prefix for path, leaf in leaves.items() for prefix in _drops(path, leaf)}
-    if isinstance(table.get("rewards"), list):
-        drops.add(("rewards",))
+    drops |= {path for path in (("rewards",), *TASKS) if isinstance(_at(table, path), list)}
     return Layer(leaves, frozenset(drops | whole))
 
 
@@ -87,16 +86,41 @@ def overlay(lower: Leaves, upper: Layer) -> Leaves:
     return kept | dict(upper.leaves)
 
 
+TASKS: tuple[Path, ...] = (("mixture",), ("evaluation", "also"))
+"""the lists of tasks, each of which has prompt, data and rewards of its own"""
+
+
+def entry_key(path: Path) -> str:
+    """The key that names the entries of the list of sections at `path`; empty: there is no such list."""
+    for tasks in TASKS:
+        if path == tasks:
+            return "task"
+        if path[: len(tasks)] == tasks:
+            path = path[len(tasks) + 1 :]
+    return "source" if path == ("rewards",) else ""
+
+
+def entries(leaves: Leaves, path: Path) -> list[str]:
+    """The entries of the list of sections at `path` by name, in order."""
+    length = len(path)
+    return list(dict.fromkeys(key[length] for key in leaves if len(key) > length and key[:length] == path))
+
+
 def nest(leaves: Leaves) -> dict[str, Any]:
-    """The leaves as nested tables; `rewards` as a list in order of appearance."""
+    """The leaves as nested tables; lists of sections in order of appearance."""
     table: dict[str, Any] = {}
     for path, leaf in leaves.items():
         inner = table
         for part in path[:-1]:
             inner = inner.setdefault(part, {})
         inner[path[-1]] = leaf.value
-    if isinstance(table.get("rewards"), dict):
-        table["rewards"] = list(table["rewards"].values())
+    lists = {path[:length] for path in leaves for length in range(1, len(path) + 1) if entry_key(path[:length])}
+    for *above, last in sorted(lists, key=len, reverse=True):
+        inner = table
+        for part in above:
+            inner = inner[part]
+        if isinstance(inner[last], dict):
+            inner[last] = list(inner[last].values())
     return table
 
 
@@ -122,7 +146,7 @@ def _located(value: Any, folder: str) -> Any:
 
 def reward_names(leaves: Leaves) -> list[str]:
     """The entries of `[[rewards]]` by source, in order."""
-    return list(dict.fromkeys(path[1] for path in leaves if path[0] == "rewards" and len(path) > 1))
+    return entries(leaves, ("rewards",))
 
 
 def layer_of_sets(sets: Sequence[str], lower: Leaves) -> Layer:
@@ -159,8 +183,8 @@ def layer_of_sets(sets: Sequence[str], lower: Leaves) -> Layer:
 
 
 def _leaves(value: Any, path: Path, origin: str) -> Iterator[tuple[Path, Any]]:
-    if path == ("rewards",) and isinstance(value, list):
-        value = _by_source(value, origin)
+    if (named_by := entry_key(path)) and isinstance(value, list):
+        value = _by_name_of(value, path, named_by, origin)
     if isinstance(value, Mapping):
         if not value and not is_section(path):
             yield path, {}  # empties a free table such as `options`
@@ -183,15 +207,23 @@ def _whole_tables(value: Any, path: Path) -> Iterator[Path]:
             yield from _whole_tables(inner, (*path, key))
 
 
-def _by_source(entries: list[Any], origin: str) -> dict[str, Any]:
+def _by_name_of(listed: list[Any], path: Path, key: str, origin: str) -> dict[str, Any]:
     named: dict[str, Any] = {}
-    for index, entry in enumerate(entries):
-        source = entry.get("source") if isinstance(entry, Mapping) else None
-        name = source if isinstance(source, str) else str(index)
+    for index, entry in enumerate(listed):
+        value = entry.get(key) if isinstance(entry, Mapping) else None
+        name = value if isinstance(value, str) else str(index)
         if name in named:
-            raise ConfigError(f"{origin}: rewards names the source {name!r} twice; each source may appear once.")
+            where = ".".join(path)
+            raise ConfigError(f"{origin}: {where} names the {key} {name!r} twice; each {key} may appear once.")
         named[name] = entry
     return named
+
+
+def _at(table: Mapping[str, Any], path: Path) -> Any:
+    value: Any = table
+    for part in path:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _is_set(leaves: Leaves, path: Path) -> bool:

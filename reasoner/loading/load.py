@@ -6,7 +6,7 @@ import inspect
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from reasoner.data.prompts.plain import check_prompt
 from reasoner.data.rows import check_generator
 from reasoner.environments.choose import choose
 from reasoner.errors import ConfigError, nearest
+from reasoner.evaluation.metrics import task_of
 from reasoner.gro.spec.presets import Preset, Weighted
 from reasoner.gro.spec.registry import Algorithms, options_of, takes_any_option
 from reasoner.gro.spec.schedules import MetricSwitch
@@ -26,16 +27,15 @@ from reasoner.gro.spec.terms import CustomCredit, CustomLink
 from reasoner.io.redaction import why_secret
 from reasoner.loading.dump import settings_of, term_table
 from reasoner.loading.introspection import Path as Key
-from reasoner.loading.layers import Layer, Leaf, Leaves, layer_of, layer_of_sets, located, nest, overlay, reward_names
+from reasoner.loading.layers import Layer, Leaf, Leaves, entries, entry_key, layer_of, nest, overlay
 from reasoner.loading.messages import explain, show_key
-from reasoner.loading.task_files import TaskFile, find_task, is_complete, read_toml
-from reasoner.models.resolve import has_nvidia_gpu
+from reasoner.loading.parts import assemble
+from reasoner.loading.task_files import TaskFile, find_mixture, find_task, is_complete, names_mixture, read_toml
+from reasoner.loading.task_layers import complete_file
 from reasoner.monitoring.metrics import find, sources, terms
 from reasoner.monitoring.tracking import check_trackers
 from reasoner.plugins import manager as hooks
 from reasoner.scoring.composition import check_rewards
-
-IDENTITY: tuple[Key, ...] = (("task",), ("profile",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,14 @@ class Resolved:
 
 
 def load_config(
-    task: str | Path | TaskFile,
+    task: str | Path | TaskFile | Sequence[str],
     profile: str | None = None,
     config_files: Sequence[Path] = (),
     sets: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> Resolved:
-    """The configuration of a run: `task` is a registered task's name, a TOML file of the user's, or read already.
+    """The configuration of a run: `task` is a registered task's name, a TOML file of the user's, or read already;
+    several of them, or one with a weight (`math-gsm8k=2`), are a mixture.
 
     A complete configuration (a run folder's config.toml: it names its task and profile) stands for task and profile
     both, whether it is given as `task` or as the first of `config_files`.
@@ -74,15 +75,12 @@ def load_config(
         UserError: there is no such task, profile, file or plugin.
     """
     manager = hooks.build_manager(plugins)
-    task_file = task if isinstance(task, TaskFile) else find_task(task, hooks.task_files(manager))
+    registered = hooks.task_files(manager)
+    task_file = _task_file(task, registered)
     tables = [(str(file), read_toml(file)) for file in config_files]
     if tables and is_complete(tables[0][1]):
-        task_file = _complete(task_file, *tables.pop(0))
-    leaves = _task_leaves(task_file, profile)
-    for origin, table in tables:
-        _refuse_complete(origin, table)
-        leaves = _laid_over(leaves, _layer_of_file(table, origin, origin))
-    leaves = _laid_over(leaves, layer_of_sets(sets, leaves))
+        task_file = complete_file(task_file, *tables.pop(0))
+    leaves = assemble(task_file, profile, tables, sets, lambda name: find_task(name, registered))
     leaves = _with_plugins(leaves, plugins)
     _check_entries(leaves)
     _refuse_secrets(leaves)
@@ -99,81 +97,31 @@ def _typed(task_file: TaskFile, config: Config, plugins: Sequence[str]) -> str:
         return shlex.join([task_file.origin])
     profile = ["--profile", config.profile] if config.profile else []
     more = [part for plugin in plugins for part in ("--plugin", plugin)]
-    return shlex.join([task_file.origin.removeprefix("task "), *profile, *more])
+    named = task_file.named or [task_file.origin.removeprefix("task ")]
+    return shlex.join([*named, *profile, *more])
 
 
-def _complete(task_file: TaskFile, origin: str, table: Mapping[str, Any]) -> TaskFile:
-    """A complete configuration in the place of the task that was named."""
-    if table["task"] != task_file.name:
-        raise ConfigError(f"{origin} is a configuration of task {table['task']!r}, not of {task_file.name!r}.")
-    return TaskFile(task_file.name, Path(origin), origin, table)
+def _task_file(task: str | Path | TaskFile | Sequence[str], registered: Mapping[str, Path]) -> TaskFile:
+    if isinstance(task, TaskFile):
+        return task
+    if isinstance(task, str | Path):
+        return find_task(task, registered)
+    return find_mixture(task, registered) if names_mixture(task) else find_task(task[0], registered)
 
 
-def _refuse_complete(origin: str, table: Mapping[str, Any]) -> None:
-    if is_complete(table):
-        raise ConfigError(
-            f"--config {origin} is a complete configuration, which sets every key and would undo the --config before "
-            "it: give it first, and the files that change it after it."
-        )
-
-
-def _laid_over(lower: Leaves, upper: Layer) -> Leaves:
-    _refuse_identity(upper)
-    return overlay(lower, upper)
-
-
-def _task_leaves(found: TaskFile, profile: str | None) -> Leaves:
-    """The task file and the chosen profile, with their names."""
-    if found.is_complete:
-        if profile not in (None, found.table["profile"]):
-            raise ConfigError(
-                f"{found.origin} is a complete configuration with profile {found.table['profile']!r}: "
-                f"--profile {profile} cannot be laid over it. Leave --profile out, or start from the task."
-            )
-        return layer_of(found.table, found.origin).leaves
-    own = {key: value for key, value in found.table.items() if key != "profiles"}
-    task = _layer_of_file(own, found.origin, found.path)
-    _refuse_identity(task)
-    name, reason = _choose_profile(found, profile)
-    leaves = task.leaves
-    if name:
-        chosen = _layer_of_file(found.profiles[name], f"profile {name}", found.path)
-        _refuse_identity(chosen)
-        leaves = overlay(leaves, chosen)
-    return {("task",): Leaf(found.name, "command line"), ("profile",): Leaf(name, reason), **leaves}
-
-
-def _layer_of_file(table: Mapping[str, Any], origin: str, file: str | Path | None) -> Layer:
-    """The layer of a table that a file holds; the data files and plugins that it names are relative to it."""
-    layer = layer_of(table, origin)
-    return layer if file is None else replace(layer, leaves=located(layer.leaves, str(Path(file).expanduser().parent)))
-
-
-def _choose_profile(found: TaskFile, wanted: str | None) -> tuple[str, str]:
-    """Name of the profile (empty: the task has none) and why it was chosen."""
-    names = list(found.profiles)
-    if wanted is not None:
-        if wanted not in names:
-            raise ConfigError(
-                f"--profile {wanted}: {found.origin} has no such profile.{nearest(wanted, names)} "
-                f"It has: {', '.join(names) or 'none'}."
-            )
-        return wanted, "--profile"
-    if len(names) <= 1:
-        return (names[0], "the only profile") if names else ("", "the task has no profiles")
-    name, reason = ("gpu", "an NVIDIA GPU is here") if has_nvidia_gpu() else ("laptop", "no NVIDIA GPU here")
-    if name not in names:
-        raise ConfigError(f"{found.origin}: choose a profile with --profile: {', '.join(names)}.")
-    return name, reason
-
-
-def _refuse_identity(layer: Layer) -> None:
-    for key in IDENTITY:
-        if key in layer.leaves:
-            raise ConfigError(
-                f"{layer.leaves[key].origin} sets {key[0]!r}: the task and the profile are chosen on the command line, "
-                "`reasoner run TASK --profile NAME`."
-            )
+def _check_entries(leaves: Leaves) -> None:
+    """A table such as `[rewards.math]` changes an entry: refuse it where there is none."""
+    lists = {path[:length] for path in leaves for length in range(1, len(path)) if entry_key(path[:length]) == "source"}
+    for place in sorted(lists):
+        depth = len(place)
+        names = [name for name in entries(leaves, place) if (*place, name, "source") in leaves]
+        for path, leaf in leaves.items():
+            wanted = path[depth] if path[:depth] == place and len(path) > depth + 1 else ""
+            if wanted and not wanted.isdecimal() and wanted not in names:
+                raise ConfigError(
+                    f"{show_key(path)} ({leaf.origin}): {show_key(place)} has no entry {wanted!r}."
+                    f"{nearest(wanted, names)} Its entries are: {', '.join(names) or 'none'}."
+                )
 
 
 def _refuse_secrets(leaves: Leaves) -> None:
@@ -193,17 +141,6 @@ def _with_plugins(leaves: Leaves, plugins: Sequence[str]) -> Leaves:
     known = {Path(each).expanduser().resolve() for each in configured.value if isinstance(each, str)}
     more = [plugin for plugin in plugins if Path(plugin).expanduser().resolve() not in known]
     return {**leaves, ("plugins",): Leaf([*configured.value, *more], "--plugin")} if more else leaves
-
-
-def _check_entries(leaves: Leaves) -> None:
-    """A table such as `[rewards.math]` changes an entry: refuse it where there is none."""
-    names = [name for name in reward_names(leaves) if ("rewards", name, "source") in leaves]
-    for path, leaf in leaves.items():
-        if path[0] == "rewards" and len(path) > 2 and not path[1].isdecimal() and path[1] not in names:
-            raise ConfigError(
-                f"{show_key(path)} ({leaf.origin}): rewards has no entry {path[1]!r}.{nearest(path[1], names)} "
-                f"Its entries are: {', '.join(names) or 'none'}."
-            )
 
 
 def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
@@ -235,15 +172,15 @@ def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
     lowest: Leaves = {}
     for name, choices in table.items():
         lowest = {**lowest, **layer_of({"gro": {"terms": {name: choices}}}, origins[name]).leaves}
-    if leaves.get(("sampling", "ahead"), Leaf(0, "default")).value:
+    if leaves.get(("sampling", "max_staleness"), Leaf(0, "default")).value:
         lowest = _corrected(lowest, leaves)
     kinds = frozenset(path[:-1] for path in leaves if path[0] == "gro" and path[-1] == "kind")
     return overlay(lowest, Layer(leaves, kinds))
 
 
 def _corrected(lowest: Leaves, leaves: Leaves) -> Leaves:
-    """With `sampling.ahead` responses are stale: terms that say nothing of a correction have one, truncated at 2
-    (TIS), per token or with the geometric mean of a response."""
+    """With `sampling.max_staleness` responses are stale: terms that say nothing of a correction have one, truncated at
+    2 (TIS), per token or with the geometric mean of a response."""
     found = dict(lowest)
     for name in dict.fromkeys(path[2] for path in (*lowest, *leaves) if path[:2] == ("gro", "terms") and len(path) > 2):
         choices = {
@@ -253,9 +190,9 @@ def _corrected(lowest: Leaves, leaves: Leaves) -> Leaves:
         kind = ("gro", "terms", name, "correction", "kind")
         unset = kind not in leaves and lowest.get(kind, Leaf("none", "")).value == "none"
         if choices.get(("source",), "online") == "online" and unit != "pair" and unset:
-            found[kind] = Leaf("truncate", "sampling.ahead")
+            found[kind] = Leaf("truncate", "sampling.max_staleness")
             if unit == "response":
-                found[*kind[:-1], "level"] = Leaf("geometric", "sampling.ahead")
+                found[*kind[:-1], "level"] = Leaf("geometric", "sampling.max_staleness")
     return found
 
 
@@ -286,18 +223,29 @@ def _plugins_of(leaves: Leaves) -> list[str]:
 
 def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algorithms) -> None:
     """What the models cannot know: registered names, their options, and the template's syntax."""
-    check_rewards(config.rewards, hooks.reward_sources(manager))
     if config.environment is not None:
         choose(config.environment, hooks.tools(manager), hooks.environments(manager))
     check_trackers(config.trackers, hooks.trackers(manager))
-    generators = hooks.generators(manager)
-    for name, source in config.data.sources.items():
-        check_generator(source, generators, f"data.{name}")
+    _check_task(config, manager)
+    for place, tasks in (("mixture", config.parts if config.mixture else {}), ("evaluation.also", config.also)):
+        for name, part in tasks.items():
+            try:
+                _check_task(part, manager)
+            except ConfigError as error:
+                raise ConfigError(f"{place}.{name}.{error}") from None
     for name, term in config.gro.terms.items():
         _check_custom(f"gro.terms.{name}.credit", term.credit, algorithms.credits)
         _check_custom(f"gro.terms.{name}.link", term.link, algorithms.links)
         if isinstance(term.schedule, MetricSwitch):
             _check_metric(f"gro.terms.{name}.schedule.metric", term.schedule.metric, config)
+
+
+def _check_task(config: Config, manager: pluggy.PluginManager) -> None:
+    """What a task names: reward sources, generators, and its template."""
+    check_rewards(config.rewards, hooks.reward_sources(manager))
+    generators = hooks.generators(manager)
+    for name, source in config.data.sources.items():
+        check_generator(source, generators, f"data.{name}")
     open_template(config.prompt).close()
     check_prompt(config.prompt)
 
@@ -327,7 +275,17 @@ def _check_custom(key: str, choice: object, registered: Mapping[str, Callable[..
 
 
 def _check_metric(key: str, name: str, config: Config) -> None:
-    """A metric is in the table, and the reward source or term that it speaks of is configured."""
+    """A metric is in the table, and the task, reward source or term that it speaks of is configured."""
+    task, own = task_of(name)
+    if task and own != "share":
+        parts = config.parts if config.mixture else {}
+        if task not in parts:
+            raise ConfigError(
+                f"{key} = {name!r}: the run has no part {task!r}.{nearest(task, parts)} It has: "
+                f"{', '.join(parts) or 'none'}."
+            )
+        _check_metric(key, own, parts[task])
+        return
     try:
         find(name)
     except KeyError as error:
@@ -339,8 +297,9 @@ def _check_metric(key: str, name: str, config: Config) -> None:
         "groups/no_credit": ("online groups", config.online),
         "groups/kept": ("sampling.refills", bool(config.sampling.refills)),
         "groups/sampled": ("sampling.refills", bool(config.sampling.refills)),
-        "sample/seconds": ("sampling.ahead", bool(config.sampling.ahead)),
-        "response/staleness": ("sampling.ahead", bool(config.sampling.ahead)),
+        "sample/seconds": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
+        "response/weights_changed": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
+        "response/staleness": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
         "curriculum/": ("a curriculum", config.curriculum.kind != "none"),
         "entropy": ("a term that needs entropies", any(term.term.needs_entropy for term in config.gro.terms.values())),
     }

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from reasoner.errors import nearest
 from reasoner.loading.introspection import Path, allows_none, choices_of, document_of, keys_of, kinds_of, last_parts
-from reasoner.loading.layers import Leaves, reward_names
+from reasoner.loading.layers import Leaves, entries, entry_key
 from reasoner.loading.other_names import renamed
 
 _KEY = re.compile(r"[\w+>-]+(?:\.[\w+>-]+)*")
@@ -135,12 +135,12 @@ def _origin(path: Path, leaves: Leaves) -> str:
 
 
 def _path(loc: tuple[int | str, ...], leaves: Leaves) -> Path:
-    """Pydantic's location as a key: list entries of `rewards` by source, without the names of union variants."""
+    """Pydantic's location as a key: list entries by their name, without the names of union variants."""
     path: Path = ()
     variant_of: Path | None = None
     for part in loc:
-        if path == ("rewards",) and isinstance(part, int):
-            path = ("rewards", reward_names(leaves)[part])
+        if isinstance(part, int) and entry_key(path):
+            path = (*path, entries(leaves, path)[part])
         elif path[:1] == ("gro",) and path != variant_of and part in kinds_of(path):
             variant_of = path  # pydantic names the variant of a union; a key of it may be called the same (`metric`)
         else:

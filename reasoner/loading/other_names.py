@@ -198,6 +198,7 @@ _EARLIER = (
         (f"sampling.{key}", "", f"leave it out, only {neutral} was allowed: {_WARPED}")
         for key, neutral in (("top_p", "1.0"), ("top_k", "0"), ("repetition_penalty", "1.0"))
     ),
+    ("sampling.ahead", "sampling.max_staleness", "the same number"),
     ("learning.reference", "", "leave it out: a reference policy is there exactly when a term compares with one"),
 )
 _NAMES = {"TRL": _TRL, "verl": _VERL, "An earlier version": _EARLIER}

@@ -6,7 +6,7 @@ A family makes the text of such a file for each of its members.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,9 @@ from reasoner.plugins.manager import TaskFiles, find
 
 T = TypeVar("T")
 
+_WEIGHT = re.compile(r"(?P<task>.+)=(?P<weight>[^=/\\]*)(?<!\.toml)")
+_LONGEST = 60
+"""characters of a mixture's name that hold the names of its tasks"""
 _MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -34,6 +37,8 @@ class TaskFile:
     origin: str
     """how messages call it: `task math-gsm8k`, `task gym/chain_sum`, or the file that the user named"""
     table: Mapping[str, Any]
+    named: tuple[str, ...] = ()
+    """the arguments that name a mixture on the command line; empty: it is one task"""
 
     @property
     def title(self) -> str:
@@ -91,6 +96,32 @@ def find_task(task: str | Path, registered: Mapping[str, Path]) -> TaskFile:
         raise UserError(f"there is no task {text!r}; for the file here, give its name: {file}")
     path = find("task", text, registered, "reasoner tasks list")
     return TaskFile(text, path, f"task {text}", read_toml(path))
+
+
+def names_mixture(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of a command name a mixture and not a task: several, or one with a weight."""
+    return len(arguments) > 1 or _WEIGHT.fullmatch(arguments[0]) is not None
+
+
+def find_mixture(arguments: Sequence[str], registered: Mapping[str, Path]) -> TaskFile:
+    """The mixture that `math-gsm8k=2 code-stdin=1` names, as the task file that says the same; without a weight, 1.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    entries, names = [], []
+    for argument in arguments:
+        weighed = _WEIGHT.fullmatch(argument)
+        task, text = (weighed["task"], weighed["weight"]) if weighed else (argument, "1")
+        try:
+            weight: float | str = float(text)
+        except ValueError:
+            weight = text
+        entries.append({"task": task, "weight": weight})
+        names.append(find_task(task, registered).name)
+    name = "+".join(names)
+    name = name if len(name) <= _LONGEST else f"{names[0]}+{len(names) - 1}"
+    return TaskFile(name, None, "command line", {"mixture": entries}, tuple(arguments))
 
 
 def members(name: str, family: TaskFamily) -> tuple[str, ...]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 from reasoner.evaluation.metrics import Evaluation
 from reasoner.monitoring.format import number
-from reasoner.monitoring.metrics import sources, terms
+from reasoner.monitoring.metrics import by_task, sources, terms
 
 SPAN = 3
 """steps over which a figure is averaged: one odd batch is not a trend"""
@@ -78,7 +78,7 @@ class Evaluations:
     def add(self, step: int, evaluation: Evaluation) -> None:
         """Add one that was made after `step` steps."""
         self.sampled = self.sampled or bool(evaluation.samples)
-        self.names |= {estimate.name for estimate in evaluation.estimates}
+        self.names |= {estimate.name for estimate in evaluation.figures}
         if evaluation.accuracy is None:
             return
         before, self.latest = self.latest, evaluation.accuracy.by_problem
@@ -100,8 +100,9 @@ class AlarmMonitor:
     def __init__(self, history: History = (), evaluations: Iterable[tuple[int, Evaluation]] = ()) -> None:
         self.raised: list[Warned] = []
         """all warnings so far, in order"""
-        self._history: list[Mapping[str, float]] = []
-        self._evaluations = Evaluations()
+        self._histories: dict[str, list[Mapping[str, float]]] = {}
+        """the metrics of every step by part of a mixture; under an empty name those of the whole steps"""
+        self._evaluations: dict[str, Evaluations] = {}
         self._held: dict[str, Warned] = {}
         self._quiet: dict[str, int] = {}
         made = deque(evaluations)
@@ -114,23 +115,39 @@ class AlarmMonitor:
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         """An evaluation was made after `step` steps."""
-        self._evaluations.add(step, evaluation)
+        for task, made in (("", evaluation), *evaluation.tasks.items()):
+            self._evaluations.setdefault(task, Evaluations()).add(step, made)
 
     def look(self, metrics: Mapping[str, float]) -> tuple[Warned, ...]:
         """The warnings that hold after one more step, which had these metrics; new ones have its number as `step`."""
-        self._history.append(metrics)
-        for name, rule in RULES.items():
-            found = rule(self._history, self._evaluations)
-            if found is not None:
-                self._quiet[name] = 0
-                if name not in self._held:
-                    self._held[name] = Warned(len(self._history), name, found.what, found.advice)
-                    self.raised.append(self._held[name])
-            elif name in self._held:
-                self._quiet[name] += 1
-                if self._quiet[name] >= QUIET:
-                    del self._held[name]
+        step = len(self._histories.get("", ())) + 1
+        for task, own in by_task(metrics).items():
+            history = self._histories.setdefault(task, [])
+            history.append(own)
+            for name, rule in RULES.items():
+                found = rule(history, self._evaluations.get(task, _NONE))
+                self._note(step, f"{name} ({task})" if task else name, _about(task, found))
         return tuple(self._held.values())
+
+    def _note(self, step: int, name: str, found: Finding | None) -> None:
+        """What a rule found at a step."""
+        if found is not None:
+            self._quiet[name] = 0
+            if name not in self._held:
+                self._held[name] = Warned(step, name, found.what, found.advice)
+                self.raised.append(self._held[name])
+        elif name in self._held:
+            self._quiet[name] += 1
+            if self._quiet[name] >= QUIET:
+                del self._held[name]
+
+
+def _about(task: str, found: Finding | None) -> Finding | None:
+    return replace(found, what=f"{task}: {found.what}") if task and found is not None else found
+
+
+_NONE = Evaluations()
+"""no evaluation so far"""
 
 
 def entropy_falls(history: History, evaluations: Evaluations) -> Finding | None:
@@ -276,8 +293,8 @@ def gap_grows(history: History, evaluations: Evaluations) -> Finding | None:
     """Three times that of the start, and above 1e-4 nats.
 
     Rounding alone is 1e-5 in float32 and some 1e-2 in bfloat16, and stays there. Weights or cached prompts in the
-    sampler that are not the learner's grow with every step. Responses of older weights (`sampling.ahead`) differ by
-    what the policy moved in between, which is no fault.
+    sampler that are not the learner's grow with every step. Responses of older weights (`sampling.max_staleness`)
+    differ by what the policy moved in between, which is no fault.
     """
     if _now(history, "response/staleness"):
         return None

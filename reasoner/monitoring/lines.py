@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from reasoner.evaluation.metrics import Evaluation, is_held_out
+from reasoner.evaluation.metrics import Evaluation, is_held_out, task_of
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.format import duration, interval, number
-from reasoner.monitoring.metrics import find, headline, sources
+from reasoner.monitoring.metrics import by_task, find, headline, sources
 
 RECENT = 5
 """steps whose mean time predicts the rest"""
@@ -48,10 +48,11 @@ def warning(warned: Warned) -> str:
 def alerts(metrics: Mapping[str, float]) -> list[str]:
     """What should not happen, and did."""
     found = []
-    for source in sources(metrics):
-        failed = metrics.get(f"reward/{source}/failed", 0.0)
-        if failed:
-            found.append(f"{source} FAILED in {number(failed, 'share')} of its calls")
+    for task, own in by_task(metrics).items():
+        for source in sources(own):
+            failed = own.get(f"reward/{source}/failed", 0.0)
+            if failed:
+                found.append(f"{_of(task, source)} FAILED in {number(failed, 'share')} of its calls")
     if metrics.get("reward/abstained", 0.0):
         found.append(f"{number(metrics['reward/abstained'], 'share')} of the responses ABSTAINED")
     if metrics.get("update/not_finite") or metrics.get("critic/not_finite"):
@@ -63,8 +64,12 @@ def alerts(metrics: Mapping[str, float]) -> list[str]:
 
 def evaluation(when: str, result: Evaluation) -> str:
     """The figures of an evaluation with their intervals on a few lines."""
-    lines = [f"evaluation {when}: {size(result)}"]
+    measured = size(result)
+    lines = [f"evaluation {when}: {measured}" if measured else f"evaluation {when}"]
     lines += [f"  {figure(e.name):<20} {interval(e.value, e.low, e.high, e.unit)}" for e in result.estimates]
+    for name, task in result.tasks.items():
+        lines.append(f"  {name}: {size(task)}")
+        lines += [f"    {figure(e.name):<20} {interval(e.value, e.low, e.high, e.unit)}" for e in task.estimates]
     return "\n".join(lines)
 
 
@@ -80,12 +85,18 @@ def size(result: Evaluation) -> str:
 
 
 def figure(name: str) -> str:
-    """A figure of an evaluation as one reads it: `avg@4`, `math`, `held-out dpo loss`."""
+    """A figure of an evaluation as one reads it: `avg@4`, `math`, `held-out dpo loss`, `code-stdin: avg@1`."""
+    task, name = task_of(name)
+    if task:
+        return _of(task, figure(name))
     return f"held-out {label(name)}" if is_held_out(name) else name.removeprefix("reward/")
 
 
 def label(name: str) -> str:
     """A metric's name as one reads it."""
+    task, name = task_of(name)
+    if task:
+        return _of(task, label(name))
     short = {
         "reward/mean": "reward",
         "response/finished": "finished",
@@ -100,6 +111,10 @@ def label(name: str) -> str:
     if name.startswith("term/"):
         return name.removeprefix("term/").replace("/", " ")
     return short.get(name) or name.removeprefix("reward/").removesuffix("/mean")
+
+
+def _of(task: str, name: str) -> str:
+    return f"{task}: {name}" if task else name
 
 
 def time_left(history: Sequence[Mapping[str, float]], steps: int) -> float | None:

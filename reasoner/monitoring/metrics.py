@@ -8,18 +8,20 @@ trained on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from reasoner.errors import nearest
+from reasoner.evaluation.metrics import task_of
 
 MetricUnit = Literal["reward", "share", "tokens", "tokens/s", "s", "GiB", "nats", "count", "number"]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure per step. In a name, `<source>` stands for a reward source and `<term>` for a term of `[gro]`."""
+    """One figure per step. In a name, `<source>` stands for a reward source, `<term>` for a term of `[gro]` and
+    `<task>` for a part of a mixture."""
 
     name: str
     unit: MetricUnit
@@ -57,7 +59,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("tools/seconds", "s", "time in tools per response"),
     Metric("environment/failed", "share", "responses whose environment could not go on, so that they abstained"),
     Metric("response/staleness", "count", "optimiser steps between sampling a response that is trained on and its "
-        "first update (sampling.ahead)"),
+        "first update, of its oldest token (sampling.max_staleness)"),
+    Metric("response/weights_changed", "share", "responses during which the sampler's weights changed "
+        "(sampling.max_staleness)"),
     Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: an estimate of the policy's "
         "entropy per token when sampling"),
     Metric("credit/abs_mean", "reward", "size of the credit over the responses that are trained on"),
@@ -87,7 +91,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "gap/mean",
         "nats",
-        "mean |log-probability of the learner - of the sampler| per token; with sampling.ahead the update between too",
+        "mean |log-probability of the learner - of the sampler| per token; with sampling.max_staleness the updates "
+        "between too",
     ),
     Metric("gap/max", "nats", "largest such difference"),
     Metric("gap/k3", "nats", "k3 estimate of the KL divergence between sampler and learner"),
@@ -102,9 +107,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("curriculum/tried", "share", "training problems that were tried so far; with a curriculum only"),
     Metric("curriculum/resting", "share", "training problems that rest: their last groups were all right or all wrong"),
     Metric("curriculum/pass_rate", "share", "mean pass rate of the tried problems, recent groups counting more"),
-    Metric("time/sample", "s", "sampling; with sampling.ahead, waiting for the responses sampled during the "
-        "previous update"),
-    Metric("sample/seconds", "s", "sampling during the update before (sampling.ahead); compare with time/sample"),
+    Metric("time/sample", "s", "sampling; with sampling.max_staleness, waiting for the responses sampled during "
+        "updates before"),
+    Metric("sample/seconds", "s", "sampling during updates before (sampling.max_staleness); compare with time/sample"),
     Metric("time/score_wait", "s", "waiting for rewards after the last response; the rest hides behind sampling"),
     Metric("score/seconds", "s", "time in all reward sources, summed over their workers; compare with time/score_wait"),
     Metric("time/update", "s", "annotating, credit and update"),
@@ -113,12 +118,16 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/total", "s", "the whole step"),
     Metric("tokens/sampled", "tokens", "tokens sampled, dropped groups and greedy responses included"),
     Metric("tokens_per_s/sample", "tokens/s", "sampled tokens / sampling time"),
+    Metric("task/<task>/share", "share", "groups of the step that are of this part of a mixture. All figures of "
+           "rewards, responses, groups and curricula are there for each part, as `task/<task>/<figure>`; those of a "
+           "reward source are only there"),
     Metric("memory/rss_gib", "GiB", "resident memory of the process and its children"),
     Metric("memory/device_gib", "GiB", "most memory of the GPU that the learner held during the step, used or not"),
 )
 # fmt: on
 
 _SOURCE = re.compile(r"reward/(?P<source>.+)/(?P<kind>mean|std|weighted_mean|asked|not_applicable|failed|seconds)")
+_TASK_REWARD = re.compile(r"task/[^/]+/reward/mean")
 _TERM = re.compile(r"term/(?P<term>.+)/(?P<kind>[a-z_]+)")
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
@@ -129,6 +138,9 @@ def find(name: str) -> Metric:
     Raises:
         KeyError: no such metric; names that are made up on the way would be in no documentation and no report.
     """
+    task, name = task_of(name)
+    if task and name == "share":
+        return _BY_NAME["task/<task>/share"]
     pattern = _SOURCE.fullmatch(name)
     term = _TERM.fullmatch(name)
     if pattern:
@@ -145,8 +157,19 @@ def headline(names: Iterable[str]) -> list[str]:
     """The metrics that tell whether training works: the rewards; without online groups, how the terms do."""
     there = list(names)
     if "reward/mean" in there:
-        return ["reward/mean", *(f"reward/{source}/mean" for source in sources(there))]
+        tasks = dict.fromkeys(name.removesuffix("/reward/mean") for name in there if _TASK_REWARD.fullmatch(name))
+        parts = [f"{task}/reward/mean" for task in tasks]
+        return ["reward/mean", *parts, *(f"reward/{source}/mean" for source in sources(there))]
     return [name for name in there if _TERM.fullmatch(name) and name.endswith(("/loss", "/accuracy", "/margin"))]
+
+
+def by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The metrics of each part of a mixture by their own names; under an empty name those of the whole step."""
+    found: dict[str, dict[str, float]] = {"": {}}
+    for name, value in metrics.items():
+        task, own = task_of(name)
+        found.setdefault(task, {})[own] = value
+    return found
 
 
 def sources(names: Iterable[str]) -> list[str]:

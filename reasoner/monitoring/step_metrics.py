@@ -15,10 +15,41 @@ from reasoner.records import Component, Response, ScoredGroup
 
 Conditions = Mapping[str, str]
 """reward source -> the one that it is `when`; others are always called"""
+ONE_TASK: Mapping[str, Conditions] = MappingProxyType({"": MappingProxyType({})})
+"""a single task whose sources are always called"""
 
 
-def rollout_metrics(groups: Sequence[ScoredGroup], conditions: Conditions = MappingProxyType({})) -> dict[str, float]:
-    """Rewards, components, lengths and what gives no credit, over all responses that were sampled for a step."""
+def rollout_metrics(groups: Sequence[ScoredGroup], conditions: Mapping[str, Conditions] = ONE_TASK) -> dict[str, float]:
+    """Rewards, components, lengths and what gives no credit, over all responses that were sampled for a step; with
+    several tasks also of each (`task/<task>/...`), and components of each alone: those of one task are never counted
+    with those of another.
+
+    Args:
+        conditions: of the sources of each task.
+    """
+    if len(conditions) == 1:
+        (only,) = conditions.values()
+        return _group_metrics(groups) | _component_metrics(_rows(groups), only)
+    values = _group_metrics(groups)
+    for name, of_task in conditions.items():
+        own = [scored for scored in groups if scored.group.problem.part == name]
+        values[f"task/{name}/share"] = len(own) / len(groups)
+        figures = _group_metrics(own) | _component_metrics(_rows(own), of_task) if own else {}
+        values |= {f"task/{name}/{key}": value for key, value in figures.items()}
+    return values
+
+
+def _rows(groups: Sequence[ScoredGroup]) -> list[tuple[Component, ...]]:
+    """The components of the responses that sources were called for."""
+    return [
+        row
+        for scored in groups
+        for row, response in zip(scored.components, scored.group.responses, strict=True)
+        if response.failure is None
+    ]
+
+
+def _group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     rewards = [reward for scored in groups for reward in scored.rewards]
     valid = [reward for reward in rewards if reward is not None]
     responses = [response for scored in groups for response in scored.group.responses]
@@ -32,13 +63,7 @@ def rollout_metrics(groups: Sequence[ScoredGroup], conditions: Conditions = Mapp
     }
     if valid:
         values |= {"reward/mean": fmean(valid), "reward/std": pstdev(valid)}
-    judged = [
-        row
-        for scored in groups
-        for row, response in zip(scored.components, scored.group.responses, strict=True)
-        if response.failure is None
-    ]
-    return values | _turn_metrics(responses) | _component_metrics(judged, conditions)
+    return values | _turn_metrics(responses)
 
 
 def _turn_metrics(responses: Sequence[Response]) -> dict[str, float]:

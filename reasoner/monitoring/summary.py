@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import isfinite, nan
 from textwrap import fill
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reasoner.evaluation.examples import TURN_MARK, Example, shortened
-from reasoner.evaluation.metrics import Difference, Evaluation, compare, is_held_out
+from reasoner.evaluation.metrics import Criterion, Difference, Evaluation, compare, is_held_out, task_of
 from reasoner.evaluation.training_gate import TrainingGate
 from reasoner.io.terminal import SafeConsole
 from reasoner.monitoring.alarms import Warned
@@ -23,6 +24,8 @@ from reasoner.monitoring.metrics import headline
 from reasoner.monitoring.view import Summary
 
 WIDTH = 80
+SIGNIFICANT = 0.05
+"""corrected p-value below which a change is more than noise, where several tasks are compared"""
 TREND = 20
 """characters"""
 _UNBOUNDED = 1000
@@ -60,7 +63,7 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
     differences = compare(*summary.evaluations) if summary.evaluations else []
     console.print()
     accuracy, *others = verdicts(summary.correct, summary.history, summary.evaluations) or [""]
-    if summary.evaluations and summary.evaluations[1].samples:
+    if summary.evaluations and (summary.evaluations[1].samples or summary.evaluations[1].tasks):
         console.print(Text(fill(accuracy, console.width), style="bold"), end="\n\n")
     else:
         others = [line for line in (accuracy, *others) if line]
@@ -87,7 +90,7 @@ def print_summary(console: Console, summary: Summary, ascii_only: bool) -> None:
 
 def gate_lines(gate: TrainingGate | None) -> list[str]:
     """What the gate before training found, in sentences."""
-    return [] if gate is None else [gate.sentence, *([gate.advice] if gate.advice else [])]
+    return [] if gate is None else [*gate.sentence.splitlines(), *gate.advice.splitlines()]
 
 
 def _examples(examples: Sequence[Example], width: int, ascii_only: bool) -> Iterable[Text]:
@@ -135,7 +138,7 @@ def verdicts(
     """
     differences = compare(*evaluations) if evaluations else ()
     return [
-        *([_accuracy(correct, evaluations[1], differences)] if evaluations and evaluations[1].samples else []),
+        *(_accuracies(correct, evaluations[1], differences) if evaluations else []),
         *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
         *_grouped("On held-out rows", ((_short(d.name), _direction(d)) for d in differences if is_held_out(d.name))),
         *_grouped("Over the training steps", _training(history)),
@@ -150,6 +153,22 @@ def _warnings(warnings: Sequence[Warned]) -> Iterable[str]:
         yield f"Warning at step {first.step}{again}: {first.what}."
 
 
+def _accuracies(correct: str, after: Evaluation, differences: Sequence[Difference]) -> Iterable[str]:
+    """One sentence, and with several tasks another one for each of them."""
+    if after.samples:
+        own = [difference for difference in differences if not task_of(difference.name)[0]]
+        yield _accuracy(_criterion(after) if after.tasks else correct, after, own)
+    for name, task in after.tasks.items():
+        of_task = [replace(each, name=task_of(each.name)[1]) for each in differences if task_of(each.name)[0] == name]
+        yield f"{name}: {_accuracy(_criterion(task), task, of_task)}"
+
+
+def _criterion(evaluation: Evaluation) -> str:
+    if not evaluation.correct:
+        return "the reward of each task"
+    return str(Criterion(evaluation.correct, evaluation.threshold))
+
+
 def _accuracy(correct: str, after: Evaluation, differences: Sequence[Difference]) -> str:
     """`Accuracy on the 128 evaluation problems rose from 28.1% before training to 57.0% after it: ...`"""
     name = f"avg@{after.samples}"
@@ -158,9 +177,12 @@ def _accuracy(correct: str, after: Evaluation, differences: Sequence[Difference]
         return f"Accuracy ({correct}) could not be compared: no problem has a verdict before and after."
     judged = f"{found.problems} of {after.problems}" if found.problems < after.problems else str(found.problems)
     plural = "" if after.problems == 1 else "s"
-    direction = "went" if found.within_noise else "rose" if found.change > 0 else "fell"
+    within_noise = found.within_noise if found.holm is None else found.holm >= SIGNIFICANT
+    direction = "went" if within_noise else "rose" if found.change > 0 else "fell"
     bounds = "" if found.low is None or found.high is None else _bounds(found.low, found.high)
-    noise = "within noise: this run does not show a change" if found.within_noise else "more than noise"
+    noise = "within noise: this run does not show a change" if within_noise else "more than noise"
+    if found.holm is not None:
+        noise = f"p = {found.holm:.2g} after Holm's correction for the tasks, {noise}"
     each = f", {after.samples} responses each" if after.samples > 1 else ""
     change = f"{100 * found.change:+.1f} points{bounds}, {noise}"
     return (
@@ -197,7 +219,7 @@ def _direction(difference: Difference) -> Direction:
 
 
 def _is_reward(difference: Difference) -> bool:
-    return difference.name.startswith("reward")
+    return task_of(difference.name)[1].startswith("reward")
 
 
 def _short(name: str) -> str:

@@ -80,7 +80,7 @@ class Trackers:
     @hookimpl
     def evaluation_finished(self, step: int, evaluation: Evaluation) -> None:
         """Tell all of them."""
-        figures = {f"evaluation/{estimate.name}": estimate.value for estimate in evaluation.estimates}
+        figures = {f"evaluation/{estimate.name}": estimate.value for estimate in evaluation.figures}
         self._tell(lambda tracker: tracker.evaluation(step, figures))
 
     @hookimpl

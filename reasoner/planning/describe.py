@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from reasoner.config import Config, EnvironmentConfig, OfflineConfig, RunConfig, SourceConfig, TermConfig
 from reasoner.config.decisions import Decisions
+from reasoner.data.mixture import WHOLE, shares_of, weights_of
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Splits
 from reasoner.data.rows import describe_origin
@@ -41,13 +43,12 @@ def describe_plan(
     }
     if config.has_sampler or not training:
         facts["engine"] = f"{engine} ({_engine_reason(asked, engine)})"
-    if config.online and training and config.data.train:
-        facts["training data"] = describe_source(config.data.train, len(splits.train))
-    if config.has_sampler or not training:
-        if config.data.eval:
-            facts["evaluation data"] = describe_source(config.data.eval, len(splits.eval))
-        elif config.data.holdout is not None:
-            facts["evaluation data"] = f"{len(splits.eval)} held out of the training data (data.holdout)"
+    if (config.mixture or config.also) and training:
+        facts |= _describe_tasks(config, splits)
+    elif config.has_sampler or not training:
+        if config.online and training and config.data.train:
+            facts["training data"] = describe_source(config.data.train, len(splits.train))
+        facts["evaluation data"] = _evaluation_data(config, len(splits.eval))
         if config.environment is not None:
             facts["environment"] = describe_environment(config.environment)
         facts["rewards"] = f"{describe_rewards(config)}; correct by {Criterion.of(config)}"
@@ -59,6 +60,38 @@ def describe_plan(
     facts |= resolved.preflights
     facts["output"] = config.run.output
     return facts | ({"note": " ".join(splits.notes)} if splits.notes else {})
+
+
+def _evaluation_data(config: Config, count: int) -> str:
+    if config.data.eval:
+        return describe_source(config.data.eval, count)
+    return f"{count} held out of the training data (data.holdout)"
+
+
+def _describe_tasks(config: Config, splits: Splits) -> dict[str, str]:
+    """One line for each of several tasks."""
+    sizes = Counter(problem.part for problem in splits.train)
+    shares = shares_of(weights_of(config, sizes)) if splits.train else {}
+    facts: dict[str, str] = {}
+    for name, task in config.evaluated.items():
+        held_out = sum(problem.part == name for problem in splits.eval)
+        parts = []
+        if name in shares and task.data.train and name not in config.also:
+            share = f"{100 * shares[name] / WHOLE:.1f}% of the problems, " if config.mixture else ""
+            parts.append(f"{share}{describe_source(task.data.train, sizes[name])}")
+        evaluation = task.required_evaluation
+        every = f", every {evaluation.every} steps" if evaluation.every else ""
+        each = f", {evaluation.samples} responses each" if evaluation.samples > 1 else ""
+        parts += [f"evaluated on {_evaluation_data(task, held_out)}{each}{every}", describe_rewards(task)]
+        parts += [f"correct by {Criterion.of(task)}", f"up to {task.sampling.max_tokens} tokens"]
+        facts[f"{'evaluation of' if name in config.also else 'task'} {name}"] = "; ".join(parts)
+    whitened = [name for name, term in config.gro.terms.items() if getattr(term.credit, "scale", "") == "batch"]
+    if config.mixture and whitened:
+        facts["credit"] = (
+            f"{', '.join(whitened)}: whitened over all tasks together, so that a task with lower rewards is pushed "
+            f"down; gro.terms.{whitened[0]}.credit.scale = 'task' whitens within each"
+        )
+    return facts
 
 
 def describe_environment(config: EnvironmentConfig) -> str:
@@ -147,7 +180,9 @@ def describe_source(source: SourceConfig, problems: int | None = None) -> str:
 
 def _steps(config: Config) -> str:
     problems, size = config.learning.problems_per_step, config.sampling.group_size
-    ahead = ", sampled during the previous update (one step off-policy)" if config.sampling.ahead else ""
+    staleness = config.sampling.max_staleness
+    ahead = f", sampled during the updates before (up to {staleness} steps off-policy)" if staleness > 1 else ""
+    ahead = ", sampled during the previous update (one step off-policy)" if staleness == 1 else ahead
     parts = [
         f"{problems} problems x {size} responses, up to {config.sampling.max_tokens} tokens each{ahead}"
         if source == "online"

@@ -216,8 +216,8 @@ class RunEstimate:
     @property
     def disk_bytes(self) -> int:
         """The trained model, and the checkpoints that are kept while another one is written."""
-        run, evaluation = self.config.run, self.config.evaluation
-        best = run.keep_best if evaluation is not None and evaluation.every else 0
+        run, tasks = self.config.run, (self.config, *self.config.evaluated.values())
+        best = run.keep_best if any(task.evaluation and task.evaluation.every for task in tasks) else 0
         checkpoints = run.keep_last + best + 1 if run.keep_last else 0
         return 4 * self.model.parameters + checkpoints * self.checkpoint_bytes
 
@@ -277,8 +277,8 @@ def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:
     yield [{"learning.token_budget": value} for value in dict.fromkeys([*halves, *([least] if least < budget else [])])]
     if not config.learning.gradient_checkpointing:
         yield [{"learning.gradient_checkpointing": True}]
-    if gpu and config.sampling.ahead:
-        yield [{"sampling.ahead": 0}]
+    if gpu and config.sampling.max_staleness:
+        yield [{"sampling.max_staleness": 0}]
     if estimate.engine == "vllm":
         yield _cache_sizes(estimate)
     if gpu:

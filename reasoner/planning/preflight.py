@@ -38,7 +38,8 @@ def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
     config = resolved.config
     lines: dict[str, str] = {}
     if config.has_sampler or not training:
-        lines |= {f"reward {source}": line for source, line in preflight(config.rewards, resolved.manager).items()}
+        rewards = [reward for of_task in config.scored.values() for reward in of_task]
+        lines |= {f"reward {source}": line for source, line in preflight(rewards, resolved.manager).items()}
         if config.environment is not None:
             lines |= choose(config.environment, tools(resolved.manager), environments(resolved.manager)).ready()
         if config.sampling.mode == "server":

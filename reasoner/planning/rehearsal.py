@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pluggy
 from reasoner.config import Config, RewardConfig
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Splits
-from reasoner.data.row_report import RowReport
 from reasoner.errors import MissingDependencyError, UserError
 from reasoner.gro.spec.terms import Source
 from reasoner.models.resolve import local_file
@@ -53,15 +53,23 @@ class Rehearsal:
 
     def samples(self, count: int) -> Iterator[str]:
         """The first prompts as the policy sees them, each with what it is compared with or continued by."""
-        problems = self.splits.train or self.splits.eval
-        prompts = (self.rendered.train or self.rendered.held_out) if self.rendered else ()
-        for index, problem in enumerate(problems[:count]):
-            ids = prompts[index].token_ids if prompts else None
-            yield "\n".join([*self._prompt(problem, ids), *_reference(problem, self.config.rewards, self.sources)])
+        tokens = {}
+        if self.rendered:
+            prompts = (*self.rendered.train, *self.rendered.held_out)
+            tokens = {(prompt.problem.part, prompt.problem.id): prompt.token_ids for prompt in prompts}
+        for name in dict.fromkeys(problem.part for problem in (*self.splits.train, *self.splits.eval)):
+            train, held_out = (
+                [problem for problem in problems if problem.part == name]
+                for problems in (self.splits.train, self.splits.eval)
+            )
+            for problem in (train or held_out)[:count]:
+                rewards = self.config.part(problem.part).rewards
+                prompt = self._prompt(problem, tokens.get((problem.part, problem.id)))
+                yield "\n".join([*prompt, *_reference(problem, rewards, self.sources)])
         for data in self.offline.values():
             for scored in data.groups[:count]:
-                prompt = self._prompt(scored.group.problem, scored.group.prompt_ids)
-                yield "\n".join([*prompt, *self._responses(scored)])
+                shown = self._prompt(scored.group.problem, scored.group.prompt_ids)
+                yield "\n".join([*shown, *self._responses(scored)])
 
     def _prompt(self, problem: Problem, ids: Sequence[int] | None) -> list[str]:
         if ids is None:
@@ -91,8 +99,7 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
     Raises:
         UserError: what a run would say of them.
     """
-    report = RowReport(config.data.on_bad_row)
-    read = read_sources(config, manager, report, training=training)
+    read = read_sources(config, manager, training=training)
     facts: dict[str, str] = {}
     tokenizer, rendered = None, None
     try:
@@ -102,11 +109,11 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
     if tokenizer is not None:
         turn_format = open_format(config, manager, tokenizer, _folder(config.model.path))
         renderer = turn_format.renderer if turn_format else plain_renderer(config, tokenizer)
-        rendered = read.rendered(config, renderer, report)
+        rendered = read.rendered(config, renderer, partial(plain_renderer, tokenizer=tokenizer))
         facts |= renderer.facts() | (turn_format.facts() if turn_format else {})
         if config.has_sampler or not training:
             facts["responses end"] = response_end(config, tokenizer, renderer, _folder(config.model.path))
-    notes = report.settle()
+    notes = read.settle()
     splits = rendered.splits if rendered else read.splits
     if rendered:
         facts |= _lengths(rendered)

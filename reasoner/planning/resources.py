@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ import pluggy
 
 from reasoner.config import Config, OfflineConfig
 from reasoner.config.decisions import Decisions
+from reasoner.data.mixture import weights_of
 from reasoner.data.offline import OfflineData
 from reasoner.data.problems import Stream
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.data.prompts.vocabulary import check_token_ids
-from reasoner.data.row_report import RowReport
 from reasoner.data.turn_formats import TurnFormat
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.gro.spec.terms import Source
@@ -64,8 +66,8 @@ class Resources:
     """problem id -> what a teacher reads who sees the solution; empty: what the policy reads"""
     held_out: Sequence[Prompt]
     train: Sequence[Prompt]
-    problems: Stream[Problem] | None
-    """The order of `train` by step; None: no term reads online groups."""
+    problems: Mapping[str, Stream[Problem]]
+    """The order of `train` by task; empty: no term reads online groups."""
     offline: Mapping[Source, OfflineData]
     streams: Mapping[Source, Stream[ScoredGroup]]
     """the groups of `offline` by step"""
@@ -116,11 +118,10 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     """
     config = resolved.config
     manager = resolved.manager
-    report = RowReport(config.data.on_bad_row)
-    read = read_sources(config, manager, report, training=training)
+    read = read_sources(config, manager, training=training)
     checks: dict[str, str] | None = None
     if folder_at_hand(config.model.path) is None:  # before a model is downloaded or converted, which takes longer
-        report.settle()
+        read.settle()
         checks = check_problems_of(config, manager, read.splits)
     facts = describe_plan(resolved, read.splits, decisions, training=training)
     # Before there is a view: an embedded model is converted, or one from the hub downloaded, when it is used for the
@@ -134,11 +135,9 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
     turn_format = open_format(config, manager, tokenizer, folder)
-    if turn_format:
-        turn_format.check()
     renderer = turn_format.renderer if turn_format else plain_renderer(config, tokenizer)
-    data = read.rendered(config, renderer, report, ranks)
-    data = replace(data, splits=replace(data.splits, notes=(*report.settle(), *data.splits.notes)))
+    data = read.rendered(config, renderer, partial(plain_renderer, tokenizer=tokenizer), ranks)
+    data = replace(data, splits=replace(data.splits, notes=(*read.settle(), *data.splits.notes)))
     if checks is None:
         checks = check_problems_of(config, manager, data.splits)
     facts = {**describe_plan(resolved, data.splits, decisions, training=training), **checks}
@@ -170,7 +169,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
         teacher_prompts=teacher_prompts(config, data.train, renderer, teacher_folder) if training else {},
         held_out=data.held_out,
         train=data.train,
-        problems=_problems(config, data.train) if training and config.online else None,
+        problems=_problems(config, data.train) if training and config.online else {},
         offline=data.offline,
         streams={source: _stream(config, source, offline) for source, offline in data.offline.items()},
         turn_end=renderer.turn_end(),
@@ -227,11 +226,24 @@ def _sequences(
                 yield f"a response to {scored.group.problem.id}", response.token_ids
 
 
-def _problems(config: Config, prompts: Sequence[Prompt]) -> Stream[Problem]:
-    seed = config.run.seed if config.data.train and config.data.train.shuffle else None
-    per_step = config.learning.problems_per_step
-    problems = [prompt.problem for prompt in prompts]
-    return Stream(problems, per_step, seed, section="data.train", key="learning.problems_per_step")
+def _problems(config: Config, prompts: Sequence[Prompt]) -> dict[str, Stream[Problem]]:
+    """The problems of each task. A step must be able to have its share of them, all different."""
+    by_task: dict[str, list[Problem]] = {name: [] for name in config.parts}
+    for prompt in prompts:
+        by_task[prompt.problem.part].append(prompt.problem)
+    weights = weights_of(config, {name: len(problems) for name, problems in by_task.items()})
+    whole, per_step = sum(weights.values()), config.learning.problems_per_step
+    streams = {}
+    for name, problems in by_task.items():
+        train = config.parts[name].data.train
+        streams[name] = Stream(
+            problems,
+            math.ceil(per_step * weights[name] / whole),
+            config.run.seed if train and train.shuffle else None,
+            section=f"mixture.{name}.data.train" if config.mixture else "data.train",
+            key="the part's share of learning.problems_per_step" if config.mixture else "learning.problems_per_step",
+        )
+    return streams
 
 
 def _stream(config: Config, source: Source, data: OfflineData) -> Stream[ScoredGroup]:

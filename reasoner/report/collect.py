@@ -105,10 +105,10 @@ def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda te
 def _examples(run: SavedRun) -> tuple[tuple[Example, ...], list[str]]:
     """Responses of the first evaluation and of the last, and notes on those that are missing."""
     steps = [evaluated.step for evaluated in run.evaluations]
-    if run.criterion is None or not run.trains or len(steps) < 2:
+    if not run.criteria or not run.trains or len(steps) < 2:
         return (), []
     try:
-        return read_examples(run.folder, steps[0], steps[-1], run.criterion), []
+        return read_examples(run.folder, steps[0], steps[-1], run.criteria), []
     except DataError as error:
         return (), [f"{error}; there are no examples of it."]
 

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reasoner.evaluation.metrics import Difference, Estimate, Evaluation, compare, is_loss, why_not_comparable
+from reasoner.report.words import corrected
 from reasoner.runs.folder import Evaluated
 from reasoner.runs.reader import SavedRun
 
 Tone = Literal["better", "worse", "changed", "neutral"]
 """`changed`: beyond noise, and neither better nor worse; `neutral`: within noise"""
-_ENTRY = re.compile(r"(?:gro\.terms|rewards)\.[^.]+\.")
+_ENTRY = re.compile(r"(?:gro\.terms|rewards|mixture|evaluation\.also)\.[^.]+\.")
+
+
+_NAMED = {"rewards": "source", "mixture": "task", "also": "task"}
+"""list of sections -> the key that names an entry"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,11 @@ class EvaluationComparison:
     note: str = ""
     """why the two may not be comparable; empty: nothing against it"""
 
+    @property
+    def corrected(self) -> str:
+        """Which p-values are corrected for several comparisons, in a sentence; empty: none."""
+        return corrected(row.difference for row in self.rows)
+
 
 def before_and_after(run: SavedRun, until: int | None = None) -> EvaluationComparison | None:
     """The first and the last evaluation of a run; None: there are no two.
@@ -74,7 +84,7 @@ def between(base: SavedRun, other: SavedRun) -> EvaluationComparison | None:
     note = "" if rows else "They have no problem in common: nothing can be paired."
     differing = [
         name
-        for name in ("data.eval", "data.holdout", "prompt", "evaluation")
+        for name in ("data.eval", "data.holdout", "prompt", "evaluation", "mixture")
         if _section(base.config, name) != _section(other.config, name)
     ]
     if rows and differing:
@@ -148,12 +158,12 @@ def _section(config: Mapping[str, Any], path: str) -> Any:
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    """`gro.terms.grpo.weight`, `1.0`; rewards by their source: `rewards.math.weight`."""
+    """`gro.terms.grpo.weight`, `1.0`; entries of lists by their name: `rewards.math.weight`."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _flat(f"{prefix}.{name}" if prefix else name, inner)
-    elif prefix == "rewards":
+    elif isinstance(value, list) and value and (key := _NAMED.get(prefix.rpartition(".")[2])):
         for item in value:
-            yield from _flat(f"rewards.{item['source']}", {k: v for k, v in item.items() if k != "source"})
+            yield from _flat(f"{prefix}.{item[key]}", {k: v for k, v in item.items() if k != key})
     else:
         yield prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -222,7 +222,7 @@ def _evaluation(run: SavedRun, step: int) -> Iterator[str]:
         yield comparison_text(comparison)
         yield ABOUT_EVALUATION
     else:
-        estimates = made[-1].evaluation.estimates
+        estimates = made[-1].evaluation.figures
         yield table(
             ("", "[95% interval]"), [(short(e.name), interval(e.value, e.low, e.high, e.unit)) for e in estimates]
         )

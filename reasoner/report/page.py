@@ -32,7 +32,7 @@ from reasoner.report.compare import EvaluationComparison, when
 from reasoner.report.panels import Panel
 from reasoner.report.text import LONGEST_EXAMPLE
 from reasoner.report.tiles import overview, tiles
-from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, homeless, p_value, resumptions, short, versions
+from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, homeless, p_of, resumptions, short, versions
 
 SCRIPTS = ("text.js", "charts.js", "filter.js", "tokens.js", "group.js", "form.js", "browser.js", "main.js")
 
@@ -157,7 +157,7 @@ def _figures(comparison: EvaluationComparison) -> list[dict[str, Any]]:
             "change": _apart(interval(change.change, change.low, change.high, change.unit, signed=True)),
             "drawing": Markup(svg.change(change, reach[change.unit == "tokens"])),
             "moved": f"{change.rose} / {change.problems - change.rose - change.fell} / {change.fell}",
-            "p": p_value(change.p),
+            "p": p_of(change),
         }
         for row in comparison.rows
         for change in [row.difference]

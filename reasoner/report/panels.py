@@ -100,7 +100,7 @@ def panels(runs: Sequence[SavedRun], spreads: Sequence[Spread]) -> dict[PanelSec
 
 def evaluation_panels(runs: Sequence[SavedRun]) -> list[Panel]:
     """A chart of every figure that was evaluated in between: before and after alone are in the table."""
-    names = dict.fromkeys(e.name for run in runs for at in run.evaluations for e in at.evaluation.estimates)
+    names = dict.fromkeys(e.name for run in runs for at in run.evaluations for e in at.evaluation.figures)
     made = []
     for name in names:
         curves = [_evaluated(run.name, colour, run.evaluations, name) for colour, run in enumerate(runs)]

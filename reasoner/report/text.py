@@ -13,7 +13,7 @@ from reasoner.monitoring.metrics import find, headline
 from reasoner.report.collect import ReportData, RunReport
 from reasoner.report.compare import EvaluationComparison, when
 from reasoner.report.tiles import overview
-from reasoner.report.words import ABOUT_EVALUATION, ended, homeless, p_value, resumptions, short, versions
+from reasoner.report.words import ABOUT_EVALUATION, ended, homeless, p_of, resumptions, short, versions
 from reasoner.runs.reader import SavedRun
 
 _ESCAPES = {"\\": "\\\\", "`": "\\`", "*": "\\*", "|": "\\|", "<": "&lt;", "&": "&amp;"}
@@ -96,7 +96,7 @@ def _evaluation(report: RunReport) -> Iterator[str]:
     elif report.run.evaluations:
         last = report.run.evaluations[-1]
         yield f"## Evaluation {when(report.run, last)}"
-        rows = [(short(e.name), interval(e.value, e.low, e.high, e.unit)) for e in last.evaluation.estimates]
+        rows = [(short(e.name), interval(e.value, e.low, e.high, e.unit)) for e in last.evaluation.figures]
         yield table(("", "[95% interval]"), rows)
 
 
@@ -108,14 +108,14 @@ def comparison_text(comparison: EvaluationComparison) -> str:
             interval(row.before.value, row.before.low, row.before.high, row.before.unit),
             interval(row.after.value, row.after.low, row.after.high, row.after.unit),
             interval(difference.change, difference.low, difference.high, difference.unit, signed=True),
-            p_value(difference.p),
+            p_of(difference),
         )
         for row in comparison.rows
         for difference in [row.difference]
     ]
     head = ("", escaped(comparison.before), escaped(comparison.after), "change [95% interval]", "p")
-    note = f"\n\n{escaped(comparison.note)}" if comparison.note else ""
-    return table(head, rows) + note
+    notes = [text for text in (comparison.corrected, comparison.note) if text]
+    return "\n\n".join([table(head, rows), *map(escaped, notes)])
 
 
 def _example(number: int, example: Example) -> str:

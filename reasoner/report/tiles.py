@@ -65,7 +65,7 @@ def overview(report: ReportData) -> Overview:
     """The runs with accuracy, reward and length of their last evaluation."""
     evaluations = [each.run.evaluations[-1].evaluation if each.run.evaluations else None for each in report.runs]
     measured = dict.fromkeys(
-        estimate.name for evaluation in evaluations if evaluation for estimate in evaluation.estimates
+        estimate.name for evaluation in evaluations if evaluation for estimate in evaluation.figures
     )
     names = [name for name in measured if name.startswith("avg@")]
     names += [name for name in ("reward", "length") if name in measured]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from reasoner.evaluation.metrics import Difference, is_accuracy, task_of
 from reasoner.monitoring.format import duration
 from reasoner.monitoring.lines import figure
 from reasoner.runs.reader import SavedRun
@@ -29,7 +30,23 @@ def homeless(text: str) -> str:
 
 def short(name: str) -> str:
     """A figure of an evaluation as one reads it."""
-    return f"accuracy ({name})" if name.startswith("avg@") else figure(name)
+    task, own = task_of(name)
+    if task:
+        return f"{task}: {short(own)}"
+    return f"accuracy ({name})" if is_accuracy(name) else figure(name)
+
+
+def p_of(difference: Difference) -> str:
+    """The p-value of no change, after Holm's correction where it is one of several."""
+    return p_value(difference.p if difference.holm is None else difference.holm)
+
+
+def corrected(differences: Iterable[Difference]) -> str:
+    """Which p-values are corrected, in a sentence; empty: none."""
+    count = sum(difference.holm is not None for difference in differences)
+    return (
+        f"The p-values of the {count} accuracies are after Holm's correction for {count} comparisons." if count else ""
+    )
 
 
 def p_value(p: float) -> str:

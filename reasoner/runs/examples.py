@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from reasoner.evaluation.examples import TURN_MARK, Example, choose_examples
@@ -10,16 +11,17 @@ from reasoner.io.bounded_files import is_there
 from reasoner.io.parquet import read_columns, read_parquet
 from reasoner.records import Component, Failure, Response, Rollout, Turn
 
-_LOOKED_AT = ["problem.id", "sample", "components"]
+_LOOKED_AT = ["problem.id", "problem.part", "sample", "components"]
 
 
-def read_examples(folder: Path, first: int, last: int, criterion: Criterion) -> tuple[Example, ...]:
+def read_examples(folder: Path, first: int, last: int, criteria: Mapping[str, Criterion]) -> tuple[Example, ...]:
     """A few responses of two evaluations; none where one of them sampled nothing.
 
     Args:
         folder: the run folder.
         first: steps before the one evaluation.
         last: steps before the other.
+        criteria: what makes a response correct, by task.
 
     Raises:
         DataError: a file cannot be read, or is none of rollouts.
@@ -27,7 +29,7 @@ def read_examples(folder: Path, first: int, last: int, criterion: Criterion) -> 
     files = [folder / "rollouts" / f"eval-{step:06}.parquet" for step in (first, last)]
     if first == last or not all(map(is_there, files)):
         return ()
-    before, after = (_verdicts(file, criterion) for file in files)
+    before, after = (_verdicts(file, criteria) for file in files)
     chosen = choose_examples(
         {name: right for name, (_, right) in before.items()}, {name: right for name, (_, right) in after.items()}
     )
@@ -57,15 +59,19 @@ def _came_back(turn: Turn) -> str:
     return f"{TURN_MARK[0]}{said}{TURN_MARK[1]}"
 
 
-def _verdicts(file: Path, criterion: Criterion) -> dict[str, tuple[int, bool]]:
-    """Problem id -> row of its first response and whether that is right; those without a verdict are left out."""
+def _verdicts(file: Path, criteria: Mapping[str, Criterion]) -> dict[str, tuple[int, bool]]:
+    """Task and problem id -> row of its first response and whether that is right; those without a verdict are left
+    out."""
     found = {}
+    only = next(iter(criteria.values())) if len(criteria) == 1 else None
     rows = read_columns(file, Rollout, _LOOKED_AT).to_pylist()
     for number, row in enumerate(rows):
-        if row["sample"] == 0:
+        problem = row["problem"]
+        criterion = only or criteria.get(problem["part"])
+        if row["sample"] == 0 and criterion is not None:
             verdict = criterion.verdict({part["source"]: _component(part) for part in row["components"]})
             if verdict in ("correct", "wrong"):
-                found[row["problem"]["id"]] = (number, verdict == "correct")
+                found["/".join((problem["part"], problem["id"]))] = (number, verdict == "correct")
     return found
 
 

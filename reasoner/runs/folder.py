@@ -390,7 +390,7 @@ def read_evaluations(folder: Path) -> list[Evaluated]:
     path = folder / "evaluations.jsonl"
     found = read_jsonl(path, Evaluated, appended=True, most=METRICS_BYTES)
     for number, evaluated in enumerate(found, 1):
-        for estimate in evaluated.evaluation.estimates:
+        for estimate in evaluated.evaluation.figures:
             figures = (estimate.value, estimate.low or 0.0, estimate.high or 0.0, *estimate.by_problem.values())
             if len(figures) > MOST_PROBLEMS or max(map(abs, figures)) > LARGEST:
                 raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is not a figure of an evaluation.")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reasoner.errors import DataError
-from reasoner.evaluation.metrics import Criterion
+from reasoner.evaluation.metrics import Criterion, listed_criteria
 from reasoner.io.bounded_files import SMALL_BYTES, is_there, read_object, read_text
 from reasoner.io.folder_lock import is_going
 from reasoner.io.parsing import parse_toml
@@ -85,19 +85,16 @@ class SavedRun:
         return chosen
 
     @property
-    def criterion(self) -> Criterion | None:
-        """What makes a response correct; None: the run samples nothing to evaluate it."""
-        evaluation = self.config.get("evaluation", {})
-        source = str(evaluation.get("correct", ""))
-        listed = self.config.get("rewards")
-        rewards = [reward for reward in listed if isinstance(reward, Mapping)] if isinstance(listed, list) else []
-        conditions = {str(reward.get("source")): str(reward["when"]) for reward in rewards if reward.get("when")}
-        return Criterion.chained(source, evaluation.get("threshold", 1.0), conditions) if source else None
+    def criteria(self) -> Mapping[str, Criterion]:
+        """What makes a response correct, by task; empty: the run samples nothing to evaluate it."""
+        tasks = [(str(self.config["task"]), self.config), *_tasks_inside(self.config)]
+        found = {name: _criterion(config) for name, config in tasks}
+        return {name: criterion for name, criterion in found.items() if criterion is not None}
 
     @property
     def correct(self) -> str:
         """The same in words (`math`, `judge >= 0.8`); empty: the run samples nothing to evaluate it."""
-        return str(self.criterion) if self.criterion else ""
+        return listed_criteria(self.criteria)
 
     @property
     def seconds(self) -> float | None:
@@ -108,6 +105,22 @@ class SavedRun:
     def can_resume(self) -> bool:
         """Whether `reasoner run --resume` can go on with it."""
         return self.state not in ("running", "finished") and (self.folder / IDENTITY).is_file()
+
+
+def _tasks_inside(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The parts of a mixture, and the further tasks that a run evaluates on, as they are written."""
+    also = config.get("evaluation", {}).get("also", [])
+    entries = [*config.get("mixture", []), *(also if isinstance(also, list) else [])]
+    return [(str(entry["task"]), entry) for entry in entries if isinstance(entry, Mapping) and "task" in entry]
+
+
+def _criterion(config: Mapping[str, Any]) -> Criterion | None:
+    evaluation = config.get("evaluation", {})
+    source = str(evaluation.get("correct", "")) if isinstance(evaluation, Mapping) else ""
+    listed = config.get("rewards")
+    rewards = [reward for reward in listed if isinstance(reward, Mapping)] if isinstance(listed, list) else []
+    conditions = {str(reward.get("source")): str(reward["when"]) for reward in rewards if reward.get("when")}
+    return Criterion.chained(source, evaluation.get("threshold", 1.0), conditions) if source else None
 
 
 def is_run(folder: Path) -> bool:
@@ -244,6 +257,13 @@ class _Method(BaseModel):
 class _Deciding(BaseModel):
     correct: str = ""
     threshold: float = 1.0
+    also: list[dict[str, Any]] = []
+
+
+class _Task(BaseModel):
+    task: str
+    rewards: list[_Reward] = []
+    evaluation: _Deciding = _Deciding()
 
 
 class _Shape(BaseModel):
@@ -258,6 +278,7 @@ class _Shape(BaseModel):
     rewards: list[_Reward] = []
     gro: _Method = _Method()
     evaluation: _Deciding = _Deciding()
+    mixture: list[_Task] = []
     data: dict[str, Any] = {}
     prompt: dict[str, Any] = {}
 

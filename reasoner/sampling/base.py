@@ -169,7 +169,12 @@ class Sampler(Protocol):
 
     def load(self, folder: Path, version: int) -> Receipt:
         """Take the weights in `folder` (`reasoner.models.tensor_files`) and forget everything computed with the old
-        ones."""
+        ones; nothing is being sampled."""
+        ...
+
+    def change(self, folder: Path, version: int) -> Receipt:
+        """As `load`, while another thread may be sampling: what is being written goes on with the new weights, and
+        every response says which of its tokens are theirs (`Response.version_changes`)."""
         ...
 
     def sleep(self) -> None:

@@ -101,9 +101,12 @@ def start_of(config: Config, device: Literal["cpu", "cuda"], folder: Path, max_m
 
 
 def longest_context(config: Config) -> int:
-    """Tokens of a prompt and its response, in training and evaluation."""
-    evaluation = config.evaluation.max_tokens if config.evaluation else None
-    return config.sampling.max_prompt_tokens + max(config.sampling.max_tokens, evaluation or 0)
+    """Tokens of a prompt and its response, in training and evaluation, of all tasks."""
+    lengths = []
+    for task in (config, *config.evaluated.values()):
+        evaluation = task.evaluation.max_tokens if task.evaluation else None
+        lengths.append(task.sampling.max_prompt_tokens + max(task.sampling.max_tokens, evaluation or 0))
+    return max(lengths)
 
 
 def merge_reason(config: Config, engine: str, device: str) -> str:

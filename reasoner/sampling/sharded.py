@@ -54,7 +54,13 @@ class ShardedSampler:
         }
 
     def load(self, folder: Path, version: int) -> Receipt:
-        receipt = self._from_engine_rank(self._sampler.load(folder, version) if self._sampler else None)
+        return self._received(self._sampler.load(folder, version) if self._sampler else None)
+
+    def change(self, folder: Path, version: int) -> Receipt:
+        return self._received(self._sampler.change(folder, version) if self._sampler else None)
+
+    def _received(self, receipt: Receipt | None) -> Receipt:
+        receipt = self._from_engine_rank(receipt)
         self._loaded = receipt.version
         return receipt
 

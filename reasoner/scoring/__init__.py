@@ -6,5 +6,6 @@ In come groups of responses, out come the same with a reward each, components an
     service.py, score_call.py   the main process's side; one `score` call
     workers/                    the processes in which sources run
     composition.py              components to one reward
+    reward_table.py             the rewards of one task or of several
     cache.py, statistics.py     equal calls made once; calls counted, and when failures are too many
 """

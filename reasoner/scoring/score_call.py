@@ -20,6 +20,7 @@ from reasoner.io.redaction import redact
 from reasoner.records import Component, Failure, Group, Score, ScoredGroup
 from reasoner.scoring.cache import Cache, Key, digest
 from reasoner.scoring.composition import component, totals
+from reasoner.scoring.reward_table import RewardTable
 from reasoner.scoring.statistics import FailedResponse, Tally
 from reasoner.scoring.workers.protocol import (
     CallResult,
@@ -51,7 +52,7 @@ _HOST = "the scoring host, which runs the reward sources,"
 class Shared:
     """What all `score` calls of a service have in common."""
 
-    rewards: tuple[RewardConfig, ...]
+    table: RewardTable
     traits: tuple[Traits, ...]
     max_failure_rate: float
     host: HostProcess
@@ -79,15 +80,17 @@ class Shared:
 class _Slots:
     """The components of one group while they arrive."""
 
-    def __init__(self, group: Group, rewards: int) -> None:
+    def __init__(self, group: Group, rewards: range) -> None:
         self.group = group
+        self.rewards = rewards
+        """the indices of those that score it"""
         self.content = dump_content(group.problem)
         self.problem = dump_problem(group.problem, self.content)
         self.responses = [dump_response(response) for response in group.responses]
         self.judged = [at for at, response in enumerate(group.responses) if response.failure is None]
         """the responses that sources are called for: not those whose environment failed"""
-        self.missing = len(self.judged) * rewards
-        self.components: list[list[Component | None]] = [[None] * rewards for _ in group.responses]
+        self.missing = len(self.judged) * len(rewards)
+        self.components: list[list[Component | None]] = [[None] * len(rewards) for _ in group.responses]
         self.decided: Counter[int] = Counter()
         """judged responses by reward for which it is known whether they are scored"""
         self.chosen: defaultdict[int, list[_Place]] = defaultdict(list)
@@ -95,11 +98,12 @@ class _Slots:
 
     def scored(self, rewards: Sequence[RewardConfig]) -> ScoredGroup:
         """A response whose environment failed abstains, and each of its components says why."""
+        own = [rewards[index] for index in self.rewards]
         rows = [tuple(part for part in row if part is not None) for row in self.components]
-        known = dict(zip(self.judged, totals(rewards, [rows[at] for at in self.judged]), strict=True))
+        known = dict(zip(self.judged, totals(own, [rows[at] for at in self.judged]), strict=True))
         for at, response in enumerate(self.group.responses):
             if response.failure is not None:
-                rows[at] = tuple(component(reward, response.failure, 0.0) for reward in rewards)
+                rows[at] = tuple(component(reward, response.failure, 0.0) for reward in own)
         return ScoredGroup(self.group, tuple(rows), tuple(known.get(at) for at in range(len(rows))))
 
 
@@ -129,9 +133,8 @@ class ScoreCall:
 
     def __init__(self, shared: Shared, tally: Tally) -> None:
         self._shared, self._tally = shared, tally
-        self._rewards, self._traits = shared.rewards, shared.traits
-        names = [reward.source for reward in self._rewards]
-        self._conditions = [None if reward.when is None else names.index(reward.when) for reward in self._rewards]
+        self._rewards, self._traits = shared.table.rewards, shared.traits
+        self._names, self._conditions = shared.table.names, shared.table.conditions
         self._inbox: Inbox = shared.host.listen()
         self._outgoing: list[bytes] = []
         self._sent: dict[tuple[int, int], _Sent] = {}
@@ -145,16 +148,16 @@ class ScoreCall:
 
     def submit(self, group: Group) -> None:
         """Send the calls of a group that depend on nothing."""
-        slots = _Slots(group, len(self._rewards))
+        slots = _Slots(group, self._shared.table.of_problem(group.problem))
         self.open += 1
         if slots.missing == 0:
             self._settle(slots)
             return
         places = [(slots, sample) for sample in slots.judged]
-        for reward in range(len(self._rewards)):
+        for reward in slots.rewards:
             self._undecided[reward] += len(places)
-            self._tally.expect(self._rewards[reward].source, len(places))
-        free = [reward for reward, condition in enumerate(self._conditions) if condition is None]
+            self._tally.expect(self._names[reward], len(places))
+        free = [reward for reward in slots.rewards if self._conditions[reward] is None]
         together: defaultdict[int, list[int]] = defaultdict(list)  # one task for all rewards of a lane
         for reward in free:
             if self._traits[reward].granularity == "response":
@@ -239,7 +242,7 @@ class ScoreCall:
     def _in_flight(self) -> str:
         """The calls that are out, on a line of their own: the host was at the oldest."""
         names = [
-            f"{self._rewards[sent.reward].source} on problem {slots.group.problem.id}, response {sample}"
+            f"{self._names[sent.reward]} on problem {slots.group.problem.id}, response {sample}"
             for sent in islice(self._sent.values(), MOST_NAMED)
             for slots, sample in (sent.places[0][0],)
         ]
@@ -309,7 +312,7 @@ class ScoreCall:
         if key is None or (key not in self._shared.cache and key not in self._equal):
             return False
         reward = self._rewards[key[0]]
-        self._tally.spare(reward.source)
+        self._tally.spare(self._names[key[0]])
         if key in self._equal:
             self._equal[key].places[0].append(place)
         else:
@@ -335,7 +338,7 @@ class ScoreCall:
         self._send_batches(reward)
 
     def _leave_out(self, reward: int, place: _Place) -> None:
-        self._tally.expect(self._rewards[reward].source, -1)
+        self._tally.expect(self._names[reward], -1)
         self._deliver(reward, place, component(self._rewards[reward], None, 0.0))
 
     def _send_group(self, reward: int, slots: _Slots) -> None:
@@ -384,9 +387,11 @@ class ScoreCall:
             for waiting, outcome in zip(call.places, outcomes, strict=True)
             if isinstance(outcome, Failure)
         ]
-        self._tally.add(reward.source, seconds, failed)
+        self._tally.add(self._names[call.reward], seconds, failed)
         if failed and reward.on_failure == "abort":
-            raise ScoringError(f"reward source {reward.source!r} failed and its on_failure is 'abort'. {failed[0]}")
+            raise ScoringError(
+                f"reward source {self._names[call.reward]!r} failed and its on_failure is 'abort'. {failed[0]}"
+            )
         for waiting, outcome in zip(call.places, outcomes, strict=True):
             for place in waiting:
                 own = seconds / len(outcomes) if place is waiting[0] else 0.0
@@ -394,12 +399,12 @@ class ScoreCall:
 
     def _deliver(self, reward: int, place: _Place, part: Component) -> None:
         slots, sample = place
-        slots.components[sample][reward] = part
+        slots.components[sample][reward - slots.rewards.start] = part
         slots.missing -= 1
         if slots.missing == 0:
             self._settle(slots)
-        for dependent, condition in enumerate(self._conditions):
-            if condition == reward:
+        for dependent in slots.rewards:
+            if self._conditions[dependent] == reward:
                 self._decide(dependent, place, part.value is not None and part.value > 0.0)
 
     def _settle(self, slots: _Slots) -> None:

@@ -12,6 +12,7 @@ from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.errors import ConfigError, ScoringError
 from reasoner.records import Group, ScoredGroup
 from reasoner.scoring.cache import Cache
+from reasoner.scoring.reward_table import RewardTable
 from reasoner.scoring.score_call import ScoreCall, Shared
 from reasoner.scoring.statistics import SourceStatistics, Tally
 from reasoner.scoring.workers.protocol import Plan, Traits, dump_plan, load_start
@@ -21,6 +22,8 @@ from reasoner.workers.lines import CANCEL
 
 class ScoringService:
     """Runs the configured reward sources in worker processes with deadlines. Leaving the context ends all of them.
+
+    `rewards` are those of all problems, or by task: then each group is scored by those of its own (`Problem.part`).
 
     It uses neither signals nor asyncio, so it works in any thread and inside an event loop. One `score` call at a time:
     the next one cancels what is left of the one before.
@@ -36,7 +39,7 @@ class ScoringService:
 
     def __init__(
         self,
-        rewards: Sequence[RewardConfig],
+        rewards: Sequence[RewardConfig] | Mapping[str, Sequence[RewardConfig]],
         scoring: ScoringConfig,
         plugins: Sequence[str] = (),
         say: Callable[[str], None] = lambda text: None,
@@ -44,13 +47,15 @@ class ScoringService:
         fail: Callable[[str], None] = lambda text: None,
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._sources = [reward.source for reward in rewards]
+        by_task = rewards if isinstance(rewards, Mapping) else {"": rewards}
+        table = RewardTable.of(by_task)
+        self._sources = table.names
         self._tally = Tally(self._sources)
         self._running: ScoreCall | None = None
         self._host = HostProcess(
             "scoring",
             "reasoner.scoring.workers.host",
-            dump_plan(Plan(tuple(rewards), scoring, tuple(plugins), os.getpid())),
+            dump_plan(Plan(table.rewards, scoring, tuple(plugins), os.getpid())),
         )
         try:
             traits = _started(self._host)
@@ -58,7 +63,7 @@ class ScoringService:
             self.close()
             raise
         self._shared = Shared(
-            tuple(rewards),
+            table,
             traits,
             scoring.max_failure_rate,
             self._host,
@@ -92,7 +97,8 @@ class ScoringService:
             self._finish(call)
 
     def statistics(self) -> Mapping[str, SourceStatistics]:
-        """Calls, spared calls, failures and seconds by source: of the running `score` call, or of the last one."""
+        """Calls, spared calls, failures and seconds by source (with several tasks `math of math-gsm8k`): of the running
+        `score` call, or of the last one."""
         return self._tally.statistics()
 
     def left_behind(self) -> Mapping[str, Sequence[str]]:

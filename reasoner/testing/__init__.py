@@ -7,13 +7,16 @@ attack.py, attack_corpus.py            a source attacked with the known shortcut
 pytest_plugin.py                       the fixture `score_in_worker`
 """
 
+from reasoner.testing.attack import AttackReport, attack_source
 from reasoner.testing.contract import Case, Check, Checklist, check_source, make_problem, make_response
 from reasoner.testing.environment_contract import check_environment, check_tool
 
 __all__ = [
+    "AttackReport",
     "Case",
     "Check",
     "Checklist",
+    "attack_source",
     "check_environment",
     "check_source",
     "check_tool",

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from reasoner.config import Config, RewardConfig
 from reasoner.config.decisions import Decisions
 from reasoner.data.curriculum import Curriculum
+from reasoner.data.mixture import Chooser, Mixture, weights_of
+from reasoner.data.problems import Cursor, Stream
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, open_ranks, part_of, visible_devices
 from reasoner.distributed.sharding import LogprobModel, ShardedPolicy
 from reasoner.errors import ConfigError, OutOfTimeError, ScoringError, state_after
@@ -40,6 +42,7 @@ from reasoner.planning.resources import Resources, load_resources
 from reasoner.plugins import manager as plugins
 from reasoner.plugins.events import Events
 from reasoner.processes.stacks import forget_stacks, keep_stacks
+from reasoner.records import Problem
 from reasoner.runs.folder import RunFolder, open_run
 from reasoner.runs.rank_folder import RankFolder
 from reasoner.runs.resuming.resume import Place, Resume, find_place, made_again
@@ -117,6 +120,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
             held_out=_build_held_out(base, terms, learner, reference),
             collector=_build_collector(base, evaluator),
             prefetcher=prefetcher,
+            adapter_goes_alone=bool(base.decisions.adapter_rank),
             offline=base.streams,
             alarms=AlarmMonitor(base.run.history, list(base.run.evaluations.items())),
         )
@@ -228,7 +232,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
     config, view = base.config, base.view
     with ExitStack() as stack:
         shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
-        rewards = _rank_rewards(config.rewards, base.ranks, shared)
+        rewards = {name: _rank_rewards(rewards, base.ranks, shared) for name, rewards in config.scored.items()}
         service = stack.enter_context(
             ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
         )
@@ -247,7 +251,7 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
             sampler = opened.interacting(interaction)
         if base.ranks.count > 1:
             # Prefetched groups are exchanged while the update exchanges gradients.
-            ranks = base.ranks.twin() if config.sampling.ahead else base.ranks
+            ranks = base.ranks.twin() if config.sampling.max_staleness else base.ranks
             scorer = ShardedScorer(scorer, ranks)
             engine, sampler = ShardedSampler(engine, ranks, shared), ShardedSampler(sampler, ranks, shared)
         assert engine is not None
@@ -344,15 +348,19 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _build_collector(base: _Base, evaluator: Evaluator | None) -> RolloutCollector | None:
     config = base.config
-    if evaluator is None or base.problems is None:
+    if evaluator is None or not base.problems:
         return None
-    curriculum = None
-    if config.curriculum.kind != "none":
-        curriculum = Curriculum(base.problems, config.run.seed, config.curriculum.longest_rest)
     prompts = {prompt.problem.id: prompt for prompt in base.train}
-    return RolloutCollector(
-        config, evaluator.sampler, evaluator.scorer, base.problems, prompts, curriculum, base.turn_end
-    )
+    weights = weights_of(config, {name: stream.size for name, stream in base.problems.items()})
+    choosers = {name: _chooser(config, stream) for name, stream in base.problems.items()}
+    mixture = Mixture(choosers, weights, adaptive=config.curriculum.parts == "pass-rate")
+    return RolloutCollector(config, evaluator.sampler, evaluator.scorer, mixture, prompts, base.turn_end)
+
+
+def _chooser(config: Config, stream: Stream[Problem]) -> Chooser:
+    if config.curriculum.kind == "none":
+        return Cursor(stream)
+    return Curriculum(stream, config.run.seed, config.curriculum.longest_rest)
 
 
 def _build_held_out(

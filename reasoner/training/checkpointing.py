@@ -32,7 +32,7 @@ CRITIC = "critic"
 SCORING = "scoring"
 """the scoring service among the parts"""
 AHEAD_FILE = "ahead.parquet"
-"""the next step's groups, where they are sampled ahead"""
+"""the next steps' groups, where they are sampled ahead"""
 SHARE = 0.02
 """of the time, for checkpoints, where `run.checkpoint_every` leaves it open"""
 
@@ -96,8 +96,8 @@ class CheckpointManager:
     """of the models, after the last committed step; empty: the parts' states after it are not known"""
     _ranked: tuple[int, list[int]] = (0, [])
     """how many evaluations there were when their steps were ranked, and these"""
-    _prefetched: StepRollouts | None = None
-    """for the next step, after the last committed one"""
+    _prefetched: tuple[StepRollouts, ...] = ()
+    """for the next steps, after the last committed one"""
     _written: float = field(default_factory=lambda: time.perf_counter())
     """when the last checkpoint was"""
     _seconds: float = 0.0
@@ -133,8 +133,7 @@ class CheckpointManager:
         if self.scoring and not forget_scores:
             self.scoring.load_scores(checkpoint / self._scores_file)
         if (checkpoint / AHEAD_FILE).exists() and not forget_scores:
-            (rollouts,) = read_parquet(checkpoint / AHEAD_FILE, StepRollouts)
-            self.prefetcher.restore(rollouts)
+            self.prefetcher.restore(read_parquet(checkpoint / AHEAD_FILE, StepRollouts))
         self.committed()
 
     def committed(self) -> None:
@@ -232,7 +231,7 @@ class CheckpointManager:
             if self.ranks.first:
                 (folder / STATE_FILE).write_text(to_json(states) + "\n", encoding="utf-8")
             if self.ranks.first and self._prefetched:
-                write_parquet(folder / AHEAD_FILE, [self._prefetched])
+                write_parquet(folder / AHEAD_FILE, self._prefetched)
             if self.ranks.first and self.critic:
                 (folder / CRITIC).mkdir()
                 self.critic.checkpoint(folder / CRITIC)

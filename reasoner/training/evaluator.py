@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from reasoner.config import Config
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import DataError, SamplerError, ScoringError
-from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation, summarise
+from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation, summarise, together
 from reasoner.monitoring.view import View
 from reasoner.plugins.events import Events
 from reasoner.records import Prompt, SamplingParams, ScoredGroup
@@ -42,33 +42,64 @@ class Evaluator:
     turn_end: TurnEnd
     """what ends a response beside the model's own end tokens"""
 
-    def evaluate(self, step: int, when: str, rows: int = 0, measured: Sequence[Estimate] = ()) -> Evaluation:
+    def evaluate(
+        self,
+        step: int,
+        when: str,
+        tasks: Collection[str],
+        rows: int = 0,
+        measured: Sequence[Estimate] = (),
+    ) -> Evaluation:
         """Sample and score the held-out problems with the sampler's weights; the result is in the run folder.
 
         Args:
+            tasks: those that are due (`Config.evaluated`).
             rows: held-out rows of offline data.
             measured: their figures, which go with those of the responses.
 
         Raises:
-            RunError: the sampler, the scoring service or the disk failed; or the deciding source has no value for any
-                response before training.
+            RunError: the sampler, the scoring service or the disk failed; or the deciding source of a task has no value
+                for any response before training.
         """
         started = time.perf_counter()
-        config = self.config.required_evaluation
-        params = self.turn_end.added_to(evaluation_params(self.config))
-        progress = partial(self.view.stage, "evaluation")
-        criterion = Criterion.of(self.config)
-        evaluation, groups = evaluate(
-            self.sampler, self.scorer, self.held_out, params, config.samples, criterion, progress
-        )
+        found: dict[str, Evaluation] = {}
+        groups: list[ScoredGroup] = []
+        for name, task in self.config.evaluated.items():
+            if name in tasks:
+                found[name], of_task = self._evaluate_task(name, task)
+                groups += of_task
+                if step == 0 and (reason := unjudged_reason(task, of_task)):
+                    raise ScoringError(reason)  # not committed: the resumed run makes this evaluation again
+        evaluation = self._together(found)
         evaluation = replace(evaluation, rows=rows, estimates=(*evaluation.estimates, *measured))
-        if step == 0 and (reason := unjudged_reason(self.config, groups)):
-            raise ScoringError(reason)  # not committed: the resumed run makes this evaluation again
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
         self.events.emit("evaluation_finished", step=step, evaluation=evaluation)
         self.run.clock.evaluation += time.perf_counter() - started
         return evaluation
+
+    def _evaluate_task(self, name: str, task: Config) -> tuple[Evaluation, tuple[ScoredGroup, ...]]:
+        prompts = self.held_out
+        if len(self.config.evaluated) > 1:
+            prompts = [prompt for prompt in self.held_out if prompt.problem.part == name]
+        params = self.turn_end.added_to(evaluation_params(task))
+        progress = partial(self.view.stage, "evaluation")
+        samples = task.required_evaluation.samples
+        return evaluate(self.sampler, self.scorer, prompts, params, samples, Criterion.of(task), progress)
+
+    def _together(self, found: Mapping[str, Evaluation]) -> Evaluation:
+        """The evaluations of several tasks as one."""
+        own = {name: evaluation for name, evaluation in found.items() if name not in self.config.also}
+        best = self.config.evaluation.best if self.config.evaluation else ""
+        best = "" if best == self.config.task else best
+        if best == "mean":  # a mean over fewer tasks is another figure: such a step is ranked by what is missing
+            best = next((name for name in self.config.evaluated if name not in found), best)
+        if not own:
+            return Evaluation(0, 0, 0, (), tasks=found, best=best)
+        if self.config.mixture:
+            return replace(together(own), tasks=found, best=best)
+        (evaluation,) = own.values()
+        return replace(evaluation, tasks={name: each for name, each in found.items() if name not in own}, best=best)
 
 
 def evaluate(

@@ -1,19 +1,24 @@
-"""One step off-policy (`sampling.ahead = 1`): the next step's groups are sampled while this step's update runs.
+"""Sampling ahead of the update (`sampling.max_staleness = k`): later steps' groups are sampled while this step's update
+runs.
 
-    step t:   take the groups that were sampled during update t - 1   (with the weights before it)
-              sync the weights after it, and begin to sample for t + 1
+    step t:   take the groups that were sampled for it
+              sync the weights after update t - 1, and have the groups of all steps up to t + k sampled
               update t
 
-So every response is at most one training step older than the weights that learn from it, and the correction of its
-term weighs that. The order of sampling, and so its seeds, problems and weights, does not depend on how long anything
-takes: a run repeats itself exactly where its sampler does.
+The groups of a step are sampled after those of the step before, so the oldest token of a response is of weights that
+are at most k training steps older than those that learn from it, and the correction of its term weighs that. With k = 1
+nothing is being sampled when the weights go over: the order of sampling, and so its seeds, problems and weights, does
+not depend on how long anything takes, and a run repeats itself exactly where its sampler does. With more, the weights
+change under what is being sampled.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Condition
 from typing import Protocol, Self
 
 from reasoner.records import Group
@@ -32,18 +37,22 @@ class Prefetcher:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampling ahead")
-        self._future: Future[StepRollouts] | None = None
-        self._first: Future[Group | None] = Future()
+        self._steps: deque[tuple[int, Future[StepRollouts]]] = deque()
+        """steps whose groups are sampled, or are being sampled"""
+        self._groups: list[Group] = []
+        """what the sampler gave since `take`"""
+        self._news = Condition()
+        """of the groups, and of collections that end"""
         self._progress: Progress | None = None
         self._seconds = 0.0
 
-    def start(self, collect: Collect) -> None:
-        """Begin to sample and score the next step's groups."""
-        first: Future[Group | None] = Future()
+    def start(self, step: int, collect: Collect) -> None:
+        """Have a step's groups sampled and scored, after those of the steps before."""
 
         def on_group(group: Group) -> None:
-            if not first.done():
-                first.set_result(group)
+            with self._news:
+                self._groups.append(group)
+                self._news.notify_all()
 
         def collected() -> StepRollouts:
             started = time.perf_counter()
@@ -51,17 +60,17 @@ class Prefetcher:
                 return collect(progress=self._tell, on_group=on_group)
             finally:
                 self._seconds = time.perf_counter() - started
-                if not first.done():
-                    first.set_result(None)
 
-        self._first = first
-        self._future = self._thread.submit(collected)
+        future = self._thread.submit(collected)
+        self._steps.append((step, future))
+        future.add_done_callback(self._ended)
 
-    def restore(self, rollouts: StepRollouts) -> None:
-        """Take groups that were sampled before the run was interrupted."""
-        self._future, self._first = Future(), Future()
-        self._future.set_result(rollouts)
-        self._first.set_result(None)  # its sampler is gone
+    def restore(self, rollouts: Sequence[StepRollouts]) -> None:
+        """Take groups that were sampled before the run was interrupted; their sampler is gone."""
+        for each in rollouts:
+            future: Future[StepRollouts] = Future()
+            future.set_result(each)
+            self._steps.append((each.step, future))
 
     @property
     def seconds(self) -> float:
@@ -71,12 +80,17 @@ class Prefetcher:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is under way and nothing has failed: what a checkpoint can hold."""
-        return self._future is None or (self._future.done() and self._future.exception() is None)
+        return all(future.done() and future.exception() is None for _, future in self._steps)
 
     @property
-    def ready(self) -> StepRollouts | None:
-        """Rollouts that wait to be taken; None: there are none, or they are not complete."""
-        return self._future.result() if self._future and self.is_settled else None
+    def ready(self) -> tuple[StepRollouts, ...]:
+        """Rollouts that wait to be taken; none unless all are complete."""
+        return tuple(future.result() for _, future in self._steps) if self.is_settled else ()
+
+    @property
+    def last(self) -> int:
+        """The last step whose groups are sampled, or are being sampled; 0: there is none."""
+        return self._steps[-1][0] if self._steps else 0
 
     def wait(self, progress: Progress = lambda done, total: None) -> None:
         """Wait until nothing is being sampled: the sampler is free then.
@@ -84,39 +98,55 @@ class Prefetcher:
         Raises:
             RunError: the sampler or the scoring service failed.
         """
-        if self._future:
-            self._progress = progress
-            self._future.result()
-            self._progress = None
+        for _, future in self._steps:
+            self._wait(future, progress)
 
     def take(self, step: int, progress: Progress) -> StepRollouts | None:
-        """The groups of a step, waited for; None: none were sampled for it.
+        """The groups of a step, waited for; None: none were sampled for it. Those of steps before it are dropped.
 
         Raises:
             RunError: the sampler or the scoring service failed.
         """
-        self.wait(progress)
-        rollouts, self._future = self._future, None
-        return rollouts.result() if rollouts and rollouts.result().step == step else None
+        with self._news:
+            self._groups = []
+        while self._steps and self._steps[0][0] <= step:
+            rollouts = self._wait(self._steps[0][1], progress)
+            self._steps.popleft()
+            if rollouts.step == step:
+                return rollouts
+        return None
 
-    def first(self) -> Group | None:
-        """The first group that this rank's sampler gives, waited for; None: it has none to give.
+    def first(self, fits: Callable[[Group], bool]) -> Group | None:
+        """The first group since `take` that this rank's sampler gave and that fits, waited for; None: there is none.
 
         Raises:
             RunError: the sampler failed before.
         """
-        if self._future is None:
-            return None
-        group = self._first.result()
-        if group is None:
+        with self._news:
+            while True:
+                found = next(filter(fits, self._groups), None)
+                if found or all(future.done() for _, future in self._steps):
+                    break
+                self._news.wait()
+        if found is None:
             self.wait()
-        return group
+        return found
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._thread.shutdown(wait=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _wait(self, future: Future[StepRollouts], progress: Progress) -> StepRollouts:
+        self._progress = progress
+        rollouts = future.result()
+        self._progress = None
+        return rollouts
+
+    def _ended(self, future: Future[StepRollouts]) -> None:
+        with self._news:
+            self._news.notify_all()
 
     def _tell(self, done: int, total: int) -> None:
         """The view follows only while something waits: otherwise it shows the update."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from statistics import fmean
 from typing import Any
 
 from reasoner.config import Config
-from reasoner.data.curriculum import Curriculum
-from reasoner.data.problems import Cursor, Stream
+from reasoner.data.mixture import Mixture
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.seeds import Purpose, derive_seed
 from reasoner.evaluation.metrics import Criterion, pass_rates
 from reasoner.monitoring.step_metrics import rollout_metrics
 from reasoner.monitoring.timer import Timer
-from reasoner.records import Group, Problem, Prompt, SamplingParams, ScoredGroup
+from reasoner.records import Group, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
 
@@ -64,26 +64,22 @@ class RolloutCollector:
     config: Config
     sampler: Sampler
     scorer: Scorer
-    problems: InitVar[Stream[Problem]]
+    problems: Mixture
+    """chooses the problems of a step"""
     prompts: Mapping[str, Prompt]
     """training prompts by problem id"""
-    curriculum: Curriculum | None
-    """chooses among the problems; None: each comes once per epoch"""
     turn_end: TurnEnd = TurnEnd()  # noqa: RUF009 (frozen)
     """what ends a response beside the model's own end tokens"""
 
-    def __post_init__(self, problems: Stream[Problem]) -> None:
-        self._problems = self.curriculum or Cursor(problems)
-
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
-        return {"problems": self._problems.state()}
+        return {"problems": self.problems.state()}
 
     def mark(self) -> None:
-        self._problems.mark()
+        self.problems.mark()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._problems.restore(state["problems"])
+        self.problems.restore(state["problems"])
 
     def collect(
         self,
@@ -113,14 +109,14 @@ class RolloutCollector:
         kept: list[ScoredGroup] = []
         size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
         for round_ in range(refills + 1):
-            taken = {scored.group.problem.id for groups in rounds for scored in groups}
-            prompts = [self.prompts[problem.id] for problem in self._problems.take(wanted - len(kept), taken)]
+            taken = [scored.group.problem for groups in rounds for scored in groups]
+            prompts = [self.prompts[problem.id] for problem in self.problems.take(wanted - len(kept), taken)]
             if not prompts:
                 break
-            params = self._params(temperature, "sampling", step, round_)
+            params = partial(self._params, temperature, "sampling", step, round_)
             groups = self._score(prompts, size, params, timer, progress, on_group)
-            if self.curriculum:
-                self.curriculum.observe(pass_rates(groups, Criterion.of(self.config)))
+            if self.config.curriculum.kind != "none" or self.config.curriculum.parts != "fixed":
+                self.problems.observe(self._pass_rates(groups))
             rounds.append(groups)
             kept += [scored for scored in groups if not refills or scored.informative]
             if len(kept) == wanted:
@@ -128,7 +124,7 @@ class RolloutCollector:
         greedy_groups: tuple[ScoredGroup, ...] = ()
         if greedy:
             prompts = [self.prompts[scored.group.problem.id] for scored in kept]
-            params = self._params(0.0, "greedy", step)
+            params = partial(self._params, 0.0, "greedy", step)
             greedy_groups = self._score(prompts, 1, params, timer, progress, lambda group: None)
         everything = [scored for groups in (*rounds, greedy_groups) for scored in groups]
         return StepRollouts(
@@ -143,22 +139,25 @@ class RolloutCollector:
         )
 
     def sample_apart(self, count: int, progress: Progress) -> tuple[ScoredGroup, ...]:
-        """Groups of a few training problems, chosen at random, that belong to no step: the problems and the noise of
-        the steps stay what they are without it.
+        """Groups of a few training problems of each task, chosen at random, that belong to no step: the problems and
+        the noise of the steps stay what they are without it.
 
         Args:
-            count: problems; all where there are fewer.
+            count: problems of each task; all where there are fewer.
 
         Raises:
             RunError: the sampler or the scoring service failed.
         """
-        all_, config = list(self.prompts.values()), self.config
-        chosen = Random(derive_seed(config.run.seed, "gate", "problems")).sample(all_, min(count, len(all_)))
-        params = self._params(config.sampling.temperature, "gate")
+        config, random = self.config, Random(derive_seed(self.config.run.seed, "gate", "problems"))
+        chosen: list[Prompt] = []
+        for name in config.parts:
+            own = [prompt for prompt in self.prompts.values() if not config.mixture or prompt.problem.part == name]
+            chosen += random.sample(own, min(count, len(own)))
+        params = partial(self._params, config.sampling.temperature, "gate")
         return self._score(chosen, config.sampling.group_size, params, Timer(), progress, lambda group: None)
 
-    def _params(self, temperature: float, purpose: Purpose, *parts: int) -> SamplingParams:
-        config, seed = self.config.sampling, derive_seed(self.config.run.seed, purpose, *parts)
+    def _params(self, temperature: float, purpose: Purpose, *parts: int, task: Config) -> SamplingParams:
+        config, seed = task.sampling, derive_seed(self.config.run.seed, purpose, *parts)
         params = SamplingParams(
             temperature, config.max_tokens, tuple(config.stop), seed, stop_repetition=config.stop_repetition
         )
@@ -168,22 +167,47 @@ class RolloutCollector:
         self,
         prompts: Sequence[Prompt],
         size: int,
-        params: SamplingParams,
+        params: Callable[..., SamplingParams],
         timer: Timer,
         progress: Progress,
         on_group: Callable[[Group], None],
     ) -> tuple[ScoredGroup, ...]:
-        responses = _passing_on(on_group, self.sampler.sample(prompts, size, params))
+        """
+        Args:
+            params: called with `task`, the configuration of a task: how its responses are sampled.
+        """
+        responses = _passing_on(on_group, self._sample(prompts, size, params))
         sampled = timer.iterate("sample", counted(responses, len(prompts) * size, progress))
         groups = {scored.group.problem.id: scored for scored in self.scorer.score(sampled)}
         timer.rest("score_wait")
         return tuple(groups[prompt.problem.id] for prompt in prompts)
 
+    def _sample(self, prompts: Sequence[Prompt], size: int, params: Callable[..., SamplingParams]) -> Iterator[Group]:
+        """The groups as they are complete. Tasks with the same limits are sampled together, others one after the
+        other; each batch but the first has a seed of its own."""
+        batches: dict[SamplingParams, list[Prompt]] = {}
+        tasks: dict[str, SamplingParams] = {}
+        for prompt in prompts:
+            name = prompt.problem.part
+            tasks[name] = tasks.get(name) or params(task=self.config.part(name))
+            batches.setdefault(tasks[name], []).append(prompt)
+        for number, (of_batch, batch) in enumerate(batches.items()):
+            seed = derive_seed(of_batch.seed, "sampling", number) if number else of_batch.seed
+            yield from self.sampler.sample(batch, size, replace(of_batch, seed=seed))
+
+    def _pass_rates(self, groups: Sequence[ScoredGroup]) -> dict[str, dict[str, float]]:
+        """By task, the share of correct responses to each problem."""
+        return {
+            name: pass_rates(own, Criterion.of(task))
+            for name, task in self.config.parts.items()
+            if (own := [scored for scored in groups if scored.group.problem.part in ("", name)])
+        }
+
     def _metrics(self, kept: int, sampled: int) -> dict[str, float]:
         refilled = (
             {"groups/kept": float(kept), "groups/sampled": float(sampled)} if self.config.sampling.refills else {}
         )
-        return refilled | (self.curriculum.metrics if self.curriculum else {})
+        return refilled | self.problems.metrics
 
 
 def sampling_metrics(rollouts: StepRollouts, config: Config, version: int) -> dict[str, float]:
@@ -194,15 +218,19 @@ def sampling_metrics(rollouts: StepRollouts, config: Config, version: int) -> di
     Args:
         version: of the learner's weights before that update.
     """
-    metrics = {**rollouts.metrics, **rollout_metrics(rollouts.sampled, config.conditions)}
+    conditions = {name: part.conditions for name, part in config.parts.items()}
+    metrics = {**rollouts.metrics, **rollout_metrics(rollouts.sampled, conditions)}
     metrics["tokens/sampled"] = float(rollouts.tokens)
     metrics["score/seconds"] = rollouts.scoring_s
     metrics["tokens_per_s/sample"] = rollouts.tokens / rollouts.seconds["sample"]
-    if config.sampling.ahead:
+    if config.sampling.max_staleness:
         metrics["sample/seconds"] = rollouts.seconds["sample"]
         if rollouts.groups:
             metrics["response/staleness"] = fmean(
                 version - response.policy_version for scored in rollouts.groups for response in scored.group.responses
+            )
+            metrics["response/weights_changed"] = fmean(
+                bool(response.version_changes) for scored in rollouts.groups for response in scored.group.responses
             )
     return metrics
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from reasoner.config.config import Config
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.ranks import Ranks
 from reasoner.learning.device import release_device_memory
 from reasoner.learning.learner import PerturbableLearner
-from reasoner.records import Prompt, SamplingParams
+from reasoner.records import Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Sampler
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import Publisher, gap_limit, hand_over
@@ -29,6 +30,8 @@ class SyncedSampler:
     """what ends a response beside the model's own end tokens"""
     say: Callable[[str], None]
     """shows a sentence"""
+    samples_meanwhile: bool = False
+    """another thread may be sampling while weights are published"""
     steps: int = 0
     """steps that sampled, since this start"""
     asleep: bool = False
@@ -94,9 +97,24 @@ class SyncedSampler:
 
     def _hand_over(self, publisher: Publisher) -> None:
         parent = self.config.sampling.weights_folder
-        hand_over(publisher, self.sampler, self.ranks, parent, self._announce)
+        receiver = _InFlight(self.sampler) if self.samples_meanwhile else self.sampler
+        hand_over(publisher, receiver, self.ranks, parent, self._announce)
 
     def _announce(self, text: str) -> None:
         if text not in self._announced:
             self._announced.add(text)
             self.say(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """Takes weights under what is being sampled."""
+
+    sampler: Sampler
+
+    @property
+    def version(self) -> int:
+        return self.sampler.version
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        return self.sampler.change(folder, version)

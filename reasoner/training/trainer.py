@@ -22,10 +22,10 @@ from reasoner.data.problems import Stream
 from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.seeds import derive_seed
 from reasoner.distributed.sharding import LogprobModel
-from reasoner.errors import DataError, ScoringError
+from reasoner.errors import DataError, SamplerError, ScoringError
 from reasoner.evaluation.examples import Example
-from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation
-from reasoner.evaluation.training_gate import PROBLEMS, judge_gate
+from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation, listed_criteria
+from reasoner.evaluation.training_gate import PROBLEMS, gates_together, judge_gate
 from reasoner.gro.spec.schedules import MetricSwitch, factor, passed
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.io.bounded_files import is_there
@@ -80,9 +80,11 @@ class Trainer:
     collector: RolloutCollector | None
     """samples and scores the on-policy groups of a step; None: no term reads any"""
     prefetcher: Prefetcher
-    """samples the next step's groups during the update (`sampling.ahead`)"""
+    """samples later steps' groups during the update (`sampling.max_staleness`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
+    adapter_goes_alone: bool = False
+    """the sampler gets the LoRA adapter, not the weights with it"""
     alarms: AlarmMonitor = field(default_factory=AlarmMonitor)
     """looks for what goes wrong"""
     rollouts: StepRollouts | None = None
@@ -95,6 +97,8 @@ class Trainer:
         """terms whose schedule waits for a metric to pass a bound -> the metrics of the first step that did"""
         self._examined = 0
         """steps of the history that were looked through for that"""
+        self._published: dict[int, int] = {}
+        """steps of this start that sampled -> version of the weights that the sampler was given"""
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -131,7 +135,9 @@ class Trainer:
         if self.evaluator is None:
             return None
         sampler, turn_end = self.evaluator.engine, self.evaluator.turn_end
-        return SyncedSampler(self.config, sampler, self.learner, self.ranks, turn_end, self.view.message)
+        # an adapter that goes over alone cannot change under what is being sampled with it
+        meanwhile = self.config.sampling.max_staleness > 1 and not self.adapter_goes_alone
+        return SyncedSampler(self.config, sampler, self.learner, self.ranks, turn_end, self.view.message, meanwhile)
 
     def check_time(self) -> None:
         """Another step, or the last evaluation, is about to begin.
@@ -181,8 +187,8 @@ class Trainer:
         return {source: batch for source, batch in batches.items() if batch.groups}
 
     def _sample(self, step: int, timer: Timer) -> StepRollouts:
-        """The step's on-policy groups: those that were sampled during the update before (`sampling.ahead`), or sampled
-        now, with the learner's weights; then sampling for the next step begins.
+        """The step's on-policy groups: those that were sampled during updates before (`sampling.max_staleness`), or
+        sampled now, with the learner's weights; then sampling for later steps begins.
         """
         assert self.collector is not None
         progress = partial(self.view.stage, "sample")
@@ -190,16 +196,41 @@ class Trainer:
             rollouts = self.prefetcher.take(step, progress)
         if self.sampler:
             self.sampler.steps += 1
+            if self.sampler.check_due or not self.sampler.samples_meanwhile:
+                self.prefetcher.wait(progress)
             with timer("handover"):
                 self.sampler.publish()
             with timer("check"):
                 self.sampler.follow()
         if rollouts is None:
+            self.prefetcher.wait(progress)
             rollouts = self.collector.collect(step, greedy=self._needs_greedy(step), progress=progress)
             timer.add(rollouts.seconds)
-        if self.config.sampling.ahead and step < self.config.run.steps and self._samples_at(step + 1):
-            self.prefetcher.start(partial(self.collector.collect, step + 1, greedy=self._needs_greedy(step + 1)))
+        self._published[step] = self.learner.version
+        self._check_staleness(step, rollouts)
+        self._sample_ahead(step)
         return rollouts
+
+    def _check_staleness(self, step: int, rollouts: StepRollouts) -> None:
+        """Raises SamplerError where a token is of older weights than `sampling.max_staleness` allows."""
+        most = self.config.sampling.max_staleness
+        oldest = self._published.get(step - most, -1)
+        for scored in rollouts.groups:
+            for response in scored.group.responses:
+                if response.policy_version < oldest:
+                    raise SamplerError(
+                        f"a response to problem {scored.group.problem.id} of step {step} was sampled with weights of "
+                        f"version {response.policy_version}, and sampling.max_staleness = {most} allows none before "
+                        f"{oldest}; this is a bug"
+                    )
+
+    def _sample_ahead(self, step: int) -> None:
+        """Have the groups of the steps sampled that may be sampled with the weights of this one."""
+        assert self.collector is not None
+        last = min(step + self.config.sampling.max_staleness, self.config.run.steps)
+        for later in range(max(self.prefetcher.last, step) + 1, last + 1):
+            if self._samples_at(later):
+                self.prefetcher.start(later, partial(self.collector.collect, later, greedy=self._needs_greedy(later)))
 
     def _samples_at(self, step: int) -> bool:
         return any(active.term.source == "online" for active in self.active_terms(step))
@@ -210,8 +241,13 @@ class Trainer:
     def _check_first(self, rollouts: StepRollouts) -> None:
         """End a run whose first responses no reward source has anything to say about."""
         before = self.run.evaluations.get(0)
-        if self._is_first and (reason := unrewarded_reason(self.config, rollouts.sampled, before)):
-            raise ScoringError(reason)
+        for name, task in self.config.parts.items() if self._is_first else ():
+            own = [
+                scored for scored in rollouts.sampled if not self.config.mixture or scored.group.problem.part == name
+            ]
+            of_task = before.tasks.get(name) if before and self.config.mixture else before
+            if reason := unrewarded_reason(task, own, of_task):
+                raise ScoringError(reason)
 
     def _report(self, rollouts: StepRollouts) -> None:
         """Tell plugins of the step's groups, and the view where there are fewer than the step should have."""
@@ -237,9 +273,11 @@ class Trainer:
             return []
         # Ranks take turns in sampling the first round: so many groups, dropped ones too, are of every rank's sampler.
         groups = [scored.group for scored in self.rollouts.rounds[0][: max(2, self.ranks.count)]]
-        if all(response.policy_version == self.learner.version for group in groups for response in group.responses):
+        version = self.learner.version
+        if all(_is_of(version, group) for group in groups):
             return [group for group in groups if _is_written(group)]
-        return [group for group in self.ranks.gather(self.prefetcher.first()) if group and _is_written(group)]
+        first = self.prefetcher.first(partial(_is_of, version))
+        return [group for group in self.ranks.gather(first) if group and _is_written(group)]
 
     def evaluate(self, step: int) -> None:
         """Evaluate the learner's weights after a step where that is due: before training, after it, and in between as
@@ -248,19 +286,18 @@ class Trainer:
         Raises:
             RunError: the hand-over, the sampler, the scoring service or the disk failed.
         """
-        every = self.config.evaluation.every if self.config.evaluation else 0
         when = {0: "before training", self.config.run.steps: "after training"}.get(step)
-        due = when is not None or (every and step % every == 0)
-        if not due or step in self.run.evaluations:
+        tasks = [name for name, task in self.config.evaluated.items() if when or _is_due(task, step)]
+        if not (when or tasks or _is_due(self.config, step)) or step in self.run.evaluations:
             return
         when = when or f"after step {step}"
         self.prefetcher.wait()
         measured = self._measure_held_out()
         rows = self.held_out.count if self.held_out else 0
-        if self.evaluator and self.sampler:
+        if self.evaluator and self.sampler and tasks:
             self.sampler.wake()
             self.sampler.publish()
-            evaluation = self.evaluator.evaluate(step, when, rows, measured)
+            evaluation = self.evaluator.evaluate(step, when, tasks, rows, measured)
         elif rows:
             evaluation = Evaluation(0, 0, 0, measured, rows=rows)
             self.run.commit_evaluation(step, evaluation, [])
@@ -312,7 +349,14 @@ class Trainer:
         self.sampler.wake()
         self.sampler.publish()
         groups = self.collector.sample_apart(PROBLEMS, partial(self.view.stage, "gate"))
-        gate = judge_gate(groups, Criterion.of(self.config), demonstrations=self.config.gro.reads("demos"))
+        demonstrations = self.config.gro.reads("demos")
+        gate = gates_together(
+            {
+                name: judge_gate(own, Criterion.of(task), demonstrations=demonstrations)
+                for name, task in self.config.parts.items()
+                if (own := [each for each in groups if not self.config.mixture or each.group.problem.part == name])
+            }
+        )
         self.run.commit_gate(gate)
         self.run.clock.evaluation += time.perf_counter() - started
         self.view.message(gate.sentence)
@@ -324,7 +368,7 @@ class Trainer:
         """The sampler gives its memory back meanwhile, unless it samples ahead; one that only evaluates until the next
         evaluation. Its going to sleep and waking up are a part of the update's time."""
         with timer("update"):
-            if self.sampler and not self.config.sampling.ahead:
+            if self.sampler and not self.config.sampling.max_staleness:
                 self.sampler.sleep()
         yield
         if self.config.online:
@@ -388,7 +432,7 @@ class Trainer:
         self.view.finished(
             Summary(
                 task=self.config.task,
-                correct=str(Criterion.of(self.config)) if self.config.has_sampler else "",
+                correct=listed_criteria(Criterion.of_tasks(self.config)) if self.config.has_sampler else "",
                 history=self.history,
                 warnings=self.alarms.raised,
                 evaluations=(before, after) if before and after else None,
@@ -408,10 +452,20 @@ class Trainer:
         if not self.config.has_sampler:
             return ()
         try:
-            return read_examples(self.run.folder, 0, self.config.run.steps, Criterion.of(self.config))
+            return read_examples(self.run.folder, 0, self.config.run.steps, Criterion.of_tasks(self.config))
         except DataError as error:
             self.view.message(f"no responses before and after training are shown: {error}")
             return ()
+
+
+def _is_due(config: Config, step: int) -> bool:
+    every = config.evaluation.every if config.evaluation else 0
+    return bool(every) and step % every == 0
+
+
+def _is_of(version: int, group: Group) -> bool:
+    """Whether weights of this version, and no older ones, sampled the group."""
+    return all(response.policy_version == version for response in group.responses)
 
 
 def _is_written(group: Group) -> bool:

@@ -328,9 +328,8 @@ def inputs_of(batch: Batch) -> ObjectiveInputs:
     """A batch as tensors: rewards in float64, log-probabilities in float32 as the learner gives them."""
     rewards_NG = _rewards([scored.rewards for scored in batch.groups])
     responses = batch.responses
-    components = [row for scored in batch.groups for row in scored.components]
-    shape = rewards_NG.shape
-    by_source = list(zip(*components, strict=True)) if components and components[0] else []
+    components = _components(batch, rewards_NG.shape)
+    tasks = list(dict.fromkeys(scored.group.problem.part for scored in batch.groups))
     return ObjectiveInputs(
         rewards_NG=rewards_NG,
         valid_NG=~rewards_NG.isnan(),
@@ -342,16 +341,30 @@ def inputs_of(batch: Batch) -> ObjectiveInputs:
         sampler_RT=padded([response.sampler_logprobs for response in responses], torch.float32),
         teacher_RT=_annotation(batch.teacher_logprobs),
         values_RT=_annotation(batch.values),
-        components_KNG=(
-            torch.stack([_rewards([[c.value or 0.0 for c in column]]).reshape(shape) for column in by_source])
-            if by_source
-            else None
-        ),
-        component_weights_K=torch.tensor([column[0].weight for column in by_source], dtype=torch.float64)
-        if by_source
+        components_KNG=torch.stack([values for values, _ in components]) if components else None,
+        component_weights_K=torch.tensor([weight for _, weight in components], dtype=torch.float64)
+        if components
         else None,
-        **_turns(responses, components),
+        tasks_N=torch.tensor([tasks.index(scored.group.problem.part) for scored in batch.groups])
+        if len(tasks) > 1
+        else None,
+        **_turns(responses, [row for scored in batch.groups for row in scored.components]),
     )
+
+
+def _components(batch: Batch, shape: torch.Size) -> list[tuple[Tensor, float]]:
+    """(N, G) value of each reward of each task and its weight; 0 for the responses to other tasks, which it says
+    nothing about."""
+    groups, size = shape
+    columns: dict[tuple[str, int], tuple[list[list[float]], float]] = {}
+    for n, scored in enumerate(batch.groups):
+        for g, row in enumerate(scored.components):
+            for k, part in enumerate(row):
+                key = scored.group.problem.part, k
+                if key not in columns:
+                    columns[key] = [[0.0] * size for _ in range(groups)], part.weight
+                columns[key][0][n][g] = part.value or 0.0
+    return [(torch.tensor(values, dtype=torch.float64), weight) for values, weight in columns.values()]
 
 
 def _turns(responses: Sequence[Response], components: Sequence[Sequence[Component]]) -> dict[str, Tensor]:

@@ -25,7 +25,6 @@ from reasoner.processes.machine import MEMORY_FOLDER, why_not_in_memory
 if TYPE_CHECKING:
     from reasoner.distributed.sharding import LogprobModel
     from reasoner.records import Group, Receipt
-    from reasoner.sampling.base import Sampler
 
 __all__ = ["Gap", "Publisher", "SavedModel", "check_gap", "gap_limit", "gap_of", "hand_over", "verify_gap"]
 
@@ -67,6 +66,19 @@ class Gap:
         )
 
 
+class WeightReceiver(Protocol):
+    """What takes weights: a sampler."""
+
+    @property
+    def version(self) -> int:
+        """As of `Sampler`."""
+        ...
+
+    def load(self, folder: Path, version: int) -> Receipt:
+        """As of `Sampler`."""
+        ...
+
+
 class Publisher(Protocol):
     """What has weights: a learner, or a saved model."""
 
@@ -104,7 +116,7 @@ class SavedModel:
 
 def hand_over(
     learner: Publisher,
-    sampler: Sampler,
+    sampler: WeightReceiver,
     ranks: Ranks = ALONE,
     parent: str | None = None,
     say: Callable[[str], None] = print,
@@ -136,7 +148,7 @@ def hand_over(
     return _hand_over_on_disk(Path(tempfile.gettempdir()), "the folder for temporary files", learner, sampler, ranks)
 
 
-def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: Sampler, ranks: Ranks) -> Receipt:
+def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: WeightReceiver, ranks: Ranks) -> Receipt:
     try:
         return _hand_over_through(parent, learner, sampler, ranks)
     except OSError as error:
@@ -145,7 +157,7 @@ def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: Sam
         ) from error
 
 
-def _hand_over_through(parent: Path, learner: Publisher, sampler: Sampler, ranks: Ranks) -> Receipt:
+def _hand_over_through(parent: Path, learner: Publisher, sampler: WeightReceiver, ranks: Ranks) -> Receipt:
     with ranks.node_folder("weights", parent) as folder:
         version = learner.version
         checksum = learner.publish(folder)

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any, Self
 
 from anyio import CancelScope
@@ -38,6 +38,8 @@ class _State:
         self.sampling: Future[None] | None = None
         self.idle = Event()
         self.idle.set()
+        self.beginning = Lock()
+        """held while the engine is asked for something that it does only between two samplings"""
 
     def cancel(self) -> None:
         """End what is being sampled, if anything is."""
@@ -79,8 +81,10 @@ class TrajectorySampler:
 
     def _sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, reading: Reading) -> Iterator[Group]:
         state = self._state
-        state.check_idle("more responses")
-        self._service.begin(params.seed)
+        with state.beginning:
+            state.check_idle("more responses")
+            self._service.begin(params.seed)
+            state.idle.clear()
         groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
 
         async def sampling() -> None:
@@ -92,7 +96,6 @@ class TrajectorySampler:
                 state.idle.set()
                 groups.put(None)
 
-        state.idle.clear()
         with start_blocking_portal() as portal:
             state.sampling = portal.start_task_soon(sampling)
             try:
@@ -141,6 +144,17 @@ class TrajectorySampler:
     def load(self, folder: Path, version: int) -> Receipt:
         self._state.check_idle("new weights")
         return self._service.load(folder, version)
+
+    def change(self, folder: Path, version: int) -> Receipt:
+        with self._state.beginning:
+            return self._state.thread.submit(self._change, folder, version).result()
+
+    def _change(self, folder: Path, version: int) -> Receipt:
+        """In the thread that waits for the engine: between two calls of `receive`."""
+        self._service.pause()
+        receipt = self._service.load(folder, version)
+        self._service.resume()
+        return receipt
 
     def sleep(self) -> None:
         self._state.check_idle("sleep")

@@ -180,7 +180,7 @@ TRIALS = (
     # the next step's groups are drawn during the update
     Trial(
         "ahead",
-        ("gro.preset=grpo", "sampling.ahead=1", "curriculum.kind=pass-rate", "run.checkpoint_every=2"),
+        ("gro.preset=grpo", "sampling.max_staleness=1", "curriculum.kind=pass-rate", "run.checkpoint_every=2"),
         6,
     ),
     Trial(

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from reasoner.data.row_report import RowReport
 from reasoner.loading import load_config
 from reasoner.planning.sources import read_sources
 from reasoner.records import Problem
@@ -202,7 +201,7 @@ def test_a_file_in_a_public_layout_is_read_tried_and_judged(
 def problems_of() -> tuple[Problem, ...]:
     """Of the task in this folder."""
     resolved = load_config("task.toml")
-    return read_sources(resolved.config, resolved.manager, RowReport(), training=True).splits.train
+    return read_sources(resolved.config, resolved.manager, training=True).splits.train
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
 
-AHEAD = ("sampling.ahead=1", "run.checkpoint_every=1")
+AHEAD = ("sampling.max_staleness=1", "run.checkpoint_every=1")
 GROUP = Group(Problem("p", (Message("user", "?"),), "4"), (1,), ())
 
 
@@ -46,8 +48,8 @@ def task(tmp_path: Path) -> Path:
     return write_task(tmp_path, build_tiny_model(tmp_path / "tiny"))
 
 
-def run(task: Path, *sets: str) -> Path:
-    sets = ("gro.preset=grpo", "sampling.ahead=1", "run.steps=4", *sets)
+def run(task: Path, *sets: str, staleness: int = 1, steps: int = 4) -> Path:
+    sets = ("gro.preset=grpo", f"sampling.max_staleness={staleness}", f"run.steps={steps}", *sets)
     with open_trainer(load_config(task, sets=list(sets), plugins=[str(PLUGIN)])) as trainer:
         train(trainer)
     return trainer.run.folder
@@ -67,6 +69,31 @@ def test_every_step_learns_from_responses_of_the_step_before(task: Path) -> None
     assert all(row["sample/seconds"] > 0 for row in metrics)
     # The first groups are of the weights that learn from them: there is nothing to correct.
     assert metrics[0]["gap/mean"] < 1e-5 < metrics[1]["gap/mean"]
+
+
+def test_sampling_runs_several_steps_ahead_and_no_response_is_older_than_allowed(task: Path) -> None:
+    folder = run(task, "evaluation.every=4", staleness=3, steps=6)
+    for step, used in enumerate(versions(folder), 1):
+        assert step - 4 <= min(used) <= max(used) < step
+    metrics = read_metrics(folder)
+    assert all(0 <= row["response/staleness"] <= 3 for row in metrics)
+    assert all(0 <= row["response/weights_changed"] <= 1 for row in metrics)
+    assert max(row["response/staleness"] for row in metrics) > 1
+    assert metrics[0]["gap/mean"] < 1e-5  # of the weights that learn from them
+
+
+def test_groups_of_several_steps_are_in_a_checkpoint(trial: OneTrial) -> None:
+    """State is exact: the groups that were sampled before the interruption are those that the resumed run learns from,
+    with the versions of the weights that sampled them."""
+    interrupted = trial.interrupted("several", "scored-3", "sampling.max_staleness=2", "run.checkpoint_every=1")
+    [*_, last] = sorted((interrupted / "checkpoints").iterdir())
+    kept = read_parquet(last / "ahead.parquet", StepRollouts)
+    assert [rollouts.step for rollouts in kept] == [int(last.name[-6:]) + 1, int(last.name[-6:]) + 2]
+    trial.go_on(interrupted)
+    for rollouts in kept:
+        rows = read_parquet(interrupted / "rollouts" / f"step-{rollouts.step:06d}.parquet", Rollout)
+        sampled = [response for scored in rollouts.sampled for response in scored.group.responses]
+        assert [row.response for row in rows if row.training] == sampled
 
 
 def test_nothing_is_drawn_that_is_not_used(task: Path) -> None:
@@ -142,11 +169,11 @@ def test_drawing_goes_on_beside_its_caller_who_waits_where_it_must() -> None:
         return fresh(2)
 
     with Prefetcher() as ahead:
-        ahead.start(collect)
+        ahead.start(2, collect)
         assert not ahead.is_settled
-        assert ahead.ready is None
+        assert ahead.ready == ()
         some.set()
-        assert ahead.first() is GROUP
+        assert ahead.first(any_group) is GROUP
         assert not ahead.is_settled
         threading.Timer(0.2, all_.set).start()
         assert ahead.take(2, lambda done, total: shown.append((done, total))) == fresh(2)
@@ -156,12 +183,48 @@ def test_drawing_goes_on_beside_its_caller_who_waits_where_it_must() -> None:
 
 def test_groups_of_another_step_and_none_at_all() -> None:
     with Prefetcher() as ahead:
-        assert ahead.first() is None
-        ahead.restore(fresh(2))
-        assert ahead.first() is None
-        assert ahead.ready == fresh(2)
+        assert ahead.first(any_group) is None
+        ahead.restore([fresh(2), fresh(4)])
+        assert ahead.last == 4
+        assert ahead.first(any_group) is None
+        assert [rollouts.step for rollouts in ahead.ready] == [2, 4]
         assert ahead.take(3, lambda done, total: None) is None
-        assert ahead.ready is None
+        assert [rollouts.step for rollouts in ahead.ready] == [4]
+
+
+def any_group(group: Group) -> bool:
+    return True
+
+
+def test_several_steps_are_sampled_one_after_the_other_and_taken_in_turn() -> None:
+    going = {step: threading.Event() for step in (2, 3, 4)}
+    begun: list[int] = []
+
+    def collect(step: int, *, progress: Progress, on_group: Any) -> StepRollouts:
+        begun.append(step)
+        assert going[step].wait(10)
+        on_group(replace(GROUP, prompt_ids=(step,)))
+        return fresh(step)
+
+    def nothing(done: int, total: int) -> None:
+        pass
+
+    with Prefetcher() as ahead:
+        for step in going:
+            ahead.start(step, partial(collect, step))
+        assert ahead.last == 4
+        going[2].set()
+        assert ahead.take(2, nothing) == fresh(2)
+        threading.Timer(0.1, going[3].set).start()
+        threading.Timer(0.2, going[4].set).start()
+        found = ahead.first(lambda group: group.prompt_ids == (4,))
+        assert found
+        assert found.prompt_ids == (4,)
+        ahead.wait()
+        assert ahead.is_settled
+        assert ahead.ready == (fresh(3), fresh(4))
+        assert ahead.take(4, nothing) == fresh(4)  # step 3 did not want its groups
+        assert begun == [2, 3, 4]
 
 
 # ---- the configuration
@@ -176,25 +239,31 @@ def test_groups_of_another_step_and_none_at_all() -> None:
     ],
 )
 def test_stale_responses_are_corrected(task: Path, preset: str, expected: dict[str, tuple[str, str]]) -> None:
-    resolved = load_config(task, sets=[f"gro.preset={preset}", "sampling.ahead=1"], plugins=[str(PLUGIN)])
+    resolved = load_config(task, sets=[f"gro.preset={preset}", "sampling.max_staleness=1"], plugins=[str(PLUGIN)])
     terms = resolved.config.gro.terms
     assert {name: (term.correction.kind, term.correction.level) for name, term in terms.items()} == expected
     origins = {name: resolved.origins[f"gro.terms.{name}.correction.kind"] for name in expected}
     assert origins == {
-        name: "sampling.ahead" if kind == "truncate" else origins[name] for name, (kind, _) in expected.items()
+        name: "sampling.max_staleness" if kind == "truncate" else origins[name] for name, (kind, _) in expected.items()
     }
     plain = load_config(task, sets=[f"gro.preset={preset}"], plugins=[str(PLUGIN)]).config
     assert {term.correction.kind for term in plain.gro.terms.values()} == {"none"}
 
 
 def test_a_correction_of_ones_own_stays_and_none_is_refused(task: Path) -> None:
-    def load(*sets: str) -> Any:
-        return load_config(task, sets=["sampling.ahead=1", *sets], plugins=[str(PLUGIN)]).config
+    def load(*sets: str, staleness: int = 1) -> Any:
+        return load_config(task, sets=[f"sampling.max_staleness={staleness}", *sets], plugins=[str(PLUGIN)]).config
 
     assert load("gro.preset=grpo", "gro.terms.grpo.correction.kind=mask").gro.terms["grpo"].correction.kind == "mask"
-    with pytest.raises(ConfigError, match=r"gro\.terms\.grpo\.correction\.kind = 'none' with sampling\.ahead = 1"):
+    with pytest.raises(
+        ConfigError, match=r"gro\.terms\.grpo\.correction\.kind = 'none' with sampling\.max_staleness = 1"
+    ):
         load("gro.preset=grpo", "gro.terms.grpo.correction.kind=none")
-    with pytest.raises(ConfigError, match=r"sampling\.ahead = 1 samples online groups during the update, and no term"):
+    with pytest.raises(
+        ConfigError, match=r"sampling\.max_staleness = 1 samples online groups during the update, and no term"
+    ):
         load("gro.preset=sft")
-    with pytest.raises(ConfigError, match=r"sampling\.ahead"):
-        load_config(task, sets=["gro.preset=grpo", "sampling.ahead=2"], plugins=[str(PLUGIN)])
+    with pytest.raises(ConfigError, match=r"come from weights up to 2 steps older"):
+        load("gro.preset=grpo", "gro.terms.grpo.correction.kind=none", staleness=2)
+    with pytest.raises(ConfigError, match=r"sampling\.ahead.*An earlier version's sampling\.ahead is sampling\.max_st"):
+        load_config(task, sets=["gro.preset=grpo", "sampling.ahead=1"], plugins=[str(PLUGIN)])

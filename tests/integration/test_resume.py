@@ -259,7 +259,7 @@ def register_rewards() -> list[RewardSource]:
 
 @pytest.mark.parametrize(
     "drawn",
-    [("run.checkpoint_every=4",), ("run.checkpoint_every=1", "sampling.ahead=1")],
+    [("run.checkpoint_every=4",), ("run.checkpoint_every=1", "sampling.max_staleness=1")],
     ids=["in turn, saved on the way out", "ahead"],
 )
 def test_a_mended_verifier_goes_on_with_its_run_and_with_no_score_of_before(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from reasoner.config import RewardConfig, ScoringConfig
-from reasoner.data.problems import Stream
+from reasoner.data.mixture import Mixture
+from reasoner.data.problems import Cursor, Stream
 from reasoner.loading import load_config
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
 from reasoner.scoring.service import ScoringService
@@ -38,9 +39,8 @@ def test_scoring_hides_behind_sampling_and_the_timings_say_so() -> None:
             config,
             cast(Any, SlowSampler()),
             scorer,
-            Stream(problems, GROUPS, None, section="data.train", key="learning.problems_per_step"),
+            Mixture({"": Cursor(Stream(problems, GROUPS, None, section="", key=""))}, {"": 1.0}),
             {problem.id: Prompt(problem, (1,)) for problem in problems},
-            None,
         )
         fresh = collector.collect(1, greedy=False)
     assert [scored.rewards for scored in fresh.groups] == [(1.0,) * SAMPLES] * GROUPS

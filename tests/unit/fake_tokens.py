@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ from reasoner.errors import SamplerError
 from reasoner.records import Group, Receipt
 from reasoner.sampling.base import Completed, Completion, TokenRequest
 
-Script = Callable[[TokenRequest, int], Sequence[int]]
+Script = Callable[[TokenRequest, int], Iterable[int]]
 """What continuation k of a request writes; it stops where the script does, with an end token added if it has none."""
 
 

@@ -270,13 +270,13 @@ def test_no_rule_goes_through_the_history_or_all_evaluations() -> None:
     for _, history, _ in BAD.values():
         monitor = AlarmMonitor()
         made = [(step, evaluation(90, seed=step)) for step in range(0, len(history), 10)]
-        monitor._history = Sliced()
+        monitor._histories[""] = Sliced()
         for step, metrics in enumerate(history, 1):
             if made and made[0][0] < step:
                 monitor.evaluated(*made.pop(0))
             monitor.look(metrics)
         assert monitor.raised
-        assert len(monitor._evaluations.pairs) <= 3
+        assert len(monitor._evaluations[""].pairs) <= 3
 
 
 def test_a_run_that_is_gone_on_with_knows_what_it_warned_of() -> None:

@@ -54,7 +54,7 @@ environments: config errors io plugins records workers
 data: config distributed errors io models plugins records
 monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins records workers
-loading: config data environments errors gro io models monitoring plugins scoring
+loading: config data environments errors evaluation gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
 trajectories: config data distributed environments errors records sampling
 testing: config environments errors io plugins records scoring
@@ -65,7 +65,7 @@ planning: config data distributed environments errors evaluation gro io learning
 report: config data errors evaluation io learning models monitoring records runs
 training: config data distributed errors evaluation gro io launch learning loading models monitoring planning plugins
     processes records runs sampling scoring trajectories
-benchmarks: config errors evaluation gro io learning loading models monitoring planning processes records runs
+benchmarks: config errors evaluation gro io learning loading models monitoring planning plugins processes records runs
     sampling scoring training trajectories
 pipeline: gro monitoring records training
 api: benchmarks config distributed errors io loading planning plugins processes records report runs scoring testing
@@ -349,10 +349,14 @@ ENTRIES = (("rewards",), ("gro", "terms"))
 """lists and tables whose entries are sections"""
 
 
+TASKS = (("mixture",), ("evaluation", "also"))
+"""lists of tasks, whose sections are those of a task"""
+
+
 def keys(path: tuple[str, ...] = ()) -> Iterator[str]:
     for name in keys_of(path) or ():
-        inner = (*path, name, "entry") if (*path, name) in ENTRIES else (*path, name)
-        if keys_of(inner):
+        inner = (*path, name, "entry") if (*path, name) in (*ENTRIES, *TASKS) else (*path, name)
+        if keys_of(inner) and path[:-1] not in TASKS:
             yield from keys(inner)
         else:
             yield ".".join(inner)
@@ -425,6 +429,11 @@ def commands(command: object, name: str) -> Iterator[tuple[str, str]]:
 
 
 KEYS = """
+mixture.entry.task mixture.entry.weight mixture.entry.prompt mixture.entry.data mixture.entry.sampling
+mixture.entry.rewards mixture.entry.evaluation mixture.entry.environment
+evaluation.best evaluation.also.entry.task evaluation.also.entry.prompt evaluation.also.entry.data
+evaluation.also.entry.sampling evaluation.also.entry.rewards evaluation.also.entry.evaluation
+evaluation.also.entry.environment curriculum.parts
 task title profile plugins run.ranks run.steps run.max_hours run.output run.seed run.checkpoint_every run.keep_last
 run.keep_best model.path model.dtype model.device model.trust_remote_code
 model.chat_template_kwargs prompt.format prompt.system prompt.system_role prompt.template prompt.examples
@@ -443,7 +452,7 @@ data.labelled.missing data.labelled.on_bad_row data.labelled.too_long
 data.demos.missing data.demos.on_bad_row data.demos.too_long
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
-curriculum.kind curriculum.longest_rest sampling.ahead
+curriculum.kind curriculum.longest_rest sampling.max_staleness
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition

@@ -24,6 +24,7 @@ from reasoner.records import Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.transformers import HfSampler
 from reasoner.training.guards.canary import PERTURBED, Canary, families_of
 from reasoner.training.weight_sync import gap_limit, hand_over
+from reasoner.trajectories.sampler import TrajectorySampler
 from tests.architectures import build
 
 Dtype = Literal["float32", "bfloat16"]
@@ -68,7 +69,8 @@ class World:
 
     @property
     def canary(self) -> Canary:
-        return Canary(self.learner, self.sampler, ALONE, gap_limit(self.dtype, None), self._hand_over, self.params)
+        sampler, limit = TrajectorySampler(self.sampler), gap_limit(self.dtype, None)
+        return Canary(self.learner, sampler, ALONE, limit, self._hand_over, self.params)
 
     def _hand_over(self, publisher: Any) -> Receipt:
         self.handed.append(publisher.version)

@@ -99,6 +99,9 @@ class FakeSampler:
     def load(self, folder: Path, version: int) -> Receipt:
         raise NotImplementedError
 
+    def change(self, folder: Path, version: int) -> Receipt:
+        raise NotImplementedError
+
     def sleep(self) -> None: ...
 
     def wake(self) -> None: ...

@@ -13,7 +13,7 @@ from reasoner.errors import ConfigError, UserError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Anchor, Clip, Linear, Term
 from reasoner.loading import Resolved, load_config, settings_of, to_toml
-from reasoner.loading import load as settings_load
+from reasoner.loading import task_layers as settings_load
 from reasoner.loading.task_files import find_task
 from reasoner.plugins import manager as hooks
 

@@ -190,7 +190,7 @@ def test_on_a_gpu_sampling_and_the_update_are_looked_at_on_their_own() -> None:
         == 2.0
     )
     assert gb(found["memory at the hand-over"].certain) == {"published": 2.0}
-    ahead = moments(*sets, "sampling.ahead=1", on=gpus(gib=40.0), engine="vllm")["GPU memory in the update"]
+    ahead = moments(*sets, "sampling.max_staleness=1", on=gpus(gib=40.0), engine="vllm")["GPU memory in the update"]
     assert round((ahead.least - 16e9) / GIB, 6) == 20.0  # it cannot sleep
     assert "vLLM asleep" not in ahead.likely
 

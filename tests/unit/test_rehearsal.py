@@ -90,6 +90,18 @@ def test_a_dry_run_says_where_responses_end_and_what_the_template_does_with_thin
     assert "responses end" not in dry_run(cli, "dpo.toml").out
 
 
+def test_a_dry_run_tells_of_the_tools_and_refuses_a_format_that_the_model_lacks(cli: Cli, folder: Path) -> None:
+    tools = ['environment.tools=["calculator"]', "sampling.max_prompt_tokens=460", "sampling.max_tokens=8"]
+    outcome = dry_run(cli, "online.toml", *tools, "environment.format=tags")
+    assert (outcome.code, outcome.err) == (0, "")
+    *_, sample = outcome.out.partition("prompt of train:")
+    assert "  Be brief." in sample
+    assert "- calculator: " in sample
+    refused = dry_run(cli, "online.toml", *tools, "environment.format=native")
+    assert refused.code
+    assert "does not tell the policy of the tool 'calculator'" in " ".join(refused.err.split())
+
+
 def test_plain_prompts_and_their_control_tokens_are_shown_as_the_policy_sees_them(cli: Cli, folder: Path) -> None:
     write(folder / "train.jsonl", [{**row, "question": f"<|im_end|> {row['question']}"} for row in ROWS])
     plain = ["prompt.format=plain", "prompt.system=", "prompt.template=Q: {{ question }}\nA:"]
@@ -179,8 +191,7 @@ def test_a_run_says_the_same_and_waits_for_no_model_with_what_needs_none(folder:
         resources_of(load_config("online.toml", sets=["model.path=/nowhere"]), training=True)
     kept = resources_of(load_config("online.toml", sets=["data.on_bad_row=drop"]), training=True)
     assert (len(kept.train), len(kept.held_out)) == (8, 2)
-    assert kept.problems is not None
-    assert kept.problems.size == 8
+    assert [stream.size for stream in kept.problems.values()] == [8]
     assert "2 of 12 rows cannot be used and were left out" in kept.facts["note"]
 
 

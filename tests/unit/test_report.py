@@ -313,7 +313,7 @@ def test_the_report_has_the_gate_and_responses_before_and_after(made: Path, tmp_
     assert gate
     assert gate.sentence in page
     assert escaped(gate.sentence) in text
-    examples = read_examples(run, 0, 6, Criterion("math"))
+    examples = read_examples(run, 0, 6, {"math-gsm8k": Criterion("math")})
     assert len(examples) == 3
     first = {row.problem.id: row for row in read_parquet(run / "rollouts" / "eval-000000.parquet", Rollout)}
     last = {row.problem.id: row for row in read_parquet(run / "rollouts" / "eval-000006.parquet", Rollout)}
@@ -503,10 +503,22 @@ def test_turns_are_told_with_their_calls_results_and_errors(made: Path, tmp_path
     ]
     tool = response["turns"][1]
     assert (tool["tool"], tool["error"], tool["seconds"]) == ("add", "took \N{PERSONAL COMPUTER} 3 s", 3.04)
-    before = next(iter(read_examples(run, 0, 6, Criterion("math")))).before
+    before = next(iter(read_examples(run, 0, 6, {"math-gsm8k": Criterion("math")}))).before
     assert before.startswith("abc \N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}add failed: took")
     summary = Summary(
-        "t", "math", [], [], None, read_examples(run, 0, 6, Criterion("math")), None, 0.0, 0.0, 0.0, run, run, {}
+        "t",
+        "math",
+        [],
+        [],
+        None,
+        read_examples(run, 0, 6, {"math-gsm8k": Criterion("math")}),
+        None,
+        0.0,
+        0.0,
+        0.0,
+        run,
+        run,
+        {},
     )
     for ascii_only, mark in ((False, "\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}add failed"), (True, "[add failed")):
         assert mark in " ".join(as_text(summary, ascii_only).split())

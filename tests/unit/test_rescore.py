@@ -406,5 +406,5 @@ def test_correctness_is_over_the_groups_that_both_scorings_judged(tmp_path: Path
     found = rescore(batches, Judge(values), of_number, BUILT_IN, lambda done: None).correctness
     assert found is not None
     assert (found.old, found.new, found.groups) == (0.25, 0.75, 2)
-    assert str(found.criterion) == "number >= 0.8"
+    assert str(found.correct) == "number >= 0.8"
     assert compared(batches, values).correctness is None  # `math` decides there, and is not among the rewards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -12,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from reasoner.data.curriculum import Curriculum
-from reasoner.data.problems import Stream
+from reasoner.data.mixture import Chooser, Mixture
+from reasoner.data.problems import Cursor, Stream
 from reasoner.distributed.ranks import Ranks
 from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.loading import load_config
@@ -73,13 +75,16 @@ def collector(
         f"sampling.refills={refills}",
         f"run.seed={seed}",
     ]
-    config = load_config("math-gsm8k", "laptop", sets=[*sets, f"sampling.group_size={SIZE}"]).config
+    chosen = "pass-rate" if curriculum else "none"
+    sets += [f"sampling.group_size={SIZE}", f"curriculum.kind={chosen}"]
+    config = load_config("math-gsm8k", "laptop", sets=sets).config
     all_ = [Problem(f"p:{n}", (Message("user", "?"),), str(n)) for n in range(problems)]
     stream = Stream(all_, per_step, seed, section="data.train", key="learning.problems_per_step")
     sampler = Sampler()
     prompts = {problem.id: Prompt(problem, (1,)) for problem in all_}
-    chooses = Curriculum(stream, seed, 8) if curriculum else None
-    return RolloutCollector(config, cast(Any, sampler), cast(Any, Scorer(rewards)), stream, prompts, chooses), sampler
+    chooser = Curriculum(stream, seed, 8) if curriculum else Cursor(stream)
+    mixture = Mixture({config.task: chooser}, {config.task: 1.0})
+    return RolloutCollector(config, cast(Any, sampler), cast(Any, Scorer(rewards)), mixture, prompts), sampler
 
 
 def every(share: int) -> Rewards:
@@ -112,8 +117,7 @@ def test_a_refill_takes_as_many_problems_as_are_missing_and_an_epoch_holds_each_
 def test_a_curriculum_learns_from_what_is_correct_by_the_threshold(threshold: float, rate: float) -> None:
     made, _ = collector(lambda n: (0.9, 0.9, 0.7, 0.0), refills=0, curriculum=True, threshold=threshold)
     made.collect(1, greedy=False)
-    assert made.curriculum is not None
-    assert made.curriculum.metrics["curriculum/pass_rate"] == rate
+    assert made.problems.metrics["curriculum/pass_rate"] == rate
 
 
 @pytest.mark.parametrize(("wrong", "low", "high"), [(0.0, 0.0, 0.1), (1.0, 0.9, 1.0)])
@@ -232,7 +236,7 @@ def on_policy_groups(rollouts: StepRollouts, ranks: int, version: int) -> list[G
         rollouts=rollouts,
         ranks=SimpleNamespace(count=ranks, gather=lambda value: [value] * ranks),
         learner=SimpleNamespace(version=version),
-        prefetcher=SimpleNamespace(first=lambda: None),
+        prefetcher=SimpleNamespace(first=lambda fits: None),
     )
     return Trainer.on_policy_groups(cast(Any, trainer))
 
@@ -260,6 +264,63 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
     assert any(len(some) < ranks for rollouts in alone for some in rollouts.rounds)
     seeds = [seed for _, _, sampler in found for seed in sampler.seeds]
     assert len(set(seeds)) == len(seeds)
+
+
+@dataclass
+class NotingSampler(Sampler):
+    """Notes the limits with which each batch is sampled."""
+
+    limits: list[tuple[str, int]] = field(default_factory=list)
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        self.limits += [(prompt.problem.part, params.max_tokens) for prompt in prompts]
+        return super().sample(prompts, n, params)
+
+
+def of_two_tasks(refills: int = 0) -> tuple[RolloutCollector, NotingSampler]:
+    """Two problems of `math-gsm8k` for one of `code-stdin`, three per step."""
+    sets = ["learning.problems_per_step=3", f"sampling.refills={refills}", f"sampling.group_size={SIZE}"]
+    config = load_config(["math-gsm8k=2", "code-stdin=1"], "laptop", sets=sets).config
+    choosers: dict[str, Chooser] = {}
+    prompts: dict[str, Prompt] = {}
+    for name, count in (("math-gsm8k", 11), ("code-stdin", 7)):
+        problems = [Problem(f"{name}:{n}", (Message("user", "?"),), str(n), part=name) for n in range(count)]
+        choosers[name] = Cursor(Stream(problems, 1, 0, section="", key=""))
+        prompts |= {problem.id: Prompt(problem, (1,)) for problem in problems}
+    sampler = NotingSampler()
+    mixture = Mixture(choosers, {"math-gsm8k": 2.0, "code-stdin": 1.0})
+    return RolloutCollector(config, cast(Any, sampler), cast(Any, Scorer(every(2))), mixture, prompts), sampler
+
+
+def test_each_task_is_sampled_with_its_own_limits_and_noise() -> None:
+    made, sampler = of_two_tasks()
+    rollouts = made.collect(1, greedy=True)
+    assert {name: limit for name, limit in sampler.limits} == {"math-gsm8k": 64, "code-stdin": 96}  # noqa: C416
+    assert len(set(sampler.seeds)) == len(sampler.seeds) == 4  # two batches, and two of greedy responses
+    assert len(rollouts.greedy_rewards or ()) == 3
+    apart = made.sample_apart(4, lambda done, total: None)
+    assert Counter(scored.group.problem.part for scored in apart) == {"math-gsm8k": 4, "code-stdin": 4}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("refills", [0, 3])
+def test_ranks_draw_a_mixture_together_also_where_a_task_has_fewer_problems_than_there_are_ranks(
+    ranks: int, refills: int
+) -> None:
+    def rank(here: Ranks) -> tuple[list[StepRollouts], dict[str, Any]]:
+        made, sampler = of_two_tasks(refills)
+        made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(sampler)), here))
+        made.scorer = ShardedScorer(made.scorer, here)
+        steps = [made.collect(step, greedy=False) for step in range(1, 7)]
+        made.mark()
+        return steps, made.state()
+
+    ((alone, state),) = on_ranks(1, rank)
+    for steps, own_state in on_ranks(ranks, rank):
+        assert [rollouts.rounds for rollouts in steps] == [rollouts.rounds for rollouts in alone]
+        assert own_state == state
+    seen = Counter(scored.group.problem.part for rollouts in alone for scored in rollouts.sampled)
+    assert abs(seen["math-gsm8k"] - 2 * seen["code-stdin"]) <= 1
 
 
 @dataclass

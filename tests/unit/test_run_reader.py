@@ -286,7 +286,7 @@ def test_an_evaluation_alone_is_listed_and_shown(reasoner: Command, made: Path, 
 def test_what_makes_a_response_correct_is_read_back_with_its_conditions(sets: tuple[str, ...], tmp_path: Path) -> None:
     config = load_config("math-gsm8k", "laptop", sets=sets).config
     folder = made_up_run(tmp_path, steps=1, problems=1, size=2, sets=sets)
-    assert read_run(folder).criterion == Criterion.of(config)
+    assert read_run(folder).criteria == Criterion.of_tasks(config)
     assert read_run(folder).correct == str(Criterion.of(config))
 
 

@@ -48,6 +48,10 @@ class Fake:
         self.version = version
         return Receipt(version, "sum", 3, 0.0)
 
+    def change(self, folder: Path, version: int) -> Receipt:
+        self.told.append("change")
+        return self.load(folder, version)
+
     def sleep(self) -> None:
         self.told.append("sleep")
         self.version = self.asleep_version

@@ -120,7 +120,9 @@ def trainer(folder: Path, *, steps: int = 0, groups: Sequence[ScoredGroup] | Non
         required_evaluation=SimpleNamespace(correct="math", threshold=1.0),
         conditions={},
         gro=SimpleNamespace(reads=lambda source: demos),
+        mixture=[],
     )
+    config.parts = {"words": config}
     return SimpleNamespace(
         run=run,
         config=config,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +13,12 @@ from typing import Any, cast
 import pytest
 
 from reasoner.data.turn_formats import TurnFormat
+from reasoner.distributed.ranks import Ranks
 from reasoner.environments.base import EnvironmentFailedError
 from reasoner.errors import SamplerError
 from reasoner.records import (
     Failure,
+    Group,
     Message,
     Observation,
     Problem,
@@ -27,11 +30,13 @@ from reasoner.records import (
 )
 from reasoner.sampling.base import Completed, Completion, TokenRequest
 from reasoner.sampling.responses import prompt_seeds
+from reasoner.sampling.sharded import ShardedSampler
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
 from tests.unit.fake_environments import FakeEnvironments, FakeSession
 from tests.unit.fake_tokens import FakeTokens, Script
+from tests.unit.test_sharded_sampler import on_ranks
 
 TOKENIZER = byte_tokenizer()
 END = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
@@ -133,10 +138,36 @@ def test_a_text_is_cut_at_a_stop_string_and_its_tokens_stay() -> None:
     assert (group.responses[0].text, decoded(group.responses[0].token_ids)) == ("so", "so#")
 
 
-def test_a_closed_iterator_leaves_the_engine_free() -> None:
-    fake = FakeTokens(lambda asked, k: ids("x" * len(asked.token_ids)), TOKENIZER, (END,))
+def slowly(asked: TokenRequest, k: int) -> Iterator[int]:
+    """As many tokens as the prompt has, and where it begins with b many more than a test waits for."""
+    left = 10_000 if decoded(asked.token_ids[:1]) == "b" else len(asked.token_ids)
+    while left:
+        time.sleep(0.002)
+        left -= 1
+        yield ids("x")[0]
+
+
+def test_weights_change_under_what_is_sampled_and_the_tokens_say_where() -> None:
+    fake = FakeTokens(slowly, TOKENIZER, (END,))
     with TrajectorySampler(fake) as sampler:
-        groups = sampler.sample([prompt("short", "a"), prompt("long", "b" * 60)], 1, PARAMS)
+        groups = sampler.sample([prompt("short", "a"), prompt("long", "b")], 1, replace(PARAMS, max_tokens=600))
+        assert next(groups).responses[0].version_changes == ()
+        assert sampler.change(Path(), 3).version == 3
+        [response] = next(groups).responses
+        [(first, version)] = response.version_changes
+        assert (response.policy_version, version) == (0, 3)
+        assert 0 < first < 600
+        assert {round(-logprob % 1, 3) for logprob in response.sampler_logprobs[:first]} == {0.0}
+        assert {round(-logprob % 1, 3) for logprob in response.sampler_logprobs[first:]} == {0.003}
+        assert [told for told in fake.told if "begin" not in told] == ["pause", "load 3", "resume"]
+        assert sampler.change(Path(), 4).version == 4  # nothing runs
+        assert next(groups, None) is None
+
+
+def test_a_closed_iterator_leaves_the_engine_free() -> None:
+    fake = FakeTokens(slowly, TOKENIZER, (END,))
+    with TrajectorySampler(fake) as sampler:
+        groups = sampler.sample([prompt("short", "a"), prompt("long", "b")], 1, replace(PARAMS, max_tokens=4000))
         assert next(groups).problem.id == "short"
         with pytest.raises(SamplerError, match=r"still sampling, and was asked for new weights"):
             sampler.load(Path(), 1)
@@ -147,9 +178,9 @@ def test_a_closed_iterator_leaves_the_engine_free() -> None:
 
 
 def test_a_closed_sampler_ends_its_iterator() -> None:
-    fake = FakeTokens(lambda asked, k: ids("x" * len(asked.token_ids)), TOKENIZER, (END,))
+    fake = FakeTokens(slowly, TOKENIZER, (END,))
     sampler = TrajectorySampler(fake)
-    groups = sampler.sample([prompt("short", "a"), prompt("long", "b" * 60)], 1, PARAMS)
+    groups = sampler.sample([prompt("short", "a"), prompt("long", "b")], 1, replace(PARAMS, max_tokens=4000))
     next(groups)
     sampler.close()
     with pytest.raises(SamplerError, match="closed while it was sampling"):
@@ -402,3 +433,26 @@ def test_versions_that_change_in_a_response_are_where_their_tokens_are() -> None
     assert len(response.version_changes) == 4
     asked: Callable[[TokenRequest], int] = lambda request: request.n  # noqa: E731
     assert {asked(request) for request in fake.submitted} == {1}
+
+
+@pytest.mark.parametrize("count", [5, 1])
+def test_ranks_with_uneven_and_empty_shares_make_every_group_once(count: int) -> None:
+    prompts = [prompt(f"p{n}", f"ask {n}") for n in range(count)]
+    environments = [FakeEnvironments() for _ in range(3)]
+
+    def rank(ranks: Ranks) -> list[Group]:
+        fake = FakeTokens(writes("<t>1+2</t>", f"from {ranks.index}"), TOKENIZER, (END,))
+        own = TrajectorySampler(fake).interacting(interaction(environments[ranks.index]))
+        with ShardedSampler(own, ranks) as sampler:
+            return list(sampler.sample(prompts, 2, PARAMS))
+
+    shares = on_ranks(3, rank)
+    assert [len(share) for share in shares] == [len(prompts[index::3]) for index in range(3)]
+    assert sorted(group.problem.id for share in shares for group in share) == [each.problem.id for each in prompts]
+    for index, share in enumerate(shares):
+        for group in share:
+            assert [response.text for response in group.responses] == [f"from {index}"] * 2
+            for response in group.responses:
+                check(response)
+    assert [len(each.sessions) for each in environments] == [2 * len(share) for share in shares]
+    assert all(session.closed == 1 for each in environments for session in each.sessions)

@@ -19,7 +19,7 @@ from reasoner.errors import DataError, UserError
 from reasoner.io.folder_lock import is_going
 from reasoner.models.run_models import model_folders
 from reasoner.monitoring.format import age, interval, number, size
-from reasoner.monitoring.lines import label
+from reasoner.monitoring.lines import figure, label
 from reasoner.monitoring.metrics import find, headline
 from reasoner.runs.find import RUNS, find_evaluation, find_run, list_runs
 from reasoner.runs.reader import RunState, SavedRun, disk_use, is_run, read_run, read_runs
@@ -95,9 +95,11 @@ def show(run: options.RunName) -> None:
     if comparison := before_and_after(saved):
         console.print(Text("\nEvaluation [95% interval]", "bold"))
         console.print(_comparison(comparison, (comparison.before, comparison.after)))
+        if comparison.corrected:
+            console.print(Text(_corrected_p(comparison)))
     elif saved.evaluations:
         console.print(Text(f"\nEvaluation {when(saved, saved.evaluations[-1])} [95% interval]", "bold"))
-        estimates = saved.evaluations[-1].evaluation.estimates
+        estimates = saved.evaluations[-1].evaluation.figures
         console.print(_facts({e.name: interval(e.value, e.low, e.high, e.unit) for e in estimates}))
     if models := model_folders(saved.folder):
         console.print(Text("\nModel", "bold"))
@@ -138,6 +140,8 @@ def compare(runs: options.RunNames) -> None:
             continue
         if comparison.rows:
             console.print(_comparison(comparison, ("A", letter)))
+            if comparison.corrected:
+                console.print(Text(_corrected_p(comparison)))
         if comparison.note:
             console.print(Text(comparison.note, "yellow"))
 
@@ -181,9 +185,9 @@ def _folders(names: Sequence[str]) -> list[Path]:
 def _accuracy(run: SavedRun) -> str:
     """`4.2% -> 41.7%`; without an accuracy the first figure of held-out rows, or the last step's where nothing was
     evaluated."""
-    for name in ("accuracy", *(figure.name for at in run.evaluations[-1:] for figure in at.evaluation.held_out[:1])):
+    for name in ("accuracy", *(each.name for at in run.evaluations[-1:] for each in at.evaluation.held_out[:1])):
         figures = (at.evaluation.accuracy if name == "accuracy" else at.evaluation.find(name) for at in run.evaluations)
-        numbers = [number(figure.value, figure.unit) for figure in figures if figure is not None]
+        numbers = [number(each.value, each.unit) for each in figures if each is not None]
         if numbers:
             change = " -> ".join([numbers[0], numbers[-1]] if len(numbers) > 1 else numbers)
             return change if name == "accuracy" else f"{label(name)} {change}"
@@ -221,13 +225,22 @@ def _comparison(comparison: EvaluationComparison, names: tuple[str, str]) -> Tab
     for row in comparison.rows:
         change = row.difference
         table.add_row(
-            Text(row.name.removeprefix("reward/")),
+            Text(figure(row.name)),
             interval(row.before.value, row.before.low, row.before.high, row.before.unit),
             interval(row.after.value, row.after.low, row.after.high, row.after.unit),
             interval(change.change, change.low, change.high, change.unit, signed=True),
             style=None if change.within_noise else "bold",
         )
     return table
+
+
+def _corrected_p(comparison: EvaluationComparison) -> str:
+    """`p: math-gsm8k <0.001, code-stdin 0.031, after Holm's correction for 2 comparisons`."""
+    from reasoner.report.words import p_of
+
+    tested = [row.difference for row in comparison.rows if row.difference.holm is not None]
+    named = ", ".join(f"{figure(difference.name)} {p_of(difference)}" for difference in tested)
+    return f"p: {named}, after Holm's correction for {len(tested)} comparisons"
 
 
 def _facts(facts: dict[str, str]) -> Table:

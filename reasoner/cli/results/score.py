@@ -57,15 +57,16 @@ def score(
     batches = load_saved(path)
     configuration = config_for(path, config or (), sets or (), plugin or ())
     resolved = configuration.config
-    if not resolved.rewards:
+    rewards = [reward for of_task in resolved.scored.values() for reward in of_task]
+    if not rewards:
         raise UserError("the configuration has no rewards to score with; add [[rewards]] with --config FILE.")
-    print_preflights(preflight(resolved.rewards, configuration.manager))
+    print_preflights(preflight(rewards, configuration.manager))
     algorithms = hooks.algorithms(configuration.manager)
     responses = sum(len(scored.rewards) for batch in batches for scored in batch.groups)
     with (
         interruptible(),
         guard_processes(),
-        ScoringService(resolved.rewards, resolved.scoring, resolved.plugins, warn) as scorer,
+        ScoringService(resolved.scored, resolved.scoring, resolved.plugins, warn) as scorer,
         counting() as count,
     ):
         comparison = rescore(batches, scorer, resolved, algorithms, count("responses", responses))
@@ -100,7 +101,7 @@ def _print(console: Console, comparison: Rescoring) -> None:
     if (correctness := comparison.correctness) is not None:
         shares = f"{100 * correctness.old:.1f}% -> {100 * correctness.new:.1f}%"
         over = f"over {correctness.groups} of {comparison.groups} groups, judged before and now"
-        facts.add_row(Text(f"correct ({correctness.criterion})"), f"{shares}, {over}")
+        facts.add_row(Text(f"correct ({correctness.correct})"), f"{shares}, {over}")
     for source, failed in comparison.failures.items():
         facts.add_row("failed calls", Text(f"{source}: {failed}"))
     console.print(facts)

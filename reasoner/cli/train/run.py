@@ -38,10 +38,11 @@ from reasoner.runs.resuming.rules import load_resumed
 
 def run(
     task: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(
-            metavar="TASK",
-            help="Name of a task (`reasoner tasks list`), or a TOML file of your own.",
+            metavar="TASK[=WEIGHT]...",
+            help="Name of a task (`reasoner tasks list`), or a TOML file of your own; several, with their weights, to "
+            "train on a mixture.",
             show_default=False,
         ),
     ] = None,
@@ -106,6 +107,8 @@ def run(
 
     reasoner run math-gsm8k --set gro.preset=rloo --set rewards.boxed_format.weight=0.2 --steps 50
 
+    reasoner run math-gsm8k=2 code-stdin=1 --profile laptop
+
     reasoner run math-gsm8k --profile gpu --gpus 8
 
     srun --nodes=2 --ntasks-per-node=1 reasoner run math-gsm8k --profile gpu --gpus 8
@@ -124,7 +127,7 @@ def run(
         resolved, resumed = _resumed(resume, arguments, accept=accept)
     elif accept:
         raise UserError("--accept-changes only applies to a resumed run: add --resume RUN.")
-    elif task is not None:
+    elif task:
         resolved, resumed = ready(load_config(task, profile, config or (), arguments, plugin or ())), None
     else:
         raise UserError("nothing to train. Name a TASK (`reasoner tasks list`), or a run to resume: --resume RUN.")

@@ -109,7 +109,8 @@ def _advantage(spec: Advantage) -> str:
         return f"sum of {text} per reward, whitened"
     if spec.level == "turn":
         text = f"{text} from each turn on"
-    return f"{text}, whitened" if spec.scale == "batch" else text
+    whitened = {"batch": ", whitened", "task": ", whitened within each task"}
+    return text + whitened.get(spec.scale, "")
 
 
 def evidence(spec: Evidence) -> str:

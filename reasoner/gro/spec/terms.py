@@ -30,12 +30,13 @@ class Advantage:
     """`length-weighted`: the mean of the group's rewards weighted by the responses' tokens (2505.23585); `greedy`: the
     reward of a greedy response to the same problem; `critic`: generalised advantage estimation with the critic's
     values, per token"""
-    scale: Literal["none", "group", "mean", "batch"] = "none"
+    scale: Literal["none", "group", "mean", "batch", "task"] = "none"
     """`group`: the unbiased standard deviation of the group's rewards + 1e-4; `mean`: the mean of the group's rewards,
     which must be above 0, else the credit is 0 (2602.02710); `batch`: minus the mean and over the standard deviation of
-    the batch, both over tokens"""
+    the batch, both over tokens; `task`: of the batch's responses to problems of the same task of a mixture"""
     combine: Literal["sum-then-normalise", "normalise-then-sum"] = "sum-then-normalise"
-    """several rewards: credit of their sum, or each reward's own credit, summed and then normalised over the batch"""
+    """several rewards: credit of their sum, or each reward's own credit, summed and then normalised over the batch, in
+    a mixture over each task's part of it"""
     discount: float = 1.0
     """gamma of the critic's returns"""
     trace: float = 0.95

@@ -227,7 +227,10 @@ def _credit_mistakes(term: Term) -> Iterator[str]:
     if credit.trace_scale is not None and credit.trace_scale <= 0.0:
         yield f"credit.trace_scale must be above 0, got {credit.trace_scale}"
     if credit.baseline == "critic" and (credit.scale in ("group", "mean") or term.evidence.unit != "token"):
-        yield "credit.baseline = 'critic' gives credit per token: scale must be none or batch, evidence.unit 'token'"
+        yield (
+            "credit.baseline = 'critic' gives credit per token: scale must be none, batch or task, and evidence.unit "
+            "'token'"
+        )
     if credit.level == "turn" and not (
         credit.baseline in ("none", *GROUP_BASELINES)
         and credit.combine == "sum-then-normalise"
@@ -239,7 +242,7 @@ def _credit_mistakes(term: Term) -> Iterator[str]:
             f"{term.evidence.unit!r}, {credit.combine!r}, {credit.baseline!r}"
         )
     if credit.combine == "normalise-then-sum":
-        if credit.baseline in ("critic", "greedy") or credit.scale == "batch":
+        if credit.baseline in ("critic", "greedy") or credit.scale in ("batch", "task"):
             yield (
                 "credit.combine = 'normalise-then-sum' takes each reward's credit in its group and then normalises "
                 f"the sum over the batch: not with baseline = {credit.baseline!r}, scale = {credit.scale!r}"

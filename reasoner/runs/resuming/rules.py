@@ -5,6 +5,7 @@ Everything else decides what is trained: a run that changed it half-way would be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ REWARDS = "the rewards of the steps from here on are others than before"
 ON_REQUEST: Mapping[str, str] = {"rewards.*.options.*": REWARDS}
 """the same for keys that change what is trained, and are taken with `--accept-changes` alone: a mended reward source
 goes on with its run"""
+_IN_A_TASK = re.compile(r"^(?:mixture|evaluation\.also)\.[^.]+\.")
 _PLUGIN = "plugin "
 """how an entry of a run's identity begins that is a plugin's file"""
 _SCORES = "scores that were known"
@@ -179,8 +181,8 @@ def allowed(key: str) -> str | None:
 
 
 def _matching(patterns: Mapping[str, str], key: str) -> str | None:
-    """The effect of the first pattern that the key matches."""
-    parts = key.split(".")
+    """The effect of the first pattern that the key matches; that of a task inside counts as of a run on it alone."""
+    parts = _IN_A_TASK.sub("", key).split(".")
     for pattern, effect in patterns.items():
         wanted = pattern.split(".")
         if len(wanted) == len(parts) and all(w in ("*", p) for w, p in zip(wanted, parts, strict=True)):
@@ -189,7 +191,8 @@ def _matching(patterns: Mapping[str, str], key: str) -> str | None:
 
 
 def _on_request(key: str) -> str | None:
-    return _matching(ON_REQUEST, ".".join(key.split(".")[:4]))  # an option may be a table
+    own = _IN_A_TASK.sub("", key)
+    return _matching(ON_REQUEST, ".".join(own.split(".")[:4]))  # an option may be a table
 
 
 def _effect(key: str, after: Config) -> str:

@@ -19,11 +19,13 @@ def prepare(plan: Plan) -> list[ConfiguredSource]:
     sources = reward_sources(build_manager(plan.plugins))
     check_rewards(plan.rewards, sources)
     jobs = []
+    owners: dict[str, int] = {}  # several tasks may use a source: it gets ready once, and its own workers do all calls
     for index, reward in enumerate(plan.rewards):
         source = sources[reward.source]
-        get_ready(f"reward source {source.name!r}", source.prepare)
+        if owners.setdefault(reward.source, index) == index:
+            get_ready(f"reward source {source.name!r}", source.prepare)
         retries = source.retries if reward.retries is None else reward.retries
-        lane = COMMON if source.workers is None else index
+        lane = COMMON if source.workers is None else owners[reward.source]
         timeout_s = reward.timeout_s or source.timeout_s
         jobs.append(ConfiguredSource(source, source.check_options(reward.options), timeout_s, retries, lane))
     if any(job.source.limit_memory for job in jobs):

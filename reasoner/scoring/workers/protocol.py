@@ -40,7 +40,7 @@ from reasoner.scoring.composition import Refused
 from reasoner.workers.lines import PRINTED, dump_line
 
 COMMON = -1
-"""the lane of all sources without workers of their own; other lanes have the index of their reward"""
+"""the lane of all sources without workers of their own; another one has the index of the first reward of its source"""
 
 
 @dataclass(frozen=True, slots=True)
