@@ -46,6 +46,7 @@ from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import StartEngine
 from reasoner.training.update import ActiveTerm, update
 from reasoner.training.weight_sync import hand_over
+from reasoner.trajectories.sampler import TrajectorySampler
 from scripts.harness import parser_of, peak, spread
 
 TRL_VERSION = "1.16.0"
@@ -149,7 +150,9 @@ def run_ours(work: Path, model: Path) -> None:
         for number, line in enumerate(sys.stdin):
             started = time.perf_counter()
             params = SamplingParams(temperature=1.0, max_tokens=MAX_TOKENS, seed=number)
-            groups = sorted(sampler.sample(prompts, GROUP_SIZE, params), key=lambda group: int(group.problem.id))
+            groups = sorted(
+                TrajectorySampler(sampler).sample(prompts, GROUP_SIZE, params), key=lambda group: int(group.problem.id)
+            )
             sampler.sleep()
             scored = tuple(_score(group, line.strip() == "all" or n % 2 == 0) for n, group in enumerate(groups))
             update({"online": Batch(scored)}, [GRPO], learner, max_tokens=MAX_TOKENS)

@@ -225,7 +225,8 @@ def _row(rollout: Rollout) -> dict[str, Any]:
         "fields": dict(problem.fields),
         "sample": rollout.sample,
         "response": response.text,
-        "tokens": len(response.token_ids),
+        "tokens": sum(response.policy_mask),
+        "turns": sum(turn.role == "assistant" for turn in response.turns) or 1,
         "finish_reason": response.finish_reason,
         "policy_version": response.policy_version,
         "reward": rollout.reward,
@@ -236,6 +237,7 @@ def _row(rollout: Rollout) -> dict[str, Any]:
         row |= verdict(part)
     return row | {
         "token_ids": list(response.token_ids),
+        "token_written": list(response.policy_mask),
         "token_logprobs": list(response.sampler_logprobs),
         "token_weights": None if rollout.weights is None else list(rollout.weights),
     }

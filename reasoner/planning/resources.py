@@ -135,8 +135,6 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
     turn_format = open_format(config, manager, tokenizer, folder)
-    if turn_format:
-        turn_format.check()
     renderer = turn_format.renderer if turn_format else plain_renderer(config, tokenizer)
     data = read.rendered(config, renderer, partial(plain_renderer, tokenizer=tokenizer), ranks)
     data = replace(data, splits=replace(data.splits, notes=(*read.settle(), *data.splits.notes)))

@@ -333,13 +333,13 @@ def open_format(
         folder: of the model; None: it is not here, and the tokenizer's end token alone is known.
 
     Raises:
-        ConfigError: a tool, an environment or one of their options is wrong, or the tokenizer has no chat template and
-            one is needed.
+        ConfigError: a tool, an environment or one of their options is wrong, or the model's chat template cannot write
+            turns in this format.
     """
     if config.environment is None:
         return None
     chosen = choose(config.environment, plugins.tools(manager), plugins.environments(manager))
-    return open_turn_format(
+    turn_format = open_turn_format(
         config.environment.format,
         tokenizer,
         config.prompt,
@@ -347,6 +347,8 @@ def open_format(
         [tool.description for tool in chosen.tools.values()],
         () if folder is None else end_tokens(folder, tokenizer),
     )
+    turn_format.check()
+    return turn_format
 
 
 def response_end(config: Config, tokenizer: Any, renderer: Renderer, folder: Path | None) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,8 @@ from reasoner.data.prompts.thinking import MARKS, opened_at_end
 from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import DataError, SamplerError
 from reasoner.io.parsing import read_model_json
-from reasoner.records import FinishReason, Group, Prompt, Response, SamplingParams
-from reasoner.sampling.base import Completion, TokenRequest, TokenService
+from reasoner.records import Prompt, SamplingParams
+from reasoner.sampling.base import TokenRequest
 
 NOT_FINITE = (
     "the model's logits are not finite: its weights hold NaN or infinite numbers, or overflow in this number format "
@@ -99,55 +97,6 @@ def still_sampling(what: str) -> str:
     return f"this sampler is still sampling, and was asked for {what}: finish or close the iterator of groups first"
 
 
-def sample_groups(service: TokenService, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-    """`Sampler.sample` of one generation per response, without tools or environments."""
-    check_request(prompts, n, params, service.max_model_len)
-    return _sampled(service, prompts, n, params)
-
-
-def _sampled(service: TokenService, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-    ends = all_end_tokens(service.end_tokens, params)
-    service.begin(params.seed)
-    seeds = prompt_seeds(params.seed, prompts)
-    service.submit(
-        [
-            TokenRequest(index, prompt.token_ids, n, replace(params, seed=seed))
-            for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-        ]
-    )
-    left = set(range(len(prompts)))
-    try:
-        while left:
-            completed = service.receive()
-            assert completed is not None
-            left.remove(completed.id)
-            prompt = prompts[completed.id]
-            opened = opened_block(service.tokenizer, prompt.token_ids)
-            responses = [_response(service.tokenizer, each, params, opened, ends) for each in completed.completions]
-            yield Group(prompt.problem, prompt.token_ids, tuple(responses))
-    except GeneratorExit:
-        service.abort(left)
-        while service.receive():
-            pass
-        raise
-
-
-def _response(
-    tokenizer: Any, completion: Completion, params: SamplingParams, opened: str, ends: Collection[int]
-) -> Response:
-    assert completion.finish != "abort"
-    return build_response(
-        tokenizer,
-        completion.token_ids,
-        completion.logprobs,
-        completion.finish,
-        params.stop,
-        completion.version,
-        opened,
-        ends,
-    )
-
-
 def check_tokens(requests: Sequence[TokenRequest], running: Collection[int], max_model_len: int) -> None:
     """Refuse requests that an engine would not take.
 
@@ -188,42 +137,18 @@ def opened_block(tokenizer: Any, prompt_ids: Sequence[int]) -> str:
     return opened_at_end(end)
 
 
-def build_response(
-    tokenizer: Any,
-    token_ids: Sequence[int],
-    logprobs: Sequence[float],
-    finish: FinishReason,
-    stop: Sequence[str],
-    version: int,
-    opened: str = "",
-    ends: Collection[int] = (),
-) -> Response:
-    """A response from what was generated: (T,) token ids and their log-probabilities.
-
-    Args:
-        opened: the thinking block that the prompt ends in (`opened_block`). It goes in front of the text, so that a
-            verifier sees thinking that was never closed.
-        ends: ids that end a response. The last token is no text if it is one of them, special or not.
-
-    Raises:
-        SamplerError: a log-probability is not a number.
-    """
-    if any(map(math.isnan, logprobs)):
-        raise SamplerError(NOT_FINITE)
-    return Response(
-        text=response_text(tokenizer, token_ids, stop, opened, ends),
-        token_ids=tuple(token_ids),
-        policy_mask=(True,) * len(token_ids),
-        sampler_logprobs=tuple(logprobs),
-        finish_reason=finish,
-        policy_version=version,
-    )
-
-
 def response_text(
     tokenizer: Any, token_ids: Sequence[int], stop: Sequence[str], opened: str, ends: Collection[int]
 ) -> str:
-    """What a policy wrote, as text. Arguments as in `build_response`."""
+    """What a policy wrote, as text.
+
+    Args:
+        token_ids: at least one.
+        stop: strings before which the text is cut.
+        opened: the thinking block that the prompt ends in (`opened_block`). It goes in front of the text, so that a
+            verifier sees thinking that was never closed.
+        ends: ids that end a response. The last token is no text if it is one of them, special or not.
+    """
     text = _decode(tokenizer, token_ids[:-1] if token_ids[-1] in ends else token_ids)
     cuts = [at for at in (text.find(string) for string in stop) if at >= 0]
     return opened + (text[: min(cuts)] if cuts else text)

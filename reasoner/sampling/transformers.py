@@ -23,7 +23,7 @@ from reasoner.errors import DataError, HandoverError, SamplerError
 from reasoner.models.loading import load_model
 from reasoner.models.model_config import attention_of, read_config
 from reasoner.models.tensor_files import Digest, read_weights
-from reasoner.records import Group, Prompt, Receipt, SamplingParams
+from reasoner.records import Group, Receipt, SamplingParams
 from reasoner.sampling.base import Completed, Finish, TokenRequest
 from reasoner.sampling.batch import BatchRow, TokenBatch, completed
 from reasoner.sampling.decoding import Decoder
@@ -33,7 +33,6 @@ from reasoner.sampling.responses import (
     check_tokens,
     end_tokens,
     repeats,
-    sample_groups,
     still_sampling,
 )
 
@@ -101,9 +100,6 @@ class HfSampler:
     @property
     def version(self) -> int:
         return self._version
-
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        return sample_groups(self, prompts, n, params)
 
     def begin(self, seed: int) -> None:
         self._check_free("another seed")

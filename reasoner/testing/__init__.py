@@ -6,6 +6,16 @@ attack.py, attack_corpus.py  a source attacked with the known shortcuts to a rew
 pytest_plugin.py             the fixture `score_in_worker`
 """
 
+from reasoner.testing.attack import AttackReport, attack_source
 from reasoner.testing.contract import Case, Check, Checklist, check_source, make_problem, make_response
 
-__all__ = ["Case", "Check", "Checklist", "check_source", "make_problem", "make_response"]
+__all__ = [
+    "AttackReport",
+    "Case",
+    "Check",
+    "Checklist",
+    "attack_source",
+    "check_source",
+    "make_problem",
+    "make_response",
+]

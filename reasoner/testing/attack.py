@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from reasoner.plugins.reward_api import Aspect
+from reasoner.config import RewardConfig
+from reasoner.plugins.reward_api import Aspect, RewardSource
 from reasoner.records import Component, Problem
 from reasoner.scoring.base import Scorer
-from reasoner.testing.attack_corpus import FORMS, Attack, fixed_attacks, in_form, is_equal, problem_attacks
+from reasoner.scoring.service import ScoringService
+from reasoner.testing.attack_corpus import EXAMPLES, FORMS, Attack, fixed_attacks, in_form, is_equal, problem_attacks
 from reasoner.testing.bench import StartCaseProgress
 from reasoner.testing.cases import make_response, score_cases
+from reasoner.testing.contract import WORKER
 
 FIXED_ON = 1
 """problems of each source on which the attacks are tried that know nothing of a problem"""
@@ -72,6 +76,36 @@ class _Target:
     forms: dict[str, None] = field(default_factory=dict)
     fault: str = ""
     """why it cannot be attacked"""
+
+
+def attack_source(
+    source: RewardSource,
+    problems: Sequence[Problem] = EXAMPLES,
+    *,
+    options: Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+) -> AttackReport:
+    """Attack a source in the workers that a run would use, as `reasoner rewards attack` does.
+
+        report = attack_source(my_source, [make_problem("2 + 3?", "5")], plugins=["my_source.py"])
+        assert report.problems
+        assert not report.wrong
+
+    Args:
+        source: registered by an installed distribution or by one of `plugins`.
+        problems: what is asked, with reference answers that the source takes.
+        options: its options; None: the defaults.
+        plugins: files that register it.
+    """
+    chosen = dict(options or {})
+    reward = RewardConfig(source=source.name, options=chosen)
+    with ScoringService([reward], WORKER, plugins) as service:
+        (report,) = attack(service, {source.name: source.rewarded(chosen)}, problems, lambda what, total: _uncounted)
+    return report
+
+
+def _uncounted(done: int) -> None:
+    """No progress is shown."""
 
 
 def attack(

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from types import MappingProxyType
 
 from reasoner.plugins.reward_api import Aspect
@@ -231,14 +232,15 @@ def _look_alikes(answer: str) -> dict[str, str]:
 
 def _other_numbers(number: str) -> dict[str, str]:
     whole, point, decimals = number.partition(".")
-    swapped = next((number[:i] + number[i + 1] + number[i] + number[i + 2 :] for i in _swaps(number)), "")
-    return {
-        "one more": f"{int(whole) + 1}{point}{decimals}",
-        "one less": f"{int(whole) - 1}{point}{decimals}" if int(whole) else "",
-        "ten times the number": f"{whole}{decimals[:1]}.{decimals[1:]}".rstrip(".") if decimals else f"{number}0",
-        "a tenth of the number": f"{whole[:-1] or '0'}.{whole[-1]}{decimals}",
-        "two digits swapped": swapped,
-    }
+    found = {"one more": f"{int(whole) + 1}{point}{decimals}"}
+    if int(whole):
+        found["one less"] = f"{int(whole) - 1}{point}{decimals}"
+    if float(number):
+        found["ten times the number"] = f"{whole}{decimals[0]}.{decimals[1:]}".rstrip(".") if decimals else f"{number}0"
+        found["a tenth of the number"] = f"{whole[:-1] or '0'}.{whole[-1]}{decimals}"
+    for index in islice(_swaps(number), 1):
+        found["two digits swapped"] = number[:index] + number[index + 1] + number[index] + number[index + 2 :]
+    return found
 
 
 def _swaps(number: str) -> Iterator[int]:

@@ -20,6 +20,7 @@ from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
 from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import StartEngine
+from reasoner.trajectories.sampler import TrajectorySampler
 
 ORPHAN = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
 
@@ -55,7 +56,7 @@ def main(folder: Path, model: str | None) -> None:
 def draw_for_ever(sampler: VllmSampler) -> Iterator[Group]:
     prompt = Prompt(Problem("p", (Message("user", "?"),), ""), tuple(range(40)))
     while True:
-        yield from sampler.sample([prompt] * 8, 2, SamplingParams(1.0, 200))
+        yield from TrajectorySampler(sampler).sample([prompt] * 8, 2, SamplingParams(1.0, 200))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from reasoner.pipeline import train
 from reasoner.records import Rollout, ToolCall
 from reasoner.runs.folder import read_evaluations
 from reasoner.training.build import open_trainer
+from tests.command import Cli
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -126,6 +127,29 @@ def test_a_run_with_a_tool_trains_on_what_the_policy_wrote(tmp_path: Path, monke
     assert weighed
     assert any(any(rollout.weights or ()) for rollout in weighed if len(rollout.response.turns) > 1)
     assert any(rollout.response.turns for rollout in read_rollouts(folder, "eval-000002"))
+
+
+def test_an_evaluation_has_the_tools_of_its_task_and_without_them_it_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    monkeypatch.setattr(TagsFormat, "read", calling)
+    task = task_of(tmp_path, 'tools = ["calculator"]\nmax_turns = 3')
+    plugins = [each for plugin in PLUGINS for each in ("--plugin", plugin)]
+    shared = ("eval", str(task), *plugins, "--samples", "4", "--temperature", "1", "--json")
+    done = cli(*shared, "--output", str(tmp_path / "with"))
+    assert done.code == 0, done.err + done.out
+    [file] = (tmp_path / "with").glob("*-eval-*/*/rollouts/*.parquet")
+    rollouts = read_parquet(file, Rollout)
+    assert len(rollouts) == 12
+    for rollout in rollouts:
+        check_tokens(rollout)
+    assert any(turn.role == "tool" and turn.text.isdigit() for r in rollouts for turn in r.response.turns)
+    done = cli(*shared, "--output", str(tmp_path / "without"), "--set", "environment=none")
+    assert done.code == 0, done.err + done.out
+    [file] = (tmp_path / "without").glob("*-eval-*/*/rollouts/*.parquet")
+    assert all(
+        not rollout.response.turns and rollout.response.report is None for rollout in read_parquet(file, Rollout)
+    )
 
 
 def test_turns_are_paid_and_lost_environments_abstain(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def prompts(folder: Path, count: int = 3) -> list[Prompt]:
 
 
 def gap_of(sampler: VllmSampler, reference: Reference, folder: Path, temperature: float = 1.0) -> float:
-    groups = list(sampler.sample(prompts(folder), 4, SamplingParams(temperature, 24, seed=1)))
+    groups = list(TrajectorySampler(sampler).sample(prompts(folder), 4, SamplingParams(temperature, 24, seed=1)))
     gap = check_gap(reference.learner, groups, temperature)
     assert gap.tokens > 100
     return gap.mean
@@ -137,7 +137,7 @@ def gap_of(sampler: VllmSampler, reference: Reference, folder: Path, temperature
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probabilities_agree_with_transformers(sampler: VllmSampler, folder: Path, temperature: float) -> None:
-    groups = list(sampler.sample(prompts(folder), 4, SamplingParams(temperature, 24, seed=1)))
+    groups = list(TrajectorySampler(sampler).sample(prompts(folder), 4, SamplingParams(temperature, 24, seed=1)))
     gap = check_gap(Reference(folder).learner, groups, temperature)
     assert gap.tokens > 100
     assert gap.max < 1e-4
@@ -179,8 +179,8 @@ def replied(session: FakeSession) -> Observation:
 def test_greedy_responses_are_those_of_the_transformers_sampler(sampler: VllmSampler, folder: Path) -> None:
     params = SamplingParams(0.0, 24)
     with HfSampler(folder, "float32", "cpu", MAX_MODEL_LEN, 8, False) as other:
-        expected = {group.problem.id: group for group in other.sample(prompts(folder), 1, params)}
-    for group in sampler.sample(prompts(folder), 1, params):
+        expected = {group.problem.id: group for group in TrajectorySampler(other).sample(prompts(folder), 1, params)}
+    for group in TrajectorySampler(sampler).sample(prompts(folder), 1, params):
         [ours], [theirs] = group.responses, expected[group.problem.id].responses
         assert (ours.text, ours.token_ids, ours.finish_reason) == (theirs.text, theirs.token_ids, theirs.finish_reason)
         assert ours.sampler_logprobs == pytest.approx(theirs.sampler_logprobs, abs=1e-4)
@@ -188,7 +188,10 @@ def test_greedy_responses_are_those_of_the_transformers_sampler(sampler: VllmSam
 
 def test_the_same_seed_gives_the_same_responses(sampler: VllmSampler, folder: Path) -> None:
     first, again, other = (
-        {g.problem.id: g for g in sampler.sample(prompts(folder), 6, SamplingParams(1.0, 32, seed=seed))}
+        {
+            g.problem.id: g
+            for g in TrajectorySampler(sampler).sample(prompts(folder), 6, SamplingParams(1.0, 32, seed=seed))
+        }
         for seed in (2**63 - 1, 2**63 - 1, 8)  # the largest that `reasoner.distributed.seeds` gives
     )
     assert first == again
@@ -197,7 +200,7 @@ def test_the_same_seed_gives_the_same_responses(sampler: VllmSampler, folder: Pa
 
 def test_responses_end_with_any_end_token_a_stop_string_or_at_their_limit(sampler: VllmSampler, folder: Path) -> None:
     params = SamplingParams(1.0, 40, stop=("k", "zz"), seed=5)
-    responses = [r for group in sampler.sample(prompts(folder), 64, params) for r in group.responses]
+    responses = [r for group in TrajectorySampler(sampler).sample(prompts(folder), 64, params) for r in group.responses]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ends = set(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
     stopped = [r for r in responses if "k" in tokenizer.decode(r.token_ids)]
@@ -209,7 +212,7 @@ def test_responses_end_with_any_end_token_a_stop_string_or_at_their_limit(sample
         assert tokenizer.decode(response.token_ids, skip_special_tokens=True) == response.text + "k"
     [end] = tokenizer.encode("e")
     params = SamplingParams(1.0, 40, seed=5, end_tokens=(end,))
-    responses = [r for group in sampler.sample(prompts(folder), 64, params) for r in group.responses]
+    responses = [r for group in TrajectorySampler(sampler).sample(prompts(folder), 64, params) for r in group.responses]
     ended = [r for r in responses if end in r.token_ids]
     assert ended
     for response in ended:
@@ -219,13 +222,13 @@ def test_responses_end_with_any_end_token_a_stop_string_or_at_their_limit(sample
 
 
 def test_a_caller_that_has_enough_leaves_the_engine_ready(sampler: VllmSampler, folder: Path) -> None:
-    stream = sampler.sample(prompts(folder), 16, SamplingParams(1.0, 150, seed=2))
+    stream = TrajectorySampler(sampler).sample(prompts(folder), 16, SamplingParams(1.0, 150, seed=2))
     first = next(stream)
     assert len(first.responses) == 16
     with pytest.raises(SamplerError, match="close the iterator"):
         sampler.wake()
     stream.close()  # type: ignore[attr-defined]
-    assert len(list(sampler.sample(prompts(folder), 2, SamplingParams(1.0, 4)))) == 3
+    assert len(list(TrajectorySampler(sampler).sample(prompts(folder), 2, SamplingParams(1.0, 4)))) == 3
 
 
 def test_aborted_requests_come_with_their_prefix(sampler: VllmSampler, folder: Path) -> None:
@@ -246,7 +249,7 @@ def test_weights_change_under_what_runs(sampler: VllmSampler, folder: Path, tmp_
 
 def test_what_it_cannot_do_is_refused(sampler: VllmSampler, folder: Path) -> None:
     with pytest.raises(SamplerError, match=r"problem 'p2' has \d+ tokens; with max_tokens = 200"):
-        sampler.sample(prompts(folder), 2, SamplingParams(1.0, 200))
+        TrajectorySampler(sampler).sample(prompts(folder), 2, SamplingParams(1.0, 200))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +269,7 @@ def test_a_sampler_that_lost_a_family_of_parameters_is_caught(sampler: VllmSampl
     reference.lost = {"model.embed_tokens.weight"}
     reference.change("embed_tokens")
     hand_over(reference.learner, sampler)
-    groups = list(sampler.sample(prompts(folder), 4, SamplingParams(1.0, 24, seed=1)))
+    groups = list(TrajectorySampler(sampler).sample(prompts(folder), 4, SamplingParams(1.0, 24, seed=1)))
     with pytest.raises(HandoverError, match="tied output layer"):
         verify_gap(check_gap(reference.learner, groups, 1.0), LIMIT)
 
@@ -316,7 +319,7 @@ def test_after_a_failed_load_it_does_not_sample(engine: VllmSampler, folder: Pat
     with pytest.raises(SamplerError, match="No such file"):
         engine.load(tmp_path / "nowhere", 9)
     with pytest.raises(SamplerError, match="closed"):
-        list(engine.sample(prompts(folder), 2, SamplingParams(1.0, 4)))
+        list(TrajectorySampler(engine).sample(prompts(folder), 2, SamplingParams(1.0, 4)))
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +332,7 @@ def adapted(folder: Path) -> TorchLearner:
 
 def test_an_adapter_goes_over_alone(adapted: TorchLearner, folder: Path, tmp_path: Path) -> None:
     def gap(sampler: VllmSampler) -> float:
-        groups = list(sampler.sample(prompts(folder), 4, SamplingParams(1.0, 24, seed=1)))
+        groups = list(TrajectorySampler(sampler).sample(prompts(folder), 4, SamplingParams(1.0, 24, seed=1)))
         assert {r.policy_version for g in groups for r in g.responses} == {sampler.version}
         return check_gap(adapted, groups, 1.0).mean
 
@@ -368,7 +371,10 @@ def test_two_processes_share_a_model(folder: Path, tmp_path: Path) -> None:
         receipt = hand_over(reference.learner, sampler)
         assert (receipt.version, receipt.tensors) == (2, 20)
         assert gap_of(sampler, reference, folder) < 1e-4
-        first, again = (list(sampler.sample(prompts(folder), 2, SamplingParams(1.0, 8, seed=3))) for _ in range(2))
+        first, again = (
+            list(TrajectorySampler(sampler).sample(prompts(folder), 2, SamplingParams(1.0, 8, seed=3)))
+            for _ in range(2)
+        )
         assert first == again
         children = psutil.Process(sampler._host._process.pid).children(recursive=True)
         assert len(children) >= 2

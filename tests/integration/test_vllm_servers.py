@@ -148,24 +148,27 @@ def test_log_probabilities_of_both_servers_agree_with_transformers(
     servers: list[Served], sampler: ServerSampler, folder: Path
 ) -> None:
     before = [tokens_made(server) for server in servers]
-    groups = list(sampler.sample(prompts(folder, 8), 4, SamplingParams(0.7, 24)))
+    groups = list(TrajectorySampler(sampler).sample(prompts(folder, 8), 4, SamplingParams(0.7, 24)))
     gap = check_gap(Reference(folder).learner, groups, 0.7)
     assert gap.tokens > 200
     assert gap.max < 1e-4
     assert all(tokens_made(server) > old for server, old in zip(servers, before, strict=True))
     greedy = [group.responses[0].token_ids for _ in range(2) for group in _in_order(sampler, folder)]
     assert greedy[:4] == greedy[4:]
-    stopped = next(sampler.sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, stop=("e", "a"))))
+    stopped = next(TrajectorySampler(sampler).sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, stop=("e", "a"))))
     assert all(not {"e", "a"} & set(response.text) for response in stopped.responses)
     assert "stop" in {response.finish_reason for response in stopped.responses}
     [end] = AutoTokenizer.from_pretrained(folder).encode("e")
-    ended = next(sampler.sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, end_tokens=(end,))))
+    ended = next(TrajectorySampler(sampler).sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, end_tokens=(end,))))
     assert any(response.token_ids[-1] == end for response in ended.responses)
     assert all(end not in response.token_ids[:-1] and "e" not in response.text for response in ended.responses)
 
 
 def _in_order(sampler: ServerSampler, folder: Path) -> list[Group]:
-    return sorted(sampler.sample(prompts(folder, 4), 1, SamplingParams(0.0, 16)), key=lambda group: group.problem.id)
+    return sorted(
+        TrajectorySampler(sampler).sample(prompts(folder, 4), 1, SamplingParams(0.0, 16)),
+        key=lambda group: group.problem.id,
+    )
 
 
 def test_new_weights_arrive_in_both_servers(sampler: ServerSampler, folder: Path) -> None:
@@ -174,7 +177,7 @@ def test_new_weights_arrive_in_both_servers(sampler: ServerSampler, folder: Path
     assert gap_of(sampler, reference, folder) > 50 * LIMIT  # type: ignore[arg-type]
     receipt = hand_over(reference.learner, sampler)
     assert (receipt.version, sampler.version) == (1, 1)
-    groups = list(sampler.sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
+    groups = list(TrajectorySampler(sampler).sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
     assert check_gap(reference.learner, groups, 1.0).max < 1e-4
     assert {response.policy_version for group in groups for response in group.responses} == {1}
 
@@ -191,7 +194,7 @@ def test_every_family_of_parameters_is_seen_to_arrive_in_both_servers(
     assert canary.prove(prompts(folder)).startswith("the sampler takes all 14 families of parameters")
     assert sampler.score(canary.groups).keys() == {server.url for server in servers}
     assert sampler.version == 0
-    assert check_gap(learner, list(sampler.sample(prompts(folder), 4, DRAWN)), 1.0).max < 1e-4
+    assert check_gap(learner, list(TrajectorySampler(sampler).sample(prompts(folder), 4, DRAWN)), 1.0).max < 1e-4
 
 
 def test_aborted_requests_come_with_their_prefix(sampler: ServerSampler, folder: Path) -> None:
@@ -235,7 +238,7 @@ def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
     gone, other = servers
     [prompt, *_] = prompts(folder, 1)
     many = [replace(prompt, problem=replace(prompt.problem, id=f"p{index}")) for index in range(30)]
-    groups = sampler.sample(many, 64, SamplingParams(1.0, 32))  # a server draws two of them at once
+    groups = TrajectorySampler(sampler).sample(many, 64, SamplingParams(1.0, 32))  # a server draws two of them at once
     drawn = [next(groups)]
     assert "vLLM ended by SIGKILL" in gone.kill()
     drawn += groups
@@ -247,10 +250,10 @@ def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
         before = tokens_made(again)
         reference = Reference(folder)
         reference.change("")
-        list(sampler.sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
+        list(TrajectorySampler(sampler).sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
         assert tokens_made(again) == before == 0  # it has not been given weights
         hand_over(reference.learner, sampler)
-        drawn = list(sampler.sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
+        drawn = list(TrajectorySampler(sampler).sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
         assert tokens_made(again) > 0
         assert check_gap(reference.learner, drawn, 1.0).max < 1e-4
         assert said == [lost, f"{gone.url} is back, with the weights of version 1"]
@@ -258,6 +261,6 @@ def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
     left = other.kill_outer()
     assert left == []
     with pytest.raises(SamplerError, match="no vLLM server is left") as failed:
-        list(sampler.sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
+        list(TrajectorySampler(sampler).sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
     assert gone.url in str(failed.value)
     assert other.url in str(failed.value)

@@ -504,6 +504,7 @@ def test_a_run_is_read_as_frames(finished: reasoner.Run) -> None:
     assert rollouts["sample"].tolist()[:8] == list(range(8))
     row = rollouts.iloc[0]
     assert row["tokens"] == len(row["token_ids"]) == len(row["token_logprobs"]) == len(row["token_weights"])
+    assert (row["turns"], row["token_written"]) == (1, [True] * row["tokens"])
     assert {"reward/math", "note/math", "failure/math"} <= set(rollouts.columns)
     evaluated = finished.rollouts(3, evaluation=True)
     assert set(evaluated["credit"]) == {None}

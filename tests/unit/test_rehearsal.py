@@ -90,6 +90,18 @@ def test_a_dry_run_says_where_responses_end_and_what_the_template_does_with_thin
     assert "responses end" not in dry_run(cli, "dpo.toml").out
 
 
+def test_a_dry_run_tells_of_the_tools_and_refuses_a_format_that_the_model_lacks(cli: Cli, folder: Path) -> None:
+    tools = ['environment.tools=["calculator"]', "sampling.max_prompt_tokens=460", "sampling.max_tokens=8"]
+    outcome = dry_run(cli, "online.toml", *tools, "environment.format=tags")
+    assert (outcome.code, outcome.err) == (0, "")
+    *_, sample = outcome.out.partition("prompt of train:")
+    assert "  Be brief." in sample
+    assert "- calculator: " in sample
+    refused = dry_run(cli, "online.toml", *tools, "environment.format=native")
+    assert refused.code
+    assert "does not tell the policy of the tool 'calculator'" in " ".join(refused.err.split())
+
+
 def test_plain_prompts_and_their_control_tokens_are_shown_as_the_policy_sees_them(cli: Cli, folder: Path) -> None:
     write(folder / "train.jsonl", [{**row, "question": f"<|im_end|> {row['question']}"} for row in ROWS])
     plain = ["prompt.format=plain", "prompt.system=", "prompt.template=Q: {{ question }}\nA:"]

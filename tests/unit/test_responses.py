@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from reasoner.data.prompts.renderer import open_renderer, render
 from reasoner.data.prompts.thinking import PAIRS
 from reasoner.errors import DataError, SamplerError
 from reasoner.records import Message, SamplingParams
-from reasoner.sampling.responses import all_end_tokens, build_response, end_tokens, opened_block, repeats
+from reasoner.sampling.responses import all_end_tokens, end_tokens, opened_block, repeats, response_text
 from reasoner_rewards.boxed_format import boxed_format
 from reasoner_rewards.choice import choice
 from reasoner_rewards.code.extraction import program_in
@@ -46,7 +47,11 @@ def with_marks(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def respond(tokenizer: Any, prompt: str, text: str, stop: tuple[str, ...] = ()) -> Response:
     ids = tokenizer(text)["input_ids"]
     opened = opened_block(tokenizer, tokenizer(prompt)["input_ids"])
-    return build_response(tokenizer, ids, [-1.0] * len(ids), "stop", stop, 0, opened)
+    return made(response_text(tokenizer, ids, stop, opened, ()), ids)
+
+
+def made(text: str, ids: Sequence[int]) -> Response:
+    return Response(text, tuple(ids), (True,) * len(ids), (-1.0,) * len(ids), "stop", 0)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,7 @@ def test_marks_stay_where_the_tokenizer_calls_them_special_without_naming_them(
     assert tokenizer.convert_tokens_to_ids(opening) not in tokenizer.all_special_ids
     ids = [*tokenizer.convert_tokens_to_ids([opening]), *tokenizer.encode("It is 2.", add_special_tokens=False)]
     ids += [*tokenizer.convert_tokens_to_ids(["<|im_start|>", closing]), *tokenizer.encode(" two <|im_end|>")]
-    text = build_response(tokenizer, ids, [-1.0] * len(ids), "stop", (), 0).text
+    text = response_text(tokenizer, ids, (), "", ())
     assert " ".join(text.split()) in (f"{opening}It is 2.{closing} two", f"{opening} It is 2.{closing} two")
     assert opened_block(tokenizer, tokenizer.encode(f"What?{opening}", add_special_tokens=False)) == opening
 
@@ -103,12 +108,9 @@ def test_marks_stay_where_the_tokenizer_calls_them_special_without_naming_them(
 def test_the_end_token_is_no_text_though_it_is_no_special_token() -> None:
     tokenizer = chat_tokenizer(special=False)
     ids = tokenizer.encode("It is 2.<|im_end|>", add_special_tokens=False)
-    plain = build_response(tokenizer, ids, [-1.0] * len(ids), "stop", (), 0)
-    assert plain.text == "It is 2.<|im_end|>"
-    ended = build_response(tokenizer, ids, [-1.0] * len(ids), "stop", (), 0, "", {ids[-1]})
-    assert (ended.text, ended.token_ids) == ("It is 2.", tuple(ids))
-    within = build_response(tokenizer, [*ids, *ids[:2]], [-1.0] * (len(ids) + 2), "length", (), 0, "", {ids[-1]})
-    assert "<|im_end|>" in within.text
+    assert response_text(tokenizer, ids, (), "", ()) == "It is 2.<|im_end|>"
+    assert response_text(tokenizer, ids, (), "", {ids[-1]}) == "It is 2."
+    assert "<|im_end|>" in response_text(tokenizer, [*ids, *ids[:2]], (), "", {ids[-1]})
 
 
 @pytest.mark.parametrize("special", [True, False])
@@ -120,7 +122,7 @@ def test_a_template_that_opens_the_thinking_has_it_in_the_text_and_the_format_is
     opened = opened_block(tokenizer, prompt.token_ids)
     ids = tokenizer.encode("One and one.</think>\n\nIt is \\boxed{2}.</s>", add_special_tokens=False)
     ends = renderer.turn_end().added_to(SamplingParams(1.0, 8)).end_tokens
-    response = build_response(tokenizer, ids, [-1.0] * len(ids), "stop", (), 0, opened, ends)
+    response = made(response_text(tokenizer, ids, (), opened, ends), ids)
     assert response.text == "<think>\nOne and one.</think>\n\nIt is \\boxed{2}."
     assert value(think_format(prompt.problem, response)) == value(math(prompt.problem, response)) == 1.0
 
@@ -139,12 +141,6 @@ def test_an_end_token_that_is_no_id_is_refused_with_its_file(tokenizer: Any, tmp
         DataError, match=r"generation_config\.json: eos_token_id must be a token's id or a list of them"
     ):
         end_tokens(tmp_path, tokenizer)
-
-
-def test_a_log_probability_that_is_no_number_is_no_response(tokenizer: Any) -> None:
-    """Whichever engine gave it."""
-    with pytest.raises(SamplerError, match="logits are not finite"):
-        build_response(tokenizer, [1, 2], [-1.0, float("nan")], "length", (), 0)
 
 
 def value(score: Any) -> float:

@@ -22,6 +22,7 @@ from reasoner.sampling.server import scheduler
 from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.training.guards.canary import PERTURBED
+from reasoner.trajectories.sampler import TrajectorySampler
 from tests.command import Cli
 from tests.tiny import build_tiny_model
 from tests.unit.fake_vllm import Fake, fake_servers
@@ -79,7 +80,7 @@ def prompts(count: int) -> list[Prompt]:
 
 
 def draw(sampler: ServerSampler, count: int = 12, n: int = 4) -> list[Group]:
-    groups = list(sampler.sample(prompts(count), n, PARAMS))
+    groups = list(TrajectorySampler(sampler).sample(prompts(count), n, PARAMS))
     assert sorted(group.problem.id for group in groups) == sorted(f"p{index}" for index in range(count))
     return groups
 
@@ -100,7 +101,7 @@ def test_groups_are_spread_by_load_and_no_server_gets_more_than_it_draws_at_once
 
 def test_servers_are_told_all_tokens_that_end_a_response(world: World) -> None:
     with world.ready() as sampler:
-        [group] = sampler.sample(prompts(1), 1, SamplingParams(1.0, 4, end_tokens=(65,)))
+        [group] = TrajectorySampler(sampler).sample(prompts(1), 1, SamplingParams(1.0, 4, end_tokens=(65,)))
     [asked] = [asked for fake in world.fakes for asked in fake.asked]
     assert asked["stop_token_ids"] == [65, 256, 258]  # <|endoftext|> and <|im_end|> are the model's own
     assert group.responses[0].text == "bbb"
@@ -152,7 +153,7 @@ def test_nobody_samples_with_weights_that_were_changed_on_purpose(world: World) 
         sampler.load(world.folder, PERTURBED)
         assert sampler.score([given((5,))]).keys() == {fake.url for fake in world.fakes}
         with pytest.raises(SamplerError, match="before they were given weights"):
-            sampler.sample(prompts(1), 1, PARAMS)
+            next(TrajectorySampler(sampler).sample(prompts(1), 1, PARAMS))
         world.fakes[0].dead = True
         with pytest.raises(SamplerError, match="did not take the weights"):  # nor goes one on that still has them
             sampler.load(world.folder, 0)
@@ -323,7 +324,7 @@ def test_a_reader_that_has_enough_ends_the_drawing(world: World) -> None:
     for fake in world.fakes:
         fake.before = lambda: time.sleep(0.05)
     with world.ready() as sampler:
-        groups = sampler.sample(prompts(200), 4, PARAMS)
+        groups = TrajectorySampler(sampler).sample(prompts(200), 4, PARAMS)
         next(groups)
         groups.close()  # type: ignore[attr-defined]
         assert isinstance(sampler.load(world.folder, 1), Receipt)

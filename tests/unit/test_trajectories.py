@@ -13,10 +13,12 @@ from typing import Any, cast
 import pytest
 
 from reasoner.data.turn_formats import TurnFormat
+from reasoner.distributed.ranks import Ranks
 from reasoner.environments.base import EnvironmentFailedError
 from reasoner.errors import SamplerError
 from reasoner.records import (
     Failure,
+    Group,
     Message,
     Observation,
     Problem,
@@ -28,11 +30,13 @@ from reasoner.records import (
 )
 from reasoner.sampling.base import Completed, Completion, TokenRequest
 from reasoner.sampling.responses import prompt_seeds
+from reasoner.sampling.sharded import ShardedSampler
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
 from tests.unit.fake_environments import FakeEnvironments, FakeSession
 from tests.unit.fake_tokens import FakeTokens, Script
+from tests.unit.test_sharded_sampler import on_ranks
 
 TOKENIZER = byte_tokenizer()
 END = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
@@ -429,3 +433,26 @@ def test_versions_that_change_in_a_response_are_where_their_tokens_are() -> None
     assert len(response.version_changes) == 4
     asked: Callable[[TokenRequest], int] = lambda request: request.n  # noqa: E731
     assert {asked(request) for request in fake.submitted} == {1}
+
+
+@pytest.mark.parametrize("count", [5, 1])
+def test_ranks_with_uneven_and_empty_shares_make_every_group_once(count: int) -> None:
+    prompts = [prompt(f"p{n}", f"ask {n}") for n in range(count)]
+    environments = [FakeEnvironments() for _ in range(3)]
+
+    def rank(ranks: Ranks) -> list[Group]:
+        fake = FakeTokens(writes("<t>1+2</t>", f"from {ranks.index}"), TOKENIZER, (END,))
+        own = TrajectorySampler(fake).interacting(interaction(environments[ranks.index]))
+        with ShardedSampler(own, ranks) as sampler:
+            return list(sampler.sample(prompts, 2, PARAMS))
+
+    shares = on_ranks(3, rank)
+    assert [len(share) for share in shares] == [len(prompts[index::3]) for index in range(3)]
+    assert sorted(group.problem.id for share in shares for group in share) == [each.problem.id for each in prompts]
+    for index, share in enumerate(shares):
+        for group in share:
+            assert [response.text for response in group.responses] == [f"from {index}"] * 2
+            for response in group.responses:
+                check(response)
+    assert [len(each.sessions) for each in environments] == [2 * len(share) for share in shares]
+    assert all(session.closed == 1 for each in environments for session in each.sessions)

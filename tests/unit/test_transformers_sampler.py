@@ -16,6 +16,7 @@ from reasoner.errors import HandoverError, SamplerError
 from reasoner.models.tensor_files import write_weights
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
 from reasoner.sampling.transformers import HfSampler
+from reasoner.trajectories.sampler import TrajectorySampler
 from tests import architectures, token_services
 from tests.tiny import build_tiny_model
 
@@ -74,7 +75,7 @@ def by_problem(groups: Sequence[Group]) -> dict[str, Group]:
 def test_the_log_probabilities_are_those_of_the_sampled_distribution(
     sampler: HfSampler, folder: Path, temperature: float
 ) -> None:
-    groups = list(sampler.sample(prompts(folder), 4, SamplingParams(temperature, 24, seed=3)))
+    groups = list(TrajectorySampler(sampler).sample(prompts(folder), 4, SamplingParams(temperature, 24, seed=3)))
     assert {group.problem.id for group in groups} == {"p0", "p1", "p2"}
     for group in groups:
         assert len(group.responses) == 4
@@ -85,7 +86,7 @@ def test_the_log_probabilities_are_those_of_the_sampled_distribution(
 def test_the_tokens_follow_the_distribution(sampler: HfSampler, folder: Path) -> None:
     [prompt] = prompts(folder, QUESTIONS[:1])
     drawn = 4000
-    [group] = sampler.sample([prompt], drawn, SamplingParams(0.5, 1, seed=1))
+    [group] = TrajectorySampler(sampler).sample([prompt], drawn, SamplingParams(0.5, 1, seed=1))
     counts = torch.bincount(torch.tensor([r.token_ids[0] for r in group.responses]), minlength=260) / drawn
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
@@ -95,7 +96,7 @@ def test_the_tokens_follow_the_distribution(sampler: HfSampler, folder: Path) ->
 
 
 def test_a_response_ends_with_any_end_token_or_at_its_limit(sampler: HfSampler, folder: Path) -> None:
-    groups = list(sampler.sample(prompts(folder), 64, SamplingParams(1.0, 40, seed=5)))
+    groups = list(TrajectorySampler(sampler).sample(prompts(folder), 64, SamplingParams(1.0, 40, seed=5)))
     responses = [response for group in groups for response in group.responses]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ends = set(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
@@ -107,7 +108,7 @@ def test_a_response_ends_with_any_end_token_or_at_its_limit(sampler: HfSampler, 
 
 def test_a_stop_string_ends_a_response_and_is_cut_from_its_text(sampler: HfSampler, folder: Path) -> None:
     [prompt] = prompts(folder, QUESTIONS[:1])
-    [group] = sampler.sample([prompt], 64, SamplingParams(1.0, 40, stop=("k", "zz"), seed=5))
+    [group] = TrajectorySampler(sampler).sample([prompt], 64, SamplingParams(1.0, 40, stop=("k", "zz"), seed=5))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     stopped = [r for r in group.responses if "k" in tokenizer.decode(r.token_ids)]
     assert stopped
@@ -122,7 +123,7 @@ def test_the_end_of_a_turn_ends_a_response_beside_the_models_own_end_tokens(samp
     tokenizer = AutoTokenizer.from_pretrained(folder)
     own, turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.convert_tokens_to_ids("k")
     [prompt] = prompts(folder, QUESTIONS[:1])
-    [group] = sampler.sample([prompt], 64, SamplingParams(1.0, 40, seed=5, end_tokens=(turn_end,)))
+    [group] = TrajectorySampler(sampler).sample([prompt], 64, SamplingParams(1.0, 40, seed=5, end_tokens=(turn_end,)))
     ended = [r for r in group.responses if turn_end in r.token_ids]
     assert ended
     for response in ended:
@@ -133,7 +134,8 @@ def test_the_end_of_a_turn_ends_a_response_beside_the_models_own_end_tokens(samp
 
 def test_the_same_seed_gives_the_same_responses(sampler: HfSampler, folder: Path) -> None:
     first, again, other = (
-        by_problem(list(sampler.sample(prompts(folder), 3, SamplingParams(1.0, 16, seed=seed)))) for seed in (7, 7, 8)
+        by_problem(list(TrajectorySampler(sampler).sample(prompts(folder), 3, SamplingParams(1.0, 16, seed=seed))))
+        for seed in (7, 7, 8)
     )
     assert first == again
     assert first != other
@@ -142,7 +144,7 @@ def test_the_same_seed_gives_the_same_responses(sampler: HfSampler, folder: Path
 def test_temperature_zero_is_greedy_with_the_log_probabilities_of_temperature_one(
     sampler: HfSampler, folder: Path
 ) -> None:
-    [group] = sampler.sample(prompts(folder, QUESTIONS[:1]), 2, SamplingParams(0.0, 12))
+    [group] = TrajectorySampler(sampler).sample(prompts(folder, QUESTIONS[:1]), 2, SamplingParams(0.0, 12))
     assert group.responses[0].token_ids == group.responses[1].token_ids
     model = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.tensor([group.prompt_ids + group.responses[0].token_ids])
@@ -154,7 +156,7 @@ def test_temperature_zero_is_greedy_with_the_log_probabilities_of_temperature_on
 
 def test_a_group_comes_out_while_others_are_still_drawn(sampler: HfSampler, folder: Path) -> None:
     asked = prompts(folder)
-    stream = sampler.sample(asked, 1, SamplingParams(1.0, 170, seed=2))
+    stream = TrajectorySampler(sampler).sample(asked, 1, SamplingParams(1.0, 170, seed=2))
     first = next(stream)
     longest = max(len(response.token_ids) for response in first.responses)
     others = [response for group in stream for response in group.responses]
@@ -165,9 +167,9 @@ def test_a_group_comes_out_while_others_are_still_drawn(sampler: HfSampler, fold
 def test_what_it_cannot_do_is_refused_before_anything_is_drawn(sampler: HfSampler, folder: Path) -> None:
     asked = prompts(folder)
     with pytest.raises(SamplerError, match=r"problem 'p2' has \d+ tokens; with max_tokens = 180 .* 1 to 76"):
-        sampler.sample(asked, 2, SamplingParams(1.0, 180))
+        TrajectorySampler(sampler).sample(asked, 2, SamplingParams(1.0, 180))
     with pytest.raises(SamplerError, match="temperature must be 0"):
-        sampler.sample(asked, 2, SamplingParams(0.001, 8))
+        TrajectorySampler(sampler).sample(asked, 2, SamplingParams(0.001, 8))
     with pytest.raises(SamplerError, match="takes 512 tokens"):
         HfSampler(folder, "float32", "cpu", 513, 8, False)
 
@@ -198,7 +200,7 @@ def test_loaded_weights_are_used_and_receipted(tmp_path: Path, tied: bool) -> No
     with HfSampler(old, "float32", "cpu", 256, 8, False) as sampler:
         receipt = sampler.load(tmp_path / "published", 5)
         assert (receipt.version, receipt.checksum, receipt.tensors) == (5, checksum, 20 if tied else 21)
-        [group] = sampler.sample(prompts(new, QUESTIONS[:1]), 2, SamplingParams(1.0, 8))
+        [group] = TrajectorySampler(sampler).sample(prompts(new, QUESTIONS[:1]), 2, SamplingParams(1.0, 8))
     assert [response.policy_version for response in group.responses] == [5, 5]
     for response, expected in zip(group.responses, reference(new, group, 1.0), strict=True):
         assert response.sampler_logprobs == pytest.approx(expected, abs=1e-4)
@@ -238,7 +240,7 @@ def test_prompts_of_several_lengths_give_the_log_probabilities_of_unpadded_seque
     plain = AutoModelForCausalLM.from_pretrained(model, **(eager if name == "gemma2" else {})).eval()
     with HfSampler(model, "float32", "cpu", 256, 8, False) as sampler:
         assert sampler.description.endswith(f"up to 8 sequences at once{SPECIAL[name]}")
-        groups = list(sampler.sample(asked, 3, SamplingParams(1.0, 24, seed=3)))
+        groups = list(TrajectorySampler(sampler).sample(asked, 3, SamplingParams(1.0, 24, seed=3)))
         scored = iter(sampler.score(groups)[""])
     assert {group.problem.id for group in groups} == {"p0", "p1", "p2", "p3"}
     for group in groups:
@@ -273,4 +275,4 @@ def test_weights_that_are_not_finite_end_the_sampling(
         HfSampler(tmp_path / "broken", "float32", "cpu", 256, 8, False) as sampler,
         pytest.raises(SamplerError, match="logits are not finite: its weights hold NaN"),
     ):
-        list(sampler.sample(prompts(folder), 1, SamplingParams(temperature, 4)))
+        list(TrajectorySampler(sampler).sample(prompts(folder), 1, SamplingParams(temperature, 4)))

@@ -23,6 +23,7 @@ from reasoner.sampling.responses import prompt_seeds
 from reasoner.sampling.vllm import engine as vllm_engine
 from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import Begin, Load, Request, ScoreRequest, Sleep, StartEngine, Submit, Value, Wake
+from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
 
 CUDA = StartEngine("model", "bfloat16", "cuda", 64, 4, 0.4, 0.1, False)
@@ -223,14 +224,18 @@ def test_after_a_sleep_that_gives_weights_up_only_new_ones_are_sampled_with() ->
     sampler.sleep()
     sampler.wake()
     assert sampler.version == -1
-    for ask in (lambda: sampler.sample(prompts("a"), 1, PARAMS), lambda: sampler.begin(1), lambda: sampler.score([])):
+    for ask in (
+        lambda: next(TrajectorySampler(sampler).sample(prompts("a"), 1, PARAMS)),
+        lambda: sampler.begin(1),
+        lambda: sampler.score([]),
+    ):
         with pytest.raises(SamplerError, match="was not given others"):
             ask()
     sampler.load(Path("folder"), -2)  # the canary's, which are scored
     sampler.score([])
     sampler.load(Path("folder"), 0)
     assert sampler.version == 0
-    assert len(list(sampler.sample(prompts("a"), 1, PARAMS))) == 1
+    assert len(list(TrajectorySampler(sampler).sample(prompts("a"), 1, PARAMS))) == 1
 
 
 @pytest.mark.usefixtures("fake_host")
@@ -245,7 +250,7 @@ def test_other_sleeps_keep_the_weights(start: StartEngine) -> None:
 @pytest.mark.usefixtures("fake_host")
 def test_the_requests_of_a_group_have_its_seed() -> None:
     sampler = VllmSampler(CUDA, Path("log"))
-    groups = sampler.sample(prompts("a", "b"), 1, PARAMS)
+    groups = TrajectorySampler(sampler).sample(prompts("a", "b"), 1, PARAMS)
     next(groups)
     [left] = cast(Any, sampler)._host.submitted
     assert left.params.seed == prompt_seeds(7, prompts("a", "b"))[1]

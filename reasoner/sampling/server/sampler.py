@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import HandoverError, RunError, SamplerError
 from reasoner.models.tokenizer import open_tokenizer
-from reasoner.records import Group, Prompt, Receipt, SamplingParams
+from reasoner.records import Group, Receipt
 from reasoner.sampling.base import Completed, TokenRequest
-from reasoner.sampling.responses import check_tokens, end_tokens, sample_groups, still_sampling
+from reasoner.sampling.responses import check_tokens, end_tokens, still_sampling
 from reasoner.sampling.server.client import Server, ServerError
 from reasoner.sampling.server.compatibility import ServerRequirements, describe, summary
 from reasoner.sampling.server.scheduler import LostServer, RequestSchedule, ServerState
@@ -123,10 +123,6 @@ class ServerSampler:
     def version(self) -> int:
         """As in the protocol; -1 before the first `load`."""
         return self._version
-
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        self._need_weights()
-        return sample_groups(self, prompts, n, params)
 
     def begin(self, seed: int) -> None:
         """As in the protocol; the seed changes nothing."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from reasoner.errors import SamplerError
 from reasoner.models.tokenizer import open_tokenizer
-from reasoner.records import Group, Prompt, Receipt, SamplingParams
+from reasoner.records import Group, Receipt
 from reasoner.sampling.base import Completed, TokenRequest
-from reasoner.sampling.responses import check_tokens, end_tokens, sample_groups, still_sampling
+from reasoner.sampling.responses import check_tokens, end_tokens, still_sampling
 from reasoner.sampling.vllm.messages import (
     Abort,
     Begin,
@@ -58,10 +58,6 @@ class VllmSampler:
     def version(self) -> int:
         """As in the protocol; -1 after a sleep that gave the weights up."""
         return self._version
-
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        self._need_weights()
-        return sample_groups(self, prompts, n, params)
 
     def begin(self, seed: int) -> None:
         self._check_free("another seed")
