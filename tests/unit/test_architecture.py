@@ -387,7 +387,7 @@ def test_the_command_line_has_these_options() -> None:
         "export": "--help --step --to run",
         "tasks": "--help",
         "tasks list": "--help --plugin",
-        "tasks show": "--help --plugin --sample task",
+        "tasks show": "--help --plugin --sample --set task",
         "rewards": "--help",
         "rewards list": "--help --plugin",
         "rewards show": "--help --plugin name",
