@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from reasoner import __version__
-from reasoner.cli.inspect import algorithms, config, doctor, plan, plugins, rewards, tasks
+from reasoner.cli.inspect import algorithms, config, doctor, environments, plan, plugins, rewards, tasks
 from reasoner.cli.results import eval, export, report, runs, score
 from reasoner.cli.train import node, run, serve
 from reasoner.sandbox.permission import permit_unsandboxed
@@ -33,6 +33,7 @@ app.command("plan", rich_help_panel=INSPECT)(plan.plan)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=INSPECT)
 app.add_typer(algorithms.app, name="algorithms", rich_help_panel=INSPECT)
 app.add_typer(rewards.app, name="rewards", rich_help_panel=INSPECT)
+app.add_typer(environments.app, name="environments", rich_help_panel=INSPECT)
 app.add_typer(plugins.app, name="plugins", rich_help_panel=INSPECT)
 app.add_typer(config.app, name="config", rich_help_panel=INSPECT)
 app.command("eval", rich_help_panel=RESULTS)(eval.evaluate)

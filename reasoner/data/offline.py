@@ -25,12 +25,13 @@ from typing import Any, Literal
 from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.data.problems import conversation, example_turns, open_template
 from reasoner.data.prompts.control_tokens import NotTextError, not_text
-from reasoner.data.prompts.renderer import Renderer, prompt_ids
+from reasoner.data.prompts.renderer import Renderer, packed_ids, share_out, typed_ids, unpacked_ids
 from reasoner.data.prompts.templates import Template
 from reasoner.data.row_report import RowError, RowReport
 from reasoner.data.row_selection import build, load_rows, ordered, split_items
 from reasoner.data.rows import Row, field_names, text_field
 from reasoner.data.turns import ends_with_user, last_turn, opening_of
+from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ConfigError, DataError
 from reasoner.plugins.hookspecs import Generator
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
@@ -129,19 +130,25 @@ def render_offline(
     seed: int,
     holdout: float | None,
     report: RowReport,
+    ranks: Ranks = ALONE,
 ) -> OfflineData:
     """The conversations as the policy sees them. Arguments as in `load_offline`.
+
+    Args:
+        ranks: those that have the same rows and call this together: each tokenises a share, and all have the result.
 
     Raises:
         ConfigError: the chat template or the tokenizer does not fit.
         DataError: every pair is a tie.
     """
     section, config = rows.section, rows.config
-    writer = _Writer(renderer)
+    made = share_out(rows.written, _Writer(renderer).tokens, renderer.control, ranks)
     built: list[tuple[Row, ScoredGroup, bool]] = []
-    for each in rows.written:
-        with report.collecting(section):
-            built.append((each.row, *writer.group(each)))
+    for each, tokens in zip(rows.written, made, strict=True):
+        if isinstance(tokens, RowError):
+            report.add(section, tokens)
+        else:
+            built.append((each.row, tokens.group(each), tokens.is_changed))
     different = [each for each in built if not _is_tie(each[1])]
     kept = [each for each in different if _tokens(each[1]) <= config.max_tokens]
     too_long = [each for each in different if _tokens(each[1]) > config.max_tokens]
@@ -208,6 +215,11 @@ class WrittenRow:
     row: Row
     messages: tuple[Message, ...]
     completions: tuple[_Completion, ...]
+
+    @property
+    def problem(self) -> Problem:
+        """What it asks."""
+        return Problem(self.row.id, self.messages, "", self.row.fields)
 
     def texts(self) -> list[str]:
         """All that it says."""
@@ -333,36 +345,56 @@ class _Place:
 
 
 @dataclass(frozen=True, slots=True)
+class _RowTokens:
+    """A row as the model reads and writes it, small enough to be sent to other ranks."""
+
+    prompt: bytes
+    responses: tuple[tuple[str | None, bytes], ...]
+    """of each its text, None where it is as the row has it, and its tokens"""
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the template writes the white space around a response in its own way."""
+        return any(text is not None for text, _ in self.responses)
+
+    def group(self, written: WrittenRow) -> ScoredGroup:
+        """The row that it is made of as a group."""
+        responses = tuple(
+            _response(completion.text if text is None else text, unpacked_ids(ids))
+            for completion, (text, ids) in zip(written.completions, self.responses, strict=True)
+        )
+        rewards = tuple(completion.reward for completion in written.completions)
+        group = Group(written.problem, unpacked_ids(self.prompt), responses)
+        return ScoredGroup(group, ((),) * len(responses), rewards)
+
+
+@dataclass(frozen=True, slots=True)
 class _Writer:
     """Rows as the model reads and writes them."""
 
     renderer: Renderer
 
-    def group(self, written: WrittenRow) -> tuple[ScoredGroup, bool]:
-        """The group, and whether the template writes the white space around a response in its own way.
+    def tokens(self, written: WrittenRow) -> tuple[_RowTokens, set[str]]:
+        """The tokens of a row, and the control tokens that its prompt spells as text.
 
         Raises:
             RowError: the response cannot be told apart from what the template writes around it.
             ConfigError: the chat template or the tokenizer does not fit.
         """
-        row = written.row
-        problem = Problem(row.id, written.messages, "", row.fields)
-        asked = problem
+        row, asked = written.row, written.problem
         if question := _question(row, written):
-            asked = replace(problem, fields={**row.fields, "question": question})
+            asked = replace(asked, fields={**row.fields, "question": question})
         self.renderer.check([asked])
-        prompt, ids = self.renderer.prompt(asked), prompt_ids(asked, self.renderer)
-        responses, changed = [], False
+        prompt, (ids, typed) = self.renderer.prompt(asked), typed_ids(asked, self.renderer)
+        responses = []
         for completion in written.completions:
             place = _Place(row.place, f"field {completion.field!r}")
             whole = self.renderer.whole(asked, completion.text)
             body, end = self._parts(prompt, whole, completion.text.strip(), place)
             text = self.renderer.control.restore(body)
-            changed |= text != completion.text
-            responses.append(_response(text, self._token_ids(ids, prompt, body + end, place)))
-        rewards = tuple(completion.reward for completion in written.completions)
-        group = Group(problem, ids, tuple(responses))
-        return ScoredGroup(group, ((),) * len(responses), rewards), changed
+            response_ids = self._token_ids(ids, prompt, body + end, place)
+            responses.append((None if text == completion.text else text, packed_ids(response_ids)))
+        return _RowTokens(packed_ids(ids), tuple(responses)), typed
 
     def _parts(self, prompt: str, whole: str, core: str, place: _Place) -> tuple[str, str]:
         """What the template writes of a response after the prompt, and the token that ends it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from pydantic_core import ErrorDetails
 from reasoner.errors import nearest
 from reasoner.loading.introspection import Path, allows_none, choices_of, document_of, keys_of, kinds_of, last_parts
 from reasoner.loading.layers import Leaves, entries, entry_key
-from reasoner.loading.other_names import renamed
+from reasoner.loading.other_names import removed, renamed
 
 _KEY = re.compile(r"[\w+>-]+(?:\.[\w+>-]+)*")
 """a term may be called `reinforce++` or `raft->grpo`"""
@@ -37,8 +38,17 @@ _UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 
 
 def explain(error: ValidationError, leaves: Leaves) -> str:
-    """One line per error."""
-    return "\n".join(_line(detail, leaves) for detail in error.errors())
+    """One line per error; keys that are no longer there for the same reason are in one."""
+    lines: list[str] = []
+    gone: dict[str, list[Path]] = {}
+    for detail in error.errors():
+        path = _path(detail["loc"], leaves)
+        advice = removed(path) if detail["type"] in _UNKNOWN else ""
+        if advice:
+            gone.setdefault(advice, []).append(path)
+        else:
+            lines.append(_line(detail, path, leaves))
+    return "\n".join([*lines, *(_removed(paths, advice, leaves) for advice, paths in gone.items())])
 
 
 def show_key(path: Path) -> str:
@@ -55,8 +65,13 @@ def show_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _line(detail: ErrorDetails, leaves: Leaves) -> str:
-    path = _path(detail["loc"], leaves)
+def _removed(paths: Sequence[Path], advice: str, leaves: Leaves) -> str:
+    origins = dict.fromkeys(leaves[path].origin for path in paths if path in leaves)
+    where = f" ({', '.join(origins)})" if origins else ""
+    return f"{', '.join(map(show_key, paths))}{where}: no longer there, {advice}."
+
+
+def _line(detail: ErrorDetails, path: Path, leaves: Leaves) -> str:
     key, kind = show_key(path), detail["type"]
     if kind == "missing":
         document = document_of(path)

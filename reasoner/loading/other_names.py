@@ -14,7 +14,7 @@ MOST = 2
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """A key of another framework, or one that there was here."""
+    """A key of another framework."""
 
     framework: str
     theirs: str
@@ -193,16 +193,19 @@ _VERL = (
     ("trainer.default_local_dir", "run.output", "every run gets its own folder below it"),
     ("trainer.resume_mode", "", "`reasoner run --resume RUN`"),
 )
-_EARLIER = (
-    *(
-        (f"sampling.{key}", "", f"leave it out, only {neutral} was allowed: {_WARPED}")
-        for key, neutral in (("top_p", "1.0"), ("top_k", "0"), ("repetition_penalty", "1.0"))
-    ),
-    ("sampling.ahead", "sampling.max_staleness", "the same number"),
-    ("learning.reference", "", "leave it out: a reference policy is there exactly when a term compares with one"),
-)
-_NAMES = {"TRL": _TRL, "verl": _VERL, "An earlier version": _EARLIER}
+_GONE = {
+    **dict.fromkeys(("sampling.top_p", "sampling.top_k", "sampling.repetition_penalty"), f"leave out: {_WARPED}"),
+    "sampling.ahead": "set sampling.max_staleness: the same number",
+    "learning.reference": "leave out: a reference policy is there exactly when a term compares with one",
+}
+"""key that an earlier version had -> what to do"""
+_NAMES = {"TRL": _TRL, "verl": _VERL}
 RENAMED = tuple(Renamed(framework, *row) for framework, rows in _NAMES.items() for row in rows)
+
+
+def removed(path: Sequence[str]) -> str:
+    """What to do about a key that an earlier version had and this one has not; empty: it had no such key."""
+    return _GONE.get(".".join(path), "")
 
 
 def renamed(path: Sequence[str], own: frozenset[str]) -> str:

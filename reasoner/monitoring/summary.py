@@ -246,7 +246,8 @@ def _evaluation_table(
     before: Evaluation, after: Evaluation, differences: Sequence[Difference], ascii_only: bool, bounds: bool
 ) -> Table:
     """`bounds`: whether there is room for the intervals of before and after beside that of the change."""
-    table = _table(f"Evaluation on {size(after)} [95% interval]", ascii_only)
+    measured = size(after)
+    table = _table(f"Evaluation{f' on {measured}' if measured else ''} [95% interval]", ascii_only)
     table.add_column("", overflow="fold")
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -135,7 +135,8 @@ class SourcesRead:
         """
         seed, share = config.run.seed, config.data.holdout
         data = {
-            source: render_offline(rows, renderer, seed, share, self.report) for source, rows in self.offline.items()
+            source: render_offline(rows, renderer, seed, share, self.report, ranks)
+            for source, rows in self.offline.items()
         }
         # What is held out of offline data is not trained on with online responses either.
         asked = [problem_of(scored) for offline in data.values() for scored in offline.held_out]

@@ -1,13 +1,15 @@
-"""For the tests of reward sources: problems and responses, and the contract that every source must keep.
+"""For the tests of plugins: problems and responses, and the contracts that reward sources, tools and environments keep.
 
-contract.py                  `check_source`, and what it needs
-cases.py, bench.py           a response and the value that it must get; a verifier measured on many
-attack.py, attack_corpus.py  a source attacked with the known shortcuts to a reward; the shortcuts
-pytest_plugin.py             the fixture `score_in_worker`
+contract.py, environment_contract.py   `check_source`; `check_tool`, `check_environment`, and games of a script
+checklist.py, examples.py              what was checked; arguments that a schema allows
+cases.py, bench.py                     a response and the value that it must get; a verifier measured on many
+attack.py, attack_corpus.py            a source attacked with the known shortcuts to a reward; the shortcuts
+pytest_plugin.py                       the fixture `score_in_worker`
 """
 
 from reasoner.testing.attack import AttackReport, attack_source
 from reasoner.testing.contract import Case, Check, Checklist, check_source, make_problem, make_response
+from reasoner.testing.environment_contract import check_environment, check_tool
 
 __all__ = [
     "AttackReport",
@@ -15,7 +17,9 @@ __all__ = [
     "Check",
     "Checklist",
     "attack_source",
+    "check_environment",
     "check_source",
+    "check_tool",
     "make_problem",
     "make_response",
 ]

@@ -23,7 +23,7 @@ file asks for it with `pytest_plugins = ["reasoner.testing.pytest_plugin"]`:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -34,13 +34,12 @@ from reasoner.records import Component, Group, Problem, Response
 from reasoner.scoring.base import verdict_text
 from reasoner.scoring.service import ScoringService
 from reasoner.testing.cases import Case, make_problem, make_response, score_cases
+from reasoner.testing.checklist import MEGABYTE, UNICODE, Check, Checklist
 
 __all__ = ["Case", "Check", "Checklist", "check_source", "make_problem", "make_response"]
 
 TOLERANCE = 1e-9
 """how far a value may be from the expected one"""
-MEGABYTE = 2**20
-UNICODE = "Ответ: ٤٢, ４２, 四十二, x² ≤ ½, ∑ 🧮👩🏽‍🔬, e\u0301, \u202e24\u202c, \u200b, \x00, \ufeff."
 SIZES = {1: (1,), 2: (1, 1), 5: (2, 3)}
 """responses of a group, or of a batch with the sizes of the groups in it"""
 PROBLEM = make_problem("What is 6 times 7?", "42")
@@ -51,39 +50,6 @@ WORKER = ScoringConfig(workers=1, max_failure_rate=1.0, cache=0)
 """one worker that makes every call, and no number of failures that stops it"""
 
 Sample = tuple[Problem, Response]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the checklist."""
-
-    name: str
-    passed: bool
-    detail: str = ""
-
-    @property
-    def text(self) -> str:
-        """What was checked, and what was found."""
-        return f"{self.name}: {self.detail}" if self.detail else self.name
-
-    def __str__(self) -> str:
-        return f"{'ok  ' if self.passed else 'FAIL'}  {self.text}"
-
-
-@dataclass(frozen=True, slots=True)
-class Checklist:
-    """What a source keeps of the contract, and what not."""
-
-    source: str
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed."""
-        return all(check.passed for check in self.checks)
-
-    def __str__(self) -> str:
-        return "\n".join([self.source, *(f"  {check}" for check in self.checks)])
 
 
 def check_source(

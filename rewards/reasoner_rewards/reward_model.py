@@ -65,7 +65,7 @@ def _preflight(options: RewardModelOptions) -> str:
 )
 def reward_model(
     problems: Sequence[Problem], responses: Sequence[Response], *, options: RewardModelOptions
-) -> list[Score]:
+) -> list[Score | ValueError]:
     """What a reward model says of the problem's conversation, continued by the response as the assistant's turn.
 
     One label: its logit. Two: the difference of the logits, or the probability of the second. The conversation is
@@ -78,25 +78,30 @@ def reward_model(
     Parts: `tokens` of the conversation, `truncated`.
 
     Raises:
-        ValueError: the model or its tokenizer cannot do this, or a conversation is too long.
+        ValueError: the model or its tokenizer cannot do this; in the place of a conversation that is too long.
         MissingDependencyError: torch or transformers is not installed.
     """
     scorer = _loaded(options.model, options.device, options.dtype)
     limit = min(options.max_length or scorer.positions, scorer.positions)
     whole = [scorer.token_ids(problem, response) for problem, response in zip(problems, responses, strict=True)]
-    long = [index for index, ids in enumerate(whole) if len(ids) > limit]
-    if long and options.too_long == "error":
-        named = ", ".join(f"{problems[index].id} ({len(whole[index])} tokens)" for index in long[:MAX_NAMED])
-        raise ValueError(
-            f"{len(long)} of {len(whole)} conversations are longer than {limit} tokens: {named}. Raise max_length if "
-            "the model has more positions, sample shorter responses, or set too_long = 'truncate'."
-        )
-    ids = [each[-limit:] for each in whole]
+    refused = {index for index, ids in enumerate(whole) if len(ids) > limit and options.too_long == "error"}
+    read = [index for index in range(len(whole)) if index not in refused]
+    ids = [whole[index][-limit:] for index in read]
     values = scorer.values(ids, options.batch_tokens, options.two_labels)
-    return [
-        Score(value, {"tokens": len(used), "truncated": len(used) < len(each)})
-        for value, used, each in zip(values, ids, whole, strict=True)
-    ]
+    scores: dict[int, Score | ValueError] = {
+        index: Score(value, {"tokens": len(used), "truncated": len(used) < len(whole[index])})
+        for index, value, used in zip(read, values, ids, strict=True)
+    }
+    # alone: a response that is too long must not take the others of its batch out of the update with it
+    scores |= {index: _too_long(problems[index], len(whole[index]), limit) for index in refused}
+    return [scores[index] for index in range(len(whole))]
+
+
+def _too_long(problem: Problem, tokens: int, limit: int) -> ValueError:
+    return ValueError(
+        f"the conversation of {problem.id} has {tokens} tokens, more than {limit}. Raise max_length if the model has "
+        "more positions, sample shorter responses, or set too_long = 'truncate'."
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

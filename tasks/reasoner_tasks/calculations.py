@@ -58,21 +58,31 @@ def calculations(
         yield {"question": question, "answer": str(_result(expression)), "expression": expression}
 
 
-def numbers_to_guess(count: int, seed: int, *, high: int = 100) -> Iterator[Mapping[str, Any]]:
-    """Games of `guess-number`: `question`, `answer` (the number), `low`, `high`. A number may come several times.
+def numbers_to_guess(count: int, seed: int, *, size: int = 100) -> Iterator[Mapping[str, Any]]:
+    """Games of `guess-number`, all different: `question`, `answer` (the number), `low`, `high`.
 
     Args:
-        high: the number is from 1 to this one.
+        size: how many numbers are possible; the lowest is from 1 to 1000.
 
     Raises:
-        ConfigError: `high` is not a whole number above 1.
+        ConfigError: `size` is not a whole number above 1.
+        DataError: there are not that many different games.
     """
-    if isinstance(high, bool) or not isinstance(high, int) or high < 2:
-        raise ConfigError(f"options.high of numbers_to_guess must be a whole number above 1, got {high!r}.")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 2:
+        raise ConfigError(f"options.size of numbers_to_guess must be a whole number above 1, got {size!r}.")
     draw = Random(f"numbers_to_guess:{seed}")
+    seen: set[tuple[int, int]] = set()
     for _ in range(count):
-        question = f"I am thinking of a whole number from 1 to {high}. Guess it."
-        yield {"question": question, "answer": str(draw.randint(1, high)), "low": 1, "high": high}
+        for _ in range(TRIES):
+            low = draw.randint(1, 1000)
+            number = draw.randint(low, low + size - 1)
+            if (low, number) not in seen:
+                break
+        else:
+            raise DataError(f"numbers_to_guess has only {len(seen)} different games of this size: lower the limit.")
+        seen.add((low, number))
+        question = f"I am thinking of a whole number from {low} to {low + size - 1}. Guess it."
+        yield {"question": question, "answer": str(number), "low": low, "high": low + size - 1}
 
 
 def _number(draw: Random, digits: int) -> int:

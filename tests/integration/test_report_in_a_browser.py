@@ -9,7 +9,7 @@ import pytest
 
 from reasoner.api.page import Report
 from reasoner.io.parquet import read_parquet, write_parquet
-from reasoner.records import Rollout
+from reasoner.records import EnvironmentReport, Rollout, ToolCall, Turn
 from reasoner.report.write import make_report, save
 from tests.browser import CHROMIUM, open_page
 from tests.made_up import HOSTILE, made_up_run
@@ -243,3 +243,42 @@ def test_a_notebook_shows_it_in_a_frame_that_reaches_nothing_of_the_notebook(rep
     assert page.said["step3"] == "24 responses in 3 groups"
     assert page.said["title"] == "step 3 · train:3-0"
     assert page.said["outside"] == "SecurityError"
+
+
+def test_turns_stand_apart_with_their_calls_and_errors(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "runs", steps=1, every=1, problems=1)
+    calls = (ToolCall("add", {"a": 1}), ToolCall("", {}, f"no JSON: {HOSTILE[0]}"))
+    for file in (run / "rollouts").glob("*.parquet"):
+        rollouts = []
+        for row in read_parquet(file, Rollout):
+            size = len(row.response.token_ids)
+            turns = (
+                Turn("assistant", 0, 3, "abc", calls),
+                Turn("tool", 3, 5, "de", (), "add", "timeout", 3.04),
+                Turn("assistant", 5, size, row.response.text),
+            )
+            mask = tuple(at not in (3, 4) for at in range(size))
+            response = replace(row.response, turns=turns, policy_mask=mask, report=EnvironmentReport())
+            rollouts.append(replace(row, response=response))
+        write_parquet(file, rollouts)
+    save(make_report([run])[1], tmp_path / "report.html")
+    look = """
+    $$(".tools button").find((each) => each.textContent === "log-probability").click();
+    const card = $(".card"), turns = [...card.querySelectorAll(".turn")];
+    return { kinds: turns.map((each) => each.className), heads: turns.map((each) => each.firstChild.textContent),
+      calls: [...card.querySelectorAll(".call")].map((each) => each.textContent),
+      texts: turns.map((each) => each.querySelector(".written").textContent),
+      foreign: turns.map((each) => each.querySelectorAll(".foreign").length),
+      numbers: [...turns[2].querySelectorAll(".written span")].slice(0, 1).map((each) => each.title),
+      scripts: document.scripts.length, head: card.querySelector(".card-head").textContent };
+    """
+    page = open_page(tmp_path / "report.html", USE + look, "#when=s1")
+    assert page.console == []
+    said = page.said
+    assert said["kinds"] == ["turn assistant", "turn tool", "turn assistant"]
+    assert said["heads"] == ["policy", "result of add3.0 stimeout", "policy"]
+    assert said["calls"] == ["calls add(a = 1)", f"calls a call that cannot be read no JSON: {HOSTILE[0]}"]
+    assert [len(text) for text in said["texts"][:2]] == [3, 2]
+    assert said["foreign"] == [0, 2, 0]
+    assert said["numbers"][0].startswith("token 6\n")
+    assert "2 turns" in said["head"]

@@ -16,6 +16,7 @@ from reasoner.errors import ScoringError
 from reasoner.records import Component, Group
 from reasoner.scoring import score_call as call
 from reasoner.scoring.cache import Cache
+from reasoner.scoring.reward_table import RewardTable
 from reasoner.scoring.service import ScoringService
 from reasoner.scoring.statistics import Tally
 from reasoner.scoring.workers.protocol import COMMON, Traits
@@ -162,7 +163,7 @@ def test_a_host_that_says_nothing_ends_the_call(dead: bool, message: str, monkey
     host = SilentHost()
     host.dead = dead
     traits = (Traits("response", COMMON, cache=False, timeout_s=0.05),)
-    shared = call.Shared((RewardConfig(source="untidy"),), traits, 1.0, host, Cache(0))  # type: ignore[arg-type]
+    shared = call.Shared(RewardTable.of({"": [RewardConfig(source="untidy")]}), traits, 1.0, host, Cache(0))  # type: ignore[arg-type]
     waiting = call.ScoreCall(shared, Tally(["untidy"]))
     waiting.submit(group("good", "bad"))
     with pytest.raises(ScoringError, match=message + "Calls without an outcome.*untidy on problem p, response 1"):

@@ -57,7 +57,7 @@ scoring: config distributed errors io plugins records workers
 loading: config data environments errors evaluation gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
 trajectories: config data distributed environments errors records sampling
-testing: config errors io plugins records scoring
+testing: config environments errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
 planning: config data distributed environments errors evaluation gro io learning loading models monitoring plugins
@@ -69,8 +69,8 @@ benchmarks: config errors evaluation gro io learning loading models monitoring p
     sampling scoring training trajectories
 pipeline: gro monitoring records training
 api: benchmarks config distributed errors io loading planning plugins processes records report runs scoring testing
-cli: benchmarks config data distributed doctor errors gro io launch learning loading models monitoring pipeline
-    planning plugins processes records report runs sampling sandbox scoring testing training
+cli: benchmarks config data distributed doctor environments errors gro io launch learning loading models monitoring
+    pipeline planning plugins processes records report runs sampling sandbox scoring testing training
 __main__: cli errors io launch processes
 reasoner: api data errors evaluation gro io plugins records sandbox
 """
@@ -314,6 +314,8 @@ LIGHT = [
     ["tasks", "show", "math-gsm8k"],
     ["rewards", "list"],
     ["rewards", "show", "math"],
+    ["environments", "list"],
+    ["environments", "show", "python"],
     ["plugins", "list"],
     ["algorithms", "list"],
     ["algorithms", "show", "dpo"],
@@ -385,7 +387,7 @@ def test_the_command_line_has_these_options() -> None:
         "export": "--help --step --to run",
         "tasks": "--help",
         "tasks list": "--help --plugin",
-        "tasks show": "--help --plugin --sample task",
+        "tasks show": "--help --plugin --sample --set task",
         "rewards": "--help",
         "rewards list": "--help --plugin",
         "rewards show": "--help --plugin name",
@@ -393,9 +395,13 @@ def test_the_command_line_has_these_options() -> None:
         "rewards bench": "--allow-unsandboxed-code --cases --help --options --plugin --strict --workers name",
         "rewards attack": "--allow-unsandboxed-code --cases --help --json --options --plugin --profile --set --task "
         "name",
+        "environments": "--help",
+        "environments list": "--help --plugin",
+        "environments show": "--help --plugin name",
+        "environments test": "--arguments --help --options --plugin --problem --turn name",
         "plugins": "--help",
         "plugins list": "--help --plugin",
-        "plugins new": "--help --output name",
+        "plugins new": "--environment --help --output name",
         "plugins check": "--cases --help --options --plugin name",
         "algorithms": "--help",
         "algorithms list": "--help --plugin",

@@ -53,11 +53,15 @@ def test_there_may_be_too_few() -> None:
         list(calculations(82, 1, digits=[1, 1], operations=["+"]))
 
 
-def test_games_hold_their_number() -> None:
-    rows = list(numbers_to_guess(200, 1, high=20))
-    assert {int(row["answer"]) for row in rows} == set(range(1, 21))
-    assert rows[0]["question"] == "I am thinking of a whole number from 1 to 20. Guess it."
+def test_games_are_different_and_hold_their_number() -> None:
+    rows = list(numbers_to_guess(300, 1, size=20))
+    assert len({(row["low"], row["answer"]) for row in rows}) == 300
+    for row in rows:
+        assert row["low"] <= int(row["answer"]) <= row["high"] == row["low"] + 19
+        assert row["question"] == f"I am thinking of a whole number from {row['low']} to {row['high']}. Guess it."
     assert list(islice(numbers_to_guess(10**9, 2), 3)) == list(numbers_to_guess(3, 2))
-    for high in (1, True, "9"):
-        with pytest.raises(ConfigError, match=r"options\.high"):
-            next(numbers_to_guess(1, 1, high=high))  # type: ignore[arg-type]
+    for size in (1, True, "9"):
+        with pytest.raises(ConfigError, match=r"options\.size"):
+            next(numbers_to_guess(1, 1, size=size))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"only (1\d{3}|2000) different games"):
+        list(numbers_to_guess(2001, 1, size=2))

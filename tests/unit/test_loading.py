@@ -331,7 +331,11 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ["'curriculum/resting': the run does not measure it without a curriculum"],
         ),
         (["model=3"], ["model = 3 (--set): must be a table with the keys path, dtype"]),
-        (["sampling.top_p=1.0"], ["sampling.top_p = 1.0 (--set): unknown key", "leave it out, only 1.0 was allowed"]),
+        (["sampling.top_p=1.0"], ["sampling.top_p (--set): no longer there, leave out: training samples"]),
+        (
+            ["sampling.ahead=1"],
+            ["sampling.ahead (--set): no longer there, set sampling.max_staleness: the same number"],
+        ),
         (
             ["run.ranks=6", "sampling.tensor_parallel=4"],
             ["sampling.tensor_parallel = 4 does not divide the 6 ranks", "set it to 1, 2, 3 or 6"],

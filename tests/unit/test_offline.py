@@ -5,20 +5,23 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from transformers import AutoTokenizer
 
 from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.data.decontamination import normal_text
-from reasoner.data.offline import OfflineData, OfflineKind, load_offline
-from reasoner.data.prompts.renderer import open_renderer, render
+from reasoner.data.offline import OfflineData, OfflineKind, OfflineRows, load_offline, read_offline, render_offline
+from reasoner.data.prompts.renderer import Renderer, open_renderer, render
 from reasoner.data.row_report import RowReport
+from reasoner.distributed.ranks import Ranks
 from reasoner.errors import ConfigError, DataError
 from reasoner.records import Message, Problem, ScoredGroup
 from tests.tiny import CHAT_TEMPLATE, build_tiny_model
+from tests.unit.test_sharded_sampler import on_ranks
 
 PLAIN = PromptConfig()
 USER = {"role": "user", "content": "1+1?"}
@@ -465,3 +468,70 @@ def test_the_limit_counts_what_is_held_out_too(tmp_path: Path, tokenizer: Any) -
     config = source(tmp_path, *pairs(*(f"{n}?" for n in range(20))), limit=10)
     data = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0, holdout=0.2)
     assert (len(data.groups), len(data.held_out)) == (8, 2)
+
+
+# Ranks share the tokenising
+
+
+@dataclass
+class CountingRenderer:
+    """A renderer that notes which responses it was asked for, and refuses one of them if it is told to."""
+
+    renderer: Renderer
+    refuses: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.renderer, name)
+
+    def whole(self, problem: Problem, response: str) -> str:
+        if response == self.refuses:
+            raise ConfigError(f"the chat template refuses {response}")
+        self.asked.append(response)
+        return self.renderer.whole(problem, response)
+
+
+def shared_rows(tmp_path: Path) -> tuple[OfflineConfig, OfflineRows]:
+    """Seven pairs: one that is too long, one that the template does not fit, one with white space that it changes."""
+    rows = pairs(*(f"{'word ' * n}{'<|im_end|>' if n == 2 else ''}?" for n in range(5)))
+    rows[1]["chosen"] = f" {rows[1]['chosen']} "
+    rows += [
+        {"prompt": "v" * 500, "chosen": "a", "rejected": "b"},
+        {"prompt": "u", "chosen": "<|im_end|>", "rejected": "b"},
+    ]
+    config = source(tmp_path, *rows, max_tokens=400)
+    return config, read_offline("pairs", config, PLAIN, {}, 0, None, RowReport("drop"))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 9])
+def test_ranks_share_the_rows_and_all_have_what_one_alone_has(tmp_path: Path, tokenizer: Any, ranks: int) -> None:
+    """Shares are uneven, some of nine ranks are empty, and every response is rendered once."""
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("message['content']", "message['content'] | trim")
+    _, rows = shared_rows(tmp_path)
+
+    def rank(here: Ranks) -> tuple[OfflineData, tuple[str, ...], dict[str, str], list[str]]:
+        renderer, report = CountingRenderer(open_renderer(tokenizer, PLAIN)), RowReport("drop")
+        data = render_offline(rows, cast(Renderer, renderer), 0, None, report, here)
+        return data, report.settle(), renderer.facts(), renderer.asked
+
+    (alone,) = on_ranks(1, rank)
+    found = on_ranks(ranks, rank)
+    assert [scored.group.problem.id for scored in alone[0].groups] == [f"set:{n}" for n in range(5)]
+    assert "2 of 7 rows cannot be used" in alone[1][0]
+    assert "1 of 7 rows have other white space" in alone[0].notes[0]
+    assert alone[2]["control tokens"].endswith("<|im_end|> in 1")
+    assert [each[:3] for each in found] == [alone[:3]] * ranks
+    assert sorted(text for *_, asked in found for text in asked) == sorted(alone[3])
+    assert sum(not asked for *_, asked in found) == max(0, ranks - len(rows.written))
+
+
+def test_what_ends_the_rendering_of_rows_on_one_rank_ends_it_on_all(tmp_path: Path, tokenizer: Any) -> None:
+    _, rows = shared_rows(tmp_path)
+
+    def rank(here: Ranks) -> str:
+        renderer = CountingRenderer(open_renderer(tokenizer, PLAIN), refuses=rows.written[3].completions[1].text)
+        with pytest.raises(ConfigError) as refusal:
+            render_offline(rows, cast(Renderer, renderer), 0, None, RowReport(), here)
+        return str(refusal.value)
+
+    assert len(set(on_ranks(3, rank))) == 1

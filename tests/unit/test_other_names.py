@@ -50,8 +50,6 @@ UNKNOWN = {
     "push_to_hub=true": "TRL's push_to_hub is not needed here: `reasoner export RUN --to DIR`",
     "top_p=0.9": "TRL's top_p is not needed here: training samples come from the very distribution",
     "rollout.top_k=5": "verl's actor_rollout_ref.rollout.top_k is not needed here: training samples",
-    "sampling.top_k=0": "An earlier version's sampling.top_k is not needed here: leave it out, only 0 was allowed",
-    "learning.reference=auto": "An earlier version's learning.reference is not needed here: leave it out",
     "sampling.temprature=1": "Did you mean 'temperature'?",
     "modle.path=x": "Did you mean 'model'?",
 }
@@ -63,6 +61,20 @@ def test_an_unknown_key_is_answered_with_ours(given: str, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load_config("math-gsm8k", "laptop", sets=[given])
     assert f"unknown key. {said}" in str(refused.value)
+
+
+def test_keys_that_are_no_longer_there_are_one_short_line_each_reason() -> None:
+    sets = ["sampling.top_k=0", "learning.reference=auto", "sampling.top_p=1.0"]
+    with pytest.raises(ConfigError) as refused:
+        load_config("math-gsm8k", "laptop", sets=sets)
+    assert str(refused.value).splitlines() == [
+        "sampling.top_k, sampling.top_p (--set): no longer there, leave out: training samples come from the very "
+        "distribution whose log-probabilities are trained; use sampling.temperature.",
+        "learning.reference (--set): no longer there, leave out: a reference policy is there exactly when a term "
+        "compares with one.",
+    ]
+    with pytest.raises(ConfigError, match=r"^sampling\.top_q = 1 \(--set\): unknown key\.(?s:.*)\n.*no longer there"):
+        load_config("math-gsm8k", "laptop", sets=["sampling.top_k=0", "sampling.top_q=1"])
 
 
 @pytest.mark.parametrize("path", [("foo",), ("modle", "path"), ("mdoel", "dtyp"), ("rollouts", "seed"), ("x", "n_")])

@@ -333,7 +333,7 @@ def test_names_that_are_taken_and_folders_that_exist_are_refused(cli: Cli, tmp_p
     for name in ("json", "class", "reasoner-x"):
         with pytest.raises(UserError, match="Python or reasoner has a module of that name"):
             package_of(name)
-    with pytest.raises(UserError, match="there is a reward source 'exact_match' already"):
+    with pytest.raises(UserError, match="there is a reward source, tool or environment 'exact_match' already"):
         package_of("exact-match", {"exact_match"})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("x")
@@ -583,8 +583,11 @@ def test_a_file_that_registers_none_of_its_functions_says_what_to_add(tmp_path: 
 
 
 def test_check_of_what_is_not_there_says_so(cli: Cli, tmp_path: Path, install: Install) -> None:
-    assert "no plugin and no reward source 'mth'. Did you mean 'math'?" in cli("plugins", "check", "mth").err
-    assert "registers no reward source" in cli("plugins", "check", "reasoner_tasks").err
+    assert (
+        "no plugin, reward source, tool or environment 'mth'. Did you mean 'math'?"
+        in cli("plugins", "check", "mth").err
+    )
+    assert "registers no reward source, tool or environment" in cli("plugins", "check", "reasoner_tasks").err
     assert "no such file" in cli("plugins", "check", str(tmp_path / "none.py")).err
     (folder := tmp_path / "not installed").mkdir()
     (folder / "pyproject.toml").touch()

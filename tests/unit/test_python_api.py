@@ -42,6 +42,10 @@ FOR_PLUGINS = {
     *("Evaluation", "Generator", "TaskFamily", "TrackedRun", "Tracker", "TrackerKind", "hookimpl"),
     *("Algorithms", "CustomCredit", "CustomLink", "PRESETS", "Preset", "Term", "Weighted"),
 }
+FOR_TOOLS_AND_ENVIRONMENTS = {
+    *("EnvironmentKind", "EnvironmentReport", "Observation", "Tool", "ToolCall", "ToolError", "Turn"),
+    *("environment", "tool"),
+}
 FOR_PROGRAMS_IN_A_SANDBOX = {
     *("End", "ISOLATED", "Limits", "Outcome", "PYTHON", "Sandbox", "SandboxError", "Session", "open_sandbox"),
     "permitted_sandbox",
@@ -56,7 +60,8 @@ FOR_PROGRAMS = {"EvaluationResults", "Report", "Run", "Scores", "evaluate", "ope
 
 def test_these_names_are_public() -> None:
     """Adding one is a decision, and taking one away breaks programs."""
-    for_authors = FOR_VERIFIERS | FOR_PLUGINS | FOR_PROGRAMS_IN_A_SANDBOX | FOR_SERVICES | ERRORS
+    for_authors = FOR_VERIFIERS | FOR_PLUGINS | FOR_TOOLS_AND_ENVIRONMENTS | FOR_SERVICES | ERRORS
+    for_authors |= FOR_PROGRAMS_IN_A_SANDBOX
     assert set(reasoner.__all__) == for_authors | FOR_PROGRAMS | {"__version__"}
     for name in reasoner.__all__:
         assert getattr(reasoner, name) is not None

@@ -213,6 +213,25 @@ def test_the_task_shows_samples_of_its_data(cli: Cli, folder: Path) -> None:
     assert cli("tasks", "show", "evaluates.toml", "--sample", "5").out.count("prompt of train:") == 2
 
 
+def test_what_a_task_shows_follows_what_is_set(cli: Cli, folder: Path) -> None:
+    write(folder / "other.jsonl", [{"prompt": "Whose?", "solution": "#### 7"}] * 10)
+    chosen = (
+        "--set",
+        "data.train.path=other.jsonl",
+        "--set",
+        "data.holdout=none",
+        "--set",
+        "data.eval.path=train.jsonl",
+    )
+    shown = cli("tasks", "show", "online.toml", *chosen)
+    assert "other.jsonl" in shown.out
+    sampled = cli("tasks", "show", "online.toml", "--sample", "1", *chosen)
+    assert "Whose?" in sampled.out
+    assert "note: data.train: recognised as rows of TRL: question from prompt and answer from solution." in sampled.out
+    wrong = cli("tasks", "show", "online.toml", "--set", "data.trian.path=x")
+    assert (wrong.code, "Did you mean 'train'?" in wrong.err) == (2, True)
+
+
 def rehearsed(task: str, *sets: str) -> Rehearsal:
     config = load_config(task, sets=sets).config
     return rehearse(config, plugins.build_manager(config.plugins))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -248,12 +248,17 @@ def test_other_sleeps_keep_the_weights(start: StartEngine) -> None:
 
 
 @pytest.mark.usefixtures("fake_host")
-def test_the_requests_of_a_group_have_its_seed() -> None:
+def test_the_requests_of_a_group_have_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = VllmSampler(CUDA, Path("log"))
-    groups = TrajectorySampler(sampler).sample(prompts("a", "b"), 1, PARAMS)
-    next(groups)
-    [left] = cast(Any, sampler)._host.submitted
-    assert left.params.seed == prompt_seeds(7, prompts("a", "b"))[1]
+    submit, told = sampler.submit, list[TokenRequest]()
+
+    def telling(requests: Sequence[TokenRequest]) -> None:
+        told.extend(requests)
+        submit(requests)
+
+    monkeypatch.setattr(sampler, "submit", telling)
+    assert len(list(TrajectorySampler(sampler).sample(prompts("a", "b"), 1, PARAMS))) == 2
+    assert [request.params.seed for request in told] == list(prompt_seeds(7, prompts("a", "b")))
 
 
 @pytest.mark.usefixtures("fake_host")

@@ -1,6 +1,6 @@
 """Commands that show what there is, before a run.
 
-tasks.py, algorithms.py, plugins.py, config.py
+tasks.py, algorithms.py, environments.py, plugins.py, config.py
                             the command of that name
 rewards.py, reward_checks.py, reward_attack.py
                             `reasoner rewards`; its `test` and `bench`; its `attack`

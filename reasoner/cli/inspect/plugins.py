@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,14 +18,17 @@ from reasoner.cli.console import out
 from reasoner.cli.inspect.reward_options import CasesHelp, Options, parse_options
 from reasoner.errors import ConfigError, UserError, nearest
 from reasoner.plugins import manager as hooks
+from reasoner.plugins.environment_api import EnvironmentKind
 from reasoner.plugins.reward_api import RewardSource
-from reasoner.plugins.scaffold import package_of, write_plugin
+from reasoner.plugins.scaffold import ENVIRONMENT, VERIFIER, package_of, write_plugin
+from reasoner.plugins.tool_api import Tool
 from reasoner.processes.lifetime import guard_processes, interruptible
 
 if TYPE_CHECKING:
-    from reasoner.testing.contract import Checklist
+    from reasoner.testing.cases import Case
+    from reasoner.testing.checklist import Checklist
 
-app = typer.Typer(help="List plugins, create one, and check its verifiers.", no_args_is_help=True)
+app = typer.Typer(help="List plugins, create one, and check what it registers.", no_args_is_help=True)
 
 REGISTERED = ("rewards", "tools", "environments", "tasks", "generators", "algorithms", "trackers")
 
@@ -56,14 +59,24 @@ def new(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder in which the distribution's folder is created.")
     ] = Path(),
+    environment: Annotated[
+        bool, typer.Option("--environment", help="Begin with an environment and a tool of it, in place of a verifier.")
+    ] = False,
 ) -> None:
-    """Create a distribution with one verifier and its test, ready for `pip install`.
+    """Create a distribution with one verifier, or one environment, and its test, ready for `pip install`.
 
-    Example: reasoner plugins new unit-verifier
+    Examples:
+
+    reasoner plugins new unit-verifier
+
+    reasoner plugins new word-game --environment
     """
-    folder = write_plugin(name, output, hooks.reward_sources(hooks.build_manager()))
+    manager = hooks.build_manager()
+    taken = {**hooks.reward_sources(manager), **hooks.environments(manager), **hooks.tools(manager)}
+    start = ENVIRONMENT if environment else VERIFIER
+    folder = write_plugin(name, output, taken, start)
     console = out()
-    console.print(Text(f"{folder}: start with {package_of(name)}/verifier.py"), soft_wrap=True)
+    console.print(Text(f"{folder}: start with {package_of(name)}/{start.module}.py"), soft_wrap=True)
     console.print(Text("\nInstall it into this environment, then test it:", style="bold"))
     for command in (f"pip install -e '{folder}[test]'", f"pytest {folder}", f"reasoner plugins check {name}"):
         console.print(Text(f"  {command}"), soft_wrap=True)
@@ -74,7 +87,8 @@ def check(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME_OR_FILE", help="Name of a plugin (`reasoner plugins list`), its file, or one reward source."
+            metavar="NAME_OR_FILE",
+            help="Name of a plugin (`reasoner plugins list`), its file, or one reward source, tool or environment.",
         ),
     ],
     cases: Annotated[
@@ -84,9 +98,11 @@ def check(
     given: Options = None,
     plugin: options.Plugins = None,
 ) -> None:
-    """Check that a plugin's reward sources keep the contract, in the same worker processes that a run uses.
+    """Check that a plugin's reward sources, tools and environments keep the contract, in the same worker processes that
+    a run uses.
 
-    The exit code is 1 when something fails.
+    The exit code is 1 when something fails. An environment is started with the problem of the first case, and the
+    responses of the cases are its turns.
 
     Examples:
 
@@ -95,36 +111,51 @@ def check(
     reasoner plugins check math --cases cases.jsonl
     """
     from reasoner.testing.cases import load_cases
-    from reasoner.testing.contract import check_source
 
     files = list(plugin or ())
     if _is_file(name) and name not in files:
         files.append(name)
-    sources = _sources_of(name, hooks.build_manager(files))
+    found = _registered_by(name, hooks.build_manager(files))
     known = load_cases(cases) if cases is not None else []
     own_options = parse_options(given)
-    if own_options and len(sources) > 1:
+    if own_options and len(found) > 1:
         raise UserError(
-            f"--options are those of one source, and {name!r} has {', '.join(source.name for source in sources)}: "
+            f"--options are those of one source, and {name!r} has {', '.join(each.name for each in found)}: "
             "name one of them."
         )
     console = out()
     failed = []
     with interruptible(), guard_processes():
-        for index, source in enumerate(sources):
-            console.print(Text(("\n" if index else "") + source.name, style="bold"))
-            if mistake := _mistake_of_options(source, own_options):
-                if len(sources) == 1:
+        for index, each in enumerate(found):
+            console.print(Text(("\n" if index else "") + each.name, style="bold"))
+            if mistake := _mistake_of_options(each, own_options):
+                if len(found) == 1:
                     raise UserError(mistake)
-                how = f"Check it alone and give them: reasoner plugins check {source.name} --options '{{...}}'"
+                how = f"Check it alone and give them: reasoner plugins check {each.name} --options '{{...}}'"
                 console.print(Padding(Text(f"not checked, because it needs options. {mistake} {how}"), (0, 0, 0, 2)))
                 continue
-            checklist = check_source(source, known, options=own_options, plugins=files)
+            checklist = _checklist(each, known, own_options, files)
             console.print(_checklist_table(checklist))
-            failed += [] if checklist.passed else [source.name]
+            failed += [] if checklist.passed else [each.name]
     if failed:
         console.print(Text(f"\nThe contract is broken by {', '.join(failed)}.", style="bold red"))
         raise typer.Exit(1)
+
+
+def _checklist(
+    checked: RewardSource | Tool | EnvironmentKind,
+    cases: Sequence[Case],
+    options: Mapping[str, Any],
+    plugins: Sequence[str],
+) -> Checklist:
+    from reasoner.testing import check_environment, check_source, check_tool
+
+    if isinstance(checked, RewardSource):
+        return check_source(checked, cases, options=options, plugins=plugins)
+    if isinstance(checked, Tool):
+        return check_tool(checked, options=options, plugins=plugins)
+    turns = [case.response.text for case in cases]
+    return check_environment(checked, cases[0].problem if cases else None, turns, options=options, plugins=plugins)
 
 
 def _checklist_table(checklist: Checklist) -> Table:
@@ -135,7 +166,7 @@ def _checklist_table(checklist: Checklist) -> Table:
     return table
 
 
-def _mistake_of_options(source: RewardSource, options: Mapping[str, Any]) -> str:
+def _mistake_of_options(source: RewardSource | Tool | EnvironmentKind, options: Mapping[str, Any]) -> str:
     """Why the source does not accept the options, or an empty string."""
     try:
         source.check_options(options)
@@ -148,27 +179,38 @@ def _is_file(name: str) -> bool:
     return name.endswith(".py") or ("/" in name and not Path(name).is_dir())
 
 
-def _sources_of(name: str, manager: pluggy.PluginManager) -> list[RewardSource]:
-    """The reward sources of a plugin, by its file, its distribution's or package's name; or the one of that name.
+def _registered_by(name: str, manager: pluggy.PluginManager) -> list[RewardSource | Tool | EnvironmentKind]:
+    """What a plugin registers that can be checked, by its file, its distribution's or package's name; or the reward
+    source, tool or environment of that name.
 
     Raises:
         UserError: there is none, or the plugin is broken.
     """
-    sources = hooks.reward_sources(manager)
+    sources, tools, kinds = hooks.reward_sources(manager), hooks.tools(manager), hooks.environments(manager)
     registered = {_name(item.origin): item for item in hooks.registrations(manager)}
     if name in registered:
-        if registered[name].error:
-            raise UserError(registered[name].error)
-        if not registered[name].rewards:
-            raise UserError(f"{registered[name].origin} registers no reward source: there is nothing to check.")
-        return [sources[item] for item in registered[name].rewards]
-    if name in sources:
-        return [sources[name]]
+        item = registered[name]
+        if item.error:
+            raise UserError(item.error)
+        found: list[RewardSource | Tool | EnvironmentKind] = [
+            *(sources[each] for each in item.rewards),
+            *(tools[each] for each in item.tools),
+            *(kinds[each] for each in item.environments),
+        ]
+        if not found:
+            raise UserError(
+                f"{item.origin} registers no reward source, tool or environment: there is nothing to check."
+            )
+        return found
+    tables: list[Mapping[str, RewardSource | Tool | EnvironmentKind]] = [sources, tools, kinds]
+    named = [table[name] for table in tables if name in table]
+    if named:
+        return named
     if (Path(name) / "pyproject.toml").is_file():
         raise UserError(f"no plugin {name!r} is installed; its folder is here: pip install -e {quote(name)}")
     raise UserError(
-        f"there is no plugin and no reward source {name!r}.{nearest(name, [*registered, *sources])} "
-        "See `reasoner plugins list`."
+        f"there is no plugin, reward source, tool or environment {name!r}."
+        f"{nearest(name, [*registered, *sources, *tools, *kinds])} See `reasoner plugins list`."
     )
 
 

@@ -25,12 +25,21 @@ def parse_options(text: str | None) -> dict[str, Any]:
     Raises:
         ConfigError: it is not a TOML table.
     """
+    return parse_table("--options", text, '{extract = "lenient"}')
+
+
+def parse_table(option: str, text: str | None, example: str = "{name = 1}") -> dict[str, Any]:
+    """The table that an option has; empty: it is not there.
+
+    Raises:
+        ConfigError: it is not a TOML table.
+    """
     if text is None:
         return {}
     try:
         table = parse_toml(f"options = {text}")["options"]
     except ValueError as error:
-        raise ConfigError(f"--options {text}: {error}. Write a table: '{{extract = \"lenient\"}}'.") from None
+        raise ConfigError(f"{option} {text}: {error}. Write a table: '{example}'.") from None
     if not isinstance(table, dict):
-        raise ConfigError(f"--options {text}: must be a table, '{{extract = \"lenient\"}}', got {table!r}.")
+        raise ConfigError(f"{option} {text}: must be a table, '{example}', got {table!r}.")
     return table

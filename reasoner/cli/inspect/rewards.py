@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pluggy
 import tomli_w
 import typer
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.padding import Padding
@@ -71,7 +74,7 @@ def show(name: Name, plugin: options.Plugins = None) -> None:
     console.print(facts)
     console.print(Text(f"file      {_place(source)}"), soft_wrap=True)
     console.print(Text("\nOptions", style="bold"))
-    _print_options(console, source)
+    print_options(console, source.options, meanings_of(source.function))
     console.print(Text("\nIn a task or --config file", style="bold"))
     console.print(Text(_example(source)), soft_wrap=True)
 
@@ -96,15 +99,20 @@ def _default(field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True)
 
 
-def _print_options(console: Console, source: RewardSource) -> None:
-    """As the function declares them, each with its meaning below."""
-    meanings = meanings_of(source.function)
-    for name, field in source.options.model_fields.items():
+def print_options(
+    console: Console, options: type[BaseModel], meanings: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """As they are declared, each with its meaning below.
+
+    Args:
+        meanings: by name, of those whose field does not say it.
+    """
+    for name, field in options.model_fields.items():
         default = ", needed" if field.is_required() else f" = {_default(field)!r}"
         console.print(Padding(Text(f"{name}: {_type(field.annotation)}{default}"), (0, 0, 0, 2)))
         if meaning := field.description or meanings.get(name, ""):
             console.print(Padding(Text(" ".join(meaning.split())), (0, 0, 0, 6)))
-    if not source.options.model_fields:
+    if not options.model_fields:
         console.print("  none")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from reasoner.cli import options
 from reasoner.cli.console import out, print_samples
 from reasoner.config import Config
 from reasoner.errors import ReasonerError
-from reasoner.loading import load_config
+from reasoner.loading import Resolved, load_config
 from reasoner.loading.task_files import find_task, members
 from reasoner.planning.describe import describe_method, describe_rewards, describe_source
 from reasoner.plugins import manager as hooks
@@ -43,6 +42,7 @@ def show(
             min=0, metavar="N", help="Show N prompts of the task's data instead, with their tokens and references."
         ),
     ] = 0,
+    sets: options.Sets = None,
     plugin: options.Plugins = None,
 ) -> None:
     """Show a task's file and what each profile sets; for a task family, the names of its tasks.
@@ -51,14 +51,14 @@ def show(
 
     reasoner tasks show math-gsm8k
 
-    reasoner tasks show my-task.toml --sample 3
+    reasoner tasks show my-task.toml --sample 3 --set data.train.path=other.jsonl
     """
     registered = hooks.task_files(hooks.build_manager(plugin or ()))
     if task in registered.families and task not in registered:
         _show_family(task, registered.families[task])
         return
     if sample:
-        _show_samples(task, sample, plugin or ())
+        _show_samples(load_config(task, sets=sets or (), plugins=plugin or ()), sample)
         return
     task_file = find_task(task, registered)
     console = out()
@@ -69,7 +69,7 @@ def show(
     for profile in profiles or [None]:
         console.print()
         console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
-        console.print(_facts(load_config(task, profile, plugins=plugin or ()).config))
+        console.print(_facts(load_config(task, profile, sets=sets or (), plugins=plugin or ()).config))
 
 
 def _facts(config: Config) -> Table:
@@ -84,11 +84,10 @@ def _facts(config: Config) -> Table:
     return table
 
 
-def _show_samples(task: str, count: int, plugin: Sequence[str]) -> None:
+def _show_samples(resolved: Resolved, count: int) -> None:
     """Prompts as the policy sees them, with the profile that a run takes."""
     from reasoner.planning.rehearsal import rehearse
 
-    resolved = load_config(task, plugins=plugin)
     rehearsal = rehearse(resolved.config, resolved.manager, training=bool(resolved.config.gro.terms))
     for name, fact in rehearsal.facts.items():
         out().print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat import ChatRenderer, ChatTokenizer
@@ -17,6 +17,9 @@ from reasoner.data.row_report import RowError, RowReport
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ReasonerError
 from reasoner.records import Message, Problem, Prompt
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Renderer(Protocol):
@@ -142,15 +145,13 @@ def render(
     """
     problems, bad = list(problems), report or RowReport()
     renderer.check(problems)
-    shares = ranks.gather(_Share.of(problems[ranks.index :: ranks.count], renderer))
-    for share in shares:
-        if share.failure:
-            raise share.failure
-        renderer.control.count_typed(share.typed)
+    made = share_out(problems, lambda problem: _packed_prompt(problem, renderer), renderer.control, ranks)
     prompts: list[Prompt] = []
-    for index, problem in enumerate(problems):
-        with bad.collecting(section):
-            prompts.append(Prompt(problem, shares[index % ranks.count].token_ids(index // ranks.count)))
+    for problem, ids in zip(problems, made, strict=True):
+        if isinstance(ids, RowError):
+            bad.add(section, ids)
+        else:
+            prompts.append(Prompt(problem, unpacked_ids(ids)))
     fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= max_prompt_tokens]
     too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
     for prompt in sorted(too_long, key=lambda prompt: -len(prompt.token_ids)):  # the longest one is named
@@ -172,44 +173,69 @@ def _too_long(prompt: Prompt, most: int) -> RowError:
 
 
 @dataclass
-class _Share:
-    """The problems of one rank as token ids, small enough to be sent to the others."""
+class _Share(Generic[T]):
+    """What one rank made of its items, to be sent to the others."""
 
-    rows: list[bytes | RowError] = field(default_factory=list)
-    """token ids of 4 bytes, or what is wrong with the problem"""
+    made: list[T | RowError] = field(default_factory=list)
     typed: Counter[str] = field(default_factory=Counter)
     """control token -> prompts that spell it as text"""
     failure: ReasonerError | None = None
     """what ends the run: every rank raises it, so that none waits for the others"""
 
-    @classmethod
-    def of(cls, problems: Sequence[Problem], renderer: Renderer) -> _Share:
-        share = cls()
+    def make(self, items: Sequence[U], make: Callable[[U], tuple[T, Collection[str]]]) -> None:
+        """Take what becomes of the items, or what is wrong with them."""
         try:
-            for problem in problems:
+            for item in items:
                 try:
-                    ids, typed = _rendered(problem, renderer)
+                    made, typed = make(item)
                 except RowError as error:
-                    share.rows.append(error)
+                    self.made.append(error)
                 else:
-                    share.rows.append(array("I", ids).tobytes())
-                    share.typed.update(typed)
+                    self.made.append(made)
+                    self.typed.update(typed)
         except ReasonerError as error:
-            share.failure = error
-        return share
+            self.failure = error
 
-    def token_ids(self, index: int) -> tuple[int, ...]:
-        """Of one of its problems.
 
-        Raises:
-            RowError: it cannot be written.
-        """
-        row = self.rows[index]
-        if isinstance(row, RowError):
-            raise row
-        ids = array("I")
-        ids.frombytes(row)
-        return tuple(ids)
+def share_out(
+    items: Sequence[U], make: Callable[[U], tuple[T, Collection[str]]], control: ControlTokens, ranks: Ranks
+) -> list[T | RowError]:
+    """What becomes of each item, in their order. Each rank makes a share of them, and all have the whole result.
+
+    Args:
+        make: makes something of an item that is small enough to be sent, and says which control tokens its prompt
+            spells as text; it may raise `RowError`.
+        control: remembers these tokens.
+        ranks: those that have the same items and call this together.
+
+    Raises:
+        ReasonerError: what `make` raises on any rank, but for `RowError`.
+    """
+    own = _Share[T]()
+    own.make(items[ranks.index :: ranks.count], make)
+    shares = ranks.gather(own)
+    for share in shares:
+        if share.failure:
+            raise share.failure
+        control.count_typed(share.typed)
+    return [shares[index % ranks.count].made[index // ranks.count] for index in range(len(items))]
+
+
+def packed_ids(ids: Iterable[int]) -> bytes:
+    """Token ids in 4 bytes each: a tenth of what a pickled tuple takes."""
+    return array("I", ids).tobytes()
+
+
+def unpacked_ids(packed: bytes) -> tuple[int, ...]:
+    """The token ids that `packed_ids` packed."""
+    ids = array("I")
+    ids.frombytes(packed)
+    return tuple(ids)
+
+
+def _packed_prompt(problem: Problem, renderer: Renderer) -> tuple[bytes, set[str]]:
+    ids, typed = typed_ids(problem, renderer)
+    return packed_ids(ids), typed
 
 
 def prompt_ids(problem: Problem, renderer: Renderer, opening: Sequence[Message] = ()) -> tuple[int, ...]:
@@ -221,12 +247,12 @@ def prompt_ids(problem: Problem, renderer: Renderer, opening: Sequence[Message] 
     Raises:
         RowError: it cannot be written.
     """
-    ids, typed = _rendered(problem, renderer, opening)
+    ids, typed = typed_ids(problem, renderer, opening)
     renderer.control.count_typed(Counter(typed))
     return ids
 
 
-def _rendered(
+def typed_ids(
     problem: Problem, renderer: Renderer, opening: Sequence[Message] = ()
 ) -> tuple[tuple[int, ...], set[str]]:
     """Its token ids, and the control tokens that it spells as text.

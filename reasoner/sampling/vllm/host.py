@@ -210,6 +210,7 @@ class EngineHost:
             stop_token_ids=sorted(all_end_tokens(self._end_tokens, params)),
             detokenize=bool(params.stop),
             logprobs=0,
+            flat_logprobs=True,  # an object per response, not one per token
             output_kind=RequestOutputKind.FINAL_ONLY,
             **_repetition_detection(params.stop_repetition),
         )
@@ -275,7 +276,9 @@ def _completion(output: Any, versions: Sequence[tuple[int, int]], finished: Mapp
         raise SamplerError(
             f"vLLM ended a response with {output.finish_reason!r}{said}, so it is not a sample of the policy"
         )
-    logprobs = tuple(at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True))
+    logprobs = tuple(output.logprobs.logprobs)
+    if list(output.logprobs.token_ids) != list(output.token_ids):
+        raise SamplerError("vLLM gave log-probabilities of other tokens than those that it sampled")
     if any(map(math.isnan, logprobs)):
         raise SamplerError(NOT_FINITE)
     (_, first), *changes = versions
