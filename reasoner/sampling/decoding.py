@@ -24,8 +24,8 @@ from torch.nn.functional import pad
 
 from reasoner.models.model_config import has_recurrent_layers
 
-_CACHES = ("past_key_values", "cache_params")
-"""names under which models take transformers' cache"""
+_CACHES = ("cache", "past_key_values", "cache_params")
+"""names under which models take transformers' cache; the first from transformers 5.24 on"""
 
 
 class Decoder:

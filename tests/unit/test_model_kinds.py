@@ -15,6 +15,7 @@ from reasoner.distributed.sharding import rows_by_group
 from reasoner.errors import RunError, UserError
 from reasoner.learning.batching.packing import Layout, Sharing
 from reasoner.learning.model import attention
+from reasoner.learning.model.backbone import _recompute
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.records import Group
 from tests.architectures import build
@@ -140,6 +141,26 @@ def test_activations_are_recomputed_where_that_is_asked_for(tmp_path: Path, chec
     inputs = policy.inputs(policy.packing.micro_batches(rows_by_group(SHORT_FIRST[:1]))[0])
     policy.scores(inputs, 1.0, False)[0].sum().backward()  # type: ignore[no-untyped-call]
     assert len(seen) == passes
+
+
+def test_recomputation_is_asked_for_by_its_name_of_today() -> None:
+    """transformers 5.24 renames it and warns of the old name, which is an error here and goes with version 6."""
+
+    class Today:
+        asked: Any = None
+
+        def activation_checkpointing_enable(self, options: Any, every_n_layers: int = 1) -> None:
+            self.asked = options
+
+        def gradient_checkpointing_enable(self, options: Any) -> None:
+            raise FutureWarning("deprecated")
+
+        def modules(self) -> list[nn.Module]:
+            return []
+
+    model = Today()
+    _recompute(model)
+    assert model.asked == {"use_reentrant": False}
 
 
 def test_opt_drops_no_layer(tmp_path: Path) -> None:

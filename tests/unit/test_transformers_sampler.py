@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasoner.errors import HandoverError, SamplerError
 from reasoner.models.tensor_files import write_weights
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
+from reasoner.sampling.decoding import Decoder
 from reasoner.sampling.transformers import HfSampler
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests import architectures, token_services
@@ -276,3 +278,38 @@ def test_weights_that_are_not_finite_end_the_sampling(
         pytest.raises(SamplerError, match="logits are not finite: its weights hold NaN"),
     ):
         list(TrajectorySampler(sampler).sample(prompts(folder), 1, SamplingParams(temperature, 4)))
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values", "cache_params"])
+def test_the_cache_is_given_under_the_name_that_the_model_has_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """transformers 5.24 renames it; without a name every token would read the whole sequence again, and say nothing."""
+    model = AutoModelForCausalLM.from_pretrained(build_tiny_model(tmp_path))
+    plain, given = model.forward, []
+
+    def forward(
+        input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, **options: object
+    ) -> object:
+        given.append(options.pop(name))
+        return plain(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=given[-1],
+            **options,
+        )
+
+    parameters = [
+        parameter for parameter in inspect.signature(forward).parameters.values() if parameter.name != "options"
+    ]
+    cache = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+    forward.__signature__ = inspect.Signature([*parameters, cache])  # type: ignore[attr-defined]
+    monkeypatch.setattr(model, "forward", forward)
+    decoder = Decoder(model, torch.device("cpu"))
+    assert decoder.description == ""
+    decoding, logits = decoder.begin([(1, 2, 3)], [2])
+    decoding.next(torch.tensor([4, 5]))
+    assert logits.shape[0] == 2
+    assert given == [decoding.cache, decoding.cache]
+    assert decoding.cache is not None

@@ -314,7 +314,9 @@ def _recompute(model: Any) -> None:
 
     The layers are in that mode, and not what is inside them, where routers would draw experts at random.
     """
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    older = getattr(model, "gradient_checkpointing_enable", None)  # until transformers 5.23
+    enable: Any = getattr(model, "activation_checkpointing_enable", older)
+    enable({"use_reentrant": False})
     for module in model.modules():
         module.training = bool(getattr(module, "gradient_checkpointing", False))
 
