@@ -17,7 +17,7 @@ from reasoner.loading import load_config
 from reasoner.planning.sources import read_sources
 from reasoner.records import Problem
 from reasoner.sandbox.permission import ALLOWED
-from reasoner.testing import make_response
+from reasoner.testing import make_problem, make_response
 from reasoner_rewards.code.source import code
 from tests.command import Cli
 from tests.tiny import build_tiny_model
@@ -216,3 +216,21 @@ def test_a_wrong_program_fails_in_each_layout(
     assert len(problems) == len(ROWS[name])
     scores = [code(problem, make_response(f"```python\n{program}\n```"), tests="contest") for problem in problems]
     assert [(score.value, score.parts["tests_passed"]) for score in scores] == [(0.0, 0)] * len(problems)
+
+
+@pytest.mark.parametrize(
+    ("program", "value"),
+    [
+        ("", 0.0),  # what may be used without an import is not the program's
+        ("x = 1", 0.0),
+        ("def gcd(a, b):\n    return b if a == 0 else gcd(b % a, a)", 1.0),
+        (
+            "class Solution:\n    def gcd(self, a: int, b: int) -> int:\n        return pow(math.gcd(a, b), 1, 1000)",
+            1.0,
+        ),
+    ],
+)
+def test_a_function_is_the_programs_own(program: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, "1")
+    problem = make_problem("?", "", tests={"inputs": [[12, 18]], "outputs": [6], "fn_name": "gcd"})
+    assert code(problem, make_response(f"```python\n{program}\n```"), tests="contest").value == value
