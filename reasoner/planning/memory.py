@@ -19,6 +19,7 @@ estimates:
                  With recomputation H per layer, and all of one layer. Times the tokens of the largest micro-batch
     logits       two chunks of them, and 4 H V of the output layer's gradient
     kept         on a CPU, what the update has freed and malloc has not given back
+    holes        of an update with an adapter on a CPU: what malloc holds and nobody uses
     processes    Python with torch, scoring workers, vLLM
 """
 
@@ -143,6 +144,8 @@ def needs(
             "logits": logit_bytes(config, model, machine.gpu_bytes),
             **learner.buffers,
         }
+        if machine.device == "cpu" and config.lora is not None:
+            forward["holes"] = hole_bytes(config, model)
     build = _on_cpu if machine.device == "cpu" else _on_gpu
     return tuple(build(config, model, machine, engine, learner, forward))
 
@@ -164,7 +167,7 @@ def _on_cpu(
     if forward:
         yield Need("memory", "in the update", {**held, **learner.gradients}, forward | processes).times(ranks)
     if forward and engine:
-        kept = {"kept": sum(learner.gradients.values()) + forward["activations"]}
+        kept = {"kept": sum(learner.gradients.values()) + forward["activations"] + forward.get("holes", 0.0)}
         need = Need("memory", "at the hand-over", held, kept | processes).times(ranks)
         copied = config.learner == "deepspeed" or config.lora is not None or config.model.dtype == "bfloat16"
         yield need.beside(*_published(config, model, engine, "cpu", copied=copied))
@@ -338,6 +341,13 @@ def activation_bytes(config: Config, model: ModelSize, device: str = "cpu") -> f
     if config.learning.gradient_checkpointing:  # also where it is not decided yet
         layers = model.layers * stream * model.hidden + layer
     return micro_batch_tokens(config) * (layers + passing)
+
+
+def hole_bytes(config: Config, model: ModelSize) -> float:
+    """What glibc's malloc keeps of an update with an adapter, beside what is in use, with recomputation or without:
+    about as much as the activations of all layers. What is in use is as counted; an adapter's many small results lie
+    between the large ones that are freed, and keep them from the system (docs/scaling.md has the measurement)."""
+    return micro_batch_tokens(config) * model.layers * layer_bytes(config, model)
 
 
 def layer_bytes(config: Config, model: ModelSize, device: str = "cpu") -> float:

@@ -297,6 +297,19 @@ def test_activations_by_hand() -> None:
     assert logit_bytes(config("lora.rank=4", "gro.terms.grpo.entropy=0.01"), BIG) == 12 * 256 * 32000
 
 
+def test_an_adapter_leaves_holes_in_the_heap_of_a_cpu() -> None:
+    """Measured: about the activations of all layers, also where these are recomputed."""
+    size = replace(BIG, adapter=10**7)
+    for recomputes in ("true", "false"):
+        sets = ("lora.rank=4", "learning.token_budget=1000", f"learning.gradient_checkpointing={recomputes}")
+        found = moments(*sets, model=size)
+        holes = 1000 * 24 * layer_bytes(config(*sets), size)
+        assert found["memory in the update"].likely["holes"] == holes
+        assert found["memory at the hand-over"].likely["kept"] > holes
+        assert "holes" not in moments(*sets, model=size, on=gpus())["GPU memory in the update"].likely
+    assert "holes" not in moments()["memory in the update"].likely
+
+
 def test_lengths_and_tokens_by_hand() -> None:
     """The laptop's 4 problems x 8 responses of 512 + 64 tokens, each group's prompt in a row once."""
     assert step_tokens(config()) == 4 * (512 + 8 * 64)

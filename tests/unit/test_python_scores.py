@@ -131,7 +131,7 @@ def test_a_runs_responses_and_a_frame_of_them_are_scored_alike(tmp_path: Path) -
         (
             [{"response": "5", "finish_reason": "eos"}],
             ["math"],
-            "'finish_reason' must be one of stop, length, got 'eos'",
+            "'finish_reason' must be one of stop, length, repetition, got 'eos'",
         ),
         *(
             ([{"response": "5", "tokens": tokens}], ["math"], "'tokens' must be a number above 0, got")
