@@ -99,7 +99,7 @@ class RolloutCollector:
         Args:
             greedy: also have the reward of a greedy response to every problem.
             progress: called with `(responses, of how many)`.
-            seen: told of every group of this rank as the sampler gives it.
+            on_group: told of every group of this rank as the sampler gives it.
 
         Raises:
             RunError: the sampler or the scoring service failed, or the environment failed on too many responses of the
