@@ -21,6 +21,7 @@ from reasoner.sampling.base import Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
 from reasoner.training.guards.applicability import unjudged_reason
+from reasoner.training.guards.environment_failures import check_failures
 
 
 @dataclass
@@ -58,7 +59,8 @@ class Evaluator:
             measured: their figures, which go with those of the responses.
 
         Raises:
-            RunError: the sampler, the scoring service or the disk failed; or the deciding source of a task has no value
+            RunError: the sampler, the scoring service or the disk failed; the environment failed on too many responses
+                to the problems of a task; or the deciding source of a task has no value
                 for any response before training.
         """
         started = time.perf_counter()
@@ -85,7 +87,9 @@ class Evaluator:
         params = self.turn_end.added_to(evaluation_params(task))
         progress = partial(self.view.stage, "evaluation")
         samples = task.required_evaluation.samples
-        return evaluate(self.sampler, self.scorer, prompts, params, samples, Criterion.of(task), progress)
+        found = evaluate(self.sampler, self.scorer, prompts, params, samples, Criterion.of(task), progress)
+        check_failures((scored.group for scored in found[1]), self.config.environment)
+        return found
 
 
 def joined(config: Config, found: Mapping[str, Evaluation]) -> Evaluation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from copy import copy
@@ -16,16 +16,13 @@ from anyio import CancelScope
 from anyio.from_thread import start_blocking_portal
 
 from reasoner.errors import RunError, SamplerError
-from reasoner.records import Group, Problem, Prompt, Receipt, Response, SamplingParams
+from reasoner.records import Group, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.base import TokenService
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import ABORT_S, TokenClient
 from reasoner.trajectories.trajectory import Engine, GroupPrompt, Trajectory, single_turns
 from reasoner.trajectories.transcript import Reading
-
-MIN_RESPONSES = 8
-"""responses below which a share of failures says too little to stop a run"""
 
 
 class _State:
@@ -127,12 +124,10 @@ class TrajectorySampler:
         collected = [dict[int, Response]() for _ in prompts]
         seeds = prompt_seeds(engine.params.seed, prompts)
         opened = [GroupPrompt(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        failures = _Failures(self._interaction, len(prompts) * n)
         tasks = [asyncio.ensure_future(job) for job in self._jobs(engine, opened, n)]
         try:
             for task in asyncio.as_completed(tasks):
                 index, responses = await task
-                failures.count(prompts[index].problem, responses)
                 collected[index] |= responses
                 if len(collected[index]) == n:
                     ordered = tuple(collected[index][sample] for sample in range(n))
@@ -209,31 +204,3 @@ async def _group(engine: Engine, index: int, group: GroupPrompt, n: int) -> tupl
 
 async def _one(index: int, trajectory: Trajectory) -> tuple[int, dict[int, Response]]:
     return index, {trajectory.sample: await trajectory.run()}
-
-
-class _Failures:
-    """Counts the responses whose environment failed.
-
-    Args:
-        total: responses that are made.
-    """
-
-    def __init__(self, interaction: Interaction | None, total: int) -> None:
-        self._share = interaction.max_failure_rate if interaction else 1.0
-        self._total, self._failed = total, 0
-
-    def count(self, problem: Problem, responses: Mapping[int, Response]) -> None:
-        """Take responses to a problem, by their index in its group.
-
-        Raises:
-            SamplerError: the environment failed on too many.
-        """
-        for sample, response in responses.items():
-            failure = response.failure
-            self._failed += failure is not None
-            if failure and self._total >= MIN_RESPONSES and self._failed > self._share * self._total:
-                raise SamplerError(
-                    f"the environment failed on {self._failed} of {self._total} responses, more than "
-                    f"environment.max_failure_rate = {self._share:g}. Problem {problem.id}, response {sample}: "
-                    f"{failure.source}: {failure.kind}: {failure.message}"
-                )

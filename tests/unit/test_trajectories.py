@@ -77,8 +77,8 @@ class Plain:
         return tuple((START, *ids(f"[{message.content}]")) for message in messages)
 
 
-def interaction(environments: FakeEnvironments, rate: float = 1.0) -> Interaction:
-    return Interaction(environments, cast(TurnFormat, Plain()), environments.max_turns, rate)
+def interaction(environments: FakeEnvironments) -> Interaction:
+    return Interaction(environments, cast(TurnFormat, Plain()), environments.max_turns)
 
 
 def writes(*turns: str) -> Script:
@@ -471,27 +471,6 @@ def test_an_opening_that_leaves_no_room_is_a_failure() -> None:
     assert report is not None
     assert report.failure is not None
     assert "has 11 tokens, and there is room for 6" in report.failure.message
-
-
-@pytest.mark.parametrize(("rate", "stops"), [(0.2, True), (0.25, False)])
-def test_too_many_failures_end_the_run(rate: float, stops: bool) -> None:
-    def fail(session: FakeSession, turn: Turn, seen: Observation) -> Observation:
-        if session.key.endswith("response 3"):
-            raise EnvironmentFailedError(FAILURE)
-        return seen
-
-    fake = FakeTokens(writes("a"), TOKENIZER, (END,))
-    environments = FakeEnvironments(react=fail)
-    prompts = [prompt("p"), prompt("q")]
-    with TrajectorySampler(fake).interacting(interaction(environments, rate)) as sampler:
-        if not stops:
-            assert len(list(sampler.sample(prompts, 4, PARAMS))) == 2
-            return
-        with pytest.raises(SamplerError, match=r"failed on 2 of 8 responses, more than .*max_failure_rate = 0.2") as e:
-            list(sampler.sample(prompts, 4, PARAMS))
-        assert "response 3: environment maze: crash: its worker died" in str(e.value)
-    assert not fake.running
-    assert all(session.closed for session in environments.sessions)
 
 
 def test_closing_the_iterator_closes_all_sessions() -> None:
