@@ -112,8 +112,8 @@ def test_the_order_of_rows_counts_where_it_is_asked_for() -> None:
         ([[None]], [[0]], False, False),
         ([[{"hex": "00ff"}]], [[{"hex": "00ff"}]], True, True),
         ([], [], True, True),
-        ([[0.1234567895]], [[0.12345678949999999]], True, True),  # on two sides of where nine digits are rounded
-        ([[0.1234567895, 1], [0.1, 2]], [[0.1, 2], [0.12345678949999999, 1]], True, False),
+        ([[0.9138473395000017]], [[0.9138473394999982]], True, True),  # on two sides of where nine digits are rounded
+        ([[0.9138473395000017, 1], [0.1, 2]], [[0.1, 2], [0.9138473394999982, 1]], True, False),
         ([[1.0, 2.0], [1.0 + 1e-12, 1.0]], [[1.0 + 1e-12, 2.0], [1.0, 1.0]], True, True),
         ([[1.0, 2.0], [1.0, 1.0]], [[1.0, 2.0], [1.0, 2.0]], False, False),
         ([[1.00000001]], [[1.0]], False, False),
