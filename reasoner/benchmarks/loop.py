@@ -17,6 +17,7 @@ from reasoner.scoring.service import ScoringService
 from reasoner.training.build import watching
 from reasoner.training.evaluator import evaluation_params, in_order
 from reasoner.training.guards.applicability import unjudged_reason
+from reasoner.training.guards.environment_failures import limit_failures
 from reasoner.training.weight_sync import SavedModel, hand_over
 from reasoner.trajectories.factory import open_interaction, open_sampler
 from reasoner.trajectories.sampler import TrajectorySampler
@@ -74,6 +75,7 @@ def _sample_and_score(
         # Others than those that an interruption cut off: they are as good, and not the same ones over again.
         params = part.resources.turn_end.added_to(evaluation_params(config, len(done)))
         drawn = sampler.interacting(interaction).sample(left, part.samples, params)
+        drawn = limit_failures(drawn, len(left) * part.samples, config.environment)
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
         with ScoringService(config.rewards, config.scoring, config.plugins, told, fail=told, log=folder.log) as scorer:

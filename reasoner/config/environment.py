@@ -45,7 +45,8 @@ class EnvironmentConfig(Section):
     memory_mb: Positive = 2048
     """Address space that one worker may take, in MB."""
     max_failure_rate: Fraction = 0.5
-    """Share of a step's responses whose environment may fail; above it the run stops."""
+    """Share of the responses of a step, or of an evaluation, whose environment may fail; above it the run stops. Of
+    fewer than 8 responses all may."""
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:

@@ -44,7 +44,7 @@ class PartConfig(Section):
     evaluation: PartEvaluation | None = None
     """As in `[evaluation]`."""
     environment: EnvironmentConfig | None = None
-    """As in `[environment]`."""
+    """Refused: tools and environments cannot be used in a run with several tasks yet."""
 
 
 class MixturePart(PartConfig):

@@ -53,6 +53,8 @@ class HostClient:
         """seconds of the longest deadline so far"""
         self._heard = 0
         """lines so far"""
+        self._failure: Exception | None = None
+        """why no outcome will arrive any more"""
         try:
             self._check_start(self._host.first_line())
         except BaseException:
@@ -79,12 +81,15 @@ class HostClient:
 
         Raises:
             EnvironmentsError: the host died, is silent, or was closed.
+            Exception: what `tell` raised, in this call or in one before it.
         """
         future: Future[CallOutcome] = Future()
         future.set_running_or_notify_cancel()  # it gets its outcome, also when nobody waits any more
         with self._lock:
-            if self._host.closed or self._host.ended:
+            if self._host.closed:
                 raise self._gone()
+            if self._failure is not None:
+                raise self._failure
             call = next(self._calls)
             self._waiting[call] = what, future
             self._longest = max(self._longest, timeout_s)
@@ -115,45 +120,64 @@ class HostClient:
 
         Raises:
             EnvironmentsError: the host died, or is silent for too long.
+            Exception: what `tell` raised.
         """
         waiting = asyncio.wrap_future(future)
         quiet, heard = 0, self._heard
         try:
             while not (await asyncio.wait([waiting], timeout=LOOK_S))[0]:
                 quiet, heard = (quiet + 1, heard) if heard == self._heard else (0, self._heard)
+                if self._failure is not None:
+                    continue  # on its way into the future
                 if self._host.has_died():
-                    raise self._gone()
+                    self._fail_all(self._gone())
+                    continue
                 self._host.was_stopped()
                 if quiet > math.ceil((self._longest + SLACK_S) / LOOK_S):
-                    raise EnvironmentsError(
-                        f"{_HOST} has been silent for {SLACK_S:g} seconds more than the longest deadline of its calls; "
-                        f"it {self._host.obituary()}"
+                    self._fail_all(
+                        EnvironmentsError(
+                            f"{_HOST} has been silent for {SLACK_S:g} seconds more than the longest deadline of its "
+                            f"calls; it {self._host.obituary()}"
+                        )
                     )
             return waiting.result()
         finally:
             waiting.cancel()
 
     def _listen(self) -> None:
-        """The thread: hand each outcome to whoever waits for it."""
-        while (line := self._inbox.get()) is not None:
-            self._heard += 1
-            if line.startswith(PRINTED):
-                call, text = load_call_output(line)
-                with self._lock:
-                    what, _ = self._waiting.get(call, ("", None))
-                if what:  # not cancelled
-                    self._tell(f"{what} printed:\n{redact(text)}")
-                continue
-            outcome = load_outcome(line)
+        """The thread: hand each line to whoever waits for it, until there are no more or one cannot be dealt with."""
+        try:
+            while (line := self._inbox.get()) is not None:
+                self._heard += 1
+                self._deal_with(line)
+        except Exception as error:  # whoever waits raises it
+            self._fail_all(error)
+        else:
+            self._fail_all(self._gone())
+
+    def _deal_with(self, line: bytes) -> None:
+        if line.startswith(PRINTED):
+            call, text = load_call_output(line)
             with self._lock:
-                _, future = self._waiting.get(outcome.call, ("", None))
-            if future is not None and not future.done():
-                future.set_result(replace(outcome, message=redact(outcome.message), trace=redact(outcome.trace)))
+                what, _ = self._waiting.get(call, ("", None))
+            if what:  # not cancelled
+                self._tell(f"{what} printed:\n{redact(text)}")
+            return
+        outcome = load_outcome(line)
+        outcome = replace(outcome, message=redact(outcome.message), trace=redact(outcome.trace))
         with self._lock:
-            left = [future for _, future in self._waiting.values()]
-        for future in left:
-            if not future.done():
-                future.set_exception(self._gone())
+            _, future = self._waiting.get(outcome.call, ("", None))
+            if future is not None and not future.done():
+                future.set_result(outcome)
+
+    def _fail_all(self, error: Exception) -> None:
+        """All calls, those that wait and those to come, fail with the first such error: finding out how a host that is
+        stuck ended takes seconds in which the event loop stands still, so it is done once and not per call."""
+        with self._lock:
+            self._failure = self._failure or error
+            for _, future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(self._failure)
 
     def _gone(self) -> EnvironmentsError:
         if self._host.closed:

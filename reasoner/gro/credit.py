@@ -261,21 +261,32 @@ def _by_turn(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Te
 
     R_i is the total reward and r_{i,k} the part of it that the environment gave after turn k, so that G_{i,m} is what
     turn m and all after it still bring. b_m and s_m are those of the group's returns G_{.,m}, as for whole responses; a
-    response that has ended by then has what was given at its end. Without rewards of turns it is the credit of whole
-    responses. Two responses of two turns, paid 1 after the first and 1 after the second turn: returns 1 and 1 from the
-    first turn on, 0 and 1 from the second, so credit 0 and 0 for the first, -0.5 and 0.5 for the second.
+    response that has ended by then has what was given at its end. A turn that was cut was not answered, so nothing was
+    given after it. Without rewards of turns it is the credit of whole responses. Two responses of two turns, paid 1
+    after the first and 1 after the second turn: returns 1 and 1 from the first turn on, 0 and 1 from the second, so
+    credit 0 and 0 for the first, -0.5 and 0.5 for the second.
     """
-    turn_rewards_RM = inputs.needed("turn_rewards_RM", "credit by turn").to(rewards_NG)
+    given_RM = inputs.needed("turn_rewards_RM", "credit by turn").to(rewards_NG)
+    turn_rewards_RM = torch.nn.functional.pad(given_RM, (0, 1))  # after the last reward: for turns that were cut
     turns_RT = inputs.needed("turns_RT", "credit by turn").clamp(0, turn_rewards_RM.shape[1] - 1)
     before_RM = turn_rewards_RM.cumsum(dim=1) - turn_rewards_RM
+    size_R = rewards_NG.flatten().abs() + turn_rewards_RM.abs().sum(dim=1)
     credit_RM = torch.stack(
         [
-            _compared(spec, masked(rewards_NG - before_R.reshape(rewards_NG.shape), inputs.valid_NG), inputs).flatten()
+            _compared(spec, masked(_left(rewards_NG, before_R, size_R), inputs.valid_NG), inputs).flatten()
             for before_R in before_RM.unbind(dim=1)
         ],
         dim=1,
     )
     return credit_RM.gather(1, turns_RT.to(credit_RM.device))
+
+
+def _left(rewards_NG: Tensor, before_R: Tensor, size_R: Tensor) -> Tensor:
+    """(N, G) rewards less what was given before, exactly 0 where the difference is no more than rounding of numbers of
+    this size: the scale `mean` would divide one rounding error by another."""
+    left_R = rewards_NG.flatten() - before_R
+    rounding_R = 16 * torch.finfo(left_R.dtype).eps * size_R
+    return masked(left_R, left_R.abs() > rounding_R).reshape(rewards_NG.shape)
 
 
 def _compared(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Tensor:

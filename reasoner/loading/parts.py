@@ -288,18 +288,34 @@ def _key(argument: str) -> Key:
 
 
 def _split_sets(sets: Sequence[str]) -> tuple[list[str], Mapping[Key, Mapping[str, Sequence[str]]]]:
-    """The `--set` arguments of the run, and those of tasks inside by place and name."""
+    """The `--set` arguments of the run, and those of tasks inside by place and name.
+
+    Raises:
+        ConfigError: one of them lists tasks.
+    """
     own: list[str] = []
     found: dict[Key, dict[str, list[str]]] = {place: {} for place in TASKS}
     for argument in sets:
         key, (_, separator, value) = _key(argument), argument.partition("=")
         place = next((place for place in TASKS if key[: len(place)] == place and len(key) > len(place) + 1), None)
         if place is None or not separator:
+            _refuse_set_list(key, argument, value.strip())
             own.append(argument)
         else:
             name, rest = key[len(place)], key[len(place) + 1 :]
             found[place].setdefault(name, []).append(f"{'.'.join(rest)}={value}")
     return own, found
+
+
+def _refuse_set_list(key: Key, argument: str, value: str) -> None:
+    """Refuse a list of tasks: their files are read before `--set` is."""
+    if key in TASKS and value.startswith("[") and value[1:].strip() != "]":
+        shown = ".".join(key)
+        example = "" if key == ALSO else ", or on the command line (`reasoner run A=2 B=1`)"
+        raise ConfigError(
+            f"--set {argument}: tasks cannot be listed by --set. List them in a file, [[{shown}]]{example}; "
+            f"--set {shown}.NAME.KEY=VALUE changes one of them."
+        )
 
 
 def _with_sets(leaves: Leaves, place: Key, name: str, sets: Sequence[str]) -> Leaves:

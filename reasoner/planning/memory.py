@@ -214,7 +214,7 @@ def _while_loading(config: Config, model: ModelSize, ranks: int, processes: Part
 
 def _keeps_weights_asleep(config: Config, engine: str) -> bool:
     """Whether a sampler that sleeps has its weights in host memory: transformers' always, vLLM's where what comes next
-    is an adapter alone. With `ahead` none sleeps."""
+    is an adapter alone. With `max_staleness` none sleeps."""
     if config.sampling.max_staleness:
         return False
     return engine == "hf" or (config.lora is not None and not merge_reason(config, engine, "cuda"))

@@ -21,6 +21,7 @@ from reasoner.sampling.base import Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
 from reasoner.training.guards.applicability import unjudged_reason
+from reasoner.training.guards.environment_failures import check_failures
 
 
 @dataclass
@@ -58,7 +59,8 @@ class Evaluator:
             measured: their figures, which go with those of the responses.
 
         Raises:
-            RunError: the sampler, the scoring service or the disk failed; or the deciding source of a task has no value
+            RunError: the sampler, the scoring service or the disk failed; the environment failed on too many responses
+                to the problems of a task; or the deciding source of a task has no value
                 for any response before training.
         """
         started = time.perf_counter()
@@ -70,7 +72,7 @@ class Evaluator:
                 groups += of_task
                 if step == 0 and (reason := unjudged_reason(task, of_task)):
                     raise ScoringError(reason)  # not committed: the resumed run makes this evaluation again
-        evaluation = self._together(found)
+        evaluation = joined(self.config, found)
         evaluation = replace(evaluation, rows=rows, estimates=(*evaluation.estimates, *measured))
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
@@ -85,21 +87,28 @@ class Evaluator:
         params = self.turn_end.added_to(evaluation_params(task))
         progress = partial(self.view.stage, "evaluation")
         samples = task.required_evaluation.samples
-        return evaluate(self.sampler, self.scorer, prompts, params, samples, Criterion.of(task), progress)
+        found = evaluate(self.sampler, self.scorer, prompts, params, samples, Criterion.of(task), progress)
+        check_failures((scored.group for scored in found[1]), self.config.environment)
+        return found
 
-    def _together(self, found: Mapping[str, Evaluation]) -> Evaluation:
-        """The evaluations of several tasks as one."""
-        own = {name: evaluation for name, evaluation in found.items() if name not in self.config.also}
-        best = self.config.evaluation.best if self.config.evaluation else ""
-        best = "" if best == self.config.task else best
-        if best == "mean":  # a mean over fewer tasks is another figure: such a step is ranked by what is missing
-            best = next((name for name in self.config.evaluated if name not in found), best)
-        if not own:
-            return Evaluation(0, 0, 0, (), tasks=found, best=best)
-        if self.config.mixture:
-            return replace(together(own), tasks=found, best=best)
-        (evaluation,) = own.values()
-        return replace(evaluation, tasks={name: each for name, each in found.items() if name not in own}, best=best)
+
+def joined(config: Config, found: Mapping[str, Evaluation]) -> Evaluation:
+    """The evaluations of the tasks that were due, as one.
+
+    That of a mixture has figures of its own only where all parts were due: over fewer they are other figures, by which
+    checkpoints cannot be ranked.
+    """
+    own = {name: evaluation for name, evaluation in found.items() if name not in config.also}
+    best = config.evaluation.best if config.evaluation else ""
+    best = "" if best == config.task else best
+    if best == "mean":  # a mean over fewer tasks is another figure: such a step is ranked by what is missing
+        best = next((name for name in config.evaluated if name not in found), best)
+    if not own or len(own) < len(config.mixture):
+        return Evaluation(0, 0, 0, (), tasks=found, best=best)
+    if config.mixture:
+        return replace(together(own), tasks=found, best=best)
+    (evaluation,) = own.values()
+    return replace(evaluation, tasks={name: each for name, each in found.items() if name not in own}, best=best)
 
 
 def evaluate(

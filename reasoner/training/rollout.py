@@ -19,6 +19,7 @@ from reasoner.monitoring.timer import Timer
 from reasoner.records import Group, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
+from reasoner.training.guards.environment_failures import check_failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,11 @@ class RolloutCollector:
         Args:
             greedy: also have the reward of a greedy response to every problem.
             progress: called with `(responses, of how many)`.
-            seen: told of every group of this rank as the sampler gives it.
+            on_group: told of every group of this rank as the sampler gives it.
 
         Raises:
-            RunError: the sampler or the scoring service failed.
+            RunError: the sampler or the scoring service failed, or the environment failed on too many responses of the
+                step.
         """
         timer = Timer()
         wanted, refills = self.config.learning.problems_per_step, self.config.sampling.refills
@@ -127,6 +129,7 @@ class RolloutCollector:
             params = partial(self._params, 0.0, "greedy", step)
             greedy_groups = self._score(prompts, 1, params, timer, progress, lambda group: None)
         everything = [scored for groups in (*rounds, greedy_groups) for scored in groups]
+        check_failures((scored.group for scored in everything), self.config.environment)
         return StepRollouts(
             step=step,
             rounds=tuple(rounds),
@@ -146,7 +149,7 @@ class RolloutCollector:
             count: problems of each task; all where there are fewer.
 
         Raises:
-            RunError: the sampler or the scoring service failed.
+            RunError: the sampler or the scoring service failed, or the environment failed on too many responses.
         """
         config, random = self.config, Random(derive_seed(self.config.run.seed, "gate", "problems"))
         chosen: list[Prompt] = []
@@ -154,7 +157,9 @@ class RolloutCollector:
             own = [prompt for prompt in self.prompts.values() if not config.mixture or prompt.problem.part == name]
             chosen += random.sample(own, min(count, len(own)))
         params = partial(self._params, config.sampling.temperature, "gate")
-        return self._score(chosen, config.sampling.group_size, params, Timer(), progress, lambda group: None)
+        groups = self._score(chosen, config.sampling.group_size, params, Timer(), progress, lambda group: None)
+        check_failures((scored.group for scored in groups), config.environment)
+        return groups
 
     def _params(self, temperature: float, purpose: Purpose, *parts: int, task: Config) -> SamplingParams:
         config, seed = task.sampling, derive_seed(self.config.run.seed, purpose, *parts)

@@ -51,5 +51,4 @@ def open_interaction(
         return
     assert turn_format is not None
     with open_environments(config.environment, config.plugins, say, log) as environments:
-        limits = config.environment
-        yield Interaction(environments, turn_format, limits.max_turns, limits.max_failure_rate)
+        yield Interaction(environments, turn_format, config.environment.max_turns)

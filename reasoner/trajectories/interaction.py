@@ -17,5 +17,3 @@ class Interaction:
     """Finds the calls in what the policy wrote, and writes what answers them as tokens."""
     max_turns: int
     """Most turns of the policy in one response; the environment counts them, and ends it."""
-    max_failure_rate: float
-    """Share of the responses of one `sample` call whose environment may fail."""

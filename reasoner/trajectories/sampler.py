@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from copy import copy
 from pathlib import Path
 from threading import Event, Lock
@@ -15,17 +15,14 @@ from typing import Any, Self
 from anyio import CancelScope
 from anyio.from_thread import start_blocking_portal
 
-from reasoner.errors import SamplerError
-from reasoner.records import Group, Problem, Prompt, Receipt, Response, SamplingParams
+from reasoner.errors import RunError, SamplerError
+from reasoner.records import Group, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.base import TokenService
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
 from reasoner.trajectories.interaction import Interaction
-from reasoner.trajectories.token_client import TokenClient
+from reasoner.trajectories.token_client import ABORT_S, TokenClient
 from reasoner.trajectories.trajectory import Engine, GroupPrompt, Trajectory, single_turns
 from reasoner.trajectories.transcript import Reading
-
-MIN_RESPONSES = 8
-"""responses below which a share of failures says too little to stop a run"""
 
 
 class _State:
@@ -38,6 +35,7 @@ class _State:
         self.sampling: Future[None] | None = None
         self.idle = Event()
         self.idle.set()
+        self.is_closed = False
         self.beginning = Lock()
         """held while the engine is asked for something that it does only between two samplings"""
 
@@ -46,6 +44,18 @@ class _State:
         if self.sampling is not None:
             self.sampling.cancel()
             self.idle.wait()
+
+    def end(self) -> None:
+        """Begin nothing any more, and end what is being sampled."""
+        self.is_closed = True
+        # what is beginning has begun then, and is cancelled; where it hangs, it ends with the engine
+        if self.beginning.acquire(timeout=ABORT_S):
+            self.beginning.release()
+        self.cancel()
+
+    def check_open(self) -> None:
+        if self.is_closed:
+            raise SamplerError("this sampler is closed; open another")
 
     def check_idle(self, what: str) -> None:
         if not self.idle.is_set():
@@ -81,10 +91,6 @@ class TrajectorySampler:
 
     def _sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, reading: Reading) -> Iterator[Group]:
         state = self._state
-        with state.beginning:
-            state.check_idle("more responses")
-            self._service.begin(params.seed)
-            state.idle.clear()
         groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
 
         async def sampling() -> None:
@@ -96,14 +102,20 @@ class TrajectorySampler:
                 state.idle.set()
                 groups.put(None)
 
-        with start_blocking_portal() as portal:
-            state.sampling = portal.start_task_soon(sampling)
+        with ExitStack() as stack:
+            with state.beginning:
+                state.check_open()
+                state.check_idle("more responses")
+                self._service.begin(params.seed)
+                portal = stack.enter_context(start_blocking_portal())
+                state.idle.clear()
+                state.sampling = portal.start_task_soon(sampling)
             try:
                 while (group := groups.get()) is not None:
                     yield group
                 with suppress(CancelledError):
                     return state.sampling.result()
-                raise SamplerError("the sampler was closed while it was sampling")
+                raise SamplerError("the sampler was closed while it was sampling, or did not take new weights")
             finally:
                 state.cancel()
 
@@ -112,12 +124,10 @@ class TrajectorySampler:
         collected = [dict[int, Response]() for _ in prompts]
         seeds = prompt_seeds(engine.params.seed, prompts)
         opened = [GroupPrompt(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        failures = _Failures(self._interaction, len(prompts) * n)
         tasks = [asyncio.ensure_future(job) for job in self._jobs(engine, opened, n)]
         try:
             for task in asyncio.as_completed(tasks):
                 index, responses = await task
-                failures.count(prompts[index].problem, responses)
                 collected[index] |= responses
                 if len(collected[index]) == n:
                     ordered = tuple(collected[index][sample] for sample in range(n))
@@ -147,12 +157,21 @@ class TrajectorySampler:
 
     def change(self, folder: Path, version: int) -> Receipt:
         with self._state.beginning:
+            self._state.check_open()
             return self._state.thread.submit(self._change, folder, version).result()
 
     def _change(self, folder: Path, version: int) -> Receipt:
         """In the thread that waits for the engine: between two calls of `receive`."""
         self._service.pause()
-        receipt = self._service.load(folder, version)
+        try:
+            receipt = self._service.load(folder, version)
+        except RunError:
+            # what is being written would go on with weights of which nobody knows the version
+            if self._state.sampling is not None:
+                self._state.sampling.cancel()
+            with suppress(SamplerError):  # where the load ended the engine, its own error says why
+                self._service.resume()
+            raise
         self._service.resume()
         return receipt
 
@@ -164,7 +183,7 @@ class TrajectorySampler:
         self._service.wake()
 
     def close(self) -> None:
-        self._state.cancel()
+        self._state.end()
         self._service.close()
         self._state.thread.shutdown()
 
@@ -185,31 +204,3 @@ async def _group(engine: Engine, index: int, group: GroupPrompt, n: int) -> tupl
 
 async def _one(index: int, trajectory: Trajectory) -> tuple[int, dict[int, Response]]:
     return index, {trajectory.sample: await trajectory.run()}
-
-
-class _Failures:
-    """Counts the responses whose environment failed.
-
-    Args:
-        total: responses that are made.
-    """
-
-    def __init__(self, interaction: Interaction | None, total: int) -> None:
-        self._share = interaction.max_failure_rate if interaction else 1.0
-        self._total, self._failed = total, 0
-
-    def count(self, problem: Problem, responses: Mapping[int, Response]) -> None:
-        """Take responses to a problem, by their index in its group.
-
-        Raises:
-            SamplerError: the environment failed on too many.
-        """
-        for sample, response in responses.items():
-            failure = response.failure
-            self._failed += failure is not None
-            if failure and self._total >= MIN_RESPONSES and self._failed > self._share * self._total:
-                raise SamplerError(
-                    f"the environment failed on {self._failed} of {self._total} responses, more than "
-                    f"environment.max_failure_rate = {self._share:g}. Problem {problem.id}, response {sample}: "
-                    f"{failure.source}: {failure.kind}: {failure.message}"
-                )

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Executor
 from itertools import count
+from logging import getLogger
 
 from reasoner.records import SamplingParams
 from reasoner.sampling.base import Completion, TokenRequest, TokenService
 
+_log = getLogger(__name__)
+
 _RECEIVE_S = 1.0
 """seconds of one call of `receive`; nothing depends on them but how soon a mistake in the engine would be seen"""
+ABORT_S = 60.0
+"""seconds that an engine has to end what it is told to end: longer than a step of a slow one, and than servers are
+asked to (`reasoner.sampling.server.scheduler.ABORTS`)"""
 
 
 class TokenClient:
@@ -49,7 +55,7 @@ class TokenClient:
 
     async def close(self) -> None:
         """End every generation that still runs, and wait until the engine has nothing to do. An engine that has failed
-        is left as it is.
+        is left as it is, and so is one that hangs, after `ABORT_S` seconds.
 
         Raises:
             SamplerError: the engine failed, or is gone.
@@ -60,8 +66,16 @@ class TokenClient:
         if self._has_failed or not self._waiting:
             return
         self._service.abort([*self._waiting])
-        if self._receiving is not None:
-            await self._receiving
+        if (receiving := self._receiving) is not None:
+            await asyncio.wait({receiving}, timeout=ABORT_S)
+            if not receiving.done():
+                self._has_failed = True
+                receiving.cancel()
+                _log.warning(
+                    "the engine did not end %d requests within %g s: it hangs, and is left as it is",
+                    len(self._waiting),
+                    ABORT_S,
+                )
 
     def _submit(self) -> None:
         requests, self._new = self._new, []

@@ -29,6 +29,9 @@ from reasoner.workers.worker_pool import WorkerPool
 PATIENCE_S = 1.0
 """seconds after which the host looks whether the main process is still there"""
 
+OPEN_FILES = 2**16
+"""that a host asks for at most, two for each worker: some programs close every number that may be open, one by one"""
+
 OpenPool = Callable[[selectors.BaseSelector, Callable[[bytes], None], Callable[[], None]], WorkerPool[Any]]
 """(the host's selector, what takes lines for the main process, what closes the host's descriptors in a worker)"""
 
@@ -122,6 +125,7 @@ def run_host(name: str, boot: Callable[[bytes], HostStart]) -> None:
         boot: takes the first line of the main process, imports plugins and gets ready; a `UserError` is told to the
             main process.
     """
+    allow_open_files()
     inbox, outbox = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
@@ -144,6 +148,15 @@ def run_host(name: str, boot: Callable[[bytes], HostStart]) -> None:
         left = end_children()
     if left:
         sys.exit(f"processes below {name} could not be ended: {', '.join(left)}")
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit on open files as far as it may, up to `OPEN_FILES`: the usual 1024 are too few for the
+    workers of many responses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def check_memory(key: str, memory_mb: int) -> None:

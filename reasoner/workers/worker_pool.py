@@ -19,6 +19,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -157,12 +158,20 @@ class WorkerPool(ABC, Generic[W]):
         serve: Callable[[socket.socket], None],
         adopt: Callable[[int, socket.socket, int], W],
     ) -> W:
-        """A new worker that serves on its channel; `adopt` makes its record of process id, channel and output."""
-        ours, theirs = socket.socketpair()
-        reading, writing = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
+        """A new worker that serves on its channel; `adopt` makes its record of process id, channel and output.
+
+        Raises:
+            OSError: there are too many open files or processes; nothing of it is left.
+        """
+        with ExitStack() as opened:
+            ours, theirs = (opened.enter_context(end) for end in socket.socketpair())
+            reading, writing = os.pipe()
+            opened.callback(os.close, reading)
+            opened.callback(os.close, writing)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            pid = os.fork()
+            opened.pop_all()
         if pid == 0:
             self._become_worker(memory_mb, serve, (ours, theirs), (reading, writing))
         theirs.close()

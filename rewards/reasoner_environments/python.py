@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
@@ -33,7 +34,7 @@ LONGEST_S = 24 * 3600.0
 HEAD, TAIL = 2000, 800
 """characters from the beginning and the end of what a program printed that are shown: its end says how it ended"""
 OUTPUT_BYTES = 2**20
-"""bytes that a program may print"""
+"""bytes that a program may print; with `keep_variables`, that all programs of one interpreter may print together"""
 SILENT = "(the program printed nothing: use print)"
 _COMMAND = [PYTHON, *ISOLATED, "program.py"]
 
@@ -74,16 +75,19 @@ class Python:
             return _result(_sandbox(self._options.sandbox).run(_COMMAND, files, b"", limits), self._options)
         if self._interpreter is None:
             self._interpreter = _Interpreter(self._options)
-        text, ended = self._interpreter.run(code)
-        if ended:
-            self.close()
+        ended = True  # also when it raises: what is left of this program must not reach the next one
+        try:
+            text, ended = self._interpreter.run(code)
+        finally:
+            if ended:
+                self.close()
         return text
 
     def close(self) -> None:
         """End the interpreter."""
-        if self._interpreter is not None:
-            self._interpreter.close()
-            self._interpreter = None
+        interpreter, self._interpreter = self._interpreter, None
+        if interpreter is not None:
+            interpreter.close()
 
 
 class _Interpreter:
@@ -98,10 +102,11 @@ class _Interpreter:
 
     def run(self, code: str) -> tuple[str, bool]:
         """What a piece prints, and whether the interpreter has ended with it."""
+        ends = time.monotonic() + self._options.timeout_s
         mark = secrets.token_hex(16).encode()
         self._session.send(json.dumps({"code": code, "mark": mark.decode()}).encode() + b"\n")
         printed: list[bytes] = []
-        while (line := self._session.receive_line(self._options.timeout_s)) is not None:
+        while (line := self._session.receive_line(max(0.0, ends - time.monotonic()))) is not None:
             if line.rstrip(b"\n") == mark:
                 return _shown(b"".join(printed).removesuffix(b"\n")), False
             printed.append(line)
@@ -136,7 +141,8 @@ def _why_ended(outcome: Outcome, options: PythonOptions) -> str:
         case "memory":
             return f"The program was ended: it used more than {options.memory_mb} MB of memory."
         case "output":
-            return f"The program was ended: it printed more than {OUTPUT_BYTES} bytes."
+            who = "this program and those before it" if options.keep_variables else "it"
+            return f"The program was ended: {who} printed more than {OUTPUT_BYTES} bytes."
         case end:
             return f"The program was ended: it used more {end} than allowed."
 

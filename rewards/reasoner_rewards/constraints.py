@@ -11,6 +11,7 @@ A text that says nothing follows none of them: silence is in lower case and has 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,6 +97,16 @@ def _includes(text: str, wanted: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text, re.IGNORECASE) is not None
 
 
+def _excludes(text: str, unwanted: str) -> bool:
+    """Neither as it is written nor as it is seen, without the characters that are not: a zero-width space hides no
+    word, and does not join two."""
+    return not _includes(text, unwanted) and not _includes(_visible(text), _visible(unwanted))
+
+
+def _visible(text: str) -> str:
+    return "".join(char for char in text if unicodedata.category(char) != "Cf")
+
+
 CONSTRAINTS: Mapping[str, Constraint] = {
     "lower_case": Constraint(_lower_case),
     "upper_case": Constraint(_upper_case),
@@ -104,5 +115,5 @@ CONSTRAINTS: Mapping[str, Constraint] = {
     "starts_with": Constraint(_starts_with, {"text": str}),
     "ends_with": Constraint(_ends_with, {"text": str}),
     "includes": Constraint(_includes, {"text": str}),
-    "excludes": Constraint(lambda text, unwanted: not _includes(text, unwanted), {"text": str}),
+    "excludes": Constraint(_excludes, {"text": str}),
 }

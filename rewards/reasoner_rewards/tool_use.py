@@ -35,8 +35,7 @@ def tool_use(problem: Problem, response: Response, *, options: ToolUseOptions) -
 
     A call is well-formed when it can be read, names a tool, and its arguments fit; what the tool then makes of it does
     not count. The other rules: at least `least` calls, at most `most`, and none after the answer, which a later turn
-    would only dress up. Without any call the
-    value is 1 unless `least` asks for some.
+    would only dress up. Without any call the value is 1 unless `least` asks for some.
 
     It does not apply to responses without tools. Whether the answer is right is not looked at: keep the weight below
     that of correctness, or make it a gate.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,6 +133,19 @@ def test_calls_are_checked_before_they_are_made(tools: EnvironmentService) -> No
 def test_a_turn_without_a_call_ends_a_response_with_tools_alone(tools: EnvironmentService) -> None:
     (seen,) = asyncio.run(played(tools, turn(text="It is 4.")))
     assert (seen.done, seen.messages) == (True, ())
+
+
+def test_the_host_raises_a_low_limit_on_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low, before = 512, children(os.getpid())
+    assert hard == resource.RLIM_INFINITY or hard > low
+    resource.setrlimit(resource.RLIMIT_NOFILE, (low, hard))
+    try:
+        with opened(tools=["calculator"]):
+            (host,) = children(os.getpid()) - before
+            assert resource.prlimit(host, resource.RLIMIT_NOFILE)[0] > low
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_options_and_limits_of_calls_and_turns() -> None:

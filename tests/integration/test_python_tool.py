@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from reasoner.errors import ConfigError, ToolError, UserError
+from reasoner.sandbox.base import SandboxError
+from reasoner.sandbox.running import Running
 from reasoner_environments.python import SILENT, python
 
 
@@ -73,8 +75,33 @@ def test_an_interpreter_that_hangs_or_floods_is_replaced() -> None:
     with opened(keep_variables=True, timeout_s=0.5) as tool:
         said = tool(code="x = 3\nprint('begun', flush=True)\nwhile True: pass")
         assert said.splitlines() == ["begun", "(The program was ended after 0.5 seconds. The variables are lost.)"]
-        assert "it printed more than 1048576 bytes. The variables are lost." in tool(code="print('a' * 3_000_000)")
+        flooded = "this program and those before it printed more than 1048576 bytes. The variables are lost."
+        assert flooded in tool(code="print('a' * 3_000_000)")
+        for _ in range(3):
+            tool(code="print('a' * 300_000)")
+        assert flooded in tool(code="print('a' * 300_000)")
         assert tool(code="print('again')") == "again"
+
+
+def test_the_time_limit_is_that_of_a_program_and_not_of_each_line() -> None:
+    with opened(keep_variables=True, timeout_s=0.5) as tool:
+        said = tool(code="import time\nfor i in range(40):\n    print(i, flush=True)\n    time.sleep(0.1)")
+        assert said.startswith("0\n")
+        assert said.endswith("(The program was ended after 0.5 seconds. The variables are lost.)")
+
+
+def test_an_interpreter_whose_sandbox_failed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(keep_variables=True) as tool:
+        tool(code="x = 3")
+        with monkeypatch.context() as patch:
+            patch.setattr(Running, "receive_line", broken)
+            with pytest.raises(SandboxError, match="the sandbox broke"):
+                tool(code="print('left over')")
+        assert "NameError: name 'x' is not defined" in tool(code="print(x)")
+
+
+def broken(*_: object) -> None:
+    raise SandboxError("the sandbox broke")
 
 
 def test_options_and_what_the_policy_is_told() -> None:

@@ -594,6 +594,14 @@ def test_tests_of_another_shape_are_the_problems_fault(
     assert capsys.readouterr().out == ""
 
 
+def test_tests_are_unpacked_once_for_all_responses_of_a_group() -> None:
+    packed_tests.unpacked_text.cache_clear()
+    for _ in range(3):
+        read_contest(make_problem("?", "", tests=packed(json.dumps(CASES))), 0.0)
+    found = packed_tests.unpacked_text.cache_info()
+    assert (found.misses, found.hits) == (1, 2)
+
+
 def test_what_stands_for_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_tests, "MAX_UNPACKED", 10_000)
     with pytest.raises(ValueError, match="more than 10,000 bytes"):

@@ -510,10 +510,12 @@ def test_credit_by_turn_is_of_the_returns_from_each_turn_on(baseline: str, scale
         [None if rng.random() < 0.2 else rng.choice((0.0, 0.5, 1.0)) for _ in range(size)] for _ in range(groups)
     ]
     turns = [[rng.choice((0.0, 0.25, -0.5)) for _ in range(rng.randint(1, 4))] for _ in range(groups * size)]
-    # the policy writes one to three tokens a turn, the environment none to two after it
+    # the policy writes one to three tokens a turn, the environment none to two after it; some last turns were cut, and
+    # some of those have many turns before them that nothing was given for
+    written = [len(row) + rng.choice((0, 0, 1, 3)) for row in turns]
     of_tokens: list[list[int | None]] = [
-        [at for turn in range(len(row)) for at in [turn] * rng.randint(1, 3) + [None] * rng.randint(0, 2)]
-        for row in turns
+        [at for turn in range(count) for at in [turn] * rng.randint(1, 3) + [None] * rng.randint(0, 2)]
+        for count in written
     ]
     width = max(map(len, of_tokens))
     inputs = replace(
@@ -549,6 +551,20 @@ def test_without_rewards_of_turns_it_is_the_credit_of_whole_responses(
         turn_rewards_RM=torch.zeros(responses, 2),
     )
     torch.testing.assert_close(credit(by_turn, inputs, NO_PAIRS), whole.expand_as(inputs.mask_RT))
+
+
+@pytest.mark.parametrize("scale", ["none", "group", "mean"])
+def test_rounding_after_the_last_reward_is_no_credit(scale: str) -> None:
+    """0.1 + 0.2 + 0.3 is not 0.6: what is left of the first reward after its last turn is 1e-16."""
+    turns = [[-0.1, -0.2, -0.3], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    inputs = replace(
+        _inputs([[-0.6, 0.0, 1.0, 1.0]], [4, 4, 4, 4]),
+        turns_RT=torch.arange(4).repeat(4, 1),
+        turn_rewards_RM=torch.tensor(turns, dtype=torch.float64),
+    )
+    found_RT = credit(Term(credit=_advantage("mean", scale, level="turn")), inputs, NO_PAIRS)
+    assert bool(found_RT[:, 0].all())
+    assert found_RT[:, 3].tolist() == [0.0] * 4
 
 
 def test_a_kl_in_the_reward_is_paid_before_turns_are_compared() -> None:

@@ -48,7 +48,12 @@ FOLLOWED: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         ["That is all.", "... That is all.", "No. That is all", "That is all. No.", "No. that is all."],
     ),
     ("includes", {"text": "red"}, ["It is red.", "RED", "a red-hot day"], ["bored", "reds", "r e d", ""]),
-    ("excludes", {"text": "red"}, ["It is blue.", "bored"], ["It is red.", "Red!", "", "..."]),
+    (
+        "excludes",
+        {"text": "red"},
+        ["It is blue.", "bored", "bo\u200bredom", "r e d"],
+        ["It is red.", "Red!", "", "...", "It is r\u200bed.", "r\u00ade\u2060d", "so\u200b red", "\ufeffred\u200d"],
+    ),
 ]
 
 

@@ -23,7 +23,10 @@ from reasoner.loading import load_config
 from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.metrics import by_task, find, headline
 from reasoner.monitoring.step_metrics import rollout_metrics
+from reasoner.monitoring.summary import verdicts
 from reasoner.records import Batch, Component, Group, Message, Problem, Response, ScoredGroup
+from reasoner.runs.model import best_steps
+from reasoner.training.evaluator import joined
 from reasoner.training.update import inputs_of
 
 RESPONSE = Response("x", (1, 2), (True, True), (-0.5, -0.5), "stop", 0)
@@ -298,6 +301,21 @@ def test_checkpoints_are_ranked_by_one_task_or_by_their_mean(best: str, expected
     assert replace(whole, best=best).quality[0] == expected
     own = replace(evaluated({"own:0": 0.75}), tasks={"a": evaluated({"a:0": 0.25})}, best=best)
     assert own.quality[0] == {"": 0.75, "mean": 0.5, "a": 0.25, "b": -math.inf}[best]
+
+
+@pytest.mark.parametrize("best", ["", "mean", "math-gsm8k"])
+def test_an_evaluation_of_some_parts_is_not_ranked_against_one_of_all(best: str) -> None:
+    sets = [f"evaluation.best={best}"] if best else []
+    config = load_config(["math-gsm8k", "code-stdin"], "laptop", sets=sets).config
+    easy, hard = evaluated({"math:0": 0.75}), evaluated({"code:0": 0.25})
+    both, one = joined(config, {"math-gsm8k": easy, "code-stdin": hard}), joined(config, {"math-gsm8k": easy})
+    assert both.quality[0] == {"": 0.5, "mean": 0.5, "math-gsm8k": 0.75}[best]
+    assert one.quality[0] == (0.75 if best == "math-gsm8k" else -math.inf)  # its own figure is the same one in both
+    assert best_steps({3: both, 6: one})[0] == 3
+    assert (one.accuracy, one.find("task/math-gsm8k/avg@1") is not None) == (None, True)
+    only = verdicts("", [], (both, one))
+    assert [line for line in only if line.startswith("Accuracy")] == []
+    assert [line for line in only if line.startswith("math-gsm8k: Accuracy")] != []
 
 
 def test_accuracies_of_several_tasks_are_tested_with_holms_correction() -> None:

@@ -253,6 +253,9 @@ def test_rows_that_cannot_be_used_are_named_with_their_task(folder: Path) -> Non
         (f"{TWO}{ALSO}data.eval = 'none'\n", [], ["evaluation.also.quiz", "data.eval is not set"]),
         (f"{TWO}environment.tools = ['python']\n", [], ["mixture.words.environment", "several tasks"]),
         (f"{TWO}{ALSO}", ["environment.tools=['python']"], ["mixture.sums.environment", "several tasks"]),
+        (TWO, ["mixture=[{task = 'words.toml'}]"], ["cannot be listed by --set", "[[mixture]]", "reasoner run A=2"]),
+        ("", ["mixture = [ 'sums' ]"], ["cannot be listed by --set", "[[mixture]]"]),
+        (TWO, ["evaluation.also=[{task = 'quiz.toml'}]"], ["cannot be listed by --set", "[[evaluation.also]]"]),
         (TWO, ["sampling.max_tokens=5", "mixture.words.sampling.max_tokens=x"], ["mixture.words.sampling.max_tokens"]),
     ],
 )
@@ -262,6 +265,12 @@ def test_what_is_refused_and_how(folder: Path, text: str, sets: list[str], parts
     for part in parts:
         assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("sets", [["mixture=[]"], ["evaluation.also=[ ]"], ["mixture.words.weight=2"]])
+def test_a_set_that_lists_no_task_is_none(folder: Path, sets: list[str]) -> None:
+    text = TWO if "words" in sets[0] else TASK.format(name="sums")
+    assert load_config(written(folder, text), sets=sets).config.also == {}
 
 
 def test_a_curriculum_over_parts_needs_parts() -> None:

@@ -5,24 +5,41 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from reasoner.config import EnvironmentConfig
 from reasoner.data.curriculum import Curriculum
 from reasoner.data.mixture import Chooser, Mixture
 from reasoner.data.problems import Cursor, Stream
 from reasoner.distributed.ranks import Ranks
+from reasoner.errors import SamplerError
 from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.loading import load_config
 from reasoner.monitoring.step_metrics import rollout_metrics
-from reasoner.records import Component, Group, Message, Problem, Prompt, Response, Rollout, SamplingParams, ScoredGroup
+from reasoner.records import (
+    Component,
+    EnvironmentReport,
+    Failure,
+    Group,
+    Message,
+    Problem,
+    Prompt,
+    Response,
+    Rollout,
+    SamplingParams,
+    ScoredGroup,
+)
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.sharded import ShardedScorer
+from reasoner.training.evaluator import Evaluator
+from reasoner.training.guards.environment_failures import limit_failures
 from reasoner.training.rollout import RolloutCollector, StepRollouts
 from reasoner.training.trainer import Trainer
 from tests.unit.test_sharded_sampler import on_ranks
@@ -264,6 +281,106 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
     assert any(len(some) < ranks for rollouts in alone for some in rollouts.rounds)
     seeds = [seed for _, _, sampler in found for seed in sampler.seeds]
     assert len(set(seeds)) == len(seeds)
+
+
+@dataclass
+class FailingSampler(Sampler):
+    """The environment fails at every response to some problems."""
+
+    failing: tuple[int, ...] = ()
+
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+        report = EnvironmentReport(failure=Failure("maze", "crash", "its worker died", 0.5))
+        for group in super().sample(prompts, n, params):
+            failed = int(group.problem.answer) in self.failing
+            yield (
+                replace(group, responses=tuple(replace(r, report=report) for r in group.responses)) if failed else group
+            )
+
+
+def failing(count: int, share: float, per_step: int = 8, refills: int = 0) -> RolloutCollector:
+    """Environments fail on the first so many problems, and may on this share of responses; a step has `per_step`
+    problems with four responses each."""
+    made, _ = collector(every(1), problems=8, per_step=per_step, refills=refills)
+    made.sampler = cast(Any, FailingSampler(failing=tuple(range(count))))
+    environment = EnvironmentConfig(tools=["calculator"], max_failure_rate=share)
+    made.config = made.config.model_copy(update={"environment": environment})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("failed", "share", "ends"), [(1, 0.12, True), (1, 0.125, False), (4, 0.5, False), (5, 0.5, True)]
+)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_failed_environments_end_all_ranks_by_their_share_of_the_step(
+    failed: int, share: float, ends: bool, ranks: int
+) -> None:
+    """Also where all responses of a rank failed, and where another rank has no failure."""
+
+    def rank(here: Ranks) -> str:
+        made = failing(failed, share)
+        made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(cast(Any, made.sampler))), here))
+        made.scorer = ShardedScorer(made.scorer, here)
+        messages = []
+        for sampled in (lambda: made.collect(1, greedy=False), lambda: made.sample_apart(8, lambda done, total: None)):
+            try:
+                sampled()
+                messages.append("")
+            except SamplerError as error:
+                messages.append(str(error))
+        assert bool(messages[0]) == bool(messages[1])
+        return messages[0]
+
+    found = on_ranks(ranks, rank)
+    assert len(set(found)) == 1
+    assert bool(found[0]) == ends
+    if ends:
+        assert f"of 32 responses, more than environment.max_failure_rate = {share:g}. Problem p:" in found[0]
+        assert found[0].endswith("maze: crash: its worker died")
+
+
+def test_a_refill_s_failures_are_a_share_of_the_whole_step() -> None:
+    """All of the first round fail and none of the refill: half of the step's responses."""
+    made = failing(0, 0.5, per_step=4, refills=1)
+    first = [problem.id for problem in failing(0, 0.5, per_step=4).problems.take(4, [])]
+    failed = tuple(int(name.removeprefix("p:")) for name in first)
+    cast(Any, made.sampler).failing = failed
+    made.scorer = cast(Any, Scorer(lambda n: (0.0,) * SIZE if n in failed else (1.0, 0.0, 0.0, 0.0)))
+    rollouts = made.collect(1, greedy=False)
+    assert [len(groups) for groups in rollouts.rounds] == [4, 4]
+
+
+def test_of_a_few_responses_all_may_fail() -> None:
+    failing(8, 0.5, per_step=1).collect(1, greedy=False)
+    with pytest.raises(SamplerError, match="at least 5 of 8 responses"):
+        failing(8, 0.5, per_step=2).collect(1, greedy=False)
+
+
+@pytest.mark.parametrize(("share", "ends"), [(0.24, True), (0.25, False)])
+def test_an_evaluation_is_judged_as_a_whole(share: float, ends: bool) -> None:
+    made = failing(2, share)
+    evaluation = made.config.required_evaluation.model_copy(update={"samples": SIZE})
+    config = made.config.model_copy(update={"evaluation": evaluation})
+    evaluator = SimpleNamespace(
+        held_out=list(made.prompts.values()),
+        config=config,
+        turn_end=made.turn_end,
+        view=SimpleNamespace(stage=lambda *parts: None),
+        sampler=made.sampler,
+        scorer=made.scorer,
+    )
+    with pytest.raises(SamplerError, match="at least 8 of 32 responses") if ends else nullcontext():
+        Evaluator._evaluate_task(cast(Any, evaluator), config.task, config)
+
+
+def test_a_benchmark_ends_as_soon_as_too_many_are_certain() -> None:
+    made = failing(8, 0.25)
+    drawn = made.sampler.sample(list(made.prompts.values()), SIZE, SamplingParams(1.0, 8))
+    limited = limit_failures(drawn, 32, made.config.environment)
+    assert [next(limited).problem.id for _ in range(2)] == ["p:0", "p:1"]
+    with pytest.raises(SamplerError, match="at least 9 of 32 responses"):
+        next(limited)
+    assert next(drawn).problem.id == "p:3"
 
 
 @dataclass

@@ -259,7 +259,11 @@ def test_multiple_choice_becomes_a_list_of_letters_and_a_letter(
         (choice("B"), PromptConfig(template="{{ question }} {{ choices[0] }}?"), "Which one? red?"),
         (choice("B", question="Which?\n(A) red\n(B) green\n(C) blue"), PromptConfig(), None),
         (choice("B", question="Which? A) red B) green C) blue"), PromptConfig(), None),
-        (choice("B", question=[USER]), PromptConfig(), USER["content"]),
+        (
+            choice("B", question=[{"role": "user", "content": LISTED}, ASSISTANT, USER]),
+            PromptConfig(),
+            USER["content"],
+        ),
     ],
 )
 def test_options_that_the_prompt_has_are_not_written_again(
@@ -273,6 +277,8 @@ def test_options_that_the_prompt_has_are_not_written_again(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        ([choice(at) for at in (0, 1, 2, 1, 3, 3)], "answer = 1 is B as an index counted from 0, and answer = 1 is A"),
+        ([choice(at) for at in (1, 2, 3, 2, 0, 1)], "answer = 1 is B as an index counted from 0, and answer = 1 is A"),
         ([choice(1), choice(2)], "'data.train.columns.answer={{ \"ABC\"[answer|int] }}'"),  # from 0 or from 1?
         ([{"question": "How many?", "choices": ["0", "1", "2"], "answer": 1}], "can be read in two ways"),
         ([choice("B", choices=["B", "A", "C"])], "answer = 'B' is A as the text of an option"),
@@ -286,6 +292,50 @@ def test_an_answer_that_can_be_read_in_two_ways_is_refused(
     with pytest.raises(ConfigError) as caught:
         splits_of(tmp_path, rows, on_bad_row="drop")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("prompt", [PromptConfig(), PromptConfig(template="{{ question }} {{ choices[0] }}")])
+@pytest.mark.parametrize("before", [[], [{"role": "system", "content": "Think."}], [USER, ASSISTANT]])
+def test_options_are_written_below_the_last_message_of_a_conversation(
+    tmp_path: Path, before: list[dict[str, str]], prompt: PromptConfig
+) -> None:
+    splits = splits_of(tmp_path, [choice("B", question=[*before, {"role": "user", "content": "Which one?"}])], prompt)
+    (problem,) = splits.train
+    assert [(each.role, each.content) for each in problem.messages] == [
+        *((each["role"], each["content"]) for each in before),
+        ("user", LISTED),
+    ]
+    assert problem.answer == "B"
+    assert any("written below the question" in note for note in splits.notes)
+
+
+def test_an_index_that_no_way_reads_does_not_say_how_the_others_are_counted(tmp_path: Path) -> None:
+    splits = splits_of(tmp_path, [choice(at) for at in (0, 1, 2, -1, 9)], on_bad_row="drop")
+    assert [problem.answer for problem in splits.train] == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("more", [{"label": 0}, {"label": 1}, {"answer_letter": "A"}, {"correct": "red"}])
+def test_an_answer_that_names_no_option_is_not_replaced_by_another_field(
+    tmp_path: Path, more: Mapping[str, Any]
+) -> None:
+    rows = [choice("because it is red", **more), choice("because x", **more), choice(None, label=0)]
+    splits = splits_of(tmp_path, rows[:2])
+    assert [problem.answer for problem in splits.train] == ["because it is red", "because x"]
+    assert any("the answers name none of the options in choices, although" in note for note in splits.notes)
+    fewer = splits_of(tmp_path, [rows[0], *(choice(None, answer_letter=letter) for letter in "BC")], on_bad_row="drop")
+    assert [problem.answer for problem in fewer.train][-2:] == ["B", "C"]
+
+
+def test_an_explanation_that_was_recognised_as_the_answer_gives_way_to_a_letter(tmp_path: Path) -> None:
+    row = {"question": "Which one?", "options": COLOURS, "solution": "Grass is.", "answer_idx": "B"}
+    assert [problem.answer for problem in splits_of(tmp_path, [row]).train] == ["B"]
+
+
+def test_a_mapped_index_stays_and_it_is_said(tmp_path: Path) -> None:
+    splits = splits_of(tmp_path, [choice(None, right=1), choice(None, right=0)], columns={"answer": "right"})
+    assert [(asked(each), each.answer) for each in splits.train] == [("Which one?", "1"), ("Which one?", "0")]
+    (note,) = splits.notes
+    assert "columns.answer gives numbers, which stay as they are" in note
 
 
 def test_what_columns_say_of_the_answer_stays(tmp_path: Path) -> None:

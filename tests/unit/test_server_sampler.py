@@ -451,6 +451,22 @@ def test_weights_change_under_what_runs_and_every_token_has_its_version(world: W
             sampler.receive()
 
 
+def test_weights_change_between_the_beginning_and_the_first_request(world: World) -> None:
+    with world.ready() as sampler:
+        sampler.begin(0)
+        sampler.pause()
+        for fake in world.fakes:
+            fake.version = f"{fake.version}, loading"
+        sampler.submit([request(0)])
+        assert sampler.receive(0.3) is None
+        time.sleep(0.3)  # the servers would be asked now which weights they hold
+        sampler.load(world.folder, 7)
+        sampler.resume()
+        [completion, *_] = received(sampler, 1)[0].completions
+        assert (completion.version, completion.version_changes) == (7, ())
+    assert world.said == []
+
+
 @pytest.mark.parametrize(
     ("describes", "mistake"),
     [

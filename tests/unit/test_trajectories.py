@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ import pytest
 from reasoner.data.turn_formats import TurnFormat
 from reasoner.distributed.ranks import Ranks
 from reasoner.environments.base import EnvironmentFailedError
-from reasoner.errors import SamplerError
+from reasoner.errors import HandoverError, SamplerError
 from reasoner.records import (
     Failure,
     Group,
@@ -23,6 +24,7 @@ from reasoner.records import (
     Observation,
     Problem,
     Prompt,
+    Receipt,
     Response,
     SamplingParams,
     ToolCall,
@@ -31,6 +33,7 @@ from reasoner.records import (
 from reasoner.sampling.base import Completed, Completion, TokenRequest
 from reasoner.sampling.responses import prompt_seeds
 from reasoner.sampling.sharded import ShardedSampler
+from reasoner.trajectories import token_client
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
@@ -74,8 +77,8 @@ class Plain:
         return tuple((START, *ids(f"[{message.content}]")) for message in messages)
 
 
-def interaction(environments: FakeEnvironments, rate: float = 1.0) -> Interaction:
-    return Interaction(environments, cast(TurnFormat, Plain()), environments.max_turns, rate)
+def interaction(environments: FakeEnvironments) -> Interaction:
+    return Interaction(environments, cast(TurnFormat, Plain()), environments.max_turns)
 
 
 def writes(*turns: str) -> Script:
@@ -164,6 +167,43 @@ def test_weights_change_under_what_is_sampled_and_the_tokens_say_where() -> None
         assert next(groups, None) is None
 
 
+def test_weights_that_are_not_taken_end_what_is_sampled_and_leave_the_engine_free() -> None:
+    fake = FakeTokens(slowly, TOKENIZER, (END,))
+    load = fake.load
+
+    def fail(folder: Path, version: int) -> Receipt:
+        raise HandoverError("other weights")
+
+    with TrajectorySampler(fake) as sampler:
+        groups = sampler.sample([prompt("short", "a"), prompt("long", "b")], 1, replace(PARAMS, max_tokens=4000))
+        next(groups)
+        fake.load = fail  # type: ignore[method-assign]
+        with pytest.raises(HandoverError, match="other weights"):
+            sampler.change(Path(), 1)
+        with pytest.raises(SamplerError, match="did not take new weights"):
+            next(groups)
+        assert sorted(fake.told) == ["abort [1]", "begin 5", "pause", "resume"]
+        assert not fake.running
+        fake.load = load  # type: ignore[method-assign]
+        assert sampler.change(Path(), 2).version == 2
+        assert len(list(sampler.sample([prompt("again")], 2, PARAMS))) == 1
+
+
+def test_an_engine_that_a_load_ended_says_why() -> None:
+    fake = FakeTokens(writes("abc"), TOKENIZER, (END,))
+
+    def fail(folder: Path, version: int) -> Receipt:
+        fake.resume = gone  # type: ignore[method-assign]
+        raise SamplerError("the weights are no weights")
+
+    def gone() -> None:
+        raise SamplerError("this sampler is closed")
+
+    fake.load = fail  # type: ignore[method-assign]
+    with TrajectorySampler(fake) as sampler, pytest.raises(SamplerError, match="the weights are no weights"):
+        sampler.change(Path(), 1)
+
+
 def test_a_closed_iterator_leaves_the_engine_free() -> None:
     fake = FakeTokens(slowly, TOKENIZER, (END,))
     with TrajectorySampler(fake) as sampler:
@@ -185,6 +225,79 @@ def test_a_closed_sampler_ends_its_iterator() -> None:
     sampler.close()
     with pytest.raises(SamplerError, match="closed while it was sampling"):
         list(groups)
+
+
+def test_a_closed_sampler_begins_nothing() -> None:
+    fake = FakeTokens(writes("abc"), TOKENIZER, (END,))
+    sampler = TrajectorySampler(fake)
+    late = sampler.sample([prompt("p")], 1, PARAMS)
+    sampler.close()
+    sampler.close()
+    with pytest.raises(SamplerError, match="this sampler is closed"):
+        next(late)
+    with pytest.raises(SamplerError, match="this sampler is closed"):
+        sampler.change(Path(), 1)
+    assert set(fake.told) == {"close"}
+
+
+def test_a_sampling_that_does_not_start_leaves_the_engine_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    fake = FakeTokens(slowly, TOKENIZER, (END,))
+    sampler = TrajectorySampler(fake)
+    with monkeypatch.context() as patched:
+        patched.setattr("reasoner.trajectories.sampler.start_blocking_portal", fail)
+        with pytest.raises(RuntimeError, match="new thread"):
+            next(sampler.sample([prompt("p", "a")], 1, PARAMS))
+    assert len(list(sampler.sample([prompt("p", "a")], 1, PARAMS))) == 1
+    sampler.close()
+
+
+def test_an_engine_that_hangs_does_not_keep_its_sampler_from_closing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hangs = threading.Event()
+
+    def receive(timeout_s: float | None = None) -> None:
+        hangs.set()
+        time.sleep(0.01)
+
+    monkeypatch.setattr(token_client, "ABORT_S", 0.2)
+    fake = FakeTokens(writes("abc"), TOKENIZER, (END,))
+    fake.receive = receive  # type: ignore[method-assign]
+    sampler = TrajectorySampler(fake)
+    with ThreadPoolExecutor(1) as pool:
+        groups = pool.submit(list, sampler.sample([prompt("p")], 1, PARAMS))
+        assert hangs.wait(10)
+        closing = threading.Thread(target=sampler.close, daemon=True)
+        closing.start()
+        closing.join(30)
+        assert not closing.is_alive()
+        with pytest.raises(SamplerError, match="closed while it was sampling"):
+            groups.result(10)
+    assert fake.told == ["begin 5", "abort [0]", "close"]
+    assert "did not end 1 requests within 0.2 s" in caplog.text
+
+
+def test_an_engine_that_hangs_in_a_call_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    called, killed = threading.Event(), threading.Event()
+
+    def begin(seed: int) -> None:
+        called.set()
+        assert killed.wait(30)
+        raise SamplerError("the engine is gone")
+
+    monkeypatch.setattr("reasoner.trajectories.sampler.ABORT_S", 0.2)
+    fake = FakeTokens(writes("abc"), TOKENIZER, (END,))
+    fake.begin, fake.close = begin, killed.set  # type: ignore[method-assign]
+    sampler = TrajectorySampler(fake)
+    with ThreadPoolExecutor(1) as pool:
+        groups = pool.submit(list, sampler.sample([prompt("p")], 1, PARAMS))
+        assert called.wait(10)
+        sampler.close()
+        with pytest.raises(SamplerError, match="the engine is gone"):
+            groups.result(10)
 
 
 def test_an_engine_that_fails_ends_the_iterator_with_its_own_message() -> None:
@@ -358,27 +471,6 @@ def test_an_opening_that_leaves_no_room_is_a_failure() -> None:
     assert report is not None
     assert report.failure is not None
     assert "has 11 tokens, and there is room for 6" in report.failure.message
-
-
-@pytest.mark.parametrize(("rate", "stops"), [(0.2, True), (0.25, False)])
-def test_too_many_failures_end_the_run(rate: float, stops: bool) -> None:
-    def fail(session: FakeSession, turn: Turn, seen: Observation) -> Observation:
-        if session.key.endswith("response 3"):
-            raise EnvironmentFailedError(FAILURE)
-        return seen
-
-    fake = FakeTokens(writes("a"), TOKENIZER, (END,))
-    environments = FakeEnvironments(react=fail)
-    prompts = [prompt("p"), prompt("q")]
-    with TrajectorySampler(fake).interacting(interaction(environments, rate)) as sampler:
-        if not stops:
-            assert len(list(sampler.sample(prompts, 4, PARAMS))) == 2
-            return
-        with pytest.raises(SamplerError, match=r"failed on 2 of 8 responses, more than .*max_failure_rate = 0.2") as e:
-            list(sampler.sample(prompts, 4, PARAMS))
-        assert "response 3: environment maze: crash: its worker died" in str(e.value)
-    assert not fake.running
-    assert all(session.closed for session in environments.sessions)
 
 
 def test_closing_the_iterator_closes_all_sessions() -> None:

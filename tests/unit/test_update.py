@@ -182,6 +182,35 @@ def test_each_turn_gets_the_credit_of_what_comes_from_it_on() -> None:
     assert report.gap.tokens == 4 + 3 + 1
 
 
+def test_a_turn_that_was_cut_gets_no_credit_for_what_was_paid_before_it() -> None:
+    """Paid 1 and 0 after the first turn, both cut in the second; a third one, of three turns, was never paid."""
+    responses = (
+        in_turns(10, ["pe", "pp"], [1.0]),
+        in_turns(11, ["pe", "p"], [0.0]),
+        in_turns(12, ["pe", "pe", "p"], None),
+    )
+    rows = tuple((Component("environment", 1.0, reward),) for reward in (1.0, 0.0, 0.5))
+    group = Group(Problem("p", (), ""), (1,), responses)
+    for size, expected in (
+        (2, {(10,) * 4: [0.5, 0, 0, 0], (11,) * 3: [-0.5, 0, 0]}),
+        # the third one's reward is still to come in every turn of it: from the second on, 0, 0 and 0.5 are left
+        (
+            3,
+            {
+                (10,) * 4: [0.5, 0, *[-0.5 / 3] * 2],
+                (11,) * 3: [-0.5, 0, -0.5 / 3],
+                (12,) * 5: [0, 0, 1 / 3, 0, 1 / 3],
+            },
+        ),
+    ):
+        learner = RememberingLearner()
+        batch = Batch((ScoredGroup(replace(group, responses=responses[:size]), rows[:size], (1.0, 0.0, 0.5)[:size]),))
+        learn(learner, batch, Term(credit=Advantage(level="turn"), aggregation=Aggregation("constant", length=1)))
+        assert learner.weights == {
+            name: pytest.approx([credit / size for credit in row], abs=1e-7) for name, row in expected.items()
+        }
+
+
 def test_turns_whose_rewards_are_no_part_of_the_total_are_credited_as_whole_responses() -> None:
     responses = (in_turns(10, ["pe", "p"], [1.0, 0.0]), in_turns(11, ["pe", "p"], [0.0, 1.0]))
     group = Group(Problem("p", (), ""), (1,), responses)

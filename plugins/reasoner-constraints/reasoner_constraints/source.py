@@ -19,7 +19,7 @@ NONE = "none"
 MOST_CHARS = 500
 """characters of an answer"""
 _BOX = re.compile(r"\\boxed\s*\{(.*)\}[\s.$]*")
-_PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*[=:]\s*(-?\d+|[A-Za-z]\w*)\s*")
+_PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*[=:]\s*(-?[0-9]+|[A-Za-z]\w*)\s*")
 
 
 class ConstraintsOptions(BaseModel):

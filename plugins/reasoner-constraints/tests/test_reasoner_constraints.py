@@ -64,6 +64,7 @@ def test_every_solution_is_right(problem: Problem, text: str) -> None:
         (PUZZLE, "\\boxed{a = 1, b = 2, c = 4", "no closed box"),
         (PUZZLE, "a = 1, b = 2, c = 4\nThat is it", "no value of another variable"),
         (PUZZLE, "<think>a = 1, b = 2, c = 4", "not closed"),
+        (PUZZLE, "a = ١, b = 2, c = 4", "no value of another variable"),
         (PUZZLE, "", "no answer"),
         (PUZZLE, "none", "there is a solution"),
         (PUZZLE, "a = 1, " * 200, "longer than 500"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -31,8 +31,8 @@ MOST_ROWS = 1000
 """rows of a result; a query that returns more is wrong"""
 MOST_CHARS = 20_000
 """characters of a query"""
-DIGITS = 9
-"""significant digits to which numbers are compared"""
+TOLERANCE = 1e-9
+"""of the larger of two numbers: how far they may be from each other"""
 SHOWN = 500
 """characters of a query that are kept with its score"""
 INSIDE = Path(__file__).with_name("inside.py")
@@ -68,6 +68,7 @@ def _check_problem(problem: Problem, options: SqlOptions) -> str:
     Raises:
         ValueError: it fails, or returns the same rows everywhere, which a query of constants would too.
     """
+    _is_ordered(problem, options)
     results = _expected(problem, options)
     bags = {json.dumps(sorted(map(str, rows))) for rows in results}
     if len(bags) < 2:
@@ -109,7 +110,7 @@ def sql(problem: Problem, response: Response, *, options: SqlOptions) -> Score:
         results = _run(_databases(problem), query, options)
     except _BadQueryError as error:
         return Score(0.0, {"query": query[:SHOWN], "rows": []}, str(error))
-    ordered = bool(problem.fields.get("ordered", options.ordered))
+    ordered = _is_ordered(problem, options)
     differs = [
         i for i, (mine, theirs) in enumerate(zip(results, expected, strict=True), 1) if not same(mine, theirs, ordered)
     ]
@@ -124,15 +125,57 @@ def query_in(text: str) -> str:
 
 
 def same(rows: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]], ordered: bool) -> bool:
-    """Whether two results are equal, as bags of rows or as lists."""
-    mine, theirs = ([tuple(map(_comparable, row)) for row in each] for each in (rows, wanted))
-    return mine == theirs if ordered else Counter(mine) == Counter(theirs)
+    """Whether two results are equal, as bags of rows or as lists; numbers need only be close (`TOLERANCE`)."""
+    if len(rows) != len(wanted):
+        return False
+    if ordered:
+        pairs = zip(rows, wanted, strict=True)
+        return all(_frame(row) == _frame(other) and _are_close(row, other) for row, other in pairs)
+    left: dict[tuple[Any, ...], list[Sequence[Any]]] = {}
+    for other in sorted(wanted, key=_numbers):
+        left.setdefault(_frame(other), []).append(other)
+    for row in sorted(rows, key=_numbers):  # so that a row's equal is among the first that are left
+        candidates = left.get(_frame(row), [])
+        at = next((at for at, other in enumerate(candidates) if _are_close(row, other)), None)
+        if at is None:
+            return False
+        del candidates[at]
+    return True
 
 
-def _comparable(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    return value["hex"] if isinstance(value, dict) else value
+def _frame(row: Sequence[Any]) -> tuple[Any, ...]:
+    """What must be the same in two rows: all values but numbers, and where these are."""
+    return tuple(
+        int if isinstance(value, int | float) else value["hex"] if isinstance(value, dict) else value for value in row
+    )
+
+
+def _numbers(row: Sequence[Any]) -> list[int | float]:
+    return [value for value in row if isinstance(value, int | float)]
+
+
+def _are_close(row: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether the numbers of two rows are the same: whole ones exactly, others nearly."""
+    return all(
+        mine == theirs
+        if isinstance(mine, int) and isinstance(theirs, int)
+        else math.isclose(mine, theirs, rel_tol=TOLERANCE)
+        for mine, theirs in zip(_numbers(row), _numbers(other), strict=True)
+    )
+
+
+def _is_ordered(problem: Problem, options: SqlOptions) -> bool:
+    """Whether the order of the rows counts.
+
+    Raises:
+        ValueError: the problem's field `ordered` is neither true nor false nor null.
+    """
+    own = problem.fields.get("ordered")
+    if own is None:
+        return options.ordered
+    if not isinstance(own, bool):
+        raise ValueError(f"problem {problem.id!r}: the field 'ordered' must be true, false or null, got {own!r}")
+    return own
 
 
 def _databases(problem: Problem) -> tuple[str, ...]:

@@ -95,6 +95,10 @@ def test_the_order_of_rows_counts_where_it_is_asked_for() -> None:
     assert score(SORTED, backwards).value == 0.0
     loose = make_problem("?", SORTED.answer, databases=DATABASES)
     assert [score(loose, backwards, ordered=ordered).value for ordered in (False, True)] == [1.0, 0.0]
+    null = make_problem("?", SORTED.answer, databases=DATABASES, ordered=None)
+    assert [score(null, backwards, ordered=ordered).value for ordered in (False, True)] == [1.0, 0.0]
+    never = make_problem("?", SORTED.answer, databases=DATABASES, ordered=False)
+    assert score(never, backwards, ordered=True).value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,15 @@ def test_the_order_of_rows_counts_where_it_is_asked_for() -> None:
         ([[None]], [[0]], False, False),
         ([[{"hex": "00ff"}]], [[{"hex": "00ff"}]], True, True),
         ([], [], True, True),
+        ([[0.9138473395000017]], [[0.9138473394999982]], True, True),  # on two sides of where nine digits are rounded
+        ([[0.9138473395000017, 1], [0.1, 2]], [[0.1, 2], [0.9138473394999982, 1]], True, False),
+        ([[1.0, 2.0], [1.0 + 1e-12, 1.0]], [[1.0 + 1e-12, 2.0], [1.0, 1.0]], True, True),
+        ([[1.0, 2.0], [1.0, 1.0]], [[1.0, 2.0], [1.0, 2.0]], False, False),
+        ([[1.00000001]], [[1.0]], False, False),
+        ([[1234567890123.0]], [[1234567890123]], True, True),
+        ([[10**15]], [[10**15 + 1]], False, False),
+        ([[1, "a"]], [["a", 1]], False, False),
+        ([[1]], [[1, 1]], False, False),
     ],
 )
 def test_rows_are_compared_by_value(
@@ -123,6 +136,7 @@ def test_rows_are_compared_by_value(
         ({"databases": DATABASES[:1]}, "SELECT 1", "must be a list of two SQL scripts"),
         ({"databases": DATABASES}, "SELECT x FROM pets", "the reference query fails: OperationalError: no such column"),
         ({"databases": DATABASES}, "SELECT 1", "the same rows on all databases"),
+        ({"databases": DATABASES, "ordered": "false"}, "SELECT name FROM pets", "'ordered' must be true, false or"),
     ],
 )
 def test_a_problem_that_cannot_judge_is_refused(fields: Mapping[str, Any], answer: str, message: str) -> None:

@@ -62,6 +62,10 @@ class _Options:
     def lines(self) -> str:
         return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, self.texts, strict=False))
 
+    def below(self, text: str) -> str | None:
+        """The text with the options below it; None: it is empty, or lists them already."""
+        return None if not text.strip() or self.are_in(text) else f"{text.rstrip()}\n\n{self.lines}"
+
     def are_in(self, text: str) -> bool:
         """Whether the text lists them already, each after its letter."""
         pairs = zip(LETTERS, self.texts, strict=False)
@@ -114,19 +118,29 @@ class Choices:
     reading: _Reading
     is_mapped: bool
     """whether `columns` says what the answer is, which stays as it is"""
-    appended: bool
-    """whether the options are written below the question"""
+    is_asked: bool
+    """whether the prompt has the question"""
+    in_template: bool
+    """whether `prompt.template` writes the options, which is for questions that are text"""
 
     @classmethod
     def of(
-        cls, rows: Sequence[Row], section: str, mapped: Collection[str], template: Collection[str]
+        cls,
+        rows: Sequence[Row],
+        section: str,
+        mapped: Collection[str],
+        template: Collection[str],
+        report: RowReport,
+        *,
+        has_own_answer: bool,
     ) -> Choices | None:
-        """None: the rows are no multiple choice.
+        """None: the rows are no multiple choice; where they look like it, a sentence goes to the report.
 
         Args:
             section: the configuration section of the source (`data.train`), for messages.
             mapped: the names that `columns` has.
             template: the variables of `prompt.template`.
+            has_own_answer: the field `answer` is the rows' own, none that was recognised as such.
 
         Raises:
             ConfigError: the options, or the answers, can be read in two ways.
@@ -136,13 +150,19 @@ class Choices:
             return None
         is_mapped = "answer" in mapped
         readings = _readings(rows, options, ("answer",) if is_mapped else ANSWERS)
-        if is_mapped:
-            readings = [each for each in readings if each.way == "letter"]
         chosen = [each for each in readings if 2 * len(each.indices) > len(options)]
+        if is_mapped:
+            if chosen and all(each.is_index for each in chosen):
+                report.note(section, _index_note(section, field))
+            chosen = [each for each in chosen if each.way == "letter"]
+        answered = sum(rows[at].fields.get("answer") is not None for at in options)
         if not chosen:
             return None
+        if has_own_answer and 2 * answered > len(options) and all(each.field != "answer" for each in chosen):
+            report.note(section, _other_field_note(section, field, chosen[0].field))
+            return None
         reading = _agreed(_strongest(chosen), rows, options, section)
-        return cls(section, field, options, reading, is_mapped, "question" in template and field not in template)
+        return cls(section, field, options, reading, is_mapped, "question" in template, field in template)
 
     def read(self, rows: Sequence[Row], report: RowReport) -> list[Row]:
         """The rows with a letter as their answer; a sentence on it goes to the report."""
@@ -173,12 +193,14 @@ class Choices:
             where=f"field {self.reading.field!r}",
         )
 
-    def _question(self, row: Row, options: _Options) -> str | None:
-        """The question with the options below it; None: it stays as it is."""
-        text = row.fields.get("question")
-        if not self.appended or not isinstance(text, str) or not text.strip() or options.are_in(text):
+    def _question(self, row: Row, options: _Options) -> str | list[Any] | None:
+        """The question with the options below it, of messages below the user's last one; None: it stays as it is."""
+        question = row.fields.get("question")
+        if isinstance(question, list):
+            return _below_messages(question, options)  # the policy reads them whatever the template
+        if not self.is_asked or self.in_template or not isinstance(question, str):
             return None
-        return f"{text.rstrip()}\n\n{options.lines}"
+        return options.below(question)
 
     def _note(self, appended: bool) -> str:
         most = max(len(each.texts) for each in self.options.values())
@@ -190,6 +212,33 @@ class Choices:
             f"{self.section}: multiple choice: the options are those of {self.field}, {where}{answer}{way}. The reward "
             f"source choice judges it{letters}."
         )
+
+
+def _below_messages(messages: Sequence[Any], options: _Options) -> list[Any] | None:
+    """The messages with the options below the user's last one; None: one of them lists them already, or they are no
+    messages that end with the user's, which is refused where they are read."""
+    texts = [each.get("content") if isinstance(each, Mapping) else None for each in messages]
+    if any(isinstance(text, str) and options.are_in(text) for text in texts):
+        return None
+    if not messages or not isinstance(texts[-1], str) or messages[-1].get("role") != "user":
+        return None
+    asked = options.below(texts[-1])
+    return None if asked is None else [*messages[:-1], {**messages[-1], "content": asked}]
+
+
+def _index_note(section: str, field: str) -> str:
+    return (
+        f"{section}: {section}.columns.answer gives numbers, which stay as they are, so that the options of {field} "
+        "are not written below the question. For multiple choice map it to a letter, from an index counted from 0: "
+        f"--set '{section}.columns.answer={{{{ \"ABCDE\"[FIELD|int] }}}}'."
+    )
+
+
+def _other_field_note(section: str, field: str, other: str) -> str:
+    return (
+        f"{section}: the answers name none of the options in {field}, although {other} would, and stay as they are. "
+        f"If {other} says which option is right, make the answer its letter: {section}.columns.answer."
+    )
 
 
 def _options_of(rows: Sequence[Row], section: str, mapped: Collection[str]) -> tuple[str, dict[int, _Options]]:
@@ -251,7 +300,11 @@ def _readings(rows: Sequence[Row], options: Mapping[int, _Options], fields: Sequ
 
 def _strongest(readings: Sequence[_Reading]) -> list[_Reading]:
     """Without the indices where a letter, a label or a text that is no number says which option is right; of indices
-    without the one that cannot be: counted from 0 none is 0 in the other way, from 1 none is their number."""
+    without the one that cannot be: an index 0 is not counted from 1, and the number of options not from 0.
+
+    A way is ruled out only by one that reads all its rows and more: where each reads rows that the other does not,
+    some rows are broken, and none can tell which.
+    """
     indexed = {each.field for each in readings if each.is_index}
     names = [
         each
@@ -260,8 +313,15 @@ def _strongest(readings: Sequence[_Reading]) -> list[_Reading]:
     ]
     if names:
         return names
-    most = {field: max(len(each.indices) for each in readings if each.field == field) for field in indexed}
-    return [each for each in readings if not each.is_index or len(each.indices) == most[each.field]]
+    return [
+        each
+        for each in readings
+        if not each.is_index
+        or not any(
+            other.field == each.field and other.indices.keys() > each.indices.keys()  # more, and all of its rows
+            for other in readings
+        )
+    ]
 
 
 def _agreed(

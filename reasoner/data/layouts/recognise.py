@@ -58,7 +58,9 @@ class RowReader:
             pairs = " and ".join(f"{name} from {path}" for name, path in found.items())
             self.report.note(self.section, f"{self.section}: recognised {_kind(found)}: {pairs}.")
             rows = self._renamed(rows, found, asked)
-        choices = Choices.of(rows, self.section, self.mapped, self.template)
+        choices = Choices.of(
+            rows, self.section, self.mapped, self.template, self.report, has_own_answer="answer" not in found
+        )
         return list(rows) if choices is None else choices.read(rows, self.report)
 
     def _one(self, name: str, rows: Sequence[Row], candidates: Sequence[str], others: Sequence[str] = ()) -> str | None:

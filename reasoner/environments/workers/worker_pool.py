@@ -107,10 +107,14 @@ class SeatPool(WorkerPool[_SeatWorker]):
         running = len(self._busy())
         while self._queue and running < self._config.workers:
             call = self._queue.popleft()
-            worker = self._worker_of(call)
+            try:
+                worker = self._worker_of(call)
+                why = "the worker that kept its state has died in an earlier call"
+            except OSError as error:
+                worker = None
+                why = f"its worker could not be started: {error}; lower environment.sessions, or raise `ulimit -n`"
             if worker is None:
-                message = "the worker that kept its state has died in an earlier call"
-                self._emit(dump_outcome(CallOutcome(call.id, 0.0, kind="crash", message=message)))
+                self._emit(dump_outcome(CallOutcome(call.id, 0.0, kind="crash", message=why)))
                 continue
             worker.call = call
             worker.begin(call.timeout_s)

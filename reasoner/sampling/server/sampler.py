@@ -129,6 +129,9 @@ class ServerSampler:
         self._check_free("another seed")
         self._need_weights()
         self._end_schedule()
+        if len(self._out) < len(self._servers):
+            # from now on weights may change: what is submitted later belongs to a schedule that knows of it
+            self._begin_schedule()
 
     def submit(self, requests: Sequence[TokenRequest]) -> None:
         check_tokens(requests, self._running, self.max_model_len)
@@ -137,11 +140,11 @@ class ServerSampler:
             raise SamplerError(_none_left(self._out))
         self._running.update(request.id for request in requests)
         if self._schedule is None:
-            self._begin_schedule(requests)
-        else:
-            self._portal.call(self._schedule.add, requests)
+            self._begin_schedule()
+        assert self._schedule is not None
+        self._portal.call(self._schedule.add, requests)
 
-    def _begin_schedule(self, requests: Sequence[TokenRequest]) -> None:
+    def _begin_schedule(self) -> None:
         first = self._ranks.index % len(self._servers)  # ranks do not all start with the same server
         seats = [
             ServerState(server, self._sequences[server.url])
@@ -151,9 +154,7 @@ class ServerSampler:
         # of this schedule alone: what another one still says belongs to requests that are over
         self._events = queue.SimpleQueue()
         events = self._events
-        schedule = RequestSchedule(
-            seats, requests, self.end_tokens, self._name, self._version, self._patience_s, events.put
-        )
+        schedule = RequestSchedule(seats, self.end_tokens, self._name, self._version, self._patience_s, events.put)
 
         async def run() -> None:
             try:

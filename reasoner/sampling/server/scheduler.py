@@ -1,4 +1,4 @@
-"""Requests that several servers continue, from the first that is submitted until the servers get other work.
+"""Requests that several servers continue, until the servers get other work.
 
 A request goes to the server with the fewest tokens outstanding among those that can continue it at once; the others
 wait, so that a fast server gets more of them. A server takes part once it has reported that it holds the weights that
@@ -83,7 +83,6 @@ class RequestSchedule:
 
     Args:
         seats: the servers; of two with equal load the earlier one gets a request first.
-        requests: the first ones.
         own_ends: the model's own end tokens.
         name: the name of the weights of a version (`Server.version`).
         version: of the weights that the servers hold.
@@ -94,7 +93,6 @@ class RequestSchedule:
     def __init__(
         self,
         seats: Sequence[ServerState],
-        requests: Sequence[TokenRequest],
         own_ends: Collection[int],
         name: Callable[[int], str],
         version: int,
@@ -105,7 +103,7 @@ class RequestSchedule:
         self._patience_s = patience_s
         self._versions = {name(version): version}
         """names of the weights that the servers have had, the present ones last"""
-        self._waiting = deque(ServerRequest(request, version) for request in requests)
+        self._waiting = deque[ServerRequest]()
         self._names = count()
         self._then: dict[AsyncTask, Callable[[AsyncTask], None]] = {}
         self._dropped: list[AsyncTask] = []

@@ -11,6 +11,7 @@ import binascii
 import pickletools
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 
 MAX_UNPACKED = 2**28
 """bytes; a few kilobytes can stand for gigabytes"""
@@ -18,6 +19,7 @@ _TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
 _WITHOUT_EFFECT = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}
 
 
+@lru_cache(maxsize=2)  # the responses of a group share their tests; few are kept, as they may be large
 def unpacked_text(packed: str) -> str:
     """The text that is packed.
 
