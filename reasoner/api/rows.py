@@ -16,7 +16,10 @@ from reasoner.testing.cases import make_response
 EXAMPLE = "{'question': ..., 'answer': ..., 'response': ...}"
 KNOWN = ("question", "answer", "response", "fields", "finish_reason", "tokens", "problem", "sample")
 """columns of a row; of others a problem's fields are made"""
-OF_SCORES = ("step", "policy_version", "reward", "credit", "dropped", "token_ids", "token_logprobs", "token_weights")
+OF_SCORES = (
+    *("step", "policy_version", "turns", "reward", "credit", "dropped"),
+    *("token_ids", "token_written", "token_logprobs", "token_weights"),
+)
 """columns of a frame of `Run.rollouts` that say nothing of the problem; nor do those that begin with one of"""
 OF_SOURCES = ("reward/", "note/", "failure/")
 

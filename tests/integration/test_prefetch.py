@@ -265,5 +265,5 @@ def test_a_correction_of_ones_own_stays_and_none_is_refused(task: Path) -> None:
         load("gro.preset=sft")
     with pytest.raises(ConfigError, match=r"come from weights up to 2 steps older"):
         load("gro.preset=grpo", "gro.terms.grpo.correction.kind=none", staleness=2)
-    with pytest.raises(ConfigError, match=r"sampling\.ahead.*An earlier version's sampling\.ahead is sampling\.max_st"):
+    with pytest.raises(ConfigError, match=r"sampling\.ahead \(--set\): no longer there, set sampling\.max_staleness"):
         load_config(task, sets=["gro.preset=grpo", "sampling.ahead=1"], plugins=[str(PLUGIN)])

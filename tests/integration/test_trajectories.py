@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +89,24 @@ def read_rollouts(folder: Path, name: str) -> list[Rollout]:
     return rollouts
 
 
-def calling(self: Any, written: Sequence[int], text: str) -> tuple[ToolCall, ...]:
-    """In place of a policy that has learnt to call: the lengths of its turns say what it calls."""
-    calls = {
-        0: ToolCall("calculator", {"expression": f"{len(written)} + 1"}),
-        1: ToolCall("calculator", {"expression": "1 / 0"}),
-        2: ToolCall("nothing", {}),
-    }
-    return (calls[len(written) % 4],) if len(written) % 4 in calls else ()
+def calling() -> Callable[[Any, Sequence[int], str], tuple[ToolCall, ...]]:
+    """In place of a policy that has learnt to call: each turn that is read does another thing than the one before."""
+    number = count()
+
+    def read(self: Any, written: Sequence[int], text: str) -> tuple[ToolCall, ...]:
+        calls = (
+            ToolCall("calculator", {"expression": f"{len(written)} + 1"}),
+            ToolCall("calculator", {"expression": "1 / 0"}),
+            ToolCall("nothing", {}),
+        )
+        kind = next(number) % 4
+        return calls[kind : kind + 1]
+
+    return read
 
 
 def test_a_run_with_a_tool_trains_on_what_the_policy_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TagsFormat, "read", calling)
+    monkeypatch.setattr(TagsFormat, "read", calling())
     task = task_of(tmp_path, 'tools = ["calculator"]\nmax_turns = 3')
     with open_trainer(load_config(task, plugins=PLUGINS)) as trainer:
         train(trainer)
@@ -135,7 +141,7 @@ def test_a_run_with_a_tool_trains_on_what_the_policy_wrote(tmp_path: Path, monke
 def test_an_evaluation_has_the_tools_of_its_task_and_without_them_it_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
-    monkeypatch.setattr(TagsFormat, "read", calling)
+    monkeypatch.setattr(TagsFormat, "read", calling())
     task = task_of(tmp_path, 'tools = ["calculator"]\nmax_turns = 3')
     plugins = [each for plugin in PLUGINS for each in ("--plugin", plugin)]
     shared = ("eval", str(task), *plugins, "--samples", "4", "--temperature", "1", "--json")

@@ -26,7 +26,7 @@ def old(tmp_path: Path) -> Path:
 
 def refused_keys(message: str) -> list[str]:
     """Every line must say what became of its keys, and be short."""
-    lines = message.splitlines()
+    lines = [re.sub(r" \(.*?\): ", " (config.toml): ", line, count=1) for line in message.splitlines()]
     assert [line for line in lines if "): no longer there, " not in line or len(line) > 300] == []
     return [key for line in lines for key in line.partition(" (")[0].split(", ")]
 

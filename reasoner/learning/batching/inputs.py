@@ -73,6 +73,7 @@ class ModelInputs:
 def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.device) -> Tensor:
     """(S,) bool: tokens that the policy wrote, in the order of the micro-batch's rows.
 
+    >>> from reasoner.learning.batching.packing import PackedSequence
     >>> batch = MicroBatch((PackedSequence((1,), ((7, 8), (5,)), rows=(1, 0)),))
     >>> responses = [Response("", ids, written, (0.0,) * len(ids), "stop", 0)
     ...              for ids, written in (((5,), (True,)), ((7, 8), (True, False)))]
@@ -88,6 +89,7 @@ def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.
 def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
     """All packed sequences in one, without padding; the positions of every response restart after its prompt.
 
+    >>> from reasoner.learning.batching.packing import PackedSequence
     >>> batch = MicroBatch((PackedSequence((1, 2), ((7, 8, 9), (5, 6)), rows=(0, 1)),))
     >>> inputs = flat_inputs(batch, torch.device("cpu"))
     >>> inputs.input_ids_BL, inputs.position_ids_BL  # 9 and 6 are predicted, and predict nothing
@@ -127,6 +129,7 @@ def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
 def padded_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
     """One response per sequence, padded on the right: a causal model, recurrent or not, never sees the padding.
 
+    >>> from reasoner.learning.batching.packing import PackedSequence
     >>> long, short = PackedSequence((1, 2), ((7, 8, 9),), rows=(0,)), PackedSequence((1, 2), ((5,),), rows=(1,))
     >>> padded_inputs(MicroBatch((long, short)), torch.device("cpu")).input_ids_BL
     tensor([[1, 2, 7, 8],
