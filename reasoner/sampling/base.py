@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from reasoner.records import Group, Prompt, Receipt, SamplingParams
+from reasoner.records import Group, PartialGroup, Prompt, Receipt, SamplingParams
 
 Progress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
 Finish = Literal["stop", "length", "abort", "repetition"]
 """Why a generation ended: an end token or a stop string; the most tokens; `TokenService.abort`; it repeated itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Oldest:
+    """The versions of the oldest weights whose tokens two steps may learn from (`sampling.max_staleness`)."""
+
+    now: int
+    """This step. A group with older tokens begins anew."""
+    next: int
+    """The next step: a group with older tokens is completed now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,38 @@ class Sampler(Protocol):
 
         The log-probabilities are those of the sampled distribution, temperature included.
         """
+        ...
+
+    def sample_some(
+        self,
+        carried: Sequence[Prompt],
+        new: Sequence[Prompt],
+        n: int,
+        params: SamplingParams,
+        wanted: int,
+        oldest: Oldest,
+    ) -> Iterator[Group]:
+        """As `sample`, until `wanted` groups are complete, among them those that would be too old at the next step;
+        what there is of the others is kept for the next call, in which their prompts are among `carried`.
+
+        Args:
+            carried: prompts of groups that are kept, at most `wanted`; those that are not are left out.
+            new: prompts of groups that begin.
+        """
+        ...
+
+    @property
+    def kept(self) -> tuple[PartialGroup, ...]:
+        """What this rank's sampler keeps for the next `sample_some`."""
+        ...
+
+    def keep(self, groups: Sequence[PartialGroup]) -> None:
+        """Take what a sampler kept before the run was interrupted."""
+        ...
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which this rank's engine had something to do, so far."""
         ...
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:

@@ -11,8 +11,8 @@ from typing import Self, TypeVar
 
 from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.seeds import derive_seed
-from reasoner.records import Group, Prompt, Receipt, SamplingParams
-from reasoner.sampling.base import Sampler
+from reasoner.records import Group, PartialGroup, Prompt, Receipt, SamplingParams
+from reasoner.sampling.base import Oldest, Sampler
 
 T = TypeVar("T")
 
@@ -40,9 +40,41 @@ class ShardedSampler:
         return self._sampler.version if self._sampler else self._loaded
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        share = prompts[self._engine :: self._engines]
+        share = self._share(prompts)
         params = replace(params, seed=derive_seed(params.seed, "engine", self._engine))
         return self._sampler.sample(share, n, params) if share and self._sampler else iter(())
+
+    def sample_some(
+        self,
+        carried: Sequence[Prompt],
+        new: Sequence[Prompt],
+        n: int,
+        params: SamplingParams,
+        wanted: int,
+        oldest: Oldest,
+    ) -> Iterator[Group]:
+        """As in the protocol. Every engine goes on with the groups that it keeps itself, and makes its share of those
+        that are wanted: none has to know how far the others are. So it never keeps more than it is to make."""
+        own = [*self._share(new[:wanted]), *self._share(new[wanted:])]
+        params = replace(params, seed=derive_seed(params.seed, "engine", self._engine))
+        share = len(self._share(range(wanted)))
+        return self._sampler.sample_some(carried, own, n, params, share, oldest) if self._sampler else iter(())
+
+    def _share(self, items: Sequence[T]) -> Sequence[T]:
+        return items[self._engine :: self._engines]
+
+    @property
+    def kept(self) -> tuple[PartialGroup, ...]:
+        return self._sampler.kept if self._sampler else ()
+
+    def keep(self, groups: Sequence[PartialGroup]) -> None:
+        """As in the protocol; `groups` are those of all ranks. Every engine keeps its share."""
+        if self._sampler:
+            self._sampler.keep(self._share(groups))
+
+    @property
+    def busy_s(self) -> float:
+        return self._sampler.busy_s if self._sampler else 0.0
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         """All groups by every engine; servers, which all ranks share, are asked once."""

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from copy import copy
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, Self
+from typing import Self
 
-from anyio import CancelScope
 from anyio.from_thread import start_blocking_portal
 
 from reasoner.errors import RunError, SamplerError
-from reasoner.records import Group, Prompt, Receipt, Response, SamplingParams
-from reasoner.sampling.base import TokenService
+from reasoner.records import Group, PartialGroup, Prompt, Receipt, SamplingParams
+from reasoner.sampling.base import Oldest, TokenService
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
+from reasoner.trajectories.draw import Draw, DrawnGroup, Sessions
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import ABORT_S, TokenClient
-from reasoner.trajectories.trajectory import Engine, GroupPrompt, Trajectory, single_turns
+from reasoner.trajectories.trajectory import Engine, GroupPrompt
 from reasoner.trajectories.transcript import Reading
+
+
+class _Sampling:
+    """One call of `sample` or `sample_some`, while it runs."""
+
+    def __init__(self) -> None:
+        self.future: Future[None] | None = None
+        self.ended = Event()
+
+    def interrupt(self) -> None:
+        """Have it end."""
+        if self.future is not None:
+            self.future.cancel()
+
+    def cancel(self) -> None:
+        """Have it end, and wait until it has."""
+        if self.future is not None:
+            self.future.cancel()
+            self.ended.wait()
 
 
 class _State:
@@ -32,18 +50,22 @@ class _State:
         self.service = service
         self.thread = ThreadPoolExecutor(1, "sampling")
         """waits for the engine"""
-        self.sampling: Future[None] | None = None
-        self.idle = Event()
-        self.idle.set()
+        self.sampling: _Sampling | None = None
+        """the last one"""
         self.is_closed = False
         self.beginning = Lock()
         """held while the engine is asked for something that it does only between two samplings"""
+        self.kept: dict[str, PartialGroup] = {}
+        """groups that `sample_some` left, by problem id"""
+        self.sessions: Sessions = {}
+        """theirs that are open"""
+        self.busy_s = 0.0
+        """seconds in which the engine had something to do"""
 
     def cancel(self) -> None:
         """End what is being sampled, if anything is."""
         if self.sampling is not None:
             self.sampling.cancel()
-            self.idle.wait()
 
     def end(self) -> None:
         """Begin nothing any more, and end what is being sampled."""
@@ -58,7 +80,7 @@ class _State:
             raise SamplerError("this sampler is closed; open another")
 
     def check_idle(self, what: str) -> None:
-        if not self.idle.is_set():
+        if self.sampling is not None and not self.sampling.ended.is_set():
             raise SamplerError(still_sampling(what))
 
 
@@ -86,66 +108,101 @@ class TrajectorySampler:
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
         check_request(prompts, n, params, self._service.max_model_len)
-        ends = all_end_tokens(self._service.end_tokens, params)
-        return self._sample(prompts, n, params, Reading(self._service.tokenizer, ends, params.stop))
 
-    def _sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, reading: Reading) -> Iterator[Group]:
-        state = self._state
+        def draw(client: TokenClient, done: Callable[[Group], None]) -> Draw:
+            return Draw(client, self._groups(client, prompts, n, params), len(prompts), {}, done)
+
+        return self._sample(params.seed, draw, lambda left: None)
+
+    def sample_some(
+        self,
+        carried: Sequence[Prompt],
+        new: Sequence[Prompt],
+        n: int,
+        params: SamplingParams,
+        wanted: int,
+        oldest: Oldest,
+    ) -> Iterator[Group]:
+        kept, sessions = self._state.kept, self._state.sessions
+        prompts = [*(prompt for prompt in carried if prompt.problem.id in kept), *new]
+        check_request(prompts, n, params, self._service.max_model_len)
+
+        def draw(client: TokenClient, done: Callable[[Group], None]) -> Draw:
+            groups = self._groups(client, prompts, n, params)
+            for group in groups:
+                if there_is := kept.get(group.opened.prompt.problem.id):
+                    group.take(there_is, oldest)
+            return Draw(client, groups, wanted, sessions, done)
+
+        def keep(left: Sequence[PartialGroup]) -> None:
+            for prompt in prompts:
+                kept.pop(prompt.problem.id, None)
+            kept.update({group.problem.id: group for group in left})
+
+        return self._sample(params.seed, draw, keep) if wanted else iter(())
+
+    @property
+    def kept(self) -> tuple[PartialGroup, ...]:
+        return tuple(self._state.kept.values())
+
+    def keep(self, groups: Sequence[PartialGroup]) -> None:
+        self._state.kept.update({group.problem.id: group for group in groups})
+
+    @property
+    def busy_s(self) -> float:
+        return self._state.busy_s
+
+    def _groups(
+        self, client: TokenClient, prompts: Sequence[Prompt], n: int, params: SamplingParams
+    ) -> list[DrawnGroup]:
+        ends = all_end_tokens(self._service.end_tokens, params)
+        reading = Reading(self._service.tokenizer, ends, params.stop)
+        engine = Engine(client, params, reading, self._service.version, self._service.max_model_len)
+        seeds = prompt_seeds(params.seed, prompts)
+        return [
+            DrawnGroup(engine, self._interaction, GroupPrompt(prompt, seed), n)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+
+    def _sample(
+        self,
+        seed: int,
+        draw: Callable[[TokenClient, Callable[[Group], None]], Draw],
+        keep: Callable[[Sequence[PartialGroup]], None],
+    ) -> Iterator[Group]:
+        """
+        Args:
+            draw: makes what is to be done of what it is generated with, and of what takes each group.
+            keep: takes what there is of the groups that are not given.
+        """
+        state, sampling = self._state, _Sampling()
         groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
 
-        async def sampling() -> None:
+        async def run() -> None:
             client = TokenClient(self._service, state.thread)
-            engine = Engine(client, params, reading, self._service.version, self._service.max_model_len)
             try:
-                await self._collect(engine, prompts, n, groups.put)
+                keep(await draw(client, groups.put).run())
             finally:
-                state.idle.set()
+                state.busy_s += client.busy_s
+                sampling.ended.set()
                 groups.put(None)
 
         with ExitStack() as stack:
             with state.beginning:
                 state.check_open()
                 state.check_idle("more responses")
-                self._service.begin(params.seed)
+                self._service.begin(seed)
                 portal = stack.enter_context(start_blocking_portal())
-                state.idle.clear()
-                state.sampling = portal.start_task_soon(sampling)
+                state.sampling = sampling
+                sampling.future = future = portal.start_task_soon(run)
             try:
                 while (group := groups.get()) is not None:
                     yield group
                 with suppress(CancelledError):
-                    return state.sampling.result()
+                    return future.result()
                 raise SamplerError("the sampler was closed while it was sampling, or did not take new weights")
             finally:
-                state.cancel()
-
-    async def _collect(self, engine: Engine, prompts: Sequence[Prompt], n: int, done: Callable[[Group], None]) -> None:
-        """Make all responses at the same time; `done` takes each group that is complete."""
-        collected = [dict[int, Response]() for _ in prompts]
-        seeds = prompt_seeds(engine.params.seed, prompts)
-        opened = [GroupPrompt(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        tasks = [asyncio.ensure_future(job) for job in self._jobs(engine, opened, n)]
-        try:
-            for task in asyncio.as_completed(tasks):
-                index, responses = await task
-                collected[index] |= responses
-                if len(collected[index]) == n:
-                    ordered = tuple(collected[index][sample] for sample in range(n))
-                    done(Group(prompts[index].problem, opened[index].token_ids, ordered))
-        finally:
-            with CancelScope(shield=True):
-                for each in tasks:
-                    each.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await engine.client.close()
-
-    def _jobs(self, engine: Engine, groups: Sequence[GroupPrompt], n: int) -> Iterator[_Job]:
-        """A coroutine for every prompt; with an interaction, for every response."""
-        for index, group in enumerate(groups):
-            if self._interaction is None:
-                yield _group(engine, index, group, n)
-            else:
-                yield from (_one(index, Trajectory(engine, self._interaction, group, sample)) for sample in range(n))
+                sampling.cancel()
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         self._state.check_idle("log-probabilities")
@@ -168,7 +225,7 @@ class TrajectorySampler:
         except RunError:
             # what is being written would go on with weights of which nobody knows the version
             if self._state.sampling is not None:
-                self._state.sampling.cancel()
+                self._state.sampling.interrupt()  # it ends in this thread, so it is not waited for
             with suppress(SamplerError):  # where the load ended the engine, its own error says why
                 self._service.resume()
             raise
@@ -192,15 +249,3 @@ class TrajectorySampler:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-_Job = Coroutine[Any, Any, tuple[int, dict[int, Response]]]
-"""gives the index of a prompt, and responses to it by their index in the group"""
-
-
-async def _group(engine: Engine, index: int, group: GroupPrompt, n: int) -> tuple[int, dict[int, Response]]:
-    return index, dict(enumerate(await single_turns(engine, group, n)))
-
-
-async def _one(index: int, trajectory: Trajectory) -> tuple[int, dict[int, Response]]:
-    return index, {trajectory.sample: await trajectory.run()}
