@@ -47,3 +47,21 @@ class Timer:
         """`time/<stage>` and `time/total`, seconds."""
         stages = {f"time/{stage}": seconds for stage, seconds in self.seconds.items()}
         return {**stages, "time/total": time.perf_counter() - self._started}
+
+
+class IdleTime:
+    """The share of the time between two looks in which something had nothing to do."""
+
+    def __init__(self) -> None:
+        self._looked, self._busy_s = time.perf_counter(), 0.0
+
+    def since_last(self, busy_s: float) -> float:
+        """From the last look, or the beginning, to now.
+
+        Args:
+            busy_s: seconds in which it had something to do, so far.
+        """
+        now = time.perf_counter()
+        share = 1.0 - (busy_s - self._busy_s) / max(now - self._looked, 1e-9)
+        self._looked, self._busy_s = now, busy_s
+        return min(1.0, max(0.0, share))

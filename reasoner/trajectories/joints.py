@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from reasoner.records import SamplingParams
-from reasoner.sampling.base import Finish
 from reasoner.sampling.responses import LONGEST_PATTERN, repeats
 
 
 def end_across(
     tokenizer: Any, written: Sequence[int], joint: int, params: SamplingParams
-) -> tuple[int, Finish] | None:
+) -> tuple[int, Literal["stop", "repetition"]] | None:
     """How many tokens of a turn count, and why it ended there; None: all do, and the engine's own reason holds.
 
     An engine looks for stop strings, and for what repeats itself, in the tokens of one request. What spans two requests
@@ -22,7 +21,7 @@ def end_across(
         written: the tokens of the turn.
         joint: how many of them were there before the last request.
     """
-    ends: list[tuple[int, Finish]] = []
+    ends: list[tuple[int, Literal["stop", "repetition"]]] = []
     if params.stop:
         # a token of text has at least one byte, so a string across the joint ends within that many tokens of it
         longest = max(len(string.encode()) for string in params.stop)

@@ -60,7 +60,9 @@ class _State:
         self.sessions: Sessions = {}
         """theirs that are open"""
         self.busy_s = 0.0
-        """seconds in which the engine had something to do"""
+        """seconds in which the engine had something to do, before `client`"""
+        self.client: TokenClient | None = None
+        """of what is being sampled"""
 
     def cancel(self) -> None:
         """End what is being sampled, if anything is."""
@@ -150,7 +152,8 @@ class TrajectorySampler:
 
     @property
     def busy_s(self) -> float:
-        return self._state.busy_s
+        client = self._state.client
+        return self._state.busy_s + (client.busy_s if client else 0.0)
 
     def _groups(
         self, client: TokenClient, prompts: Sequence[Prompt], n: int, params: SamplingParams
@@ -179,11 +182,11 @@ class TrajectorySampler:
         groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
 
         async def run() -> None:
-            client = TokenClient(self._service, state.thread)
+            state.client = client = TokenClient(self._service, state.thread)
             try:
                 keep(await draw(client, groups.put).run())
             finally:
-                state.busy_s += client.busy_s
+                state.busy_s, state.client = state.busy_s + client.busy_s, None
                 sampling.ended.set()
                 groups.put(None)
 

@@ -45,8 +45,12 @@ class TokenClient:
         self._has_failed = False
         self.is_stopped = False
         """nothing is generated any more: what was being generated was interrupted"""
-        self.busy_s = 0.0
-        """seconds in which the engine had something to do"""
+        self._busy_s, self._busy_since = 0.0, 0.0
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which the engine had something to do, so far."""
+        return self._busy_s + (time.perf_counter() - self._busy_since if self._receiving else 0.0)
 
     async def generate(
         self, token_ids: tuple[int, ...], n: int, params: SamplingParams, what: str
@@ -135,10 +139,11 @@ class TokenClient:
             self._fail([request.id for request in requests], error)
             return
         if self._receiving is None:
+            self._busy_since = time.perf_counter()
             self._receiving = asyncio.create_task(self._receive())
 
     async def _receive(self) -> None:
-        loop, started = asyncio.get_running_loop(), time.perf_counter()
+        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 done = await loop.run_in_executor(self._thread, self._service.receive, _RECEIVE_S)
@@ -154,8 +159,7 @@ class TokenClient:
         except Exception as error:
             self._fail([*self._waiting], error)
         finally:
-            self._receiving = None
-            self.busy_s += time.perf_counter() - started
+            self._busy_s, self._receiving = self.busy_s, None
 
     def _fail(self, ids: list[int], error: Exception) -> None:
         self._has_failed = True
