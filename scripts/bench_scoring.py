@@ -208,7 +208,7 @@ def rows(workers: int) -> Iterator[tuple[str, str]]:
     )
     yield "`math`, nine of ten responses equal to an earlier one", f"{rate(equal, ['math'], workers, 10_000):,.0f}"
     for where, way in WAYS.items():
-        outcome = way(lambda: chaos(each=5, timeout_s=1.0, workers=workers))
+        outcome = way(lambda: chaos(count=5, timeout_s=1.0, workers=workers))
         kinds = ", ".join(f"{count} {kind}" for kind, count in outcome.outcomes.items() if kind != 1.0)
         wrong = f"WRONG: {'; '.join(outcome.wrong)}" if outcome.wrong else "every outcome as it must be"
         yield (
