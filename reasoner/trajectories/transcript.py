@@ -132,8 +132,8 @@ class Transcript:
         """Give up all tokens."""
         self.discarded += sum(self.policy_mask)
         self.carried, self.turn_seconds = 0, 0.0
-        for each in (self.token_ids, self.policy_mask, self.logprobs, self.turns, self.versions):
-            each.clear()
+        for column in (self.token_ids, self.policy_mask, self.logprobs, self.turns, self.versions):
+            column.clear()
 
     def partial(self, sample: int, rewards: Sequence[float | None], parts: Mapping[str, Any]) -> PartialResponse:
         """What there is, to be continued later.
@@ -202,8 +202,8 @@ class Transcript:
 
     def _cut(self, end: int) -> None:
         """Leave out the tokens from this position on."""
-        for each in (self.token_ids, self.policy_mask, self.logprobs):
-            del each[end:]
+        for column in (self.token_ids, self.policy_mask, self.logprobs):
+            del column[end:]
         self.versions = [version for version in self.versions if version[0] < end]
 
     def _add(self, token_ids: Sequence[int], logprobs: Sequence[float], *, policy: bool) -> None:

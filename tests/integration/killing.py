@@ -184,18 +184,18 @@ TRIALS = (
             "run.checkpoint_every=2",
             "evaluation.every=3",
         ),
-        6,
+        5,
     ),
     # the next step's groups are drawn during the update
     Trial(
         "ahead",
         ("gro.preset=grpo", "sampling.max_staleness=1", "curriculum.kind=pass-rate", "run.checkpoint_every=2"),
-        6,
+        5,
     ),
     # groups that are not complete when a step has enough are in the checkpoint, and continued
-    Trial("over", ("gro.preset=grpo", "sampling.max_staleness=1", *OVER, "run.checkpoint_every=1"), 6, exact=False),
+    Trial("over", ("gro.preset=grpo", "sampling.max_staleness=1", *OVER, "run.checkpoint_every=1"), 5, exact=False),
     Trial(
-        "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 6
+        "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 5
     ),
     # held-out rows are measured before training, in between and after it
     Trial(
@@ -209,10 +209,10 @@ TRIALS = (
             "data.holdout=0.2",
             "evaluation.every=4",
         ),
-        6,
+        5,
     ),
     # the reference is the model without its adapter
-    Trial("lora", ("gro.preset=dpo", "lora.rank=4", "run.checkpoint_every=2"), 6),
+    Trial("lora", ("gro.preset=dpo", "lora.rank=4", "run.checkpoint_every=2"), 5),
 )
 
 if __name__ == "__main__":
