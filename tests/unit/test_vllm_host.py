@@ -298,7 +298,7 @@ def ended(*reasons: str | None) -> Any:
 @pytest.mark.usefixtures("stubs")
 def test_every_reason_that_vllm_has_for_an_end_is_understood() -> None:
     """`FinishReason` of vLLM: stop, length, abort, error, repetition."""
-    host, noted = host_of(CUDA)
+    host, _ = host_of(CUDA)
     sent: list[Any] = []
     host._connection = SimpleNamespace(send=sent.append)
     asked = Submit((TokenRequest(4, (1,), 3, PARAMS),))

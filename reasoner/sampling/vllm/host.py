@@ -159,7 +159,7 @@ class EngineHost:
         versions = self._running.pop(id_)
         asked, attempt = self._asked.pop(id_)
         if any(part.finish_reason == "error" for part in output.outputs) and not is_aborted and attempt < _ATTEMPTS:
-            print(f"vLLM failed on request {id_}; attempt {attempt + 1} of {_ATTEMPTS}", flush=True)
+            sys.stderr.write(f"vLLM failed on request {id_}; attempt {attempt + 1} of {_ATTEMPTS}\n")
             self._begin(asked, attempt + 1)  # it calls such a failure one of the request alone
             return
         outputs = sorted(output.outputs, key=lambda completion: int(completion.index))

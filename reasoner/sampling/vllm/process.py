@@ -36,7 +36,7 @@ _ATTEMPTS = 2
 _CLOSE_WITHIN = 10.0
 """seconds for a polite end before the host is killed"""
 PATIENCE_S = 600.0
-"""seconds without a token after which an engine that samples counts as hung, and without any work one that was asked for
+"""seconds without a token after which an engine that samples counts as hung; without any work, one that was asked for
 something else"""
 _LOOK_EVERY = 5.0
 """seconds between looks at that, and at whether it works at what it was asked for"""
