@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reasoner.data.mixture import Mixture
+from reasoner.data.problems import Cursor, Stream
+from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.environments.base import EnvironmentFailedError
-from reasoner.errors import SamplerError
+from reasoner.errors import ConfigError, RunError, SamplerError
 from reasoner.io.parquet import read_parquet, write_parquet
-from reasoner.records import Failure, Group, Message, Observation, PartialGroup, Prompt, SamplingParams, Turn
+from reasoner.loading import load_config
+from reasoner.monitoring.step_metrics import carried_metrics, staleness_metrics
+from reasoner.monitoring.timer import IdleTime
+from reasoner.records import (
+    Failure,
+    Group,
+    Message,
+    Observation,
+    PartialGroup,
+    Problem,
+    Prompt,
+    Response,
+    SamplingParams,
+    Turn,
+)
 from reasoner.sampling.base import Oldest, TokenRequest
+from reasoner.sampling.sharded import ShardedSampler
+from reasoner.scoring.sharded import ShardedScorer
+from reasoner.training.rollout import RolloutCollector
 from reasoner.trajectories import token_client
 from reasoner.trajectories.joints import end_across
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.unit.fake_environments import FakeEnvironments, FakeSession
 from tests.unit.fake_tokens import FakeTokens
+from tests.unit.test_rollout import Scorer
+from tests.unit.test_sharded_sampler import on_ranks
 from tests.unit.test_trajectories import END, PARAMS, START, TOKENIZER, check, decoded, ids, interaction, prompt
 
 ANY = Oldest(-1, -1)
@@ -371,3 +397,163 @@ def test_whatever_the_lengths_every_group_is_given_once_and_every_token_kept() -
         for group in found:
             assert [len(each.token_ids) for each in group.responses] == lengths[group.problem.id]
             assert all(each.discarded_tokens == 0 for each in group.responses)
+
+
+# The groups of a step
+
+
+def collected(
+    ranks: Ranks, service: FakeTokens, per_step: int, over: float, refills: int = 0, staleness: int = 1
+) -> RolloutCollector:
+    """The collector of one rank over problems `p0` to `p11`, of which every second one has differences."""
+    sets = [f"learning.problems_per_step={per_step}", f"sampling.over_sample={over}", "sampling.group_size=2"]
+    sets += [f"sampling.refills={refills}", f"sampling.max_staleness={staleness}", "sampling.max_tokens=64"]
+    config = load_config("math-gsm8k", "laptop", sets=sets).config
+    problems = [Problem(f"p{number}", (Message("user", "?"),), str(number)) for number in range(12)]
+    mixture = Mixture(
+        {config.task: Cursor(Stream(problems, per_step, 0, section="data.train", key="per_step"))}, {config.task: 1.0}
+    )
+    asked = {problem.id: Prompt(problem, ids(f"{problem.id}:")) for problem in problems}
+    sampler = ShardedSampler(TrajectorySampler(service), ranks)
+    scorer = ShardedScorer(Scorer(lambda number: (1.0, float(number % 2))), ranks)
+    return RolloutCollector(config, sampler, scorer, mixture, asked)
+
+
+def heavy(seed: int) -> FakeTokens:
+    chance = random.Random(seed)
+    lengths = {f"p{number}": [min(60, 2 + int(chance.paretovariate(0.7))) for _ in range(2)] for number in range(12)}
+    return FakeTokens(Lengths(**lengths), TOKENIZER, (END,))
+
+
+@pytest.mark.parametrize(
+    ("count", "per_step", "over", "refills"), [(1, 4, 0.5, 0), (2, 3, 0.34, 0), (2, 1, 1.0, 0), (2, 3, 1.0, 2)]
+)
+def test_every_problem_of_an_epoch_is_begun_once_and_every_group_that_was_begun_is_learned_from_once(
+    count: int, per_step: int, over: float, refills: int
+) -> None:
+    """Also where a rank has nothing to continue, or nothing to begin."""
+
+    def rank(ranks: Ranks) -> tuple[list[list[str]], tuple[str, ...], int]:
+        service = heavy(ranks.index)
+        made, steps = collected(ranks, service, per_step, over, refills), list[list[str]]()
+        for step in range(1, 9):
+            made.note_version(step, step - 1)
+            rollouts = made.collect(step, greedy=False)
+            assert len(rollouts.rounds[0]) == per_step
+            for scored in rollouts.sampled:
+                for response in scored.group.responses:
+                    assert response.policy_version >= step - 2
+                    assert response.discarded_tokens == 0
+            steps.append([scored.group.problem.id for scored in rollouts.sampled])
+            made.sampler.load(Path(), step)
+        return steps, made.carried, len(made.sampler.kept)
+
+    found = on_ranks(count, rank)
+    steps, carried, _ = found[0]
+    assert all((own, left) == (steps, carried) for own, left, _ in found)
+    assert sum(kept for *_, kept in found) == len(carried) == math.ceil(per_step * over)
+    begun = Counter(name for step in [*steps, carried] for name in step)
+    assert max(begun.values()) - min(begun[f"p{number}"] for number in range(12)) <= 1
+    assert all(len(set(step)) == len(step) for step in steps)
+
+
+def test_a_checkpoint_holds_what_is_begun_and_another_number_of_ranks_goes_on_with_it(tmp_path: Path) -> None:
+    def before(ranks: Ranks) -> tuple[dict[str, Any], list[str]]:
+        made = collected(ranks, heavy(ranks.index), 3, 1.0)
+        made.note_version(1, 0)
+        made.collect(1, greedy=False)
+        made.mark()
+        state = json.loads(json.dumps(made.state()))
+        made.note_version(2, 1)
+        made.collect(2, greedy=False)  # interrupted afterwards: it is not what was marked
+        made.save_kept(tmp_path / f"partial-{ranks.index}.parquet")
+        assert json.loads(json.dumps(made.state())) == state
+        return state, [group.problem.id for group in made.sampler.kept]
+
+    [(state, _), _] = on_ranks(2, before)
+    files = sorted(tmp_path.iterdir())
+    kept = {group.problem.id: group for file in files for group in read_parquet(file, PartialGroup)}
+    assert sorted(kept) == sorted(state["carried"])
+    assert state["published"] == {"1": 0}
+    service = heavy(0)
+    service.version = 1
+    made = collected(ALONE, service, 3, 1.0)
+    made.restore(state)
+    made.load_kept(files)
+    made.note_version(2, 1)
+    rollouts = made.collect(2, greedy=False)
+    # at the next step they would be too old
+    assert {scored.group.problem.id for scored in rollouts.sampled} == set(kept)
+    tokens = {(name, partial.sample): partial.token_ids for name, group in kept.items() for partial in group.partial}
+    assert tokens
+    for scored in rollouts.sampled:
+        for sample, response in enumerate(scored.group.responses):
+            begun = tokens.get((scored.group.problem.id, sample), ())
+            assert response.token_ids[: len(begun)] == begun
+    made.restore(state)
+    with pytest.raises(RunError, match=r"holds nothing of 3 groups that were begun before it, such as that of problem"):
+        made.load_kept([])
+
+
+def test_figures_of_what_was_carried() -> None:
+    response = Response("x", (1, 2, 3, 4), (True, True, False, True), (-0.5, -0.5, 0.0, -0.5), "stop", 2, ((2, 4),))
+    carried = [replace(response, carried_tokens=3, discarded_tokens=5), replace(response, carried_tokens=4), response]
+    assert carried_metrics(carried) == {
+        "response/carried": 2 / 3,
+        "response/continued": 1 / 3,
+        "tokens/carried": 5 / 9,
+        "tokens/discarded": 5.0,
+    }
+    assert staleness_metrics([response, replace(response, policy_version=5, version_changes=())], 5) == {
+        "response/staleness": 1.5,
+        "response/weights_changed": 0.5,
+        "response/versions": 1.5,
+        "tokens/staleness_mean": (3 + 3 + 1) / 6,
+        "tokens/staleness_max": 3.0,
+    }
+
+
+def test_the_engine_is_idle_where_it_has_nothing_to_do() -> None:
+    service = fake(a=[3])
+    with TrajectorySampler(service) as sampler:
+        assert sampler.busy_s == 0.0
+        some(sampler, [], ["a"], 1, 1)
+        busy = sampler.busy_s
+        assert busy > 0
+        assert sampler.busy_s == busy
+    idle = IdleTime()
+    assert idle.since_last(0.0) == 1.0
+    assert idle.since_last(1000.0) == 0.0
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (
+            ["sampling.over_sample=-0.1", "sampling.max_staleness=1"],
+            r"sampling\.over_sample = -0\.1 .*must be at least 0",
+        ),
+        (["sampling.over_sample=1.5", "sampling.max_staleness=1"], r"sampling\.over_sample = 1\.5 .*must be at most 1"),
+        (["sampling.over_sample=0.5"], r"sampling\.over_sample = 0\.5 .*set sampling\.max_staleness = 1"),
+        (
+            ["sampling.over_sample=0.5", "sampling.max_staleness=1", "gro.preset=dpo", "data.pairs.path=x.jsonl"],
+            r"sampling\.over_sample = 0\.5 begins more online groups, and no term reads any",
+        ),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(sets: Sequence[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("math-gsm8k", "laptop", sets=sets)
+
+
+def test_one_step_of_staleness_is_for_being_continued() -> None:
+    def lookahead(*sets: str) -> int:
+        return load_config("math-gsm8k", "laptop", sets=sets).config.sampling.lookahead
+
+    assert lookahead() == 0
+    assert lookahead("sampling.max_staleness=2") == 2
+    assert lookahead("sampling.max_staleness=1", "sampling.over_sample=0.5") == 0
+    assert lookahead("sampling.max_staleness=3", "sampling.over_sample=0.5") == 2
