@@ -47,6 +47,8 @@ class Fake:
     seeds: list[int] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     """checksums of weights"""
+    aborts: bool = True
+    """has a route that ends requests"""
     aborted: list[str] = field(default_factory=list)
     """names of requests that were to be ended"""
     running: int = 0
@@ -80,7 +82,9 @@ class Fake:
                 self.seeds += body["args"]
                 return 200, {"results": [None]}
             case "/abort_requests", _:
-                self.aborted += body["request_ids"]
+                if not self.aborts:
+                    return 404, {"error": "no such route"}
+                self.aborted += body.get("request_ids", [])
             case "/inference/v1/generate", _:
                 return self._generate(body)
         return 200, {"success": True}
