@@ -126,6 +126,11 @@ def _check_staleness(config: Sections) -> None:
     most, over = config.sampling.max_staleness, config.sampling.over_sample
     if over and config.gro.terms and not config.online:
         raise ValueError(f"sampling.over_sample = {over:g} begins more online groups, and no term reads any")
+    if over and config.mixture:
+        raise ValueError(
+            f"sampling.over_sample = {over:g} samples all problems of a step together, and those of several tasks "
+            "([[mixture]]) are sampled one task after the other: set sampling.over_sample = 0"
+        )
     if over and not most:
         raise ValueError(
             f"sampling.over_sample = {over:g} continues responses in the next step, whose weights are newer than those "
