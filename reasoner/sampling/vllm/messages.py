@@ -102,6 +102,16 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeBuckets:
+    """Take the weights that come over a local socket and lie in a buffer on the GPU (`buckets.py`)."""
+
+    address: str
+    """of the socket"""
+    version: int | None
+    """None: a trial, whose weights are not loaded; the answer then may also say why it failed"""
+
+
+@dataclass(frozen=True, slots=True)
 class Sleep:
     """Give back memory; with `StartEngine.discards_weights` also the weights."""
 
@@ -117,7 +127,18 @@ class Close:
 
 
 Request = (
-    StartEngine | Begin | Submit | Abort | PauseSampling | ResumeSampling | ScoreRequest | Load | Sleep | Wake | Close
+    StartEngine
+    | Begin
+    | Submit
+    | Abort
+    | PauseSampling
+    | ResumeSampling
+    | ScoreRequest
+    | Load
+    | TakeBuckets
+    | Sleep
+    | Wake
+    | Close
 )
 
 
