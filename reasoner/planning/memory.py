@@ -243,10 +243,9 @@ def learner_bytes(
         sharded = config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3
         held["frozen weights"] = width * model.parameters / (config.run.ranks if sharded else 1)
     elif config.needs_initial:
-        held["reference"] = width * size
+        held["reference"] = _frozen_bytes(config, model, config.model.dtype)
     if teacher is not None:
-        own = 4.0 if config.learner == "torch" else WIDTH[config.teacher.dtype or config.model.dtype]
-        held["teacher"] = own * teacher.parameters
+        held["teacher"] = _frozen_bytes(config, teacher, config.teacher.dtype or config.model.dtype)
     if config.gro.needs_critic:
         held["critic"] = 12.0 * critic.parameters
         gradients["its gradient"] = 4.0 * critic.parameters
@@ -256,6 +255,17 @@ def learner_bytes(
         at_once = max(1, model.layers) if config.learning.gradient_checkpointing else 1
         buffers["bfloat16 casts"] = 2.0 * layers / at_once
     return LearnerMemory(held, gradients, offloaded, buffers)
+
+
+def _frozen_bytes(config: Config, model: ModelSize, dtype: str) -> float:
+    """Of a model that is not trained. Torch's bfloat16 keeps float32 of what is not a linear layer."""
+    if config.learner != "torch":
+        return WIDTH[dtype] * model.parameters
+    linear = [
+        rows * columns for name, rows, columns in model.matrices if ".experts." not in name and rows != model.vocabulary
+    ]
+    narrow = sum(linear) if dtype == "bfloat16" else 0
+    return 4.0 * model.parameters - 2.0 * narrow
 
 
 def _deepspeed_bytes(config: Config, size: int) -> tuple[Parts, Parts, Parts]:

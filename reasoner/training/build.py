@@ -418,7 +418,7 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
     """A model that gives log-probabilities and is not trained."""
     config = base.config
     with base.ranks.in_turn():
-        return TorchPolicy(
+        policy = TorchPolicy(
             folder,
             device=base.decisions.device,
             dtype=dtype,
@@ -429,6 +429,8 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
             trust_remote_code=config.model.trust_remote_code,
             autocast=base.decisions.learner == "torch",
         )
+        policy.freeze()
+        return policy
 
 
 def _build_critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
