@@ -161,6 +161,7 @@ class Fake:
 
 DESCRIPTION: Json = {
     "vllm": "0.32.0",
+    "device": "cpu",
     "shape": {"model_type": "llama", "vocab_size": 260, "hidden_size": 64, "num_hidden_layers": 2}
     | {"intermediate_size": 128, "num_attention_heads": 2},
     "dtype": "float32",

@@ -283,7 +283,7 @@ def _with(receipt: Any) -> object:
     return "0" * 32, receipt[1]
 
 
-@pytest.mark.parametrize("message", [buckets.Taken(), buckets.End(), "nonsense"])
+@pytest.mark.parametrize("message", [buckets.Taken(), buckets.NoMoreBuckets(), "nonsense"])
 def test_what_is_no_bucket_ends_the_hand_over(message: object) -> None:
     from multiprocessing import Pipe
 
@@ -308,7 +308,7 @@ def test_parts_that_do_not_make_a_weight_are_refused(parts: list[buckets.BucketP
 
     ours, theirs = Pipe()
     with ours, theirs:
-        for message in (SharedBuffer(0, ""), buckets.Bucket(tuple(parts)), buckets.End()):
+        for message in (SharedBuffer(0, ""), buckets.Bucket(tuple(parts)), buckets.NoMoreBuckets()):
             ours.send(message)
         with pytest.raises(SamplerError, match="this is a bug"):
             list(buckets.received_weights(theirs, lambda _: torch.zeros(64, dtype=torch.uint8), DeviceDigest()))

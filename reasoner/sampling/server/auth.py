@@ -49,7 +49,7 @@ class Guard:
 
     Of the workers' methods only a run's own can be called: some of the others end the engine, or never answer.
 
-    Weights are pulled before they are loaded, while the engine still samples. They are removed once `take_weights` or
+    Weights are pulled before the engine hears of them. They are removed once `take_weights` or
     `take_adapter` of them is answered, when others are pulled, and with the process.
     """
 

@@ -103,6 +103,8 @@ class Description(BaseModel):
     """What an engine is (`WorkerExtension.describe`)."""
 
     vllm: str
+    device: str
+    """`cuda`: single requests can be seeded; vLLM's CPU build cannot"""
     shape: dict[str, Any]
     dtype: str
     max_model_len: int
@@ -138,6 +140,8 @@ class Server:
     """A client of the server at `url`; usable in one event loop."""
 
     url: str
+    seeds_requests: bool = False
+    """whether `generate` passes a request's seed on; `describe` finds out"""
     _http: httpx.AsyncClient = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -167,6 +171,7 @@ class Server:
             with attempt:
                 await self._check_route()
                 described = await self._rpc("describe", [str(folder)], SHORT_S, _Described)
+        self.seeds_requests = described.results[0].device == "cuda"
         return described.results[0]
 
     async def version(self) -> str:
@@ -208,6 +213,8 @@ class Server:
             "detokenize": bool(params.stop),
             "logprobs": 0,
         }
+        if self.seeds_requests:
+            wanted["seed"] = params.seed
         if params.stop_repetition:
             wanted["repetition_detection"] = {"max_pattern_size": LONGEST_PATTERN, "min_count": params.stop_repetition}
         body = {"request_id": name, "token_ids": list(request.token_ids), "sampling_params": wanted}
@@ -258,7 +265,7 @@ class Server:
         return logprobs, {span.version for choice in answer.choices for span in choice.weight_versions}
 
     async def pull(self, order: PullOrder) -> Path:
-        """Have it pull the files of an order; it goes on sampling meanwhile.
+        """Have it pull the files of an order; its engine hears nothing of it.
 
         Returns:
             the folder with them, on its machine, until it has taken them or pulls others.

@@ -4,7 +4,9 @@ Unlike an engine of one's own, the servers hold nothing that the run can rely on
 first `load` comes before the first `sample`. Weights have a name that no other run uses, and every response says by
 which weights it was sampled: a server that was restarted, or that another run has given weights, contributes nothing.
 
-The same seed gives other responses: which server draws what, and in which order, depends on their load.
+The same seed gives other responses: which server draws what, and in which order, depends on their load. On CUDA every
+request has a seed of its own, whichever server draws it: what then differs is rounding, which depends on what is drawn
+together.
 """
 
 from __future__ import annotations
@@ -134,7 +136,7 @@ class ServerSampler:
         return self._version
 
     def begin(self, seed: int) -> None:
-        """As in the protocol; the seed changes nothing."""
+        """As in the protocol; the noise is that of each request's own seed, or on a CPU of the servers' generators."""
         self._check_free("another seed")
         self._need_weights()
         self._end_schedule()

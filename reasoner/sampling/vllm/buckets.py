@@ -2,7 +2,7 @@
 
 The learner owns the buffer and says once where it is; the worker maps it (CUDA IPC). Then, over a local socket:
 
-    learner: fills the buffer, `Bucket` (what lies where)      worker: copies it out, `Taken`      ... `End`
+    learner: fills the buffer, `Bucket` (what lies where)      worker: copies it out, `Taken`      ... `NoMoreBuckets`
 
 A weight that is larger than what is left of the buffer lies in several buckets. Both sides compute a checksum on the
 device from what they hold: the learner from what it put in, the worker from its own copies. All of it but `share_cuda`
@@ -78,7 +78,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class NoMoreBuckets:
     """There are no more weights."""
 
 
@@ -175,7 +175,7 @@ def send_weights(
             if start == data.numel():
                 break
     flush()
-    channel.send(End())
+    channel.send(NoMoreBuckets())
     return digest
 
 
@@ -204,7 +204,7 @@ def received_weights(
                 yield part.name, value
         _settle(buffer)
         channel.send(Taken())
-    if not isinstance(message, End) or partly is not None:
+    if not isinstance(message, NoMoreBuckets) or partly is not None:
         raise SamplerError(f"the weights ended with {message!r}; this is a bug")
 
 

@@ -87,8 +87,9 @@ class EngineHost:
         self._has_sampled = False
         self._count, self._looked, self._got = 0, time.monotonic(), (0, 0)
         """requests that were completed; when progress was looked at, and what it was"""
+        sequences = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.description = (
-            f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {start.max_sequences} sequences at once"
+            f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {sequences} sequences at once"
         )
 
     def serve(self) -> None:
@@ -331,7 +332,6 @@ def engine_arguments(start: StartEngine) -> dict[str, Any]:
         "model": start.model,
         "dtype": start.dtype,
         "max_model_len": start.max_model_len,
-        "max_num_seqs": start.max_sequences,
         "trust_remote_code": start.trust_remote_code,
         # never a pickle
         "load_format": "safetensors",
@@ -344,6 +344,8 @@ def engine_arguments(start: StartEngine) -> dict[str, Any]:
         "seed": 0,
         "tensor_parallel_size": start.tensor_parallel,
     }
+    if start.max_sequences is not None:
+        common |= {"max_num_seqs": start.max_sequences}
     if start.adapter_rank:
         room = next(rank for rank in ADAPTER_RANKS if rank >= start.adapter_rank)
         common |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}

@@ -30,8 +30,8 @@ class StartEngine:
     """`cpu` or `cuda`; the host refuses when vLLM was built for the other"""
     max_model_len: int
     """tokens of prompt and response"""
-    max_sequences: int
-    """Responses that are sampled at the same time."""
+    max_sequences: int | None
+    """Responses that are sampled at the same time; None: as many as vLLM chooses by the GPU's memory."""
     memory_share: float
     """share of the GPU's memory (cuda)"""
     kv_cache_gib: float

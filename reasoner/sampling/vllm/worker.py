@@ -103,6 +103,7 @@ class WorkerExtension:
         model = self.vllm_config.model_config
         return {
             "vllm": vllm.__version__,
+            "device": current_platform.device_type,
             "shape": {name: getattr(model.hf_text_config, name, None) for name in SHAPE},
             "dtype": str(model.dtype).removeprefix("torch."),
             "max_model_len": model.max_model_len,
