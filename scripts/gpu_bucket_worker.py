@@ -11,7 +11,8 @@ from multiprocessing.connection import Client
 import torch
 from torch import Tensor
 
-from reasoner.sampling.vllm.buckets import BUFFER_BYTES, DeviceDigest, SharedBuffer, open_cuda, received_weights
+from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer, open_cuda, received_weights
+from reasoner.sampling.vllm.messages import BUFFER_BYTES
 
 
 def open_buffer(shared: SharedBuffer) -> Tensor:

@@ -29,9 +29,9 @@ from reasoner.models.size import ModelSize
 from reasoner.planning.memory import needs
 from reasoner.processes.machine import Machine
 from reasoner.records import Group
-from reasoner.sampling.vllm.buckets import BUFFER_BYTES, DeviceDigest, SharedBuffer
+from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer
 from reasoner.sampling.vllm.device_link import DeviceLink
-from reasoner.sampling.vllm.messages import TakeBuckets, Value
+from reasoner.sampling.vllm.messages import BUFFER_BYTES, TakeBuckets, Value
 from scripts.gpu_models import Dtype, Scene, even_weights, fail_if, group
 
 PEAK = 790e12

@@ -37,6 +37,7 @@ from reasoner.learning.deepspeed.settings import deepspeed_settings
 from reasoner.models.size import ModelSize
 from reasoner.processes.machine import GIB, Machine
 from reasoner.sampling.factory import MAX_SEQUENCES, merge_reason
+from reasoner.sampling.vllm.messages import BUFFER_BYTES
 
 PROCESS = 0.7 * GIB
 """bytes of a process that has imported torch and transformers, with its scoring workers"""
@@ -180,6 +181,8 @@ def _on_gpu(
     ranks = machine.ranks(config.run.ranks)
     sampler, processes = sampler_bytes(config, model, engine, "cuda"), {"processes": PROCESS}
     contexts = {"CUDA contexts": CONTEXT * (2 if engine == "vllm" else 1)}
+    if engine == "vllm" and forward:
+        contexts["hand-over buffer"] = float(BUFFER_BYTES)
     drawing, cache = dict(sampler), {}
     if engine == "vllm":
         processes = {"processes": PROCESS + VLLM["cpu"]}

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from reasoner.errors import SamplerError
 
-BUFFER_BYTES = 2**28
-"""of the buffer"""
 _ALIGNED = 256
 """bytes of which every weight's place in the buffer is a multiple"""
 _SUMMED = 2**20

@@ -17,13 +17,12 @@ from reasoner.errors import SamplerError
 from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.sampling.vllm.buckets import (
     ANSWER_S,
-    BUFFER_BYTES,
     DeviceDigest,
     SharedBuffer,
     send_weights,
     share_cuda,
 )
-from reasoner.sampling.vllm.messages import TakeBuckets, Value
+from reasoner.sampling.vllm.messages import BUFFER_BYTES, TakeBuckets, Value
 from reasoner.sampling.vllm.process import EngineProcess
 
 _TRIED_BYTES = 2**20

@@ -15,6 +15,8 @@ from reasoner.sampling.base import Completed, TokenRequest
 
 SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 """what tells models apart, as their configurations name it"""
+BUFFER_BYTES = 2**28
+"""of the GPU through which a learner's weights get to an engine on the same one (`buckets.py`)"""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """for which vLLM makes room; an adapter's rank may be smaller"""
 

@@ -62,7 +62,9 @@ class WorkerExtension:
                 deque(weights, maxlen=0)
             else:
                 self._reload(weights)
-        return digest.checksum, digest.tensors
+        checksum = digest.checksum
+        torch.cuda.empty_cache()  # the copies were made beside what vLLM may take of the GPU
+        return checksum, digest.tensors
 
     def _map_buffer(self, shared: SharedBuffer) -> torch.Tensor:
         """Mapped once and kept: the learner counts who has its buffer, and every mapping counts once."""
