@@ -66,7 +66,7 @@ class Times:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for name, value in report.user_properties:
-            if name == NAME:
+            if name == NAME and isinstance(value, list):
                 self._tests[report.nodeid] += Cost(*value)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

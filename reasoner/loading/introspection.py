@@ -80,7 +80,7 @@ def kinds_of(path: Path) -> list[str]:
     return [
         str(value)
         for option in _options(annotation_at(path))
-        if dataclasses.is_dataclass(option)
+        if isinstance(option, type) and dataclasses.is_dataclass(option)
         for value in get_args(_bare(_hints(option)["kind"]))
     ]
 
