@@ -142,7 +142,7 @@ def check_handover(scene: Scene) -> None:
         for parent in (None, "/dev/shm"):
             proof = Canary(learner, sampler, ALONE, limit, partial(give, parent=parent), params)
             scene.figures["canary" if parent is None else "canary, files"] = proof.prove(scene.prompts(4))[:100]
-        stale = Canary(learner, sampler, ALONE, limit, lambda each: give(_Stale(each, scene.small)), params)
+        stale = Canary(learner, sampler, ALONE, limit, lambda item: give(_Stale(item, scene.small)), params)
         with contextlib.suppress(HandoverError):
             stale.prove(scene.prompts(4))
             fail_if(["an embedding that stayed was not found"])
@@ -177,7 +177,7 @@ def _sleep_and_wake(scene: Scene, sampler: TrajectorySampler, learner: Any, leve
     free.append(_free())
     after = _sample(sampler, scene, 4, 2, 8)
     scene.figures[f"level {level}, GiB free"] = " / ".join(f"{gib:.1f}" for gib in free)
-    scene.figures[f"level {level}, s to sleep and wake"] = " / ".join(f"{each:.2f}" for each in seconds)
+    scene.figures[f"level {level}, s to sleep and wake"] = " / ".join(f"{second:.2f}" for second in seconds)
     fail_if([] if _tokens(before) == _tokens(after) else [f"level {level}: other responses after the sleep"])
 
 
@@ -264,11 +264,11 @@ def check_run(scene: Scene) -> None:
     command = [sys.executable, "-m", "reasoner", "run", "--resume", str(killed)]
     if code := subprocess.run(command).returncode:
         fail_if([f"`reasoner run --resume` ended with {code}"])
-    histories = [list(read_metrics(each)) for each in (whole, killed)]
-    found = [[{name: step.get(name) for name in SAME} for step in history] for history in histories]
-    scene.figures["last step"] = json.dumps(found[0][-1])
+    histories = [list(read_metrics(item)) for item in (whole, killed)]
+    figures = [[{name: step.get(name) for name in SAME} for step in history] for history in histories]
+    scene.figures["last step"] = json.dumps(figures[0][-1])
     rounding = 0.02 if scene.on_gpu else 0.0  # kernels of a GPU add up in another order each time
-    mistakes = [] if _agree(found[0], found[1], rounding) else [f"resumed: {found[1][-1]} for {found[0][-1]}"]
+    mistakes = [] if _agree(figures[0], figures[1], rounding) else [f"resumed: {figures[1][-1]} for {figures[0][-1]}"]
     if scene.on_gpu:
         lost = free - _free()
         scene.figures["GiB less free at the end"] = lost

@@ -188,8 +188,8 @@ def _refused_call(body: bytes | None) -> tuple[int, str]:
 
 def _arguments(body: bytes | None) -> list[Any]:
     """Of a call that was let through."""
-    found = json.loads(body or b"{}").get("args")
-    return found if isinstance(found, list) else []
+    arguments = json.loads(body or b"{}").get("args")
+    return arguments if isinstance(arguments, list) else []
 
 
 def _once(body: bytes, receive: Any) -> Any:

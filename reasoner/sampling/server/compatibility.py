@@ -174,17 +174,17 @@ async def describe(
 
 def _described(servers: Sequence[Server], answers: Sequence[object]) -> tuple[list[Server], list[Description]]:
     """Of the servers those that said what they are, and what they said."""
-    found = [
+    described = [
         (server, answer) for server, answer in zip(servers, answers, strict=True) if isinstance(answer, Description)
     ]
-    return [server for server, _ in found], [description for _, description in found]
+    return [server for server, _ in described], [description for _, description in described]
 
 
 async def _try_pull(servers: Sequence[Server]) -> dict[str, list[str]]:
     """Have servers pull a small file from this process; what came of it by their addresses, as ends of a sentence."""
     if not servers:
         return {}
-    found: dict[str, list[str]] = {}
+    refusals: dict[str, list[str]] = {}
     with ScratchFolder("probe") as folder:
         (folder / "trial").write_bytes(bytes(range(256)))
         try:
@@ -199,13 +199,13 @@ async def _try_pull(servers: Sequence[Server]) -> dict[str, list[str]]:
             offer.close()
     for server, answer in zip(servers, answers, strict=True):
         if isinstance(answer, ServerError):
-            found[server.url] = [
+            refusals[server.url] = [
                 f"shares no folder with this run and {answer}; let it reach this machine, or set "
                 "sampling.weights_folder to a folder that both see under the same path"
             ]
         elif isinstance(answer, BaseException):
             raise answer
-    return found
+    return refusals
 
 
 def _shape_of(folder: Path) -> dict[str, Any]:

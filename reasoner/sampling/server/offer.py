@@ -100,18 +100,18 @@ def addresses_toward(url: str) -> set[str]:
         OSError: none does.
     """
     parts = urlsplit(url)
-    found: set[str] = set()
+    addresses: set[str] = set()
     failures: list[OSError] = []
     for family, _, _, _, address in socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect(address)  # nothing is sent
-                found.add(str(probe.getsockname()[0]))
+                addresses.add(str(probe.getsockname()[0]))
         except OSError as error:
             failures.append(error)
-    if not found:
+    if not addresses:
         raise failures[0]
-    return found
+    return addresses
 
 
 def _sum(path: Path) -> str:

@@ -129,8 +129,8 @@ def pull(order: PullOrder, host: str, folder: Path) -> None:
     with ThreadPoolExecutor(_STREAMS) as pool:
         pulls = [pool.submit(_pull_file, source, file, folder / file.name) for file in order.files]
         try:
-            for each in pulls:
-                each.result()
+            for running in pulls:
+                running.result()
         finally:
             source.over.set()
             pool.shutdown(cancel_futures=True)
@@ -167,12 +167,12 @@ def _pull_file(source: _Source, file: WeightFile, path: Path) -> None:
         PullError: it cannot be pulled, or comes damaged both times.
     """
     for _ in range(2):
-        found = _fetch(source, file, path)
-        if found == file.checksum:
+        checksum = _fetch(source, file, path)
+        if checksum == file.checksum:
             return
     raise PullError(
-        f"{file.name} of the weights {source.order.version!r} came twice with the checksum {found}, and the run's is "
-        f"{file.checksum}"
+        f"{file.name} of the weights {source.order.version!r} came twice with the checksum {checksum}, and the "
+        f"run's is {file.checksum}"
     )
 
 
