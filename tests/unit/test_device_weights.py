@@ -429,7 +429,7 @@ def test_a_learner_on_a_cpu_has_nothing_to_say_of_it(monkeypatch: pytest.MonkeyP
         ({}, "CUDA IPC does not work here (RuntimeError: "),
     ],
 )
-def test_an_engine_says_why_it_takes_files(start: dict[str, int], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_says_why_it_takes_files(start: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
     tried: list[int] = []

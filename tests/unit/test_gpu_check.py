@@ -177,7 +177,12 @@ class Gpu:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
         memory = SimpleNamespace(total_memory=2**37, major=9, minor=0, name="NVIDIA H200")
-        answers = {"synchronize": None, "empty_cache": None, "reset_peak_memory_stats": None, "get_sync_debug_mode": 0}
+        answers: dict[str, object] = {
+            "synchronize": None,
+            "empty_cache": None,
+            "reset_peak_memory_stats": None,
+            "get_sync_debug_mode": 0,
+        }
         answers |= {"max_memory_allocated": 2**30, "max_memory_reserved": 2**31, "set_sync_debug_mode": None}
         answers |= {"get_device_properties": memory, "mem_get_info": (2**36, 2**37)}
         for name, value in answers.items():
@@ -237,7 +242,7 @@ def test_an_engine_that_sleeps_is_judged_by_what_it_says_afterwards(
 
 def test_runs_are_compared_up_to_rounding_on_a_gpu_and_exactly_here() -> None:
     agree = gpu_checks_sampler._agree
-    run = [{"loss": 0.5, "reward/mean": None}, {"loss": 0.25, "reward/mean": 0.0}]
+    run: list[dict[str, Any]] = [{"loss": 0.5, "reward/mean": None}, {"loss": 0.25, "reward/mean": 0.0}]
     near = [run[0], {"loss": 0.251, "reward/mean": 0.0}]
     assert agree(run, run, 0.0)
     assert agree(run, near, 0.02)

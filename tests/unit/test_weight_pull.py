@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -276,7 +277,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_disk_that_fills_up_meanwhile_is_said(offer: WeightOffer, weights: Path) -> None:
     with offer.offering(one_file(weights), "run:3") as order:
         [file] = order.files
-        ends = pull_module.time.monotonic() + 60
+        ends = time.monotonic() + 60
         source = pull_module._Source(order, *order.place("127.0.0.1"), ends)
         with pytest.raises(PullError, match="/dev/full cannot be written: No space left on device"):
             pull_module._pull_file(source, file, Path("/dev/full"))
