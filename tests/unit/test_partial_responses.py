@@ -194,7 +194,7 @@ def test_an_engine_that_does_not_end_what_it_is_told_to_end_is_named_with_what_i
     monkeypatch.setattr(token_client, "ABORT_S", 0.2)
     service = fake(a=[3], b=[60])
     sampler = TrajectorySampler(service)
-    service.abort = lambda ids: setattr(service, "step", lambda: None)  # type: ignore[method-assign,assignment]
+    service.abort = lambda ids: setattr(service, "step", lambda: None)  # type: ignore[method-assign]
     with pytest.raises(SamplerError, match=r"did not end what it was told to end (?s:.*)problem b, 1 of its responses"):
         some(sampler, [], ["a", "b"], 1, 1)
     service.abort = lambda ids: None  # type: ignore[method-assign]
@@ -206,7 +206,7 @@ def test_an_engine_that_fails_names_what_it_was_sampling() -> None:
     def fail(timeout_s: float | None = None) -> None:
         raise SamplerError("no token for 600 s: it hangs")
 
-    service.receive = fail  # type: ignore[method-assign,assignment]
+    service.receive = fail  # type: ignore[method-assign]
     with (
         TrajectorySampler(service) as sampler,
         pytest.raises(SamplerError, match=r"600 s: it hangs\nIt was sampling: problem a, 2 of .*; problem b, 2"),
