@@ -410,3 +410,27 @@ def test_servers_that_hold_another_model_are_refused_and_need_no_folder_of_ours(
         fake.describes = {"max_model_len": 8}
         with pytest.raises(UserError, match=r"takes 8 tokens.*Start it with: reasoner serve big --port"):
             ServedPolicy([fake.url], wanted())
+
+
+@pytest.mark.parametrize(
+    ("sets", "mistake"),
+    [
+        ([], r"holds the model in bfloat16, and model.dtype \(teacher.dtype is not set\) is float32"),
+        (["model.dtype=bfloat16", "teacher.dtype=float32"], "in bfloat16, and teacher.dtype is float32"),
+        (["teacher.dtype=bfloat16"], "holds another model.*; the teacher's: "),
+    ],
+)
+def test_what_is_wrong_with_a_teachers_server_names_the_teachers_key(tiny: Path, sets: list[str], mistake: str) -> None:
+    config = load(tiny, f"teacher.path={tiny}", *sets)
+    needed = ServerRequirements.teacher(config, tiny, 16)
+    shape = dict(needed.shape)
+    with fake_servers(1) as (fake,):
+        fake.describes = {"dtype": "bfloat16", "shape": shape | ({"vocab_size": 1} if "another" in mistake else {})}
+        with pytest.raises(UserError, match=mistake) as refused:
+            ServedPolicy([fake.url], needed)
+        assert str(refused.value).endswith(
+            f"--port {fake.url.rpartition(':')[2]}"
+        )  # it is served without the run's keys
+        fake.describes = {"dtype": needed.dtype, "shape": shape}
+        with ServedPolicy([fake.url], needed):
+            pass
