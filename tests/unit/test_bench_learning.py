@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts import learning_clock
+from scripts import bench_learning, learning_clock
 from scripts.learning_clock import Clock, first_passing
 from scripts.learning_results import Learnt, Side, add, page, read
 
@@ -117,3 +120,54 @@ def test_the_page_has_the_ratio_of_each_seed_that_both_finished(tmp_path: Path) 
 def test_what_did_not_come_out_is_said(sides: list[Any], verdict: str) -> None:
     assert verdict in page(sides, SETTING | {"trl_options": {"bf16": True}})
     assert '`{"bf16": true}`' in page(sides, SETTING | {"trl_options": {"bf16": True}})
+
+
+def test_sides_take_turns_and_none_is_measured_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[str, int]] = []
+    asked: list[Path] = []
+
+    def measure_side(side: Side, setting: Any, name: str, before: float, python: Path, folder: Path) -> Learnt:
+        assert folder.is_dir()
+        assert len(setting["rows"]) == 4 * setting["steps"]
+        if len(measured) == 3:
+            raise SystemExit("interrupted")
+        measured.append((side, setting["seed"]))
+        return replace(learnt(side, setting["seed"], 10.0, [0.6] * 8, 0.5), setting=name, before=before)
+
+    monkeypatch.setattr(bench_learning, "measure_side", measure_side)
+    monkeypatch.setattr(bench_learning, "accuracy", lambda model, work: asked.append(model) or 0.25)
+    given = {"steps": 2, "mark_s": 60.0, "limit_s": 90.0, "trl_options": {}}
+
+    def measure(**more: Any) -> None:
+        bench_learning.measure([0, 1], given | more, Path("python"), tmp_path / "work", tmp_path)
+
+    with pytest.raises(SystemExit, match="interrupted"):
+        measure()
+    assert measured == [("ours", 0), ("trl", 0), ("ours", 1)]
+    assert "1.00 [1.00, 1.00] of TRL's" in (tmp_path / "learning.md").read_text()
+    measured.clear()
+    measure()
+    assert measured == [("trl", 1)]
+    measure()
+    assert measured == [("trl", 1)]
+    assert len(asked) == 1  # the initial model is evaluated once
+    measured.clear()
+    with pytest.raises(SystemExit, match="interrupted"):
+        measure(mark_s=120.0)  # another setting is another comparison
+    assert len(measured) == 3
+
+
+def test_the_judge_of_trls_responses_is_our_verifiers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resolved = bench_learning.configuration(0)
+    rows = bench_learning.training_rows(resolved, 1)
+    assert [len(rows), rows[0]["prompt"][0]["role"]] == [4, "system"]
+    assert rows != bench_learning.training_rows(bench_learning.configuration(1), 1)
+    setting = bench_learning.common_setting(resolved) | {"seed": 0, "rows": rows}
+    (tmp_path / "setting.json").write_text(json.dumps(setting))
+    right = f"It is \\boxed{{{rows[2]['answer']}}}."
+    asked = [[2, right, True], [2, right, False], [2, "\\boxed{-1}", True], [2, "", True]]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{json.dumps(asked)}\n"))
+    bench_learning.judge(tmp_path)
+    assert json.loads(capsys.readouterr().out) == [[1.0, 1.5], [1.0, 1.0], [0.0, 0.5], [0.0, 0.0]]

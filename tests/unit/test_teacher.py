@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import KL, Advantage, Aggregation, Teacher, Term
 from reasoner.loading import load_config
 from reasoner.models.tokenizer import open_tokenizer
+from reasoner.planning.resources import _teacher_folder
 from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
 from reasoner.records import Batch, Group, Message, Problem, Prompt, Response, ScoredGroup
 from reasoner.sampling.server.compatibility import ServerRequirements
@@ -304,6 +306,23 @@ def test_another_tokenizer_is_refused_with_the_first_difference(
     with pytest.raises(ConfigError) as refused:
         check_same_tokenizer(policy, Tokenizer(vocabulary, same | special), "big")
     assert str(refused.value).startswith(f"teacher.path = 'big' has another tokenizer than model.path: {difference}. ")
+
+
+def test_a_teacher_of_another_family_is_refused_before_anything_is_loaded(tiny: Path, tmp_path: Path) -> None:
+    """Real tokenizers: one token more, and the same again, with a chat template of its own, which is not used."""
+    tokenizer = open_tokenizer(tiny, False)
+    other = tmp_path / "teacher"
+    shutil.copytree(tiny, other)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(other)
+    config = load(tiny, f"teacher.path={other}")
+    assert _teacher_folder(config, tiny, open_tokenizer(tiny, False)) == other
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(other)
+    with pytest.raises(
+        ConfigError, match=r"has another tokenizer than model.path: the token '<new>', number 260 of the"
+    ):
+        _teacher_folder(config, tiny, open_tokenizer(tiny, False))
 
 
 OFFLINE = ["gro.terms.opsd.anchor.kind=none", "gro.terms.opsd.link.kind=linear"]
