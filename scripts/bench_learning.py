@@ -38,6 +38,7 @@ from reasoner.data.problems import Cursor
 from reasoner.gro.spec.terms import Clip
 from reasoner.loading import Resolved, load_config
 from reasoner.models.resolve import resolve_model
+from reasoner.monitoring.timer import Timer
 from reasoner.pipeline import train
 from reasoner.planning.decide import decide
 from reasoner.planning.resources import load_resources
@@ -45,6 +46,7 @@ from reasoner.plugins.manager import reward_sources
 from reasoner.processes.lifetime import guard_processes
 from reasoner.records import Message, Problem, Response
 from reasoner.training.build import open_trainer
+from reasoner.training.update import UpdateReport
 from scripts.bench_step import TRL_VERSION, trl_environment
 from scripts.harness import PAGES, parser_of, write_page
 from scripts.learning_clock import Clock
@@ -102,7 +104,7 @@ def measure(seeds: Sequence[int], given: Mapping[str, Any], python: Path, work: 
     before: float | None = None
     for seed in seeds:
         resolved = configuration(seed)
-        setting = common_setting(resolved) | given
+        setting = {**common_setting(resolved), **given}
         name = hashlib.sha256(repr(sorted(setting.items())).encode()).hexdigest()[:12]
         for side in SIDES:
             done = read(output / "learning.jsonl", name)
@@ -284,8 +286,8 @@ def run_ours(folder: Path) -> None:
     with guard_processes(), contextlib.suppress(_EnoughError), open_trainer(resolved) as trainer:
         commit, prove = trainer.commit, trainer.prove_sampler
 
-        def committed(*arguments: Any) -> None:
-            commit(*arguments)
+        def committed(step: int, report: UpdateReport, timer: Timer) -> None:
+            commit(step, report, timer)
             metrics = trainer.history[-1]
             right, tokens = metrics["reward/math/mean"], int(metrics["tokens/sampled"])
             if clock.step(right, tokens, lambda: trainer.learner.save(folder / "weights")):

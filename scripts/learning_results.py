@@ -61,9 +61,8 @@ def read(file: Path, setting: str) -> list[Learnt]:
     if not file.exists():
         return []
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    lists = ("ends_s", "right")
     return [
-        Learnt(**{key: tuple(value) if key in lists else value for key, value in row.items()})
+        Learnt(**{**row, "ends_s": tuple(row["ends_s"]), "right": tuple(row["right"])})
         for row in rows
         if row["setting"] == setting
     ]

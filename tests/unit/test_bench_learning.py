@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from scripts import bench_learning, learning_clock
+from scripts import bench_learning
 from scripts.learning_clock import Clock, first_passing
 from scripts.learning_results import Learnt, Side, add, page, read
 
@@ -66,7 +66,7 @@ def test_a_side_keeps_the_weights_of_the_mark_and_stops_when_it_has_passed_both(
     stops: int | None,
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(learning_clock.time, "time", lambda: now[0])
+    monkeypatch.setattr("scripts.learning_clock.time.time", lambda: now[0])
     setting = {"started": 1000.0, "target": 0.5, "window": 2, "mark_s": 120.0, "limit_s": 400.0, "steps": steps}
     clock, found, stopped = Clock(setting, tmp_path / "steps.jsonl"), list[int](), None
     clock.begin()
@@ -134,8 +134,12 @@ def test_sides_take_turns_and_none_is_measured_twice(tmp_path: Path, monkeypatch
         measured.append((side, setting["seed"]))
         return replace(learnt(side, setting["seed"], 10.0, [0.6] * 8, 0.5), setting=name, before=before)
 
+    def accuracy(model: Path, work: Path) -> float:
+        asked.append(model)
+        return 0.25
+
     monkeypatch.setattr(bench_learning, "measure_side", measure_side)
-    monkeypatch.setattr(bench_learning, "accuracy", lambda model, work: asked.append(model) or 0.25)
+    monkeypatch.setattr(bench_learning, "accuracy", accuracy)
     given = {"steps": 2, "mark_s": 60.0, "limit_s": 90.0, "trl_options": {}}
 
     def measure(**more: Any) -> None:
