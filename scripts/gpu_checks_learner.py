@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +29,9 @@ from reasoner.models.size import ModelSize
 from reasoner.planning.memory import needs
 from reasoner.processes.machine import Machine
 from reasoner.records import Group
+from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer
+from reasoner.sampling.vllm.device_link import DeviceLink
+from reasoner.sampling.vllm.messages import BUFFER_BYTES, TakeBuckets, Value
 from scripts.gpu_models import Dtype, Scene, even_weights, fail_if, group
 
 PEAK = 790e12
@@ -63,7 +71,7 @@ def check_attention(scene: Scene) -> None:
 
 def _gradient_error(learner: TorchLearner) -> float:
     """Of packed sequences against one sequence at a time, relative, over all parameters together."""
-    groups = [each for some in GROUPS.values() for each in some]
+    groups = [item for some in GROUPS.values() for item in some]
     learner.accumulate(groups, even_weights(0.01), 1.0)
     packed = _gradients(learner)
     for apart in groups:
@@ -76,9 +84,9 @@ def _gradient_error(learner: TorchLearner) -> float:
 
 
 def _gradients(learner: TorchLearner) -> dict[str, Tensor]:
-    found = {name: value.grad.clone() for name, value in learner.policy.trained.items() if value.grad is not None}
+    gradients = {name: value.grad.clone() for name, value in learner.policy.trained.items() if value.grad is not None}
     learner.policy.model.zero_grad()
-    return found
+    return gradients
 
 
 def _segments_error(scene: Scene) -> float:
@@ -89,14 +97,15 @@ def _segments_error(scene: Scene) -> float:
     torch.manual_seed(0)
     parts = [torch.randn(1, heads, 464, 64, device=device) for heads in (14, 2, 2)]
     weights = torch.randn(1, 464, 14, 64, device=device)
-    found = []
+    differences = []
     for dtype in (torch.float32, torch.bfloat16):
         query, key, value = (part.to(dtype).requires_grad_() for part in parts)
         output, _ = attention.packed_attention(torch.nn.Identity(), query, key, value, None, 0.125, shapes, segments)
         gradients = torch.autograd.grad((output.float() * weights).sum(), (query, key, value))
-        found.append([output, *gradients])
+        differences.append([output, *gradients])
     errors = [
-        float((narrow.float() - wide).norm() / wide.norm()) for wide, narrow in zip(found[0], found[1], strict=True)
+        float((narrow.float() - wide).norm() / wide.norm())
+        for wide, narrow in zip(differences[0], differences[1], strict=True)
     ]
     for name, error in zip(("output", "query", "key", "value"), errors, strict=True):
         scene.figures[f"by segment, {name}"] = error
@@ -106,7 +115,7 @@ def _segments_error(scene: Scene) -> float:
 def check_lengths(scene: Scene) -> None:
     """New lengths must cost what known ones do."""
     learner = scene.learner(scene.small, share_prompts="never")
-    count, longest = (64, 700) if scene.on_gpu else (8, 90)
+    count, longest = (8, 90) if scene.tiny else (64, 700)
     lengths = random.Random(0).sample(range(65, longest), count)
     known = [group(20, (64,), 500 + number) for number in range(count)]
     fresh = [group(20, (length,), number) for number, length in enumerate(lengths)]
@@ -135,7 +144,7 @@ def _seconds(scene: Scene, learner: TorchLearner, groups: Sequence[Group]) -> fl
 
 def check_update(scene: Scene) -> None:
     """Speed, and memory against the estimate."""
-    tokens, batches = (32768, 8) if scene.on_gpu else (512, 2)
+    tokens, batches = (512, 2) if scene.tiny else (32768, 8)
     size = ModelSize.of(scene.large)
     length = max(16, tokens // 16 - 64)
     groups = [group(64, (length,) * 4, number) for number in range(batches * 4)]
@@ -178,8 +187,8 @@ def _compare_memory(scene: Scene, name: str, learning: Mapping[str, Any], tokens
     sets += ["model.dtype=bfloat16", "model.device=cuda", "sampling.max_prompt_tokens=64", "learning.engine=torch"]
     config = load_config("math-gsm8k", "gpu", (), sets).config
     total = float(torch.cuda.get_device_properties(0).total_memory)
-    found = needs(config, size, size, Machine("cuda", {}, total), "")
-    (need,) = (need for need in found if need.where == "GPU memory" and need.when == "in the update")
+    estimates = needs(config, size, size, Machine("cuda", {}, total), "")
+    (need,) = (need for need in estimates if need.where == "GPU memory" and need.when == "in the update")
     estimated = need.total - need.likely["CUDA contexts"]
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     ratio = estimated / allocated
@@ -226,13 +235,70 @@ def check_formats(scene: Scene) -> None:
 def _synchronisations() -> Iterator[list[Any]]:
     """The places where this process waits for the GPU meanwhile."""
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield found
+            yield caught
         finally:
             torch.cuda.set_sync_debug_mode(before)
+
+
+class _WorkerProcess:
+    """In the place of vLLM's process: one that takes weights and says what it has (`gpu_bucket_worker`)."""
+
+    def send(self, request: TakeBuckets) -> None:
+        """Start it."""
+        command = [sys.executable, "-m", "scripts.gpu_bucket_worker", request.address]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    @property
+    def has_replied(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
+
+    def reply(self) -> Value:
+        """What it printed."""
+        text, _ = self.process.communicate(timeout=60)
+        if self.process.returncode:
+            fail_if([f"the process that takes the weights ended with {self.process.returncode}"])
+        checksum, tensors = json.loads(text)
+        return checksum, tensors
+
+
+def check_buckets(scene: Scene) -> None:
+    """Weights through a buffer that another process maps; on a CPU a file in memory is the buffer."""
+    learner = scene.learner(scene.large)
+    weights = dict(learner.policy.weights.published())
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        link = _link(scene, Path(folder))
+        started = time.perf_counter()
+        received, sent = link.give(weights.items(), 1)
+        seconds = time.perf_counter() - started
+        size = sum(value.nbytes for value in weights.values())
+        scene.figures |= {"weights": sent.tensors, "GiB": size / 2**30, "s with the other's start": seconds}
+        mistakes = [] if received == (sent.checksum, len(weights)) else [f"{received} arrived of {sent.checksum}"]
+        name = next(iter(weights))
+        changed = weights | {name: weights[name].clone()}
+        changed[name].view(-1).view(torch.int16)[5] ^= 1
+        digests = [DeviceDigest(), DeviceDigest()]
+        started = time.perf_counter()
+        for digest, some in zip(digests, (weights, changed), strict=True):
+            for key, value in some.items():
+                digest.add(key, value)
+        sums = [digest.checksum for digest in digests]
+        scene.figures["s of a checksum"] = (time.perf_counter() - started) / 2
+        mistakes += [] if sums[0] == sent.checksum != sums[1] else ["a changed bit does not change the checksum"]
+    fail_if(mistakes)
+
+
+def _link(scene: Scene, folder: Path) -> DeviceLink:
+    host = cast(Any, _WorkerProcess())
+    if scene.on_gpu:
+        return DeviceLink(host)
+    file = str(folder / "buffer")
+    buffer = torch.from_file(file, shared=True, size=BUFFER_BYTES, dtype=torch.uint8)
+    return DeviceLink(host, buffer, lambda _: SharedBuffer(file, "cpu"))
 
 
 def check_deepspeed(scene: Scene) -> None:
@@ -249,9 +315,9 @@ def check_deepspeed(scene: Scene) -> None:
         for stage, offload in ((1, False), (2, False), (2, True), (3, False), (3, True)):
             spread = {"zero_stage": stage, "offload_optimizer": offload}
             config = LearningConfig.model_validate(values | {"deepspeed": spread})
-            found = _trained(DeepspeedLearner(scene.small, config=config, ranks=ranks, **options), groups)
+            trained = _trained(DeepspeedLearner(scene.small, config=config, ranks=ranks, **options), groups)
             name = f"ZeRO {stage}{', offloaded' if offload else ''}"
-            difference = float((torch.tensor(found) - torch.tensor(expected)).abs().mean())
+            difference = float((torch.tensor(trained) - torch.tensor(expected)).abs().mean())
             scene.figures[name] = difference
             limit = 0.02 if dtype == "bfloat16" else 1e-4
             mistakes += [f"{name}: {difference:.2g} nats off"] if not difference <= limit else []
@@ -275,5 +341,6 @@ CHECKS: Mapping[str, Callable[[Scene], None]] = {
     "lengths": check_lengths,
     "update": check_update,
     "formats": check_formats,
+    "buckets": check_buckets,
     "deepspeed": check_deepspeed,
 }

@@ -174,4 +174,4 @@ def test_the_judge_of_trls_responses_is_our_verifiers(
     asked = [[2, right, True], [2, right, False], [2, "\\boxed{-1}", True], [2, "", True]]
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{json.dumps(asked)}\n"))
     bench_learning.judge(tmp_path)
-    assert json.loads(capsys.readouterr().out) == [[1.0, 1.5], [1.0, 1.0], [0.0, 0.5], [0.0, 0.0]]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == [[1.0, 1.5], [1.0, 1.0], [0.0, 0.5], [0.0, 0.0]]

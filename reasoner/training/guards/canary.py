@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from reasoner.errors import HandoverError
 from reasoner.learning.learner import PerturbableLearner
 from reasoner.records import Group, Prompt, SamplingParams
 from reasoner.sampling.base import Sampler
-from reasoner.training.weight_sync import Gap, Publisher, gap_of, verify_gap
+from reasoner.training.weight_sync import DevicePublisher, Gap, Publisher, gap_of, verify_gap
 
 PERTURBED = -2
 """version of weights that nobody may sample with"""
@@ -81,6 +81,10 @@ class Perturbed:
     def publish(self, folder: Path) -> str:
         """As of `Learner`."""
         return self.learner.publish(folder)
+
+    def device_weights(self) -> Iterator[tuple[str, Tensor]] | None:
+        """As of `DevicePublisher`."""
+        return self.learner.device_weights() if isinstance(self.learner, DevicePublisher) else None
 
 
 @dataclass
@@ -225,14 +229,14 @@ class Canary:
             moved_N, change_N: change of the sampler's log-probabilities, and of the learner's.
             without: change of the learner's without each family.
         """
-        found: list[ParameterFamily] = []
+        missing: list[ParameterFamily] = []
         rest_N = moved_N - change_N
-        while (rests := {f: rest_N + change_N - each for f, each in without.items() if f not in found}) and (
-            _rms(rests[best := min(rests, key=lambda family: _rms(rests[family]))]) < _BETTER * _rms(rest_N)
-        ):
-            found.append(best)
-            rest_N = moved_N - self._without(sizes, found)
-        return found, rest_N
+        while (
+            rests := {f: rest_N + change_N - without_N for f, without_N in without.items() if f not in missing}
+        ) and (_rms(rests[best := min(rests, key=lambda family: _rms(rests[family]))]) < _BETTER * _rms(rest_N)):
+            missing.append(best)
+            rest_N = moved_N - self._without(sizes, missing)
+        return missing, rest_N
 
     def _without(self, sizes: Mapping[str, float], withheld: Sequence[ParameterFamily]) -> Tensor:
         """(N,) change of the learner's log-probabilities with all families perturbed but these."""
