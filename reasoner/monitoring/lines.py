@@ -24,7 +24,7 @@ def facts(chosen: Mapping[str, str]) -> str:
 def step(number_: int, total: int, history: Sequence[Mapping[str, float]]) -> str:
     """One line per step: the rewards, the lengths, what may go wrong, speed and time left."""
     metrics = history[-1]
-    names = headline(metrics)
+    names = [*headline(metrics), "tools/calls", "tools/malformed", "tools/failed"]
     names += ["response/finished", "response/length_mean", "response/entropy", "groups/no_credit", "gap/mean"]
     names += ["tokens_per_s/sample"]
     parts = [f"{label(name)} {_shown(name, metrics)}" for name in names if name in metrics]
@@ -99,6 +99,9 @@ def label(name: str) -> str:
         return _of(task, label(name))
     short = {
         "reward/mean": "reward",
+        "tools/calls": "calls",
+        "tools/malformed": "malformed calls",
+        "tools/failed": "failed results",
         "response/finished": "finished",
         "response/length_mean": "length",
         "response/entropy": "entropy",

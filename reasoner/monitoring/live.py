@@ -33,6 +33,9 @@ BESIDE_BAR = 48
 PER_SECOND = 4
 """redraws; each is one write, so that nothing flickers"""
 SHOWN = (
+    "tools/calls",
+    "tools/malformed",
+    "tools/failed",
     "response/length_mean",
     "response/finished",
     "response/entropy",
