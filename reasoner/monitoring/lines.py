@@ -11,6 +11,15 @@ from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.format import duration, interval, number
 from reasoner.monitoring.metrics import by_task, find, headline, sources
 
+STAGES = {
+    "sample": "sampling",
+    "score_wait": "scores",
+    "update": "update",
+    "handover": "hand-over",
+    "check": "check",
+    "checkpoint": "saving",
+}
+"""stages of a step in short: their names on one line"""
 RECENT = 5
 """steps whose mean time predicts the rest"""
 
@@ -33,6 +42,20 @@ def step(number_: int, total: int, history: Sequence[Mapping[str, float]]) -> st
     left = time_left(history, total - number_)
     parts += [] if left is None else [f"left about {duration(left)}"]
     return f"step {number_:>{len(str(total))}}/{total}  " + ", ".join(parts + alerts(metrics))
+
+
+def whereabouts(metrics: Mapping[str, float]) -> str:
+    """Where the time of a step went, and who was idle: `sampling 62%, update 31%; idle: sampler 38%, learner 67%`;
+    empty where that was not measured."""
+    total = metrics.get("time/total", 0.0)
+    if not total:
+        return ""
+    shares = {name: metrics.get(f"time/{stage}", 0.0) / total for stage, name in STAGES.items()}
+    went = ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items() if share >= 0.005)
+    idle = ", ".join(
+        f"{who} {number(metrics[f'idle/{who}'], 'share')}" for who in ("sampler", "learner") if f"idle/{who}" in metrics
+    )
+    return f"{went}; idle: {idle}" if went and idle else went
 
 
 def new(warnings: Sequence[Warned], step_: int) -> list[Warned]:

@@ -115,7 +115,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/update", "s", "annotating, credit and update"),
     Metric("time/handover", "s", "writing the weights and loading them into the sampler"),
     Metric("time/check", "s", "comparing the sampler's log-probabilities with the learner's"),
+    Metric("time/checkpoint", "s", "writing a checkpoint of the step before; 0 where none was due"),
     Metric("time/total", "s", "the whole step"),
+    Metric("idle/sampler", "share", "share of the step in which nothing was being sampled; the report has a timeline"),
+    Metric("idle/learner", "share", "share of the step in which the learner neither updated nor checked the sampler"),
     Metric("tokens/sampled", "tokens", "tokens sampled, dropped groups and greedy responses included"),
     Metric("tokens_per_s/sample", "tokens/s", "sampled tokens / sampling time"),
     Metric("task/<task>/share", "share", "groups of the step that are of this part of a mixture. All figures of "

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
+from reasoner.monitoring.timeline import Lane, StepTimeline, Timeline
+
 T = TypeVar("T")
+LANE_OF: Mapping[str, Lane] = {
+    "update": "learner",
+    "check": "learner",
+    "handover": "handover",
+    "checkpoint": "checkpoint",
+}
+"""stage -> who works meanwhile; during the others the learner waits"""
 
 
 class Timer:
     """Measures the seconds that each stage of a step takes: `with timer("sampling"): ...`."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeline: Timeline | None = None) -> None:
+        """
+        Args:
+            timeline: notes who works; None: nobody asks.
+        """
+        self._timeline = timeline
         self._started = self._ended = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Add the time inside to `stage`."""
-        started = time.perf_counter()
+        started, lane = time.perf_counter(), LANE_OF.get(stage)
         try:
-            yield
+            with self._timeline(lane) if self._timeline and lane else nullcontext():
+                yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
@@ -41,6 +56,16 @@ class Timer:
         """Add what another timer measured, by stage."""
         for stage, more in seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + more
+
+    def timeline(self, step: int) -> StepTimeline:
+        """Who worked when since the timer was made.
+
+        Raises:
+            ValueError: nobody noted it.
+        """
+        if self._timeline is None:
+            raise ValueError("this timer was made without a timeline")
+        return self._timeline.cut(step, self._started, time.perf_counter())
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -28,9 +28,12 @@ problems_per_step = 2
 token_budget = 4096
 [run]
 steps = 2
+[data.eval]
+limit = 2
+[evaluation]
+samples = 2
 """
 """what the test lays over every task: two steps of a model with a token for every byte"""
-EVALUATION = "[data.train]\nlimit = 40\n[data.eval]\nlimit = 2\n[evaluation]\nsamples = 2\n"
 
 
 def commands() -> list[tuple[list[str], str | None]]:
@@ -77,13 +80,13 @@ def test_every_command_of_the_page_works(tmp_path: Path, cli: Cli, monkeypatch: 
         Path(name).write_text(text)
     model = tiny_model(tmp_path / "tiny")
     Path("small.toml").write_text(f'model.path = "{model}"\n{SMALL}')
-    Path("small-eval.toml").write_text(EVALUATION)
     trained = ""
     for words, printed in commands():
         assert words[0] == "reasoner"
         arguments = [str(model) if word == MODEL else word.replace("runs/RUN", trained) for word in words[1:]]
         if words[1] in ("run", "eval"):
-            arguments += ["--config", "small.toml", "--config", "small-eval.toml"]
+            arguments += ["--config", "small.toml"]
+            arguments += ["--set", "data.train.limit=40"] * (words[1] == "run")
         done = cli(*arguments)
         failed = printed is not None and ": Error: " in printed
         assert done.code == failed, f"{shlex.join(arguments)}\n{done.out}{done.err}"
