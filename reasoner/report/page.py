@@ -144,10 +144,11 @@ def _stage_chart(chart: Bars) -> Markup:
 
 
 def _timeline(report: RunReport) -> Markup:
+    count = len(report.timeline)
     return Markup(
-        '<figure class="chart timeline"><figcaption>Who worked when <span class="unit">the last {} steps, seconds'
-        '</span></figcaption><div class="scroll">{}</div></figure>'
-    ).format(len(report.timeline), Markup(timeline_chart(report.timeline)))
+        '<figure class="chart timeline"><figcaption>Who worked when <span class="unit">{}, seconds</span>'
+        '</figcaption><div class="scroll">{}</div></figure>'
+    ).format(f"the last {count} steps" if count > 1 else "the last step", Markup(timeline_chart(report.timeline)))
 
 
 def _figures(comparison: EvaluationComparison) -> list[dict[str, Any]]:

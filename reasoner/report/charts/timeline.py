@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from reasoner.monitoring.format import duration
-from reasoner.monitoring.timeline import LANES, StepTimeline
+from reasoner.monitoring.timeline import LANES, Lane, StepTimeline
 from reasoner.report.charts.scale import tick_label, value_scale
 
 STEPS = 6
 """that are drawn, the last ones"""
 WIDTH, LEFT, RIGHT, TOP, ROW, BOTTOM = 900, 84, 12, 20, 22, 26
+COLOURS: Mapping[Lane, int] = {
+    "sampler": 0,
+    "environment": 7,
+    "scoring": 1,
+    "learner": 2,
+    "handover": 3,
+    "checkpoint": 5,
+}
+"""of the palette: those of the stages of the same name (`reasoner.monitoring.summary.PHASES`)"""
 THINNEST = 0.8
 """width of a span that is too short to be seen"""
 
@@ -39,11 +48,10 @@ def timeline_chart(steps: Sequence[StepTimeline]) -> str:
         body.append(f'<line class="axis" x1="{left:.1f}" x2="{left:.1f}" y1="{TOP - 14}" y2="{floor}"/>')
         body.append(f'<text class="tick" x="{left + 4:.1f}" y="{TOP - 5}">step {step.step}</text>')
         for row, lane in enumerate(lanes):
-            colour = [*LANES].index(lane)
             for start, end in step.lanes.get(lane, ()):
                 wide = max(x(begins + end) - x(begins + start), THINNEST)
                 body.append(
-                    f'<rect class="bar c{colour}" x="{x(begins + start):.1f}" y="{TOP + ROW * row + 4}" '
+                    f'<rect class="bar c{COLOURS[lane]}" x="{x(begins + start):.1f}" y="{TOP + ROW * row + 4}" '
                     f'width="{wide:.1f}" height="{ROW - 8}"><title>step {step.step}, {LANES[lane]}: '
                     f"{duration(end - start)} from {start:.1f} s</title></rect>"
                 )
