@@ -104,17 +104,17 @@ def test_responses_without_a_token_of_the_policy_cost_nothing() -> None:
             "needs evidence.unit = 'token'",
         ),
         *(
-            (replace(ECHO, **{name: value}), "evidence.tokens = 'observed' is the likelihood")
-            for name, value in {
-                "source": "demos",
-                "credit": Advantage(),
-                "evidence": Evidence(tokens="observed", entropy_share=0.5),
-                "anchor": Anchor("old"),
-                "link": Sigmoid(),
-                "kl": KL(0.1),
-                "correction": Correction("truncate"),
-                "entropy": 0.1,
-            }.items()
+            (term, "evidence.tokens = 'observed' is the likelihood")
+            for term in (
+                replace(ECHO, source="demos"),
+                replace(ECHO, credit=Advantage()),
+                replace(ECHO, evidence=Evidence(tokens="observed", entropy_share=0.5)),
+                replace(ECHO, anchor=Anchor("old")),
+                replace(ECHO, link=Sigmoid()),
+                replace(ECHO, kl=KL(0.1)),
+                replace(ECHO, correction=Correction("truncate")),
+                replace(ECHO, entropy=0.1),
+            )
         ),
     ],
 )

@@ -658,7 +658,8 @@ def test_many_calls_are_one_span_and_what_is_inside_another_does_not_shorten_it(
         with timeline("environment"):
             clock.now += 0.01
         clock.now += 0.001
-    assert timer.timeline(1).lanes["environment"] == (pytest.approx((0.0, 10.999)),)
+    (span,) = timer.timeline(1).lanes["environment"]
+    assert span == pytest.approx((0.0, 10.999))
     assert joined([(0.0, 9.0), (1.0, 2.0), (9.001, 10.0)], 0.0, 10.0) == ((0.0, 10.0),)
     with pytest.raises(ValueError, match="without a timeline"):
         Timer().timeline(1)

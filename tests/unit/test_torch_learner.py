@@ -394,7 +394,7 @@ def test_the_weight_function_gets_the_entropies_where_they_are_computed(tiny: Pa
     learner.accumulate(GROUPS, without, TEMPERATURE)
 
 
-OBSERVED = [
+OBSERVED: list[list[list[int]]] = [
     [[], [3], [0, 2, 4], [1, 2]],
     [[], [], [], []],
     [[0, 1, 2], [5], [2, 3, 4, 6], []],
@@ -405,7 +405,7 @@ OBSERVED = [
 def observing() -> list[ScoredGroup]:
     """The ragged groups with tokens of an environment in between; a response of the first has no reward, the responses
     of the second read nothing."""
-    rewards = [(1.0, 0.0, None, 0.5), (0.0, 1.0, 1.0, 0.0), (2.0, 0.0, 0.0, 1.0)]
+    rewards: list[tuple[float | None, ...]] = [(1.0, 0.0, None, 0.5), (0.0, 1.0, 1.0, 0.0), (2.0, 0.0, 0.0, 1.0)]
     groups = []
     for group, observed, of_group in zip(GROUPS, OBSERVED, rewards, strict=True):
         responses = [
@@ -442,8 +442,10 @@ def test_a_term_on_observed_tokens_is_their_likelihood(tiny: Path, options: dict
     """Beside a method's own term, with a weight of its own, whatever is packed with what."""
     groups, weight = observing(), 0.3
     grpo = PRESETS["grpo"].term
-    before, after = {}, {}
-    for terms, found in (({"grpo": (grpo, 1.0)}, before), ({"grpo": (grpo, 1.0), "echo": (ECHO, weight)}, after)):
+    before: dict[str, Tensor] = {}
+    after: dict[str, Tensor] = {}
+    both = {"grpo": (grpo, 1.0), "echo": (ECHO, weight)}
+    for terms, found in (({"grpo": (grpo, 1.0)}, before), (both, after)):
         learner = make_learner(tiny, **options, max_grad_norm=None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(learner, "step", lambda: StepResult(True, "", 0.0, 0.0, 1))
