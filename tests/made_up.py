@@ -21,7 +21,7 @@ from reasoner.evaluation.training_gate import judge_gate
 from reasoner.loading import load_config, to_toml
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.step_metrics import rollout_metrics
-from reasoner.monitoring.timeline import StepTimeline
+from reasoner.monitoring.timer import StepTimeline
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
 from reasoner.runs.folder import RunFolder, open_run
 from reasoner.runs.rollouts import to_rollouts

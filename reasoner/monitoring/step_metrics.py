@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import psutil
 
-from reasoner.monitoring.timeline import StepTimeline
+from reasoner.monitoring.timer import StepTimeline
 from reasoner.plugins.reward_api import TEXT_ONLY
 from reasoner.records import Component, Response, ScoredGroup
 

@@ -1,15 +1,30 @@
-"""The wall-clock time of a step, by stage: the metrics `time/...`."""
+"""The wall-clock time of a step: by stage, the metrics `time/...`; and who worked when, the timeline."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
-
-from reasoner.monitoring.timeline import Lane, StepTimeline, Timeline
+from dataclasses import dataclass
+from threading import Lock
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
+Lane = Literal["sampler", "environment", "scoring", "learner", "handover", "checkpoint"]
+LANES: Mapping[Lane, str] = {
+    "sampler": "sampler",
+    "environment": "environment",
+    "scoring": "scoring",
+    "learner": "learner",
+    "handover": "hand-over",
+    "checkpoint": "checkpoint",
+}
+"""by name, what they are called; in the order in which they are drawn"""
+NEAR = 1 / 500
+"""share of a step below which a gap is not drawn"""
+Span = tuple[float, float]
+"""from, to"""
 LANE_OF: Mapping[str, Lane] = {
     "update": "learner",
     "check": "learner",
@@ -17,6 +32,86 @@ LANE_OF: Mapping[str, Lane] = {
     "checkpoint": "checkpoint",
 }
 """stage -> who works meanwhile; during the others the learner waits"""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimeline:
+    """The spans of one step in which each part worked."""
+
+    step: int
+    seconds: float
+    """of the whole step"""
+    lanes: Mapping[str, tuple[Span, ...]]
+    """by lane, seconds since the step began; lanes that did nothing are absent"""
+
+    def busy(self, lane: Lane) -> float:
+        """The share of the step in which a part worked.
+
+        >>> StepTimeline(1, 10.0, {"learner": ((0.0, 1.0), (6.0, 10.0))}).busy("learner")
+        0.5
+        """
+        return sum(end - start for start, end in self.lanes.get(lane, ())) / self.seconds if self.seconds else 0.0
+
+
+class Timeline:
+    """Notes when each part works: `with timeline("learner"): ...`, from any thread. A part works while at least one
+    caller is inside."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside: Counter[Lane] = Counter()
+        self._began: dict[Lane, float] = {}
+        """lanes that work now, since when"""
+        self._spans: dict[Lane, list[Span]] = {}
+
+    @contextmanager
+    def __call__(self, lane: Lane) -> Iterator[None]:
+        """This part works meanwhile."""
+        with self._lock:
+            if not self._inside[lane]:
+                self._began[lane] = time.perf_counter()
+            self._inside[lane] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside[lane] -= 1
+                if not self._inside[lane]:
+                    self._spans.setdefault(lane, []).append((self._began.pop(lane), time.perf_counter()))
+
+    def cut(self, step: int, start: float, end: float) -> StepTimeline:
+        """What happened in a step, with what is still under way; what ended before `end` is forgotten.
+
+        Args:
+            start: when the step began, by `time.perf_counter`.
+            end: when it ended.
+        """
+        with self._lock:
+            spans = {lane: [*of_lane] for lane, of_lane in self._spans.items()}
+            for lane, began in self._began.items():
+                spans.setdefault(lane, []).append((began, end))
+            self._spans = {lane: [span for span in of_lane if span[1] > end] for lane, of_lane in self._spans.items()}
+        inside = {lane: joined(of_lane, start, end) for lane, of_lane in spans.items()}
+        return StepTimeline(step, end - start, {lane: inside[lane] for lane in LANES if inside.get(lane)})
+
+
+def joined(spans: Sequence[Span], start: float, end: float) -> tuple[Span, ...]:
+    """Spans in order, cut to what is between two points in time and counted from the first; those with next to nothing
+    between them as one.
+
+    >>> joined([(1.0, 2.0), (2.001, 4.0), (5.0, 9.0)], start=1.5, end=6.5)
+    ((0.0, 2.5), (3.5, 5.0))
+    """
+    found: list[Span] = []
+    for first, last in sorted(spans):
+        first, last = max(first, start) - start, min(last, end) - start
+        if last <= first:
+            continue
+        if found and first - found[-1][1] <= NEAR * (end - start):
+            found[-1] = found[-1][0], max(found[-1][1], last)
+        else:
+            found.append((first, last))
+    return tuple(found)
 
 
 class Timer:

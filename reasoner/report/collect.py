@@ -17,7 +17,7 @@ from reasoner.io.serialization import read_jsonl
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.lines import alerts
 from reasoner.monitoring.summary import PHASES, REST, gate_lines, time_by_phase, verdicts
-from reasoner.monitoring.timeline import StepTimeline
+from reasoner.monitoring.timer import StepTimeline
 from reasoner.report.charts.series import Series
 from reasoner.report.charts.svg import Bars
 from reasoner.report.charts.timeline import STEPS

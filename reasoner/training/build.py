@@ -34,7 +34,7 @@ from reasoner.loading import Resolved, to_toml
 from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.choose import open_view
 from reasoner.monitoring.plain import PlainView
-from reasoner.monitoring.timeline import Timeline
+from reasoner.monitoring.timer import Timeline
 from reasoner.monitoring.tracking import Trackers
 from reasoner.monitoring.view import View, Views
 from reasoner.planning.decide import decide

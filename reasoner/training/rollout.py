@@ -16,8 +16,7 @@ from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.seeds import Purpose, derive_seed
 from reasoner.evaluation.metrics import Criterion, pass_rates
 from reasoner.monitoring.step_metrics import rollout_metrics
-from reasoner.monitoring.timeline import Timeline
-from reasoner.monitoring.timer import Timer
+from reasoner.monitoring.timer import Timeline, Timer
 from reasoner.records import Group, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Progress, Sampler, counted
 from reasoner.scoring.base import Scorer

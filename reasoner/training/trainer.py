@@ -33,8 +33,7 @@ from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import PerturbableLearner
 from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.step_metrics import idle_metrics, memory_metrics, seconds_since_start
-from reasoner.monitoring.timeline import Timeline
-from reasoner.monitoring.timer import Timer
+from reasoner.monitoring.timer import Timeline, Timer
 from reasoner.monitoring.view import Summary, View
 from reasoner.plugins.events import Events
 from reasoner.records import Batch, Group, Rollout, ScoredGroup

@@ -29,8 +29,7 @@ from reasoner.monitoring.metrics import METRICS, find, headline, sources, terms
 from reasoner.monitoring.plain import PlainView
 from reasoner.monitoring.step_metrics import idle_metrics
 from reasoner.monitoring.summary import as_text, print_summary
-from reasoner.monitoring.timeline import StepTimeline, Timeline, joined
-from reasoner.monitoring.timer import Timer
+from reasoner.monitoring.timer import StepTimeline, Timeline, Timer, joined
 from reasoner.monitoring.view import Summary, View
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 

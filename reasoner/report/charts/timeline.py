@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from reasoner.monitoring.format import duration
-from reasoner.monitoring.timeline import LANES, Lane, StepTimeline
+from reasoner.monitoring.timer import LANES, Lane, StepTimeline
 from reasoner.report.charts.scale import tick_label, value_scale
 
 STEPS = 6
