@@ -26,7 +26,7 @@ from reasoner.io.redaction import redact
 from reasoner.workers.host_process import CLOSE_S, HostProcess
 from reasoner.workers.lines import CANCEL, PRINTED
 
-Working = Callable[[], AbstractContextManager[None]]
+CallMark = Callable[[], AbstractContextManager[None]]
 """makes a context that is entered while a call runs"""
 LOOK_S = 1.0
 """seconds of silence between looks at the host"""
@@ -45,7 +45,7 @@ class HostClient:
         EnvironmentsError: it did not start.
     """
 
-    def __init__(self, plan: bytes, tell: Callable[[str], None], working: Working = nullcontext) -> None:
+    def __init__(self, plan: bytes, tell: Callable[[str], None], working: CallMark = nullcontext) -> None:
         self._tell, self._working = tell, working
         self._host = HostProcess("environments", "reasoner.environments.workers.host", plan)
         self._waiting: dict[int, tuple[str, Future[CallOutcome]]] = {}

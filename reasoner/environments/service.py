@@ -12,7 +12,7 @@ from typing import Self
 
 from reasoner.config import EnvironmentConfig
 from reasoner.environments.choose import ConfiguredEnvironment, choose
-from reasoner.environments.host_client import HostClient, Working
+from reasoner.environments.host_client import CallMark, HostClient
 from reasoner.environments.session import ResponseSession, SessionContext
 from reasoner.environments.workers.protocol import CallOutcome, EnvironmentPlan, dump_environment_plan
 from reasoner.errors import nearest
@@ -46,7 +46,7 @@ class EnvironmentService:
         say: Callable[[str], None] = lambda text: None,
         fail: Callable[[str], None] = lambda text: None,
         log: Callable[[str], None] = lambda text: None,
-        working: Working = nullcontext,
+        working: CallMark = nullcontext,
     ) -> None:
         self._config, self._chosen = config, chosen
         self._say, self._fail = say, fail
@@ -123,7 +123,7 @@ def open_environments(
     plugins: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
     log: Callable[[str], None] = lambda text: None,
-    working: Working = nullcontext,
+    working: CallMark = nullcontext,
 ) -> EnvironmentService:
     """The tools and the environment that a section names.
 

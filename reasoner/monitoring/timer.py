@@ -23,7 +23,7 @@ LANES: Mapping[Lane, str] = {
 """by name, what they are called; in the order in which they are drawn"""
 NEAR = 1 / 500
 """share of a step below which a gap is not drawn"""
-Span = tuple[float, float]
+WorkSpan = tuple[float, float]
 """from, to"""
 LANE_OF: Mapping[str, Lane] = {
     "update": "learner",
@@ -41,7 +41,7 @@ class StepTimeline:
     step: int
     seconds: float
     """of the whole step"""
-    lanes: Mapping[str, tuple[Span, ...]]
+    lanes: Mapping[str, tuple[WorkSpan, ...]]
     """by lane, seconds since the step began; lanes that did nothing are absent"""
 
     def busy(self, lane: Lane) -> float:
@@ -62,7 +62,7 @@ class Timeline:
         self._inside: Counter[Lane] = Counter()
         self._began: dict[Lane, float] = {}
         """lanes that work now, since when"""
-        self._spans: dict[Lane, list[Span]] = {}
+        self._spans: dict[Lane, list[WorkSpan]] = {}
 
     @contextmanager
     def __call__(self, lane: Lane) -> Iterator[None]:
@@ -95,14 +95,14 @@ class Timeline:
         return StepTimeline(step, end - start, {lane: inside[lane] for lane in LANES if inside.get(lane)})
 
 
-def joined(spans: Sequence[Span], start: float, end: float) -> tuple[Span, ...]:
+def joined(spans: Sequence[WorkSpan], start: float, end: float) -> tuple[WorkSpan, ...]:
     """Spans in order, cut to what is between two points in time and counted from the first; those with next to nothing
     between them as one.
 
     >>> joined([(1.0, 2.0), (2.001, 4.0), (5.0, 9.0)], start=1.5, end=6.5)
     ((0.0, 2.5), (3.5, 5.0))
     """
-    found: list[Span] = []
+    found: list[WorkSpan] = []
     for first, last in sorted(spans):
         first, last = max(first, start) - start, min(last, end) - start
         if last <= first:

@@ -10,7 +10,7 @@ from reasoner.config import Config
 from reasoner.config.decisions import Decisions
 from reasoner.data.turn_formats import TurnFormat
 from reasoner.distributed.ranks import ALONE, Ranks
-from reasoner.environments import Working, open_environments
+from reasoner.environments import CallMark, open_environments
 from reasoner.sampling.factory import open_engine
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.sampler import TrajectorySampler
@@ -37,7 +37,7 @@ def open_interaction(
     turn_format: TurnFormat | None,
     say: Callable[[str], None],
     log: Callable[[str], None],
-    working: Working = nullcontext,
+    working: CallMark = nullcontext,
 ) -> Iterator[Interaction | None]:
     """Start the workers of the tools and of the environment; None: the task has neither.
 
