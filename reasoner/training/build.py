@@ -429,7 +429,7 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
     """A model that gives log-probabilities and is not trained."""
     config = base.config
     with base.ranks.in_turn():
-        return TorchPolicy(
+        policy = TorchPolicy(
             folder,
             device=base.decisions.device,
             dtype=dtype,
@@ -441,6 +441,8 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
             autocast=base.decisions.learner == "torch",
             sequence=SequenceRanks.of(base.ranks),
         )
+        policy.freeze()
+        return policy
 
 
 def _build_critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:
