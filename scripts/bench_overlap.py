@@ -202,6 +202,7 @@ class SetLengths:
     service: TokenService
     lengths: dict[tuple[int, ...], int]
     row_time: float = 0.0
+    busy_s: float = 0.0
     _running: int = 0
     _since: float = field(default_factory=time.perf_counter)
     _lock: Lock = field(default_factory=Lock)
@@ -230,6 +231,7 @@ class SetLengths:
         with self._lock:
             now = time.perf_counter()
             self.row_time += self._running * (now - self._since)
+            self.busy_s += bool(self._running) * (now - self._since)
             self._running, self._since = self._running + more, now
 
 
@@ -270,7 +272,7 @@ def measure(engine: VllmSampler, staleness: int, over: float, steps: int, update
                 drawn[step - 1] = groups
                 changed.notify_all()
 
-    started, busy = time.perf_counter(), sampler.busy_s
+    started = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:
         drawing = pool.submit(draw_all)
         for step in range(1, steps + 1):
@@ -285,7 +287,7 @@ def measure(engine: VllmSampler, staleness: int, over: float, steps: int, update
     lengths = [fmean(len(group.responses[0].token_ids) for group in groups) for groups in drawn]
     rows = REAL_GROUPS + extra
     return Overlap(
-        1 - (sampler.busy_s - busy) / wall,
+        1 - service.busy_s / wall,
         1 - service.row_time / (rows * wall),
         sum(len(response.token_ids) for response in responses) / wall,
         steps / wall,

@@ -299,7 +299,6 @@ def _check_metric(key: str, name: str, config: Config) -> None:
         "groups/sampled": ("sampling.refills", bool(config.sampling.refills)),
         "sample/seconds": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
         "response/weights_changed": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
-        "sample/idle": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
         "response/versions": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
         "tokens/staleness": ("sampling.max_staleness", bool(config.sampling.max_staleness)),
         "response/carried": ("sampling.over_sample", bool(config.sampling.over_sample)),

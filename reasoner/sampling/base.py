@@ -216,11 +216,6 @@ class Sampler(Protocol):
         """Take what a sampler kept before the run was interrupted."""
         ...
 
-    @property
-    def busy_s(self) -> float:
-        """Seconds in which this rank's engine had something to do, so far."""
-        ...
-
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         """(R)(T) log-probability of every response token at temperature 1, by each engine that samples.
 

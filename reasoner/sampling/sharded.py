@@ -75,10 +75,6 @@ class ShardedSampler:
         if self._sampler:
             self._sampler.keep(self._share(groups))
 
-    @property
-    def busy_s(self) -> float:
-        return self._sampler.busy_s if self._sampler else 0.0
-
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         """All groups by every engine; servers, which all ranks share, are asked once."""
         local = self._sampler.score(groups) if self._sampler else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from reasoner.errors import RunError
 from reasoner.evaluation.metrics import Criterion, pass_rates
 from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.monitoring.step_metrics import carried_metrics, rollout_metrics, staleness_metrics
-from reasoner.monitoring.timer import Timer
+from reasoner.monitoring.timer import Timeline, Timer
 from reasoner.records import Group, PartialGroup, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Oldest, Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
@@ -73,6 +74,8 @@ class RolloutCollector:
     """training prompts by problem id"""
     turn_end: TurnEnd = TurnEnd()  # noqa: RUF009 (frozen)
     """what ends a response beside the model's own end tokens"""
+    timeline: Timeline = field(default_factory=Timeline)
+    """notes when the sampler and the reward sources work"""
     carried: tuple[str, ...] = ()
     """ids of the problems whose groups are begun and belong to a later step (`sampling.over_sample`), in their
     order"""
@@ -266,7 +269,9 @@ class RolloutCollector:
 
     def _scored(self, sampled: Iterator[Group], timer: Timer) -> dict[str, ScoredGroup]:
         """The groups of all ranks, by problem id."""
-        groups = {scored.group.problem.id: scored for scored in self.scorer.score(timer.iterate("sample", sampled))}
+        with ExitStack() as stack:
+            watched = self._watched(timer.iterate("sample", sampled), stack)
+            groups = {scored.group.problem.id: scored for scored in self.scorer.score(watched)}
         timer.rest("score_wait")
         return groups
 
@@ -274,6 +279,14 @@ class RolloutCollector:
     def _extra(self) -> int:
         """Groups that are being sampled beyond those that a step learns from."""
         return self.config.extra_groups
+
+    def _watched(self, groups: Iterator[Group], scoring: ExitStack) -> Iterator[Group]:
+        """The groups; the sampler works until the last one is there, scoring from the first one on."""
+        with self.timeline("sampler"):
+            for number, group in enumerate(groups):
+                if not number:
+                    scoring.enter_context(self.timeline("scoring"))
+                yield group
 
     def _sample(self, prompts: Sequence[Prompt], size: int, params: Callable[..., SamplingParams]) -> Iterator[Group]:
         """The groups as they are complete. Tasks with the same limits are sampled together, others one after the

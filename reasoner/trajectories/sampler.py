@@ -62,10 +62,6 @@ class _State:
         """groups that `sample_some` left, by problem id"""
         self.sessions: Sessions = {}
         """theirs that are open"""
-        self.busy_s = 0.0
-        """seconds in which the engine had something to do, before `client`"""
-        self.client: TokenClient | None = None
-        """of what is being sampled"""
 
     def cancel(self) -> None:
         """End what is being sampled, if anything is."""
@@ -153,11 +149,6 @@ class TrajectorySampler:
     def keep(self, groups: Sequence[PartialGroup]) -> None:
         self._state.kept.update({group.problem.id: group for group in groups})
 
-    @property
-    def busy_s(self) -> float:
-        client = self._state.client
-        return self._state.busy_s + (client.busy_s if client else 0.0)
-
     def _groups(
         self, client: TokenClient, prompts: Sequence[Prompt], n: int, params: SamplingParams
     ) -> list[DrawnGroup]:
@@ -185,11 +176,10 @@ class TrajectorySampler:
         groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
 
         async def run() -> None:
-            state.client = client = TokenClient(self._service, state.thread)
+            client = TokenClient(self._service, state.thread)
             try:
                 keep(await draw(client, groups.put).run())
             finally:
-                state.busy_s, state.client = state.busy_s + client.busy_s, None
                 sampling.ended.set()
                 groups.put(None)
 

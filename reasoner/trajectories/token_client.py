@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import Executor
 from itertools import count
 from logging import getLogger
@@ -45,12 +44,6 @@ class TokenClient:
         self._has_failed = False
         self.is_stopped = False
         """nothing is generated any more: what was being generated was interrupted"""
-        self._busy_s, self._busy_since = 0.0, 0.0
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds in which the engine had something to do, so far."""
-        return self._busy_s + (time.perf_counter() - self._busy_since if self._receiving else 0.0)
 
     async def generate(
         self, token_ids: tuple[int, ...], n: int, params: SamplingParams, what: str
@@ -139,7 +132,6 @@ class TokenClient:
             self._fail([request.id for request in requests], error)
             return
         if self._receiving is None:
-            self._busy_since = time.perf_counter()
             self._receiving = asyncio.create_task(self._receive())
 
     async def _receive(self) -> None:
@@ -159,7 +151,7 @@ class TokenClient:
         except Exception as error:
             self._fail([*self._waiting], error)
         finally:
-            self._busy_s, self._receiving = self.busy_s, None
+            self._receiving = None
 
     def _fail(self, ids: list[int], error: Exception) -> None:
         self._has_failed = True

@@ -86,7 +86,6 @@ class FakeSampler:
     description = "fake"
     version = 0
     kept: tuple[PartialGroup, ...] = ()
-    busy_s = 0.0
 
     def __init__(self, answers: Mapping[str, Sequence[str]]) -> None:
         self.answers = answers

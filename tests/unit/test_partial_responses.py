@@ -21,7 +21,6 @@ from reasoner.errors import ConfigError, RunError, SamplerError
 from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.loading import load_config
 from reasoner.monitoring.step_metrics import carried_metrics, staleness_metrics
-from reasoner.monitoring.timer import IdleTime
 from reasoner.records import (
     Failure,
     Group,
@@ -511,19 +510,6 @@ def test_figures_of_what_was_carried() -> None:
         "tokens/staleness_mean": (3 + 3 + 1) / 6,
         "tokens/staleness_max": 3.0,
     }
-
-
-def test_the_engine_is_idle_where_it_has_nothing_to_do() -> None:
-    service = fake(a=[3])
-    with TrajectorySampler(service) as sampler:
-        assert sampler.busy_s == 0.0
-        some(sampler, [], ["a"], 1, 1)
-        busy = sampler.busy_s
-        assert busy > 0
-        assert sampler.busy_s == busy
-    idle = IdleTime()
-    assert idle.since_last(0.0) == 1.0
-    assert idle.since_last(1000.0) == 0.0
 
 
 # What is refused
