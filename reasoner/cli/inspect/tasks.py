@@ -64,16 +64,20 @@ def show(
         _show_samples(load_config(task, sets=sets or (), plugins=plugin or ()), sample)
         return
     parts = find_parts(task, registered)
+    profiles: list[str | None] = [name for name in parts[0].profiles if all(name in part.profiles for part in parts)]
+    facts = {
+        profile: _facts(load_config(task, profile, sets=sets or (), plugins=plugin or ()).config)
+        for profile in profiles or [None]
+    }
     console = out()
     for part in parts:
         console.print(part.title or part.name, markup=False)
         if part.path is not None:
             console.print(f"file: {part.path}", markup=False, soft_wrap=True)
-    profiles: list[str | None] = [name for name in parts[0].profiles if all(name in part.profiles for part in parts)]
-    for profile in profiles or [None]:
+    for profile, table in facts.items():
         console.print()
         console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
-        console.print(_facts(load_config(task, profile, sets=sets or (), plugins=plugin or ()).config))
+        console.print(table)
 
 
 def _facts(config: Config) -> Table:
