@@ -301,6 +301,17 @@ def test_rows_that_repeat_others_are_refused_unless_they_are_dropped_or_kept(tmp
         )
 
 
+def test_without_an_answer_rows_are_duplicates_where_all_their_fields_are(tmp_path: Path) -> None:
+    """The verifier reads the tests: other tests make another problem, and an answer is what it is compared with."""
+    rows = [{"question": "f?", "tests": tests} for tests in (["f(1)"], ["f(2)"], ["f(1)"])]
+    data = DataConfig(train=source(jsonl(tmp_path / "x.jsonl", rows), duplicates="drop"))
+    assert ids(load_splits(data, PLAIN, {}, 0, needs_answer=False).train) == ["x:0", "x:1"]
+    answered = DataConfig(
+        train=source(jsonl(tmp_path / "y.jsonl", [{**row, "answer": "1"} for row in rows]), duplicates="drop")
+    )
+    assert ids(load_splits(answered, PLAIN, {}, 0).train) == ["y:0"]
+
+
 @pytest.mark.parametrize(("duplicates", "left"), [(None, 6), ("keep", 6), ("drop", 2), ("refuse", 0)])
 def test_what_a_generator_gives_again_is_kept_unless_it_is_said(duplicates: Any, left: int) -> None:
     """Also where bad rows are dropped."""
