@@ -380,7 +380,8 @@ def test_a_share_is_held_out_whatever_the_seed_and_the_order_of_the_rows(tmp_pat
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5])
 def test_problems_that_ask_the_same_are_on_one_side_and_are_evaluated_once(tmp_path: Path, share: float) -> None:
     again = [{**row, "question": f" {str(row['question']).upper()} ", "answer": "x"} for row in ROWS[::2]]
-    splits = split(jsonl(tmp_path / "x.jsonl", [*ROWS, *again, *ROWS[::3]]), share=share)
+    path = jsonl(tmp_path / "x.jsonl", [*ROWS, *again, *ROWS[::3]])
+    splits = split(path, share=share, duplicates="keep")
     asked = [{question_key(problem) for problem in side} for side in (splits.train, splits.eval)]
     assert asked[0].isdisjoint(asked[1])
     assert len(asked[1]) == len(splits.eval) == 40 * share
@@ -460,7 +461,7 @@ def test_each_source_says_what_becomes_of_its_bad_and_long_rows(tmp_path: Path) 
     assert (len(splits.train), len(splits.eval)) == (30, 40)
     with pytest.raises(DataError) as caught:
         load_splits(data.model_copy(update={"eval": source(rows)}), PLAIN, {}, 0)
-    assert str(caught.value).startswith("data.eval: 9 of 40 rows cannot be used.")
+    assert str(caught.value).startswith("data.eval: 10 of 40 rows cannot be used.")
     assert str(caught.value).endswith("leave them out: --set data.on_bad_row=drop.")
     own = data.model_copy(update={"eval": source(rows, on_bad_row="refuse"), "on_bad_row": "drop"})
     with pytest.raises(DataError, match=r"leave them out: --set data\.eval\.on_bad_row=drop\.$"):
