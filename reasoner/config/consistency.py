@@ -157,6 +157,22 @@ def _check_tensor_parallel(config: Sections) -> None:
         )
 
 
+def _check_sequence_parallel(config: Sections) -> None:
+    count, ranks = config.learning.sequence_parallel, config.run.ranks
+    if count == 1:
+        return
+    if ranks % count:
+        fitting = [str(number) for number in range(1, ranks + 1) if ranks % number == 0]
+        raise ValueError(
+            f"learning.sequence_parallel = {count} does not divide the {ranks} rank{'s' if ranks > 1 else ''} into "
+            f"neighbours that share rows; possible: {', '.join(fitting)} (run.ranks, or --gpus, is the number of ranks)"
+        )
+    if config.learning.packing == "padded":
+        raise ValueError(
+            f"learning.sequence_parallel = {count} shares packed rows, and learning.packing is 'padded'; use 'auto'"
+        )
+
+
 def _check_budgets(config: Sections) -> None:
     """A budget of calls is divided over the ranks that score: those with an engine."""
     scoring = config.run.ranks // config.sampling.tensor_parallel
@@ -416,10 +432,10 @@ def _check_formats(config: Sections) -> None:
     named = [(f"mixture.{part.task}.", part.prompt.format) for part in config.mixture] or [("", config.prompt.format)]
     named += [(f"evaluation.also.{part.task}.", part.prompt.format) for part in also]
     first, wanted = named[0]
-    for place, found in named:
-        if found != wanted:
+    for place, section in named:
+        if section != wanted:
             raise ValueError(
-                f"{place}prompt.format = {found!r}, and {first}prompt.format = {wanted!r}: one model is asked in one "
+                f"{place}prompt.format = {section!r}, and {first}prompt.format = {wanted!r}: one model is asked in one "
                 "format; give all tasks the same"
             )
 
@@ -432,6 +448,7 @@ CHECKS = (
     _check_refills,
     _check_staleness,
     _check_tensor_parallel,
+    _check_sequence_parallel,
     _check_budgets,
     _check_curriculum,
     _check_weights,

@@ -79,9 +79,9 @@ def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) 
         number += len(batch)
     if rows is None:
         return list(records.values())
-    if missing := [each for each in rows if each not in records]:
+    if missing := [row for row in rows if row not in records]:
         raise DataError(f"{path} has no row {missing[0] + 1}: it has {number}.")
-    return [records[each] for each in rows]
+    return [records[row] for row in rows]
 
 
 def read_columns(path: Path, type_: type[Any], columns: Sequence[str]) -> pa.Table:
@@ -134,10 +134,10 @@ def _bomb(path: Path, most: int) -> DataError:
 
 def _rows(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
-        found: list[dict[str, Any]] = batch.to_pylist()
+        records: list[dict[str, Any]] = batch.to_pylist()
     except (pa.ArrowException, ValueError) as error:  # text that is not UTF-8
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-    return found
+    return records
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,20 +153,20 @@ class _Column:
     optional: frozenset[str] = frozenset()
     """children that files written before may not have"""
 
-    def accepts(self, found: pa.DataType) -> bool:
+    def accepts(self, actual: pa.DataType) -> bool:
         """Whether a column of a file can be read as this one."""
         if not self.children:
-            return bool(found == self.type)
+            return bool(actual == self.type)
         if pa.types.is_list(self.type):
-            return pa.types.is_list(found) and self._accepts("item", found.value_field)
-        if not pa.types.is_struct(found) or not {each.name for each in found} <= set(self.children):
+            return pa.types.is_list(actual) and self._accepts("item", actual.value_field)
+        if not pa.types.is_struct(actual) or not {child.name for child in actual} <= set(self.children):
             return False
-        missing = set(self.children) - {each.name for each in found}
-        return missing <= self.optional and all(self._accepts(each.name, each) for each in found)
+        missing = set(self.children) - {child.name for child in actual}
+        return missing <= self.optional and all(self._accepts(child.name, child) for child in actual)
 
-    def _accepts(self, name: str, found: pa.Field) -> bool:
+    def _accepts(self, name: str, actual: pa.Field) -> bool:
         child = self.children[name]
-        return bool(found.nullable == child.nullable) and child.accepts(found.type)
+        return bool(actual.nullable == child.nullable) and child.accepts(actual.type)
 
 
 def _same(value: Any) -> Any:
@@ -200,7 +200,7 @@ def _with_default(type_: type[Any]) -> frozenset[str]:
     """The fields that a file may leave out."""
     none = dataclasses.MISSING
     fields = dataclasses.fields(type_)
-    return frozenset(each.name for each in fields if each.default is not none or each.default_factory is not none)
+    return frozenset(part.name for part in fields if part.default is not none or part.default_factory is not none)
 
 
 def _column(hint: Any, where: str) -> _Column:
@@ -312,18 +312,18 @@ def _first_bad(records: Sequence[Any], struct: _Column) -> str:
     return ""
 
 
-def _check_columns(path: Path, found: pa.Schema, type_: type[Any], struct: _Column) -> None:
-    for name in found.names:
+def _check_columns(path: Path, actual: pa.Schema, type_: type[Any], struct: _Column) -> None:
+    for name in actual.names:
         if name not in struct.children:
             raise DataError(
                 f"{path}: column {name!r} does not belong to {type_.__name__}.{nearest(name, struct.children)}"
             )
     for name, column in struct.children.items():
-        if name not in found.names:
+        if name not in actual.names:
             if name in struct.optional:
                 continue
-            raise DataError(f"{path}: the column {name!r} of {type_.__name__} is missing; it has {found.names}")
-        got = found.field(name).type
+            raise DataError(f"{path}: the column {name!r} of {type_.__name__} is missing; it has {actual.names}")
+        got = actual.field(name).type
         if not column.accepts(got):
             raise DataError(f"{path}: column {name!r} of {type_.__name__} must be {column.type}, got {got}")
 

@@ -27,7 +27,7 @@ from reasoner.planning.memory import (
     needs,
     published_bytes,
     sampler_bytes,
-    step_tokens,
+    share_tokens,
 )
 from reasoner.planning.memory import VLLM as VLLM_BYTES
 from reasoner.processes.machine import GIB, Machine, describe_handover
@@ -81,7 +81,7 @@ class RunEstimate:
         """By how many bytes the moments miss what is free, summed."""
         missing = max(0.0, 1.0 - self.cached_sequences) * GIB if self.engine == "vllm" else 0.0
         over = (need.total - TIGHT * there for need in self.needs if (there := self.there(need)) is not None)
-        return missing + sum(max(0.0, each) for each in over)
+        return missing + sum(max(0.0, excess) for excess in over)
 
     @property
     def cached_sequences(self) -> float:
@@ -93,7 +93,8 @@ class RunEstimate:
     @property
     def micro_batches(self) -> int:
         """Of a rank in a pass over a batch, at most."""
-        return max(1, -(-step_tokens(self.config) // max(1, micro_batch_tokens(self.config))))
+        at_once = micro_batch_tokens(self.config) * self.config.learning.sequence_parallel
+        return max(1, -(-share_tokens(self.config) // max(1, at_once)))
 
     def changed(self, changes: Changes) -> RunEstimate | None:
         """The same with other settings; None: they contradict each other."""
@@ -139,8 +140,17 @@ class RunEstimate:
             return low, "the positions that the model knows" if self.model.context else "nothing longer was looked for"
         return low, self._too_long(low + 1)
 
-    def _too_long(self, tokens: int) -> str:
-        """What a context of so many tokens does not fit into; empty: nothing."""
+    @cached_property
+    def doubling(self) -> Changes:
+        """The least invasive settings with which twice the longest context fits; empty: there are none, or memory is
+        not what ends it."""
+        tokens, _ = self.longest_context
+        if not tokens or 2 * tokens > (self.model.context or _LONGEST):
+            return {}
+        return self._with_context(2 * tokens).advice or {}
+
+    def _with_context(self, tokens: int) -> RunEstimate:
+        """The same with prompts and responses of so many tokens together."""
         sampling = self.config.sampling
         prompt = min(sampling.max_prompt_tokens, max(1, tokens - 1))
         lengths = {"max_prompt_tokens": prompt, "max_tokens": tokens - prompt}
@@ -153,8 +163,11 @@ class RunEstimate:
             "sampling": sampling.model_copy(update=lengths),
             "data": self.config.data.model_copy(update=offline),
         }
-        config = self.config.model_copy(update=sections)
-        other = replace(self, config=config)
+        return replace(self, config=self.config.model_copy(update=sections))
+
+    def _too_long(self, tokens: int) -> str:
+        """What a context of so many tokens does not fit into; empty: nothing."""
+        other = self._with_context(tokens)
         for need in other.needs:
             there = self.there(need)
             if there is not None and need.total > there:
@@ -249,7 +262,10 @@ class RunEstimate:
         tokens, by = self.longest_context
         if not tokens:
             return f"none: already the shortest does not fit ({by})"
-        return f"about {tokens:,} tokens of prompt and response (limit: {by})"
+        more = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.doubling.items())
+        return (
+            f"about {tokens:,} tokens of prompt and response (limit: {by}{f'; twice that with {more}' if more else ''})"
+        )
 
 
 def find_estimate(config: Config, machine: Machine, engine: str) -> RunEstimate:
@@ -282,16 +298,18 @@ def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:
     if estimate.engine == "vllm":
         yield _cache_sizes(estimate)
     if gpu:
-        yield from _spread(config)
+        yield from _spread(estimate)
     if config.lora is None:
         yield [{"lora.rank": 16}]
 
 
-def _spread(config: Config) -> Iterator[list[Changes]]:
+def _spread(estimate: RunEstimate) -> Iterator[list[Changes]]:
     """Over ranks and into host memory, and other numbers."""
+    config = estimate.config
     stage = max(1, config.learning.deepspeed.zero_stage)
     if config.learner == "deepspeed":
         yield [{"learning.deepspeed.zero_stage": higher} for higher in range(stage + 1, 4)]
+        yield _shared_rows(estimate)
     if config.model.dtype == "float32":
         yield [{"model.dtype": "bfloat16"}]
     zero: dict[str, Any] = {"learning.engine": "deepspeed", "learning.deepspeed.offload_optimizer": True}
@@ -299,6 +317,14 @@ def _spread(config: Config) -> Iterator[list[Changes]]:
         yield [zero | {"learning.deepspeed.zero_stage": stage}]
     if not config.learning.deepspeed.offload_parameters:
         yield [zero | {"learning.deepspeed.zero_stage": 3, "learning.deepspeed.offload_parameters": True}]
+
+
+def _shared_rows(estimate: RunEstimate) -> list[Changes]:
+    """Numbers of neighbouring ranks that can share a row, beyond those that do."""
+    config, heads = estimate.config, estimate.model.heads
+    more = range(config.learning.sequence_parallel + 1, config.run.ranks + 1)
+    possible = [count for count in more if config.run.ranks % count == 0 and heads and heads % count == 0]
+    return [{"learning.sequence_parallel": count} for count in possible]
 
 
 def _cache_sizes(estimate: RunEstimate) -> list[Changes]:

@@ -410,8 +410,10 @@ def logit_bytes(config: Config, model: ModelSize, gpu_bytes: float = 0.0) -> flo
 
 
 def micro_batch_tokens(config: Config) -> int:
-    """Of the largest one: the budget, a longer row or unit, or all that a rank has."""
-    return max(min(config.learning.token_budget, step_tokens(config)), longest_row(config))
+    """What a rank has of the largest one: the budget, its slice of a longer row or unit, or of all that there is."""
+    slices = config.learning.sequence_parallel
+    most = max(min(config.learning.token_budget * slices, share_tokens(config)), longest_row(config))
+    return -(-most // slices)
 
 
 def longest_sequence(config: Config) -> int:
@@ -428,16 +430,17 @@ def longest_row(config: Config) -> int:
     return max(rows, default=0)
 
 
-def step_tokens(config: Config) -> int:
-    """Tokens that go through one rank's learner in a pass over a batch, at most."""
+def share_tokens(config: Config) -> int:
+    """Tokens of one share of a batch, at most: those of a rank, or of the neighbours that share its rows."""
     total, sampling = 0, config.sampling
+    shares = config.run.ranks // config.learning.sequence_parallel
     if config.online:
         prompts = 1 if _shares_prompts(config) else sampling.group_size
         group = prompts * sampling.max_prompt_tokens + sampling.group_size * sampling.max_tokens
-        total += _problems_of_rank(config) * group
+        total += -(-config.learning.problems_per_step // shares) * group
     for source in SOURCES:
         if source != "online" and config.gro.reads(source):
-            rows = -(-config.per_step(source) // config.run.ranks)
+            rows = -(-config.per_step(source) // shares)
             total += rows * getattr(config.data, source).max_tokens * (2 if source == "pairs" else 1)
     return total
 

@@ -33,7 +33,7 @@ from reasoner.planning.memory import (
     micro_batch_tokens,
     needs,
     published_bytes,
-    step_tokens,
+    share_tokens,
 )
 from reasoner.processes import machine
 from reasoner.processes.machine import GIB, Machine, free_memory, planned_machine
@@ -312,13 +312,13 @@ def test_an_adapter_leaves_holes_in_the_heap_of_a_cpu() -> None:
 
 def test_lengths_and_tokens_by_hand() -> None:
     """The laptop's 4 problems x 8 responses of 512 + 64 tokens, each group's prompt in a row once."""
-    assert step_tokens(config()) == 4 * (512 + 8 * 64)
-    assert step_tokens(config("learning.share_prompts=never")) == 4 * 8 * (512 + 64)
-    assert step_tokens(config("run.ranks=4")) == 512 + 8 * 64
+    assert share_tokens(config()) == 4 * (512 + 8 * 64)
+    assert share_tokens(config("learning.share_prompts=never")) == 4 * 8 * (512 + 64)
+    assert share_tokens(config("run.ranks=4")) == 512 + 8 * 64
     assert longest_row(config()) == 576
     assert micro_batch_tokens(config()) == 1024
     assert micro_batch_tokens(config("learning.token_budget=100")) == 576
-    assert micro_batch_tokens(config("learning.token_budget=100000")) == step_tokens(config())
+    assert micro_batch_tokens(config("learning.token_budget=100000")) == share_tokens(config())
     published = published_bytes(config("model.dtype=bfloat16"), BIG, "vllm", "cuda")
     assert published == 2 * 10**9
     adapted = config("model.dtype=bfloat16", "lora.rank=8")

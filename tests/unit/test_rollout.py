@@ -270,7 +270,7 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
     def rank(here: Ranks) -> tuple[list[StepRollouts], dict[str, Any], Sampler]:
         made, sampler = collector(every(3), per_step=3)
         made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(sampler)), here))
-        made.scorer = ShardedScorer(made.scorer, here, 1.0)
+        made.scorer = ShardedScorer(cast(Any, made.scorer), here, 1.0)
         assert [scored.group.problem.id for scored in made.sample_apart(2, lambda done, total: None)] == apart
         steps = [made.collect(step, greedy=False) for step in range(1, 5)]
         made.mark()
@@ -325,7 +325,7 @@ def test_failed_environments_end_all_ranks_by_their_share_of_the_step(
     def rank(here: Ranks) -> str:
         made = failing(failed, share)
         made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(cast(Any, made.sampler))), here))
-        made.scorer = ShardedScorer(made.scorer, here, 1.0)
+        made.scorer = ShardedScorer(cast(Any, made.scorer), here, 1.0)
         messages = []
         for sampled in (lambda: made.collect(1, greedy=False), lambda: made.sample_apart(8, lambda done, total: None)):
             try:
@@ -478,7 +478,7 @@ def test_ranks_draw_a_mixture_together_also_where_a_task_has_fewer_problems_than
     def rank(here: Ranks) -> tuple[list[StepRollouts], dict[str, Any]]:
         made, sampler = of_two_tasks(refills)
         made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(sampler)), here))
-        made.scorer = ShardedScorer(made.scorer, here, 1.0)
+        made.scorer = ShardedScorer(cast(Any, made.scorer), here, 1.0)
         steps = [made.collect(step, greedy=False) for step in range(1, 7)]
         made.mark()
         return steps, made.state()

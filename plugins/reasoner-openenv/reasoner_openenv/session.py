@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -47,10 +47,15 @@ class Session:
 
     def __init__(self, url: str, answer_s: float) -> None:
         self._address, self._answer_s = address_of(url), answer_s
+        self._stack = ExitStack()
+        options: dict[str, Any] = {
+            "open_timeout": answer_s,
+            "close_timeout": 1.0,
+            "max_size": MOST_BYTES,
+            "proxy": None,
+        }
         try:
-            self._socket = connect(
-                self._address, open_timeout=answer_s, close_timeout=1.0, max_size=MOST_BYTES, proxy=None
-            )
+            self._socket = self._stack.enter_context(connect(self._address, **options))
         except (OSError, WebSocketException) as error:
             raise ServerError(f"no OpenEnv server takes a session at {self._address}: {_said(error)}") from error
 
@@ -75,7 +80,7 @@ class Session:
         with suppress(OSError, WebSocketException):
             self._socket.send(json.dumps({"type": "close"}))
         with suppress(OSError, WebSocketException):
-            self._socket.close()
+            self._stack.close()
 
     def _ask(self, kind: str, data: Mapping[str, Any]) -> Answer:
         try:

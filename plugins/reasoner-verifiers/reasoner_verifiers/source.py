@@ -25,8 +25,9 @@ class VerifiersOptions(BaseModel):
 
 
 def get_ready() -> None:
-    """Import verifiers."""
-    library("verifiers.v1")
+    """Import verifiers, also the parts that it imports late: they take longer than a call may."""
+    for module in ("verifiers.v1", "verifiers.v1.utils.loaders", "verifiers.v1.graph", "verifiers.v1.mcp"):
+        library(module)
 
 
 def preflight(options: VerifiersOptions) -> str:

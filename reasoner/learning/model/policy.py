@@ -20,6 +20,7 @@ from reasoner.learning.device import device_bytes
 from reasoner.learning.model.backbone import Backbone, Packing
 from reasoner.learning.model.logprobs import head_of, token_logprobs
 from reasoner.learning.model.model_weights import Dtype
+from reasoner.learning.sequence_parallel import WHOLE, SequenceRanks
 from reasoner.records import Group
 
 __all__ = ["Dtype", "Packing", "TorchPolicy"]
@@ -46,6 +47,7 @@ class TorchPolicy(Backbone):
         autocast: bool = True,
         weights: Path | None = None,
         lora: LoraConfig | None = None,
+        sequence: SequenceRanks = WHOLE,
     ) -> None:
         """Load the model.
 
@@ -63,10 +65,11 @@ class TorchPolicy(Backbone):
             weights: a folder that `ModelWeights.write_checkpoint` wrote: the weights, or those of the adapter, are read
                 from it; None: from `folder`.
             lora: freeze the model and put an adapter into it; None: without.
+            sequence: the ranks that put every row through the model together.
 
         Raises:
-            UserError: this model cannot be packed although `packing` is `packed`, or its prompts not be shared although
-                `share_prompts` is `always`, or it has no linear output layer.
+            UserError: this model cannot be packed although `packing` is `packed` or rows are shared, or its prompts not
+                be shared although `share_prompts` is `always`, or it has no linear output layer.
         """
         super().__init__(
             folder,
@@ -81,6 +84,7 @@ class TorchPolicy(Backbone):
             autocast=autocast,
             weights=weights,
             lora=lora,
+            sequence=sequence,
         )
         self._logit_chunk = logit_chunk
         self.head = head_of(self.model)
@@ -109,10 +113,16 @@ class TorchPolicy(Backbone):
         With `entropy` also (S,) the entropy of the distribution that each token was sampled from, else None.
         """
         hidden_SH = self.hidden(inputs)
+        entropies_S = None
         with self.autocast():
             if entropy:
-                return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk, entropy=True)
-            return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk), None
+                logprobs_S, entropies_S = token_logprobs(
+                    hidden_SH, inputs.targets_S, self.head, temperature, self._chunk, entropy=True
+                )
+            else:
+                logprobs_S = token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk)
+        logprobs_S = self.gathered(logprobs_S, inputs)
+        return logprobs_S, None if entropies_S is None else self.gathered(entropies_S, inputs)
 
     def check(self, groups: Sequence[GroupRows], temperature: float) -> None:
         """Compare packed responses with plain forward passes over one sequence each, on the first batch (`compare`).

@@ -81,7 +81,7 @@ class ContestTests:
         if not _is_method(text, self.function):
             return [*self.questions]
         named = f"{SOLUTION}.{self.function}"
-        return [replace(each, call=replace(each.call, function=named)) for each in self.questions]
+        return [replace(question, call=replace(question.call, function=named)) for question in self.questions]
 
 
 def read_contest(problem: Problem, tolerance: float) -> ContestTests:
@@ -105,15 +105,15 @@ def read_contest(problem: Problem, tolerance: float) -> ContestTests:
 
 
 def _read(fields: Mapping[str, Any], tolerance: float) -> ContestTests:
-    found = [*_tests(fields["tests"])]
+    tests = [*_tests(fields["tests"])]
     seconds = _seconds(fields.get("time_limit"))
-    if not found:
+    if not tests:
         raise ValueError("there is no test")
-    if len({test.is_call for test in found}) > 1:
+    if len({test.is_call for test in tests}) > 1:
         raise ValueError("some tests call a function and some give input to a script")
-    if not found[0].is_call:
-        return ContestTests(tuple(StdinCase(_text(test.input), _text(test.output)) for test in found), "", (), seconds)
-    functions = {test.function for test in found} - {""} or {_entry_point(fields)}
+    if not tests[0].is_call:
+        return ContestTests(tuple(StdinCase(_text(test.input), _text(test.output)) for test in tests), "", (), seconds)
+    functions = {test.function for test in tests} - {""} or {_entry_point(fields)}
     if len(functions) > 1 or functions == {""}:
         given = f"several functions ({', '.join(sorted(functions))})" if len(functions) > 1 else "no function"
         raise ValueError(
@@ -121,7 +121,7 @@ def _read(fields: Mapping[str, Any], tolerance: float) -> ContestTests:
             "columns.entry_point=FIELD"
         )
     (function,) = functions
-    return ContestTests((), function, tuple(_question(function, test, tolerance) for test in found), seconds)
+    return ContestTests((), function, tuple(_question(function, test, tolerance) for test in tests), seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +145,10 @@ def _tests(value: Any, depth: int = 0) -> Iterator[_Test]:
     if isinstance(value, str):
         yield from _tests(_parsed(value), depth + 1)
     elif isinstance(value, list):
-        items = [_parsed(each) if isinstance(each, str) else each for each in value]
-        as_lines = _are_lines([each for each in items if isinstance(each, Mapping)])
-        for each in items:
-            yield from _of_table(each, as_lines=as_lines) if isinstance(each, Mapping) else _tests(each, depth + 1)
+        items = [_parsed(item) if isinstance(item, str) else item for item in value]
+        as_lines = _are_lines([item for item in items if isinstance(item, Mapping)])
+        for item in items:
+            yield from _of_table(item, as_lines=as_lines) if isinstance(item, Mapping) else _tests(item, depth + 1)
     elif isinstance(value, Mapping):
         yield from _of_table(value)
     else:
@@ -181,11 +181,10 @@ def _are_lines(tables: Sequence[Mapping[str, Any]]) -> bool:
     texts = [text for pair in pairs for side in pair if isinstance(side, list) for text in side]
     if any(isinstance(text, str) and "\n" in text for text in texts):
         return False
-    if any(not isinstance(side, list) for pair in pairs for side in pair):
+    lists = [(given, expected) for given, expected in pairs if isinstance(given, list) and isinstance(expected, list)]
+    if len(lists) < len(pairs) or any(len(given) != len(expected) for given, expected in lists):
         return True
-    if any(len(given) != len(expected) for given, expected in pairs):
-        return True
-    if all(len(given) <= 1 for given, _ in pairs):
+    if all(len(given) <= 1 for given, _ in lists):
         return False  # it is the same either way
     raise ValueError(
         "lists in 'input' and 'output', of one length and without line ends, can be several tests or the lines of one: "
@@ -226,19 +225,19 @@ def _of_table(table: Mapping[str, Any], *, as_lines: bool = False) -> Iterator[_
 
 def _metadata(table: Mapping[str, Any]) -> Mapping[str, Any]:
     """The object `metadata`, also as JSON text; empty where there is none."""
-    found = table.get("metadata")
-    if isinstance(found, str):
+    metadata = table.get("metadata")
+    if isinstance(metadata, str):
         try:
-            found = json.loads(found)
+            metadata = json.loads(metadata)
         except (ValueError, RecursionError):
             return {}
-    return found if isinstance(found, Mapping) else {}
+    return metadata if isinstance(metadata, Mapping) else {}
 
 
 def _entry_point(fields: Mapping[str, Any]) -> str:
     """The function that the row names beside its tests."""
-    found = fields.get("entry_point") or _metadata(fields).get("func_name") or fields.get("fn_name")
-    return found if isinstance(found, str) else ""
+    name = fields.get("entry_point") or _metadata(fields).get("func_name") or fields.get("fn_name")
+    return name if isinstance(name, str) else ""
 
 
 def _text(value: Any) -> str:
@@ -281,12 +280,12 @@ def _seconds(value: Any) -> float | None:
         value = parts[0] + parts[1] / 1e9 if all(isinstance(part, int | float) for part in parts) else str(value)
     if value is None or value == "":
         return None
-    found = _SECONDS.fullmatch(str(value))
-    if isinstance(value, bool) or not found:
+    match = _SECONDS.fullmatch(str(value))
+    if isinstance(value, bool) or not match:
         raise ValueError(
             f"the time limit must be seconds, a text such as '2 seconds', or seconds and nanos, got {value!r}"
         )
-    return float(found[1]) / (1000.0 if (found[2] or "").lower().startswith("m") else 1.0) or None
+    return float(match[1]) / (1000.0 if (match[2] or "").lower().startswith("m") else 1.0) or None
 
 
 def _is_method(text: str, function: str) -> bool:
@@ -296,6 +295,6 @@ def _is_method(text: str, function: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == SOLUTION]
-    methods = {node.name for each in classes for node in each.body if isinstance(node, ast.FunctionDef)}
+    methods = {node.name for cls in classes for node in cls.body if isinstance(node, ast.FunctionDef)}
     names = bound_names(tree)
     return function in methods or (SOLUTION in names and function not in names)
