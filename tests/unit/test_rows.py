@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -316,8 +316,8 @@ def test_without_an_answer_rows_are_duplicates_where_all_their_fields_are(tmp_pa
 def test_what_a_generator_gives_again_is_kept_unless_it_is_said(duplicates: Any, left: int) -> None:
     """Also where bad rows are dropped."""
 
-    def two(count: int, seed: int) -> list[dict[str, str]]:
-        return [{"question": f"{n % 2}?", "answer": "1"} for n in range(count)]
+    def two(count: int, seed: int) -> Iterator[Mapping[str, Any]]:
+        yield from ({"question": f"{n % 2}?", "answer": "1"} for n in range(count))
 
     data = DataConfig(train=SourceConfig(generator="two", limit=6, duplicates=duplicates), on_bad_row="drop")
     if not left:
