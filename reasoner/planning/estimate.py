@@ -31,6 +31,7 @@ from reasoner.planning.memory import (
 )
 from reasoner.planning.memory import VLLM as VLLM_BYTES
 from reasoner.processes.machine import GIB, Machine, describe_handover
+from reasoner.sampling.factory import merge_reason
 
 FitVerdict = Literal["fits", "tight", "does not fit", "not known"]
 Changes = Mapping[str, Any]
@@ -254,7 +255,22 @@ class RunEstimate:
         if not self.config.has_sampler or self.machine.planned:
             return ""
         size = published_bytes(self.config, self.model, self.engine, self.machine.device)
-        return describe_handover(size, self.config.sampling.weights_folder)
+        sampling = self.config.sampling
+        files = describe_handover(size, sampling.weights_folder)
+        if sampling.mode == "server" and sampling.weights_folder is None:
+            return f"{files}, to servers that see it; by HTTP pull to others"
+        if self._may_stay_on_gpu:
+            return f"on the GPU (CUDA IPC) if the trial at the first one passes; else {files}"
+        return files
+
+    @property
+    def _may_stay_on_gpu(self) -> bool:
+        """Whether learner and engine would hand weights over on the GPU that they share, where it lets them."""
+        config = self.config
+        if self.machine.device != "cuda" or self.engine != "vllm" or config.sampling.tensor_parallel > 1:
+            return False
+        alone = config.lora is not None and not merge_reason(config, "vllm", "cuda")
+        return not alone and config.sampling.max_staleness <= 1
 
     @property
     def described_context(self) -> str:

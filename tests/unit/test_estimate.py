@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -250,3 +251,21 @@ def test_a_machine_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     refuse_impossible(estimate("run.ranks=4", on=here), nodes=2)
     monkeypatch.setenv("WORLD_SIZE", "4")  # under a launcher the nodes are not counted here
     refuse_impossible(estimate("run.ranks=4", on=here))
+
+
+@pytest.mark.parametrize(
+    ("sets", "on", "way"),
+    [
+        ((), "cuda", "on the GPU (CUDA IPC) if the trial at the first one passes; else through "),
+        (("sampling.tensor_parallel=2",), "cuda", "through "),
+        (("sampling.max_staleness=2",), "cuda", "through "),
+        (("lora.rank=8",), "cuda", "through "),
+        ((), "cpu", "through "),
+        (("sampling.mode=server", "sampling.servers=['http://a:1']"), "cpu", "through "),
+    ],
+)
+def test_the_way_of_the_weights_is_said(sets: tuple[str, ...], on: Literal["cpu", "cuda"], way: str) -> None:
+    found = estimate(*sets, on=Machine(on, {}, 80 * GIB)).described_handover
+    assert found.startswith(way)
+    assert found.endswith("to servers that see it; by HTTP pull to others") == ("sampling.mode=server" in sets)
+    assert estimate(*sets, on=planned_machine(80.0, 8)).described_handover == ""

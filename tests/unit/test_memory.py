@@ -140,6 +140,24 @@ def test_an_adapter_leaves_the_model_without_gradient_and_optimiser() -> None:
     }
 
 
+def test_a_frozen_model_of_torch_s_takes_two_bytes_for_what_is_multiplied_in_bfloat16() -> None:
+    """The embedding, and an output layer of its own, are float32, as experts are, which are no linear layers."""
+    size = ModelSize(
+        10**9,
+        2,
+        2000,
+        vocabulary=32000,
+        matrices=(("q", 2000, 100_000), ("mlp.experts.0.up", 2000, 1000), ("lm_head", 32000, 2000)),
+    )
+    sets = ("gro.preset=grpo", "gro.terms.grpo.kl.coefficient=0.1", "learning.engine=torch")
+
+    def reference(*more: str) -> float:
+        return gb(moments(*sets, *more, model=size)["memory in the update"].certain)["reference"]
+
+    assert reference("model.dtype=bfloat16") == 4.0 - 0.4
+    assert reference() == 4.0
+
+
 def test_one_device_holds_everything_on_a_cpu() -> None:
     sets = ("gro.preset=ppo", "gro.terms.ppo.kl.coefficient=0.1")
     found = moments(*sets, engine="vllm", model=replace(BIG, tied=True))

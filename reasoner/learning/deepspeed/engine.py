@@ -258,6 +258,12 @@ class DeepspeedLearner:
 
         return self._written_by(writes, weights, lambda: self.policy.weights.publish(folder, weights)) or ""
 
+    def device_weights(self) -> Iterator[tuple[str, Tensor]] | None:
+        """What `publish` writes, from the GPU, gathered by all ranks; None: the model is on a CPU."""
+        if self.policy.device.type != "cuda":
+            return None
+        return self.policy.weights.published(partial(self._gather, wanted=True, device="cuda"))
+
     def save(self, folder: Path) -> None:
         """As in the protocol; the first rank writes."""
         writes = self._ranks.first
@@ -315,10 +321,10 @@ class DeepspeedLearner:
                 raise result
         return cast(T | None, outcomes[0])
 
-    def _gather(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
-        """The parts in host memory; None on a rank where they are not wanted."""
+    def _gather(self, parts: Sequence[Tensor], *, wanted: bool, device: str = "cpu") -> tuple[Tensor, ...] | None:
+        """The parts in memory of the device; None on a rank where they are not wanted."""
         with self._gathered([part for part in parts if isinstance(part, nn.Parameter)]):
-            return tuple(part.detach().to("cpu", copy=True) for part in parts) if wanted else None
+            return tuple(part.detach().to(device, copy=True) for part in parts) if wanted else None
 
     def _gather_exact(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
         """As `_gather`, in the float32 numbers that the optimiser changes, where it has them."""

@@ -99,6 +99,36 @@ class TorchPolicy(Backbone):
         vocabulary = self.model.config.get_text_config().vocab_size
         return choose_logit_chunk(self._logit_chunk, device_bytes(self.device), vocabulary)
 
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Nothing is trained any more: under autocast, keep the weights of linear layers in the bfloat16 in which they
+        are multiplied. Not a bit of the log-probabilities changes, and each takes 2 bytes instead of 4.
+
+        A layer keeps float32 where it may be multiplied in it: one that a short forward pass does not call, or calls
+        without autocast; and the output layer, whose weight an embedding may be, which is looked up.
+        """
+        if not self._autocast:
+            return
+        kinds: dict[nn.Linear, set[bool]] = {}
+        kind = self.device.type
+
+        def note(layer: nn.Module, _: tuple[object, ...]) -> None:
+            assert isinstance(layer, nn.Linear)
+            kinds.setdefault(layer, set()).add(torch.is_autocast_enabled(kind))
+
+        output = self.model.get_output_embeddings()
+        layers = [layer for layer in self.model.modules() if type(layer) is nn.Linear and layer is not output]
+        hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+        try:
+            with self.own_attention(), self.autocast():
+                self.model(input_ids=torch.zeros((1, 2), dtype=torch.int64, device=self.device), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for layer, enabled in kinds.items():
+            if enabled == {True}:
+                layer.to(torch.bfloat16)
+
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         selected = rows_by_group(groups)
