@@ -40,7 +40,7 @@ from reasoner.learning.deepspeed.state import exact_weight, moments, restore, re
 from reasoner.learning.device import prepare_device
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.model_weights import Dtype, Fetch
-from reasoner.learning.model.policy import Scores, TorchPolicy
+from reasoner.learning.model.policy import ModelOutputs, TorchPolicy
 from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, skip_reason, trained_weights
 from reasoner.learning.schedule import learning_rate
 from reasoner.learning.sequence_parallel import SequenceRanks
@@ -342,11 +342,11 @@ class _Scores(nn.Module):
         self.model, self.head = policy.model, policy.head
         self._policy = policy
 
-    def forward(self, inputs: ModelInputs, temperature: float, entropy: bool) -> Scores:
+    def forward(self, inputs: ModelInputs, temperature: float, entropy: bool) -> ModelOutputs:
         return self._policy.scores(inputs, temperature, entropy)
 
 
-def _zero(scores: Scores) -> Tensor:
+def _zero(scores: ModelOutputs) -> Tensor:
     """A loss of 0 with a gradient for all that a forward pass gave: under ZeRO 3 the backward pass gathers parameters
     for each output that has one, and must do so on every rank."""
     return 0.0 * sum((part.sum() for part in scores[1:] if part is not None), scores[0].sum())

@@ -26,7 +26,7 @@ from reasoner.records import Group
 
 __all__ = ["Dtype", "Packing", "TorchPolicy"]
 
-Scores = tuple[Tensor, Tensor | None, Tensor | None]
+ModelOutputs = tuple[Tensor, Tensor | None, Tensor | None]
 """(S,) log-probabilities, (S,) entropies, (R,) balance of the routers; None: not asked for."""
 COMPARED_TOKENS = 64
 """last tokens of a response that the comparison with a plain forward pass reads: it holds their whole logits"""
@@ -149,7 +149,7 @@ class TorchPolicy(Backbone):
         """
         self._routers = Routers(self.model)
 
-    def scores(self, inputs: ModelInputs, temperature: float, entropy: bool) -> Scores:
+    def scores(self, inputs: ModelInputs, temperature: float, entropy: bool) -> ModelOutputs:
         """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `rows`, with gradient.
 
         With `entropy` also (S,) the entropy of the distribution that each token was sampled from, else None; and, where
