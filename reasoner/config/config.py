@@ -13,6 +13,7 @@ from typing import Self
 from pydantic import model_validator
 
 from reasoner.config.consistency import CHECKS, check_parts
+from reasoner.config.environment import EnvironmentConfig
 from reasoner.config.objective import GroConfig
 from reasoner.config.rewards import RewardConfig
 from reasoner.config.sections import EvaluationConfig, PartConfig, Sections
@@ -66,6 +67,12 @@ class Config(Sections):
     def extra_groups(self) -> int:
         """Groups that are being sampled beyond those that a step learns from (`sampling.over_sample`)."""
         return ceil(round(self.sampling.over_sample * self.learning.problems_per_step, 9))
+
+    @property
+    def environments(self) -> Mapping[str, EnvironmentConfig]:
+        """The tools and environments of all tasks that have some, by task."""
+        tasks = {self.task: self, **self.parts, **self.also}
+        return {name: task.environment for name, task in tasks.items() if task.environment is not None}
 
     @property
     def without_other_tasks(self) -> Config:

@@ -126,11 +126,6 @@ def _check_staleness(config: Sections) -> None:
     most, over = config.sampling.max_staleness, config.sampling.over_sample
     if over and config.gro.terms and not config.online:
         raise ValueError(f"sampling.over_sample = {over:g} begins more online groups, and no term reads any")
-    if over and config.mixture:
-        raise ValueError(
-            f"sampling.over_sample = {over:g} samples all problems of a step together, and those of several tasks "
-            "([[mixture]]) are sampled one task after the other: set sampling.over_sample = 0"
-        )
     if over and not most:
         raise ValueError(
             f"sampling.over_sample = {over:g} continues responses in the next step, whose weights are newer than those "
@@ -394,27 +389,12 @@ def check_parts(config: Sections) -> None:
         )
     for part in also:
         _check_also(part)
-    _check_no_environment(config)
     _check_best(config, [*own, *(part.task for part in also)])
     _check_formats(config)
     if config.curriculum.parts != "fixed" and not config.mixture:
         raise ValueError(f"curriculum.parts = {config.curriculum.parts!r} has no effect without [[mixture]]")
     if config.mixture:
         _check_mixture(config)
-
-
-def _check_no_environment(config: Sections) -> None:
-    """Turns are one way for all problems that are sampled; several tasks would need one each."""
-    also = config.evaluation.also if config.evaluation else []
-    places: dict[str, PartConfig] = {f"mixture.{part.task}.": part for part in config.mixture}
-    places |= {f"evaluation.also.{part.task}.": part for part in also}
-    named = [place for place, part in places.items() if part.environment is not None]
-    named += [""] if places and config.environment is not None else []
-    if named:
-        raise ValueError(
-            f"{named[0]}environment: tools and environments cannot be used in one run with several tasks: leave the "
-            f"section out, {named[0]}environment = 'none', or train on the task alone"
-        )
 
 
 def _check_best(config: Sections, names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -20,7 +20,7 @@ from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.monitoring.step_metrics import carried_metrics, rollout_metrics, staleness_metrics
 from reasoner.monitoring.timer import Timeline, Timer
 from reasoner.records import Group, PartialGroup, Prompt, SamplingParams, ScoredGroup
-from reasoner.sampling.base import Oldest, Progress, Sampler, counted
+from reasoner.sampling.base import Oldest, ParamsByTask, Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
 from reasoner.training.guards.environment_failures import check_failures
 
@@ -191,7 +191,7 @@ class RolloutCollector:
             params = partial(self._params, 0.0, "greedy", step)
             greedy_groups = self._score(prompts, 1, params, timer, progress, lambda group: None)
         everything = [scored for groups in (*rounds, greedy_groups) for scored in groups]
-        check_failures((scored.group for scored in everything), self.config.environment)
+        self._check_environments(everything)
         return StepRollouts(
             step=step,
             rounds=tuple(rounds),
@@ -220,8 +220,17 @@ class RolloutCollector:
             chosen += random.sample(own, min(count, len(own)))
         params = partial(self._params, config.sampling.temperature, "gate")
         groups = self._score(chosen, config.sampling.group_size, params, Timer(), progress, lambda group: None)
-        check_failures((scored.group for scored in groups), config.environment)
+        self._check_environments(groups)
         return groups
+
+    def _check_environments(self, groups: Sequence[ScoredGroup]) -> None:
+        """
+        Raises:
+            RunError: the environment of a task failed on too many of its responses.
+        """
+        for name, task in self.config.parts.items():
+            own = (scored.group for scored in groups if scored.group.problem.part in ("", name))
+            check_failures(own, task.environment)
 
     def _params(self, temperature: float, purpose: Purpose, *parts: int, task: Config) -> SamplingParams:
         config, seed = task.sampling, derive_seed(self.config.run.seed, purpose, *parts)
@@ -243,7 +252,7 @@ class RolloutCollector:
         Args:
             params: called with `task`, the configuration of a task: how its responses are sampled.
         """
-        responses = _passing_on(on_group, self._sample(prompts, size, params))
+        responses = _passing_on(on_group, self.sampler.sample(prompts, size, self._by_task(prompts, params)))
         groups = self._scored(counted(responses, len(prompts) * size, progress), timer)
         return tuple(groups[prompt.problem.id] for prompt in prompts)
 
@@ -262,10 +271,19 @@ class RolloutCollector:
         size = self.config.sampling.group_size
         prompts = [*(self.prompts[name] for name in self.carried), *new]
         carried, oldest = prompts[: len(self.carried)], self._oldest(step)
-        sampled = self.sampler.sample_some(carried, new, size, params(task=self.config), enough, oldest)
+        by_task = self._by_task(prompts, params)
+        sampled = self.sampler.sample_some(carried, new, size, by_task, enough, oldest)
         groups = self._scored(counted(_passing_on(on_group, sampled), enough * size, progress), timer)
         self.carried = tuple(prompt.problem.id for prompt in prompts if prompt.problem.id not in groups)
         return tuple(groups[prompt.problem.id] for prompt in prompts if prompt.problem.id in groups)
+
+    def _by_task(
+        self, prompts: Sequence[Prompt], params: Callable[..., SamplingParams]
+    ) -> SamplingParams | ParamsByTask:
+        """How responses to the prompts are sampled: in one way where all are of one task."""
+        names = dict.fromkeys(prompt.problem.part for prompt in prompts)
+        by_task = {name: params(task=self.config.part(name)) for name in names}
+        return by_task if len(by_task) > 1 else next(iter(by_task.values()))
 
     def _scored(self, sampled: Iterator[Group], timer: Timer) -> dict[str, ScoredGroup]:
         """The groups of all ranks, by problem id."""
@@ -287,19 +305,6 @@ class RolloutCollector:
                 if not number:
                     scoring.enter_context(self.timeline("scoring"))
                 yield group
-
-    def _sample(self, prompts: Sequence[Prompt], size: int, params: Callable[..., SamplingParams]) -> Iterator[Group]:
-        """The groups as they are complete. Tasks with the same limits are sampled together, others one after the
-        other; each batch but the first has a seed of its own."""
-        batches: dict[SamplingParams, list[Prompt]] = {}
-        tasks: dict[str, SamplingParams] = {}
-        for prompt in prompts:
-            name = prompt.problem.part
-            tasks[name] = tasks.get(name) or params(task=self.config.part(name))
-            batches.setdefault(tasks[name], []).append(prompt)
-        for number, (of_batch, batch) in enumerate(batches.items()):
-            seed = derive_seed(of_batch.seed, "sampling", number) if number else of_batch.seed
-            yield from self.sampler.sample(batch, size, replace(of_batch, seed=seed))
 
     def _pass_rates(self, groups: Sequence[ScoredGroup]) -> dict[str, dict[str, float]]:
         """By task, the share of correct responses to each problem."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from copy import copy
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Self
 from anyio.from_thread import start_blocking_portal
 
 from reasoner.errors import RunError, SamplerError
-from reasoner.records import Group, PartialGroup, Prompt, Receipt, SamplingParams
-from reasoner.sampling.base import DeviceReceiver, Oldest, TokenService
+from reasoner.records import Group, PartialGroup, Problem, Prompt, Receipt, SamplingParams
+from reasoner.sampling.base import DeviceReceiver, Oldest, ParamsByTask, TokenService, params_of
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
 from reasoner.trajectories.draw import Draw, DrawnGroup, Sessions
 from reasoner.trajectories.interaction import Interaction
@@ -94,42 +94,47 @@ class TrajectorySampler:
 
     def __init__(self, service: TokenService) -> None:
         self._state, self._service = _State(service), service
-        self._interaction: Interaction | None = None
+        self._interactions: Interaction | Mapping[str, Interaction] = {}
         self.name, self.description = service.name, service.description
 
     @property
     def version(self) -> int:
         return self._service.version
 
-    def interacting(self, interaction: Interaction | None) -> TrajectorySampler:
-        """A sampler over the same engine whose responses have tools or an environment; None: one turn."""
+    def interacting(self, interactions: Interaction | Mapping[str, Interaction]) -> TrajectorySampler:
+        """A sampler over the same engine whose responses have tools or an environment.
+
+        Args:
+            interactions: one for all problems, or by the task that a problem is of (`Problem.part`): a response to a
+                problem of any other task is one turn.
+        """
         other = copy(self)
-        other._interaction = interaction
+        other._interactions = interactions
         return other
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        check_request(prompts, n, params, self._service.max_model_len)
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
+        chosen = self._chosen(prompts, n, params)
 
         def draw(client: TokenClient, done: Callable[[Group], None]) -> Draw:
-            return Draw(client, self._groups(client, prompts, n, params), len(prompts), {}, done)
+            return Draw(client, self._groups(client, chosen, n), len(chosen), {}, done)
 
-        return self._sample(params.seed, draw, lambda left: None)
+        return self._sample(_seed(chosen), draw, lambda left: None)
 
     def sample_some(
         self,
         carried: Sequence[Prompt],
         new: Sequence[Prompt],
         n: int,
-        params: SamplingParams,
+        params: SamplingParams | ParamsByTask,
         wanted: int,
         oldest: Oldest,
     ) -> Iterator[Group]:
         kept, sessions = self._state.kept, self._state.sessions
         prompts = [*(prompt for prompt in carried if prompt.problem.id in kept), *new]
-        check_request(prompts, n, params, self._service.max_model_len)
+        chosen = self._chosen(prompts, n, params)
 
         def draw(client: TokenClient, done: Callable[[Group], None]) -> Draw:
-            groups = self._groups(client, prompts, n, params)
+            groups = self._groups(client, chosen, n)
             for group in groups:
                 if there_is := kept.get(group.opened.prompt.problem.id):
                     group.take(there_is, oldest)
@@ -140,7 +145,7 @@ class TrajectorySampler:
                 kept.pop(prompt.problem.id, None)
             kept.update({group.problem.id: group for group in left})
 
-        return self._sample(params.seed, draw, keep) if wanted else iter(())
+        return self._sample(_seed(chosen), draw, keep) if wanted else iter(())
 
     @property
     def kept(self) -> tuple[PartialGroup, ...]:
@@ -149,17 +154,38 @@ class TrajectorySampler:
     def keep(self, groups: Sequence[PartialGroup]) -> None:
         self._state.kept.update({group.problem.id: group for group in groups})
 
-    def _groups(
-        self, client: TokenClient, prompts: Sequence[Prompt], n: int, params: SamplingParams
-    ) -> list[DrawnGroup]:
+    def _chosen(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask
+    ) -> list[tuple[Prompt, SamplingParams]]:
+        """The prompts, each with how its responses are sampled.
+
+        Raises:
+            SamplerError: the engine cannot do that.
+        """
+        chosen = [(prompt, params_of(params, prompt.problem)) for prompt in prompts]
+        for of_some in dict.fromkeys(of_prompt for _, of_prompt in chosen):
+            own = [prompt for prompt, of_prompt in chosen if of_prompt == of_some]
+            check_request(own, n, of_some, self._service.max_model_len)
+            all_end_tokens(self._service.end_tokens, of_some)
+        return chosen
+
+    def _groups(self, client: TokenClient, chosen: Sequence[tuple[Prompt, SamplingParams]], n: int) -> list[DrawnGroup]:
+        engines = {params: self._engine(client, params) for _, params in chosen}
+        seeds = prompt_seeds(_seed(chosen), [prompt for prompt, _ in chosen])
+        return [
+            DrawnGroup(engines[params], self._interaction_of(prompt.problem), GroupPrompt(prompt, seed), n)
+            for (prompt, params), seed in zip(chosen, seeds, strict=True)
+        ]
+
+    def _engine(self, client: TokenClient, params: SamplingParams) -> Engine:
         ends = all_end_tokens(self._service.end_tokens, params)
         reading = Reading(self._service.tokenizer, ends, params.stop)
-        engine = Engine(client, params, reading, self._service.version, self._service.max_model_len)
-        seeds = prompt_seeds(params.seed, prompts)
-        return [
-            DrawnGroup(engine, self._interaction, GroupPrompt(prompt, seed), n)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+        return Engine(client, params, reading, self._service.version, self._service.max_model_len)
+
+    def _interaction_of(self, problem: Problem) -> Interaction | None:
+        if isinstance(self._interactions, Interaction):
+            return self._interactions
+        return self._interactions.get(problem.part)
 
     def _sample(
         self,
@@ -257,3 +283,8 @@ class TrajectorySampler:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _seed(chosen: Sequence[tuple[Prompt, SamplingParams]]) -> int:
+    """Of all of them; 0 where there are none."""
+    return chosen[0][1].seed if chosen else 0

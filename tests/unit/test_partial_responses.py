@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import random
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from reasoner.config import EnvironmentConfig
 from reasoner.data.mixture import Mixture
 from reasoner.data.problems import Cursor, Stream
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.environments.base import EnvironmentFailedError
+from reasoner.environments.service import EnvironmentService
 from reasoner.errors import ConfigError, RunError, SamplerError
 from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.loading import load_config
@@ -396,6 +399,32 @@ def test_whatever_the_lengths_every_group_is_given_once_and_every_token_kept() -
         for group in found:
             assert [len(each.token_ids) for each in group.responses] == lengths[group.problem.id]
             assert all(each.discarded_tokens == 0 for each in group.responses)
+
+
+def test_a_session_that_stays_open_between_two_steps_keeps_its_place() -> None:
+    """Every step, and every evaluation, is an event loop of its own."""
+    service = EnvironmentService.__new__(EnvironmentService)
+    service._config, service._places, service._open = EnvironmentConfig(name="any", sessions=2), None, 0
+
+    async def start() -> bool:
+        """Take a place; whether it was the last one."""
+        await service._semaphore().acquire()
+        service._open += 1
+        return service._semaphore().locked()
+
+    async def evaluation() -> list[bool]:
+        last = [await start()]
+        service._release()
+        return [*last, service._semaphore().locked()]
+
+    async def next_step() -> list[bool]:
+        service._release()  # the one that was kept
+        return [await start(), await start()]
+
+    assert asyncio.run(start()) is False
+    assert asyncio.run(evaluation()) == [True, False]
+    assert asyncio.run(next_step()) == [False, True]
+    assert service._open == 2
 
 
 # The groups of a step
