@@ -443,7 +443,7 @@ def collected(
     )
     asked = {problem.id: Prompt(problem, ids(f"{problem.id}:")) for problem in problems}
     sampler = ShardedSampler(TrajectorySampler(service), ranks)
-    scorer = ShardedScorer(Scorer(lambda number: (1.0, float(number % 2))), ranks)
+    scorer = ShardedScorer(Scorer(lambda number: (1.0, float(number % 2))), ranks, 1.0)
     return RolloutCollector(config, sampler, scorer, mixture, asked)
 
 
