@@ -113,6 +113,8 @@ async def single_turns(
         if written := len(transcripts[sample].token_ids):
             seed, left = _turn_seed(group, sample, 0), engine.params.max_tokens - written
             jobs.append(continued([sample], replace(engine.params, seed=seed, max_tokens=left)))
+    if len(jobs) == 1:  # a task of its own would ask for it one turn of the loop later, and so in another batch
+        return await jobs[0]
     return [made for of_request in await asyncio.gather(*jobs) for made in of_request]
 
 
