@@ -345,6 +345,15 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ["run.ranks=6", "learning.sequence_parallel=4"],
             ["learning.sequence_parallel = 4 does not divide the 6 ranks", "possible: 1, 2, 3, 6"],
         ),
+        (
+            ["learning.engine=deepspeed", "learning.optimizer=adamw-8bit"],
+            ["learning.optimizer = 'adamw-8bit' needs the torch engine"],
+        ),
+        (["run.ranks=2", "learning.optimizer=adamw-8bit"], ["needs the torch engine on one rank"]),
+        (
+            ["model.device=cpu", "learning.optimizer=paged-adamw-8bit"],
+            ["moves moments off a GPU, and model.device is 'cpu'"],
+        ),
         (["learning.sequence_parallel=2"], ["does not divide the 1 rank into", "run.ranks, or --gpus"]),
         (
             ["run.ranks=2", "learning.sequence_parallel=2", "learning.packing=padded"],
