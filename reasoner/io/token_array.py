@@ -1,0 +1,145 @@
+"""One number per token, as a read-only array.
+
+Responses have millions of tokens a step. A tuple of Python's numbers takes tens of bytes for each and is walked number
+by number wherever it is copied, compared, sent or written; here a token takes one to eight bytes, and all of that
+happens at the speed of memory. It stands on a buffer and not on numpy, which the processes that call reward sources
+need not import; `numpy.asarray(values)` is free.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeVar, overload
+
+Number = TypeVar("Number", int, float, bool, covariant=True)
+Kind = Literal["int32", "bool", "float32", "float64"]
+
+_FORMATS: dict[str, str] = {"int32": "i", "bool": "?", "float32": "f", "float64": "d"}
+_KINDS: dict[str, Kind] = {"i": "int32", "?": "bool", "f": "float32", "d": "float64"}
+
+
+class TokenArray(Sequence[Number]):
+    """A read-only sequence of numbers of one kind, equal to a tuple or list of the same numbers.
+
+    >>> values = TokenArray([5, 6, 7], "int32")
+    >>> values[0], values[1:], len(values), values == (5, 6, 7)
+    (5, TokenArray([6, 7], 'int32'), 3, True)
+    >>> import numpy as np
+    >>> np.asarray(values) + 1
+    array([6, 7, 8], dtype=int32)
+    >>> TokenArray(np.log(np.array([0.5, 0.25])), "float32")  # what is in another format is converted
+    TokenArray([-0.6931471824645996, -1.3862943649291992], 'float32')
+
+    Args:
+        values: Python's numbers, or an array of one dimension. An array in the format of `kind` is not copied; whoever
+            made it must not change it any more.
+        kind: format of a number.
+
+    Raises:
+        ValueError: a value that this format does not have; a float too large for it becomes infinite.
+    """
+
+    __slots__ = ("_view",)
+
+    def __init__(self, values: Sequence[Number] | Any, kind: Kind) -> None:
+        self._view = _view_of(values, _FORMATS[kind]).toreadonly()
+
+    @property
+    def kind(self) -> Kind:
+        """The format of a number."""
+        return _KINDS[self._view.format]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all numbers."""
+        return self._view.nbytes
+
+    def tobytes(self) -> bytes:
+        """The numbers in the format of this machine."""
+        return self._view.tobytes()
+
+    @classmethod
+    def frombytes(cls, data: bytes, kind: Kind) -> TokenArray[Number]:
+        """The inverse of `tobytes`."""
+        return cls(memoryview(data).cast(_FORMATS[kind]), kind)  # type: ignore[call-overload]
+
+    def tolist(self) -> list[Number]:
+        """Python's numbers."""
+        numbers: list[Number] = self._view.tolist()
+        return numbers
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    @overload
+    def __getitem__(self, at: int) -> Number: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> TokenArray[Number]: ...
+
+    def __getitem__(self, at: int | slice) -> Number | TokenArray[Number]:
+        found: Any = self._view[at]
+        return TokenArray(found, self.kind) if isinstance(at, slice) else found
+
+    def __iter__(self) -> Iterator[Number]:
+        return iter(self.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TokenArray):
+            return self._view == other._view
+        if isinstance(other, tuple | list):
+            return len(self) == len(other) and self.tolist() == [*other]
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))  # that of the tuple that it is equal to
+
+    def __repr__(self) -> str:
+        return f"TokenArray({self.tolist()}, {self.kind!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenArray.frombytes, (self.tobytes(), self.kind)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        import numpy as np
+
+        array_T = np.asarray(self._view)
+        return array_T.astype(dtype or array_T.dtype) if copy else array_T.astype(dtype or array_T.dtype, copy=False)
+
+
+def _view_of(values: Any, format_: str) -> memoryview:
+    """The values as a contiguous buffer of this format, copied only where they are in another."""
+    if isinstance(values, TokenArray):
+        values = values._view
+    if hasattr(values, "__array__") and not isinstance(values, memoryview):
+        values = _converted(values, format_)
+    if isinstance(values, memoryview):
+        if values.ndim == 1 and values.format == format_ and values.contiguous:
+            return values
+        values = values.tolist()
+    if format_ == "?":
+        return memoryview(_flags(values)).cast("?")
+    try:
+        return memoryview(array(format_, values))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"not a number of the format {_KINDS[format_]}: {error}") from error
+
+
+def _converted(values: Any, format_: str) -> memoryview:
+    """An array of numpy or torch."""
+    import numpy as np
+
+    found = np.asarray(values)
+    wanted = np.dtype(_KINDS[format_])
+    if found.ndim == 1 and found.dtype != wanted and not np.can_cast(found.dtype, wanted, "same_kind"):
+        raise ValueError(f"numbers of the format {_KINDS[format_]} are needed, got {found.dtype}")
+    if found.dtype.kind == "i" and found.dtype != wanted and (found != found.astype(wanted)).any():
+        raise ValueError(f"a number is too large for the format {_KINDS[format_]}")
+    return memoryview(np.ascontiguousarray(found, dtype=wanted))
+
+
+def _flags(values: Sequence[bool]) -> bytes:
+    if any(value is not True and value is not False for value in values):
+        raise ValueError("True and False are needed, got something else")
+    return bytes(values)
