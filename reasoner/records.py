@@ -337,21 +337,6 @@ class Batch:
         """(R,) All responses in group order."""
         return tuple(response for scored in self.groups for response in scored.group.responses)
 
-    @property
-    def teacher_kl(self) -> float | None:
-        """The old policy's log-probability minus the teacher's, mean over the policy's tokens, nats; None: there is no
-        teacher."""
-        if self.teacher_logprobs is None or self.old_logprobs is None:
-            return None
-        masks = (response.policy_mask for response in self.responses)
-        gaps = [
-            old - teacher
-            for mask, olds, teachers in zip(masks, self.old_logprobs, self.teacher_logprobs, strict=True)
-            for here, old, teacher in zip(mask, olds, teachers, strict=True)
-            if here
-        ]
-        return sum(gaps) / max(len(gaps), 1)
-
 
 @dataclass(frozen=True, slots=True)
 class Rollout:

@@ -5,7 +5,9 @@
     tuple[A, B] -> struct of the fields 0 and 1               TokenArray -> list of its kind of number
 
 Fields of the record and of records inside it are written and read as columns: what is there for every token goes from
-memory to memory, and a `TokenArray` that is read is a part of its column. NaN and infinity are kept in float fields. Mappings and texts are written as in JSON (`reasoner.io.serialization`). A
+memory to memory, and a `TokenArray` that is read is a part of its column.
+
+NaN and infinity are kept in float fields. Mappings and texts are written as in JSON (`reasoner.io.serialization`). A
 file may have been written by anybody: it must be a regular one, and unpacks to at most `UNPACKED` times its size.
 """
 

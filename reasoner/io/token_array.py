@@ -43,17 +43,12 @@ class TokenArray(Sequence[Number]):
     __slots__ = ("_view",)
 
     def __init__(self, values: Sequence[Number] | Any, kind: Kind) -> None:
-        self._view = _view_of(values, _FORMATS[kind]).toreadonly()
+        self._view: memoryview[Any] = _view_of(values, _FORMATS[kind]).toreadonly()
 
     @property
     def kind(self) -> Kind:
         """The format of a number."""
         return _KINDS[self._view.format]
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of all numbers."""
-        return self._view.nbytes
 
     def tobytes(self) -> bytes:
         """The numbers in the format of this machine."""
@@ -64,10 +59,20 @@ class TokenArray(Sequence[Number]):
         """The inverse of `tobytes`."""
         return cls(memoryview(data).cast(_FORMATS[kind]), kind)  # type: ignore[call-overload]
 
-    def tolist(self) -> list[Number]:
+    @classmethod
+    def joined(cls, parts: Sequence[Sequence[Number]], kind: Kind) -> TokenArray[Number]:
+        """The numbers of all parts, one after the other."""
+        return cls.frombytes(b"".join(TokenArray(part, kind).tobytes() for part in parts), kind)
+
+    def count(self, value: Any) -> int:
+        """How often the number is there; of a mask without a look at every token."""
+        if self.kind == "bool":
+            return self.tobytes().count(bytes([value])) if value in (True, False) else 0
+        return self.tolist().count(value)
+
+    def tolist(self) -> list[Any]:
         """Python's numbers."""
-        numbers: list[Number] = self._view.tolist()
-        return numbers
+        return self._view.tolist()
 
     def __len__(self) -> int:
         return len(self._view)
@@ -89,7 +94,7 @@ class TokenArray(Sequence[Number]):
         if isinstance(other, TokenArray):
             return self._view == other._view
         if isinstance(other, tuple | list):
-            return len(self) == len(other) and self.tolist() == [*other]
+            return len(self) == len(other) and self.tolist() == list(other)
         return NotImplemented
 
     def __hash__(self) -> int:
@@ -108,7 +113,7 @@ class TokenArray(Sequence[Number]):
         return array_T.astype(dtype or array_T.dtype) if copy else array_T.astype(dtype or array_T.dtype, copy=False)
 
 
-def _view_of(values: Any, format_: str) -> memoryview:
+def _view_of(values: Any, format_: str) -> Any:
     """The values as a contiguous buffer of this format, copied only where they are in another."""
     if isinstance(values, TokenArray):
         values = values._view
@@ -126,7 +131,7 @@ def _view_of(values: Any, format_: str) -> memoryview:
         raise ValueError(f"not a number of the format {_KINDS[format_]}: {error}") from error
 
 
-def _converted(values: Any, format_: str) -> memoryview:
+def _converted(values: Any, format_: str) -> Any:
     """An array of numpy or torch."""
     import numpy as np
 
@@ -136,7 +141,7 @@ def _converted(values: Any, format_: str) -> memoryview:
         raise ValueError(f"numbers of the format {_KINDS[format_]} are needed, got {found.dtype}")
     if found.dtype.kind == "i" and found.dtype != wanted and (found != found.astype(wanted)).any():
         raise ValueError(f"a number is too large for the format {_KINDS[format_]}")
-    return memoryview(np.ascontiguousarray(found, dtype=wanted))
+    return np.ascontiguousarray(found, dtype=wanted).data
 
 
 def _flags(values: Sequence[bool]) -> bytes:

@@ -28,7 +28,7 @@ from reasoner.training.guards.nonfinite import StepTrace
 class Critic(Protocol):
     """A value model and its optimiser."""
 
-    def values(self, groups: Sequence[Group]) -> list[list[float]]:
+    def values(self, groups: Sequence[Group]) -> Sequence[Sequence[float]]:
         """(R)(T) value of the state before each token, without gradient."""
         ...
 

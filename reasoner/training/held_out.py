@@ -27,6 +27,7 @@ from reasoner.gro.spec.terms import Source, Term
 from reasoner.records import Batch, Group, ScoredGroup
 from reasoner.sampling.base import Progress
 from reasoner.training.update import inputs_of, mismatch, padded
+from reasoner.training.weight_sync import sum_in_order
 
 AT_ONCE = 64
 """rows whose log-probabilities are asked for together: progress is told in between"""
@@ -78,7 +79,7 @@ class HeldOut:
         for scored in rows:
             size = len(scored.group.responses)
             logprobs_RT = [next(now) for _ in range(size)]
-            reference_RT = tuple(tuple(next(before)) for _ in range(size)) if compares else None
+            reference_RT = tuple(next(before) for _ in range(size)) if compares else None
             batch = Batch((scored,), reference_logprobs=reference_RT)
             for name, term in terms.items():
                 for (figure, unit), value in _figures(term, batch, logprobs_RT, self.max_tokens, z0).items():
@@ -92,7 +93,7 @@ class HeldOut:
         moved = mismatch(groups)
         now = _logprobs(self.learner, moved)
         before = self._reference_logprobs(f"{source}, mismatched", moved)
-        return max(0.0, sum(sum(a) - sum(b) for a, b in zip(now, before, strict=True)) / len(now))
+        return max(0.0, sum(sum_in_order(a) - sum_in_order(b) for a, b in zip(now, before, strict=True)) / len(now))
 
     def _reference_logprobs(self, what: str, groups: Sequence[Group]) -> LogProbs:
         assert self.reference is not None
@@ -103,7 +104,7 @@ class HeldOut:
 
 def _logprobs(policy: LogprobModel, groups: Sequence[Group], progress: Progress = lambda done, total: None) -> LogProbs:
     """(R)(T), some groups at a time."""
-    logprobs: list[list[float]] = []
+    logprobs: list[Sequence[float]] = []
     for first in range(0, len(groups), AT_ONCE):
         progress(first, len(groups))
         logprobs += policy.logprobs(groups[first : first + AT_ONCE], 1.0)

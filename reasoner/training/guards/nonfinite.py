@@ -7,12 +7,12 @@ Axes: R responses of a micro-batch, T tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from reasoner.errors import RunError
@@ -44,7 +44,7 @@ class StepTrace:
         ]
         found = []
         for rows, outputs_RT, weights_RT in self.parts:
-            for row, outputs, weights in zip(rows, outputs_RT.tolist(), weights_RT.tolist(), strict=True):
+            for row, outputs_T, weights_T in zip(rows, outputs_RT.numpy(), weights_RT.numpy(), strict=True):
                 group, response, reward = responses[row]
                 length = len(response.token_ids)
                 found.append(
@@ -55,8 +55,8 @@ class StepTrace:
                         group.prompt_ids,
                         response,
                         reward,
-                        tuple(outputs[:length]),
-                        tuple(weights[:length]),
+                        outputs_T[:length],
+                        weights_T[:length],
                     )
                 )
         return tuple([each for each in found if not _finite(each.outputs, each.weights)] or found)
@@ -109,4 +109,4 @@ def _counted(responses: int) -> str:
 
 
 def _finite(*values: Sequence[float]) -> bool:
-    return all(math.isfinite(value) for row in values for value in row)
+    return all(np.isfinite(row).all() for row in values)
