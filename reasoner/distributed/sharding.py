@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Protocol
 
 import numpy as np
-from xxhash import xxh3_64
 
 from reasoner.distributed.ranks import Ranks, share
 from reasoner.errors import RunError
@@ -108,12 +108,12 @@ def same_batch(groups: Sequence[GroupRows], ranks: Ranks) -> None:
 
     Raises:
         RunError: the batches differ."""
-    seen = xxh3_64()
+    seen = blake2b(digest_size=8)
     for group in groups:
         for row in group.rows:
             seen.update(row.to_bytes(8, "little"))
             seen.update(np.asarray(group.response(row).token_ids).data)
-    if len(set(ranks.gather(seen.digest()))) > 1:
+    if len(set(ranks.gather(int.from_bytes(seen.digest())))) > 1:
         raise RunError(
             "ranks hold different batches: something that decides about the data depends on the rank, such as a "
             "plugin that uses an unseeded random choice or the time"

@@ -53,7 +53,21 @@ def write_parquet(path: Path, records: Sequence[R]) -> None:
         raise DataError(f"{path}: there is nothing to write, and no columns without a record")
     struct = _struct(type(records[0]))
     with replacing(path) as temporary:
-        pq.write_table(_table(path, records, struct), temporary, compression="zstd")
+        table = _table(path, records, struct)
+        # texts repeat, those of a problem in every row; looking for equal log-probabilities takes longer than the rest
+        texts = [column for name, child in struct.children.items() for column in _texts(name, child.type)]
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=texts)
+
+
+def _texts(path: str, type_: pa.DataType) -> Iterator[str]:
+    """The columns of text of a field, as Parquet names them."""
+    if pa.types.is_struct(type_):
+        for each in type_:
+            yield from _texts(f"{path}.{each.name}", each.type)
+    elif pa.types.is_list(type_):
+        yield from _texts(f"{path}.list.element", type_.value_type)
+    elif pa.types.is_string(type_):
+        yield path
 
 
 def unstorable(record: Any) -> str:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from pickle import PickleBuffer
 from typing import Any, Literal, TypeVar, overload
 
-Number = TypeVar("Number", int, float, bool, covariant=True)
+V = TypeVar("V", int, float, bool, covariant=True)
 Kind = Literal["int32", "bool", "float32", "float64"]
 
 _FORMATS: dict[str, str] = {"int32": "i", "bool": "?", "float32": "f", "float64": "d"}
 _KINDS: dict[str, Kind] = {"i": "int32", "?": "bool", "f": "float32", "d": "float64"}
 
 
-class TokenArray(Sequence[Number]):
+class TokenArray(Sequence[V]):
     """A read-only sequence of numbers of one kind, equal to a tuple or list of the same numbers.
 
     >>> values = TokenArray([5, 6, 7], "int32")
@@ -42,7 +43,7 @@ class TokenArray(Sequence[Number]):
 
     __slots__ = ("_view",)
 
-    def __init__(self, values: Sequence[Number] | Any, kind: Kind) -> None:
+    def __init__(self, values: Sequence[V] | Any, kind: Kind) -> None:
         self._view: memoryview[Any] = _view_of(values, _FORMATS[kind]).toreadonly()
 
     @property
@@ -55,12 +56,12 @@ class TokenArray(Sequence[Number]):
         return self._view.tobytes()
 
     @classmethod
-    def frombytes(cls, data: bytes, kind: Kind) -> TokenArray[Number]:
+    def frombytes(cls, data: bytes | memoryview[int], kind: Kind) -> TokenArray[V]:
         """The inverse of `tobytes`."""
         return cls(memoryview(data).cast(_FORMATS[kind]), kind)  # type: ignore[call-overload]
 
     @classmethod
-    def joined(cls, parts: Sequence[Sequence[Number]], kind: Kind) -> TokenArray[Number]:
+    def joined(cls, parts: Sequence[Sequence[V]], kind: Kind) -> TokenArray[V]:
         """The numbers of all parts, one after the other."""
         return cls.frombytes(b"".join(TokenArray(part, kind).tobytes() for part in parts), kind)
 
@@ -78,16 +79,16 @@ class TokenArray(Sequence[Number]):
         return len(self._view)
 
     @overload
-    def __getitem__(self, at: int) -> Number: ...
+    def __getitem__(self, at: int) -> V: ...
 
     @overload
-    def __getitem__(self, at: slice) -> TokenArray[Number]: ...
+    def __getitem__(self, at: slice) -> TokenArray[V]: ...
 
-    def __getitem__(self, at: int | slice) -> Number | TokenArray[Number]:
+    def __getitem__(self, at: int | slice) -> V | TokenArray[V]:
         found: Any = self._view[at]
         return TokenArray(found, self.kind) if isinstance(at, slice) else found
 
-    def __iter__(self) -> Iterator[Number]:
+    def __iter__(self) -> Iterator[V]:
         return iter(self.tolist())
 
     def __eq__(self, other: object) -> bool:
@@ -103,8 +104,10 @@ class TokenArray(Sequence[Number]):
     def __repr__(self) -> str:
         return f"TokenArray({self.tolist()}, {self.kind!r})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TokenArray.frombytes, (self.tobytes(), self.kind)
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # from protocol 5 on whoever pickles can take the numbers as they are (`reasoner.distributed.ranks`)
+        data = PickleBuffer(self._view) if protocol >= 5 else self.tobytes()
+        return TokenArray.frombytes, (data, self.kind)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         import numpy as np
@@ -137,7 +140,9 @@ def _converted(values: Any, format_: str) -> Any:
 
     found = np.asarray(values)
     wanted = np.dtype(_KINDS[format_])
-    if found.ndim == 1 and found.dtype != wanted and not np.can_cast(found.dtype, wanted, "same_kind"):
+    if found.ndim != 1:
+        raise ValueError(f"numbers in one dimension are needed, got an array of the shape {found.shape}")
+    if found.dtype != wanted and not np.can_cast(found.dtype, wanted, "same_kind"):
         raise ValueError(f"numbers of the format {_KINDS[format_]} are needed, got {found.dtype}")
     if found.dtype.kind == "i" and found.dtype != wanted and (found != found.astype(wanted)).any():
         raise ValueError(f"a number is too large for the format {_KINDS[format_]}")

@@ -24,7 +24,7 @@ from reasoner.distributed.sharding import LogprobModel
 from reasoner.evaluation.metrics import Estimate, FigureUnit, estimate
 from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.spec.terms import Source, Term
-from reasoner.records import Batch, Group, ScoredGroup
+from reasoner.records import Batch, Group, LogProbs, ScoredGroup
 from reasoner.sampling.base import Progress
 from reasoner.training.update import inputs_of, mismatch, padded
 from reasoner.training.weight_sync import sum_in_order
@@ -33,9 +33,6 @@ AT_ONCE = 64
 """rows whose log-probabilities are asked for together: progress is told in between"""
 GOOD = 1.0
 """reward of a chosen, good or demonstrated response"""
-
-LogProbs = Sequence[Sequence[float]]
-"""(R)(T)"""
 
 
 @dataclass
@@ -51,7 +48,7 @@ class HeldOut:
     """frozen; None: no term asks for it"""
     max_tokens: int
     """The longest online response allowed, which `aggregation.kind = "constant"` divides by."""
-    _reference: dict[str, LogProbs] = field(default_factory=dict)
+    _reference: dict[str, Sequence[LogProbs]] = field(default_factory=dict)
     """its log-probabilities of what was asked for: they do not change"""
 
     @property
@@ -95,16 +92,18 @@ class HeldOut:
         before = self._reference_logprobs(f"{source}, mismatched", moved)
         return max(0.0, sum(sum_in_order(a) - sum_in_order(b) for a, b in zip(now, before, strict=True)) / len(now))
 
-    def _reference_logprobs(self, what: str, groups: Sequence[Group]) -> LogProbs:
+    def _reference_logprobs(self, what: str, groups: Sequence[Group]) -> Sequence[LogProbs]:
         assert self.reference is not None
         if what not in self._reference:
             self._reference[what] = _logprobs(self.reference, groups)
         return self._reference[what]
 
 
-def _logprobs(policy: LogprobModel, groups: Sequence[Group], progress: Progress = lambda done, total: None) -> LogProbs:
+def _logprobs(
+    policy: LogprobModel, groups: Sequence[Group], progress: Progress = lambda done, total: None
+) -> Sequence[LogProbs]:
     """(R)(T), some groups at a time."""
-    logprobs: list[Sequence[float]] = []
+    logprobs: list[LogProbs] = []
     for first in range(0, len(groups), AT_ONCE):
         progress(first, len(groups))
         logprobs += policy.logprobs(groups[first : first + AT_ONCE], 1.0)
@@ -113,7 +112,7 @@ def _logprobs(policy: LogprobModel, groups: Sequence[Group], progress: Progress 
 
 
 def _figures(
-    term: Term, batch: Batch, logprobs_RT: LogProbs, max_tokens: int, z0: float | None
+    term: Term, batch: Batch, logprobs_RT: Sequence[LogProbs], max_tokens: int, z0: float | None
 ) -> dict[tuple[str, FigureUnit], float]:
     """Of one row, alone."""
     inputs = inputs_of(batch)

@@ -57,7 +57,8 @@ class UpdateReport:
     """(R,) The credit of every online response for the first term that reads it (the mean over its tokens where credit
     is per token); 0 where it abstained."""
     weights: tuple[Sequence[float], ...]
-    """(R)(T) The weight of every token of every online response, summed over the optimiser steps."""
+    """(R)(T) The weight of every token of every online response, summed over the optimiser steps; on ranks other than
+    the first 0 for responses that others put through the model."""
     terms: Mapping[str, tuple[float, Diagnostics, int]]
     """For each term by name: lambda, the diagnostics of its weights, and the tokens that it counts, over all optimiser
     steps."""
@@ -160,6 +161,7 @@ def update(
         done += accumulated
         results.append(learner.step())
         for objective, parts in zip(objectives, accumulated, strict=True):
+            objective.seen.join(ranks, results[-1].finite)
             nonfinite += [] if results[-1].finite else objective.nonfinite
             entropies += [(parts.entropy, objective.tokens)] if objective.needs_entropy else []
             for term_plan in objective.plans:
@@ -272,15 +274,14 @@ class Objective:
 
     def join(self, ranks: Ranks) -> None:
         """Combine the diagnostics of all ranks, each of which weighed its share of the mini-batch."""
-        of_ranks = ranks.gather((self.diagnostics, self.gap, self.seen))
-        names = dict.fromkeys(name for diagnostics, _, _ in of_ranks for name in diagnostics)
+        of_ranks = ranks.gather((self.diagnostics, self.gap))
+        names = dict.fromkeys(name for diagnostics, _ in of_ranks for name in diagnostics)
         self.diagnostics = {
-            name: sum((diagnostics.get(name, Diagnostics()) for diagnostics, _, _ in of_ranks), Diagnostics())
+            name: sum((diagnostics.get(name, Diagnostics()) for diagnostics, _ in of_ranks), Diagnostics())
             for name in names
         }
-        gaps = [gap for _, gap, _ in of_ranks if gap]
+        gaps = [gap for _, gap in of_ranks if gap]
         self.gap = sum(gaps[1:], gaps[0]) if gaps else None
-        self.seen = StepTrace([part for _, _, seen in of_ranks for part in seen.parts])
 
     @property
     def nonfinite(self) -> tuple[NonFiniteResponse, ...]:
@@ -312,7 +313,7 @@ class Objective:
     def add_weights(self, weights_RT: Sequence[NDArray[np.float64]]) -> None:
         """Add the weights of the active responses to those of all R, in place."""
         for rows, _, found_RT in self.seen.parts:
-            for row, padded_T in zip(rows, found_RT.numpy(), strict=True):
+            for row, padded_T in zip(rows, found_RT, strict=True):
                 weights_RT[row] += padded_T[: len(weights_RT[row])]
 
     def _measure_gap(self, rows: Sequence[int], logprobs_RT: Tensor) -> None:

@@ -10,24 +10,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from reasoner.distributed.ranks import Ranks
 from reasoner.errors import RunError
 from reasoner.records import NonFiniteResponse, ScoredGroup
+
+Numbers = NDArray[np.floating[Any]]
 
 
 @dataclass(slots=True)
 class StepTrace:
     """What went into one optimiser step, micro-batch by micro-batch."""
 
-    parts: list[tuple[Sequence[int], Tensor, Tensor]] = field(default_factory=list)
+    parts: list[tuple[Sequence[int], Numbers, Numbers]] = field(default_factory=list)
 
     def add(self, rows: Sequence[int], outputs_RT: Tensor, weights_RT: Tensor) -> None:
         """Remember a micro-batch: its rows of the batch, what the model gave, what the loss multiplied it with."""
-        self.parts.append((rows, outputs_RT.detach().cpu(), weights_RT.detach().cpu()))
+        self.parts.append((rows, outputs_RT.detach().cpu().numpy(), weights_RT.detach().cpu().numpy()))
+
+    def join(self, ranks: Ranks, finite: bool) -> None:
+        """Add what other ranks put together: on the first one, which writes it down; where the step was not `finite`
+        on all, which stop together."""
+        of_ranks = ranks.gather_first(self.parts) if finite else ranks.gather(self.parts)
+        self.parts = [part for parts in of_ranks for part in parts]
 
     def nonfinite(
         self, model: Literal["policy", "critic"], source: str, groups: Sequence[ScoredGroup]
@@ -44,7 +54,7 @@ class StepTrace:
         ]
         found = []
         for rows, outputs_RT, weights_RT in self.parts:
-            for row, outputs_T, weights_T in zip(rows, outputs_RT.numpy(), weights_RT.numpy(), strict=True):
+            for row, outputs_T, weights_T in zip(rows, outputs_RT, weights_RT, strict=True):
                 group, response, reward = responses[row]
                 length = len(response.token_ids)
                 found.append(
