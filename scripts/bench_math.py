@@ -158,7 +158,7 @@ def agreement_table(cases: Sequence[Case]) -> Iterator[str]:
     kinds = defaultdict(list)
     for case in cases:
         kinds[case.kind].append((case.right, ours(case), bare(case)))
-    for kind, rows in [*sorted(kinds.items()), ("all", [row for found in kinds.values() for row in found])]:
+    for kind, rows in [*sorted(kinds.items()), ("all", [row for of_kind in kinds.values() for row in of_kind])]:
         right = sum(label for label, _, _ in rows)
         mine = _faults([(label, verdict) for label, verdict, _ in rows])
         theirs = _faults([(label, verdict) for label, _, verdict in rows])

@@ -184,11 +184,11 @@ def _random_model(folder: Path) -> Path:
 
 
 def _taken(processes: Sequence[psutil.Process]) -> float:
-    found = [_rollup(process.pid) for process in processes]
-    mapped = sum(each.get("Pss_Shmem", 0.0) for each in found)
+    rollups = [_rollup(process.pid) for process in processes]
+    mapped = sum(item.get("Pss_Shmem", 0.0) for item in rollups)
     runs = {run for process in processes if (run := _run_of(process))}
     files = sum(_size(file) for run in runs for file in Path("/dev/shm").glob(f"reasoner-{run}-*/**/*"))
-    return sum(each.get("Pss", 0.0) for each in found) - mapped + max(mapped, files)
+    return sum(item.get("Pss", 0.0) for item in rollups) - mapped + max(mapped, files)
 
 
 def _run_of(process: psutil.Process) -> str:
@@ -223,9 +223,9 @@ def main() -> None:
     table = Table("run", "estimated", "measured", "ratio", title=f"GiB at most, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory(prefix="bench-memory-") as folder:
         for name in options.cases or CASES:
-            found = compare(name, Path(folder), options.steps)
-            numbers = (found.estimated / GIB, found.measured / GIB, found.ratio)
-            table.add_row(f"{found.what} ({found.when})", *(f"{number:.2f}" for number in numbers))
+            result = compare(name, Path(folder), options.steps)
+            numbers = (result.estimated / GIB, result.measured / GIB, result.ratio)
+            table.add_row(f"{result.what} ({result.when})", *(f"{number:.2f}" for number in numbers))
     Console().print(table)
 
 

@@ -66,15 +66,15 @@ def sandboxed(sandbox: Sandbox) -> Run:
 
 
 def runners() -> dict[str, Run]:
-    found: dict[str, Run] = {PLAIN: plain}
+    runs: dict[str, Run] = {PLAIN: plain}
     for name in (*BACKENDS, UNSANDBOXED):
         try:
             sandbox = open_sandbox(name)
         except MissingDependencyError as error:
             print(f"without {name}: {error}")
             continue
-        found[sandbox.name] = sandboxed(sandbox)
-    return found
+        runs[sandbox.name] = sandboxed(sandbox)
+    return runs
 
 
 def measured(run: Run, source: bytes, expected: bytes, count: int) -> tuple[float, float]:
@@ -109,9 +109,10 @@ def report(title: str, times: dict[str, list[tuple[float, float]]]) -> None:
     print(f"\n{title}\n")
     print("| | programs/s | ms | CPU ms | ratio of ms [range] | ratio of CPU [range] |\n|---|---|---|---|---|---|")
     for name, rounds in times.items():
-        wall, cpu = (statistics.median(each) for each in zip(*rounds, strict=True))
+        wall, cpu = (statistics.median(item) for item in zip(*rounds, strict=True))
         ratios = [
-            spread([each[k] / base[k] for each, base in zip(rounds, times[PLAIN], strict=True)], ".2f") for k in (0, 1)
+            spread([taken[k] / base[k] for taken, base in zip(rounds, times[PLAIN], strict=True)], ".2f")
+            for k in (0, 1)
         ]
         print(f"| {name} | {1 / wall:.1f} | {wall * 1000:.1f} | {cpu * 1000:.1f} | {ratios[0]} | {ratios[1]} |")
 

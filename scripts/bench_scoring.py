@@ -71,10 +71,10 @@ class Chaos:
     """whether the service then scored 20 harmless responses"""
 
 
-def chaos(each: int, timeout_s: float, workers: int = 2) -> Chaos:
+def chaos(count: int, timeout_s: float, workers: int = 2) -> Chaos:
     """Score 200 responses with `each` of every misbehaviour among them."""
     expected = {**dict.fromkeys(HANGS, "timeout"), **ENDS}
-    texts = [action for action in expected for _ in range(each)]
+    texts = [action for action in expected for _ in range(count)]
     step = RESPONSES // len(texts)
     texts = [text for action in texts for text in (action, *["good"] * (step - 1))]
     texts += ["good"] * (RESPONSES - len(texts))
@@ -88,20 +88,20 @@ def chaos(each: int, timeout_s: float, workers: int = 2) -> Chaos:
         left = _settled(mark, workers + 1)
         again = list(scorer.score(_groups(["good"] * 20)))
     del os.environ[MARK]
-    found = [
-        (each.group.responses[row].text, part.value if part.failure is None else part.failure.kind)
-        for each in scored
-        for row, (part,) in enumerate(each.components)
+    outcomes = [
+        (count.group.responses[row].text, part.value if part.failure is None else part.failure.kind)
+        for count in scored
+        for row, (part,) in enumerate(count.components)
     ]
-    hanging = each * len(HANGS)
+    hanging = count * len(HANGS)
     return Chaos(
         seconds=seconds,
         bound_s=hanging * timeout_s / workers,
         hanging=hanging,
-        wrong=tuple(f"{text}: {got}" for text, got in found if got != {"good": 1.0, **expected}[text]),
-        outcomes=Counter(got for _, got in found if got is not None),
+        wrong=tuple(f"{text}: {got}" for text, got in outcomes if got != {"good": 1.0, **expected}[text]),
+        outcomes=Counter(got for _, got in outcomes if got is not None),
         left=left + _settled(mark, 0),
-        usable=[reward for each in again for reward in each.rewards] == [1.0] * 20,
+        usable=[reward for count in again for reward in count.rewards] == [1.0] * 20,
     )
 
 
@@ -165,7 +165,7 @@ def rate(texts: Sequence[str], sources: Sequence[str], workers: int, cache: int 
         started = time.perf_counter()
         scored: list[ScoredGroup] = list(scorer.score(_groups(texts)))
         spent = time.perf_counter() - started
-    return sum(len(each.rewards) for each in scored) / spent
+    return sum(len(item.rewards) for item in scored) / spent
 
 
 def _groups(texts: Sequence[str]) -> Iterator[Group]:
@@ -208,13 +208,13 @@ def rows(workers: int) -> Iterator[tuple[str, str]]:
     )
     yield "`math`, nine of ten responses equal to an earlier one", f"{rate(equal, ['math'], workers, 10_000):,.0f}"
     for where, way in WAYS.items():
-        found = way(lambda: chaos(each=5, timeout_s=1.0, workers=workers))
-        kinds = ", ".join(f"{count} {kind}" for kind, count in found.outcomes.items() if kind != 1.0)
-        wrong = f"WRONG: {'; '.join(found.wrong)}" if found.wrong else "every outcome as it must be"
+        outcome = way(lambda: chaos(count=5, timeout_s=1.0, workers=workers))
+        kinds = ", ".join(f"{count} {kind}" for kind, count in outcome.outcomes.items() if kind != 1.0)
+        wrong = f"WRONG: {'; '.join(outcome.wrong)}" if outcome.wrong else "every outcome as it must be"
         yield (
-            f"chaos, {where}: {RESPONSES} responses, {found.hanging} hang until their deadline of 1 s",
-            f"{found.seconds:.1f} s (bound {found.bound_s:.0f} s + constant); {wrong} ({kinds}); processes left: "
-            f"{found.left}; usable afterwards: {'yes' if found.usable else 'NO'}",
+            f"chaos, {where}: {RESPONSES} responses, {outcome.hanging} hang until their deadline of 1 s",
+            f"{outcome.seconds:.1f} s (bound {outcome.bound_s:.0f} s + constant); {wrong} ({kinds}); processes left: "
+            f"{outcome.left}; usable afterwards: {'yes' if outcome.usable else 'NO'}",
         )
     hidden = overlap(groups=20, sample_s=0.5, score_s=0.2, workers=workers)
     yield (

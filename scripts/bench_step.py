@@ -199,7 +199,7 @@ def compare(rounds: int, trl_python: Path, model: Path, work: Path) -> dict[tupl
     own = Path(__file__)
     trl_side = [str(trl_python), str(own.with_name("bench_step_trl.py")), "--model", str(model), "--work", str(work)]
     sides: dict[str, Side] = {}
-    found: dict[tuple[str, Case], list[Measured]] = defaultdict(list)
+    results: dict[tuple[str, Case], list[Measured]] = defaultdict(list)
     try:
         sides["trl"] = Side(trl_side, work / "trl.log")
         sides["ours"] = Side([sys.executable, str(own), "--side", str(work)], work / "ours.log")
@@ -213,18 +213,18 @@ def compare(rounds: int, trl_python: Path, model: Path, work: Path) -> dict[tupl
                         flush=True,
                     )
                     if number:
-                        found[name, case].append(step)
+                        results[name, case].append(step)
     finally:
         for side in sides.values():
             side.close()
-    return found
+    return results
 
 
-def report(found: dict[tuple[str, Case], list[Measured]]) -> Table:
+def report(results: dict[tuple[str, Case], list[Measured]]) -> Table:
     """Median and range over the rounds; a ratio is taken within a round."""
     table = Table("case", "", "ours", "TRL", "ours / TRL", title="median [lowest, highest]")
     for case in CASES:
-        ours, trl = found["ours", case], found["trl", case]
+        ours, trl = results["ours", case], results["trl", case]
         for label, unit, value in (
             ("time per step", "s", lambda step: step.seconds),
             ("peak memory", "GiB", lambda step: step.peak_bytes / 2**30),
@@ -248,8 +248,8 @@ def main() -> None:
         run_ours(options.side, model)
         return
     with tempfile.TemporaryDirectory(prefix="bench-step-") as work:
-        found = compare(options.rounds, options.trl_python or trl_environment(), model, Path(work))
-    Console().print(report(found))
+        results = compare(options.rounds, options.trl_python or trl_environment(), model, Path(work))
+    Console().print(report(results))
 
 
 if __name__ == "__main__":

@@ -120,22 +120,22 @@ def measure(responses: int, tokens: int, folder: Path) -> dict[str, float]:
     material = make(responses, tokens, folder)
     held = tracemalloc.get_traced_memory()[0] / material.tokens
     tracemalloc.stop()
-    found = {}
+    nanoseconds = {}
     for name, do in places(material).items():
         gc.collect()
         started = time.process_time()
         do()
-        found[name] = (time.process_time() - started) * 1e9 / material.tokens
-        print(f"{responses} x {tokens}: {found[name]:8.0f} ns  {name}", flush=True)
-    return found | {"bytes of a token, in responses and rollouts": held}
+        nanoseconds[name] = (time.process_time() - started) * 1e9 / material.tokens
+        print(f"{responses} x {tokens}: {nanoseconds[name]:8.0f} ns  {name}", flush=True)
+    return nanoseconds | {"bytes of a token, in responses and rollouts": held}
 
 
-def table(sizes: Sequence[str], found: Sequence[Mapping[str, float]]) -> str:
+def table(sizes: Sequence[str], results: Sequence[Mapping[str, float]]) -> str:
     """Markdown: a row per place, a column per size."""
     lines = ["| nanoseconds a token | " + " | ".join(size.replace("x", " x ") for size in sizes) + " |"]
     lines.append("|---|" + "---|" * len(sizes))
-    lines += [f"| {name} | " + " | ".join(f"{each[name]:.0f}" for each in found) + " |" for name in found[0]]
-    times = [sum(value for name, value in each.items() if not name.startswith("bytes")) for each in found]
+    lines += [f"| {name} | " + " | ".join(f"{item[name]:.0f}" for item in results) + " |" for name in results[0]]
+    times = [sum(value for name, value in item.items() if not name.startswith("bytes")) for item in results]
     lines.append("| sum | " + " | ".join(f"{total:.0f}" for total in times) + " |")
     return "\n".join(lines)
 
@@ -145,14 +145,14 @@ def main() -> None:
     parser = parser_of(__doc__, PAGE)
     parser.add_argument("sizes", nargs="*", metavar="RESPONSESxTOKENS", default=["512x2048", "512x8192"])
     options = parser.parse_args()
-    found = []
+    results = []
     with tempfile.TemporaryDirectory(prefix="bench-tokens-") as folder:
         for do in places(make(GROUP, 16, Path(folder))).values():
             do()  # what only the first call does
         for size in options.sizes:
             responses, tokens = map(int, size.split("x"))
-            found.append(measure(responses, tokens, Path(folder)))
-    text = table(options.sizes, found)
+            results.append(measure(responses, tokens, Path(folder)))
+    text = table(options.sizes, results)
     print(text)
     if options.write:
         intro = f"# What is done for every token of a step\n\n`scripts/bench_tokens` on {os.cpu_count()} cores.\n\n"

@@ -126,7 +126,7 @@ def mutant(problem: Problem, mutation: Mutation, draw: random.Random) -> str | N
     """
     tree = ast.parse(solution(problem))
     entry = problem.fields.get("entry_point")
-    parts = [each for each in tree.body if entry is None or getattr(each, "name", None) == entry]
+    parts = [statement for statement in tree.body if entry is None or getattr(statement, "name", None) == entry]
     nodes = [node for part in parts for node in ast.walk(part)]
     places = [node for node in nodes if mutation(copy.deepcopy(node)) is not None]
     if not places:
@@ -161,10 +161,10 @@ def programs(problems: Sequence[Problem], seed: int | None) -> Iterator[Program]
                 yield Program(problem, mutation.__name__, text)
 
 
-def scored(config: Config, found: Sequence[Program]) -> list[Component]:
+def scored(config: Config, candidates: Sequence[Program]) -> list[Component]:
     """What the source says, in the workers of a run."""
     (reward,) = config.rewards
-    pairs = [(each.problem, make_response(f"```python\n{each.text}\n```")) for each in found]
+    pairs = [(item.problem, make_response(f"```python\n{item.text}\n```")) for item in candidates]
     with ScoringService([reward], config.scoring) as service:
         return [parts[0] for parts in score_cases(service, pairs, progress(len(pairs)))]
 
@@ -183,27 +183,29 @@ def passes_plainly(sandbox: Sandbox, program: Program) -> bool:
 
 def check(name: str, config: Config, problems: Sequence[Problem], seed: int | None) -> int:
     """Check problems of one data set; the number of disagreements."""
-    found = list(programs(problems, seed))
-    verdicts = scored(config, found)
+    candidates = list(programs(problems, seed))
+    verdicts = scored(config, candidates)
     sandbox = open_sandbox()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        plain = list(pool.map(lambda program: passes_plainly(sandbox, program), found))
+        plain = list(pool.map(lambda program: passes_plainly(sandbox, program), candidates))
     passed = [verdict.value == 1.0 for verdict in verdicts]
     failed = sum(verdict.failure is not None for verdict in verdicts)
-    print(f"{name}: {len(problems)} problems, {len(found)} programs, {failed} failed calls")
-    for kind in dict.fromkeys(program.kind for program in found):
-        here = [index for index, program in enumerate(found) if program.kind == kind]
+    print(f"{name}: {len(problems)} problems, {len(candidates)} programs, {failed} failed calls")
+    for kind in dict.fromkeys(program.kind for program in candidates):
+        here = [index for index, program in enumerate(candidates) if program.kind == kind]
         ours, theirs = (sum(result[index] for index in here) for result in (passed, plain))
         print(f"  {kind:18} {ours:4} of {len(here):4} pass; as plain Python {theirs:4}")
-    different = [index for index in range(len(found)) if passed[index] != plain[index]]
-    shown = [i for i, program in enumerate(found) if program.kind == SOLUTION and not passed[i] and i not in different]
+    different = [index for index in range(len(candidates)) if passed[index] != plain[index]]
+    shown = [
+        i for i, program in enumerate(candidates) if program.kind == SOLUTION and not passed[i] and i not in different
+    ]
     for title, indices in (("solutions that fail in plain Python, too", shown), ("disagreements", different)):
         print(f"  {title}: {len(indices)}")
         for index in indices:
             verdict = verdicts[index]
             why = verdict.failure.message if verdict.failure else verdict.note
-            place = found[index].problem.fields["task_id"]
-            print(f"    task {place}, {found[index].kind}: {verdict.value}, plain {plain[index]}: {why}")
+            place = candidates[index].problem.fields["task_id"]
+            print(f"    task {place}, {candidates[index].kind}: {verdict.value}, plain {plain[index]}: {why}")
     return len(different)
 
 

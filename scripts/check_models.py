@@ -73,10 +73,10 @@ def _arguments() -> tuple[Sequence[str], Sequence[str]]:
 
 def _keep(name: str, verdicts: Mapping[str, Sequence[str]]) -> None:
     """Beside what was found before; another one may be at work on other models."""
-    found = models_table.read()
-    models = found["models"]
+    measured = models_table.read()
+    models = measured["models"]
     models[name] = {"class": BY_NAME[name].model} | models.get(name, {}) | verdicts
-    ordered = {each.name: models[each.name] for each in ARCHITECTURES if each.name in models}
+    ordered = {item.name: models[item.name] for item in ARCHITECTURES if item.name in models}
     models_table.write({"versions": dict(_versions()), "models": ordered})
 
 
@@ -111,13 +111,13 @@ def _on_a_model(trial: str, name: str) -> Verdict:
 
 
 def _versions() -> Sequence[tuple[str, str]]:
-    found = []
+    failures = []
     for package in PACKAGES:
         try:
-            found.append((package, version(package).partition("+")[0]))
+            failures.append((package, version(package).partition("+")[0]))
         except PackageNotFoundError:
             continue
-    return found
+    return failures
 
 
 if __name__ == "__main__":

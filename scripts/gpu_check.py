@@ -283,7 +283,7 @@ def main() -> int:
             figures = " ".join(f"{key}={_number(value)}" for key, value in outcome.figures.items())
             print(f"{outcome.verdict} {name:10} {outcome.seconds:5.0f} s  {figures} {outcome.why}", flush=True)
             if options.json:  # whatever ends this process, what is known is kept
-                results = {"machine": facts, "checks": [asdict(each) for each in outcomes]}
+                results = {"machine": facts, "checks": [asdict(outcome) for outcome in outcomes]}
                 options.json.write_text(json.dumps(results, indent=1))
     if options.write:
         write_page(PAGE, "gpu_check.py", page(facts, outcomes))

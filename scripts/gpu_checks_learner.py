@@ -63,7 +63,7 @@ def check_attention(scene: Scene) -> None:
 
 def _gradient_error(learner: TorchLearner) -> float:
     """Of packed sequences against one sequence at a time, relative, over all parameters together."""
-    groups = [each for some in GROUPS.values() for each in some]
+    groups = [item for some in GROUPS.values() for item in some]
     learner.accumulate(groups, even_weights(0.01), 1.0)
     packed = _gradients(learner)
     for apart in groups:
@@ -76,9 +76,9 @@ def _gradient_error(learner: TorchLearner) -> float:
 
 
 def _gradients(learner: TorchLearner) -> dict[str, Tensor]:
-    found = {name: value.grad.clone() for name, value in learner.policy.trained.items() if value.grad is not None}
+    gradients = {name: value.grad.clone() for name, value in learner.policy.trained.items() if value.grad is not None}
     learner.policy.model.zero_grad()
-    return found
+    return gradients
 
 
 def _segments_error(scene: Scene) -> float:
@@ -89,14 +89,15 @@ def _segments_error(scene: Scene) -> float:
     torch.manual_seed(0)
     parts = [torch.randn(1, heads, 464, 64, device=device) for heads in (14, 2, 2)]
     weights = torch.randn(1, 464, 14, 64, device=device)
-    found = []
+    differences = []
     for dtype in (torch.float32, torch.bfloat16):
         query, key, value = (part.to(dtype).requires_grad_() for part in parts)
         output, _ = attention.packed_attention(torch.nn.Identity(), query, key, value, None, 0.125, shapes, segments)
         gradients = torch.autograd.grad((output.float() * weights).sum(), (query, key, value))
-        found.append([output, *gradients])
+        differences.append([output, *gradients])
     errors = [
-        float((narrow.float() - wide).norm() / wide.norm()) for wide, narrow in zip(found[0], found[1], strict=True)
+        float((narrow.float() - wide).norm() / wide.norm())
+        for wide, narrow in zip(differences[0], differences[1], strict=True)
     ]
     for name, error in zip(("output", "query", "key", "value"), errors, strict=True):
         scene.figures[f"by segment, {name}"] = error
@@ -178,8 +179,8 @@ def _compare_memory(scene: Scene, name: str, learning: Mapping[str, Any], tokens
     sets += ["model.dtype=bfloat16", "model.device=cuda", "sampling.max_prompt_tokens=64", "learning.engine=torch"]
     config = load_config("math-gsm8k", "gpu", (), sets).config
     total = float(torch.cuda.get_device_properties(0).total_memory)
-    found = needs(config, size, size, Machine("cuda", {}, total), "")
-    (need,) = (need for need in found if need.where == "GPU memory" and need.when == "in the update")
+    estimates = needs(config, size, size, Machine("cuda", {}, total), "")
+    (need,) = (need for need in estimates if need.where == "GPU memory" and need.when == "in the update")
     estimated = need.total - need.likely["CUDA contexts"]
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     ratio = estimated / allocated
@@ -226,11 +227,11 @@ def check_formats(scene: Scene) -> None:
 def _synchronisations() -> Iterator[list[Any]]:
     """The places where this process waits for the GPU meanwhile."""
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield found
+            yield caught
         finally:
             torch.cuda.set_sync_debug_mode(before)
 
@@ -249,9 +250,9 @@ def check_deepspeed(scene: Scene) -> None:
         for stage, offload in ((1, False), (2, False), (2, True), (3, False), (3, True)):
             spread = {"zero_stage": stage, "offload_optimizer": offload}
             config = LearningConfig.model_validate(values | {"deepspeed": spread})
-            found = _trained(DeepspeedLearner(scene.small, config=config, ranks=ranks, **options), groups)
+            trained = _trained(DeepspeedLearner(scene.small, config=config, ranks=ranks, **options), groups)
             name = f"ZeRO {stage}{', offloaded' if offload else ''}"
-            difference = float((torch.tensor(found) - torch.tensor(expected)).abs().mean())
+            difference = float((torch.tensor(trained) - torch.tensor(expected)).abs().mean())
             scene.figures[name] = difference
             limit = 0.02 if dtype == "bfloat16" else 1e-4
             mistakes += [f"{name}: {difference:.2g} nats off"] if not difference <= limit else []

@@ -130,10 +130,10 @@ def check_handover(scene: Scene) -> None:
     learner.policy.rotate_as_vllm(1024)
     limit, params = gap_limit(scene.dtype, None), SamplingParams(1.0, 16)
     with scene.sampler(scene.small, "handover") as sampler:
-        proof = Canary(learner, sampler, ALONE, limit, lambda each: hand_over(each, sampler), params)
+        proof = Canary(learner, sampler, ALONE, limit, lambda item: hand_over(item, sampler), params)
         scene.figures["canary"] = proof.prove(scene.prompts(4))[:100]
         stale = Canary(
-            learner, sampler, ALONE, limit, lambda each: hand_over(_Stale(each, scene.small), sampler), params
+            learner, sampler, ALONE, limit, lambda item: hand_over(_Stale(item, scene.small), sampler), params
         )
         with contextlib.suppress(HandoverError):
             stale.prove(scene.prompts(4))
@@ -172,7 +172,7 @@ def check_sleep(scene: Scene) -> None:
             free.append(_free())
             after = _sample(sampler, scene, 4, 2, 8)
         scene.figures[f"level {level}, GiB free"] = " / ".join(f"{gib:.1f}" for gib in free)
-        scene.figures[f"level {level}, s to sleep and wake"] = " / ".join(f"{each:.2f}" for each in seconds)
+        scene.figures[f"level {level}, s to sleep and wake"] = " / ".join(f"{second:.2f}" for second in seconds)
         fail_if([] if _tokens(before) == _tokens(after) else [f"level {level}: other responses after the sleep"])
         del learner
         torch.cuda.empty_cache()
@@ -259,10 +259,10 @@ def check_run(scene: Scene) -> None:
     killed = _run(scene, folder, "killed", kill_after=2)
     command = [sys.executable, "-m", "reasoner", "run", "--resume", str(killed)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    histories = [list(read_metrics(each)) for each in (whole, killed)]
-    found = [[{name: step.get(name) for name in SAME} for step in history] for history in histories]
-    scene.figures["last step"] = json.dumps(found[0][-1])
-    mistakes = [] if found[0] == found[1] else [f"resumed: {found[1][-1]} for {found[0][-1]}"]
+    histories = [list(read_metrics(item)) for item in (whole, killed)]
+    figures = [[{name: step.get(name) for name in SAME} for step in history] for history in histories]
+    scene.figures["last step"] = json.dumps(figures[0][-1])
+    mistakes = [] if figures[0] == figures[1] else [f"resumed: {figures[1][-1]} for {figures[0][-1]}"]
     if scene.on_gpu:
         scene.figures["GiB free at the end"] = _free()
     fail_if(mistakes)

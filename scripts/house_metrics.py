@@ -28,11 +28,11 @@ class Module:
 
 
 def modules(checkout: Path, folder: str) -> list[Module]:
-    found = []
+    parsed = []
     for path in sorted((checkout / folder).rglob("*.py")):
         text = path.read_text(encoding="utf-8")
-        found.append(Module(path.relative_to(checkout), len(text.splitlines()), ast.parse(text)))
-    return found
+        parsed.append(Module(path.relative_to(checkout), len(text.splitlines()), ast.parse(text)))
+    return parsed
 
 
 def functions(module: Module) -> Iterator[Function]:
@@ -54,26 +54,26 @@ def is_annotated(function: Function) -> bool:
     """Every parameter and the result, `self` and `cls` aside."""
     arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    named += [each for each in (arguments.vararg, arguments.kwarg) if each]
-    typed = [each.annotation is not None for each in named if each.arg not in ("self", "cls")]
+    named += [item for item in (arguments.vararg, arguments.kwarg) if item]
+    typed = [item.annotation is not None for item in named if item.arg not in ("self", "cls")]
     return function.returns is not None and all(typed)
 
 
-def per_folder(found: list[Module]) -> dict[Path, int]:
+def per_folder(parsed: list[Module]) -> dict[Path, int]:
     """folder -> modules, `__init__.py` aside"""
     counts: dict[Path, int] = {}
-    for module in found:
+    for module in parsed:
         if module.path.name != "__init__.py":
             counts[module.path.parent] = counts.get(module.path.parent, 0) + 1
     return counts
 
 
-def packages_imported(found: list[Module]) -> set[tuple[str, str]]:
+def packages_imported(parsed: list[Module]) -> set[tuple[str, str]]:
     """Pairs of parts of `reasoner` of which the first imports the second. A module of the top level is a part, as a
     package is: whoever looks for something has as many places to look."""
-    parts = {part(".".join(module.path.with_suffix("").parts)) for module in found}
+    parts = {part(".".join(module.path.with_suffix("").parts)) for module in parsed}
     pairs = set()
-    for module in found:
+    for module in parsed:
         own = part(".".join(module.path.with_suffix("").parts))
         for node in ast.walk(module.tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -122,7 +122,7 @@ def figures(checkout: Path) -> Mapping[str, str]:
 
 
 def main() -> None:
-    checkouts = [Path(each).resolve() for each in sys.argv[1:]] or [ROOT]
+    checkouts = [Path(item).resolve() for item in sys.argv[1:]] or [ROOT]
     columns = [figures(checkout) for checkout in checkouts]
     print(f"| | {' | '.join(checkout.name for checkout in checkouts)} |")
     print(f"|---|{'---|' * len(checkouts)}")

@@ -25,12 +25,12 @@ def configuration() -> str:
 
 def _tables(table: type[BaseModel]) -> Iterator[type[BaseModel]]:
     """`table` and those inside, each once, in the order of the file."""
-    found: dict[type[BaseModel], None] = {table: None}
+    tables: dict[type[BaseModel], None] = {table: None}
     for field in table.model_fields.values():
-        for each in classes_in(field.annotation):
-            if issubclass(each, BaseModel):
-                found |= dict.fromkeys(_tables(each))
-    return iter(found)
+        for item in classes_in(field.annotation):
+            if issubclass(item, BaseModel):
+                tables |= dict.fromkeys(_tables(item))
+    return iter(tables)
 
 
 def classes_in(annotation: Any) -> Iterator[type]:
@@ -53,7 +53,7 @@ def _section(table: type[BaseModel]) -> str:
 def _own(table: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
     """The keys that are no tables of their own."""
     for name, field in table.model_fields.items():
-        if not any(issubclass(each, BaseModel) for each in classes_in(field.annotation)):
+        if not any(issubclass(item, BaseModel) for item in classes_in(field.annotation)):
             yield name, field
 
 
@@ -63,7 +63,7 @@ def _meaning(field: FieldInfo) -> str:
 
 def _takes(field: FieldInfo) -> str:
     options = _options(field.annotation)
-    bounds = "".join(_bounds(field.metadata + [each for option in options for each in _metadata(option)]))
+    bounds = "".join(_bounds(field.metadata + [item for option in options for item in _metadata(option)]))
     names = [_named(option) for option in options if option is not NoneType]
     shown = ", ".join(dict.fromkeys(names)) + bounds
     return f"{shown}, or none" if NoneType in options else shown
@@ -76,13 +76,13 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 def _metadata(annotation: Any) -> list[Any]:
     if get_origin(annotation) is not Annotated:
         return []
-    return [each for field in get_args(annotation)[1:] for each in getattr(field, "metadata", [field])]
+    return [item for field in get_args(annotation)[1:] for item in getattr(field, "metadata", [field])]
 
 
 def _bounds(metadata: list[Any]) -> Iterator[str]:
-    for each in metadata:
+    for item in metadata:
         for name, word in BOUNDS.items():
-            if (value := getattr(each, name, None)) is not None:
+            if (value := getattr(item, name, None)) is not None:
                 yield f", {word} {value:g}"
 
 

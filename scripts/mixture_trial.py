@@ -75,7 +75,7 @@ def table(runs: dict[str, SavedRun], tasks: Sequence[str]) -> Iterator[str]:
         for task in tasks if name == MIXTURE else [name]:
             before, after = (of_task(run.evaluations[at].evaluation, task) for at in (0, -1))
             change = accuracy_change(before, after)
-            figures = [written(each.accuracy) for each in (before, after) if each.accuracy]
+            figures = [written(item.accuracy) for item in (before, after) if item.accuracy]
             yield f"| {name} | {tokens:,.0f} | {task} | {' | '.join(figures)} | {written_change(change)} |"
     both = {task: runs[task] for task in tasks if task in runs and MIXTURE in runs}
     ends = {name: run.evaluations[-1].evaluation for name, run in runs.items()}
@@ -92,7 +92,7 @@ def of_task(evaluation: Evaluation, task: str) -> Evaluation:
 
 def accuracy_change(before: Evaluation, after: Evaluation) -> Difference:
     """The paired change of accuracy."""
-    return next(each for each in compare(before, after) if is_accuracy(each.name) and not task_of(each.name)[0])
+    return next(item for item in compare(before, after) if is_accuracy(item.name) and not task_of(item.name)[0])
 
 
 def written(figure: Estimate) -> str:

@@ -24,27 +24,27 @@ def read() -> dict[str, Any]:
     """`versions` of the packages, and per model its `class` and what each trial found: kind and words."""
     if not FOUND.exists():
         return {"versions": {}, "models": {}}
-    found: dict[str, Any] = json.loads(FOUND.read_text(encoding="utf-8"))
-    return found
+    measured: dict[str, Any] = json.loads(FOUND.read_text(encoding="utf-8"))
+    return measured
 
 
-def write(found: Mapping[str, Any]) -> None:
+def write(measured: Mapping[str, Any]) -> None:
     """Keep what was found."""
-    rows = [f" {json.dumps(name)}: {json.dumps(row, ensure_ascii=False)}" for name, row in found["models"].items()]
+    rows = [f" {json.dumps(name)}: {json.dumps(row, ensure_ascii=False)}" for name, row in measured["models"].items()]
     models = ",\n".join(rows)
     FOUND.write_text(
-        f'{{"versions": {json.dumps(found["versions"])},\n"models": {{\n{models}\n}}}}\n', encoding="utf-8"
+        f'{{"versions": {json.dumps(measured["versions"])},\n"models": {{\n{models}\n}}}}\n', encoding="utf-8"
     )
 
 
-def table(found: Mapping[str, Any]) -> str:
+def table(measured: Mapping[str, Any]) -> str:
     """One row per model, and the sentences of the refusals below it."""
     sentences: list[str] = []
     lines = [f"| model | class | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (2 + len(COLUMNS))}"]
-    for name, row in found["models"].items():
+    for name, row in measured["models"].items():
         cells = [_cell(row.get(column), row["class"], sentences) for column in COLUMNS]
         lines.append(f"| {name} | {row['class']} | {' | '.join(cells)} |")
-    versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
+    versions = ", ".join(f"{package} {version}" for package, version in measured["versions"].items())
     notes = [f"{number}. {sentence}" for number, sentence in enumerate(sentences, 1)]
     return "\n".join([f"Tried with {versions}.", "", *lines, "", *notes]) + "\n"
 

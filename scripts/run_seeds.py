@@ -58,7 +58,7 @@ def main() -> None:
         arguments = run_arguments(folder, seed, options.task, options.profile, options.further)
         if arguments and subprocess.run([sys.executable, "-m", "reasoner", *arguments], check=False).returncode:
             failed.append(seed)
-    results = [found for seed in seeds if (found := read_result(options.output / f"seed-{seed}", seed))]
+    results = [result for seed in seeds if (result := read_result(options.output / f"seed-{seed}", seed))]
     if results:
         command = " ".join(["reasoner run", options.task, "--profile", options.profile, *options.further])
         options.table.write_text(table(command, results, missing=len(seeds) - len(results)), encoding="utf-8")
@@ -92,7 +92,7 @@ def read_result(folder: Path, seed: int) -> SeedResult | None:
     if run is None or run.state != "finished" or len(run.evaluations) < 2:
         return None
     first, last = run.evaluations[0].evaluation, run.evaluations[-1].evaluation
-    accuracy = next(each for each in compare(first, last) if each.name == f"avg@{last.samples}")
+    accuracy = next(item for item in compare(first, last) if item.name == f"avg@{last.samples}")
     return SeedResult(seed, accuracy, run.times.total)
 
 
@@ -109,28 +109,32 @@ def table(command: str, results: Sequence[SeedResult], missing: int) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for result in results:
-        found = result.accuracy
-        same = found.problems - found.rose - found.fell
+        accuracy = result.accuracy
+        same = accuracy.problems - accuracy.rose - accuracy.fell
         lines.append(
-            f"| {result.seed} | {100 * found.before:.1f}% | {100 * found.after:.1f}% | {_change(found)} | "
-            f"{found.rose} / {same} / {found.fell} | {duration(result.seconds)} |"
+            f"| {result.seed} | {100 * accuracy.before:.1f}% | {100 * accuracy.after:.1f}% | {_change(accuracy)} | "
+            f"{accuracy.rose} / {same} / {accuracy.fell} | {duration(result.seconds)} |"
         )
     lines.append(f"| **mean of {len(results)}** | {_mean(results)} |  |  |")
-    beyond = sum(not each.accuracy.within_noise and each.accuracy.change > 0 for each in results)
+    beyond = sum(not result.accuracy.within_noise and result.accuracy.change > 0 for result in results)
     lines += ["", f"The rise is beyond noise in {beyond} of {len(results)} runs."]
     if missing:
         lines.append(f"{missing} more seeds were asked for and are not finished.")
     return "\n".join(lines) + "\n"
 
 
-def _change(found: Difference) -> str:
-    bounds = "" if found.low is None or found.high is None else f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    return f"{100 * found.change:+.1f}{bounds} points"
+def _change(difference: Difference) -> str:
+    bounds = (
+        ""
+        if difference.low is None or difference.high is None
+        else f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    )
+    return f"{100 * difference.change:+.1f}{bounds} points"
 
 
 def _mean(results: Sequence[SeedResult]) -> str:
     before, after, changes = (
-        [100 * getattr(each.accuracy, name) for each in results] for name in ("before", "after", "change")
+        [100 * getattr(result.accuracy, name) for result in results] for name in ("before", "after", "change")
     )
     half = student.ppf(0.975, len(changes) - 1) * stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else 0.0
     middle = fmean(changes)

@@ -26,12 +26,12 @@ from tests.integration.sandbox_world import CANARY_ATTACKS, attack, world
 TABLE = Path(__file__).resolve().parents[1] / "docs" / "validation" / "attacks.md"
 
 
-def tried(each: Attack, sandbox: str) -> tuple[str, str]:
+def tried(attack: Attack, sandbox: str) -> tuple[str, str]:
     """What the attack won, and the note about it."""
-    if sandbox == UNSANDBOXED and each.alone:
+    if sandbox == UNSANDBOXED and attack.alone:
         return "not tried", ""
     try:
-        score = judged(each, sandbox)
+        score = judged(attack, sandbox)
     except Exception as error:  # a failed call abstains
         return "no score", f"{type(error).__name__}: {error}"
     left = psutil.Process().children(recursive=True)
@@ -90,8 +90,8 @@ def main() -> None:
     held = True
     for kind, attacks in ATTACKS.items():
         lines.append(f"| **{kind}** |" + " |" * (len(names) + 2))
-        for name in dict.fromkeys(each.name for each in attacks):
-            line, nothing_won = row([each for each in attacks if each.name == name], sandboxes)
+        for name in dict.fromkeys(entry.name for entry in attacks):
+            line, nothing_won = row([entry for entry in attacks if entry.name == name], sandboxes)
             print(line, file=sys.stderr, flush=True)
             held = held and nothing_won
             lines.append(line)

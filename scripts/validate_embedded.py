@@ -64,7 +64,7 @@ def _together(first: str, second: str, *, half_way: bool) -> list[str]:
         own = [f"preset={name}", *(["source=online"] if on_online_groups(name) else [])]
         if half_way:
             own.append(f"schedule={{kind = 'switch', at = 0.5, before = {before}, after = {after}}}")
-        sets += [f"gro.terms.{name}.{each}" for each in own]
+        sets += [f"gro.terms.{name}.{item}" for item in own]
     return sets
 
 
@@ -110,7 +110,7 @@ class Embedded:
             train(trainer)
             folder, seconds = trainer.run.folder, round(trainer.run.clock.total, 1)
             rewards = tuple(row["reward/mean"] for row in trainer.history if "reward/mean" in row)
-        shares = {each.step: each.evaluation.accuracy for each in read_evaluations(folder)}
+        shares = {evaluation.step: evaluation.evaluation.accuracy for evaluation in read_evaluations(folder)}
         before, after = shares[0], shares[steps]
         if before is None or after is None:
             raise ReasonerError("the evaluation gave no accuracy")

@@ -108,8 +108,8 @@ def complete(
         max_hours: from the start of this process; None: no limit.
     """
     file = output / f"{validation.name}.jsonl"
-    done = [each for each in read(file) if each.steps == steps and each.setting == validation.setting(each.preset)]
-    there = {(each.preset, each.seed) for each in done}
+    done = [item for item in read(file) if item.steps == steps and item.setting == validation.setting(item.preset)]
+    there = {(item.preset, item.seed) for item in done}
     missing = [cell for cell in cells if cell not in there]
     print(f"{len(there)} trainings are there, {len(missing)} to do", flush=True)
     for number, (name, seed) in enumerate(missing, 1):
@@ -117,14 +117,14 @@ def complete(
             print("the time is over")
             break
         try:
-            each = validation.train(name, seed, steps, work, max_hours)
+            result = validation.train(name, seed, steps, work, max_hours)
         except OutOfTimeError as error:
             print(f"{name}, seed {seed}: {error}")
             break
-        add(file, each)
-        done.append(each)
-        change = f"{100 * each.before:.1f}% -> {100 * each.after:.1f}%"
-        print(f"[{number}/{len(missing)}] {name}, seed {seed}: {change} ({each.seconds:.0f} s)", flush=True)
+        add(file, result)
+        done.append(result)
+        change = f"{100 * result.before:.1f}% -> {100 * result.after:.1f}%"
+        print(f"[{number}/{len(missing)}] {name}, seed {seed}: {change} ({result.seconds:.0f} s)", flush=True)
     budget = validation.budget.format(steps=steps)
     write_table(output / f"{validation.name}.md", done, validation.methods, budget)
     write_plot(output / f"{validation.name}.svg", done, validation.methods)
@@ -153,7 +153,7 @@ class Digits:
             print(f"seed {seed}: starts at {100 * self._starts[seed][1]:.1f}% right", flush=True)
         model, before = self._starts[seed]
         teacher = (
-            teacher_of(work, seed) if any(each.term.needs_teacher for each in PRESETS[method].terms.values()) else None
+            teacher_of(work, seed) if any(term.term.needs_teacher for term in PRESETS[method].terms.values()) else None
         )
         return train_one(method, seed, steps, model, before, work, teacher)
 
@@ -176,7 +176,7 @@ def start(work: Path, seed: int) -> tuple[Path, float]:
 
 def teacher_of(work: Path, seed: int) -> Path:
     """A model that is right nearly always, and has the tokenizer of the others."""
-    right = [each for each in WARM_UP if "wrong" not in each]
+    right = [item for item in WARM_UP if "wrong" not in item]
     return warmed_up(work, seed, "teacher", right) / "model"
 
 
@@ -222,10 +222,10 @@ def run(sets: Sequence[str], work: Path) -> tuple[Path, list[float]]:
 
 def accuracy(run_folder: Path) -> float:
     """Share of right answers on the held-out problems, after training."""
-    found = read_evaluations(run_folder)[-1].evaluation.accuracy
-    if found is None:
+    share = read_evaluations(run_folder)[-1].evaluation.accuracy
+    if share is None:
         raise ReasonerError("the evaluation gave no accuracy")
-    return found.value
+    return share.value
 
 
 def build_model(folder: Path, seed: int) -> Path:

@@ -56,7 +56,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 def by_method(done: Sequence[Training], methods: Sequence[str]) -> Iterator[tuple[str, list[Training]]]:
     """The trainings of each method that has some, in the order of `methods`."""
     for name in methods:
-        some = [each for each in done if each.preset == name]
+        some = [item for item in done if item.preset == name]
         if some:
             yield name, some
 
@@ -67,7 +67,7 @@ def write_table(file: Path, done: Sequence[Training], methods: Sequence[str], bu
     Args:
         budget: of every training, in words.
     """
-    seeds = len({each.seed for each in done})
+    seeds = len({item.seed for item in done})
     lines = [
         f"<!-- written by scripts/validate_gro: {budget}, {seeds} seed{'' if seeds == 1 else 's'} -->",
         "| method | right before | right after | change [95% interval] | learns |",
@@ -75,7 +75,7 @@ def write_table(file: Path, done: Sequence[Training], methods: Sequence[str], bu
     ]
     for name, some in by_method(done, methods):
         before, after = (fmean(values) for values in ([e.before for e in some], [e.after for e in some]))
-        change, low, high = interval([each.after - each.before for each in some])
+        change, low, high = interval([item.after - item.before for item in some])
         verdict = "one seed" if math.isnan(low) else "yes" if low > 0 else "no" if high < 0 else "within noise"
         bounds = "" if math.isnan(low) else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
         shares = f"{100 * before:.1f}% | {100 * after:.1f}%"
@@ -87,17 +87,17 @@ def write_plot(file: Path, done: Sequence[Training], methods: Sequence[str]) -> 
     """Right answers after training per method with intervals, and reward over the steps."""
     plt.rcParams.update({"svg.hashsalt": "reasoner", "font.size": 8})
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 6.5), width_ratios=(1.1, 1))
-    rows = [(name, interval([each.after for each in some]), some) for name, some in by_method(done, methods)]
+    rows = [(name, interval([item.after for item in some]), some) for name, some in by_method(done, methods)]
     for place, (_, (mean, low, high), _) in enumerate(rows):
         spread = None if math.isnan(low) else [[100 * (mean - low)], [100 * (high - mean)]]
         left.errorbar(100 * mean, place, xerr=spread, fmt="o", color="C0")
-    left.axvline(100 * fmean(each.before for each in done), color="grey", linestyle="--", label="before training")
+    left.axvline(100 * fmean(item.before for item in done), color="grey", linestyle="--", label="before training")
     left.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     left.invert_yaxis()
     left.set_xlabel("right answers on held-out problems, % (mean over seeds, 95% interval)")
     left.legend(loc="lower left")
     for index, (name, _, some) in enumerate(rows):
-        curves = [each.rewards for each in some if each.rewards]
+        curves = [item.rewards for item in some if item.rewards]
         if curves:
             right.plot(*smoothed(curves), label=name, color=plt.get_cmap("turbo")(index / max(1, len(rows) - 1)))
     right.set_xlabel("training step")

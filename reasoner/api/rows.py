@@ -42,11 +42,11 @@ def groups_of(responses: Any) -> list[Group]:
         problem = Problem(f"responses:{first}", (Message("user", question),), answer, fields)
         written = (
             make_response(
-                each["response"],
-                finish_reason=each.get("finish_reason", "stop"),
-                tokens=int(each["tokens"]) if "tokens" in each else None,
+                row["response"],
+                finish_reason=row.get("finish_reason", "stop"),
+                tokens=int(row["tokens"]) if "tokens" in row else None,
             )
-            for _, each in rows
+            for _, row in rows
         )
         groups.append(Group(problem, (0,), tuple(written)))
     if not groups:

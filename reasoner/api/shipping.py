@@ -282,10 +282,10 @@ def _origin(name: str, value: object) -> tuple[str, str] | None:
     """From which module a value can be imported, and under which name; None: it is of the notebook or script."""
     of = getattr(value, "__module__", None)
     own = [getattr(value, attribute, None) for attribute in ("__qualname__", "_name")]
-    called = [each for each in (*own, name) if isinstance(each, str)]
-    near = [sys.modules.get(each) for each in (of.partition(".")[0], of)] if isinstance(of, str) else []
+    called = [part for part in (*own, name) if isinstance(part, str)]
+    near = [sys.modules.get(module_name) for module_name in (of.partition(".")[0], of)] if isinstance(of, str) else []
     others = list(sys.modules.values())
-    for module, attributes in [*((each, called) for each in near), *((each, [name]) for each in others)]:
+    for module, attributes in [*((holder, called) for holder in near), *((holder, [name]) for holder in others)]:
         for attribute in attributes:
             if isinstance(module, ModuleType) and vars(module).get(attribute) is value and _is_importable(module):
                 return module.__name__, attribute

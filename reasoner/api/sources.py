@@ -115,9 +115,11 @@ def _class_in(text: str, kind: type) -> str | None:
     except SyntaxError:  # not all that is kept is Python
         return None
     for node in reversed(nodes):
-        methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+        methods = {
+            statement.name for statement in node.body if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
         if methods <= vars(kind).keys():
-            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             return "\n".join(text.splitlines()[first - 1 : node.end_lineno]) + "\n"
     return None
 

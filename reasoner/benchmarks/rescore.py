@@ -226,7 +226,7 @@ def _rates(
     """Shares of correct responses in each group that was judged both times."""
     for name, criterion in criteria.items():
         old, new = (
-            pass_rates([each for each in groups if len(criteria) == 1 or each.group.problem.part == name], criterion)
+            pass_rates([group for group in groups if len(criteria) == 1 or group.group.problem.part == name], criterion)
             for groups in (before, after)
         )
         yield from ((rate, new[problem]) for problem, rate in old.items() if problem in new)

@@ -29,7 +29,7 @@ def start(resolved: Sequence[Resolved]) -> tuple[Path, list[BenchmarkResult]]:
         UserError: something is not as it must be; nothing was loaded yet.
         RunError: an engine, the scoring or the disk failed; what was done is in the folder.
     """
-    tasks = [task for each in resolved for task in _by_task(each)]
+    tasks = [task for config in resolved for task in _by_task(config)]
     parts = prepare([ready(task, training=False) for task in tasks], letters_of(tasks))
     tight = memory_warnings(parts)
     with create(Path(resolved[0].config.run.output), parts) as folder:

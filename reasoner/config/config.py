@@ -45,8 +45,8 @@ class Config(Sections):
     @property
     def also(self) -> Mapping[str, Config]:
         """The further tasks to evaluate on by name, each as the configuration of an evaluation of it."""
-        found = self.evaluation.also if self.evaluation else []
-        return {part.task: self._part(part).model_copy(update={"gro": GroConfig()}) for part in found}
+        parts = self.evaluation.also if self.evaluation else []
+        return {part.task: self._part(part).model_copy(update={"gro": GroConfig()}) for part in parts}
 
     @property
     def evaluated(self) -> Mapping[str, Config]:

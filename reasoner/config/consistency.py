@@ -431,10 +431,10 @@ def _check_formats(config: Sections) -> None:
     named = [(f"mixture.{part.task}.", part.prompt.format) for part in config.mixture] or [("", config.prompt.format)]
     named += [(f"evaluation.also.{part.task}.", part.prompt.format) for part in also]
     first, wanted = named[0]
-    for place, found in named:
-        if found != wanted:
+    for place, section in named:
+        if section != wanted:
             raise ValueError(
-                f"{place}prompt.format = {found!r}, and {first}prompt.format = {wanted!r}: one model is asked in one "
+                f"{place}prompt.format = {section!r}, and {first}prompt.format = {wanted!r}: one model is asked in one "
                 "format; give all tasks the same"
             )
 

@@ -58,11 +58,11 @@ class Columns:
             if name in self._names:
                 continue
             try:
-                found = _lookup(column.strip())
-                if found is None:
+                lookup = _lookup(column.strip())
+                if lookup is None:
                     self._templates[name] = Template(column, missing=missing)
                 else:
-                    self._lookups[name] = found
+                    self._lookups[name] = lookup
             except jinja2.TemplateSyntaxError as error:
                 why = (error.message or "").rstrip(".")
                 raise ConfigError(f"{section}.columns.{name} = {column!r}: not a Jinja template: {why}.") from None
@@ -81,9 +81,9 @@ class Columns:
             RowError: it does not have a field, or what a template looks up.
             ConfigError: a template takes more time or memory than one may.
         """
-        found = {name: look_up(row.fields, column) for name, column in self._names.items()}
-        absent = [name for name, value in found.items() if value is MISSING]
-        for name in found.keys() - absent:
+        fields = {name: look_up(row.fields, column) for name, column in self._names.items()}
+        absent = [name for name, value in fields.items() if value is MISSING]
+        for name in fields.keys() - absent:
             self._unseen.pop(name, None)
         if absent and self._missing == "refuse":
             column = self._names[absent[0]]
@@ -93,10 +93,10 @@ class Columns:
                 f"{nearest(column, paths_of(row.fields))} It has: {_named(row)}.",
                 f"without the field {column!r}",
             )
-        found |= dict.fromkeys(absent)
+        fields |= dict.fromkeys(absent)
         for name in (*self._lookups, *self._templates):
-            found[name] = self._value(row, name)
-        return replace(row, fields={**row.fields, **found}) if found else row
+            fields[name] = self._value(row, name)
+        return replace(row, fields={**row.fields, **fields}) if fields else row
 
     def check(self, rows: Sequence[Row]) -> None:
         """Refuse a name that none of the rows has, which are all of the source as they were read.
@@ -131,7 +131,7 @@ class Columns:
     def _present(self, value: Any) -> Any:
         """What was looked up, with null for what is missing inside of a field, where that may be."""
         if isinstance(value, list):
-            return [self._present(each) for each in value]
+            return [self._present(item) for item in value]
         if not isinstance(value, jinja2.Undefined):
             return value
         if self._missing == "refuse" or is_variable(value):

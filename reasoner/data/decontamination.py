@@ -76,10 +76,10 @@ def hold_out(
 
 def once(items: Sequence[T], problem_of: Callable[[T], Problem], examples: Sequence[Message] = ()) -> tuple[T, ...]:
     """The first item of those that ask the same."""
-    found: dict[str, T] = {}
+    first: dict[str, T] = {}
     for item in items:
-        found.setdefault(question_key(problem_of(item), examples), item)
-    return tuple(found.values())
+        first.setdefault(question_key(problem_of(item), examples), item)
+    return tuple(first.values())
 
 
 def keep_apart(

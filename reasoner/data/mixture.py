@@ -113,12 +113,12 @@ class Mixture:
         known: dict[str, set[str]] = {name: set() for name in self._choosers}
         for problem in taken:
             known[self._task_of(problem)].add(problem.id)
-        found: list[Problem] = []
-        while len(found) < count and (chosen := self._next(shares, known)):
+        problems: list[Problem] = []
+        while len(problems) < count and (chosen := self._next(shares, known)):
             name, problem = chosen
             known[name].add(problem.id)
-            found.append(problem)
-        return tuple(found)
+            problems.append(problem)
+        return tuple(problems)
 
     def observe(self, pass_rates: Mapping[str, Mapping[str, float]]) -> None:
         """Learn how groups went: task -> problem id -> share of correct responses."""

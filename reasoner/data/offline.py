@@ -144,23 +144,25 @@ def render_offline(
     section, config = rows.section, rows.config
     made = share_out(rows.written, _Writer(renderer).tokens, renderer.control, ranks)
     built: list[tuple[Row, ScoredGroup, bool]] = []
-    for each, tokens in zip(rows.written, made, strict=True):
+    for written, tokens in zip(rows.written, made, strict=True):
         if isinstance(tokens, RowError):
             report.add(section, tokens)
         else:
-            built.append((each.row, tokens.group(each), tokens.is_changed))
-    different = [each for each in built if not _is_tie(each[1])]
-    kept = [each for each in different if _tokens(each[1]) <= config.max_tokens]
-    too_long = [each for each in different if _tokens(each[1]) > config.max_tokens]
-    for row, group, _ in sorted(too_long, key=lambda each: -_tokens(each[1])):  # the longest one is named
+            built.append((written.row, tokens.group(written), tokens.is_changed))
+    different = [item for item in built if not _is_tie(item[1])]
+    kept = [item for item in different if _tokens(item[1]) <= config.max_tokens]
+    too_long = [item for item in different if _tokens(item[1]) > config.max_tokens]
+    for row, group, _ in sorted(too_long, key=lambda item: -_tokens(item[1])):  # the longest one is named
         report.add(section, _too_long(row, section, _tokens(group), config.max_tokens))
     report.keep(section, len(kept))
     counts = {
         "were left out: their two responses are the same": len(built) - len(different),
-        "have other white space around a response once the chat template has written it": sum(each[2] for each in kept),
+        "have other white space around a response once the chat template has written it": sum(
+            entry[2] for entry in kept
+        ),
     }
     count = len(rows.written)
-    notes = tuple(f"{section}: {found} of {count} rows {what}." for what, found in counts.items() if found)
+    notes = tuple(f"{section}: {number} of {count} rows {what}." for what, number in counts.items() if number)
     groups = tuple(group for _, group, _ in kept)
     if built and not different:
         raise DataError(f"no row is left to train on. {' '.join(notes)}")
@@ -417,8 +419,8 @@ class _Writer:
                 f"the chat template changes the response: it writes {rest[:60]!r} for {core[:60]!r}. {advice}"
             )
         stop = start + len(written)
-        found = self.renderer.control.first_in(rest[stop:])
-        at, end = (stop + found.start(), found[0]) if found else (len(rest), self.renderer.end_token)
+        token = self.renderer.control.first_in(rest[stop:])
+        at, end = (stop + token.start(), token[0]) if token else (len(rest), self.renderer.end_token)
         if not end:
             raise ConfigError(
                 "model.path: neither its chat template nor its tokenizer has a token that ends a response. Set "
@@ -431,7 +433,7 @@ class _Writer:
                 f"it contains {end!r}, the token that ends a response. Give the text alone: the chat template adds its "
                 "tokens."
             )
-        return rest[:at] if found else rest[:stop], end
+        return rest[:at] if token else rest[:stop], end
 
     def _token_ids(self, prompt_ids: tuple[int, ...], prompt: str, response: str, place: _Place) -> tuple[int, ...]:
         try:

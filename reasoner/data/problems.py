@@ -131,9 +131,9 @@ def load_problems(
         ConfigError: the template or a generator does not fit.
     """
     report = RowReport()
-    found = ProblemLoader(prompt, generators, report, needs_answer=needs_answer).problems(source, seed, section)
+    problems = ProblemLoader(prompt, generators, report, needs_answer=needs_answer).problems(source, seed, section)
     report.settle()
-    return list(found)
+    return list(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,15 +178,15 @@ class ProblemLoader:
         self, rows: Iterable[Row], limit: int | None, section: str, missing: MissingPolicy
     ) -> tuple[Problem, ...]:
         with open_template(self.prompt, missing) as template:
-            found = build(rows, limit, section, self.report, lambda row: self._problem(row, template, section), _texts)
-        as_they_are = sum(isinstance(problem.fields.get("question"), list) for problem in found)
+            built = build(rows, limit, section, self.report, lambda row: self._problem(row, template, section), _texts)
+        as_they_are = sum(isinstance(problem.fields.get("question"), list) for problem in built)
         if as_they_are and (ignored := _ignored(self.prompt)):
             self.report.note(
                 section,
-                f"{section}: {as_they_are:,} of {len(found):,} prompts are messages, which are taken as they are: "
+                f"{section}: {as_they_are:,} of {len(built):,} prompts are messages, which are taken as they are: "
                 f"{ignored} not apply to them.",
             )
-        return tuple(found)
+        return tuple(built)
 
     def _problem(self, row: Row, template: Template, section: str) -> Problem:
         return Problem(
@@ -298,11 +298,11 @@ class Cursor:
     def take(self, count: int, taken: Collection[str] = ()) -> tuple[Problem, ...]:
         """The next `count` problems that the step does not have yet, all of them different; fewer where there are no
         more."""
-        known, found = set(taken), list[Problem]()
-        while len(found) < count and (problem := self.next(known)):
+        known, chosen = set(taken), list[Problem]()
+        while len(chosen) < count and (problem := self.next(known)):
             known.add(problem.id)
-            found.append(problem)
-        return tuple(found)
+            chosen.append(problem)
+        return tuple(chosen)
 
     def observe(self, pass_rates: Mapping[str, float]) -> None:
         """Its order does not depend on how groups went."""
@@ -371,15 +371,15 @@ def conversation(row: Row, prompt: PromptConfig, template: Template, section: st
     try:
         text = storable(template.render(plain_values(row.fields, prompt) if plain else row.fields))
     except jinja2.UndefinedError as error:
-        found = re.match(r"'(\w+)' is (undefined|null)", error.message or "")
-        missing = found[1] if found else "NAME"
+        match = re.match(r"'(\w+)' is (undefined|null)", error.message or "")
+        missing = match[1] if match else "NAME"
         advice = f"Change the template, or say which field it is: --set {section}.columns.{missing}=FIELD."
-        if found and found[2] == "null":
+        if match and match[2] == "null":
             advice = f"To write nothing in its place: --set {section}.missing=empty."
         raise RowError(
             row.place,
             f"prompt.template does not fit: {error.message}. The row has: {field_names(row.fields)}. {advice}",
-            f"without {missing!r}, which prompt.template uses" if found else "that prompt.template does not fit",
+            f"without {missing!r}, which prompt.template uses" if match else "that prompt.template does not fit",
         ) from None
     except UnboundedError as error:
         raise ConfigError(f"prompt.template fails on {row.place}: {error}.") from error

@@ -156,39 +156,39 @@ class RowReport:
         Raises:
             DataError: there are rows that the policies refuse, or all of a source are left out.
         """
-        refused = {section: each for section, each in self._sections.items() if each.is_refused}
+        refused = {section: state for section, state in self._sections.items() if state.is_refused}
         if refused:
-            lines = [_refusal(section, each) for section, each in refused.items()]
+            lines = [_refusal(section, state) for section, state in refused.items()]
             raise DataError("\n".join([*lines, *_advice(refused.values())]))
-        return tuple(note for section, each in self._sections.items() for note in _notes(section, each))
+        return tuple(note for section, state in self._sections.items() for note in _notes(section, state))
 
     def _of(self, section: str) -> _Section:
         return self._sections.setdefault(section, _Section(self._default, self._default))
 
 
-def _notes(section: str, each: _Section) -> Iterator[str]:
-    if each.dropped.kinds:
-        places = "; ".join(str(error).rstrip(".") for error in each.dropped.named[:DROPPED_NAMED])
+def _notes(section: str, state: _Section) -> Iterator[str]:
+    if state.dropped.kinds:
+        places = "; ".join(str(error).rstrip(".") for error in state.dropped.named[:DROPPED_NAMED])
         yield (
-            f"{section}: {each.dropped.kinds.total():,} of {each.total:,} rows cannot be used and were left out: "
-            f"{_counted(each.dropped.kinds)} (the first: {places})."
+            f"{section}: {state.dropped.kinds.total():,} of {state.total:,} rows cannot be used and were left out: "
+            f"{_counted(state.dropped.kinds)} (the first: {places})."
         )
-    if each.repetitions:
-        pairs = "; ".join(f"{place}, as {earlier}" for place, earlier in each.repeated)
+    if state.repetitions:
+        pairs = "; ".join(f"{place}, as {earlier}" for place, earlier in state.repeated)
         what = f"{section}: rows that repeat an earlier one"
-        count = f"{each.repetitions:,} (the first: {pairs})"
-        policy, key = each.on_bad_row
+        count = f"{state.repetitions:,} (the first: {pairs})"
+        policy, key = state.on_bad_row
         if policy == "drop":
             yield f"{what} and were left out: {count}."
         else:
             yield f"{what}: {count}; to leave them out: --set {key}=drop."
-    yield from each.notes
+    yield from state.notes
 
 
-def _refusal(section: str, each: _Section) -> str:
+def _refusal(section: str, state: _Section) -> str:
     """The bad rows of one source: the first ones named, the others counted."""
-    faults, left = (each.refused, "") if each.refused.kinds else (each.dropped, ": nothing is left")
-    lines = [f"{section}: {faults.kinds.total():,} of {each.total:,} rows cannot be used{left}."]
+    faults, left = (state.refused, "") if state.refused.kinds else (state.dropped, ": nothing is left")
+    lines = [f"{section}: {faults.kinds.total():,} of {state.total:,} rows cannot be used{left}."]
     detail = ""
     for error in faults.named:
         lines.append(f"  {error.place}: the same" if error.detail == detail else f"  {error}")
@@ -196,16 +196,16 @@ def _refusal(section: str, each: _Section) -> str:
     rest = faults.kinds - Counter(error.kind for error in faults.named)
     if rest:
         lines.append(f"  and {rest.total():,} more: {_counted(rest)}")
-    if each.repetitions:
-        lines.append(f"  rows that repeat an earlier one: {each.repetitions:,}")
+    if state.repetitions:
+        lines.append(f"  rows that repeat an earlier one: {state.repetitions:,}")
     return "\n".join(lines)
 
 
 def _advice(refused: Collection[_Section]) -> list[str]:
     """How the rows can be left out, where something would be left then."""
-    if not all(each.kept for each in refused):
+    if not all(state.kept for state in refused):
         return []
-    keys = dict.fromkeys(key for each in refused for key in each.refused.keys)
+    keys = dict.fromkeys(key for state in refused for key in state.refused.keys)
     sets = " ".join(f"--set {key}=drop" for key in keys)
     return [f"Correct these rows, or leave them out: {sets}."]
 

@@ -57,10 +57,10 @@ def _filled(rows: Sequence[Row]) -> list[Row]:
 
 def ordered(items: Iterable[T], source: SourceConfig, seed: int) -> list[T]:
     """The items in the order in which a source's are taken."""
-    found = list(items)
+    shuffled = list(items)
     if source.shuffle:
-        random.Random(seed).shuffle(found)
-    return found
+        random.Random(seed).shuffle(shuffled)
+    return shuffled
 
 
 def build(
@@ -77,10 +77,10 @@ def build(
         make: makes something of a row, or raises `RowError`.
         texts: all that it says, by which rows that say the same are known.
     """
-    found: list[T] = []
+    built: list[T] = []
     bad: list[tuple[int, RowError]] = []
     for row in rows:
-        if limit is not None and len(found) == limit:
+        if limit is not None and len(built) == limit:
             break
         try:
             item = make(row)
@@ -88,11 +88,11 @@ def build(
             bad.append((row.index, error))
             continue
         if not report.is_repeated(section, row.place, texts(item)):
-            found.append(item)
-    for _, wrong in sorted(bad, key=lambda each: each[0]):  # the first ones of the source are named
+            built.append(item)
+    for _, wrong in sorted(bad, key=lambda entry: entry[0]):  # the first ones of the source are named
         report.add(section, wrong)
-    report.keep(section, len(found))
-    return found
+    report.keep(section, len(built))
+    return built
 
 
 def split_items(

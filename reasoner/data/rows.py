@@ -88,10 +88,10 @@ def _files(paths: Sequence[str], section: str) -> list[Path]:
     for path in paths:
         file = Path(path).expanduser()
         if glob.has_magic(path) and not file.exists():
-            found = sorted(map(Path, glob.glob(str(file), recursive=True)))  # noqa: PTH207 (absolute patterns, too)
-            if not found:
+            matches = sorted(map(Path, glob.glob(str(file), recursive=True)))  # noqa: PTH207 (absolute patterns, too)
+            if not matches:
                 raise DataError(f"{section}.path: no file matches {path} (in {Path.cwd()}).")
-            files += found
+            files += matches
         else:
             files.append(file)
     if twice := [file for file, count in Counter(file.resolve() for file in files).items() if count > 1]:

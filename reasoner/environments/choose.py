@@ -50,13 +50,13 @@ class ConfiguredEnvironment:
         lines = {}
         if self.kind is not None:
             lines[f"environment {self.kind.name}"] = self.kind.ready(self.options)
-        lines |= {f"tool {name}": each.tool.ready(each.options) for name, each in self.tools.items()}
+        lines |= {f"tool {name}": configured.tool.ready(configured.options) for name, configured in self.tools.items()}
         return {name: line for name, line in lines.items() if line}
 
     @property
     def keeps_state(self) -> bool:
         """Whether a response holds a worker of its own."""
-        return self.kind is not None or any(each.keeps_state for each in self.tools.values())
+        return self.kind is not None or any(configured.keeps_state for configured in self.tools.values())
 
 
 def choose(

@@ -77,7 +77,7 @@ def _messages(method: str, returned: object, most: int) -> tuple[Message, ...]:
         raise InvalidReturnError(f"{method} must give messages, got {_shown(returned)}")
     if len(returned) > MAX_MESSAGES:
         raise InvalidReturnError(f"{method} may give {MAX_MESSAGES} messages at once, got {len(returned)}")
-    messages = [Message("user", each) if isinstance(each, str) else each for each in returned]
+    messages = [Message("user", message) if isinstance(message, str) else message for message in returned]
     for message in messages:
         if not isinstance(message, Message) or message.role != "user" or not isinstance(message.content, str):
             raise InvalidReturnError(f"{method} must give text or messages of role 'user', got {_shown(message)}")

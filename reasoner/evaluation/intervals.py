@@ -57,11 +57,11 @@ def change_p(changes: Sequence[float]) -> float:
         return min(1.0, 2.0 * float(bdtr(fewer, len(moved), 0.5)))
     rng = np.random.default_rng(SEED)
     array = np.asarray(moved, dtype=np.float64)
-    found = abs(array.sum()) * (1 - 1e-12)  # rounding must not make an equal sum a smaller one
+    observed = abs(array.sum()) * (1 - 1e-12)  # rounding must not make an equal sum a smaller one
     rows = max(1, 200_000 // len(array))
     sizes = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
     drawn = (rng.integers(2, size=(size, len(array))) * 2 - 1 for size in sizes)
-    extreme = sum(int((abs(signs @ array) >= found).sum()) for signs in drawn)
+    extreme = sum(int((abs(signs @ array) >= observed).sum()) for signs in drawn)
     return (1 + extreme) / (1 + RESAMPLES)
 
 

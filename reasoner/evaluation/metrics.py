@@ -89,9 +89,9 @@ class Criterion:
         the source or a condition failed are left out.
         """
         rows = ({part.source: part for part in row} for row in scored.components)
-        found = [(parts[self.source], self.verdict(parts)) for parts in rows if self.source in parts]
-        judged = any(verdict in ("correct", "wrong") for _, verdict in found)
-        return [(part, verdict == "correct") for part, verdict in found if judged and verdict != "failed"]
+        applicable = [(parts[self.source], self.verdict(parts)) for parts in rows if self.source in parts]
+        judged = any(verdict in ("correct", "wrong") for _, verdict in applicable)
+        return [(part, verdict == "correct") for part, verdict in applicable if judged and verdict != "failed"]
 
     def verdict(self, parts: Mapping[str, Component]) -> ResponseVerdict:
         """On one response, by its components."""
@@ -169,8 +169,10 @@ class Evaluation:
         if self.correct or not several:  # a single task; that of a mixture are its parts together
             several = {"": self, **several}
         ranking = several.values() if self.best == "mean" else [several.get(self.best) if self.best else self]
-        found = [each.accuracy.value if each and each.accuracy else -math.inf for each in ranking]
-        return fmean(found)
+        accuracies = [
+            evaluation.accuracy.value if evaluation and evaluation.accuracy else -math.inf for evaluation in ranking
+        ]
+        return fmean(accuracies)
 
     @property
     def figures(self) -> tuple[Estimate, ...]:
@@ -199,7 +201,7 @@ class Evaluation:
     @property
     def accuracy(self) -> Estimate | None:
         """avg@k."""
-        return next((each for each in self.estimates if each.name == f"avg@{self.samples}"), None)
+        return next((figure for figure in self.estimates if figure.name == f"avg@{self.samples}"), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,18 +305,20 @@ def pass_rates(groups: Sequence[ScoredGroup], criterion: Criterion) -> dict[str,
 def compare(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
     """The change of every figure that both have, over the problems for which both have it, of all tasks. Figures of
     correctness are left out where the two do not mean the same by it (`why_not_comparable`)."""
-    found = list(_compared(before, after))
+    differences = list(_compared(before, after))
     for name, old in before.tasks.items():
         if (new := after.tasks.get(name)) is not None:
-            found += [replace(each, name=f"{TASK}{name}/{each.name}") for each in _compared(old, new)]
+            differences += [replace(change, name=f"{TASK}{name}/{change.name}") for change in _compared(old, new)]
     # What a mixture has together says nothing new: each test is one of a task.
     tested = [
-        at for at, each in enumerate(found) if is_accuracy(each.name) and (task_of(each.name)[0] or before.correct)
+        at
+        for at, difference in enumerate(differences)
+        if is_accuracy(difference.name) and (task_of(difference.name)[0] or before.correct)
     ]
     if len(tested) > 1:
-        for at, corrected in zip(tested, holm([found[at].p for at in tested]), strict=True):
-            found[at] = replace(found[at], holm=corrected)
-    return tuple(found)
+        for at, corrected in zip(tested, holm([differences[at].p for at in tested]), strict=True):
+            differences[at] = replace(differences[at], holm=corrected)
+    return tuple(differences)
 
 
 def _compared(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:

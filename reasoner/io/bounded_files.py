@@ -84,11 +84,11 @@ def check_entries(folder: Path) -> None:
         for name in (*folders, *files):
             path = Path(place, name)
             try:
-                found = path.lstat()
+                status = path.lstat()
             except OSError as error:
                 raise _unreadable(path, error) from error
-            if not (stat.S_ISDIR(found.st_mode) or (stat.S_ISLNK(found.st_mode) and is_folder(path))):
-                _refuse_irregular(path, found)
+            if not (stat.S_ISDIR(status.st_mode) or (stat.S_ISLNK(status.st_mode) and is_folder(path))):
+                _refuse_irregular(path, status)
 
 
 def read_bytes(path: Path, most: int, *, links: bool = False) -> bytes:
@@ -182,9 +182,9 @@ def parse_json(text: str | bytes) -> Any:
     return storable(value) if "\\ud" in decoded or "\\uD" in decoded else value
 
 
-def _refuse_irregular(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+def _refuse_irregular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise DataError(f"{path} is {kind}, not a regular file, and is not opened.")
 
 

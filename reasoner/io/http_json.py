@@ -249,7 +249,7 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
 def _unpacked(data: bytes, headers: Message) -> bytes:
     """What was compressed, at most `MAX_BYTES` of it."""
     names = [name.strip().lower() for name in ",".join(headers.get_all("Content-Encoding", [])).split(",")]
-    for name in (each.removeprefix("x-") for each in reversed(names) if each not in ("", "identity")):
+    for name in (name.removeprefix("x-") for name in reversed(names) if name not in ("", "identity")):
         if name not in ENCODINGS:
             raise _Refusal(f"answered in the encoding {name[:40]!r}, where {' or '.join(ENCODINGS)} was asked for", b"")
         if not data:  # nothing, not even an empty archive

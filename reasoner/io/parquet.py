@@ -100,9 +100,9 @@ def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) 
         number += len(batch)
     if rows is None:
         return list(records.values())
-    if missing := [each for each in rows if each not in records]:
+    if missing := [row for row in rows if row not in records]:
         raise DataError(f"{path} has no row {missing[0] + 1}: it has {number}.")
-    return [records[each] for each in rows]
+    return [records[row] for row in rows]
 
 
 def read_columns(path: Path, type_: type[Any], columns: Sequence[str]) -> pa.Table:
@@ -192,26 +192,26 @@ class _Column:
             return self.write_column(values)
         return pa.array([self.pack(value) for value in values], self.type)
 
-    def read(self, found: pa.Array) -> Iterator[Any]:
+    def read(self, array: pa.Array) -> Iterator[Any]:
         """The values of a column."""
-        return self.read_column(found) if self.read_column else map(self.unpack, found.to_pylist())
+        return self.read_column(array) if self.read_column else map(self.unpack, array.to_pylist())
 
-    def accepts(self, found: pa.DataType) -> bool:
+    def accepts(self, actual: pa.DataType) -> bool:
         """Whether a column of a file can be read as this one."""
         if self.also:
-            return bool(found == self.type or found == self.also)
+            return bool(actual == self.type or actual == self.also)
         if not self.children:
-            return bool(found == self.type)
+            return bool(actual == self.type)
         if pa.types.is_list(self.type):
-            return pa.types.is_list(found) and self._accepts("item", found.value_field)
-        if not pa.types.is_struct(found) or not {each.name for each in found} <= set(self.children):
+            return pa.types.is_list(actual) and self._accepts("item", actual.value_field)
+        if not pa.types.is_struct(actual) or not {child.name for child in actual} <= set(self.children):
             return False
-        missing = set(self.children) - {each.name for each in found}
-        return missing <= self.optional and all(self._accepts(each.name, each) for each in found)
+        missing = set(self.children) - {child.name for child in actual}
+        return missing <= self.optional and all(self._accepts(child.name, child) for child in actual)
 
-    def _accepts(self, name: str, found: pa.Field) -> bool:
+    def _accepts(self, name: str, actual: pa.Field) -> bool:
         child = self.children[name]
-        return bool(found.nullable == child.nullable) and child.accepts(found.type)
+        return bool(actual.nullable == child.nullable) and child.accepts(actual.type)
 
 
 def _same(value: Any) -> Any:
@@ -242,9 +242,9 @@ def _struct(type_: type[Any], where: str = "") -> _Column:
         arrays = [column.write([getattr(each, name) for each in records]) for name, column in columns.items()]
         return pa.StructArray.from_arrays(arrays, fields=list(arrow))
 
-    def read(found: pa.Array) -> Iterator[Any]:
-        inner = zip((each.name for each in found.type), found.flatten(), strict=True)
-        return _records(type_, {name: columns[name].read(array) for name, array in inner})
+    def read(array: pa.Array) -> Iterator[Any]:
+        inner = zip((each.name for each in array.type), array.flatten(), strict=True)
+        return _records(type_, {name: columns[name].read(child) for name, child in inner})
 
     return _Column(arrow, False, pack, unpack, columns, _with_default(type_), write, read)
 
@@ -253,7 +253,7 @@ def _with_default(type_: type[Any]) -> frozenset[str]:
     """The fields that a file may leave out."""
     none = dataclasses.MISSING
     fields = dataclasses.fields(type_)
-    return frozenset(each.name for each in fields if each.default is not none or each.default_factory is not none)
+    return frozenset(part.name for part in fields if part.default is not none or part.default_factory is not none)
 
 
 def _column(hint: Any, where: str) -> _Column:
@@ -309,10 +309,10 @@ def _token_array(kind: Kind) -> _Column:
         nulls = pa.array([row is None for row in rows])
         return pa.ListArray.from_arrays(pa.array(offsets), numbers, arrow, mask=nulls)
 
-    def read(found: pa.Array) -> Iterator[TokenArray[Any] | None]:
-        numbers = pc.cast(found.values, arrow.value_type).to_numpy(zero_copy_only=False)
-        ends = found.offsets.to_numpy()
-        nulls = found.is_null().to_pylist()
+    def read(array: pa.Array) -> Iterator[TokenArray[Any] | None]:
+        numbers = pc.cast(array.values, arrow.value_type).to_numpy(zero_copy_only=False)
+        ends = array.offsets.to_numpy()
+        nulls = array.is_null().to_pylist()
         return (
             None if null else TokenArray(numbers[first:end], kind)
             for null, first, end in zip(nulls, ends, ends[1:], strict=False)
@@ -410,18 +410,18 @@ def _first_bad(records: Sequence[Any], struct: _Column) -> str:
     return ""
 
 
-def _check_columns(path: Path, found: pa.Schema, type_: type[Any], struct: _Column) -> None:
-    for name in found.names:
+def _check_columns(path: Path, actual: pa.Schema, type_: type[Any], struct: _Column) -> None:
+    for name in actual.names:
         if name not in struct.children:
             raise DataError(
                 f"{path}: column {name!r} does not belong to {type_.__name__}.{nearest(name, struct.children)}"
             )
     for name, column in struct.children.items():
-        if name not in found.names:
+        if name not in actual.names:
             if name in struct.optional:
                 continue
-            raise DataError(f"{path}: the column {name!r} of {type_.__name__} is missing; it has {found.names}")
-        got = found.field(name).type
+            raise DataError(f"{path}: the column {name!r} of {type_.__name__} is missing; it has {actual.names}")
+        got = actual.field(name).type
         if not column.accepts(got):
             raise DataError(f"{path}: column {name!r} of {type_.__name__} must be {column.type}, got {got}")
 

@@ -105,14 +105,14 @@ def read_model_json(path: Path) -> dict[str, Any]:
 
 def table_of(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The table under `name`; empty where something else or nothing is there."""
-    found = values.get(name)
-    return found if isinstance(found, dict) else {}
+    value = values.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def list_of(values: Mapping[str, Any], name: str) -> list[Any]:
     """The list under `name`; empty where something else or nothing is there."""
-    found = values.get(name)
-    return found if isinstance(found, list) else []
+    value = values.get(name)
+    return value if isinstance(value, list) else []
 
 
 def is_deep(value: object) -> bool:

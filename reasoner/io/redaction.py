@@ -91,7 +91,7 @@ def redact(text: str) -> str:
     text = _PEM.sub(HIDDEN, text)
     text = _USER.sub(rf"\1{HIDDEN}@", text)
     text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    return _SHAPES.sub(HIDDEN, _NAMED.sub(lambda found: f"{found[1]}{found[2] or ''}{HIDDEN}", text))
+    return _SHAPES.sub(HIDDEN, _NAMED.sub(lambda match: f"{match[1]}{match[2] or ''}{HIDDEN}", text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ _LETTERS = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 
 
 def _any_case(digits: str) -> str:
-    return "".join(f"[{each.lower()}{each.upper()}]" if each.isalpha() else each for each in digits)
+    return "".join(f"[{digit.lower()}{digit.upper()}]" if digit.isalpha() else digit for digit in digits)
 
 
 def redact_start(text: str, most: int) -> str:
@@ -208,13 +208,13 @@ def _values(environment: Mapping[str, str]) -> list[str]:
 
 @lru_cache(maxsize=4)  # looked for in every score, and the environment hardly ever changes
 def _secret_values(environment: tuple[tuple[str, str], ...], named: frozenset[str]) -> list[str]:
-    found = set()
+    secrets = set()
     for name, value in environment:
         if name in named or (_VARIABLE.search(name) and not _PLACE.search(name)):
-            found.add(value)
+            secrets.add(value)
         elif address := _ADDRESS.match(value):
-            found.add(address[1])
-    long = (value for value in found if len(value) >= LEAST and not value.isdecimal())
+            secrets.add(address[1])
+    long = (value for value in secrets if len(value) >= LEAST and not value.isdecimal())
     return sorted(long, key=lambda value: (-len(value), value))
 
 
@@ -265,8 +265,8 @@ def hide(value: Any, secrets: Iterable[str] | None = None) -> Any:
     """
     text = "\0".join(_texts(value))
     forms = _all_forms(tuple(_values(os.environ) if secrets is None else secrets))
-    found = [form for form in forms if form in text]
-    return _without(value, found) if found else value
+    present = [form for form in forms if form in text]
+    return _without(value, present) if present else value
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -302,8 +302,8 @@ def _forms(secret: str) -> frozenset[str]:
     if secret.lower().startswith("basic "):  # user and password in base64
         with contextlib.suppress(binascii.Error, UnicodeDecodeError):  # then it is none
             parts |= {(pair := base64.b64decode(secret[6:]).decode()), pair.partition(":")[2]}
-    found = {form for part in parts if len(part) >= LEAST for form in (part, *_escaped(part))}
-    return frozenset(form for form in found if len(form) >= LEAST)
+    all_forms = {form for part in parts if len(part) >= LEAST for form in (part, *_escaped(part))}
+    return frozenset(form for form in all_forms if len(form) >= LEAST)
 
 
 def _escaped(text: str) -> Iterator[str]:

@@ -31,7 +31,7 @@ def storable_json(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return _HALF_PAIR.sub(lambda found: "\\" + _escape(found), text)
+        return _HALF_PAIR.sub(lambda match: "\\" + _escape(match), text)
     return text
 
 
@@ -61,5 +61,5 @@ def _storable(value: Any) -> Any:
     return tuple(map(_storable, value)) if isinstance(value, tuple) else value
 
 
-def _escape(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"

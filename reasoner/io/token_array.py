@@ -85,8 +85,8 @@ class TokenArray(Sequence[V]):
     def __getitem__(self, at: slice) -> TokenArray[V]: ...
 
     def __getitem__(self, at: int | slice) -> V | TokenArray[V]:
-        found: Any = self._view[at]
-        return TokenArray(found, self.kind) if isinstance(at, slice) else found
+        part: Any = self._view[at]
+        return TokenArray(part, self.kind) if isinstance(at, slice) else part
 
     def __iter__(self) -> Iterator[V]:
         return iter(self.tolist())
@@ -138,15 +138,15 @@ def _converted(values: Any, format_: str) -> Any:
     """An array of numpy or torch."""
     import numpy as np
 
-    found = np.asarray(values)
+    numbers = np.asarray(values)
     wanted = np.dtype(_KINDS[format_])
-    if found.ndim != 1:
-        raise ValueError(f"numbers in one dimension are needed, got an array of the shape {found.shape}")
-    if found.dtype != wanted and not np.can_cast(found.dtype, wanted, "same_kind"):
-        raise ValueError(f"numbers of the format {_KINDS[format_]} are needed, got {found.dtype}")
-    if found.dtype.kind == "i" and found.dtype != wanted and (found != found.astype(wanted)).any():
+    if numbers.ndim != 1:
+        raise ValueError(f"numbers in one dimension are needed, got an array of the shape {numbers.shape}")
+    if numbers.dtype != wanted and not np.can_cast(numbers.dtype, wanted, "same_kind"):
+        raise ValueError(f"numbers of the format {_KINDS[format_]} are needed, got {numbers.dtype}")
+    if numbers.dtype.kind == "i" and numbers.dtype != wanted and (numbers != numbers.astype(wanted)).any():
         raise ValueError(f"a number is too large for the format {_KINDS[format_]}")
-    return np.ascontiguousarray(found, dtype=wanted).data
+    return np.ascontiguousarray(numbers, dtype=wanted).data
 
 
 def _flags(values: Sequence[bool]) -> bytes:

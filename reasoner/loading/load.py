@@ -138,7 +138,7 @@ def _with_plugins(leaves: Leaves, plugins: Sequence[str]) -> Leaves:
     configured = leaves.get(("plugins",), Leaf([], "default"))
     if not plugins or not isinstance(configured.value, list):
         return leaves
-    known = {Path(each).expanduser().resolve() for each in configured.value if isinstance(each, str)}
+    known = {Path(path).expanduser().resolve() for path in configured.value if isinstance(path, str)}
     more = [plugin for plugin in plugins if Path(plugin).expanduser().resolve() not in known]
     return {**leaves, ("plugins",): Leaf([*configured.value, *more], "--plugin")} if more else leaves
 
@@ -149,19 +149,19 @@ def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
     origins: dict[str, str] = {}
     preset = leaves.get(("gro", "preset"))
     if preset is not None and preset.value != "":
-        found = _preset(("gro", "preset"), preset, algorithms)
-        table = {name: term_table(weighted) for name, weighted in found.terms.items()}
+        chosen = _preset(("gro", "preset"), preset, algorithms)
+        table = {name: term_table(weighted) for name, weighted in chosen.terms.items()}
         origins = dict.fromkeys(table, f"preset {preset.value}")
     for name in dict.fromkeys(path[2] for path in leaves if path[:2] == ("gro", "terms") and len(path) > 2):
         own = leaves.get(key := ("gro", "terms", name, "preset"))
         if own is not None and own.value != "":
-            found = _preset(key, own, algorithms)
-            if len(found.terms) > 1:
+            chosen = _preset(key, own, algorithms)
+            if len(chosen.terms) > 1:
                 raise ConfigError(
-                    f"{show_key(key)} = {own.value!r} ({own.origin}): it has the terms {', '.join(found.terms)}, and "
+                    f"{show_key(key)} = {own.value!r} ({own.origin}): it has the terms {', '.join(chosen.terms)}, and "
                     f"one term takes one method. Use gro.preset = {own.value!r}."
                 )
-            table[name], origins[name] = term_table(Weighted(found.term)), f"preset {own.value}"
+            table[name], origins[name] = term_table(Weighted(chosen.term)), f"preset {own.value}"
         elif name not in table and ("gro", "terms", name, "source") not in leaves:
             origin = next(leaf.origin for path, leaf in leaves.items() if path[:3] == key[:3])
             there = f" gro.preset = {preset.value!r} has: {', '.join(table)}." if preset and table else ""
@@ -181,7 +181,7 @@ def _over_presets(leaves: Leaves, algorithms: Algorithms) -> Leaves:
 def _corrected(lowest: Leaves, leaves: Leaves) -> Leaves:
     """With `sampling.max_staleness` responses are stale: terms that say nothing of a correction have one, truncated at
     2 (TIS), per token or with the geometric mean of a response."""
-    found = dict(lowest)
+    corrected = dict(lowest)
     for name in dict.fromkeys(path[2] for path in (*lowest, *leaves) if path[:2] == ("gro", "terms") and len(path) > 2):
         choices = {
             path[3:]: leaf.value for path, leaf in {**lowest, **leaves}.items() if path[:3] == ("gro", "terms", name)
@@ -190,10 +190,10 @@ def _corrected(lowest: Leaves, leaves: Leaves) -> Leaves:
         kind = ("gro", "terms", name, "correction", "kind")
         unset = kind not in leaves and lowest.get(kind, Leaf("none", "")).value == "none"
         if choices.get(("source",), "online") == "online" and unit != "pair" and unset:
-            found[kind] = Leaf("truncate", "sampling.max_staleness")
+            corrected[kind] = Leaf("truncate", "sampling.max_staleness")
             if unit == "response":
-                found[*kind[:-1], "level"] = Leaf("geometric", "sampling.max_staleness")
-    return found
+                corrected[*kind[:-1], "level"] = Leaf("geometric", "sampling.max_staleness")
+    return corrected
 
 
 def _preset(key: Key, leaf: Leaf, algorithms: Algorithms) -> Preset:
@@ -218,7 +218,7 @@ def _validated(leaves: Leaves) -> Config:
 def _plugins_of(leaves: Leaves) -> list[str]:
     """The plugins that the configuration names; where one of them is no text, none: that is refused later."""
     named = leaves.get(("plugins",), Leaf([], "default")).value
-    return named if isinstance(named, list) and all(isinstance(each, str) for each in named) else []
+    return named if isinstance(named, list) and all(isinstance(name, str) for name in named) else []
 
 
 def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algorithms) -> None:
@@ -310,10 +310,10 @@ def _check_metric(key: str, name: str, config: Config) -> None:
         ("reward source", sources([name]), [reward.source for reward in config.rewards]),
         ("term", terms([name]), list(config.gro.terms)),
     ):
-        for each in named:
-            if each not in there:
+        for metric in named:
+            if metric not in there:
                 raise ConfigError(
-                    f"{key} = {name!r}: the run has no {kind} {each!r}.{nearest(each, there)} "
+                    f"{key} = {name!r}: the run has no {kind} {metric!r}.{nearest(metric, there)} "
                     f"It has: {', '.join(there) or 'none'}."
                 )
 

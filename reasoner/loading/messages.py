@@ -108,7 +108,7 @@ def _unknown(path: Path, leaves: Leaves) -> str:
     table, name = path[:-1], path[-1]
     if table == TERMS[:-1] and name in (keys_of((*TERMS, "NAME")) or ()):
         terms = dict.fromkeys(other[2] for other in leaves if other[:2] == TERMS and len(other) > 2) or ("NAME",)
-        return f"unknown key. It belongs into a term: {' or '.join(show_key((*TERMS, each, name)) for each in terms)}."
+        return f"unknown key. It belongs into a term: {' or '.join(show_key((*TERMS, term, name)) for term in terms)}."
     chosen = leaves.get((*table, "kind"))
     keys = list(keys_of(table, chosen.value if chosen else None) or ())
     place = f"[{show_key(table)}]" if table else "The top level"

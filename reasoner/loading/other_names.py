@@ -217,37 +217,41 @@ def renamed(path: Sequence[str], own: frozenset[str]) -> str:
         path: the parts of the key.
         own: last parts of the keys that there are here.
     """
-    found = list(_matching(path, own))
-    longest = max((shared for shared, _ in found), default=0)
-    best = [each for shared, each in found if shared == longest]
-    first = {(each.framework, each.ours): each for each in reversed(best)}
-    said = [f" {each.framework}'s {each.theirs} is {_said(each)}." for each in best if each in first.values()]
+    matches = list(_matching(path, own))
+    longest = max((shared for shared, _ in matches), default=0)
+    best = [entry for shared, entry in matches if shared == longest]
+    first = {(entry.framework, entry.ours): entry for entry in reversed(best)}
+    said = [
+        f" {renamed_key.framework}'s {renamed_key.theirs} is {_said(renamed_key)}."
+        for renamed_key in best
+        if renamed_key in first.values()
+    ]
     return "".join(said[:MOST])
 
 
 def _matching(path: Sequence[str], own: frozenset[str]) -> Iterator[tuple[int, Renamed]]:
     """The entries that end as the path does, with how many parts they share."""
-    for each in RENAMED:
-        theirs = each.theirs.split(".")
+    for renamed_key in RENAMED:
+        theirs = renamed_key.theirs.split(".")
         shared = 0
         while shared < min(len(theirs), len(path)) and theirs[-1 - shared] == path[-1 - shared]:
             shared += 1
         whole = shared == len(theirs) == len(path)
         if shared and (whole or shared > 1 or path[-1] not in own):
-            yield shared, each
+            yield shared, renamed_key
 
 
-def _said(each: Renamed) -> str:
-    if not each.ours:
-        return f"not needed here: {each.note}"
-    return f"{each.ours} here" + (f" ({each.note})" if each.note else "")
+def _said(renamed_key: Renamed) -> str:
+    if not renamed_key.ours:
+        return f"not needed here: {renamed_key.note}"
+    return f"{renamed_key.ours} here" + (f" ({renamed_key.note})" if renamed_key.note else "")
 
 
 def table(framework: str) -> str:
     """The names of a framework and ours, as Markdown."""
     rows = [
-        f"| `{each.theirs}` | {f'`{each.ours}`' if each.ours else '-'} | {each.note} |"
-        for each in RENAMED
-        if each.framework == framework
+        f"| `{renamed_key.theirs}` | {f'`{renamed_key.ours}`' if renamed_key.ours else '-'} | {renamed_key.note} |"
+        for renamed_key in RENAMED
+        if renamed_key.framework == framework
     ]
     return "\n".join([f"| {framework} | here | |", "|---|---|---|", *rows]) + "\n"

@@ -52,7 +52,7 @@ def of_part(key: Key) -> bool:
 
 
 def assemble(
-    found: TaskFile, profile: str | None, files: Sequence[tuple[str, _Table]], sets: Sequence[str], find: _FindTask
+    task_file: TaskFile, profile: str | None, files: Sequence[tuple[str, _Table]], sets: Sequence[str], find: _FindTask
 ) -> Leaves:
     """The values of a run: of the task file and its profile, of `--config` files and `--set`, each laid over those
     before; with the tasks inside by `mixture.NAME` and `evaluation.also.NAME`.
@@ -68,13 +68,13 @@ def assemble(
         refuse_complete(origin, table)
     over = [Tables.of(table, origin, Path(origin)) for origin, table in files]
     own_sets, task_sets = _split_sets(sets)
-    if found.is_complete:
-        return _complete(found, profile, over, own_sets, task_sets)
-    stack, chosen = tables_of(found, profile)
+    if task_file.is_complete:
+        return _complete(task_file, profile, over, own_sets, task_sets)
+    stack, chosen = tables_of(task_file, profile)
     stack += over
     _refuse_lists(stack[1:])
-    identity: dict[Key, Leaf] = {("task",): Leaf(found.name, "command line"), ("profile",): chosen}
-    finder = _finder(find, found)
+    identity: dict[Key, Leaf] = {("task",): Leaf(task_file.name, "command line"), ("profile",): chosen}
+    finder = _finder(find, task_file)
     parts = [_part(MIXTURE, at, stack, profile, finder) for at in range(len(stack[0].listed.get(MIXTURE, ())))]
     _refuse_unknown(MIXTURE, [part.name for part in parts], stack, task_sets)
     below = [part.under(stack, own_sets, task_sets) for part in parts]
@@ -92,7 +92,7 @@ def assemble(
         for at, table in enumerate(stack)
     ]
     run: Leaves = {**_laid(layers), **_plugins_of([*(part.tables for part in (*parts, *also)), own])}
-    run_sets = [each for each in own_sets if wanted(_key(each))]
+    run_sets = [setting for setting in own_sets if wanted(_key(setting))]
     run = overlay(run, only(without_identity(layer_of_sets(run_sets, run)), wanted))
     return {
         **identity,
@@ -133,7 +133,7 @@ class _Part:
             if change := table.changed.get(self.place, {}).get(self.name):
                 leaves = overlay(leaves, _entry_layer(change, self.place, self.name, table))
         if self.place == MIXTURE:
-            wanted = [each for each in sets if _sets_part(_key(each), leaves)]
+            wanted = [setting for setting in sets if _sets_part(_key(setting), leaves)]
             leaves = overlay(leaves, layer_of_sets(wanted, leaves))
         return _with_sets(leaves, self.place, self.name, task_sets[self.place].get(self.name, ()))
 
@@ -142,17 +142,17 @@ def _part(place: Key, at: int, stack: Sequence[Tables], profile: str | None, fin
     table = next(table for table in reversed(stack) if place in table.listed)
     entry, where = table.listed[place][at], f"{'.'.join(place)}[{at}]"
     try:
-        found = find(entry["task"])
+        task_file = find(entry["task"])
         asked = entry.get("profile", profile)
-        if place == ALSO and "profile" not in entry and asked not in found.profiles:
+        if place == ALSO and "profile" not in entry and asked not in task_file.profiles:
             asked = None
-        tables, chosen = tables_of(found, asked)
+        tables, chosen = tables_of(task_file, asked)
     except UserError as error:
         raise ConfigError(f"{where}.task = {entry['task']!r} ({table.origin}): {error}") from None
-    if found.is_complete or any(MIXTURE in each.listed for each in tables):
-        what = "a complete configuration" if found.is_complete else "a mixture itself"
+    if task_file.is_complete or any(MIXTURE in table.listed for table in tables):
+        what = "a complete configuration" if task_file.is_complete else "a mixture itself"
         raise ConfigError(f"{where}.task = {entry['task']!r} ({table.origin}) is {what}: name a task.")
-    return _Part(place, found.name, tables, chosen, _entry_layer(entry, place, found.name, table))
+    return _Part(place, task_file.name, tables, chosen, _entry_layer(entry, place, task_file.name, table))
 
 
 def _also(stack: Sequence[Tables], profile: str | None, find: _FindTask) -> list[_Part]:
@@ -175,36 +175,36 @@ def _listing(stack: Sequence[Tables]) -> Tables | None:
 
 
 def _complete(
-    found: TaskFile,
+    task_file: TaskFile,
     profile: str | None,
     over: Sequence[Tables],
     own_sets: Sequence[str],
     task_sets: Mapping[Key, Mapping[str, Sequence[str]]],
 ) -> Leaves:
     """The values of a complete configuration, whose tasks inside are complete too."""
-    if profile not in (None, found.table["profile"]):
+    if profile not in (None, task_file.table["profile"]):
         raise ConfigError(
-            f"{found.origin} is a complete configuration with profile {found.table['profile']!r}: --profile {profile} "
-            "cannot be laid over it. Leave --profile out, or start from the task."
+            f"{task_file.origin} is a complete configuration with profile {task_file.table['profile']!r}: --profile "
+            f"{profile} cannot be laid over it. Leave --profile out, or start from the task."
         )
-    whole = Tables.of(found.table, found.origin, None)
+    whole = Tables.of(task_file.table, task_file.origin, None)
     _refuse_lists(over, ALSO)
-    leaves = _laid([layer_of(whole.own, found.origin), *(table.layer for table in over)])
+    leaves = _laid([layer_of(whole.own, task_file.origin), *(table.layer for table in over)])
     leaves = overlay(leaves, without_identity(layer_of_sets(own_sets, leaves)))
     for place in TASKS:
         entries = whole.listed.get(place, ())
         _refuse_unknown(place, [entry["task"] for entry in entries], over, task_sets)
         for entry in entries:
             name = entry["task"]
-            own = layer_of({key: value for key, value in entry.items() if key != "task"}, found.origin).leaves
+            own = layer_of({key: value for key, value in entry.items() if key != "task"}, task_file.origin).leaves
             for table in over:
                 if change := table.changed.get(place, {}).get(name):
                     own = overlay(own, _entry_layer(change, place, name, table))
             own = _with_sets(own, place, name, task_sets[place].get(name, ()))
             prefix = (*place, name)
             if (*prefix, "task") in leaves:
-                raise ConfigError(f"{found.origin}: {'.'.join(place)} names the task {name!r} twice.")
-            own = {("task",): Leaf(name, found.origin), **own}
+                raise ConfigError(f"{task_file.origin}: {'.'.join(place)} names the task {name!r} twice.")
+            own = {("task",): Leaf(name, task_file.origin), **own}
             leaves = {**leaves, **{(*prefix, *key): leaf for key, leaf in own.items()}}
     return leaves
 
@@ -222,13 +222,13 @@ def _below(place: Key, parts: Sequence[_Part], values: Sequence[Leaves]) -> Leav
     Raises:
         ConfigError: a task is named twice.
     """
-    found: dict[Key, Leaf] = {}
+    result: dict[Key, Leaf] = {}
     for part, leaves in zip(parts, values, strict=True):
-        if (*place, part.name, "task") in found:
+        if (*place, part.name, "task") in result:
             raise ConfigError(f"{'.'.join(place)} names the task {part.name!r} twice; name each task once.")
-        found[*place, part.name, "task"] = Leaf(part.name, part.tables[0].origin)
-        found |= {(*place, part.name, *key): leaf for key, leaf in leaves.items()}
-    return found
+        result[*place, part.name, "task"] = Leaf(part.name, part.tables[0].origin)
+        result |= {(*place, part.name, *key): leaf for key, leaf in leaves.items()}
+    return result
 
 
 def _entry_layer(entry: _Table, place: Key, name: str, tables: Tables) -> Layer:
@@ -244,10 +244,10 @@ def _entry_layer(entry: _Table, place: Key, name: str, tables: Tables) -> Layer:
             table[part] = dict(table.get(part, {}))
             table = table[part]
         table[_SHORT[short][-1]] = value
-    found = layer_of_file(values, tables.origin, tables.file)
-    _refuse_run_keys(found.leaves, place, name)
+    leaves_of_file = layer_of_file(values, tables.origin, tables.file)
+    _refuse_run_keys(leaves_of_file.leaves, place, name)
     weight: Leaves = {("weight",): Leaf(entry["weight"], tables.origin)} if "weight" in entry else {}
-    return Layer({**found.leaves, **weight}, found.drops)
+    return Layer({**leaves_of_file.leaves, **weight}, leaves_of_file.drops)
 
 
 def _refuse_run_keys(leaves: Leaves, place: Key, name: str) -> None:
@@ -294,7 +294,7 @@ def _split_sets(sets: Sequence[str]) -> tuple[list[str], Mapping[Key, Mapping[st
         ConfigError: one of them lists tasks.
     """
     own: list[str] = []
-    found: dict[Key, dict[str, list[str]]] = {place: {} for place in TASKS}
+    by_place: dict[Key, dict[str, list[str]]] = {place: {} for place in TASKS}
     for argument in sets:
         key, (_, separator, value) = _key(argument), argument.partition("=")
         place = next((place for place in TASKS if key[: len(place)] == place and len(key) > len(place) + 1), None)
@@ -303,8 +303,8 @@ def _split_sets(sets: Sequence[str]) -> tuple[list[str], Mapping[Key, Mapping[st
             own.append(argument)
         else:
             name, rest = key[len(place)], key[len(place) + 1 :]
-            found[place].setdefault(name, []).append(f"{'.'.join(rest)}={value}")
-    return own, found
+            by_place[place].setdefault(name, []).append(f"{'.'.join(rest)}={value}")
+    return own, by_place
 
 
 def _refuse_set_list(key: Key, argument: str, value: str) -> None:
@@ -329,11 +329,11 @@ def _with_sets(leaves: Leaves, place: Key, name: str, sets: Sequence[str]) -> Le
     return overlay(leaves, layer)
 
 
-def _finder(find: _FindTask, found: TaskFile) -> _FindTask:
+def _finder(find: _FindTask, task_file: TaskFile) -> _FindTask:
     """Finds the tasks that a file names: their own files are relative to it."""
 
     def finder(name: str) -> TaskFile:
-        beside = found.path.parent / name if found.path and name.endswith(".toml") else None
+        beside = task_file.path.parent / name if task_file.path and name.endswith(".toml") else None
         return find(str(beside) if beside else name)
 
     return finder
@@ -377,13 +377,13 @@ def _refuse_rewards_of_none(sets: Sequence[str], parts: Sequence[Leaves]) -> Non
 
 def _largest_limits(parts: Sequence[Leaves]) -> Leaves:
     """The limits of a mixture: the largest of its parts."""
-    found: dict[Key, Leaf] = {}
+    result: dict[Key, Leaf] = {}
     for name in ("max_tokens", "max_prompt_tokens"):
         default = PartSampling.model_fields[name].default
         values = [leaves.get(("sampling", name), Leaf(default, "default")).value for leaves in parts]
         if all(isinstance(value, int) for value in values):  # anything else is refused where the part is checked
-            found["sampling", name] = Leaf(max(values), "the largest of the mixture")
-    return found
+            result["sampling", name] = Leaf(max(values), "the largest of the mixture")
+    return result
 
 
 def _plugins_of(stacks: Sequence[Sequence[Tables]]) -> Leaves:
@@ -392,9 +392,9 @@ def _plugins_of(stacks: Sequence[Sequence[Tables]]) -> Leaves:
     Args:
         stacks: the files and profiles of each.
     """
-    found = [_laid([table.layer for table in stack]).get(("plugins",)) for stack in stacks]
-    leaves = [leaf for leaf in found if leaf is not None]
+    plugins = [_laid([table.layer for table in stack]).get(("plugins",)) for stack in stacks]
+    leaves = [leaf for leaf in plugins if leaf is not None]
     if len(leaves) < 2 or not all(isinstance(leaf.value, list) for leaf in leaves):
         return {("plugins",): leaves[-1]} if leaves else {}
-    names = dict.fromkeys(each for leaf in leaves for each in leaf.value if isinstance(each, str))
+    names = dict.fromkeys(name for leaf in leaves for name in leaf.value if isinstance(name, str))
     return {("plugins",): Leaf(list(names), leaves[-1].origin)}

@@ -48,8 +48,8 @@ class Tables:
                 continue
             value = above.get(place[-1])
             if isinstance(value, list):
-                listed[place] = [_entry(each, f"{'.'.join(place)}[{at}]", origin) for at, each in enumerate(value)]
-            elif isinstance(value, Mapping) and all(isinstance(each, Mapping) for each in value.values()):
+                listed[place] = [_entry(entry, f"{'.'.join(place)}[{at}]", origin) for at, entry in enumerate(value)]
+            elif isinstance(value, Mapping) and all(isinstance(entry, Mapping) for entry in value.values()):
                 changed[place] = value
             else:
                 continue
@@ -64,15 +64,15 @@ class Tables:
         return layer_of_file(self.own, self.origin, self.file)
 
 
-def tables_of(found: TaskFile, profile: str | None) -> tuple[list[Tables], Leaf]:
+def tables_of(task_file: TaskFile, profile: str | None) -> tuple[list[Tables], Leaf]:
     """A task file's values, those of the chosen profile, and the profile's name."""
-    own = {key: value for key, value in found.table.items() if key != "profiles"}
-    tables = [Tables.of(own, found.origin, found.path)]
-    if profile is not None and MIXTURE in tables[0].listed and not found.profiles:
+    own = {key: value for key, value in task_file.table.items() if key != "profiles"}
+    tables = [Tables.of(own, task_file.origin, task_file.path)]
+    if profile is not None and MIXTURE in tables[0].listed and not task_file.profiles:
         return tables, Leaf(profile, "--profile")  # it is that of the parts
-    name, reason = choose_profile(found, profile)
+    name, reason = choose_profile(task_file, profile)
     if name:
-        tables.append(Tables.of(found.profiles[name], f"profile {name}", found.path))
+        tables.append(Tables.of(task_file.profiles[name], f"profile {name}", task_file.path))
     return tables, Leaf(name, reason)
 
 

@@ -131,22 +131,22 @@ def members(name: str, family: TaskFamily) -> tuple[str, ...]:
         PluginError: the family cannot name them, or one of them cannot be part of a folder's name.
     """
     names = _asked(name, "names", family.names)
-    for each in names:
-        if not _MEMBER.fullmatch(each):
+    for member in names:
+        if not _MEMBER.fullmatch(member):
             raise PluginError(
-                f"task family {name!r}: {each!r} is not a valid name for a task: use letters, digits and '_.-'."
+                f"task family {name!r}: {member!r} is not a valid name for a task: use letters, digits and '_.-'."
             )
     return tuple(names)
 
 
 def _member(family: str, member: str, made_by: TaskFamily, registered: Mapping[str, Path]) -> TaskFile:
     name = f"{family}-{member}"
-    of_family = {f"{family}/{each}": each for each in members(family, made_by)}
-    found = find("task", f"{family}/{member}", of_family, f"reasoner tasks show {family}")
+    of_family = {f"{family}/{member}": member for member in members(family, made_by)}
+    member_name = find("task", f"{family}/{member}", of_family, f"reasoner tasks show {family}")
     if name in registered:
         raise UserError(f"{family}/{member} would be called {name} in run folders, and a task file has that name.")
     origin = f"task {family}/{member}"
-    text = _asked(family, "toml", lambda: made_by.toml(found))
+    text = _asked(family, "toml", lambda: made_by.toml(member_name))
     return TaskFile(name, None, origin, _parsed(text, origin))
 
 

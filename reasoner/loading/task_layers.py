@@ -57,13 +57,13 @@ def without_identity(layer: Layer) -> Layer:
     return layer
 
 
-def choose_profile(found: TaskFile, wanted: str | None) -> tuple[str, str]:
+def choose_profile(task_file: TaskFile, wanted: str | None) -> tuple[str, str]:
     """Name of the profile (empty: the task has none) and why it was chosen."""
-    names = list(found.profiles)
+    names = list(task_file.profiles)
     if wanted is not None:
         if wanted not in names:
             raise ConfigError(
-                f"--profile {wanted}: {found.origin} has no such profile.{nearest(wanted, names)} "
+                f"--profile {wanted}: {task_file.origin} has no such profile.{nearest(wanted, names)} "
                 f"It has: {', '.join(names) or 'none'}."
             )
         return wanted, "--profile"
@@ -71,5 +71,5 @@ def choose_profile(found: TaskFile, wanted: str | None) -> tuple[str, str]:
         return (names[0], "the only profile") if names else ("", "the task has no profiles")
     name, reason = ("gpu", "an NVIDIA GPU is here") if has_nvidia_gpu() else ("laptop", "no NVIDIA GPU here")
     if name not in names:
-        raise ConfigError(f"{found.origin}: choose a profile with --profile: {', '.join(names)}.")
+        raise ConfigError(f"{task_file.origin}: choose a profile with --profile: {', '.join(names)}.")
     return name, reason

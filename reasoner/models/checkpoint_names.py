@@ -56,8 +56,8 @@ class Conversion:
 
     def __call__(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """The results, from a tensor for each of `sources`; they may share its memory."""
-        found = _converted(self, tensors)
-        return {self.renamed.get(name, name): tensor for name, tensor in found.items()}
+        results = _converted(self, tensors)
+        return {self.renamed.get(name, name): tensor for name, tensor in results.items()}
 
     @property
     def plain(self) -> bool:
@@ -126,8 +126,8 @@ class CheckpointNames:
             if missing.pop(name, None) != tuple(tensor.shape):
                 raise DataError(f"the tensor {name!r} of shape {list(tensor.shape)} is not one of the model's")
             waiting[name] = tensor
-            if all(each in waiting for each in of[name].sources):
-                yield from of[name]([waiting.pop(each) for each in of[name].sources]).items()
+            if all(source in waiting for source in of[name].sources):
+                yield from of[name]([waiting.pop(source) for source in of[name].sources]).items()
         if missing:
             raise DataError(f"{_listed(list(missing))}: missing, of {len(self.written)} tensors of the model")
 
@@ -152,10 +152,10 @@ class CheckpointNames:
         return {name: shape for writer in self.writers for name, shape in writer.results.items()}
 
     def _check_read(self, model: Any, state: Mapping[str, Tensor], shapes: TensorShapes, where: str) -> None:
-        found = {name: shape for reader in self.readers for name, shape in reader.results.items()}
-        there, ignored = {id(state[name]) for name in found}, _pattern(model, "_keys_to_ignore_on_load_missing")
+        by_name = {name: shape for reader in self.readers for name, shape in reader.results.items()}
+        there, ignored = {id(state[name]) for name in by_name}, _pattern(model, "_keys_to_ignore_on_load_missing")
         missing = [name for name in state if id(state[name]) not in there and not (ignored and ignored.search(name))]
-        wrong = sorted(name for name, shape in found.items() if tuple(state[name].shape) != shape)
+        wrong = sorted(name for name, shape in by_name.items() if tuple(state[name].shape) != shape)
         if missing or wrong:
             missing = [name for name in self.written if name not in shapes] or missing
         if missing:
@@ -166,7 +166,7 @@ class CheckpointNames:
             )
         if wrong:
             raise DataError(
-                f"{where}: {wrong[0]} is {list(found[wrong[0]])}, and the model of its config.json has "
+                f"{where}: {wrong[0]} is {list(by_name[wrong[0]])}, and the model of its config.json has "
                 f"{list(state[wrong[0]].shape)} ({len(wrong)} such tensors): the two do not belong together."
             )
 
@@ -192,9 +192,9 @@ def _readers(
     As `convert_and_load_state_dict_in_model` of transformers finds them.
     """
     prefix = model.base_model_prefix
-    renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
-    converters = [each for each in mapping if isinstance(each, WeightConverter)]
-    by_pattern = {pattern: each for each in converters for pattern in each.source_patterns}
+    renamings = [transform for transform in mapping if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in mapping if isinstance(transform, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     gathered = _Gathered(by_pattern)
     left: dict[str, str] = {}
     for name in sorted(shapes, key=dot_natural_key):
@@ -215,10 +215,10 @@ def _writers(
 
     As `revert_weight_conversion` of transformers finds them.
     """
-    backwards = [each.reverse_transform() for each in reversed(mapping) if each.was_used()]
-    renamings = [each for each in backwards if isinstance(each, WeightRenaming)]
-    converters = [each for each in backwards if isinstance(each, WeightConverter)]
-    gathered = _Gathered({pattern: each for each in converters for pattern in each.source_patterns})
+    backwards = [transform.reverse_transform() for transform in reversed(mapping) if transform.was_used()]
+    renamings = [transform for transform in backwards if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in backwards if isinstance(transform, WeightConverter)]
+    gathered = _Gathered({pattern: converter for converter in converters for pattern in converter.source_patterns})
     for name in sorted(state, key=dot_natural_key):
         renamed, pattern = rename_source_key(name, renamings, converters, reverse=True)
         gathered.add(renamed, name, pattern)
@@ -226,18 +226,25 @@ def _writers(
 
     def in_folder(name: str) -> str:
         """With or without the prefix of the model inside a model with a head: either loads the other's folder."""
-        return next((each for each in (name, prefix + name, name.removeprefix(prefix)) if each in shapes), name)
+        return next(
+            (candidate for candidate in (name, prefix + name, name.removeprefix(prefix)) if candidate in shapes), name
+        )
 
     every = gathered.conversions(model, {name: value.shape for name, value in state.items()}, in_folder)
-    there = {id(state[name]) for each in every if shapes.keys() >= each.results.keys() for name in each.sources}
+    there = {
+        id(state[name])
+        for conversion in every
+        if shapes.keys() >= conversion.results.keys()
+        for name in conversion.sources
+    }
     ignored = _pattern(model, "_keys_to_ignore_on_load_missing")
     return tuple(
-        each
-        for each in every
-        if shapes.keys() >= each.results.keys()
+        conversion
+        for conversion in every
+        if shapes.keys() >= conversion.results.keys()
         or not (
-            all(id(state[name]) in there for name in each.sources)
-            or (ignored and all(ignored.search(name) for name in each.sources))
+            all(id(state[name]) in there for name in conversion.sources)
+            or (ignored and all(ignored.search(name) for name in conversion.sources))
         )
     )
 
@@ -273,8 +280,8 @@ def _converted(conversion: Conversion, tensors: Sequence[Tensor]) -> dict[str, T
     for name, pattern, tensor in zip(conversion.sources, conversion.patterns, tensors, strict=True):
         transform.add_tensor(conversion.key, name, pattern, tensor)
     model = conversion.model
-    found = transform.convert(conversion.key, model=model, config=model.config)
-    return {name: value[0] if isinstance(value, list) else value for name, value in found.items()}
+    converted = transform.convert(conversion.key, model=model, config=model.config)
+    return {name: value[0] if isinstance(value, list) else value for name, value in converted.items()}
 
 
 def _kept(model: Any, left: Mapping[str, str], where: str, *, head: bool, beside: set[str] | None) -> tuple[str, ...]:

@@ -159,9 +159,9 @@ def _own_memory(model: Any) -> None:
 
 def _refuse_others(weights: Path, names: CheckpointNames) -> None:
     """See whether a folder has the tensors that a saved model has."""
-    found, wanted = read_shapes(weights), names.written
-    for name in sorted(wanted.keys() | (found.keys() - set(names.kept))):
-        theirs = list(found[name]) if name in found else "missing"
+    shapes, wanted = read_shapes(weights), names.written
+    for name in sorted(wanted.keys() | (shapes.keys() - set(names.kept))):
+        theirs = list(shapes[name]) if name in shapes else "missing"
         mine = list(wanted[name]) if name in wanted else "missing"
         if theirs != mine:
             raise DataError(
@@ -188,10 +188,10 @@ def _refuse_untrainable(folder: Path) -> None:
             "(merge_and_unload, then save_pretrained) and take that folder, or remove the adapter's files."
         )
     config = read_model_json(folder / CONFIG)
-    found = table_of(config, "quantization_config") or table_of(table_of(config, "text_config"), "quantization_config")
-    if not found:
+    quant = table_of(config, "quantization_config") or table_of(table_of(config, "text_config"), "quantization_config")
+    if not quant:
         return
-    method = str(found.get("quant_method", "of an unknown kind"))
+    method = str(quant.get("quant_method", "of an unknown kind"))
     way = "Take the model that it was made from, whose weights are bfloat16 or float32."
     if method in _DEQUANTISED:
         code = _PLAIN.format(folder=str(folder), method=_DEQUANTISED[method])

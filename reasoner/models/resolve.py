@@ -143,9 +143,9 @@ def origin(path: str) -> Origin:
         return Origin(embedded.hub, embedded.licence, f"dequantised from {embedded.file}")
     card = local_file(path, "README.md")
     head = re.match(r"---\n.*?^---$", card.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE) if card else None
-    found = re.search(r"^license: *([\w.-]+) *$", head[0], re.MULTILINE) if head else None
+    match = re.search(r"^license: *([\w.-]+) *$", head[0], re.MULTILINE) if head else None
     local = Path(path).expanduser().is_dir() or not is_hub_id(path)
-    return Origin(None if local else path, found[1] if found else None)
+    return Origin(None if local else path, match[1] if match else None)
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
@@ -242,9 +242,9 @@ def _checked(folder: Path) -> Path:
         raise DataError(f"model folder {folder} has no config.json: it is not a model in Hugging Face format.{hint}")
     if not read_shapes(folder):
         pickled = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
-        found = f", only {', '.join(pickled[:3])}" if pickled else ""
+        others = f", only {', '.join(pickled[:3])}" if pickled else ""
         raise DataError(
-            f"model folder {folder} has no {SINGLE} and no {INDEX}{found}. Pickled weights are not read: they can "
+            f"model folder {folder} has no {SINGLE} and no {INDEX}{others}. Pickled weights are not read: they can "
             "run any code. Where you trust them, load them with transformers and call save_pretrained(FOLDER): it "
             "writes safetensors."
         )

@@ -32,12 +32,12 @@ def checkpoint_folder(run_folder: Path, step: int) -> Path:
 
 def model_folders(run_folder: Path) -> dict[int, Path]:
     """Step -> the folder with the weights after it, in order; `model/` before a checkpoint of the same step."""
-    found = {step: checkpoint_folder(run_folder, step) / FOLDER for step in checkpoint_steps(run_folder)}
-    found = {step: folder for step, folder in found.items() if is_folder(folder)}
+    folders = {step: checkpoint_folder(run_folder, step) / FOLDER for step in checkpoint_steps(run_folder)}
+    folders = {step: folder for step, folder in folders.items() if is_folder(folder)}
     step = recorded_step(run_folder / FOLDER)
     if step is not None:
-        found[step] = run_folder / FOLDER
-    return dict(sorted(found.items()))
+        folders[step] = run_folder / FOLDER
+    return dict(sorted(folders.items()))
 
 
 def record_step(model_folder: Path, step: int) -> None:

@@ -103,7 +103,7 @@ def _shapes_of(path: Path) -> dict[str, list[int]]:
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     end = 0
     for name, (begin, stop) in sorted(
-        ((name, _place(path, name, entry)) for name, entry in tensors.items()), key=lambda found: found[1]
+        ((name, _place(path, name, entry)) for name, entry in tensors.items()), key=lambda placed: placed[1]
     ):
         if begin != end:
             raise DataError(f"{path}: tensor {_shown(name)} begins at byte {begin}, and the one before ends at {end}.")
@@ -132,15 +132,15 @@ def _header(path: Path, file: BinaryIO, size: int) -> tuple[Mapping[str, Any], i
 
 def _place(path: Path, name: str, entry: Any) -> tuple[int, int]:
     """Where a tensor begins and ends, which fits to its shape."""
-    found = entry if isinstance(entry, dict) else {}
-    shape, offsets = _counts(found.get("shape")), _counts(found.get("data_offsets"))
+    fields = entry if isinstance(entry, dict) else {}
+    shape, offsets = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
     if shape is None or offsets is None or len(offsets) != 2:
         raise DataError(f"{path}: tensor {_shown(name)} has no shape and place, but {_shown(entry)}.")
     begin, stop = offsets
-    bits = _BITS.get(found["dtype"]) if isinstance(found.get("dtype"), str) else None
+    bits = _BITS.get(fields["dtype"]) if isinstance(fields.get("dtype"), str) else None
     if stop < begin or (bits and (stop - begin) * 8 != prod(shape) * bits):
         raise DataError(
-            f"{path}: tensor {_shown(name)} of shape {_shown(shape)} ({_shown(found.get('dtype'))}) cannot be in the "
+            f"{path}: tensor {_shown(name)} of shape {_shown(shape)} ({_shown(fields.get('dtype'))}) cannot be in the "
             f"bytes {begin} to {stop}."
         )
     return begin, stop
@@ -150,7 +150,7 @@ def _counts(value: Any) -> list[int] | None:
     """A list of numbers such as a size can be; None: it is something else."""
     if not isinstance(value, list) or len(value) > 64:
         return None
-    fit = all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 2**63 for each in value)
+    fit = all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**63 for item in value)
     return value if fit else None
 
 

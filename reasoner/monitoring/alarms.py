@@ -125,16 +125,16 @@ class AlarmMonitor:
             history = self._histories.setdefault(task, [])
             history.append(own)
             for name, rule in RULES.items():
-                found = rule(history, self._evaluations.get(task, _NONE))
-                self._note(step, f"{name} ({task})" if task else name, _about(task, found))
+                finding = rule(history, self._evaluations.get(task, _NONE))
+                self._note(step, f"{name} ({task})" if task else name, _about(task, finding))
         return tuple(self._held.values())
 
-    def _note(self, step: int, name: str, found: Finding | None) -> None:
+    def _note(self, step: int, name: str, finding: Finding | None) -> None:
         """What a rule found at a step."""
-        if found is not None:
+        if finding is not None:
             self._quiet[name] = 0
             if name not in self._held:
-                self._held[name] = Warned(step, name, found.what, found.advice)
+                self._held[name] = Warned(step, name, finding.what, finding.advice)
                 self.raised.append(self._held[name])
         elif name in self._held:
             self._quiet[name] += 1
@@ -142,8 +142,8 @@ class AlarmMonitor:
                 del self._held[name]
 
 
-def _about(task: str, found: Finding | None) -> Finding | None:
-    return replace(found, what=f"{task}: {found.what}") if task and found is not None else found
+def _about(task: str, finding: Finding | None) -> Finding | None:
+    return replace(finding, what=f"{task}: {finding.what}") if task and finding is not None else finding
 
 
 _NONE = Evaluations()
@@ -281,7 +281,7 @@ def reward_without_skill(history: History, evaluations: Evaluations) -> Finding 
         return None
     if not _fell(best, latest):
         return None
-    before, after = (number(fmean(each.values()), "share") for each in (best, latest))
+    before, after = (number(fmean(evaluation.values()), "share") for evaluation in (best, latest))
     return Finding(
         f"the reward rises and the evaluation falls: accuracy {before} around step {peak}, {after} now",
         "The policy may have found a reward that is not skill: read what scores high, tighten the verifier or its "

@@ -47,19 +47,19 @@ def warning(warned: Warned) -> str:
 
 def alerts(metrics: Mapping[str, float]) -> list[str]:
     """What should not happen, and did."""
-    found = []
+    lines_ = []
     for task, own in by_task(metrics).items():
         for source in sources(own):
             failed = own.get(f"reward/{source}/failed", 0.0)
             if failed:
-                found.append(f"{_of(task, source)} FAILED in {number(failed, 'share')} of its calls")
+                lines_.append(f"{_of(task, source)} FAILED in {number(failed, 'share')} of its calls")
     if metrics.get("reward/abstained", 0.0):
-        found.append(f"{number(metrics['reward/abstained'], 'share')} of the responses ABSTAINED")
+        lines_.append(f"{number(metrics['reward/abstained'], 'share')} of the responses ABSTAINED")
     if metrics.get("update/not_finite") or metrics.get("critic/not_finite"):
-        found.append("loss or gradient NOT FINITE, update skipped")
+        lines_.append("loss or gradient NOT FINITE, update skipped")
     elif metrics.get("update/applied", 1.0) < 1.0:
-        found.append("update NOT APPLIED")
-    return found
+        lines_.append("update NOT APPLIED")
+    return lines_
 
 
 def evaluation(when: str, result: Evaluation) -> str:
@@ -78,10 +78,10 @@ def size(result: Evaluation) -> str:
     rows = f"{result.rows} held-out row{'s' if result.rows > 1 else ''}" if result.rows else ""
     if not result.samples:
         return rows
-    each = "1 response each" if result.samples == 1 else f"{result.samples} responses each"
+    samples = "1 response each" if result.samples == 1 else f"{result.samples} responses each"
     judged = f" ({result.judged} of them judged)" if result.judged < result.problems else ""
     abstained = f", {result.abstained} abstained" if result.abstained else ""
-    return f"{result.problems} problems{judged}, {each}{abstained}{f'; {rows}' if rows else ''}"
+    return f"{result.problems} problems{judged}, {samples}{abstained}{f'; {rows}' if rows else ''}"
 
 
 def figure(name: str) -> str:

@@ -158,7 +158,7 @@ class LiveView:
         parts: list[RenderableType] = [self._steps, self._stages]
         if self._recent:
             parts += [self._line(alert, "bold red") for alert in lines.alerts(self._recent[-1])]
-        parts += [self._line(f"since step {each.step}: {each.what}", "yellow") for each in self._warnings]
+        parts += [self._line(f"since step {warning.step}: {warning.what}", "yellow") for warning in self._warnings]
         rows = [*self._rewards(), *self._evaluation(), *self._of_metrics(SHOWN)]
         return Group(*parts, self._table(rows)) if rows else Group(*parts)
 

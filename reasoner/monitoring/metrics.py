@@ -165,11 +165,11 @@ def headline(names: Iterable[str]) -> list[str]:
 
 def by_task(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """The metrics of each part of a mixture by their own names; under an empty name those of the whole step."""
-    found: dict[str, dict[str, float]] = {"": {}}
+    by_part: dict[str, dict[str, float]] = {"": {}}
     for name, value in metrics.items():
         task, own = task_of(name)
-        found.setdefault(task, {})[own] = value
-    return found
+        by_part.setdefault(task, {})[own] = value
+    return by_part
 
 
 def sources(names: Iterable[str]) -> list[str]:

@@ -159,7 +159,11 @@ def _accuracies(correct: str, after: Evaluation, differences: Sequence[Differenc
         own = [difference for difference in differences if not task_of(difference.name)[0]]
         yield _accuracy(_criterion(after) if after.tasks else correct, after, own)
     for name, task in after.tasks.items():
-        of_task = [replace(each, name=task_of(each.name)[1]) for each in differences if task_of(each.name)[0] == name]
+        of_task = [
+            replace(difference, name=task_of(difference.name)[1])
+            for difference in differences
+            if task_of(difference.name)[0] == name
+        ]
         yield f"{name}: {_accuracy(_criterion(task), task, of_task)}"
 
 
@@ -172,22 +176,26 @@ def _criterion(evaluation: Evaluation) -> str:
 def _accuracy(correct: str, after: Evaluation, differences: Sequence[Difference]) -> str:
     """`Accuracy on the 128 evaluation problems rose from 28.1% before training to 57.0% after it: ...`"""
     name = f"avg@{after.samples}"
-    found = next((difference for difference in differences if difference.name == name), None)
-    if found is None:
+    difference_ = next((difference for difference in differences if difference.name == name), None)
+    if difference_ is None:
         return f"Accuracy ({correct}) could not be compared: no problem has a verdict before and after."
-    judged = f"{found.problems} of {after.problems}" if found.problems < after.problems else str(found.problems)
+    judged = (
+        f"{difference_.problems} of {after.problems}"
+        if difference_.problems < after.problems
+        else str(difference_.problems)
+    )
     plural = "" if after.problems == 1 else "s"
-    within_noise = found.within_noise if found.holm is None else found.holm >= SIGNIFICANT
-    direction = "went" if within_noise else "rose" if found.change > 0 else "fell"
-    bounds = "" if found.low is None or found.high is None else _bounds(found.low, found.high)
+    within_noise = difference_.within_noise if difference_.holm is None else difference_.holm >= SIGNIFICANT
+    direction = "went" if within_noise else "rose" if difference_.change > 0 else "fell"
+    bounds = "" if difference_.low is None or difference_.high is None else _bounds(difference_.low, difference_.high)
     noise = "within noise: this run does not show a change" if within_noise else "more than noise"
-    if found.holm is not None:
-        noise = f"p = {found.holm:.2g} after Holm's correction for the tasks, {noise}"
-    each = f", {after.samples} responses each" if after.samples > 1 else ""
-    change = f"{100 * found.change:+.1f} points{bounds}, {noise}"
+    if difference_.holm is not None:
+        noise = f"p = {difference_.holm:.2g} after Holm's correction for the tasks, {noise}"
+    samples = f", {after.samples} responses each" if after.samples > 1 else ""
+    change = f"{100 * difference_.change:+.1f} points{bounds}, {noise}"
     return (
-        f"Accuracy on the {judged} evaluation problem{plural} {direction} from {100 * found.before:.1f}% before "
-        f"training to {100 * found.after:.1f}% after it: {change}. ({correct} decides what is right{each}.)"
+        f"Accuracy on the {judged} evaluation problem{plural} {direction} from {100 * difference_.before:.1f}% before "
+        f"training to {100 * difference_.after:.1f}% after it: {change}. ({correct} decides what is right{samples}.)"
     )
 
 

@@ -81,8 +81,8 @@ def _describe_tasks(config: Config, splits: Splits) -> dict[str, str]:
             parts.append(f"{share}{describe_source(task.data.train, sizes[name])}")
         evaluation = task.required_evaluation
         every = f", every {evaluation.every} steps" if evaluation.every else ""
-        each = f", {evaluation.samples} responses each" if evaluation.samples > 1 else ""
-        parts += [f"evaluated on {_evaluation_data(task, held_out)}{each}{every}", describe_rewards(task)]
+        samples = f", {evaluation.samples} responses each" if evaluation.samples > 1 else ""
+        parts += [f"evaluated on {_evaluation_data(task, held_out)}{samples}{every}", describe_rewards(task)]
         parts += [f"correct by {Criterion.of(task)}", f"up to {task.sampling.max_tokens} tokens"]
         facts[f"{'evaluation of' if name in config.also else 'task'} {name}"] = "; ".join(parts)
     whitened = [name for name, term in config.gro.terms.items() if getattr(term.credit, "scale", "") == "batch"]

@@ -81,7 +81,7 @@ class RunEstimate:
         """By how many bytes the moments miss what is free, summed."""
         missing = max(0.0, 1.0 - self.cached_sequences) * GIB if self.engine == "vllm" else 0.0
         over = (need.total - TIGHT * there for need in self.needs if (there := self.there(need)) is not None)
-        return missing + sum(max(0.0, each) for each in over)
+        return missing + sum(max(0.0, excess) for excess in over)
 
     @property
     def cached_sequences(self) -> float:

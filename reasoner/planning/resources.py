@@ -186,11 +186,11 @@ def _teacher_folder(config: Config, folder: Path, tokenizer: Any) -> Path:
     path, trusted = config.teacher.path, config.model.trust_remote_code
     if path is None:
         return folder
-    found = resolve_model(path)
-    check_same_tokenizer(tokenizer, open_tokenizer(found, trusted), path)
+    resolved = resolve_model(path)
+    check_same_tokenizer(tokenizer, open_tokenizer(resolved, trusted), path)
     if config.loads_teacher:
-        check_weights(found, trusted)
-    return found
+        check_weights(resolved, trusted)
+    return resolved
 
 
 def check_models_at_hand(config: Config, decisions: Decisions | None = None) -> None:

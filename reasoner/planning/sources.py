@@ -244,7 +244,7 @@ def _tasks_apart(tasks: Sequence[TaskSources]) -> Sequence[TaskSources]:
 
 
 def _without_system(problem: Problem) -> Problem:
-    return replace(problem, messages=tuple(each for each in problem.messages if each.role != "system"))
+    return replace(problem, messages=tuple(message for message in problem.messages if message.role != "system"))
 
 
 def _itself(problem: Problem) -> Problem:
@@ -253,9 +253,9 @@ def _itself(problem: Problem) -> Problem:
 
 def _joined(splits: Sequence[tuple[str, Splits]]) -> Splits:
     return Splits(
-        tuple(problem for _, each in splits for problem in each.train),
-        tuple(problem for _, each in splits for problem in each.eval),
-        tuple(place + note for place, each in splits for note in each.notes),
+        tuple(problem for _, split in splits for problem in split.train),
+        tuple(problem for _, split in splits for problem in split.eval),
+        tuple(place + note for place, split in splits for note in split.notes),
     )
 
 
@@ -299,10 +299,10 @@ def references_of(config: Config, manager: pluggy.PluginManager, splits: Splits)
     """
     facts: dict[str, str] = {}
     for name, task, problems in _problems_by_task(config, splits):
-        found = describe_references(
+        described = describe_references(
             task.rewards, plugins.reward_sources(manager), problems, config.scoring.max_failure_rate
         )
-        facts |= {key + name: words for key, words in found.items()}
+        facts |= {key + name: words for key, words in described.items()}
     return facts
 
 

@@ -85,7 +85,7 @@ def teacher_prompts(
     if config.gro.teacher_sees != "solution":
         return {}
     most = ModelSize.of(folder).context - config.sampling.max_tokens
-    found: dict[str, tuple[int, ...]] = {}
+    special_ids: dict[str, tuple[int, ...]] = {}
     try:
         template = Template(config.teacher.template)
     except jinja2.TemplateSyntaxError as error:
@@ -103,8 +103,8 @@ def teacher_prompts(
                     f"{most:,} are left of the positions that the teacher knows: leave the problem out, or shorten "
                     "teacher.template"
                 )
-            found[problem.id] = ids
-    return found
+            special_ids[problem.id] = ids
+    return special_ids
 
 
 def _with_solution(problem: Problem, template: Template) -> Problem:

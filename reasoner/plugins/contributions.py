@@ -34,23 +34,23 @@ def reward_sources_of(returned: Iterable[object]) -> dict[str, RewardSource]:
 def tools_of(returned: Iterable[object]) -> dict[str, Tool]:
     """Tools by name."""
     tools: list[Tool] = []
-    for each in returned:
-        if not isinstance(each, Tool):
-            raise TypeError(f"it must return functions or classes marked with @tool, got {each!r}")
-        if each.is_method:
-            raise TypeError(f"the tool {each.name!r} is a method of an environment: register the environment")
-        tools.append(each)
-    return _by_name((each.name, each) for each in tools)
+    for item in returned:
+        if not isinstance(item, Tool):
+            raise TypeError(f"it must return functions or classes marked with @tool, got {item!r}")
+        if item.is_method:
+            raise TypeError(f"the tool {item.name!r} is a method of an environment: register the environment")
+        tools.append(item)
+    return _by_name((tool.name, tool) for tool in tools)
 
 
 def environments_of(returned: Iterable[object]) -> dict[str, EnvironmentKind]:
     """Environments by name."""
     kinds: list[EnvironmentKind] = []
-    for each in returned:
-        if not isinstance(each, EnvironmentKind):
-            raise TypeError(f"it must return classes marked with @environment, got {each!r}")
-        kinds.append(each)
-    return _by_name((each.name, each) for each in kinds)
+    for item in returned:
+        if not isinstance(item, EnvironmentKind):
+            raise TypeError(f"it must return classes marked with @environment, got {item!r}")
+        kinds.append(item)
+    return _by_name((kind.name, kind) for kind in kinds)
 
 
 def task_files_of(returned: Iterable[Path]) -> dict[str, Path]:

@@ -105,7 +105,7 @@ def environment(
     def decorate(made_by: type) -> EnvironmentKind:
         if not inspect.isclass(made_by):
             raise TypeError(f"{owner} needs a class with start and step, got {made_by!r}")
-        tools = {each.name: each for each in _tools_of(made_by)}
+        tools = {tool.name: tool for tool in _tools_of(made_by)}
         _check_methods(owner, made_by, has_tools=bool(tools))
         options = option_parameters(owner, made_by.__init__)
         whole = whole_model(made_by.__init__) if options else None

@@ -277,7 +277,9 @@ def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
                 f"reward source {name!r}: declare each option as a keyword parameter instead of **{parameter.name}; "
                 "the row's columns are in problem.fields"
             )
-    return model_of(f"{name}_options", function, (each for each in parameters if each.kind is each.KEYWORD_ONLY))
+    return model_of(
+        f"{name}_options", function, (parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+    )
 
 
 def _waited_for(awaitable: Any) -> Any:

@@ -274,7 +274,9 @@ def _arguments(owner: str, function: ToolFunction, is_class: bool) -> tuple[list
         if parameter.kind is parameter.KEYWORD_ONLY and (is_class or first_is_self):
             where = "behind the * of __init__" if is_class else "with the environment"
             raise TypeError(f"{owner}: {parameter.name!r} is keyword-only, as an option; options stand {where}")
-    return [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD], first_is_self and not is_class
+    return [
+        parameter for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ], first_is_self and not is_class
 
 
 def _option_parameters(owner: str, function: ToolFunction, is_class: bool, is_method: bool) -> list[inspect.Parameter]:
@@ -312,10 +314,10 @@ def _without_titles(value: Any) -> Any:
     """A schema without the titles that pydantic makes of names: the policy has the names."""
     if isinstance(value, dict):
         return {
-            key: {name: _without_titles(each) for name, each in inner.items()}
+            key: {name: _without_titles(schema) for name, schema in inner.items()}
             if key == "properties"
             else _without_titles(inner)
             for key, inner in value.items()
             if key != "title"
         }
-    return [_without_titles(each) for each in value] if isinstance(value, list) else value
+    return [_without_titles(item) for item in value] if isinstance(value, list) else value

@@ -83,8 +83,8 @@ def look(pid: int, seen: Iterable[Identity]) -> set[Identity]:
     """What is below `pid` now and what was seen there and lives, with everything below that; without `pid` itself."""
     table = processes()
     known = _alive(seen, table)
-    known |= _below({pid, *(each for each, _ in known)}, table)
-    return {each for each in known if each[0] != pid}
+    known |= _below({pid, *(known_pid for known_pid, _ in known)}, table)
+    return {identity for identity in known if identity[0] != pid}
 
 
 def end_processes(marker: str, seen: Iterable[Identity] = ()) -> list[str]:

@@ -90,13 +90,13 @@ def collect(folders: Sequence[Path], progress: Callable[[str], None] = lambda te
         examples, missing = _examples(run)
         reports.append(_run_report(index, run, files, examples))
         notes += [*remarks, *missing]
-    spreads: list[Spread] = [{file.step: file.groups for file in each.files if file.training} for each in reports]
+    spreads: list[Spread] = [{file.step: file.groups for file in report.files if file.training} for report in reports]
     compared = (between(runs[0], other) for other in runs[1:])
     return ReportData(
         runs=tuple(reports),
         panels=panels(runs, spreads),
         evaluation=evaluation_panels(runs),
-        comparisons=tuple(found for found in compared if found is not None),
+        comparisons=tuple(comparison for comparison in compared if comparison is not None),
         settings=settings(runs) if len(runs) > 1 else [],
         notes=tuple(notes),
     )

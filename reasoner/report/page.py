@@ -70,7 +70,7 @@ def render(report: ReportData, payload: Mapping[str, Any], responses: Responses)
     )
     style = "\n".join(_asset(name) for name in ("plot.css", "style.css"))
     script = '"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS)
-    runs = [each.run for each in report.runs]
+    runs = [run.run for run in report.runs]
     several, first = len(runs) > 1, report.runs[0]
     title = " / ".join(dict.fromkeys(str(run.config.get("task", run.name)) for run in runs))
     page = environment.get_template("page.html").render(
@@ -82,7 +82,7 @@ def render(report: ReportData, payload: Mapping[str, Any], responses: Responses)
         tiles=() if several else tiles(first),
         overview=overview(report) if several else None,
         evaluated=any(run.evaluations for run in runs),
-        timed=any(each.seconds for each in report.runs),
+        timed=any(run.seconds for run in report.runs),
         responses=responses,
         policy=_policy(style, script),
         style=Markup(style),

@@ -103,7 +103,7 @@ def _text(response: Response, pieces: Pieces | None) -> dict[str, Any]:
         texts = [turn.text for turn in turns] or [response.text]
         ends = [0, *accumulate(map(_units, texts))]
         places = pairwise(ends)
-        return {"text": "".join(texts), "turns": [_turn(*each) for each in zip(turns, places, strict=False)]}
+        return {"text": "".join(texts), "turns": [_turn(*turn) for turn in zip(turns, places, strict=False)]}
     parts = pieces(response.token_ids)
     special = [at for at, id_ in enumerate(response.token_ids) if id_ in pieces.special]
     foreign = [at for at, own in enumerate(response.policy_mask) if not own]

@@ -77,15 +77,15 @@ def _single(report: RunReport) -> Iterator[str]:
 
 def _several(report: ReportData) -> Iterator[str]:
     yield f"# {len(report.runs)} runs"
-    found = overview(report)
-    rows = [(r.run.name, r.run.state, r.method, r.steps, *r.cells, r.time) for r in found.rows]
-    yield table(("run", "state", "method", "steps", *found.columns, "time"), rows)
+    summary = overview(report)
+    rows = [(r.run.name, r.run.state, r.method, r.steps, *r.cells, r.time) for r in summary.rows]
+    yield table(("run", "state", "method", "steps", *summary.columns, "time"), rows)
     for comparison in report.comparisons:
         yield f"## {escaped(comparison.title)}"
         yield comparison_text(comparison)
     yield "## Settings that differ"
     values = [(key, *("not set" if value is None else value for value in row)) for key, row in report.settings]
-    yield table(("key", *(escaped(each.run.name) for each in report.runs)), values) if values else "None."
+    yield table(("key", *(escaped(run.run.name) for run in report.runs)), values) if values else "None."
 
 
 def _evaluation(report: RunReport) -> Iterator[str]:

@@ -63,7 +63,7 @@ def tiles(report: RunReport) -> list[Tile]:
 
 def overview(report: ReportData) -> Overview:
     """The runs with accuracy, reward and length of their last evaluation."""
-    evaluations = [each.run.evaluations[-1].evaluation if each.run.evaluations else None for each in report.runs]
+    evaluations = [run.run.evaluations[-1].evaluation if run.run.evaluations else None for run in report.runs]
     measured = dict.fromkeys(
         estimate.name for evaluation in evaluations if evaluation for estimate in evaluation.figures
     )
@@ -71,12 +71,12 @@ def overview(report: ReportData) -> Overview:
     names += [name for name in ("reward", "length") if name in measured]
     names += [name for name in measured if is_held_out(name) and name.endswith(("/loss", "/accuracy"))]
     rows = []
-    for each, evaluation in zip(report.runs, evaluations, strict=True):
+    for run_report, evaluation in zip(report.runs, evaluations, strict=True):
         estimates = [evaluation.find(name) if evaluation else None for name in names]
         cells = tuple("" if e is None else interval(e.value, e.low, e.high, e.unit) for e in estimates)
-        steps = f"{each.run.steps}/{each.run.planned_steps}" if each.run.trains else ""
-        time = "" if each.run.seconds is None else duration(each.run.seconds)
-        rows.append(OverviewRow(each.run, method(each.run), steps, cells, time))
+        steps = f"{run_report.run.steps}/{run_report.run.planned_steps}" if run_report.run.trains else ""
+        time = "" if run_report.run.seconds is None else duration(run_report.run.seconds)
+        rows.append(OverviewRow(run_report.run, method(run_report.run), steps, cells, time))
     return Overview(tuple(map(short, names)), tuple(rows))
 
 

@@ -42,17 +42,17 @@ def identify(
         plugins: plugin files; of a package (`__init__.py`) all its modules count.
         engine: what samples; empty: nothing does.
     """
-    found = {"sampling engine": engine} if engine else {}
+    identity = {"sampling engine": engine} if engine else {}
     for name, records in data.items():
         digest, count = hashlib.sha256(), 0
         for record in records:
             digest.update(to_json(record).encode() + b"\n")
             count += 1
-        found[name] = f"{count} rows, sha256 {digest.hexdigest()}"
+        identity[name] = f"{count} rows, sha256 {digest.hexdigest()}"
     files = {f"{name}: {path.name}": path for name, folder in models.items() for path in _model_files(folder)}
     files |= {f"plugin {name}": path for plugin in plugins for name, path in _plugin_files(Path(plugin))}
-    sums = (f"sha256 {found}" for found in sha256_of_all(files.values()))
-    return found | dict(zip(files, sums, strict=True))
+    sums = (f"sha256 {digest}" for digest in sha256_of_all(files.values()))
+    return identity | dict(zip(files, sums, strict=True))
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

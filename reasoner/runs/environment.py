@@ -71,4 +71,4 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 @cache
 def _packages() -> frozenset[tuple[str, str]]:
-    return frozenset((found.name, found.version) for found in importlib.metadata.distributions())
+    return frozenset((distribution.name, distribution.version) for distribution in importlib.metadata.distributions())

@@ -35,14 +35,14 @@ def read_examples(folder: Path, first: int, last: int, criteria: Mapping[str, Cr
     )
     shared = sum(name in after for name in before)
     examples = []
-    for each in chosen:
-        (old_row, right_before), (new_row, right_after) = before[each.id], after[each.id]
+    for pair in chosen:
+        (old_row, right_before), (new_row, right_after) = before[pair.id], after[pair.id]
         (old,), (new,) = (
             read_parquet(file, Rollout, [row]) for file, row in zip(files, (old_row, new_row), strict=True)
         )
         question = old.problem.messages[-1].content if old.problem.messages else ""
         texts = (as_line(old.response), as_line(new.response))
-        examples.append(Example(question, old.problem.answer, *texts, right_before, right_after, each.alike, shared))
+        examples.append(Example(question, old.problem.answer, *texts, right_before, right_after, pair.alike, shared))
     return tuple(examples)
 
 
@@ -62,7 +62,7 @@ def _came_back(turn: Turn) -> str:
 def _verdicts(file: Path, criteria: Mapping[str, Criterion]) -> dict[str, tuple[int, bool]]:
     """Task and problem id -> row of its first response and whether that is right; those without a verdict are left
     out."""
-    found = {}
+    chosen = {}
     only = next(iter(criteria.values())) if len(criteria) == 1 else None
     rows = read_columns(file, Rollout, _LOOKED_AT).to_pylist()
     for number, row in enumerate(rows):
@@ -71,8 +71,8 @@ def _verdicts(file: Path, criteria: Mapping[str, Criterion]) -> dict[str, tuple[
         if row["sample"] == 0 and criterion is not None:
             verdict = criterion.verdict({part["source"]: _component(part) for part in row["components"]})
             if verdict in ("correct", "wrong"):
-                found["/".join((problem["part"], problem["id"]))] = (number, verdict == "correct")
-    return found
+                chosen["/".join((problem["part"], problem["id"]))] = (number, verdict == "correct")
+    return chosen
 
 
 def _component(row: dict[str, object]) -> Component:

@@ -24,12 +24,12 @@ def find_run(name: str, below: Path = RUNS) -> Path:
     if is_run(path := Path(name).expanduser()):
         return path
     names = [str(folder.relative_to(below)) for folder in list_runs(below)] if is_folder(below) else []
-    found = [name] if name in names else [each for each in names if each.startswith(name)]
-    if len(found) == 1:
-        return below / found[0]
-    if found:
+    matches = [name] if name in names else [candidate for candidate in names if candidate.startswith(name)]
+    if len(matches) == 1:
+        return below / matches[0]
+    if matches:
         raise UserError(
-            f"{name!r} is the beginning of {len(found)} runs in {below}: {_listed(found)}; give more of it."
+            f"{name!r} is the beginning of {len(matches)} runs in {below}: {_listed(matches)}; give more of it."
         )
     if is_folder(path):
         raise UserError(f"{path} is not a run folder: it has no status.json.{_inside(path)}")

@@ -388,13 +388,13 @@ def read_evaluations(folder: Path) -> list[Evaluated]:
         DataError: no such file, or a line that is no evaluation.
     """
     path = folder / "evaluations.jsonl"
-    found = read_jsonl(path, Evaluated, appended=True, most=METRICS_BYTES)
-    for number, evaluated in enumerate(found, 1):
+    evaluations = read_jsonl(path, Evaluated, appended=True, most=METRICS_BYTES)
+    for number, evaluated in enumerate(evaluations, 1):
         for estimate in evaluated.evaluation.figures:
             figures = (estimate.value, estimate.low or 0.0, estimate.high or 0.0, *estimate.by_problem.values())
             if len(figures) > MOST_PROBLEMS or max(map(abs, figures)) > LARGEST:
                 raise DataError(f"{path}, line {number}: {estimate.name[:80]!r} is not a figure of an evaluation.")
-    return found
+    return evaluations
 
 
 def read_gate(folder: Path) -> TrainingGate | None:
@@ -412,7 +412,9 @@ def read_gate(folder: Path) -> TrainingGate | None:
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     figures = [figure for figure in (gate.pass_1, gate.pass_group, gate.signal) if figure is not None]
-    if not all(0.0 <= bound <= 1.0 for each in figures for bound in (each.value, each.low or 0.0, each.high or 0.0)):
+    if not all(
+        0.0 <= bound <= 1.0 for figure in figures for bound in (figure.value, figure.low or 0.0, figure.high or 0.0)
+    ):
         raise DataError(f"{path}: a share of responses, problems or groups is not between 0 and 1.")
     return gate
 

@@ -88,8 +88,8 @@ class SavedRun:
     def criteria(self) -> Mapping[str, Criterion]:
         """What makes a response correct, by task; empty: the run samples nothing to evaluate it."""
         tasks = [(str(self.config["task"]), self.config), *_tasks_inside(self.config)]
-        found = {name: _criterion(config) for name, config in tasks}
-        return {name: criterion for name, criterion in found.items() if criterion is not None}
+        by_task = {name: _criterion(config) for name, config in tasks}
+        return {name: criterion for name, criterion in by_task.items() if criterion is not None}
 
     @property
     def correct(self) -> str:
@@ -179,8 +179,8 @@ def disk_use(folder: Path) -> int:
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
             with suppress(OSError):
-                found = path.lstat()
-                total += 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+                status = path.lstat()
+                total += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
     return total
 
 
@@ -221,10 +221,10 @@ def _times(status: Mapping[str, Any], started: datetime, ended: datetime | None)
 
 
 def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
-    return found
+    return time
 
 
 class _Seconds(BaseModel):

@@ -123,7 +123,7 @@ def index_groups(path: Path) -> list[GroupIndex]:
             raise
         raise DataError(f"{path} cannot be read as rollouts: {error}") from error
     starts = [row for row, sample in enumerate(samples) if sample == 0]
-    found = []
+    files = []
     for first, end in pairwise([*starts, len(samples)]):
         columns: dict[str, list[float]] = {
             "response/length_mean": written[first:end],
@@ -135,8 +135,8 @@ def index_groups(path: Path) -> list[GroupIndex]:
                 if abs(value) <= LARGEST:
                     columns.setdefault(f"reward/{source}/mean", []).append(value)
         means = {name: fmean(column) for name, column in columns.items() if column}
-        found.append(GroupIndex(first, end - first, sum(lengths[first:end]), means))
-    return found
+        files.append(GroupIndex(first, end - first, sum(lengths[first:end]), means))
+    return files
 
 
 def _counts(masks: Any) -> list[float]:

@@ -124,8 +124,8 @@ def moved_on(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _reasoner(environment: Mapping[str, Any]) -> str:
-    found = environment["reasoner"]
-    git = found["git"]
+    build = environment["reasoner"]
+    git = build["git"]
     return (
-        f"{found['version']} ({git['commit'][:10]}{', changed' if git['changed'] else ''})" if git else found["version"]
+        f"{build['version']} ({git['commit'][:10]}{', changed' if git['changed'] else ''})" if git else build["version"]
     )

@@ -55,8 +55,8 @@ def check_rewards(rewards: Sequence[RewardConfig], sources: Mapping[str, RewardS
             source.check_options(reward.options)
         except ConfigError as error:
             raise ConfigError(f"rewards[{index}].options: {error}") from error
-    if found := mistake_of_conditions(rewards):
-        raise ConfigError(found)
+    if mistake := mistake_of_conditions(rewards):
+        raise ConfigError(mistake)
 
 
 def verdicts(returned: object, responses: int) -> list[Score | Refused | None]:
@@ -70,7 +70,7 @@ def verdicts(returned: object, responses: int) -> list[Score | Refused | None]:
     several = list(returned)
     if len(several) != responses:
         raise InvalidScoreError(f"one score per response is needed: got {len(several)} for {responses} responses")
-    return [_verdict_or_refused(each) for each in several]
+    return [_verdict_or_refused(value) for value in several]
 
 
 def _verdict_or_refused(returned: object) -> Score | Refused | None:

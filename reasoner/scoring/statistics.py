@@ -75,9 +75,9 @@ class Tally:
         """Count one call with those of its responses on which it failed."""
         self._calls[source] += 1
         self._seconds[source] += seconds
-        for each in failed:
-            self._failures[source][each.failure.kind] += 1
-            self._examples.setdefault(source, each)
+        for component in failed:
+            self._failures[source][component.failure.kind] += 1
+            self._examples.setdefault(source, component)
 
     def statistics(self) -> dict[str, SourceStatistics]:
         """By source, in the order of the configured rewards."""

@@ -56,7 +56,7 @@ class AttackReport:
     @property
     def wrong(self) -> list[Payment]:
         """What was paid in full and must not be."""
-        return [each for each in self.payments if each.in_full and self.aspect not in each.attack.spares]
+        return [payment for payment in self.payments if payment.in_full and self.aspect not in payment.attack.spares]
 
     @property
     def by_attack(self) -> Mapping[str, list[Payment]]:
@@ -125,13 +125,13 @@ def attack(
     for target in (target for row in targets for target in row):
         target.full = min(target.full, least)
     cases = _cases(problems, targets)
-    calls = [(problems[index], make_response(each.text)) for index, each in cases]
+    calls = [(problems[index], make_response(tried.text)) for index, tried in cases]
     scored = score_cases(scorer, calls, counting("attacks", len(calls)))
     reports = []
     for source, (name, aspect) in enumerate(aspects.items()):
         payments = [
-            Payment(problems[index], each, parts[source], targets[index][source].full)
-            for (index, each), parts in zip(cases, scored, strict=True)
+            Payment(problems[index], tried, parts[source], targets[index][source].full)
+            for (index, tried), parts in zip(cases, scored, strict=True)
             if not targets[index][source].fault
         ]
         faults = [row[source].fault for row in targets if row[source].fault]
@@ -197,13 +197,13 @@ def _cases(problems: Sequence[Problem], targets: Sequence[Sequence[_Target]]) ->
     for index, row in enumerate(targets):
         open_to = [source for source, target in enumerate(row) if not target.fault]
         if any(tried_on[source] < FIXED_ON for source in open_to):
-            cases += [(index, each) for each in fixed_attacks()]
+            cases += [(index, tried) for tried in fixed_attacks()]
             for source in open_to:
                 tried_on[source] += 1
         answers = list(dict.fromkeys(answer for target in row for answer in target.answers))
         forms = list(dict.fromkeys(form for target in row for form in target.forms))
         cases += [
-            (index, each) for each in problem_attacks(problems[index], answers, forms, _other_answers(targets, index))
+            (index, tried) for tried in problem_attacks(problems[index], answers, forms, _other_answers(targets, index))
         ]
     return cases
 
@@ -211,9 +211,9 @@ def _cases(problems: Sequence[Problem], targets: Sequence[Sequence[_Target]]) ->
 def _other_answers(targets: Sequence[Sequence[_Target]], index: int) -> list[str]:
     """The answers to other problems, as a source spells them, without those that this problem has too."""
     own = [answer for target in targets[index] for answer in target.answers]
-    found: dict[str, None] = {}
+    answers: dict[str, None] = {}
     for row in targets:
         spelled = [answer for target in row for answer in target.answers]
         if spelled and not any(is_equal(one, other) for one in spelled for other in own):
-            found[spelled[-1]] = None
-    return list(found)
+            answers[spelled[-1]] = None
+    return list(answers)

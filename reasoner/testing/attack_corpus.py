@@ -153,17 +153,17 @@ def in_form(form: str, content: str) -> str:
 
 def near_misses(reference: str) -> dict[str, str]:
     """Wrong answers that differ from the reference in one small thing, by what it is."""
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     if "\n" not in reference and (match := _NUMBER.search(reference)):  # in a program, a number may be any
         for name, number in _other_numbers(match.group()).items():
-            found[name] = reference[: match.start()] + number + reference[match.end() :]
+            answers[name] = reference[: match.start()] + number + reference[match.end() :]
     if _value(reference):
-        found["the sign turned"] = reference[1:] if reference.startswith("-") else f"-{reference}"
-    found["another unit"] = _other_unit(reference)
-    found["a prefix of the reference"] = _prefix(reference)
+        answers["the sign turned"] = reference[1:] if reference.startswith("-") else f"-{reference}"
+    answers["another unit"] = _other_unit(reference)
+    answers["a prefix of the reference"] = _prefix(reference)
     if len(reference) == 1 and reference.isalpha():
-        found["the next letter"] = chr(ord(reference) + (-1 if reference in "Zz" else 1))
-    return {name: text for name, text in found.items() if text and not is_equal(text, reference)}
+        answers["the next letter"] = chr(ord(reference) + (-1 if reference in "Zz" else 1))
+    return {name: text for name, text in answers.items() if text and not is_equal(text, reference)}
 
 
 def _without_reference(problem: Problem, forms: Sequence[str]) -> Iterator[Attack]:
@@ -232,15 +232,15 @@ def _look_alikes(answer: str) -> dict[str, str]:
 
 def _other_numbers(number: str) -> dict[str, str]:
     whole, point, decimals = number.partition(".")
-    found = {"one more": f"{int(whole) + 1}{point}{decimals}"}
+    texts = {"one more": f"{int(whole) + 1}{point}{decimals}"}
     if int(whole):
-        found["one less"] = f"{int(whole) - 1}{point}{decimals}"
+        texts["one less"] = f"{int(whole) - 1}{point}{decimals}"
     if float(number):
-        found["ten times the number"] = f"{whole}{decimals[0]}.{decimals[1:]}".rstrip(".") if decimals else f"{number}0"
-        found["a tenth of the number"] = f"{whole[:-1] or '0'}.{whole[-1]}{decimals}"
+        texts["ten times the number"] = f"{whole}{decimals[0]}.{decimals[1:]}".rstrip(".") if decimals else f"{number}0"
+        texts["a tenth of the number"] = f"{whole[:-1] or '0'}.{whole[-1]}{decimals}"
     for index in islice(_swaps(number), 1):
-        found["two digits swapped"] = number[:index] + number[index + 1] + number[index] + number[index + 2 :]
-    return found
+        texts["two digits swapped"] = number[:index] + number[index + 1] + number[index] + number[index + 2 :]
+    return texts
 
 
 def _swaps(number: str) -> Iterator[int]:

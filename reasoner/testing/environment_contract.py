@@ -159,7 +159,9 @@ def _check_declared(name: str, declared: Tool | EnvironmentKind, options: Mappin
         return [Check("accepts its options", False, str(error))]
     checks = [
         Check(
-            "accepts its options", True, ", ".join(f"{key} = {each!r}" for key, each in complete.items()) or "has none"
+            "accepts its options",
+            True,
+            ", ".join(f"{key} = {value!r}" for key, value in complete.items()) or "has none",
         )
     ]
     if declared.preflight is not None:
@@ -239,7 +241,7 @@ def _check_game(service: EnvironmentService, problem: Problem, turns: Sequence[s
     last = game.turns[-1].observation if game.turns else None
     if game.failure or last is None:
         return Check(title, False, game.failure)
-    rewards = [each.observation.reward for each in game.turns if each.observation]
+    rewards = [turn.observation.reward for turn in game.turns if turn.observation]
     given = [reward for reward in rewards if reward is not None]
     detail = f"{len(game.turns)} turns, reward {sum(given):g}" if given else f"{len(game.turns)} turns, no rewards"
     return Check(title, last.done or not turns, detail if last.done or not turns else f"{detail}: it goes on")

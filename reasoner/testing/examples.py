@@ -24,9 +24,9 @@ def example_arguments(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     What a schema says by reference, patterns and bounds is not looked at: a call that does not fit is refused in words.
     """
     properties: Mapping[str, Any] = schema.get("properties", {})
-    values = {name: _values(each) for name, each in properties.items()}
-    count = max((len(each) for each in values.values()), default=1)
-    return [{name: each[at % len(each)] for name, each in values.items()} for at in range(count)]
+    values = {name: _values(property_) for name, property_ in properties.items()}
+    count = max((len(value) for value in values.values()), default=1)
+    return [{name: value[at % len(value)] for name, value in values.items()} for at in range(count)]
 
 
 def _values(schema: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -64,15 +64,15 @@ class Evaluator:
                 for any response before training.
         """
         started = time.perf_counter()
-        found: dict[str, Evaluation] = {}
+        evaluations: dict[str, Evaluation] = {}
         groups: list[ScoredGroup] = []
         for name, task in self.config.evaluated.items():
             if name in tasks:
-                found[name], of_task = self._evaluate_task(name, task)
+                evaluations[name], of_task = self._evaluate_task(name, task)
                 groups += of_task
                 if step == 0 and (reason := unjudged_reason(task, of_task)):
                     raise ScoringError(reason)  # not committed: the resumed run makes this evaluation again
-        evaluation = joined(self.config, found)
+        evaluation = joined(self.config, evaluations)
         evaluation = replace(evaluation, rows=rows, estimates=(*evaluation.estimates, *measured))
         self.run.commit_evaluation(step, evaluation, to_rollouts(step, groups))
         self.view.evaluated(when, evaluation)
@@ -87,28 +87,30 @@ class Evaluator:
         params = self.turn_end.added_to(evaluation_params(task))
         progress = partial(self.view.stage, "evaluation")
         samples = task.required_evaluation.samples
-        found = evaluate(self.sampler, self.scorer, prompts, params, samples, Criterion.of(task), progress)
-        check_failures((scored.group for scored in found[1]), self.config.environment)
-        return found
+        evaluation = evaluate(self.sampler, self.scorer, prompts, params, samples, Criterion.of(task), progress)
+        check_failures((scored.group for scored in evaluation[1]), self.config.environment)
+        return evaluation
 
 
-def joined(config: Config, found: Mapping[str, Evaluation]) -> Evaluation:
+def joined(config: Config, evaluations: Mapping[str, Evaluation]) -> Evaluation:
     """The evaluations of the tasks that were due, as one.
 
     That of a mixture has figures of its own only where all parts were due: over fewer they are other figures, by which
     checkpoints cannot be ranked.
     """
-    own = {name: evaluation for name, evaluation in found.items() if name not in config.also}
+    own = {name: evaluation for name, evaluation in evaluations.items() if name not in config.also}
     best = config.evaluation.best if config.evaluation else ""
     best = "" if best == config.task else best
     if best == "mean":  # a mean over fewer tasks is another figure: such a step is ranked by what is missing
-        best = next((name for name in config.evaluated if name not in found), best)
+        best = next((name for name in config.evaluated if name not in evaluations), best)
     if not own or len(own) < len(config.mixture):
-        return Evaluation(0, 0, 0, (), tasks=found, best=best)
+        return Evaluation(0, 0, 0, (), tasks=evaluations, best=best)
     if config.mixture:
-        return replace(together(own), tasks=found, best=best)
+        return replace(together(own), tasks=evaluations, best=best)
     (evaluation,) = own.values()
-    return replace(evaluation, tasks={name: each for name, each in found.items() if name not in own}, best=best)
+    return replace(
+        evaluation, tasks={name: evaluation for name, evaluation in evaluations.items() if name not in own}, best=best
+    )
 
 
 def evaluate(

@@ -67,10 +67,10 @@ class Prefetcher:
 
     def restore(self, rollouts: Sequence[StepRollouts]) -> None:
         """Take groups that were sampled before the run was interrupted; their sampler is gone."""
-        for each in rollouts:
+        for rollout in rollouts:
             future: Future[StepRollouts] = Future()
-            future.set_result(each)
-            self._steps.append((each.step, future))
+            future.set_result(rollout)
+            self._steps.append((rollout.step, future))
 
     @property
     def seconds(self) -> float:
@@ -124,13 +124,13 @@ class Prefetcher:
         """
         with self._news:
             while True:
-                found = next(filter(fits, self._groups), None)
-                if found or all(future.done() for _, future in self._steps):
+                group = next(filter(fits, self._groups), None)
+                if group or all(future.done() for _, future in self._steps):
                     break
                 self._news.wait()
-        if found is None:
+        if group is None:
             self.wait()
-        return found
+        return group
 
     def __enter__(self) -> Self:
         return self

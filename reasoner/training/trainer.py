@@ -354,7 +354,7 @@ class Trainer:
             {
                 name: judge_gate(own, Criterion.of(task), demonstrations=demonstrations)
                 for name, task in self.config.parts.items()
-                if (own := [each for each in groups if not self.config.mixture or each.group.problem.part == name])
+                if (own := [group for group in groups if not self.config.mixture or group.group.problem.part == name])
             }
         )
         self.run.commit_gate(gate)

@@ -45,9 +45,9 @@ def prepare_call() -> None:
 def copied(value: Any) -> Any:
     """`value` with every dictionary and list in it copied, at any depth that JSON was read from."""
     if isinstance(value, dict):
-        return {name: copied(each) for name, each in value.items()}
+        return {name: copied(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [copied(each) for each in value]
+        return [copied(item) for item in value]
     return value
 
 

@@ -68,7 +68,9 @@ class Leftovers:
         self.state.set_back()
         left = self.state.changes()
         if threading.active_count() > 1:
-            left += [f"thread {each.name}" for each in threading.enumerate() if each is not threading.main_thread()]
+            left += [
+                f"thread {thread.name}" for thread in threading.enumerate() if thread is not threading.main_thread()
+            ]
         if has_children():
             left += [f"process {_command(pid)}" for pid in sorted(children(os.getpid()))]
         if _streams() != self.streams:
@@ -87,9 +89,9 @@ def _command(pid: int) -> str:
 
 def _streams() -> tuple[tuple[int, int], ...]:
     """What standard input, output and error are; shorter where one of them is closed."""
-    found = []
+    open_files = []
     for stream in (0, 1, 2):
         with suppress(OSError):
             status = os.fstat(stream)
-            found.append((status.st_dev, status.st_ino))
-    return tuple(found)
+            open_files.append((status.st_dev, status.st_ino))
+    return tuple(open_files)

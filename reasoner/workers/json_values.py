@@ -43,5 +43,5 @@ def _check_depth(value: object, levels: int) -> None:
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
-        for each in value:
-            _check_depth(each, levels - 1)
+        for item in value:
+            _check_depth(item, levels - 1)

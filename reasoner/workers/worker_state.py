@@ -61,9 +61,9 @@ def _working_directory() -> str | None:
 
 def _umask() -> int:
     """It can only be read by setting it."""
-    found = os.umask(0o077)
-    os.umask(found)
-    return found
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _environment() -> dict[bytes, bytes]:
@@ -131,16 +131,16 @@ class WorkerState:
 
     def __init__(self) -> None:
         self._before = _look()
-        self._handlers = [signal.getsignal(each) for each in _SIGNALS]
+        self._handlers = [signal.getsignal(signal_) for signal_ in _SIGNALS]
         self._policy = _event_loop_policy()
         self._modules = len(sys.modules)
-        self._watched = [_Watched(each) for each in _WATCHED]
+        self._watched = [_Watched(watched) for watched in _WATCHED]
         self._patched: list[str] = []
         self._descriptor = _next_descriptor()
 
     def mend(self) -> None:
         """Put functions of modules back that the call has replaced: the worker needs them to answer."""
-        self._patched = [name for each in self._watched for name in each.mend()]
+        self._patched = [name for watched in self._watched for name in watched.mend()]
 
     def set_back(self) -> None:
         """Set back what calls may change: timers, signal handlers, the event loop."""
@@ -161,20 +161,20 @@ class WorkerState:
         if self._modules != len(sys.modules):
             self._modules = len(sys.modules)
             self._before |= {name: now[name] for name in _IMPORTS_CHANGE}
-        found = [name for name in _PROBES if now[name] != self._before[name]] if now != self._before else []
-        found = [self._in_detail(name, now[name]) for name in found]
+        changed = [name for name in _PROBES if now[name] != self._before[name]] if now != self._before else []
+        changed = [self._in_detail(name, now[name]) for name in changed]
         if self._patched:
-            found.append(f"functions of modules ({', '.join(self._patched)})")
+            changed.append(f"functions of modules ({', '.join(self._patched)})")
         if _next_descriptor() - self._descriptor > MAX_OPEN_FILES:
-            found.append(f"more than {MAX_OPEN_FILES} open files")
-        return found
+            changed.append(f"more than {MAX_OPEN_FILES} open files")
+        return changed
 
     def _in_detail(self, name: str, now: Any) -> str:
         if not isinstance(now, dict):
             return name
         before = self._before[name]
         names = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        return f"{name} ({', '.join(os.fsdecode(each) for each in names)})"
+        return f"{name} ({', '.join(os.fsdecode(name) for name in names)})"
 
 
 class _Watched:

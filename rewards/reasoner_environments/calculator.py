@@ -159,12 +159,12 @@ def _tokens(text: str) -> list[str]:
     tokens, at = [], 0
     text = text.rstrip()
     while at < len(text):
-        found = _TOKEN.match(text, at)
-        if found is None:
+        match = _TOKEN.match(text, at)
+        if match is None:
             raise ToolError(f"{text[at:].strip()[:1]!r} is no part of an expression: numbers, + - * / ** and ( )")
-        token = found["number"] or found["operator"]
+        token = match["number"] or match["operator"]
         tokens.append(_WRITTEN.get(token, token))
-        at = found.end()
+        at = match.end()
     return tokens
 
 

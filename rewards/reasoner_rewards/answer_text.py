@@ -14,11 +14,11 @@ def reference_text(problem: Problem) -> str:
     Raises:
         ValueError: it is empty (the problem is broken, not the response).
     """
-    found = reference_answer(problem.answer)
-    text = problem.answer if found.method == "text" else found.answer or ""
+    reference = reference_answer(problem.answer)
+    text = problem.answer if reference.method == "text" else reference.answer or ""
     if not text.strip():
         raise ValueError(
-            f"problem {problem.id!r} has no reference answer: {found.problem}; got {problem.answer[:80]!r}. "
+            f"problem {problem.id!r} has no reference answer: {reference.problem}; got {problem.answer[:80]!r}. "
             "Give the answer as it is, after '####', or in \\boxed{}."
         )
     return text.strip()

@@ -97,12 +97,12 @@ def _settled(text: str, options: ChoiceOptions) -> tuple[str | None, Strategy | 
     if answer is None:
         return None, "none", "the think block is not closed"
     for strategy in options.extract:
-        found = _LETTERS_OF[strategy](answer, options.letters)
-        if strategy == "boxed" and found == set() and "statement" in options.extract:
+        letters = _LETTERS_OF[strategy](answer, options.letters)
+        if strategy == "boxed" and letters == set() and "statement" in options.extract:
             later = _statement(after_last_box(answer), options.letters)
-            strategy, found = ("statement", later) if later else (strategy, found)
-        if found is not None:
-            distinct = sorted(found)
+            strategy, letters = ("statement", later) if later else (strategy, letters)
+        if letters is not None:
+            distinct = sorted(letters)
             if len(distinct) == 1:
                 return distinct[0], strategy, ""
             return None, strategy, f"several letters: {', '.join(distinct)}" if distinct else "no letter of the choices"
@@ -110,11 +110,11 @@ def _settled(text: str, options: ChoiceOptions) -> tuple[str | None, Strategy | 
 
 
 def _boxed(text: str, letters: str) -> set[str] | None:
-    found = final_answer(text, "strict")
-    if found.method != "boxed":
+    boxed = final_answer(text, "strict")
+    if boxed.method != "boxed":
         return None
-    letter = _dressed(found.answer or "", letters)
-    return {letter} if letter else _alone(found.answer or "", letters) if "," in (found.answer or "") else set()
+    letter = _dressed(boxed.answer or "", letters)
+    return {letter} if letter else _alone(boxed.answer or "", letters) if "," in (boxed.answer or "") else set()
 
 
 def _statement(text: str, letters: str) -> set[str] | None:
@@ -137,8 +137,8 @@ _LETTERS_OF = {"boxed": _boxed, "statement": _statement, "letter": _letter}
 
 def _dressed(text: str, letters: str) -> str | None:
     """The letter that a text is or begins with, in brackets, dots or emphasis."""
-    found = _DRESSED.fullmatch(_TEXT.sub(r"\1", text))
-    return found[1] if found and found[1] in letters else None
+    match = _DRESSED.fullmatch(_TEXT.sub(r"\1", text))
+    return match[1] if match and match[1] in letters else None
 
 
 def _alone(text: str, letters: str) -> set[str]:

@@ -55,7 +55,7 @@ def _read(place: str, entry: Any) -> tuple[str, dict[str, Any]]:
             f"{', '.join(CONSTRAINTS)}; those of IFEval and IFBench with the option 'checkers'."
         )
     # in Parquet all entries have the same keys, and null stands where one has none
-    given = {key: each for key, each in entry.items() if key != "id" and each is not None}
+    given = {key: argument for key, argument in entry.items() if key != "id" and argument is not None}
     wanted = CONSTRAINTS[name].argument
     if given.keys() != wanted.keys() or any(type(given[key]) is not kind for key, kind in wanted.items()):
         needs = ", ".join(f"{key} ({kind.__name__})" for key, kind in wanted.items()) or "no argument"

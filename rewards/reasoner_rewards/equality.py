@@ -242,8 +242,8 @@ def _compare(answer: str, reference: str, tolerance: float) -> EqualityVerdict:
 
 def _in_unit(answer: str, reference: Number) -> Number | None:
     """`5 m` against a reference in metres: elsewhere a bare letter is a variable."""
-    found = _BARE_UNIT.fullmatch(answer)
-    number = parse_number(rf"{found[1]}\text{{{found[2]}}}{found[3] or ''}") if found else None
+    match = _BARE_UNIT.fullmatch(answer)
+    number = parse_number(rf"{match[1]}\text{{{match[2]}}}{match[3] or ''}") if match else None
     return number if number is not None and number.unit == reference.unit else None
 
 
@@ -335,12 +335,12 @@ def _several(text: str) -> _Collection | None:
     r"""As `_collection`; with both signs of a `\pm`, and the intervals of a union."""
     if r"\cup" in text and is_interval(text):
         return _Collection(r"\cup", r"\cup", tuple(part.strip() for part in text.split(r"\cup")))
-    found = _collection(text)
+    collection = _collection(text)
     if r"\pm" not in text:
-        return found
-    if found is None or found.opening in ("(", "["):
-        found = _Collection("", "", (text,))
-    return replace(found, elements=with_both_signs(found.elements))
+        return collection
+    if collection is None or collection.opening in ("(", "["):
+        collection = _Collection("", "", (text,))
+    return replace(collection, elements=with_both_signs(collection.elements))
 
 
 def _same_multiset(given: tuple[str, ...], wanted: tuple[str, ...], tolerance: float) -> bool:
@@ -424,10 +424,10 @@ def _without_unit(text: str) -> str:
 
 def _and_unit(text: str) -> tuple[str, str]:
     """The value and the unit at its end; the unit is empty when there is none."""
-    found = None if _TRIGONOMETRIC.search(text) else _TRAILING_TEXT.search(text)
-    if found is None or not all(map(may_be_unit, _IN_TEXT.findall(found.group()))):
+    match = None if _TRIGONOMETRIC.search(text) else _TRAILING_TEXT.search(text)
+    if match is None or not all(map(may_be_unit, _IN_TEXT.findall(match.group()))):
         return text, ""
-    return text[: found.start()], unit_of(found.group().replace(r"\circ", r"\text{degree}"))
+    return text[: match.start()], unit_of(match.group().replace(r"\circ", r"\text{degree}"))
 
 
 def _not_a_value(answer: str) -> str:

@@ -98,10 +98,10 @@ def _extracted(text: str, extract: ExactExtract) -> tuple[str, str]:
     if answer is None:
         return "", "the think block is not closed"
     if extract == "boxed":
-        found = final_answer(answer, "strict")
-        if found.method != "boxed":
+        extraction = final_answer(answer, "strict")
+        if extraction.method != "boxed":
             return "", "there is no \\boxed{} in the response"
-        return found.answer or "", found.problem
+        return extraction.answer or "", extraction.problem
     answer = answer.strip()
     if not answer:
         return "", "there is no answer"

@@ -70,13 +70,13 @@ def final_answer(text: str, mode: ExtractionMode) -> Extraction:
     after = after_thinking(text)
     if after is None:
         return Extraction(None, "none", "the think block is not closed")
-    found = _marked(after)
-    if found is None and mode == "lenient":
-        found = _statement(after) or _last_formula_or_number(after)
-    if found is None:
+    extraction = _marked(after)
+    if extraction is None and mode == "lenient":
+        extraction = _statement(after) or _last_formula_or_number(after)
+    if extraction is None:
         wanted = "\\boxed{} or ####" if mode == "strict" else "\\boxed{}, ####, 'answer is', formula or number"
         return Extraction(None, "none", f"there is no {wanted} in the response")
-    return _bounded(found)
+    return _bounded(extraction)
 
 
 def reference_answer(text: str) -> Extraction:
@@ -109,14 +109,14 @@ def after_last_box(text: str) -> str:
     return box.tail if box else ""
 
 
-def _bounded(found: Extraction) -> Extraction:
-    if found.answer is None:
-        return found
-    if len(found.answer) > MAX_ANSWER_CHARS:
-        return Extraction(None, found.method, f"the answer is longer than {MAX_ANSWER_CHARS} characters")
-    if not found.answer.strip():
-        return Extraction(None, found.method, "the answer is empty")
-    return Extraction(found.answer.strip(), found.method)
+def _bounded(extraction: Extraction) -> Extraction:
+    if extraction.answer is None:
+        return extraction
+    if len(extraction.answer) > MAX_ANSWER_CHARS:
+        return Extraction(None, extraction.method, f"the answer is longer than {MAX_ANSWER_CHARS} characters")
+    if not extraction.answer.strip():
+        return Extraction(None, extraction.method, "the answer is empty")
+    return Extraction(extraction.answer.strip(), extraction.method)
 
 
 def _marked(text: str) -> Extraction | None:
@@ -214,8 +214,8 @@ def _last_formula_or_number(text: str) -> Extraction | None:
 
 
 def _last_number(text: str) -> Extraction | None:
-    found = last_number(text)
-    if found is None:
+    number = last_number(text)
+    if number is None:
         return None
-    answer, denied = found
+    answer, denied = number
     return Extraction(None, "number", denied) if denied else Extraction(answer, "number")

@@ -55,8 +55,8 @@ def _closes(line: str, fence: str) -> bool:
 
 
 def _label(opened: re.Match[str]) -> str:
-    found = _LABEL.match(opened["info"])
-    return found[1].lower() if found else ""
+    match = _LABEL.match(opened["info"])
+    return match[1].lower() if match else ""
 
 
 def _dedented(lines: list[str], width: int) -> list[str]:

@@ -120,14 +120,14 @@ def _followed(problem: Problem, text: str, options: InstructionsOptions) -> tupl
 def loose_variants(text: str) -> list[str]:
     """The text, without its first line, its last line and both, and each of these without asterisks (2311.07911)."""
     lines = text.split("\n")
-    cut = [text, *("\n".join(each).strip() for each in (lines[1:], lines[:-1], lines[1:-1]))]
-    return [*cut, *(each.replace("*", "") for each in cut)]
+    cut = [text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
+    return [*cut, *(variant.replace("*", "") for variant in cut)]
 
 
 def _read(problem: Problem) -> tuple[list[str], list[Mapping[str, Any]]]:
     names, arguments = problem.fields.get("instruction_id_list"), problem.fields.get("kwargs")
     fits = isinstance(names, list) and isinstance(arguments, list) and len(names) == len(arguments) > 0
-    if not fits or not all(isinstance(each, Mapping) for each in arguments or ()):
+    if not fits or not all(isinstance(argument, Mapping) for argument in arguments or ()):
         raise ValueError(
             f"problem {problem.id!r}: the fields 'instruction_id_list' and 'kwargs' must be lists of the same length, "
             f"got {str(names)[:100]} and {str(arguments)[:100]}"

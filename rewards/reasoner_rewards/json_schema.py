@@ -114,10 +114,10 @@ def _extracted(text: str, extract: JsonExtract) -> tuple[str, str]:
     answer = after_thinking(text)
     if answer is None:
         return "", "the think block is not closed"
-    found = list(blocks(answer, LABELS)) if extract != "all" else []
-    if not found:
+    texts = list(blocks(answer, LABELS)) if extract != "all" else []
+    if not texts:
         return (answer, "") if extract != "fenced" else ("", "there is no fenced JSON block")
-    return ("", "the last fenced block is not closed") if found[-1] is None else (found[-1], "")
+    return ("", "the last fenced block is not closed") if texts[-1] is None else (texts[-1], "")
 
 
 def _shown(error: BaseException) -> str:

@@ -325,18 +325,18 @@ def _verdict(content: str, scale: tuple[float, float]) -> tuple[float, str]:
         raise _NoVerdictError(
             "its thinking is not closed" if text is None else f"more than {MAX_VERDICT} characters", content
         )
-    found = list(_objects(text))
-    if not found:
+    objects = list(_objects(text))
+    if not objects:
         raise _NoVerdictError("no JSON object", content)
-    if any(each.get("score", found[0].get("score")) != found[0].get("score") for each in found):
+    if any(verdict.get("score", objects[0].get("score")) != objects[0].get("score") for verdict in objects):
         raise _NoVerdictError("several different verdicts", content)
-    score, reason = found[0].get("score"), found[0].get("reason", "")
+    score, reason = objects[0].get("score"), objects[0].get("reason", "")
     if isinstance(score, bool) or not isinstance(score, (int, float)):
-        raise _NoVerdictError("'score' must be a number", found[0])
+        raise _NoVerdictError("'score' must be a number", objects[0])
     if not scale[0] <= score <= scale[1]:
-        raise _NoVerdictError(f"'score' must be from {scale[0]:g} to {scale[1]:g}", found[0])
+        raise _NoVerdictError(f"'score' must be from {scale[0]:g} to {scale[1]:g}", objects[0])
     if not isinstance(reason, str):
-        raise _NoVerdictError("'reason' must be text", found[0])
+        raise _NoVerdictError("'reason' must be text", objects[0])
     return float(score), reason
 
 

@@ -72,9 +72,9 @@ def _braced_root(root: re.Match[str]) -> str:
 
 def as_equations(text: str) -> str:
     r"""The equations of a system (`cases`, `aligned`), with commas between them; piecewise definitions as they are."""
-    found = _SYSTEM.fullmatch(text)
-    if found is None:
+    match = _SYSTEM.fullmatch(text)
+    if match is None:
         return text
-    lines = [line.replace("&", "").strip().rstrip(",;. ") for line in found[2].split(r"\\")]
+    lines = [line.replace("&", "").strip().rstrip(",;. ") for line in match[2].split(r"\\")]
     lines = [line for line in lines if line]
     return ", ".join(lines) if lines and all("=" in line for line in lines) else text

@@ -49,11 +49,16 @@ def math(problem: Problem, response: Response, *, options: MathOptions) -> Score
         ValueError: the reference has no answer to compare with (the problem is broken, not the response).
     """
     reference = _reference(problem)
-    found = final_answer(response.text, options.extract)
-    parts = {"extracted": found.answer, "method": found.method, "reference": reference, "reads": kind_of(reference)}
-    if found.answer is None:
-        return Score(0.0, {**parts, "means": "none"}, found.problem)
-    verdict = compare(found.answer, reference, options.tolerance)
+    result = final_answer(response.text, options.extract)
+    parts = {
+        "extracted": result.answer,
+        "method": result.method,
+        "reference": reference,
+        "reads": kind_of(reference),
+    }
+    if result.answer is None:
+        return Score(0.0, {**parts, "means": "none"}, result.problem)
+    verdict = compare(result.answer, reference, options.tolerance)
     return Score(float(verdict.equal), {**parts, "means": verdict.means}, verdict.reason)
 
 

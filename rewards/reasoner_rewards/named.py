@@ -57,7 +57,7 @@ class Named:
         if len(self.solutions) == 1:
             return ", ".join(self.solutions[0].values())
         several = len(self.names) > 1
-        return ", ".join(f"({found})" if several else found for found in map(_joined, self.solutions))
+        return ", ".join(f"({solution})" if several else solution for solution in map(_joined, self.solutions))
 
 
 def _sides(text: str) -> list[str]:
@@ -87,10 +87,10 @@ def named_values(text: str) -> Named | None:
         return None
     pairs: list[tuple[str, str]] = []
     for part in parts:
-        found = _one(part)
-        if not isinstance(found, dict):
+        values = _one(part)
+        if not isinstance(values, dict):
             return None
-        pairs += found.items()
+        pairs += values.items()
     return _grouped(pairs)
 
 
@@ -100,15 +100,15 @@ def same_named(answer: Named, reference: Named, same: NamesEqual) -> bool:
         return False
     left = list(answer.solutions)
     for wanted in reference.solutions:
-        match = next((found for found in left if _agree(found, wanted, same)), None)
+        match = next((candidate for candidate in left if _agree(candidate, wanted, same)), None)
         if match is None:
             return False
         left.remove(match)
     return True
 
 
-def _agree(found: dict[str, str], wanted: dict[str, str], same: NamesEqual) -> bool:
-    return found.keys() == wanted.keys() and all(same(found[name], value) for name, value in wanted.items())
+def _agree(candidate: dict[str, str], wanted: dict[str, str], same: NamesEqual) -> bool:
+    return candidate.keys() == wanted.keys() and all(same(candidate[name], value) for name, value in wanted.items())
 
 
 def _one(text: str) -> dict[str, str] | list[dict[str, str]] | None:
@@ -122,8 +122,8 @@ def _one(text: str) -> dict[str, str] | list[dict[str, str]] | None:
         tuples = [_split(part.strip()[1:-1], ",") for part in _split(right, ",") if part.strip().startswith("(")]
         if not tuples or any(len(values) != len(names) for values in tuples) or len(set(names)) < len(names):
             return None
-        found = [dict(zip(names, values, strict=True)) for values in tuples]
-        return found[0] if len(found) == 1 else found
+        solutions = [dict(zip(names, values, strict=True)) for values in tuples]
+        return solutions[0] if len(solutions) == 1 else solutions
     if not (is_name(left) or _SUM.fullmatch(left)) or _split(right, ",")[1:]:
         return None
     return {_key(left): right}

@@ -184,7 +184,7 @@ class _Rest:
         if scale != 1:
             named, unit = named[1:], unit.replace(named[0], "", 1)
         elif named and unit_of(named[0]) not in MEASURES and (large := _CJK_SCALE.match(named[0])):
-            scale = math.prod(_CJK_SCALES[each] for each in large.group())
+            scale = math.prod(_CJK_SCALES[digit] for digit in large.group())
             unit = unit.replace(large.group(), "", 1)
         if named == ["times"]:
             named, unit = [], ""
@@ -196,8 +196,8 @@ class _Rest:
         percent = match["percent"] is not None
         if named and named[0].lower() in ("percent", "percentage", "pct"):
             percent, unit = True, ""
-        found = "" if percent else unit_of(unit)
-        return cls(percent, scale, f"deg{match['letter'] or ''}" if match["degrees"] and not found else found)
+        known_unit = "" if percent else unit_of(unit)
+        return cls(percent, scale, f"deg{match['letter'] or ''}" if match["degrees"] and not known_unit else known_unit)
 
 
 def may_be_unit(text: str) -> bool:

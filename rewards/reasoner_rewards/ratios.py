@@ -70,5 +70,5 @@ def _same_clock(answer: re.Match[str], reference: re.Match[str]) -> bool:
 
 def _is_time(text: str) -> bool:
     """Hours and minutes, rather than a ratio in lowest terms."""
-    found = _TIME.fullmatch(text.replace(" ", ""))
-    return found is not None and (gcd(int(found[1]), int(found[2])) != 1 or found[2].startswith("0"))
+    match = _TIME.fullmatch(text.replace(" ", ""))
+    return match is not None and (gcd(int(match[1]), int(match[2])) != 1 or match[2].startswith("0"))

@@ -87,23 +87,23 @@ def regex(problem: Problem, response: Response, *, options: RegexOptions) -> Sco
     if text is None:
         return Score(0.0, {"match": None}, "the think block is not closed")
     compiled = _compiled(options.pattern.replace(ANSWER, _delimited(reference)), options.flags)
-    found = compiled.fullmatch(text.strip()) if options.full else _search(compiled, text, options.group is not None)
-    if found is None:
+    match = compiled.fullmatch(text.strip()) if options.full else _search(compiled, text, options.group is not None)
+    if match is None:
         return Score(0.0, {"match": None}, "the pattern is not found")
-    parts = {"match": found.group()[:200]}
+    parts = {"match": match.group()[:200]}
     if options.group is None:
         return Score(1.0, parts)
-    equal = _compiled(re.escape(reference), options.flags).fullmatch((found.group(options.group) or "").strip())
+    equal = _compiled(re.escape(reference), options.flags).fullmatch((match.group(options.group) or "").strip())
     return Score(float(equal is not None), parts, "" if equal else "another answer in the last match")
 
 
 def _search(compiled: re.Pattern[str], text: str, last: bool) -> re.Match[str] | None:
     if not last:
         return compiled.search(text)
-    found = None
+    final = None
     for match in compiled.finditer(text):
-        found = match
-    return found
+        final = match
+    return final
 
 
 def _delimited(reference: str) -> str:

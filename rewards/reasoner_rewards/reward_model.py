@@ -128,23 +128,23 @@ class _Scorer:
         """(R,) one value per conversation, in their order."""
         values = [0.0] * len(ids)
         most = 1 if self.pad is None else len(ids)
-        for batch in _batches([len(each) for each in ids], batch_tokens, most):
-            for index, value in zip(batch, self._forward([ids[each] for each in batch], two_labels), strict=True):
+        for batch in _batches([len(id_) for id_ in ids], batch_tokens, most):
+            for index, value in zip(batch, self._forward([ids[index] for index in batch], two_labels), strict=True):
                 values[index] = value
         return values
 
     def _plain(self, text: str) -> str:
-        found = 1
-        while found:  # what is left may spell another one
-            text, found = self.specials.subn("", text)
+        count = 1
+        while count:  # what is left may spell another one
+            text, count = self.specials.subn("", text)
         return text
 
     def _forward(self, ids: Sequence[Sequence[int]], two_labels: str) -> list[float]:
         import torch
 
         longest, pad = max(map(len, ids)), self.pad or 0
-        ids_RT = torch.tensor([[*each, *[pad] * (longest - len(each))] for each in ids], device=self.device)
-        mask_RT = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in ids], device=self.device)
+        ids_RT = torch.tensor([[*id_, *[pad] * (longest - len(id_))] for id_ in ids], device=self.device)
+        mask_RT = torch.tensor([[1] * len(id_) + [0] * (longest - len(id_)) for id_ in ids], device=self.device)
         with torch.inference_mode():
             logits_RL = self.model(input_ids=ids_RT, attention_mask=mask_RT).logits.float()
         if logits_RL.shape[1] == 1:
@@ -159,7 +159,7 @@ class _Scorer:
 def _batches(lengths: Sequence[int], batch_tokens: int, most: int) -> Iterator[list[int]]:
     """Indices, longest first, in batches of at most `most` rows and `batch_tokens` tokens with their padding."""
     batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda each: -lengths[each]):
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if batch and (len(batch) == most or lengths[batch[0]] * (len(batch) + 1) > batch_tokens):
             yield batch
             batch = []

@@ -55,17 +55,17 @@ def member_of(text: str) -> str:
 
 def without_names(elements: Sequence[str]) -> tuple[str, ...]:
     """`1`, `2` of `x = 1`, `x = 2` and of `x_1 = 1`, `x_2 = 2`; elements that name different things as they are."""
-    found = [_NAMED.fullmatch(element) for element in elements]
-    names = {match["name"] for match in found if match}
-    if len(names) != 1 or found[0] is None:
+    matches = [_NAMED.fullmatch(element) for element in elements]
+    names = {match["name"] for match in matches if match}
+    if len(names) != 1 or matches[0] is None:
         return tuple(elements)
-    return tuple(match["value"] if match else each for match, each in zip(found, elements, strict=True))
+    return tuple(match["value"] if match else element for match, element in zip(matches, elements, strict=True))
 
 
 def with_both_signs(elements: Sequence[str]) -> tuple[str, ...]:
     r"""`2+\sqrt{3}`, `2-\sqrt{3}` of `2 \pm \sqrt{3}`; the signs of one element go together."""
     return tuple(
-        _SIGNS.sub(lambda found, sign=sign: sign if found[1] == "p" else "+-"[sign == "+"], element)  # type: ignore[misc]
+        _SIGNS.sub(lambda match, sign=sign: sign if match[1] == "p" else "+-"[sign == "+"], element)  # type: ignore[misc]
         .strip()
         .removeprefix("+")
         .strip()
@@ -76,8 +76,8 @@ def with_both_signs(elements: Sequence[str]) -> tuple[str, ...]:
 
 def is_increasing(text: str) -> bool:
     """Whether a pair in round brackets can be an interval: its first number is smaller."""
-    found = _INTERVAL.fullmatch(text)
-    if found is None or "," not in text:
+    match = _INTERVAL.fullmatch(text)
+    if match is None or "," not in text:
         return False
     low, high = (value_of(part.strip()) for part in text[1:-1].split(","))
     return low is not None and high is not None and low < high

@@ -95,19 +95,19 @@ def is_expression(text: str) -> bool:
 
 def value_of(text: str) -> float | None:
     """The value of a LaTeX text that is a real number; None for anything else."""
-    found: list[float] = []
+    numbers: list[float] = []
 
     def evaluate() -> bool:
         value = _value_at(_parse(text), 0) if "," not in text else None
         if value is not None and value.is_real and not _parse(text).free_symbols:
-            found.append(float(value))
+            numbers.append(float(value))
         return True
 
     try:
         _guarded(evaluate)
     except (TooComplexError, NotMathError):
         return None
-    return found[0] if found else None
+    return numbers[0] if numbers else None
 
 
 def rounds_to(expression: str, rounded: Number) -> bool:
@@ -198,9 +198,9 @@ def _with_imaginary_unit(parsed: Any) -> Any:
     return parsed.subs({symbol: sympy.I for symbol in parsed.free_symbols if symbol.name == "i"})
 
 
-def _binomial(found: re.Match[str]) -> str:
-    upper, lower = int(found[1]), int(found[2])
-    return f"({math.comb(upper, lower)})" if upper <= MAX_BINOMIAL else found.group()
+def _binomial(match: re.Match[str]) -> str:
+    upper, lower = int(match[1]), int(match[2])
+    return f"({math.comb(upper, lower)})" if upper <= MAX_BINOMIAL else match.group()
 
 
 def _in_radians(text: str) -> str:
@@ -208,9 +208,9 @@ def _in_radians(text: str) -> str:
     return _ANGLE.sub(_radians, text) if r"\circ" in text else text
 
 
-def _radians(found: re.Match[str]) -> str:
-    head = found[1].rstrip("0123456789.")
-    return rf"{head}{{\frac{{{found[1][len(head) :]}\pi}}{{180}}}}"
+def _radians(match: re.Match[str]) -> str:
+    head = match[1].rstrip("0123456789.")
+    return rf"{head}{{\frac{{{match[1][len(head) :]}\pi}}{{180}}}}"
 
 
 @lru_cache(maxsize=512)  # the responses of a group share their reference, and often their answers

@@ -16,16 +16,16 @@ _SPACES = re.compile(r"\s+")
 
 def symbols(text: str) -> tuple[str, ...]:
     """The symbols of a normalised text, without white space and without braces around a single symbol."""
-    found: list[str] = []
+    contents: list[str] = []
     opened: list[int] = []
     for token in _TOKEN.findall(text):
         if token == "{":
-            opened.append(len(found))
-        elif token == "}" and 0 < len(opened) <= MAX_DEPTH and len(found) - opened[-1] == 2:
+            opened.append(len(contents))
+        elif token == "}" and 0 < len(opened) <= MAX_DEPTH and len(contents) - opened[-1] == 2:
             begin = opened.pop()
-            found[begin:] = found[begin + 1 :]
+            contents[begin:] = contents[begin + 1 :]
             continue
         elif token == "}" and opened:
             opened.pop()
-        found.append(_SPACES.sub("", token) if token.startswith(r"\text") else token)
-    return tuple(found)
+        contents.append(_SPACES.sub("", token) if token.startswith(r"\text") else token)
+    return tuple(contents)

@@ -113,4 +113,4 @@ def _check(terms: object, digits: object, operations: object) -> None:
 
 
 def _are_numbers(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
+    return isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)

@@ -107,7 +107,7 @@ def instruction_problems(
 
 
 def _check(name: str, given: Any, allowed: Sequence[Any]) -> None:
-    wrong = [each for each in given if each not in allowed] if isinstance(given, list) else [given]
+    wrong = [item for item in given if item not in allowed] if isinstance(given, list) else [given]
     if wrong or not given:
         hint = nearest(str(wrong[0]), list(map(str, allowed))) if wrong else ""
         raise ConfigError(
@@ -126,13 +126,17 @@ def _subjects(subjects: str) -> list[tuple[str, str]]:
 
 def _sets_of(kinds: Sequence[str], level: int) -> list[list[str]]:
     """The kinds that can be given together, so many of them."""
-    found = [list(each) for each in combinations(kinds, level) if not any(pair <= set(each) for pair in CLASHING)]
-    if not found:
+    allowed = [
+        list(combination)
+        for combination in combinations(kinds, level)
+        if not any(pair <= set(combination) for pair in CLASHING)
+    ]
+    if not allowed:
         raise ConfigError(
             f"options.kinds of instruction_problems: no {level} of {', '.join(kinds)} can be given together; lower the "
             "levels, or name more kinds."
         )
-    return found
+    return allowed
 
 
 def _new_problem(
@@ -142,7 +146,7 @@ def _new_problem(
         subject, answer = draw.choice(subjects)
         kinds = draw.choice(sets)
         instructions = [_instruction(draw, kind, kinds) for kind in kinds]
-        told = [_told(draw, each) for each in draw.sample(instructions, len(instructions))]
+        told = [_told(draw, item) for item in draw.sample(instructions, len(instructions))]
         question = " ".join([subject, *told])
         if question not in seen:
             seen.add(question)
@@ -173,7 +177,7 @@ def _told(draw: Random, instruction: Mapping[str, Any]) -> str:
 
 def _following(answer: str, instructions: Sequence[Mapping[str, Any]]) -> str:
     """An answer that follows the instructions."""
-    by_kind = {each["id"]: each for each in instructions}
+    by_kind = {instruction["id"]: instruction for instruction in instructions}
     sentences = [f"{answer}."]
     if words := by_kind.get("words"):
         sentences = [" ".join(re.sub(r"[^\w ]", "", answer).split()[: words["count"]]) + "."]

@@ -65,9 +65,9 @@ def _exercise(draw: Random, kinds: list[ExerciseKind], seen: set[str]) -> dict[s
 
 def _inputs(draw: Random, kind: ExerciseKind) -> list[str]:
     """Different inputs for the example and the tests; fewer where a kind does not have that many."""
-    found: dict[str, None] = {}
+    inputs: dict[str, None] = {}
     for _ in range(TRIES):
-        found[kind.draw_input(draw)] = None
-        if len(found) > TESTS:
+        inputs[kind.draw_input(draw)] = None
+        if len(inputs) > TESTS:
             break
-    return list(found)
+    return list(inputs)

@@ -632,7 +632,7 @@ def test_a_new_call_takes_over_from_one_that_was_not_finished() -> None:
 @pytest.mark.parametrize("where", WAYS)
 def test_two_hundred_responses_of_which_some_do_harm_cost_their_deadlines_and_no_more(where: str) -> None:
     """`scripts/bench_scoring.py` measures the same, with more of them."""
-    found = WAYS[where](lambda: chaos(each=1, timeout_s=1.5))
+    found = WAYS[where](lambda: chaos(count=1, timeout_s=1.5))
     assert found.wrong == ()
     assert found.outcomes == {1.0: 190, "timeout": 4, "error": 2, "crash": 2, "invalid": 2}
     assert (found.left, found.usable) == (0, True)

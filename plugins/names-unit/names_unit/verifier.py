@@ -13,5 +13,5 @@ def names_unit(problem: Problem, response: Response, *, unit: str = "km") -> Sco
         unit: what to look for, case included
     """
     lines = response.text.strip().splitlines()
-    found = bool(lines) and unit in lines[-1].split()
-    return Score(float(found), note="" if found else f"no {unit} in the last line")
+    named = bool(lines) and unit in lines[-1].split()
+    return Score(float(named), note="" if named else f"no {unit} in the last line")

@@ -59,7 +59,7 @@ def _puzzle(draw: Random, largest: int) -> dict[str, Any]:
         if rule in rules or not read_rule(rule, frozenset(NAMES)).holds(hidden):
             continue
         rules[rule] = says
-        read = [read_rule(each, frozenset(NAMES)) for each in rules]
+        read = [read_rule(rule, frozenset(NAMES)) for rule in rules]
         if len(list(islice(solutions(domains, read), 2))) == 1:
             break
     told = " ".join(rules.values())

@@ -110,11 +110,11 @@ def _evaluate(node: ast.expr, values: Assignment) -> Any:
         case ast.BoolOp(_, parts):
             return any(_evaluate(part, values) for part in parts)
         case ast.Compare(left, relations, others):
-            sides = [_evaluate(each, values) for each in (left, *others)]
+            sides = [_evaluate(item, values) for item in (left, *others)]
             pairs = zip(relations, sides, sides[1:], strict=False)
             return all(_RELATIONS[type(relation)](one, two) for relation, one, two in pairs)
         case ast.Call(ast.Name(name), arguments):
-            return _FUNCTIONS[name](*(_evaluate(each, values) for each in arguments))
+            return _FUNCTIONS[name](*(_evaluate(argument, values) for argument in arguments))
     raise AssertionError(f"{ast.dump(node)} was let through")
 
 

@@ -57,15 +57,15 @@ def _check_problem(problem: Problem, options: ConstraintsOptions) -> str:
         ValueError: everything is a solution, or the reference answer is none.
     """
     puzzle = _puzzle(problem)
-    found = _count(problem)
+    count = _count(problem)
     everything = 1
     for values in puzzle.domains.values():
         everything *= len(values)
-    if found == everything:
+    if count == everything:
         raise ValueError(f"problem {problem.id!r}: every assignment is a solution: there is nothing to find")
     if problem.answer and (why := _fault(problem, puzzle, problem.answer.strip())):
         raise ValueError(f"problem {problem.id!r}: the reference answer is wrong: {why}")
-    return "no solution" if not found else "one solution" if found == 1 else "several solutions"
+    return "no solution" if not count else "one solution" if count == 1 else "several solutions"
 
 
 @reward("constraints", timeout_s=10.0, check_problem=_check_problem, needs_answer=False)
@@ -100,10 +100,10 @@ def final_line(text: str, boxed: bool) -> tuple[str, str]:
     box = _BOX.search(line)
     if box is None and (boxed or "\\boxed" in line):
         return "", "there is no closed box in the last line"
-    found = box[1].strip() if box else line.rstrip(".")
-    if not found or len(found) > MOST_CHARS:
-        return "", "there is no answer" if not found else f"the answer is longer than {MOST_CHARS} characters"
-    return found, ""
+    content = box[1].strip() if box else line.rstrip(".")
+    if not content or len(content) > MOST_CHARS:
+        return "", "there is no answer" if not content else f"the answer is longer than {MOST_CHARS} characters"
+    return content, ""
 
 
 def _fault(problem: Problem, puzzle: Puzzle, answer: str) -> str:
@@ -134,7 +134,7 @@ def _puzzle(problem: Problem) -> Puzzle:
             f"{place}: the field 'variables' must be a table of lists of whole numbers or texts, got "
             f"{str(variables)[:200]}"
         )
-    if not isinstance(rules, list) or not rules or not all(isinstance(each, str) for each in rules):
+    if not isinstance(rules, list) or not rules or not all(isinstance(rule, str) for rule in rules):
         raise ValueError(f"{place}: the field 'rules' must be a list of texts, got {str(rules)[:200]}")
     if asks not in (None, *ASKS):
         raise ValueError(f"{place}: the field 'ask' must be one of {', '.join(ASKS)}, got {asks!r}")
@@ -147,7 +147,7 @@ def _puzzle(problem: Problem) -> Puzzle:
 
 
 def _is_domain(values: object) -> bool:
-    return isinstance(values, list) and bool(values) and all(type(each) in (int, str) for each in values)
+    return isinstance(values, list) and bool(values) and all(type(value) in (int, str) for value in values)
 
 
 def _count(problem: Problem) -> int:
@@ -162,5 +162,5 @@ def _count(problem: Problem) -> int:
 @lru_cache(maxsize=1024)  # the responses of a group share their puzzle
 def _counted(domains: tuple[tuple[str, tuple[Value, ...]], ...], rules: tuple[str, ...]) -> int:
     names = frozenset(name for name, _ in domains)
-    found = solutions(dict(domains), [read_rule(rule, names) for rule in rules])
-    return sum(1 for _ in islice(found, 10**6))
+    solved = solutions(dict(domains), [read_rule(rule, names) for rule in rules])
+    return sum(1 for _ in islice(solved, 10**6))

@@ -133,7 +133,7 @@ def test_what_a_rule_may_not_hold_is_refused(rule: str, message: str) -> None:
 def test_the_enumeration_is_exact() -> None:
     rules = [read_rule(text, frozenset("abc")) for text in ("a + b >= c", "different(a, b)", "c % 2 == 0")]
     domains = {name: tuple(values) for name, values in DIGITS.items()}
-    found = [tuple(each.values()) for each in solutions(domains, rules)]
+    found = [tuple(solution.values()) for solution in solutions(domains, rules)]
     brute = [
         values
         for values in product(*domains.values())
@@ -180,7 +180,7 @@ def test_shortcuts_are_not_paid() -> None:
     problems = [make_problem(**row) for row in puzzles(4, 5)]
     report = attack_source(constraints, problems, plugins=[PLUGIN])
     assert report.problems == 4
-    assert [each.attack.text for each in report.wrong] == []
+    assert [item.attack.text for item in report.wrong] == []
 
 
 def test_the_puzzles_of_the_task_have_one_solution() -> None:

@@ -35,7 +35,7 @@ def to_plain(value: Any, place: str) -> Any:
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return {str(key): to_plain(inner, f"{place}.{key}") for key, inner in value.items()}
         pairs = [
-            [to_plain(key, f"a key of {place}"), to_plain(each, f"{place}[{key!r}]")] for key, each in value.items()
+            [to_plain(key, f"a key of {place}"), to_plain(item, f"{place}[{key!r}]")] for key, item in value.items()
         ]
         return {"$map": pairs}
     if isinstance(value, list | tuple):

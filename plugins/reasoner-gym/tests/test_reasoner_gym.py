@@ -190,9 +190,9 @@ def test_what_a_dataset_does_not_take_is_refused(name: str, config: dict[str, An
     ],
 )
 def test_the_final_answer(text: str, extract: Extract, answer: str | None, method: str) -> None:
-    found = final_answer(text, extract)
-    assert (found.text, found.method) == (answer, method)
-    assert bool(found.problem) == (answer is None)
+    extraction = final_answer(text, extract)
+    assert (extraction.text, extraction.method) == (answer, method)
+    assert bool(extraction.problem) == (answer is None)
 
 
 def test_a_wrong_answer_scores_less_and_none_scores_nothing() -> None:
@@ -248,7 +248,7 @@ def test_numpy_becomes_plain_and_the_rest_is_refused_by_its_place() -> None:
 
     plain = to_plain({"a": np.int64(3), "b": [np.float64(0.5), np.str_("x"), np.bool_(True)]}, "metadata")
     assert plain == {"a": 3, "b": [0.5, "x", True]}
-    assert [type(each) for each in (plain["a"], *plain["b"])] == [int, float, str, bool]
+    assert [type(item) for item in (plain["a"], *plain["b"])] == [int, float, str, bool]
     assert to_plain(Fraction(1, 3), "metadata") == {"$fraction": "1/3"}
     with pytest.raises(TypeError, match=r"metadata\.grid\[1\] is a numpy\.ndarray, which has no form in JSON"):
         to_plain({"grid": [0, np.zeros(2)]}, "metadata")

@@ -128,5 +128,5 @@ def _database(draw: Random, values: Mapping[str, Any], customers: int, ordering:
         for number in range(1, 3 * customers)
     ]
     rows: dict[str, list[Any]] = {"customers": people, "products": goods, "orders": orders if ordering else []}
-    filled = (f"INSERT INTO {table} VALUES {', '.join(map(repr, each))};\n" for table, each in rows.items() if each)
+    filled = (f"INSERT INTO {table} VALUES {', '.join(map(repr, row))};\n" for table, row in rows.items() if row)
     return SCHEMA + "".join(filled)

@@ -120,8 +120,8 @@ def sql(problem: Problem, response: Response, *, options: SqlOptions) -> Score:
 
 def query_in(text: str) -> str:
     """The query of an answer: its last fenced block, or all of it."""
-    found = [body for label, body in _FENCE.findall(text) if label.lower() in ("", "sql", "sqlite")]
-    return (found[-1] if found else "" if "```" in text else text).strip()
+    queries = [body for label, body in _FENCE.findall(text) if label.lower() in ("", "sql", "sqlite")]
+    return (queries[-1] if queries else "" if "```" in text else text).strip()
 
 
 def same(rows: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]], ordered: bool) -> bool:
@@ -180,7 +180,7 @@ def _is_ordered(problem: Problem, options: SqlOptions) -> bool:
 
 def _databases(problem: Problem) -> tuple[str, ...]:
     value = problem.fields.get("databases")
-    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(item, str) for item in value):
         raise ValueError(
             f"problem {problem.id!r}: the field 'databases' must be a list of two SQL scripts or more, got "
             f"{str(value)[:200]}"

@@ -159,7 +159,7 @@ def test_shortcuts_are_not_paid() -> None:
     problems = [make_problem(**row) for row in sql_problems(2, 5)]
     report = attack_source(sql, problems, plugins=[PLUGIN])
     assert report.problems == 2
-    assert [each.attack.text for each in report.wrong] == []
+    assert [item.attack.text for item in report.wrong] == []
 
 
 def test_the_problems_of_the_task_can_be_told_from_their_near_misses() -> None:

@@ -58,22 +58,22 @@ def show(name: EntryName, plugin: options.Plugins = None) -> None:
     Example: reasoner environments show python
     """
     manager = hooks.build_manager(plugin or ())
-    found = _find(name, manager)
+    item = _find(name, manager)
     console = out()
     console.print(Text(name, style="bold"))
-    console.print(Text(found.description if isinstance(found, Tool) else prose_of(found.made_by)))
+    console.print(Text(item.description if isinstance(item, Tool) else prose_of(item.made_by)))
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("kind", "tool" if isinstance(found, Tool) else "environment")
-    facts.add_row("deadline", f"{found.timeout_s:g} seconds per call")
-    facts.add_row("from", Text(_origin(manager, found)))
+    facts.add_row("kind", "tool" if isinstance(item, Tool) else "environment")
+    facts.add_row("deadline", f"{item.timeout_s:g} seconds per call")
+    facts.add_row("from", Text(_origin(manager, item)))
     console.print()
     console.print(facts)
-    for tool in [found] if isinstance(found, Tool) else found.tools.values():
+    for tool in [item] if isinstance(item, Tool) else item.tools.values():
         _print_schema(console, tool)
     console.print(Text("\nOptions", style="bold"))
-    print_options(console, found.options)
+    print_options(console, item.options)
     console.print(Text("\nIn a task or --config file", style="bold"))
-    console.print(Text(_example(found)), soft_wrap=True)
+    console.print(Text(_example(item)), soft_wrap=True)
 
 
 @app.command("test")
@@ -112,9 +112,9 @@ def play_script(
     from reasoner.testing.environment_contract import play, scripted
 
     files = list(plugin or ())
-    found = _find(name, hooks.build_manager(files))
+    item = _find(name, hooks.build_manager(files))
     own = parse_table("--options", given)
-    if isinstance(found, Tool):
+    if isinstance(item, Tool):
         if turn or problem:
             raise UserError(f"{name!r} is a tool: give the arguments of a call, --arguments '{{...}}'.")
         config = EnvironmentConfig(tools=[name], tool_options={name: own} if own else {})
@@ -137,7 +137,7 @@ def play_script(
                 failed = failed or bool(error) or any(call.error for call in played.turn.calls)
                 _print_line(console, message.name or message.role, message.content)
             facts = [f"reward {seen.reward:g}"] if seen.reward is not None else []
-            facts += ["the response ends"] if seen.done and not isinstance(found, Tool) else []
+            facts += ["the response ends"] if seen.done and not isinstance(item, Tool) else []
             if facts:
                 console.print(Text(f"  ({', '.join(facts)})"))
     if game.failure:
@@ -166,11 +166,11 @@ def _find(name: str, manager: pluggy.PluginManager) -> Tool | EnvironmentKind:
     raise UserError(f"there is no tool and no environment {name!r}.{nearest(name, [*kinds, *tools])} See `{LISTING}`.")
 
 
-def _origin(manager: pluggy.PluginManager, found: Tool | EnvironmentKind) -> str:
+def _origin(manager: pluggy.PluginManager, item: Tool | EnvironmentKind) -> str:
     return next(
         plugin.origin
         for plugin in hooks.registrations(manager)
-        if found.name in (plugin.tools if isinstance(found, Tool) else plugin.environments)
+        if item.name in (plugin.tools if isinstance(item, Tool) else plugin.environments)
     )
 
 
@@ -181,16 +181,16 @@ def _print_schema(console: Console, tool: Tool) -> None:
     console.print(Padding(Text(json.dumps(tool.schema, indent=2, ensure_ascii=False)), (0, 0, 0, 2)))
 
 
-def _example(found: Tool | EnvironmentKind) -> str:
+def _example(item: Tool | EnvironmentKind) -> str:
     """An `[environment]` section with the defaults of all options."""
     defaults = {
         name: value
-        for name, value in _defaults(found.options).items()
+        for name, value in _defaults(item.options).items()
         if isinstance(value, (bool, int, float, str, list, tuple))
     }
-    section: dict[str, Any] = {"tools": [found.name]} if isinstance(found, Tool) else {"name": found.name}
+    section: dict[str, Any] = {"tools": [item.name]} if isinstance(item, Tool) else {"name": item.name}
     if defaults:
-        section |= {"tool_options": {found.name: defaults}} if isinstance(found, Tool) else {"options": defaults}
+        section |= {"tool_options": {item.name: defaults}} if isinstance(item, Tool) else {"options": defaults}
     return tomli_w.dumps({"environment": section})
 
 

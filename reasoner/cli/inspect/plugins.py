@@ -115,28 +115,28 @@ def check(
     files = list(plugin or ())
     if _is_file(name) and name not in files:
         files.append(name)
-    found = _registered_by(name, hooks.build_manager(files))
+    items = _registered_by(name, hooks.build_manager(files))
     known = load_cases(cases) if cases is not None else []
     own_options = parse_options(given)
-    if own_options and len(found) > 1:
+    if own_options and len(items) > 1:
         raise UserError(
-            f"--options are those of one source, and {name!r} has {', '.join(each.name for each in found)}: "
+            f"--options are those of one source, and {name!r} has {', '.join(source.name for source in items)}: "
             "name one of them."
         )
     console = out()
     failed = []
     with interruptible(), guard_processes():
-        for index, each in enumerate(found):
-            console.print(Text(("\n" if index else "") + each.name, style="bold"))
-            if mistake := _mistake_of_options(each, own_options):
-                if len(found) == 1:
+        for index, item in enumerate(items):
+            console.print(Text(("\n" if index else "") + item.name, style="bold"))
+            if mistake := _mistake_of_options(item, own_options):
+                if len(items) == 1:
                     raise UserError(mistake)
-                how = f"Check it alone and give them: reasoner plugins check {each.name} --options '{{...}}'"
+                how = f"Check it alone and give them: reasoner plugins check {item.name} --options '{{...}}'"
                 console.print(Padding(Text(f"not checked, because it needs options. {mistake} {how}"), (0, 0, 0, 2)))
                 continue
-            checklist = _checklist(each, known, own_options, files)
+            checklist = _checklist(item, known, own_options, files)
             console.print(_checklist_table(checklist))
-            failed += [] if checklist.passed else [each.name]
+            failed += [] if checklist.passed else [item.name]
     if failed:
         console.print(Text(f"\nThe contract is broken by {', '.join(failed)}.", style="bold red"))
         raise typer.Exit(1)
@@ -192,16 +192,16 @@ def _registered_by(name: str, manager: pluggy.PluginManager) -> list[RewardSourc
         item = registered[name]
         if item.error:
             raise UserError(item.error)
-        found: list[RewardSource | Tool | EnvironmentKind] = [
-            *(sources[each] for each in item.rewards),
-            *(tools[each] for each in item.tools),
-            *(kinds[each] for each in item.environments),
+        items: list[RewardSource | Tool | EnvironmentKind] = [
+            *(sources[reward] for reward in item.rewards),
+            *(tools[tool] for tool in item.tools),
+            *(kinds[environment] for environment in item.environments),
         ]
-        if not found:
+        if not items:
             raise UserError(
                 f"{item.origin} registers no reward source, tool or environment: there is nothing to check."
             )
-        return found
+        return items
     tables: list[Mapping[str, RewardSource | Tool | EnvironmentKind]] = [sources, tools, kinds]
     named = [table[name] for table in tables if name in table]
     if named:

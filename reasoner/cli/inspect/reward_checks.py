@@ -69,7 +69,7 @@ def score_references(
     hooks.find("reward source", name, hooks.reward_sources(registered), LISTING)
     rejected = tested = 0
     tasks = _tasks(name, task, profile, registered, plugin)
-    for resolved in [task_config(each, profile, sets, plugin) for each in tasks]:
+    for resolved in [task_config(task, profile, sets, plugin) for task in tasks]:
         config, manager = resolved.config, resolved.manager
         try:
             problems = task_problems(config, manager)
@@ -149,10 +149,10 @@ def _tasks(
     if task is not None:
         return [task]
     registered = hooks.task_files(manager)
-    found = [each for each in registered if _uses(load_config(each, profile, plugins=plugin or ()).config, name)]
-    if not found:
+    tasks = [task for task in registered if _uses(load_config(task, profile, plugins=plugin or ()).config, name)]
+    if not tasks:
         raise UserError(f"no registered task rewards with {name!r}; name one whose answers it can check with --task.")
-    return found
+    return tasks
 
 
 def _uses(config: Config, name: str) -> bool:

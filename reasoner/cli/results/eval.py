@@ -62,7 +62,7 @@ def evaluate(
     reasoner eval --resume runs/20260101-120000-eval-math-500 --json
     """
     given = (tasks, model, samples, temperature, profile, output, config, sets, plugin)
-    if resume is not None and any(each not in (None, []) for each in given):
+    if resume is not None and any(value not in (None, []) for value in given):
         raise UserError(
             "--resume continues an evaluation with its own configuration; it takes no task and no option but --json."
         )
@@ -72,9 +72,9 @@ def evaluate(
         )
     arguments = [*(sets or ()), *_arguments(samples, temperature, output)]
     resolved = [
-        load_config(task, profile, config or (), [*arguments, *_model(each)], plugin or ())
+        load_config(task, profile, config or (), [*arguments, *_model(path)], plugin or ())
         for task in tasks or ()
-        for each in model or (None,)
+        for path in model or (None,)
     ]
     from reasoner.benchmarks import session
     from reasoner.benchmarks.results import as_json

@@ -185,9 +185,12 @@ def _folders(names: Sequence[str]) -> list[Path]:
 def _accuracy(run: SavedRun) -> str:
     """`4.2% -> 41.7%`; without an accuracy the first figure of held-out rows, or the last step's where nothing was
     evaluated."""
-    for name in ("accuracy", *(each.name for at in run.evaluations[-1:] for each in at.evaluation.held_out[:1])):
+    for name in (
+        "accuracy",
+        *(estimate.name for at in run.evaluations[-1:] for estimate in at.evaluation.held_out[:1]),
+    ):
         figures = (at.evaluation.accuracy if name == "accuracy" else at.evaluation.find(name) for at in run.evaluations)
-        numbers = [number(each.value, each.unit) for each in figures if each is not None]
+        numbers = [number(shown.value, shown.unit) for shown in figures if shown is not None]
         if numbers:
             change = " -> ".join([numbers[0], numbers[-1]] if len(numbers) > 1 else numbers)
             return change if name == "accuracy" else f"{label(name)} {change}"

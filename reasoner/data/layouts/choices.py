@@ -80,8 +80,8 @@ class _Options:
             index = int(text) - _INDICES.index(way) if re.fullmatch("[0-9]{1,3}", text) else -1
             return index if 0 <= index < len(self.texts) else None
         if way == "letter":
-            found = _LETTER.fullmatch(text)
-            index = LETTERS.index(found[1].upper()) if found else len(self.texts)
+            match = _LETTER.fullmatch(text)
+            index = LETTERS.index(match[1].upper()) if match else len(self.texts)
             return index if index < len(self.texts) else None
         names = self.labels if way == "label" else self.texts
         return names.index(text) if names.count(text) == 1 else None
@@ -150,15 +150,15 @@ class Choices:
             return None
         is_mapped = "answer" in mapped
         readings = _readings(rows, options, ("answer",) if is_mapped else ANSWERS)
-        chosen = [each for each in readings if 2 * len(each.indices) > len(options)]
+        chosen = [reading for reading in readings if 2 * len(reading.indices) > len(options)]
         if is_mapped:
-            if chosen and all(each.is_index for each in chosen):
+            if chosen and all(reading.is_index for reading in chosen):
                 report.note(section, _index_note(section, field))
-            chosen = [each for each in chosen if each.way == "letter"]
+            chosen = [reading for reading in chosen if reading.way == "letter"]
         answered = sum(rows[at].fields.get("answer") is not None for at in options)
         if not chosen:
             return None
-        if has_own_answer and 2 * answered > len(options) and all(each.field != "answer" for each in chosen):
+        if has_own_answer and 2 * answered > len(options) and all(reading.field != "answer" for reading in chosen):
             report.note(section, _other_field_note(section, field, chosen[0].field))
             return None
         reading = _agreed(_strongest(chosen), rows, options, section)
@@ -203,7 +203,7 @@ class Choices:
         return options.below(question)
 
     def _note(self, appended: bool) -> str:
-        most = max(len(each.texts) for each in self.options.values())
+        most = max(len(option.texts) for option in self.options.values())
         where = "written below the question" if appended else "where the prompt has them"
         letters = f" with letters = {LETTERS[:most]!r}" if most > DEFAULT_LETTERS else ""
         answer = "" if self.is_mapped else f"; the answer is the letter of {self.reading.field}"
@@ -217,7 +217,7 @@ class Choices:
 def _below_messages(messages: Sequence[Any], options: _Options) -> list[Any] | None:
     """The messages with the options below the user's last one; None: one of them lists them already, or they are no
     messages that end with the user's, which is refused where they are read."""
-    texts = [each.get("content") if isinstance(each, Mapping) else None for each in messages]
+    texts = [message.get("content") if isinstance(message, Mapping) else None for message in messages]
     if any(isinstance(text, str) and options.are_in(text) for text in texts):
         return None
     if not messages or not isinstance(texts[-1], str) or messages[-1].get("role") != "user":
@@ -243,27 +243,27 @@ def _other_field_note(section: str, field: str, other: str) -> str:
 
 def _options_of(rows: Sequence[Row], section: str, mapped: Collection[str]) -> tuple[str, dict[int, _Options]]:
     """The field that holds options, and those of each row that has some."""
-    found = {}
+    columns = {}
     for name in OPTIONS:
-        options = {at: each for at, row in enumerate(rows) if (each := _options(row.fields.get(name)))}
+        options = {at: choices for at, row in enumerate(rows) if (choices := _options(row.fields.get(name)))}
         if options:
-            found[name] = options
-    if len(found) > 1 and found[OPTIONS[0]] != found[OPTIONS[1]]:
-        of_mapping = [name for name in found if name in mapped]
+            columns[name] = options
+    if len(columns) > 1 and columns[OPTIONS[0]] != columns[OPTIONS[1]]:
+        of_mapping = [name for name in columns if name in mapped]
         if len(of_mapping) != 1:
             raise ConfigError(
                 f"{section}: the options of multiple choice can be those of choices or options. Say which: --set "
                 f"{section}.columns.choices=options, or --set {section}.columns.options=choices."
             )
-        found = {of_mapping[0]: found[of_mapping[0]]}
-    return next(iter(found.items()), ("", {}))
+        columns = {of_mapping[0]: columns[of_mapping[0]]}
+    return next(iter(columns.items()), ("", {}))
 
 
 def _options(value: Any) -> _Options | None:
     """The options that a field holds; None: it holds none."""
     value = unpacked(value)
-    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-        value = {key: [each.get(key) for each in value] for key in ("text", "label")}
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        value = {key: [item.get(key) for item in value] for key in ("text", "label")}
     labels: list[Any] = []
     if isinstance(value, dict):
         if {"text", "label"} <= value.keys():
@@ -273,18 +273,18 @@ def _options(value: Any) -> _Options | None:
             value = [value[key] for key in labels]
     if not _are_texts(value) or (labels and not (_are_texts(labels) and len(labels) == len(value))):
         return None
-    texts = [str(each).strip() for each in value]
-    prefixes = [found[1] if (found := _PREFIX.match(text)) else "" for text in texts]
+    texts = [str(item).strip() for item in value]
+    prefixes = [match[1] if (match := _PREFIX.match(text)) else "" for text in texts]
     if prefixes == [*LETTERS[: len(texts)]]:
         texts = [_PREFIX.sub("", text, count=1) for text in texts]
-    return _Options(tuple(texts), tuple(str(each).strip() for each in labels))
+    return _Options(tuple(texts), tuple(str(label).strip() for label in labels))
 
 
 def _are_texts(value: Any) -> bool:
     """Whether it is a list of two texts or numbers, or of more, as many as there are letters."""
     if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
         return False
-    return all(isinstance(each, str | int | float) and not isinstance(each, bool) for each in value)
+    return all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in value)
 
 
 def _readings(rows: Sequence[Row], options: Mapping[int, _Options], fields: Sequence[str]) -> list[_Reading]:
@@ -295,7 +295,7 @@ def _readings(rows: Sequence[Row], options: Mapping[int, _Options], fields: Sequ
         for way in _WAYS:
             read = {at: options[at].index(value, way) for at, value in values.items()}
             readings.append(_Reading(field, way, {at: index for at, index in read.items() if index is not None}))
-    return [each for each in readings if each.indices]
+    return [reading for reading in readings if reading.indices]
 
 
 def _strongest(readings: Sequence[_Reading]) -> list[_Reading]:
@@ -305,20 +305,20 @@ def _strongest(readings: Sequence[_Reading]) -> list[_Reading]:
     A way is ruled out only by one that reads all its rows and more: where each reads rows that the other does not,
     some rows are broken, and none can tell which.
     """
-    indexed = {each.field for each in readings if each.is_index}
+    indexed = {reading.field for reading in readings if reading.is_index}
     names = [
-        each
-        for each in readings
-        if each.way in ("label", "letter") or (each.way == "text" and each.field not in indexed)
+        reading
+        for reading in readings
+        if reading.way in ("label", "letter") or (reading.way == "text" and reading.field not in indexed)
     ]
     if names:
         return names
     return [
-        each
-        for each in readings
-        if not each.is_index
+        reading
+        for reading in readings
+        if not reading.is_index
         or not any(
-            other.field == each.field and other.indices.keys() > each.indices.keys()  # more, and all of its rows
+            other.field == reading.field and other.indices.keys() > reading.indices.keys()  # more, and all of its rows
             for other in readings
         )
     ]
@@ -344,7 +344,7 @@ def _agreed(
             f"{letters[1]} as {_words(other.way)}. Say which letter it is, for an index counted from 0: --set "
             f"'{section}.columns.answer={{{{ \"{letters_of_row}\"[{one.field}|int] }}}}'."
         )
-    return max(readings, key=lambda each: len(each.indices))
+    return max(readings, key=lambda reading: len(reading.indices))
 
 
 def _words(way: Way) -> str:

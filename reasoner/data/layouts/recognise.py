@@ -53,13 +53,13 @@ class RowReader:
         last = [_LAST] if any(map(_ends_with_answer, turns)) else []
         answer = self._one("answer", rows, ANSWERS, last) if self.needs_answer else None
         names = {"question": question, "answer": answer}
-        found = {name: path for name, path in names.items() if path is not None}
-        if found:
-            pairs = " and ".join(f"{name} from {path}" for name, path in found.items())
-            self.report.note(self.section, f"{self.section}: recognised {_kind(found)}: {pairs}.")
-            rows = self._renamed(rows, found, asked)
+        paths = {name: path for name, path in names.items() if path is not None}
+        if paths:
+            pairs = " and ".join(f"{name} from {path}" for name, path in paths.items())
+            self.report.note(self.section, f"{self.section}: recognised {_kind(paths)}: {pairs}.")
+            rows = self._renamed(rows, paths, asked)
         choices = Choices.of(
-            rows, self.section, self.mapped, self.template, self.report, has_own_answer="answer" not in found
+            rows, self.section, self.mapped, self.template, self.report, has_own_answer="answer" not in paths
         )
         return list(rows) if choices is None else choices.read(rows, self.report)
 
@@ -80,14 +80,14 @@ class RowReader:
             )
         return present[0] if present else None
 
-    def _renamed(self, rows: Sequence[Row], found: Mapping[str, str], asked: str) -> list[Row]:
+    def _renamed(self, rows: Sequence[Row], paths: Mapping[str, str], asked: str) -> list[Row]:
         """The rows with what was found under our names; a message that is the answer is no part of the question."""
         renamed = []
         for row in rows:
             with self.report.collecting(self.section):
-                values = {name: _value(row, path) for name, path in found.items() if path != _LAST}
+                values = {name: _value(row, path) for name, path in paths.items() if path != _LAST}
                 turns = _value(row, asked)
-                if found.get("answer") == _LAST and turns is not None:
+                if paths.get("answer") == _LAST and turns is not None:
                     values |= {"answer": last_turn(row, asked)[1], "question": turns[:-1]}
                 elif asked == "messages" and _ends_with_answer(turns):
                     values["question"] = turns[:-1]
@@ -96,13 +96,13 @@ class RowReader:
         return renamed
 
 
-def _kind(found: Mapping[str, str]) -> str:
+def _kind(paths: Mapping[str, str]) -> str:
     """What the rows look like."""
-    if found.get("answer") == "reward_model.ground_truth":
+    if paths.get("answer") == "reward_model.ground_truth":
         return "as rows of verl"
-    if found.get("question") == "messages" or found.get("answer") == _LAST:
+    if paths.get("question") == "messages" or paths.get("answer") == _LAST:
         return "as conversations"
-    return "as rows of TRL" if found.get("question") == "prompt" else "by the names of their fields"
+    return "as rows of TRL" if paths.get("question") == "prompt" else "by the names of their fields"
 
 
 def _value(row: Row, path: str) -> Any:

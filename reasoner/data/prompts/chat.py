@@ -97,11 +97,11 @@ class ChatRenderer:
         if not self._has_written["question"]:
             self._check_question(problems[0])
             self._has_written["question"] = True
-        if not self._has_written["system"] and (found := next(filter(self._has_system, problems), None)):
-            self._check_system(found)
+        if not self._has_written["system"] and (problem := next(filter(self._has_system, problems), None)):
+            self._check_system(problem)
             self._has_written["system"] = True
-        if not self._has_written["examples"] and (found := next(filter(self._has_examples, problems), None)):
-            self._check_examples(found)
+        if not self._has_written["examples"] and (problem := next(filter(self._has_examples, problems), None)):
+            self._check_examples(problem)
             self._has_written["examples"] = True
 
     def prompt(self, problem: Problem, opening: Sequence[Message] = ()) -> str:
@@ -113,7 +113,7 @@ class ChatRenderer:
         return self._text(problem, [Message("assistant", response)], generation=False)
 
     def following(self, messages: Sequence[Message], call_ids: Sequence[str] = ()) -> str:
-        turns = [{"role": each.role, "content": self.control.protect(each.content)} for each in messages]
+        turns = [{"role": message.role, "content": self.control.protect(message.content)} for message in messages]
         ids = iter(call_ids)
         for turn, message in zip(turns, messages, strict=True):
             if message.role == "tool":
@@ -122,17 +122,17 @@ class ChatRenderer:
 
     def history_facts(self) -> dict[str, str]:
         """Where a conversation of several turns differs from what the template would make of the whole of it."""
-        found = {}
+        problems = {}
         if self.traits.drops_thinking:
-            found["thinking of earlier turns"] = (
+            problems["thinking of earlier turns"] = (
                 "stays, as the policy wrote it; the chat template would leave it out of a conversation that goes on"
             )
         if self.traits.rewrites:
-            found["beginning of a conversation"] = (
+            problems["beginning of a conversation"] = (
                 "stays as the policy read it; the chat template would write it in another way (tools or system "
                 "message before the last question) when the conversation goes on"
             )
-        return found
+        return problems
 
     def call_texts(self, name: str, argument: str) -> list[str]:
         """How the template writes a response that calls a tool; see `next_turn.call_texts`."""
@@ -178,18 +178,18 @@ class ChatRenderer:
         return "at the model's end tokens; the chat template writes nothing after a response"
 
     def facts(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        rendered: dict[str, str] = {}
         if opened := self.traits.opened.strip():
-            found["thinking"] = (
+            rendered["thinking"] = (
                 f"the chat template writes {opened} before every response: the text that reward sources see begins "
                 "with it"
             )
         elif closed := self.traits.closed:
-            found["thinking"] = (
+            rendered["thinking"] = (
                 f"the chat template writes an empty block, {closed.strip()!r}, before every response: the policy is "
                 "asked not to think, and think_format gives 0 (model.chat_template_kwargs)"
             )
-        return found | self.control.facts()
+        return rendered | self.control.facts()
 
     def _text(self, problem: Problem, more: Sequence[Message], *, generation: bool) -> str:
         where = "its response" if more else ""

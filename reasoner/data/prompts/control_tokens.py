@@ -92,7 +92,7 @@ class ControlTokens:
 
     def without_tokens(self, text: str) -> str:
         """The text with spaces in place of the control tokens that it spells."""
-        return self._spelled.sub(lambda found: " " * len(found[0]), text)
+        return self._spelled.sub(lambda match: " " * len(match[0]), text)
 
     def spelling_of(self, id_: int) -> str:
         """How a token is spelled; empty: it is no control token."""
@@ -110,7 +110,7 @@ class ControlTokens:
         """
         if own := _OURS.search(text):
             raise NotTextError(f"the private character U+{ord(own[0]):X} stands for a control token here")
-        return self._spelled.sub(lambda found: self._stand_ins[found[0]], text)
+        return self._spelled.sub(lambda match: self._stand_ins[match[0]], text)
 
     def protect_all(self, value: Any) -> Any:
         """As `protect`, of every text in a JSON value."""
@@ -148,14 +148,14 @@ class ControlTokens:
         """
         protected = _OURS.search(text) is not None
         if protected:
-            spelled = self._spelled.sub(lambda found: _respelled(self._ids[found[0]]), text)
+            spelled = self._spelled.sub(lambda match: _respelled(self._ids[match[0]]), text)
             ids = self._copy.encode(self.restore(spelled), add_special_tokens=False).ids
         else:
             ids = self._tokenizer.encode(text, add_special_tokens=False)
-        written, found = len(self._spelled.findall(text)), sum(id_ in self._counted for id_ in ids)
-        if found > written:
+        written, counted = len(self._spelled.findall(text)), sum(id_ in self._counted for id_ in ids)
+        if counted > written:
             raise NotTextError("the tokenizer makes control tokens of text that does not spell them")
-        if protected and found < written:
+        if protected and counted < written:
             raise NotTextError("the tokenizer cannot tell its own control tokens from typed text that spells them")
         return tuple(ids)
 

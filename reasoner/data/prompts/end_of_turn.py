@@ -69,8 +69,8 @@ def with_end_tokens(text: str, ids: list[int]) -> str:
         ValueError: it is no JSON object.
     """
     wanted, entry = {**parse_json(text), _KEY: ids}, f'"{_KEY}": {json.dumps(ids)}'
-    for found in _ENTRY.finditer(text):
-        changed = text[: found.start()] + entry + text[found.end() :]
+    for match in _ENTRY.finditer(text):
+        changed = text[: match.start()] + entry + text[match.end() :]
         if parse_json(changed) == wanted:  # and not an entry of a table inside
             return changed
     begin, rest = text.index("{") + 1, text[text.index("{") + 1 :]

@@ -36,15 +36,15 @@ def following(render: Render, messages: Sequence[ChatTurn], ends: Collection[str
         NextTurnError: the template refuses such a conversation, or leaves the response out.
     """
     messages = _with_ids(messages)
-    after = _after_calls(render, messages, ends) if any(each["role"] == "tool" for each in messages) else None
+    after = _after_calls(render, messages, ends) if any(message["role"] == "tool" for message in messages) else None
     if after is not None:
         return after
     try:
         text = render([*_QUESTION, {"role": "assistant", "content": ANSWER}, *messages], generation=True)
     except Exception as error:  # templates raise their own errors
         raise NextTurnError(f"{type(error).__name__}: {error}") from error
-    _, found, after = text.partition(ANSWER)
-    if not found:
+    _, separator, after = text.partition(ANSWER)
+    if not separator:
         raise NextTurnError("it leaves the response before them out")
     return after
 
@@ -60,7 +60,7 @@ def call_texts(render: Render, name: str, argument: str, ends: Collection[str]) 
         name: of the tool.
         argument: the value of the call's argument, whose name is `value`.
     """
-    found: list[str] = []
+    texts: list[str] = []
     for as_text in (False, True):
         calls = [_call(name, 0, argument, as_text=as_text)]
         try:
@@ -70,8 +70,8 @@ def call_texts(render: Render, name: str, argument: str, ends: Collection[str]) 
             continue
         end = text.find(_first(ends, text, text.find(argument)) or text, text.find(argument))
         end = end if end >= 0 else len(text)
-        found += [text[max(begin, 0) : end] for begin in (plain.find(ANSWER), text.find(USER) + len(USER))]
-    return found
+        texts += [text[max(begin, 0) : end] for begin in (plain.find(ANSWER), text.find(USER) + len(USER))]
+    return texts
 
 
 def _after_calls(render: Render, messages: Sequence[ChatTurn], ends: Collection[str]) -> str | None:
@@ -80,8 +80,8 @@ def _after_calls(render: Render, messages: Sequence[ChatTurn], ends: Collection[
     tools = [message for message in messages if message["role"] == "tool"]
     for as_text in (False, True):  # some templates take the arguments as they are, and others as JSON text
         calls = [
-            _call(each.get("name") or "tool", at, _ARGUMENT.format(at), each["tool_call_id"], as_text=as_text)
-            for at, each in enumerate(tools)
+            _call(tool.get("name") or "tool", at, _ARGUMENT.format(at), tool["tool_call_id"], as_text=as_text)
+            for at, tool in enumerate(tools)
         ]
         try:
             alone = render([*_QUESTION, _answer(calls)], generation=False)
@@ -90,8 +90,8 @@ def _after_calls(render: Render, messages: Sequence[ChatTurn], ends: Collection[
             continue
         last = _ARGUMENT.format(len(calls) - 1)
         end = _first(ends, alone, alone.find(last))
-        _, found, after = text.partition(last)
-        if found and end in after:
+        _, separator, after = text.partition(last)
+        if separator and end in after:
             return after[after.index(end) :] if end else None
     return None
 
@@ -106,8 +106,8 @@ def _with_ids(messages: Sequence[ChatTurn]) -> list[ChatTurn]:
     """Results with the ids of the calls that they answer."""
     results = count()
     return [
-        {**each, "tool_call_id": each.get("tool_call_id") or _id(next(results))} if each["role"] == "tool" else each
-        for each in messages
+        {**turn, "tool_call_id": turn.get("tool_call_id") or _id(next(results))} if turn["role"] == "tool" else turn
+        for turn in messages
     ]
 
 

@@ -58,8 +58,8 @@ class PlainRenderer:
     def _begin(self) -> tuple[int, ...]:
         """What the tokenizer puts before a text."""
         with_, without = (self._tokenizer.encode("a", add_special_tokens=special) for special in (True, False))
-        found = next((at for at in range(len(with_)) if with_[at : at + len(without)] == without), 0)
-        return tuple(with_[:found])
+        begin = next((at for at in range(len(with_)) if with_[at : at + len(without)] == without), 0)
+        return tuple(with_[:begin])
 
     def prompt(self, problem: Problem, opening: Sequence[Message] = ()) -> str:
         text = self._before + self._problem(problem)

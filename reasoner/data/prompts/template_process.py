@@ -104,14 +104,14 @@ def _without_nulls(value: Any, **options: Any) -> str:
 
 
 def _of_prompts(quiet: bool) -> ImmutableSandboxedEnvironment:
-    found = ImmutableSandboxedEnvironment(
+    sandbox = ImmutableSandboxedEnvironment(
         undefined=QuietParts if quiet else jinja2.StrictUndefined,
         keep_trailing_newline=True,
         finalize=lambda value: _shown(nulls(None, quiet) if value is None else value),
     )
-    found.policies["json.dumps_function"] = _without_nulls
-    found.tests["none"] = lambda value: value is None or isinstance(value, Null)
-    return found
+    sandbox.policies["json.dumps_function"] = _without_nulls
+    sandbox.tests["none"] = lambda value: value is None or isinstance(value, Null)
+    return sandbox
 
 
 def environment(kind: str, quiet: bool = False) -> ImmutableSandboxedEnvironment:
@@ -122,13 +122,13 @@ def environment(kind: str, quiet: bool = False) -> ImmutableSandboxedEnvironment
     """
     if kind == "prompt":
         return _of_prompts(quiet)
-    found = ImmutableSandboxedEnvironment(
+    sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    found.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False, **options})
-    found.globals["raise_exception"] = _refuse
-    found.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return found
+    sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False, **options})
+    sandbox.globals["raise_exception"] = _refuse
+    sandbox.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return sandbox
 
 
 def main() -> None:

@@ -174,8 +174,8 @@ class Template:
         except BrokenPipeError:
             answer = b""
         if answer.endswith(b"\n"):
-            found: Mapping[str, str] = json.loads(answer)
-            return found
+            reply: Mapping[str, str] = json.loads(answer)
+            return reply
         ended = process.wait()
         self.close()
         if ended == -signal.SIGALRM:

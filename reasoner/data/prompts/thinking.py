@@ -27,14 +27,14 @@ _ANY = re.compile("|".join(map(re.escape, MARKS)))
 
 def opened_at_end(text: str) -> str:
     """The mark that the text ends with and the white space after it, where a thinking block is opened; or nothing."""
-    found = _OPENED.search(text)
-    return found.group() if found else ""
+    match = _OPENED.search(text)
+    return match.group() if match else ""
 
 
 def closed_at_end(text: str) -> str:
     """The empty thinking block that the text ends with, with the white space after it; or nothing."""
-    found = _CLOSED.search(text)
-    return found.group() if found else ""
+    match = _CLOSED.search(text)
+    return match.group() if match else ""
 
 
 def parts(text: str) -> list[str]:

@@ -145,8 +145,8 @@ def _single(name: str, argument: str, schema: Any, text: str) -> ToolCall:
 
 
 def _properties(tool: ToolDescription) -> Mapping[str, Any]:
-    found = tool.parameters.get("properties", {})
-    return found if isinstance(found, Mapping) else {}
+    properties = tool.parameters.get("properties", {})
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def _described(name: str, schema: Any) -> str:

@@ -78,10 +78,10 @@ def _between(text: str, opening: str, closing: str) -> Iterator[tuple[str, str]]
 def _readable(calls: list[NativeCall], shown: str) -> list[NativeCall]:
     """With what a call looks like in the errors of those that name no tool."""
     return [
-        NativeCall(ToolCall("", error=f"{each.call.error}; write {shown}"))
-        if each.call.error and not each.call.name
-        else each
-        for each in calls
+        NativeCall(ToolCall("", error=f"{call.call.error}; write {shown}"))
+        if call.call.error and not call.call.name
+        else call
+        for call in calls
     ]
 
 
@@ -104,7 +104,7 @@ def _json_calls(text: str, inputs: ToolInputs) -> list[NativeCall]:
     if problem:
         return [_error(f"the call is {problem}")]
     listed = value if isinstance(value, list) else [value]
-    return [_json_call(each, inputs) for each in listed] or [_error("the list of calls is empty")]
+    return [_json_call(call, inputs) for call in listed] or [_error("the list of calls is empty")]
 
 
 def _json_call(value: Any, inputs: ToolInputs) -> NativeCall:
@@ -186,11 +186,11 @@ def _read_llama(text: str, inputs: ToolInputs) -> list[NativeCall]:
         return [_program(text, inputs)]
     calls: list[NativeCall] = []
     place = 0
-    for found in list(_NAMED.finditer(text))[:_MOST_TRIED] if "{" in text else []:
-        if found.start() < place:
+    for match in list(_NAMED.finditer(text))[:_MOST_TRIED] if "{" in text else []:
+        if match.start() < place:
             continue
         try:
-            value, place = STRICT_JSON_DECODER.raw_decode(text, found.start())
+            value, place = STRICT_JSON_DECODER.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             continue
         if is_deep(value) or not {"parameters", "arguments"} & set(value):

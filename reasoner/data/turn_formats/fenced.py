@@ -66,20 +66,20 @@ class FencedFormat(TextFormat):
 
 def _last_block(text: str) -> _Block | None:
     """The last fenced block of a text."""
-    found: _Block | None = None
+    block: _Block | None = None
     name, lines = "", list[str]()
     is_open = False
     for line in text.split("\n"):
         stripped = line.strip()
         if is_open and stripped == _FENCE:
-            found, is_open = _Block(name, "\n".join(lines), closed=True, last=True), False
+            block, is_open = _Block(name, "\n".join(lines), closed=True, last=True), False
         elif is_open:
             lines.append(line)
         elif stripped.startswith(_FENCE):
             name, lines, is_open = stripped[len(_FENCE) :].strip(), [], True
-        elif stripped and found is not None:
-            found = found._replace(last=False)
-    return _Block(name, "\n".join(lines), closed=False, last=True) if is_open else found
+        elif stripped and block is not None:
+            block = block._replace(last=False)
+    return _Block(name, "\n".join(lines), closed=False, last=True) if is_open else block
 
 
 def fenced_instructions(tools: Sequence[ToolDescription]) -> str:

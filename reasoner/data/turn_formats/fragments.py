@@ -29,7 +29,7 @@ def fragment_ids(
     """
     if not text:
         return ()
-    found: tuple[int, ...] | None = None
+    first: tuple[int, ...] | None = None
     for anchor in (*after, *_ANCHORS):
         begin, whole = control.token_ids(anchor), control.token_ids(anchor + text)
         if not begin or whole[: len(begin)] != begin:
@@ -37,8 +37,8 @@ def fragment_ids(
         ids = whole[len(begin) :]
         if decode(whole) == decode(begin) + control.restore(text):
             return ids
-        found = ids if found is None else found  # a tokenizer that changes text, as one without capital letters does
-    return control.token_ids(text) if found is None else found
+        first = ids if first is None else first  # a tokenizer that changes text, as one without capital letters does
+    return control.token_ids(text) if first is None else first
 
 
 def parts_of(

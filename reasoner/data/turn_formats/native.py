@@ -55,7 +55,7 @@ class NativeFormat:
         )
         written = self.renderer.call_texts(_NAME, _VALUE)
         for dialect in DIALECTS:
-            if any([each.call for each in dialect.read(text, probe)] == [_PROBED] for text in written):
+            if any([call.call for call in dialect.read(text, probe)] == [_PROBED] for text in written):
                 return dialect
         if not any(_NAME in text for text in written):
             raise ConfigError(
@@ -103,7 +103,7 @@ class NativeFormat:
         return prompt_ids(problem, self.renderer, opening)
 
     def read(self, written: Sequence[int], text: str) -> tuple[ToolCall, ...]:
-        return limited([each.call for each in self._calls(written)]) if self._tools else ()
+        return limited([call.call for call in self._calls(written)]) if self._tools else ()
 
     def _calls(self, written: Sequence[int]) -> list[NativeCall]:
         """The calls, with their ids; marks of calls can be special tokens, which the text of a turn does not have."""
@@ -117,7 +117,11 @@ class NativeFormat:
 
     def increment(self, written: Sequence[int], messages: Sequence[Message]) -> tuple[tuple[int, ...], ...]:
         tools = sum(message.role == "tool" for message in messages)
-        ids = [each.id if _ID.fullmatch(each.id) else "" for each in self._calls(written)] if tools else []
+        ids = (
+            [native_call.id if _ID.fullmatch(native_call.id) else "" for native_call in self._calls(written)]
+            if tools
+            else []
+        )
         texts = [message.content for message in messages]
         try:
             return self._tokens.turns(written, messages, texts, ids if len(ids) == tools else ())

@@ -59,7 +59,9 @@ class TextFormat(ABC):
                 return self._inline(written, messages)
             if all(message.role == "tool" for message in messages) and not self._tokens.ended(written):
                 return self._inline(written, messages)
-            texts = [self.result(each.content) if each.role == "tool" else each.content for each in messages]
+            texts = [
+                self.result(message.content) if message.role == "tool" else message.content for message in messages
+            ]
             return self._tokens.turn(written, texts)
         except (NotTextError, NextTurnError) as error:
             raise cannot_write(error) from error

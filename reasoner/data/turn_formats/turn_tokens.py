@@ -103,7 +103,7 @@ class TurnTokens:
         if self.ended(written) or (own and text.startswith(own)):  # as GLM's tool calls end with what comes next
             text, before = self._after_end(own, text)
         ids = fragment_ids(control, self.decode, text, before)
-        return parts_of(control, ids, text, [control.protect(each) for each in texts])
+        return parts_of(control, ids, text, [control.protect(text) for text in texts])
 
     def _after_end(self, own: str, text: str) -> tuple[str, tuple[str, ...]]:
         """What is left of the text where the policy has ended its turn, and what its tokens come after.
@@ -111,8 +111,8 @@ class TurnTokens:
         An end token of the model stands for that of the template, and is not followed by it.
         """
         for spelled in dict.fromkeys((own, self._renderer.turn_end().text)):
-            before, found, after = text.partition(spelled) if spelled else ("", "", text)
-            if found and not before.strip():
+            before, separator, after = text.partition(spelled) if spelled else ("", "", text)
+            if separator and not before.strip():
                 text = after
         return text, (own,) if own else ()
 
@@ -126,7 +126,7 @@ class TurnTokens:
         Raises:
             ConfigError: it does not.
         """
-        filled = [Message(each.role, text, each.name) for each, text in zip(messages, _MARKERS, strict=False)]
+        filled = [Message(message.role, text, message.name) for message, text in zip(messages, _MARKERS, strict=False)]
         roles = " and ".join(dict.fromkeys(message.role for message in filled))
         try:
             text = self._renderer.following(filled)

@@ -88,8 +88,8 @@ class Place:
             UserError: with what was and what is.
         """
         before = read_object(self.folder / IDENTITY)
-        found = check_identity(self.folder, before, identity, accept=self.accept)
-        return (*found, forgetting()) if self.accept else ()
+        changes = check_identity(self.folder, before, identity, accept=self.accept)
+        return (*changes, forgetting()) if self.accept else ()
 
     def reopen(
         self,

@@ -117,15 +117,15 @@ def load_resumed(folder: Path, sets: Sequence[str], *, accept: bool = False) -> 
         raise UserError(f"--resume {folder}: the folder {what}. `ls {folder.parent}` shows what there is.")
     read_bytes(file, SMALL_BYTES)  # no link, no pipe: what names a configuration on the command line may be a link
     before, after = load_config(file), load_config(file, sets=sets)
-    found = changes(before.config, after.config)
-    refused = [each for each in found if allowed(each.key) is None]
-    fatal = [each for each in refused if _on_request(each.key) is None]
+    different = changes(before.config, after.config)
+    refused = [change for change in different if allowed(change.key) is None]
+    fatal = [change for change in refused if _on_request(change.key) is None]
     if fatal or (refused and not accept):
         raise ConfigError(
             _refusal(folder, map(str, refused), fatal=bool(fatal))
             + f" A new run with them: reasoner run {quote(str(file))} --set KEY=VALUE"
         )
-    return after, tuple(found)
+    return after, tuple(different)
 
 
 def check_identity(

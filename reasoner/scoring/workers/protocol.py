@@ -90,8 +90,8 @@ class CallResult:
         if self.kind is not None:
             return [Failure(source, self.kind, redact(self.message), self.seconds)] * responses
         return [
-            Failure(source, each.kind, redact(each.message), self.seconds) if isinstance(each, Refused) else each
-            for each in self.scores
+            Failure(source, score.kind, redact(score.message), self.seconds) if isinstance(score, Refused) else score
+            for score in self.scores
         ]
 
 
@@ -118,7 +118,7 @@ def load_plan(line: bytes) -> Plan:
 
 def dump_traits(traits: Sequence[Traits]) -> bytes:
     """The line with which the host says that it is ready."""
-    return dump_line({"ready": [asdict(each) for each in traits]})
+    return dump_line({"ready": [asdict(trait) for trait in traits]})
 
 
 def load_start(line: bytes) -> list[Traits] | str:
@@ -129,7 +129,7 @@ def load_start(line: bytes) -> list[Traits] | str:
     """
     try:
         data = json.loads(line)
-        return str(data["refused"]) if "refused" in data else [Traits(**each) for each in data["ready"]]
+        return str(data["refused"]) if "refused" in data else [Traits(**fields) for fields in data["ready"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"not the host's first line: {error}") from error
 
@@ -174,7 +174,9 @@ def dump_task(task: int, rewards: Sequence[int], problems: Sequence[bytes], resp
 def load_task(payload: bytes) -> tuple[list[Problem], list[Response]]:
     """The problems and responses of a payload."""
     data = json.loads(payload)
-    return [_load_problem(each) for each in data["problems"]], [_load_response(each) for each in data["responses"]]
+    return [_load_problem(fields) for fields in data["problems"]], [
+        _load_response(fields) for fields in data["responses"]
+    ]
 
 
 def dump_result(result: CallResult) -> bytes:

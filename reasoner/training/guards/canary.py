@@ -226,14 +226,14 @@ class Canary:
             moved_N, change_N: change of the sampler's log-probabilities, and of the learner's.
             without: change of the learner's without each family.
         """
-        found: list[ParameterFamily] = []
+        missing: list[ParameterFamily] = []
         rest_N = moved_N - change_N
-        while (rests := {f: rest_N + change_N - each for f, each in without.items() if f not in found}) and (
-            _rms(rests[best := min(rests, key=lambda family: _rms(rests[family]))]) < _BETTER * _rms(rest_N)
-        ):
-            found.append(best)
-            rest_N = moved_N - self._without(sizes, found)
-        return found, rest_N
+        while (
+            rests := {f: rest_N + change_N - without_N for f, without_N in without.items() if f not in missing}
+        ) and (_rms(rests[best := min(rests, key=lambda family: _rms(rests[family]))]) < _BETTER * _rms(rest_N)):
+            missing.append(best)
+            rest_N = moved_N - self._without(sizes, missing)
+        return missing, rest_N
 
     def _without(self, sizes: Mapping[str, float], withheld: Sequence[ParameterFamily]) -> Tensor:
         """(N,) change of the learner's log-probabilities with all families perturbed but these."""

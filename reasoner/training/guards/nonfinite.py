@@ -52,12 +52,12 @@ class StepTrace:
             for scored in groups
             for response, reward in zip(scored.group.responses, scored.rewards, strict=True)
         ]
-        found = []
+        broken = []
         for rows, outputs_RT, weights_RT in self.parts:
             for row, outputs_T, weights_T in zip(rows, outputs_RT, weights_RT, strict=True):
                 group, response, reward = responses[row]
                 length = len(response.token_ids)
-                found.append(
+                broken.append(
                     NonFiniteResponse(
                         model,
                         source,
@@ -69,7 +69,7 @@ class StepTrace:
                         weights_T[:length],
                     )
                 )
-        return tuple([each for each in found if not _finite(each.outputs, each.weights)] or found)
+        return tuple([response for response in broken if not _finite(response.outputs, response.weights)] or broken)
 
 
 def explain(nonfinite: Sequence[NonFiniteResponse]) -> str:

@@ -27,10 +27,10 @@ Holds = Callable[[Any], bool]
 
 def question(condition: ast.expr, names: Collection[str]) -> Question | None:
     """The condition of an assertion as a question about one of these functions; None: it is more than that."""
-    found = _split(condition)
-    if found is None or not {"abs", "math"}.isdisjoint(names):
+    parts = _split(condition)
+    if parts is None or not {"abs", "math"}.isdisjoint(names):
         return None
-    node, holds, expected = found
+    node, holds, expected = parts
     call = _call(node, names)
     if call is not None and isinstance(holds, partial) and holds.func is _truth:
         call = replace(call, truth=True)
@@ -70,7 +70,7 @@ def _split(condition: ast.expr) -> tuple[ast.expr, Holds, str] | None:
         ):
             return _within(left, right, literal(most), isinstance(below, ast.LtE))
         case ast.Call(func=ast.Attribute(value=ast.Name(id="math"), attr="isclose"), args=[call, right]):
-            options = {each.arg or "": literal(each.value) for each in condition.keywords}
+            options = {keyword.arg or "": literal(keyword.value) for keyword in condition.keywords}
             expected = literal(right)
             if NOT_LITERAL not in (expected, *options.values()) and "" not in options:
                 return call, lambda value: math.isclose(value, expected, **options), f"about {expected!r}"
@@ -100,8 +100,8 @@ def _truth(wanted: bool, value: Any) -> bool:
 def _call(node: ast.expr, names: Collection[str]) -> FunctionCall | None:
     match node:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in names:
-            values = [literal(each) for each in args]
-            named = {each.arg or "": literal(each.value) for each in keywords}
+            values = [literal(arg) for arg in args]
+            named = {keyword.arg or "": literal(keyword.value) for keyword in keywords}
             if not any(value is NOT_LITERAL for value in (*values, *named.values())) and "" not in named:
                 return FunctionCall(name, tuple(values), named)
     return None

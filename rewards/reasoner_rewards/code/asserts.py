@@ -57,7 +57,7 @@ class AssertTests:
             return Program((f"{self.prelude.rstrip()}\n{text}",))
         shown = ast.parse(self.prelude)
         # without the open function: whoever does not define it must not get one that returns None
-        shown.body = [each for each in shown.body if getattr(each, "name", None) != self.entry_point]
+        shown.body = [statement for statement in shown.body if getattr(statement, "name", None) != self.entry_point]
         return Program((ast.unparse(shown), text))
 
 
@@ -69,7 +69,11 @@ def read_asserts(problem: Problem) -> AssertTests:
     """
     given = problem.fields.get("tests")
     sources = [given] if isinstance(given, str) else given
-    if not isinstance(sources, list) or not sources or not all(isinstance(each, str) and each for each in sources):
+    if (
+        not isinstance(sources, list)
+        or not sources
+        or not all(isinstance(source, str) and source for source in sources)
+    ):
         raise missing(problem, "Python text, or a list of it")
     prelude, entry = text_field(problem, "prelude"), text_field(problem, "entry_point")
     setup = "\n".join(filter(None, (text_field(problem, "imports"), text_field(problem, "setup"))))
@@ -82,7 +86,7 @@ def read_asserts(problem: Problem) -> AssertTests:
     reference = _reference(problem)
     names, modules = _names(before, [setting, *trees], entry, reference)
     imports = "".join(f"import {module}\n" for module in modules)
-    only_imports = all(isinstance(each, (ast.Import, ast.ImportFrom)) for each in setting.body)
+    only_imports = all(isinstance(statement, (ast.Import, ast.ImportFrom)) for statement in setting.body)
     known = not set(names).isdisjoint(_bound(reference.body))
     operators = _operators([*before.body, *reference.body]) if known else None
     # where the reference program's objects compare themselves, an answer may be one of them
@@ -117,11 +121,14 @@ def _names(
     program leaves alone, or a module that is used as one.
     """
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    own = set(chain(_bound(nodes), *(_bound([each]) for each in before.body))) - {entry}
+    own = set(chain(_bound(nodes), *(_bound([child]) for child in before.body))) - {entry}
     used = {node.id for node in nodes if isinstance(node, ast.Name)} - own
     bases = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
     called = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in bases}
-    defined = {entry, *chain(*(_bound([each]) for each in reference.body if not isinstance(each, _IMPORTS)))}
+    defined = {
+        entry,
+        *chain(*(_bound([statement]) for statement in reference.body if not isinstance(statement, _IMPORTS))),
+    }
     modules = {name for name in used - called - defined if name in sys.stdlib_module_names}
     theirs = {name for name in used - modules if name in defined or not hasattr(builtins, name)}
     return tuple(sorted(theirs)), tuple(sorted(modules))
@@ -145,7 +152,7 @@ def _bound(nodes: Iterable[ast.AST]) -> Iterator[str]:
             case ast.ExceptHandler(name=str(name)):
                 yield name
             case ast.Assign() | ast.AnnAssign():
-                yield from _bound(each for each in ast.walk(node) if isinstance(each, ast.Name))
+                yield from _bound(child for child in ast.walk(node) if isinstance(child, ast.Name))
 
 
 _ORDER = ["__lt__", "__le__", "__gt__", "__ge__"]
@@ -153,49 +160,51 @@ _ORDER = ["__lt__", "__le__", "__gt__", "__ge__"]
 
 def _operators(body: Sequence[ast.stmt]) -> dict[str, list[str]]:
     """The names with two underscores that each class there has, its own and those of its bases."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for node in chain.from_iterable(map(ast.walk, body)):
         if not isinstance(node, ast.ClassDef):
             continue
-        defined = set(_bound([each for each in ast.walk(node) if isinstance(each, (ast.FunctionDef, ast.Name))]))
+        defined = set(_bound([child for child in ast.walk(node) if isinstance(child, (ast.FunctionDef, ast.Name))]))
         for base in node.bases:
             name = ast.unparse(base).rpartition(".")[2]
-            defined |= {*found.get(name, ())} | _of_library(name)
+            defined |= {*names.get(name, ())} | _of_library(name)
         for decorator in map(ast.unparse, node.decorator_list):
             if "dataclass" in decorator:
                 defined |= {"__eq__", *(_ORDER if "order=True" in decorator else ())}
             if "total_ordering" in decorator:
                 defined |= {*_ORDER}
-        found[node.name] = sorted(name for name in defined if name.startswith("__"))
-    return found
+        names[node.name] = sorted(name for name in defined if name.startswith("__"))
+    return names
 
 
 def _of_library(name: str) -> set[str]:
     """Of a class of the standard library that programs extend."""
     for module in (collections, collections.abc, enum, fractions):
         if isinstance(own := getattr(module, name, None), type):
-            return {each for kind in own.__mro__[:-1] for each in vars(kind)}
+            return {var for kind in own.__mro__[:-1] for var in vars(kind)}
     return set()
 
 
 def _defines(tree: ast.Module, name: str) -> bool:
-    return any(isinstance(each, ast.FunctionDef) and each.name == name for each in tree.body)
+    return any(isinstance(statement, ast.FunctionDef) and statement.name == name for statement in tree.body)
 
 
 def _questions(trees: Sequence[ast.Module], entry: str, names: frozenset[str]) -> tuple[Question, ...] | None:
     """The tests as calls; None: one of them is more than that."""
-    statements = [each for tree in trees for each in _statements(tree.body, entry)]
-    found = [question(each.test, names) if isinstance(each, ast.Assert) else None for each in statements]
-    asked = tuple(each for each in found if each is not None)
-    return asked if asked and len(asked) == len(found) else None
+    statements = [statement for tree in trees for statement in _statements(tree.body, entry)]
+    questions = [
+        question(statement.test, names) if isinstance(statement, ast.Assert) else None for statement in statements
+    ]
+    asked = tuple(asked for asked in questions if asked is not None)
+    return asked if asked and len(asked) == len(questions) else None
 
 
 def _statements(body: Sequence[ast.stmt], entry: str) -> Iterator[ast.stmt]:
     """Those that do something; `check` as its body, with the function that it is called with."""
-    for each in body:
-        match each:
+    for statement in body:
+        match statement:
             case ast.FunctionDef(name="check", args=ast.arguments(args=[ast.arg(arg=parameter)])) if entry:
-                yield from _statements(_Renamed(parameter, entry).visit(each).body, entry)
+                yield from _statements(_Renamed(parameter, entry).visit(statement).body, entry)
             case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant() | ast.Name()):
                 pass
             case ast.Expr(value=ast.Call(func=ast.Name(id="check"))) if entry:
@@ -205,7 +214,7 @@ def _statements(body: Sequence[ast.stmt], entry: str) -> Iterator[ast.stmt]:
             case ast.Assign(targets=[ast.Name()], value=value) if literal(value) is not NOT_LITERAL:
                 pass
             case _:
-                yield each
+                yield statement
 
 
 class _Renamed(ast.NodeTransformer):

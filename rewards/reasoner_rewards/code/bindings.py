@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 def bound_names(tree: ast.Module) -> set[str]:
     """What a module defines, assigns or imports at its own level, inside of `if`, `try`, `for` and `with` as well."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in _own_level(tree):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                found.add(node.name)
+                names.add(node.name)
             case ast.Import() | ast.ImportFrom():
-                found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+                names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
             case ast.Name(ctx=ast.Store()):
-                found.add(node.id)
-    return found
+                names.add(node.id)
+    return names
 
 
 def begins_indented(text: str) -> bool:

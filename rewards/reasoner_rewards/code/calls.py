@@ -100,7 +100,7 @@ def read_calls(problem: Problem, tolerance: float) -> list[Question]:
     Raises:
         ValueError: it is something else (the problem is broken, not the response).
     """
-    return [_question(problem, each, tolerance) for each in list_of_tests(problem)]
+    return [_question(problem, test, tolerance) for test in list_of_tests(problem)]
 
 
 def _question(problem: Problem, given: Any, tolerance: float) -> Question:

@@ -80,7 +80,7 @@ class ContestTests:
         if not _is_method(text, self.function):
             return [*self.questions]
         named = f"{SOLUTION}.{self.function}"
-        return [replace(each, call=replace(each.call, function=named)) for each in self.questions]
+        return [replace(question, call=replace(question.call, function=named)) for question in self.questions]
 
 
 def read_contest(problem: Problem, tolerance: float) -> ContestTests:
@@ -104,15 +104,15 @@ def read_contest(problem: Problem, tolerance: float) -> ContestTests:
 
 
 def _read(fields: Mapping[str, Any], tolerance: float) -> ContestTests:
-    found = [*_tests(fields["tests"])]
+    tests = [*_tests(fields["tests"])]
     seconds = _seconds(fields.get("time_limit"))
-    if not found:
+    if not tests:
         raise ValueError("there is no test")
-    if len({test.is_call for test in found}) > 1:
+    if len({test.is_call for test in tests}) > 1:
         raise ValueError("some tests call a function and some give input to a script")
-    if not found[0].is_call:
-        return ContestTests(tuple(StdinCase(_text(test.input), _text(test.output)) for test in found), "", (), seconds)
-    functions = {test.function for test in found} - {""} or {_entry_point(fields)}
+    if not tests[0].is_call:
+        return ContestTests(tuple(StdinCase(_text(test.input), _text(test.output)) for test in tests), "", (), seconds)
+    functions = {test.function for test in tests} - {""} or {_entry_point(fields)}
     if len(functions) > 1 or functions == {""}:
         given = f"several functions ({', '.join(sorted(functions))})" if len(functions) > 1 else "no function"
         raise ValueError(
@@ -120,7 +120,7 @@ def _read(fields: Mapping[str, Any], tolerance: float) -> ContestTests:
             "columns.entry_point=FIELD"
         )
     (function,) = functions
-    return ContestTests((), function, tuple(_question(function, test, tolerance) for test in found), seconds)
+    return ContestTests((), function, tuple(_question(function, test, tolerance) for test in tests), seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +144,8 @@ def _tests(value: Any, depth: int = 0) -> Iterator[_Test]:
     if isinstance(value, str):
         yield from _tests(_parsed(value), depth + 1)
     elif isinstance(value, list):
-        for each in value:
-            yield from _tests(each, depth + 1)
+        for item in value:
+            yield from _tests(item, depth + 1)
     elif isinstance(value, Mapping):
         yield from _of_table(value)
     else:
@@ -187,19 +187,19 @@ def _of_table(table: Mapping[str, Any]) -> Iterator[_Test]:
 
 def _metadata(table: Mapping[str, Any]) -> Mapping[str, Any]:
     """The object `metadata`, also as JSON text; empty where there is none."""
-    found = table.get("metadata")
-    if isinstance(found, str):
+    metadata = table.get("metadata")
+    if isinstance(metadata, str):
         try:
-            found = json.loads(found)
+            metadata = json.loads(metadata)
         except (ValueError, RecursionError):
             return {}
-    return found if isinstance(found, Mapping) else {}
+    return metadata if isinstance(metadata, Mapping) else {}
 
 
 def _entry_point(fields: Mapping[str, Any]) -> str:
     """The function that the row names beside its tests."""
-    found = fields.get("entry_point") or _metadata(fields).get("func_name") or fields.get("fn_name")
-    return found if isinstance(found, str) else ""
+    name = fields.get("entry_point") or _metadata(fields).get("func_name") or fields.get("fn_name")
+    return name if isinstance(name, str) else ""
 
 
 def _text(value: Any) -> str:
@@ -242,12 +242,12 @@ def _seconds(value: Any) -> float | None:
         value = parts[0] + parts[1] / 1e9 if all(isinstance(part, int | float) for part in parts) else str(value)
     if value is None or value == "":
         return None
-    found = _SECONDS.fullmatch(str(value))
-    if isinstance(value, bool) or not found:
+    match = _SECONDS.fullmatch(str(value))
+    if isinstance(value, bool) or not match:
         raise ValueError(
             f"the time limit must be seconds, a text such as '2 seconds', or seconds and nanos, got {value!r}"
         )
-    return float(found[1]) / (1000.0 if (found[2] or "").lower().startswith("m") else 1.0) or None
+    return float(match[1]) / (1000.0 if (match[2] or "").lower().startswith("m") else 1.0) or None
 
 
 def _is_method(text: str, function: str) -> bool:
@@ -257,6 +257,6 @@ def _is_method(text: str, function: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == SOLUTION]
-    methods = {node.name for each in classes for node in each.body if isinstance(node, ast.FunctionDef)}
+    methods = {node.name for cls in classes for node in cls.body if isinstance(node, ast.FunctionDef)}
     names = bound_names(tree)
     return function in methods or (SOLUTION in names and function not in names)

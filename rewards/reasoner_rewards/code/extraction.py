@@ -35,13 +35,13 @@ def program_in(
         return None, "no program: the think block is not closed"
     if extract == "all":
         return (answer, "") if answer.strip() else (None, "no program: there is no answer")
-    found = [block for block in fenced(answer) if block.label in labels]
-    if not found:
+    candidates = [block for block in fenced(answer) if block.label in labels]
+    if not candidates:
         return None, "no program: there is no fenced block"
-    if found[-1].text is None:
+    if candidates[-1].text is None:
         return None, "no program: the last fenced block is not closed"
-    texts = [block.text for block in found if block.label and block.text is not None]
-    texts = texts or [block.text for block in found if block.text is not None]
+    texts = [block.text for block in candidates if block.label and block.text is not None]
+    texts = texts or [block.text for block in candidates if block.text is not None]
     if len(texts) == 1:
         return texts[0], ""
     chosen = next((index for index in reversed(range(len(texts))) if not _only_uses(texts[index], names)), None)

@@ -18,7 +18,7 @@ def text_field(problem: Problem, name: str) -> str:
     value = problem.fields.get(name)
     if value is None:
         return ""
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return "\n".join(value)
     if not isinstance(value, str):
         raise ValueError(f"problem {problem.id!r}, field {name!r}: text is needed, got {str(value)[:200]}")

@@ -36,14 +36,14 @@ def unpacked_text(packed: str) -> str:
 def _decompressed(stream: bytes) -> bytes:
     decompressor = zlib.decompressobj()
     try:
-        found = decompressor.decompress(stream, MAX_UNPACKED)
+        data = decompressor.decompress(stream, MAX_UNPACKED)
     except zlib.error as error:
         raise ValueError(f"base64 of something that zlib cannot decompress: {error}") from None
     if decompressor.unconsumed_tail:
         raise ValueError(f"more than {MAX_UNPACKED:,} bytes when it is decompressed")
     if not decompressor.eof:
         raise ValueError("zlib data that are cut short")
-    return found
+    return data
 
 
 def _only_text(pickled: bytes) -> str:

@@ -69,23 +69,23 @@ def _is_test_case(node: ast.stmt) -> bool:
     """A class of unittest or pytest: its methods are what is to be run."""
     if not isinstance(node, ast.ClassDef):
         return False
-    tests = any(isinstance(each, _FUNCTIONS) and each.name.startswith("test") for each in node.body)
+    tests = any(isinstance(statement, _FUNCTIONS) and statement.name.startswith("test") for statement in node.body)
     return tests and (node.name.startswith("Test") or bool(node.bases))
 
 
 def _asserts(node: ast.AST) -> bool:
     """Whether there is an assertion in it, or a call that is one (`assertEqual`, `assert_called_with`)."""
-    calls = [each.func for each in ast.walk(node) if isinstance(each, ast.Call)]
+    calls = [child.func for child in ast.walk(node) if isinstance(child, ast.Call)]
     names = [call.id if isinstance(call, ast.Name) else getattr(call, "attr", "") for call in calls]
     return _has(node, ast.Assert) or any(name.startswith("assert") for name in names)
 
 
 def _has(node: ast.AST, *kinds: type[ast.AST]) -> bool:
-    return any(isinstance(each, kinds) for each in ast.walk(node))
+    return any(isinstance(child, kinds) for child in ast.walk(node))
 
 
 def _has_name(node: ast.AST, name: str) -> bool:
-    return any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(node))
+    return any(isinstance(child, ast.Name) and child.id == name for child in ast.walk(node))
 
 
 def _unjudgeable(problem: Problem, why: str, source: str) -> ValueError:

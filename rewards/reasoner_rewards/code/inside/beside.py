@@ -115,19 +115,19 @@ class Compared:
 
     def __call__(self, left: Any, right: Any) -> Any:
         """`left == right`."""
-        found = left == right
+        equal = left == right
         kinds = [type(value) for value in (left, right) if type(value).__module__ not in ("builtins", "unittest.mock")]
         value = right if type(left).__module__ == "builtins" else left
         if len(kinds) == 1 and equal_to_anything(value):
             self.note = f"an object of type {kinds[0].__name__} is equal to everything"
-        return found
+        return equal
 
 
 def equal_to_anything(value: Any) -> bool:
     """Whether it says that it equals an object of a class that it cannot know."""
     try:
-        found = value == object()
-        return isinstance(found, int) and bool(found)  # not an array of answers
+        equal = value == object()
+        return isinstance(equal, int) and bool(equal)  # not an array of answers
     except BaseException:
         return False
 
@@ -220,9 +220,9 @@ def place(error: BaseException, source: str) -> str:
 def attempt(run: Run, test: types.CodeType, source: str, tests: Tests, report: int, key: int) -> None:
     """In a child: run the test, report, and end. What the program can replace is looked up before."""
     write, read, leave, dumps = os.write, os.read, os._exit, json.dumps
-    found = run.note(test, source, tests)
-    if found:
-        write(report, dumps(found).encode()[:MAX_REPORT])
+    note = run.note(test, source, tests)
+    if note:
+        write(report, dumps(note).encode()[:MAX_REPORT])
         leave(1)
     write(report, read(key, KEY_BYTES))
     leave(0)

@@ -144,12 +144,12 @@ def _encode_composed(value: Any, other: Other, depth: int) -> Any:
         return ["r", *(encode(part) for part in (value.start, value.stop, value.step))]
     for kind, tag in _COLLECTIONS:
         if isinstance(value, kind):
-            return [tag, *(encode(each, other, depth - 1) for each in kind.__iter__(value))]
+            return [tag, *(encode(item, other, depth - 1) for item in kind.__iter__(value))]
     if isinstance(value, dict):
         items = (part for pair in dict.items(value) for part in pair)
         return ["d", *(encode(part, other, depth - 1) for part in items)]
     if type(value) in VIEWS:
-        return [VIEWS[type(value)], *(encode(each, other, depth - 1) for each in value)]
+        return [VIEWS[type(value)], *(encode(item, other, depth - 1) for item in value)]
     if type(value).__module__ in _MODULES and _library().kind_of(type(value)) is not None:
         return _library().encode(value)
     return other(value)

@@ -252,7 +252,7 @@ class Program(heap.Heap):  # type: ignore[misc]
             return exception(name, self.decode(rest[0]))
         if name not in self.objects:
             own, *value = rest
-            self.keep(name, instance(self.objects[own], [self.decode(each) for each in value]))
+            self.keep(name, instance(self.objects[own], [self.decode(item) for item in value]))
         return self.objects[name]
 
 
@@ -261,23 +261,23 @@ def parameters(function: Any) -> list[list[Any]] | None:
     import inspect
 
     try:
-        found = inspect.signature(function).parameters.values()
+        declared = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return None
     scalar = heap.SCALARS
     return [
-        [each.name, int(each.kind)]
-        + ([each.default if type(each.default) in scalar else None] if each.default is not inspect._empty else [])
-        for each in found
+        [base.name, int(base.kind)]
+        + ([base.default if type(base.default) in scalar else None] if base.default is not inspect._empty else [])
+        for base in declared
     ]
 
 
 def known(name: str) -> Any:
     """A builtin class of that name that does no harm; a program that names another one has named none."""
-    found = BASES.get(name) or vars(builtins).get(name)
-    if not isinstance(found, type) or (name not in BASES and not issubclass(found, BaseException)):
+    cls = BASES.get(name) or vars(builtins).get(name)
+    if not isinstance(cls, type) or (name not in BASES and not issubclass(cls, BaseException)):
         raise codec.CodecError("not a class that is known")
-    return found
+    return cls
 
 
 def instance(own: Any, value: list[Any]) -> Any:
@@ -286,7 +286,7 @@ def instance(own: Any, value: list[Any]) -> Any:
         raise codec.CodecError("not a class of the program's")
     if issubclass(own, BaseException):
         return own.__new__(own, *(value[0] if value else ()))
-    base = next((each for each in own.__mro__ if not isinstance(each, RemoteType)), object)
+    base = next((cls for cls in own.__mro__ if not isinstance(cls, RemoteType)), object)
     return base.__new__(own, *value) if base is not object else object.__new__(own)
 
 
@@ -347,7 +347,7 @@ class Instrument(ast.NodeTransformer):
         if len(node.ops) != 1 or not isinstance(node.ops[0], (ast.Is, ast.IsNot)):
             return node
         sides = [node.left, *node.comparators]
-        if any(isinstance(each, ast.Constant) for each in sides):
+        if any(isinstance(side, ast.Constant) for side in sides):
             return node
         asked: ast.expr = ast.Call(ast.Name(SAME, ast.Load()), sides, [])
         if isinstance(node.ops[0], ast.IsNot):

@@ -85,7 +85,7 @@ class Heap:
         if kind in IMMUTABLE:
             if depth == 0:
                 raise codec.CodecError(f"nested deeper than {codec.MAX_DEPTH} levels")
-            return [IMMUTABLE[kind], *(self.encode(each, depth - 1) for each in value)]
+            return [IMMUTABLE[kind], *(self.encode(item, depth - 1) for item in value)]
         if kind is slice:
             return ["slice", *(self.encode(part, depth - 1) for part in (value.start, value.stop, value.step))]
         if codec.is_value(value):
@@ -114,7 +114,7 @@ class Heap:
             plain = max(members) < codec.SHORT and min(members) > -codec.SHORT
         elif kinds == {float}:
             plain = all(map(math.isfinite, members))
-        return members if plain else [self.encode(each) for each in members]
+        return members if plain else [self.encode(member) for member in members]
 
     def _extra(self, kind: Any, value: Any) -> Any:
         if kind is deque:
@@ -160,16 +160,18 @@ class Heap:
         if data[0] == "@" and len(data) == 2 and data[1] in self.objects:
             return self.objects[data[1]]
         if data[0] == "t":
-            return tuple(self.decode(each, depth - 1) for each in data[1:])
+            return tuple(self.decode(item, depth - 1) for item in data[1:])
         if data[0] == "z":
-            return frozenset(codec.hashed([self.decode(each, depth - 1) for each in data[1:]]))
+            return frozenset(codec.hashed([self.decode(item, depth - 1) for item in data[1:]]))
         if data[0] == "slice" and len(data) == 4:
-            return slice(*(self.decode(each, depth - 1) for each in data[1:]))
+            return slice(*(self.decode(item, depth - 1) for item in data[1:]))
         return self.referred(data) if data[0] in self.REFERENCES else codec.decode(data)
 
     def decode_all(self, members: list[Any]) -> list[Any]:
         """The values of a list of data."""
-        return [self.decode(each) for each in members] if not {list, dict}.isdisjoint(map(type, members)) else members
+        return (
+            [self.decode(member) for member in members] if not {list, dict}.isdisjoint(map(type, members)) else members
+        )
 
     REFERENCES: frozenset[str] = frozenset()
     """tags of what a side refers to in its own ways"""
@@ -189,7 +191,7 @@ class Heap:
 
 def kind_of(own: Any) -> Any:
     """The mutable builtin that a type is, or extends; None: none."""
-    return next((each for each in own.__mro__ if each in TAGS), None)
+    return next((cls for cls in own.__mro__ if cls in TAGS), None)
 
 
 def _same(members: list[Any], others: list[Any]) -> bool:

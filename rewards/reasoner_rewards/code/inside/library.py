@@ -43,10 +43,10 @@ _LIBRARY: dict[str, dict[str, tuple[str, Callable[[Any], list[Any]]]]] = {
 
 def kind_of(kind: Any) -> tuple[str, Callable[[Any], list[Any]]] | None:
     """Of exactly this type; a class that only says that it comes from there is none."""
-    found = _LIBRARY.get(kind.__module__, {}).get(kind.__name__) if isinstance(kind.__module__, str) else None
-    if found is None or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind:
+    name = _LIBRARY.get(kind.__module__, {}).get(kind.__name__) if isinstance(kind.__module__, str) else None
+    if name is None or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind:
         return None
-    return found
+    return name
 
 
 def _parts_of_delta(delta: Any) -> list[int]:
@@ -122,9 +122,9 @@ def _timezone(parts: list[Any]) -> Any:
 
 def encode(value: Any) -> list[Any]:
     """A value of one of these types as JSON data."""
-    found = kind_of(type(value))
-    assert found is not None
-    return [found[0], *found[1](value)]
+    kind = kind_of(type(value))
+    assert kind is not None
+    return [kind[0], *kind[1](value)]
 
 
 _DECODERS: dict[str, Callable[[list[Any]], Any]] = {

@@ -198,7 +198,7 @@ class Objects(heap.Heap):  # type: ignore[misc]
         if heap.kind_of(own) is not None:
             return ["@", self.number(value)]
         handle = ["h", self.number(value), self.type_number(own)]
-        base = next((each for each in VALUES if issubclass(own, each)), None)
+        base = next((kind for kind in VALUES if issubclass(own, kind)), None)
         if issubclass(own, BaseException):
             handle.append(self.encode(arguments(value), depth - 1))
         elif base is not None:
@@ -217,11 +217,11 @@ class Objects(heap.Heap):  # type: ignore[misc]
 
     def _described(self, own: type) -> dict[str, Any]:
         bases: list[Any] = []
-        for each in type.__getattribute__(own, "__bases__"):
-            if each is not object:
-                bases.append(each.__name__ if is_known(each) else self.type_number(each))
-        chain = [each for each in type.mro(own) if not is_known(each)]
-        defined = {name: value for each in reversed(chain) for name, value in vars(each).items()}
+        for base in type.__getattribute__(own, "__bases__"):
+            if base is not object:
+                bases.append(base.__name__ if is_known(base) else self.type_number(base))
+        chain = [cls for cls in type.mro(own) if not is_known(cls)]
+        defined = {name: value for cls in reversed(chain) for name, value in vars(cls).items()}
         return {
             "name": str(own.__name__),
             "module": str(own.__module__),

@@ -39,15 +39,15 @@ ASKED = AWAITED | {
 }
 """what an object is asked for whatever the problem says: none of it takes a value of the tests and calls it right"""
 BASES: dict[str, Any] = {
-    each.__name__: each
-    for each in (int, float, complex, str, bytes, tuple, frozenset, bool, range, object, type, type(None))
-} | {each.__name__: each for each in heap.TAGS}
+    builtin.__name__: builtin
+    for builtin in (int, float, complex, str, bytes, tuple, frozenset, bool, range, object, type, type(None))
+} | {tag.__name__: tag for tag in heap.TAGS}
 TAME = {
-    name: each
-    for name, each in vars(builtins).items()
-    if isinstance(each, type)
-    and (issubclass(each, Exception) or each in (BaseException, SystemExit, KeyboardInterrupt))
-    and not issubclass(each, StopIteration)
+    name: builtin
+    for name, builtin in vars(builtins).items()
+    if isinstance(builtin, type)
+    and (issubclass(builtin, Exception) or builtin in (BaseException, SystemExit, KeyboardInterrupt))
+    and not issubclass(builtin, StopIteration)
 }
 """exceptions that end nothing but what is tried: a StopIteration would end the loops of a test"""
 NATIVE: dict[str, type] = {
@@ -153,7 +153,7 @@ class RemoteType(type):
         return True
 
     def __contains__(cls, value: Any) -> bool:
-        return any(value is each or value == each for each in cls)
+        return any(value is member or value == member for member in cls)
 
 
 MADE: set[int] = set()
@@ -212,15 +212,15 @@ class Forward:
 
 def mirrored(described: dict[str, Any], objects: dict[int, Any]) -> RemoteType:
     """The class for one of the program's, after those that it is derived from."""
-    bases: list[Any] = [objects[each] if isinstance(each, int) else _known(each) for each in described["bases"]]
+    bases: list[Any] = [objects[base] if isinstance(base, int) else _known(base) for base in described["bases"]]
     name, module = str(described["name"]), str(described["module"])
     if (real := _library_exception(module, name)) is not None:
         bases = [real]
-    if not any(issubclass(each, Remote) for each in bases):
+    if not any(issubclass(base, Remote) for base in bases):
         bases.insert(0, Remote)
     space: dict[str, Any] = {"__slots__": (), "__module__": module, "__doc__": Forward("__doc__")}
-    space |= {each: Forward(each) for each in described["names"] if not _is_special(each)}
-    space |= {each: _special(each) for each in described["special"] if _offered(each)}
+    space |= {name: Forward(name) for name in described["names"] if not _is_special(name)}
+    space |= {name: _special(name) for name in described["special"] if _offered(name)}
     if described["unhashable"] and LINK[0].operators.asked("__eq__"):
         space["__hash__"] = None
     if module == "builtins" and name in NATIVE:
@@ -235,7 +235,7 @@ def mirrored(described: dict[str, Any], objects: dict[int, Any]) -> RemoteType:
 def _known(name: str) -> Any:
     if name in BASES:
         return BASES[name]
-    if isinstance(found := vars(builtins).get(name), type) and issubclass(found, BaseException):
+    if isinstance(cls := vars(builtins).get(name), type) and issubclass(cls, BaseException):
         return TAME.get(name, RuntimeError)
     raise codec.CodecError("not a class that is known")
 
@@ -364,6 +364,6 @@ def is_subclass(own: Any, kinds: Any) -> bool:
 
 def _is_named(own: type, kinds: Any) -> bool:
     if isinstance(kinds, tuple):
-        return any(_is_named(own, each) for each in kinds)
+        return any(_is_named(own, kind) for kind in kinds)
     place = getattr(kinds, "__module__", None), getattr(kinds, "__name__", None)
-    return any((each.__module__, each.__name__) == place for each in own.__mro__ if isinstance(each, RemoteType))
+    return any((cls.__module__, cls.__name__) == place for cls in own.__mro__ if isinstance(cls, RemoteType))

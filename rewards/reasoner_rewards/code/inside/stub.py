@@ -104,7 +104,7 @@ def contents(file: str) -> bytes:
 
 def described(error: BaseException) -> dict[str, Any]:
     """An exception as the nearest builtin type, and its message."""
-    kind = next(each.__name__ for each in type(error).__mro__ if each.__module__ == "builtins")
+    kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == "builtins")
     try:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error  # it quotes itself once more
         message = str(text)[:MAX_MESSAGE]
@@ -164,8 +164,8 @@ def returned(names: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
         if first not in names:
             raise NameError(f"the program does not define {first!r}")
         value = names[first]
-        for each in path:
-            value = getattr(value() if isinstance(value, type) else value, each)
+        for name in path:
+            value = getattr(value() if isinstance(value, type) else value, name)
         return value
 
     function, *values = (codec.decode(value, named) for value in request["values"])
