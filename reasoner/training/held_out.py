@@ -17,7 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
+import numpy as np
 import torch
 
 from reasoner.distributed.sharding import LogprobModel
@@ -125,11 +127,10 @@ def _figures(
         figures["accuracy", "share"] = 0.5 if sums.margin == 0.0 else float(sums.pairs_right)
         figures["margin", "number"] = sums.margin
     good = [
-        logprob
+        np.asarray(logprobs)[np.asarray(response.policy_mask)].tolist()
         for reward, response, logprobs in zip(batch.groups[0].rewards, batch.responses, logprobs_RT, strict=True)
-        for logprob, written in zip(logprobs, response.policy_mask, strict=True)
-        if written and reward == GOOD
+        if reward == GOOD
     ]
-    if good:
-        figures["logprob", "nats"] = math.fsum(good) / len(good)
+    if tokens := sum(map(len, good)):
+        figures["logprob", "nats"] = math.fsum(chain(*good)) / tokens
     return figures

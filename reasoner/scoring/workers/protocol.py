@@ -150,12 +150,9 @@ def dump_problem(problem: Problem, content: bytes) -> bytes:
 
 def dump_response(response: Response) -> bytes:
     """JSON."""
-    return json.dumps(
+    fields = json.dumps(
         {
             "text": response.text,
-            "token_ids": _pack(response.token_ids, "int32"),
-            "policy_mask": _pack(response.policy_mask, "bool"),
-            "sampler_logprobs": _pack(response.sampler_logprobs, "float32"),
             "finish_reason": response.finish_reason,
             "policy_version": response.policy_version,
             "version_changes": response.version_changes,
@@ -163,6 +160,13 @@ def dump_response(response: Response) -> bytes:
             "report": None if response.report is None else asdict(response.report),
         }
     ).encode()
+    numbers = {
+        "token_ids": _pack(response.token_ids, "int32"),
+        "policy_mask": _pack(response.policy_mask, "bool"),
+        "sampler_logprobs": _pack(response.sampler_logprobs, "float32"),
+    }
+    members = b"".join(b',"%b":"%b"' % (name.encode(), packed) for name, packed in numbers.items())
+    return b"%b%b}" % (fields.removesuffix(b"}"), members)
 
 
 def dump_task(task: int, rewards: Sequence[int], problems: Sequence[bytes], responses: Sequence[bytes]) -> bytes:
@@ -236,9 +240,9 @@ def _load_report(data: dict[str, Any]) -> EnvironmentReport:
     return EnvironmentReport(**data | {"turn_rewards": tuple(data["turn_rewards"]), "failure": failure})
 
 
-def _pack(values: Sequence[float], kind: Kind) -> str:
+def _pack(values: Sequence[float], kind: Kind) -> bytes:
     # Thousands of numbers as text would cost more than the verifier: exact bytes, base64.
-    return base64.b64encode(TokenArray(values, kind).tobytes()).decode()
+    return base64.b64encode(TokenArray(values, kind).tobytes())
 
 
 def _unpack(text: str, kind: Kind) -> TokenArray[Any]:
